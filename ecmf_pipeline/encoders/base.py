@@ -1,0 +1,76 @@
+"""What every encoder is: a frozen function from one modality's view of a clip to features."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+View = TypeVar("View")
+
+
+@dataclass(frozen=True, slots=True)
+class ClipText:
+    """The text branch's view of a clip: what was said, and the same enriched by the LLM ("" where there is none)."""
+
+    original: str
+    enriched: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """The features of one clip.
+
+    Attributes:
+        values: Features, (T, D).
+        kept: For each row, which item of the view (frame or crop) it describes, (T,). Items that the encoder could not
+            describe have no row: they are masked, never zeros.
+    """
+
+    values: NDArray[np.float32]
+    kept: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
+
+
+class Encoder(ABC, Generic[View]):
+    """A frozen model in eval and inference mode, batched across clips.
+
+    ``View`` is what the encoder reads of a clip:
+
+    - global: RGB frames, uint8 (T, H, W, 3);
+    - face: a `faces.FaceTrack`;
+    - audio: mono samples at 16 kHz, float32 (n,);
+    - text: a `ClipText`.
+    """
+
+    dtype: ClassVar[str] = "float16"
+    """How the features are stored; float32 for those whose range float16 does not hold."""
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """D, the width of a feature row."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """All that changes the numbers, weights' hash included, as plain JSON values. Its hash is the fingerprint."""
+
+    @abstractmethod
+    def encode(self, views: Sequence[View]) -> list[Encoding]:
+        """Encode several clips at once.
+
+        Args:
+            views: One view a clip; every one has at least one item.
+
+        Returns:
+            One encoding a clip, in the same order. An encoding with T = 0 means that nothing in the clip could be
+            described.
+        """
+
+    def close(self) -> None:
+        """Free what the encoder holds beside memory."""
+        return

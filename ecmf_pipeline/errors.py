@@ -1,0 +1,101 @@
+"""Every error this package raises on purpose, named by what the caller must do next.
+
+::
+
+    EcmfError
+    ├── InputError              the user's input is wrong: the command ends with exit code 2
+    │   ├── ParamsError         a key or value of params.yaml
+    │   ├── CorpusError         the corpus folder, its csv files, its labels
+    │   ├── MissingInput        a file that an earlier stage writes is not there yet
+    │   ├── ModelError          weights that are absent, altered or of another shape
+    │   └── StoreError          a feature store that cannot be read
+    │       └── StaleStore      a feature store made with other settings than the ones asked for
+    ├── ClipError               one clip is bad: it is quarantined and the run goes on
+    │   ├── UnreadableMedia     no reader can decode it
+    │   ├── NoVideoStream       it holds no pictures
+    │   ├── NoAudioStream       it holds no sound
+    │   └── NoFaceFound         no sampled frame shows a face
+    └── TooManyQuarantined      more clips are bad than the params allow: exit code 1
+
+Anything else that is raised is a bug of ours and propagates with its traceback.
+"""
+
+from __future__ import annotations
+
+
+class EcmfError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class InputError(EcmfError):
+    """The user's input is wrong.
+
+    Args:
+        message: What is wrong and where.
+        hint: How to mend it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message}\n  {self.hint}" if self.hint else message
+
+
+class ParamsError(InputError):
+    """A key or a value of params.yaml is wrong."""
+
+
+class CorpusError(InputError):
+    """The corpus folder or one of its csv files cannot be used."""
+
+
+class MissingInput(InputError):
+    """A file that an earlier stage writes is not there yet."""
+
+
+class ModelError(InputError):
+    """Model weights are absent, altered or of another shape than the encoder expects."""
+
+
+class StoreError(InputError):
+    """A feature store cannot be read."""
+
+
+class StaleStore(StoreError):
+    """A feature store was made with other settings than the ones asked for."""
+
+
+class ClipError(EcmfError):
+    """One clip is bad; its class name is the reason kept in the quarantine table."""
+
+    @property
+    def reason(self) -> str:
+        """The reason class of the quarantine table."""
+        return type(self).__name__
+
+
+class UnreadableMedia(ClipError):
+    """No reader can decode the file."""
+
+
+class NoVideoStream(ClipError):
+    """The file holds no pictures."""
+
+
+class NoAudioStream(ClipError):
+    """The file holds no sound."""
+
+
+class NoFaceFound(ClipError):
+    """No sampled frame shows a face."""
+
+
+class TooManyQuarantined(EcmfError):
+    """More clips are quarantined than the params allow; what was computed is kept."""

@@ -1,0 +1,108 @@
+"""The scores of the challenge, thin over scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def weighted_f1(truth: Sequence[str], predicted: Sequence[str]) -> float:
+    """Weighted F1 as MER2025's evaluation computes it: ``f1_score(..., average="weighted")``."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(truth, predicted, average="weighted", zero_division=0))
+
+
+def scores(truth: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> dict[str, object]:
+    """Weighted F1, accuracy, clip count and per-class precision, recall, F1 and support.
+
+    Args:
+        truth: True labels, (n,).
+        predicted: Predicted labels, (n,).
+        labels: All labels, in the order they are reported.
+    """
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+
+    precision, recall, f1, support = precision_recall_fscore_support(
+        truth, predicted, labels=list(labels), zero_division=0
+    )
+    return {
+        "clips": len(truth),
+        "weighted_f1": round(weighted_f1(truth, predicted), 6),
+        "accuracy": round(float(accuracy_score(truth, predicted)), 6),
+        "per_class": {
+            label: {
+                "precision": round(float(precision[i]), 6),
+                "recall": round(float(recall[i]), 6),
+                "f1": round(float(f1[i]), 6),
+                "support": int(support[i]),
+            }
+            for i, label in enumerate(labels)
+        },
+    }
+
+
+def confusion(truth: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> NDArray[np.int64]:
+    """Confusion counts, (C, C): rows are true labels, columns predicted ones."""
+    from sklearn.metrics import confusion_matrix
+
+    counts: NDArray[np.int64] = confusion_matrix(truth, predicted, labels=list(labels)).astype(np.int64)
+    return counts
+
+
+def expected_calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = 10) -> float:
+    """Expected calibration error over equal-width bins (Guo et al. 2017, arXiv 1706.04599, eq. 3).
+
+    Args:
+        confidence: The probability each prediction was given, (n,).
+        correct: Whether it was right, (n,).
+        bins: How many bins.
+    """
+    if len(confidence) == 0:
+        return float("nan")
+    which = np.clip((confidence * bins).astype(int), 0, bins - 1)
+    error = 0.0
+    for index in range(bins):
+        inside = which == index
+        if inside.any():
+            error += inside.mean() * abs(confidence[inside].mean() - correct[inside].mean())
+    return float(error)
+
+
+def bootstrap_difference(
+    first: NDArray[np.str_],
+    second: NDArray[np.str_],
+    truth: NDArray[np.str_],
+    *,
+    rng: np.random.Generator,
+    groups: NDArray[np.str_] | None = None,
+    draws: int = 1000,
+) -> tuple[float, float, float]:
+    """Paired bootstrap of ``weighted_f1(first) - weighted_f1(second)``.
+
+    Args:
+        first: Predictions of one model, (n,).
+        second: Predictions of the other on the same clips, (n,).
+        truth: True labels, (n,).
+        rng: Source of randomness.
+        groups: Speakers or dialogues, (n,): whole groups are drawn, since their clips are not independent.
+        draws: Bootstrap samples.
+
+    Returns:
+        The difference and its 95% interval.
+    """
+    difference = weighted_f1(list(truth), list(first)) - weighted_f1(list(truth), list(second))
+    members = [np.flatnonzero(groups == name) for name in np.unique(groups)] if groups is not None else None
+    samples = np.empty(draws)
+    for draw in range(draws):
+        if members is None:
+            chosen = rng.integers(0, len(truth), len(truth))
+        else:
+            chosen = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
+        samples[draw] = weighted_f1(list(truth[chosen]), list(first[chosen])) - weighted_f1(
+            list(truth[chosen]), list(second[chosen])
+        )
+    low, high = np.quantile(samples, [0.025, 0.975])
+    return difference, float(low), float(high)

@@ -1,0 +1,33 @@
+"""Progress bars: on a terminal, for every loop that may last; silent elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+
+
+def progress_bar(description: str, total: int, *, initial: int = 0, unit: str = "clip") -> tqdm[None]:
+    """A bar on standard error that is silent when standard error is not a terminal."""
+    return tqdm(
+        desc=description,
+        total=total,
+        initial=initial,
+        unit=unit,
+        disable=not sys.stderr.isatty(),
+        dynamic_ncols=True,
+        smoothing=0.1,
+    )
+
+
+def progress(
+    items: Iterable[Item], description: str, *, total: int | None = None, unit: str = "clip"
+) -> Iterator[Item]:
+    """Iterate over ``items`` behind a progress bar."""
+    yield from tqdm(
+        items, desc=description, total=total, unit=unit, disable=not sys.stderr.isatty(), dynamic_ncols=True
+    )
