@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
 
 Item = TypeVar("Item")
 
 
-def progress_bar(description: str, total: int, *, initial: int = 0, unit: str = "clip") -> tqdm[None]:
+def progress_bar(description: str, total: int, *, initial: int = 0, unit: str = "clip") -> tqdm[NoReturn]:
     """A bar on standard error that is silent when standard error is not a terminal."""
     return tqdm(
         desc=description,
