@@ -14,6 +14,8 @@
     │   ├── UnreadableMedia     no reader can decode it
     │   ├── NoVideoStream       it holds no pictures
     │   ├── NoAudioStream       it holds no sound
+    │   ├── SilentAudio         its sound is nothing but zeros
+    │   ├── NothingToEncode     the encoder finds nothing in it that it could describe
     │   └── NoFaceFound         no sampled frame shows a face
     └── TooManyQuarantined      more clips are bad than the params allow: exit code 1
 
@@ -91,6 +93,14 @@ class NoVideoStream(ClipError):
 
 class NoAudioStream(ClipError):
     """The file holds no sound."""
+
+
+class SilentAudio(ClipError):
+    """The sound is nothing but zeros: a muted track says nothing, and must not pass for a quiet voice."""
+
+
+class NothingToEncode(ClipError):
+    """The encoder finds nothing in the clip that it could describe (too short, no landmarks)."""
 
 
 class NoFaceFound(ClipError):

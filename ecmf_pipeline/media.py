@@ -1,0 +1,153 @@
+"""Open a clip once: sampled frames and mono 16 kHz audio.
+
+Pictures are read by decord where its wheel exists and by PyAV elsewhere. Both give the same pixels, which the tests
+check, except where pictures are scaled down (they differ by 0.1 of 255 levels on average): so the reader is part of the
+fingerprint. Sound is read by PyAV.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ecmf_pipeline.config import Config
+from ecmf_pipeline.errors import NoAudioStream, NoVideoStream, SilentAudio, UnreadableMedia
+
+SAMPLE_RATE = 16_000
+"""Hertz; what speech models are trained on."""
+
+LEAST_READABLE = 0.9
+"""A file of which less than this share of its declared pictures can be read was cut off: its rest is not guessed."""
+
+
+class MediaConfig(Config):
+    """How clips are sampled.
+
+    Attributes:
+        frames: Pictures a clip, uniform in time: the middles of as many equal spans.
+        max_side: Longer pictures are scaled down to this many pixels while they are decoded.
+        reader: ``decord``, ``pyav``, or ``auto``: decord where it is installed.
+    """
+
+    frames: int = Field(16, gt=0)
+    max_side: int = Field(1280, gt=63)
+    reader: Literal["auto", "decord", "pyav"] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """What was read of one clip.
+
+    Attributes:
+        frames: RGB pictures, uint8 (T, H, W, 3); None when they were not asked for.
+        times: Seconds from the clip's start at which each picture is shown, (T,).
+        audio: Mono samples at 16 kHz, float32 (n,); None when they were not asked for.
+    """
+
+    frames: NDArray[np.uint8] | None
+    times: NDArray[np.float32]
+    audio: NDArray[np.float32] | None
+
+
+class VideoReader(Protocol):
+    """A file's pictures, by index."""
+
+    def spans(self) -> NDArray[np.float64]:
+        """Start and end of every picture in seconds, in order of time, (n, 2)."""
+        ...
+
+    def pictures(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """RGB pictures at increasing indices, (k, H, W, 3)."""
+        ...
+
+
+def read_frames(path: Path, config: MediaConfig) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Read a clip's sampled pictures and when they are shown.
+
+    Returns:
+        uint8 (T, H, W, 3) and seconds, (T,). T is less than asked for when the clip has fewer pictures.
+
+    Raises:
+        NoVideoStream: When there are no pictures.
+        UnreadableMedia: When they cannot be decoded, or the file is cut off.
+    """
+    from ecmf_pipeline.video_readers import open_video  # decord and PyAV load only where pictures are read
+
+    reader = open_video(path, max_side=config.max_side, reader=resolved_reader(config))
+    spans = reader.spans()
+    if len(spans) == 0:
+        raise NoVideoStream("the video stream holds no picture")
+    indices = sample_indices(spans, config.frames)
+    return reader.pictures(indices.tolist()), spans[indices, 0].astype(np.float32)
+
+
+def sample_indices(spans: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Which pictures are on screen at the middles of ``count`` equal spans of time.
+
+    Indices alone would be wrong where the frame rate varies: a second of many pictures is still one second.
+
+    Args:
+        spans: Start and end of every picture in seconds, (n, 2), in order of time.
+        count: How many moments.
+
+    Returns:
+        Increasing indices without repeats, at most ``count``.
+    """
+    begin, end = spans[0, 0], max(spans[-1, 1], spans[-1, 0])
+    moments = begin + (np.arange(count) + 0.5) * (end - begin) / count
+    shown = np.searchsorted(spans[:, 0], moments, side="right") - 1
+    return np.unique(shown.clip(0, len(spans) - 1)).astype(np.int64)
+
+
+def read_audio(path: Path) -> NDArray[np.float32]:
+    """Read a clip's sound as mono 16 kHz, float32 (n,) in [-1, 1].
+
+    Raises:
+        NoAudioStream: When there is none.
+        SilentAudio: When there is nothing but zeros.
+        UnreadableMedia: When it cannot be decoded, or the file is cut off.
+    """
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                raise NoAudioStream("the file has no audio stream")
+            stream = container.streams.audio[0]
+            resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+            blocks = [
+                block.to_ndarray()[0]
+                for frame in _decoded_then_flush(container.decode(stream))
+                for block in resampler.resample(frame)
+            ]
+            declared = float(stream.duration * stream.time_base) if stream.duration else 0.0
+    except av.FFmpegError as error:
+        raise UnreadableMedia(f"audio: {error}") from error
+    samples = np.concatenate(blocks) if blocks else np.empty(0, np.float32)
+    if len(samples) == 0:
+        raise NoAudioStream("the audio stream holds no sound")
+    if len(samples) / SAMPLE_RATE < LEAST_READABLE * declared:
+        raise UnreadableMedia(f"audio is cut off: {len(samples) / SAMPLE_RATE:.2f} of {declared:.2f} seconds are there")
+    if not samples.any():
+        raise SilentAudio(f"all {len(samples) / SAMPLE_RATE:.2f} seconds of sound are zero")
+    return samples.astype(np.float32, copy=False)
+
+
+def resolved_reader(config: MediaConfig) -> Literal["decord", "pyav"]:
+    """The reader in use on this machine."""
+    if config.reader == "auto":
+        return "decord" if importlib.util.find_spec("decord") else "pyav"
+    return config.reader
+
+
+def _decoded_then_flush(frames: Iterator[Any]) -> Iterator[Any]:
+    """The decoded frames, then None, which makes the resampler give out what it still holds."""
+    yield from frames
+    yield None

@@ -1,0 +1,46 @@
+"""From frame-level rows to one vector a clip: pure functions, applied when features are read."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pool = Literal["mean", "max", "mean_std"]
+
+
+def pooled_width(dim: int, pool: Pool) -> int:
+    """Width of a pooled vector for frame rows of width ``dim``."""
+    return 2 * dim if pool == "mean_std" else dim
+
+
+def pool_segments(values: NDArray[np.float32], lengths: NDArray[np.int64], pool: Pool) -> NDArray[np.float32]:
+    """Pool runs of consecutive rows.
+
+    Args:
+        values: Rows of all clips, one after another, (sum of lengths, D).
+        lengths: Rows of each clip, (n,), every one at least 1.
+        pool: ``mean``, ``max``, or ``mean_std`` (mean and population standard deviation, side by side).
+
+    Returns:
+        (n, D), or (n, 2 D) for ``mean_std``.
+
+    Raises:
+        ValueError: When a clip has no row: what is missing must be masked, not pooled.
+    """
+    if len(lengths) == 0:
+        return np.empty((0, pooled_width(values.shape[1], pool)), np.float32)
+    if (lengths < 1).any() or int(lengths.sum()) != len(values):
+        raise ValueError("every clip needs at least one row, and the rows must add up")
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    if pool == "max":
+        return np.maximum.reduceat(values, starts, axis=0)
+    wide = values.astype(np.float64)
+    count = lengths[:, None]
+    mean = np.add.reduceat(wide, starts, axis=0) / count  # (n, D)
+    if pool == "mean":
+        return mean.astype(np.float32)
+    deviation = wide - np.repeat(mean, lengths, axis=0)
+    spread = np.sqrt(np.add.reduceat(deviation**2, starts, axis=0) / count)
+    return np.concatenate([mean, spread], axis=1).astype(np.float32)

@@ -1,0 +1,114 @@
+"""The table of clips that a stage could not use, with the reason.
+
+One csv file a stage and modality under ``data/quarantine/``; together they are one table. A quarantined clip is not
+tried again until its input or the settings change.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ecmf_pipeline.errors import ClipError
+from ecmf_pipeline.files import read_text, write_atomic
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineEntry:
+    """Why one clip was set aside.
+
+    Attributes:
+        clip_id: The clip.
+        stage: The stage that could not use it.
+        modality: The branch concerned; empty when it is the clip as a whole.
+        reason: Class of the reason: the name of a `ClipError`.
+        message: What was found.
+        digest: Digest of the input that was tried.
+        fingerprint: Fingerprint of the settings it was tried with.
+        time: When, in UTC (ISO 8601).
+    """
+
+    clip_id: str
+    stage: str
+    modality: str
+    reason: str
+    message: str
+    digest: str
+    fingerprint: str
+    time: str
+
+
+COLUMNS = tuple(column.name for column in fields(QuarantineEntry))
+
+
+class Quarantine:
+    """The entries of one stage and modality."""
+
+    def __init__(self, path: Path, *, stage: str, modality: str = "", fingerprint: str = "") -> None:
+        self.path = path
+        self.stage = stage
+        self.modality = modality
+        self.fingerprint = fingerprint
+        self._entries = {entry.clip_id: entry for entry in read_quarantine(path)}
+
+    def __iter__(self) -> Iterator[QuarantineEntry]:
+        return iter(sorted(self._entries.values(), key=lambda entry: entry.clip_id))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def holds(self, clip_id: str, digest: str) -> bool:
+        """Whether this very input was already found to be bad under these settings."""
+        entry = self._entries.get(clip_id)
+        return entry is not None and (entry.digest, entry.fingerprint) == (digest, self.fingerprint)
+
+    def add(self, clip_id: str, error: ClipError, digest: str) -> None:
+        """Set a clip aside."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        message = " ".join(str(error).split())
+        self._entries[clip_id] = QuarantineEntry(
+            clip_id, self.stage, self.modality, error.reason, message, digest, self.fingerprint, now
+        )
+
+    def keep_only(self, current: dict[str, str]) -> None:
+        """Drop entries of clips that are gone, have another digest now, or were tried with other settings."""
+        self._entries = {
+            clip_id: entry
+            for clip_id, entry in self._entries.items()
+            if current.get(clip_id) == entry.digest and entry.fingerprint == self.fingerprint
+        }
+
+    def clear(self) -> None:
+        """Forget all entries, so that their clips are tried again."""
+        self._entries = {}
+
+    def reasons(self) -> Counter[str]:
+        """How many entries each reason has."""
+        return Counter(entry.reason for entry in self._entries.values())
+
+    def write(self) -> None:
+        """Write the table, whole or not at all; an unchanged one keeps its bytes."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(astuple(entry) for entry in self)
+        write_atomic(self.path, text.getvalue(), only_if_changed=True)
+
+
+def read_quarantine(path: Path) -> list[QuarantineEntry]:
+    """Read one stage's entries; none when the stage has quarantined nothing yet."""
+    if not path.is_file():
+        return []
+    reader = csv.reader(io.StringIO(read_text(path)))
+    next(reader, None)
+    return [QuarantineEntry(*row) for row in reader]
+
+
+def read_all(folder: Path) -> list[QuarantineEntry]:
+    """Read the entries of all stages, as one table."""
+    return [entry for path in sorted(folder.glob("*.csv")) for entry in read_quarantine(path)]

@@ -1,0 +1,128 @@
+"""decord and PyAV behind one small interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from ecmf_pipeline.errors import NoVideoStream, UnreadableMedia
+from ecmf_pipeline.media import LEAST_READABLE, VideoReader
+
+
+def open_video(path: Path, *, max_side: int, reader: Literal["decord", "pyav"]) -> VideoReader:
+    """Open a file's first real video stream.
+
+    Raises:
+        NoVideoStream: When there is none.
+        UnreadableMedia: When the file cannot be opened or is cut off.
+    """
+    declared, width, height = _header(path)
+    shrink = min(1.0, max_side / max(width, height))
+    size = (max(2, round(width * shrink / 2) * 2), max(2, round(height * shrink / 2) * 2)) if shrink < 1 else None
+    video: VideoReader = DecordVideo(path, size) if reader == "decord" else PyAvVideo(path, size)
+    readable = len(video.spans())
+    if readable < LEAST_READABLE * declared:
+        raise UnreadableMedia(f"video is cut off: {readable} of {declared} declared pictures are there")
+    return video
+
+
+class DecordVideo:
+    """Pictures by decord, single-threaded: clips are short, and the cores have other clips to read."""
+
+    def __init__(self, path: Path, size: tuple[int, int] | None) -> None:
+        import decord
+
+        self._errors = (decord.DECORDError, RuntimeError)
+        width, height = size or (-1, -1)
+        try:
+            self._reader = decord.VideoReader(str(path), num_threads=1, width=width, height=height)
+        except self._errors as error:
+            raise UnreadableMedia(f"decord: {_first_line(error)}") from error
+
+    def spans(self) -> NDArray[np.float64]:
+        """Start and end of every picture in seconds, (n, 2)."""
+        count = len(self._reader)
+        return np.asarray(self._reader.get_frame_timestamp(range(count)), np.float64).reshape(count, 2)
+
+    def pictures(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """RGB pictures at increasing indices, (k, H, W, 3)."""
+        try:
+            pictures: NDArray[np.uint8] = self._reader.get_batch(list(indices)).asnumpy()
+        except self._errors as error:
+            raise UnreadableMedia(f"decord: {_first_line(error)}") from error
+        return pictures
+
+
+class PyAvVideo:
+    """Pictures by PyAV."""
+
+    def __init__(self, path: Path, size: tuple[int, int] | None) -> None:
+        self._path = path
+        self._size = size
+        try:
+            with av.open(str(path)) as container:
+                stream = container.streams.video[0]
+                base = float(stream.time_base)
+                packets = [packet for packet in container.demux(stream) if packet.pts is not None]
+        except av.FFmpegError as error:
+            raise UnreadableMedia(f"PyAV: {error}") from error
+        shown = sorted((packet.pts * base, (packet.duration or 0) * base) for packet in packets)
+        self._spans = np.array([(start, start + length) for start, length in shown], np.float64).reshape(-1, 2)
+
+    def spans(self) -> NDArray[np.float64]:
+        """Start and end of every picture in seconds, (n, 2)."""
+        return self._spans
+
+    def pictures(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """RGB pictures at increasing indices, (k, H, W, 3)."""
+        pictures: list[NDArray[np.uint8]] = []
+        wanted = set(indices)
+        try:
+            with av.open(str(self._path)) as container:
+                for index, frame in enumerate(container.decode(video=0)):
+                    if index in wanted:
+                        pictures.append(self._rgb(frame))
+                    if len(pictures) == len(wanted):
+                        break
+        except av.FFmpegError as error:
+            raise UnreadableMedia(f"PyAV: {error}") from error
+        if len(pictures) < len(wanted):
+            # A few streams hold one packet more than pictures; a repeat of the last one is what players show.
+            if not pictures or len(wanted) - len(pictures) > 1:
+                raise UnreadableMedia(f"PyAV: only {len(pictures)} of {len(wanted)} sampled pictures can be decoded")
+            pictures.append(pictures[-1])
+        return np.stack(pictures)
+
+    def _rgb(self, frame: Any) -> NDArray[np.uint8]:
+        width, height = self._size or (frame.width, frame.height)
+        rgb: NDArray[np.uint8] = frame.reformat(width, height, "rgb24", interpolation="BICUBIC").to_ndarray()
+        return rgb
+
+
+def _header(path: Path) -> tuple[int, int, int]:
+    """Declared pictures (0 where the container does not say), width and height."""
+    try:
+        with av.open(str(path)) as container:
+            streams = [stream for stream in container.streams.video if not _is_cover_art(stream)]
+            if not streams:
+                raise NoVideoStream("the file has no video stream")
+            stream = streams[0]
+            if not stream.codec_context.width or not stream.codec_context.height:
+                raise UnreadableMedia("the video stream has no size")
+            return stream.frames, stream.codec_context.width, stream.codec_context.height
+    except av.FFmpegError as error:
+        raise UnreadableMedia(f"cannot be opened: {error}") from error
+
+
+def _is_cover_art(stream: Any) -> bool:
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
