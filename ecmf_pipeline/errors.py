@@ -17,7 +17,8 @@
     │   ├── SilentAudio         its sound is nothing but zeros
     │   ├── NothingToEncode     the encoder finds nothing in it that it could describe
     │   └── NoFaceFound         no sampled frame shows a face
-    └── TooManyQuarantined      more clips are bad than the params allow: exit code 1
+    ├── TooManyQuarantined      more clips are bad than the params allow: exit code 1
+    └── Interrupted             Ctrl-C or SIGTERM: exit code 130, what was complete is kept
 
 Anything else that is raised is a bug of ours and propagates with its traceback.
 """
@@ -109,3 +110,12 @@ class NoFaceFound(ClipError):
 
 class TooManyQuarantined(EcmfError):
     """More clips are quarantined than the params allow; what was computed is kept."""
+
+
+class Interrupted(EcmfError):
+    """Ctrl-C or SIGTERM ended a run early; what was complete is committed."""
+
+    exit_code = 130
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}; what was complete is kept, run the same command again to go on"

@@ -8,10 +8,10 @@ fingerprint. Sound is read by PyAV.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,6 @@ from ecmf_pipeline.errors import NoAudioStream, NoVideoStream, SilentAudio, Unre
 
 SAMPLE_RATE = 16_000
 """Hertz; what speech models are trained on."""
-
-LEAST_READABLE = 0.9
-"""A file of which less than this share of its declared pictures can be read was cut off: its rest is not guessed."""
 
 
 class MediaConfig(Config):
@@ -54,18 +51,6 @@ class Media:
     frames: NDArray[np.uint8] | None
     times: NDArray[np.float32]
     audio: NDArray[np.float32] | None
-
-
-class VideoReader(Protocol):
-    """A file's pictures, by index."""
-
-    def spans(self) -> NDArray[np.float64]:
-        """Start and end of every picture in seconds, in order of time, (n, 2)."""
-        ...
-
-    def pictures(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """RGB pictures at increasing indices, (k, H, W, 3)."""
-        ...
 
 
 def read_frames(path: Path, config: MediaConfig) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -101,7 +86,8 @@ def sample_indices(spans: NDArray[np.float64], count: int) -> NDArray[np.int64]:
         Increasing indices without repeats, at most ``count``.
     """
     begin, end = spans[0, 0], max(spans[-1, 1], spans[-1, 0])
-    moments = begin + (np.arange(count) + 0.5) * (end - begin) / count
+    # Half a millisecond later: a moment that falls on an edge must not depend on how a reader rounds its times.
+    moments = begin + (np.arange(count) + 0.5) * (end - begin) / count + 5e-4
     shown = np.searchsorted(spans[:, 0], moments, side="right") - 1
     return np.unique(shown.clip(0, len(spans) - 1)).astype(np.int64)
 
@@ -115,6 +101,8 @@ def read_audio(path: Path) -> NDArray[np.float32]:
         UnreadableMedia: When it cannot be decoded, or the file is cut off.
     """
     import av
+
+    from ecmf_pipeline.video_readers import LEAST_READABLE
 
     try:
         with av.open(str(path)) as container:

@@ -1,4 +1,4 @@
-"""Progress bars: on a terminal, for every loop that may last; silent elsewhere."""
+"""What the user sees: a line for what was done, and on a terminal a progress bar for every loop that may last."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from typing import NoReturn, TypeVar
 from tqdm import tqdm
 
 Item = TypeVar("Item")
+
+
+def say(line: str) -> None:
+    """Tell the user, on standard output, what a stage did."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def progress_bar(description: str, total: int, *, initial: int = 0, unit: str = "clip") -> tqdm[NoReturn]:

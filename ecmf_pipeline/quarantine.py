@@ -10,11 +10,11 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ecmf_pipeline.errors import ClipError
+from ecmf_pipeline.errors import TooManyQuarantined
 from ecmf_pipeline.files import read_text, write_atomic
 
 
@@ -67,13 +67,14 @@ class Quarantine:
         entry = self._entries.get(clip_id)
         return entry is not None and (entry.digest, entry.fingerprint) == (digest, self.fingerprint)
 
-    def add(self, clip_id: str, error: ClipError, digest: str) -> None:
-        """Set a clip aside."""
+    def add(self, clip_id: str, reason: str, message: str, digest: str) -> None:
+        """Set a clip aside; one that was set aside for the same before keeps its time."""
+        message = " ".join(message.split())
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        message = " ".join(str(error).split())
-        self._entries[clip_id] = QuarantineEntry(
-            clip_id, self.stage, self.modality, error.reason, message, digest, self.fingerprint, now
-        )
+        entry = QuarantineEntry(clip_id, self.stage, self.modality, reason, message, digest, self.fingerprint, now)
+        known = self._entries.get(clip_id)
+        if known is None or replace(known, time=now) != entry:
+            self._entries[clip_id] = entry
 
     def keep_only(self, current: dict[str, str]) -> None:
         """Drop entries of clips that are gone, have another digest now, or were tried with other settings."""
@@ -90,6 +91,25 @@ class Quarantine:
     def reasons(self) -> Counter[str]:
         """How many entries each reason has."""
         return Counter(entry.reason for entry in self._entries.values())
+
+    def refuse_too_many(self, total: int, share: float) -> None:
+        """Stop when more than a share of all clips is bad.
+
+        Args:
+            total: How many clips the stage has, bad ones included.
+            share: What params allow.
+
+        Raises:
+            TooManyQuarantined: With the reasons counted.
+        """
+        if len(self) <= share * total:
+            return
+        counted = ", ".join(f"{reason} {count}" for reason, count in self.reasons().most_common())
+        raise TooManyQuarantined(
+            f"{self.stage} {self.modality}".strip() + f": {len(self)} of {total} clips are quarantined ({counted}), "
+            f"params allow a share of {share:g}; what was computed is kept.\n"
+            f"  See {self.path}; mend the clips or raise {self.stage}.max_quarantined, and run again."
+        )
 
     def write(self) -> None:
         """Write the table, whole or not at all; an unchanged one keeps its bytes."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Generic, TypeVar
 
-from ecmf_pipeline.errors import ClipError, TooManyQuarantined
+from ecmf_pipeline.errors import ClipError, Interrupted
 from ecmf_pipeline.progress import progress_bar
 from ecmf_pipeline.quarantine import Quarantine
 
@@ -84,9 +84,14 @@ class RunReport:
     """
 
     done: Counter[str] = field(default_factory=Counter)
-    reused: Counter[str] = field(default_factory=Counter)
+    reused: Mapping[str, int] = field(default_factory=dict)
     quarantined: Counter[str] = field(default_factory=Counter)
     reasons: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def count(self, branch: str, quarantine: Quarantine) -> None:
+        """Take over what a branch's quarantine table says."""
+        self.quarantined[branch] = len(quarantine)
+        self.reasons[branch] = quarantine.reasons()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +109,6 @@ class RunConfig:
     max_quarantined: float
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM; what was complete is committed."""
-
-
 class Run(Generic[Item, Opened, Row]):
     """One pass over the items that are not done yet."""
 
@@ -116,21 +117,20 @@ class Run(Generic[Item, Opened, Row]):
         step: Step[Item, Opened, Row],
         quarantines: Mapping[str, Quarantine],
         config: RunConfig,
-        *,
-        reused: Mapping[str, int],
+        report: RunReport,
     ) -> None:
         self._step = step
         self._quarantines = quarantines
         self._config = config
         self._waiting: dict[str, list[Row]] = {branch: [] for branch in quarantines}
         self._totals: Counter[str] = Counter()
-        self.report = RunReport(reused=Counter(reused))
+        self.report = report
 
     def __call__(self, items: Sequence[Item], description: str) -> RunReport:
         """Work on ``items`` and commit what is finished, also when the run is cut short.
 
         Raises:
-            TooManyQuarantined: When more than the allowed share of a branch is bad.
+            TooManyQuarantined: As soon as more than the allowed share of a branch is bad.
             Interrupted: On Ctrl-C or SIGTERM.
         """
         self._count(items)
@@ -145,20 +145,21 @@ class Run(Generic[Item, Opened, Row]):
                     self._check_share()
                     bar.set_postfix(
                         done=self.report.done.total(),
-                        reused=self.report.reused.total(),
+                        reused=sum(self.report.reused.values()),
                         quarantined=sum(len(quarantine) for quarantine in self._quarantines.values()),
                     )
                     bar.update(len(batch))
+        except KeyboardInterrupt:
+            raise Interrupted(f"{description}: interrupted") from None
         finally:
             # A crash or Ctrl-C loses the batch in flight and nothing before it.
             self._commit(least=1)
             for branch, quarantine in self._quarantines.items():
-                self.report.quarantined[branch] = len(quarantine)
-                self.report.reasons[branch] = quarantine.reasons()
+                self.report.count(branch, quarantine)
         return self.report
 
     def _count(self, items: Sequence[Item]) -> None:
-        self._totals.update(self.report.reused)
+        self._totals.update({branch: self.report.reused.get(branch, 0) for branch in self._quarantines})
         for item in items:
             self._totals.update(target.branch for target in self._step.targets(item))
         for branch, quarantine in self._quarantines.items():
@@ -177,7 +178,8 @@ class Run(Generic[Item, Opened, Row]):
     def _take(self, outcome: Outcome[Row]) -> None:
         target = outcome.target
         if isinstance(outcome.result, ClipError):
-            self._quarantines[target.branch].add(target.clip_id, outcome.result, target.digest)
+            error = outcome.result
+            self._quarantines[target.branch].add(target.clip_id, error.reason, str(error), target.digest)
         else:
             self._waiting[target.branch].append(outcome.result)
 
@@ -191,14 +193,7 @@ class Run(Generic[Item, Opened, Row]):
 
     def _check_share(self) -> None:
         for branch, quarantine in self._quarantines.items():
-            allowed = self._config.max_quarantined * self._totals[branch]
-            if len(quarantine) > allowed:
-                counted = ", ".join(f"{reason} {count}" for reason, count in quarantine.reasons().most_common())
-                raise TooManyQuarantined(
-                    f"{branch}: {len(quarantine)} of {self._totals[branch]} clips are quarantined ({counted}); "
-                    f"params allow a share of {self._config.max_quarantined:g}. What was computed is kept; see "
-                    f"{quarantine.path}, mend the clips or raise max_quarantined, and run again."
-                )
+            quarantine.refuse_too_many(self._totals[branch], self._config.max_quarantined)
 
 
 @contextmanager
@@ -206,7 +201,7 @@ def _interruptible() -> Iterator[None]:
     """Turn SIGTERM into the same orderly end as Ctrl-C."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
-        raise Interrupted
+        raise KeyboardInterrupt
 
     try:
         previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}

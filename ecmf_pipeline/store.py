@@ -100,7 +100,7 @@ class FeatureStore:
         """
         fingerprint = fingerprint_of(settings)
         folder = root / fingerprint
-        if not (folder / "zarr.json").is_file():
+        if not has_fingerprint(root, fingerprint):
             attributes = {"fingerprint": fingerprint, "settings": dict(settings), "dim": dim, "dtype": dtype}
             _write_group(folder, attributes)
         store = cls(root, fingerprint)
@@ -109,8 +109,7 @@ class FeatureStore:
                 f"{folder} holds {store.dim} x {store.dtype} rows, the encoder now gives {dim} x {dtype}",
                 "its settings must name what changed; remove the folder to compute it anew",
             )
-        if current_fingerprint(root) != fingerprint:
-            _write_group(root, {"ecmf_store": FORMAT, "current": fingerprint})
+        make_current(root, fingerprint)
         _remove_leftovers(root)
         return store
 
@@ -129,7 +128,7 @@ class FeatureStore:
                 f"run `ecmf-pipe extract --modality {root.stem}`, or `dvc pull` if a colleague did",
             )
         wanted = fingerprint or current
-        if not (root / wanted / "zarr.json").is_file():
+        if not has_fingerprint(root, wanted):
             raise StaleStore(
                 f"{root} holds features of the settings {current}, not of {wanted}",
                 f"params.yaml changed since: run `ecmf-pipe extract --modality {root.stem}`",
@@ -259,6 +258,17 @@ def current_fingerprint(root: Path) -> str | None:
     if not (root / "zarr.json").is_file():
         return None
     return str(_attributes(root)["current"])
+
+
+def has_fingerprint(root: Path, fingerprint: str) -> bool:
+    """Whether there is a store of these settings."""
+    return (root / fingerprint / "zarr.json").is_file()
+
+
+def make_current(root: Path, fingerprint: str) -> None:
+    """Name the store of these settings the one that later stages read."""
+    if current_fingerprint(root) != fingerprint:
+        _write_group(root, {"ecmf_store": FORMAT, "current": fingerprint})
 
 
 def _attributes(folder: Path) -> dict[str, Any]:

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.errors import NoVideoStream, UnreadableMedia
-from ecmf_pipeline.media import LEAST_READABLE, VideoReader
+
+LEAST_READABLE = 0.9
+"""A file of which less than this share of its declared length can be read was cut off: its rest is not guessed."""
+
+
+class VideoReader(Protocol):
+    """A file's pictures, by index."""
+
+    def spans(self) -> NDArray[np.float64]:
+        """Start and end of every picture in seconds, in order of time, (n, 2)."""
+        ...
+
+    def pictures(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """RGB pictures at increasing indices, (k, H, W, 3)."""
+        ...
 
 
 def open_video(path: Path, *, max_side: int, reader: Literal["decord", "pyav"]) -> VideoReader:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -31,3 +35,56 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real data of ../shared/data is not on this machine")
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_clip() -> Callable[..., Path]:
+    """Writes a small clip: grey pictures, each brighter than the last, and a tone."""
+
+    def write(
+        path: Path,
+        *,
+        pictures: int = 50,
+        size: tuple[int, int] = (64, 48),
+        durations_ms: Sequence[int] | None = None,
+        audio_seconds: float = 0.0,
+        video: bool = True,
+        photograph: NDArray[np.uint8] | None = None,
+        amplitude: float = 0.3,
+    ) -> Path:
+        import av
+
+        lengths = list(durations_ms or [40] * pictures)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with av.open(str(path), "w") as container:
+            streams = []
+            if video:
+                stream = container.add_stream("libx264", rate=25)
+                stream.width, stream.height = size if photograph is None else photograph.shape[1::-1]
+                stream.pix_fmt = "yuv420p"
+                stream.options = {"bf": "0", "crf": "10"}
+                stream.codec_context.time_base = Fraction(1, 1000)
+                streams.append(stream)
+            if audio_seconds:
+                sound = container.add_stream("aac", rate=16000)
+                sound.layout = "mono"
+                streams.append(sound)
+            if video:
+                start = 0
+                for index, length in enumerate(lengths):
+                    grey = np.full((size[1], size[0], 3), min(255, 5 * index), np.uint8)
+                    frame = av.VideoFrame.from_ndarray(grey if photograph is None else photograph, format="rgb24")
+                    frame.pts, frame.time_base = start, Fraction(1, 1000)
+                    start += length
+                    container.mux(stream.encode(frame))
+                container.mux(stream.encode())
+            if audio_seconds:
+                time = np.arange(int(audio_seconds * 16000)) / 16000
+                samples = (amplitude * np.sin(2 * np.pi * 220 * time)).astype(np.float32)
+                tone = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+                tone.sample_rate, tone.pts = 16000, 0
+                container.mux(sound.encode(tone))
+                container.mux(sound.encode())
+        return path
+
+    return write

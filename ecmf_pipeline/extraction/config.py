@@ -1,0 +1,35 @@
+"""What can be set about extraction."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ecmf_pipeline.clips import Modality
+from ecmf_pipeline.config import Config
+
+
+class ExtractConfig(Config):
+    """Which encoder serves which modality, and how the loop runs.
+
+    Attributes:
+        encoders: For each modality in use, the name of an entry under ``encoders``. A modality that is left out is not
+            used anywhere.
+        batch_size: Clips decoded and encoded together; more need more memory.
+        part_size: Clips committed at once: what a power cut costs at most.
+        max_quarantined: Share of a modality's clips that may be bad before the stage stops with exit code 1.
+        device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:<n>``.
+    """
+
+    encoders: dict[Modality, str] = Field(
+        default={
+            Modality.GLOBAL: "efficientnet_lite0",
+            Modality.FACE: "mini_xception",
+            Modality.AUDIO: "egemaps",
+            Modality.TEXT: "minilm",
+        },
+        min_length=1,
+    )
+    batch_size: int = Field(8, gt=0)
+    part_size: int = Field(128, gt=0)
+    max_quarantined: float = Field(0.2, ge=0, le=1)
+    device: str = Field("auto", min_length=1)

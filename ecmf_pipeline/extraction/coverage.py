@@ -1,0 +1,51 @@
+"""How much of a modality is there, told from its store and quarantine table alone (no weights, no encoder)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ecmf_pipeline.clips import Clip, Modality
+from ecmf_pipeline.encoders.base import ClipText
+from ecmf_pipeline.extraction.plan import input_digests
+from ecmf_pipeline.quarantine import Quarantine
+from ecmf_pipeline.store import FeatureStore, current_fingerprint, has_fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Clips of one modality.
+
+    Attributes:
+        done: Have features of their present input.
+        missing: Are still to be computed.
+        absent: Have no such input (no sound, no words...).
+        quarantined: Were found to be bad.
+    """
+
+    done: int
+    missing: int
+    absent: int
+    quarantined: int
+
+
+def coverage(
+    modality: Modality, clips: Sequence[Clip], texts: Mapping[str, ClipText], *, root: Path, quarantine_path: Path
+) -> Coverage:
+    """Count a modality's clips.
+
+    Args:
+        modality: Which branch.
+        clips: The manifest.
+        texts: Original and enriched transcripts by clip id.
+        root: The modality's store.
+        quarantine_path: Its quarantine table.
+    """
+    digests = input_digests(modality, clips, texts)
+    current = current_fingerprint(root)
+    store = FeatureStore(root, current) if current and has_fingerprint(root, current) else None
+    quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=current or "")
+    done = {clip_id for clip_id, digest in digests.items() if store and store.holds(clip_id, digest)}
+    bad = {clip_id for clip_id, digest in digests.items() if quarantine.holds(clip_id, digest)} - done
+    return Coverage(len(done), len(digests) - len(done) - len(bad), len(clips) - len(digests), len(bad))

@@ -1,0 +1,126 @@
+"""What is to be extracted: every clip whose features of exactly this input and these settings are not there yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ecmf_pipeline.clips import Clip, Modality
+from ecmf_pipeline.encoders.base import ClipText
+from ecmf_pipeline.encoders.config import BaseEncoderConfig
+from ecmf_pipeline.faces import FaceConfig
+from ecmf_pipeline.files import fingerprint, sha256_text
+from ecmf_pipeline.media import SAMPLE_RATE, MediaConfig, resolved_reader
+from ecmf_pipeline.quarantine import Quarantine
+from ecmf_pipeline.store import FeatureStore, has_fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One modality of a run, planned.
+
+    Attributes:
+        modality: Which.
+        encoder: Its encoder's params.
+        settings: All that changes the numbers.
+        quarantine: Its bad clips.
+        digests: Digest of the input of every clip that has one.
+        todo: Clips to compute.
+        reused: Clips whose features are there.
+        absent: Clips without such an input (no sound, no words...): masked, not bad.
+    """
+
+    modality: Modality
+    encoder: BaseEncoderConfig
+    settings: dict[str, Any]
+    quarantine: Quarantine
+    digests: dict[str, str]
+    todo: frozenset[str]
+    reused: int
+    absent: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the settings."""
+        return fingerprint(self.settings)
+
+
+def branch_settings(
+    modality: Modality, encoder: BaseEncoderConfig, media: MediaConfig, faces: FaceConfig
+) -> dict[str, Any]:
+    """All that changes a modality's numbers: the encoder and what prepares its input.
+
+    Raises:
+        ModelError: When weights are missing.
+    """
+    settings: dict[str, Any] = {"modality": modality.value, "encoder": encoder.settings()}
+    if modality in {Modality.GLOBAL, Modality.FACE}:
+        settings["media"] = {**media.model_dump(mode="json"), "reader": resolved_reader(media)}
+    if modality is Modality.FACE:
+        settings["faces"] = faces.settings()
+    if modality is Modality.AUDIO:
+        settings["media"] = {"sample_rate": SAMPLE_RATE}
+    return settings
+
+
+def input_digests(modality: Modality, clips: Sequence[Clip], texts: Mapping[str, ClipText]) -> dict[str, str]:
+    """Digest of each clip's input to a modality; clips without such an input are left out.
+
+    Args:
+        modality: Which branch.
+        clips: The manifest.
+        texts: Original and enriched transcripts by clip id (the text branch alone reads them).
+    """
+    if modality is Modality.TEXT:
+        return {
+            clip.clip_id: text_digest(texts[clip.clip_id])
+            for clip in clips
+            if clip.clip_id in texts and texts[clip.clip_id].original.strip()
+        }
+    if modality is Modality.AUDIO:
+        return {clip.clip_id: clip.digest for clip in clips if clip.has_audio}
+    return {clip.clip_id: clip.digest for clip in clips if clip.has_video}
+
+
+def text_digest(text: ClipText) -> str:
+    """Digest of a clip's transcripts."""
+    return sha256_text(f"{text.original}\0{text.enriched}")
+
+
+def plan_branch(
+    modality: Modality,
+    clips: Sequence[Clip],
+    texts: Mapping[str, ClipText],
+    *,
+    encoder: BaseEncoderConfig,
+    settings: dict[str, Any],
+    root: Path,
+    quarantine_path: Path,
+    retry_quarantined: bool = False,
+) -> Branch:
+    """Compare what a modality's store holds with what the manifest asks for.
+
+    Args:
+        modality: Which branch.
+        clips: The manifest.
+        texts: Original and enriched transcripts by clip id.
+        encoder: The modality's encoder.
+        settings: What `branch_settings` says.
+        root: The store.
+        quarantine_path: The modality's quarantine table.
+        retry_quarantined: Whether quarantined clips are tried again although nothing changed.
+    """
+    digests = input_digests(modality, clips, texts)
+    key = fingerprint(settings)
+    quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=key)
+    quarantine.keep_only(digests)
+    if retry_quarantined:
+        quarantine.clear()
+    store = FeatureStore(root, key) if has_fingerprint(root, key) else None
+    held = {clip_id for clip_id, digest in digests.items() if store and store.holds(clip_id, digest)}
+    todo = frozenset(
+        clip_id for clip_id, digest in digests.items() if clip_id not in held and not quarantine.holds(clip_id, digest)
+    )
+    return Branch(modality, encoder, settings, quarantine, digests, todo, len(held), len(clips) - len(digests))

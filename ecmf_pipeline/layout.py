@@ -1,0 +1,55 @@
+"""Where everything stands in a project folder (paths relative to the current directory)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from ecmf_pipeline.clips import Modality
+
+Labels = Literal["given", "refined"]
+"""Which labels a model is trained on."""
+
+PARAMS = Path("params.yaml")
+DATA = Path("data")
+MODELS = DATA / "models"
+SAMPLE = DATA / "sample"
+INDEX_CACHE = DATA / ".index-cache.json"
+MANIFEST = DATA / "manifest.csv"
+CORPUS = DATA / "corpus.json"
+QUARANTINE = DATA / "quarantine"
+FINDINGS = DATA / "index" / "findings.csv"
+REWRITE = DATA / "rewrite"
+REWRITES = REWRITE / "rewrites.csv"
+REWRITE_CACHE = REWRITE / "cache"
+VOTES = DATA / "votes" / "votes.csv"
+VOTE_CACHE = DATA / "votes" / "cache"
+REFINED = DATA / "labels" / "refined.csv"
+METRICS = DATA / "metrics"
+PLOTS = METRICS / "plots"
+REPORT = DATA / "report" / "index.html"
+
+
+def features(modality: Modality) -> Path:
+    """The feature store of a modality."""
+    return DATA / "features" / f"{modality.value}.zarr"
+
+
+def quarantine(stage: str, modality: Modality | None = None) -> Path:
+    """The quarantine table of a stage."""
+    return QUARANTINE / (f"{stage}-{modality.value}.csv" if modality else f"{stage}.csv")
+
+
+def models_trained_on(labels: Labels) -> Path:
+    """The trained models: one folder a variant (``fusion``, or the name of a modality alone)."""
+    return DATA / "fusion" / labels
+
+
+def predictions(labels: Labels) -> Path:
+    """The predictions of the models in `models_trained_on`, one csv file a variant."""
+    return DATA / "predictions" / labels
+
+
+def submission(labels: Labels) -> Path:
+    """The challenge's csv. The one to hand in is that of the refined labels."""
+    return DATA / ("submission.csv" if labels == "refined" else "submission_given.csv")

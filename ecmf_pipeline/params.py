@@ -1,0 +1,179 @@
+"""params.yaml: one section a stage and a few that stages share, every section one frozen, strict model.
+
+Only stages see `Params`; each room owns, and is handed, its own section.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from ecmf_pipeline import layout
+from ecmf_pipeline.clips import Modality
+from ecmf_pipeline.config import Config
+from ecmf_pipeline.corpora.config import CorpusConfig
+from ecmf_pipeline.corpora.index_config import IndexConfig
+from ecmf_pipeline.corpora.sample.config import SampleConfig
+from ecmf_pipeline.encoders.config import (
+    BaseEncoderConfig,
+    EfficientNetConfig,
+    EgemapsConfig,
+    EncoderConfig,
+    MiniXceptionConfig,
+    TextConfig,
+)
+from ecmf_pipeline.encoders.embedded import ModelsConfig
+from ecmf_pipeline.errors import ParamsError
+from ecmf_pipeline.evaluation.config import EvaluateConfig
+from ecmf_pipeline.extraction.config import ExtractConfig
+from ecmf_pipeline.faces import FaceConfig
+from ecmf_pipeline.fusion.config import TrainConfig
+from ecmf_pipeline.labels.config import RefineConfig, VoteConfig
+from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
+from ecmf_pipeline.media import MediaConfig
+from ecmf_pipeline.report.config import ReportConfig
+
+
+def _embedded_encoders() -> dict[str, EncoderConfig]:
+    return {
+        "efficientnet_lite0": EfficientNetConfig(),
+        "mini_xception": MiniXceptionConfig(),
+        "egemaps": EgemapsConfig(),
+        "minilm": TextConfig(inputs="both"),
+    }
+
+
+class Params(Config):
+    """All of params.yaml. What a section leaves out has its default.
+
+    Attributes:
+        corpus: Which clips.
+        models: Which embedded weights are fetched.
+        sample: The synthetic default corpus.
+        index: How the corpus is scanned.
+        media: How clips are sampled.
+        faces: How faces are found and cut out.
+        encoders: Frozen models by name.
+        extract: Which encoder serves which modality.
+        llm: The language model.
+        rewrite: How transcripts are enriched.
+        train: The fusion model and its training; `predict` has no settings of its own.
+        vote: Weak classifiers and LLM votes.
+        refine: How votes become labels.
+        evaluate: Intervals.
+        report: The HTML report.
+    """
+
+    corpus: CorpusConfig = CorpusConfig()
+    models: ModelsConfig = ModelsConfig()
+    sample: SampleConfig = SampleConfig()
+    index: IndexConfig = IndexConfig()
+    media: MediaConfig = MediaConfig()
+    faces: FaceConfig = FaceConfig()
+    encoders: dict[str, EncoderConfig] = Field(default_factory=_embedded_encoders)
+    extract: ExtractConfig = ExtractConfig()
+    llm: LlmConfig = LlmConfig()
+    rewrite: RewriteConfig = RewriteConfig()
+    train: TrainConfig = TrainConfig()
+    vote: VoteConfig = VoteConfig()
+    refine: RefineConfig = RefineConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for modality, name in self.extract.encoders.items():
+            if name not in self.encoders:
+                raise ValueError(
+                    f"extract.encoders.{modality.value}: no encoder is named {name!r}{_nearest(name, self.encoders)}"
+                )
+            if modality not in self.encoders[name].modalities:
+                raise ValueError(f"extract.encoders.{modality.value}: {name!r} cannot serve this modality")
+        if self.corpus.kind == "sample" and self.corpus.root != layout.SAMPLE:
+            raise ValueError(f"corpus.root: the generated corpus stands in {layout.SAMPLE}; set corpus.kind as well")
+        if self.corpus.kind != "sample" and self.corpus.root == layout.SAMPLE:
+            raise ValueError(f"corpus.root: say where the {self.corpus.kind} corpus stands")
+        return self
+
+    def encoder_of(self, modality: Modality) -> BaseEncoderConfig:
+        """The encoder that serves a modality in use."""
+        return self.encoders[self.extract.encoders[modality]]
+
+
+def load_params(path: Path = layout.PARAMS) -> Params:
+    """Read params.yaml of the current directory.
+
+    Raises:
+        ParamsError: When it is missing, is not YAML, or a key or value is wrong; every wrong key is named.
+    """
+    if not path.is_file():
+        raise ParamsError(
+            f"{path} is not in {Path.cwd()}", "change into a project folder, or make one with `ecmf-pipe init FOLDER`"
+        )
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise ParamsError(f"{path} holds no sections", "it starts with `corpus:`; see the README")
+    try:
+        return Params.model_validate(document)
+    except ValidationError as error:
+        problems = [_problem(dict(detail)) for detail in error.errors()]
+        raise ParamsError(f"{path}: " + "\n  ".join(problems)) from error
+
+
+def _problem(detail: dict[str, Any]) -> str:
+    location = [part for part in detail["loc"] if part != "[key]"]
+    key = ".".join(str(part) for part in _without_union_tags(location))
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key `{key}`{_nearest(str(location[-1]), _fields_at(location[:-1]))}"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return f"`{key}`: {message} (found {detail['input']!r})" if key else message
+
+
+def _nearest(name: str, known: Sequence[str] | dict[str, Any]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean `{close[0]}`?" if close else f"; there are {', '.join(sorted(known))}"
+
+
+def _fields_at(location: Sequence[Any]) -> list[str]:
+    """The keys that may stand at a place of params.yaml."""
+    models: list[Any] = [Params]
+    for part in location:
+        below = [
+            inner
+            for model in models
+            for inner in _inside(model.model_fields[part].annotation if part in model.model_fields else None)
+        ]
+        if below:
+            models = below
+        elif any(_tag(model) == part for model in models):
+            models = [model for model in models if _tag(model) == part]
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _inside(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that a field's type mentions."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in {Union, types.UnionType, Annotated, dict, list, tuple}:
+        for argument in get_args(annotation):
+            yield from _inside(argument)
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    kind = model.model_fields.get("type")
+    return None if kind is None else str(kind.default)
+
+
+def _without_union_tags(location: Sequence[Any]) -> list[Any]:
+    """``encoders.minilm.transformers_text.model`` stands as ``encoders.minilm.model`` in the file."""
+    tags = {_tag(model) for model in _inside(Params.model_fields["encoders"].annotation)}
+    return [part for position, part in enumerate(location) if position != 2 or part not in tags]

@@ -1,0 +1,100 @@
+"""What several stages open: the corpus with its labels, pooled features, LLM scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecmf_pipeline import layout
+from ecmf_pipeline.clips import Clip, read_manifest
+from ecmf_pipeline.corpora.config import MER_LABELS
+from ecmf_pipeline.dataset import load_features
+from ecmf_pipeline.errors import CorpusError
+from ecmf_pipeline.files import fingerprint, read_json
+from ecmf_pipeline.llm.cache import ScoreCache
+from ecmf_pipeline.llm.config import LlmConfig
+from ecmf_pipeline.llm.scoring import Scored, scored
+from ecmf_pipeline.params import Params
+from ecmf_pipeline.texts import read_texts
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """The manifest and what `index` wrote beside it.
+
+    Attributes:
+        clips: All clips, sorted by id.
+        labels: The labels, in the order of the model's outputs.
+        candidates: Clip ids in the order of the submission.
+        synthetic: Whether the corpus is generated.
+    """
+
+    clips: list[Clip]
+    labels: list[str]
+    candidates: list[str]
+    synthetic: bool
+
+
+def read_corpus_tables() -> Corpus:
+    """Read what `index` wrote.
+
+    Raises:
+        MissingInput: When it has not run yet.
+    """
+    clips = read_manifest(layout.MANIFEST)
+    corpus: dict[str, Any] = read_json(layout.CORPUS, made_by="index")
+    return Corpus(clips, corpus["labels"], corpus["candidates"], corpus["synthetic"])
+
+
+def read_labelled_corpus() -> Corpus:
+    """Read what `index` wrote of a corpus that can be trained on.
+
+    Raises:
+        CorpusError: When fewer than two labels occur.
+    """
+    corpus = read_corpus_tables()
+    known = {clip.given_label for clip in corpus.clips} - {""}
+    if len(known) < 2:
+        raise CorpusError(
+            f"{sum(bool(clip.given_label) for clip in corpus.clips)} clips have a label, of {len(known)} kinds: "
+            "there is nothing to train on",
+            "label some clips (for a folder: labels.csv with the columns name,label); features are kept",
+        )
+    return corpus
+
+
+def read_features(params: Params, clips: Sequence[Clip]) -> Mapping[str, NDArray[np.float32]]:
+    """Pooled features of the modalities in use, (n, D) each, NaN rows where a clip has none."""
+    return load_features(
+        clips,
+        read_texts(layout.REWRITES),
+        list(params.extract.encoders),
+        store_root=layout.features,
+        pool=params.train.pool,
+    )
+
+
+def llm_scores(
+    config: LlmConfig, texts: Sequence[str], folder: Path, *, also: Sequence[Path] = ()
+) -> tuple[Sequence[str], Scored]:
+    """The LLM's calibrated label scores of some texts, asking only what no cache knows.
+
+    Args:
+        config: The model and what it is asked.
+        texts: Utterances, (n,).
+        folder: The stage's own cache.
+        also: Caches of other stages, which are only read.
+
+    Returns:
+        The labels asked for (MER's six where the corpus has none), and the scores, (n, K).
+    """
+    from ecmf_pipeline.llm.local import TransformersScorer
+
+    labels = read_json(layout.CORPUS, made_by="index")["labels"] or MER_LABELS
+    cache = ScoreCache(folder, fingerprint(config.settings(labels)), also=also)
+    return labels, scored(texts, labels, scorer=lambda: TransformersScorer(config), cache=cache)

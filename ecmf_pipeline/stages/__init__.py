@@ -1,0 +1,1 @@
+"""One thin module a stage: open, call, write; no arithmetic here."""

@@ -1,0 +1,35 @@
+"""`rewrite`: enrich each transcript with the emotional cues that the LLM finds in it."""
+
+from __future__ import annotations
+
+from ecmf_pipeline import layout
+from ecmf_pipeline.clips import read_manifest
+from ecmf_pipeline.encoders.base import ClipText
+from ecmf_pipeline.llm.prompt import load_prompt
+from ecmf_pipeline.llm.rewrite import enrich
+from ecmf_pipeline.llm.scoring import probabilities
+from ecmf_pipeline.params import load_params
+from ecmf_pipeline.progress import say
+from ecmf_pipeline.stage_inputs import llm_scores
+from ecmf_pipeline.texts import write_texts
+
+
+def run() -> None:
+    """Score the transcripts (each only once) and word the enriched ones."""
+    params = load_params()
+    clips = [clip for clip in read_manifest(layout.MANIFEST) if clip.transcript.strip()]
+    labels, scores = llm_scores(params.llm, [clip.transcript for clip in clips], layout.REWRITE_CACHE)
+    probs = probabilities(scores.values)
+    prompt = load_prompt(params.llm.prompt)
+    texts = {
+        clip.clip_id: ClipText(
+            clip.transcript, enrich(clip.transcript, row, labels, prompt=prompt, config=params.rewrite)
+        )
+        for clip, row in zip(clips, probs, strict=True)
+    }
+    changed = write_texts(layout.REWRITES, texts)
+    unclear = sum(prompt.wording.unclear in text.enriched for text in texts.values())
+    say(
+        f"rewrite: {len(texts)} transcripts enriched ({unclear} of them unclear by their words), {scores.asked} asked, "
+        f"{scores.cached} from the cache, {scores.truncated} cut; table {'written' if changed else 'unchanged'}"
+    )

@@ -1,0 +1,83 @@
+"""`ecmf-pipe status`: what is done, missing, absent and quarantined, by stage and modality."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ecmf_pipeline import layout
+from ecmf_pipeline.clips import Clip, Modality, read_manifest
+from ecmf_pipeline.encoders.embedded import embedded_model
+from ecmf_pipeline.extraction.coverage import coverage
+from ecmf_pipeline.params import Params, load_params
+from ecmf_pipeline.progress import say
+from ecmf_pipeline.quarantine import read_all, read_quarantine
+from ecmf_pipeline.texts import read_texts
+
+_ROW = "{:<18}{:>9}{:>9}{:>9}{:>13}"
+
+Row = tuple[str, int | str, int | str, int | str, int | str]
+
+
+def run() -> None:
+    """Print one line a stage, and the quarantined clips by reason."""
+    params = load_params()
+    say(_ROW.format("stage", "done", "missing", "absent", "quarantined"))
+    for row in _rows(params):
+        say(_ROW.format(*row))
+    entries = read_all(layout.QUARANTINE)
+    counts: dict[tuple[str, str, str], int] = {}
+    for entry in entries:
+        key = (entry.stage, entry.modality, entry.reason)
+        counts[key] = counts.get(key, 0) + 1
+    for (stage, modality, reason), count in sorted(counts.items()):
+        say(f"  quarantined by {stage} {modality}: {reason} {count}")
+    if entries:
+        say(f"  one line a clip in {layout.QUARANTINE}/")
+
+
+def _rows(params: Params) -> Iterator[Row]:
+    present = sum(embedded_model(name).is_present(layout.MODELS) for name in params.models.names)
+    yield "models", present, len(params.models.names) - present, "", ""
+    if not layout.MANIFEST.is_file():
+        yield "index", 0, "all", "", ""
+        return
+    clips = read_manifest(layout.MANIFEST)
+    bad = len(read_quarantine(layout.quarantine("index")))
+    without_file = sum(not clip.path for clip in clips)
+    yield "index", len(clips) - bad - without_file, 0, without_file, bad
+    yield from _clip_rows(params, clips)
+    for name, path in _outputs():
+        yield name, "yes" if path.exists() else "no", "", "", ""
+
+
+def _clip_rows(params: Params, clips: list[Clip]) -> Iterator[Row]:
+    texts = read_texts(layout.REWRITES) if layout.REWRITES.is_file() else {}
+    spoken = {clip.clip_id: clip.transcript for clip in clips if clip.transcript.strip()}
+    done = sum(texts[clip_id].original == words for clip_id, words in spoken.items() if clip_id in texts)
+    yield "rewrite", done, len(spoken) - done, len(clips) - len(spoken), ""
+    for modality in params.extract.encoders:
+        counts = coverage(
+            modality,
+            clips,
+            texts,
+            root=layout.features(modality),
+            quarantine_path=layout.quarantine("extract", modality),
+        )
+        # Words that are not rewritten yet are missing, not absent.
+        waiting = len(spoken) - done if modality is Modality.TEXT else 0
+        row = (counts.done, counts.missing + waiting, counts.absent - waiting, counts.quarantined)
+        yield f"extract {modality.value}", *row
+
+
+def _outputs() -> list[tuple[str, Path]]:
+    return [
+        ("train given", layout.models_trained_on("given") / "fusion"),
+        ("predict given", layout.predictions("given") / "fusion.csv"),
+        ("vote", layout.VOTES),
+        ("refine", layout.REFINED),
+        ("train refined", layout.models_trained_on("refined") / "fusion"),
+        ("predict refined", layout.predictions("refined") / "fusion.csv"),
+        ("evaluate", layout.METRICS / "evaluate.json"),
+        ("report", layout.REPORT),
+    ]

@@ -1,0 +1,89 @@
+"""The main face."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from skimage import data
+
+from ecmf_pipeline.errors import ModelError, NoFaceFound
+from ecmf_pipeline.faces import CROP_MARGIN, Detection, FaceConfig, FaceFinder, crop_square, main_track
+from ecmf_pipeline.media import MediaConfig, read_frames
+
+
+@pytest.fixture(scope="module")
+def finder(models):
+    with FaceFinder(FaceConfig(detector=models / "face_landmarker" / "face_detector.tflite")) as found:
+        yield found
+
+
+def face(x: float, y: float = 40.0, side: float = 40.0, score: float = 0.9) -> Detection:
+    return Detection((x, y, side, side), score)
+
+
+def test_a_photograph_has_one_face_where_it_is(finder):
+    picture = data.astronaut()
+    (found,) = finder.detect(picture)
+    left, top, width, height = found.box
+    assert left < 224 < left + width
+    assert top < 130 < top + height
+    track = finder.track(np.stack([picture, picture]))
+    assert track.crops.shape == (2, 256, 256, 3)
+    assert track.frames.tolist() == [0, 1]
+    (inside,) = finder.detect(track.crops[0])
+    assert inside.box[2] == pytest.approx(256 / CROP_MARGIN, rel=0.2)
+
+
+def test_frames_without_the_face_are_left_out(finder):
+    picture = data.astronaut()
+    track = finder.track(np.stack([np.zeros_like(picture), picture, np.zeros_like(picture)]))
+    assert track.frames.tolist() == [1]
+
+
+def test_a_clip_without_a_face_says_so(finder):
+    with pytest.raises(NoFaceFound, match="0 of 3 sampled frames"):
+        finder.track(np.zeros((3, 64, 64, 3), np.uint8))
+
+
+def test_a_missing_detector_says_what_to_do(tmp_path):
+    with pytest.raises(ModelError, match="ecmf-pipe models"):
+        FaceFinder(FaceConfig(detector=tmp_path / "none.tflite"))
+    with pytest.raises(ModelError, match="ecmf-pipe models"):
+        FaceConfig(detector=tmp_path / "none.tflite").settings()
+
+
+def test_a_listener_who_is_larger_for_a_moment_does_not_take_over():
+    speaker = [face(100 + i, side=50) for i in range(8)]
+    detections = [[one] for one in speaker]
+    detections[3].append(face(10, side=70))
+    steps = main_track(detections, height=200, width=300)
+    assert [index for index, _ in steps] == list(range(8))
+    assert all(found.box[2] == 50 for _, found in steps)
+
+
+def test_two_people_are_never_mixed():
+    left = [face(30 + i, side=40) for i in range(6)]
+    right = [face(220 - i, side=44) for i in range(6)]
+    order = [[left[i], right[i]] if i % 2 else [right[i], left[i]] for i in range(6)]
+    steps = main_track(order, height=200, width=300)
+    assert len({found.box[2] for _, found in steps}) == 1
+    assert len(steps) == 6
+
+
+def test_a_face_that_is_lost_for_some_frames_is_taken_up_again():
+    detections = [[face(100)], [], [], [face(104)], [face(106)]]
+    assert [index for index, _ in main_track(detections, height=200, width=300)] == [0, 3, 4]
+    assert main_track([[], []], height=200, width=300) == []
+
+
+def test_a_crop_beyond_the_edge_repeats_edge_pixels():
+    picture = np.zeros((60, 60, 3), np.uint8)
+    picture[:, :5] = 200
+    crop = crop_square(picture, (-10, 10, 30, 30), 64)
+    assert crop.shape == (64, 64, 3)
+    assert (crop[:, 0] == 200).all()
+
+
+def test_the_main_face_is_found_in_every_sampled_frame_of_a_real_clip(finder, shared_data):
+    frames, _ = read_frames(shared_data / "clips/video/clip_005.mp4", MediaConfig())
+    assert len(finder.track(frames).frames) == len(frames)

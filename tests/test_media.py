@@ -1,0 +1,139 @@
+"""Sampled pictures and sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ecmf_pipeline.errors import NoAudioStream, NoVideoStream, SilentAudio, UnreadableMedia
+from ecmf_pipeline.media import SAMPLE_RATE, MediaConfig, read_audio, read_frames, sample_indices
+
+READERS = ["decord", "pyav"]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_frames_are_uniform_in_time_at_a_constant_rate(make_clip, tmp_path, reader):
+    clip = make_clip(tmp_path / "a.mp4", pictures=50)
+    frames, times = read_frames(clip, MediaConfig(frames=5, reader=reader))
+    assert frames.shape == (5, 48, 64, 3)
+    assert times == pytest.approx([0.2, 0.6, 1.0, 1.4, 1.8], abs=0.021)
+    assert np.abs(frames[:, 0, 0, 0] - 5 * np.round(times / 0.04)).max() <= 3
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_frames_are_uniform_in_time_at_a_variable_rate(make_clip, tmp_path, reader):
+    # One second of 10 long pictures, then one second of 40 short ones: half of the samples belong to each.
+    clip = make_clip(tmp_path / "a.mp4", durations_ms=[100] * 10 + [25] * 40)
+    frames, times = read_frames(clip, MediaConfig(frames=8, reader=reader))
+    assert (times < 1.0).sum() == 4
+    # The picture shown at 0.125 s is the second (0.1 - 0.2 s), not the seventh of fifty.
+    assert times[0] == pytest.approx(0.1, abs=1e-3)
+    assert frames[0, 0, 0, 0] == pytest.approx(5, abs=2)
+
+
+def test_both_readers_give_the_same_pixels(make_clip, tmp_path, shared_data):
+    made = make_clip(tmp_path / "a.mp4", durations_ms=[100] * 10 + [25] * 40)
+    for clip in [made, shared_data / "clips/video/clip_005.mp4", shared_data / "clips/video/clip_026.mp4"]:
+        decord, times = read_frames(clip, MediaConfig(reader="decord"))
+        pyav, same_times = read_frames(clip, MediaConfig(reader="pyav"))
+        np.testing.assert_array_equal(decord, pyav)
+        np.testing.assert_allclose(times, same_times, atol=1e-3)
+
+
+def test_readers_agree_closely_where_pictures_are_scaled_down(shared_data):
+    clip = shared_data / "clips/video/clip_002.mp4"
+    decord, _ = read_frames(clip, MediaConfig(reader="decord", frames=4, max_side=640))
+    pyav, _ = read_frames(clip, MediaConfig(reader="pyav", frames=4, max_side=640))
+    assert decord.shape == pyav.shape == (4, 360, 640, 3)
+    assert np.abs(decord.astype(float) - pyav).mean() < 1.0
+
+
+def test_a_clip_with_fewer_pictures_than_samples_gives_each_once(make_clip, tmp_path):
+    frames, times = read_frames(make_clip(tmp_path / "a.mp4", pictures=3), MediaConfig(frames=16))
+    assert len(frames) == len(times) == 3
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("content", [b"", b"\x00" * 5000, b"not a film"])
+def test_what_is_no_media_is_unreadable(tmp_path, reader, content):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableMedia):
+        read_frames(path, MediaConfig(reader=reader))
+    with pytest.raises(UnreadableMedia):
+        read_audio(path)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_file_cut_in_half_is_refused_not_salvaged(make_clip, tmp_path, reader):
+    whole = make_clip(tmp_path / "a.mp4", pictures=200, audio_seconds=8)
+    # moov at the front, as files made for streaming have it: the header is whole, the pictures are not.
+    import av
+
+    front = tmp_path / "front.mp4"
+    with av.open(str(whole)) as source, av.open(str(front), "w", options={"movflags": "faststart"}) as target:
+        streams = {stream: target.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream]
+                target.mux(packet)
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(front.read_bytes()[: front.stat().st_size // 2])
+    with pytest.raises(UnreadableMedia):
+        read_frames(cut, MediaConfig(reader=reader))
+    with pytest.raises(UnreadableMedia):
+        read_audio(cut)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_the_real_clip_that_is_cut_off_inside_is_refused(shared_data, reader):
+    with pytest.raises(UnreadableMedia, match="110 of 157"):
+        read_frames(shared_data / "clips/video/clip_022.mp4", MediaConfig(reader=reader))
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_clip_of_sound_alone_has_no_pictures(make_clip, tmp_path, reader):
+    clip = make_clip(tmp_path / "a.mp4", video=False, audio_seconds=1)
+    with pytest.raises(NoVideoStream):
+        read_frames(clip, MediaConfig(reader=reader))
+
+
+def test_sound_is_mono_16_khz(make_clip, tmp_path):
+    samples = read_audio(make_clip(tmp_path / "a.mp4", audio_seconds=2))
+    assert samples.dtype == np.float32
+    assert len(samples) / SAMPLE_RATE == pytest.approx(2, abs=0.15)
+    spectrum = np.abs(np.fft.rfft(samples[:SAMPLE_RATE]))
+    assert spectrum.argmax() == pytest.approx(220, abs=2)
+
+
+def test_missing_and_silent_sound_are_told_apart(make_clip, tmp_path):
+    with pytest.raises(NoAudioStream):
+        read_audio(make_clip(tmp_path / "mute.mp4"))
+    with pytest.raises(SilentAudio):
+        read_audio(make_clip(tmp_path / "silent.mp4", audio_seconds=1, amplitude=0.0))
+
+
+@given(
+    lengths=st.lists(st.floats(0.002, 1.0), min_size=1, max_size=60),
+    start=st.floats(0, 5),
+    count=st.integers(1, 20),
+)
+def test_sampled_pictures_are_those_on_screen(lengths, start, count):
+    edges = start + np.concatenate([[0], np.cumsum(lengths)])
+    spans = np.stack([edges[:-1], edges[1:]], axis=1)
+    indices = sample_indices(spans, count)
+    assert (np.diff(indices) > 0).all()
+    assert 1 <= len(indices) <= min(count, len(lengths))
+    moments = start + (np.arange(count) + 0.5) * (edges[-1] - start) / count
+    for moment in moments:
+        assert any(spans[index, 0] <= moment + 6e-4 and moment <= spans[index, 1] + 6e-4 for index in indices)
+
+
+def test_a_path_with_odd_characters_opens(make_clip, tmp_path: Path):
+    clip = make_clip(tmp_path / "视频 'a\" b.mp4", audio_seconds=0.5)
+    assert len(read_frames(clip, MediaConfig(frames=2))[0]) == 2
+    assert len(read_audio(clip)) > 0

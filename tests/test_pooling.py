@@ -1,0 +1,33 @@
+"""Pooling."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from ecmf_pipeline.pooling import pool_segments, pooled_width
+
+
+@given(data=st.data(), pool=st.sampled_from(["mean", "max", "mean_std"]))
+def test_pooling_equals_numpy_clip_by_clip(data, pool):
+    lengths = np.array(data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=8)), np.int64)
+    values = data.draw(arrays(np.float32, (int(lengths.sum()), 3), elements=st.floats(-100, 100, width=32)))
+    pooled = pool_segments(values, lengths, pool)
+    assert pooled.shape == (len(lengths), pooled_width(3, pool))
+    for rows, found in zip(np.split(values, np.cumsum(lengths)[:-1]), pooled, strict=True):
+        wide = rows.astype(np.float64)
+        expected = {"mean": wide.mean(0), "max": wide.max(0), "mean_std": np.concatenate([wide.mean(0), wide.std(0)])}
+        np.testing.assert_allclose(found, expected[pool], atol=2e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [[2, 0], [1, 1], [4]])
+def test_a_clip_without_rows_or_a_wrong_count_is_refused(lengths):
+    with pytest.raises(ValueError, match="at least one row"):
+        pool_segments(np.zeros((3, 2), np.float32), np.array(lengths), "mean")
+
+
+def test_no_clips_give_no_rows():
+    assert pool_segments(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), "mean_std").shape == (0, 8)

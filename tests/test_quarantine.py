@@ -1,0 +1,66 @@
+"""The quarantine table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ecmf_pipeline.errors import TooManyQuarantined
+from ecmf_pipeline.quarantine import Quarantine, read_all
+
+
+def table(folder: Path, fingerprint: str = "f1") -> Quarantine:
+    return Quarantine(folder / "extract-face.csv", stage="extract", modality="face", fingerprint=fingerprint)
+
+
+def test_a_clip_stays_aside_until_its_input_or_the_settings_change(tmp_path):
+    first = table(tmp_path)
+    first.add("a", "NoFaceFound", "0 of 16\nframes", "d1")
+    first.write()
+    again = table(tmp_path)
+    assert again.holds("a", "d1")
+    assert not again.holds("a", "d2")
+    assert not again.holds("b", "d1")
+    assert not table(tmp_path, "f2").holds("a", "d1")
+    assert [entry.message for entry in read_all(tmp_path)] == ["0 of 16 frames"]
+
+
+def test_entries_that_no_longer_apply_are_dropped(tmp_path):
+    entries = table(tmp_path)
+    for clip_id in ("same", "changed", "gone"):
+        entries.add(clip_id, "NoFaceFound", "", "d1")
+    entries.keep_only({"same": "d1", "changed": "d2"})
+    assert [entry.clip_id for entry in entries] == ["same"]
+    entries.clear()
+    assert len(entries) == 0
+
+
+def test_finding_the_same_again_leaves_the_bytes_alone(tmp_path):
+    entries = table(tmp_path)
+    entries.add("a", "NoFaceFound", "why", "d1")
+    entries.write()
+    path = entries.path
+    path.write_text(path.read_text().replace("20", "19", 1).replace(":", ":"))
+    old = path.read_bytes()
+    again = table(tmp_path)
+    again.add("a", "NoFaceFound", "why", "d1")
+    again.write()
+    assert path.read_bytes() == old
+
+
+def test_odd_ids_and_messages_survive_the_csv(tmp_path):
+    entries = table(tmp_path)
+    entries.add('视频, "x"', "UnreadableMedia", 'a, "b"', "d1")
+    entries.write()
+    (entry,) = table(tmp_path)
+    assert (entry.clip_id, entry.message) == ('视频, "x"', 'a, "b"')
+
+
+def test_the_allowed_share_is_of_all_clips(tmp_path):
+    entries = table(tmp_path)
+    for number in range(3):
+        entries.add(str(number), "NoFaceFound", "", "d")
+    entries.refuse_too_many(15, 0.2)
+    with pytest.raises(TooManyQuarantined, match="3 of 14 clips .* share of 0.2"):
+        entries.refuse_too_many(14, 0.2)
