@@ -78,6 +78,9 @@ class StaleStore(StoreError):
 class ClipError(EcmfError):
     """One clip is bad; its class name is the reason kept in the quarantine table."""
 
+    is_defect = True
+    """Whether it counts towards the share of bad clips that params allow."""
+
     @property
     def reason(self) -> str:
         """The reason class of the quarantine table."""
@@ -97,7 +100,12 @@ class NoAudioStream(ClipError):
 
 
 class SilentAudio(ClipError):
-    """The sound is nothing but zeros: a muted track says nothing, and must not pass for a quiet voice."""
+    """The sound is nothing but zeros: a muted track says nothing, and must not pass for a quiet voice.
+
+    That is how the clip is, and no defect of it.
+    """
+
+    is_defect = False
 
 
 class NothingToEncode(ClipError):

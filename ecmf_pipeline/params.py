@@ -18,7 +18,6 @@ from ecmf_pipeline import layout
 from ecmf_pipeline.clips import Modality
 from ecmf_pipeline.config import Config
 from ecmf_pipeline.corpora.config import CorpusConfig
-from ecmf_pipeline.corpora.index_config import IndexConfig
 from ecmf_pipeline.corpora.sample.config import SampleConfig
 from ecmf_pipeline.encoders.config import (
     BaseEncoderConfig,
@@ -33,11 +32,36 @@ from ecmf_pipeline.errors import ParamsError
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.faces import FaceConfig
-from ecmf_pipeline.fusion.config import TrainConfig
+from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.labels.config import RefineConfig, VoteConfig
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.media import MediaConfig
+from ecmf_pipeline.pooling import Pool
 from ecmf_pipeline.report.config import ReportConfig
+
+
+class IndexConfig(Config):
+    """How the corpus is scanned.
+
+    Attributes:
+        max_quarantined: Share of the corpus' files that may be unreadable before `index` ends with exit code 1.
+    """
+
+    max_quarantined: float = Field(0.2, ge=0, le=1)
+
+
+class TrainConfig(Config):
+    """The `train` stage.
+
+    Attributes:
+        pool: How the rows of a clip become one vector, for training, voting and prediction alike.
+        fusion: The shape of the model.
+        training: Folds, seeds and the optimiser.
+    """
+
+    pool: Pool = "mean"
+    fusion: FusionConfig = FusionConfig()
+    training: TrainingConfig = TrainingConfig()
 
 
 def _embedded_encoders() -> dict[str, EncoderConfig]:

@@ -109,7 +109,7 @@ def with_prior(probs: NDArray[np.float32], prior: Sequence[float]) -> tuple[NDAr
     Returns:
         The completed probabilities and the flags, (n,).
     """
-    unknown = np.isnan(probs).any(axis=1)
+    unknown = np.asarray(np.isnan(probs).any(axis=1))
     completed = np.where(unknown[:, None], np.asarray(prior, np.float32), probs)
     return completed, tuple(NO_MODALITY if flag else "" for flag in unknown)
 

@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ecmf_pipeline.errors import TooManyQuarantined
+from ecmf_pipeline.errors import ClipError, TooManyQuarantined
 from ecmf_pipeline.files import read_text, write_atomic
 
 
@@ -42,6 +42,8 @@ class QuarantineEntry:
     fingerprint: str
     time: str
 
+
+_NO_DEFECTS = frozenset(error.__name__ for error in ClipError.__subclasses__() if not error.is_defect)
 
 COLUMNS = tuple(column.name for column in fields(QuarantineEntry))
 
@@ -102,11 +104,13 @@ class Quarantine:
         Raises:
             TooManyQuarantined: With the reasons counted.
         """
-        if len(self) <= share * total:
+        defects = [entry for entry in self if entry.reason not in _NO_DEFECTS]
+        if len(defects) <= share * total:
             return
         counted = ", ".join(f"{reason} {count}" for reason, count in self.reasons().most_common())
         raise TooManyQuarantined(
-            f"{self.stage} {self.modality}".strip() + f": {len(self)} of {total} clips are quarantined ({counted}), "
+            f"{self.stage} {self.modality}".strip()
+            + f": {len(defects)} of {total} clips are bad (quarantined: {counted}), "
             f"params allow a share of {share:g}; what was computed is kept.\n"
             f"  See {self.path}; mend the clips or raise {self.stage}.max_quarantined, and run again."
         )

@@ -62,5 +62,12 @@ def test_the_allowed_share_is_of_all_clips(tmp_path):
     for number in range(3):
         entries.add(str(number), "NoFaceFound", "", "d")
     entries.refuse_too_many(15, 0.2)
-    with pytest.raises(TooManyQuarantined, match="3 of 14 clips .* share of 0.2"):
+    with pytest.raises(TooManyQuarantined, match=r"3 of 14 clips are bad .* share of 0\.2"):
         entries.refuse_too_many(14, 0.2)
+
+
+def test_a_muted_track_is_set_aside_but_is_no_defect(tmp_path):
+    entries = table(tmp_path)
+    entries.add("a", "SilentAudio", "", "d")
+    entries.add("b", "SilentAudio", "", "d")
+    entries.refuse_too_many(2, 0.0)

@@ -81,7 +81,7 @@ def test_a_bad_item_costs_itself(step, tables):
 
 
 def test_too_many_bad_items_stop_the_run_with_what_was_done_committed(step, tables):
-    with pytest.raises(TooManyQuarantined, match=r"3 of 10 clips are quarantined \(UnreadableMedia 3\)"):
+    with pytest.raises(TooManyQuarantined, match=r"3 of 10 clips are bad \(quarantined: UnreadableMedia 3\)"):
         run(step, tables, [1, 2, 3, -1, -2, -3, 4, 5, 6, 8], share=0.25)
     assert [row for part in step.committed["a"] for row in part] == [2, 4, 6]
 

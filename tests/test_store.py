@@ -79,7 +79,7 @@ def test_other_settings_are_another_store_and_the_first_is_kept(store):
     assert current_fingerprint(store.root) == other.fingerprint
     again = FeatureStore.create(store.root, SETTINGS, dim=5, dtype="float16")
     assert again.load(["a"]).values[0, 0] == 1
-    with pytest.raises(StaleStore, match="params.yaml changed"):
+    with pytest.raises(StaleStore, match=r"params\.yaml changed"):
         FeatureStore.open(store.root, "0123456789ab")
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ecmf_pipeline.faces import FaceTrack
 
 View = TypeVar("View")
 
@@ -33,6 +36,20 @@ class Encoding:
 
     values: NDArray[np.float32]
     kept: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or len(self.values) != len(self.kept):
+            raise ValueError(f"features {self.values.shape} do not match {len(self.kept)} kept items")
+
+    @classmethod
+    def empty(cls, dim: int) -> Encoding:
+        """The encoding of a clip of which nothing could be described, (0, D)."""
+        return cls(np.zeros((0, dim), np.float32), np.zeros(0, np.int64))
+
+
+def pictures_of(view: NDArray[np.uint8] | FaceTrack) -> NDArray[np.uint8]:
+    """The pictures that an encoder of either visual modality reads: frames, or a face track's crops, (T, H, W, 3)."""
+    return view if isinstance(view, np.ndarray) else view.crops
 
 
 class Encoder(ABC, Generic[View]):

@@ -14,6 +14,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import field_validator
+
+from ecmf_pipeline.config import Config
 from ecmf_pipeline.errors import ModelError
 from ecmf_pipeline.files import sha256_file
 
@@ -149,6 +152,24 @@ EMBEDDED_MODELS = (
         ),
     ),
 )
+
+
+class ModelsConfig(Config):
+    """Which embedded weights are fetched.
+
+    Attributes:
+        names: Their names; an encoder or LLM that is not used needs none.
+    """
+
+    names: tuple[str, ...] = tuple(model.name for model in EMBEDDED_MODELS)
+
+    @field_validator("names")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        known = [model.name for model in EMBEDDED_MODELS]
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"no embedded model is named {unknown[0]!r}; there are {', '.join(known)}")
+        return names
 
 
 def embedded_model(name: str) -> EmbeddedModel:

@@ -21,7 +21,7 @@ def run() -> None:
     labels, scores = llm_scores(params.llm, [clip.transcript for clip in clips], layout.REWRITE_CACHE)
     probs = probabilities(scores.values)
     prompt = load_prompt(params.llm.prompt)
-    texts = {
+    texts: dict[str, ClipText] = {
         clip.clip_id: ClipText(
             clip.transcript, enrich(clip.transcript, row, labels, prompt=prompt, config=params.rewrite)
         )

@@ -1,0 +1,6 @@
+"""`python -m ecmf_pipeline` is `ecmf-pipe`."""
+
+from ecmf_pipeline.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""The readers by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from ecmf_pipeline.corpora.config import CorpusConfig
+from ecmf_pipeline.corpora.folder import read_folder
+from ecmf_pipeline.corpora.listing import CorpusListing
+from ecmf_pipeline.corpora.mer import read_mer
+from ecmf_pipeline.corpora.scan import existing_folder
+
+Reader = Callable[[CorpusConfig], CorpusListing]
+
+
+def read_sample(config: CorpusConfig) -> CorpusListing:
+    """List the generated corpus, which has MER's layout."""
+    existing_folder(config.root, "run `ecmf-pipe sample` to make it")
+    return replace(read_mer(config), synthetic=True)
+
+
+READERS: Mapping[str, Reader] = MappingProxyType({"sample": read_sample, "mer": read_mer, "folder": read_folder})
+"""One reader for each value of `CorpusConfig.kind`."""
+
+
+def read_corpus(config: CorpusConfig) -> CorpusListing:
+    """List the corpus that the settings name.
+
+    Raises:
+        CorpusError: When the corpus is missing or empty, or a csv file in it cannot be used.
+    """
+    return READERS[config.kind](config)

@@ -1,0 +1,47 @@
+"""What the sample corpus looks like."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from ecmf_pipeline.config import Config
+
+
+class SampleConfig(Config):
+    """The size and the difficulty of the sample corpus.
+
+    Attributes:
+        labelled: Clips with a given label.
+        unlabeled: Clips without one; they are the candidates.
+        speakers: Speakers, each with a face, a light, a camera and a voice of its own.
+        noise: Share of the given labels that are wrong.
+        ambiguous: Share of the transcripts whose words do not tell the emotion.
+        weak: Share of the faces, and independently of the voices, that hardly show the emotion.
+        silent: Share of the clips without an audio stream.
+        untranscribed: Share of the clips without a transcript.
+        min_seconds: Shortest clip, in seconds.
+        max_seconds: Longest clip, in seconds.
+        size: Side of the square frame, in pixels; even.
+        seed: Seed of everything that is drawn.
+    """
+
+    labelled: int = Field(default=96, ge=1, le=50_000)
+    unlabeled: int = Field(default=48, ge=0, le=50_000)
+    speakers: int = Field(default=8, ge=1)
+    noise: float = Field(default=0.15, ge=0, lt=1)
+    ambiguous: float = Field(default=0.25, ge=0, le=1)
+    weak: float = Field(default=0.20, ge=0, le=1)
+    silent: float = Field(default=0.04, ge=0, le=0.5)
+    untranscribed: float = Field(default=0.04, ge=0, le=0.5)
+    min_seconds: float = Field(default=2.0, ge=0.5)
+    max_seconds: float = Field(default=4.0, le=20)
+    size: int = Field(default=256, ge=128, le=1024, multiple_of=2)
+    seed: int = Field(default=7, ge=0)
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.max_seconds < self.min_seconds:
+            raise ValueError("max_seconds is less than min_seconds")
+        return self

@@ -1,0 +1,172 @@
+"""Write the sample corpus in MER2025's raw layout."""
+
+from __future__ import annotations
+
+import csv
+import io
+import signal
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from importlib import resources
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecmf_pipeline.corpora.sample.config import SampleConfig
+from ecmf_pipeline.corpora.sample.plan import SHARES, ClipPlan, plan_clips, read_transcripts
+from ecmf_pipeline.errors import CorpusError, ModelError
+from ecmf_pipeline.files import fingerprint, read_json, sha256_file, write_atomic, write_json
+from ecmf_pipeline.progress import progress_bar
+
+GENERATOR_VERSION = 1
+"""Raised whenever the same settings draw other clips than before."""
+
+SETTINGS_FILE = "sample.json"
+MEDIA_FOLDER = "video"
+TABLES = ("track1_train_disdim.csv", "track_all_candidates.csv", "subtitle_chieng.csv", "groups.csv", "gold.csv")
+
+CHUNK = 4
+"""Clips a worker draws before it reports; each chunk starts the synthesiser anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSummary:
+    """What `generate` did.
+
+    Attributes:
+        written: Clips drawn in this run.
+        reused: Clips that an earlier run with the same settings had drawn.
+        labels: How many clips have each gold label.
+        wrong_labels: Given labels that differ from the gold label.
+    """
+
+    written: int
+    reused: int
+    labels: Mapping[str, int]
+    wrong_labels: int
+
+
+def generate(config: SampleConfig, root: Path, *, face_landmarker: Path, workers: int) -> SampleSummary:
+    """Write the corpus, or what of it is missing.
+
+    Every clip depends on nothing but the settings and its number, so an interrupted run goes on where it stopped, with
+    any number of workers. Clips of other settings are removed first.
+
+    Args:
+        config: What to draw.
+        root: The corpus folder.
+        face_landmarker: MediaPipe's FaceLandmarker task file, which finds the landmarks of the photograph.
+        workers: Processes that draw clips; one thread each.
+
+    Raises:
+        ModelError: When the task file is absent, or does not find the photograph's face.
+        CorpusError: When ``root`` holds another corpus.
+    """
+    if not face_landmarker.is_file():
+        raise ModelError(f"{face_landmarker} is missing", "fetch the weights with `ecmf-pipe models`")
+    plans = plan_clips(config)
+    folder = root / MEDIA_FOLDER
+    _claim(root, _settings(config, face_landmarker))
+    missing = [plan for plan in plans if not _clip_path(folder, plan).is_file()]
+    if missing:
+        _draw_all(missing, config, face_landmarker, folder, workers)
+    _write_tables(plans, root)
+    write_atomic(root / "README.txt", resources.files(__package__).joinpath("README.txt").read_bytes())
+    return SampleSummary(
+        written=len(missing),
+        reused=len(plans) - len(missing),
+        labels={label: Counter(plan.gold_label for plan in plans)[label] for label in SHARES},
+        wrong_labels=sum(plan.given_label not in {"", plan.gold_label} for plan in plans),
+    )
+
+
+def _settings(config: SampleConfig, face_landmarker: Path) -> dict[str, Any]:
+    return {
+        "config": config.model_dump(mode="json"),
+        "generator_version": GENERATOR_VERSION,
+        "transcripts": fingerprint(read_transcripts()),
+        "face_landmarker": sha256_file(face_landmarker),
+    }
+
+
+def _claim(root: Path, settings: Mapping[str, Any]) -> None:
+    """Make ``root`` the folder of a corpus with these settings, without clips of any other."""
+    stamp = {"fingerprint": fingerprint(settings), "settings": settings}
+    path = root / SETTINGS_FILE
+    if path.is_file():
+        if read_json(path, made_by="sample").get("fingerprint") == stamp["fingerprint"]:
+            return
+        for clip in (root / MEDIA_FOLDER).glob("sample_*.mp4"):
+            clip.unlink()
+        for table in TABLES:
+            (root / table).unlink(missing_ok=True)
+    elif any((root / name).exists() for name in (*TABLES, MEDIA_FOLDER)):
+        raise CorpusError(f"{root} holds a corpus that is not the sample's", "write the sample to another folder")
+    write_json(path, stamp)
+
+
+def _clip_path(folder: Path, plan: ClipPlan) -> Path:
+    return folder / f"{plan.clip_id}.mp4"
+
+
+def _draw_all(
+    plans: Sequence[ClipPlan], config: SampleConfig, face_landmarker: Path, folder: Path, workers: int
+) -> None:
+    """Draw clips in worker processes; on an interrupt, finish the clips begun and start no other."""
+    from ecmf_pipeline.corpora.sample.face import find_landmarks
+
+    landmarks = find_landmarks(face_landmarker)
+    chunks = [plans[start : start + CHUNK] for start in range(0, len(plans), CHUNK)]
+    pool = ProcessPoolExecutor(
+        max_workers=min(workers, len(chunks)), mp_context=get_context("spawn"), initializer=_start_worker
+    )
+    try:
+        with progress_bar("sample", len(plans)) as bar:
+            for future in as_completed(pool.submit(_draw_chunk, chunk, config, landmarks, folder) for chunk in chunks):
+                bar.update(future.result())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """One thread a process; an interrupt is the parent's to handle."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _draw_chunk(plans: Sequence[ClipPlan], config: SampleConfig, landmarks: NDArray[np.float64], folder: Path) -> int:
+    from ecmf_pipeline.corpora.sample.clip import draw_clip
+    from ecmf_pipeline.corpora.sample.face import make_rig
+    from ecmf_pipeline.corpora.sample.speech import Synthesizer
+
+    rig = make_rig(landmarks)
+    with Synthesizer() as synthesizer:
+        for plan in plans:
+            write_atomic(_clip_path(folder, plan), draw_clip(plan, config, rig, synthesizer))
+    return len(plans)
+
+
+def _write_tables(plans: Sequence[ClipPlan], root: Path) -> None:
+    labelled = [plan for plan in plans if plan.given_label]
+    unlabeled = [plan for plan in plans if not plan.given_label]
+    train, candidates, subtitles, groups, gold = (root / name for name in TABLES)
+    _write_csv(train, ("name", "discrete"), ((plan.clip_id, plan.given_label) for plan in labelled))
+    _write_csv(candidates, ("name",), ((plan.clip_id,) for plan in unlabeled))
+    _write_csv(subtitles, ("name", "chinese", "english"), ((plan.clip_id, "", plan.transcript) for plan in plans))
+    _write_csv(groups, ("name", "group"), ((plan.clip_id, f"speaker_{plan.speaker}") for plan in plans))
+    _write_csv(gold, ("name", "discrete"), ((plan.clip_id, plan.gold_label) for plan in plans))
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue(), only_if_changed=True)

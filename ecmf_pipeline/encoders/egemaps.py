@@ -1,0 +1,57 @@
+"""eGeMAPSv02: the audio branch's default encoder.
+
+Eyben et al., "The Geneva Minimalistic Acoustic Parameter Set (GeMAPS) for Voice Research and Affective Computing"
+(IEEE Transactions on Affective Computing, 2016), computed by openSMILE. openSMILE is audEERING's, free for research and
+personal use under its own licence; whoever needs another licence names another audio encoder in params.yaml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import opensmile
+from numpy.typing import NDArray
+
+from ecmf_pipeline.encoders.base import Encoder, Encoding
+from ecmf_pipeline.encoders.config import EgemapsConfig
+
+SAMPLE_RATE = 16_000
+FEWEST_SAMPLES = 960
+"""60 ms, the longest window of the set: openSMILE has no answer for less."""
+
+
+class EgemapsEncoder(Encoder[NDArray[np.float32]]):
+    """The 88 functionals over the whole clip: T = 1, or 0 where openSMILE finds no finite answer.
+
+    Silence is described like any other sound: its functionals are finite.
+    """
+
+    dtype: ClassVar[str] = "float32"  # formant frequencies and bandwidths need more than float16's three digits
+
+    def __init__(self, config: EgemapsConfig) -> None:
+        self._settings = config.settings()
+        self._smile = opensmile.Smile(
+            feature_set=opensmile.FeatureSet.eGeMAPSv02, feature_level=opensmile.FeatureLevel.Functionals
+        )
+
+    @property
+    def dim(self) -> int:
+        """D: 88."""
+        return len(self._smile.feature_names)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `EgemapsConfig.settings`."""
+        return self._settings
+
+    def encode(self, views: Sequence[NDArray[np.float32]]) -> list[Encoding]:
+        """Encode mono samples at 16 kHz: (1, 88) or (0, 88) a clip."""
+        return [self._encode(samples) for samples in views]
+
+    def _encode(self, samples: NDArray[np.float32]) -> Encoding:
+        if len(samples) < FEWEST_SAMPLES or not np.isfinite(samples).all():
+            return Encoding.empty(self.dim)
+        row = self._smile.process_signal(samples, SAMPLE_RATE).to_numpy(np.float32)
+        return Encoding(row) if np.isfinite(row).all() else Encoding.empty(self.dim)

@@ -1,0 +1,98 @@
+"""Load frozen transformers models, quietly and completely or not at all."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModel
+from transformers.utils import logging as transformers_logging
+
+from ecmf_pipeline.encoders.weights import ModelSource, hub_cache
+from ecmf_pipeline.errors import ModelError
+
+Loaded = TypeVar("Loaded")
+
+_UNUSED_PARAMETERS = ("pooler", "mask_token", "masked_spec_embed")
+"""Parts that checkpoints often lack and frozen features do not need: a pooler that lacks weights is not used."""
+
+
+def load_model(source: ModelSource, device: torch.device) -> tuple[Any, bool]:
+    """Load a model in float32 and eval mode.
+
+    Returns:
+        The model, and whether its pooler, if it has one, was trained.
+
+    Raises:
+        ModelError: When it cannot be loaded, or when weights it needs are missing from the file: transformers would
+            draw them at random.
+    """
+    model, report = load_part(
+        source,
+        lambda name, **where: AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **where),
+    )
+    missing = {*report["missing_keys"], *(str(key) for key in report.get("mismatched_keys", ()))}
+    if needed := sorted(key for key in missing if not any(part in key for part in _UNUSED_PARAMETERS)):
+        raise ModelError(f"{source.name} lacks {len(needed)} weights, {needed[0]} first", "the files are incomplete")
+    model.eval().requires_grad_(False)
+    return model.to(device), not any("pooler" in key for key in missing)
+
+
+def load_part(source: ModelSource, load: Callable[..., Loaded]) -> Loaded:
+    """Call a ``from_pretrained`` for the very commit of ``source``; no code that comes with a model is run.
+
+    Raises:
+        ModelError: When it cannot be loaded.
+    """
+    where: dict[str, Any] = {"revision": source.commit, "cache_dir": hub_cache()} if source.commit else {}
+    try:
+        with _quiet():
+            return load(source.name, **where)
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"cannot load {source.name}: {reason}", "check the model's folder or hub id") from error
+
+
+def combine_layers(hidden_states: Sequence[torch.Tensor], layers: str) -> torch.Tensor:
+    """One state a position out of those of all layers.
+
+    Args:
+        hidden_states: Each layer's states, (B, T, D).
+        layers: ``last``, ``last4_mean`` or ``last4_sum``.
+
+    Returns:
+        (B, T, D).
+    """
+    if layers == "last":
+        return hidden_states[-1]
+    stacked = torch.stack(list(hidden_states[-4:]))  # (4, B, T, D)
+    return stacked.mean(dim=0) if layers == "last4_mean" else stacked.sum(dim=0)
+
+
+def check_layers(source: ModelSource, model: Any, layers: str) -> None:
+    """Make sure that a model is deep enough for ``layers``.
+
+    Raises:
+        ModelError: When it has fewer than four layers and four are asked for.
+    """
+    depth = int(model.config.num_hidden_layers)
+    if layers != "last" and depth < 4:
+        raise ModelError(f"{source.name} has {depth} layers: {layers} needs four", "set layers to last")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars or load reports: what a report would warn of is checked here, and is an error."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,47 @@
+"""Fusion of the modalities into one prediction: the ECMF model, its training in folds, and its predictions.
+
+The names below are loaded on first use, so that importing a configuration loads no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
+
+if TYPE_CHECKING:
+    from ecmf_pipeline.fusion.cross_validation import CrossValidation, cross_validate
+    from ecmf_pipeline.fusion.model import EcmfFusion, FusionOutput
+    from ecmf_pipeline.fusion.prediction import Ensemble, Prediction
+    from ecmf_pipeline.fusion.training import fit
+
+__all__ = [
+    "CrossValidation",
+    "EcmfFusion",
+    "Ensemble",
+    "FusionConfig",
+    "FusionOutput",
+    "Prediction",
+    "TrainingConfig",
+    "cross_validate",
+    "fit",
+]
+
+_HOMES = {
+    "CrossValidation": "cross_validation",
+    "EcmfFusion": "model",
+    "Ensemble": "prediction",
+    "FusionOutput": "model",
+    "Prediction": "prediction",
+    "cross_validate": "cross_validation",
+    "fit": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for from its module (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,76 @@
+"""Cross-validation: every labelled clip predicted by models that never saw it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
+from ecmf_pipeline.fusion.inputs import encode_labels
+from ecmf_pipeline.fusion.prediction import Ensemble
+from ecmf_pipeline.fusion.training import fit
+from ecmf_pipeline.metrics import scores
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """Out-of-fold predictions of n clips.
+
+    Attributes:
+        probs: Probability of each label, (n, C); a row of NaN where a clip has no modality.
+        predictions: The likeliest label in the type of the labels handed in, (n,): -1 or "" where there is none.
+        modality_weights: Share of each modality, (n, M).
+        metrics: `metrics.scores` over the clips that have a label and a prediction, and ``unpredicted``: how many have
+            a label alone.
+        folds: The fold that held each clip out, (n,).
+        ensemble: The models, to predict other clips with.
+    """
+
+    probs: NDArray[np.float32]
+    predictions: NDArray[Any]
+    modality_weights: NDArray[np.float32]
+    metrics: dict[str, object]
+    folds: NDArray[np.int64]
+    ensemble: Ensemble
+
+
+def cross_validate(
+    features: Mapping[str, ArrayLike],
+    labels: ArrayLike,
+    groups: Sequence[str] | None = None,
+    masks: Mapping[str, ArrayLike] | None = None,
+    fusion: FusionConfig | None = None,
+    training: TrainingConfig | None = None,
+    *,
+    weights: ArrayLike | None = None,
+    label_names: Sequence[str] | None = None,
+) -> CrossValidation:
+    """Train in folds and predict each clip with the models of the fold that held it out.
+
+    Args and errors are those of `training.fit`.
+    """
+    classes, names = encode_labels(labels, label_names)
+    ensemble = fit(
+        features,
+        classes,
+        groups=groups,
+        masks=masks,
+        weights=weights,
+        label_names=names,
+        fusion=fusion,
+        training=training,
+        description="cross-validate",
+    )
+    folds = ensemble.held_out(str(row) for row in range(len(classes)))
+    prediction = ensemble.predict(features, folds, masks)
+    found = prediction.classes
+    judged = (classes >= 0) & (found >= 0)
+    metrics = scores([names[i] for i in classes[judged]], [names[i] for i in found[judged]], names)
+    metrics["unpredicted"] = int(((classes >= 0) & (found < 0)).sum())
+    as_given = np.issubdtype(np.asarray(labels).dtype, np.integer)
+    predictions = found if as_given else np.array([*names, ""])[found]  # -1 takes the last, ""
+    return CrossValidation(prediction.probs, predictions, prediction.modality_weights, metrics, folds, ensemble)

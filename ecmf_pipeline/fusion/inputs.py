@@ -1,0 +1,111 @@
+"""From arrays with holes to tensors with a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from ecmf_pipeline.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The features of n clips in M modalities.
+
+    Attributes:
+        features: One tensor a modality, (n, D_m), float32; rows of missing modalities are finite and mean nothing.
+        present: Whether a clip has a modality, (n, M), bool.
+    """
+
+    features: tuple[Tensor, ...]
+    present: Tensor
+
+    def __len__(self) -> int:
+        return len(self.present)
+
+    def __getitem__(self, rows: Tensor | slice) -> Inputs:
+        return Inputs(tuple(values[rows] for values in self.features), self.present[rows])
+
+
+def read_inputs(
+    features: Mapping[str, ArrayLike],
+    masks: Mapping[str, ArrayLike] | None = None,
+    *,
+    dims: Mapping[str, int] | None = None,
+    device: torch.device | str = "cpu",
+) -> Inputs:
+    """Turn the features of each modality into tensors on ``device``.
+
+    A modality of a clip is missing where ``masks`` says so and where its row holds a value that is not finite.
+
+    Args:
+        features: For each modality, (n, D).
+        masks: For each modality, whether a clip has it, (n,); modalities left out are judged by their rows alone.
+        dims: The modalities a trained model expects, with their widths; None takes what comes.
+        device: Where the tensors go.
+
+    Raises:
+        InputError: When a modality is unknown or absent, or has another width than ``dims`` says.
+        ValueError: When arrays differ in length or are not tables.
+    """
+    names = list(features) if dims is None else list(dims)
+    if not names or set(names) != set(features) or set(masks or {}) - set(names):
+        raise InputError(
+            f"features of {sorted(features)}, masks of {sorted(masks or {})}, where {sorted(names)} are expected",
+            "hand in the modalities the model was trained on; a clip that lacks one has a row of NaN",
+        )
+    tables, present = [], []
+    for name in names:
+        values = np.asarray(features[name], dtype=np.float32)  # (n, D)
+        if values.ndim != 2:
+            raise ValueError(f"features of {name} must be (n, D), not {values.shape}")
+        if dims is not None and values.shape[1] != dims[name]:
+            raise InputError(
+                f"features of {name} are {values.shape[1]} wide where the model expects {dims[name]}",
+                "extract them with the encoder the model was trained on, or train again",
+            )
+        here = np.logical_and.reduce(np.isfinite(values), axis=1)  # (n,)
+        if masks is not None and name in masks:
+            here &= np.asarray(masks[name], dtype=bool)
+        tables.append(np.where(here[:, None], values, np.float32(0)))
+        present.append(here)
+    if len({len(values) for values in tables}) > 1:
+        raise ValueError(f"modalities differ in their number of clips: {[len(values) for values in tables]}")
+    return Inputs(
+        tuple(torch.from_numpy(values).to(device) for values in tables),
+        torch.from_numpy(np.stack(present, axis=1)).to(device),
+    )
+
+
+def encode_labels(
+    labels: ArrayLike, label_names: Sequence[str] | None = None
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Labels as indices (-1 where there is none) and the names they stand for.
+
+    Args:
+        labels: Indices with -1 for none, or names with "" for none, (n,).
+        label_names: All labels in the order of their indices; None names those that occur, sorted.
+
+    Raises:
+        InputError: When a label is not among ``label_names``.
+    """
+    given = np.asarray(labels)
+    if given.ndim != 1:
+        raise ValueError(f"labels must be (n,), not {given.shape}")
+    if np.issubdtype(given.dtype, np.integer):
+        indices = given.astype(np.int64)
+        names = tuple(label_names) if label_names is not None else tuple(map(str, range(indices.max(initial=-1) + 1)))
+        if len(indices) and not -1 <= indices.min() <= indices.max() < len(names):
+            raise InputError(f"label indices {indices.min()} to {indices.max()} where {len(names)} labels are known")
+        return indices, names
+    words = [str(label) for label in given]
+    names = tuple(label_names) if label_names is not None else tuple(sorted(set(words) - {""}))
+    index = {name: position for position, name in enumerate(names)} | {"": -1}
+    if unknown := sorted(set(words) - set(index)):
+        raise InputError(f"label {unknown[0]!r} is unknown", f"the labels are {', '.join(names)}")
+    return np.array([index[word] for word in words], dtype=np.int64), names

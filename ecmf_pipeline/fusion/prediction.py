@@ -1,0 +1,256 @@
+"""A trained ensemble: what it predicts, and how it is kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from pydantic import Field, ValidationError
+
+from ecmf_pipeline.config import Config
+from ecmf_pipeline.errors import ModelError
+from ecmf_pipeline.files import read_json, sha256_file, write_atomic, write_json
+from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
+from ecmf_pipeline.fusion.inputs import Inputs, read_inputs
+from ecmf_pipeline.fusion.model import EcmfFusion
+
+WEIGHTS_FILE = "weights.safetensors"
+CONFIG_FILE = "config.json"
+CHUNK = 4096
+"""Clips in one forward pass of a prediction: bounds memory, changes no result beyond rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One trained model of an ensemble.
+
+    Attributes:
+        model: The model, in eval mode.
+        fold: The fold it never saw.
+        repeat: Which of the fold's models it is.
+        epochs: Passes over the training part, all modalities together, after which its validation loss was lowest.
+        validation_loss: That loss.
+    """
+
+    model: EcmfFusion
+    fold: int
+    repeat: int
+    epochs: int
+    validation_loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What an ensemble says of n clips.
+
+    Attributes:
+        probs: Probability of each label, (n, C); a row of NaN where a clip has no modality to judge by.
+        modality_weights: Share of each modality, (n, M); NaN likewise.
+    """
+
+    probs: NDArray[np.float32]
+    modality_weights: NDArray[np.float32]
+
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        """Index of the likeliest label, (n,); -1 where there is no prediction."""
+        missing = np.isnan(self.probs[:, 0])
+        return np.where(missing, -1, self.probs.argmax(axis=1))
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """K folds times S seeds of one model, and which training clip stood in which fold.
+
+    Attributes:
+        members: The models.
+        dims: D of each modality, in the order of `Prediction.modality_weights`.
+        label_names: The labels, in the order of `Prediction.probs`.
+        folds: For each training clip id, the fold that held it out; -1 for clips that every member may have seen.
+        fusion: The shape of the models.
+        training: How they were trained.
+    """
+
+    members: tuple[Member, ...]
+    dims: dict[str, int]
+    label_names: tuple[str, ...]
+    folds: dict[str, int]
+    fusion: FusionConfig
+    training: TrainingConfig
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The names of the modalities, in order."""
+        return tuple(self.dims)
+
+    def held_out(self, clip_ids: Iterable[str]) -> NDArray[np.int64]:
+        """The fold that held out each clip, (n,); -1 for clips that are not of the training set."""
+        return np.array([self.folds.get(clip_id, -1) for clip_id in clip_ids], dtype=np.int64)
+
+    def predict(
+        self,
+        features: Mapping[str, ArrayLike],
+        held_out: ArrayLike | None = None,
+        masks: Mapping[str, ArrayLike] | None = None,
+    ) -> Prediction:
+        """Average the members that may judge each clip.
+
+        Args:
+            features: For each modality, (n, D); a row of NaN where a clip lacks it.
+            held_out: The fold that held a clip out (see `held_out`), (n,): only the members of that fold, which never
+                saw the clip, judge it. -1, or None for all: the clip was not trained on and every member judges.
+            masks: For each modality, whether a clip has it, (n,); beside the rows of NaN.
+
+        Raises:
+            InputError: When modalities or widths differ from those of the training.
+        """
+        inputs = read_inputs(features, masks, dims=self.dims)
+        folds = np.full(len(inputs), -1) if held_out is None else np.asarray(held_out)
+        known = {member.fold for member in self.members} | {-1}
+        if folds.shape != (len(inputs),) or not set(folds.tolist()) <= known:
+            raise ValueError(f"held_out must name, for each of {len(inputs)} clips, one of the folds {sorted(known)}")
+        total = np.zeros((len(inputs), len(self.label_names) + len(self.dims)))  # (n, C + M)
+        judges = np.zeros(len(inputs))  # (n,)
+        for member in self.members:
+            rows = torch.from_numpy(np.flatnonzero((folds == member.fold) | (folds == -1)))
+            rows = rows[(inputs.present[rows] & member.model.seen.cpu()).any(dim=1)]
+            total[rows] += _judge(member.model, inputs, rows)
+            judges[rows] += 1
+        mean = np.full_like(total, np.nan)
+        np.divide(total, judges[:, None], out=mean, where=judges[:, None] > 0)
+        probs, modality_weights = np.split(mean.astype(np.float32), [len(self.label_names)], axis=1)
+        return Prediction(probs, modality_weights)
+
+    def save(self, folder: Path) -> None:
+        """Write the weights (safetensors) and the config (JSON); the same ensemble gives the same bytes."""
+        from safetensors.torch import save
+
+        state = {
+            f"{index}.{name}": tensor.detach().cpu().contiguous()
+            for index, member in enumerate(self.members)
+            for name, tensor in member.model.state_dict().items()
+        }
+        write_atomic(folder / WEIGHTS_FILE, save(state))
+        saved = SavedEnsemble(
+            modalities=[SavedModality(name=name, dim=dim) for name, dim in self.dims.items()],
+            label_names=list(self.label_names),
+            folds=self.folds,
+            fusion=self.fusion,
+            training=self.training,
+            members=[
+                SavedMember(
+                    fold=member.fold,
+                    repeat=member.repeat,
+                    epochs=member.epochs,
+                    validation_loss=member.validation_loss,
+                )
+                for member in self.members
+            ],
+            weights_sha256=sha256_file(folder / WEIGHTS_FILE),
+        )
+        write_json(folder / CONFIG_FILE, saved.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, folder: Path) -> Ensemble:
+        """Read what `save` wrote.
+
+        Raises:
+            MissingInput: When there is no saved ensemble.
+            InputError: When its config is not JSON.
+            ModelError: When it is damaged in another way, or of another version.
+        """
+        content = read_json(folder / CONFIG_FILE, made_by="train")
+        try:
+            saved = SavedEnsemble.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"])) or "it"
+            raise ModelError(f"{folder / CONFIG_FILE}: {key}: {first['msg']}", RETRAIN) from error
+        return cls(
+            members=tuple(_load_members(folder / WEIGHTS_FILE, saved)),
+            dims=saved.dims,
+            label_names=tuple(saved.label_names),
+            folds=saved.folds,
+            fusion=saved.fusion,
+            training=saved.training,
+        )
+
+
+RETRAIN = "run `ecmf-pipe train` again"
+
+
+class SavedModality(Config):
+    """One modality, in order (JSON objects have none here: their keys are sorted)."""
+
+    name: str
+    dim: int = Field(gt=0)
+
+
+class SavedMember(Config):
+    """What is kept of a `Member` beside its weights."""
+
+    fold: int = Field(ge=0)
+    repeat: int = Field(ge=0)
+    epochs: int = Field(ge=0)
+    validation_loss: float
+
+
+class SavedEnsemble(Config):
+    """The content of ``config.json``."""
+
+    format: Literal[1] = 1
+    modalities: list[SavedModality] = Field(min_length=1)
+    label_names: list[str] = Field(min_length=2)
+    folds: dict[str, int]
+    fusion: FusionConfig
+    training: TrainingConfig
+    members: list[SavedMember] = Field(min_length=1)
+    weights_sha256: str
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """D of each modality."""
+        return {modality.name: modality.dim for modality in self.modalities}
+
+
+def _load_members(path: Path, saved: SavedEnsemble) -> Sequence[Member]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    if not path.is_file() or sha256_file(path) != saved.weights_sha256:
+        raise ModelError(f"{path} is missing or is not the file that {CONFIG_FILE} describes", RETRAIN)
+    try:
+        state = load(path.read_bytes())
+    except SafetensorError as error:
+        raise ModelError(f"{path} is not a safetensors file ({error})", RETRAIN) from error
+    members = []
+    for index, entry in enumerate(saved.members):
+        own = {name.removeprefix(f"{index}."): t for name, t in state.items() if name.startswith(f"{index}.")}
+        with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: they must cost no randomness
+            model = EcmfFusion(saved.fusion, saved.dims, len(saved.label_names))
+        try:
+            model.load_state_dict(own)
+        except RuntimeError as error:
+            raise ModelError(
+                f"{path}: member {index} has other tensors than {CONFIG_FILE} describes", RETRAIN
+            ) from error
+        members.append(Member(model.eval(), entry.fold, entry.repeat, entry.epochs, entry.validation_loss))
+    return members
+
+
+@torch.inference_mode()
+def _judge(model: EcmfFusion, inputs: Inputs, rows: torch.Tensor) -> NDArray[np.float64]:
+    """Probabilities beside modality weights of ``rows``, (r, C + M)."""
+    device = model.seen.device
+    judged = [np.zeros((0, model.n_classes + len(model.modalities)))]
+    for start in range(0, len(rows), CHUNK):
+        chunk = inputs[rows[start : start + CHUNK]]
+        output = model([values.to(device) for values in chunk.features], chunk.present.to(device))
+        both = torch.cat([output.logits.double().softmax(dim=1), output.weights.double()], dim=1)
+        judged.append(both.cpu().numpy())
+    return np.concatenate(judged)

@@ -1,0 +1,182 @@
+"""Training of an ensemble: folds times seeds of one model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from ecmf_pipeline.errors import InputError
+from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
+from ecmf_pipeline.fusion.folds import assign_folds, validation_rows
+from ecmf_pipeline.fusion.inputs import encode_labels, read_inputs
+from ecmf_pipeline.fusion.member import Examples, MemberTraining
+from ecmf_pipeline.fusion.model import EcmfFusion
+from ecmf_pipeline.fusion.prediction import Ensemble, Member
+from ecmf_pipeline.progress import progress_bar
+
+
+def fit(
+    features: Mapping[str, ArrayLike],
+    labels: ArrayLike,
+    *,
+    groups: Sequence[str] | None = None,
+    masks: Mapping[str, ArrayLike] | None = None,
+    weights: ArrayLike | None = None,
+    folds: ArrayLike | None = None,
+    clip_ids: Sequence[str] | None = None,
+    label_names: Sequence[str] | None = None,
+    fusion: FusionConfig | None = None,
+    training: TrainingConfig | None = None,
+    description: str = "train",
+) -> Ensemble:
+    """Train one model for every fold and seed.
+
+    Args:
+        features: For each modality, (n, D); a row of NaN where a clip lacks it.
+        labels: Class indices, or names, (n,); -1, or "", where there is none.
+        groups: Speaker or dialogue of each clip, (n,), "" where unknown: no fold tears one apart.
+        masks: For each modality, whether a clip has it, (n,); beside the rows of NaN.
+        weights: How much each clip counts, (n,), not negative. A clip of weight 0, like one without a label, is not
+            learned from in any way, but stands in a fold all the same.
+        folds: The fold of each clip, (n,), to have folds of one's own; -1 for a clip that is never held out.
+        clip_ids: Names of the clips, (n,), under which `Ensemble.folds` keeps their folds; their row numbers if None.
+        label_names: All labels in order; needed where some may not occur.
+        fusion: The shape of the models.
+        training: How to train them.
+        description: What the progress bar says.
+
+    Raises:
+        InputError: When there are too few clips, classes or groups, or a label is unknown.
+        ValueError: When arrays differ in length, or weights are negative.
+    """
+    fusion, training = fusion or FusionConfig(), training or TrainingConfig()
+    device = _device(training.device)
+    classes, names = encode_labels(labels, label_names)
+    inputs = read_inputs(features, masks, device=device)
+    clips = len(classes)
+    counts = np.ones(clips) if weights is None else np.asarray(weights, dtype=np.float64)
+    clip_ids = list(map(str, range(clips))) if clip_ids is None else list(clip_ids)
+    lengths = [len(inputs), len(counts), len(set(clip_ids)), clips if groups is None else len(groups)]
+    if set(lengths) != {clips}:
+        raise ValueError(f"{clips} labels, but features, weights, unique clip ids and groups count {lengths}")
+    if not np.isfinite(counts).all() or (counts < 0).any():
+        raise ValueError("weights must be finite and not negative")
+    if folds is None:
+        assigned = assign_folds(classes, groups, training.folds, rng=np.random.default_rng(training.seed))
+    else:
+        assigned = np.asarray(folds, dtype=np.int64)
+    usable = (counts > 0) & (classes >= 0) & inputs.present.any(dim=1).cpu().numpy()
+    plan = Plan(
+        examples=Examples(
+            inputs,
+            torch.from_numpy(classes).to(device),
+            torch.from_numpy(counts.astype(np.float32)).to(device),
+        ),
+        classes=classes,
+        groups=groups,
+        folds=np.where(usable, assigned, NEVER),
+        dims={name: values.shape[1] for name, values in zip(features, inputs.features, strict=True)},
+        n_classes=len(names),
+        fusion=fusion,
+        training=training,
+    )
+    jobs = [(fold, repeat) for fold in np.unique(assigned[assigned >= 0]).tolist() for repeat in range(training.seeds)]
+    members = []
+    with _one_thread(), progress_bar(description, len(jobs), unit="model") as bar:
+        for fold, repeat in jobs:
+            members.append(plan.train(fold, repeat))
+            bar.update()
+    by_clip = dict(zip(clip_ids, assigned.tolist(), strict=True))
+    return Ensemble(tuple(members), plan.dims, names, by_clip, fusion, training)
+
+
+NEVER = -2
+"""The fold of a row that no model may learn from."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that the models of an ensemble have in common.
+
+    Attributes:
+        examples: All n rows, on the device.
+        classes: Class indices, (n,).
+        groups: Speaker or dialogue of each row, or None.
+        folds: The fold of each row, (n,), or `NEVER`.
+        dims: D of each modality.
+        n_classes: C.
+        fusion: The shape of the models.
+        training: How they are trained.
+    """
+
+    examples: Examples
+    classes: NDArray[np.int64]
+    groups: Sequence[str] | None
+    folds: NDArray[np.int64]
+    dims: dict[str, int]
+    n_classes: int
+    fusion: FusionConfig
+    training: TrainingConfig
+
+    def train(self, fold: int, repeat: int) -> Member:
+        """Train one model on the rows outside its fold."""
+        learned, validated = self._rows(fold, repeat)
+        device = self.examples.labels.device
+        seeds = np.random.SeedSequence([self.training.seed, fold, repeat]).generate_state(2).tolist()
+        # Initial weights and dropout draw from torch's own generators: forked, so that nothing leaks out.
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seeds[0])
+            model = EcmfFusion(self.fusion, self.dims, self.n_classes).to(device)
+            outside = self.examples[torch.cat([learned, validated])].inputs
+            model.standardise_by(outside.features, outside.present)
+            epochs, loss = MemberTraining(
+                model=model,
+                learned=self.examples[learned],
+                validated=self.examples[validated],
+                config=self.training,
+                generator=torch.Generator().manual_seed(seeds[1]),
+            ).run()
+        return Member(model.eval(), fold, repeat, epochs, loss)
+
+    def _rows(self, fold: int, repeat: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rows a model learns from and the rows that stop it, none of them of its fold."""
+        rows = np.flatnonzero((self.folds != fold) & (self.folds != NEVER))
+        if len(np.unique(self.classes[rows])) < 2:
+            raise InputError(
+                f"outside fold {fold}, {len(rows)} clips of fewer than two classes are left to train on",
+                "label more clips, or clips of more speakers",
+            )
+        aside = validation_rows(
+            self.classes[rows],
+            None if self.groups is None else [self.groups[row] for row in rows.tolist()],
+            self.training.validation_share,
+            part=repeat,
+            rng=np.random.default_rng([self.training.seed, fold]),  # the same parts for all repeats of a fold
+        )
+        device = self.examples.labels.device
+        return torch.from_numpy(rows[~aside]).to(device), torch.from_numpy(rows[aside]).to(device)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} cannot be used ({error})", "set it to auto, cpu or cuda") from error
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums are then always taken in the same order, and steps this small are no slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,1 @@
+"""Reading and writing what other tools of the field use."""

@@ -1,0 +1,1 @@
+"""From votes to labels: voters, the label model that combines them, and what is done with each clip's label."""

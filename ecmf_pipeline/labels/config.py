@@ -1,0 +1,152 @@
+"""Settings of the voters and of the refinement; importing them loads nothing heavy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, model_validator
+
+from ecmf_pipeline.clips import Split
+from ecmf_pipeline.config import Config
+
+if TYPE_CHECKING:
+    from ecmf_pipeline.labels.voters import LightGbmVoter, LinearVoter
+
+
+class LinearConfig(Config):
+    """A multinomial logistic regression on standardised features.
+
+    Attributes:
+        components: Upper bound of the principal components that are kept; they are fitted inside each fold.
+        inverse_penalty: C of the logistic regression: smaller is smoother.
+        balance: Exponent of the inverse class frequency as class weight: 0 leaves classes alone, 1 balances them.
+        iterations: Upper bound of the solver's steps.
+    """
+
+    kind: Literal["linear"] = "linear"
+    components: int = Field(default=128, gt=0)
+    inverse_penalty: float = Field(default=0.01, gt=0)
+    balance: float = Field(default=0.5, ge=0, le=1)
+    iterations: int = Field(default=500, gt=0)
+
+    def build(self) -> LinearVoter:
+        """The voter with these settings."""
+        from ecmf_pipeline.labels.voters import LinearVoter
+
+        return LinearVoter(self)
+
+
+class LightGbmConfig(Config):
+    """Gradient boosted trees on principal components.
+
+    Attributes:
+        components: Upper bound of the principal components that are kept; they are fitted inside each fold.
+        rounds: Trees per class.
+        num_leaves: Leaves of a tree.
+        learning_rate: Shrinkage of each tree.
+        min_child_samples: Fewest clips in a leaf; a small training part lowers it, see `LightGbmVoter`.
+        feature_fraction: Share of the components each tree sees.
+        bagging_fraction: Share of the clips each tree sees.
+        lambda_l2: L2 penalty on leaf values.
+        balance: Exponent of the inverse class frequency as class weight: 0 leaves classes alone, 1 balances them.
+        num_threads: Threads; the votes do not depend on it.
+    """
+
+    kind: Literal["lightgbm"] = "lightgbm"
+    components: int = Field(default=96, gt=0)
+    rounds: int = Field(default=120, gt=0)
+    num_leaves: int = Field(default=7, gt=1)
+    learning_rate: float = Field(default=0.08, gt=0, le=1)
+    min_child_samples: int = Field(default=30, gt=0)
+    feature_fraction: float = Field(default=0.3, gt=0, le=1)
+    bagging_fraction: float = Field(default=0.8, gt=0, le=1)
+    lambda_l2: float = Field(default=5.0, ge=0)
+    balance: float = Field(default=0.5, ge=0, le=1)
+    num_threads: int = Field(default=1, gt=0)
+
+    def build(self) -> LightGbmVoter:
+        """The voter with these settings."""
+        from ecmf_pipeline.labels.voters import LightGbmVoter
+
+        return LightGbmVoter(self)
+
+
+class VoteConfig(Config):
+    """The `vote` stage: which voters judge each modality, and how.
+
+    Attributes:
+        folds: Parts the labelled clips are split into; a part is judged by models that never saw it.
+        seed: Seed of the folds and the voters.
+        linear: The linear voter of each modality; null leaves it out.
+        lightgbm: The LightGBM voter of each modality; null leaves it out.
+        llm_margin: The LLM abstains where its first choice leads its second by less than this probability.
+    """
+
+    folds: int = Field(default=5, ge=2)
+    seed: int = Field(default=7, ge=0)
+    linear: LinearConfig | None = LinearConfig()
+    lightgbm: LightGbmConfig | None = LightGbmConfig()
+    llm_margin: float = Field(default=0.1, ge=0, le=1)
+
+
+class LabelModelConfig(Config):
+    """What the label model believes before it has seen a vote.
+
+    Attributes:
+        noise: Share of given labels expected to be wrong.
+        source_weight: Expected weight of all sources together in the pool: 1 is their geometric mean, higher values
+            trust agreement more.
+        source_spread: Standard deviation of one source's weight around its share: smaller trusts the votes seen less.
+        bias_spread: Standard deviation of a class's bias.
+        noise_spread: Standard deviation of the log-odds of a right given label, all classes together.
+        transition_spread: Standard deviation of each class pair's own log-odds around that.
+        rounds: Upper bound of the optimiser's steps.
+    """
+
+    noise: float = Field(default=0.1, gt=0, lt=1)
+    source_weight: float = Field(default=1.5, gt=0)
+    source_spread: float = Field(default=0.3, gt=0)
+    bias_spread: float = Field(default=1.0, gt=0)
+    noise_spread: float = Field(default=1.0, gt=0)
+    transition_spread: float = Field(default=0.5, gt=0)
+    rounds: int = Field(default=200, gt=0)
+
+
+class RefineConfig(Config):
+    """The `refine` stage: when the label model may overrule, drop or add a label.
+
+    The defaults are cautious: a label is overwritten only on strong evidence of several kinds, since overwriting labels
+    by classifiers is known to hurt, while dropping and down-weighting helps.
+
+    Attributes:
+        label_model: What the label model believes before it has seen a vote.
+        drop_below: A given label less probable than this is dropped.
+        review_below: A given label less probable than this is kept, by its weight, and listed for review.
+        relabel_above: A given label is replaced only by one at least this probable, and
+        relabel_families: only where this many families of sources (a modality's voters are one) favour that label.
+        pseudo_above: An unlabeled clip gets a pseudo-label only if it is at least this probable, and
+        pseudo_families: only where this many families of sources favour it.
+        pseudo_quota: Most pseudo-labels of a class, as a multiple of its labelled clips that are trained on: the
+            majority class must not swallow the rest.
+        pseudo_weight: Weight of a pseudo-label of probability one; a labelled clip weighs one on average.
+        pseudo_splits: The splits whose clips may get pseudo-labels.
+        weight_limit: Most that weights of one class are scaled up to average one.
+    """
+
+    label_model: LabelModelConfig = LabelModelConfig()
+    drop_below: float = Field(default=0.2, ge=0, le=1)
+    review_below: float = Field(default=0.5, ge=0, le=1)
+    relabel_above: float = Field(default=0.95, ge=0.5, le=1)
+    relabel_families: int = Field(default=3, gt=0)
+    pseudo_above: float = Field(default=0.85, ge=0.5, le=1)
+    pseudo_families: int = Field(default=2, gt=0)
+    pseudo_quota: float = Field(default=1.0, ge=0)
+    pseudo_weight: float = Field(default=0.5, gt=0, le=1)
+    pseudo_splits: tuple[Split, ...] = (Split.UNLABELED, Split.CANDIDATE)
+    weight_limit: float = Field(default=3.0, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RefineConfig:
+        if not self.drop_below <= self.review_below <= self.relabel_above:
+            raise ValueError("drop_below <= review_below <= relabel_above must hold")
+        return self

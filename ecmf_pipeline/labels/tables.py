@@ -1,0 +1,223 @@
+"""The csv files of this room: the long table of votes and the refined labels.
+
+Both are sorted, and floats rounded to six digits, so that the same votes always make the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecmf_pipeline.errors import InputError, MissingInput
+from ecmf_pipeline.files import read_text, write_atomic
+from ecmf_pipeline.labels.label_model import ABSTAIN, first_choice
+from ecmf_pipeline.labels.refine import Decision, Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = NDArray[np.float64]
+
+REFINED_COLUMNS = (
+    "clip_id",
+    "split",
+    "given_label",
+    "refined_label",
+    "decision",
+    "weight",
+    "confidence",
+    "agreement",
+    "reason",
+)
+"""The columns of refined.csv; after them come ``<source>_vote`` and ``<source>_prob`` of each source."""
+
+
+@dataclass(frozen=True, slots=True)
+class VoteTable:
+    """The votes of several sources.
+
+    Attributes:
+        clip_ids: The n clips, sorted.
+        labels: The K label names.
+        votes: Probabilities by source, (n, K); a row that is all NaN abstains.
+    """
+
+    clip_ids: tuple[str, ...]
+    labels: tuple[str, ...]
+    votes: dict[str, Floats]
+
+
+def write_votes(
+    path: Path, clip_ids: Sequence[str], votes: Mapping[str, NDArray[np.floating]], labels: Sequence[str]
+) -> None:
+    """Write the long table: clip_id, source, label ("" abstains), p_<label>...; rows sorted by clip, then source.
+
+    Raises:
+        ValueError: When the votes are not (n, K) or a clip id stands twice.
+    """
+    import pandas as pd
+
+    clips, classes = len(clip_ids), len(labels)
+    if len(set(clip_ids)) != clips or any(probs.shape != (clips, classes) for probs in votes.values()):
+        raise ValueError(f"votes must be ({clips}, {classes}) and clip ids unique")
+    order = sorted(range(clips), key=lambda i: clip_ids[i])
+    sources = sorted(votes)
+    stacked = np.zeros((clips, 0, classes))
+    if sources:
+        stacked = np.stack([np.asarray(votes[source], np.float64)[order] for source in sources], axis=1)
+    rows = stacked.reshape(-1, classes)  # (n * S, K), clip by clip
+    columns: dict[str, object] = {
+        "clip_id": np.repeat(np.array([clip_ids[i] for i in order], dtype=object), len(sources)),
+        "source": np.tile(np.array(sources, dtype=object), clips),
+        "label": _named(first_choice(rows), labels),
+    }
+    columns |= {f"p_{label}": np.round(rows[:, k], 6) for k, label in enumerate(labels)}
+    _write(path, pd.DataFrame(columns))
+
+
+def read_votes(path: Path, labels: Sequence[str]) -> VoteTable:
+    """Read a long table of votes. A source that has no row for a clip abstains from it.
+
+    Args:
+        path: The csv file; its rows may stand in any order.
+        labels: The K labels the file must be about, in the order they are wanted.
+
+    Raises:
+        MissingInput: When the file is not there.
+        InputError: When a column, label or probability is wrong, or a source votes twice on a clip.
+    """
+    import pandas as pd
+
+    hint = "run `ecmf-pipe vote` again"
+    probabilities = [f"p_{label}" for label in labels]
+    frame = _read(path, ("clip_id", "source", "label", *probabilities), probabilities, hint)
+    values = frame[probabilities].to_numpy(np.float64)
+    silent = np.isnan(values).all(axis=1)
+    wrong = ~silent & ~((values >= 0).all(axis=1) & (np.abs(values.sum(axis=1) - 1) < 1e-3))
+    _refuse(path, wrong, "the probabilities are not a distribution", hint)
+    # Rounding may tie two labels, so the vote must be one of the most probable labels, not the first of them.
+    named = pd.Index(list(labels)).get_indexer(pd.Index(frame["label"]))
+    _refuse(path, (named < 0) & (frame["label"] != "").to_numpy(), "the label is unknown", hint)
+    best = np.where(silent, np.nan, np.where(silent[:, None], 0.0, values).max(axis=1))
+    chosen = values[np.arange(len(values)), named]
+    _refuse(path, np.where(silent, named >= 0, (named < 0) | (chosen < best - 2e-6)), "the label is not the vote", hint)
+    clip_codes, clip_ids = pd.factorize(frame["clip_id"], sort=True)
+    source_codes, sources = pd.factorize(frame["source"], sort=True)
+    _refuse(path, frame.duplicated(["clip_id", "source"]).to_numpy(), "the source votes twice on this clip", hint)
+    votes = np.full((len(sources), len(clip_ids), len(labels)), np.nan)
+    votes[source_codes, clip_codes] = values
+    return VoteTable(tuple(clip_ids), tuple(labels), dict(zip(sources, votes, strict=True)))
+
+
+def write_refined(
+    path: Path,
+    decisions: Sequence[Decision],
+    votes: Mapping[str, NDArray[np.floating]],
+    labels: Sequence[str],
+) -> None:
+    """Write the decisions, sorted by clip, and beside each the vote and its probability of every source.
+
+    Args:
+        path: The csv file.
+        decisions: One a clip.
+        votes: Probabilities by source, (n, K), rows as the decisions.
+        labels: The K label names.
+    """
+    import pandas as pd
+
+    fields = ("clip_id", "split", "old_label", "new_label", "decision", "weight", "confidence", "agreement", "reason")
+    columns: dict[str, object] = {
+        column: [getattr(decision, field) for decision in decisions]
+        for column, field in zip(REFINED_COLUMNS, fields, strict=True)
+    }
+    for source in sorted(votes):
+        probs = np.asarray(votes[source], np.float64)
+        cast = first_choice(probs)
+        columns[f"{source}_vote"] = _named(cast, labels)
+        columns[f"{source}_prob"] = np.round(probs[np.arange(len(probs)), cast], 6)
+    for column in ("weight", "confidence", "agreement"):
+        columns[column] = np.round(np.array(columns[column], np.float64), 6)
+    order = sorted(range(len(decisions)), key=lambda i: decisions[i].clip_id)
+    _write(path, pd.DataFrame(columns).iloc[order])
+
+
+def read_refined(path: Path) -> pd.DataFrame:
+    """Read refined.csv: `REFINED_COLUMNS`, then ``<source>_vote`` ("" abstains) and ``<source>_prob`` (NaN) of each.
+
+    Raises:
+        MissingInput: When the file is not there.
+        InputError: When a column is missing, or a decision or a weight is impossible.
+    """
+    hint = "run `ecmf-pipe refine` again"
+    frame = _read(path, REFINED_COLUMNS, ("weight", "confidence", "agreement"), hint, others="_prob")
+    _refuse(path, ~frame["decision"].isin(list(Verdict)).to_numpy(), "there is no such decision", hint)
+    _refuse(path, ~(frame["weight"] >= 0).to_numpy(), "the weight is not a number of at least 0", hint)
+    unnamed = (frame["weight"] > 0) & (frame["refined_label"] == "")
+    _refuse(path, unnamed.to_numpy(), "a clip that is trained on has no label", hint)
+    _refuse(path, frame.duplicated("clip_id").to_numpy(), "the clip stands twice", hint)
+    return frame
+
+
+def training_labels(refined: pd.DataFrame) -> dict[str, tuple[str, float]]:
+    """Label and weight of every clip of refined.csv that is to be trained on, by clip id."""
+    used = refined[refined["weight"] > 0]
+    return dict(
+        zip(used["clip_id"], zip(used["refined_label"], used["weight"].astype(float), strict=True), strict=True)
+    )
+
+
+def _named(cast: NDArray[np.int64], labels: Sequence[str]) -> NDArray[np.object_]:
+    """Label names of votes, "" for `ABSTAIN`, which as an index is the last."""
+    assert ABSTAIN == -1
+    return np.array([*labels, ""], dtype=object)[cast]
+
+
+def _write(path: Path, frame: pd.DataFrame) -> None:
+    write_atomic(path, frame.to_csv(index=False, lineterminator="\n"), only_if_changed=True)
+
+
+def _read(
+    path: Path, required: Sequence[str], numbers: Sequence[str], hint: str, *, others: str | None = None
+) -> pd.DataFrame:
+    """A csv file whose columns start with ``required``; text stays as it is ("NA" is a name), numbers may be empty."""
+    import pandas as pd
+
+    if not path.is_file():
+        raise MissingInput(f"{path} is missing", hint.removesuffix(" again"))
+    text = read_text(path)
+    try:
+        header = _header(text)
+        extra = [name for name in header if others and name not in required and name.endswith(others)]
+        frame = pd.read_csv(
+            io.StringIO(text),
+            dtype=dict.fromkeys(header, "str") | dict.fromkeys([*numbers, *extra], "float64"),
+            na_values={name: [""] for name in [*numbers, *extra]},
+            keep_default_na=False,
+        )
+    except (csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error})", hint) from error
+    if absent := [name for name in required if name not in frame.columns]:
+        raise InputError(f"{path} has no column {absent[0]!r}", hint)
+    return frame
+
+
+def _header(text: str) -> list[str]:
+    """The column names, once every record is known to have as many cells: pandas fills or shifts those that do not."""
+    records = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header = next(records, [])
+    for number, record in enumerate(records, start=1):
+        if record and len(record) != len(header):
+            raise ValueError(f"record {number} has {len(record)} cells, not {len(header)}")
+    return header
+
+
+def _refuse(path: Path, wrong: NDArray[np.bool_], what: str, hint: str) -> None:
+    if wrong.any():
+        raise InputError(f"{path}: record {int(wrong.argmax()) + 1}: {what}", hint)

@@ -1,0 +1,194 @@
+"""Weak classifiers that judge clips they have not seen: out-of-fold votes of one modality.
+
+A labelled clip is judged by the model that was fitted without its fold, so its own given label never reaches its vote.
+Standardisation and principal components are fitted inside the fold's training part too.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecmf_pipeline.labels.config import LightGbmConfig, LinearConfig
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+class Voter(Protocol):
+    """A classifier that is fitted and asked in one go."""
+
+    def vote(self, training: Floats, given: Ints, queries: Floats, *, seed: int) -> Floats:
+        """Fit on some clips and judge others.
+
+        Args:
+            training: Features of the clips to learn from, (m, D).
+            given: Their labels, (m,): 0 .. C-1, every one of the C labels present, C > 1.
+            queries: Features of the clips to judge, (q, D).
+            seed: Seed of whatever is random.
+
+        Returns:
+            Probabilities, (q, C).
+        """
+        ...
+
+
+class LinearVoter:
+    """Multinomial logistic regression on standardised principal components; see `LinearConfig`."""
+
+    def __init__(self, config: LinearConfig) -> None:
+        self.config = config
+
+    def vote(self, training: Floats, given: Ints, queries: Floats, *, seed: int) -> Floats:
+        """See `Voter.vote`."""
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+
+        training, queries = project(training, queries, self.config.components)
+        model = LogisticRegression(
+            C=self.config.inverse_penalty, max_iter=self.config.iterations, random_state=seed, solver="lbfgs"
+        )
+        with warnings.catch_warnings():
+            # Stopping at the bound of steps costs a weak voter nothing that the label model would not discount.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(training, given, sample_weight=clip_weights(given, self.config.balance))
+        probs: Floats = model.predict_proba(queries)
+        return probs
+
+
+class LightGbmVoter:
+    """Gradient boosted trees on principal components; see `LightGbmConfig`.
+
+    A leaf holds at least ``min_child_samples`` clips, but no more than half a class of average size (m / 2C, one at the
+    least): with 77 clips of six classes the usual 30 would leave no split to make.
+    """
+
+    def __init__(self, config: LightGbmConfig) -> None:
+        self.config = config
+
+    def vote(self, training: Floats, given: Ints, queries: Floats, *, seed: int) -> Floats:
+        """See `Voter.vote`."""
+        import lightgbm
+
+        training, queries = project(training, queries, self.config.components)
+        classes = int(given.max()) + 1
+        settings = {
+            "objective": "multiclass",
+            "num_class": classes,
+            "num_leaves": self.config.num_leaves,
+            "learning_rate": self.config.learning_rate,
+            "min_data_in_leaf": max(1, min(self.config.min_child_samples, len(given) // (2 * classes))),
+            "feature_fraction": self.config.feature_fraction,
+            "bagging_fraction": self.config.bagging_fraction,
+            "bagging_freq": 1,
+            "lambda_l2": self.config.lambda_l2,
+            "num_threads": self.config.num_threads,
+            "seed": seed,
+            "deterministic": True,
+            "force_row_wise": True,
+            "verbose": -1,
+        }
+        data = lightgbm.Dataset(
+            training,
+            label=given,
+            weight=clip_weights(given, self.config.balance),
+            params={"verbose": -1, "feature_pre_filter": False},
+        )
+        model = lightgbm.train(settings, data, num_boost_round=self.config.rounds)
+        probs: Floats = np.asarray(model.predict(queries, num_threads=self.config.num_threads), np.float64)
+        probs /= probs.sum(axis=1, keepdims=True)
+        return probs
+
+
+def out_of_fold_votes(
+    features: NDArray[np.floating],
+    given: NDArray[np.integer],
+    folds: NDArray[np.integer],
+    voter: Voter,
+    *,
+    n_classes: int,
+    seed: int = 0,
+) -> Floats:
+    """Judge every clip with models that have not seen its given label.
+
+    Args:
+        features: One row a clip, (n, D); a row with a NaN is missing and is not judged.
+        given: Given labels, (n,), -1 where there is none.
+        folds: The fold of each labelled clip, (n,), anything elsewhere. Clips of one group belong in one fold.
+        voter: What judges.
+        n_classes: K; labels that a training part lacks get probability 0.
+        seed: Seed of the voter.
+
+    Returns:
+        Probabilities, (n, K): a labelled clip's by the model that held its fold out, an unlabeled clip's the mean of
+        all folds' models. NaN, an abstention, where the features are missing or no model had two labels to tell apart.
+
+    Raises:
+        ValueError: When shapes differ or a feature is infinite.
+    """
+    features = np.asarray(features)
+    given = np.asarray(given, np.int64)
+    if features.ndim != 2 or given.shape != features.shape[:1] or folds.shape != given.shape:
+        raise ValueError(f"features {features.shape}, given {given.shape} and folds {folds.shape} do not match")
+    if np.isinf(features).any():
+        raise ValueError("a feature is infinite")
+    if given.max(initial=-1) >= n_classes:
+        raise ValueError(f"given label {given.max()} is beyond {n_classes} classes")
+    present = ~np.isnan(features).any(axis=1)
+    labelled = present & (given >= 0)
+    unlabeled = np.flatnonzero(present & (given < 0))
+    votes = np.full((len(given), n_classes), np.nan)
+    total, models = np.zeros((len(unlabeled), n_classes)), 0
+    for fold in np.unique(folds[labelled]).tolist():
+        training = np.flatnonzero(labelled & (folds != fold))
+        held_out = np.flatnonzero(labelled & (folds == fold))
+        known, compact = np.unique(given[training], return_inverse=True)
+        if len(known) < 2:
+            continue  # nothing to tell apart: this fold's clips get no vote
+        asked = np.concatenate([held_out, unlabeled])
+        probs = np.zeros((len(asked), n_classes))
+        probs[:, known] = voter.vote(
+            np.asarray(features[training], np.float64), compact, np.asarray(features[asked], np.float64), seed=seed
+        )
+        votes[held_out] = probs[: len(held_out)]
+        total += probs[len(held_out) :]
+        models += 1
+    if models:
+        votes[unlabeled] = total / models
+    return votes
+
+
+def abstain_where_unsure(probs: NDArray[np.floating], margin: float) -> Floats:
+    """A copy of probs (n, K) whose rows are NaN where the first choice leads the second by less than ``margin``."""
+    unsure = probs.copy().astype(np.float64)
+    if probs.shape[1] > 1:
+        ranked = np.sort(unsure, axis=1)
+        unsure[ranked[:, -1] - ranked[:, -2] < margin] = np.nan
+    return unsure
+
+
+def project(training: Floats, queries: Floats, components: int) -> tuple[Floats, Floats]:
+    """Standardise, then keep at most ``components`` principal components, both fitted on the training rows alone."""
+    from sklearn.decomposition import PCA
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(training)
+    training, queries = scaler.transform(training), scaler.transform(queries)
+    kept = min(components, len(training) - 1, training.shape[1])
+    if kept >= training.shape[1]:
+        return training, queries  # few columns: rotating them gains nothing
+    # Both solvers are exact; which one is cheap depends on the shape. The third, randomised, would need a seed.
+    solver = "covariance_eigh" if len(training) > training.shape[1] else "full"
+    with np.errstate(invalid="ignore"):  # all rows alike: no variance to take shares of
+        pca = PCA(n_components=kept, svd_solver=solver).fit(training)
+    return pca.transform(training), pca.transform(queries)
+
+
+def clip_weights(given: Ints, balance: float) -> Floats:
+    """A weight for each clip, (m,), mean about one: the inverse frequency of its label to the power ``balance``."""
+    counts = np.bincount(given)
+    weights: Floats = (len(given) / (np.count_nonzero(counts) * counts[given])) ** balance
+    return weights

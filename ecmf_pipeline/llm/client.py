@@ -1,0 +1,28 @@
+"""What the pipeline asks of a language model, whoever answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class LabelScorer(Protocol):
+    """Says how well each label fits each utterance.
+
+    `local.TransformersScorer` is one; a client of an OpenAI-compatible server would be another.
+    """
+
+    truncated: int
+    """How many utterances were cut to the longest that is read."""
+
+    def score(self, texts: Sequence[str], labels: Sequence[str]) -> NDArray[np.float64]:
+        """Calibrated log-scores, (n, K): higher fits better; a row is comparable within itself, not with others.
+
+        Args:
+            texts: Utterances, (n,), as they were spoken.
+            labels: Labels to choose from, (K,).
+        """
+        ...

@@ -1,0 +1,130 @@
+"""Settings of the LLM room; imports neither torch nor numpy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ecmf_pipeline.config import Config
+from ecmf_pipeline.errors import ModelError
+from ecmf_pipeline.files import sha256_file
+from ecmf_pipeline.llm.prompt import Calibration, load_prompt
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+_MODEL_FILES = {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"}
+
+
+class LlmConfig(Config):
+    """The LLM and what it is asked.
+
+    Attributes:
+        model: A causal language model: a local folder, or a hub id.
+        gguf_file: The GGUF file inside it; None for safetensors weights.
+        revision: Commit, tag or branch of a hub id. Pin a commit: a branch may move, and scores made before it moved
+            would still be taken for current.
+        prompt: A packaged prompt (emotion_en, emotion_zh), or the path of your own ``.yaml`` file.
+        chat_template: Ask in the turns of the model's chat template instead of plain text.
+        calibration: What is subtracted from each label's score: its mean over everyday utterances, over inputs without
+            content, or nothing.
+        max_tokens: Longer utterances are cut after that many tokens.
+        dtype: Arithmetic of the model. bfloat16 is faster where the processor has it and moves near ties.
+        batch_size: Utterances per forward pass.
+        device: A torch device; "auto" takes CUDA where there is one.
+    """
+
+    model: str = "data/models/smollm2"
+    gguf_file: str | None = "SmolLM2-135M-Instruct.Q4_1.gguf"
+    revision: str | None = None
+    prompt: str = "emotion_en"
+    chat_template: bool = False
+    calibration: Calibration = "everyday"
+    max_tokens: int = Field(default=128, gt=0)
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_size: int = Field(default=24, gt=0)
+    device: str = "auto"
+
+    def settings(self, labels: Sequence[str]) -> dict[str, Any]:
+        """All that changes the scores, as plain JSON values; batch size and device do not.
+
+        Raises:
+            ModelError: When the model's files are not there.
+            ParamsError: When there is no such prompt.
+        """
+        return {
+            "client": "transformers",
+            "weights": self.weights(),
+            "prompt": load_prompt(self.prompt).settings(),
+            "labels": list(labels),
+            "chat_template": self.chat_template,
+            "calibration": self.calibration,
+            "max_tokens": self.max_tokens,
+            "dtype": self.dtype,
+        }
+
+    def weights(self) -> dict[str, str]:
+        """What identifies the model: SHA-256 of its files, by name, or hub id and revision.
+
+        Raises:
+            ModelError: As `files` does.
+        """
+        if files := self.files():
+            return {file.name: sha256_file(file) for file in files}
+        return {"hub": self.model, "revision": self.revision or "main", "gguf_file": self.gguf_file or ""}
+
+    def files(self) -> list[Path]:
+        """The files of a local model; none for a hub id.
+
+        Raises:
+            ModelError: When ``model`` is neither a folder with weights nor looks like a hub id.
+        """
+        folder = Path(self.model)
+        if folder.is_dir():
+            files = [folder / self.gguf_file] if self.gguf_file else _model_files(folder)
+            if not files or not all(file.is_file() for file in files):
+                raise ModelError(f"{folder} holds no {self.gguf_file or 'model'}", _HINT)
+            return files
+        if not _HUB_ID.fullmatch(self.model):
+            raise ModelError(f"there is no model folder {self.model}", _HINT)
+        return []
+
+
+class RewriteConfig(Config):
+    """When the cue sentence says what.
+
+    Attributes:
+        clear: Probability from which an emotion is stated ("sounds sad").
+        likely: Probability from which it is suggested ("may be sad"); below it is unclear.
+        second: Probability from which the second emotion is mentioned ("perhaps worried").
+        margin: Lead of the first emotion over the second below which it is unclear.
+        temperature: Divides the scores before they become probabilities.
+    """
+
+    clear: float = Field(default=0.5, gt=0, le=1)
+    likely: float = Field(default=0.3, gt=0, le=1)
+    second: float = Field(default=0.2, gt=0, le=1)
+    margin: float = Field(default=0.05, ge=0, le=1)
+    temperature: float = Field(default=1.0, gt=0)
+
+
+class LlmVoteConfig(Config):
+    """When the LLM votes.
+
+    Attributes:
+        margin: Lead of the first label over the second, in probability, below which it abstains.
+        temperature: Divides the scores before they become probabilities.
+    """
+
+    margin: float = Field(default=0.2, ge=0, le=1)
+    temperature: float = Field(default=1.0, gt=0)
+
+
+_HINT = "run `ecmf-pipe models` for the embedded model, or give a folder or hub id under `model`"
+
+
+def _model_files(folder: Path) -> list[Path]:
+    files = sorted(path for path in folder.iterdir() if path.suffix in _MODEL_FILES and path.is_file())
+    return files if any(file.suffix in {".safetensors", ".bin"} for file in files) else []

@@ -1,0 +1,271 @@
+"""Scoring labels with a local causal language model, through transformers.
+
+The score of a label is its exact log-likelihood after the prompt (the sum over its tokens), less its mean over the
+calibration texts. The part of the prompt that all utterances share is run once and its keys and values are kept. The
+rest of each prompt is padded on the right: a causal model's outputs do not depend on what comes after, so padding
+changes no score.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import io
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from ecmf_pipeline.errors import ModelError
+from ecmf_pipeline.llm.config import LlmConfig
+from ecmf_pipeline.llm.prompt import as_data, load_prompt
+
+_PROBES = ("", "a", "The", "1", "'", "...", "?", "(", "中", "é")
+"""Beginnings of utterances; what the tokens of all their prompts share is the prefix."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What stays the same for every utterance scored against one set of labels.
+
+    Attributes:
+        labels: The labels, (K,).
+        prefix: Tokens that the prompts share.
+        cache: Their keys and values (a transformers ``Cache``); None where the model's cannot be reused.
+        branches: For each run of tokens to append to a prompt, the labels read off it: (label, its tokens).
+    """
+
+    labels: tuple[str, ...]
+    prefix: list[int]
+    cache: Any
+    branches: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One sequence of a batch: the prompt of an utterance and one branch of the labels."""
+
+    text: int
+    prompt: list[int]
+    branch: tuple[int, ...]
+
+
+class TransformersScorer:
+    """A `client.LabelScorer` over any causal language model of transformers, GGUF files included.
+
+    The model is loaded when the first score is asked.
+
+    Args:
+        config: Model, prompt and batch size.
+
+    Attributes:
+        truncated: How many utterances were cut to ``config.max_tokens``.
+    """
+
+    def __init__(self, config: LlmConfig) -> None:
+        self.config = config
+        self.truncated = 0
+        self._prompt = load_prompt(config.prompt)
+        self._tasks: dict[tuple[str, ...], _Task] = {}
+        self._baselines: dict[tuple[str, ...], NDArray[np.float64]] = {}
+
+    def score(self, texts: Sequence[str], labels: Sequence[str]) -> NDArray[np.float64]:
+        """Log-likelihood of each label less its mean over the calibration texts, (n, K).
+
+        Source: Zhao et al. 2021, arXiv 2102.09690; Zhou et al. 2023, arXiv 2309.17249.
+
+        Raises:
+            ModelError: When the model cannot be loaded or the prompt does not fit into it.
+        """
+        key = tuple(labels)
+        if key not in self._baselines:
+            calibration = self._prompt.calibration_texts(self.config.calibration)
+            likelihoods = self.log_likelihoods(calibration, labels)
+            self._baselines[key] = likelihoods.mean(axis=0) if len(calibration) else np.zeros(len(labels))
+        return self.log_likelihoods(texts, labels) - self._baselines[key]
+
+    @torch.inference_mode()
+    def log_likelihoods(self, texts: Sequence[str], labels: Sequence[str]) -> NDArray[np.float64]:
+        """Log-likelihood of each label after the prompt, uncalibrated, (n, K).
+
+        Raises:
+            ModelError: When the model cannot be loaded or the prompt does not fit into it.
+        """
+        task = self._task(labels)
+        prompts = [self._tokens(self._harmless(text), labels) for text in texts]
+        rows = [_Row(text, prompt, branch) for text, prompt in enumerate(prompts) for branch in task.branches]
+        # Sequences of like length share a batch; those that do not begin with the prefix go without it.
+        rows.sort(key=lambda row: (self._shared(row, task), len(row.prompt) + len(row.branch)))
+        scores = np.full((len(texts), len(labels)), np.nan)
+        for shares in (False, True):
+            some = [row for row in rows if self._shared(row, task) is shares]
+            for start in range(0, len(some), self.config.batch_size):
+                self._score_batch(some[start : start + self.config.batch_size], task, scores, shares=shares)
+        return scores
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return _load(AutoTokenizer, self.config)
+
+    @cached_property
+    def _model(self) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        device = self.config.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = _load(AutoModelForCausalLM, self.config, dtype=getattr(torch, self.config.dtype))
+        return model.to(device).eval()
+
+    @cached_property
+    def _accepts(self) -> frozenset[str]:
+        """Names of the arguments that the model's forward pass takes."""
+        return frozenset(inspect.signature(self._model.forward).parameters)
+
+    def _task(self, labels: Sequence[str]) -> _Task:
+        """Tokens of the labels and keys and values of the prefix, made once per set of labels."""
+        key = tuple(labels)
+        if key not in self._tasks:
+            prompts = [self._tokens(probe, labels) for probe in _PROBES]
+            length = next(
+                (i for i, column in enumerate(zip(*prompts, strict=False)) if len(set(column)) > 1),
+                min(len(prompt) for prompt in prompts) - 1,
+            )
+            prefix = prompts[0][:length]
+            branches: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = defaultdict(list)
+            for index, tokens in enumerate(self._answers(labels)):
+                branches[tokens[:-1]].append((index, tokens))
+            longest = max(len(prompt) for prompt in prompts) + max(map(len, branches)) + self.config.max_tokens + 8
+            limit = getattr(self._model.config, "max_position_embeddings", None) or longest
+            if longest > limit:
+                raise ModelError(
+                    f"{self.config.model} reads {limit} tokens; the prompt with an utterance may take {longest}",
+                    "lower max_tokens, shorten the prompt or take another model",
+                )
+            self._tasks[key] = _Task(key, prefix, self._prefix_cache(prefix), dict(branches))
+        return self._tasks[key]
+
+    def _prefix_cache(self, prefix: list[int]) -> Any:
+        """Keys and values of the prefix; None where the model keeps a state that is not made of keys and values."""
+        if not prefix or not {"past_key_values", "use_cache"} <= self._accepts:
+            return None
+        tokens = torch.tensor([prefix], device=self._model.device)  # (1, P)
+        cache = self._model(tokens, use_cache=True).past_key_values
+        return None if cache is None or any(cache.is_linear) else cache
+
+    def _answers(self, labels: Sequence[str]) -> list[tuple[int, ...]]:
+        """Tokens of each label where it follows the prompt."""
+        space = "" if self.config.chat_template else self._prompt.space
+        before = self._text("", labels)
+        start = self._encode(before)
+        answers = []
+        for word in self._prompt.words(labels):
+            whole = self._encode(before + space + word)
+            # A tokenizer may merge the prompt's end with the answer; then the answer's own tokens are appended.
+            answers.append(tuple(whole[len(start) :] if whole[: len(start)] == start else self._encode(space + word)))
+        return answers
+
+    def _text(self, utterance: str, labels: Sequence[str]) -> str:
+        if not self.config.chat_template:
+            return self._prompt.render(utterance, labels)
+        if not self._tokenizer.chat_template:
+            raise ModelError(f"{self.config.model} has no chat template", "set chat_template: false")
+        rendered: str = self._tokenizer.apply_chat_template(
+            self._prompt.messages(utterance, labels), tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        return rendered
+
+    def _encode(self, text: str) -> list[int]:
+        tokens: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return tokens
+
+    def _tokens(self, utterance: str, labels: Sequence[str]) -> list[int]:
+        """Tokens of the whole prompt, with the sign that opens a text where the model knows one."""
+        tokens = self._encode(self._text(utterance, labels))
+        if self.config.chat_template:  # the template writes it
+            return tokens
+        opening = self._tokenizer.bos_token_id
+        return [opening, *tokens] if opening in self._tokenizer("")["input_ids"][:1] else tokens
+
+    def _harmless(self, utterance: str) -> str:
+        """The utterance as data: one line, no quotation marks, none of the tokenizer's own signs, and not too long."""
+        text = as_data(utterance)
+        for sign in sorted(self._tokenizer.get_added_vocab(), key=len, reverse=True):
+            if sign.strip() and sign in text:
+                text = text.replace(sign, f"{sign[0]} {sign[1:]}" if len(sign) > 1 else " ")
+        tokens = self._encode(text)
+        if len(tokens) <= self.config.max_tokens:
+            return text
+        self.truncated += 1
+        cut: str = self._tokenizer.decode(tokens[: self.config.max_tokens], clean_up_tokenization_spaces=False)
+        return cut.rstrip("\ufffd")  # half a character
+
+    @staticmethod
+    def _shared(row: _Row, task: _Task) -> bool:
+        size = len(task.prefix)
+        return task.cache is not None and len(row.prompt) > size and row.prompt[:size] == task.prefix
+
+    def _score_batch(self, rows: Sequence[_Row], task: _Task, scores: NDArray[np.float64], *, shares: bool) -> None:
+        """Run a batch of B rows and write the scores read off them."""
+        skip = len(task.prefix) if shares else 0
+        tails = [row.prompt[skip:] + list(row.branch) for row in rows]
+        width = max(map(len, tails))
+        tokens = torch.tensor([tail + [0] * (width - len(tail)) for tail in tails])  # (B, L)
+        mask = torch.tensor([[1] * (skip + len(tail)) + [0] * (width - len(tail)) for tail in tails])  # (B, P + L)
+        # The branch's first token is read at the prompt's last, and so on to the end of the tail.
+        read = [range(len(row.prompt) - skip - 1, len(tail)) for row, tail in zip(rows, tails, strict=True)]
+        kept = sorted({position for positions in read for position in positions})
+        logits = self._forward(tokens, mask, kept, task if shares else None)  # (B, len(kept), V)
+        column = {position: index for index, position in enumerate(kept)}
+        for index, (row, positions) in enumerate(zip(rows, read, strict=True)):
+            steps = logits[index, [column[position] for position in positions]]
+            likelihood = steps.float().log_softmax(dim=-1).cpu().numpy()  # (tokens of the branch + 1, V)
+            for label, answer in task.branches[row.branch]:
+                scores[row.text, label] = sum(float(likelihood[step, token]) for step, token in enumerate(answer))
+
+    def _forward(self, tokens: torch.Tensor, mask: torch.Tensor, kept: list[int], task: _Task | None) -> torch.Tensor:
+        device = self._model.device
+        options: dict[str, Any] = {}
+        if task is not None:
+            cache = copy.deepcopy(task.cache)  # the forward pass appends to it
+            cache.batch_repeat_interleave(len(tokens))
+            options |= {"past_key_values": cache, "use_cache": True}
+        positions = torch.tensor(kept, device=device)
+        if narrow := "logits_to_keep" in self._accepts:
+            options["logits_to_keep"] = positions
+        logits: torch.Tensor = self._model(tokens.to(device), attention_mask=mask.to(device), **options).logits
+        return logits if narrow else logits[:, positions]
+
+
+def _load(kind: Any, config: LlmConfig, **options: Any) -> Any:
+    """Load a tokenizer or model without letting its progress bars into a log."""
+    if config.gguf_file:
+        options["gguf_file"] = config.gguf_file
+    config.files()  # says clearly what is missing
+    try:
+        with _quiet():
+            return kind.from_pretrained(config.model, revision=config.revision or "main", **options)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(
+            f"{config.model} cannot be loaded: {error}", "check `model`, `gguf_file` and `revision`"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep progress bars off standard error unless it is a terminal; the GGUF reader of transformers has no switch."""
+    if sys.stderr.isatty():
+        yield
+        return
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield

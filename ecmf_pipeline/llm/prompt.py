@@ -1,0 +1,209 @@
+"""Prompts: versioned texts that ask for the emotion of one utterance, and the words the answer is given in.
+
+A transcript is data. It stands on one line between quotation marks that it cannot itself contain, so nothing a speaker
+says can end the quotation, add an example or change the task.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from string import Formatter
+from typing import Literal, TypedDict
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from ecmf_pipeline.config import Config
+from ecmf_pipeline.errors import ParamsError
+from ecmf_pipeline.files import fingerprint, read_text
+
+Calibration = Literal["everyday", "content_free", "none"]
+
+_QUOTATION_MARKS = str.maketrans(dict.fromkeys('"“”„‟«»\uff02「」『』', "'"))
+
+
+class Message(TypedDict):
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+class KnownLabel(Config):
+    """How a prompt speaks of one label.
+
+    Attributes:
+        word: What the LLM reads and is scored on.
+        adjective: What the cue sentence says.
+        example: An utterance of that emotion, written for the prompt (never from a corpus).
+    """
+
+    word: str
+    adjective: str
+    example: str
+
+
+class Wording(Config):
+    """The sentences that an answer is put in; see `rewrite.enrich`.
+
+    Attributes:
+        enriched: The whole text, of ``{text}`` (the original words) and ``{cue}``.
+        clear: The cue when one emotion is clear (``{first}``).
+        clear_second: The same when another is well possible (``{first}``, ``{second}``).
+        likely: The cue when one emotion is likely.
+        likely_second: The same when another is well possible.
+        unclear: The cue when no emotion stands out.
+    """
+
+    enriched: str
+    clear: str
+    clear_second: str
+    likely: str
+    likely_second: str
+    unclear: str
+
+
+class Prompt(Config):
+    """One prompt file.
+
+    Attributes:
+        version: Raised with every change of the file.
+        instruction: The task; ``{labels}`` is where the labels are listed.
+        comma: What stands between listed labels.
+        last_comma: What stands before the last one.
+        item: One utterance, ``{text}``, up to the place of the answer.
+        space: What stands between item and answer.
+        separator: What stands between items.
+        labels: The labels the prompt has examples for, in the order of the examples.
+        aliases: Other spellings of those labels.
+        content_free: Inputs without content, for calibration (Zhao et al. 2021, arXiv 2102.09690).
+        everyday: Ordinary utterances, balanced over the main labels, for calibration (after Zhou et al. 2023, arXiv
+            2309.17249, with a fixed batch, so that a score does not depend on the corpus).
+        wording: The sentences that the answer is put in.
+    """
+
+    version: int = Field(ge=1)
+    instruction: str
+    comma: str
+    last_comma: str
+    item: str
+    space: str
+    separator: str
+    labels: dict[str, KnownLabel]
+    aliases: dict[str, str]
+    content_free: tuple[str, ...] = Field(min_length=1)
+    everyday: tuple[str, ...] = Field(min_length=1)
+    wording: Wording
+
+    @model_validator(mode="after")
+    def _complete(self) -> Prompt:
+        """Every place to fill is there and nothing else, every alias leads somewhere."""
+        for template, places in (
+            (self.instruction, ["labels"]),
+            (self.item, ["text"]),
+            (self.wording.enriched, ["text", "cue"]),
+            (self.wording.clear, ["first"]),
+            (self.wording.clear_second, ["first", "second"]),
+            (self.wording.likely, ["first"]),
+            (self.wording.likely_second, ["first", "second"]),
+            (self.wording.unclear, []),
+        ):
+            if (found := [place for _, place, _, _ in Formatter().parse(template) if place is not None]) != places:
+                raise ValueError(f"{template!r} has the places {found} to fill, not {places}")
+        if lost := sorted(set(self.aliases.values()) - set(self.labels)):
+            raise ValueError(f"aliases lead to unknown labels: {', '.join(lost)}")
+        return self
+
+    def known(self, labels: Sequence[str]) -> list[KnownLabel | None]:
+        """What the prompt knows of each label; None where it knows nothing, or where two labels would share a word."""
+        names = [label.strip().lower() for label in labels]
+        found = [self.labels.get(self.aliases.get(name, name)) for name in names]
+        return [known if found.count(known) == 1 else None for known in found]
+
+    def words(self, labels: Sequence[str]) -> list[str]:
+        """The word that stands for each label in the prompt; a label that is not known stands for itself."""
+        return [
+            known.word if known else as_data(label.replace("_", " "))
+            for label, known in zip(labels, self.known(labels), strict=True)
+        ]
+
+    def adjectives(self, labels: Sequence[str]) -> list[str]:
+        """The word that stands for each label in a cue sentence."""
+        return [
+            known.adjective if known else word
+            for word, known in zip(self.words(labels), self.known(labels), strict=True)
+        ]
+
+    def calibration_texts(self, kind: Calibration) -> tuple[str, ...]:
+        """The utterances whose mean score is subtracted."""
+        return {"everyday": self.everyday, "content_free": self.content_free, "none": ()}[kind]
+
+    def render(self, text: str, labels: Sequence[str]) -> str:
+        """The whole prompt as plain text, up to where the answer begins.
+
+        Args:
+            text: The utterance, made harmless by `as_data`.
+            labels: The labels to choose from.
+        """
+        shots = [self.item.format(text=example) + self.space + word for example, word in self._examples(labels)]
+        return self.separator.join([self._instruction(labels), *shots, self.item.format(text=text)])
+
+    def messages(self, text: str, labels: Sequence[str]) -> list[Message]:
+        """The same as turns of a chat; the instruction opens the first, since not every model has a system role."""
+        turns: list[Message] = []
+        for example, word in self._examples(labels):
+            turns.append({"role": "user", "content": self.item.format(text=example)})
+            turns.append({"role": "assistant", "content": word})
+        turns.append({"role": "user", "content": self.item.format(text=text)})
+        turns[0] = {"role": "user", "content": self._instruction(labels) + self.separator + turns[0]["content"]}
+        return turns
+
+    def settings(self) -> dict[str, object]:
+        """The prompt's part of a fingerprint."""
+        return {"version": self.version, "hash": fingerprint(self.model_dump(mode="json", exclude={"wording"}))}
+
+    def _instruction(self, labels: Sequence[str]) -> str:
+        words = self.words(labels)
+        listed = self.comma.join(words[:-1]) + (self.last_comma if len(words) > 1 else "") + words[-1]
+        return self.instruction.format(labels=listed)
+
+    def _examples(self, labels: Sequence[str]) -> list[tuple[str, str]]:
+        asked = [known for known in self.known(labels) if known]
+        return [(known.example, known.word) for known in self.labels.values() if known in asked]
+
+
+def as_data(text: str) -> str:
+    """The text on one line, with its quotation marks turned into apostrophes and control characters into spaces."""
+    plain = "".join(" " if unicodedata.category(character) in {"Cc", "Cs"} else character for character in text)
+    return " ".join(plain.translate(_QUOTATION_MARKS).split())
+
+
+def packaged_prompts() -> list[str]:
+    """Names of the prompts that ship with the package."""
+    folder = resources.files("ecmf_pipeline.llm") / "prompt_texts"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_prompt(name: str) -> Prompt:
+    """Read a packaged prompt by its name, or one's own by the path of its ``.yaml`` file.
+
+    Raises:
+        ParamsError: When there is none, or it is not a prompt.
+    """
+    if name.endswith(".yaml"):
+        if not Path(name).is_file():
+            raise ParamsError(f"the prompt file {name} is missing")
+        text = read_text(Path(name))
+    elif name in packaged_prompts():
+        text = (resources.files("ecmf_pipeline.llm") / "prompt_texts" / f"{name}.yaml").read_text(encoding="utf-8")
+    else:
+        raise ParamsError(
+            f"there is no prompt {name!r}", f"take {' or '.join(packaged_prompts())}, or the path of a .yaml file"
+        )
+    try:
+        return Prompt.model_validate(yaml.safe_load(text))
+    except (yaml.YAMLError, ValidationError) as error:
+        raise ParamsError(f"{name} is not a prompt: {error}", "start from a copy of emotion_en.yaml") from error

@@ -1,0 +1,226 @@
+"""What went in: the corpus with its labels, and how much of it each modality's features cover."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ecmf_pipeline.clips import MAX_CLIP_ID_BYTES, Split
+from ecmf_pipeline.files import fingerprint
+from ecmf_pipeline.report.blocks import (
+    UNKNOWN,
+    Block,
+    Figure,
+    Folded,
+    Heading,
+    Notice,
+    Paragraph,
+    Section,
+    Table,
+    clean,
+    count,
+    foreign,
+    listing,
+    percent,
+    shortened,
+)
+from ecmf_pipeline.report.config import ReportConfig
+from ecmf_pipeline.report.inputs import ReportInput
+from ecmf_pipeline.report.plots import Bar, Colour, bars, stacked
+
+COVERAGE: dict[str, tuple[Colour, str]] = {
+    "done": ("blue", "features are stored"),
+    "absent": ("grey", "the clip has no such input"),
+    "quarantined": ("vermillion", "the input could not be used"),
+    "missing": ("yellow", "not extracted yet"),
+}
+LABEL_SETS: dict[str, Colour] = {
+    "given labels": "blue",
+    "refined labels": "vermillion",
+    "gold labels": "green",
+    "predictions for candidates": "purple",
+}
+_HASH = re.compile(r"[0-9a-f]{32,}")
+
+
+def corpus_section(report: ReportInput, config: ReportConfig) -> Section:
+    """Sizes, labels and oddities of the corpus."""
+    blocks: list[Block] = [Paragraph(_sizes(report))]
+    blocks += _label_distribution(report)
+    blocks += _findings(report, config)
+    return Section("corpus", "Corpus", blocks)
+
+
+def features_section(report: ReportInput) -> Section:
+    """Coverage and encoder of each modality."""
+    blocks: list[Block] = []
+    if report.coverage:
+        blocks += _coverage(report)
+    else:
+        blocks.append(Notice("No features were extracted, or their coverage was not handed to the report."))
+    if report.encoders:
+        blocks += _encoders(report)
+    return Section("features", "Features", blocks)
+
+
+def _sizes(report: ReportInput) -> str:
+    clips = report.clips
+    if not clips:
+        return "The manifest lists no clips."
+    splits = Counter(clip.split for clip in clips)
+    purposes = {
+        Split.TRAIN: "to train on",
+        Split.CANDIDATE: "candidates to predict",
+        Split.UNLABELED: "unlabeled",
+    }
+    minutes = sum(clip.duration for clip in clips) / 60
+    groups = {clip.group for clip in clips if clip.group}
+    parts = [f"{count(splits[split])} {words}" for split, words in purposes.items() if splits[split]]
+    having = [
+        f"{count(sum(clip.has_video for clip in clips))} hold pictures",
+        f"{count(sum(clip.has_audio for clip in clips))} hold sound",
+        f"{count(sum(bool(clip.transcript.strip()) for clip in clips))} come with a transcript",
+    ]
+    together = f"{minutes / 60:,.1f} hours" if minutes >= 120 else f"{minutes:.1f} minutes"
+    sentence = f"{count(len(clips), 'clip')}, {together} in all: {listing(parts)}. Of these, {listing(having)}."
+    if groups:
+        sentence += f" They come from {count(len(groups), 'speaker or dialogue', 'speakers or dialogues')}."
+    return sentence
+
+
+def _label_distribution(report: ReportInput) -> list[Block]:
+    counts = _label_counts(report)
+    shown = {name: tally for name, tally in counts.items() if tally}
+    if not shown:
+        return [Notice("No clip has a label, given, gold or predicted: there is no label distribution to show.")]
+    labels = in_order(report.labels, (label for tally in shown.values() for label in tally))
+    groups = [(label, [_label_bar(name, tally, label) for name, tally in shown.items()]) for label in labels]
+    sentence = _commonest(*next(iter(shown.items())), labels)
+    if absent := [f"no {name}" for name, tally in counts.items() if not tally]:
+        sentence += f" There are {listing(absent)}."
+    legend = {f"{name} ({count(tally.total())})": LABEL_SETS[name] for name, tally in shown.items()}
+    drawing = bars(groups, alt=f"Label distribution. {sentence}", legend=legend)
+    rows = [[foreign(label), *(count(tally[label]) for tally in shown.values())] for label in labels]
+    numbers = Table("Clips by label", ["Label", *(f"#{name}" for name in shown)], rows)
+    caption = "Label distribution: the share of each label within its own set, so that sets of different size compare."
+    return [Heading("Labels"), Paragraph(sentence), Figure(drawing, caption, numbers)]
+
+
+def _label_counts(report: ReportInput) -> dict[str, Counter[str]]:
+    """Clips by label, for each of `LABEL_SETS`."""
+    candidates = (row.label for row in report.predictions if row.label and row.split == Split.CANDIDATE)
+    return {
+        "given labels": Counter(clip.given_label for clip in report.clips if clip.given_label),
+        "refined labels": Counter(row.refined_label for row in report.refined if row.refined_label),
+        "gold labels": Counter(clip.gold_label for clip in report.clips if clip.gold_label),
+        "predictions for candidates": Counter(candidates),
+    }
+
+
+def _label_bar(name: str, tally: Counter[str], label: str) -> Bar:
+    share = tally[label] / tally.total()
+    return Bar(share, f"{count(tally[label])} ({percent(share)})", LABEL_SETS[name])
+
+
+def _commonest(name: str, tally: Counter[str], labels: Sequence[str]) -> str:
+    ranked = sorted(labels, key=lambda label: -tally[label])
+    most, least = (
+        f"{shortened(label, 40)} ({percent(tally[label] / tally.total())})" for label in (ranked[0], ranked[-1])
+    )
+    return f"Among the {count(tally.total())} {name}, the commonest is {most} and the rarest {least}."
+
+
+def _findings(report: ReportInput, config: ReportConfig) -> list[Block]:
+    kinds = {str(kind): int(number) for kind, number in (report.index.get("findings") or {}).items()}
+    if not kinds:
+        kinds = dict(Counter(str(finding.get("kind", "")) for finding in report.findings))
+    if not sum(kinds.values()):
+        return [Heading("Findings"), Paragraph("The index found nothing missing and nothing inconsistent.")]
+    ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    table = Table(
+        "Findings by kind", ["Kind", "#Count"], [[kind.replace("_", " "), count(number)] for kind, number in ordered]
+    )
+    blocks: list[Block] = [
+        Heading("Findings"),
+        Paragraph("What the index found missing or inconsistent in the corpus; the run goes on without it."),
+        table,
+    ]
+    if report.findings and config.finding_rows:
+        rows = [
+            [
+                foreign(str(finding.get("kind", "")).replace("_", " ")),
+                foreign(str(finding.get("clip_id", "")) or UNKNOWN, MAX_CLIP_ID_BYTES),
+                foreign(str(finding.get("message", "")), 2 * config.text_length),
+            ]
+            for finding in report.findings[: config.finding_rows]
+        ]
+        hidden = len(report.findings) - len(rows)
+        blocks.append(
+            Folded("Each finding", [Table("Findings", ["Kind", "Clip", "What was found"], rows, hidden=hidden)])
+        )
+    return blocks
+
+
+def _coverage(report: ReportInput) -> list[Block]:
+    names = list(report.coverage)
+    tallies = {name: {state: int(report.coverage[name].get(state) or 0) for state in COVERAGE} for name in names}
+    totals = {name: sum(tally.values()) for name, tally in tallies.items()}
+    states = [state for state in COVERAGE if any(tally[state] for tally in tallies.values())]
+    layers = [(state, COVERAGE[state][0], [float(tallies[name][state]) for name in names]) for state in states]
+    texts = [f"{count(tallies[name]['done'])} of {count(totals[name])}" for name in names]
+    least = min(names, key=lambda name: tallies[name]["done"] / (totals[name] or 1))
+    sentence = (
+        "Every modality has features of every clip."
+        if all(tallies[name]["done"] == totals[name] for name in names)
+        else f"The modality with the least coverage is {least}: {count(tallies[least]['done'])} of "
+        f"{count(totals[least])} clips have its features. A modality that a clip lacks is masked, never filled in."
+    )
+    meanings = "; ".join(f"{state}: {COVERAGE[state][1]}" for state in states)
+    rows = [[name, *(count(tallies[name][state]) for state in COVERAGE)] for name in names]
+    numbers = Table("Clips by modality and state", ["Modality", *(f"#{state}" for state in COVERAGE)], rows)
+    drawing = stacked(names, layers, alt=f"Coverage of the modalities. {sentence}", texts=texts)
+    return [Paragraph(sentence), Figure(drawing, f"Coverage by modality ({meanings}).", numbers)]
+
+
+def _encoders(report: ReportInput) -> list[Block]:
+    rows, settings = [], []
+    for modality, values in report.encoders.items():
+        flat = dict(_flattened(values))
+        name = next((text for key, text in flat.items() if key.split(".")[-1] in {"type", "encoder", "name"}), UNKNOWN)
+        hashes = [text[:12] for key, text in flat.items() if "weights" in key and _HASH.fullmatch(text)]
+        width = report.dims.get(modality) or values.get("dim")
+        weights = shortened(", ".join(hashes[:2]) + (f" and {len(hashes) - 2} more" if len(hashes) > 2 else ""), 80)
+        rows.append(
+            [
+                modality,
+                foreign(name, 60),
+                UNKNOWN if width is None else str(width),
+                weights or "none",
+                fingerprint(values),
+            ]
+        )
+        lines = [[foreign(key, 80), foreign(_HASH.sub(_cut_hash, text))] for key, text in flat.items()]
+        settings.append(Table(f"Settings of {modality}", ["Setting", "Value"], lines))
+    columns = ["Modality", "Encoder", "#D", "Weights (start of SHA-256)", "Fingerprint"]
+    return [Heading("Encoders"), Table("The encoder of each modality", columns, rows), Folded("All settings", settings)]
+
+
+def in_order(labels: Iterable[str], seen: Iterable[str]) -> list[str]:
+    """The corpus's labels in their order, then, sorted, those that occur besides."""
+    known = list(dict.fromkeys(labels))
+    return known + sorted(set(seen) - set(known))
+
+
+def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _cut_hash(match: re.Match[str]) -> str:
+    return match.group()[:12] + "\N{HORIZONTAL ELLIPSIS}"

@@ -1,0 +1,126 @@
+"""`report`: everything a reader wants to see, on one page."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from ecmf_pipeline import __version__, layout
+from ecmf_pipeline.extraction.coverage import coverage
+from ecmf_pipeline.files import read_json, read_text, write_atomic
+from ecmf_pipeline.labels.tables import read_refined
+from ecmf_pipeline.params import Params, load_params
+from ecmf_pipeline.predictions import PredictionTable
+from ecmf_pipeline.progress import say
+from ecmf_pipeline.quarantine import read_all
+from ecmf_pipeline.report.inputs import LabelDecision, PredictedClip, ReportInput, SourceVote
+from ecmf_pipeline.report.page import render
+from ecmf_pipeline.stage_inputs import read_corpus_tables
+from ecmf_pipeline.store import FeatureStore
+from ecmf_pipeline.texts import read_texts
+
+_SHOWN_VERSIONS = (
+    "torch",
+    "transformers",
+    "numpy",
+    "scikit-learn",
+    "lightgbm",
+    "zarr",
+    "dvc",
+    "mediapipe",
+    "av",
+    "opensmile",
+    "gguf",
+)
+
+
+def run() -> None:
+    """Load the results of all stages and write the page."""
+    params = load_params()
+    corpus = read_corpus_tables()
+    texts = read_texts(layout.REWRITES)
+    stores = {modality: FeatureStore.open(layout.features(modality)) for modality in params.extract.encoders}
+    covered = {
+        modality.value: coverage(
+            modality,
+            corpus.clips,
+            texts,
+            root=layout.features(modality),
+            quarantine_path=layout.quarantine("extract", modality),
+        )
+        for modality in stores
+    }
+    content = ReportInput(
+        corpus={
+            "kind": params.corpus.kind,
+            "root": str(params.corpus.root),
+            "labels": corpus.labels,
+            "synthetic": corpus.synthetic,
+        },
+        clips=corpus.clips,
+        index=read_json(layout.METRICS / "index.json", made_by="index"),
+        findings=list(csv.DictReader(io.StringIO(read_text(layout.FINDINGS)))),
+        quarantine=read_all(layout.QUARANTINE),
+        coverage={
+            name: {
+                "done": counts.done,
+                "missing": counts.missing,
+                "absent": counts.absent,
+                "quarantined": counts.quarantined,
+            }
+            for name, counts in covered.items()
+        },
+        encoders={modality.value: store.settings for modality, store in stores.items()},
+        dims={modality.value: store.dim for modality, store in stores.items()},
+        evaluate=read_json(layout.METRICS / "evaluate.json", made_by="evaluate"),
+        predictions=list(_predicted(PredictionTable.read(layout.predictions("refined") / "fusion.csv"))),
+        refined=list(_decisions()),
+        params=_plain(params),
+        versions={"ecmf-pipeline": __version__, **{name: version(name) for name in _SHOWN_VERSIONS}},
+    )
+    write_atomic(layout.REPORT, render(content, params.report))
+    say(f"report: {layout.REPORT}")
+
+
+def _predicted(table: PredictionTable) -> Iterable[PredictedClip]:
+    for row, clip_id in enumerate(table.clip_ids):
+        weights = table.modality_weights[row].tolist()
+        yield PredictedClip(
+            clip_id=clip_id,
+            split=table.splits[row],
+            label=table.labels[row],
+            probability=float(table.probs[row].max()),
+            modality_weights=dict(zip(table.modalities, weights, strict=True)),
+            flag=table.flags[row],
+        )
+
+
+def _decisions() -> Iterable[LabelDecision]:
+    table = read_refined(layout.REFINED)
+    sources = [name.removesuffix("_vote") for name in table.columns if name.endswith("_vote")]
+    for row in table.to_dict("records"):
+        yield LabelDecision(
+            clip_id=str(row["clip_id"]),
+            split=str(row["split"]),
+            given_label=str(row["given_label"]),
+            refined_label=str(row["refined_label"]),
+            decision=str(row["decision"]),
+            weight=float(row["weight"]),
+            confidence=_number(row["confidence"]),
+            agreement=_number(row["agreement"]),
+            reason=str(row["reason"]),
+            votes=[SourceVote(name, str(row[f"{name}_vote"]), _number(row[f"{name}_prob"])) for name in sources],
+        )
+
+
+def _number(value: Any) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _plain(params: Params) -> dict[str, Any]:
+    return params.model_dump(mode="json")

@@ -1,0 +1,55 @@
+"""`vote`: what weak classifiers and the LLM say of every clip, out of fold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecmf_pipeline import layout
+from ecmf_pipeline.clips import Clip, labels_of
+from ecmf_pipeline.fusion.folds import assign_folds
+from ecmf_pipeline.labels.tables import write_votes
+from ecmf_pipeline.labels.voters import out_of_fold_votes
+from ecmf_pipeline.llm.scoring import votes_from_scores
+from ecmf_pipeline.params import Params, load_params
+from ecmf_pipeline.progress import progress, say
+from ecmf_pipeline.stage_inputs import Corpus, llm_scores, read_features, read_labelled_corpus
+
+
+def run() -> None:
+    """Let every voter judge every clip it can, and write the long table of votes."""
+    params = load_params()
+    corpus = read_labelled_corpus()
+    votes = dict(_classifiers(params, corpus))
+    votes["llm"] = _llm(params, corpus.clips)
+    write_votes(layout.VOTES, [clip.clip_id for clip in corpus.clips], votes, corpus.labels)
+    say(f"vote: {len(corpus.clips)} clips, {len(votes)} sources")
+    for name, probs in votes.items():
+        say(f"  {name}: {int(np.isfinite(probs).all(axis=1).sum())} votes, the rest abstentions")
+
+
+def _classifiers(params: Params, corpus: Corpus) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    config = params.vote
+    given = np.array(labels_of(corpus.clips, corpus.labels), np.int64)
+    labelled = np.flatnonzero(given >= 0)
+    folds = np.full(len(given), -1, np.int64)
+    groups = [corpus.clips[row].group for row in labelled]
+    folds[labelled] = assign_folds(given[labelled], groups, config.folds, rng=np.random.default_rng(config.seed))
+    features = read_features(params, corpus.clips)
+    voters = {"linear": config.linear, "lightgbm": config.lightgbm}
+    tasks = [(name, kind, voter) for name in features for kind, voter in voters.items() if voter is not None]
+    for name, kind, voter in progress(tasks, "vote", unit="voter"):
+        votes = out_of_fold_votes(
+            features[name], given, folds, voter.build(), n_classes=len(corpus.labels), seed=config.seed
+        )
+        yield f"{name}/{kind}", votes
+
+
+def _llm(params: Params, clips: Sequence[Clip]) -> NDArray[np.float64]:
+    # What `rewrite` asked is not asked again.
+    _, scores = llm_scores(
+        params.llm, [clip.transcript for clip in clips], layout.VOTE_CACHE, also=[layout.REWRITE_CACHE]
+    )
+    return votes_from_scores(scores.values, margin=params.vote.llm_margin)

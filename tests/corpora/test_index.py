@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ecmf_pipeline.clips import read_manifest, write_manifest
+from ecmf_pipeline.corpora import index as index_module
+from ecmf_pipeline.corpora.index import IndexResult, index_corpus
+from ecmf_pipeline.corpora.listing import CorpusListing, count_by_kind
+from ecmf_pipeline.errors import UnreadableMedia
+from ecmf_pipeline.files import sha256_file
+
+Read = Callable[..., CorpusListing]
+Write = Callable[..., Path]
+
+
+class Project:
+    """A folder of clips, indexed as the stage does it."""
+
+    def __init__(self, folder: Path, read: Read) -> None:
+        self.root = folder / "corpus"
+        self.cache = folder / ".index-cache.json"
+        self.manifest = folder / "manifest.csv"
+        self._read = read
+
+    def list(self) -> CorpusListing:
+        listing: CorpusListing = self._read(self.root)
+        return listing
+
+    def index(self) -> IndexResult:
+        result = index_corpus(self.list(), self.cache, workers=2)
+        write_manifest(self.manifest, result.clips)
+        assert read_manifest(self.manifest) == list(result.clips)
+        return result
+
+
+@pytest.fixture
+def project(tmp_path: Path, read: Read, write_media: Write) -> Project:
+    project = Project(tmp_path, read)
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        write_media(project.root / name)
+    (project.root / "labels.csv").write_text("name,label\na,joy\nb,fear\nc,joy\n")
+    return project
+
+
+def test_what_the_manifest_says_of_a_file(project: Project, write_media: Write) -> None:
+    write_media(project.root / "d.mkv", "both")
+    write_media(project.root / "e.webm", "webm")
+    result = project.index()
+    clips = {str(clip.clip_id): clip for clip in result.clips}
+    assert clips["a"].digest == sha256_file(project.root / "a.mp4")
+    assert clips["a"].bytes == (project.root / "a.mp4").stat().st_size
+    assert clips["a"].duration == pytest.approx(0.5, abs=0.02)
+    assert (clips["a"].has_video, clips["a"].has_audio) == (True, False)
+    assert (clips["d"].has_video, clips["d"].has_audio) == (True, True)
+    assert clips["e"].duration == pytest.approx(0.5, abs=0.11)
+    assert (result.hashed, result.reused, result.quarantined) == (5, 0, ())
+
+
+def test_nothing_new_reads_nothing_and_leaves_every_byte(project: Project) -> None:
+    first = project.index()
+    stamps = [path.stat().st_mtime_ns for path in (project.manifest, project.cache)]
+    second = project.index()
+    assert (second.hashed, second.reused) == (0, 3)
+    assert second.clips == first.clips
+    assert second.findings == first.findings
+    assert [path.stat().st_mtime_ns for path in (project.manifest, project.cache)] == stamps
+
+
+def test_a_new_time_with_old_content_changes_nothing(project: Project) -> None:
+    project.index()
+    before = project.manifest.read_bytes()
+    os.utime(project.root / "b.mp4", (1, 1))
+    assert project.index().hashed == 1
+    assert project.manifest.read_bytes() == before
+    assert project.index().hashed == 0
+
+
+def test_only_what_changed_is_read(project: Project, write_media: Write) -> None:
+    before = {str(clip.clip_id): clip.digest for clip in project.index().clips}
+    write_media(project.root / "b.mp4", "other pictures")
+    write_media(project.root / "d.mp4")
+    result = project.index()
+    after = {str(clip.clip_id): clip.digest for clip in result.clips}
+    assert (result.hashed, result.reused) == (2, 2)
+    assert after["b"] != before["b"]
+    assert (after["a"], after["c"]) == (before["a"], before["c"])
+
+
+def test_another_size_at_the_same_time_is_a_change(project: Project, write_media: Write) -> None:
+    project.index()
+    status = (project.root / "b.mp4").stat()
+    write_media(project.root / "b.mp4", mark="longer than before")
+    os.utime(project.root / "b.mp4", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert project.index().hashed == 1
+
+
+def test_new_labels_read_no_file(project: Project) -> None:
+    project.index()
+    (project.root / "labels.csv").write_text("name,label\na,fear\nb,fear\nc,joy\n")
+    result = project.index()
+    assert result.hashed == 0
+    assert result.clips[0].given_label == "fear"
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{", b"[]", b"\xff\xfe", b'{"version": 1}', b'{"version": 1, "root": "?", "files": {}}']
+)
+def test_a_lost_or_damaged_cache_costs_time_only(project: Project, content: bytes | None) -> None:
+    project.index()
+    before = project.manifest.read_bytes()
+    if content is None:
+        project.cache.unlink()
+    else:
+        project.cache.write_bytes(content)
+    assert project.index().hashed == 3
+    assert project.manifest.read_bytes() == before
+    assert project.index().hashed == 0
+
+
+def test_a_cache_with_a_damaged_row(project: Project) -> None:
+    project.index()
+    text = project.cache.read_text()
+    project.cache.write_text(text.replace("true", "7", 1))
+    assert text != project.cache.read_text()
+    assert project.index().hashed == 3
+
+
+def test_the_cache_of_another_corpus_does_not_count(project: Project, write_media: Write) -> None:
+    project.index()
+    other = project.root.with_name("other")
+    for path in sorted(project.root.glob("*.mp4")):
+        write_media(other / path.name, mark="X.mp4")
+        status = path.stat()
+        os.utime(other / path.name, ns=(status.st_atime_ns, status.st_mtime_ns))
+    project.root = other
+    assert project.index().hashed == 3
+
+
+def test_bad_files_are_quarantined_and_the_run_goes_on(
+    project: Project, write_media: Write, media_bytes: dict[str, bytes]
+) -> None:
+    (project.root / "empty.mp4").touch()
+    (project.root / "noise.mp4").write_bytes(bytes(range(256)) * 40)
+    (project.root / "half.mp4").write_bytes(media_bytes["pictures"][:400])
+    write_media(project.root / "sound.mp4", "sound")
+    result = project.index()
+    reasons = {str(entry.clip_id): (entry.reason, entry.message) for entry in result.quarantined}
+    assert list(reasons) == ["empty", "half", "noise"]
+    assert {reason for reason, _ in reasons.values()} == {UnreadableMedia.__name__}
+    assert "empty (0 bytes)" in reasons["empty"][1]
+    clips = {str(clip.clip_id): clip for clip in result.clips}
+    assert clips["a"].has_video
+    assert clips["noise"].digest == sha256_file(project.root / "noise.mp4")
+    assert not clips["noise"].has_video
+    assert (clips["sound"].has_video, clips["sound"].has_audio) == (False, True)
+    assert [f.clip_id for f in result.findings if f.kind == "no_video_stream"] == ["sound"]
+    again = project.index()
+    assert again.hashed == 0
+    assert again.quarantined == result.quarantined
+    assert again.findings == result.findings
+
+
+def test_same_bytes_under_two_names(project: Project, write_media: Write) -> None:
+    write_media(project.root / "y.mp4", mark="a.mp4")
+    for name in ("empty1.mp4", "empty2.mp4"):
+        (project.root / name).touch()
+    found = [f for f in project.index().findings if f.kind == "duplicate_content"]
+    assert [f.clip_id for f in found] == ["y"]
+    assert "'a.mp4' (train)" in found[0].message
+
+
+def test_a_file_that_vanishes_after_the_scan(project: Project) -> None:
+    listing = project.list()
+    (project.root / "b.mp4").unlink()
+    result = index_corpus(listing, project.cache, workers=2)
+    [entry] = result.quarantined
+    assert (entry.clip_id, entry.digest) == ("b", "")
+    assert "vanished" in entry.message
+    assert (result.hashed, len(result.clips)) == (2, 3)
+
+
+def test_a_file_that_changes_while_it_is_read(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hash_slowly(path: Path) -> str:
+        digest = sha256_file(path)
+        if path.name == "b.mp4":
+            with path.open("ab") as file:
+                file.write(b"more")
+        return digest
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index_module, "sha256_file", hash_slowly)
+        [entry] = project.index().quarantined
+    assert entry.clip_id == "b"
+    assert "changed while it was read" in entry.message
+    result = project.index()
+    assert (result.hashed, result.quarantined) == (1, ())
+
+
+def test_a_forbidden_file_is_tried_again(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> str:
+        if path.name == "b.mp4":
+            raise PermissionError(13, "Permission denied")
+        return sha256_file(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index_module, "sha256_file", refuse)
+        [entry] = project.index().quarantined
+    assert "Permission denied" in entry.message
+    assert project.index().hashed == 1
+
+
+def test_an_interrupt_loses_nothing(project: Project, write_media: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(8):
+        write_media(project.root / f"f{i}.mp4")
+
+    def interrupted(path: Path) -> str:
+        if path.name == "f5.mp4":
+            raise KeyboardInterrupt
+        return sha256_file(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index_module, "sha256_file", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            project.index()
+    assert not project.manifest.exists()
+    result = project.index()
+    assert (result.hashed, result.reused) == (3, 8)
+
+
+@pytest.mark.parametrize("step", ["sha256_file", "probe_media"])
+def test_bugs_are_not_taken_for_bad_clips(project: Project, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def broken(_: Path) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(index_module, step, broken)
+    with pytest.raises(ZeroDivisionError):
+        project.index()
+
+
+def test_odd_names_reach_the_manifest(project: Project, write_media: Write) -> None:
+    for name in ("妈妈.mp4", "a:b.mp4", 'q"u,o.mp4', "%03d.mp4", "n" * 230 + ".mp4", "folder é/x.mp4"):
+        write_media(project.root / name)
+    (project.root / "transcripts.csv").write_text('name,text\n妈妈,"two\r\nlines, ""quoted"""\n')
+    result = project.index()
+    assert result.quarantined == ()
+    assert all(clip.has_video for clip in result.clips)
+    assert {str(clip.clip_id): clip.transcript for clip in result.clips}["妈妈"] == 'two lines, "quoted"'
+
+
+def test_clips_without_file_stay(project: Project) -> None:
+    (project.root / "c.mp4").unlink()
+    result = project.index()
+    assert [clip.path for clip in result.clips] == ["a.mp4", "b.mp4", ""]
+    assert count_by_kind(result.findings) == {"label_without_file": 1}
+
+
+def test_real_clips(shared_data: Path, tmp_path: Path, read: Read) -> None:
+    listing = read(shared_data / "clips", "mer")
+    result = index_corpus(listing, tmp_path / "cache.json", workers=2)
+    assert (result.hashed, result.quarantined, result.findings) == (32, (), ())
+    assert sum(clip.has_audio for clip in result.clips) == 13
+    assert all(clip.has_video and 2 < clip.duration < 20 for clip in result.clips)
+    assert index_corpus(listing, tmp_path / "cache.json", workers=2).hashed == 0

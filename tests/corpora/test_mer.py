@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ecmf_pipeline.clips import Clip, ClipId, Split
+from ecmf_pipeline.corpora.listing import CorpusListing, count_by_kind
+from ecmf_pipeline.errors import CorpusError
+
+Read = Callable[..., CorpusListing]
+
+
+def clip(clip_id: str, path: str = "", **rest: Any) -> Clip:
+    return Clip(ClipId(clip_id), path, **rest)
+
+
+LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    (tmp_path / "video").mkdir()
+    for name in ("s_1", "s_2", "s_3", "s_4", "s_5"):
+        (tmp_path / "video" / f"{name}.mp4").write_bytes(b"x")
+    (tmp_path / "track1_train_disdim.csv").write_text("name,discrete,valence\ns_2,sad,-1.5\ns_1,happy,2\n")
+    (tmp_path / "track_all_candidates.csv").write_text("name\ns_4\ns_3\n")
+    (tmp_path / "subtitle_chieng.csv").write_text(
+        'name,chinese,english\ns_1,我想念,"I miss, a lot"\ns_2,NaN,\ns_4,好,fine\n'
+    )
+    return tmp_path
+
+
+def test_the_raw_layout(corpus: Path, read: Read) -> None:
+    listing = read(corpus, "mer")
+    assert listing.clips == (
+        clip("s_1", "video/s_1.mp4", transcript="I miss, a lot", given_label="happy", split=Split.TRAIN),
+        clip("s_2", "video/s_2.mp4", given_label="sad", split=Split.TRAIN),
+        clip("s_3", "video/s_3.mp4", split=Split.CANDIDATE),
+        clip("s_4", "video/s_4.mp4", transcript="fine", split=Split.CANDIDATE),
+        clip("s_5", "video/s_5.mp4", split=Split.UNLABELED),
+    )
+    assert listing.labels == LABELS
+    assert listing.candidate_order == ("s_4", "s_3")
+    assert count_by_kind(listing.findings) == {"file_without_label": 1}
+    assert not listing.synthetic
+
+
+def test_chinese_words(corpus: Path, read: Read) -> None:
+    assert [clip.transcript for clip in read(corpus, "mer", transcripts="chinese").clips] == [
+        "我想念",
+        "",
+        "",
+        "好",
+        "",
+    ]
+
+
+def test_mer2026_names(corpus: Path, read: Read) -> None:
+    before = read(corpus, "mer")
+    (corpus / "track1_train_disdim.csv").rename(corpus / "track1_train.csv")
+    (corpus / "track_all_candidates.csv").rename(corpus / "track1_track2_candidate.csv")
+    assert read(corpus, "mer") == before
+
+
+def test_two_label_files(corpus: Path, read: Read) -> None:
+    (corpus / "track1_train.csv").write_text("name,discrete\ns_5,sad\n")
+    listing = read(corpus, "mer")
+    assert listing.clips[4].given_label == ""
+    assert count_by_kind(listing.findings)["unused_table"] == 1
+
+
+def test_the_sample_is_mer_with_gold_and_groups(corpus: Path, read: Read) -> None:
+    (corpus / "gold.csv").write_text("name,discrete\ns_1,sad\ns_3,angry\n")
+    (corpus / "groups.csv").write_text("name,group\ns_1,anna\ns_9,ben\n")
+    listing = read(corpus, "sample")
+    assert listing.synthetic
+    assert [(clip.given_label, clip.gold_label, clip.group) for clip in listing.clips[:3]] == [
+        ("happy", "sad", "anna"),
+        ("sad", "", ""),
+        ("", "angry", ""),
+    ]
+    assert count_by_kind(listing.findings)["group_without_clip"] == 1
+
+
+def test_the_organisers_labels_are_gold(corpus: Path, read: Read) -> None:
+    (corpus / "track1_test_dis.csv").write_text("name,discrete\ns_3,angry\ns_4,sad\n")
+    assert [clip.gold_label for clip in read(corpus, "mer").clips] == ["", "", "angry", "sad", ""]
+
+
+def test_a_candidate_is_never_trained_on(corpus: Path, read: Read) -> None:
+    (corpus / "track1_train_disdim.csv").write_text("name,discrete\ns_1,happy\ns_3,sad\n")
+    listing = read(corpus, "mer")
+    assert listing.clips[2] == clip("s_3", "video/s_3.mp4", gold_label="sad", split=Split.CANDIDATE)
+    assert count_by_kind(listing.findings)["conflicting_split"] == 1
+
+
+def test_names_without_file_keep_their_rows(corpus: Path, read: Read) -> None:
+    for name in ("s_1", "s_4"):
+        (corpus / "video" / f"{name}.mp4").unlink()
+    listing = read(corpus, "mer")
+    assert [clip.path for clip in listing.clips[:1]] == [""]
+    assert listing.candidate_order == ("s_4", "s_3")
+    assert count_by_kind(listing.findings) == {
+        "candidate_without_file": 1,
+        "file_without_label": 1,
+        "label_without_file": 1,
+    }
+
+
+def test_csv_files_alone(corpus: Path, read: Read) -> None:
+    for path in (corpus / "video").iterdir():
+        path.unlink()
+    (corpus / "video").rmdir()
+    listing = read(corpus, "mer")
+    assert [(clip.clip_id, clip.path) for clip in listing.clips] == [(f"s_{i}", "") for i in (1, 2, 3, 4)]
+    assert count_by_kind(listing.findings) == {"no_media": 4}
+
+
+def test_media_alone(corpus: Path, read: Read) -> None:
+    for path in corpus.glob("*.csv"):
+        path.unlink()
+    listing = read(corpus, "mer")
+    assert {clip.split for clip in listing.clips} == {Split.UNLABELED}
+    assert count_by_kind(listing.findings) == {"no_labels": 5}
+
+
+def test_a_wrong_prefix_is_found(corpus: Path, read: Read) -> None:
+    for i in range(1, 6):
+        (corpus / "video" / f"samplenew3_{i:04d}.mp4").write_bytes(b"x")
+    names = [f"samplenew4_{i:04d}" for i in range(1, 7)]
+    (corpus / "track_all_candidates.csv").write_text("\n".join(["name", *names]))
+    listing = read(corpus, "mer")
+    [finding] = [f for f in listing.findings if f.kind == "prefix_mismatch"]
+    assert finding.count == 5
+    assert "'samplenew4_'" in finding.message
+    assert "'samplenew3_'" in finding.message
+    assert count_by_kind(listing.findings)["candidate_without_file"] == 6
+
+
+def test_files_missing_for_other_reasons_suggest_no_prefix(corpus: Path, read: Read) -> None:
+    names = [f"t_{i}" for i in range(100, 120)]
+    (corpus / "track_all_candidates.csv").write_text("\n".join(["name", *names]))
+    assert "prefix_mismatch" not in count_by_kind(read(corpus, "mer").findings)
+
+
+def test_a_few_shared_numbers_suggest_no_prefix(corpus: Path, read: Read) -> None:
+    for i in (100, 101, 102):
+        (corpus / "video" / f"s_{i}.mp4").write_bytes(b"x")
+    names = [f"t_{i}" for i in range(100, 120)]
+    (corpus / "track_all_candidates.csv").write_text("\n".join(["name", *names]))
+    assert "prefix_mismatch" not in count_by_kind(read(corpus, "mer").findings)
+
+
+def test_candidates_named_twice_are_predicted_once(corpus: Path, read: Read) -> None:
+    (corpus / "track_all_candidates.csv").write_text("name\ns_4\ns_3\ns_4\n../s_5\n")
+    listing = read(corpus, "mer")
+    assert listing.candidate_order == ("s_4", "s_3")
+    counts = count_by_kind(listing.findings)
+    assert (counts["duplicate_row"], counts["bad_clip_id"]) == (1, 1)
+
+
+def test_unknown_label_leaves_the_clip_unlabeled(corpus: Path, read: Read) -> None:
+    (corpus / "track1_train_disdim.csv").write_text("name,discrete\ns_1,happy\ns_2,worryed\n")
+    listing = read(corpus, "mer")
+    assert listing.clips[1] == clip("s_2", "video/s_2.mp4", split=Split.UNLABELED)
+    [finding] = [f for f in listing.findings if f.kind == "unknown_label"]
+    assert "did you mean 'worried'?" in finding.message
+
+
+def test_missing_sample_says_how_to_make_it(tmp_path: Path, read: Read) -> None:
+    with pytest.raises(CorpusError, match=r"does not exist[\s\S]*ecmf-pipe sample"):
+        read(tmp_path / "sample", "sample")
+
+
+def test_empty_and_other_layouts(tmp_path: Path, read: Read) -> None:
+    with pytest.raises(CorpusError, match="csv files found: none"):
+        read(tmp_path, "mer")
+    (tmp_path / "train-label.csv").write_text("name,discrete\n")
+    with pytest.raises(CorpusError, match=r"csv files found: 'train-label\.csv'"):
+        read(tmp_path, "mer")
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    with pytest.raises(CorpusError, match=r"not in MER's layout[\s\S]*corpus.kind"):
+        read(tmp_path, "mer")
+
+
+def test_subtitles_without_the_wanted_column(corpus: Path, read: Read) -> None:
+    (corpus / "subtitle_chieng.csv").write_text("name,chinese\ns_1,好\n")
+    with pytest.raises(CorpusError, match=r"subtitle_chieng.csv has no column 'english'"):
+        read(corpus, "mer")
+
+
+def test_real_clips(shared_data: Path, read: Read) -> None:
+    listing = read(shared_data / "clips", "mer")
+    assert Counter(clip.split.value for clip in listing.clips) == {"train": 20, "candidate": 12}
+    assert listing.findings == ()
+    assert sum(bool(clip.transcript) for clip in listing.clips) == 2
+    assert len(read(shared_data / "clips" / "video").clips) == 32

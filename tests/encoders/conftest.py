@@ -1,0 +1,159 @@
+"""Tiny transformers models with random weights, saved to disk once a session, and views of clips."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from numpy.typing import NDArray
+from skimage import data
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from ecmf_pipeline.faces import FaceTrack, crop_square
+
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "i", "am", "so", "very", "happy", "sad", "angry", "today", "what"]
+VOCABULARY += ["a", "nice", "surprise", "miss", "my", "mother"]
+ASTRONAUT_BOX = (165.0, 70.0, 115.0, 115.0)
+SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48}
+CONVOLUTIONS = {
+    "conv_dim": (16, 16),
+    "conv_kernel": (10, 3),
+    "conv_stride": (5, 64),
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+}
+
+
+def _save_vision(folder: Path) -> None:
+    square = {"height": 48, "width": 48}
+    clip = transformers.CLIPVisionConfig(**SMALL, image_size=48, patch_size=16)
+    transformers.CLIPVisionModel(clip).save_pretrained(folder / "clip")
+    text = {**SMALL, "vocab_size": 30, "max_position_embeddings": 8}
+    both = transformers.CLIPConfig(text_config=text, vision_config=clip.to_dict(), projection_dim=24)
+    transformers.CLIPModel(both).save_pretrained(folder / "clip_two_towers")
+    for name in ("clip", "clip_two_towers"):
+        transformers.CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size=square).save_pretrained(folder / name)
+    vit = transformers.ViTConfig(**SMALL, image_size=48, patch_size=16)
+    transformers.ViTModel(vit, add_pooling_layer=False).save_pretrained(folder / "vit")
+    transformers.ViTImageProcessorPil(size=square).save_pretrained(folder / "vit")
+    dino = transformers.Dinov2Config(**SMALL, image_size=70, patch_size=14)
+    transformers.Dinov2Model(dino).save_pretrained(folder / "dinov2")
+    transformers.BitImageProcessorPil(
+        size={"shortest_edge": 64}, crop_size={"height": 56, "width": 56}, do_center_crop=True
+    ).save_pretrained(folder / "dinov2")
+
+
+def _save_audio(folder: Path) -> None:
+    for name, config, norm in (
+        ("hubert", transformers.HubertConfig, "group"),
+        ("wav2vec2", transformers.Wav2Vec2Config, "layer"),
+        ("wavlm", transformers.WavLMConfig, "group"),
+    ):
+        model = transformers.AutoModel.from_config(config(**SMALL, **CONVOLUTIONS, feat_extract_norm=norm))
+        model.save_pretrained(folder / name)
+        extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=norm == "layer")
+        extractor.save_pretrained(folder / name)
+
+
+def _save_text(folder: Path) -> None:
+    vocabulary = {word: index for index, word in enumerate(VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    bare = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
+    sizes = {**SMALL, "vocab_size": len(vocabulary), "max_position_embeddings": 16}
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).save_pretrained(folder / "llama")
+    bare.save_pretrained(folder / "llama")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    wrapped = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    for name in ("bert", "sentence"):
+        transformers.BertModel(transformers.BertConfig(**sizes)).save_pretrained(folder / name)
+        wrapped.save_pretrained(folder / name)
+    modules = [
+        {"type": f"sentence_transformers.models.{kind}", "path": path}
+        for kind, path in (("Transformer", ""), ("Pooling", "1_Pooling"))
+    ]
+    (folder / "sentence" / "modules.json").write_text(json.dumps(modules))
+    (folder / "sentence" / "1_Pooling").mkdir()
+    (folder / "sentence" / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one transformers model in each of its folders."""
+    folder = tmp_path_factory.mktemp("tiny")
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        _save_vision(folder)
+        _save_audio(folder)
+        _save_text(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def frames() -> list[NDArray[np.uint8]]:
+    """Frames of four clips, no two of one size."""
+    astronaut, coffee, cat = data.astronaut(), data.coffee(), data.chelsea()
+    return [
+        np.stack([astronaut, astronaut[::-1], astronaut[:, ::-1]]),
+        coffee[None],
+        np.stack([cat, cat[:, ::-1]]),
+        cat.transpose(1, 0, 2)[None, :130, :90],
+    ]
+
+
+def face_track(pictures: list[NDArray[np.uint8]]) -> FaceTrack:
+    crops = np.stack([crop_square(picture, ASTRONAUT_BOX, 256) for picture in pictures])
+    count = len(crops)
+    return FaceTrack(
+        crops=crops,
+        frames=np.arange(count) * 2,
+        boxes=np.tile(np.array(ASTRONAUT_BOX, np.float32), (count, 1)),
+        scores=np.ones(count, np.float32),
+    )
+
+
+@pytest.fixture(scope="session")
+def tracks() -> list[FaceTrack]:
+    """Face tracks of three clips; the first's middle crop shows no face, nor does any of the last's."""
+    face = data.astronaut()
+    blank = np.full_like(face, 90)
+    return [
+        face_track([face, blank, (face * 0.8).astype(np.uint8)]),
+        face_track([face[:, ::-1]]),
+        face_track([blank, blank]),
+    ]
+
+
+@pytest.fixture(scope="session")
+def sounds() -> list[NDArray[np.float32]]:
+    """Four sounds, mono at 16 kHz; no two of one length but the first and the last."""
+    rng = np.random.default_rng(3)
+    noise = [rng.normal(0, 0.1, count).astype(np.float32) for count in (16_000, 9_001, 24_321, 16_000)]
+    return [wave * np.linspace(0.2, 1, len(wave), dtype=np.float32) for wave in noise]
+
+
+@pytest.fixture
+def refuses_hub(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Any]]:
+    """The hub's client without a network; what it was asked for is kept."""
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    asked: list[Any] = []
+
+    def download(*names: Any, **where: Any) -> str:
+        asked.append((names, where))
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return lambda: asked

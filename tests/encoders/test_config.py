@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from ecmf_pipeline.clips import Modality
+from ecmf_pipeline.encoders.config import EfficientNetConfig, EncoderConfig, TextConfig, VisionConfig
+from ecmf_pipeline.encoders.inference import pick_device
+from ecmf_pipeline.encoders.weights import folder_hashes, hub_cache, locate
+from ecmf_pipeline.errors import ModelError, ParamsError
+from ecmf_pipeline.files import fingerprint
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def fill_cache(cache: Path, model: str, revision: str) -> None:
+    reference = cache / f"models--{model.replace('/', '--')}" / "refs" / revision
+    reference.parent.mkdir(parents=True)
+    reference.write_text(COMMIT)
+
+
+class TestParams:
+    def test_type_picks_the_encoder(self) -> None:
+        read = TypeAdapter(EncoderConfig).validate_python
+        assert isinstance(read({"type": "efficientnet_lite0"}), EfficientNetConfig)
+        assert read({"type": "transformers_vision", "model": "org/name"}).modalities == {Modality.GLOBAL, Modality.FACE}
+
+    @pytest.mark.parametrize(
+        "entry",
+        [
+            {"type": "resnet"},
+            {"batch_size": 3},
+            {"type": "egemaps", "bins": 3},
+            {"type": "egemaps", "batch_size": 0},
+            {"type": "transformers_vision"},
+            {"type": "transformers_text", "layers": "first"},
+        ],
+    )
+    def test_a_wrong_entry_is_refused(self, entry: dict[str, Any]) -> None:
+        with pytest.raises(ValidationError):
+            TypeAdapter(EncoderConfig).validate_python(entry)
+
+    def test_planning_loads_no_heavy_library(self, models: Path) -> None:
+        code = (
+            "import sys; from ecmf_pipeline.encoders.config import TextConfig;"
+            f"TextConfig(model={str(models / 'minilm')!r}).settings();"
+            "sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'transformers', 'huggingface_hub')))"
+        )
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class TestSettings:
+    def test_every_field_that_changes_numbers_is_in_them(self, tiny: Path) -> None:
+        config = TextConfig(model=str(tiny / "bert"))
+        changed: list[dict[str, Any]] = [
+            {"inputs": "both"},
+            {"max_tokens": 9},
+            {"layers": "last4_sum"},
+            {"model": str(tiny / "llama")},
+        ]
+        prints = {fingerprint(config.model_copy(update=update).settings()) for update in [{}, *changed]}
+        assert len(prints) == 1 + len(changed)
+
+    def test_batch_size_is_not_in_them(self, tiny: Path) -> None:
+        config = TextConfig(model=str(tiny / "bert"))
+        assert config.model_copy(update={"batch_size": 1}).settings() == config.settings()
+
+    def test_a_folder_is_told_by_its_files_less_those_that_change_nothing(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text("{}")
+        before = folder_hashes(tmp_path)
+        (tmp_path / "README.md").write_text("words")
+        (tmp_path / ".cache").mkdir()
+        (tmp_path / ".cache" / "state.json").write_text("{}")
+        assert folder_hashes(tmp_path) == before
+        (tmp_path / "1_Pooling").mkdir()
+        (tmp_path / "1_Pooling" / "config.json").write_text("{}")
+        assert folder_hashes(tmp_path).keys() == {"config.json", "1_Pooling/config.json"}
+
+
+class TestModelSource:
+    @pytest.mark.parametrize("model", ["data/models/absent", "/nowhere", "./absent"])
+    def test_a_missing_folder_is_a_model_error_with_a_hint(self, model: str) -> None:
+        with pytest.raises(ModelError, match="missing") as error:
+            locate(model, "main")
+        assert "ecmf-pipe models" in str(error.value)
+
+    def test_a_folder_without_a_config_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match=r"config\.json"):
+            locate(str(tmp_path), "main")
+
+    def test_a_hub_id_is_told_by_the_cached_commit(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses_hub: Callable[[], list[Any]]
+    ) -> None:
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+        fill_cache(tmp_path, "org/name", "main")
+        config = VisionConfig(model="org/name")
+        assert config.settings()["weights"] == {"model": "org/name", "commit": COMMIT}
+        assert config.model_copy(update={"revision": COMMIT}).settings() == config.settings()
+        assert refuses_hub() == []
+
+    def test_an_unknown_hub_id_is_a_model_error(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses_hub: Callable[[], list[Any]]
+    ) -> None:
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+        with pytest.raises(ModelError, match="'org/name' is neither"):
+            VisionConfig(model="org/name", revision="v2").settings()
+        assert refuses_hub()[0][1]["revision"] == "v2"
+
+    def test_a_hub_model_is_loaded_at_the_commit_of_its_settings(
+        self, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        fill_cache(tmp_path, "org/name", "main")
+        snapshots = tmp_path / "models--org--name" / "snapshots"
+        snapshots.mkdir()
+        (snapshots / COMMIT).symlink_to(tiny / "vit", target_is_directory=True)
+        encoder = VisionConfig(model="org/name").build("cpu")
+        assert encoder.dim == 32
+        assert encoder.settings["weights"]["commit"] == COMMIT
+
+    def test_the_cache_is_where_the_hubs_client_keeps_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        assert hub_cache() == Path.home() / ".cache" / "huggingface" / "hub"
+        monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+        assert hub_cache() == Path("/x/huggingface/hub")
+        monkeypatch.setenv("HF_HOME", "/h")
+        assert hub_cache() == Path("/h/hub")
+        monkeypatch.setenv("HF_HUB_CACHE", "/c")
+        assert hub_cache() == Path("/c")
+
+
+class TestDevice:
+    def test_auto_is_a_device_of_this_machine(self) -> None:
+        assert pick_device("auto").type in {"cpu", "cuda"}
+
+    @pytest.mark.parametrize("device", ["cuda:99", "warp"])
+    def test_an_absent_device_is_a_params_error(self, device: str) -> None:
+        with pytest.raises(ParamsError, match=device):
+            pick_device(device)

@@ -1,0 +1,246 @@
+"""What holds for every encoder: a new one inherits `EncoderContract` here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+from ecmf_pipeline.encoders.base import ClipText, Encoder
+from ecmf_pipeline.encoders.config import (
+    AudioConfig,
+    BaseEncoderConfig,
+    EfficientNetConfig,
+    EgemapsConfig,
+    EncoderConfig,
+    MiniXceptionConfig,
+    TextConfig,
+    VisionConfig,
+)
+from ecmf_pipeline.files import fingerprint
+
+
+def copy_with_one_more_byte(path: Path, folder: Path) -> Path:
+    copy = folder / path.name
+    copy.write_bytes(path.read_bytes() + b" ")
+    return copy
+
+
+class EncoderContract:
+    """Inherit, and give the fixtures ``config`` and ``views``."""
+
+    tolerance = 1e-5
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def config(cls) -> BaseEncoderConfig:
+        raise NotImplementedError
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def views(cls) -> list[Any]:
+        raise NotImplementedError
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def encoder(cls, config: BaseEncoderConfig) -> Iterator[Encoder[Any]]:
+        encoder = config.build("cpu")
+        yield encoder
+        encoder.close()
+
+    def test_a_view_becomes_finite_rows_of_its_items(self, encoder: Encoder[Any], views: list[Any]) -> None:
+        for encoding in encoder.encode(views):
+            assert encoding.values.dtype == np.float32
+            assert encoding.values.shape == (len(encoding.kept), encoder.dim)
+            assert encoding.kept.dtype == np.int64
+            assert (np.diff(encoding.kept) > 0).all()
+            assert np.isfinite(encoding.values.astype(encoder.dtype)).all()
+
+    def test_different_views_get_different_rows(self, encoder: Encoder[Any], views: list[Any]) -> None:
+        first, second = (encoding.values[0] for encoding in encoder.encode(views[:2]))
+        assert np.abs(first - second).max() > 10 * self.tolerance
+
+    def test_order_and_company_do_not_matter(self, encoder: Encoder[Any], views: list[Any]) -> None:
+        together = encoder.encode(views)
+        turned = encoder.encode(views[::-1])[::-1]
+        alone = [encoder.encode([view])[0] for view in views]
+        for one, two, three in zip(together, turned, alone, strict=True):
+            np.testing.assert_allclose(two.values, one.values, atol=self.tolerance, rtol=self.tolerance)
+            np.testing.assert_allclose(three.values, one.values, atol=self.tolerance, rtol=self.tolerance)
+            np.testing.assert_array_equal(three.kept, one.kept)
+
+    def test_batch_size_does_not_matter(
+        self, config: BaseEncoderConfig, encoder: Encoder[Any], views: list[Any]
+    ) -> None:
+        one_by_one = config.model_copy(update={"batch_size": 1}).build("cpu")
+        for one, many in zip(one_by_one.encode(views), encoder.encode(views), strict=True):
+            np.testing.assert_allclose(one.values, many.values, atol=self.tolerance, rtol=self.tolerance)
+        assert one_by_one.settings == encoder.settings
+        one_by_one.close()
+
+    def test_the_same_views_give_the_same_bytes(self, encoder: Encoder[Any], views: list[Any]) -> None:
+        for one, two in zip(encoder.encode(views), encoder.encode(views), strict=True):
+            assert one.values.tobytes() == two.values.tobytes()
+
+    def test_no_views_is_no_encodings(self, encoder: Encoder[Any]) -> None:
+        assert encoder.encode([]) == []
+
+    def test_it_is_frozen(self, encoder: Encoder[Any]) -> None:
+        networks = [value for value in vars(encoder).values() if isinstance(value, torch.nn.Module)]
+        assert not any(module.training for network in networks for module in network.modules())
+        assert not any(parameter.requires_grad for network in networks for parameter in network.parameters())
+
+    def test_settings_are_json_and_known_before_it_is_built(
+        self, config: BaseEncoderConfig, encoder: Encoder[Any]
+    ) -> None:
+        assert json.loads(json.dumps(encoder.settings)) == encoder.settings == config.settings()
+
+    def test_its_config_is_an_entry_of_params(self, config: BaseEncoderConfig) -> None:
+        assert TypeAdapter(EncoderConfig).validate_python(config.model_dump(mode="json")) == config
+        assert config.modalities
+
+    def test_other_weights_are_another_fingerprint(self, config: BaseEncoderConfig, tmp_path: Path) -> None:
+        for other in self.with_other_weights(config, tmp_path):
+            assert fingerprint(other.settings()) != fingerprint(config.settings())
+
+    def with_other_weights(self, config: Any, folder: Path) -> list[BaseEncoderConfig]:
+        raise NotImplementedError
+
+
+class TransformersContract(EncoderContract):
+    """The contract for models in a local folder, which may stand anywhere."""
+
+    def with_other_weights(self, config: Any, folder: Path) -> list[BaseEncoderConfig]:
+        shutil.copytree(config.model, folder / "model")
+        moved = config.model_copy(update={"model": str(folder / "model")})
+        assert moved.settings() == config.settings()
+        weights = folder / "model" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes() + b" ")
+        return [moved]
+
+
+class TestEfficientNet(EncoderContract):
+    tolerance = 1e-4
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def config(cls, models: Path) -> EfficientNetConfig:
+        return EfficientNetConfig(weights=models / "efficientnet_lite0" / "efficientnet-lite0-57934424.pth")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def views(cls, frames: list[Any]) -> list[Any]:
+        return frames
+
+    def with_other_weights(self, config: EfficientNetConfig, folder: Path) -> list[BaseEncoderConfig]:
+        return [config.model_copy(update={"weights": copy_with_one_more_byte(config.weights, folder)})]
+
+
+class TestMiniXception(EncoderContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def config(cls, models: Path) -> MiniXceptionConfig:
+        return MiniXceptionConfig(
+            weights=models / "mini_xception" / "emotion_model.hdf5",
+            face_landmarker=models / "face_landmarker" / "face_landmarker.task",
+        )
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def views(cls, tracks: list[Any]) -> list[Any]:
+        return tracks
+
+    def with_other_weights(self, config: MiniXceptionConfig, folder: Path) -> list[BaseEncoderConfig]:
+        return [
+            config.model_copy(update={"weights": copy_with_one_more_byte(config.weights, folder)}),
+            config.model_copy(update={"face_landmarker": copy_with_one_more_byte(config.face_landmarker, folder)}),
+        ]
+
+
+class TestEgemaps(EncoderContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def config(cls) -> EgemapsConfig:
+        return EgemapsConfig()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def views(cls, sounds: list[Any]) -> list[Any]:
+        return [*sounds, np.zeros(100, np.float32)]
+
+    def with_other_weights(self, config: EgemapsConfig, folder: Path) -> list[BaseEncoderConfig]:
+        return []  # openSMILE has no weights
+
+
+class TestVision(TransformersContract):
+    @pytest.fixture(scope="class", params=["clip", "clip_two_towers", "vit", "dinov2"])
+    @classmethod
+    def config(cls, request: pytest.FixtureRequest, tiny: Path) -> VisionConfig:
+        return VisionConfig(model=str(tiny / request.param), batch_size=3)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def views(cls, frames: list[Any]) -> list[Any]:
+        return frames
+
+
+class TestVisionOnFaces(TransformersContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def config(cls, tiny: Path) -> VisionConfig:
+        return VisionConfig(model=str(tiny / "vit"), batch_size=4)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def views(cls, tracks: list[Any]) -> list[Any]:
+        return tracks[::-1]
+
+
+class TestAudio(TransformersContract):
+    tolerance = 1e-4
+
+    @pytest.fixture(scope="class", params=["hubert", "wav2vec2", "wavlm"])
+    @classmethod
+    def config(cls, request: pytest.FixtureRequest, tiny: Path) -> AudioConfig:
+        return AudioConfig(model=str(tiny / request.param), batch_size=3, layers="last4_mean")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def views(cls, sounds: list[Any]) -> list[Any]:
+        return [*sounds, np.zeros(100, np.float32)]
+
+
+class TestText(TransformersContract):
+    @pytest.fixture(scope="class", params=["bert", "sentence", "llama"])
+    @classmethod
+    def config(cls, request: pytest.FixtureRequest, tiny: Path) -> TextConfig:
+        return TextConfig(model=str(tiny / request.param), batch_size=2, inputs="both", layers="last4_sum")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def views(cls) -> list[Any]:
+        return [
+            ClipText("i am so very happy today", "what a nice surprise"),
+            ClipText("sad", "sad"),
+            ClipText("i miss my mother", "sad " * 40),
+            ClipText("i am so very happy today", "angry"),
+        ]
+
+
+class TestMiniLM(TransformersContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def config(cls, models: Path) -> TextConfig:
+        return TextConfig(model=str(models / "minilm"))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def views(cls) -> list[Any]:
+        return [ClipText("I miss my mother."), ClipText("What a nice surprise! " * 20), ClipText("Well...")]

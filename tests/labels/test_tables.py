@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from ecmf_pipeline.clips import ClipId, Split
+from ecmf_pipeline.errors import InputError, MissingInput
+from ecmf_pipeline.labels.refine import Decision, Verdict
+from ecmf_pipeline.labels.tables import (
+    REFINED_COLUMNS,
+    read_refined,
+    read_votes,
+    training_labels,
+    write_refined,
+    write_votes,
+)
+
+NAMES = ("快乐", 'say "no", then', "NA")
+CLIPS = ("片段,二", "nan", 'b "quoted"', "001")
+
+
+@pytest.fixture
+def votes() -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    made = {name: rng.dirichlet(np.ones(3), 4) for name in ("zeta", "llm, 你好", "null")}
+    made["llm, 你好"][1] = np.nan
+    return made
+
+
+@pytest.fixture
+def decisions() -> list[Decision]:
+    kinds = [Verdict.KEEP, Verdict.DROP, Verdict.PSEUDO, Verdict.REVIEW]
+    new = [NAMES[0], "", NAMES[1], ""]
+    return [
+        Decision(ClipId(c), Split.TRAIN, NAMES[2], n, k, 0.1 + 0.2 if n else 0.0, 1 / 3, float("nan"), 'a, "b"')
+        for c, n, k in zip(CLIPS, new, kinds, strict=True)
+    ]
+
+
+def test_votes_survive_the_round_trip_whatever_their_names(tmp_path: Path, votes: dict[str, Any]) -> None:
+    path = tmp_path / "votes.csv"
+    write_votes(path, CLIPS, votes, NAMES)
+    table = read_votes(path, NAMES)
+    assert table.clip_ids == tuple(sorted(CLIPS))
+    assert set(table.votes) == set(votes)
+    order = [CLIPS.index(clip) for clip in table.clip_ids]
+    for source, probs in votes.items():
+        assert_allclose(table.votes[source], probs[order], atol=1e-6)
+    again = tmp_path / "again.csv"
+    write_votes(again, table.clip_ids, table.votes, NAMES)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_votes_are_a_sorted_long_table_in_which_silence_is_empty(tmp_path: Path, votes: dict[str, Any]) -> None:
+    path = tmp_path / "votes.csv"
+    write_votes(path, CLIPS, votes, NAMES)
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["clip_id", "source", "label", *(f"p_{name}" for name in NAMES)]
+    assert [(row["clip_id"], row["source"]) for row in rows] == sorted((c, s) for c in CLIPS for s in votes)
+    silent = next(row for row in rows if row["clip_id"] == "nan" and row["source"] == "llm, 你好")
+    assert [silent["label"], *(silent[f"p_{name}"] for name in NAMES)] == ["", "", "", ""]
+    loud = next(row for row in rows if row["clip_id"] == "001" and row["source"] == "zeta")
+    assert loud["label"] == NAMES[votes["zeta"][3].argmax()]
+
+
+def test_the_order_of_clips_and_sources_leaves_the_bytes_alone(tmp_path: Path, votes: dict[str, Any]) -> None:
+    write_votes(tmp_path / "a.csv", CLIPS, votes, NAMES)
+    backwards = {name: votes[name][::-1] for name in reversed(votes)}
+    write_votes(tmp_path / "b.csv", CLIPS[::-1], backwards, NAMES)
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+def test_a_row_that_is_not_there_abstains_and_rows_may_stand_in_any_order(tmp_path: Path) -> None:
+    path = tmp_path / "votes.csv"
+    path.write_text("clip_id,source,label,p_b,p_a\nz,one,a,0.25,0.75\na,two,b,1,0\nz,two,,,\n")
+    table = read_votes(path, ("a", "b"))
+    assert table.clip_ids == ("a", "z")
+    assert_array_equal(table.votes["one"], [[np.nan, np.nan], [0.75, 0.25]])
+    assert_array_equal(table.votes["two"], [[0, 1], [np.nan, np.nan]])
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "damaged"),
+        ("clip_id,source,label,p_a\nx,s,a,1\n", "no column 'p_b'"),
+        ("clip_id,source,label,p_a,p_b\nx,s,a,0.9,0.9\n", "record 1: the probabilities"),
+        ("clip_id,source,label,p_a,p_b\nx,s,a,,0.9\n", "record 1: the probabilities"),
+        ("clip_id,source,label,p_a,p_b\nx,s,a,1,0\ny,s,b,1.5,-0.5\n", "record 2: the probabilities"),
+        ("clip_id,source,label,p_a,p_b\nx,s,c,1,0\n", "the label is unknown"),
+        ("clip_id,source,label,p_a,p_b\nx,s,b,1,0\n", "the label is not the vote"),
+        ("clip_id,source,label,p_a,p_b\nx,s,a,,\n", "the label is not the vote"),
+        ("clip_id,source,label,p_a,p_b\nx,s,a,1,0\nx,s,b,0,1\n", "record 2: the source votes twice"),
+        ("clip_id,source,label,p_a,p_b\nx,s,a,one,0\n", "damaged"),
+        ("clip_id,source,label,p_a,p_b\nx,s,a,1,0,7\n", "record 1 has 6 cells, not 5"),
+        ("clip_id,source,label,p_a,p_b\nx,s\n", "record 1 has 2 cells, not 5"),
+        ('clip_id,source,label,p_a,p_b\nx,"s,a,1,0\n', "damaged"),
+    ],
+)
+def test_damaged_votes_are_refused_with_a_hint(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "votes.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=complaint) as caught:
+        read_votes(path, ("a", "b"))
+    assert caught.value.hint == "run `ecmf-pipe vote` again"
+
+
+def test_tables_that_are_not_there_say_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(MissingInput, match="run `ecmf-pipe vote`"):
+        read_votes(tmp_path / "votes.csv", ("a",))
+    with pytest.raises(MissingInput, match="run `ecmf-pipe refine`"):
+        read_refined(tmp_path / "refined.csv")
+
+
+def test_votes_of_another_shape_are_a_bug(tmp_path: Path, votes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="votes must be"):
+        write_votes(tmp_path / "votes.csv", CLIPS[:3], votes, NAMES)
+    with pytest.raises(ValueError, match="unique"):
+        write_votes(tmp_path / "votes.csv", ["x"] * 4, votes, NAMES)
+
+
+def test_refined_labels_survive_the_round_trip(
+    tmp_path: Path, votes: dict[str, Any], decisions: list[Decision]
+) -> None:
+    path = tmp_path / "refined.csv"
+    write_refined(path, decisions, votes, NAMES)
+    frame = read_refined(path)
+    assert list(frame.columns) == [*REFINED_COLUMNS, *(f"{s}_{x}" for s in sorted(votes) for x in ("vote", "prob"))]
+    assert list(frame["clip_id"]) == sorted(CLIPS)
+    row = frame.set_index("clip_id").loc["nan"]
+    assert (row["decision"], row["refined_label"], row["given_label"]) == ("drop", "", "NA")
+    assert row["llm, 你好_vote"] == ""
+    assert np.isnan([row["agreement"], row["llm, 你好_prob"]]).all()
+    assert row["zeta_prob"] == pytest.approx(votes["zeta"][1].max(), abs=1e-6)
+    assert training_labels(frame) == {CLIPS[0]: (NAMES[0], 0.3), CLIPS[2]: (NAMES[1], 0.3)}
+    assert b"0.333333," in path.read_bytes()
+
+
+def test_refined_bytes_do_not_depend_on_the_order(
+    tmp_path: Path, votes: dict[str, Any], decisions: list[Decision]
+) -> None:
+    write_refined(tmp_path / "a.csv", decisions, votes, NAMES)
+    write_refined(tmp_path / "b.csv", decisions[::-1], {k: votes[k][::-1] for k in reversed(votes)}, NAMES)
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        (",keep,", ",keap,", "no such decision"),
+        (",0.3,", ",-0.3,", "weight is not a number"),
+        (",0.3,", ",,", "weight is not a number"),
+        (",0.3,", ",much,", "damaged"),
+        ("clip_id", "name", "no column 'clip_id'"),
+        ("NA,快乐,keep", "NA,,keep", "has no label"),
+        ("001", "nan", "stands twice"),
+    ],
+)
+def test_damaged_refined_labels_are_refused(
+    tmp_path: Path, votes: dict[str, Any], decisions: list[Decision], old: str, new: str, complaint: str
+) -> None:
+    path = tmp_path / "refined.csv"
+    write_refined(path, decisions, votes, NAMES)
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(InputError, match=complaint) as caught:
+        read_refined(path)
+    assert caught.value.hint == "run `ecmf-pipe refine` again"
+
+
+def test_many_clips_take_seconds(tmp_path: Path, simulate: Callable[..., Any], labels: tuple[str, ...]) -> None:
+    """Row-by-row Python would take minutes at the challenge's size, 13 times this."""
+    import time
+
+    world = simulate(0, 500, unlabeled=9_500)
+    start = time.process_time()
+    write_votes(tmp_path / "votes.csv", [clip.clip_id for clip in world.clips], world.votes, labels)
+    read_votes(tmp_path / "votes.csv", labels)
+    assert time.process_time() - start < 5

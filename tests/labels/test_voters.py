@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from numpy.typing import NDArray
+
+from ecmf_pipeline.labels.config import LightGbmConfig, LinearConfig
+from ecmf_pipeline.labels.voters import Voter, abstain_where_unsure, clip_weights, out_of_fold_votes, project
+
+VOTERS = [LinearConfig(), LightGbmConfig(rounds=20)]
+
+
+@pytest.fixture(params=VOTERS, ids=lambda config: config.kind)
+def voter(request: pytest.FixtureRequest) -> Voter:
+    return request.param.build()
+
+
+def blobs(
+    clips: int, classes: int, *, unlabeled: int = 0, dim: int = 20, seed: int = 0
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    rng = np.random.default_rng(seed)
+    truth = np.arange(clips + unlabeled) % classes
+    centres = rng.normal(size=(classes, dim)) * 2
+    features = (centres[truth] + rng.normal(size=(len(truth), dim))).astype(np.float32)
+    folds = rng.permutation(len(truth)) % 4
+    return features, truth, folds
+
+
+def test_a_clips_own_given_label_never_reaches_its_vote(voter: Voter) -> None:
+    features, given, folds = blobs(80, 4)
+    before = out_of_fold_votes(features, given, folds, voter, n_classes=4)
+    flipped = given.copy()
+    flipped[7] = (given[7] + 1) % 4
+    after = out_of_fold_votes(features, flipped, folds, voter, n_classes=4)
+    same_fold = folds == folds[7]
+    assert_array_equal(after[same_fold], before[same_fold])
+    assert not np.array_equal(after[~same_fold], before[~same_fold])  # it does reach the others
+
+
+def test_votes_learn_what_there_is_to_learn(voter: Voter) -> None:
+    features, truth, folds = blobs(120, 4, unlabeled=40)
+    given = truth.copy()
+    given[120:] = -1
+    votes = out_of_fold_votes(features, given, folds, voter, n_classes=4)
+    assert np.mean(votes.argmax(axis=1)[:120] == truth[:120]) > 0.8
+    assert np.mean(votes.argmax(axis=1)[120:] == truth[120:]) > 0.8
+
+
+def test_noise_is_not_learned_by_heart(voter: Voter) -> None:
+    features, _, folds = blobs(120, 4)
+    given = np.random.default_rng(3).integers(0, 4, 120)
+    votes = out_of_fold_votes(features, given, folds, voter, n_classes=4)
+    assert np.mean(votes.argmax(axis=1) == given) < 0.45  # chance is 0.25
+
+
+def test_missing_features_abstain_and_the_rest_is_judged(voter: Voter) -> None:
+    features, given, folds = blobs(60, 3, unlabeled=10)
+    given[60:] = -1
+    features[[3, 64]] = np.nan
+    untouched = features.copy()
+    votes = out_of_fold_votes(features, given, folds, voter, n_classes=3)
+    assert np.isnan(votes[[3, 64]]).all()
+    assert not np.isnan(np.delete(votes, [3, 64], axis=0)).any()
+    np.testing.assert_allclose(np.delete(votes, [3, 64], axis=0).sum(axis=1), 1)
+    assert_array_equal(features, untouched)
+
+
+def test_absent_classes_get_probability_zero_in_their_own_column(voter: Voter) -> None:
+    features, truth, folds = blobs(60, 3)
+    given = np.array([1, 3, 4])[truth]  # labels 0, 2 and 5 never occur
+    votes = out_of_fold_votes(features, given, folds, voter, n_classes=6)
+    assert_array_equal(votes[:, [0, 2, 5]], 0)
+    assert np.mean(votes.argmax(axis=1) == given) > 0.8
+
+
+def test_a_class_held_out_whole_is_never_voted_for(voter: Voter) -> None:
+    features, given, folds = blobs(60, 3)
+    folds = np.where(given == 2, 0, 1 + folds % 2)
+    votes = out_of_fold_votes(features, given, folds, voter, n_classes=3)
+    assert_array_equal(votes[given == 2, 2], 0)
+    assert (votes[given != 2, 2] > 0).all()
+
+
+@pytest.mark.parametrize(("clips", "classes"), [(12, 6), (20, 6), (5, 2), (3, 3)])
+def test_tiny_corpora_are_judged_without_a_warning(voter: Voter, clips: int, classes: int) -> None:
+    features, given, folds = blobs(clips, classes, unlabeled=3, dim=300)
+    given[clips:] = -1
+    votes = out_of_fold_votes(features, given, folds, voter, n_classes=classes)
+    np.testing.assert_allclose(votes.sum(axis=1), 1)
+
+
+def test_constant_features_vote_without_a_warning(voter: Voter) -> None:
+    _, given, folds = blobs(30, 3)
+    votes = out_of_fold_votes(np.ones((30, 200)), given, folds, voter, n_classes=3)
+    np.testing.assert_allclose(votes.sum(axis=1), 1)
+
+
+def test_with_one_label_or_none_every_clip_abstains(voter: Voter) -> None:
+    features, given, folds = blobs(12, 2)
+    for same in (np.zeros_like(given), np.full_like(given, -1)):
+        assert np.isnan(out_of_fold_votes(features, same, folds, voter, n_classes=2)).all()
+
+
+def test_the_same_seed_gives_the_same_bytes(voter: Voter) -> None:
+    features, given, folds = blobs(60, 3)
+    first, second = (out_of_fold_votes(features, given, folds, voter, n_classes=3, seed=5) for _ in range(2))
+    assert first.tobytes() == second.tobytes()
+
+
+def test_lightgbm_still_splits_where_clips_are_few() -> None:
+    features, given, folds = blobs(96, 6, dim=12)
+    votes = out_of_fold_votes(features, given, folds, LightGbmConfig().build(), n_classes=6)
+    assert np.mean(votes.argmax(axis=1) == given) > 0.6  # with leaves of 30 clips: about chance
+
+
+def test_features_that_do_not_fit_are_refused() -> None:
+    features, given, folds = blobs(12, 2)
+    voter = LinearConfig().build()
+    with pytest.raises(ValueError, match="do not match"):
+        out_of_fold_votes(features, given[:-1], folds, voter, n_classes=2)
+    with pytest.raises(ValueError, match="beyond 1 classes"):
+        out_of_fold_votes(features, given, folds, voter, n_classes=1)
+    features[0, 0] = np.inf
+    with pytest.raises(ValueError, match="infinite"):
+        out_of_fold_votes(features, given, folds, voter, n_classes=2)
+
+
+def test_projection_is_fitted_on_the_training_rows_alone() -> None:
+    features, _, _ = blobs(60, 3)
+    training = features.astype(np.float64)
+    first, shown = project(training, training[:5], 4)
+    again, _ = project(training, training[:5] * 100, 4)
+    assert first.shape == (60, 4)
+    assert_array_equal(first, again)
+    np.testing.assert_allclose(shown, first[:5])
+
+
+def test_class_weights_balance_by_their_exponent() -> None:
+    given = np.array([0, 0, 0, 1])
+    assert_array_equal(clip_weights(given, 0.0), 1)
+    balanced = clip_weights(given, 1.0)
+    assert balanced[:3].sum() == pytest.approx(balanced[3])
+
+
+def test_an_unsure_vote_becomes_an_abstention() -> None:
+    probs = np.array([[0.5, 0.3, 0.2], [0.4, 0.35, 0.25], [np.nan] * 3])
+    kept = abstain_where_unsure(probs, 0.1)
+    assert_array_equal(kept[0], probs[0])
+    assert np.isnan(kept[1:]).all()
+    assert not np.isnan(probs[1]).any()

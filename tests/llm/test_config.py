@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ecmf_pipeline.errors import ModelError, ParamsError
+from ecmf_pipeline.files import fingerprint
+from ecmf_pipeline.llm.config import LlmConfig
+
+SIX = ["neutral", "angry", "happy", "sad", "worried", "surprise"]
+
+
+def test_the_settings_follow_the_scores(tiny: LlmConfig) -> None:
+    base = fingerprint(tiny.settings(SIX))
+    for same in ({"batch_size": 99}, {"device": "cuda"}):
+        assert fingerprint(tiny.model_copy(update=same).settings(SIX)) == base
+    others: list[dict[str, object]] = [
+        {"prompt": "emotion_zh"},
+        {"calibration": "none"},
+        {"max_tokens": 5},
+        {"dtype": "bfloat16"},
+        {"chat_template": True},
+    ]
+    prints = {fingerprint(tiny.model_copy(update=other).settings(SIX)) for other in others}
+    prints |= {base, fingerprint(tiny.settings(SIX[::-1])), fingerprint(tiny.settings(SIX[:3]))}
+    assert len(prints) == len(others) + 3
+
+
+def test_the_settings_follow_the_weights_and_not_where_they_lie(tmp_path: Path) -> None:
+    prints = []
+    for folder, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.gguf").write_bytes(content)
+        prints.append(LlmConfig(model=str(tmp_path / folder), gguf_file="model.gguf").settings(SIX))
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_a_hub_id_needs_no_files() -> None:
+    config = LlmConfig(model="someone/some-llm", gguf_file=None, revision="abc")
+    assert config.weights() == {"hub": "someone/some-llm", "revision": "abc", "gguf_file": ""}
+
+
+@pytest.mark.parametrize("model", ["data/models/nowhere", "/nowhere", "../x", "."])
+def test_a_missing_model_is_an_error_of_the_user(model: str) -> None:
+    with pytest.raises(ModelError, match="models"):
+        LlmConfig(model=model).settings(SIX)
+
+
+def test_an_unknown_prompt_is_an_error_of_the_user(tiny: LlmConfig) -> None:
+    with pytest.raises(ParamsError, match="emotion_fr"):
+        tiny.model_copy(update={"prompt": "emotion_fr"}).settings(SIX)
+
+
+def test_settings_import_nothing_heavy() -> None:
+    code = "import ecmf_pipeline.llm.config, sys; print({'torch', 'numpy', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
