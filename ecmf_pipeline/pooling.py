@@ -36,11 +36,10 @@ def pool_segments(values: NDArray[np.float32], lengths: NDArray[np.int64], pool:
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     if pool == "max":
         return np.maximum.reduceat(values, starts, axis=0)
-    wide = values.astype(np.float64)
-    count = lengths[:, None]
-    mean = np.add.reduceat(wide, starts, axis=0) / count  # (n, D)
+    count = lengths[:, None].astype(np.float32)
+    mean: NDArray[np.float32] = np.add.reduceat(values, starts, axis=0, dtype=np.float32) / count  # (n, D)
     if pool == "mean":
-        return mean.astype(np.float32)
-    deviation = wide - np.repeat(mean, lengths, axis=0)
+        return mean
+    deviation = values - np.repeat(mean, lengths, axis=0)
     spread = np.sqrt(np.add.reduceat(deviation**2, starts, axis=0) / count)
-    return np.concatenate([mean, spread], axis=1).astype(np.float32)
+    return np.concatenate([mean, spread], axis=1)

@@ -208,10 +208,12 @@ class FeatureStore:
             if location is not None:
                 by_part.setdefault(location.part, []).append((position, location))
         for part, wanted in by_part.items():
+            wanted.sort(key=lambda pair: pair[1].start)
             rows = self._read(part, "values")
-            picked = np.concatenate([np.arange(at.start, at.start + at.length) for _, at in wanted])
             lengths = np.array([at.length for _, at in wanted], np.int64)
-            pooled = pool_segments(rows[picked].astype(np.float32), lengths, pool)
+            if lengths.sum() < len(rows):
+                rows = np.concatenate([rows[at.start : at.start + at.length] for _, at in wanted])
+            pooled = pool_segments(rows.astype(np.float32), lengths, pool)
             values[[position for position, _ in wanted]] = pooled
         return Features(values, np.asarray(np.isfinite(values).all(axis=1)))
 

@@ -34,6 +34,14 @@ def test_a_photograph_has_one_face_where_it_is(finder):
     assert inside.box[2] == pytest.approx(256 / CROP_MARGIN, rel=0.2)
 
 
+def test_a_small_face_in_a_wide_picture_is_found_once(finder):
+    wide = np.full((720, 1280, 3), 90, np.uint8)
+    wide[180:540, 700:1212] = data.astronaut()[:360]
+    (found,) = finder.detect(wide)
+    assert found.box[2] < 130
+    assert 700 + 177 - 30 < found.box[0] < 700 + 177 + 30
+
+
 def test_frames_without_the_face_are_left_out(finder):
     picture = data.astronaut()
     track = finder.track(np.stack([np.zeros_like(picture), picture, np.zeros_like(picture)]))

@@ -20,7 +20,7 @@ def test_pooling_equals_numpy_clip_by_clip(data, pool):
     for rows, found in zip(np.split(values, np.cumsum(lengths)[:-1]), pooled, strict=True):
         wide = rows.astype(np.float64)
         expected = {"mean": wide.mean(0), "max": wide.max(0), "mean_std": np.concatenate([wide.mean(0), wide.std(0)])}
-        np.testing.assert_allclose(found, expected[pool], atol=2e-4, rtol=1e-5)
+        np.testing.assert_allclose(found, expected[pool], atol=5e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize("lengths", [[2, 0], [1, 1], [4]])

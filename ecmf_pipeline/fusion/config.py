@@ -60,8 +60,8 @@ class TrainingConfig(Config):
     epochs: int = Field(default=100, gt=0)
     patience: int = Field(default=10, gt=0)
     batch_size: int = Field(default=32, gt=0)
-    learning_rate: float = Field(default=3e-4, gt=0)
-    joint_learning_rate: float = Field(default=1e-4, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    joint_learning_rate: float = Field(default=3e-4, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     class_weights: Literal["none", "sqrt", "balanced"] = "sqrt"

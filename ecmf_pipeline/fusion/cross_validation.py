@@ -33,7 +33,7 @@ class CrossValidation:
     probs: NDArray[np.float32]
     predictions: NDArray[Any]
     modality_weights: NDArray[np.float32]
-    metrics: dict[str, object]
+    metrics: dict[str, Any]
     folds: NDArray[np.int64]
     ensemble: Ensemble
 
@@ -69,7 +69,7 @@ def cross_validate(
     prediction = ensemble.predict(features, folds, masks)
     found = prediction.classes
     judged = (classes >= 0) & (found >= 0)
-    metrics = scores([names[i] for i in classes[judged]], [names[i] for i in found[judged]], names)
+    metrics: dict[str, Any] = scores([names[i] for i in classes[judged]], [names[i] for i in found[judged]], names)
     metrics["unpredicted"] = int(((classes >= 0) & (found < 0)).sum())
     as_given = np.issubdtype(np.asarray(labels).dtype, np.integer)
     predictions = found if as_given else np.array([*names, ""])[found]  # -1 takes the last, ""

@@ -229,6 +229,8 @@ def _load_members(path: Path, saved: SavedEnsemble) -> Sequence[Member]:
     except SafetensorError as error:
         raise ModelError(f"{path} is not a safetensors file ({error})", RETRAIN) from error
     members = []
+    if {name.partition(".")[0] for name in state} != set(map(str, range(len(saved.members)))):
+        raise ModelError(f"{path} holds other models than {CONFIG_FILE} describes", RETRAIN)
     for index, entry in enumerate(saved.members):
         own = {name.removeprefix(f"{index}."): t for name, t in state.items() if name.startswith(f"{index}.")}
         with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: they must cost no randomness

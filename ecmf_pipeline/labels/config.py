@@ -86,7 +86,7 @@ class VoteConfig(Config):
     seed: int = Field(default=7, ge=0)
     linear: LinearConfig | None = LinearConfig()
     lightgbm: LightGbmConfig | None = LightGbmConfig()
-    llm_margin: float = Field(default=0.1, ge=0, le=1)
+    llm_margin: float = Field(default=0.2, ge=0, le=1)
 
 
 class LabelModelConfig(Config):

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 
 from ecmf_pipeline.labels.config import LabelModelConfig
 
@@ -123,15 +124,17 @@ def combine_votes(
         raise ValueError(f"given labels {known.shape} do not fit votes of (n, S, K) = {evidence.shape}")
     if folds is None:
         folds = np.random.default_rng(seed).permutation(len(known)) % 5
-    whole = fit_pool(evidence[labelled], known[labelled], config)
-    probs = whole.probs(evidence)
-    posterior = probs.copy()
-    for fold in np.unique(folds[labelled]):
-        held_out = labelled & (folds == fold)
-        training = labelled & (folds != fold)
-        pool = fit_pool(evidence[training], known[training], config)
-        probs[held_out] = pool.probs(evidence[held_out])
-        posterior[held_out] = _normalised(probs[held_out] * pool.transition[:, known[held_out]].T)
+    # The optimiser's vectors are short: on a busy machine waiting for BLAS threads costs ten times the work itself.
+    with threadpool_limits(limits=1, user_api="blas"):
+        whole = fit_pool(evidence[labelled], known[labelled], config)
+        probs = whole.probs(evidence)
+        posterior = probs.copy()
+        for fold in np.unique(folds[labelled]):
+            held_out = labelled & (folds == fold)
+            training = labelled & (folds != fold)
+            pool = fit_pool(evidence[training], known[training], config)
+            probs[held_out] = pool.probs(evidence[held_out])
+            posterior[held_out] = _normalised(probs[held_out] * pool.transition[:, known[held_out]].T)
     return _combined(votes, known, probs, posterior, whole)
 
 
@@ -186,7 +189,7 @@ def _loss(
     joint = probs * transition[:, given].T  # P(true, given | votes), (n, K)
     likelihood = joint.sum(axis=1)
     truth = joint / likelihood[:, None]  # P(true | votes, given), (n, K)
-    counts = truth.T @ np.eye(classes)[given]  # expected clips by true and given label, (K, K)
+    counts = np.einsum("ny,ng->yg", truth, np.eye(classes)[given])  # expected clips by true and given label
     pull = transition * counts.sum(axis=1, keepdims=True) - counts
     deviation = (parameters - expected) / spread
     slope = np.concatenate(

@@ -110,18 +110,6 @@ class RewriteConfig(Config):
     temperature: float = Field(default=1.0, gt=0)
 
 
-class LlmVoteConfig(Config):
-    """When the LLM votes.
-
-    Attributes:
-        margin: Lead of the first label over the second, in probability, below which it abstains.
-        temperature: Divides the scores before they become probabilities.
-    """
-
-    margin: float = Field(default=0.2, ge=0, le=1)
-    temperature: float = Field(default=1.0, gt=0)
-
-
 _HINT = "run `ecmf-pipe models` for the embedded model, or give a folder or hub id under `model`"
 
 

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ecmf_pipeline.labels.label_model import ABSTAIN, CombinedVotes, combine_votes, first_choice
+from ecmf_pipeline.labels.label_model import ABSTAIN, CombinedVotes, _loss, combine_votes, first_choice
 from ecmf_pipeline.metrics import expected_calibration_error
 
 Simulate = Callable[..., Any]
@@ -94,6 +94,18 @@ def test_it_beats_every_source_and_finds_the_noise(simulate: Simulate) -> None:
     assert np.mean(combined.probs.argmax(axis=1) == world.truth) > best
     assert expected_calibration_error(combined.confidence, combined.labels == world.truth) < 0.03
     assert np.diag(combined.transition).mean() == pytest.approx(0.85, abs=0.04)
+
+
+def test_the_slope_of_the_loss_is_its_slope() -> None:
+    rng = np.random.default_rng(0)
+    evidence, given = rng.normal(size=(30, 2, 3)), rng.integers(0, 3, 30)
+    parameters, expected = rng.normal(size=15), rng.normal(size=15)
+    spread = rng.uniform(0.5, 2.0, 15)
+    settings = (evidence, given, np.log([0.2, 0.3, 0.5]), expected, spread)
+    _, slope = _loss(parameters, *settings)
+    step = 1e-6 * np.eye(15)
+    measured = [(_loss(parameters + s, *settings)[0] - _loss(parameters - s, *settings)[0]) / 2e-6 for s in step]
+    assert_allclose(slope, measured, rtol=1e-5, atol=1e-6)
 
 
 def test_clean_labels_are_left_alone(simulate: Simulate) -> None:

@@ -112,8 +112,8 @@ def test_a_quota_keeps_the_majority_from_swallowing_the_rest(simulate: Simulate,
         turned_away = [d for d in decisions if d.reason.endswith(f"; {label} has its quota of pseudo-labels")]
         assert len(pseudo) <= 0.5 * len(trained)
         assert all(d.decision is Verdict.REVIEW and d.weight == 0 for d in turned_away)
-        if turned_away:
-            assert min(d.confidence for d in pseudo) >= max(d.confidence for d in turned_away)
+        assert turned_away
+        assert min(d.confidence for d in pseudo) >= max(d.confidence for d in turned_away)
 
 
 def test_only_the_splits_that_are_named_get_pseudo_labels(simulate: Simulate, labels: tuple[str, ...]) -> None:

@@ -59,7 +59,7 @@ PROSODY: Mapping[str, Prosody] = MappingProxyType(
         "surprise": Prosody(rate=-34, pitch=52, span=40, gain=6, effort=40),
     }
 )
-"""What each emotion does to a voice at full strength, after Scherer (2003), Speech Communication 40, table 2."""
+"""What each emotion does to a voice at full strength: directions as in the literature, amounts tuned to this corpus."""
 
 PROSODY_SPREAD = Prosody(rate=6, pitch=3, span=5, gain=1.2, effort=8)
 """Standard deviation of what is random about a clip's prosody."""

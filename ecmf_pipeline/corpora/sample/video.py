@@ -40,14 +40,20 @@ def encode_mp4(
         video.width = video.height = size
         video.pix_fmt = "yuv420p"
         video.codec_context.thread_count = 1
-        video.options = {"crf": "23", "preset": "veryfast", "threads": "1", "flags": "+bitexact"}
+        # Without cpu-independent, x264 165 now and then gives other bytes for the same frames, even on one thread.
+        video.options = {
+            "crf": "23",
+            "preset": "veryfast",
+            "threads": "1",
+            "flags": "+bitexact",
+            "x264-params": "cpu-independent=1",
+        }
         audio = None
         if samples is not None:
             audio = container.add_stream("aac", rate=sample_rate, layout="mono")
             audio.bit_rate = 64_000
             audio.options = {"flags": "+bitexact", "threads": "1"}
         for pixels in frames:
-            # converted here, since the conversion inside PyAV's encode now and then gives other bytes
             planes = cv2.cvtColor(pixels, cv2.COLOR_RGB2YUV_I420)
             container.mux(video.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
         container.mux(video.encode(None))

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import Tensor, nn
+
+from ecmf_pipeline.fusion import EcmfFusion, FusionConfig
+
+DIMS = {"global": 9, "face": 6, "audio": 4, "text": 5}
+BATCH = 5
+
+
+def a_model(dims: dict[str, int] = DIMS, **settings: float) -> EcmfFusion:
+    """A model whose every parameter is random, as after training."""
+    generator = torch.Generator().manual_seed(0)
+    model = EcmfFusion(FusionConfig(**{"hidden": 8, "heads": 2, **settings}), dims, 3)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5, generator=generator)
+    return model.eval()
+
+
+def some_features(dims: dict[str, int] = DIMS) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(BATCH, dim, generator=generator) for dim in dims.values()]
+
+
+masks = arrays(np.bool_, (BATCH, len(DIMS))).filter(lambda mask: bool(mask.any(axis=1).all()))
+garbage = st.sampled_from([float("nan"), float("inf"), -float("inf"), 1e30, 0.0])
+
+
+def test_output_shapes() -> None:
+    output = a_model()(some_features(), torch.ones(BATCH, 4, dtype=torch.bool))
+    assert output.logits.shape == (BATCH, 3)
+    assert output.weights.shape == (BATCH, 4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(mask=masks, filler=garbage)
+def test_what_a_missing_row_holds_never_changes_the_output(mask: np.ndarray, filler: float) -> None:
+    present = torch.from_numpy(mask)
+    features = some_features()
+    altered = [
+        torch.where(here[:, None], values, filler) for values, here in zip(features, present.unbind(1), strict=True)
+    ]
+    model = a_model(layers=2)
+    plain, other = model(features, present), model(altered, present)
+    assert torch.equal(plain.logits, other.logits)
+    assert torch.equal(plain.weights, other.weights)
+
+
+@settings(max_examples=40, deadline=None)
+@given(mask=masks)
+def test_weights_sum_to_one_and_are_zero_exactly_where_missing(mask: np.ndarray) -> None:
+    weights = a_model()(some_features(), torch.from_numpy(mask)).weights
+    np.testing.assert_allclose(weights.detach().sum(dim=1), 1, rtol=1e-5)
+    assert np.array_equal(weights.detach().numpy() > 0, mask)
+
+
+def test_missing_rows_send_no_nan_into_gradients() -> None:
+    features = some_features()
+    features[1] = torch.full_like(features[1], torch.nan)
+    present = torch.ones(BATCH, 4, dtype=torch.bool)
+    present[:, 1] = False
+    model = a_model()
+    torch.autograd.backward(model(features, present).logits.square().sum())
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+
+
+def test_a_missing_modality_equals_a_model_without_it() -> None:
+    model, features = a_model(), some_features()
+    present = torch.ones(BATCH, 4, dtype=torch.bool)
+    present[:, 3] = False
+    three = a_model({name: DIMS[name] for name in ("global", "face", "audio")})
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith("branches.3")}
+    three.load_state_dict(
+        {name: value[:3] if name in {"reliability", "seen"} else value for name, value in state.items()}
+    )
+    torch.testing.assert_close(model(features, present).logits, three(features[:3], present[:, :3]).logits)
+
+
+def test_the_weights_are_dynamic() -> None:
+    weights = a_model()(some_features(), torch.ones(BATCH, 4, dtype=torch.bool)).weights
+    assert float(weights.detach().std(dim=0).min()) > 0.01
+
+
+def test_attention_lets_modalities_hear_each_other() -> None:
+    features = some_features()
+    model, deaf = a_model(), a_model(layers=0)
+    deaf.load_state_dict({n: v for n, v in model.state_dict().items() if not n.startswith("attention")})
+    present = torch.ones(BATCH, 4, dtype=torch.bool)
+    assert not torch.allclose(model(features, present).logits, deaf(features, present).logits)
+
+
+def test_the_original_tokens_reach_the_classifier_when_attention_is_silent() -> None:
+    model, without = a_model(), a_model(layers=0)
+    nn.init.zeros_(model.get_parameter("attention.0.project.weight"))
+    nn.init.zeros_(model.get_parameter("attention.0.project.bias"))
+    without.load_state_dict({n: v for n, v in model.state_dict().items() if not n.startswith("attention")})
+    features, present = some_features(), torch.ones(BATCH, 4, dtype=torch.bool)
+    assert torch.equal(model(features, present).logits, without(features, present).logits)
+    # ... by way of the token alone, too: nothing left of what each modality says by itself.
+    for index in range(len(DIMS)):
+        nn.init.zeros_(model.get_parameter(f"branches.{index}.head.weight"))
+    before = model(features, present).logits
+    features[2] = features[2] + 1.0
+    assert not torch.allclose(before, model(features, present).logits)
+
+
+def test_a_fresh_model_has_no_opinion() -> None:
+    output = EcmfFusion(FusionConfig(), DIMS, 3).eval()(some_features(), torch.ones(BATCH, 4, dtype=torch.bool))
+    np.testing.assert_array_equal(output.logits.detach(), 0)
+    np.testing.assert_allclose(output.weights.detach(), 0.25)
+
+
+def test_one_modality_has_all_the_weight() -> None:
+    dims = {"face": 6}
+    output = a_model(dims)(some_features(dims), torch.ones(BATCH, 1, dtype=torch.bool))
+    np.testing.assert_array_equal(output.weights.detach(), 1)
+
+
+def test_a_clip_without_any_modality_is_refused() -> None:
+    present = torch.ones(BATCH, 4, dtype=torch.bool)
+    present[2] = False
+    with pytest.raises(ValueError, match="without any modality"):
+        a_model()(some_features(), present)
+
+
+def test_a_modality_never_seen_in_training_is_not_listened_to() -> None:
+    model, features = a_model(), some_features()
+    present = torch.ones(BATCH, 4, dtype=torch.bool)
+    trained = present.clone()
+    trained[:, 1] = False
+    model.standardise_by(features, trained)
+    output = model(features, present)
+    np.testing.assert_array_equal(output.weights.detach()[:, 1], 0)
+
+
+def test_standardisation_uses_present_rows_and_survives_constant_columns() -> None:
+    model, features = a_model(), some_features()
+    features[0] = features[0] * 1e4 + 1e6
+    features[0][:, 0] = 42.0
+    features[0][4] = torch.nan
+    present = torch.ones(BATCH, 4, dtype=torch.bool)
+    present[4, 0] = False
+    model.standardise_by(features, present)
+    torch.testing.assert_close(model.get_buffer("branches.0.mean"), features[0][:4].mean(dim=0))
+    assert float(model.get_buffer("branches.0.std")[0]) == 1.0
+    assert bool(model(features, present).logits.isfinite().all())
+
+
+def test_heads_must_share_hidden_evenly() -> None:
+    with pytest.raises(ValueError, match="multiple of heads"):
+        FusionConfig(hidden=10, heads=4)

@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ecmf_pipeline.errors import InputError
+from ecmf_pipeline.fusion import Ensemble, FusionConfig, TrainingConfig, cross_validate, fit
+from ecmf_pipeline.fusion.inputs import Inputs
+from ecmf_pipeline.fusion.member import Best, Examples, class_weights, hide_modalities, weighted_loss
+
+
+def saved_bytes(ensemble: Ensemble, folder: Path) -> dict[str, bytes]:
+    ensemble.save(folder)
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_there_is_a_model_for_every_fold_and_seed(ensemble: Ensemble) -> None:
+    assert [(m.fold, m.repeat) for m in ensemble.members] == [(f, r) for f in range(3) for r in range(2)]
+
+
+def test_same_inputs_same_bytes_whatever_happened_before(
+    ensemble: Ensemble, corpus: Any, small: FusionConfig, quick: TrainingConfig, tmp_path: Path
+) -> None:
+    torch.manual_seed(99)
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    again = fit(
+        corpus.features,
+        corpus.labels,
+        groups=corpus.groups,
+        clip_ids=corpus.clip_ids,
+        label_names=ensemble.label_names,
+        fusion=small,
+        training=quick,
+    )
+    assert torch.equal(torch.get_rng_state(), state), "training must leave torch's randomness alone"
+    assert torch.get_num_threads() == threads
+    first, second = saved_bytes(ensemble, tmp_path / "first"), saved_bytes(again, tmp_path / "second")
+    assert first == second
+    assert set(first) == {"config.json", "weights.safetensors"}
+
+
+def test_another_seed_gives_another_model(corpus: Any, small: FusionConfig, quick: TrainingConfig) -> None:
+    one, two = (
+        fit(corpus.features, corpus.labels, fusion=small, training=quick.model_copy(update={"seed": seed, "seeds": 1}))
+        for seed in (1, 2)
+    )
+    assert not np.array_equal(one.predict(corpus.features).probs, two.predict(corpus.features).probs)
+
+
+def test_clips_of_weight_zero_or_without_a_label_are_not_learned_from(
+    corpus: Any, small: FusionConfig, quick: TrainingConfig, tmp_path: Path
+) -> None:
+    weights, labels = np.ones(48), corpus.labels.copy()
+    weights[[4, 17]] = 0
+    labels[30] = -1
+    altered = {name: values.copy() for name, values in corpus.features.items()}
+    altered["face"][[4, 17, 30]] = 1e6
+    altered["audio"][[4, 30]] = np.nan
+    once = quick.model_copy(update={"seeds": 1})
+    both = [
+        fit(features, labels, groups=corpus.groups, weights=weights, fusion=small, training=once)
+        for features in (corpus.features, altered)
+    ]
+    assert saved_bytes(both[0], tmp_path / "plain") == saved_bytes(both[1], tmp_path / "altered")
+    predicted = both[0].predict(corpus.features, both[0].held_out(map(str, range(48))))
+    assert np.isfinite(predicted.probs).all()
+
+
+def test_weights_matter(small: FusionConfig, quick: TrainingConfig) -> None:
+    """Of two clips that look the same, the heavier one's label is learned."""
+    features = {"face": np.repeat(np.eye(2, 6, dtype=np.float32), 24, axis=0)}
+    features["face"] += np.random.default_rng(0).normal(scale=0.1, size=(48, 6)).astype(np.float32)
+    labels = np.tile([0, 1], 24)
+    side = np.repeat([0, 1], 24)
+    weights = np.where(labels == side, 5.0, 0.5)
+    ensemble = fit(features, labels, weights=weights, fusion=small, training=quick.model_copy(update={"epochs": 30}))
+    assert (ensemble.predict(features).classes == side).mean() > 0.9
+
+
+def test_an_evaluated_fold_has_no_influence_on_its_models(
+    corpus: Any, small: FusionConfig, quick: TrainingConfig
+) -> None:
+    """Neither by its features (standardisation, early stopping) nor by its labels."""
+    folds = np.arange(48) // 3 % 3
+    once = quick.model_copy(update={"seeds": 1})
+    plain = fit(corpus.features, corpus.labels, folds=folds, fusion=small, training=once)
+    altered = {name: np.where((folds == 0)[:, None], 7.0, values) for name, values in corpus.features.items()}
+    labels = np.where(folds == 0, (corpus.labels + 1) % 3, corpus.labels)
+    other = fit(altered, labels, folds=folds, fusion=small, training=once)
+    changed = []
+    for one, two in zip(plain.members, other.members, strict=True):
+        same = all(
+            torch.equal(a, b)
+            for a, b in zip(one.model.state_dict().values(), two.model.state_dict().values(), strict=True)
+        )
+        changed.append(not same)
+    assert changed == [False, True, True]
+
+
+def test_an_easy_set_is_learned_and_fusion_beats_its_best_modality() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    features = {
+        name: (scale * rng.normal(size=(3, dim))[labels] + rng.normal(size=(90, dim))).astype(np.float32)
+        for name, dim, scale in [("useless", 200, 0.0), ("face", 20, 0.45), ("audio", 30, 0.4), ("text", 40, 0.4)]
+    }
+    training = TrainingConfig(folds=3, seeds=1, epochs=30, patience=5)
+    fused = cross_validate(features, labels, training=training).metrics["accuracy"]
+    alone = {
+        name: cross_validate({name: features[name]}, labels, training=training).metrics["accuracy"] for name in features
+    }
+    assert alone["useless"] < 0.5
+    assert fused > max(alone.values()) + 0.05
+
+
+@pytest.mark.slow
+def test_action_units_and_mfccs_of_real_speakers(shared_data: Path) -> None:
+    """Both modalities tell more than each alone, on speakers never seen (a linear model: 0.55, 0.30 and 0.63)."""
+    table = np.load(shared_data / "ravdess" / "au_mfcc_1440x294.npz")
+    parts = [str(name).split(".")[0].split("-") for name in table["name"]]
+    labels, groups = [part[2] for part in parts], [part[6] for part in parts]
+    features = {"face": table["X"][:, :35], "audio": table["X"][:, 35:]}
+    training = TrainingConfig(folds=3, seeds=1)
+    both = cross_validate(features, labels, groups, training=training)
+    face = cross_validate({"face": features["face"]}, labels, groups, training=training)
+    assert both.metrics["accuracy"] > face.metrics["accuracy"] > 0.5
+    assert both.metrics["accuracy"] > 0.58
+
+
+def test_tiny_sets_train_without_a_warning(small: FusionConfig) -> None:
+    rng = np.random.default_rng(0)
+    training = TrainingConfig(seeds=1, epochs=2)
+    speakers = [f"speaker{i % 3}" for i in range(12)]
+    for count, groups in ((12, speakers), (20, None), (20, [""] * 20)):
+        features = {"face": rng.normal(size=(count, 5)), "text": rng.normal(size=(count, 4))}
+        result = cross_validate(
+            features, rng.permutation(np.arange(count) % 6), groups, fusion=small, training=training
+        )
+        np.testing.assert_allclose(result.probs.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_a_modality_known_for_few_clips_is_no_obstacle(corpus: Any, small: FusionConfig, quick: TrainingConfig) -> None:
+    features = {name: values.copy() for name, values in corpus.features.items()}
+    features["audio"][1:] = np.nan
+    result = cross_validate(features, corpus.labels, corpus.groups, fusion=small, training=quick)
+    assert np.isfinite(result.probs).all()
+    assert (result.modality_weights[1:, 1] == 0).all()
+    assert result.modality_weights[0, 1] == 0, "the models that judge clip 0 never met this modality"
+
+
+def test_cross_validation_reports_what_it_could_not_predict(
+    corpus: Any, small: FusionConfig, quick: TrainingConfig
+) -> None:
+    names = np.array(["neutral", "happy", "sad"])
+    given = names[corpus.labels].astype(object)
+    given[7] = ""
+    gone = np.arange(48) != 9
+    result = cross_validate(
+        corpus.features, given, corpus.groups, {"face": gone, "audio": gone}, small, quick, label_names=list(names)
+    )
+    assert result.metrics["clips"] == 46
+    assert result.metrics["unpredicted"] == 1
+    assert result.predictions[9] == ""
+    assert np.isnan(result.probs[9]).all()
+    assert np.isnan(result.modality_weights[9]).all()
+    assert result.predictions[7] in names
+    assert (np.delete(result.predictions, 9) == names[np.delete(result.probs, 9, axis=0).argmax(axis=1)]).all()
+    for speaker in set(corpus.groups):
+        assert len({f for f, g in zip(result.folds, corpus.groups, strict=True) if g == speaker}) == 1
+
+
+def test_too_few_classes_outside_a_fold_is_said(corpus: Any, small: FusionConfig, quick: TrainingConfig) -> None:
+    groups = [f"label{label}" for label in np.arange(48) % 2]
+    with pytest.raises(InputError, match="fewer than two classes") as caught:
+        fit(corpus.features, np.arange(48) % 2, groups=groups, fusion=small, training=quick)
+    assert caught.value.hint
+
+
+def test_unknown_labels_and_devices_are_said(corpus: Any, quick: TrainingConfig) -> None:
+    with pytest.raises(InputError, match="'bored' is unknown"):
+        fit(corpus.features, ["bored"] * 48, label_names=["happy", "sad"])
+    with pytest.raises(InputError, match="device 'abacus'"):
+        fit(corpus.features, corpus.labels, training=quick.model_copy(update={"device": "abacus"}))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"weights": -np.ones(48)}, {"weights": np.ones(47)}, {"groups": ["x"]}, {"clip_ids": ["a"] * 48}]
+)
+def test_arrays_that_do_not_fit_are_refused(corpus: Any, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="weights"):
+        fit(corpus.features, corpus.labels, **wrong)
+
+
+def examples(labels: list[int], weights: list[float]) -> Examples:
+    present = torch.ones(len(labels), 1, dtype=torch.bool)
+    return Examples(Inputs((torch.zeros(len(labels), 2),), present), torch.tensor(labels), torch.tensor(weights))
+
+
+def test_balanced_weights_give_every_class_the_same_say() -> None:
+    some = examples([0, 0, 0, 1], [1.0] * 4)
+    balanced = class_weights(some, 2, "balanced")
+    torch.testing.assert_close(balanced * torch.tensor([3.0, 1.0]), torch.tensor([2.0, 2.0]))
+    torch.testing.assert_close(class_weights(some, 2, "sqrt"), balanced.sqrt())
+    torch.testing.assert_close(class_weights(some, 2, "none"), torch.ones(2))
+    assert bool(class_weights(some, 3, "balanced").isfinite().all())
+
+
+def test_a_clip_of_weight_two_counts_as_two_clips() -> None:
+    logits = torch.tensor([[2.0, 0.0], [1.0, 3.0], [1.0, 3.0]])
+    twice = weighted_loss(logits, examples([0, 0, 0], [1.0, 1.0, 1.0]), torch.ones(2), 0.1)
+    once = weighted_loss(logits[:2], examples([0, 0], [1.0, 2.0]), torch.ones(2), 0.1)
+    torch.testing.assert_close(once, twice)
+
+
+def test_hiding_modalities_leaves_one_and_adds_none() -> None:
+    generator = torch.Generator().manual_seed(0)
+    present = torch.rand(500, 4, generator=generator) < 0.6
+    present[:, 0] |= ~present.any(dim=1)
+    hidden = hide_modalities(present, 0.7, generator)
+    assert bool(hidden.any(dim=1).all())
+    assert not bool((hidden & ~present).any())
+    assert hidden.sum() < 0.7 * present.sum()
+    assert torch.equal(hide_modalities(present, 0.0, generator), present)
+
+
+def test_what_only_two_modalities_together_tell_is_learned() -> None:
+    """Whether they agree: each alone is a coin toss."""
+    rng = np.random.default_rng(0)
+    up, loud = rng.integers(0, 2, 400), rng.integers(0, 2, 400)
+    features = {
+        name: np.outer(2 * hidden - 1, rng.normal(size=20)) * 0.8 + rng.normal(size=(400, 20))
+        for name, hidden in (("face", up), ("audio", loud))
+    }
+    result = cross_validate(features, up ^ loud, training=TrainingConfig(folds=2, seeds=1))
+    assert result.metrics["accuracy"] > 0.9
+
+
+def test_the_best_epoch_is_kept() -> None:
+    layer = torch.nn.Linear(1, 1)
+    best = Best(layer)
+    for epoch, loss in enumerate([3.0, 1.0, 2.0]):
+        torch.nn.init.constant_(layer.weight, epoch)
+        best.offer(loss, epoch)
+    best.restore()
+    assert (float(layer.weight.detach()), best.epoch, best.loss) == (1.0, 1, 1.0)

@@ -1,0 +1,246 @@
+"""The whole pipeline, as a user runs it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from skimage import data
+
+pytestmark = pytest.mark.slow
+
+SMALL = """
+media: {frames: 4}
+train: {pool: mean, training: {seeds: 1, epochs: 15}}
+vote: {folds: 3, lightgbm: {rounds: 20}}
+evaluate: {draws: 100}
+"""
+
+
+def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    # `dvc` and `ecmf-pipe` of the environment that runs the tests.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        words, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path}
+    )
+
+
+def ecmf_pipe(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return run([sys.executable, "-m", "ecmf_pipeline", *words], folder)
+
+
+def new_project(folder: Path, models: Path, params: str) -> Path:
+    made = ecmf_pipe(folder.parent, "init", str(folder))
+    assert made.returncode == 0, made.stderr
+    shutil.copytree(models, folder / "data" / "models")
+    shipped = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(merged(shipped, textwrap.dedent(params)))
+    return folder
+
+
+def merged(shipped: str, changes: str) -> str:
+    import yaml
+
+    def merge(below: dict, above: dict) -> dict:
+        return below | {
+            key: merge(below[key], value) if isinstance(value, dict) and isinstance(below.get(key), dict) else value
+            for key, value in above.items()
+        }
+
+    return yaml.safe_dump(merge(yaml.safe_load(shipped), yaml.safe_load(changes)), sort_keys=False)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def status(folder: Path) -> dict[str, list[str]]:
+    """The table of `ecmf-pipe status`, by stage."""
+    shown = ecmf_pipe(folder, "status")
+    assert shown.returncode == 0, shown.stderr
+    lines = [line for line in shown.stdout.splitlines()[1:] if not line.startswith(" ")]
+    return {line[:18].strip(): line[18:].split() for line in lines}
+
+
+@pytest.fixture(scope="module")
+def sample_run(tmp_path_factory, models) -> Path:
+    changes = SMALL + "sample: {labelled: 12, unlabeled: 3, speakers: 4, min_seconds: 1.5, max_seconds: 2.0}\n"
+    folder = new_project(tmp_path_factory.mktemp("sample") / "project", models, changes)
+    done = run(["dvc", "repro"], folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_the_default_corpus_gives_everything_that_is_promised(sample_run):
+    candidates = (sample_run / "data/sample/track_all_candidates.csv").read_text().split()[1:]
+    submission = rows(sample_run / "data/submission.csv")
+    assert [row["name"] for row in submission] == candidates
+    assert len(rows(sample_run / "data/labels/refined.csv")) == 15
+    metrics = json.loads((sample_run / "data/metrics/evaluate.json").read_text())
+    assert metrics["judged_by"] == "gold"
+    assert metrics["clips"] == 15
+    assert 0 <= metrics["weighted_f1"] <= 1
+    assert set(metrics["modalities"]) == {"global", "face", "audio", "text"}
+    assert metrics["labels"]["given"] == {"accuracy": 0.833333, "clips": 12}
+    page = (sample_run / "data/report/index.html").read_text()
+    assert "synthetic" in page
+
+
+def test_the_second_run_computes_nothing(sample_run):
+    before = {path: path.read_bytes() for path in (sample_run / "data").rglob("*") if path.is_file()}
+    again = run(["dvc", "repro"], sample_run)
+    assert again.returncode == 0, again.stderr
+    assert "0 files read" in again.stdout
+    ran = [line for line in again.stdout.splitlines() if line.startswith("Running stage")]
+    assert ran == ["Running stage 'index':"]
+    assert {path: path.read_bytes() for path in (sample_run / "data").rglob("*") if path.is_file()} == before
+
+
+def test_dvc_shows_metrics_and_plots(sample_run):
+    shown = run(["dvc", "metrics", "show", "--json"], sample_run)
+    assert "weighted_f1" in shown.stdout
+    plots = run(["dvc", "plots", "show", "-o", "plots"], sample_run)
+    assert plots.returncode == 0, plots.stderr
+    assert "Confusion" in (sample_run / "plots" / "index.html").read_text()
+
+
+def test_status_counts_everything_as_done(sample_run):
+    shown = status(sample_run)
+    assert shown["extract face"] == ["15", "0", "0", "0"]
+    assert shown["report"] == ["yes"]
+    assert ["no"] not in shown.values()
+
+
+def test_predictions_of_training_clips_are_out_of_fold(sample_run):
+    for row in rows(sample_run / "data/predictions/given/fusion.csv"):
+        assert row["out_of_fold"] == ("1" if row["split"] == "train" else "0")
+
+
+def test_another_encoder_and_back_computes_once(sample_run):
+    params = sample_run / "params.yaml"
+    shipped = params.read_text()
+    params.write_text(merged(shipped, "encoders: {minilm: {inputs: original}}"))
+    spoken = sum(bool(row["transcript"]) for row in rows(sample_run / "data/manifest.csv"))
+    assert f"extract text: {spoken} done" in ecmf_pipe(sample_run, "extract", "--modality", "text").stdout
+    params.write_text(shipped)
+    back = ecmf_pipe(sample_run, "extract", "--modality", "text").stdout
+    assert "extract text: 0 done" in back
+
+
+@pytest.fixture(scope="module")
+def own_clips(tmp_path_factory, models, make_clip) -> Path:
+    """A folder of one's own, with what goes wrong in such folders."""
+    folder = tmp_path_factory.mktemp("own") / "project"
+    clips = folder.parent / "my clips"
+    face, tree = data.astronaut()[:256, 64:384], data.coffee()[:256, :320]
+    for number in range(4):
+        make_clip(clips / f"clip {number}.mp4", pictures=10, photograph=face, audio_seconds=1.0)
+    make_clip(clips / "视频.mp4", pictures=10, photograph=face)
+    make_clip(clips / "no_face.mp4", pictures=10, photograph=tree, audio_seconds=1.0)
+    make_clip(clips / "audio_only.mp4", video=False, audio_seconds=1.0)
+    (clips / "zero.mp4").write_bytes(b"")
+    labels = [
+        "name,label",
+        "clip 0,good",
+        "clip 1,bad",
+        "clip 2,good",
+        "clip 3,bad",
+        "视频,good",
+        "../../etc/passwd,bad",
+    ]
+    (clips / "labels.csv").write_bytes("\r\n".join(["\ufeff" + labels[0], *labels[1:], ""]).encode())
+    texts = ["name,text", "clip 0,I am so glad.", 'clip 1,"This is awful, really."', "clip 2,", "视频,Well then."]
+    (clips / "transcripts.csv").write_bytes("\r\n".join(texts).encode())
+    changes = SMALL + f"corpus: {{kind: folder, root: '{clips}'}}\nextract: {{max_quarantined: 0.4}}\n"
+    new_project(folder, models, changes)
+    for verb in ("sample", "index", "rewrite", "extract"):
+        done = ecmf_pipe(folder, verb)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_bad_clips_cost_themselves_and_say_why(own_clips):
+    reasons = {
+        path.stem: {row["clip_id"]: row["reason"] for row in rows(path)}
+        for path in (own_clips / "data/quarantine").glob("*.csv")
+    }
+    assert reasons["index"] == {"zero": "UnreadableMedia"}
+    assert reasons["extract-face"] == {"no_face": "NoFaceFound"}
+    assert reasons["extract-global"] == reasons["extract-audio"] == reasons["extract-text"] == {}
+    findings = {(row["kind"], row["clip_id"]) for row in rows(own_clips / "data/index/findings.csv")}
+    assert ("no_video_stream", "audio_only") in findings
+    assert "bad_clip_id" in {kind for kind, _ in findings}
+    shown = status(own_clips)
+    assert shown["index"] == ["7", "0", "0", "1"]
+    assert shown["extract global"] == ["6", "0", "2", "0"]
+    assert shown["extract face"] == ["5", "0", "2", "1"]
+    assert shown["extract audio"] == ["6", "0", "2", "0"]
+    assert shown["extract text"] == ["3", "0", "5", "0"]
+
+
+def test_only_what_is_new_or_changed_is_computed(own_clips, make_clip):
+    clips = own_clips.parent / "my clips"
+    again = ecmf_pipe(own_clips, "extract").stdout
+    assert [line.split(":")[1].split(",")[0] for line in again.splitlines()] == [" 0 done"] * 4
+    make_clip(clips / "new.mp4", pictures=8, photograph=data.astronaut()[:256, 64:384], audio_seconds=0.5)
+    make_clip(clips / "clip 3.mp4", pictures=12, photograph=data.astronaut()[:256, 64:384], audio_seconds=1.0)
+    text = (clips / "transcripts.csv").read_text()
+    (clips / "transcripts.csv").write_text(text.replace("Well then", "Well done"))
+    index = ecmf_pipe(own_clips, "index").stdout
+    assert "2 files read" in index
+    assert "1 asked, 2 from the cache" in ecmf_pipe(own_clips, "rewrite").stdout
+    extracted = ecmf_pipe(own_clips, "extract").stdout
+    assert "extract face: 2 done, 4 reused" in extracted
+    assert "extract text: 1 done, 2 reused" in extracted
+
+
+def test_too_many_bad_clips_stop_with_exit_code_1_and_keep_what_is_there(own_clips):
+    params = own_clips / "params.yaml"
+    shipped = params.read_text()
+    params.write_text(merged(shipped, "extract: {max_quarantined: 0.1}"))
+    stopped = ecmf_pipe(own_clips, "extract", "--modality", "face")
+    assert stopped.returncode == 1
+    assert "NoFaceFound 1" in stopped.stderr
+    params.write_text(shipped)
+    assert "extract face: 0 done" in ecmf_pipe(own_clips, "extract", "--modality", "face").stdout
+
+
+def test_a_corpus_without_labels_keeps_its_features_and_says_what_is_missing(own_clips):
+    labels = own_clips.parent / "my clips" / "labels.csv"
+    kept = labels.read_bytes()
+    labels.unlink()
+    try:
+        assert ecmf_pipe(own_clips, "index").returncode == 0
+        assert "extract global: 0 done" in ecmf_pipe(own_clips, "extract", "--modality", "global").stdout
+        training = ecmf_pipe(own_clips, "train")
+        assert training.returncode == 2
+        assert "labels.csv" in training.stderr
+    finally:
+        labels.write_bytes(kept)
+
+
+def test_real_clips_run_through(tmp_path, models, shared_data):
+    changes = SMALL + f"corpus: {{kind: mer, root: '{shared_data / 'clips'}'}}\n"
+    folder = new_project(tmp_path / "project", models, changes)
+    done = run(["dvc", "repro"], folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    reasons = {
+        path.stem: {row["clip_id"]: row["reason"] for row in rows(path)}
+        for path in (folder / "data/quarantine").glob("*.csv")
+    }
+    assert reasons["extract-global"] == reasons["extract-face"] == {"clip_022": "UnreadableMedia"}
+    assert reasons["extract-audio"].pop("clip_022") == "UnreadableMedia"
+    assert set(reasons["extract-audio"].values()) == {"SilentAudio"}
+    metrics = json.loads((folder / "data/metrics/evaluate.json").read_text())
+    assert metrics["judged_by"] == "given"
+    assert metrics["clips"] == 20
+    assert len(rows(folder / "data/submission.csv")) == 12
+    assert len(rows(folder / "data/predictions/refined/fusion.csv")) == 32
