@@ -6,6 +6,7 @@
     ├── InputError              the user's input is wrong: the command ends with exit code 2
     │   ├── ParamsError         a key or value of params.yaml
     │   ├── CorpusError         the corpus folder, its csv files, its labels
+    │   ├── TooFewClips         nothing to train on: too few clips, classes or groups
     │   ├── MissingInput        a file that an earlier stage writes is not there yet
     │   ├── ModelError          weights that are absent, altered or of another shape
     │   └── StoreError          a feature store that cannot be read
@@ -44,11 +45,11 @@ class InputError(EcmfError):
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
+        self.what = message
         self.hint = hint
 
     def __str__(self) -> str:
-        message = super().__str__()
-        return f"{message}\n  {self.hint}" if self.hint else message
+        return f"{self.what}\n  {self.hint}" if self.hint else self.what
 
 
 class ParamsError(InputError):
@@ -57,6 +58,10 @@ class ParamsError(InputError):
 
 class CorpusError(InputError):
     """The corpus folder or one of its csv files cannot be used."""
+
+
+class TooFewClips(InputError):
+    """There is nothing to train on: too few clips, classes or groups."""
 
 
 class MissingInput(InputError):

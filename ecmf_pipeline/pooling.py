@@ -37,7 +37,7 @@ def pool_segments(values: NDArray[np.float32], lengths: NDArray[np.int64], pool:
     if pool == "max":
         return np.maximum.reduceat(values, starts, axis=0)
     count = lengths[:, None].astype(np.float32)
-    mean: NDArray[np.float32] = np.add.reduceat(values, starts, axis=0, dtype=np.float32) / count  # (n, D)
+    mean = np.divide(np.add.reduceat(values, starts, axis=0, dtype=np.float32), count, dtype=np.float32)  # (n, D)
     if pool == "mean":
         return mean
     deviation = values - np.repeat(mean, lengths, axis=0)

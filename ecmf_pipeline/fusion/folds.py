@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.errors import InputError
+from ecmf_pipeline.errors import TooFewClips
 
 LEAST_GROUPS_TO_VALIDATE = 3
 """With fewer groups in a training part, keeping one aside whole would leave too little to train on."""
@@ -30,12 +30,12 @@ def assign_folds(
         The fold of each clip, (n,), from 0 up; no fold is empty.
 
     Raises:
-        InputError: When no two folds can be made: fewer than four clips, fewer than two labels, or one group.
+        TooFewClips: When no two folds can be made: fewer than four clips, fewer than two labels, or one group.
     """
     clips = len(labels)
     classes = np.unique(labels[labels >= 0])
     if clips < 4 or len(classes) < 2:
-        raise InputError(
+        raise TooFewClips(
             f"{clips} labelled clips of {len(classes)} class(es) cannot be trained and evaluated in folds",
             "label more clips: at least four, of at least two classes",
         )
@@ -45,7 +45,7 @@ def assign_folds(
         return _stratified(labels, wanted, rng)
     members = len(np.unique(named))
     if members < 2:
-        raise InputError(
+        raise TooFewClips(
             "all labelled clips belong to one group, so that none can be held out",
             "label clips of another speaker, or leave the group column empty if the groups mean nothing",
         )

@@ -8,7 +8,7 @@ hard?", arXiv 1905.12681), and with a hundred clips the worst ones most. Hence t
 3. all is trained together, gently, as long as that helps. Epoch 0 counts: fusion may not make it worse.
 
 On 96 synthetic clips of four modalities, one of them useless, training all together from the start scored an accuracy
-of 0.63 where the best modality alone had 0.74; the three steps score above 0.9.
+of 0.63 where the best modality alone had 0.74; the three steps score about 0.9.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ecmf_pipeline.errors import InputError
+from ecmf_pipeline.errors import InputError, TooFewClips
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.folds import assign_folds, validation_rows
 from ecmf_pipeline.fusion.inputs import encode_labels, read_inputs
@@ -51,7 +51,8 @@ def fit(
         description: What the progress bar says.
 
     Raises:
-        InputError: When there are too few clips, classes or groups, or a label is unknown.
+        TooFewClips: When there are too few clips, classes or groups.
+        InputError: When a label is unknown, or the device cannot be used.
         ValueError: When arrays differ in length, or weights are negative.
     """
     fusion, training = fusion or FusionConfig(), training or TrainingConfig()
@@ -147,7 +148,7 @@ class Plan:
         """The rows a model learns from and the rows that stop it, none of them of its fold."""
         rows = np.flatnonzero((self.folds != fold) & (self.folds != NEVER))
         if len(np.unique(self.classes[rows])) < 2:
-            raise InputError(
+            raise TooFewClips(
                 f"outside fold {fold}, {len(rows)} clips of fewer than two classes are left to train on",
                 "label more clips, or clips of more speakers",
             )

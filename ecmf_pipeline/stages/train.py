@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline import layout
 from ecmf_pipeline.clips import labels_of
+from ecmf_pipeline.errors import TooFewClips
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.params import load_params
 from ecmf_pipeline.progress import say
@@ -32,21 +34,29 @@ def run(labels: layout.Labels) -> None:
     rows = np.flatnonzero(target.labels >= 0)
     # The modalities alone are the fusion's yardstick; one training of each says enough.
     variants = {"fusion": list(features)} | ({name: [name] for name in features} if labels == "given" else {})
+    folder = layout.models_trained_on(labels)
+    shutil.rmtree(folder, ignore_errors=True)  # a modality that is no longer in use must not be predicted with
     for variant, modalities in variants.items():
-        ensemble = fit(
-            {name: features[name][rows] for name in modalities},
-            target.labels[rows],
-            groups=[corpus.clips[row].group for row in rows],
-            weights=target.weights[rows],
-            clip_ids=[corpus.clips[row].clip_id for row in rows],
-            label_names=corpus.labels,
-            fusion=params.train.fusion,
-            training=params.train.training,
-            description=f"train {variant}",
-        )
-        ensemble.save(layout.models_trained_on(labels) / variant)
-    used = int((target.weights[rows] > 0).sum())
-    say(f"train ({labels} labels): {used} clips, {', '.join(variants)}: {len(ensemble.members)} models each")
+        try:
+            ensemble = fit(
+                {name: features[name][rows] for name in modalities},
+                target.labels[rows],
+                groups=[corpus.clips[row].group for row in rows],
+                weights=target.weights[rows],
+                clip_ids=[corpus.clips[row].clip_id for row in rows],
+                label_names=corpus.labels,
+                fusion=params.train.fusion,
+                training=params.train.training,
+                description=f"train {variant}",
+            )
+        except TooFewClips as error:
+            if variant == "fusion":
+                raise
+            say(f"  {variant} alone cannot be trained, and is left out of the comparison: {error.what}")
+            continue
+        ensemble.save(folder / variant)
+        say(f"  {variant}: {len(ensemble.members)} models")
+    say(f"train ({labels} labels): {int((target.weights[rows] > 0).sum())} clips")
 
 
 def _given(corpus: Corpus) -> _Target:
