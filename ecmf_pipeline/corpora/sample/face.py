@@ -18,6 +18,7 @@ from scipy.interpolate import RBFInterpolator
 from skimage.data import astronaut
 
 from ecmf_pipeline.errors import ModelError
+from ecmf_pipeline.quiet import native_stderr_silenced
 
 MIRROR: Mapping[int, int] = MappingProxyType(
     {107: 336, 55: 285, 105: 334, 52: 282, 70: 300, 46: 276}  # brows
@@ -159,11 +160,12 @@ def find_landmarks(face_landmarker: Path) -> NDArray[np.float64]:
     hint = "fetch the weights again with `ecmf-pipe models`"
     options = vision.FaceLandmarkerOptions(base_options=BaseOptions(model_asset_path=str(face_landmarker)))
     try:
-        landmarker = vision.FaceLandmarker.create_from_options(options)
+        with native_stderr_silenced():
+            landmarker = vision.FaceLandmarker.create_from_options(options)
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"{face_landmarker} is not a FaceLandmarker task file ({error})", hint) from error
     photo = astronaut()
-    with landmarker:
+    with native_stderr_silenced(), landmarker:
         found = landmarker.detect(mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=photo))
     if not found.face_landmarks:
         raise ModelError(f"{face_landmarker} finds no face in the sample photograph", hint)
