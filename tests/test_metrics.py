@@ -48,3 +48,25 @@ def test_the_bootstrap_interval_holds_the_difference_and_knows_groups():
         good, bad, truth, rng=np.random.default_rng(1), groups=few_groups, draws=200
     )
     assert low_grouped <= difference <= high_grouped
+
+
+def test_the_difference_is_that_of_scikit_learn():
+    rng = np.random.default_rng(3)
+    truth, first, second = (rng.choice(["a", "b", "c", "d"], 60) for _ in range(3))
+    expected = weighted_f1(list(truth), list(first)) - weighted_f1(list(truth), list(second))
+    found, _, _ = bootstrap_difference(first, second, truth, rng=np.random.default_rng(1), draws=10)
+    assert found == pytest.approx(expected)
+
+
+def test_the_interval_is_as_wide_as_drawing_clips_one_by_one():
+    rng = np.random.default_rng(5)
+    truth = rng.choice(["a", "b", "c"], 120)
+    first, second = (np.where(rng.random(120) < share, truth, "a") for share in (0.8, 0.6))
+    _, low, high = bootstrap_difference(first, second, truth, rng=np.random.default_rng(1), draws=2000)
+    drawn = []
+    for _ in range(400):
+        rows = rng.integers(0, 120, 120)
+        drawn.append(
+            weighted_f1(list(truth[rows]), list(first[rows])) - weighted_f1(list(truth[rows]), list(second[rows]))
+        )
+    assert (low, high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.03)

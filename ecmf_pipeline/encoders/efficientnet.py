@@ -7,18 +7,16 @@ TensorFlow models (tensorflow/tpu, models/official/efficientnet/lite; EfficientN
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ecmf_pipeline.encoders.base import Encoder, Encoding, pictures_of
 from ecmf_pipeline.encoders.config import EfficientNetConfig
-from ecmf_pipeline.encoders.inference import pick_device, rows_of_clips
+from ecmf_pipeline.encoders.inference import pick_device
+from ecmf_pipeline.encoders.pictures import PictureEncoder
 from ecmf_pipeline.encoders.preprocess import Preprocessing
 from ecmf_pipeline.encoders.tf_layers import SameConv2d, batch_norm, fold
 from ecmf_pipeline.encoders.weights import MODELS_HINT
@@ -115,13 +113,14 @@ def load_efficientnet(path: Path) -> EfficientNetLite0:
     return network.eval().requires_grad_(False)
 
 
-class EfficientNetEncoder(Encoder[Any]):
+class EfficientNetEncoder(PictureEncoder):
     """EfficientNet-Lite0 before its classifier: a row a frame."""
 
     def __init__(self, config: EfficientNetConfig, device: str = "auto") -> None:
         self._config = config
         self._settings = config.settings()
         self._device = pick_device(device)
+        self.batch_size = config.batch_size
         self.network = load_efficientnet(config.weights).to(self._device)
         stretch = config.fit == "stretch"
         self.preprocessing = Preprocessing(
@@ -141,15 +140,6 @@ class EfficientNetEncoder(Encoder[Any]):
     def settings(self) -> dict[str, Any]:
         """See `EfficientNetConfig.settings`."""
         return self._settings
-
-    @torch.inference_mode()
-    def encode(self, views: Sequence[Any]) -> list[Encoding]:
-        """Encode frames (or the crops of face tracks): (T, 1280) a clip."""
-        frames = [self.preprocessing.resized(pictures_of(view)) for view in views]
-        return [
-            Encoding(rows, np.arange(len(rows)))
-            for rows in rows_of_clips(frames, self._forward, self._config.batch_size)
-        ]
 
     def _forward(self, frames: torch.Tensor) -> torch.Tensor:
         pictures: torch.Tensor = self.preprocessing.normalised(frames.to(self._device))

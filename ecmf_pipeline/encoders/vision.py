@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import AutoImageProcessor
 
-from ecmf_pipeline.encoders.base import Encoder, Encoding, pictures_of
 from ecmf_pipeline.encoders.config import VisionConfig
-from ecmf_pipeline.encoders.inference import pick_device, rows_of_clips
+from ecmf_pipeline.encoders.inference import pick_device
+from ecmf_pipeline.encoders.pictures import PictureEncoder
 from ecmf_pipeline.encoders.preprocess import read_preprocessing
 from ecmf_pipeline.encoders.pretrained import load_model, load_part
 from ecmf_pipeline.errors import ModelError
 
 
-class VisionEncoder(Encoder[Any]):
+class VisionEncoder(PictureEncoder):
     """A frozen vision model: a row a frame.
 
     The row is the model's own pooled output where its weights hold one (CLIP, SigLIP, DINOv2, ViT with a pooler), else
@@ -28,6 +27,7 @@ class VisionEncoder(Encoder[Any]):
         self._config = config
         self._settings = config.settings()
         self._device = pick_device(device)
+        self.batch_size = config.batch_size
         source = config.source()
         model, self._pools = load_model(source, self._device)
         self.model = getattr(model, "vision_model", model)
@@ -46,15 +46,6 @@ class VisionEncoder(Encoder[Any]):
     def settings(self) -> dict[str, Any]:
         """See `VisionConfig.settings`."""
         return self._settings
-
-    @torch.inference_mode()
-    def encode(self, views: Sequence[Any]) -> list[Encoding]:
-        """Encode frames (or the crops of face tracks): (T, D) a clip."""
-        frames = [self.preprocessing.resized(pictures_of(view)) for view in views]
-        return [
-            Encoding(rows, np.arange(len(rows)))
-            for rows in rows_of_clips(frames, self._forward, self._config.batch_size)
-        ]
 
     def _forward(self, frames: torch.Tensor) -> torch.Tensor:
         out = self.model(pixel_values=self.preprocessing.normalised(frames.to(self._device)))

@@ -111,7 +111,7 @@ def _over_best(
     if len(alone) < 2:
         return None
     best = max(alone, key=lambda name: modalities[name]["weighted_f1"])
-    return {"best": best, **judge.difference(fusion, alone[best])}
+    return {"best": best, "model": "given", **judge.difference(fusion, alone[best])}
 
 
 def label_quality(clips: Sequence[Clip], decisions: Sequence[Decision]) -> dict[str, Any]:

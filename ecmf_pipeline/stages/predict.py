@@ -6,11 +6,12 @@ import numpy as np
 
 from ecmf_pipeline import layout
 from ecmf_pipeline.clips import labels_of
+from ecmf_pipeline.errors import MissingInput
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.interop.mertools import write_submission
 from ecmf_pipeline.params import load_params
 from ecmf_pipeline.predictions import PredictionTable, with_prior
-from ecmf_pipeline.progress import say
+from ecmf_pipeline.progress import progress, say
 from ecmf_pipeline.stage_inputs import read_features, read_labelled_corpus
 
 
@@ -23,7 +24,12 @@ def run(labels: layout.Labels) -> None:
     prior = np.bincount(given[given >= 0], minlength=len(corpus.labels)) / (given >= 0).sum()
     clip_ids = [clip.clip_id for clip in corpus.clips]
     tables = {}
-    for folder in sorted(path for path in layout.models_trained_on(labels).iterdir() if path.is_dir()):
+    folders = sorted(path for path in layout.models_trained_on(labels).glob("*") if path.is_dir())
+    if not folders:
+        raise MissingInput(
+            f"there are no models trained on {labels} labels", f"run `ecmf-pipe train --labels {labels}`"
+        )
+    for folder in progress(folders, "predict", unit="model"):
         ensemble = Ensemble.load(folder)
         held_out = ensemble.held_out(clip_ids)
         prediction = ensemble.predict({name: features[name] for name in ensemble.modalities}, held_out)
