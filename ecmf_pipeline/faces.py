@@ -140,7 +140,8 @@ class FaceFinder:
         Raises:
             NoFaceFound: When no frame shows a face.
         """
-        detections = [self.detect(frame) for frame in frames]
+        with native_stderr_silenced():
+            detections = [self.detect(frame) for frame in frames]
         steps = main_track(detections, height=frames.shape[1], width=frames.shape[2])
         if not steps:
             raise NoFaceFound(f"0 of {len(frames)} sampled frames show a face")
