@@ -5,15 +5,28 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ecmf_pipeline.clips import Modality
-from ecmf_pipeline.errors import EcmfError
+from ecmf_pipeline.errors import EcmfError, Interrupted
+
+
+class _Verbs(TyperGroup):
+    """Ends on Ctrl-C like every other error: with a message and its own exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted") from None
+
 
 app = typer.Typer(
     name="ecmf-pipe",
+    cls=_Verbs,
     help="Multimodal emotion recognition in short video clips: staged, cached, reproducible (after ECMF). Every verb "
     "works on the params.yaml of the current directory; `dvc repro` runs them all in order.",
     no_args_is_help=True,

@@ -89,8 +89,11 @@ def fusion_verdict(evaluation: Evaluation) -> Verdict:
 def training_verdict(evaluation: Evaluation) -> Verdict:
     """Whether the model trained on refined labels beat the one trained on the given labels."""
     difference = evaluation.refined_over_given
-    if difference is None or difference.difference is None:
-        if evaluation.fusion is None or evaluation.fusion.refined is None:
+    seen = difference is not None and evaluation.judged_by == "given"
+    if difference is None or difference.difference is None or seen:
+        if seen:
+            why = "there are no gold labels, and the given ones are what the refinement was made from"
+        elif evaluation.fusion is None or evaluation.fusion.refined is None:
             why = "no model trained on refined labels was evaluated"
         else:
             why = _why_not(evaluation)

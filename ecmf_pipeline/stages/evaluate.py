@@ -48,7 +48,8 @@ def _summary(results: dict[str, Any]) -> str:
     if over := results["fusion_over_best_modality"]:
         lines.append(f"  fusion over {over['best']} alone: {_interval(over)}")
     if over := results["refined_over_given"]:
-        lines.append(f"  refined over given labels: {_interval(over)}")
+        caveat = "" if results["judged_by"] == "gold" else "; no measure: the refinement was made from these labels"
+        lines.append(f"  refined over given labels: {_interval(over)}{caveat}")
     if labels := results["labels"]:
         lines.append(
             f"  training labels: {labels['given']['accuracy']} right as given, {labels['refined']['accuracy']} refined "

@@ -116,3 +116,10 @@ def test_the_commonest_label_alone_scores_what_scikit_learn_says() -> None:
 
 def test_keys_of_a_later_version_are_left_alone() -> None:
     assert read_evaluation({"weighted_f1": 0.5, "calibration": {"error": 0.1}}).weighted_f1 == 0.5
+
+
+def test_given_labels_are_no_judge_of_what_was_refined_from_them():
+    by_given = differing("refined_over_given", 0.1, 0.02, 0.2, judged_by="given")
+    verdict = training_verdict(by_given)
+    assert verdict.state == "unknown"
+    assert "what the refinement was made from" in verdict.sentence

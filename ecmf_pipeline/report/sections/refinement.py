@@ -82,10 +82,11 @@ def _decisions(report: ReportInput) -> list[Block]:
             groups.append((words, [Bar(float(tally[name]), f"{count(tally[name])} ({share})", colour)]))
     lighter = sum(row.decision == "keep" and row.weight < 1 for row in report.refined)
     had_label = sum(bool(row.given_label) for row in report.refined)
+    doubted = sum(row.decision == "review" and bool(row.given_label) for row in report.refined)
     sentence = (
         f"Of {count(had_label, 'given label')}, {count(tally['keep'])} were kept, {count(tally['relabel'])} replaced, "
         f"{count(tally['drop'])} dropped"
-        + (f", {count(tally['review'])} set aside for review." if tally["review"] else ".")
+        + (f", {count(doubted)} kept with a low weight and listed for review." if doubted else ".")
     )
     if lighter:
         sentence += f" {count(lighter)} of the kept ones weigh less than fully in training."
