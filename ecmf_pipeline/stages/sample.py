@@ -15,9 +15,7 @@ def run() -> None:
     params = load_params()
     if params.corpus.kind != "sample":
         if not layout.SAMPLE.is_dir():
-            write_atomic(
-                layout.SAMPLE / "README.txt", "The synthetic corpus stands here when corpus.kind is sample.\n"
-            )
+            write_atomic(layout.SAMPLE / "README.txt", "The synthetic corpus stands here when corpus.kind is sample.\n")
         say(f"sample: corpus.kind is {params.corpus.kind}, nothing to generate")
         return
     from ecmf_pipeline.corpora.sample.generate import generate
