@@ -11,13 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline import layout
-from ecmf_pipeline.clips import Clip, ClipId, Split, read_manifest
+from ecmf_pipeline.clips import Clip, read_manifest
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.dataset import load_features
 from ecmf_pipeline.errors import CorpusError
 from ecmf_pipeline.files import fingerprint, read_json
-from ecmf_pipeline.labels.refine import Decision, Verdict
-from ecmf_pipeline.labels.tables import read_refined
 from ecmf_pipeline.llm.cache import ScoreCache
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.scoring import Scored, scored
@@ -79,29 +77,6 @@ def read_features(params: Params, clips: Sequence[Clip]) -> Mapping[str, NDArray
         store_root=layout.features,
         pool=params.train.pool,
     )
-
-
-def read_decisions() -> list[Decision]:
-    """What `refine` decided, one entry a clip.
-
-    Raises:
-        MissingInput: When it has not run yet.
-    """
-    table = read_refined(layout.REFINED)
-    return [
-        Decision(
-            clip_id=ClipId(str(row["clip_id"])),
-            split=Split(str(row["split"])),
-            old_label=str(row["given_label"]),
-            new_label=str(row["refined_label"]),
-            decision=Verdict(str(row["decision"])),
-            weight=float(row["weight"]),
-            confidence=float(row["confidence"]),
-            agreement=float(row["agreement"]),
-            reason=str(row["reason"]),
-        )
-        for row in table.to_dict("records")
-    ]
 
 
 def llm_scores(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.clips import ClipId, Split
 from ecmf_pipeline.errors import InputError, MissingInput
 from ecmf_pipeline.files import read_text, write_atomic
 from ecmf_pipeline.labels.label_model import ABSTAIN, first_choice
@@ -36,7 +37,8 @@ REFINED_COLUMNS = (
     "agreement",
     "reason",
 )
-"""The columns of refined.csv; after them come ``<source>_vote`` and ``<source>_prob`` of each source."""
+"""The columns of refined.csv. After them: ``posterior_<label>`` of each label, ``<source>_vote`` and ``<source>_prob``
+of each source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +122,16 @@ def write_refined(
     path: Path,
     decisions: Sequence[Decision],
     votes: Mapping[str, NDArray[np.floating]],
+    posterior: NDArray[np.floating],
     labels: Sequence[str],
 ) -> None:
-    """Write the decisions, sorted by clip, and beside each the vote and its probability of every source.
+    """Write the decisions, sorted by clip, and beside each the posterior and every source's vote and its probability.
 
     Args:
         path: The csv file.
         decisions: One a clip.
         votes: Probabilities by source, (n, K), rows as the decisions.
+        posterior: The label model's probabilities, (n, K), rows as the decisions.
         labels: The K label names.
     """
     import pandas as pd
@@ -137,6 +141,8 @@ def write_refined(
         column: [getattr(decision, field) for decision in decisions]
         for column, field in zip(REFINED_COLUMNS, fields, strict=True)
     }
+    for index, label in enumerate(labels):
+        columns[f"posterior_{label}"] = np.round(np.asarray(posterior, np.float64)[:, index], 6)
     for source in sorted(votes):
         probs = np.asarray(votes[source], np.float64)
         cast = first_choice(probs)
@@ -149,14 +155,14 @@ def write_refined(
 
 
 def read_refined(path: Path) -> pd.DataFrame:
-    """Read refined.csv: `REFINED_COLUMNS`, then ``<source>_vote`` ("" abstains) and ``<source>_prob`` (NaN) of each.
+    """Read refined.csv: `REFINED_COLUMNS` and those after them (a source that abstains has the vote "", and NaN).
 
     Raises:
         MissingInput: When the file is not there.
         InputError: When a column is missing, or a decision or a weight is impossible.
     """
     hint = "run `ecmf-pipe refine` again"
-    frame = _read(path, REFINED_COLUMNS, ("weight", "confidence", "agreement"), hint, others="_prob")
+    frame = _read(path, REFINED_COLUMNS, ("weight", "confidence", "agreement"), hint, others=_is_probability)
     _refuse(path, ~frame["decision"].isin(list(Verdict)).to_numpy(), "there is no such decision", hint)
     _refuse(path, ~(frame["weight"] >= 0).to_numpy(), "the weight is not a number of at least 0", hint)
     unnamed = (frame["weight"] > 0) & (frame["refined_label"] == "")
@@ -165,12 +171,31 @@ def read_refined(path: Path) -> pd.DataFrame:
     return frame
 
 
-def training_labels(refined: pd.DataFrame) -> dict[str, tuple[str, float]]:
-    """Label and weight of every clip of refined.csv that is to be trained on, by clip id."""
-    used = refined[refined["weight"] > 0]
-    return dict(
-        zip(used["clip_id"], zip(used["refined_label"], used["weight"].astype(float), strict=True), strict=True)
-    )
+def read_decisions(path: Path) -> list[Decision]:
+    """Read refined.csv back as the decisions it was written from, sorted by clip id.
+
+    Raises:
+        MissingInput: When the file is not there.
+        InputError: When it is damaged.
+    """
+    return [
+        Decision(
+            clip_id=ClipId(str(row["clip_id"])),
+            split=Split(str(row["split"])),
+            old_label=str(row["given_label"]),
+            new_label=str(row["refined_label"]),
+            decision=Verdict(str(row["decision"])),
+            weight=float(row["weight"]),
+            confidence=float(row["confidence"]),
+            agreement=float(row["agreement"]),
+            reason=str(row["reason"]),
+        )
+        for row in read_refined(path).to_dict("records")
+    ]
+
+
+def _is_probability(column: str) -> bool:
+    return column.startswith("posterior_") or column.endswith("_prob")
 
 
 def _named(cast: NDArray[np.int64], labels: Sequence[str]) -> NDArray[np.object_]:
@@ -184,7 +209,12 @@ def _write(path: Path, frame: pd.DataFrame) -> None:
 
 
 def _read(
-    path: Path, required: Sequence[str], numbers: Sequence[str], hint: str, *, others: str | None = None
+    path: Path,
+    required: Sequence[str],
+    numbers: Sequence[str],
+    hint: str,
+    *,
+    others: Callable[[str], bool] | None = None,
 ) -> pd.DataFrame:
     """A csv file whose columns start with ``required``; text stays as it is ("NA" is a name), numbers may be empty."""
     import pandas as pd
@@ -194,7 +224,7 @@ def _read(
     text = read_text(path)
     try:
         header = _header(text)
-        extra = [name for name in header if others and name not in required and name.endswith(others)]
+        extra = [name for name in header if others and name not in required and others(name)]
         frame = pd.read_csv(
             io.StringIO(text),
             dtype=dict.fromkeys(header, "str") | dict.fromkeys([*numbers, *extra], "float64"),

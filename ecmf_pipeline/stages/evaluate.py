@@ -9,10 +9,11 @@ from typing import Any
 from ecmf_pipeline import layout
 from ecmf_pipeline.evaluation.scoring import Judge, evaluate
 from ecmf_pipeline.files import write_atomic, write_json
+from ecmf_pipeline.labels.tables import read_decisions
 from ecmf_pipeline.params import load_params
 from ecmf_pipeline.predictions import PredictionTable
 from ecmf_pipeline.progress import say
-from ecmf_pipeline.stage_inputs import read_decisions, read_labelled_corpus
+from ecmf_pipeline.stage_inputs import read_labelled_corpus
 
 
 def run() -> None:
@@ -21,7 +22,7 @@ def run() -> None:
     corpus = read_labelled_corpus()
     given = {path.stem: PredictionTable.read(path) for path in sorted(layout.predictions("given").glob("*.csv"))}
     refined = PredictionTable.read(layout.predictions("refined") / "fusion.csv")
-    decisions = read_decisions()
+    decisions = read_decisions(layout.REFINED)
     results = evaluate(corpus.clips, corpus.labels, given, refined, decisions, config)
     write_json(layout.METRICS / "evaluate.json", results)
     judge = Judge(corpus.clips, corpus.labels, config)

@@ -39,7 +39,7 @@ def run() -> None:
     combined = combine_votes(votes, given, folds=folds, config=params.refine.label_model)
     families = {name: _family(name) for name in votes}
     decisions = decide(combined, corpus.clips, corpus.labels, params.refine, families=families)
-    write_refined(layout.REFINED, decisions, votes, corpus.labels)
+    write_refined(layout.REFINED, decisions, votes, combined.posterior, corpus.labels)
     counts = Counter(decision.decision.value for decision in decisions)
     sources = {source.name: source.weight for source in combined.sources}
     write_json(layout.METRICS / "refine.json", {"decisions": dict(counts), "source_weights": sources})

@@ -12,9 +12,10 @@ from ecmf_pipeline import layout
 from ecmf_pipeline.clips import labels_of
 from ecmf_pipeline.errors import TooFewClips
 from ecmf_pipeline.fusion.training import fit
+from ecmf_pipeline.labels.tables import read_decisions
 from ecmf_pipeline.params import load_params
 from ecmf_pipeline.progress import say
-from ecmf_pipeline.stage_inputs import Corpus, read_decisions, read_features, read_labelled_corpus
+from ecmf_pipeline.stage_inputs import Corpus, read_features, read_labelled_corpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def _given(corpus: Corpus) -> _Target:
 
 def _refined(corpus: Corpus) -> _Target:
     index = {label: position for position, label in enumerate(corpus.labels)}
-    decisions = {decision.clip_id: decision for decision in read_decisions()}
+    decisions = {decision.clip_id: decision for decision in read_decisions(layout.REFINED)}
     labels = np.full(len(corpus.clips), -1, np.int64)
     weights = np.zeros(len(corpus.clips))
     for row, clip in enumerate(corpus.clips):

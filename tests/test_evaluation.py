@@ -1,0 +1,107 @@
+"""What `evaluate` measures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from ecmf_pipeline.clips import Clip, ClipId, Split
+from ecmf_pipeline.evaluation.config import EvaluateConfig
+from ecmf_pipeline.evaluation.scoring import Judge, evaluate, label_quality
+from ecmf_pipeline.labels.refine import Decision, Verdict
+from ecmf_pipeline.predictions import PredictionTable
+
+LABELS = ("happy", "sad")
+CONFIG = EvaluateConfig(draws=100)
+
+
+def clip(name: str, given: str = "", gold: str = "", split: Split = Split.TRAIN, group: str = "") -> Clip:
+    return Clip(ClipId(name), given_label=given, gold_label=gold, split=split, group=group)
+
+
+def table(clips: Sequence[Clip], predicted: Sequence[str]) -> PredictionTable:
+    probs = np.array([[0.9, 0.1] if label == "happy" else [0.1, 0.9] for label in predicted], np.float32)
+    return PredictionTable(
+        clip_ids=tuple(clip.clip_id for clip in clips),
+        splits=tuple(clip.split.value for clip in clips),
+        out_of_fold=np.ones(len(clips), bool),
+        flags=("",) * len(clips),
+        label_names=LABELS,
+        probs=probs,
+        modalities=("face",),
+        modality_weights=np.ones((len(clips), 1), np.float32),
+    )
+
+
+def decision(name: str, old: str, new: str, weight: float, verdict: Verdict = Verdict.KEEP) -> Decision:
+    split = Split.TRAIN if old else Split.CANDIDATE
+    return Decision(ClipId(name), split, old, new, verdict, weight, 0.9, 1.0, "")
+
+
+@pytest.fixture
+def clips() -> list[Clip]:
+    return [
+        clip("a", "happy", "happy", group="s1"),
+        clip("b", "sad", "happy", group="s1"),
+        clip("c", "sad", "sad", group="s2"),
+        clip("d", "", "sad", Split.CANDIDATE, group="s2"),
+        clip("e", "", "", Split.UNLABELED),
+    ]
+
+
+def test_gold_labels_judge_where_there_are_any(clips):
+    judge = Judge(clips, LABELS, CONFIG)
+    assert judge.by == "gold"
+    assert [clip.clip_id for clip in judge.clips] == ["a", "b", "c", "d"]
+    assert judge.scores({"a": "happy", "b": "happy", "c": "sad", "d": "happy"})["accuracy"] == 0.75
+    assert judge.scores({"d": "sad"}, Split.CANDIDATE)["weighted_f1"] == 1.0
+
+
+def test_given_labels_judge_where_there_is_no_gold(clips):
+    bare = [clip(c.clip_id, c.given_label, "", c.split) for c in clips]
+    judge = Judge(bare, LABELS, CONFIG)
+    assert judge.by == "given"
+    assert len(judge.clips) == 3
+
+
+def test_the_whole_evaluation(clips):
+    good = table(clips, ["happy", "happy", "sad", "sad", "sad"])
+    bad = table(clips, ["sad", "happy", "sad", "happy", "sad"])
+    decisions = [decision("a", "happy", "happy", 1.0), decision("b", "sad", "happy", 1.0, Verdict.RELABEL)]
+    found = evaluate(clips, LABELS, {"fusion": good, "face": bad, "text": bad}, bad, decisions, CONFIG)
+    assert found["model"] == "refined"
+    assert found["weighted_f1"] == found["fusion"]["refined"]["weighted_f1"] < found["fusion"]["given"]["weighted_f1"]
+    assert found["fusion_over_best_modality"]["difference"] > 0
+    assert found["refined_over_given"]["difference"] < 0
+    assert found["confusion"]["counts"] == [[1, 1], [1, 1]]
+    assert set(found["by_split"]) == {"train", "candidate"}
+    assert found["labels"]["fixed"] == 1
+
+
+def test_without_gold_nothing_is_said_about_label_quality(clips):
+    bare = [clip(c.clip_id, c.given_label, "", c.split) for c in clips]
+    good = table(bare, ["happy", "happy", "sad", "sad", "sad"])
+    found = evaluate(bare, LABELS, {"fusion": good}, None, None, CONFIG)
+    assert found["labels"] is None
+    assert found["refined_over_given"] is None
+    assert found["fusion_over_best_modality"] is None
+    assert found["model"] == "given"
+
+
+def test_label_quality_counts_what_was_mended_and_what_was_spoilt(clips):
+    found = label_quality(
+        clips,
+        [
+            decision("a", "happy", "sad", 1.0, Verdict.RELABEL),  # was right: broken
+            decision("b", "sad", "happy", 0.8, Verdict.RELABEL),  # was wrong: fixed
+            decision("c", "sad", "", 0.0, Verdict.DROP),  # was right: lost
+            decision("d", "", "sad", 0.4, Verdict.PSEUDO),
+            decision("e", "", "sad", 0.4, Verdict.PSEUDO),  # its truth is unknown
+        ],
+    )
+    assert found["given"] == {"clips": 3, "accuracy": 0.666667}
+    assert found["refined"] == {"clips": 2, "accuracy": 0.5}
+    assert (found["fixed"], found["broken"], found["dropped_wrong"], found["dropped_right"]) == (1, 1, 0, 1)
+    assert found["pseudo"] == {"clips": 1, "accuracy": 1.0}

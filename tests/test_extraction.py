@@ -1,0 +1,215 @@
+"""From clips to feature stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from skimage import data
+
+from ecmf_pipeline.clips import Clip, ClipId, Modality
+from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding
+from ecmf_pipeline.encoders.config import BaseEncoderConfig
+from ecmf_pipeline.extraction import step as step_module
+from ecmf_pipeline.extraction.config import ExtractConfig
+from ecmf_pipeline.extraction.coverage import Coverage, coverage
+from ecmf_pipeline.extraction.plan import Branch, branch_settings, plan_branch
+from ecmf_pipeline.extraction.run import extract
+from ecmf_pipeline.faces import FaceConfig, FaceTrack
+from ecmf_pipeline.files import sha256_file
+from ecmf_pipeline.media import MediaConfig
+from ecmf_pipeline.quarantine import Quarantine
+from ecmf_pipeline.store import FeatureStore
+
+MEDIA = MediaConfig(frames=4)
+
+
+class MeanConfig(BaseEncoderConfig):
+    """Mean brightness of each frame or crop; one number for sound and words. Crops are kept every second time."""
+
+    modalities: ClassVar[frozenset[Modality]] = frozenset(Modality)
+    type: str = "mean"
+    scale: float = 1.0
+
+    def build(self, device: str = "auto") -> Encoder[Any]:
+        return MeanEncoder(self)
+
+
+class MeanEncoder(Encoder[Any]):
+    dtype = "float32"
+
+    def __init__(self, config: MeanConfig) -> None:
+        self.config = config
+
+    @property
+    def dim(self) -> int:
+        return 2
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.config.settings()
+
+    def encode(self, views):
+        return [self._one(view) for view in views]
+
+    def _one(self, view: Any) -> Encoding:
+        if isinstance(view, ClipText):
+            values = np.array([[len(view.original), len(view.enriched)]])
+            return Encoding(values.astype(np.float32) * self.config.scale, np.zeros(1, np.int64))
+        if isinstance(view, FaceTrack):
+            kept = np.arange(0, len(view.crops), 2)
+            return Encoding(view.crops[kept].reshape(len(kept), -1)[:, :2].astype(np.float32), kept)
+        if view.ndim == 1:
+            return Encoding(np.zeros((0, 2), np.float32), np.zeros(0, np.int64))  # describes no sound at all
+        return Encoding(view.reshape(len(view), -1)[:, :2].astype(np.float32), np.arange(len(view)))
+
+
+class Project:
+    def __init__(self, folder: Path, faces: FaceConfig) -> None:
+        self.folder = folder
+        self.faces = faces
+        self.texts: dict[str, ClipText] = {}
+        self.clips: list[Clip] = []
+
+    def add(self, path: Path, *, has_audio: bool = True) -> None:
+        self.clips.append(Clip(ClipId(path.stem), path.name, sha256_file(path), has_video=True, has_audio=has_audio))
+
+    def root(self, modality: Modality) -> Path:
+        return self.folder / f"{modality.value}.zarr"
+
+    def plan(self, modality: Modality, **options: Any) -> Branch:
+        config = MeanConfig(**options)
+        return plan_branch(
+            modality,
+            self.clips,
+            self.texts,
+            encoder=config,
+            settings=branch_settings(modality, config, MEDIA, self.faces),
+            root=self.root(modality),
+            quarantine_path=self.folder / f"{modality.value}.csv",
+        )
+
+    def run(self, *modalities: Modality, **options: Any):
+        branches = [self.plan(modality, **options) for modality in modalities]
+        return extract(
+            branches,
+            self.clips,
+            self.texts,
+            corpus_root=self.folder,
+            media=MEDIA,
+            faces=self.faces,
+            config=ExtractConfig(batch_size=2, max_quarantined=1.0),
+            store_root=self.root,
+        )
+
+
+@pytest.fixture
+def project(tmp_path, models, make_clip) -> Project:
+    made = Project(tmp_path, FaceConfig(detector=models / "face_landmarker" / "face_detector.tflite"))
+    face = data.astronaut()[:256, 64:384]
+    made.add(make_clip(tmp_path / "face.mp4", pictures=8, photograph=face, audio_seconds=0.5))
+    made.add(make_clip(tmp_path / "mute.mp4", pictures=8, photograph=face), has_audio=False)
+    made.add(make_clip(tmp_path / "tree.mp4", pictures=8, audio_seconds=0.5))
+    return made
+
+
+@pytest.fixture
+def decodes(monkeypatch) -> list[str]:
+    """The clips whose pictures were decoded, in order."""
+    opened: list[str] = []
+    real = step_module.read_frames
+
+    def counted(path: Path, config: MediaConfig):
+        opened.append(path.stem)
+        return real(path, config)
+
+    monkeypatch.setattr(step_module, "read_frames", counted)
+    return opened
+
+
+def test_media_branches_asked_for_together_share_one_decode(project, decodes):
+    report = project.run(Modality.GLOBAL, Modality.FACE)
+    assert decodes == ["face", "mute", "tree"]
+    assert report.done == {"global": 3, "face": 2}
+    assert report.reasons["face"] == {"NoFaceFound": 1}
+    assert report.quarantined["global"] == 0
+
+
+def test_one_branch_is_decoded_for_only_where_it_misses_the_clip(project, decodes):
+    project.run(Modality.GLOBAL)
+    decodes.clear()
+    report = project.run(Modality.GLOBAL, Modality.FACE)
+    assert report.done == {"face": 2}
+    assert report.reused == {"global": 3, "face": 0}
+    project.run(Modality.GLOBAL, Modality.FACE)
+    assert decodes == ["face", "mute", "tree"]  # the quarantined clip was not tried again
+
+
+def test_rows_know_when_and_where(project):
+    project.run(Modality.GLOBAL, Modality.FACE)
+    frames = FeatureStore.open(project.root(Modality.GLOBAL)).row("face")
+    assert frames.side["times"].tolist() == pytest.approx([0.04, 0.12, 0.2, 0.28], abs=0.001)
+    crops = FeatureStore.open(project.root(Modality.FACE)).row("face")
+    assert crops.values.shape == (2, 2)  # the encoder kept two of four
+    assert crops.side["times"].tolist() == pytest.approx([0.04, 0.2], abs=0.001)
+    assert crops.side["boxes"].shape == (2, 4)
+    assert crops.side["scores"].shape == (2,)
+
+
+def test_what_an_encoder_cannot_describe_is_set_aside_and_never_zeros(project):
+    report = project.run(Modality.AUDIO)
+    assert report.reasons["audio"] == {"NothingToEncode": 2}
+    assert len(FeatureStore.open(project.root(Modality.AUDIO))) == 0
+    assert project.plan(Modality.AUDIO).absent == 1
+
+
+def test_a_changed_transcript_is_computed_again_and_only_it(project):
+    project.texts = {"face": ClipText("a", "bb"), "mute": ClipText("ccc", "d"), "tree": ClipText("", "")}
+    assert project.run(Modality.TEXT).done == {"text": 2}
+    project.texts["mute"] = ClipText("ccc", "changed")
+    assert project.plan(Modality.TEXT).todo == {"mute"}
+    project.run(Modality.TEXT)
+    loaded = FeatureStore.open(project.root(Modality.TEXT)).load(["face", "mute", "tree"])
+    assert loaded.values[:2].tolist() == [[1, 2], [3, 7]]
+    assert loaded.present.tolist() == [True, True, False]
+
+
+def test_changed_settings_make_another_store_and_switching_back_computes_nothing(project):
+    project.texts = {"face": ClipText("a", "b")}
+    project.run(Modality.TEXT)
+    assert project.run(Modality.TEXT, scale=2.0).done == {"text": 1}
+    assert FeatureStore.open(project.root(Modality.TEXT)).load(["face"]).values.tolist() == [[2, 2]]
+    assert project.run(Modality.TEXT).done == {}
+    assert FeatureStore.open(project.root(Modality.TEXT)).load(["face"]).values.tolist() == [[1, 1]]
+
+
+def test_a_quarantined_clip_is_tried_again_when_its_file_changes(project, make_clip):
+    project.run(Modality.FACE)
+    assert project.plan(Modality.FACE).todo == set()
+    path = make_clip(project.folder / "tree.mp4", pictures=8, photograph=data.astronaut()[:256, 64:384])
+    project.clips = [clip for clip in project.clips if clip.clip_id != "tree"]
+    project.add(path)
+    assert project.run(Modality.FACE).done == {"face": 1}
+    assert len(Quarantine(project.folder / "face.csv", stage="extract", modality="face")) == 0
+
+
+def test_coverage_is_told_from_the_store_alone(project):
+    project.run(Modality.FACE)
+    counted = coverage(
+        Modality.FACE,
+        project.clips,
+        {},
+        root=project.root(Modality.FACE),
+        quarantine_path=project.folder / "face.csv",
+    )
+    assert counted == Coverage(done=2, missing=0, absent=0, quarantined=1)
+    fresh = coverage(
+        Modality.AUDIO,
+        project.clips,
+        {},
+        root=project.root(Modality.AUDIO),
+        quarantine_path=project.folder / "audio.csv",
+    )
+    assert fresh == Coverage(done=0, missing=2, absent=1, quarantined=0)
