@@ -57,6 +57,7 @@ class Quarantine:
         self.modality = modality
         self.fingerprint = fingerprint
         self._entries = {entry.clip_id: entry for entry in read_quarantine(path)}
+        self._written = dict(self._entries) if path.is_file() else None
 
     def __iter__(self) -> Iterator[QuarantineEntry]:
         return iter(sorted(self._entries.values(), key=lambda entry: entry.clip_id))
@@ -116,12 +117,15 @@ class Quarantine:
         )
 
     def write(self) -> None:
-        """Write the table, whole or not at all; an unchanged one keeps its bytes."""
+        """Write the table, whole or not at all; an unchanged one is left alone."""
+        if self._entries == self._written:
+            return
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(astuple(entry) for entry in self)
         write_atomic(self.path, text.getvalue(), only_if_changed=True)
+        self._written = dict(self._entries)
 
 
 def read_quarantine(path: Path) -> list[QuarantineEntry]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline import layout
-from ecmf_pipeline.clips import labels_of
+from ecmf_pipeline.clips import Clip, labels_of
 from ecmf_pipeline.errors import TooFewClips
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.labels.tables import read_decisions
@@ -19,9 +19,10 @@ from ecmf_pipeline.stage_inputs import Corpus, read_features, read_labelled_corp
 
 
 @dataclass(frozen=True, slots=True)
-class _Target:
-    """Labels to learn, (n,) indices with -1 for none, and how much each counts, (n,)."""
+class _Targets:
+    """What is learned: clips, their labels as indices, and how much each counts."""
 
+    clips: list[Clip]
     labels: NDArray[np.int64]
     weights: NDArray[np.float64]
 
@@ -30,21 +31,19 @@ def run(labels: layout.Labels) -> None:
     """Train on the labels as given, or as refined, and save the models."""
     params = load_params()
     corpus = read_labelled_corpus()
-    features = read_features(params, corpus.clips)
-    target = _given(corpus) if labels == "given" else _refined(corpus)
-    rows = np.flatnonzero(target.labels >= 0)
+    targets = _given(corpus) if labels == "given" else _refined(corpus)
+    features = read_features(params, targets.clips)
     # The modalities alone are the fusion's yardstick; one training of each says enough.
     variants = {"fusion": list(features)} | ({name: [name] for name in features} if labels == "given" else {})
     folder = layout.models_trained_on(labels)
-    shutil.rmtree(folder, ignore_errors=True)  # a modality that is no longer in use must not be predicted with
     for variant, modalities in variants.items():
         try:
             ensemble = fit(
-                {name: features[name][rows] for name in modalities},
-                target.labels[rows],
-                groups=[corpus.clips[row].group for row in rows],
-                weights=target.weights[rows],
-                clip_ids=[corpus.clips[row].clip_id for row in rows],
+                {name: features[name] for name in modalities},
+                targets.labels,
+                groups=[clip.group for clip in targets.clips],
+                weights=targets.weights,
+                clip_ids=[clip.clip_id for clip in targets.clips],
                 label_names=corpus.labels,
                 fusion=params.train.fusion,
                 training=params.train.training,
@@ -54,26 +53,34 @@ def run(labels: layout.Labels) -> None:
             if variant == "fusion":
                 raise
             say(f"  {variant} alone cannot be trained, and is left out of the comparison: {error.what}")
+            shutil.rmtree(folder / variant, ignore_errors=True)
             continue
         ensemble.save(folder / variant)
         say(f"  {variant}: {len(ensemble.members)} models")
-    say(f"train ({labels} labels): {int((target.weights[rows] > 0).sum())} clips")
+    # A modality that is no longer in use must not be predicted with.
+    for path in folder.iterdir():
+        if path.name not in variants:
+            shutil.rmtree(path)
+    say(f"train ({labels} labels): {int((targets.weights > 0).sum())} clips")
 
 
-def _given(corpus: Corpus) -> _Target:
-    labels = np.array(labels_of(corpus.clips, corpus.labels), np.int64)
-    return _Target(labels, (labels >= 0).astype(np.float64))
+def _given(corpus: Corpus) -> _Targets:
+    clips = [clip for clip in corpus.clips if clip.given_label]
+    return _Targets(clips, np.array(labels_of(clips, corpus.labels), np.int64), np.ones(len(clips)))
 
 
-def _refined(corpus: Corpus) -> _Target:
+def _refined(corpus: Corpus) -> _Targets:
+    # A given label that was dropped stays in its fold, with weight 0: its clip is then predicted out of fold too.
+    decisions = {
+        decision.clip_id: decision
+        for decision in read_decisions(layout.REFINED)
+        if decision.weight > 0 or decision.old_label
+    }
+    clips = [clip for clip in corpus.clips if clip.clip_id in decisions]
+    chosen = [decisions[clip.clip_id] for clip in clips]
     index = {label: position for position, label in enumerate(corpus.labels)}
-    decisions = {decision.clip_id: decision for decision in read_decisions(layout.REFINED)}
-    labels = np.full(len(corpus.clips), -1, np.int64)
-    weights = np.zeros(len(corpus.clips))
-    for row, clip in enumerate(corpus.clips):
-        decision = decisions.get(clip.clip_id)
-        # A given label that was dropped stays in its fold, with weight 0: its clip is then predicted out of fold too.
-        if decision and (decision.weight > 0 or decision.old_label):
-            labels[row] = index[decision.new_label or decision.old_label]
-            weights[row] = decision.weight
-    return _Target(labels, weights)
+    return _Targets(
+        clips,
+        np.array([index[decision.new_label or decision.old_label] for decision in chosen], np.int64),
+        np.array([decision.weight for decision in chosen]),
+    )
