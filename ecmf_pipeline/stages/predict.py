@@ -45,8 +45,12 @@ def run(labels: layout.Labels) -> None:
 def _predicted(ensemble: Ensemble, corpus: Corpus, features: Mapping[str, NDArray[np.float32]]) -> PredictionTable:
     clip_ids = tuple(clip.clip_id for clip in corpus.clips)
     held_out = ensemble.held_out(clip_ids)
-    usable = {name: features[name] for name in ensemble.modalities if name in features}
-    prediction = ensemble.predict(usable, held_out)
+    if missing := [name for name in ensemble.modalities if name not in features]:
+        raise MissingInput(
+            f"the saved models judge by {', '.join(missing)} too, of which there are no features now",
+            "run `ecmf-pipe train` again, or `ecmf-pipe extract`",
+        )
+    prediction = ensemble.predict({name: features[name] for name in ensemble.modalities}, held_out)
     given = np.array(labels_of(corpus.clips, corpus.labels))
     prior = np.bincount(given[given >= 0], minlength=len(corpus.labels)) / (given >= 0).sum()
     probs, flags = with_prior(prediction.probs, prior.tolist())
