@@ -22,6 +22,7 @@ def load_features(
     modalities: Sequence[Modality],
     *,
     store_root: Callable[[Modality], Path],
+    fingerprint_of: Callable[[Modality], str | None],
     pool: Pool,
 ) -> dict[str, NDArray[np.float32]]:
     """Read the pooled features of every modality in use.
@@ -33,6 +34,8 @@ def load_features(
         texts: Original and enriched transcripts by clip id.
         modalities: Which branches.
         store_root: Where each modality's store stands.
+        fingerprint_of: The settings that each modality's features must be of; None where that cannot be told here, and
+            those in use count.
         pool: How frame-level rows become one vector.
 
     Returns:
@@ -40,12 +43,13 @@ def load_features(
 
     Raises:
         MissingInput: When a store is missing.
+        StaleStore: When a store holds features of other settings only.
         InputError: When no clip has any features.
     """
     clip_ids = [clip.clip_id for clip in clips]
     loaded: dict[str, NDArray[np.float32]] = {}
     for modality in modalities:
-        store = FeatureStore.open(store_root(modality))
+        store = FeatureStore.open(store_root(modality), fingerprint_of(modality))
         features = store.load(clip_ids, pool=pool, digests=input_digests(modality, clips, texts))
         if features.present.any():
             loaded[modality.value] = features.values

@@ -17,6 +17,8 @@
     │   ├── NoAudioStream       it holds no sound
     │   ├── SilentAudio         its sound is nothing but zeros
     │   ├── NothingToEncode     the encoder finds nothing in it that it could describe
+    │   ├── FeaturesNotFinite   its features hold NaN, or numbers beyond the store's type
+    │   ├── FileUnreachable     its file is gone or may not be read just now: tried again in the next run
     │   └── NoFaceFound         no sampled frame shows a face
     ├── TooManyQuarantined      more clips are bad than the params allow: exit code 1
     └── Interrupted             Ctrl-C or SIGTERM: exit code 130, what was complete is kept
@@ -86,6 +88,9 @@ class ClipError(EcmfError):
     is_defect = True
     """Whether it counts towards the share of bad clips that params allow."""
 
+    is_transient = False
+    """Whether it says nothing about the clip's content, so that the next run tries again."""
+
     @property
     def reason(self) -> str:
         """The reason class of the quarantine table."""
@@ -115,6 +120,16 @@ class SilentAudio(ClipError):
 
 class NothingToEncode(ClipError):
     """The encoder finds nothing in the clip that it could describe (too short, no landmarks)."""
+
+
+class FeaturesNotFinite(ClipError):
+    """The clip's features hold NaN, or numbers beyond what the store's type can hold."""
+
+
+class FileUnreachable(ClipError):
+    """The file is gone or may not be read just now."""
+
+    is_transient = True
 
 
 class NoFaceFound(ClipError):

@@ -18,6 +18,7 @@ INDEX_CACHE = DATA / ".index-cache.json"
 MANIFEST = DATA / "manifest.csv"
 CORPUS = DATA / "corpus.json"
 QUARANTINE = DATA / "quarantine"
+SETTINGS = DATA / "settings"
 FINDINGS = DATA / "index" / "findings.csv"
 REWRITE = DATA / "rewrite"
 REWRITES = REWRITE / "rewrites.csv"
@@ -46,8 +47,16 @@ def models_trained_on(labels: Labels) -> Path:
 
 
 def predictions(labels: Labels) -> Path:
-    """The predictions of the models in `models_trained_on`, one csv file a variant."""
+    """The predictions of the models in `models_trained_on`, one csv file a variant: they are what is evaluated.
+
+    Every clip, also one that was not trained on, is judged by the models that saw neither it nor its group.
+    """
     return DATA / "predictions" / labels
+
+
+def deployed_predictions(labels: Labels) -> Path:
+    """What the whole ensemble of fusion models says, as in the submission."""
+    return predictions(labels) / "deployed" / "fusion.csv"
 
 
 def submission(labels: Labels) -> Path:

@@ -100,24 +100,15 @@ def read_audio(path: Path) -> NDArray[np.float32]:
         SilentAudio: When there is nothing but zeros.
         UnreadableMedia: When it cannot be decoded, or the file is cut off.
     """
-    import av
-
+    from ecmf_pipeline.containers import open_container
     from ecmf_pipeline.video_readers import LEAST_READABLE
 
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.audio:
-                raise NoAudioStream("the file has no audio stream")
-            stream = container.streams.audio[0]
-            resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
-            blocks = [
-                block.to_ndarray()[0]
-                for frame in _decoded_then_flush(container.decode(stream))
-                for block in resampler.resample(frame)
-            ]
-            declared = float(stream.duration * stream.time_base) if stream.duration else 0.0
-    except av.FFmpegError as error:
-        raise UnreadableMedia(f"audio: {error}") from error
+    with open_container(path) as container:
+        if not container.streams.audio:
+            raise NoAudioStream("the file has no audio stream")
+        stream: Any = container.streams.audio[0]
+        blocks = list(_resampled(container.decode(stream)))
+        declared = float(stream.duration * stream.time_base) if stream.duration else 0.0
     samples = np.concatenate(blocks) if blocks else np.empty(0, np.float32)
     if len(samples) == 0:
         raise NoAudioStream("the audio stream holds no sound")
@@ -135,7 +126,14 @@ def resolved_reader(config: MediaConfig) -> Literal["decord", "pyav"]:
     return config.reader
 
 
-def _decoded_then_flush(frames: Iterator[Any]) -> Iterator[Any]:
-    """The decoded frames, then None, which makes the resampler give out what it still holds."""
-    yield from frames
-    yield None
+def _resampled(frames: Iterator[Any]) -> Iterator[NDArray[np.float32]]:
+    """Mono blocks at 16 kHz, (n,). A stream may change its rate or layout in the middle: each run has its resampler."""
+    from itertools import groupby
+
+    import av
+
+    for _, run in groupby(frames, key=lambda frame: (frame.sample_rate, frame.layout.name, frame.format.name)):
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+        for frame in (*run, None):  # None makes the resampler give out what it still holds
+            for block in resampler.resample(frame):
+                yield block.to_ndarray()[0]

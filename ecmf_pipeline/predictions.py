@@ -27,7 +27,7 @@ class PredictionTable:
     Attributes:
         clip_ids: The clips, (n,).
         splits: What each is for, (n,).
-        out_of_fold: Whether the clip was trained on, and is therefore judged by the models that held it out, (n,).
+        out_of_fold: Whether the clip is judged only by the models that saw neither it nor its group, (n,).
         flags: Empty, or `NO_MODALITY`, (n,).
         label_names: The labels, C of them.
         probs: Probability of each label, (n, C).

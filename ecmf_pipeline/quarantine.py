@@ -44,6 +44,7 @@ class QuarantineEntry:
 
 
 _NO_DEFECTS = frozenset(error.__name__ for error in ClipError.__subclasses__() if not error.is_defect)
+_TRANSIENT = frozenset(error.__name__ for error in ClipError.__subclasses__() if error.is_transient)
 
 COLUMNS = tuple(column.name for column in fields(QuarantineEntry))
 
@@ -80,11 +81,17 @@ class Quarantine:
             self._entries[clip_id] = entry
 
     def keep_only(self, current: dict[str, str]) -> None:
-        """Drop entries of clips that are gone, have another digest now, or were tried with other settings."""
+        """Drop entries of clips that are gone, have another digest now, were tried with other settings, or may be well.
+
+        Args:
+            current: Digest of every clip's input as it is now.
+        """
         self._entries = {
             clip_id: entry
             for clip_id, entry in self._entries.items()
-            if current.get(clip_id) == entry.digest and entry.fingerprint == self.fingerprint
+            if current.get(clip_id) == entry.digest
+            and entry.fingerprint == self.fingerprint
+            and entry.reason not in _TRANSIENT
         }
 
     def clear(self) -> None:
@@ -109,11 +116,12 @@ class Quarantine:
         if len(defects) <= share * total:
             return
         counted = ", ".join(f"{reason} {count}" for reason, count in self.reasons().most_common())
+        where = f"{self.stage} {self.modality}".strip()
         raise TooManyQuarantined(
-            f"{self.stage} {self.modality}".strip()
-            + f": {len(defects)} of {total} clips are bad (quarantined: {counted}), "
-            f"params allow a share of {share:g}; what was computed is kept.\n"
-            f"  See {self.path}; mend the clips or raise {self.stage}.max_quarantined, and run again."
+            f"{where}: {len(defects)} of {total} clips are bad (quarantined: {counted}), params allow a share of "
+            f"{share:g}; what was computed is kept.\n  See {self.path}. Mend the clips, raise "
+            f"{self.stage}.max_quarantined, or, where the fault was not theirs, run "
+            "`ecmf-pipe extract --retry-quarantined`."
         )
 
     def write(self) -> None:

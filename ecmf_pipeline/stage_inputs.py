@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline import layout
-from ecmf_pipeline.clips import Clip, read_manifest
+from ecmf_pipeline.clips import Clip, Modality, labels_of, read_manifest
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.dataset import load_features
-from ecmf_pipeline.errors import CorpusError
+from ecmf_pipeline.errors import CorpusError, ModelError
+from ecmf_pipeline.extraction.plan import branch_settings
 from ecmf_pipeline.files import fingerprint, read_json
 from ecmf_pipeline.llm.cache import ScoreCache
 from ecmf_pipeline.llm.config import LlmConfig
@@ -68,15 +69,40 @@ def read_labelled_corpus() -> Corpus:
     return corpus
 
 
+def folds_of(corpus: Corpus, folds: int, seed: int) -> NDArray[np.int64]:
+    """The fold of every clip, (n,), labelled or not; no known group stands in two.
+
+    They follow from the given labels alone, so that models trained on given and on refined labels are judged by the
+    same rule: a clip is judged by models that saw neither it nor another clip of its group.
+    """
+    from ecmf_pipeline.fusion.folds import assign_folds
+
+    given = np.array(labels_of(corpus.clips, corpus.labels), np.int64)
+    groups = [clip.group for clip in corpus.clips]
+    return assign_folds(given, groups, folds, rng=np.random.default_rng(seed))
+
+
 def read_features(params: Params, clips: Sequence[Clip]) -> Mapping[str, NDArray[np.float32]]:
-    """Pooled features of the modalities in use, (n, D) each, NaN rows where a clip has none."""
+    """Pooled features of the modalities in use, (n, D) each, NaN rows where a clip has none.
+
+    Raises:
+        StaleStore: When params.yaml asks for other settings than a store was made with.
+    """
     return load_features(
         clips,
         read_texts(layout.REWRITES),
         list(params.extract.encoders),
         store_root=layout.features,
+        fingerprint_of=lambda modality: _fingerprint(params, modality),
         pool=params.train.pool,
     )
+
+
+def _fingerprint(params: Params, modality: Modality) -> str | None:
+    try:
+        return fingerprint(branch_settings(modality, params.encoder_of(modality), params.media, params.faces))
+    except ModelError:
+        return None  # features pulled from a colleague are read without the weights that made them
 
 
 def llm_scores(
@@ -91,10 +117,12 @@ def llm_scores(
         also: Caches of other stages, which are only read.
 
     Returns:
-        The labels asked for (MER's six where the corpus has none), and the scores, (n, K).
+        The labels asked for (MER's six where the corpus has fewer than two), and the scores, (n, K).
     """
     from ecmf_pipeline.llm.local import TransformersScorer
 
-    labels = read_json(layout.CORPUS, made_by="index")["labels"] or MER_LABELS
+    labels = read_json(layout.CORPUS, made_by="index")["labels"]
+    if len(labels) < 2:  # nothing to choose between; the words can be enriched all the same
+        labels = MER_LABELS
     cache = ScoreCache(folder, fingerprint(config.settings(labels)), also=also)
     return labels, scored(texts, labels, scorer=lambda: TransformersScorer(config), cache=cache)

@@ -162,6 +162,11 @@ class FeatureStore:
         """Whether the clip's features of exactly this input are here."""
         return digest in self._parts.get(clip_id, ())
 
+    def can_hold(self, values: NDArray[Any]) -> bool:
+        """Whether features are finite, and stay so in the store's type."""
+        with np.errstate(over="ignore"):
+            return bool(np.isfinite(values.astype(self.dtype)).all())
+
     def append(self, rows: Sequence[FeatureRow]) -> None:
         """Add rows as one new part, whole or not at all.
 
@@ -187,7 +192,12 @@ class FeatureStore:
         for array_name, array in arrays.items():
             group.create_array(array_name, data=array, chunks=array.shape, compressors=None)
         _flush(aside)
-        aside.rename(self.folder / name)
+        try:
+            aside.rename(self.folder / name)
+        except OSError:
+            if not (self.folder / name).is_dir():
+                raise
+            shutil.rmtree(aside)  # another writer was first with the very same clips
         self.refresh()
 
     def load(
@@ -208,11 +218,9 @@ class FeatureStore:
             if location is not None:
                 by_part.setdefault(location.part, []).append((position, location))
         for part, wanted in by_part.items():
-            wanted.sort(key=lambda pair: pair[1].start)
             rows = self._read(part, "values")
+            rows = np.concatenate([rows[at.start : at.start + at.length] for _, at in wanted])
             lengths = np.array([at.length for _, at in wanted], np.int64)
-            if lengths.sum() < len(rows):
-                rows = np.concatenate([rows[at.start : at.start + at.length] for _, at in wanted])
             pooled = pool_segments(rows.astype(np.float32), lengths, pool)
             values[[position for position, _ in wanted]] = pooled
         return Features(values, np.asarray(np.isfinite(values).all(axis=1)))
@@ -248,11 +256,9 @@ class FeatureStore:
     def _checked(self, row: FeatureRow) -> NDArray[Any]:
         if row.values.ndim != 2 or row.values.shape[1] != self.dim or len(row.values) == 0:
             raise ValueError(f"{row.clip_id}: features are {row.values.shape}, the store takes (T >= 1, {self.dim})")
-        with np.errstate(over="ignore"):
-            values = row.values.astype(self.dtype)
-        if not np.isfinite(values).all():
+        if not self.can_hold(row.values):
             raise ValueError(f"{row.clip_id}: features hold NaN or exceed {self.dtype}")
-        return values
+        return row.values.astype(self.dtype)
 
 
 def current_fingerprint(root: Path) -> str | None:

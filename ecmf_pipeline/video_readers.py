@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.containers import open_container, pictures_stream
 from ecmf_pipeline.errors import NoVideoStream, UnreadableMedia
 
 LEAST_READABLE = 0.9
@@ -78,13 +78,10 @@ class PyAvVideo:
     def __init__(self, path: Path, size: tuple[int, int] | None) -> None:
         self._path = path
         self._size = size
-        try:
-            with av.open(str(path)) as container:
-                stream = container.streams.video[0]
-                base = float(stream.time_base)
-                packets = [packet for packet in container.demux(stream) if packet.pts is not None]
-        except av.FFmpegError as error:
-            raise UnreadableMedia(f"PyAV: {error}") from error
+        with open_container(path) as container:
+            stream: Any = pictures_stream(container)  # `_header` found one
+            base = float(stream.time_base)
+            packets: list[Any] = [packet for packet in container.demux(stream) if packet.pts is not None]
         shown = sorted((packet.pts * base, (packet.duration or 0) * base) for packet in packets)
         self._spans = np.array([(start, start + length) for start, length in shown], np.float64).reshape(-1, 2)
 
@@ -96,15 +93,12 @@ class PyAvVideo:
         """RGB pictures at increasing indices, (k, H, W, 3)."""
         pictures: list[NDArray[np.uint8]] = []
         wanted = set(indices)
-        try:
-            with av.open(str(self._path)) as container:
-                for index, frame in enumerate(container.decode(video=0)):
-                    if index in wanted:
-                        pictures.append(self._rgb(frame))
-                    if len(pictures) == len(wanted):
-                        break
-        except av.FFmpegError as error:
-            raise UnreadableMedia(f"PyAV: {error}") from error
+        with open_container(self._path) as container:
+            for index, frame in enumerate(container.decode(pictures_stream(container))):
+                if index in wanted:
+                    pictures.append(self._rgb(frame))
+                if len(pictures) == len(wanted):
+                    break
         if len(pictures) < len(wanted):
             # A few streams hold one packet more than pictures; a repeat of the last one is what players show.
             if not pictures or len(wanted) - len(pictures) > 1:
@@ -120,21 +114,13 @@ class PyAvVideo:
 
 def _header(path: Path) -> tuple[int, int, int]:
     """Declared pictures (0 where the container does not say), width and height."""
-    try:
-        with av.open(str(path)) as container:
-            streams = [stream for stream in container.streams.video if not _is_cover_art(stream)]
-            if not streams:
-                raise NoVideoStream("the file has no video stream")
-            stream = streams[0]
-            if not stream.codec_context.width or not stream.codec_context.height:
-                raise UnreadableMedia("the video stream has no size")
-            return stream.frames, stream.codec_context.width, stream.codec_context.height
-    except av.FFmpegError as error:
-        raise UnreadableMedia(f"cannot be opened: {error}") from error
-
-
-def _is_cover_art(stream: Any) -> bool:
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+    with open_container(path) as container:
+        stream = pictures_stream(container)
+        if stream is None:
+            raise NoVideoStream("the file has no video stream")
+        if not stream.codec_context.width or not stream.codec_context.height:
+            raise UnreadableMedia("the video stream has no size")
+        return stream.frames, stream.codec_context.width, stream.codec_context.height
 
 
 def _first_line(error: Exception) -> str:

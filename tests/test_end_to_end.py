@@ -119,9 +119,66 @@ def test_status_counts_everything_as_done(sample_run):
     assert ["no"] not in shown.values()
 
 
-def test_predictions_of_training_clips_are_out_of_fold(sample_run):
-    for row in rows(sample_run / "data/predictions/given/fusion.csv"):
-        assert row["out_of_fold"] == ("1" if row["split"] == "train" else "0")
+def test_what_is_evaluated_is_out_of_fold_and_what_is_submitted_is_the_whole_ensemble(sample_run):
+    for labels in ("given", "refined"):
+        evaluated = rows(sample_run / f"data/predictions/{labels}/fusion.csv")
+        assert {row["out_of_fold"] for row in evaluated} == {"1"}
+        deployed = rows(sample_run / f"data/predictions/{labels}/deployed/fusion.csv")
+        assert all(row["out_of_fold"] == "1" for row in deployed if row["split"] == "train")
+    given = rows(sample_run / "data/predictions/given/deployed/fusion.csv")
+    assert {row["out_of_fold"] for row in given if row["split"] == "candidate"} == {"0"}
+    submitted = {row["name"]: row["discrete"] for row in rows(sample_run / "data/submission_given.csv")}
+    assert submitted == {row["clip_id"]: row["label"] for row in given if row["split"] == "candidate"}
+
+
+def test_given_and_refined_models_hold_out_the_same_speakers(sample_run):
+    folds = [
+        json.loads((sample_run / f"data/fusion/{labels}/fusion/config.json").read_text())["folds"]
+        for labels in ("given", "refined")
+    ]
+    assert folds[0] == folds[1]
+    speakers = {row["name"]: row["group"] for row in rows(sample_run / "data/sample/groups.csv")}
+    assert len(folds[0]) == len(speakers)
+    assert len({(speakers[name], fold) for name, fold in folds[0].items()}) == len(set(speakers.values()))
+
+
+def test_features_of_other_settings_are_refused_not_mixed(sample_run):
+    params = sample_run / "params.yaml"
+    shipped = params.read_text()
+    params.write_text(merged(shipped, "media: {frames: 3}"))
+    stale = ecmf_pipe(sample_run, "train")
+    params.write_text(shipped)
+    assert stale.returncode == 2
+    assert "params.yaml changed since" in stale.stderr
+
+
+def test_votes_of_other_clips_are_refused(sample_run):
+    votes = sample_run / "data/votes/votes.csv"
+    kept = votes.read_text()
+    lines = kept.splitlines(keepends=True)
+    first = lines[1].split(",")[0]
+    votes.write_text("".join(line for line in lines if not line.startswith(f"{first},")))
+    refused = ecmf_pipe(sample_run, "refine")
+    votes.write_text(kept)
+    assert refused.returncode == 2
+    assert "about other clips than the manifest" in refused.stderr
+
+
+def test_a_prompt_of_ones_own_that_changes_runs_the_llm_again(sample_run, repository):
+    params = sample_run / "params.yaml"
+    shipped = params.read_text()
+    prompt = sample_run / "my.yaml"
+    packaged = repository / "ecmf_pipeline" / "llm" / "prompt_texts" / "emotion_en.yaml"
+    prompt.write_text(packaged.read_text())
+    params.write_text(merged(shipped, "llm: {prompt: my.yaml}"))
+    assert ecmf_pipe(sample_run, "index").returncode == 0
+    before = (sample_run / "data/settings/llm.json").read_bytes()
+    prompt.write_text(packaged.read_text().replace("speaker", "person"))
+    assert ecmf_pipe(sample_run, "index").returncode == 0
+    after = (sample_run / "data/settings/llm.json").read_bytes()
+    params.write_text(shipped)
+    assert ecmf_pipe(sample_run, "index").returncode == 0
+    assert before != after
 
 
 def test_another_encoder_and_back_computes_once(sample_run):

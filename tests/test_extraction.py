@@ -165,6 +165,21 @@ def test_what_an_encoder_cannot_describe_is_set_aside_and_never_zeros(project):
     assert project.plan(Modality.AUDIO).absent == 1
 
 
+def test_features_that_no_store_can_hold_cost_their_clip_alone(project):
+    project.texts = {"face": ClipText("a", "b"), "mute": ClipText("", "b"), "tree": ClipText("c", "d")}
+    report = project.run(Modality.TEXT, scale=1e39)  # beyond float32
+    assert report.reasons["text"] == {"FeaturesNotFinite": 2}
+
+
+def test_a_file_that_is_away_for_a_while_is_tried_again(project):
+    away = project.folder / "face.mp4"
+    away.rename(project.folder / "elsewhere.mp4")
+    assert project.run(Modality.GLOBAL, Modality.AUDIO).reasons["global"] == {"FileUnreachable": 1}
+    (project.folder / "elsewhere.mp4").rename(away)
+    assert project.run(Modality.GLOBAL).done == {"global": 1}
+    assert project.plan(Modality.GLOBAL).todo == set()
+
+
 def test_a_changed_transcript_is_computed_again_and_only_it(project):
     project.texts = {"face": ClipText("a", "bb"), "mute": ClipText("ccc", "d"), "tree": ClipText("", "")}
     assert project.run(Modality.TEXT).done == {"text": 2}

@@ -11,15 +11,18 @@ from pathlib import Path
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 from skimage import data
 
 from ecmf_pipeline.clips import Clip, ClipId, Modality, Split
+from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, MiniXceptionConfig
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.plan import branch_settings, plan_branch
 from ecmf_pipeline.extraction.run import extract
 from ecmf_pipeline.faces import FaceConfig
 from ecmf_pipeline.files import sha256_file
+from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.media import MediaConfig
 from ecmf_pipeline.store import FeatureRow, FeatureStore
 
@@ -29,12 +32,12 @@ CLIPS_PLANNED = 132_000
 
 def main() -> None:
     """Print one line a figure."""
-    sys.stdout.write(f"{'what':<54}{'ours':>10}{'reference':>12}{'ratio':>8}\n")
+    sys.stdout.write(f"{'what':<58}{'ours':>10}{'reference':>12}{'ratio':>8}\n")
     with tempfile.TemporaryDirectory() as name:
-        for figure in (joint_decode, load_all, plan_nothing):
+        for figure in (joint_decode, load_all, plan_nothing, score_labels):
             what, ours, reference = figure(Path(name))
             ratio = f"{reference / ours:.2f}x" if reference else ""
-            sys.stdout.write(f"{what:<54}{ours:>8.2f} s{f'{reference:.2f} s' if reference else '-':>12}{ratio:>8}\n")
+            sys.stdout.write(f"{what:<58}{ours:>8.3f} s{f'{reference:.3f} s' if reference else '-':>12}{ratio:>8}\n")
     sys.stdout.write(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB\n")
 
 
@@ -121,6 +124,40 @@ def plan_nothing(folder: Path) -> tuple[str, float, float]:
             raise RuntimeError(f"{len(missing)} clips are missing")
 
     return f"plan a run over {CLIPS_PLANNED} clips that has nothing to do", cpu_seconds(plan), 0.0
+
+
+def score_labels(_folder: Path) -> tuple[str, float, float]:
+    """CPU seconds an utterance of scoring six labels: cached prefix and batches, against each from scratch."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from ecmf_pipeline.llm.local import TransformersScorer
+    from ecmf_pipeline.llm.prompt import as_data, load_prompt
+
+    config, labels = LlmConfig(), MER_LABELS
+    texts = [f"I told you {number} times that the train has gone." for number in range(48)]
+    scorer = TransformersScorer(config)
+    scorer.log_likelihoods(texts[:1], labels)  # loads the model
+    scores: list[NDArray[np.float64]] = []
+    ours = cpu_seconds(lambda: scores.append(scorer.log_likelihoods(texts, labels)))
+    prompt = load_prompt(config.prompt)
+    tokenizer = AutoTokenizer.from_pretrained(config.model, gguf_file=config.gguf_file)
+    model = AutoModelForCausalLM.from_pretrained(config.model, gguf_file=config.gguf_file).eval()
+    plain = np.empty((3, len(labels)))
+
+    @torch.inference_mode()
+    def from_scratch() -> None:
+        for row, text in enumerate(texts[: len(plain)]):
+            before = tokenizer(prompt.render(as_data(text), labels), add_special_tokens=False)["input_ids"]
+            for column, word in enumerate(prompt.words(labels)):
+                tokens = before + tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
+                likelihoods = model(torch.tensor([tokens])).logits[0].log_softmax(-1)
+                plain[row, column] = sum(likelihoods[i - 1, tokens[i]] for i in range(len(before), len(tokens)))
+
+    reference = cpu_seconds(from_scratch)
+    furthest = np.abs(plain - scores[0][: len(plain)]).max()
+    what = f"score 6 labels of an utterance (scores differ by {furthest:.0e})"
+    return what, ours / len(texts), reference / len(plain)
 
 
 def _clip(path: Path) -> Clip:

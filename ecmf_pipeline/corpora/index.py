@@ -13,7 +13,7 @@ from ecmf_pipeline.clips import Clip, ClipId
 from ecmf_pipeline.corpora.index_cache import IndexCache, Measured
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind
 from ecmf_pipeline.corpora.probe import probe_media
-from ecmf_pipeline.errors import ClipError, UnreadableMedia
+from ecmf_pipeline.errors import ClipError, FileUnreachable, UnreadableMedia
 from ecmf_pipeline.files import sha256_file
 from ecmf_pipeline.progress import progress_bar
 
@@ -142,19 +142,21 @@ def _measure(root: Path, file: _File) -> Measured:
                 raise UnreadableMedia("the file is empty (0 bytes)")
             probe = probe_media(path)
             found = Measured(digest, probe.duration, probe.has_video, probe.has_audio)
+        except FileUnreachable as error:
+            return Measured("", reason=error.reason, message=str(error))
         except ClipError as error:
             found = Measured(digest, reason=error.reason, message=str(error))
         status = path.stat()
     except OSError as error:
         return _failure(error)
     if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
-        return Measured("", reason=UnreadableMedia.__name__, message="the file changed while it was read: run again")
+        return Measured("", reason=FileUnreachable.__name__, message="the file changed while it was read: run again")
     return found
 
 
 def _failure(error: OSError) -> Measured:
     why = "the file vanished after it was listed" if isinstance(error, FileNotFoundError) else str(error.strerror)
-    return Measured("", reason=UnreadableMedia.__name__, message=f"it cannot be read: {why}")
+    return Measured("", reason=FileUnreachable.__name__, message=f"it cannot be read: {why}")
 
 
 def _measured_clip(clip: Clip, sizes: dict[str, int], measured: dict[str, Measured]) -> Clip:

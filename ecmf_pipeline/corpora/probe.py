@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ecmf_pipeline.containers import open_container, pictures_stream
 from ecmf_pipeline.errors import UnreadableMedia
 
 if TYPE_CHECKING:
@@ -34,23 +35,13 @@ def probe_media(path: str | os.PathLike[str]) -> Probe:
 
     Raises:
         UnreadableMedia: When no container can be read, or it holds neither pictures nor sound.
-        OSError: When the file is gone or may not be read, which says nothing about its content.
+        FileUnreachable: When the file is gone or may not be read, which says nothing about its content.
     """
-    import av
-    from av.stream import Disposition
-
-    try:
-        # `file:` keeps FFmpeg from taking a colon in a name for a protocol; broken tags are no reason to refuse a clip.
-        with av.open(f"file:{os.fspath(path)}", metadata_errors="replace") as container:
-            video = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-            audio = container.streams.audio
-            if not video and not audio:
-                raise UnreadableMedia("the file holds neither pictures nor sound")
-            return Probe(_duration(container), has_video=bool(video), has_audio=bool(audio))
-    except av.FFmpegError as error:
-        if isinstance(error, FileNotFoundError | PermissionError):
-            raise
-        raise UnreadableMedia(f"not a media file that can be read: {error.strerror}") from error
+    with open_container(path) as container:
+        video, audio = pictures_stream(container), container.streams.audio
+        if video is None and not audio:
+            raise UnreadableMedia("the file holds neither pictures nor sound")
+        return Probe(_duration(container), has_video=video is not None, has_audio=bool(audio))
 
 
 def _duration(container: InputContainer) -> float:

@@ -48,7 +48,9 @@ def load_part(source: ModelSource, load: Callable[..., Loaded]) -> Loaded:
     Raises:
         ModelError: When it cannot be loaded.
     """
-    where: dict[str, Any] = {"revision": source.commit, "cache_dir": hub_cache()} if source.commit else {}
+    where: dict[str, Any] = {"trust_remote_code": False}
+    if source.commit:
+        where |= {"revision": source.commit, "cache_dir": hub_cache()}
     try:
         with _quiet():
             return load(source.name, **where)

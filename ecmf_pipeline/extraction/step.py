@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.clips import Clip, Modality
 from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding
-from ecmf_pipeline.errors import ClipError, NothingToEncode
+from ecmf_pipeline.errors import ClipError, FeaturesNotFinite, NothingToEncode
 from ecmf_pipeline.extraction.plan import Branch
 from ecmf_pipeline.faces import FaceConfig, FaceFinder, FaceTrack
 from ecmf_pipeline.media import MediaConfig, read_audio, read_frames
@@ -128,6 +128,8 @@ class ExtractStep(Step[Clip, OpenedClip, FeatureRow]):
         view = opened.views[modality]
         if len(encoding.values) == 0:
             return NothingToEncode(f"the {modality.value} encoder describes nothing in this clip")
+        if not self._stores[modality].can_hold(encoding.values):
+            return FeaturesNotFinite(f"the features hold NaN or exceed {self._stores[modality].dtype}")
         side: dict[str, NDArray[Any]] = {}
         if modality is Modality.GLOBAL:
             side["times"] = opened.times[encoding.kept]

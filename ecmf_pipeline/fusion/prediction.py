@@ -71,7 +71,9 @@ class Ensemble:
         members: The models.
         dims: D of each modality, in the order of `Prediction.modality_weights`.
         label_names: The labels, in the order of `Prediction.probs`.
-        folds: For each training clip id, the fold that held it out; -1 for clips that every member may have seen.
+        folds: For each clip id, the fold that held it out (or its group, where it was not trained on); -1 for clips
+            that every member may have seen.
+        trained: Ids of the clips that were learned from, or stood in a fold to be.
         fusion: The shape of the models.
         training: How they were trained.
     """
@@ -80,6 +82,7 @@ class Ensemble:
     dims: dict[str, int]
     label_names: tuple[str, ...]
     folds: dict[str, int]
+    trained: frozenset[str]
     fusion: FusionConfig
     training: TrainingConfig
 
@@ -89,8 +92,12 @@ class Ensemble:
         return tuple(self.dims)
 
     def held_out(self, clip_ids: Iterable[str]) -> NDArray[np.int64]:
-        """The fold that held out each clip, (n,); -1 for clips that are not of the training set."""
+        """The fold that held out each clip or its group, (n,); -1 for clips that no fold is known of."""
         return np.array([self.folds.get(clip_id, -1) for clip_id in clip_ids], dtype=np.int64)
+
+    def trained_on(self, clip_ids: Iterable[str]) -> NDArray[np.bool_]:
+        """Whether each clip was of the training set, (n,)."""
+        return np.array([clip_id in self.trained for clip_id in clip_ids], dtype=np.bool_)
 
     def predict(
         self,
@@ -140,6 +147,7 @@ class Ensemble:
             modalities=[SavedModality(name=name, dim=dim) for name, dim in self.dims.items()],
             label_names=list(self.label_names),
             folds=self.folds,
+            trained=sorted(self.trained),
             fusion=self.fusion,
             training=self.training,
             members=[
@@ -176,6 +184,7 @@ class Ensemble:
             dims=saved.dims,
             label_names=tuple(saved.label_names),
             folds=saved.folds,
+            trained=frozenset(saved.trained),
             fusion=saved.fusion,
             training=saved.training,
         )
@@ -207,6 +216,7 @@ class SavedEnsemble(Config):
     modalities: list[SavedModality] = Field(min_length=1)
     label_names: list[str] = Field(min_length=2)
     folds: dict[str, int]
+    trained: list[str]
     fusion: FusionConfig
     training: TrainingConfig
     members: list[SavedMember] = Field(min_length=1)

@@ -93,7 +93,7 @@ def fit(
             members.append(plan.train(fold, repeat))
             bar.update()
     by_clip = dict(zip(clip_ids, assigned.tolist(), strict=True))
-    return Ensemble(tuple(members), plan.dims, names, by_clip, fusion, training)
+    return Ensemble(tuple(members), plan.dims, names, by_clip, frozenset(by_clip), fusion, training)
 
 
 NEVER = -2
@@ -133,8 +133,8 @@ class Plan:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seeds[0])
             model = EcmfFusion(self.fusion, self.dims, self.n_classes).to(device)
-            outside = self.examples[torch.cat([learned, validated])].inputs
-            model.standardise_by(outside.features, outside.present)
+            inputs = self.examples[learned].inputs
+            model.standardise_by(inputs.features, inputs.present)
             epochs, loss = MemberTraining(
                 model=model,
                 learned=self.examples[learned],

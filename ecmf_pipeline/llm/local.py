@@ -254,7 +254,9 @@ def _load(kind: Any, config: LlmConfig, **options: Any) -> Any:
     config.files()  # says clearly what is missing
     try:
         with _quiet():
-            return kind.from_pretrained(config.model, revision=config.revision or "main", **options)
+            return kind.from_pretrained(
+                config.model, revision=config.revision or "main", trust_remote_code=False, **options
+            )
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(
             f"{config.model} cannot be loaded: {error}", "check `model`, `gguf_file` and `revision`"

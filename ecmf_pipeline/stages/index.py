@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
-from ecmf_pipeline import layout
-from ecmf_pipeline.clips import Clip, write_manifest
+from ecmf_pipeline import __version__, layout
+from ecmf_pipeline.clips import Clip, Modality, write_manifest
+from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.index import IndexResult, index_corpus
 from ecmf_pipeline.corpora.listing import CorpusListing, count_by_kind
 from ecmf_pipeline.corpora.readers import read_corpus
+from ecmf_pipeline.errors import ModelError
+from ecmf_pipeline.extraction.plan import branch_settings
 from ecmf_pipeline.files import write_atomic, write_json
-from ecmf_pipeline.params import load_params
+from ecmf_pipeline.params import Params, load_params
 from ecmf_pipeline.progress import say
 from ecmf_pipeline.quarantine import Quarantine
 
@@ -29,6 +36,7 @@ def run() -> None:
         quarantine.add(entry.clip_id, entry.reason, entry.message, entry.digest)
     quarantine.write()
     _write(listing, result)
+    _write_settings(params, listing.labels)
     changed = write_manifest(layout.MANIFEST, result.clips)
     counts = _counts(result.clips)
     say(
@@ -57,6 +65,32 @@ def _write(listing: CorpusListing, result: IndexResult) -> None:
     write_atomic(layout.FINDINGS, findings.getvalue(), only_if_changed=True)
     metrics = {**_counts(result.clips), "findings": count_by_kind(result.findings)}
     write_json(layout.METRICS / "index.json", metrics)
+
+
+def _write_settings(params: Params, labels: Sequence[str]) -> None:
+    """Note what params mean now: weights, prompts and code may stand outside what DVC watches.
+
+    Stages depend on these files, so that a model folder, a prompt file or a package that changed runs them again.
+    """
+    for modality in Modality:
+        _write_note(f"extract-{modality.value}", partial(_extraction, params, modality))
+    _write_note("llm", partial(params.llm.settings, labels or MER_LABELS))
+    _write_note("package", partial(dict, version=__version__))
+
+
+def _extraction(params: Params, modality: Modality) -> dict[str, Any]:
+    if modality not in params.extract.encoders:
+        return {"used": False}
+    return branch_settings(modality, params.encoder_of(modality), params.media, params.faces)
+
+
+def _write_note(name: str, settings: Callable[[], dict[str, Any]]) -> None:
+    try:
+        note = settings()
+    except ModelError as error:
+        note = {"unknown": error.what}  # the stage that needs the weights will say so; others must not stop here
+    text = json.dumps(note, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    write_atomic(layout.SETTINGS / f"{name}.json", text, only_if_changed=True)
 
 
 def _counts(clips: tuple[Clip, ...]) -> dict[str, int]:

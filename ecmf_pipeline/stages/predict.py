@@ -19,32 +19,39 @@ from ecmf_pipeline.stage_inputs import Corpus, read_features, read_labelled_corp
 
 
 def run(labels: layout.Labels) -> None:
-    """Predict all clips with every saved variant; clips trained on are judged by models that held them out."""
+    """Predict all clips with every saved variant, each by the models that held it or its group out.
+
+    The submission is another matter: there the whole ensemble judges every clip that was not trained on.
+    """
     params = load_params()
     corpus = read_labelled_corpus()
     folders = sorted(path for path in layout.models_trained_on(labels).glob("*") if path.is_dir())
     if not folders:
         raise MissingInput(f"no model is trained on {labels} labels yet", f"run `ecmf-pipe train --labels {labels}`")
     features = read_features(params, corpus.clips)
-    tables = {}
     for folder in progress(folders, "predict", unit="model"):
-        tables[folder.name] = _predicted(Ensemble.load(folder), corpus, features)
-        tables[folder.name].write(layout.predictions(labels) / f"{folder.name}.csv")
+        ensemble = Ensemble.load(folder)
+        held_out = ensemble.held_out([clip.clip_id for clip in corpus.clips])
+        _predicted(ensemble, corpus, features, held_out).write(layout.predictions(labels) / f"{folder.name}.csv")
     for path in layout.predictions(labels).glob("*.csv"):
-        if path.stem not in tables:
+        if path.stem not in {folder.name for folder in folders}:
             path.unlink()  # of a model that is gone
-    fusion = tables["fusion"]
-    write_submission(layout.submission(labels), corpus.candidates, fusion.by_clip())
+    fusion = Ensemble.load(layout.models_trained_on(labels) / "fusion")
+    trained = fusion.trained_on([clip.clip_id for clip in corpus.clips])
+    held_out = fusion.held_out([clip.clip_id for clip in corpus.clips])
+    deployed = _predicted(fusion, corpus, features, np.where(trained, held_out, -1))
+    deployed.write(layout.deployed_predictions(labels))
+    write_submission(layout.submission(labels), corpus.candidates, deployed.by_clip())
     say(
-        f"predict ({labels} labels): {len(corpus.clips)} clips by {', '.join(tables)}; {len(corpus.candidates)} "
-        f"candidates in {layout.submission(labels)}; {sum(map(bool, fusion.flags))} clips have no usable modality "
-        "and get the labels' prior"
+        f"predict ({labels} labels): {len(corpus.clips)} clips by {', '.join(folder.name for folder in folders)}; "
+        f"{len(corpus.candidates)} candidates in {layout.submission(labels)}; {sum(map(bool, deployed.flags))} clips "
+        "have no usable modality and get the labels' prior"
     )
 
 
-def _predicted(ensemble: Ensemble, corpus: Corpus, features: Mapping[str, NDArray[np.float32]]) -> PredictionTable:
-    clip_ids = tuple(clip.clip_id for clip in corpus.clips)
-    held_out = ensemble.held_out(clip_ids)
+def _predicted(
+    ensemble: Ensemble, corpus: Corpus, features: Mapping[str, NDArray[np.float32]], held_out: NDArray[np.int64]
+) -> PredictionTable:
     if missing := [name for name in ensemble.modalities if name not in features]:
         raise MissingInput(
             f"the saved models judge by {', '.join(missing)} too, of which there are no features now",
@@ -55,7 +62,7 @@ def _predicted(ensemble: Ensemble, corpus: Corpus, features: Mapping[str, NDArra
     prior = np.bincount(given[given >= 0], minlength=len(corpus.labels)) / (given >= 0).sum()
     probs, flags = with_prior(prediction.probs, prior.tolist())
     return PredictionTable(
-        clip_ids=clip_ids,
+        clip_ids=tuple(clip.clip_id for clip in corpus.clips),
         splits=tuple(clip.split.value for clip in corpus.clips),
         out_of_fold=held_out >= 0,
         flags=flags,

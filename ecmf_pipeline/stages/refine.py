@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
 from ecmf_pipeline import layout
 from ecmf_pipeline.clips import labels_of
+from ecmf_pipeline.errors import MissingInput
 from ecmf_pipeline.files import write_json
-from ecmf_pipeline.fusion.folds import assign_folds
 from ecmf_pipeline.labels.label_model import combine_votes
 from ecmf_pipeline.labels.refine import decide
 from ecmf_pipeline.labels.tables import read_votes, write_refined
 from ecmf_pipeline.params import load_params
 from ecmf_pipeline.predictions import NO_MODALITY, PredictionTable
 from ecmf_pipeline.progress import say
-from ecmf_pipeline.stage_inputs import read_labelled_corpus
+from ecmf_pipeline.stage_inputs import Corpus, folds_of, read_labelled_corpus
 
 
 def run() -> None:
@@ -25,17 +26,12 @@ def run() -> None:
     corpus = read_labelled_corpus()
     table = read_votes(layout.VOTES, corpus.labels)
     fusion = PredictionTable.read(layout.predictions("given") / "fusion.csv")
+    _refuse_another_manifest(corpus, table.clip_ids, "vote")
+    _refuse_another_manifest(corpus, fusion.clip_ids, "predict")
     judged = np.array([flag != NO_MODALITY for flag in fusion.flags])[:, None]
     votes = {**table.votes, "fusion": np.where(judged, fusion.probs, np.nan)}
     given = np.array(labels_of(corpus.clips, corpus.labels), np.int64)
-    labelled = np.flatnonzero(given >= 0)
-    folds = np.full(len(given), -1, np.int64)
-    folds[labelled] = assign_folds(
-        given[labelled],
-        [corpus.clips[row].group for row in labelled],
-        params.vote.folds,
-        rng=np.random.default_rng(params.vote.seed),
-    )
+    folds = folds_of(corpus, params.vote.folds, params.vote.seed)
     combined = combine_votes(votes, given, folds=folds, config=params.refine.label_model)
     families = {name: _family(name) for name in votes}
     decisions = decide(combined, corpus.clips, corpus.labels, params.refine, families=families)
@@ -44,6 +40,11 @@ def run() -> None:
     sources = {source.name: source.weight for source in combined.sources}
     write_json(layout.METRICS / "refine.json", {"decisions": dict(counts), "source_weights": sources})
     say("refine: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
+
+
+def _refuse_another_manifest(corpus: Corpus, clip_ids: Sequence[str], stage: str) -> None:
+    if list(clip_ids) != [clip.clip_id for clip in corpus.clips]:
+        raise MissingInput(f"what `{stage}` wrote is about other clips than the manifest", f"run `ecmf-pipe {stage}`")
 
 
 def _family(source: str) -> str:

@@ -78,7 +78,7 @@ def run() -> None:
         encoders={modality.value: store.settings for modality, store in stores.items()},
         dims={modality.value: store.dim for modality, store in stores.items()},
         evaluate=read_json(layout.METRICS / "evaluate.json", made_by="evaluate"),
-        predictions=list(_predicted(PredictionTable.read(layout.predictions("refined") / "fusion.csv"))),
+        predictions=list(_predicted(PredictionTable.read(layout.deployed_predictions("refined")))),
         refined=list(_decisions()),
         params=_plain(params),
         versions={"ecmf-pipeline": __version__, **{name: version(name) for name in _SHOWN_VERSIONS}},
@@ -88,12 +88,13 @@ def run() -> None:
 
 
 def _predicted(table: PredictionTable) -> Iterable[PredictedClip]:
+    labels = table.labels  # made anew at each access
     for row, clip_id in enumerate(table.clip_ids):
         weights = table.modality_weights[row].tolist()
         yield PredictedClip(
             clip_id=clip_id,
             split=table.splits[row],
-            label=table.labels[row],
+            label=labels[row],
             probability=float(table.probs[row].max()),
             modality_weights=dict(zip(table.modalities, weights, strict=True)),
             flag=table.flags[row],

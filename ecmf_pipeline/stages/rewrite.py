@@ -19,7 +19,7 @@ def run() -> None:
     params = load_params()
     clips = [clip for clip in read_manifest(layout.MANIFEST) if clip.transcript.strip()]
     labels, scores = llm_scores(params.llm, [clip.transcript for clip in clips], layout.REWRITE_CACHE)
-    probs = probabilities(scores.values)
+    probs = probabilities(scores.values, temperature=params.rewrite.temperature)
     prompt = load_prompt(params.llm.prompt)
     texts: dict[str, ClipText] = {
         clip.clip_id: ClipText(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.labels.tables import read_decisions
 from ecmf_pipeline.params import load_params
 from ecmf_pipeline.progress import say
-from ecmf_pipeline.stage_inputs import Corpus, read_features, read_labelled_corpus
+from ecmf_pipeline.stage_inputs import Corpus, folds_of, read_features, read_labelled_corpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,8 @@ def run(labels: layout.Labels) -> None:
     features = read_features(params, targets.clips)
     # The modalities alone are the fusion's yardstick; one training of each says enough.
     variants = {"fusion": list(features)} | ({name: [name] for name in features} if labels == "given" else {})
+    folds = folds_of(corpus, params.train.training.folds, params.train.training.seed)
+    by_clip: dict[str, int] = {clip.clip_id: fold for clip, fold in zip(corpus.clips, folds.tolist(), strict=True)}
     folder = layout.models_trained_on(labels)
     for variant, modalities in variants.items():
         try:
@@ -43,6 +45,7 @@ def run(labels: layout.Labels) -> None:
                 targets.labels,
                 groups=[clip.group for clip in targets.clips],
                 weights=targets.weights,
+                folds=[by_clip[clip.clip_id] for clip in targets.clips],
                 clip_ids=[clip.clip_id for clip in targets.clips],
                 label_names=corpus.labels,
                 fusion=params.train.fusion,
@@ -55,7 +58,8 @@ def run(labels: layout.Labels) -> None:
             say(f"  {variant} alone cannot be trained, and is left out of the comparison: {error.what}")
             shutil.rmtree(folder / variant, ignore_errors=True)
             continue
-        ensemble.save(folder / variant)
+        # Clips that were not trained on have a fold too: their group may have been.
+        replace(ensemble, folds=by_clip).save(folder / variant)
         say(f"  {variant}: {len(ensemble.members)} models")
     # A modality that is no longer in use must not be predicted with.
     for path in folder.iterdir():
@@ -70,7 +74,6 @@ def _given(corpus: Corpus) -> _Targets:
 
 
 def _refined(corpus: Corpus) -> _Targets:
-    # A given label that was dropped stays in its fold, with weight 0: its clip is then predicted out of fold too.
     decisions = {
         decision.clip_id: decision
         for decision in read_decisions(layout.REFINED)

@@ -9,13 +9,12 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline import layout
 from ecmf_pipeline.clips import Clip, labels_of
-from ecmf_pipeline.fusion.folds import assign_folds
 from ecmf_pipeline.labels.tables import write_votes
 from ecmf_pipeline.labels.voters import out_of_fold_votes
 from ecmf_pipeline.llm.scoring import votes_from_scores
 from ecmf_pipeline.params import Params, load_params
 from ecmf_pipeline.progress import progress, say
-from ecmf_pipeline.stage_inputs import Corpus, llm_scores, read_features, read_labelled_corpus
+from ecmf_pipeline.stage_inputs import Corpus, folds_of, llm_scores, read_features, read_labelled_corpus
 
 
 def run() -> None:
@@ -33,10 +32,7 @@ def run() -> None:
 def _classifiers(params: Params, corpus: Corpus) -> Iterator[tuple[str, NDArray[np.float64]]]:
     config = params.vote
     given = np.array(labels_of(corpus.clips, corpus.labels), np.int64)
-    labelled = np.flatnonzero(given >= 0)
-    folds = np.full(len(given), -1, np.int64)
-    groups = [corpus.clips[row].group for row in labelled]
-    folds[labelled] = assign_folds(given[labelled], groups, config.folds, rng=np.random.default_rng(config.seed))
+    folds = folds_of(corpus, config.folds, config.seed)
     features = read_features(params, corpus.clips)
     voters = {"linear": config.linear, "lightgbm": config.lightgbm}
     tasks = [(name, kind, voter) for name in features for kind, voter in voters.items() if voter is not None]

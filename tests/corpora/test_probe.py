@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.corpora.probe import Probe, probe_media
-from ecmf_pipeline.errors import UnreadableMedia
+from ecmf_pipeline.errors import FileUnreachable, UnreadableMedia
 
 Write = Callable[..., Path]
 
@@ -78,7 +78,7 @@ def test_neither_pictures_nor_sound(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_no_bad_content(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileUnreachable):
         probe_media(tmp_path / "a.mp4")
 
 

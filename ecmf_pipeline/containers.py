@@ -1,0 +1,41 @@
+"""Open a media file's container, the same way wherever one is opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ecmf_pipeline.errors import FileUnreachable, UnreadableMedia
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+
+
+@contextmanager
+def open_container(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
+    """Open a container for reading; what FFmpeg says against it, then or while it is read, becomes a `ClipError`.
+
+    Raises:
+        FileUnreachable: When the file is gone or may not be read, which says nothing about its content.
+        UnreadableMedia: When FFmpeg cannot make sense of it.
+    """
+    import av
+
+    try:
+        # `file:` keeps FFmpeg from taking a colon in a name for a protocol; broken tags are no reason to refuse a clip.
+        with av.open(f"file:{os.fspath(path)}", metadata_errors="replace") as container:
+            yield container
+    except av.FFmpegError as error:
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise FileUnreachable(f"the file is gone or may not be read ({error.strerror})") from error
+        raise UnreadableMedia(f"not a media file that can be read: {error.strerror}") from error
+
+
+def pictures_stream(container: InputContainer) -> Any | None:
+    """The first stream of moving pictures; cover art is none. None when there is none."""
+    from av.stream import Disposition
+
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    return streams[0] if streams else None
