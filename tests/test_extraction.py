@@ -57,7 +57,8 @@ class MeanEncoder(Encoder[Any]):
     def _one(self, view: Any) -> Encoding:
         if isinstance(view, ClipText):
             values = np.array([[len(view.original), len(view.enriched)]])
-            return Encoding(values.astype(np.float32) * self.config.scale, np.zeros(1, np.int64))
+            with np.errstate(over="ignore"):
+                return Encoding((values * self.config.scale).astype(np.float32), np.zeros(1, np.int64))
         if isinstance(view, FaceTrack):
             kept = np.arange(0, len(view.crops), 2)
             return Encoding(view.crops[kept].reshape(len(kept), -1)[:, :2].astype(np.float32), kept)

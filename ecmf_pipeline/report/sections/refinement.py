@@ -80,7 +80,6 @@ def _decisions(report: ReportInput) -> list[Block]:
         if name in DECISIONS or tally[name]:
             share = percent(tally[name] / len(report.refined))
             groups.append((words, [Bar(float(tally[name]), f"{count(tally[name])} ({share})", colour)]))
-    lighter = sum(row.decision == "keep" and row.weight < 1 for row in report.refined)
     had_label = sum(bool(row.given_label) for row in report.refined)
     doubted = sum(row.decision == "review" and bool(row.given_label) for row in report.refined)
     sentence = (
@@ -88,8 +87,6 @@ def _decisions(report: ReportInput) -> list[Block]:
         f"{count(tally['drop'])} dropped"
         + (f", {count(doubted)} kept with a low weight and listed for review." if doubted else ".")
     )
-    if lighter:
-        sentence += f" {count(lighter)} of the kept ones weigh less than fully in training."
     meanings = "; ".join(f"{words}: {meaning}" for _, words, meaning in DECISIONS.values())
     rows = [[DECISIONS.get(name, ("", name, ""))[1], count(tally[name])] for name in names]
     numbers = Table("Clips by decision", ["Decision", "#Clips"], rows)
