@@ -126,8 +126,9 @@ class Ensemble:
         for member in self.members:
             rows = torch.from_numpy(np.flatnonzero((folds == member.fold) | (folds == -1)))
             rows = rows[(inputs.present[rows] & member.model.seen.cpu()).any(dim=1)]
-            total[rows] += _judge(member.model, inputs, rows)
-            judges[rows] += 1
+            # NumPy takes a tensor of one element for a plain number: index with an array.
+            total[rows.numpy()] += _judge(member.model, inputs, rows)
+            judges[rows.numpy()] += 1
         mean = np.full_like(total, np.nan)
         np.divide(total, judges[:, None], out=mean, where=judges[:, None] > 0)
         probs, modality_weights = np.split(mean.astype(np.float32), [len(self.label_names)], axis=1)

@@ -67,6 +67,14 @@ def test_masks_and_rows_of_nan_say_the_same(ensemble: Ensemble, corpus: Any) -> 
     )
 
 
+@pytest.mark.parametrize("row", [0, 5, 47])
+def test_one_clip_is_judged_as_it_is_among_others(ensemble: Ensemble, corpus: Any, row: int) -> None:
+    held_out = ensemble.held_out(corpus.clip_ids)
+    together = ensemble.predict(corpus.features, held_out)
+    alone = ensemble.predict({name: values[[row]] for name, values in corpus.features.items()}, held_out[[row]])
+    np.testing.assert_allclose(alone.probs[0], together.probs[row], atol=1e-6)
+
+
 def test_no_clips_are_no_error(ensemble: Ensemble) -> None:
     found = ensemble.predict({"face": np.zeros((0, 10)), "audio": np.zeros((0, 7))})
     assert found.probs.shape == (0, 3)
