@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +14,9 @@ from typer.core import TyperGroup
 
 from ecmf_pipeline.clips import Modality
 from ecmf_pipeline.errors import EcmfError, Interrupted
+
+_USERS_OWN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EEXIST, errno.ENOTDIR}
+"""What the operating system refuses for reasons that the user can mend."""
 
 
 class _Verbs(TyperGroup):
@@ -160,8 +165,14 @@ def init(folder: Annotated[Path, typer.Argument(help="A new or empty project fol
 
 def main() -> None:
     """Run the command line; every error of the user's ends in one clear message and its exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a run as orderly as Ctrl-C does
     try:
         app()
     except EcmfError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in _USERS_OWN or error.filename is None:
+            raise
+        sys.stderr.write(f"error: {error.filename}: {error.strerror}\n")
+        sys.exit(2)

@@ -18,6 +18,7 @@
     │   ├── SilentAudio         its sound is nothing but zeros
     │   ├── NothingToEncode     the encoder finds nothing in it that it could describe
     │   ├── FeaturesNotFinite   its features hold NaN, or numbers beyond the store's type
+    │   ├── ChangedSinceIndex   its file is not the one that was indexed: tried again in the next run
     │   ├── FileUnreachable     its file is gone or may not be read just now: tried again in the next run
     │   └── NoFaceFound         no sampled frame shows a face
     ├── TooManyQuarantined      more clips are bad than the params allow: exit code 1
@@ -128,6 +129,12 @@ class FeaturesNotFinite(ClipError):
 
 class FileUnreachable(ClipError):
     """The file is gone or may not be read just now."""
+
+    is_transient = True
+
+
+class ChangedSinceIndex(ClipError):
+    """The file is not the one that was indexed."""
 
     is_transient = True
 

@@ -22,7 +22,8 @@ def read_text(path: Path) -> str:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path} is not UTF-8 (byte {error.start})", f"convert it: iconv -f GB18030 -t UTF-8 {path.name}"
+            f"{path} is not UTF-8 (byte {error.start})",
+            f"save it as UTF-8 (in a shell: iconv -f ENCODING -t UTF-8 {path.name})",
         ) from error
 
 

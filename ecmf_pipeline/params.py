@@ -130,6 +130,16 @@ class Params(Config):
         return self.encoders[self.extract.encoders[modality]]
 
 
+class _OnceOnly(yaml.SafeLoader):
+    """A safe loader that refuses a key that stands twice, as DVC does."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if doubled := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"key {doubled[0]!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def load_params(path: Path = layout.PARAMS) -> Params:
     """Read params.yaml of the current directory.
 
@@ -141,7 +151,7 @@ def load_params(path: Path = layout.PARAMS) -> Params:
             f"{path} is not in {Path.cwd()}", "change into a project folder, or make one with `ecmf-pipe init FOLDER`"
         )
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
+        document = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_OnceOnly) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(document, dict):

@@ -77,7 +77,9 @@ class PredictionTable:
         """
         if not path.is_file():
             raise MissingInput(f"{path} is missing", "run `ecmf-pipe predict` (or `dvc repro`) first")
-        header, *rows = list(csv.reader(io.StringIO(read_text(path))))
+        header, *rows = list(csv.reader(io.StringIO(read_text(path)))) or [[]]
+        if tuple(header[: len(_FIXED)]) != _FIXED or any(len(row) != len(header) for row in rows):
+            raise InputError(f"{path} is damaged", "run `ecmf-pipe predict` again")
         fixed = len(_FIXED)
         labels = [name[2:] for name in header[fixed:] if name.startswith("p_")]
         modalities = [name[2:] for name in header[fixed + len(labels) :]]

@@ -8,7 +8,37 @@ from pathlib import Path
 
 import ecmf_pipeline
 from ecmf_pipeline.errors import InputError
+from ecmf_pipeline.files import write_atomic
 from ecmf_pipeline.progress import say
+
+IGNORED = {
+    "data": [
+        ".index-cache.json",
+        "models",
+        "sample",
+        "manifest.csv",
+        "corpus.json",
+        "settings",
+        "rewrite",
+        "votes",
+        "submission_given.csv",
+        "submission.csv",
+        "report",
+    ],
+    "data/index": ["findings.csv"],
+    "data/features": ["global.zarr", "face.zarr", "audio.zarr", "text.zarr"],
+    "data/quarantine": [
+        "index.csv",
+        "extract-global.csv",
+        "extract-face.csv",
+        "extract-audio.csv",
+        "extract-text.csv",
+    ],
+    "data/fusion": ["given", "refined"],
+    "data/predictions": ["given", "refined"],
+    "data/labels": ["refined.csv"],
+}
+"""What DVC keeps and git must not, by folder."""
 
 
 def init(folder: Path) -> None:
@@ -23,6 +53,9 @@ def init(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copyfile(_template(name), folder / name)
+    for below, names in IGNORED.items():
+        # DVC writes these lines itself, but takes them back where a run fails: written here they stay.
+        write_atomic(folder / below / ".gitignore", "".join(f"/{name}\n" for name in names))
     if not _inside_git(folder):
         _run(["git", "init", "--quiet"], folder)
     if not (folder / ".dvc").is_dir():

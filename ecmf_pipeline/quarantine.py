@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ecmf_pipeline.errors import ClipError, TooManyQuarantined
+from ecmf_pipeline.errors import ClipError, InputError, TooManyQuarantined
 from ecmf_pipeline.files import read_text, write_atomic
 
 
@@ -119,9 +119,9 @@ class Quarantine:
         where = f"{self.stage} {self.modality}".strip()
         raise TooManyQuarantined(
             f"{where}: {len(defects)} of {total} clips are bad (quarantined: {counted}), params allow a share of "
-            f"{share:g}; what was computed is kept.\n  See {self.path}. Mend the clips, raise "
-            f"{self.stage}.max_quarantined, or, where the fault was not theirs, run "
-            "`ecmf-pipe extract --retry-quarantined`."
+            f"{share:g}; what was computed is kept.\n  See {self.path}. Mend the clips, or raise "
+            f"{self.stage}.max_quarantined"
+            + (", or, where the fault was not theirs, add --retry-quarantined." if self.modality else ".")
         )
 
     def write(self) -> None:
@@ -142,7 +142,10 @@ def read_quarantine(path: Path) -> list[QuarantineEntry]:
         return []
     reader = csv.reader(io.StringIO(read_text(path)))
     next(reader, None)
-    return [QuarantineEntry(*row) for row in reader]
+    try:
+        return [QuarantineEntry(*row) for row in reader]
+    except TypeError as error:
+        raise InputError(f"{path} is damaged", "remove it: its clips are then tried again") from error
 
 
 def read_all(folder: Path) -> list[QuarantineEntry]:

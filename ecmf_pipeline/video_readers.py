@@ -16,6 +16,9 @@ LEAST_READABLE = 0.9
 """A file of which less than this share of its declared length can be read was cut off: its rest is not guessed."""
 
 
+_ROUNDING = 1e-3  # seconds
+
+
 class VideoReader(Protocol):
     """A file's pictures, by index."""
 
@@ -35,13 +38,19 @@ def open_video(path: Path, *, max_side: int, reader: Literal["decord", "pyav"]) 
         NoVideoStream: When there is none.
         UnreadableMedia: When the file cannot be opened or is cut off.
     """
-    declared, width, height = _header(path)
+    seconds, width, height = _header(path)
     shrink = min(1.0, max_side / max(width, height))
     size = (max(2, round(width * shrink / 2) * 2), max(2, round(height * shrink / 2) * 2)) if shrink < 1 else None
     video: VideoReader = DecordVideo(path, size) if reader == "decord" else PyAvVideo(path, size)
-    readable = len(video.spans())
-    if readable < LEAST_READABLE * declared:
-        raise UnreadableMedia(f"video is cut off: {readable} of {declared} declared pictures are there")
+    spans = video.spans()
+    if reader == "decord" and len(spans) and spans[0, 0] < -_ROUNDING:
+        # A clip that was cut without encoding it again begins with pictures that are decoded but not shown. decord
+        # counts them and gives others for them: PyAV says which they are.
+        video = PyAvVideo(path, size)
+        spans = video.spans()
+    readable = float(spans[-1, 1] - spans[0, 0]) if len(spans) else 0.0
+    if readable < LEAST_READABLE * seconds:
+        raise UnreadableMedia(f"video is cut off: {readable:.2f} of {seconds:.2f} declared seconds are there")
     return video
 
 
@@ -81,7 +90,9 @@ class PyAvVideo:
         with open_container(path) as container:
             stream: Any = pictures_stream(container)  # `_header` found one
             base = float(stream.time_base)
-            packets: list[Any] = [packet for packet in container.demux(stream) if packet.pts is not None]
+            packets: list[Any] = [
+                packet for packet in container.demux(stream) if packet.pts is not None and not packet.is_discard
+            ]
         shown = sorted((packet.pts * base, (packet.duration or 0) * base) for packet in packets)
         self._spans = np.array([(start, start + length) for start, length in shown], np.float64).reshape(-1, 2)
 
@@ -112,15 +123,16 @@ class PyAvVideo:
         return rgb
 
 
-def _header(path: Path) -> tuple[int, int, int]:
-    """Declared pictures (0 where the container does not say), width and height."""
+def _header(path: Path) -> tuple[float, int, int]:
+    """Declared seconds of pictures (0 where the container does not say), width and height."""
     with open_container(path) as container:
         stream = pictures_stream(container)
         if stream is None:
             raise NoVideoStream("the file has no video stream")
         if not stream.codec_context.width or not stream.codec_context.height:
             raise UnreadableMedia("the video stream has no size")
-        return stream.frames, stream.codec_context.width, stream.codec_context.height
+        seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
+        return seconds, stream.codec_context.width, stream.codec_context.height
 
 
 def _first_line(error: Exception) -> str:

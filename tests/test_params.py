@@ -48,6 +48,7 @@ def test_what_is_left_out_has_its_default(tmp_path):
         ("extract: {encoders: {face: xception}}", "no encoder is named 'xception'; did you mean `mini_xception`?"),
         ("extract: {encoders: {fcae: mini_xception}}", "`extract.encoders.fcae`"),
         ("models: {names: [minlm]}", "no embedded model is named 'minlm'"),
+        ("media: {frames: 2, frames: 3}", "key 'frames' stands twice"),
         ("- a list", "holds no sections"),
         ("media: {frames: [", "is not valid YAML"),
     ],

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from ecmf_pipeline.cli import app
 from ecmf_pipeline.layout import DATA
+from ecmf_pipeline.project import IGNORED
 
 NOT_STAGES = {"status", "init"}
 
@@ -77,6 +78,22 @@ def test_help_loads_no_torch():
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "extract" in shown.stdout
     assert shown.stderr == "[]"
+
+
+def test_git_ignores_all_that_dvc_keeps(repository, project):
+    listed = {f"{folder}/{name}" for folder, names in IGNORED.items() for name in names}
+    kept = set()
+    for stage in yaml.safe_load((repository / "dvc.yaml").read_text())["stages"].values():
+        for item in stage.get("foreach") or [None]:
+            values = stage["foreach"][item] if isinstance(stage.get("foreach"), dict) else {}
+            for out in stage.get("do", stage)["outs"]:
+                path, options = next(iter(out.items())) if isinstance(out, dict) else (out, {})
+                for name, value in values.items():
+                    path = path.replace(f"${{item.{name}}}", value)
+                if options.get("cache", True):
+                    kept.add(path.replace("${key}", str(item)))
+    assert listed == kept | {"data/.index-cache.json"}
+    assert (project / "data" / "features" / ".gitignore").read_text().splitlines()[0] == "/global.zarr"
 
 
 def test_a_new_project_has_all_it_needs(project):

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 
 from ecmf_pipeline.clips import Clip, Split
+from ecmf_pipeline.errors import MissingInput
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.labels.refine import Decision
 from ecmf_pipeline.metrics import bootstrap_difference, confusion, scores
 from ecmf_pipeline.predictions import NO_MODALITY, PredictionTable
+
+_AGAIN = "run `ecmf-pipe train` and `ecmf-pipe predict` again (or `dvc repro`)"
 
 
 class Judge:
@@ -76,6 +79,9 @@ def evaluate(
         What ``data/metrics/evaluate.json`` holds. ``weighted_f1`` is the fusion's, trained on refined labels if it was.
     """
     judge = Judge(clips, labels, config)
+    for table in (*given.values(), *([refined] if refined else [])):
+        if table.clip_ids != tuple(clip.clip_id for clip in clips) or table.label_names != tuple(labels):
+            raise MissingInput("the predictions are of other clips or labels than the corpus has now", _AGAIN)
     fusion = {"given": given["fusion"].by_clip()} | ({"refined": refined.by_clip()} if refined else {})
     alone = {name: table.by_clip() for name, table in given.items() if name != "fusion"}
     model = "refined" if refined else "given"

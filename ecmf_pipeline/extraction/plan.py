@@ -57,7 +57,8 @@ def branch_settings(
     """
     settings: dict[str, Any] = {"modality": modality.value, "encoder": encoder.settings()}
     if modality in {Modality.GLOBAL, Modality.FACE}:
-        settings["media"] = {**media.model_dump(mode="json"), "reader": resolved_reader(media)}
+        # The recipe is raised whenever a change of code changes which pictures are sampled.
+        settings["media"] = {**media.model_dump(mode="json"), "reader": resolved_reader(media), "recipe": 2}
     if modality is Modality.FACE:
         settings["faces"] = faces.settings()
     if modality is Modality.AUDIO:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.clips import Clip, Modality
 from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding
-from ecmf_pipeline.errors import ClipError, FeaturesNotFinite, NothingToEncode
+from ecmf_pipeline.errors import ChangedSinceIndex, ClipError, FeaturesNotFinite, NothingToEncode
 from ecmf_pipeline.extraction.plan import Branch
 from ecmf_pipeline.faces import FaceConfig, FaceFinder, FaceTrack
 from ecmf_pipeline.media import MediaConfig, read_audio, read_frames
@@ -82,6 +82,9 @@ class ExtractStep(Step[Clip, OpenedClip, FeatureRow]):
         wanted = {Modality(target.branch) for target in self.targets(item)}
         opened = OpenedClip()
         path = self._corpus_root / item.path
+        if item.bytes and wanted != {Modality.TEXT} and path.is_file() and path.stat().st_size != item.bytes:
+            # Its features would be kept under the digest of what it was.
+            raise ChangedSinceIndex("the file has changed since it was indexed: run `ecmf-pipe index`")
         if Modality.TEXT in wanted:
             opened.views[Modality.TEXT] = self._texts[item.clip_id]
         if Modality.AUDIO in wanted:

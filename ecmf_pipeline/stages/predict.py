@@ -52,6 +52,11 @@ def run(labels: layout.Labels) -> None:
 def _predicted(
     ensemble: Ensemble, corpus: Corpus, features: Mapping[str, NDArray[np.float32]], held_out: NDArray[np.int64]
 ) -> PredictionTable:
+    if ensemble.label_names != tuple(corpus.labels):
+        raise MissingInput(
+            f"the saved models know the labels {', '.join(ensemble.label_names)}; the corpus has others now",
+            "run `ecmf-pipe train` again",
+        )
     if missing := [name for name in ensemble.modalities if name not in features]:
         raise MissingInput(
             f"the saved models judge by {', '.join(missing)} too, of which there are no features now",

@@ -19,6 +19,9 @@ from ecmf_pipeline.predictions import NO_MODALITY, PredictionTable
 from ecmf_pipeline.progress import say
 from ecmf_pipeline.stage_inputs import Corpus, folds_of, read_labelled_corpus
 
+TIE = 1e-5
+"""Probabilities nearer than this are alike."""
+
 
 def run() -> None:
     """Combine all votes and the fusion's predictions, and decide about every clip's label."""
@@ -28,7 +31,10 @@ def run() -> None:
     fusion = PredictionTable.read(layout.predictions("given") / "fusion.csv")
     _refuse_another_manifest(corpus, table.clip_ids, "vote")
     _refuse_another_manifest(corpus, fusion.clip_ids, "predict")
-    judged = np.array([flag != NO_MODALITY for flag in fusion.flags])[:, None]
+    ranked = np.sort(fusion.probs, axis=1)
+    # A model that has learned nothing finds all labels alike: that is an abstention, not a vote for the first one.
+    decided = ranked[:, -1] - ranked[:, -2] > TIE
+    judged = (np.array([flag != NO_MODALITY for flag in fusion.flags]) & decided)[:, None]
     votes = {**table.votes, "fusion": np.where(judged, fusion.probs, np.nan)}
     given = np.array(labels_of(corpus.clips, corpus.labels), np.int64)
     folds = folds_of(corpus, params.vote.folds, params.vote.seed)

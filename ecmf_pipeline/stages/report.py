@@ -103,7 +103,11 @@ def _predicted(table: PredictionTable) -> Iterable[PredictedClip]:
 
 def _decisions() -> Iterable[LabelDecision]:
     table = read_refined(layout.REFINED)
-    sources = [name.removesuffix("_vote") for name in table.columns if name.endswith("_vote")]
+    sources = [
+        name.removesuffix("_vote")
+        for name in table.columns
+        if name.endswith("_vote") and not name.startswith("posterior_")
+    ]
     for row in table.to_dict("records"):
         yield LabelDecision(
             clip_id=str(row["clip_id"]),

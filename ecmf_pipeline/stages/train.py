@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline import layout
 from ecmf_pipeline.clips import Clip, labels_of
-from ecmf_pipeline.errors import TooFewClips
+from ecmf_pipeline.errors import MissingInput, TooFewClips
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.labels.tables import read_decisions
 from ecmf_pipeline.params import load_params
@@ -82,6 +82,8 @@ def _refined(corpus: Corpus) -> _Targets:
     clips = [clip for clip in corpus.clips if clip.clip_id in decisions]
     chosen = [decisions[clip.clip_id] for clip in clips]
     index = {label: position for position, label in enumerate(corpus.labels)}
+    if any((decision.new_label or decision.old_label) not in index for decision in chosen):
+        raise MissingInput(f"{layout.REFINED} has labels that the corpus no longer has", "run `ecmf-pipe refine` again")
     return _Targets(
         clips,
         np.array([index[decision.new_label or decision.old_label] for decision in chosen], np.int64),

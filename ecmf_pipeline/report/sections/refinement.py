@@ -236,6 +236,8 @@ def _outcome(row: LabelDecision, gold: str) -> str:
     before, after = row.given_label == gold, row.refined_label == gold
     if row.decision == "drop":
         return " (dropped a right label)" if before else " (dropped a wrong label)"
+    if not row.refined_label:
+        return ""
     if not row.given_label:
         return " (right)" if after else " (wrong)"
     if before == after:
