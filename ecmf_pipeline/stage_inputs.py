@@ -93,12 +93,13 @@ def read_features(params: Params, clips: Sequence[Clip]) -> Mapping[str, NDArray
         read_texts(layout.REWRITES),
         list(params.extract.encoders),
         store_root=layout.features,
-        fingerprint_of=lambda modality: _fingerprint(params, modality),
+        fingerprint_of=lambda modality: expected_fingerprint(params, modality),
         pool=params.train.pool,
     )
 
 
-def _fingerprint(params: Params, modality: Modality) -> str | None:
+def expected_fingerprint(params: Params, modality: Modality) -> str | None:
+    """The settings that params ask of a modality's features; None where its weights are not here to tell."""
     try:
         return fingerprint(branch_settings(modality, params.encoder_of(modality), params.media, params.faces))
     except ModelError:

@@ -12,6 +12,7 @@ from ecmf_pipeline.extraction.coverage import coverage
 from ecmf_pipeline.params import Params, load_params
 from ecmf_pipeline.progress import say
 from ecmf_pipeline.quarantine import read_all, read_quarantine
+from ecmf_pipeline.stage_inputs import expected_fingerprint
 from ecmf_pipeline.texts import read_texts
 
 _ROW = "{:<18}{:>9}{:>9}{:>9}{:>13}"
@@ -63,6 +64,7 @@ def _clip_rows(params: Params, clips: list[Clip]) -> Iterator[Row]:
             texts,
             root=layout.features(modality),
             quarantine_path=layout.quarantine("extract", modality),
+            fingerprint=expected_fingerprint(params, modality),
         )
         # Words that are not rewritten yet are missing, not absent.
         waiting = len(spoken) - done if modality is Modality.TEXT else 0

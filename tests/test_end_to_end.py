@@ -147,6 +147,7 @@ def test_features_of_other_settings_are_refused_not_mixed(sample_run):
     shipped = params.read_text()
     params.write_text(merged(shipped, "media: {frames: 3}"))
     stale = ecmf_pipe(sample_run, "train")
+    assert status(sample_run)["extract face"] == ["0", "15", "0", "0"]
     params.write_text(shipped)
     assert stale.returncode == 2
     assert "params.yaml changed since" in stale.stderr

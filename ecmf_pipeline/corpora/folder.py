@@ -9,7 +9,8 @@ with ``/`` or ``\``) or, where only one clip has it, its bare name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,11 +32,12 @@ from ecmf_pipeline.corpora.scan import (
     scan_media,
     without_media_extension,
 )
-from ecmf_pipeline.corpora.tables import clean_name, read_table
+from ecmf_pipeline.corpora.tables import Table, clean_name, read_table
 from ecmf_pipeline.errors import CorpusError
 
 LABELS = "labels.csv"
 TRANSCRIPTS = "transcripts.csv"
+LABEL_COLUMNS = ("label", "gold", "group", "split")
 JOINT = "__"
 
 SPLITS = {"train": Split.TRAIN, "unlabeled": Split.UNLABELED, "unlabelled": Split.UNLABELED} | dict.fromkeys(
@@ -130,12 +132,21 @@ def _read_labels(path: Path, resolve: _Names, findings: list[Finding]) -> _Label
         return _Labels()
     table = read_table(path, ("name", "label"))
     clip_ids, bad_names = resolve_names(table, resolve)
-    findings += [*table.findings, *bad_names, *doubled_rows(table, clip_ids)]
+    findings += [*table.findings, *bad_names, *doubled_rows(table, clip_ids), *_unused_columns(table)]
     columns = {}
-    for column in ("label", "gold", "group", "split"):
+    for column in LABEL_COLUMNS:
         columns[column], conflicts = values_by_clip(table, clip_ids, column)
         findings += conflicts
     return _Labels(**columns)
+
+
+def _unused_columns(table: Table) -> Iterator[Finding]:
+    """Columns whose names are not known: a misspelt group column would let folds tear speakers apart unnoticed."""
+    for column in table.columns:
+        if column and column not in {"name", *LABEL_COLUMNS}:
+            close = difflib.get_close_matches(column, LABEL_COLUMNS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are name, {', '.join(LABEL_COLUMNS)}"
+            yield Finding(FindingKind.UNUSED_COLUMN, "", f"{LABELS}: the column {column!r} is not used; {hint}")
 
 
 def _read_transcripts(path: Path, resolve: _Names, known: set[ClipId], findings: list[Finding]) -> dict[ClipId, str]:

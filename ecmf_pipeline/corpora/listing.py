@@ -33,6 +33,7 @@ class FindingKind(StrEnum):
     UNKNOWN_LABEL = "unknown_label"
     UNKNOWN_SPLIT = "unknown_split"
     UNUSED_TABLE = "unused_table"
+    UNUSED_COLUMN = "unused_column"
     UNREADABLE = "unreadable"
     NO_VIDEO_STREAM = "no_video_stream"
 

@@ -31,7 +31,13 @@ class Coverage:
 
 
 def coverage(
-    modality: Modality, clips: Sequence[Clip], texts: Mapping[str, ClipText], *, root: Path, quarantine_path: Path
+    modality: Modality,
+    clips: Sequence[Clip],
+    texts: Mapping[str, ClipText],
+    *,
+    root: Path,
+    quarantine_path: Path,
+    fingerprint: str | None = None,
 ) -> Coverage:
     """Count a modality's clips.
 
@@ -41,9 +47,10 @@ def coverage(
         texts: Original and enriched transcripts by clip id.
         root: The modality's store.
         quarantine_path: Its quarantine table.
+        fingerprint: The settings whose features count; None for those in use.
     """
     digests = input_digests(modality, clips, texts)
-    current = current_fingerprint(root)
+    current = fingerprint or current_fingerprint(root)
     store = FeatureStore(root, current) if current and has_fingerprint(root, current) else None
     quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=current or "")
     done = {clip_id for clip_id, digest in digests.items() if store and store.holds(clip_id, digest)}

@@ -50,6 +50,14 @@ def test_labels_groups_splits_and_transcripts(tmp_path: Path, read: Read) -> Non
     assert not listing.synthetic
 
 
+def test_a_misspelt_column_is_not_passed_over_in_silence(tmp_path: Path, read: Read) -> None:
+    touched(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "labels.csv").write_text("name,label,groups,remarks\na,joy,anna,x\nb,fear,ben,y\n")
+    messages = [finding.message for finding in read(tmp_path).findings]
+    assert any("'groups' is not used; did you mean 'group'?" in message for message in messages)
+    assert any("'remarks' is not used; known are name, label, gold, group, split" in message for message in messages)
+
+
 def test_missing_folder_and_file_for_a_folder(tmp_path: Path, read: Read) -> None:
     with pytest.raises(CorpusError, match=r"nowhere does not exist[\s\S]*corpus.root"):
         read(tmp_path / "nowhere")
