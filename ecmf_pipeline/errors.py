@@ -10,7 +10,8 @@
     │   ├── MissingInput        a file that an earlier stage writes is not there yet
     │   ├── ModelError          weights that are absent, altered or of another shape
     │   └── StoreError          a feature store that cannot be read
-    │       └── StaleStore      a feature store made with other settings than the ones asked for
+    │       ├── StaleStore      a feature store made with other settings than the ones asked for
+    │       └── StoreBusy       another run is writing to the feature store just now
     ├── ClipError               one clip is bad: it is quarantined and the run goes on
     │   ├── UnreadableMedia     no reader can decode it
     │   ├── NoVideoStream       it holds no pictures
@@ -20,7 +21,11 @@
     │   ├── FeaturesNotFinite   its features hold NaN, or numbers beyond the store's type
     │   ├── ChangedSinceIndex   its file is not the one that was indexed: tried again in the next run
     │   ├── FileUnreachable     its file is gone or may not be read just now: tried again in the next run
-    │   └── NoFaceFound         no sampled frame shows a face
+    │   ├── NoFaceFound         no sampled frame shows a face
+    │   ├── WorkerCrashed       it made the process that worked on it crash (a decoder's segmentation fault, say)
+    │   ├── WorkerKilled        the process that worked on it was killed, twice, from outside
+    │   ├── OutOfMemory         it takes more memory than there is
+    │   └── ClipTimeout         it takes longer than `clip_timeout`
     ├── TooManyQuarantined      more clips are bad than the params allow: exit code 1
     └── Interrupted             Ctrl-C or SIGTERM: exit code 130, what was complete is kept
 
@@ -83,6 +88,10 @@ class StaleStore(StoreError):
     """A feature store was made with other settings than the ones asked for."""
 
 
+class StoreBusy(StoreError):
+    """Another run is writing to the feature store just now."""
+
+
 class ClipError(EcmfError):
     """One clip is bad; its class name is the reason kept in the quarantine table."""
 
@@ -141,6 +150,22 @@ class ChangedSinceIndex(ClipError):
 
 class NoFaceFound(ClipError):
     """No sampled frame shows a face."""
+
+
+class WorkerCrashed(ClipError):
+    """The clip makes the process that works on it crash, also when it is tried alone."""
+
+
+class WorkerKilled(ClipError):
+    """The process that works on the clip was killed from outside, also when the clip was tried alone."""
+
+
+class OutOfMemory(ClipError):
+    """The clip takes more memory than there is, also when it is tried alone."""
+
+
+class ClipTimeout(ClipError):
+    """The clip takes longer than `clip_timeout`, also when it is tried alone."""
 
 
 class TooManyQuarantined(EcmfError):
