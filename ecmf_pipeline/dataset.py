@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.clips import Clip, Modality
 from ecmf_pipeline.encoders.base import ClipText
 from ecmf_pipeline.errors import InputError
-from ecmf_pipeline.extraction.plan import input_digests
+from ecmf_pipeline.extraction.plan import present_digests
 from ecmf_pipeline.pooling import Pool
 from ecmf_pipeline.store import FeatureStore
 
@@ -27,7 +27,8 @@ def load_features(
 ) -> dict[str, NDArray[np.float32]]:
     """Read the pooled features of every modality in use.
 
-    Only features of a clip's present input count: those of a clip that changed since are missing.
+    Only features of a clip's present input count: those of a clip that changed since are missing. Of imported features
+    the newest count.
 
     Args:
         clips: The clips, in the order wanted.
@@ -50,7 +51,8 @@ def load_features(
     loaded: dict[str, NDArray[np.float32]] = {}
     for modality in modalities:
         store = FeatureStore.open(store_root(modality), fingerprint_of(modality))
-        features = store.load(clip_ids, pool=pool, digests=input_digests(modality, clips, texts))
+        digests = present_digests(modality, clips, texts, store)
+        features = store.load(clip_ids, pool=pool, digests=digests)
         if features.present.any():
             loaded[modality.value] = features.values
     if not loaded:

@@ -6,14 +6,16 @@ entry in params.yaml.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from ecmf_pipeline.clips import Modality
 from ecmf_pipeline.config import Config
 from ecmf_pipeline.encoders.weights import ModelSource, locate, weights_hash
+from ecmf_pipeline.errors import ModelError
 
 if TYPE_CHECKING:
     from ecmf_pipeline.encoders.base import Encoder
@@ -39,6 +41,10 @@ class BaseEncoderConfig(Config):
     """Fields that do not change the numbers, or stand in the settings as a hash."""
 
     batch_size: int = Field(16, gt=0)
+
+    def named(self, name: str) -> Self:  # noqa: ARG002 - computed features do not depend on what they are called
+        """These params as those of the entry ``name`` under ``encoders``."""
+        return self
 
     def settings(self) -> dict[str, Any]:
         """All that changes the numbers, as plain JSON values: every field but those excepted, and the weights' hashes.
@@ -232,8 +238,54 @@ class TextConfig(TransformersConfig):
         return TextEncoder(self, device)
 
 
+class ImportedConfig(BaseEncoderConfig):
+    """Features that were computed elsewhere and come in by ``ecmf-pipe store import``; nothing is computed here.
+
+    Attributes:
+        name: What tells them from other imported features; empty: the name of the entry (see `named`).
+        dtype: How they are stored. float16 takes half the space; its 11 bits end at 65504.
+    """
+
+    modalities: ClassVar[frozenset[Modality]] = frozenset(Modality)
+
+    type: Literal["imported"] = "imported"
+    name: str = ""
+    dtype: Literal["float16", "float32"] = "float32"
+
+    def named(self, name: str) -> Self:
+        """The same, called after its entry unless it has a name of its own."""
+        return self if self.name else self.model_copy(update={"name": name})
+
+    def settings(self) -> dict[str, Any]:
+        """The name and the stored type: nothing else of them is known here.
+
+        Raises:
+            ValueError: When it has no name yet.
+        """
+        if not self.name:
+            raise ValueError("an imported encoder is told by its name: take the one that `named` returns")
+        return {"type": self.type, "name": self.name, "dtype": self.dtype}
+
+    def build(self, device: str = "auto") -> Encoder[Any]:  # noqa: ARG002
+        """Imported features cannot be computed.
+
+        Raises:
+            ModelError: Always.
+        """
+        raise ModelError(
+            f"{self.name!r} is a name for imported features: they cannot be computed here",
+            f"run `ecmf-pipe store import PATH --modality MODALITY --encoder {self.name}`",
+        )
+
+
+def settings_of_imported(settings: Mapping[str, Any]) -> bool:
+    """Whether a store's settings are those of imported features (of which nobody here knows the input)."""
+    encoder = settings.get("encoder")
+    return isinstance(encoder, Mapping) and encoder.get("type") == "imported"
+
+
 EncoderConfig = Annotated[
-    EfficientNetConfig | MiniXceptionConfig | EgemapsConfig | VisionConfig | AudioConfig | TextConfig,
+    EfficientNetConfig | MiniXceptionConfig | EgemapsConfig | VisionConfig | AudioConfig | TextConfig | ImportedConfig,
     Field(discriminator="type"),
 ]
 """One entry under ``encoders`` in params.yaml; ``type`` says which."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ecmf_pipeline.clips import Clip, Modality
 from ecmf_pipeline.encoders.base import ClipText
-from ecmf_pipeline.extraction.plan import input_digests
+from ecmf_pipeline.extraction.plan import present_digests
 from ecmf_pipeline.quarantine import Quarantine
 from ecmf_pipeline.store import FeatureStore, current_fingerprint, has_fingerprint
 
@@ -20,7 +20,7 @@ class Coverage:
     Attributes:
         done: Have features of their present input.
         missing: Are still to be computed.
-        absent: Have no such input (no sound, no words...).
+        absent: Have no such input (no sound, no words...), or none of the imported features.
         quarantined: Were found to be bad.
     """
 
@@ -49,9 +49,9 @@ def coverage(
         quarantine_path: Its quarantine table.
         fingerprint: The settings whose features count; None for those in use.
     """
-    digests = input_digests(modality, clips, texts)
     current = fingerprint or current_fingerprint(root)
     store = FeatureStore(root, current) if current and has_fingerprint(root, current) else None
+    digests = present_digests(modality, clips, texts, store)
     quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=current or "")
     done = {clip_id for clip_id, digest in digests.items() if store and store.holds(clip_id, digest)}
     bad = {clip_id for clip_id, digest in digests.items() if quarantine.holds(clip_id, digest)} - done

@@ -9,7 +9,8 @@ from typing import Any
 
 from ecmf_pipeline.clips import Clip, Modality
 from ecmf_pipeline.encoders.base import ClipText
-from ecmf_pipeline.encoders.config import BaseEncoderConfig
+from ecmf_pipeline.encoders.config import BaseEncoderConfig, ImportedConfig, settings_of_imported
+from ecmf_pipeline.errors import MissingInput
 from ecmf_pipeline.faces import FaceConfig
 from ecmf_pipeline.files import fingerprint, sha256_text
 from ecmf_pipeline.media import SAMPLE_RATE, MediaConfig, resolved_reader
@@ -56,6 +57,8 @@ def branch_settings(
         ModelError: When weights are missing.
     """
     settings: dict[str, Any] = {"modality": modality.value, "encoder": encoder.settings()}
+    if isinstance(encoder, ImportedConfig):
+        return settings  # what prepared their input happened elsewhere
     if modality in {Modality.GLOBAL, Modality.FACE}:
         # The recipe is raised whenever a change of code changes which pictures are sampled.
         settings["media"] = {**media.model_dump(mode="json"), "reader": resolved_reader(media), "recipe": 2}
@@ -85,6 +88,26 @@ def input_digests(modality: Modality, clips: Sequence[Clip], texts: Mapping[str,
     return {clip.clip_id: clip.digest for clip in clips if clip.has_video}
 
 
+def present_digests(
+    modality: Modality, clips: Sequence[Clip], texts: Mapping[str, ClipText], store: FeatureStore | None
+) -> dict[str, str]:
+    """Digest of the row of each clip that counts in a store; clips without the modality are left out.
+
+    Computed features must come from the clip's present input (`input_digests`). Of imported ones nobody here knows
+    the input: the newest count, and a clip of which none were imported is without the modality.
+
+    Args:
+        modality: Which branch.
+        clips: The manifest.
+        texts: Original and enriched transcripts by clip id.
+        store: The features asked for; None where there are none yet.
+    """
+    if store is None or not settings_of_imported(store.settings):
+        return input_digests(modality, clips, texts)
+    newest = store.newest()
+    return {clip.clip_id: newest[clip.clip_id] for clip in clips if clip.clip_id in newest}
+
+
 def text_digest(text: ClipText) -> str:
     """Digest of a clip's transcripts."""
     return sha256_text(f"{text.original}\0{text.enriched}")
@@ -112,14 +135,23 @@ def plan_branch(
         root: The store.
         quarantine_path: The modality's quarantine table.
         retry_quarantined: Whether quarantined clips are tried again although nothing changed.
+
+    Raises:
+        MissingInput: When the features are to be imported, and none were yet.
     """
-    digests = input_digests(modality, clips, texts)
     key = fingerprint(settings)
+    store = FeatureStore(root, key) if has_fingerprint(root, key) else None
+    if isinstance(encoder, ImportedConfig) and (store is None or not len(store)):
+        raise MissingInput(
+            f"no features of {encoder.name!r} were imported for {modality.value}, and they cannot be computed here",
+            f"run `ecmf-pipe store import PATH --modality {modality.value} --encoder {encoder.name}`, or `dvc pull` if "
+            "a colleague did",
+        )
+    digests = present_digests(modality, clips, texts, store)
     quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=key)
     quarantine.keep_only(digests)
     if retry_quarantined:
         quarantine.clear()
-    store = FeatureStore(root, key) if has_fingerprint(root, key) else None
     held = {clip_id for clip_id, digest in digests.items() if store and store.holds(clip_id, digest)}
     todo = frozenset(
         clip_id for clip_id, digest in digests.items() if clip_id not in held and not quarantine.holds(clip_id, digest)

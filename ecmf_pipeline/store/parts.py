@@ -1,0 +1,183 @@
+"""Parts: immutable, each made aside and renamed into place."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec
+
+from ecmf_pipeline.errors import StoreError
+from ecmf_pipeline.files import sha256_text
+from ecmf_pipeline.store.format import group_attributes
+
+
+@dataclass(frozen=True, slots=True)
+class PartAttributes:
+    """What a part says of its rows.
+
+    Attributes:
+        fingerprint: Of the settings its features were computed with.
+        clip_id: The clip of each entry.
+        digest: Digest of the input of each entry.
+        length: How many rows each entry has, at least 1.
+        supersedes: Names of parts that this one replaces: where they still stand, they do not count.
+    """
+
+    fingerprint: str
+    clip_id: Sequence[str]
+    digest: Sequence[str]
+    length: Sequence[int]
+    supersedes: Sequence[str] = ()
+
+    def document(self) -> dict[str, Any]:
+        """The attributes as they stand in ``zarr.json``."""
+        document: dict[str, Any] = {
+            "fingerprint": self.fingerprint,
+            "clip_id": list(self.clip_id),
+            "digest": list(self.digest),
+            "length": list(self.length),
+        }
+        return {**document, "supersedes": list(self.supersedes)} if self.supersedes else document
+
+
+def part_names(folder: Path) -> list[str]:
+    """The names of a settings group's parts, in their order."""
+    try:
+        return sorted(entry.name for entry in os.scandir(folder) if entry.name.startswith("part-") and entry.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def part_number(name: str) -> int:
+    """The number in a part's name.
+
+    Raises:
+        StoreError: When it is not a part's name.
+    """
+    try:
+        return int(name.split("-")[1])
+    except (IndexError, ValueError) as error:
+        raise StoreError(f"{name} is not the name of a part", "remove that folder") from error
+
+
+def read_attributes(folder: Path, fingerprint: str) -> PartAttributes:
+    """Read what a part says of its rows.
+
+    Args:
+        folder: The part.
+        fingerprint: Of the settings group it stands in.
+
+    Raises:
+        StoreError: When it is damaged, or was made with other settings.
+    """
+    attributes = group_attributes(folder)
+    try:
+        part = PartAttributes(
+            attributes.get("fingerprint", fingerprint),  # parts of format 1 do not say
+            attributes["clip_id"],
+            attributes["digest"],
+            attributes["length"],
+            attributes.get("supersedes", ()),
+        )
+    except KeyError as error:
+        raise StoreError(f"{folder} has no attribute {error}", "see `ecmf-pipe store verify`") from error
+    if part.fingerprint != fingerprint:
+        raise StoreError(
+            f"{folder} was made with other settings ({part.fingerprint})",
+            "features of different settings must not mix: move that folder away (see `ecmf-pipe store verify`)",
+        )
+    if not len(part.clip_id) == len(part.digest) == len(part.length):
+        raise StoreError(f"{folder} names clips, digests and lengths of different number", "remove that folder")
+    return part
+
+
+def array_names(folder: Path) -> list[str]:
+    """The arrays of a part."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
+def read_array(folder: Path) -> NDArray[Any]:
+    """Read one array of a part whole; Zarr checks its bytes by their CRC-32C.
+
+    Raises:
+        FileNotFoundError: When the part is gone (it was merged into another meanwhile).
+        StoreError: When it cannot be read, or its chunk is missing (which Zarr itself would read as zeros).
+    """
+    hint = "`ecmf-pipe store verify` says which parts are damaged and how to mend them"
+    try:
+        array = zarr.open_array(folder, mode="r")
+        chunk = folder / array.metadata.encode_chunk_key((0,) * array.ndim)
+        if not chunk.is_file():
+            raise StoreError(f"{chunk} is missing", hint)
+        return np.asarray(array[...])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not folder.parent.is_dir():
+            raise FileNotFoundError(folder) from error
+        raise StoreError(f"{folder} cannot be read ({error})", hint) from error
+
+
+def write_part(
+    folder: Path, number: int, attributes: PartAttributes, arrays: Mapping[str, NDArray[Any]], *, aside: Path
+) -> str:
+    """Write a part, whole or not at all.
+
+    Args:
+        folder: The settings group it goes into.
+        number: Its place in the order of parts.
+        attributes: What it says of its rows.
+        arrays: ``values`` and those beside it, one entry a row each.
+        aside: A folder on the same file system in which it is made.
+
+    Returns:
+        Its name, which follows from its number and its rows.
+    """
+    document = attributes.document()
+    name = f"part-{number:06d}-{sha256_text(json.dumps(document))[:8]}"
+    if (folder / name).is_dir():
+        return name  # the very same rows stand there already
+    unfinished = aside / f"part-{uuid.uuid4().hex}"
+    try:
+        group = zarr.create_group(unfinished, attributes=document)
+        for array_name, array in arrays.items():
+            group.create_array(
+                array_name,
+                data=array,
+                chunks=array.shape,
+                compressors=[Crc32cCodec()],  # measured: ADR 4
+                config={"write_empty_chunks": True},  # a chunk that is not there was lost, and is not "all zero"
+            )
+        _flush(unfinished)
+        unfinished.rename(folder / name)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)  # there is something only where the above failed
+    _flush_folder(folder)
+    return name
+
+
+def _flush(folder: Path) -> None:
+    """Hand every file of a part to the disk before the part is renamed into place."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        else:
+            _flush_folder(path)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Hand a folder's list of names to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,170 @@
+"""Writing a store: one writer at a time, batches spooled by workers, chunks sealed into parts."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecmf_pipeline.errors import StoreError
+from ecmf_pipeline.locks import exclusive
+from ecmf_pipeline.spool import Spool
+from ecmf_pipeline.store.features import FeatureStore
+from ecmf_pipeline.store.format import has_fingerprint, lock_path, make_current, spool_folder
+from ecmf_pipeline.store.parts import PartAttributes, part_names, part_number, write_part
+from ecmf_pipeline.store.rows import FeatureRow, checked, pack, unpack
+
+
+class StoreWriter:
+    """The one writer of a store; a context manager that holds the store's lock.
+
+    On entering it takes up what killed runs have left, so that a plan made afterwards counts it as done.
+
+    Args:
+        root: The ``*.zarr`` folder of the modality.
+        fingerprint: Of the settings written.
+
+    Attributes:
+        spool: Where this run's workers keep their finished batches.
+        adopted: How many rows of killed runs were taken up.
+
+    Raises:
+        StoreBusy: On entering, when another run writes to the store.
+    """
+
+    def __init__(self, root: Path, fingerprint: str) -> None:
+        self.root = root
+        self.fingerprint = fingerprint
+        self.folder = root / fingerprint
+        self.spool = Spool.start(spool_folder(root, fingerprint))
+        self.adopted = 0
+        self._exits = ExitStack()
+        self._store: FeatureStore | None = None
+        self._base = 0
+
+    def __enter__(self) -> StoreWriter:
+        with ExitStack() as exits:
+            exits.enter_context(exclusive(lock_path(self.root), str(self.root)))
+            self._adopt()
+            self._base = self._next_number()
+            self._exits = exits.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        folder = self.spool.folder
+        if folder.is_dir() and not any(folder.iterdir()):
+            shutil.rmtree(folder)
+        self._exits.close()
+
+    def append(self, rows: Sequence[FeatureRow], number: int | None = None) -> None:
+        """Add rows as one new part, whole or not at all; rows that are there already are left out.
+
+        Args:
+            rows: What to add.
+            number: Place of the part among those of this run; None for the next free one.
+
+        Raises:
+            ValueError: When a row's shape does not fit the store, holds a NaN or overflows the store's dtype.
+            OSError: When the disk is full, say; nothing was added then.
+        """
+        store = self._opened()
+        new: dict[tuple[str, str], FeatureRow] = {(row.clip_id, row.digest): row for row in rows}
+        rows = [row for (clip_id, digest), row in new.items() if not store.holds(clip_id, digest)]
+        if not rows:
+            return
+        if store.dim is None:
+            raise ValueError(f"{store.folder} was made without a width")
+        arrays: dict[str, NDArray[Any]] = {
+            "values": np.concatenate([checked(row, store.dim, store.dtype) for row in rows])
+        }
+        for side in rows[0].side:
+            arrays[side] = np.concatenate([np.asarray(row.side[side]) for row in rows])
+        attributes = PartAttributes(
+            self.fingerprint,
+            [row.clip_id for row in rows],
+            [row.digest for row in rows],
+            [len(row.values) for row in rows],
+        )
+        place = self._next_number() if number is None else self._base + number
+        self.spool.folder.mkdir(parents=True, exist_ok=True)
+        write_part(self.folder, place, attributes, arrays, aside=self.spool.folder)
+        make_current(self.root, self.fingerprint)
+        store.refresh()
+
+    def seal(self, number: int, tasks: Sequence[str], clip_ids: Sequence[str]) -> int:
+        """Turn what workers kept into one part.
+
+        Args:
+            number: The part's place among those of this run.
+            tasks: The names under which batches were kept.
+            clip_ids: The order of the rows; a clip of which nothing was kept is passed over.
+
+        Returns:
+            How many clips got features.
+        """
+        batches = [payload for task in tasks if (payload := self.spool.read(task)) is not None]
+        kept = {row.clip_id: row for payload in batches for row in unpack(payload)}
+        rows = [kept[clip_id] for clip_id in clip_ids if clip_id in kept]
+        self.append(rows, number)
+        self.spool.drop(tasks)
+        return len(rows)
+
+    def _opened(self) -> FeatureStore:
+        if self._store is None or self._store.dim is None:
+            if not has_fingerprint(self.root, self.fingerprint):
+                raise StoreError(f"{self.folder} is missing", "it was removed while a run was writing to it: run again")
+            self._store = FeatureStore(self.root, self.fingerprint)
+        return self._store
+
+    def _adopt(self) -> None:
+        for path in self.spool.folder.glob("part-*"):
+            shutil.rmtree(path)  # a part that a killed run was making; its batches still stand in the spool
+        for path in self.spool.folder.glob(".*"):
+            path.unlink()  # a batch that a killed worker was writing
+        leftovers = self.spool.leftovers()
+        if not leftovers:
+            return
+        before = len(self._opened())
+        self.append([row for path in leftovers for row in unpack(path.read_bytes())])
+        self.adopted = len(self._opened()) - before
+        for path in leftovers:
+            path.unlink()
+
+    def _next_number(self) -> int:
+        return 1 + max((part_number(name) for name in part_names(self.folder)), default=-1)
+
+
+@dataclass(frozen=True)
+class FeatureKeeper:
+    """The worker's side: keeps finished batches in the spool of each branch's store.
+
+    Attributes:
+        spools: By branch.
+    """
+
+    spools: Mapping[str, Spool]
+
+    def keep(self, task: str, branch: str, rows: Sequence[FeatureRow]) -> None:
+        """Make a finished batch durable."""
+        self.spools[branch].keep(task, pack(rows))
+
+
+@dataclass(frozen=True)
+class FeatureSealer:
+    """The main process's side: turns finished chunks into parts.
+
+    Attributes:
+        writers: By branch.
+    """
+
+    writers: Mapping[str, StoreWriter]
+
+    def seal(self, branch: str, number: int, tasks: Sequence[str], clip_ids: Sequence[str]) -> int:
+        """Turn a chunk's batches into one part; see `StoreWriter.seal`."""
+        return self.writers[branch].seal(number, tasks, clip_ids)
