@@ -50,6 +50,13 @@ class TrainedOn(StrEnum):
 LabelsOption = Annotated[TrainedOn, typer.Option("--labels", help="Train on the labels as given, or as refined.")]
 
 
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Worker processes; 0: none, all in this process. Default: as params.yaml says."),
+]
+RetryOption = Annotated[bool, typer.Option("--retry-quarantined", help="Try quarantined clips again.")]
+
+
 @app.command()
 def models(
     *, listing: Annotated[bool, typer.Option("--list", help="Show the embedded weights and their licences.")] = False
@@ -91,12 +98,13 @@ def extract(
         typer.Option(help="A branch to extract; may be repeated: media branches then share one decode. Default: all."),
     ] = None,
     *,
-    retry_quarantined: Annotated[bool, typer.Option(help="Try quarantined clips again.")] = False,
+    workers: WorkersOption = None,
+    retry_quarantined: RetryOption = False,
 ) -> None:
     """Extract frozen features into data/features; only clips that are new or changed are computed."""
     from ecmf_pipeline.stages import extract as stage
 
-    stage.run(modality or [], retry_quarantined=retry_quarantined)
+    stage.run(modality or [], workers=workers, retry_quarantined=retry_quarantined)
 
 
 @app.command()

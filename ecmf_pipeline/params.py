@@ -127,7 +127,8 @@ class Params(Config):
 
     def encoder_of(self, modality: Modality) -> BaseEncoderConfig:
         """The encoder that serves a modality in use."""
-        return self.encoders[self.extract.encoders[modality]]
+        name = self.extract.encoders[modality]
+        return self.encoders[name].named(name)
 
 
 class _OnceOnly(yaml.SafeLoader):

@@ -26,7 +26,7 @@ IGNORED = {
         "report",
     ],
     "data/index": ["findings.csv"],
-    "data/features": ["global.zarr", "face.zarr", "audio.zarr", "text.zarr"],
+    "data/features": ["global.zarr", "face.zarr", "audio.zarr", "text.zarr", ".*.spool", ".*.lock"],
     "data/quarantine": [
         "index.csv",
         "extract-global.csv",

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,15 +51,34 @@ COLUMNS = tuple(column.name for column in fields(QuarantineEntry))
 
 
 class Quarantine:
-    """The entries of one stage and modality."""
+    """The entries of one stage and modality.
 
-    def __init__(self, path: Path, *, stage: str, modality: str = "", fingerprint: str = "") -> None:
+    Args:
+        path: The table's csv file; need not exist yet.
+        stage: The stage whose table this is.
+        modality: The branch; empty when clips are set aside as a whole.
+        fingerprint: Fingerprint of the settings that clips are tried with now.
+        clock: Seconds that only ever grow; tells when the table was last written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        stage: str,
+        modality: str = "",
+        fingerprint: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.path = path
         self.stage = stage
         self.modality = modality
         self.fingerprint = fingerprint
+        self._clock = clock
         self._entries = {entry.clip_id: entry for entry in read_quarantine(path)}
+        self._reasons = Counter(entry.reason for entry in self._entries.values())
         self._written = dict(self._entries) if path.is_file() else None
+        self._written_at = clock()
 
     def __iter__(self) -> Iterator[QuarantineEntry]:
         return iter(sorted(self._entries.values(), key=lambda entry: entry.clip_id))
@@ -78,6 +98,9 @@ class Quarantine:
         entry = QuarantineEntry(clip_id, self.stage, self.modality, reason, message, digest, self.fingerprint, now)
         known = self._entries.get(clip_id)
         if known is None or replace(known, time=now) != entry:
+            self._reasons[reason] += 1
+            if known is not None:
+                self._reasons[known.reason] -= 1
             self._entries[clip_id] = entry
 
     def keep_only(self, current: dict[str, str]) -> None:
@@ -93,14 +116,16 @@ class Quarantine:
             and entry.fingerprint == self.fingerprint
             and entry.reason not in _TRANSIENT
         }
+        self._reasons = Counter(entry.reason for entry in self._entries.values())
 
     def clear(self) -> None:
         """Forget all entries, so that their clips are tried again."""
         self._entries = {}
+        self._reasons = Counter()
 
     def reasons(self) -> Counter[str]:
         """How many entries each reason has."""
-        return Counter(entry.reason for entry in self._entries.values())
+        return +self._reasons
 
     def refuse_too_many(self, total: int, share: float) -> None:
         """Stop when more than a share of all clips is bad.
@@ -112,20 +137,27 @@ class Quarantine:
         Raises:
             TooManyQuarantined: With the reasons counted.
         """
-        defects = [entry for entry in self if entry.reason not in _NO_DEFECTS]
-        if len(defects) <= share * total:
+        defects = sum(count for reason, count in self._reasons.items() if reason not in _NO_DEFECTS)
+        if defects <= share * total:
             return
         counted = ", ".join(f"{reason} {count}" for reason, count in self.reasons().most_common())
         where = f"{self.stage} {self.modality}".strip()
         raise TooManyQuarantined(
-            f"{where}: {len(defects)} of {total} clips are bad (quarantined: {counted}), params allow a share of "
+            f"{where}: {defects} of {total} clips are bad (quarantined: {counted}), params allow a share of "
             f"{share:g}; what was computed is kept.\n  See {self.path}. Mend the clips, or raise "
             f"{self.stage}.max_quarantined"
             + (", or, where the fault was not theirs, add --retry-quarantined." if self.modality else ".")
         )
 
-    def write(self) -> None:
-        """Write the table, whole or not at all; an unchanged one is left alone."""
+    def write(self, *, least_seconds: float = 0.0) -> None:
+        """Write the table, whole or not at all; an unchanged one is left alone.
+
+        Args:
+            least_seconds: Leave it for a later call when the last write is not that long ago: a long run adds entries
+                one by one, and each write writes all of them.
+        """
+        if least_seconds and self._clock() - self._written_at < least_seconds:
+            return
         if self._entries == self._written:
             return
         text = io.StringIO()
@@ -134,6 +166,7 @@ class Quarantine:
         writer.writerows(astuple(entry) for entry in self)
         write_atomic(self.path, text.getvalue(), only_if_changed=True)
         self._written = dict(self._entries)
+        self._written_at = self._clock()
 
 
 def read_quarantine(path: Path) -> list[QuarantineEntry]:

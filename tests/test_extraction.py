@@ -16,7 +16,7 @@ from ecmf_pipeline.extraction import step as step_module
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.coverage import Coverage, coverage
 from ecmf_pipeline.extraction.plan import Branch, branch_settings, plan_branch
-from ecmf_pipeline.extraction.run import extract
+from ecmf_pipeline.extraction.run import extract, writing
 from ecmf_pipeline.faces import FaceConfig, FaceTrack
 from ecmf_pipeline.files import sha256_file
 from ecmf_pipeline.media import MediaConfig
@@ -93,17 +93,19 @@ class Project:
         )
 
     def run(self, *modalities: Modality, **options: Any):
-        branches = [self.plan(modality, **options) for modality in modalities]
-        return extract(
-            branches,
-            self.clips,
-            self.texts,
-            corpus_root=self.folder,
-            media=MEDIA,
-            faces=self.faces,
-            config=ExtractConfig(batch_size=2, max_quarantined=1.0),
-            store_root=self.root,
-        )
+        config = MeanConfig(**options)
+        settings = {modality: branch_settings(modality, config, MEDIA, self.faces) for modality in modalities}
+        with writing(settings, self.root) as writers:
+            return extract(
+                [self.plan(modality, **options) for modality in modalities],
+                self.clips,
+                self.texts,
+                writers=writers,
+                corpus_root=self.folder,
+                media=MEDIA,
+                faces=self.faces,
+                config=ExtractConfig(batch_size=2, max_quarantined=1.0, workers=0),
+            )
 
 
 @pytest.fixture

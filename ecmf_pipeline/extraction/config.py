@@ -14,10 +14,16 @@ class ExtractConfig(Config):
     Attributes:
         encoders: For each modality in use, the name of an entry under ``encoders``. A modality that is left out is not
             used anywhere.
-        batch_size: Clips decoded and encoded together; more need more memory.
-        part_size: Clips committed at once: what a power cut costs at most.
+        batch_size: Clips decoded and encoded together; more need more memory. A batch is durable as soon as it is done:
+            it is what a crash costs each worker at most.
+        part_size: Clips that stand together in one part of a store.
         max_quarantined: Share of a modality's clips that may be bad before the stage stops with exit code 1.
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:<n>``.
+        workers: Processes that work side by side, each with one thread. None: one for each GPU where they are used,
+            else one for each core; 0: none, all is done in the main process, and a clip that makes a decoder crash
+            ends the run.
+        clip_timeout: Seconds that one clip may take to read, and on average to encode. One that takes longer, twice, is
+            quarantined.
     """
 
     encoders: dict[Modality, str] = Field(
@@ -30,6 +36,8 @@ class ExtractConfig(Config):
         min_length=1,
     )
     batch_size: int = Field(8, gt=0)
-    part_size: int = Field(128, gt=0)
+    part_size: int = Field(1024, gt=0)
     max_quarantined: float = Field(0.2, ge=0, le=1)
     device: str = Field("auto", min_length=1)
+    workers: int | None = Field(None, ge=0)
+    clip_timeout: float = Field(120.0, gt=0)

@@ -53,6 +53,6 @@ def coverage(
     store = FeatureStore(root, current) if current and has_fingerprint(root, current) else None
     digests = present_digests(modality, clips, texts, store)
     quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=current or "")
-    done = {clip_id for clip_id, digest in digests.items() if store and store.holds(clip_id, digest)}
+    done = store.held(digests) if store is not None else set()
     bad = {clip_id for clip_id, digest in digests.items() if quarantine.holds(clip_id, digest)} - done
     return Coverage(len(done), len(digests) - len(done) - len(bad), len(clips) - len(digests), len(bad))

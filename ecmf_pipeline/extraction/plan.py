@@ -152,7 +152,7 @@ def plan_branch(
     quarantine.keep_only(digests)
     if retry_quarantined:
         quarantine.clear()
-    held = {clip_id for clip_id, digest in digests.items() if store and store.holds(clip_id, digest)}
+    held = store.held(digests) if store is not None else set()
     todo = frozenset(
         clip_id for clip_id, digest in digests.items() if clip_id not in held and not quarantine.holds(clip_id, digest)
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,75 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.clips import Clip, Modality
 from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding
+from ecmf_pipeline.encoders.config import BaseEncoderConfig
 from ecmf_pipeline.errors import ChangedSinceIndex, ClipError, FeaturesNotFinite, NothingToEncode
-from ecmf_pipeline.extraction.plan import Branch
+from ecmf_pipeline.extraction.gpus import see_one_gpu
 from ecmf_pipeline.faces import FaceConfig, FaceFinder, FaceTrack
 from ecmf_pipeline.media import MediaConfig, read_audio, read_frames
 from ecmf_pipeline.runner import Outcome, Step, Target
-from ecmf_pipeline.store import FeatureRow, FeatureStore
+from ecmf_pipeline.store import FeatureRow, can_hold, create_settings_group
 
 View = Any
 """What an encoder reads of a clip; see `Encoder`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClipToExtract:
+    """A clip and what it misses: all that a worker needs to know of it.
+
+    Attributes:
+        clip: The clip.
+        digests: Digest of its input, by the modality that misses it.
+        text: Its transcripts; None where the text branch does not miss it.
+    """
+
+    clip: Clip
+    digests: Mapping[Modality, str]
+    text: ClipText | None = None
+
+    @property
+    def targets(self) -> Sequence[Target]:
+        """The features to compute."""
+        return [Target(self.clip.clip_id, modality.value, digest) for modality, digest in self.digests.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderOfBranch:
+    """Which encoder computes a modality, and where its features go.
+
+    Attributes:
+        encoder: Its params.
+        settings: All that changes the numbers.
+        root: The store.
+    """
+
+    encoder: BaseEncoderConfig
+    settings: Mapping[str, Any]
+    root: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractSteps:
+    """Makes the step of each worker, in that worker.
+
+    Attributes:
+        branches: What is extracted.
+        corpus_root: What the clips' paths are relative to.
+        media: How clips are sampled.
+        faces: How faces are found.
+        device: Where the encoders run; with ``auto`` and ``cuda`` the workers share out the GPUs there are.
+    """
+
+    branches: Mapping[Modality, EncoderOfBranch]
+    corpus_root: Path
+    media: MediaConfig
+    faces: FaceConfig
+    device: str
+
+    def __call__(self, worker: int) -> ExtractStep:
+        """Load the encoders."""
+        see_one_gpu(self.device, worker)
+        return ExtractStep(self)
 
 
 class OpenedClip:
@@ -33,60 +94,35 @@ class OpenedClip:
         self.times: NDArray[np.float32] = np.empty(0, np.float32)
 
 
-class ExtractStep(Step[Clip, OpenedClip, FeatureRow]):
-    """Extracts the features of the planned branches; a context manager, since encoders hold native objects."""
+class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
+    """Extracts the features that clips miss."""
 
-    def __init__(
-        self,
-        branches: Sequence[Branch],
-        texts: Mapping[str, ClipText],
-        *,
-        corpus_root: Path,
-        media: MediaConfig,
-        faces: FaceConfig,
-        device: str,
-        store_root: Callable[[Modality], Path],
-    ) -> None:
-        self._branches = {branch.modality: branch for branch in branches}
-        self._texts = texts
-        self._corpus_root = corpus_root
-        self._media = media
+    def __init__(self, plan: ExtractSteps) -> None:
+        self._plan = plan
         self._exits = ExitStack()
         self._encoders: dict[Modality, Encoder[View]] = {}
-        self._stores: dict[Modality, FeatureStore] = {}
-        for modality, branch in self._branches.items():
-            encoder = branch.encoder.build(device)
+        for modality, branch in plan.branches.items():
+            encoder = branch.encoder.build(plan.device)
             self._exits.callback(encoder.close)
             self._encoders[modality] = encoder
-            self._stores[modality] = FeatureStore.create(
-                store_root(modality), branch.settings, dim=encoder.dim, dtype=encoder.dtype
-            )
-        self._faces = self._exits.enter_context(FaceFinder(faces)) if Modality.FACE in self._branches else None
+            create_settings_group(branch.root, branch.settings, dim=encoder.dim, dtype=encoder.dtype)
+        self._faces = self._exits.enter_context(FaceFinder(plan.faces)) if Modality.FACE in plan.branches else None
 
-    def __enter__(self) -> ExtractStep:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Free the native objects that encoders hold."""
         self._exits.close()
 
-    def targets(self, item: Clip) -> Sequence[Target]:
-        """The modalities that are missing for a clip."""
-        return [
-            Target(item.clip_id, modality.value, branch.digests[item.clip_id])
-            for modality, branch in self._branches.items()
-            if item.clip_id in branch.todo
-        ]
-
-    def open(self, item: Clip) -> OpenedClip:
+    def open(self, item: ClipToExtract) -> OpenedClip:
         """Decode a clip once, for the branches that miss it. A branch's failure stays that branch's."""
-        wanted = {Modality(target.branch) for target in self.targets(item)}
+        wanted = set(item.digests)
         opened = OpenedClip()
-        path = self._corpus_root / item.path
-        if item.bytes and wanted != {Modality.TEXT} and path.is_file() and path.stat().st_size != item.bytes:
+        path = self._plan.corpus_root / item.clip.path
+        size = item.clip.bytes
+        if size and wanted != {Modality.TEXT} and path.is_file() and path.stat().st_size != size:
             # Its features would be kept under the digest of what it was.
             raise ChangedSinceIndex("the file has changed since it was indexed: run `ecmf-pipe index`")
         if Modality.TEXT in wanted:
-            opened.views[Modality.TEXT] = self._texts[item.clip_id]
+            opened.views[Modality.TEXT] = item.text
         if Modality.AUDIO in wanted:
             try:
                 opened.views[Modality.AUDIO] = read_audio(path)
@@ -98,7 +134,7 @@ class ExtractStep(Step[Clip, OpenedClip, FeatureRow]):
 
     def _open_pictures(self, path: Path, wanted: set[Modality], opened: OpenedClip) -> None:
         try:
-            frames, opened.times = read_frames(path, self._media)
+            frames, opened.times = read_frames(path, self._plan.media)
         except ClipError as error:
             opened.views.update(dict.fromkeys(wanted & {Modality.GLOBAL, Modality.FACE}, error))
             return
@@ -110,29 +146,32 @@ class ExtractStep(Step[Clip, OpenedClip, FeatureRow]):
             except ClipError as error:
                 opened.views[Modality.FACE] = error
 
-    def work(self, batch: Sequence[tuple[Clip, OpenedClip]]) -> list[Outcome[FeatureRow]]:
+    def work(self, batch: Sequence[tuple[ClipToExtract, OpenedClip]]) -> list[Outcome[FeatureRow]]:
         """Encode the views of several clips, branch by branch."""
         outcomes: list[Outcome[FeatureRow]] = []
         for modality, encoder in self._encoders.items():
-            here = [(clip, opened) for clip, opened in batch if modality in opened.views]
-            good = [(clip, opened) for clip, opened in here if not isinstance(opened.views[modality], ClipError)]
+            here = [(item, opened) for item, opened in batch if modality in opened.views]
+            good = [(item, opened) for item, opened in here if not isinstance(opened.views[modality], ClipError)]
             encodings = encoder.encode([opened.views[modality] for _, opened in good]) if good else []
             results = {
-                clip.clip_id: self._row(modality, clip, opened, encoding)
-                for (clip, opened), encoding in zip(good, encodings, strict=True)
+                item.clip.clip_id: self._row(modality, item, opened, encoding)
+                for (item, opened), encoding in zip(good, encodings, strict=True)
             }
-            for clip, opened in here:
-                target = Target(clip.clip_id, modality.value, self._branches[modality].digests[clip.clip_id])
+            for item, opened in here:
+                target = Target(item.clip.clip_id, modality.value, item.digests[modality])
                 view = opened.views[modality]
-                outcomes.append(Outcome(target, view if isinstance(view, ClipError) else results[clip.clip_id]))
+                outcomes.append(Outcome(target, view if isinstance(view, ClipError) else results[item.clip.clip_id]))
         return outcomes
 
-    def _row(self, modality: Modality, clip: Clip, opened: OpenedClip, encoding: Encoding) -> FeatureRow | ClipError:
+    def _row(
+        self, modality: Modality, item: ClipToExtract, opened: OpenedClip, encoding: Encoding
+    ) -> FeatureRow | ClipError:
         view = opened.views[modality]
+        dtype = self._encoders[modality].dtype
         if len(encoding.values) == 0:
             return NothingToEncode(f"the {modality.value} encoder describes nothing in this clip")
-        if not self._stores[modality].can_hold(encoding.values):
-            return FeaturesNotFinite(f"the features hold NaN or exceed {self._stores[modality].dtype}")
+        if not can_hold(encoding.values, dtype):
+            return FeaturesNotFinite(f"the features hold NaN or exceed {dtype}")
         side: dict[str, NDArray[Any]] = {}
         if modality is Modality.GLOBAL:
             side["times"] = opened.times[encoding.kept]
@@ -140,9 +179,4 @@ class ExtractStep(Step[Clip, OpenedClip, FeatureRow]):
             side["times"] = opened.times[view.frames[encoding.kept]]
             side["boxes"] = view.boxes[encoding.kept]
             side["scores"] = view.scores[encoding.kept]
-        digest = self._branches[modality].digests[clip.clip_id]
-        return FeatureRow(clip.clip_id, digest, encoding.values, side)
-
-    def commit(self, branch: str, rows: Sequence[FeatureRow]) -> None:
-        """Append one part to the branch's store."""
-        self._stores[Modality(branch)].append(rows)
+        return FeatureRow(item.clip.clip_id, item.digests[modality], encoding.values.astype(dtype), side)

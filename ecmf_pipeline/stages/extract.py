@@ -7,15 +7,22 @@ from collections.abc import Sequence
 from ecmf_pipeline import layout
 from ecmf_pipeline.clips import Modality, read_manifest
 from ecmf_pipeline.extraction.plan import Branch, branch_settings, plan_branch
-from ecmf_pipeline.extraction.run import extract
+from ecmf_pipeline.extraction.run import extract, writing
 from ecmf_pipeline.params import load_params
 from ecmf_pipeline.progress import say
 from ecmf_pipeline.runner import RunReport
+from ecmf_pipeline.sharing import pull_hint
 from ecmf_pipeline.texts import read_texts
 
 
-def run(modalities: Sequence[Modality], *, retry_quarantined: bool = False) -> None:
-    """Extract the given modalities together (all that are in use when none is given)."""
+def run(modalities: Sequence[Modality], *, workers: int | None = None, retry_quarantined: bool = False) -> None:
+    """Extract the given modalities together (all that are in use when none is given).
+
+    Args:
+        modalities: Which.
+        workers: Processes side by side; None: as params say.
+        retry_quarantined: Whether quarantined clips are tried again although nothing changed.
+    """
     params = load_params()
     wanted = list(dict.fromkeys(modalities)) or list(params.extract.encoders)
     used = [modality for modality in wanted if modality in params.extract.encoders]
@@ -25,39 +32,49 @@ def run(modalities: Sequence[Modality], *, retry_quarantined: bool = False) -> N
         layout.QUARANTINE.mkdir(parents=True, exist_ok=True)
         layout.quarantine("extract", modality).touch()
         say(f"extract {modality.value}: not in extract.encoders, nothing to do")
+    stores = [layout.features(modality) for modality in used]
+    if hint := pull_hint(stores):
+        say(hint)
     clips = read_manifest(layout.MANIFEST)
     texts = read_texts(layout.REWRITES) if Modality.TEXT in used else {}
-    branches = [
-        plan_branch(
-            modality,
+    settings = {
+        modality: branch_settings(modality, params.encoder_of(modality), params.media, params.faces)
+        for modality in used
+    }
+    with writing(settings, layout.features) as writers:
+        branches = [
+            plan_branch(
+                modality,
+                clips,
+                texts,
+                encoder=params.encoder_of(modality),
+                settings=settings[modality],
+                root=layout.features(modality),
+                quarantine_path=layout.quarantine("extract", modality),
+                retry_quarantined=retry_quarantined,
+            )
+            for modality in used
+        ]
+        report = extract(
+            branches,
             clips,
             texts,
-            encoder=params.encoder_of(modality),
-            settings=branch_settings(modality, params.encoder_of(modality), params.media, params.faces),
-            root=layout.features(modality),
-            quarantine_path=layout.quarantine("extract", modality),
-            retry_quarantined=retry_quarantined,
+            writers=writers,
+            corpus_root=params.corpus.root,
+            media=params.media,
+            faces=params.faces,
+            config=params.extract if workers is None else params.extract.model_copy(update={"workers": workers}),
         )
-        for modality in used
-    ]
-    report = extract(
-        branches,
-        clips,
-        texts,
-        corpus_root=params.corpus.root,
-        media=params.media,
-        faces=params.faces,
-        config=params.extract,
-        store_root=layout.features,
-    )
-    for branch in branches:
-        say(_summary(branch, report))
+        for branch in branches:
+            say(_summary(branch, report, writers[branch.modality].adopted))
 
 
-def _summary(branch: Branch, report: RunReport) -> str:
+def _summary(branch: Branch, report: RunReport, adopted: int) -> str:
     name = branch.modality.value
     reasons = ", ".join(f"{reason} {count}" for reason, count in report.reasons[name].most_common())
     return (
-        f"extract {name}: {report.done[name]} done, {branch.reused} reused, {branch.absent} absent, "
+        f"extract {name}: {report.done[name]} done, {branch.reused} reused"
+        + (f" ({adopted} of them left by a run that was killed)" if adopted else "")
+        + f", {branch.absent} absent, "
         f"{report.quarantined[name]} quarantined" + (f" ({reasons})" if reasons else "")
     )

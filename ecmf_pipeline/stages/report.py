@@ -76,7 +76,7 @@ def run() -> None:
             for name, counts in covered.items()
         },
         encoders={modality.value: store.settings for modality, store in stores.items()},
-        dims={modality.value: store.dim for modality, store in stores.items()},
+        dims={modality.value: store.dim for modality, store in stores.items() if store.dim is not None},
         evaluate=read_json(layout.METRICS / "evaluate.json", made_by="evaluate"),
         predictions=list(_predicted(PredictionTable.read(layout.deployed_predictions("refined")))),
         refined=list(_decisions()),

@@ -1,0 +1,30 @@
+"""Sharing out GPUs among workers, without loading torch in the process that only hands out the work."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_DRIVER = Path("/proc/driver/nvidia/gpus")
+_ANY_GPU = {"auto", "cuda"}
+
+
+def visible_gpus(device: str) -> list[str]:
+    """The GPUs that workers share out, as ``CUDA_VISIBLE_DEVICES`` names them.
+
+    Args:
+        device: ``extract.device``; one that names the CPU or a certain GPU leaves nothing to share out.
+    """
+    if device not in _ANY_GPU:
+        return []
+    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if asked is not None:
+        return [name.strip() for name in asked.split(",") if name.strip()]
+    return [str(number) for number in range(len(list(_DRIVER.iterdir())) if _DRIVER.is_dir() else 0)]
+
+
+def see_one_gpu(device: str, worker: int) -> None:
+    """Let this worker process see one GPU, in turn; must run before torch is loaded."""
+    gpus = visible_gpus(device)
+    if len(gpus) > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[worker % len(gpus)]

@@ -1,0 +1,24 @@
+"""The runner of every long loop: what is missing goes through workers, batch by batch, and nothing finished is lost."""
+
+from ecmf_pipeline.runner.engine import Done, Engine, InProcess, Task
+from ecmf_pipeline.runner.processes import LocalProcesses
+from ecmf_pipeline.runner.run import Run, RunConfig, RunReport
+from ecmf_pipeline.runner.step import Item, Keeper, Outcome, Sealer, Step, StepFactory, Target
+
+__all__ = [
+    "Done",
+    "Engine",
+    "InProcess",
+    "Item",
+    "Keeper",
+    "LocalProcesses",
+    "Outcome",
+    "Run",
+    "RunConfig",
+    "RunReport",
+    "Sealer",
+    "Step",
+    "StepFactory",
+    "Target",
+    "Task",
+]

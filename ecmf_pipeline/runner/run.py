@@ -1,0 +1,202 @@
+"""The one long loop: plan -> work -> keep -> seal.
+
+Items are cut into chunks and chunks into batches, the same for any number of workers. A worker keeps each finished
+batch durably at once, so a kill costs the batches in flight; when all of a chunk's batches are back, the main process
+seals them into one permanent part. Progress, quarantine, the allowed share of bad clips and interruption are the
+run's; who runs the workers is the engine's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, Generic, cast
+
+from ecmf_pipeline.errors import Interrupted
+from ecmf_pipeline.progress import progress_bar
+from ecmf_pipeline.quarantine import Quarantine
+from ecmf_pipeline.runner.engine import Done, Engine, InProcess, Task
+from ecmf_pipeline.runner.interruption import Interruption
+from ecmf_pipeline.runner.processes import LocalProcesses
+from ecmf_pipeline.runner.step import ItemT, Keeper, Sealer, StepFactory
+
+_SECONDS_BETWEEN_TABLES = 2.0
+
+
+@dataclass
+class RunReport:
+    """What a run did, counted by branch.
+
+    Attributes:
+        done: Targets computed by this run.
+        reused: Targets that an earlier run had computed.
+        quarantined: Targets set aside, by earlier runs or this one.
+        reasons: Quarantined targets by reason.
+    """
+
+    done: Counter[str] = field(default_factory=Counter)
+    reused: Mapping[str, int] = field(default_factory=dict)
+    quarantined: Counter[str] = field(default_factory=Counter)
+    reasons: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def count(self, branch: str, quarantine: Quarantine) -> None:
+        """Take over what a branch's quarantine table says."""
+        self.quarantined[branch] = len(quarantine)
+        self.reasons[branch] = quarantine.reasons()
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """How the loop runs; none of it changes a number.
+
+    Attributes:
+        batch_size: Items worked on at once: what a kill costs at most, for each worker.
+        part_size: Items whose rows are sealed together.
+        max_quarantined: Share of all targets of a branch that may be bad before the run stops.
+        workers: How many processes work; None is one for each core, 0 works in this process, without protection.
+        clip_timeout: Seconds that one clip may take to be read, and again to be worked on.
+    """
+
+    batch_size: int
+    part_size: int
+    max_quarantined: float
+    workers: int | None = None
+    clip_timeout: float = 300.0
+
+
+@dataclass(slots=True)
+class _Chunk(Generic[ItemT]):
+    """Items that are sealed together: how many are still out, and the names under which their rows were kept."""
+
+    items: Sequence[ItemT]
+    left: int
+    kept: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+
+class Run(Generic[ItemT]):
+    """One pass over the items that are not done yet.
+
+    Args:
+        factory: Builds the step, in each worker.
+        keeper: Makes finished batches durable, in the workers.
+        sealer: Gives them their permanent form, here.
+        quarantines: The table of each branch.
+        config: How the loop runs.
+        report: Knows what is reused, and is told what is done.
+        engine: Who runs the workers, if not what ``config.workers`` says.
+    """
+
+    def __init__(
+        self,
+        factory: StepFactory,
+        keeper: Keeper[Any],
+        sealer: Sealer,
+        quarantines: Mapping[str, Quarantine],
+        config: RunConfig,
+        report: RunReport,
+        engine: Engine | None = None,
+    ) -> None:
+        self._factory = factory
+        self._keeper = keeper
+        self._sealer = sealer
+        self._quarantines = quarantines
+        self._config = config
+        self._engine = engine or _local_engine(config)
+        self._totals: Counter[str] = Counter()
+        self._kept = 0
+        self.report = report
+
+    def __call__(self, items: Sequence[ItemT], description: str) -> RunReport:
+        """Work on ``items`` and seal what is finished, also when the run is cut short.
+
+        Raises:
+            TooManyQuarantined: As soon as more than the allowed share of a branch is bad.
+            Interrupted: On Ctrl-C or SIGTERM.
+        """
+        self._count(items)
+        chunks = self._cut(items)
+        try:
+            with Interruption() as interruption:
+                try:
+                    self._loop(chunks, len(items), description, interruption)
+                finally:
+                    # A crash or Ctrl-C loses the batches in flight and nothing before them.
+                    with interruption.held():
+                        self._end(chunks)
+        except KeyboardInterrupt:
+            raise Interrupted(f"{description}: interrupted") from None
+        return self.report
+
+    def _loop(self, chunks: dict[int, _Chunk[ItemT]], total: int, description: str, interruption: Interruption) -> None:
+        tasks = list(self._tasks(chunks))
+        results = cast("Iterator[Done[ItemT]]", self._engine.run(tasks, self._factory, self._keeper))
+        with progress_bar(description, total) as bar, closing(results) as finished:  # type: ignore[type-var]
+            self._check_share()
+            for done in finished:
+                with interruption.held():
+                    self._take(done, chunks)
+                self._check_share()
+                bar.set_postfix(
+                    done=self._kept,
+                    reused=sum(self.report.reused.values()),
+                    quarantined=sum(len(quarantine) for quarantine in self._quarantines.values()),
+                    refresh=False,
+                )
+                bar.update(len(done.task.items))
+
+    def _count(self, items: Sequence[ItemT]) -> None:
+        self._totals.update({branch: self.report.reused.get(branch, 0) for branch in self._quarantines})
+        for item in items:
+            self._totals.update(target.branch for target in item.targets)
+        for branch, quarantine in self._quarantines.items():
+            self._totals[branch] += len(quarantine)
+
+    def _cut(self, items: Sequence[ItemT]) -> dict[int, _Chunk[ItemT]]:
+        size = self._config.part_size
+        parts = [items[start : start + size] for start in range(0, len(items), size)]
+        return {number: _Chunk(part, len(part)) for number, part in enumerate(parts)}
+
+    def _tasks(self, chunks: Mapping[int, _Chunk[ItemT]]) -> Iterator[Task[ItemT]]:
+        size = self._config.batch_size
+        for number, chunk in chunks.items():
+            for index, start in enumerate(range(0, len(chunk.items), size)):
+                yield Task(f"{number:06d}-{index:04d}", number, tuple(chunk.items[start : start + size]))
+
+    def _take(self, done: Done[ItemT], chunks: dict[int, _Chunk[ItemT]]) -> None:
+        for target, error in done.errors:
+            self._quarantines[target.branch].add(target.clip_id, error.reason, str(error), target.digest)
+        chunk = chunks[done.task.chunk]
+        for branch, rows in done.kept.items():
+            chunk.kept[branch].append(done.task.name)
+            self._kept += rows
+        chunk.left -= len(done.task.items)
+        if chunk.left == 0:
+            self._seal(done.task.chunk, chunks)
+        for quarantine in self._quarantines.values():
+            quarantine.write(least_seconds=_SECONDS_BETWEEN_TABLES)
+
+    def _seal(self, number: int, chunks: dict[int, _Chunk[ItemT]]) -> None:
+        # Taken out first: what could not be sealed waits in the spool for the next run and is never sealed twice.
+        chunk = chunks.pop(number)
+        for branch, tasks in chunk.kept.items():
+            clip_ids = [target.clip_id for item in chunk.items for target in item.targets if target.branch == branch]
+            self.report.done[branch] += self._sealer.seal(branch, number, sorted(tasks), clip_ids)
+
+    def _end(self, chunks: dict[int, _Chunk[ItemT]]) -> None:
+        try:
+            for number in list(chunks):
+                self._seal(number, chunks)
+        finally:
+            for branch, quarantine in self._quarantines.items():
+                quarantine.write()
+                self.report.count(branch, quarantine)
+
+    def _check_share(self) -> None:
+        for branch, quarantine in self._quarantines.items():
+            quarantine.refuse_too_many(self._totals[branch], self._config.max_quarantined)
+
+
+def _local_engine(config: RunConfig) -> Engine:
+    return InProcess() if config.workers == 0 else LocalProcesses(config.workers, config.clip_timeout)

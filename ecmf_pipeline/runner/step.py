@@ -1,0 +1,105 @@
+"""What a long loop is told: the items, the step that works on them, and who keeps and seals what comes out.
+
+A step says how to open one item (which may fail: its targets are quarantined) and how to work on several at once. It
+lives in a worker, which is a process of its own as a rule: factories, items, keepers and rows must be picklable.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from ecmf_pipeline.errors import ClipError
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One thing to compute for a clip: the features of one modality, say.
+
+    Attributes:
+        clip_id: The clip.
+        branch: Which table the result goes to (a modality).
+        digest: Digest of the input.
+    """
+
+    clip_id: str
+    branch: str
+    digest: str
+
+
+class Item(Protocol):
+    """What the loop runs over: picklable, carrying all that a worker needs to know of one clip."""
+
+    @property
+    def targets(self) -> Sequence[Target]:
+        """What is to be computed for it."""
+
+
+ItemT = TypeVar("ItemT", bound=Item)
+Opened = TypeVar("Opened")
+Row = TypeVar("Row")
+RowT_contra = TypeVar("RowT_contra", contravariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[Row]):
+    """What became of one target: a row, or the reason why there is none."""
+
+    target: Target
+    result: Row | ClipError
+
+
+class Step(ABC, Generic[ItemT, Opened, Row]):
+    """What a long loop does; lives in a worker."""
+
+    @abstractmethod
+    def open(self, item: ItemT) -> Opened:
+        """Read one item's input.
+
+        Raises:
+            ClipError: When the input is bad: all the item's targets are quarantined.
+        """
+
+    @abstractmethod
+    def work(self, batch: Sequence[tuple[ItemT, Opened]]) -> list[Outcome[Row]]:
+        """Compute the targets of several opened items at once."""
+
+    def close(self) -> None:  # noqa: B027 - most steps hold nothing
+        """Let go of what the step holds (native objects, models)."""
+
+
+class StepFactory(Protocol):
+    """Builds the step in the worker that runs it; picklable."""
+
+    def __call__(self, worker: int) -> Step[Any, Any, Any]:
+        """Build the step and load its models.
+
+        Args:
+            worker: Number of the worker, 0 to N - 1; picks a graphics card, say.
+        """
+
+
+class Keeper(Protocol[RowT_contra]):
+    """Keeps finished batches; picklable, used in the workers."""
+
+    def keep(self, task: str, branch: str, rows: Sequence[RowT_contra]) -> None:
+        """Make one branch's rows of one batch durable: they are when this returns."""
+
+
+class Sealer(Protocol):
+    """Gives what the workers kept its permanent form; used in the main process."""
+
+    def seal(self, branch: str, number: int, tasks: Sequence[str], clip_ids: Sequence[str]) -> int:
+        """Seal what was kept under some tasks' names, all or none.
+
+        Args:
+            branch: The table that the rows go to.
+            number: Index of the chunk in this run.
+            tasks: The names.
+            clip_ids: The order of the rows; clips that have none are skipped.
+
+        Returns:
+            How many rows were sealed.
+        """
