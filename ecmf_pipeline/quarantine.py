@@ -10,7 +10,7 @@ import csv
 import io
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import astuple, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -181,6 +181,12 @@ def read_quarantine(path: Path) -> list[QuarantineEntry]:
         raise InputError(f"{path} is damaged", "remove it: its clips are then tried again") from error
 
 
-def read_all(folder: Path) -> list[QuarantineEntry]:
-    """Read the entries of all stages, as one table."""
-    return [entry for path in sorted(folder.glob("*.csv")) for entry in read_quarantine(path)]
+def read_all(folder: Path, modalities: Collection[str]) -> list[QuarantineEntry]:
+    """Read the entries of all stages, as one table.
+
+    Args:
+        folder: Where the tables stand.
+        modalities: Those in use; what was set aside for others is of the past.
+    """
+    entries = [entry for path in sorted(folder.glob("*.csv")) for entry in read_quarantine(path)]
+    return [entry for entry in entries if not entry.modality or entry.modality in modalities]

@@ -26,7 +26,7 @@ def run() -> None:
     say(_ROW.format("stage", "done", "missing", "absent", "quarantined"))
     for row in _rows(params):
         say(_ROW.format(*row))
-    entries = read_all(layout.QUARANTINE)
+    entries = read_all(layout.QUARANTINE, params.extract.encoders)
     counts: dict[tuple[str, str, str], int] = {}
     for entry in entries:
         key = (entry.stage, entry.modality, entry.reason)

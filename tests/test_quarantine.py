@@ -23,7 +23,8 @@ def test_a_clip_stays_aside_until_its_input_or_the_settings_change(tmp_path):
     assert not again.holds("a", "d2")
     assert not again.holds("b", "d1")
     assert not table(tmp_path, "f2").holds("a", "d1")
-    assert [entry.message for entry in read_all(tmp_path)] == ["0 of 16 frames"]
+    assert [entry.message for entry in read_all(tmp_path, ["face"])] == ["0 of 16 frames"]
+    assert read_all(tmp_path, ["audio"]) == []  # the face branch is not in use any more
 
 
 def test_entries_that_no_longer_apply_are_dropped(tmp_path):

@@ -65,7 +65,7 @@ def run() -> None:
         clips=corpus.clips,
         index=read_json(layout.METRICS / "index.json", made_by="index"),
         findings=list(csv.DictReader(io.StringIO(read_text(layout.FINDINGS)))),
-        quarantine=read_all(layout.QUARANTINE),
+        quarantine=read_all(layout.QUARANTINE, params.extract.encoders),
         coverage={
             name: {
                 "done": counts.done,
