@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from ecmf_pipeline.clips import Modality
 from ecmf_pipeline.errors import EcmfError, Interrupted
+from ecmf_pipeline.store_cli import store_app
 
 _USERS_OWN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EEXIST, errno.ENOTDIR}
 """What the operating system refuses for reasons that the user can mend."""
@@ -40,6 +41,9 @@ app = typer.Typer(
 )
 
 
+app.add_typer(store_app, name="store")
+
+
 class TrainedOn(StrEnum):
     """Which labels a model is trained on."""
 
@@ -47,6 +51,11 @@ class TrainedOn(StrEnum):
     REFINED = "refined"
 
 
+LlmWorkersOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Processes that ask the LLM side by side; 0: none but this one. Default: llm.workers."),
+]
+RetryTextsOption = Annotated[bool, typer.Option(help="Ask again about texts that were quarantined.")]
 LabelsOption = Annotated[TrainedOn, typer.Option("--labels", help="Train on the labels as given, or as refined.")]
 
 
@@ -84,11 +93,11 @@ def index() -> None:
 
 
 @app.command()
-def rewrite() -> None:
+def rewrite(workers: LlmWorkersOption = None, *, retry_quarantined: RetryTextsOption = False) -> None:
     """Enrich each transcript with emotional cues by the LLM; what was asked before is not asked again."""
     from ecmf_pipeline.stages import rewrite as stage
 
-    stage.run()
+    stage.run(workers=workers, retry_quarantined=retry_quarantined)
 
 
 @app.command()
@@ -124,11 +133,11 @@ def predict(labels: LabelsOption = TrainedOn.GIVEN) -> None:
 
 
 @app.command()
-def vote() -> None:
+def vote(workers: LlmWorkersOption = None, *, retry_quarantined: RetryTextsOption = False) -> None:
     """Let LightGBM, linear models and the LLM vote on every clip's label, out of fold."""
     from ecmf_pipeline.stages import vote as stage
 
-    stage.run()
+    stage.run(workers=workers, retry_quarantined=retry_quarantined)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from ecmf_pipeline.progress import progress, say
 
 def run() -> None:
     """Fetch what is missing below data/models, and check all of it."""
+    layout.MODELS.mkdir(parents=True, exist_ok=True)  # DVC waits for it, also where no weights are wanted
     wanted = [embedded_model(name) for name in load_params().models.names]
     fetched = [model.name for model in progress(wanted, "models", unit="model") if fetch(model, layout.MODELS)]
     say(f"models: {len(fetched)} fetched, {len(wanted) - len(fetched)} present, all SHA-256 checked")

@@ -1,0 +1,213 @@
+"""Features that come from elsewhere: a folder of npy files, or an HDF5 file. Nothing in them is trusted."""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ecmf_pipeline.errors import InputError, MissingInput
+from ecmf_pipeline.interop.npy import LARGEST, ArrayHeader, UnusableFeatures, checked_header, npy_header, read_npy
+
+_BROKEN_HDF5 = (OSError, RuntimeError, ValueError, KeyError, TypeError)
+"""What h5py raises on objects that are damaged."""
+
+
+class FeatureSource(ABC):
+    """One array a name.
+
+    Attributes:
+        path: Where it stands.
+        names: What there is, in order. A name may stand twice (a file and a folder, say).
+        passed_over: What stands beside the features and is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.names: list[str] = []
+        self.passed_over: list[str] = []
+
+    @abstractmethod
+    def width(self, name: str) -> int:
+        """D, told without reading the values.
+
+        Raises:
+            UnusableFeatures: When there is no array of features under that name.
+        """
+
+    @abstractmethod
+    def read(self, name: str) -> NDArray[Any]:
+        """The array, (D,) or (T, D), any real type.
+
+        Raises:
+            UnusableFeatures: When it cannot be read whole.
+        """
+
+
+@contextmanager
+def open_source(path: Path) -> Iterator[FeatureSource]:
+    """Open what features are to be imported from.
+
+    Args:
+        path: A folder with ``<name>.npy`` of each clip, or with folders ``<name>`` of one npy file a row; or an HDF5
+            file with one dataset a clip, at its root, in the one group there is, or alone in a group of the clip's
+            name.
+
+    Raises:
+        MissingInput: When there is nothing at ``path``.
+        InputError: When it is neither.
+    """
+    if not path.exists():
+        raise MissingInput(f"{path} is missing", "give a folder of npy files, or an HDF5 file")
+    if path.is_dir():
+        yield NpyFolder(path)
+        return
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(
+            f"{path} is neither a folder nor an HDF5 file ({str(error)[:100]})",
+            "give a folder that holds <name>.npy of each clip, or an HDF5 file with one dataset a clip",
+        ) from error
+    with file:
+        yield Hdf5File(path, file)
+
+
+class NpyFolder(FeatureSource):
+    """``<name>.npy``, or folders ``<name>`` of one npy file a row, in the order of their names."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._files: dict[str, Path] = {}
+        with os.scandir(path) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                stem, dot, extension = entry.name.rpartition(".")
+                if entry.name.startswith("."):
+                    continue
+                kind = _kind(entry)
+                if kind == "folder":
+                    self._add(entry.name, Path(entry.path))
+                elif stem and dot and extension.lower() == "npy" and kind == "file":
+                    self._add(stem, Path(entry.path))
+                else:
+                    self.passed_over.append(entry.name)
+
+    def _add(self, name: str, path: Path) -> None:
+        self.names.append(name)
+        self._files[name] = path
+
+    def width(self, name: str) -> int:
+        """D, of a folder that of its first row."""
+        path = self._files[name]
+        return npy_header(self._rows(path)[0] if path.is_dir() else path).width
+
+    def read(self, name: str) -> NDArray[Any]:
+        """The array; the rows of a folder, one after another."""
+        path = self._files[name]
+        if not path.is_dir():
+            return read_npy(path)
+        files = self._rows(path)
+        headers = [npy_header(file) for file in files]
+        if any(len(header.shape) == 2 and header.shape[0] != 1 for header in headers):
+            raise UnusableFeatures("a file of its folder holds several rows; one file a row is expected")
+        if len(widths := {header.width for header in headers}) > 1:
+            raise UnusableFeatures(f"its rows are ragged: {', '.join(map(str, sorted(widths)))} wide")
+        if sum(header.dtype.itemsize * header.width for header in headers) > LARGEST:
+            raise UnusableFeatures(f"its {len(files)} rows are too much for one clip")
+        return np.stack([read_npy(file).reshape(-1) for file in files])
+
+    def _rows(self, folder: Path) -> list[Path]:
+        try:
+            with os.scandir(folder) as entries:
+                names = [entry.name for entry in entries if entry.name.lower().endswith(".npy") and entry.is_file()]
+        except OSError as error:
+            raise UnusableFeatures(f"its folder cannot be read ({error.strerror})") from error
+        names = [name for name in names if not name.startswith(".")]
+        if not names:
+            raise UnusableFeatures("its folder holds no npy files")
+        return [folder / name for name in sorted(names, key=_in_natural_order)]
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
+    except OSError:  # a link that leads to itself
+        return "other"
+
+
+class Hdf5File(FeatureSource):
+    """One dataset a clip."""
+
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        super().__init__(path)
+        self._group: h5py.Group = file
+        self.names = list(file)
+        if len(self.names) == 1 and file.get(self.names[0], getclass=True, getlink=True) is h5py.HardLink:
+            below = _follow(file, self.names[0])
+            if isinstance(below, h5py.Group):
+                self._group, self.names = below, list(below)
+
+    def width(self, name: str) -> int:
+        """D."""
+        return _dataset(self._group, name)[1].width
+
+    def read(self, name: str) -> NDArray[Any]:
+        """The array."""
+        dataset, _ = _dataset(self._group, name)
+        try:
+            _refuse_holes(dataset)
+            return np.asarray(dataset[()])
+        except _BROKEN_HDF5 as error:
+            raise UnusableFeatures(f"it cannot be read ({str(error)[:100]})") from error
+
+
+def _dataset(group: h5py.Group, name: str) -> tuple[h5py.Dataset, ArrayHeader]:
+    """The dataset of that name, or the one in the group of that name."""
+    found = _follow(group, name)
+    if isinstance(found, h5py.Group):
+        inner = list(found)
+        if len(inner) != 1:
+            raise UnusableFeatures(f"it is a group of {len(inner)} members, not one dataset")
+        found = _follow(found, inner[0])
+    if not isinstance(found, h5py.Dataset):
+        raise UnusableFeatures("it is no dataset")
+    try:
+        if found.is_virtual or found.id.get_create_plist().get_external_count():
+            raise UnusableFeatures("its values stand in another file")
+        return found, checked_header(found.shape or (), found.dtype)
+    except _BROKEN_HDF5 as error:
+        raise UnusableFeatures(f"it cannot be read ({str(error)[:100]})") from error
+
+
+def _follow(group: h5py.Group, name: str) -> Any:
+    """The object of that name, unless it is a link to somewhere else, also outside of the file."""
+    try:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise UnusableFeatures("it is a link, not a dataset")
+        return group[name]
+    except _BROKEN_HDF5 as error:
+        raise UnusableFeatures(f"it cannot be opened ({str(error)[:100]})") from error
+
+
+def _refuse_holes(dataset: h5py.Dataset) -> None:
+    """HDF5 reads what was never written as zeros."""
+    if dataset.chunks is None:
+        whole = dataset.id.get_storage_size() > 0
+    else:
+        wanted = int(np.prod([-(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True)]))
+        whole = dataset.id.get_num_chunks() == wanted
+    if not whole:
+        raise UnusableFeatures("it was never filled with values, or not wholly")
+
+
+def _in_natural_order(name: str) -> list[Any]:
+    """``frame_2`` before ``frame_10``."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

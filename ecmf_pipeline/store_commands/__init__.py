@@ -1,0 +1,1 @@
+"""What `ecmf-pipe store ...` does: one module a command."""

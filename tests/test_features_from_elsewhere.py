@@ -1,0 +1,166 @@
+"""A corpus of csv files and imported features, without any media, as a user runs it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+
+from ecmf_pipeline.corpora.config import MER_LABELS
+
+pytestmark = pytest.mark.slow
+
+LABELLED, CANDIDATES = 60, 20
+WIDTHS = {"face": 24, "audio": 32, "text": 16}
+
+
+def ecmf_pipe(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        [sys.executable, "-m", "ecmf_pipeline", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def succeeded(folder: Path, *words: str) -> str:
+    done = ecmf_pipe(folder, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_csv(path: Path, header: list[str], lines: list[list[str]]) -> None:
+    path.write_text("\n".join(",".join(cells) for cells in [header, *lines]) + "\n", encoding="utf-8")
+
+
+def write_features(folder: Path, truth: dict[str, str]) -> None:
+    """Three folders in the baseline's layout, in which each label has its own direction."""
+    rng = np.random.default_rng(3)
+    for modality, width in WIDTHS.items():
+        centres = rng.normal(size=(len(MER_LABELS), width))
+        (folder / f"{modality}-UTT").mkdir(parents=True)
+        for name, label in truth.items():
+            # Frame level for audio, utterance level for the others.
+            shape = (5, width) if modality == "audio" else (width,)
+            values = centres[MER_LABELS.index(label)] + 0.6 * rng.normal(size=shape)
+            np.save(folder / f"{modality}-UTT" / f"{name}.npy", values.astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tmp_path_factory.mktemp("csv only")
+    rng = np.random.default_rng(5)
+    names = [f"sample_{number:04d}" for number in range(LABELLED + CANDIDATES)]
+    truth = {name: MER_LABELS[number % 6] for number, name in enumerate(names)}
+    corpus = base / "corpus"
+    corpus.mkdir()
+    write_csv(
+        corpus / "track1_train_disdim.csv", ["name", "discrete"], [[name, truth[name]] for name in names[:LABELLED]]
+    )
+    candidates = [str(name) for name in rng.permutation(names[LABELLED:])]
+    write_csv(corpus / "track_all_candidates.csv", ["name"], [[name] for name in candidates])
+    write_csv(corpus / "track1_test_dis.csv", ["name", "discrete"], [[name, truth[name]] for name in candidates])
+    write_features(base / "features", truth)
+    folder = base / "project"
+    succeeded(base, "init", str(folder))
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["models"]["names"] = []
+    params["corpus"] = {"kind": "mer", "root": str(corpus)}
+    params["encoders"] = {f"my_{modality}": {"type": "imported"} for modality in WIDTHS}
+    params["extract"]["encoders"] = {modality: f"my_{modality}" for modality in WIDTHS}
+    params["train"]["training"] |= {"seeds": 1, "epochs": 30}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    assert "80 clips (60 train, 20 candidate, 0 unlabeled), 0 files read" in succeeded(folder, "index")
+    assert "0 transcripts" in succeeded(folder, "rewrite")
+    refused = ecmf_pipe(folder, "extract")
+    assert refused.returncode == 2
+    assert "store import PATH --modality face --encoder my_face" in refused.stderr
+    for modality, width in WIDTHS.items():
+        words = ["store", "import", str(base / "features" / f"{modality}-UTT"), "--modality", modality]
+        said = succeeded(folder, *words, "--encoder", f"my_{modality}")
+        assert f"80 new, 0 changed, 0 reused, 0 bad ({width}-d)" in said
+    return folder
+
+
+def test_csv_files_and_imported_features_train_predict_and_submit(project: Path) -> None:
+    assert succeeded(project, "extract").splitlines() == [
+        f"extract {modality}: 0 done, 80 reused, 0 absent, 0 quarantined" for modality in WIDTHS
+    ]
+    succeeded(project, "train")
+    succeeded(project, "predict")
+    candidates = [row["name"] for row in rows(project.parent / "corpus/track_all_candidates.csv")]
+    truth = {row["name"]: row["discrete"] for row in rows(project.parent / "corpus/track1_test_dis.csv")}
+    submitted = rows(project / "data/submission_given.csv")
+    assert [row["name"] for row in submitted] == candidates
+    assert sum(row["discrete"] == truth[row["name"]] for row in submitted) >= 15  # by chance: 3 of 20
+    config = json.loads((project / "data/fusion/given/fusion/config.json").read_text())
+    assert {entry["name"]: entry["dim"] for entry in config["modalities"]} == WIDTHS
+
+
+def test_what_is_imported_again_is_kept_once_and_what_changed_counts(project: Path) -> None:
+    folder = project.parent / "features" / "face-UTT"
+    words = ["store", "import", str(folder), "--modality", "face", "--encoder", "my_face"]
+    assert "0 new, 0 changed, 80 reused" in succeeded(project, *words)
+    before = np.load(folder / "sample_0003.npy")
+    for values in (np.ones(24), before):
+        np.save(folder / "sample_0003.npy", values.astype(np.float32))
+        assert "0 new, 1 changed, 79 reused" in succeeded(project, *words)
+        out = project.parent / f"export {values[0]}"
+        succeeded(
+            project,
+            "store",
+            "export",
+            "data/features/face.zarr",
+            "--format",
+            "npy",
+            "--level",
+            "utt",
+            "--out",
+            str(out),
+        )
+        np.testing.assert_array_equal(np.load(out / "sample_0003.npy"), values.astype(np.float32))
+
+
+def test_bad_arrays_cost_themselves_and_the_exit_code(project: Path) -> None:
+    path = project.parent / "audio.h5"
+    with h5py.File(path, "w") as file:
+        for number in range(70):
+            file[f"sample_{number:04d}"] = np.full((2, 8), number + 1.0)
+        file["sample_0075"] = np.full(8, np.nan)
+        file["somebody_else"] = np.ones(8)
+    done = ecmf_pipe(project, "store", "import", str(path), "--modality", "audio", "--encoder", "other")
+    assert done.returncode == 1
+    assert "70 new, 0 changed, 0 reused, 1 bad (8-d)" in done.stdout
+    assert "9 clips of the manifest have none" in done.stdout
+    assert "1 names are of no clip of the manifest, and were not imported: 'somebody_else'" in done.stdout
+    assert "bad: 'sample_0075': 8 of its 8 values are NaN or infinite" in done.stdout
+    assert "under encoders:          other: {type: imported}" in done.stdout
+    # Features that params.yaml does not ask for change nothing.
+    assert "extract audio: 0 done, 80 reused, 0 absent" in succeeded(project, "extract", "--modality", "audio")
+
+
+def test_a_name_that_computes_its_features_is_refused(project: Path) -> None:
+    params = project / "params.yaml"
+    shipped = params.read_text()
+    params.write_text(shipped.replace("my_audio:\n    type: imported", "my_audio:\n    type: egemaps"))
+    words = ["--modality", "audio", "--encoder", "my_audio"]
+    refused = ecmf_pipe(project, "store", "import", str(project.parent / "features/audio-UTT"), *words)
+    params.write_text(shipped)
+    assert refused.returncode == 2
+    assert "encoders.my_audio of params.yaml computes its features" in refused.stderr
