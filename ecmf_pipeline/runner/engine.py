@@ -80,7 +80,7 @@ def perform(step: Step[ItemT, Any, Any], keeper: Keeper[Any], task: Task[ItemT],
     rows: dict[str, list[Any]] = defaultdict(list)
     if opened:
         watch(Phase.WORK, 0)
-        for outcome in _work(step, opened):
+        for outcome in _complete(_work(step, opened), [item for item, _ in opened]):
             if isinstance(outcome.result, ClipError):
                 errors.append((outcome.target, outcome.result))
             else:
@@ -103,6 +103,16 @@ def _work(step: Step[ItemT, Any, Any], opened: Sequence[tuple[ItemT, Any]]) -> S
             outcomes += step.work([pair])
         except MemoryError as error:
             outcomes += [Outcome(target, reason) for target, reason in _out_of_memory(pair[0], "worked on", error)]
+    return outcomes
+
+
+def _complete(outcomes: Sequence[Outcome[Any]], items: Sequence[ItemT]) -> Sequence[Outcome[Any]]:
+    """A target that a step says nothing about would be lost without a word."""
+    missing = {target for item in items for target in item.targets} - {outcome.target for outcome in outcomes}
+    if missing:
+        raise RuntimeError(
+            f"the step said nothing about {len(missing)} of its targets, such as {min(missing, key=str)}"
+        )
     return outcomes
 
 

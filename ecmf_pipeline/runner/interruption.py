@@ -2,45 +2,45 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType, TracebackType
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STDERR = 2
 
 
 class Interruption:
     """While entered, the first Ctrl-C or SIGTERM raises KeyboardInterrupt; later ones are answered with a line.
 
     Off the main thread nothing is changed: whoever runs us there handles signals.
+
+    Attributes:
+        asked: Whether a signal has come.
     """
 
     def __init__(self) -> None:
-        self._previous: dict[signal.Signals, Any] = {}
+        self.asked = False
         self._held = 0
-        self._asked = False
-        self._raised = False
+        self._settled = False
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interruption:
-        for number in _SIGNALS:
-            try:
+        with suppress(ValueError):  # not the main thread
+            for number in _SIGNALS:
                 self._previous[number] = signal.signal(number, self._stop)
-            except ValueError:  # not the main thread
-                break
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """A stretch of work that is finished first; the interruption comes at its end."""
+        """A stretch of work that is finished first; an interruption comes at its end."""
         self._held += 1
         try:
             yield
@@ -48,13 +48,19 @@ class Interruption:
             self._held -= 1
         self._raise_if_due()
 
+    def settle(self) -> None:
+        """From here on nothing is raised any more: the run is putting away what it has."""
+        self._settled = True
+
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
-        if self._asked:
-            sys.stderr.write("\nstopping: what is complete is being made permanent, one moment\n")
-        self._asked = True
+        if self.asked or self._settled:
+            # Straight to the descriptor: a handler may have broken into a write to `sys.stderr`.
+            with suppress(OSError):
+                os.write(_STDERR, b"\nstopping; what is complete is being made permanent, one moment\n")
+        self.asked = True
         self._raise_if_due()
 
     def _raise_if_due(self) -> None:
-        if self._asked and not self._raised and not self._held:
-            self._raised = True
+        if self.asked and not self._settled and not self._held:
+            self._settled = True
             raise KeyboardInterrupt

@@ -123,10 +123,12 @@ class Run(Generic[ItemT]):
                     self._loop(chunks, len(items), description, interruption)
                 finally:
                     # A crash or Ctrl-C loses the batches in flight and nothing before them.
-                    with interruption.held():
-                        self._end(chunks)
+                    interruption.settle()
+                    self._end(chunks)
         except KeyboardInterrupt:
             raise Interrupted(f"{description}: interrupted") from None
+        if interruption.asked:
+            raise Interrupted(f"{description}: interrupted")
         return self.report
 
     def _loop(self, chunks: dict[int, _Chunk[ItemT]], total: int, description: str, interruption: Interruption) -> None:

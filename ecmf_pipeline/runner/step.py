@@ -66,7 +66,7 @@ class Step(ABC, Generic[ItemT, Opened, Row]):
     def work(self, batch: Sequence[tuple[ItemT, Opened]]) -> list[Outcome[Row]]:
         """Compute the targets of several opened items at once."""
 
-    def close(self) -> None:  # noqa: B027 - most steps hold nothing
+    def close(self) -> None:
         """Let go of what the step holds (native objects, models)."""
 
 

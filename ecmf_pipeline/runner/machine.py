@@ -1,0 +1,44 @@
+"""What this machine has, and what its kernel says."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_KERNEL_COUNTS = Path("/proc/vmstat")
+_THREADS = (
+    "OMP_NUM_THREADS",  # torch, too
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "OPENCV_FOR_THREADS_NUM",
+    "RAYON_NUM_THREADS",  # tokenizers
+)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, and a container's share of processor time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _QUOTA.read_text().split()
+    except (OSError, ValueError):  # no control group, or none of version 2
+        return cores
+    return cores if quota == "max" else max(1, min(cores, math.ceil(int(quota) / int(period))))
+
+
+def thread_settings(threads: int) -> dict[str, str]:
+    """Environment that gives numerical libraries so many threads; they read it when they are loaded."""
+    return dict.fromkeys(_THREADS, str(threads))
+
+
+def count_oom_kills() -> int:
+    """How many processes the kernel has killed for want of memory since it started; 0 where it does not say."""
+    try:
+        counts = dict(line.split() for line in _KERNEL_COUNTS.read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return int(counts.get("oom_kill", 0))

@@ -1,0 +1,206 @@
+"""A step that doubles numbers, with items that break it; a keeper and a sealer that use json files.
+
+Importable by name, since workers must be able to unpickle what is made of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ecmf_pipeline.errors import InputError, ModelError, NoFaceFound, UnreadableMedia
+from ecmf_pipeline.files import write_atomic
+from ecmf_pipeline.quarantine import Quarantine
+from ecmf_pipeline.runner import Engine, Outcome, Run, RunConfig, RunReport, Step, Target
+
+BRANCHES = ("a", "b")
+
+
+@dataclass(frozen=True)
+class Number:
+    """An item. ``opening`` and ``working`` name what happens then (see `misbehave`)."""
+
+    value: int
+    opening: str = ""
+    working: str = ""
+
+    @property
+    def targets(self) -> Sequence[Target]:
+        return [Target(str(self.value), branch, f"digest {self.value}") for branch in BRANCHES]
+
+
+def numbers(*values: int, **odd: Number) -> list[Number]:
+    return [odd.get(f"n{value}", Number(value)) for value in values]
+
+
+def misbehave(how: str, scratch: Path) -> None:
+    """Do what ``how`` says; with `once:` in front of it, only the first time in all processes together."""
+    if how.startswith("once:"):
+        mark = scratch / how.replace(":", "-")
+        if mark.exists():
+            return
+        mark.touch()
+        how = how.removeprefix("once:")
+    match how.split():
+        case []:
+            return
+        case ["signal", name]:
+            os.kill(os.getpid(), signal.Signals[name])
+        case ["exit", status]:
+            os._exit(int(status))
+        case ["sleep", seconds]:
+            time.sleep(float(seconds))
+        case ["raise", "UnreadableMedia"]:
+            raise UnreadableMedia("negative")
+        case ["raise", "MemoryError"]:
+            raise MemoryError("8 TB")
+        case ["raise", "KeyError"]:
+            raise KeyError("a bug")
+        case ["raise", "Stubborn"]:
+            raise Stubborn("one", "two")
+        case ["raise", "InputError"]:
+            raise InputError("what", "how to mend it")
+        case _:
+            raise AssertionError(how)
+
+
+class Stubborn(Exception):
+    """Does not survive pickling."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(first + second)
+
+
+@dataclass
+class Doubling(Step[Number, int, "tuple[str, int]"]):
+    """Doubles; multiples of seven have no result in branch `b`. Writes a line to the diary for all it opens."""
+
+    scratch: Path
+    worker: int
+
+    def open(self, item):
+        with (self.scratch / "diary").open("a") as diary:
+            diary.write(f"{item.value} {os.getpid()} {self.worker}\n")
+        misbehave(item.opening, self.scratch)
+        return item.value * 2
+
+    def work(self, batch):
+        if len(batch) > 1 and any(item.working == "greedy" for item, _ in batch):
+            raise MemoryError
+        for item, _ in batch:
+            misbehave("" if item.working in ("greedy", "silent") else item.working, self.scratch)
+        if any(item.working == "silent" for item, _ in batch):
+            return []
+        return [Outcome(target, _result(target, item, doubled)) for item, doubled in batch for target in item.targets]
+
+    def close(self):
+        (self.scratch / f"closed {self.worker}").touch()
+
+
+def _result(target: Target, item: Number, doubled: int) -> tuple[str, int] | NoFaceFound:
+    return NoFaceFound("seven") if target.branch == "b" and item.value % 7 == 0 else (str(item.value), doubled)
+
+
+@dataclass(frozen=True)
+class Factory:
+    scratch: Path
+    starting: str = ""
+
+    def __call__(self, worker: int) -> Doubling:
+        if self.starting == "model error":
+            raise ModelError("no weights", "fetch them")
+        misbehave(self.starting, self.scratch)
+        return Doubling(self.scratch, worker)
+
+
+@dataclass(frozen=True)
+class Drawer:
+    """Keeper and sealer: batches are files, parts are files."""
+
+    folder: Path
+    full_at: str = ""
+    keeping: str = ""
+    sealing: str = ""
+
+    def keep(self, task: str, branch: str, rows: Sequence[tuple[str, int]]) -> None:
+        misbehave(self.keeping, self.folder)
+        path = self.folder / "kept" / branch / task
+        if task == self.full_at:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_atomic(path, json.dumps(rows))
+
+    def seal(self, branch: str, number: int, tasks: Sequence[str], clip_ids: Sequence[str]) -> int:
+        if self.sealing:
+            (self.folder / "sealing").touch()
+        misbehave(self.sealing, self.folder)
+        rows = {}
+        for task in tasks:
+            path = self.folder / "kept" / branch / task
+            rows |= dict(json.loads(path.read_text()))
+            path.unlink()
+        ordered = [[clip_id, rows[clip_id]] for clip_id in clip_ids if clip_id in rows]
+        write_atomic(self.folder / "parts" / branch / f"{number}.json", json.dumps(ordered))
+        return len(ordered)
+
+    def parts(self, branch: str) -> list[list[list[object]]]:
+        return [json.loads(path.read_text()) for path in sorted((self.folder / "parts" / branch).glob("*"))]
+
+    def sealed(self, branch: str) -> list[int]:
+        return [int(clip_id) for part in self.parts(branch) for clip_id, _ in part]
+
+
+@dataclass
+class Bench:
+    """All that a run needs, in one folder."""
+
+    folder: Path
+    starting: str = ""
+    full_at: str = ""
+    keeping: str = ""
+    sealing: str = ""
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        self.drawer = Drawer(self.folder, self.full_at, self.keeping, self.sealing)
+        self.tables = {
+            name: Quarantine(self.folder / f"{name}.csv", stage="extract", modality=name) for name in BRANCHES
+        }
+
+    def run(
+        self,
+        items: Sequence[Number],
+        *,
+        workers: int,
+        share: float = 1.0,
+        batch_size: int = 3,
+        part_size: int = 6,
+        clip_timeout: float = 30.0,
+        engine: Engine | None = None,
+    ) -> RunReport:
+        config = RunConfig(batch_size, part_size, share, workers, clip_timeout)
+        factory = Factory(self.folder, self.starting)
+        return Run(factory, self.drawer, self.drawer, self.tables, config, RunReport(), engine)(items, "test")
+
+    def reasons(self, branch: str) -> dict[str, str]:
+        """The table as it stands on the disk: reason by clip."""
+        table = Quarantine(self.tables[branch].path, stage="extract", modality=branch)
+        return {entry.clip_id: entry.reason for entry in table}
+
+    def messages(self) -> dict[str, str]:
+        return {entry.clip_id: entry.message for entry in self.tables["a"]}
+
+    def diary(self) -> list[tuple[int, int, int]]:
+        """Value, process and worker of everything opened."""
+        return [tuple(map(int, line.split())) for line in (self.folder / "diary").read_text().splitlines()]  # type: ignore[misc]
+
+
+def main(folder: str, workers: str, sealing: str) -> None:
+    """A run of 40 slow items, for tests that send signals to a whole run."""
+    items = [Number(value, opening="sleep 0.1") for value in range(1, 41)]
+    Bench(Path(folder), sealing=sealing).run(items, workers=int(workers), part_size=12)
