@@ -72,3 +72,32 @@ def test_a_muted_track_is_set_aside_but_is_no_defect(tmp_path):
     entries.add("a", "SilentAudio", "", "d")
     entries.add("b", "SilentAudio", "", "d")
     entries.refuse_too_many(2, 0.0)
+
+
+def test_a_long_run_writes_its_table_now_and_then_and_at_its_end(tmp_path):
+    now = [100.0]
+    entries = Quarantine(tmp_path / "t.csv", stage="extract", clock=lambda: now[0])
+    entries.add("a", "NoFaceFound", "", "d")
+    entries.write(least_seconds=2.0)
+    assert not entries.path.exists()
+    now[0] += 2.0
+    entries.write(least_seconds=2.0)
+    entries.add("b", "NoFaceFound", "", "d")
+    now[0] += 1.9
+    entries.write(least_seconds=2.0)
+    assert [entry.clip_id for entry in read_all(tmp_path, [])] == ["a"]
+    entries.write()
+    assert [entry.clip_id for entry in read_all(tmp_path, [])] == ["a", "b"]
+
+
+def test_reasons_are_counted_as_entries_come_change_and_go(tmp_path):
+    entries = table(tmp_path)
+    for clip_id, reason in (("a", "NoFaceFound"), ("b", "NoFaceFound"), ("a", "ClipTimeout"), ("a", "ClipTimeout")):
+        entries.add(clip_id, reason, "", "d")
+    assert entries.reasons() == {"NoFaceFound": 1, "ClipTimeout": 1}
+    entries.write()
+    assert table(tmp_path).reasons() == entries.reasons()
+    entries.keep_only({"a": "d"})
+    assert entries.reasons() == {"ClipTimeout": 1}
+    entries.clear()
+    assert entries.reasons() == {}

@@ -145,7 +145,7 @@ class Drawer:
             rows |= dict(json.loads(path.read_text()))
             path.unlink()
         ordered = [[clip_id, rows[clip_id]] for clip_id in clip_ids if clip_id in rows]
-        write_atomic(self.folder / "parts" / branch / f"{number}.json", json.dumps(ordered))
+        write_atomic(self.folder / "parts" / branch / f"{number:03d}.json", json.dumps(ordered))
         return len(ordered)
 
     def parts(self, branch: str) -> list[list[list[object]]]:
@@ -200,7 +200,7 @@ class Bench:
         return [tuple(map(int, line.split())) for line in (self.folder / "diary").read_text().splitlines()]  # type: ignore[misc]
 
 
-def main(folder: str, workers: str, sealing: str) -> None:
-    """A run of 40 slow items, for tests that send signals to a whole run."""
-    items = [Number(value, opening="sleep 0.1") for value in range(1, 41)]
+def main(folder: str, workers: str, sealing: str, later: str) -> None:
+    """A run of 40 slow items, for tests that send signals to a whole run; ``later``: what opening the last 28 does."""
+    items = [Number(value, opening="sleep 0.1" if value <= 12 else later) for value in range(1, 41)]
     Bench(Path(folder), sealing=sealing).run(items, workers=int(workers), part_size=12)

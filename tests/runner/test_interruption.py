@@ -33,12 +33,14 @@ def alive(process: int) -> bool:
 
 
 @contextmanager
-def running(folder: Path, *, workers: int, sealing: str = "") -> Iterator[tuple[subprocess.Popen[str], Bench]]:
+def running(
+    folder: Path, *, workers: int, sealing: str = "", later: str = "sleep 0.1"
+) -> Iterator[tuple[subprocess.Popen[str], Bench]]:
     """A run of 40 slow items that has kept its first batches, as the leader of a session, as from a terminal."""
     folder.mkdir()
     program = f"import sys; sys.path[:0] = {sys.path}; import counting; counting.main(*sys.argv[1:])"
     process = subprocess.Popen(
-        [sys.executable, "-c", program, str(folder), str(workers), sealing],
+        [sys.executable, "-c", program, str(folder), str(workers), sealing, later],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -116,8 +118,10 @@ def test_a_bug_is_not_hidden_by_an_interruption_that_follows_it(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker ends when it next looks at its line")
 def test_workers_die_with_their_parent(tmp_path):
-    with running(tmp_path / "run", workers=2) as (process, bench):
+    """Also in the middle of something that never looks at the line to it."""
+    with running(tmp_path / "run", workers=2, later="sleep 60") as (process, bench):
+        wait_for(lambda: sum(value > 12 for value, _, _ in bench.diary()) == 2)
         pids = {pid for _, pid, _ in bench.diary()}
-        assert any(alive(pid) for pid in pids)
+        assert all(alive(pid) for pid in pids)
         process.kill()
         wait_for(lambda: not any(alive(pid) for pid in pids), 1.0)

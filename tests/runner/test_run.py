@@ -34,7 +34,8 @@ def test_everything_is_worked_on_once_and_sealed_in_order_whoever_works(tmp_path
         assert report.done == Counter(a=16, b=14)
         assert sorted(value for value, _, _ in bench.diary()) == [-1, *range(1, 17)]
         assert not list((bench.folder / "kept").glob("*/*"))
-        assert {path.name for path in bench.folder.glob("closed *")} == {f"closed {n}" for n in range(workers or 1)}
+        closed = {int(path.name.removeprefix("closed ")) for path in bench.folder.glob("closed *")}
+        assert closed >= {worker for _, _, worker in bench.diary()}
     assert all(each == found[0] for each in found)
     assert [[row[1] for row in part] for part in found[0][0]] == [
         [2, 4, 6, 8, 10, 12],
