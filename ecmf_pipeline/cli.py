@@ -16,7 +16,8 @@ from ecmf_pipeline.clips import Modality
 from ecmf_pipeline.errors import EcmfError, Interrupted
 from ecmf_pipeline.store_cli import store_app
 
-_USERS_OWN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EEXIST, errno.ENOTDIR}
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_USERS_OWN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
 """What the operating system refuses for reasons that the user can mend."""
 
 
@@ -189,6 +190,11 @@ def main() -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
     except OSError as error:
+        if error.errno in _NO_SPACE:  # often without a file name: a library was writing
+            where = f"{error.filename}: " if error.filename else ""
+            sys.stderr.write(f"error: {where}{error.strerror}\n  what was complete is kept: free some space and run ")
+            sys.stderr.write("the same command again to go on\n")
+            sys.exit(2)
         if error.errno not in _USERS_OWN or error.filename is None:
             raise
         sys.stderr.write(f"error: {error.filename}: {error.strerror}\n")

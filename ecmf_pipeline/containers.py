@@ -23,19 +23,25 @@ def open_container(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
     """
     import av
 
+    problem = "not a media file that can be read"
     try:
         # `file:` keeps FFmpeg from taking a colon in a name for a protocol; broken tags are no reason to refuse a clip.
         with av.open(f"file:{os.fspath(path)}", metadata_errors="replace") as container:
+            problem = "damaged: it opens, but not all of it can be decoded"
             yield container
     except av.FFmpegError as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise FileUnreachable(f"the file is gone or may not be read ({error.strerror})") from error
-        raise UnreadableMedia(f"not a media file that can be read: {error.strerror}") from error
+        raise UnreadableMedia(f"{problem}: {error.strerror}") from error
+
+
+def moving_pictures(container: InputContainer) -> list[Any]:
+    """The video streams; cover art is none."""
+    from av.stream import Disposition
+
+    return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
 
 
 def pictures_stream(container: InputContainer) -> Any | None:
-    """The first stream of moving pictures; cover art is none. None when there is none."""
-    from av.stream import Disposition
-
-    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
-    return streams[0] if streams else None
+    """The first stream of moving pictures, None when there is none."""
+    return next(iter(moving_pictures(container)), None)

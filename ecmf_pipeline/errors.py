@@ -23,7 +23,7 @@
     │   ├── FileUnreachable     its file is gone or may not be read just now: tried again in the next run
     │   ├── NoFaceFound         no sampled frame shows a face
     │   ├── WorkerCrashed       it made the process that worked on it crash (a decoder's segmentation fault, say)
-    │   ├── WorkerKilled        the process that worked on it was killed, twice, from outside
+    │   ├── WorkerKilled        the process that worked on it was killed, twice, from outside: tried again in the next run
     │   ├── OutOfMemory         it takes more memory than there is
     │   └── ClipTimeout         it takes longer than `clip_timeout`
     ├── TooManyQuarantined      more clips are bad than the params allow: exit code 1
@@ -158,6 +158,8 @@ class WorkerCrashed(ClipError):
 
 class WorkerKilled(ClipError):
     """The process that works on the clip was killed from outside, also when the clip was tried alone."""
+
+    is_transient = True
 
 
 class OutOfMemory(ClipError):

@@ -61,7 +61,7 @@ def branch_settings(
         return settings  # what prepared their input happened elsewhere
     if modality in {Modality.GLOBAL, Modality.FACE}:
         # The recipe is raised whenever a change of code changes which pictures are sampled.
-        settings["media"] = {**media.model_dump(mode="json"), "reader": resolved_reader(media), "recipe": 2}
+        settings["media"] = {**media.model_dump(mode="json"), "reader": resolved_reader(media), "recipe": 3}
     if modality is Modality.FACE:
         settings["faces"] = faces.settings()
     if modality is Modality.AUDIO:

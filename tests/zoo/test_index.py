@@ -1,0 +1,85 @@
+"""`index` lists the zoo: what cannot be a clip is a finding, what cannot be opened is quarantined, the rest stays."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+from films import Film
+from specimens import build, healthy
+
+from ecmf_pipeline.clips import read_manifest, write_manifest
+from ecmf_pipeline.corpora.config import CorpusConfig
+from ecmf_pipeline.corpora.folder import read_folder
+from ecmf_pipeline.corpora.index import index_corpus
+from ecmf_pipeline.corpora.scan import without_media_extension
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory):
+    root = tmp_path_factory.mktemp("index") / "clips"
+    films = healthy(root)
+    cache = root.parent / "cache.json"
+    alone = index_corpus(read_folder(CorpusConfig(kind="folder", root=root)), cache, workers=2)
+    specimens = build(root)
+    return films, alone, specimens, index_corpus(read_folder(CorpusConfig(kind="folder", root=root)), cache, workers=2)
+
+
+def test_every_specimen_is_a_clip_or_a_finding_that_names_it(indexed):
+    _, _, specimens, result = indexed
+    listed = {clip.path for clip in result.clips}
+    messages = [(finding.kind.value, finding.message) for finding in result.findings]
+    for specimen in specimens:
+        assert (specimen.name in listed) == (not specimen.finding)
+        named = [kind for kind, message in messages if repr(specimen.name) in message and kind != "duplicate_content"]
+        if specimen.finding == "none" or ("NoVideoStream" not in specimen.pictures and not specimen.finding):
+            assert named == []
+        else:
+            assert named == [specimen.finding or "no_video_stream"]
+
+
+def test_what_is_quarantined_could_not_be_read(indexed):
+    _, _, specimens, result = indexed
+    reasons = {entry.clip_id: entry.reason for entry in result.quarantined}
+    for specimen in specimens:
+        reason = reasons.pop(without_media_extension(specimen.name), None)
+        if reason:
+            assert reason in specimen.pictures & specimen.sound
+    assert reasons == {}
+    assert len(result.quarantined) == 5  # zero and random bytes, text, a playlist, no moov
+
+
+def test_streams_and_lengths_are_those_of_the_films(indexed):
+    _, _, specimens, result = indexed
+    quarantined = {entry.clip_id for entry in result.quarantined}
+    clips = {clip.path: clip for clip in result.clips if clip.clip_id not in quarantined}
+    for specimen in specimens:
+        if specimen.name not in clips:
+            continue
+        clip, film = clips[specimen.name], specimen.film
+        assert clip.has_video == ("NoVideoStream" not in specimen.pictures)
+        assert clip.has_audio == ("NoAudioStream" not in specimen.sound)
+        if specimen.pictures == {"right"}:
+            assert clip.duration == pytest.approx(film.seconds, abs=0.15)
+
+
+def test_healthy_clips_are_listed_as_without_the_zoo(indexed):
+    films, alone, _, result = indexed
+    assert [clip for clip in result.clips if clip.clip_id in films] == list(alone.clips)
+    assert result.reused == len(films)
+
+
+def test_the_manifest_of_the_zoo_is_read_as_it_was_written(indexed, tmp_path):
+    _, _, _, result = indexed
+    write_manifest(tmp_path / "manifest.csv", result.clips)
+    assert read_manifest(tmp_path / "manifest.csv") == sorted(result.clips, key=lambda clip: clip.clip_id)
+    with (tmp_path / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        assert len(list(csv.reader(file))) == 1 + len(result.clips)
+
+
+def test_names_in_another_normal_form_are_the_same_clip(tmp_path):
+    Film().write(tmp_path / "e\u0301.mp4")
+    Film().write(tmp_path / "\u00e9.mp4")
+    listing = read_folder(CorpusConfig(kind="folder", root=tmp_path))
+    assert [clip.clip_id for clip in listing.clips] == ["\u00e9"]
+    assert "duplicate_clip" in {finding.kind.value for finding in listing.findings}
