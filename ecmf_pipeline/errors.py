@@ -11,7 +11,7 @@
     │   ├── ModelError          weights that are absent, altered or of another shape
     │   └── StoreError          a feature store that cannot be read
     │       ├── StaleStore      a feature store made with other settings than the ones asked for
-    │       └── StoreBusy       another run is writing to the feature store just now
+    │       └── StoreBusy       another run is writing to the store just now
     ├── ClipError               one clip is bad: it is quarantined and the run goes on
     │   ├── UnreadableMedia     no reader can decode it
     │   ├── NoVideoStream       it holds no pictures
@@ -23,7 +23,7 @@
     │   ├── FileUnreachable     its file is gone or may not be read just now: tried again in the next run
     │   ├── NoFaceFound         no sampled frame shows a face
     │   ├── WorkerCrashed       it made the process that worked on it crash (a decoder's segmentation fault, say)
-    │   ├── WorkerKilled        the process that worked on it was killed, twice, from outside: tried again in the next run
+    │   ├── WorkerKilled        the process that worked on it was killed from outside, twice: tried again next time
     │   ├── OutOfMemory         it takes more memory than there is
     │   └── ClipTimeout         it takes longer than `clip_timeout`
     ├── TooManyQuarantined      more clips are bad than the params allow: exit code 1
@@ -89,7 +89,7 @@ class StaleStore(StoreError):
 
 
 class StoreBusy(StoreError):
-    """Another run is writing to the feature store just now."""
+    """Another run is writing to the feature store, or the LLM's answers, just now."""
 
 
 class ClipError(EcmfError):

@@ -14,6 +14,8 @@ from ecmf_pipeline.progress import say
 IGNORED = {
     "data": [
         ".index-cache.json",
+        ".rewrite.spool",
+        ".votes.spool",
         "models",
         "sample",
         "manifest.csv",
@@ -26,13 +28,23 @@ IGNORED = {
         "report",
     ],
     "data/index": ["findings.csv"],
-    "data/features": ["global.zarr", "face.zarr", "audio.zarr", "text.zarr", ".*.spool", ".*.lock"],
+    "data/features": [
+        "global.zarr",
+        "face.zarr",
+        "audio.zarr",
+        "text.zarr",
+        ".*.zarr.spool",
+        ".*.zarr.lock",
+        ".*.zarr.damaged",
+    ],
     "data/quarantine": [
         "index.csv",
         "extract-global.csv",
         "extract-face.csv",
         "extract-audio.csv",
         "extract-text.csv",
+        "rewrite.csv",
+        "vote.csv",
     ],
     "data/fusion": ["given", "refined"],
     "data/predictions": ["given", "refined"],

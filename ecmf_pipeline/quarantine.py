@@ -58,6 +58,7 @@ class Quarantine:
         stage: The stage whose table this is.
         modality: The branch; empty when clips are set aside as a whole.
         fingerprint: Fingerprint of the settings that clips are tried with now.
+        section: Section of params.yaml whose ``max_quarantined`` counts; empty: the stage's own.
         clock: Seconds that only ever grow; tells when the table was last written.
     """
 
@@ -68,12 +69,14 @@ class Quarantine:
         stage: str,
         modality: str = "",
         fingerprint: str = "",
+        section: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = path
         self.stage = stage
         self.modality = modality
         self.fingerprint = fingerprint
+        self._section = section or stage
         self._clock = clock
         self._entries = {entry.clip_id: entry for entry in read_quarantine(path)}
         self._reasons = Counter(entry.reason for entry in self._entries.values())
@@ -145,8 +148,9 @@ class Quarantine:
         raise TooManyQuarantined(
             f"{where}: {defects} of {total} clips are bad (quarantined: {counted}), params allow a share of "
             f"{share:g}; what was computed is kept.\n  See {self.path}. Mend the clips, or raise "
-            f"{self.stage}.max_quarantined"
-            + (", or, where the fault was not theirs, add --retry-quarantined." if self.modality else ".")
+            f"{self._section}.max_quarantined"
+            # `index` looks at every file anyway.
+            + ("." if self.stage == "index" else ", or, where the fault was not theirs, add --retry-quarantined.")
         )
 
     def write(self, *, least_seconds: float = 0.0) -> None:

@@ -7,6 +7,7 @@ up by the next one.
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ class Spool:
             payload: What was computed.
         """
         write_atomic(self._path(task), payload)
+        flush_folder(self.folder)
 
     def read(self, task: str) -> bytes | None:
         """What was kept under a name; None when nothing was."""
@@ -59,3 +61,12 @@ class Spool:
 
     def _path(self, task: str) -> Path:
         return self.folder / f"{self.run}.{task}.batch"
+
+
+def flush_folder(folder: Path) -> None:
+    """Hand a folder's list of names to the disk: without it, a power cut may undo what was renamed into it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,22 @@ from ecmf_pipeline.dataset import load_features
 from ecmf_pipeline.errors import CorpusError, ModelError
 from ecmf_pipeline.extraction.plan import branch_settings
 from ecmf_pipeline.files import fingerprint, read_json
-from ecmf_pipeline.llm.cache import ScoreCache
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.scoring import Scored, scored
+from ecmf_pipeline.llm.scoring import ScoreBooks, Scored, scored, without_words
+from ecmf_pipeline.llm.step import LocalScorers
 from ecmf_pipeline.params import Params
 from ecmf_pipeline.texts import read_texts
+
+REWRITE_BOOKS = ScoreBooks(
+    "rewrite", layout.REWRITE_CACHE, layout.DATA / ".rewrite.spool", layout.quarantine("rewrite")
+)
+VOTE_BOOKS = ScoreBooks(
+    "vote",
+    layout.VOTE_CACHE,
+    layout.DATA / ".votes.spool",
+    layout.quarantine("vote"),
+    earlier=(REWRITE_BOOKS,),  # what `rewrite` asked is not asked again
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,23 +117,37 @@ def expected_fingerprint(params: Params, modality: Modality) -> str | None:
 
 
 def llm_scores(
-    config: LlmConfig, texts: Sequence[str], folder: Path, *, also: Sequence[Path] = ()
+    config: LlmConfig,
+    clips: Sequence[Clip],
+    books: ScoreBooks,
+    *,
+    workers: int | None = None,
+    retry_quarantined: bool = False,
 ) -> tuple[Sequence[str], Scored]:
-    """The LLM's calibrated label scores of some texts, asking only what no cache knows.
+    """The LLM's calibrated label scores of what clips say, asking only what no cache knows.
 
     Args:
         config: The model and what it is asked.
-        texts: Utterances, (n,).
-        folder: The stage's own cache.
-        also: Caches of other stages, which are only read.
+        clips: The clips, (n,).
+        books: Where the stage keeps what it has asked.
+        workers: Processes side by side; None: as ``config`` says.
+        retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
 
     Returns:
         The labels asked for (MER's six where the corpus has fewer than two), and the scores, (n, K).
     """
-    from ecmf_pipeline.llm.local import TransformersScorer
-
     labels = read_json(layout.CORPUS, made_by="index")["labels"]
     if len(labels) < 2:  # nothing to choose between; the words can be enriched all the same
         labels = MER_LABELS
-    cache = ScoreCache(folder, fingerprint(config.settings(labels)), also=also)
-    return labels, scored(texts, labels, scorer=lambda: TransformersScorer(config), cache=cache)
+    if not any(clip.transcript.strip() for clip in clips):
+        return labels, without_words(len(clips), len(labels), books)
+    scores = scored(
+        {clip.clip_id: clip.transcript for clip in clips},
+        labels,
+        fingerprint=fingerprint(config.settings(labels)),
+        books=books,
+        scorers=LocalScorers(config),
+        config=config if workers is None else config.model_copy(update={"workers": workers}),
+        retry_quarantined=retry_quarantined,
+    )
+    return labels, scores

@@ -32,7 +32,7 @@ def run() -> None:
         key = (entry.stage, entry.modality, entry.reason)
         counts[key] = counts.get(key, 0) + 1
     for (stage, modality, reason), count in sorted(counts.items()):
-        say(f"  quarantined by {stage} {modality}: {reason} {count}")
+        say(f"  quarantined by {f'{stage} {modality}'.strip()}: {reason} {count}")
     if entries:
         say(f"  one line a clip in {layout.QUARANTINE}/")
 

@@ -15,7 +15,49 @@ store_app = typer.Typer(
     no_args_is_help=True,
 )
 
+StoresArgument = Annotated[list[Path] | None, typer.Argument(help="Feature stores. Default: all of data/features.")]
 StoreArgument = Annotated[Path, typer.Argument(help="A feature store, such as data/features/audio.zarr.")]
+
+
+@store_app.command("ls")
+def ls_command(paths: StoresArgument = None) -> None:
+    """Show what each store holds, by settings: clips, parts, bytes, how much of the manifest, and what is in use."""
+    from ecmf_pipeline.store_commands import ls
+
+    ls.run(paths or [])
+
+
+@store_app.command("verify")
+def verify_command(
+    paths: StoresArgument = None,
+    *,
+    mend: Annotated[
+        bool,
+        typer.Option("--mend", help="Move damaged parts out of the store (nothing is deleted), to be computed again."),
+    ] = False,
+) -> None:
+    """Read every byte; say what is damaged or superfluous and how to mend it (exit code 1 when anything is damaged)."""
+    from ecmf_pipeline.store_commands import verify
+
+    if not verify.run(paths or [], mends=mend):
+        raise typer.Exit(1)
+
+
+@store_app.command("compact")
+def compact_command(
+    paths: StoresArgument = None,
+    *,
+    drop_absent: Annotated[
+        bool, typer.Option("--drop-absent", help="Drop rows of clips that the manifest no longer has.")
+    ] = False,
+    drop_other_settings: Annotated[
+        bool, typer.Option("--drop-other-settings", help="Remove features of settings that are not in use.")
+    ] = False,
+) -> None:
+    """Merge small parts up to extract.part_size, and drop rows that others replace; may be killed and run again."""
+    from ecmf_pipeline.store_commands import compact
+
+    compact.run(paths or [], drop_absent=drop_absent, drop_other_settings=drop_other_settings)
 
 
 @store_app.command("export")

@@ -179,8 +179,14 @@ def _rows(
             report.reused += 1
             continue
         # Values that come back after others were there: the row must be told from the one that they superseded.
-        times = sum(digest.partition("-")[0] == content for digest in former)
+        # Numbered by the highest so far, for `store compact` may have dropped the others.
+        times = max((_times(digest) for digest in former if digest.partition("-")[0] == content), default=0)
         yield FeatureRow(clip_id, f"{content}-{times + 1}" if times else content, values)
+
+
+def _times(digest: str) -> int:
+    """The how-manieth time it is that a clip has the values of this digest."""
+    return int(digest.partition("-")[2] or 1)
 
 
 def _usable(array: NDArray[Any], dim: int, dtype: str) -> NDArray[np.float32]:

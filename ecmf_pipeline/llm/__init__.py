@@ -1,5 +1,6 @@
 """The LLM: emotional cues for the text branch, and votes.
 
 ``config`` and ``prompt`` say what is asked, ``client`` what a model must answer, ``local`` does so with transformers,
-``cache`` and ``scoring`` see to it that nothing is asked twice, ``rewrite`` words the answer.
+``step`` is what workers do, ``cache`` and ``scoring`` see to it that nothing is asked twice, ``rewrite`` words the
+answer.
 """

@@ -1,97 +1,271 @@
-"""Scores already paid for: an append-only file of whole lines, one file per fingerprint.
+"""Scores already paid for: immutable parts of whole lines, in a folder per fingerprint.
 
-A line is ``{"key": <SHA-256 of the text>, "scores": [...]}``. A line that a crash tore is dropped when read and closed
-off by the next writer. Writers take turns by a lock, so two processes may append at the same time; a text that both
-paid for merely stands twice.
+A line is ``{"key": <SHA-256 of the text>, "scores": [...]}``, with ``"cut": true`` where only the beginning of the text
+was read. Nothing is ever appended to a file, so that DVC sends new parts alone and a file that its cache shares stays
+as it was; parts are made aside and renamed into place. What the workers of a run have finished waits in a spool until
+it is sealed into a part. A text that was paid for twice merely stands twice; a damaged line costs that line.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
+import math
+import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.files import sha256_text
+from ecmf_pipeline.files import sha256_text, write_atomic
+from ecmf_pipeline.locks import exclusive
+from ecmf_pipeline.spool import Spool
 
 DIGITS = 6
 """Decimals that are kept of a score."""
 
-Scores = NDArray[np.float64]
+_PART = re.compile(r"part-(\d{6,})-[0-9a-f]{8}\.jsonl")
 
 
-class ScoreCache:
-    """Scores by text.
-
-    Args:
-        folder: Where new scores are written.
-        fingerprint: Of all that changes a score (model, prompt, labels...); names the file.
-        also: Further folders that are read only, such as that of a stage which asked the same before.
+@dataclass(frozen=True, slots=True)
+class TextScores:
+    """What a model said of one text.
 
     Attributes:
-        path: The file that is appended to.
-        dropped: How many damaged lines were passed over while reading.
+        key: SHA-256 of the text.
+        scores: A score for each label, (K,), rounded to `DIGITS`.
+        cut: Whether the text was too long and only its beginning was read.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, *, also: Sequence[Path] = ()) -> None:
-        self.path = folder / f"{fingerprint}.jsonl"
-        self.dropped = 0
-        self._scores: dict[str, Scores] = {}
-        for path in (*(other / self.path.name for other in also), self.path):
-            self._read(path)
+    key: str
+    scores: tuple[float, ...]
+    cut: bool = False
 
-    def __len__(self) -> int:
-        """How many texts have scores."""
-        return len(self._scores)
-
-    def get_many(self, texts: Iterable[str]) -> dict[str, Scores]:
-        """The scores, (K,) each, of those texts that have them."""
-        keys = {text: sha256_text(text) for text in texts}
-        return {text: self._scores[key] for text, key in keys.items() if key in self._scores}
-
-    def put_many(self, scores: Mapping[str, Scores]) -> None:
-        """Append scores, rounded to `DIGITS`; they are on the disk when this returns.
+    @classmethod
+    def of(cls, text: str, scores: NDArray[np.float64], *, cut: bool = False) -> TextScores:
+        """Scores of a text, rounded.
 
         Raises:
             ValueError: When a score is not finite.
         """
-        rounded = {sha256_text(text): np.asarray(np.round(row, DIGITS), np.float64) for text, row in scores.items()}
-        lines = [
-            json.dumps({"key": key, "scores": row.tolist()}, allow_nan=False, separators=(",", ":")) + "\n"
-            for key, row in rounded.items()
-        ]
-        if lines:
-            _append(self.path, "".join(lines).encode())
-            self._scores.update(rounded)
+        if not np.isfinite(scores).all():
+            raise ValueError(f"scores {scores} are not finite")
+        return cls(sha256_text(text), tuple(np.round(scores, DIGITS).tolist()), cut)
 
-    def _read(self, path: Path) -> None:
-        if not path.is_file():
-            return
-        for line in path.read_bytes().split(b"\n"):
-            if not line:
-                continue
+    def line(self) -> str:
+        """The line of the cache, with its end."""
+        entry = {"key": self.key, "scores": list(self.scores)} | ({"cut": True} if self.cut else {})
+        return json.dumps(entry, allow_nan=False, separators=(",", ":")) + "\n"
+
+    @classmethod
+    def parse(cls, line: bytes) -> TextScores:
+        """Read a line.
+
+        Raises:
+            ValueError: When it is damaged.
+        """
+        try:
+            entry = json.loads(line)
+            found = cls(entry["key"], tuple(map(float, entry["scores"])), bool(entry.get("cut", False)))
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not a line of scores: {line!r}") from error
+        if not isinstance(found.key, str) or not all(map(math.isfinite, found.scores)):
+            raise ValueError(f"not a line of scores: {line!r}")
+        return found
+
+
+class ScoreCache:
+    """Scores by text. Reading needs no lock; `ScoreWriter` adds.
+
+    Args:
+        folder: Where this cache stands; need not exist yet.
+        fingerprint: Of all that changes a score (model, prompt, labels...); names the folder of the parts.
+        also: Further caches that are read only, such as that of a stage which asked the same before.
+
+    Attributes:
+        root: Where this cache stands.
+        folder: The parts of this fingerprint.
+        dropped: How many damaged lines were passed over while reading.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str, *, also: Sequence[Path] = ()) -> None:
+        self.root = folder
+        self.folder = folder / fingerprint
+        self.dropped = 0
+        self._places = [*also, folder]
+        self._read: set[Path] = set()
+        self._rows: dict[str, TextScores] = {}
+        self.refresh()
+
+    def __len__(self) -> int:
+        """How many texts have scores."""
+        return len(self._rows)
+
+    def __contains__(self, key: str) -> bool:
+        """Whether the text of that SHA-256 has scores."""
+        return key in self._rows
+
+    def __getitem__(self, key: str) -> TextScores:
+        """The scores of the text of that SHA-256."""
+        return self._rows[key]
+
+    def refresh(self) -> None:
+        """Read the files that were not there before."""
+        for place in self._places:
+            # One file for all was the form of the first version; it is read, and never written to.
+            alone = place / f"{self.folder.name}.jsonl"
+            for path in (*([alone] if alone.is_file() else []), *parts(place / self.folder.name)):
+                if path not in self._read:
+                    self._read.add(path)
+                    self._rows |= {row.key: row for row in self.parse(path.read_bytes())}
+
+    def parse(self, content: bytes) -> list[TextScores]:
+        """The rows of a file; damaged lines are counted in `dropped`."""
+        rows = []
+        for line in content.split(b"\n"):
             try:
-                entry = json.loads(line)
-                self._scores[entry["key"]] = np.array([float(score) for score in entry["scores"]])
-            except (ValueError, TypeError, KeyError):
+                if line:
+                    rows.append(TextScores.parse(line))
+            except ValueError:
                 self.dropped += 1
+        return rows
 
 
-def _append(path: Path, lines: bytes) -> None:
-    """Append whole lines durably, after closing off a line that a crash left torn."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
-        with path.open("rb") as written:
-            size = written.seek(0, os.SEEK_END)
-            if size:
-                written.seek(size - 1)
-                if written.read(1) != b"\n":
-                    lines = b"\n" + lines
-        file.write(lines)
-        file.flush()
-        os.fsync(file.fileno())
+class ScoreWriter:
+    """The one writer of a cache; a context manager that holds the cache's lock.
+
+    On entering it takes up what killed runs have left, and reads what other runs have added meanwhile.
+
+    Args:
+        cache: What is written to; knows each row as soon as it is added.
+        waiting: Folder outside of what DVC tracks and on the cache's file system, for the lock and for what is not yet
+            sealed.
+
+    Attributes:
+        spool: Where this run's workers keep their finished batches.
+        adopted: How many texts of killed runs were taken up.
+
+    Raises:
+        StoreBusy: On entering, when another run writes to the cache.
+    """
+
+    def __init__(self, cache: ScoreCache, waiting: Path) -> None:
+        self.cache = cache
+        self.spool = Spool.start(waiting / cache.folder.name)
+        self.adopted = 0
+        self._lock = waiting / "lock"
+        self._exits = ExitStack()
+        self._base = 0
+
+    def __enter__(self) -> ScoreWriter:
+        with ExitStack() as exits:
+            exits.enter_context(exclusive(self._lock, f"the scores in {self.cache.root}"))
+            self.cache.refresh()
+            self._adopt()
+            self._base = self._next_number()
+            self._exits = exits.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        folder = self.spool.folder
+        if folder.is_dir() and not any(folder.iterdir()):
+            shutil.rmtree(folder)
+        self._exits.close()
+
+    def append(self, rows: Iterable[TextScores], number: int | None = None) -> int:
+        """Add rows as one new part, whole or not at all; texts that have scores already are left out.
+
+        Args:
+            rows: What to add.
+            number: Place of the part among those of this run; None for the next free one.
+
+        Returns:
+            How many rows were added.
+        """
+        new = {row.key: row for row in rows if row.key not in self.cache}
+        if not new:
+            return 0
+        content = "".join(row.line() for row in new.values())
+        place = self._next_number() if number is None else self._base + number
+        name = f"part-{place:06d}-{sha256_text(content)[:8]}.jsonl"
+        aside = self.spool.folder / name
+        write_atomic(aside, content)
+        self.cache.folder.mkdir(parents=True, exist_ok=True)
+        aside.rename(self.cache.folder / name)
+        self.cache.refresh()
+        return len(new)
+
+    def seal(self, number: int, tasks: Sequence[str], keys: Iterable[str]) -> int:
+        """Turn what workers kept into one part.
+
+        Args:
+            number: The part's place among those of this run.
+            tasks: The names under which batches were kept.
+            keys: The order of the rows; a text of which nothing was kept is passed over.
+
+        Returns:
+            How many texts were kept.
+        """
+        batches = [payload for task in tasks if (payload := self.spool.read(task)) is not None]
+        kept = {row.key: row for payload in batches for row in self.cache.parse(payload)}
+        self.append((kept[key] for key in dict.fromkeys(keys) if key in kept), number)
+        self.spool.drop(tasks)
+        return len(kept)
+
+    def _adopt(self) -> None:
+        for pattern in ("part-*", ".*"):  # a part or a batch that a killed run was writing
+            for path in self.spool.folder.glob(pattern):
+                path.unlink()
+        leftovers = self.spool.leftovers()
+        self.adopted = self.append(row for path in leftovers for row in self.cache.parse(path.read_bytes()))
+        for path in leftovers:
+            path.unlink()
+
+    def _next_number(self) -> int:
+        return 1 + max((_number(path) for path in parts(self.cache.folder)), default=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreKeeper:
+    """The workers' side: keeps finished batches in the spool.
+
+    Attributes:
+        spool: Of the run's writer.
+    """
+
+    spool: Spool
+
+    def keep(self, task: str, _branch: str, rows: Sequence[TextScores]) -> None:
+        """See `runner.Keeper`; there is one branch only, and several clips may share a row."""
+        unique = {row.key: row for row in rows}
+        self.spool.keep(task, "".join(row.line() for row in unique.values()).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreSealer:
+    """The main process's side: seals chunks of batches into parts.
+
+    Attributes:
+        writer: The open writer.
+        keys: SHA-256 of what each clip says.
+    """
+
+    writer: ScoreWriter
+    keys: Mapping[str, str]
+
+    def seal(self, _branch: str, number: int, tasks: Sequence[str], clip_ids: Sequence[str]) -> int:
+        """See `runner.Sealer`; counted are texts, each once however many clips say it."""
+        return self.writer.seal(number, tasks, (self.keys[clip_id] for clip_id in clip_ids))
+
+
+def parts(folder: Path) -> list[Path]:
+    """The parts of one fingerprint, in order of their numbers."""
+    found = [path for path in folder.glob("part-*") if _PART.fullmatch(path.name) and path.is_file()]
+    return sorted(found, key=lambda path: (_number(path), path.name))
+
+
+def _number(path: Path) -> int:
+    return int(path.name.split("-")[1])

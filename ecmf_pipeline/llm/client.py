@@ -15,8 +15,8 @@ class LabelScorer(Protocol):
     `local.TransformersScorer` is one; a client of an OpenAI-compatible server would be another.
     """
 
-    truncated: int
-    """How many utterances were cut to the longest that is read."""
+    cut: set[str]
+    """Utterances of which only the beginning was read, since they were too long."""
 
     def score(self, texts: Sequence[str], labels: Sequence[str]) -> NDArray[np.float64]:
         """Calibrated log-scores, (n, K): higher fits better; a row is comparable within itself, not with others.

@@ -32,8 +32,16 @@ class LlmConfig(Config):
             content, or nothing.
         max_tokens: Longer utterances are cut after that many tokens.
         dtype: Arithmetic of the model. bfloat16 is faster where the processor has it and moves near ties.
-        batch_size: Utterances per forward pass.
+        batch_size: Utterances per forward pass. They are durable as soon as it is done: what a crash costs at most.
         device: A torch device; "auto" takes CUDA where there is one.
+        workers: Processes that ask side by side. A language model's matrix products use all cores by themselves, and
+            each worker holds a copy of the model: so one, with all threads, is the default; N share the cores, and the
+            GPUs where there are several. None: one for each core, with one thread; 0: none, the main process asks, and
+            a text that makes it crash ends the run.
+        clip_timeout: Seconds that one text may take on average of a batch. One that takes longer, twice, is
+            quarantined.
+        max_quarantined: Share of the clips with words whose text may be set aside before the stage stops with exit
+            code 1.
     """
 
     model: str = "data/models/smollm2"
@@ -46,9 +54,12 @@ class LlmConfig(Config):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_size: int = Field(default=24, gt=0)
     device: str = "auto"
+    workers: int | None = Field(default=1, ge=0)
+    clip_timeout: float = Field(default=300.0, gt=0)
+    max_quarantined: float = Field(default=0.2, ge=0, le=1)
 
     def settings(self, labels: Sequence[str]) -> dict[str, Any]:
-        """All that changes the scores, as plain JSON values; batch size and device do not.
+        """All that changes the scores, as plain JSON values; how and where the loop runs does not.
 
         Raises:
             ModelError: When the model's files are not there.

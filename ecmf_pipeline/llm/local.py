@@ -65,14 +65,16 @@ class TransformersScorer:
 
     Args:
         config: Model, prompt and batch size.
+        worker: Number of the worker that asks; where ``config.device`` leaves the choice, workers share out the GPUs.
 
     Attributes:
-        truncated: How many utterances were cut to ``config.max_tokens``.
+        cut: Utterances that were cut to ``config.max_tokens``.
     """
 
-    def __init__(self, config: LlmConfig) -> None:
+    def __init__(self, config: LlmConfig, worker: int = 0) -> None:
         self.config = config
-        self.truncated = 0
+        self.cut: set[str] = set()
+        self._worker = worker
         self._prompt = load_prompt(config.prompt)
         self._tasks: dict[tuple[str, ...], _Task] = {}
         self._baselines: dict[tuple[str, ...], NDArray[np.float64]] = {}
@@ -124,6 +126,8 @@ class TransformersScorer:
         device = self.config.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cuda":
+            device = f"cuda:{self._worker % torch.cuda.device_count()}"
         model = _load(AutoModelForCausalLM, self.config, dtype=getattr(torch, self.config.dtype))
         return model.to(device).eval()
 
@@ -206,9 +210,9 @@ class TransformersScorer:
         tokens = self._encode(text)
         if len(tokens) <= self.config.max_tokens:
             return text
-        self.truncated += 1
-        cut: str = self._tokenizer.decode(tokens[: self.config.max_tokens], clean_up_tokenization_spaces=False)
-        return cut.rstrip("\ufffd")  # half a character
+        self.cut.add(utterance)
+        begun: str = self._tokenizer.decode(tokens[: self.config.max_tokens], clean_up_tokenization_spaces=False)
+        return begun.rstrip("\ufffd")  # half a character
 
     @staticmethod
     def _shared(row: _Row, task: _Task) -> bool:

@@ -1,16 +1,44 @@
-"""Scores of many utterances, each asked once, and what they amount to: probabilities and votes."""
+"""Scores of many utterances, each text asked once, and what they amount to: probabilities and votes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.llm.cache import DIGITS, ScoreCache
-from ecmf_pipeline.llm.client import LabelScorer
-from ecmf_pipeline.progress import progress_bar
+from ecmf_pipeline.files import sha256_text
+from ecmf_pipeline.llm.cache import ScoreCache, ScoreKeeper, ScoreSealer, ScoreWriter
+from ecmf_pipeline.llm.config import LlmConfig
+from ecmf_pipeline.llm.step import BRANCH, Scorers, ScoringSteps, Utterance
+from ecmf_pipeline.quarantine import Quarantine
+from ecmf_pipeline.runner import Engine, InProcess, LocalProcesses, Run, RunConfig, RunReport, Target
+from ecmf_pipeline.runner.machine import usable_cores
+
+PART_SIZE = 1024
+"""Texts whose scores stand in one file."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreBooks:
+    """Where a stage keeps what it has asked.
+
+    Attributes:
+        stage: The stage.
+        cache: Scores already paid for.
+        waiting: What is not sealed yet; outside of what DVC tracks.
+        quarantine: Table of the clips whose text the model could not be asked about.
+        earlier: Stages that asked the same before: what they know is read, what they set aside is not asked.
+    """
+
+    stage: str
+    cache: Path
+    waiting: Path
+    quarantine: Path
+    earlier: tuple[ScoreBooks, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +46,13 @@ class Scored:
     """Scores of a list of utterances.
 
     Attributes:
-        values: Calibrated log-scores, (n, K); NaN where there are no words.
+        values: Calibrated log-scores, (n, K); NaN where there are no words, and where the text is set aside.
         asked: How many texts the model was asked.
         cached: How many texts were answered from the cache.
         empty: How many utterances have no words.
         truncated: How many of the texts asked were too long and cut.
+        quarantined: How many utterances are set aside, by this run or earlier ones.
+        damaged: How many lines of the cache could not be read; their texts were asked again.
     """
 
     values: NDArray[np.float64]
@@ -30,49 +60,135 @@ class Scored:
     cached: int
     empty: int
     truncated: int
+    quarantined: int
+    damaged: int
 
 
 def scored(
-    texts: Sequence[str],
+    utterances: Mapping[str, str],
     labels: Sequence[str],
     *,
-    scorer: Callable[[], LabelScorer],
-    cache: ScoreCache,
-    commit_every: int = 192,
+    fingerprint: str,
+    books: ScoreBooks,
+    scorers: Scorers,
+    config: LlmConfig,
+    retry_quarantined: bool = False,
+    engine: Engine | None = None,
 ) -> Scored:
-    """Score each utterance, asking the model only what the cache does not know.
+    """Score each utterance, asking the model only what is not known.
 
-    Equal texts are asked once. What is done is committed every ``commit_every`` texts, so an interrupted run asks only
-    the rest when it is repeated.
+    Equal texts are asked once. Each finished batch is durable at once, so a run that is cut short asks only the rest
+    when it is repeated.
 
     Args:
-        texts: Utterances, (n,); blank ones are not asked.
+        utterances: What each clip says, by clip id, (n,); blank ones are not asked.
         labels: Labels to choose from, (K,).
-        scorer: Builds the model; not called when the cache knows everything.
-        cache: Scores already paid for, of the same model, prompt and labels.
-        commit_every: Texts between two commits.
+        fingerprint: Of all that changes a score.
+        books: Where the stage keeps what it has asked.
+        scorers: Builds the model, in each worker; not called when everything is known.
+        config: How the loop runs.
+        retry_quarantined: Whether texts that were set aside are tried again.
+        engine: Who runs the workers; None: processes of this machine, as ``config`` says.
+
+    Raises:
+        StoreBusy: When another run asks for the same stage.
+        TooManyQuarantined: When too many texts make the model fail; what was scored is kept.
+        Interrupted: On Ctrl-C or SIGTERM; what was complete is kept.
     """
-    spoken = [text for text in texts if text.strip()]
-    unique = list(dict.fromkeys(spoken))
-    known = cache.get_many(unique)
-    missing = [text for text in unique if text not in known]
-    truncated = 0
-    if missing:
-        model = scorer()
-        before = model.truncated
-        with progress_bar("llm", len(unique), initial=len(known), unit="text") as bar:
-            for start in range(0, len(missing), commit_every):
-                part = missing[start : start + commit_every]
-                fresh = dict(zip(part, np.round(model.score(part, labels), DIGITS), strict=True))
-                cache.put_many(fresh)
-                known.update(fresh)
-                bar.update(len(part))
-        truncated = model.truncated - before
-    values = np.full((len(texts), len(labels)), np.nan)
-    for row, text in enumerate(texts):
-        if text.strip():
-            values[row] = known[text]
-    return Scored(values, len(missing), len(unique) - len(missing), len(texts) - len(spoken), truncated)
+    keys = {clip_id: sha256_text(text) for clip_id, text in utterances.items() if text.strip()}
+    cache = ScoreCache(books.cache, fingerprint, also=[other.cache for other in books.earlier])
+    with ScoreWriter(cache, books.waiting) as writer:
+        known = {key for key in keys.values() if key in cache}
+        missing = {clip_id: key for clip_id, key in keys.items() if key not in known}
+        quarantine = _set_aside(books, fingerprint, missing, retry=retry_quarantined)
+        report = RunReport(reused={BRANCH: len(keys) - len(missing)})
+        if items := _items(utterances, missing, quarantine):
+            run: Run[Utterance] = Run(
+                ScoringSteps(scorers, tuple(labels)),
+                ScoreKeeper(writer.spool),
+                ScoreSealer(writer, keys),
+                {BRANCH: quarantine},
+                RunConfig(config.batch_size, PART_SIZE, config.max_quarantined, config.workers, config.clip_timeout),
+                report,
+                engine or _engine(config),
+            )
+            run(items, books.stage)
+        else:
+            quarantine.write()
+            quarantine.refuse_too_many(len(keys), config.max_quarantined)
+    values = np.full((len(utterances), len(labels)), np.nan)
+    for row, clip_id in enumerate(utterances):
+        if clip_id in keys and keys[clip_id] in cache:
+            values[row] = cache[keys[clip_id]].scores
+    asked = {key for key in missing.values() if key in cache}
+    return Scored(
+        values,
+        asked=len(asked),
+        cached=len(known),
+        empty=len(utterances) - len(keys),
+        truncated=sum(cache[key].cut for key in asked),
+        quarantined=len(quarantine),
+        damaged=cache.dropped,
+    )
+
+
+def without_words(clips: int, labels: int, books: ScoreBooks) -> Scored:
+    """The scores of a corpus in which nobody speaks: no model is needed, and nothing is set aside.
+
+    Args:
+        clips: How many clips there are, n.
+        labels: How many labels, K.
+        books: Where the stage keeps what it has asked.
+    """
+    quarantine = Quarantine(books.quarantine, stage=books.stage)
+    quarantine.clear()
+    quarantine.write()
+    return Scored(np.full((clips, labels), np.nan), 0, 0, clips, 0, 0, 0)
+
+
+def _set_aside(books: ScoreBooks, fingerprint: str, missing: dict[str, str], *, retry: bool) -> Quarantine:
+    """The stage's table: of the clips that miss scores, those whose text was found to break the model."""
+
+    def table(of: ScoreBooks) -> Quarantine:
+        read = Quarantine(of.quarantine, stage=of.stage, fingerprint=fingerprint, section="llm")
+        read.keep_only(missing)
+        return read
+
+    own = table(books)
+    if retry:
+        own.clear()
+        return own
+    bad = {entry.digest: entry for read in (*map(table, books.earlier), own) for entry in read}
+    for clip_id, key in missing.items():
+        if key in bad:  # also when it was another clip, or an earlier stage, that it was tried for
+            own.add(clip_id, bad[key].reason, bad[key].message, key)
+    return own
+
+
+def _items(utterances: Mapping[str, str], missing: Mapping[str, str], quarantine: Quarantine) -> list[Utterance]:
+    """What is to be asked, each text once: of the texts that will stand in one part, the shorter ones first.
+
+    A batch is as wide as its longest text: on MELD's utterances, batches in the order of the corpus cost twice the
+    processor time.
+    """
+    clips: dict[str, list[str]] = defaultdict(list)
+    for clip_id, key in missing.items():
+        if not quarantine.holds(clip_id, key):
+            clips[key].append(clip_id)
+    items = [
+        Utterance(utterances[clip_ids[0]], tuple(Target(clip_id, BRANCH, key) for clip_id in clip_ids))
+        for key, clip_ids in clips.items()
+    ]
+    parts = [items[start : start + PART_SIZE] for start in range(0, len(items), PART_SIZE)]
+    return [item for part in parts for item in sorted(part, key=lambda item: len(item.text))]
+
+
+def _engine(config: LlmConfig) -> Engine:
+    """Workers that share out the cores: a single one has all of them."""
+    if config.workers == 0:
+        return InProcess()
+    threads = 1 if config.workers is None else max(1, usable_cores() // config.workers)
+    return LocalProcesses(config.workers, config.clip_timeout, threads)
 
 
 def probabilities(scores: NDArray[np.float64], *, temperature: float = 1.0) -> NDArray[np.float64]:

@@ -10,15 +10,20 @@ from ecmf_pipeline.llm.rewrite import enrich
 from ecmf_pipeline.llm.scoring import probabilities
 from ecmf_pipeline.params import load_params
 from ecmf_pipeline.progress import say
-from ecmf_pipeline.stage_inputs import llm_scores
+from ecmf_pipeline.stage_inputs import REWRITE_BOOKS, llm_scores
 from ecmf_pipeline.texts import write_texts
 
 
-def run() -> None:
-    """Score the transcripts (each only once) and word the enriched ones."""
+def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
+    """Score the transcripts (each only once) and word the enriched ones.
+
+    Args:
+        workers: Processes side by side; None: as params say.
+        retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
+    """
     params = load_params()
     clips = [clip for clip in read_manifest(layout.MANIFEST) if clip.transcript.strip()]
-    labels, scores = llm_scores(params.llm, [clip.transcript for clip in clips], layout.REWRITE_CACHE)
+    labels, scores = llm_scores(params.llm, clips, REWRITE_BOOKS, workers=workers, retry_quarantined=retry_quarantined)
     probs = probabilities(scores.values, temperature=params.rewrite.temperature)
     prompt = load_prompt(params.llm.prompt)
     texts: dict[str, ClipText] = {
@@ -31,5 +36,6 @@ def run() -> None:
     unclear = sum(prompt.wording.unclear in text.enriched for text in texts.values())
     say(
         f"rewrite: {len(texts)} transcripts enriched ({unclear} of them unclear by their words), {scores.asked} asked, "
-        f"{scores.cached} from the cache, {scores.truncated} cut; table {'written' if changed else 'unchanged'}"
+        f"{scores.cached} from the cache, {scores.truncated} cut, {scores.quarantined} quarantined; "
+        f"table {'written' if changed else 'unchanged'}"
     )

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline import layout
-from ecmf_pipeline.clips import Clip, labels_of
+from ecmf_pipeline.clips import labels_of
 from ecmf_pipeline.labels.tables import write_votes
 from ecmf_pipeline.labels.voters import out_of_fold_votes
 from ecmf_pipeline.llm.scoring import votes_from_scores
 from ecmf_pipeline.params import Params, load_params
 from ecmf_pipeline.progress import progress, say
-from ecmf_pipeline.stage_inputs import Corpus, folds_of, llm_scores, read_features, read_labelled_corpus
+from ecmf_pipeline.stage_inputs import VOTE_BOOKS, Corpus, folds_of, llm_scores, read_features, read_labelled_corpus
 
 
-def run() -> None:
-    """Let every voter judge every clip it can, and write the long table of votes."""
+def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
+    """Let every voter judge every clip it can, and write the long table of votes.
+
+    Args:
+        workers: Processes that ask the LLM side by side; None: as params say.
+        retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
+    """
     params = load_params()
     corpus = read_labelled_corpus()
     votes = dict(_classifiers(params, corpus))
-    votes["llm"] = _llm(params, corpus.clips)
+    _, scores = llm_scores(params.llm, corpus.clips, VOTE_BOOKS, workers=workers, retry_quarantined=retry_quarantined)
+    votes["llm"] = votes_from_scores(scores.values, margin=params.vote.llm_margin)
     write_votes(layout.VOTES, [clip.clip_id for clip in corpus.clips], votes, corpus.labels)
     say(f"vote: {len(corpus.clips)} clips, {len(votes)} sources")
     for name, probs in votes.items():
         say(f"  {name}: {int(np.isfinite(probs).all(axis=1).sum())} votes, the rest abstentions")
+    say(f"  {scores.asked} texts asked, {scores.cached} from the cache, {scores.quarantined} clips quarantined")
 
 
 def _classifiers(params: Params, corpus: Corpus) -> Iterator[tuple[str, NDArray[np.float64]]]:
@@ -41,11 +48,3 @@ def _classifiers(params: Params, corpus: Corpus) -> Iterator[tuple[str, NDArray[
             features[name], given, folds, voter.build(), n_classes=len(corpus.labels), seed=config.seed
         )
         yield f"{name}/{kind}", votes
-
-
-def _llm(params: Params, clips: Sequence[Clip]) -> NDArray[np.float64]:
-    # What `rewrite` asked is not asked again.
-    _, scores = llm_scores(
-        params.llm, [clip.transcript for clip in clips], layout.VOTE_CACHE, also=[layout.REWRITE_CACHE]
-    )
-    return votes_from_scores(scores.values, margin=params.vote.llm_margin)

@@ -3,58 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.errors import MissingInput, StaleStore
+from ecmf_pipeline.errors import MissingInput, StaleStore, StoreError
 from ecmf_pipeline.pooling import Pool, pool_segments, pooled_width
-from ecmf_pipeline.store.format import current_fingerprint, group_attributes, has_fingerprint
-from ecmf_pipeline.store.parts import PartAttributes, array_names, part_names, read_array, read_attributes
+from ecmf_pipeline.store.arrays import widen
+from ecmf_pipeline.store.format import current_fingerprint, has_fingerprint, refuse_later_format, settings_attributes
+from ecmf_pipeline.store.parts import array_names, part_names, read_array, read_attributes
 from ecmf_pipeline.store.rows import FeatureRow, Features, Sequences
+from ecmf_pipeline.store.table import Table
 
 Answer = TypeVar("Answer")
 
 
-@dataclass
-class _Table:
-    """Where the rows of each clip stand. An entry is a number: the how-manieth of all parts' entries it is.
+_ROWS_AT_ONCE = 256
+"""Rows that are pooled together: they stay in a core's cache from widening to averaging."""
 
-    Columns of plain numbers, for 132,000 clips must be looked up in a fraction of a second.
-    """
-
-    names: list[str] = field(default_factory=list)
-    first: list[int] = field(default_factory=list)
-    """The first entry of each part."""
-    digests: list[str] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    newest: dict[str, int] = field(default_factory=dict)
-    older: dict[str, list[int]] = field(default_factory=dict)
-
-    def add(self, name: str, part: PartAttributes) -> None:
-        """Take up the entries of the next part."""
-        start = len(self.digests)
-        for clip_id in self.newest.keys() & set(part.clip_id):
-            self.older.setdefault(clip_id, []).append(self.newest[clip_id])
-        if len(set(part.clip_id)) < len(part.clip_id):  # never written by us, but a reader must not lose a row by it
-            for entry, clip_id in enumerate(part.clip_id):
-                if clip_id in part.clip_id[entry + 1 :]:
-                    self.older.setdefault(clip_id, []).append(start + entry)
-        self.names.append(name)
-        self.first.append(start)
-        self.digests.extend(part.digest)
-        self.lengths.extend(part.length)
-        self.newest.update(zip(part.clip_id, range(start, start + len(part.clip_id)), strict=True))
-
-    def find(self, clip_id: str, digest: str) -> int:
-        """The entry of a clip's features of exactly this input, or -1."""
-        entry = self.newest.get(clip_id, -1)
-        if entry < 0 or self.digests[entry] == digest:
-            return entry
-        return next((older for older in self.older.get(clip_id, ()) if self.digests[older] == digest), -1)
+_MOVES = 5
+"""How often parts may move between looking where a row stands and reading it."""
 
 
 class FeatureStore:
@@ -73,11 +44,10 @@ class FeatureStore:
         self.root = root
         self.fingerprint = fingerprint
         self.folder = root / fingerprint
-        attributes = group_attributes(self.folder)
-        self.dim: int | None = attributes["dim"]
-        self.dtype = np.dtype(attributes["dtype"])
-        self.settings: dict[str, Any] = attributes["settings"]
-        self._table = _Table()
+        self.dim: int | None = None
+        self.dtype = np.dtype(np.float32)
+        self.settings: dict[str, Any] = {}
+        self._table = Table()
         self._superseded: set[str] = set()
         self.refresh()
 
@@ -104,22 +74,38 @@ class FeatureStore:
         return cls(root, wanted)
 
     def refresh(self) -> None:
-        """Take up the parts that were added, or merged, since the store was opened."""
-        names = part_names(self.folder)
-        known = self._table.names
+        """Take up the parts that were added, or merged, since the store was opened.
+
+        Raises:
+            MissingInput: When there is no such store (any more).
+            StoreError: When it is damaged, or was written by a later version.
+        """
+        refuse_later_format(self.root)
+        attributes = settings_attributes(self.folder)
+        self.dim, self.settings = attributes["dim"], attributes["settings"]
+        self.dtype = np.dtype(attributes["dtype"])
+        names = [name for name in part_names(self.folder) if name not in self._superseded]
+        known = self._table.parts
         if not set(known) <= set(names) or any(name < known[-1] for name in set(names) - set(known) if known):
-            self._table, self._superseded = _Table(), set()
-            known = self._table.names
-        new = {name: read_attributes(self.folder / name, self.fingerprint) for name in names if name not in set(known)}
+            self._start_anew()
+            return
+        try:
+            new = {name: read_attributes(self.folder / name, self.fingerprint) for name in names[len(known) :]}
+        except FileNotFoundError:  # merged into another since we saw its name
+            self.refresh()
+            return
         replaced = {old for part in new.values() for old in part.supersedes}
         if replaced & set(known):
-            self._table, self._superseded = _Table(), set()
-            self.refresh()
+            self._start_anew()
             return
         self._superseded |= replaced
         for name, part in new.items():
             if name not in self._superseded:
                 self._table.add(name, part)
+
+    def _start_anew(self) -> None:
+        self._table, self._superseded = Table(), set()
+        self.refresh()
 
     def __len__(self) -> int:
         """How many clips have features."""
@@ -189,83 +175,83 @@ class FeatureStore:
         return self._while_parts_move(lambda: self._row(clip_id, digest))
 
     def _while_parts_move(self, read: Callable[[], Answer]) -> Answer:
-        try:
-            return read()
-        except FileNotFoundError:  # parts were merged since we looked: their rows stand in another one now
-            self.refresh()
-            return read()
+        for _ in range(_MOVES):
+            try:
+                return read()
+            except FileNotFoundError:  # parts were merged since we looked: their rows stand in another one now
+                self.refresh()
+        return read()
 
     def _load(self, clip_ids: Sequence[str], pool: Pool, digests: Mapping[str, str] | None) -> Features:
-        entries = self._find(clip_ids, digests)
+        entries = self._table.entries(clip_ids, digests)
         values = np.empty((len(clip_ids), pooled_width(self.dim or 0, pool)), np.float32)
         values[entries < 0] = np.nan
-        for name, positions, starts, lengths in self._by_part(entries):
-            stored = read_array(self.folder / name / "values")
-            if int(lengths.max()) == 1 and pool != "mean_std":
-                values[positions] = stored[starts]
-            else:
-                if int(lengths.sum()) < len(stored):
-                    stored = stored[_spans(starts, lengths)]
-                values[positions] = pool_segments(stored.astype(np.float32), lengths, pool)
+        scratch = np.empty((2 * _ROWS_AT_ONCE, self.dim or 0), np.float32)
+        for wanted in self._table.wanted(entries):
+            stored = self._stored(wanted.part)
+            for clips in _blocks(wanted.lengths):
+                lengths, where = wanted.lengths[clips], _as_slice(wanted.positions[clips])
+                rows = stored[_as_slice(_spans(wanted.starts[clips], lengths))]
+                is_pooled = pool != "mean_std" and len(rows) == len(lengths)  # one row is its mean and maximum
+                if is_pooled and isinstance(where, slice):
+                    widen(rows, values[where])
+                    continue
+                wide = scratch[: len(rows)] if len(rows) <= len(scratch) else np.empty(rows.shape, np.float32)
+                widen(rows, wide)
+                values[where] = wide if is_pooled else pool_segments(wide, lengths, pool)
         return Features(values, entries >= 0)
 
     def _load_sequences(self, clip_ids: Sequence[str], digests: Mapping[str, str] | None) -> Sequences:
-        entries = self._find(clip_ids, digests)
-        parts = list(self._by_part(entries))
-        longest = max((int(lengths.max()) for *_, lengths in parts), default=0)
+        entries = self._table.entries(clip_ids, digests)
+        longest = self._table.longest(entries)
         values = np.full((len(clip_ids), longest, self.dim or 0), np.nan, np.float32)
         mask = np.zeros((len(clip_ids), longest), np.bool_)
-        for name, positions, starts, lengths in parts:
-            stored = read_array(self.folder / name / "values")
-            for position, start, length in zip(positions, starts, lengths, strict=True):
-                values[position, :length] = stored[start : start + length]
+        for wanted in self._table.wanted(entries):
+            stored = self._stored(wanted.part)
+            for position, start, length in zip(wanted.positions, wanted.starts, wanted.lengths, strict=True):
+                widen(stored[start : start + length], values[position, :length])
                 mask[position, :length] = True
         return Sequences(values, mask)
 
     def _row(self, clip_id: str, digest: str | None) -> FeatureRow:
-        entries = self._find([clip_id], None if digest is None else {clip_id: digest})
+        entries = self._table.entries([clip_id], None if digest is None else {clip_id: digest})
         if entries[0] < 0:
             raise KeyError(clip_id)
-        ((name, _, starts, lengths),) = self._by_part(entries)
-        rows = slice(int(starts[0]), int(starts[0] + lengths[0]))
-        folder = self.folder / name
-        arrays = {array: read_array(folder / array)[rows] for array in array_names(folder)}
-        return FeatureRow(clip_id, self._table.digests[int(entries[0])], arrays.pop("values"), arrays)
+        (wanted,) = self._table.wanted(entries)
+        rows = slice(int(wanted.starts[0]), int(wanted.starts[0] + wanted.lengths[0]))
+        folder = self.folder / wanted.part
+        side = {name: read_array(folder / name)[rows] for name in array_names(folder) if name != "values"}
+        return FeatureRow(clip_id, self._table.digests[int(entries[0])], self._stored(wanted.part)[rows], side)
 
-    def _find(self, clip_ids: Sequence[str], digests: Mapping[str, str] | None) -> NDArray[np.int64]:
-        """The entry of each clip, (n,), -1 where there is none."""
-        newest = self._table.newest
-        if digests is None:
-            return np.array([newest.get(clip_id, -1) for clip_id in clip_ids], np.int64)
-        find = self._table.find
-        # A clip that has no input at all has no digest, and nothing has the digest "".
-        return np.array([find(clip_id, digests.get(clip_id, "")) for clip_id in clip_ids], np.int64)
+    def _stored(self, name: str) -> NDArray[Any]:
+        """All rows of a part, (rows, D)."""
+        values = read_array(self.folder / name / "values")
+        expected = (self._table.rows(name), self.dim)
+        if values.shape != expected:
+            raise StoreError(
+                f"{self.folder / name / 'values'} holds {values.shape} values, not {expected}",
+                "`ecmf-pipe store verify` says what is damaged and how to mend it",
+            )
+        return values
 
-    def _by_part(
-        self, entries: NDArray[np.int64]
-    ) -> Iterator[tuple[str, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
-        """For each part that is needed: its name, positions in what was asked, and start and length of their rows.
 
-        Positions are in the order in which their rows stand in the part.
-        """
-        positions = np.flatnonzero(entries >= 0)
-        positions = positions[np.argsort(entries[positions], kind="stable")]
-        bounds = np.searchsorted(entries[positions], [*self._table.first, len(self._table.digests)])
-        all_lengths = np.array(self._table.lengths, np.int64)
-        for number, name in enumerate(self._table.names):
-            here = positions[bounds[number] : bounds[number + 1]]
-            if len(here) == 0:
-                continue
-            first = self._table.first[number]
-            last = self._table.first[number + 1] if number + 1 < len(self._table.first) else len(all_lengths)
-            lengths = all_lengths[first:last]
-            starts = np.cumsum(lengths) - lengths
-            within = entries[here] - first
-            yield name, here, starts[within], lengths[within]
+def _blocks(lengths: NDArray[np.int64]) -> Iterator[slice]:
+    """Cut clips into runs whose rows add up to about `_ROWS_AT_ONCE`."""
+    ends = np.cumsum(lengths)
+    cuts = np.unique(np.searchsorted(ends, np.arange(0, int(ends[-1]), _ROWS_AT_ONCE), side="right"))
+    for start, end in pairwise([*cuts.tolist(), len(lengths)]):
+        yield slice(start, end)
 
 
 def _spans(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """The row numbers of several runs of rows, one after another."""
     ends = np.cumsum(lengths)
     numbers: NDArray[np.int64] = np.arange(int(ends[-1])) + np.repeat(starts - (ends - lengths), lengths)
+    return numbers
+
+
+def _as_slice(numbers: NDArray[np.int64]) -> NDArray[np.int64] | slice:
+    """Numbers that follow one upon another as a slice, which reads and writes without a copy."""
+    if (np.diff(numbers) == 1).all():
+        return slice(int(numbers[0]), int(numbers[-1]) + 1)
     return numbers

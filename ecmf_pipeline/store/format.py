@@ -12,9 +12,12 @@ import numpy as np
 from ecmf_pipeline.errors import MissingInput, StaleStore, StoreError
 from ecmf_pipeline.files import fingerprint as fingerprint_of
 from ecmf_pipeline.files import write_atomic
+from ecmf_pipeline.spool import flush_folder
 
 FORMAT = 2
 """Version of the format; raised when an older reader could misread what is written."""
+
+_HINT = "`ecmf-pipe store verify` says what is damaged and how to mend it"
 
 
 def spool_folder(root: Path, fingerprint: str) -> Path:
@@ -31,17 +34,29 @@ def current_fingerprint(root: Path) -> str | None:
     """The fingerprint of the settings in use, or None when there is no store yet.
 
     Raises:
-        StoreError: When the store was written by a later version.
+        StoreError: When it is damaged, or was written by a later version.
     """
     if not (root / "zarr.json").is_file():
         return None
     attributes = group_attributes(root)
-    if int(attributes.get("ecmf_store", 0)) > FORMAT:
+    version, current = attributes.get("ecmf_store"), attributes.get("current")
+    if not isinstance(version, int) or not isinstance(current, str):
+        raise StoreError(f"{root / 'zarr.json'} is damaged (it does not say `ecmf_store` or `current`)", _HINT)
+    if version > FORMAT:
         raise StoreError(
-            f"{root} has format {attributes['ecmf_store']}, this version reads up to {FORMAT}",
+            f"{root} has format {version}, this version reads up to {FORMAT}",
             "update ecmf-pipeline",
         )
-    return str(attributes["current"])
+    return current
+
+
+def refuse_later_format(root: Path) -> None:
+    """Neither read nor write a store of a later version, which may mean something else.
+
+    Raises:
+        StoreError: When the store is of a later version, or damaged.
+    """
+    current_fingerprint(root)
 
 
 def has_fingerprint(root: Path, fingerprint: str) -> bool:
@@ -50,7 +65,12 @@ def has_fingerprint(root: Path, fingerprint: str) -> bool:
 
 
 def make_current(root: Path, fingerprint: str) -> None:
-    """Name the store of these settings the one that later stages read."""
+    """Name the store of these settings the one that later stages read.
+
+    Raises:
+        StoreError: When the store is damaged, or was written by a later version.
+    """
+    refuse_later_format(root)
     attributes = {"ecmf_store": FORMAT, "current": fingerprint}
     if not (root / "zarr.json").is_file() or group_attributes(root) != attributes:
         write_group(root, attributes)
@@ -72,11 +92,13 @@ def create_settings_group(root: Path, settings: Mapping[str, Any], *, dim: int |
 
     Raises:
         StaleStore: When the group was made for another D or type.
+        StoreError: When the store is damaged, or was written by a later version.
     """
+    refuse_later_format(root)
     fingerprint = fingerprint_of(settings)
     folder = root / fingerprint
     if has_fingerprint(root, fingerprint):
-        known = group_attributes(folder)
+        known = settings_attributes(folder)
         if dim is None or (known["dim"], known["dtype"]) == (dim, dtype):
             return fingerprint
         if known["dim"] is not None:
@@ -104,8 +126,28 @@ def group_attributes(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"{folder / 'zarr.json'} is damaged ({error})",
-            "`ecmf-pipe store verify` says what else is; remove that folder and extract again",
+            _HINT,
         ) from error
+    if not isinstance(attributes, dict):
+        raise StoreError(f"{folder / 'zarr.json'} is damaged (its attributes are no table)", _HINT)
+    return attributes
+
+
+def settings_attributes(folder: Path) -> dict[str, Any]:
+    """The attributes of a settings group: ``settings``, ``dim`` (an int or None) and ``dtype`` stand there.
+
+    Raises:
+        MissingInput: When there is no such group.
+        StoreError: When it is damaged.
+    """
+    attributes = group_attributes(folder)
+    dim, settings = attributes.get("dim"), attributes.get("settings")
+    if not isinstance(settings, dict) or not (dim is None or isinstance(dim, int)) or "dim" not in attributes:
+        raise StoreError(f"{folder / 'zarr.json'} is damaged (no `settings` or no `dim`)", _HINT)
+    try:
+        np.dtype(attributes.get("dtype", ""))
+    except TypeError as error:
+        raise StoreError(f"{folder / 'zarr.json'} is damaged ({error})", _HINT) from error
     return attributes
 
 
@@ -113,3 +155,5 @@ def write_group(folder: Path, attributes: Mapping[str, Any]) -> None:
     """Write a Zarr group's document, whole or not at all."""
     document = {"attributes": attributes, "zarr_format": 3, "node_type": "group"}
     write_atomic(folder / "zarr.json", json.dumps(document, indent=2, sort_keys=True) + "\n")
+    flush_folder(folder)
+    flush_folder(folder.parent)

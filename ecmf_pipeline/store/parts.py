@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
 
-from ecmf_pipeline.errors import StoreError
+from ecmf_pipeline.errors import MissingInput, StoreError
 from ecmf_pipeline.files import sha256_text
+from ecmf_pipeline.spool import flush_folder
+from ecmf_pipeline.store.arrays import read_whole
 from ecmf_pipeline.store.format import group_attributes
+
+_HINT = "`ecmf-pipe store verify` says what is damaged and how to mend it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +81,15 @@ def read_attributes(folder: Path, fingerprint: str) -> PartAttributes:
         fingerprint: Of the settings group it stands in.
 
     Raises:
+        FileNotFoundError: When the part is gone (it was merged into another meanwhile).
         StoreError: When it is damaged, or was made with other settings.
     """
-    attributes = group_attributes(folder)
+    try:
+        attributes = group_attributes(folder)
+    except MissingInput as error:
+        if not folder.is_dir():
+            raise FileNotFoundError(folder) from error
+        raise StoreError(f"{folder / 'zarr.json'} is missing", _HINT) from error
     try:
         part = PartAttributes(
             attributes.get("fingerprint", fingerprint),  # parts of format 1 do not say
@@ -90,14 +99,14 @@ def read_attributes(folder: Path, fingerprint: str) -> PartAttributes:
             attributes.get("supersedes", ()),
         )
     except KeyError as error:
-        raise StoreError(f"{folder} has no attribute {error}", "see `ecmf-pipe store verify`") from error
+        raise StoreError(f"{folder} has no attribute {error}", _HINT) from error
     if part.fingerprint != fingerprint:
         raise StoreError(
             f"{folder} was made with other settings ({part.fingerprint})",
             "features of different settings must not mix: move that folder away (see `ecmf-pipe store verify`)",
         )
     if not len(part.clip_id) == len(part.digest) == len(part.length):
-        raise StoreError(f"{folder} names clips, digests and lengths of different number", "remove that folder")
+        raise StoreError(f"{folder} names clips, digests and lengths of different number", _HINT)
     return part
 
 
@@ -107,23 +116,20 @@ def array_names(folder: Path) -> list[str]:
 
 
 def read_array(folder: Path) -> NDArray[Any]:
-    """Read one array of a part whole; Zarr checks its bytes by their CRC-32C.
+    """Read one array of a part whole, its bytes checked by their CRC-32C.
 
     Raises:
         FileNotFoundError: When the part is gone (it was merged into another meanwhile).
         StoreError: When it cannot be read, or its chunk is missing (which Zarr itself would read as zeros).
     """
-    hint = "`ecmf-pipe store verify` says which parts are damaged and how to mend them"
     try:
-        array = zarr.open_array(folder, mode="r")
-        chunk = folder / array.metadata.encode_chunk_key((0,) * array.ndim)
-        if not chunk.is_file():
-            raise StoreError(f"{chunk} is missing", hint)
-        return np.asarray(array[...])
+        return read_whole(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         if not folder.parent.is_dir():
             raise FileNotFoundError(folder) from error
-        raise StoreError(f"{folder} cannot be read ({error})", hint) from error
+        if isinstance(error, FileNotFoundError):
+            raise StoreError(f"{error.filename or folder} is missing", _HINT) from error
+        raise StoreError(f"{folder} cannot be read ({error})", _HINT) from error
 
 
 def write_part(
@@ -157,10 +163,11 @@ def write_part(
                 config={"write_empty_chunks": True},  # a chunk that is not there was lost, and is not "all zero"
             )
         _flush(unfinished)
+        flush_folder(unfinished)
         unfinished.rename(folder / name)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)  # there is something only where the above failed
-    _flush_folder(folder)
+    flush_folder(folder)
     return name
 
 
@@ -171,13 +178,4 @@ def _flush(folder: Path) -> None:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         else:
-            _flush_folder(path)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Hand a folder's list of names to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            flush_folder(path)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+from ecmf_pipeline.errors import StoreError
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +89,18 @@ def pack(rows: Sequence[FeatureRow]) -> bytes:
 
 
 def unpack(payload: bytes) -> list[FeatureRow]:
-    """The rows that `pack` packed."""
-    with np.load(io.BytesIO(payload), allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    about = json.loads(arrays.pop("about").tobytes())
-    values = arrays.pop("values")
+    """The rows that `pack` packed.
+
+    Raises:
+        StoreError: When the bytes are damaged (every array in them has a CRC-32).
+    """
+    try:
+        with np.load(io.BytesIO(payload), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        about = json.loads(arrays.pop("about").tobytes())
+        values = arrays.pop("values")
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError) as error:
+        raise StoreError(f"a finished batch is damaged ({error})") from error
     rows, start = [], 0
     for clip_id, digest, length in about:
         span = slice(start, start + length)

@@ -16,7 +16,7 @@ from ecmf_pipeline.errors import StoreError
 from ecmf_pipeline.locks import exclusive
 from ecmf_pipeline.spool import Spool
 from ecmf_pipeline.store.features import FeatureStore
-from ecmf_pipeline.store.format import has_fingerprint, lock_path, make_current, spool_folder
+from ecmf_pipeline.store.format import has_fingerprint, lock_path, make_current, refuse_later_format, spool_folder
 from ecmf_pipeline.store.parts import PartAttributes, part_names, part_number, write_part
 from ecmf_pipeline.store.rows import FeatureRow, checked, pack, unpack
 
@@ -36,6 +36,7 @@ class StoreWriter:
 
     Raises:
         StoreBusy: On entering, when another run writes to the store.
+        StoreError: On entering, when the store is damaged, or was written by a later version.
     """
 
     def __init__(self, root: Path, fingerprint: str) -> None:
@@ -51,6 +52,7 @@ class StoreWriter:
     def __enter__(self) -> StoreWriter:
         with ExitStack() as exits:
             exits.enter_context(exclusive(lock_path(self.root), str(self.root)))
+            refuse_later_format(self.root)
             self._adopt()
             self._base = self._next_number()
             self._exits = exits.pop_all()
@@ -125,19 +127,29 @@ class StoreWriter:
     def _adopt(self) -> None:
         for path in self.spool.folder.glob("part-*"):
             shutil.rmtree(path)  # a part that a killed run was making; its batches still stand in the spool
-        for path in self.spool.folder.glob(".*"):
-            path.unlink()  # a batch that a killed worker was writing
+        documents = ".zarr.json.*"
+        for path in (*self.spool.folder.glob(".*"), *self.root.glob(documents), *self.folder.glob(documents)):
+            path.unlink(missing_ok=True)  # a batch, or a group's document, that a killed process was writing
         leftovers = self.spool.leftovers()
-        if not leftovers:
-            return
+        if not leftovers or not has_fingerprint(self.root, self.fingerprint):
+            return  # where the store was removed since, they wait until there is one again
         before = len(self._opened())
-        self.append([row for path in leftovers for row in unpack(path.read_bytes())])
+        self.append([row for path in leftovers for row in _read_batch(path)])
         self.adopted = len(self._opened()) - before
         for path in leftovers:
             path.unlink()
 
     def _next_number(self) -> int:
         return 1 + max((part_number(name) for name in part_names(self.folder)), default=-1)
+
+
+def _read_batch(path: Path) -> list[FeatureRow]:
+    try:
+        return unpack(path.read_bytes())
+    except StoreError as error:
+        raise StoreError(
+            f"{path}: {error}", "`ecmf-pipe store verify --mend` sets it aside; its clips are then computed again"
+        ) from error
 
 
 @dataclass(frozen=True)

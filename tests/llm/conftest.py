@@ -1,14 +1,17 @@
-"""A tiny random Llama with a tokenizer of its own, and the embedded model, each made or loaded once."""
+"""A tiny random Llama with a tokenizer of its own, made once; `scripted` is importable, here and in the workers."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import load_prompt
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 SIX = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 

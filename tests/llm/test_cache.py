@@ -1,6 +1,9 @@
+"""The cache of scores: immutable parts, one writer, nothing lost."""
+
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,91 +13,214 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecmf_pipeline.llm.cache import ScoreCache
+from ecmf_pipeline.errors import StoreBusy
+from ecmf_pipeline.files import sha256_text
+from ecmf_pipeline.llm.cache import ScoreCache, ScoreKeeper, ScoreWriter, TextScores, parts
 
 
-def row(*values: float) -> np.ndarray:
-    return np.array(values)
+def row(text: str, *values: float) -> TextScores:
+    return TextScores.of(text, np.array(values))
 
 
-def test_what_is_put_is_got_by_the_next_reader(tmp_path: Path) -> None:
-    cache = ScoreCache(tmp_path / "llm", "abc")
-    cache.put_many({"hello": row(1 / 3, -2.0), "你好": row(0.0, 1.0)})
-    for reader in (cache, ScoreCache(tmp_path / "llm", "abc")):
-        found = reader.get_many(["hello", "你好", "unknown"])
-        assert {text: list(scores) for text, scores in found.items()} == {"hello": [0.333333, -2], "你好": [0, 1]}
+def writer(folder: Path, fingerprint: str = "abc") -> ScoreWriter:
+    return ScoreWriter(ScoreCache(folder / "cache", fingerprint), folder / ".spool")
+
+
+def append(folder: Path, *rows: TextScores, fingerprint: str = "abc") -> None:
+    with writer(folder, fingerprint) as open_writer:
+        open_writer.append(rows)
+
+
+def known(cache: ScoreCache, *texts: str) -> dict[str, tuple[float, ...]]:
+    return {text: cache[sha256_text(text)].scores for text in texts if sha256_text(text) in cache}
+
+
+def read(folder: Path, *texts: str) -> dict[str, tuple[float, ...]]:
+    return known(ScoreCache(folder / "cache", "abc"), *texts)
+
+
+def old_line(text: str, *values: float) -> bytes:
+    return json.dumps({"key": sha256_text(text), "scores": values}, separators=(",", ":")).encode() + b"\n"
+
+
+def test_what_is_added_is_known_at_once_and_to_the_next_reader(tmp_path: Path) -> None:
+    with writer(tmp_path) as open_writer:
+        added = open_writer.append([row("hello", 1 / 3, -2.0), row("你好", 0.0, 1.0)])
+        assert added == 2
+        assert known(open_writer.cache, "hello") == {"hello": (0.333333, -2)}
+    assert read(tmp_path, "hello", "你好", "unknown") == {"hello": (0.333333, -2), "你好": (0, 1)}
+
+
+def test_the_lines_are_those_of_the_first_version(tmp_path: Path) -> None:
+    append(tmp_path, row("hello", 0.5, -2.0), TextScores.of("long", np.array([1.0, 2.0]), cut=True))
+    (part,) = parts(tmp_path / "cache" / "abc")
+    lines = part.read_bytes().splitlines(keepends=True)
+    assert lines[0] == old_line("hello", 0.5, -2.0)
+    assert json.loads(lines[1])["cut"] is True
+    assert ScoreCache(tmp_path / "cache", "abc")[sha256_text("long")].cut
 
 
 def test_other_fingerprints_share_nothing(tmp_path: Path) -> None:
-    ScoreCache(tmp_path, "abc").put_many({"hello": row(1, 2)})
-    assert not ScoreCache(tmp_path, "abd").get_many(["hello"])
+    append(tmp_path, row("hello", 1, 2))
+    assert not known(ScoreCache(tmp_path / "cache", "abd"), "hello")
 
 
-def test_further_folders_are_read_and_never_written(tmp_path: Path) -> None:
-    ScoreCache(tmp_path / "rewrite", "abc").put_many({"paid": row(1, 2)})
-    before = (tmp_path / "rewrite" / "abc.jsonl").read_bytes()
-    cache = ScoreCache(tmp_path / "vote", "abc", also=[tmp_path / "rewrite", tmp_path / "absent"])
-    assert list(cache.get_many(["paid"])) == ["paid"]
-    assert not (tmp_path / "vote").exists()
-    cache.put_many({"new": row(3, 4)})
-    assert (tmp_path / "rewrite" / "abc.jsonl").read_bytes() == before
+def test_a_new_part_leaves_every_older_file_alone(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    (cache / "abc").mkdir(parents=True)
+    (cache / "abc.jsonl").write_bytes(old_line("old form", 1, 2))
+    append(tmp_path, row("first", 1, 2))
+    shared = tmp_path / "as-dvc-keeps-it"
+    shared.mkdir()
+    for path in (cache / "abc.jsonl", *parts(cache / "abc")):
+        os.link(path, shared / path.name)  # as with DVC's hardlinks
+        path.chmod(0o444)
+    before = {path: (path.read_bytes(), path.stat().st_ino, path.stat().st_mtime_ns) for path in shared.iterdir()}
+    append(tmp_path, row("second", 3, 4))
+    append(tmp_path, row("first", 9, 9), row("old form", 9, 9))  # known: nothing to add
+    after = {path: (path.read_bytes(), path.stat().st_ino, path.stat().st_mtime_ns) for path in shared.iterdir()}
+    assert after == before
+    assert [path.name[:11] for path in parts(cache / "abc")] == ["part-000000", "part-000001"]
+    assert read(tmp_path, "old form", "first", "second") == {"old form": (1, 2), "first": (1, 2), "second": (3, 4)}
+
+
+def test_equal_parts_have_equal_names_and_others_do_not(tmp_path: Path) -> None:
+    names = []
+    for folder, value in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
+        append(tmp_path / folder, row("hello", value, 0))
+        names += [path.name for path in parts(tmp_path / folder / "cache" / "abc")]
+    assert names[0] == names[1] != names[2]
+
+
+def test_parts_of_two_clones_are_read_together(tmp_path: Path) -> None:
+    append(tmp_path / "a", row("both", 1, 2), row("only a", 1, 2))
+    append(tmp_path / "b", row("only b", 3, 4), row("both", 1, 2))
+    for path in parts(tmp_path / "b" / "cache" / "abc"):
+        path.rename(tmp_path / "a" / "cache" / "abc" / path.name)
+    assert read(tmp_path / "a", "both", "only a", "only b") == {"both": (1, 2), "only a": (1, 2), "only b": (3, 4)}
+    append(tmp_path / "a", row("next", 5, 6))
+    assert parts(tmp_path / "a" / "cache" / "abc")[-1].name.startswith("part-000001")
+
+
+def test_further_caches_are_read_and_never_written(tmp_path: Path) -> None:
+    append(tmp_path / "rewrite", row("paid", 1, 2))
+    (tmp_path / "older").mkdir()
+    (tmp_path / "older" / "abc.jsonl").write_bytes(old_line("paid long ago", 5, 6))
+    also = [tmp_path / "rewrite" / "cache", tmp_path / "older", tmp_path / "absent"]
+    before = {path: path.read_bytes() for folder in also for path in folder.rglob("*") if path.is_file()}
+    cache = ScoreCache(tmp_path / "vote", "abc", also=also)
+    with ScoreWriter(cache, tmp_path / ".spool") as open_writer:
+        assert open_writer.append([row("paid", 1, 2), row("paid long ago", 1, 2)]) == 0
+        assert not (tmp_path / "vote").exists()
+        assert open_writer.append([row("paid", 1, 2), row("new", 3, 4)]) == 1
+    assert {path: path.read_bytes() for folder in also for path in folder.rglob("*") if path.is_file()} == before
     assert len(ScoreCache(tmp_path / "vote", "abc")) == 1
 
 
-@given(cut=st.integers(min_value=1, max_value=200))
-def test_a_torn_last_line_costs_that_line_only(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+@given(cut=st.integers(min_value=1, max_value=300))
+def test_a_torn_old_file_costs_the_torn_line_only(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     folder = tmp_path_factory.mktemp("torn")
     texts = ["one", "two", "three"]
-    for text in texts:
-        ScoreCache(folder, "abc").put_many({text: row(-0.125, 0.25)})
-    path = folder / "abc.jsonl"
-    content = path.read_bytes()
-    path.write_bytes(content[:-cut])
-    whole = [text for text in texts if text in ScoreCache(folder, "abc").get_many(texts)]
+    content = b"".join(old_line(text, -0.125, 0.25) for text in texts)
+    (folder / "cache").mkdir()
+    (folder / "cache" / "abc.jsonl").write_bytes(content[:-cut])
+    whole = list(read(folder, *texts))
     assert whole == texts[: len(whole)]
     assert len(whole) >= content[:-cut].count(b"\n")
-    # The next writer loses nothing of its own to the torn line.
-    ScoreCache(folder, "abc").put_many({"four": row(1, 2)})
-    healed = ScoreCache(folder, "abc")
-    assert set(healed.get_many([*texts, "four"])) == {*whole, "four"}
-    assert healed.dropped <= 1
+    append(folder, row("four", 1, 2))
+    assert list(read(folder, *texts, "four")) == [*whole, "four"]
+    assert ScoreCache(folder / "cache", "abc").dropped <= 1
 
 
-def test_damaged_lines_are_dropped_and_counted(tmp_path: Path) -> None:
-    cache = ScoreCache(tmp_path, "abc")
-    cache.put_many({"hello": row(1, 2)})
-    with cache.path.open("ab") as file:
-        file.write(b'17\n{"key": "x"}\n\xff\xfe\n{"key": "x", "scores": ["?"]}\n\n')
-    damaged = ScoreCache(tmp_path, "abc")
-    assert damaged.dropped == 4
-    assert len(damaged) == 1
+@pytest.mark.parametrize("where", ["abc.jsonl", "abc/part-000007-01234567.jsonl"])
+def test_damaged_lines_are_dropped_and_counted(tmp_path: Path, where: str) -> None:
+    path = tmp_path / "cache" / where
+    path.parent.mkdir(parents=True)
+    damage = b'17\n{"key": "x"}\n\xff\xfe\n{"key": "x", "scores": ["?"]}\n{"key": "x", "scores": [NaN]}\n'
+    path.write_bytes(old_line("hello", 1, 2) + damage + b'{"key": ["x"], "scores": [1]}\n\n' + old_line("you", 3, 4))
+    damaged = ScoreCache(tmp_path / "cache", "abc")
+    assert damaged.dropped == 6
+    assert known(damaged, "hello", "you") == {"hello": (1, 2), "you": (3, 4)}
 
 
-def test_a_score_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    cache = ScoreCache(tmp_path, "abc")
-    with pytest.raises(ValueError, match="JSON"):
-        cache.put_many({"hello": row(1, np.nan)})
-    assert not cache.path.exists()
+def test_a_score_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        row("hello", 1, np.nan)
 
 
-WRITER = """
+def test_batches_are_sealed_in_the_order_of_the_texts_and_leave_the_spool(tmp_path: Path) -> None:
+    with writer(tmp_path) as open_writer:
+        keeper = ScoreKeeper(open_writer.spool)
+        keeper.keep("000000-0001", "llm", [row("c", 3, 3), row("a", 1, 1)])
+        keeper.keep("000000-0000", "llm", [row("b", 2, 2)])
+        keys = [sha256_text(text) for text in "abxc"]
+        # The chunks of a run may be ready in any order; their parts stand in the order of the chunks.
+        assert open_writer.seal(1, ["000000-0000", "000000-0001", "000000-0002"], keys) == 3
+        keeper.keep("000001-0000", "llm", [row("d", 4, 4)])
+        assert open_writer.seal(0, ["000001-0000"], [sha256_text("d")]) == 1
+        assert not list(open_writer.spool.folder.glob("*.batch"))
+    assert not open_writer.spool.folder.exists()
+    first, second = parts(tmp_path / "cache" / "abc")
+    assert [json.loads(line)["key"] for line in second.read_text().splitlines()] == [
+        sha256_text(text) for text in "abc"
+    ]
+    assert "part-000000" in first.name
+    assert sha256_text("d") in first.read_text()
+
+
+def test_what_a_killed_run_left_is_adopted_once(tmp_path: Path) -> None:
+    with writer(tmp_path) as killed:
+        ScoreKeeper(killed.spool).keep("000000-0000", "llm", [row("paid", 1, 2), row("sealed", 3, 4)])
+        killed.append([row("sealed", 3, 4)])  # killed between the two: made a part, not yet dropped from the spool
+        (killed.spool.folder / ".batch-half-writt").write_bytes(b'{"key": "')
+        (killed.spool.folder / "part-000001-01234567.jsonl").write_bytes(b"half")
+    assert not read(tmp_path, "paid")
+    with writer(tmp_path) as next_writer:
+        assert next_writer.adopted == 1
+        assert known(next_writer.cache, "paid", "sealed") == {"paid": (1, 2), "sealed": (3, 4)}
+        assert not list(next_writer.spool.folder.iterdir())
+    with writer(tmp_path) as third:
+        assert third.adopted == 0
+    assert sum(path.read_bytes().count(b"\n") for path in parts(tmp_path / "cache" / "abc")) == 2
+
+
+def test_a_second_writer_is_told_so_and_harms_nothing(tmp_path: Path) -> None:
+    with writer(tmp_path) as first:
+        ScoreKeeper(first.spool).keep("000000-0000", "llm", [row("in flight", 1, 2)])
+        for fingerprint in ("abc", "another"):
+            with pytest.raises(StoreBusy, match="another run"), writer(tmp_path, fingerprint):
+                pass
+        assert first.seal(0, ["000000-0000"], [sha256_text("in flight")]) == 1
+    with writer(tmp_path):
+        pass
+
+
+def test_a_writer_knows_what_another_run_has_added_since(tmp_path: Path) -> None:
+    late = writer(tmp_path)
+    append(tmp_path, row("meanwhile", 1, 2))
+    with late as open_writer:
+        assert open_writer.append([row("meanwhile", 1, 2)]) == 0
+
+
+HOLDER = """
 import sys
 from pathlib import Path
-import numpy as np
-from ecmf_pipeline.llm.cache import ScoreCache
-cache = ScoreCache(Path(sys.argv[1]), "abc")
-for batch in range(40):
-    cache.put_many({f"{sys.argv[2]} {batch} {i}": np.full(6, float(i)) for i in range(30)})
-    cache.put_many({"asked by both": np.full(6, 1.0)})
+from ecmf_pipeline.llm.cache import ScoreCache, ScoreWriter
+folder = Path(sys.argv[1])
+with ScoreWriter(ScoreCache(folder / "cache", "abc"), folder / ".spool"):
+    print("held", flush=True)
+    sys.stdin.read()
 """
 
 
-def test_two_processes_may_append_at_once(tmp_path: Path) -> None:
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name]) for name in "ab"]
-    assert [writer.wait(timeout=60) for writer in writers] == [0, 0]
-    lines = (tmp_path / "abc.jsonl").read_text().splitlines()
-    assert len(lines) == 2 * 40 * 31
-    assert all(len(json.loads(line)["scores"]) == 6 for line in lines)
-    cache = ScoreCache(tmp_path, "abc")
-    assert len(cache) == 2 * 40 * 30 + 1
-    assert cache.dropped == 0
+def test_a_killed_writer_leaves_no_lock(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(StoreBusy, match=str(holder.pid)), writer(tmp_path):
+            pass
+        holder.kill()
+        holder.wait(timeout=10)
+        append(tmp_path, row("hello", 1, 2))
+    assert read(tmp_path, "hello")

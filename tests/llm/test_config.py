@@ -15,7 +15,15 @@ SIX = ["neutral", "angry", "happy", "sad", "worried", "surprise"]
 
 def test_the_settings_follow_the_scores(tiny: LlmConfig) -> None:
     base = fingerprint(tiny.settings(SIX))
-    for same in ({"batch_size": 99}, {"device": "cuda"}):
+    runs: list[dict[str, object]] = [
+        {"batch_size": 99},
+        {"device": "cuda"},
+        {"workers": 0},
+        {"workers": None},
+        {"clip_timeout": 1.0},
+        {"max_quarantined": 1.0},
+    ]
+    for same in runs:
         assert fingerprint(tiny.model_copy(update=same).settings(SIX)) == base
     others: list[dict[str, object]] = [
         {"prompt": "emotion_zh"},

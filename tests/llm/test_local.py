@@ -96,11 +96,11 @@ def test_calibration_subtracts_the_mean_over_its_texts(tiny: LlmConfig) -> None:
     np.testing.assert_array_equal(raw.score(TEXTS, SIX), raw.log_likelihoods(TEXTS, SIX))
 
 
-def test_long_utterances_are_cut_and_counted(tiny: LlmConfig, loaded: tuple[Any, Any]) -> None:
+def test_long_utterances_are_cut_and_known(tiny: LlmConfig, loaded: tuple[Any, Any]) -> None:
     text = "I miss my grandmother so much since she died. " * 20
     scorer = TransformersScorer(tiny.model_copy(update={"max_tokens": 10}))
     long, short = scorer.log_likelihoods([text, "Wow"], SIX)
-    assert scorer.truncated == 1
+    assert scorer.cut == {text}
     cut = loaded[0].decode(loaded[0](as_data(text), add_special_tokens=False)["input_ids"][:10])
     assert text.startswith(cut)
     np.testing.assert_allclose(long, scorer.log_likelihoods([cut], SIX)[0], atol=1e-4)

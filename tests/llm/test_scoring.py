@@ -1,75 +1,279 @@
+"""Scoring many texts: each asked once, by any number of workers, whatever breaks."""
+
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from scripted import Scripted, ask, books
 
-from ecmf_pipeline.llm.cache import ScoreCache
-from ecmf_pipeline.llm.client import LabelScorer
+from ecmf_pipeline.errors import Interrupted, StoreBusy, TooManyQuarantined
+from ecmf_pipeline.files import sha256_text
+from ecmf_pipeline.llm import scoring
+from ecmf_pipeline.llm.cache import ScoreCache, ScoreWriter, TextScores, parts
+from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.scoring import probabilities, scored, votes_from_scores
+from ecmf_pipeline.llm.step import LocalScorers
+from ecmf_pipeline.quarantine import QuarantineEntry, read_quarantine
 
-LABELS = ("angry", "happy")
-
-
-class Counting:
-    """Scores by length, and keeps what it was asked; may stop working after some calls."""
-
-    def __init__(self, works: int = 1000) -> None:
-        self.asked: list[str] = []
-        self.calls = 0
-        self.works = works
-        self.truncated = 5  # from work before this one
-
-    def score(self, texts: Sequence[str], labels: Sequence[str]) -> NDArray[np.float64]:
-        self.calls += 1
-        if self.calls > self.works:
-            raise ConnectionError("gone")
-        self.asked += texts
-        self.truncated += sum(len(text) > 20 for text in texts)
-        return np.array([[len(text) / 3, -1.0] for text in texts])
+SIX = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 
 
-def never() -> LabelScorer:
-    raise AssertionError("the model was built although everything was known")
+def table(folder: Path, stage: str = "rewrite") -> dict[str, QuarantineEntry]:
+    return {entry.clip_id: entry for entry in read_quarantine(folder / f"{stage}.csv")}
+
+
+def cached(folder: Path, stage: str = "rewrite") -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in parts(folder / stage / "cache" / "f")}
+
+
+def asked(folder: Path, text: str) -> int:
+    return Scripted(folder).asked().count(text)
 
 
 def test_each_text_is_asked_once_and_blank_ones_never(tmp_path: Path) -> None:
-    model = Counting()
-    texts = ["abc", "", "abc", "  \n", "abcdef", "x" * 30]
-    result = scored(texts, LABELS, scorer=lambda: model, cache=ScoreCache(tmp_path, "f"))
-    assert model.asked == ["abc", "abcdef", "x" * 30]
+    result = ask(tmp_path, ["abc", "", "abc", "  \n", "abcdef", "x" * 30])
+    assert Scripted(tmp_path).asked() == ["abc", "abcdef", "x" * 30]
     expected = [[1.0, -1.0], [np.nan] * 2, [1.0, -1.0], [np.nan] * 2, [2.0, -1.0], [10.0, -1.0]]
     np.testing.assert_array_equal(result.values, np.array(expected))
-    assert (result.asked, result.cached, result.empty, result.truncated) == (3, 0, 2, 1)
+    assert (result.asked, result.cached, result.empty, result.truncated, result.quarantined) == (3, 0, 2, 1, 0)
+    assert sum(content.count(b"\n") for content in cached(tmp_path).values()) == 3
 
 
 def test_what_is_known_is_never_asked_again_nor_the_model_built(tmp_path: Path) -> None:
-    texts = ["a", "ab", ""]
-    first = scored(texts, LABELS, scorer=Counting, cache=ScoreCache(tmp_path, "f"))
-    again = scored(texts, LABELS, scorer=never, cache=ScoreCache(tmp_path, "f"))
+    texts = ["a", "ab", "", "x" * 30]
+    first = ask(tmp_path, texts)
+    before = cached(tmp_path)
+    (tmp_path / "built").unlink()
+    again = ask(tmp_path, texts, workers=2)
     np.testing.assert_array_equal(first.values, again.values)  # the fresh scores are rounded like the kept ones
-    assert (again.asked, again.cached) == (0, 2)
-    model = Counting()
-    scored([*texts, "abc"], LABELS, scorer=lambda: model, cache=ScoreCache(tmp_path, "f"))
-    assert model.asked == ["abc"]
+    assert (again.asked, again.cached, again.truncated) == (0, 3, 0)
+    assert not Scripted(tmp_path).built
+    assert cached(tmp_path) == before
+    ask(tmp_path, [*texts, "abc"])
+    assert Scripted(tmp_path).calls()[1:] == [["abc"]]
+    assert before.items() < cached(tmp_path).items()
 
 
-def test_no_words_at_all_build_no_model(tmp_path: Path) -> None:
-    result = scored(["", " "], LABELS, scorer=never, cache=ScoreCache(tmp_path, "f"))
+def test_the_old_single_file_is_read(tmp_path: Path) -> None:
+    old = tmp_path / "rewrite" / "cache" / "f.jsonl"
+    old.parent.mkdir(parents=True)
+    old.write_text(f'{{"key":"{sha256_text("paid")}","scores":[0.25,-3.5]}}\ndamaged\n')
+    result = ask(tmp_path, ["paid", "new"])
+    assert result.values[0].tolist() == [0.25, -3.5]
+    assert Scripted(tmp_path).asked() == ["new"]
+    assert (result.asked, result.cached, result.damaged) == (1, 1, 1)
+
+
+def test_no_words_at_all_build_no_model_but_the_table_is_there(tmp_path: Path) -> None:
+    result = ask(tmp_path, ["", " "], workers=1)
     assert np.isnan(result.values).all()
-    assert not list(tmp_path.iterdir())
+    assert not Scripted(tmp_path).built
+    assert not (tmp_path / "rewrite").exists()
+    assert table(tmp_path) == {}
+    assert (tmp_path / "rewrite.csv").is_file()  # DVC waits for it
 
 
-def test_an_interrupted_run_keeps_what_was_done(tmp_path: Path) -> None:
-    texts = [str(number) for number in range(10)]
-    with pytest.raises(ConnectionError):
-        scored(texts, LABELS, scorer=lambda: Counting(works=2), cache=ScoreCache(tmp_path, "f"), commit_every=3)
-    rest = Counting()
-    scored(texts, LABELS, scorer=lambda: rest, cache=ScoreCache(tmp_path, "f"), commit_every=3)
-    assert rest.asked == texts[6:]
+def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "PART_SIZE", 8)
+    texts = ["word " * (7 * number % 11) + str(number) for number in range(30)]
+    written = []
+    for workers in (0, 1, 2):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        result = ask(folder, texts, workers=workers)
+        assert result.asked == 30
+        written.append((cached(folder), result.values.tolist()))
+        assert not list((folder / ".rewrite.spool").rglob("*.batch"))
+    assert len(written[0][0]) == 4
+    assert written[0] == written[1] == written[2]
+
+
+def test_texts_of_like_length_share_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "PART_SIZE", 6)
+    ask(tmp_path, ["7777777", "1", "55555", "22", "333", "4444", "b", "a"])
+    assert Scripted(tmp_path).calls() == [["1", "22", "333"], ["4444", "55555", "7777777"], ["b", "a"]]
+
+
+def test_an_error_of_ours_stops_and_keeps_what_was_done(tmp_path: Path) -> None:
+    texts = [str(number) for number in range(6)] + ["gone!", "later..."]
+    for workers in (0, 1):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        with pytest.raises(ConnectionError, match="gone"):
+            ask(folder, texts, workers=workers)
+        assert table(folder) == {}
+        (folder / "diary").unlink()
+        ask(folder, [text.replace("gone", "back") for text in texts])
+        assert Scripted(folder).asked() == ["back!", "later..."]
+
+
+def test_a_text_that_breaks_its_worker_is_set_aside_and_the_others_are_not(tmp_path: Path) -> None:
+    texts = ["one", "a segfault", "two", "", "three", "a segfault", "four"]
+    result = ask(tmp_path, texts, workers=1)
+    assert np.isnan(result.values[[1, 3, 5]]).all()
+    assert np.isfinite(result.values[[0, 2, 4, 6]]).all()
+    assert (result.asked, result.quarantined, result.empty) == (4, 2, 1)
+    assert {clip: (entry.reason, entry.stage) for clip, entry in table(tmp_path).items()} == {
+        "c1": ("WorkerCrashed", "rewrite"),
+        "c5": ("WorkerCrashed", "rewrite"),
+    }
+    assert "SIGSEGV" in table(tmp_path)["c1"].message
+    (tmp_path / "diary").unlink()
+    again = ask(tmp_path, [*texts, "a segfault"], workers=1)  # now a third clip says it, too
+    assert not Scripted(tmp_path).calls()
+    assert (again.asked, again.cached, again.quarantined) == (0, 4, 3)
+    assert set(table(tmp_path)) == {"c1", "c5", "c7"}
+
+
+def test_a_text_that_hangs_is_set_aside(tmp_path: Path) -> None:
+    result = ask(tmp_path, ["one", "hang on", "two"], workers=1, clip_timeout=0.5, batch_size=2)
+    assert {clip: entry.reason for clip, entry in table(tmp_path).items()} == {"c1": "ClipTimeout"}
+    assert np.isnan(result.values).all(axis=1).tolist() == [False, True, False]
+
+
+def test_a_text_without_finite_scores_is_set_aside(tmp_path: Path) -> None:
+    result = ask(tmp_path, ["one", "nan", "two", "nan"])
+    assert {clip: entry.reason for clip, entry in table(tmp_path).items()} == dict.fromkeys(
+        ("c1", "c3"), "FeaturesNotFinite"
+    )
+    assert (result.asked, result.quarantined) == (2, 2)
+
+
+@pytest.mark.parametrize("how", ["text", "settings", "asked for"])
+def test_what_was_set_aside_is_asked_again_when_something_changed(tmp_path: Path, how: str) -> None:
+    ask(tmp_path, ["one", "nan"])
+    assert asked(tmp_path, "nan") == 1
+    if how == "text":
+        ask(tmp_path, ["one", "na n"])
+        assert asked(tmp_path, "na n") == 1
+        assert table(tmp_path) == {}
+    elif how == "settings":
+        ask(tmp_path, ["one", "nan"], fingerprint="g")
+        assert asked(tmp_path, "nan") == 2
+        assert table(tmp_path)["c1"].fingerprint == "g"
+    else:
+        ask(tmp_path, ["one", "nan"], retry=True)
+        assert asked(tmp_path, "nan") == 2
+        assert asked(tmp_path, "one") == 1
+
+
+def test_a_later_stage_asks_neither_what_an_earlier_one_knows_nor_what_it_set_aside(tmp_path: Path) -> None:
+    rewrite = books(tmp_path)
+    vote = books(tmp_path, "vote", rewrite)
+    ask(tmp_path, ["one", "nan"], stage=rewrite)
+    (tmp_path / "diary").unlink()
+    result = ask(tmp_path, ["one", "nan", "two"], stage=vote)
+    assert Scripted(tmp_path).asked() == ["two"]
+    assert (result.asked, result.cached, result.quarantined) == (1, 1, 1)
+    assert {(entry.stage, entry.reason) for entry in table(tmp_path, "vote").values()} == {
+        ("vote", "FeaturesNotFinite")
+    }
+    assert b"".join(cached(tmp_path, "vote").values()).count(b"\n") == 1
+    # What the earlier stage has found out since is no longer set aside.
+    with ScoreWriter(ScoreCache(rewrite.cache, "f"), rewrite.waiting) as writer:
+        writer.append([TextScores.of("nan", np.array([1.0, 2.0]))])
+    assert ask(tmp_path, ["one", "nan", "two"], stage=vote).quarantined == 0
+    assert table(tmp_path, "vote") == {}
+
+
+def test_too_many_texts_set_aside_stop_the_stage_also_the_next_time(tmp_path: Path) -> None:
+    texts = ["one", "nan 1", "nan 2", "two", ""]
+    for _ in range(2):
+        with pytest.raises(TooManyQuarantined, match="2 of 4"):
+            ask(tmp_path, texts, max_quarantined=0.4)
+    assert len(Scripted(tmp_path).calls()) == 2
+    assert ask(tmp_path, texts, max_quarantined=0.5).cached == 2
+
+
+def test_a_second_run_at_once_is_told_so(tmp_path: Path) -> None:
+    ask(tmp_path, ["one"])
+    with ScoreWriter(ScoreCache(books(tmp_path).cache, "f"), books(tmp_path).waiting):
+        with pytest.raises(StoreBusy, match="cache"):
+            ask(tmp_path, ["one", "two"])
+        ask(tmp_path, ["two"], stage=books(tmp_path, "vote", books(tmp_path)))  # another stage's is its own
+    assert Scripted(tmp_path).asked() == ["one", "two"]
+
+
+def slow_run(folder: Path, workers: int, count: int = 200) -> subprocess.Popen[str]:
+    code = "import sys; from scripted import main; main(*sys.argv[1:])"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(folder), str(workers), str(count)],
+        cwd=Path(__file__).parent,  # so that it finds `scripted`
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_batches(run: subprocess.Popen[str], folder: Path, least: int) -> None:
+    while len(list((folder / ".rewrite.spool").rglob("*.batch"))) < least:
+        assert run.poll() is None, run.communicate()[1]
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_killed_run_loses_the_batches_in_flight_at_most(tmp_path: Path, workers: int) -> None:
+    texts = [f"text {number:03d}" for number in range(200)]
+    with slow_run(tmp_path, workers) as run:
+        wait_for_batches(run, tmp_path, 5)
+        run.kill()
+    assert run.returncode == -signal.SIGKILL
+    time.sleep(0.2)  # its workers die with it
+    assert not (tmp_path / "rewrite").exists()
+    before = Scripted(tmp_path).asked()
+    assert 15 <= len(before) < 200
+    result = ask(tmp_path, texts)
+    twice = len(Scripted(tmp_path).asked()) - len(texts)
+    assert 0 <= twice <= 3 * max(1, workers)
+    assert result.asked == 200 - len(before) + twice
+    assert result.cached == len(before) - twice
+    np.testing.assert_array_equal(result.values, [[round(8 / 3, 6), -1.0]] * 200)
+    assert b"".join(cached(tmp_path).values()).count(b"\n") == 200
+    assert not list((tmp_path / ".rewrite.spool").rglob("*.batch"))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_ctrl_c_keeps_what_is_complete(tmp_path: Path, workers: int) -> None:
+    with slow_run(tmp_path, workers) as run:
+        wait_for_batches(run, tmp_path, 3)
+        run.send_signal(signal.SIGINT)
+        _, said = run.communicate(timeout=20)
+    assert Interrupted.__name__ in said
+    sealed = b"".join(cached(tmp_path).values()).count(b"\n")
+    assert sealed
+    # A batch that was just being taken over may still stand in the spool, for the next run.
+    waiting = sum(path.read_bytes().count(b"\n") for path in (tmp_path / ".rewrite.spool").rglob("*.batch"))
+    begun = len(Scripted(tmp_path).asked())
+    assert max(9, begun - 3) <= sealed + waiting <= begun < 200
+    assert ask(tmp_path, [f"text {number:03d}" for number in range(200)]).cached == sealed + waiting
+
+
+def test_a_real_model_says_the_same_in_a_worker(tmp_path: Path, tiny: LlmConfig) -> None:
+    texts = ["I miss my mother.", "No!", "A much longer utterance, which goes on about the shop.", "Wow"]
+    values = []
+    for workers in (0, 1):
+        result = scored(
+            {str(number): text for number, text in enumerate(texts)},
+            SIX,
+            fingerprint="f",
+            books=books(tmp_path / str(workers)),
+            scorers=LocalScorers(tiny),
+            config=tiny.model_copy(update={"workers": workers}),
+        )
+        values.append(result.values)
+    assert np.isfinite(values[0]).all()
+    np.testing.assert_array_equal(*values)
+
+
+def test_whoever_hands_out_the_work_loads_no_torch() -> None:
+    code = "import ecmf_pipeline.llm.scoring, sys; print({'torch', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_probabilities() -> None:

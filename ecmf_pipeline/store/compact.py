@@ -1,0 +1,242 @@
+"""Merges small parts and drops superfluous rows; killed at any moment, nothing is lost or doubled.
+
+First every merged part is written beside those it replaces, naming them in ``supersedes``: from that moment on readers
+pass them over. Only then are the replaced parts removed, each in one step. So at every moment the rows stand exactly
+once for a reader, and one who lost a part under his feet finds all merged ones when he looks again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain, compress, groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from ecmf_pipeline.errors import StoreError
+from ecmf_pipeline.progress import progress
+from ecmf_pipeline.store.findings import Finding
+from ecmf_pipeline.store.format import settings_attributes, spool_folder
+from ecmf_pipeline.store.part_check import PartCheck
+from ecmf_pipeline.store.parts import PartAttributes, array_names, part_number, read_array, write_part
+from ecmf_pipeline.store.standing import Parts, Present, Standing, judge, read_parts, size_of, unknown
+from ecmf_pipeline.store.verify import settings_findings
+from ecmf_pipeline.store.writer import StoreWriter
+
+BYTES_A_PART = 2**28
+"""Parts are not merged beyond this size of their values: a part is read, and was written, in one piece."""
+
+ArrayTypes = Mapping[str, tuple[str, tuple[int, ...]]]
+"""The type and the shape of one row of each array of a part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Parts that become one.
+
+    Attributes:
+        sources: Their names, in order.
+        keep: For each of them, which of its entries stay.
+    """
+
+    sources: tuple[str, ...]
+    keep: tuple[tuple[bool, ...], ...]
+
+
+@dataclass
+class Compaction:
+    """What became of a settings group.
+
+    Attributes:
+        fingerprint: Of the settings.
+        parts: How many parts there were, and are.
+        bytes: How many bytes they had, and have.
+        dropped: Rows that were dropped, by what they were.
+        written: Bytes of the parts that are new.
+    """
+
+    fingerprint: str
+    parts: tuple[int, int] = (0, 0)
+    bytes: tuple[int, int] = (0, 0)
+    dropped: Counter[Standing] = field(default_factory=Counter)
+    written: int = 0
+
+
+def compact(
+    writer: StoreWriter, present: Present = unknown, *, part_size: int, drop_absent: bool = False
+) -> Compaction:
+    """Merge the parts of one settings group as far as ``part_size`` allows, and drop rows that others replace.
+
+    Parts that need nothing are not touched. Rows are copied byte by byte.
+
+    Args:
+        writer: Holds the store.
+        present: Tells what the manifest says of each clip; what it cannot tell is kept.
+        part_size: Clips in one part at most.
+        drop_absent: Whether rows of clips that the manifest no longer has are dropped too.
+
+    Raises:
+        StoreError: When anything in the settings group is damaged; nothing was changed then.
+    """
+    folder = writer.folder
+    parts = read_parts(folder, writer.fingerprint)
+    done = Compaction(writer.fingerprint)
+    names = [*parts.sound, *parts.superseded]
+    before, bytes_before = len(names), sum(size_of(folder / name) for name in names)
+    check = _refuse_damage(writer, parts)
+    standings = judge(parts.sound, present(settings_attributes(folder)["settings"], parts.newest()))
+    dropping = {Standing.DUPLICATE, Standing.REPLACED} | ({Standing.ABSENT} if drop_absent else set())
+    keep = {name: tuple(standing not in dropping for standing in part) for name, part in standings.items()}
+    done.dropped = Counter(standing for part in standings.values() for standing in part if standing in dropping)
+    merges = plan_merges(folder, parts, keep, part_size=part_size, row_bytes=_row_bytes(check))
+    aside = writer.spool.folder
+    aside.mkdir(parents=True, exist_ok=True)
+    for name in parts.superseded:
+        _remove(folder / name, aside)
+    for merge in progress(merges, f"compact {writer.root.stem}", total=len(merges), unit="part"):
+        done.written += _write(merge, parts, writer)
+    emptied = [name for name, kept in keep.items() if not any(kept)]
+    for name in [*chain.from_iterable(merge.sources for merge in merges), *emptied]:
+        _remove(folder / name, aside)
+    left = read_parts(folder, writer.fingerprint).sound
+    done.parts = before, len(left)
+    done.bytes = bytes_before, sum(size_of(folder / name) for name in left)
+    return done
+
+
+def plan_merges(
+    folder: Path, parts: Parts, keep: Mapping[str, tuple[bool, ...]], *, part_size: int, row_bytes: int
+) -> list[Merge]:
+    """Which neighbours become one part; one part alone where it only loses rows.
+
+    Args:
+        folder: The settings group.
+        parts: Its parts.
+        keep: For each, which of its entries stay; those of which none stay are passed over.
+        part_size: Clips in one part at most.
+        row_bytes: Bytes of one row of values.
+    """
+    merges: list[Merge] = []
+    together = _Unit()
+
+    def close() -> None:
+        if len(together.names) > 1 or any(not all(keep[name]) for name in together.names):
+            merges.append(Merge(tuple(together.names), tuple(keep[name] for name in together.names)))
+
+    # Parts of one number (of runs that did not know of each other) stay together: nothing can stand between them.
+    for _, names in groupby((name for name in parts.sound if any(keep[name])), key=part_number):
+        unit = _Unit()
+        for name in names:
+            rows = sum(compress(parts.sound[name].length, keep[name]))
+            unit.add(_Unit([name], sum(keep[name]), rows * row_bytes, [array_types(folder / name)]))
+        if together.takes(unit, part_size):
+            together.add(unit)
+        else:
+            close()
+            together = unit if len(unit.types) == 1 else _Unit()
+    close()
+    return merges
+
+
+@dataclass
+class _Unit:
+    """Neighbouring parts."""
+
+    names: list[str] = field(default_factory=list)
+    clips: int = 0
+    size: int = 0
+    types: list[ArrayTypes] = field(default_factory=list)
+
+    def takes(self, other: _Unit, part_size: int) -> bool:
+        """Whether one part may hold both."""
+        fits = self.clips + other.clips <= part_size and self.size + other.size <= BYTES_A_PART
+        return fits and len(self.types) == 1 and self.types == other.types
+
+    def add(self, other: _Unit) -> None:
+        """Take up the next parts."""
+        self.names += other.names
+        self.clips += other.clips
+        self.size += other.size
+        self.types += [types for types in other.types if types not in self.types]
+
+
+def array_types(part: Path) -> ArrayTypes:
+    """The arrays of a part: only parts of the same ones can become one.
+
+    Args:
+        part: Its folder.
+    """
+    arrays = {name: zarr.open_array(part / name, mode="r") for name in array_names(part)}
+    return {name: (str(array.dtype), tuple(array.shape[1:])) for name, array in arrays.items()}
+
+
+def drop_settings(writer: StoreWriter, fingerprint: str) -> None:
+    """Remove all that a store holds of other settings than those of its writer.
+
+    Args:
+        writer: Holds the store.
+        fingerprint: Of the other settings.
+    """
+    aside = writer.spool.folder
+    aside.mkdir(parents=True, exist_ok=True)
+    for folder in (writer.root / fingerprint, spool_folder(writer.root, fingerprint)):
+        if folder.is_dir():
+            _remove(folder, aside)
+
+
+def _refuse_damage(writer: StoreWriter, parts: Parts) -> PartCheck:
+    findings: Iterable[Finding] = settings_findings(writer.root, writer.folder)
+    _raise_damage(findings)
+    for error in parts.damaged.values():
+        raise error
+    attributes = settings_attributes(writer.folder)
+    check = PartCheck(writer.root, writer.folder, attributes["dim"], np.dtype(attributes["dtype"]))
+    bar = progress(parts.sound.items(), f"check {writer.root.stem}", total=len(parts.sound), unit="part")
+    _raise_damage(finding for name, part in bar for finding in check(name, part))
+    return check
+
+
+def _raise_damage(findings: Iterable[Finding]) -> None:
+    for finding in findings:
+        if finding.kind.is_damage:
+            raise StoreError(f"{finding}; nothing was changed", finding.mend)
+
+
+def _row_bytes(check: PartCheck) -> int:
+    return (check.dim or 0) * (check.dtype.itemsize if check.dtype is not None else 0)
+
+
+def _write(merge: Merge, parts: Parts, writer: StoreWriter) -> int:
+    """Write one merged part and tell its bytes."""
+    entries = list(chain.from_iterable(merge.keep))
+    sources = [parts.sound[name] for name in merge.sources]
+    attributes = PartAttributes(
+        writer.fingerprint,
+        list(compress(chain.from_iterable(part.clip_id for part in sources), entries)),
+        list(compress(chain.from_iterable(part.digest for part in sources), entries)),
+        list(compress(chain.from_iterable(part.length for part in sources), entries)),
+        merge.sources,
+    )
+    arrays: dict[str, NDArray[Any]] = {}
+    for array in array_names(writer.folder / merge.sources[0]):
+        pieces = []
+        for name, part, keep in zip(merge.sources, sources, merge.keep, strict=True):
+            rows = read_array(writer.folder / name / array)
+            pieces.append(rows if all(keep) else rows[np.repeat(np.array(keep), part.length)])
+        arrays[array] = np.concatenate(pieces)
+    number = part_number(merge.sources[-1])  # the next run's parts come after all that was replaced, in name as in time
+    return size_of(writer.folder / write_part(writer.folder, number, attributes, arrays, aside=writer.spool.folder))
+
+
+def _remove(folder: Path, aside: Path) -> None:
+    """Remove a folder in one step: half a part must not be seen. What a kill leaves is removed by the next writer."""
+    gone = aside / f"part-{uuid.uuid4().hex}"
+    folder.rename(gone)
+    shutil.rmtree(gone)

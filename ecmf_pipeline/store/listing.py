@@ -1,0 +1,120 @@
+"""What a store holds, told from its attributes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ecmf_pipeline.errors import MissingInput, StoreError
+from ecmf_pipeline.spool import Spool
+from ecmf_pipeline.store.format import current_fingerprint, settings_attributes, spool_folder
+from ecmf_pipeline.store.standing import Present, Standing, judge, read_parts, settings_groups, size_of, unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """The features of one modality under one encoder's settings.
+
+    Attributes:
+        root: The store.
+        fingerprint: Of the settings.
+        encoder: What made them.
+        is_current: Whether later stages read them unless params say otherwise.
+        dim: D; None where no clip had such an input, or the settings are damaged.
+        dtype: The stored type; empty where the settings are damaged.
+        clips: Clips that have features.
+        rows: Rows of values: frames, or one a clip.
+        parts: Parts that count.
+        damaged: Parts whose attributes cannot be read.
+        bytes: On disk.
+        present: Clips that have features of their present input; None where there is no manifest.
+        wanted: Clips of the manifest that have such an input; None where there is no manifest.
+        leftovers: Finished batches that stand in no part yet.
+    """
+
+    root: Path
+    fingerprint: str
+    encoder: str
+    is_current: bool
+    dim: int | None
+    dtype: str
+    clips: int
+    rows: int
+    parts: int
+    damaged: int
+    bytes: int
+    present: int | None
+    wanted: int | None
+    leftovers: int
+
+
+def list_store(root: Path, present: Present = unknown) -> Iterator[Holding]:
+    """Tell what each settings group of a store holds; damaged ones hinder nothing.
+
+    Args:
+        root: The ``*.zarr`` folder.
+        present: Tells what the manifest says of each clip.
+
+    Raises:
+        MissingInput: When there is no such folder.
+    """
+    if not root.is_dir():
+        raise MissingInput(f"{root} is missing", "name a feature store, such as data/features/audio.zarr")
+    try:
+        current = current_fingerprint(root)
+    except StoreError:
+        current = None
+    for fingerprint in settings_groups(root):
+        yield _holding(root, fingerprint, current, present)
+
+
+def _holding(root: Path, fingerprint: str, current: str | None, present: Present) -> Holding:
+    folder = root / fingerprint
+    try:
+        attributes = settings_attributes(folder)
+    except (StoreError, MissingInput):
+        attributes = {"settings": {}, "dim": None, "dtype": ""}
+    parts = read_parts(folder, fingerprint)
+    newest = parts.newest()
+    digests = present(attributes["settings"], newest)
+    standings = judge(parts.sound, digests)
+    return Holding(
+        root,
+        fingerprint,
+        encoder_name(attributes["settings"]),
+        fingerprint == current,
+        attributes["dim"],
+        attributes["dtype"],
+        len(newest),
+        sum(sum(part.length) for part in parts.sound.values()),
+        len(parts.sound),
+        len(parts.damaged),
+        size_of(folder),
+        None if digests is None else sum(part.count(Standing.COUNTS) for part in standings.values()),
+        None if digests is None else sum(digest is not None for digest in digests.values()),
+        len(Spool.start(spool_folder(root, fingerprint)).leftovers()),
+    )
+
+
+def encoder_name(settings: Mapping[str, Any]) -> str:
+    """A short name of the encoder that a store's settings describe.
+
+    Args:
+        settings: Of the store.
+
+    Returns:
+        The model's name on the hub, that of imported features, else the encoder's type; ``unknown`` where the settings
+        do not say.
+    """
+    encoder = settings.get("encoder")
+    if not isinstance(encoder, Mapping):
+        return "unknown"
+    weights = encoder.get("weights")
+    hub = weights.get("model") if isinstance(weights, Mapping) else None
+    if isinstance(hub, str):
+        return hub.rpartition("/")[2]
+    if encoder.get("name"):
+        return f"{encoder['name']} (imported)"
+    return str(encoder.get("type", "unknown"))

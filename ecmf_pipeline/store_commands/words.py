@@ -1,0 +1,17 @@
+"""Numbers as they are told to the user."""
+
+from __future__ import annotations
+
+
+def size(count: float) -> str:
+    """A number of bytes, such as ``405.6 MB``."""
+    for unit in ("B", "kB", "MB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A number of things, such as ``1 part``, ``2 parts``."""
+    return f"{count} {one if count == 1 else many or f'{one}s'}"

@@ -1,0 +1,251 @@
+"""Reading a store."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from ecmf_pipeline.errors import MissingInput, StaleStore, StoreError
+from ecmf_pipeline.store import (
+    FeatureRow,
+    FeatureStore,
+    StoreWriter,
+    create_settings_group,
+    current_fingerprint,
+    make_current,
+)
+from ecmf_pipeline.store.format import write_group
+from ecmf_pipeline.store.parts import PartAttributes, part_names, part_number, write_part
+
+
+def merge(store: FeatureStore, rows: list[FeatureRow], replaced: list[str]) -> str:
+    """Write the part that replaces others, as `compact` does."""
+    attributes = PartAttributes(
+        store.fingerprint,
+        [row.clip_id for row in rows],
+        [row.digest for row in rows],
+        [len(row.values) for row in rows],
+        replaced,
+    )
+    values = np.concatenate([row.values for row in rows]).astype(np.float16)
+    return write_part(store.folder, part_number(replaced[-1]), attributes, {"values": values}, aside=store.root.parent)
+
+
+def test_features_come_back_in_the_order_asked_for(root, row, write):
+    rows = [row(f"c{i}", length=1 + i % 4, value=i) for i in range(10)]
+    features = write(root, rows[:6], rows[6:]).load(["c7", "absent", "c2", "c9", "c0"])
+    assert features.present.tolist() == [True, False, True, True, True]
+    assert features.values[:, 0].tolist()[2:] == [2, 9, 0]
+    assert np.isnan(features.values[1]).all()
+    assert features.values.dtype == np.float32
+    assert features.values.flags.c_contiguous
+
+
+def test_a_clip_may_be_asked_for_twice(root, row, write):
+    store = write(root, [row("a", value=1), row("b", value=2)])
+    assert store.load(["a", "a"]).values[:, 0].tolist() == [1, 1]
+    assert store.load(["b", "a", "b", "a", "b"]).values[:, 0].tolist() == [2, 1, 2, 1, 2]
+
+
+def test_nothing_asked_for_is_nothing_and_a_width(root, row, write):
+    features = write(root, [row("a")]).load([])
+    assert features.values.shape == (0, 5)
+    assert features.present.shape == (0,)
+
+
+def test_pooling_happens_at_read_time(root, row, write):
+    rows = [row("a", length=4), row("b", length=1), row("c", length=700)]
+    store = write(root, rows)
+    for position, one in enumerate(rows):
+        stored = one.values.astype(np.float16).astype(np.float32)
+        np.testing.assert_allclose(store.load("abc").values[position], stored.mean(axis=0), atol=1e-5)
+        np.testing.assert_array_equal(store.load("abc", pool="max").values[position], stored.max(axis=0))
+        both = np.concatenate([stored.mean(axis=0), stored.std(axis=0)])
+        np.testing.assert_allclose(store.load("abc", pool="mean_std").values[position], both, atol=1e-4)
+
+
+def test_sequences_are_padded_with_nan_and_masked(root, row, write):
+    rows = [row("a", length=2, value=1), row("b", length=4, value=2), row("c", length=1, value=3)]
+    found = write(root, rows[:2], rows[2:]).load_sequences(["c", "absent", "b"], digests={"c": "d", "b": "d"})
+    assert found.values.shape == (3, 4, 5)
+    assert found.mask.sum(axis=1).tolist() == [1, 0, 4]
+    assert (np.isnan(found.values).all(axis=2) == ~found.mask).all()
+    assert found.values[0, 0, 0] == 3
+    assert (found.values[2] == 2).all()
+    assert found.values.dtype == np.float32
+
+
+def test_sequences_of_absent_clips_are_empty(root, row, write):
+    assert write(root, [row("a")]).load_sequences(["x", "y"]).mask.shape == (2, 0)
+
+
+def test_a_row_comes_back_with_what_is_kept_beside_it(root, row, write):
+    store = write(root, [row("a"), row("b", length=2)])
+    found = store.row("b")
+    assert (found.clip_id, found.digest, found.values.shape, found.values.dtype) == ("b", "d", (2, 5), np.float16)
+    assert found.side["times"].tolist() == [0, 1]
+    for clip_id, digest in (("c", None), ("b", "other")):
+        with pytest.raises(KeyError):
+            store.row(clip_id, digest)
+
+
+def test_a_changed_clip_is_not_held_and_its_new_row_counts(root, row, write):
+    store = write(root, [row("a", digest="old", value=1), row("b", value=5)])
+    assert store.held({"a": "new", "b": "d", "c": "d"}) == {"b"}
+    assert not store.load(["a"], digests={"a": "new"}).present[0]
+    assert not store.load(["a"], digests={}).present[0]
+    store = write(root, [row("a", digest="new", value=2)])
+    assert store.holds("a", "old")
+    assert store.held({"a": "new", "b": "d"}) == {"a", "b"}
+    assert store.load(["a"], digests={"a": "new"}).values[0, 0] == 2
+    assert store.load(["a"], digests={"a": "old"}).values[0, 0] == 1
+    assert store.load(["a"]).values[0, 0] == 2
+    assert store.row("a", "old").values[0, 0] == 1
+    assert store.newest() == {"a": "new", "b": "d"}
+    assert store.digests() == {"a": ["old", "new"], "b": ["d"]}
+    assert len(store) == 2
+
+
+def test_of_rows_that_stand_doubled_the_last_counts(root, fingerprint):
+    def put(number: int, value: float) -> None:
+        attributes = PartAttributes(fingerprint, ["a", "a", "b"], ["d", "d", "d"], [1, 2, 1])
+        values = np.full((4, 5), value, np.float16) + np.arange(4, dtype=np.float16)[:, None]
+        write_part(root / fingerprint, number, attributes, {"values": values}, aside=root.parent)
+
+    put(0, 10)
+    put(1, 20)
+    store = FeatureStore(root, fingerprint)
+    assert len(store) == 2
+    for digests in (None, {"a": "d", "b": "d"}):
+        assert store.load(["a", "b"], digests=digests).values[:, 0].tolist() == [21.5, 23]
+
+
+def test_parts_that_another_supersedes_do_not_count(root, row, write):
+    store = write(root, [row("a", value=1)], [row("b", value=2)], [row("c", value=3)])
+    old = part_names(store.folder)
+    merge(store, [row("a", value=11), row("b", value=12)], old[:2])
+    for reader in (FeatureStore(root, store.fingerprint), store):
+        reader.refresh()
+        reader.refresh()
+        assert reader.load(["a", "b", "c"]).values[:, 0].tolist() == [11, 12, 3]
+        assert reader.digests() == {"a": ["d"], "b": ["d"], "c": ["d"]}
+    for name in old[:2]:
+        shutil.rmtree(store.folder / name)
+    store.refresh()
+    assert store.load(["a", "b", "c"]).values[:, 0].tolist() == [11, 12, 3]
+
+
+@pytest.mark.parametrize("read", ["load", "load_sequences", "row"])
+def test_a_reader_that_was_open_while_parts_moved_finds_them_again(root, row, write, read):
+    store = write(root, [row("a", value=1)], [row("b", value=2)])
+    old = part_names(store.folder)
+    merge(store, [row("a", value=1), row("b", value=2)], old)
+    for name in old:
+        (store.folder / name).rename(root.parent / name)
+    found = store.row("b") if read == "row" else getattr(store, read)(["b"])
+    assert found.values.flat[0] == 2
+
+
+def test_what_is_added_is_seen_after_a_refresh(root, row, write):
+    store = write(root, [row("a")])
+    write(root, [row("b")])
+    assert not store.holds("b", "d")
+    store.refresh()
+    assert store.load(["a", "b"]).present.all()
+
+
+def test_a_store_that_vanished_is_missing_and_not_empty(root, row, write):
+    store = write(root, [row("a")])
+    shutil.rmtree(root)
+    with pytest.raises(MissingInput):
+        store.load(["a"])
+
+
+def test_other_settings_are_another_store_and_the_first_is_kept(root, row, write, settings):
+    store = write(root, [row("a", value=1)])
+    other = create_settings_group(root, {**settings, "more": 1}, dim=5, dtype="float16")
+    assert current_fingerprint(root) == store.fingerprint
+    make_current(root, other)
+    assert len(FeatureStore.open(root)) == 0
+    assert FeatureStore.open(root, store.fingerprint).load(["a"]).values[0, 0] == 1
+    with pytest.raises(StaleStore, match=r"params\.yaml changed"):
+        FeatureStore.open(root, "0123456789ab")
+
+
+def test_the_same_settings_with_another_width_or_type_are_refused(root, fingerprint, settings):
+    assert create_settings_group(root, settings, dim=5, dtype="float16") == fingerprint
+    for dim, dtype in ((6, "float16"), (5, "float32")):
+        with pytest.raises(StaleStore, match="remove the folder"):
+            create_settings_group(root, settings, dim=dim, dtype=dtype)
+
+
+def test_a_store_may_wait_for_its_width(root, row, settings):
+    fingerprint = create_settings_group(root, settings, dim=None, dtype="float32")
+    make_current(root, fingerprint)
+    store = FeatureStore.open(root)
+    assert (store.dim, len(store)) == (None, 0)
+    assert store.load(["a"]).values.shape == (1, 0)
+    with StoreWriter(root, fingerprint) as writer:
+        with pytest.raises(ValueError, match="without a width"):
+            writer.append([row("a")])
+        assert create_settings_group(root, settings, dim=5, dtype="float16") == fingerprint
+        assert create_settings_group(root, settings, dim=None, dtype="float32") == fingerprint
+        writer.append([row("a", value=2)])
+    store.refresh()
+    assert (store.dim, store.dtype) == (5, np.float16)
+    assert store.load(["a"]).values[0].tolist() == [2] * 5
+
+
+def test_an_absent_store_says_what_to_do(root):
+    with pytest.raises(MissingInput, match="extract --modality face"):
+        FeatureStore.open(root)
+
+
+def test_a_store_of_a_later_format_is_neither_read_nor_written(root, row, write, settings):
+    store = write(root, [row("a")])
+    write_group(root, {"ecmf_store": 3, "current": store.fingerprint})
+    before = (root / "zarr.json").read_bytes()
+    for use in (
+        lambda: FeatureStore.open(root),
+        lambda: FeatureStore(root, store.fingerprint),
+        lambda: StoreWriter(root, store.fingerprint).__enter__(),
+        lambda: create_settings_group(root, {**settings, "more": 1}, dim=5, dtype="float16"),
+        lambda: make_current(root, store.fingerprint),
+    ):
+        with pytest.raises(StoreError, match="format 3"):
+            use()
+    assert (root / "zarr.json").read_bytes() == before
+
+
+@hypothesis_settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_whatever_is_appended_is_read_back(tmp_path_factory, write, data):
+    root: Path = tmp_path_factory.mktemp("store") / "x.zarr"
+    dtype = data.draw(st.sampled_from(["float16", "float32"]))
+    expected: dict[str, np.ndarray] = {}
+    names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8)
+    numbers = st.floats(-1e3, 1e3, width=16)
+    batches = []
+    for number in range(data.draw(st.integers(1, 3))):
+        rows = []
+        for name in data.draw(st.lists(names, min_size=1, max_size=5, unique=True)):
+            values = np.array(data.draw(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=4)), np.float32)
+            rows.append(FeatureRow(name, f"d{number}", values))
+            expected[name] = values
+        batches.append(rows)
+    store = write(root, *batches, dim=2, dtype=dtype)
+    order = data.draw(st.permutations(sorted(expected)))
+    found = store.load_sequences(order)
+    for name, values, mask in zip(order, found.values, found.mask, strict=True):
+        np.testing.assert_array_equal(values[mask], expected[name])
+        np.testing.assert_array_equal(store.row(name).values, expected[name])
+    loaded = FeatureStore.open(root).load(order)
+    assert loaded.present.all()
+    means = np.stack([expected[name].mean(axis=0) for name in order])
+    np.testing.assert_allclose(loaded.values, means, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,241 @@
+"""Parts: what stands on the disk, and what damage does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from ecmf_pipeline.errors import StoreError
+from ecmf_pipeline.store import FeatureRow, FeatureStore
+from ecmf_pipeline.store.arrays import read_whole, widen
+from ecmf_pipeline.store.format import write_group
+from ecmf_pipeline.store.parts import part_number
+
+
+def chunk_of(part: Path) -> Path:
+    return part / "values" / "c" / "0" / "0"
+
+
+def flip_a_bit(part: Path) -> None:
+    data = bytearray(chunk_of(part).read_bytes())
+    data[7] ^= 1
+    chunk_of(part).write_bytes(data)
+
+
+def cut(part: Path) -> None:
+    chunk_of(part).write_bytes(chunk_of(part).read_bytes()[:-9])
+
+
+def empty(part: Path) -> None:
+    chunk_of(part).write_bytes(b"")
+
+
+def lengthen(part: Path) -> None:
+    chunk_of(part).write_bytes(chunk_of(part).read_bytes() + b"\0" * 4)
+
+
+def other_shape(part: Path) -> None:
+    shutil.rmtree(part / "values")
+    values = np.ones((2, 5), np.float16)
+    zarr.open_group(part).create_array("values", data=values, chunks=values.shape, compressors=None)
+
+
+def other_width(part: Path) -> None:
+    shutil.rmtree(part / "values")
+    values = np.ones((3, 6), np.float16)
+    zarr.open_group(part).create_array("values", data=values, chunks=values.shape, compressors=None)
+
+
+def many_chunks(part: Path) -> None:
+    shutil.rmtree(part / "values")
+    values = np.ones((3, 5), np.float16)
+    zarr.open_group(part).create_array("values", data=values, chunks=(1, 5), compressors=None)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda part: chunk_of(part).unlink(),
+        lambda part: shutil.rmtree(part / "values"),
+        lambda part: (part / "values" / "zarr.json").write_text("{"),
+        lambda part: (part / "values" / "zarr.json").write_text("{}"),
+        flip_a_bit,
+        cut,
+        empty,
+        lengthen,
+        other_shape,
+        other_width,
+        many_chunks,
+    ],
+    ids=["chunk", "array", "no json", "no array", "bit", "cut", "empty", "longer", "rows", "width", "chunks"],
+)
+@pytest.mark.parametrize("value", [None, 0.0], ids=["values", "zeros"])
+def test_a_damaged_array_is_an_error_that_names_its_part_and_never_zeros(root, row, write, damage, value):
+    store = write(root, [row("a", value=value)], [row("b", value=value)])
+    part = next(store.folder.glob("part-000000-*"))
+    damage(part)
+    for read in (store.load, store.load_sequences, lambda clip_ids: store.row(*clip_ids)):
+        with pytest.raises(StoreError, match=part.name) as caught:
+            read(["a"])
+        assert "store verify" in str(caught.value)
+    assert store.load(["b"]).present.all()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        '{"attributes": {}}',
+        '{"attributes": {"clip_id": ["a"], "digest": [], "length": [1]}}',
+        None,
+    ],
+)
+def test_a_part_that_does_not_say_what_it_holds_is_an_error_that_names_it(root, row, write, text):
+    store = write(root, [row("a")])
+    document = next(store.folder.glob("part-*")) / "zarr.json"
+    if text is None:
+        document.unlink()
+    else:
+        document.write_text(text)
+    with pytest.raises(StoreError, match=document.parent.name):
+        FeatureStore.open(root)
+
+
+def test_a_part_of_other_settings_is_refused(root, row, write):
+    store = write(root, [row("a")])
+    part = next(store.folder.glob("part-*"))
+    document = json.loads((part / "zarr.json").read_text())
+    document["attributes"]["fingerprint"] = "0123456789ab"
+    (part / "zarr.json").write_text(json.dumps(document))
+    with pytest.raises(StoreError, match="other settings"):
+        FeatureStore.open(root)
+
+
+def test_zeros_are_written_too(root, row, write):
+    store = write(root, [row("a", value=0)])
+    part = next(store.folder.glob("part-*"))
+    assert chunk_of(part).stat().st_size == 3 * 5 * 2 + 4
+    assert (store.load(["a"]).values == 0).all()
+
+
+def test_a_part_has_three_files_and_two_for_each_array_beside_its_values(root, row, write):
+    store = write(root, [row(f"c{i}") for i in range(50)])
+    part = next(store.folder.glob("part-*"))
+    assert sorted(str(path.relative_to(part)) for path in part.rglob("*") if path.is_file()) == [
+        "times/c/0",
+        "times/zarr.json",
+        "values/c/0/0",
+        "values/zarr.json",
+        "zarr.json",
+    ]
+
+
+def test_parts_of_format_1_are_still_read(root, fingerprint):
+    attributes = {"clip_id": ["a", "b"], "digest": ["d", "d"], "length": [1, 2]}
+    part = zarr.create_group(root / fingerprint / "part-000000-12345678", attributes=attributes)
+    values = np.arange(15, dtype=np.float16).reshape(3, 5)
+    part.create_array("values", data=values, chunks=values.shape, compressors=None)
+    write_group(root, {"ecmf_store": 1, "current": fingerprint})
+    store = FeatureStore.open(root)
+    np.testing.assert_array_equal(store.load(["b", "a"]).values, [values[1:].mean(axis=0), values[0]])
+    chunk_of(root / fingerprint / "part-000000-12345678").unlink()
+    with pytest.raises(StoreError, match="is missing"):
+        store.load(["a"])
+
+
+@pytest.mark.parametrize(
+    "codecs",
+    [
+        {"compressors": [zarr.codecs.ZstdCodec()]},
+        {"compressors": [zarr.codecs.ZstdCodec(), zarr.codecs.Crc32cCodec()]},
+        {"compressors": [zarr.codecs.BloscCodec(cname="lz4", shuffle="bitshuffle", typesize=2)]},
+    ],
+    ids=["zstd", "zstd+crc", "blosc"],
+)
+def test_arrays_of_other_codecs_are_read_by_zarr(root, codecs):
+    values = np.random.default_rng(3).normal(size=(4, 5)).astype(np.float16)
+    zarr.create_array(root, data=values, chunks=values.shape, **codecs)
+    np.testing.assert_array_equal(read_whole(root), values)
+    (root / "c" / "0" / "0").unlink()
+    with pytest.raises(FileNotFoundError):
+        read_whole(root)
+
+
+@given(
+    values=arrays.arrays(
+        st.sampled_from([np.float16, np.float32, np.float64]),
+        st.tuples(st.integers(0, 9), st.integers(1, 9)),
+        elements=st.floats(width=16, allow_nan=True, allow_infinity=True, allow_subnormal=True),
+    )
+)
+def test_widening_loses_nothing(values):
+    wide = np.empty(values.shape, np.float32)
+    widen(values, wide)
+    np.testing.assert_array_equal(wide, values.astype(np.float32))
+
+
+def test_every_half_is_widened_to_itself():
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = halves[np.isfinite(halves)].reshape(-1, 2)
+    wide = np.empty(finite.shape, np.float32)
+    widen(finite, wide)
+    assert wide.tobytes() == finite.astype(np.float32).tobytes()  # the sign of zero too
+
+
+def test_plain_zarr_can_read_it(root, row, write, settings):
+    store = write(root, [row("a", length=2, value=1), row("b", length=3, value=2)])
+    group = zarr.open_group(root, mode="r")
+    assert group.attrs["ecmf_store"] == 2
+    current = group[group.attrs["current"]]
+    (part,) = [member for name, member in current.members() if name.startswith("part-")]
+    assert dict(part.attrs) == {
+        "fingerprint": store.fingerprint,
+        "clip_id": ["a", "b"],
+        "digest": ["d", "d"],
+        "length": [2, 3],
+    }
+    assert part["values"][:, 0].tolist() == [1, 1, 2, 2, 2]
+    assert dict(current.attrs) == {
+        "fingerprint": store.fingerprint,
+        "settings": settings,
+        "dim": 5,
+        "dtype": "float16",
+    }
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path, row, write):
+    def bytes_of(folder: Path) -> dict[str, bytes]:
+        write(folder / "face.zarr", [row(f"c{i}") for i in range(7)], [row("c9")])
+        return {
+            str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.zarr/**/*") if path.is_file()
+        }
+
+    first = bytes_of(tmp_path / "first")
+    assert len(first) == 12
+    assert first == bytes_of(tmp_path / "second")
+
+
+def test_a_name_that_is_none_is_refused():
+    assert part_number("part-000012-5c1d0e9a") == 12
+    with pytest.raises(StoreError, match="not the name of a part"):
+        part_number("part-x")
+
+
+def test_wrong_rows_are_named(root, write):
+    for bad in (
+        FeatureRow("a", "d", np.zeros((2, 4), np.float32)),
+        FeatureRow("a", "d", np.zeros((0, 5), np.float32)),
+        FeatureRow("a", "d", np.full((1, 5), np.nan, np.float32)),
+        FeatureRow("a", "d", np.full((1, 5), 1e6, np.float32)),  # beyond float16
+    ):
+        with pytest.raises(ValueError, match="a: features"):
+            write(root, [bad])
+        assert not list(root.rglob("part-*"))
