@@ -1,0 +1,200 @@
+"""Measures what ADR 4 decides: type, codecs and part size of stores, on features of real clips and real text.
+
+Run it where ``data/models`` is: ``python -m tools.measure_store VIDEO_FOLDER MELD_CSV RAVDESS_NPZ``. CPU seconds are
+the best of several runs. Sizes are those of the features as they are. For times they are repeated, each time with
+another gain, and so are those of the last table, which asks for files and seconds and not for content.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+import tempfile
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+
+from ecmf_pipeline.encoders import config as configs
+from ecmf_pipeline.encoders.base import ClipText
+from ecmf_pipeline.errors import ClipError
+from ecmf_pipeline.faces import FaceConfig, FaceFinder
+from ecmf_pipeline.media import MediaConfig, read_audio, read_frames
+from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group
+from tools.bench_store import cpu_seconds
+
+UTTERANCES = 2_000
+NEW_CLIPS = 100
+CLIPS = 132_000
+TIMED_BYTES = 2**26
+Values = NDArray[np.float32]
+
+
+def main() -> None:
+    """Print the tables."""
+    if len(sys.argv) != 4:
+        raise SystemExit(__doc__)
+    for line in tables(*map(Path, sys.argv[1:])):
+        sys.stdout.write(f"{line}\n")
+
+
+def tables(videos: Path, meld: Path, ravdess: Path) -> Iterator[str]:
+    """The lines of all tables."""
+    utterances, emotions, dialogues = _utterances(meld)
+    texts = configs.TextConfig().build().encode([ClipText(utterance) for utterance in utterances])
+    features = {**_features_of_clips(videos), "text": [text.values for text in texts]}
+    for name, clips in features.items():
+        yield f"\n{name}: {len(clips)} clips, {sum(map(len, clips))} rows x {clips[0].shape[1]}, {_rounding(clips)}"
+        if name == "audio":
+            continue  # few numbers of many magnitudes: float32, whatever it costs
+        with tempfile.TemporaryDirectory() as folder:
+            yield from _codecs(np.concatenate(clips), len(clips), Path(folder) / "array")
+    yield "\nA linear model on features as computed, and on the same rounded to float16"
+    yield _linear("MELD, text", np.concatenate(features["text"]), emotions, dialogues)
+    archive = np.load(ravdess)
+    parts = [name.split("-") for name in archive["name"]]
+    labels, actors = [part[2] for part in parts], [part[6].split(".")[0] for part in parts]
+    for what, columns in (("face", slice(0, 35)), ("audio", slice(35, None)), ("both", slice(None))):
+        yield _linear(f"RAVDESS, {what}", archive["X"][:, columns].astype(np.float32), labels, actors)
+    yield f"\n{CLIPS} clips of one row of 768 float16, tiled from the text features"
+    rows = np.concatenate(features["text"])
+    for part_size in (128, 512, 1024, 2048):
+        with tempfile.TemporaryDirectory() as folder:
+            yield _part_size(part_size, np.concatenate([rows, rows], axis=1)[:, :768], Path(folder) / "text.zarr")
+
+
+def _features_of_clips(videos: Path) -> dict[str, list[Values]]:
+    """Features in float32, (T, D) a clip; clips that have none are passed over, as in a run."""
+    media, found = MediaConfig(), defaultdict[str, list[Values]](list)
+    with FaceFinder(FaceConfig()) as faces, ExitStack() as exits:
+        branches: dict[str, tuple[configs.BaseEncoderConfig, Callable[[Path], Any]]] = {
+            "global": (configs.EfficientNetConfig(), lambda path: read_frames(path, media)[0]),
+            "face": (configs.MiniXceptionConfig(), lambda path: faces.track(read_frames(path, media)[0])),
+            "audio": (configs.EgemapsConfig(), read_audio),
+        }
+        for name, (config, view) in branches.items():
+            encoder = config.build()
+            exits.callback(encoder.close)
+            for path in sorted(videos.iterdir()):
+                with suppress(ClipError):
+                    found[name] += [one.values for one in encoder.encode([view(path)]) if len(one.values)]
+    return found
+
+
+def _utterances(path: Path) -> Iterator[list[str]]:
+    """Texts, emotions and dialogues."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))[:UTTERANCES]
+    yield from ([row[column] for row in rows] for column in ("Utterance", "Emotion", "Dialogue_ID"))
+
+
+def _rounding(clips: Sequence[Values]) -> str:
+    """How far float16 takes pooled features away, relative to the spread of their column over clips."""
+    pooled = np.stack([clip.mean(axis=0) for clip in clips])
+    with np.errstate(over="ignore"):
+        rounded = np.stack([clip.astype(np.float16).astype(np.float32).mean(axis=0) for clip in clips])
+    alive = _alive(pooled)
+    error = (np.abs(rounded - pooled) / np.maximum(pooled.std(axis=0), 1e-30))[:, alive]
+    largest = max(float(np.abs(clip).max()) for clip in clips)
+    return (
+        f"largest {largest:.4g}, {len(alive) - alive.sum()} dead columns; float16 moves a mean by "
+        f"{np.median(error):.1e} (median), {error.max():.1e} (most) of its column's spread"
+    )
+
+
+def _alive(features: Values) -> NDArray[np.bool_]:
+    """Which columns vary at all: of those that do not, only the noise of the arithmetic could be judged."""
+    spread = features.std(axis=0)
+    alive: NDArray[np.bool_] = spread > 1e-5 * spread.max()
+    return alive
+
+
+def _codecs(rows: Values, clips: int, folder: Path) -> Iterator[str]:
+    """Size, and CPU seconds of writing and reading, of all clips' rows in one array."""
+    crc = Crc32cCodec()
+    gains = np.random.default_rng(4).uniform(0.9, 1.1, (TIMED_BYTES // rows.nbytes, 1, 1))
+    many = (rows * gains).astype(np.float32).reshape(-1, rows.shape[1])
+    for dtype in ("float32", "float16"):
+        blosc = partial(BloscCodec, typesize=np.dtype(dtype).itemsize)
+        chains: dict[str, list[Any]] = {
+            "none": [],
+            "crc32c": [crc],
+            "zstd 1": [ZstdCodec(level=1), crc],
+            "zstd 9": [ZstdCodec(level=9), crc],
+            "lz4": [blosc(cname="lz4", shuffle="noshuffle"), crc],
+            "lz4, shuffle": [blosc(cname="lz4", shuffle="shuffle"), crc],
+            "zstd 1, shuffle": [blosc(cname="zstd", clevel=1, shuffle="shuffle"), crc],
+            "zstd 1, bitshuffle": [blosc(cname="zstd", clevel=1, shuffle="bitshuffle"), crc],
+        }
+        for codec, chain in chains.items():
+            stored = _write(folder, rows.astype(dtype), chain)
+            values = many.astype(dtype)
+            writing = cpu_seconds(partial(_write, folder, values, chain), 2)
+            reading = cpu_seconds(lambda: np.asarray(zarr.open_array(folder, mode="r")[...]), 5)
+            scale = 2**30 / many.nbytes  # for so many numbers as make 1 GiB of float32
+            yield (
+                f"| {dtype} | {codec} | {stored / rows.nbytes:.2f} | {stored * NEW_CLIPS / clips / 1e6:.2f} "
+                f"| {writing * scale:.2f} | {reading * scale:.2f} |"
+            )
+
+
+def _write(folder: Path, values: NDArray[Any], chain: Sequence[Any]) -> int:
+    """Write an array of one chunk and tell the chunk's bytes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    zarr.create_array(folder, data=values, chunks=values.shape, compressors=chain or None)
+    return sum(path.stat().st_size for path in (folder / "c").rglob("*") if path.is_file())
+
+
+def _linear(what: str, features: Values, labels: Sequence[str], groups: Sequence[str]) -> str:
+    """Weighted F1 and accuracy, out of fold, with no group on both sides."""
+    features = features[:, _alive(features)]
+    found = []
+    for values in (features, features.astype(np.float16).astype(np.float32)):
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, C=0.01))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of folds without one of the classes
+            found.append(cross_val_predict(model, values, labels, groups=groups, cv=GroupKFold(5)))
+    scores = [
+        f"{f1_score(labels, one, average='weighted'):.4f} / {np.mean(one == np.array(labels)):.4f}" for one in found
+    ]
+    return f"| {what} | {scores[0]} | {scores[1]} | {int((found[0] != found[1]).sum())} of {len(labels)} |"
+
+
+def _part_size(part_size: int, rows: Values, root: Path) -> str:
+    fingerprint = create_settings_group(root, {"part_size": part_size}, dim=768, dtype="float16")
+    names = [f"clip{number:06d}" for number in range(CLIPS)]
+
+    def write() -> None:
+        with StoreWriter(root, fingerprint) as writer:
+            for first in range(0, CLIPS, part_size):
+                some = enumerate(names[first : first + part_size], first)
+                writer.append([FeatureRow(name, "0" * 64, rows[[number % len(rows)]]) for number, name in some])
+
+    writing = cpu_seconds(write, repeats=1)
+    files = [path for path in root.rglob("*") if path.is_file()]
+    listed = json.dumps([{"md5": "0" * 32, "relpath": str(path.relative_to(root))} for path in files])  # as DVC's .dir
+    opening = cpu_seconds(lambda: FeatureStore.open(root), 5)
+    store = FeatureStore.open(root)
+    loading = cpu_seconds(lambda: store.load(names), 5)
+    return (
+        f"| {part_size} | {len(files)} | {len(listed) / 1000:.0f} kB | {writing:.2f} | {opening:.3f} | {loading:.3f} |"
+    )
+
+
+if __name__ == "__main__":
+    main()
