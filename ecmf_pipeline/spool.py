@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,12 @@ class Spool:
     def leftovers(self) -> list[Path]:
         """The finished batches of other runs, in the order of their work. Who asks must be the only writer."""
         return sorted(path for path in self.folder.glob("*.batch") if not path.name.startswith(f"{self.run}."))
+
+    def leave(self) -> None:
+        """Remove the folder, and the one it stands in, where nothing waits in them."""
+        for folder in (self.folder, self.folder.parent):
+            with suppress(OSError):  # not empty, or never made
+                folder.rmdir()
 
     def _path(self, task: str) -> Path:
         return self.folder / f"{self.run}.{task}.batch"

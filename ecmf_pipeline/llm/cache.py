@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -170,9 +169,7 @@ class ScoreWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        folder = self.spool.folder
-        if folder.is_dir() and not any(folder.iterdir()):
-            shutil.rmtree(folder)
+        self.spool.leave()
         self._exits.close()
 
     def append(self, rows: Iterable[TextScores], number: int | None = None) -> int:

@@ -59,9 +59,7 @@ class StoreWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        folder = self.spool.folder
-        if folder.is_dir() and not any(folder.iterdir()):
-            shutil.rmtree(folder)
+        self.spool.leave()
         self._exits.close()
 
     def append(self, rows: Sequence[FeatureRow], number: int | None = None) -> None:
