@@ -1,0 +1,235 @@
+"""A team: a project that has features, remotes of three kinds, and clones of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncssh
+import pytest
+import yaml
+
+CLIPS = 14
+
+PARAMS = {
+    "corpus": {"kind": "folder", "root": "corpus"},
+    "models": {"names": ["efficientnet_lite0"]},
+    "media": {"frames": 2},
+    "extract": {"encoders": {"global": "efficientnet_lite0", "audio": "egemaps"}, "workers": 0},
+    "llm": {"model": "llm", "gguf_file": "none.gguf"},  # no clip has words, so that it is never loaded
+    "train": {"training": {"folds": 2, "seeds": 1, "epochs": 2}},
+}
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A working copy of the project, and the environment of whoever works in it."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def __call__(self, *words: str, fails: bool = False) -> str:
+        """Run a command in it; what it printed."""
+        done = subprocess.run(
+            words, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False, timeout=150
+        )
+        assert (done.returncode != 0) == fails, f"{words}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def commit(self, message: str) -> None:
+        self("git", "add", "--all")
+        self("git", "commit", "--quiet", "--message", message)
+
+    def clone(self, folder: Path) -> Checkout:
+        """What a colleague has after `git clone`: no features, no weights, no clips."""
+        subprocess.run(
+            ["git", "clone", "--quiet", str(self.folder), str(folder)], env=self.environment, check=True, timeout=60
+        )
+        return Checkout(folder, self.environment)
+
+    def copy(self, folder: Path) -> Checkout:
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Checkout(folder, self.environment)
+
+    def change(self, changes: dict[str, object]) -> None:
+        """Change params.yaml, two levels deep."""
+        params = yaml.safe_load((self.folder / "params.yaml").read_text())
+        for section, values in changes.items():
+            for key, value in values.items():  # type: ignore[attr-defined]
+                old = params[section].get(key)
+                params[section][key] = old | value if key != "encoders" and isinstance(old, dict) else value
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def features(self) -> dict[str, bytes]:
+        """Every file of the stores."""
+        root = self.folder / "data" / "features"
+        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.zarr/**/*") if path.is_file()}
+
+
+@dataclass(frozen=True)
+class Remote:
+    """Where a team keeps its data, and the commands that tell DVC so.
+
+    Attributes:
+        url: As `dvc remote add` takes it.
+        shared: Settings that go to git with the project.
+        own: Settings that each person keeps (`--local`).
+    """
+
+    url: str
+    shared: dict[str, str] = field(default_factory=dict)
+    own: dict[str, str] = field(default_factory=dict)
+
+    def add(self, checkout: Checkout) -> None:
+        checkout("dvc", "remote", "add", "--default", "team", self.url)
+        for key, value in self.shared.items():
+            checkout("dvc", "remote", "modify", "team", key, value)
+        checkout.commit("Where the data is kept")
+
+    def log_in(self, checkout: Checkout) -> None:
+        for key, value in self.own.items():
+            checkout("dvc", "remote", "modify", "--local", "team", key, value)
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory) -> dict[str, str]:
+    """A user without any configuration but the keys of the S3 server."""
+    return os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(tmp_path_factory.mktemp("home")),
+        "DVC_NO_ANALYTICS": "1",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        **{f"GIT_{who}_{what}": "team@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+
+
+@pytest.fixture(scope="session")
+def add_clips(make_clip) -> Callable[[Checkout, int, int], None]:
+    """Write the clips of some numbers into a checkout's corpus."""
+
+    def add(checkout: Checkout, first: int, end: int) -> None:
+        corpus = checkout.folder / "corpus"
+        for number in range(first, end):
+            make_clip(corpus / f"clip{number:02d}.mp4", pictures=6, audio_seconds=1.0, amplitude=0.1 + 0.02 * number)
+        names = sorted(path.stem for path in corpus.glob("*.mp4"))
+        lines = [f"{name},{'bad' if index % 2 else 'good'}" for index, name in enumerate(names)]
+        (corpus / "labels.csv").write_text("\n".join(["name,label", *lines, ""]))
+
+    return add
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, environment, models, add_clips) -> Checkout:
+    """A project that has features and a trained model, all committed to git. To be copied, not changed."""
+    checkout = Checkout(tmp_path_factory.mktemp("team") / "project", environment)
+    folder = checkout.folder
+    Checkout(folder.parent, environment)(sys.executable, "-m", "ecmf_pipeline", "init", str(folder))
+    shutil.copytree(models / "efficientnet_lite0", folder / "data" / "models" / "efficientnet_lite0")
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    (folder / "params.yaml").write_text(yaml.safe_dump(params | {"corpus": PARAMS["corpus"]}, sort_keys=False))
+    checkout.change({name: section for name, section in PARAMS.items() if name != "corpus"})
+    (folder / "llm").mkdir()
+    (folder / "llm" / "none.gguf").write_text("never read")
+    (folder / ".gitignore").write_text("/corpus/\n")
+    add_clips(checkout, 0, CLIPS)
+    checkout("dvc", "repro", "train@given")
+    checkout.commit("Features and a model")
+    return checkout
+
+
+@pytest.fixture
+def ours(finished, tmp_path) -> Checkout:
+    return finished.copy(tmp_path / "ours")
+
+
+@pytest.fixture
+def local_remote(tmp_path) -> Remote:
+    return Remote(str(tmp_path / "remote"))
+
+
+@pytest.fixture
+def ssh_remote(tmp_path) -> Iterator[Remote]:
+    """An SSH server with SFTP on the loopback interface."""
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    key.write_private_key(tmp_path / "key")
+    key.write_public_key(tmp_path / "authorized_keys")
+    (tmp_path / "key").chmod(0o600)
+    with _sftp_server(tmp_path / "authorized_keys") as port:
+        yield Remote(f"ssh://anna@127.0.0.1:{port}{tmp_path / 'remote'}", own={"keyfile": str(tmp_path / "key")})
+
+
+@contextmanager
+def _sftp_server(authorized_keys: Path) -> Iterator[int]:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    async def start() -> asyncssh.SSHAcceptor:
+        return await asyncssh.listen(
+            "127.0.0.1",
+            0,
+            server_host_keys=[asyncssh.generate_private_key("ssh-ed25519")],
+            authorized_client_keys=str(authorized_keys),
+            sftp_factory=True,
+        )
+
+    async def stop(server: asyncssh.SSHAcceptor) -> None:
+        server.close()
+        await server.wait_closed()
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+
+    try:
+        server = asyncio.run_coroutine_threadsafe(start(), loop).result(30)
+        yield server.get_port()
+        asyncio.run_coroutine_threadsafe(stop(server), loop).result(30)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture
+def s3_remote(environment) -> Iterator[Remote]:
+    """A server that speaks the S3 protocol on the loopback interface."""
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+    server = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+    )
+    lines = server.stderr or []
+    try:
+        address = next(line.split("Running on ")[1].strip() for line in lines if "Running on http" in line)
+    except StopIteration:
+        server.wait()
+        pytest.fail("the S3 server did not start")
+    reader = threading.Thread(target=lambda: [None for _ in lines])  # or the pipe fills and the server waits
+    reader.start()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"{address}/team", method="PUT"), timeout=30):
+            pass
+        yield Remote("s3://team/emotions", shared={"endpointurl": address})
+    finally:
+        server.terminate()
+        server.wait()
+        reader.join()
+        if server.stderr:
+            server.stderr.close()
+
+
+@pytest.fixture(params=["local", "ssh", "s3"])
+def remote(request) -> Remote:
+    return request.getfixturevalue(f"{request.param}_remote")

@@ -1,0 +1,34 @@
+"""DVC's cache may share files with the workspace: what the pipeline writes must never write through to it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def damaged(cache: Path) -> list[str]:
+    """Objects of DVC's cache whose bytes are no longer those that their name says."""
+    return [
+        str(path)
+        for path in (cache / "files" / "md5").rglob("*")
+        if path.is_file()
+        and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+        != f"{path.parent.name}{path.name.removesuffix('.dir')}"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["hardlink", "symlink"])
+def test_appending_leaves_a_linked_cache_whole(kind, ours, add_clips):
+    ours("dvc", "config", "cache.type", kind)
+    ours("dvc", "checkout", "--relink", "index", "rewrite", "extract")
+    chunk = next((ours.folder / "data" / "features" / "audio.zarr").rglob("values/c/0/0"))
+    assert chunk.is_symlink() if kind == "symlink" else chunk.stat().st_nlink == 2
+    add_clips(ours, 14, 16)
+    assert "extract audio: 2 done, 14 reused" in ours("dvc", "repro", "extract@audio")
+    ours("ecmf-pipe", "rewrite")
+    assert damaged(ours.folder / ".dvc" / "cache") == []
+    assert "extract audio: 0 done, 16 reused" in ours("ecmf-pipe", "extract", "--modality", "audio")

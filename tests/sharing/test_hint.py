@@ -1,0 +1,122 @@
+"""What is said of stores that are not here though dvc.lock knows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ecmf_pipeline.sharing import Recorded, pull_hint, recorded_outputs
+
+FACE, AUDIO = Path("data/features/face.zarr"), Path("data/features/audio.zarr")
+
+
+@pytest.fixture(autouse=True)
+def _no_remotes_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    folder = tmp_path / "project"
+    outs = [
+        {"path": str(FACE), "hash": "md5", "md5": "1.dir", "size": 2_500_000_000, "nfiles": 40},
+        {"path": "data/quarantine/extract-face.csv", "hash": "md5", "md5": "2", "size": 10},
+    ]
+    audio = {"path": str(AUDIO), "hash": "md5", "md5": "3.dir", "size": 0, "nfiles": 0}
+    stages = {
+        "extract@face": {"cmd": "ecmf-pipe extract --modality face", "outs": outs},
+        "extract@audio": {"cmd": "ecmf-pipe extract --modality audio", "outs": [audio]},
+    }
+    (folder / ".dvc").mkdir(parents=True)
+    (folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
+    return folder
+
+
+def hint(project: Path, *stores: Path) -> str | None:
+    return pull_hint(stores or [FACE, AUDIO], lock=project / "dvc.lock")
+
+
+def remote(project: Path, name: str, where: str = "config", *, default: bool = False) -> None:
+    core = f"[core]\n    remote = {name}\n" if default else ""
+    with (project / ".dvc" / where).open("a") as file:
+        file.write(f"{core}['remote \"{name}\"']\n    url = s3://somewhere/100%\n")
+
+
+def test_an_absent_store_is_named_with_its_size_and_the_command(project):
+    remote(project, "team", default=True)
+    said = hint(project)
+    assert said is not None
+    assert "`dvc pull data/features/face.zarr`" in said
+    assert "2.5 GB" in said
+    assert "40 files" in said
+    assert str(AUDIO) not in said  # there is nothing in it to be pulled
+
+
+def test_an_empty_folder_is_as_good_as_none(project):
+    (project / FACE).mkdir(parents=True)
+    assert hint(project) is not None
+
+
+def test_nothing_is_said_of_stores_that_are_here_or_were_not_asked_for(project):
+    assert hint(project, AUDIO) is None
+    (project / FACE).mkdir(parents=True)
+    (project / FACE / "zarr.json").write_text("{}")
+    assert hint(project) is None
+
+
+def test_without_a_remote_it_says_so(project):
+    said = hint(project)
+    assert said is not None
+    assert "no DVC remote is configured" in said
+    assert "dvc remote add" in said
+
+
+@pytest.mark.parametrize("where", ["config", "config.local"])
+def test_a_remote_that_is_no_default_is_named(project, where):
+    remote(project, "team", where)
+    assert f"`dvc pull -r team {FACE}`" in (hint(project) or "")
+
+
+def test_the_remote_of_the_user_counts(project, tmp_path):
+    (tmp_path / "home" / "dvc").mkdir(parents=True)
+    (tmp_path / "home" / "dvc" / "config").write_text("[core]\nremote = mine\n['remote \"mine\"']\nurl = /somewhere\n")
+    assert f"`dvc pull {FACE}`" in (hint(project) or "")
+
+
+def test_a_project_in_a_subfolder_finds_the_configuration_above(project):
+    (project / ".dvc").rename(project.parent / ".dvc")
+    remote(project.parent, "team", default=True)
+    assert f"`dvc pull {FACE}`" in (hint(project) or "")
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"",
+        b"<<<<<<< HEAD\nschema: '2.0'\n=======\n",
+        b"stages: [1, 2]",
+        b"stages: {a: 1, b: {outs: 3}, c: {outs: [4, {path: 5}, {}]}}",
+        b"- a list",
+        b"\xff\xfe\x00",
+        b"a: [",
+    ],
+)
+def test_a_damaged_lock_file_knows_nothing(project, damaged):
+    (project / "dvc.lock").write_bytes(damaged)
+    assert hint(project) is None
+
+
+def test_a_missing_lock_file_knows_nothing(project):
+    (project / "dvc.lock").unlink()
+    assert hint(project) is None
+
+
+def test_a_damaged_configuration_counts_as_none(project):
+    (project / ".dvc" / "config").write_bytes(b"no section\n\xff")
+    assert "no DVC remote" in (hint(project) or "")
+
+
+def test_an_output_without_numbers_is_one_file(project):
+    assert Recorded("data/quarantine/extract-face.csv", 10, 1) in recorded_outputs(project / "dvc.lock")

@@ -1,0 +1,175 @@
+"""What DVC costs: a run that has nothing to do, and what a push sends after a few new clips."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import yaml
+
+from ecmf_pipeline.project import init
+from ecmf_pipeline.store import FeatureRow, StoreWriter, create_settings_group
+
+CLIPS_STORED = 132_000
+CLIPS_NEW = 100
+WIDTH = 768
+PART = 1024
+REPEATS = 5
+
+
+def dvc_no_op(folder: Path) -> tuple[str, float, float]:
+    """CPU seconds of `dvc repro` where all is done, against a project of as many trivial stages.
+
+    A trivial stage copies one small file. Child processes count, ours being the `index` that looks at the corpus.
+    """
+    ours = _finished_project(folder / "ours")
+    stages = _stages(ours)
+    trivial = _trivial_project(folder / "trivial", len(stages))
+    seconds, reference = _cpu_seconds_of_repro(ours, trivial)
+    return f"dvc repro with nothing to do, against {len(stages)} trivial stages", seconds, reference
+
+
+def dvc_no_op_same_graph(folder: Path) -> tuple[str, float, float]:
+    """CPU seconds of `dvc repro` where all is done, against the same graph of stages that run `true`.
+
+    What DVC itself takes for a graph like ours; the difference is what our one command adds.
+    """
+    ours = _finished_project(folder / "ours")
+    same = folder / "same"
+    shutil.copytree(ours, same, symlinks=True)
+    pipeline = yaml.safe_load((same / "dvc.yaml").read_text(encoding="utf-8"))
+    for stage in pipeline["stages"].values():
+        stage.get("do", stage)["cmd"] = "true"
+    (same / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
+    _run(["dvc", "commit", "--quiet", "--force"], same)
+    _run(["dvc", "repro", "--quiet"], same)
+    seconds, reference = _cpu_seconds_of_repro(ours, same)
+    return "dvc repro with nothing to do, against the same graph of empty stages", seconds, reference
+
+
+def pushed_bytes(folder: Path) -> tuple[str, float, float]:
+    """Bytes that a push sends for 100 new clips of 132,000, without DVC's own list of files, against their payload."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(7)
+    store = folder / "data.zarr"
+    fingerprint = create_settings_group(store, {"bench": 3}, dim=WIDTH, dtype="float16")
+    with StoreWriter(store, fingerprint) as writer:
+        for rows in _rows(CLIPS_STORED, rng):
+            writer.append(rows)
+    _run(["dvc", "init", "--quiet", "--no-scm"], folder)
+    _run(["dvc", "remote", "add", "--quiet", "--default", "team", "remote"], folder)
+    _run(["dvc", "config", "cache.type", "hardlink"], folder)
+    _run(["dvc", "add", "--quiet", store.name], folder)
+    _run(["dvc", "push", "--quiet"], folder)
+    before = _objects(folder / "remote")
+    with StoreWriter(store, fingerprint) as writer:
+        writer.append(next(_rows(CLIPS_NEW, rng, prefix="new")))
+    _run(["dvc", "add", "--quiet", store.name], folder)
+    _run(["dvc", "push", "--quiet"], folder)
+    sent = {name: size for name, size in _objects(folder / "remote").items() if name not in before}
+    manifest = sum(size for name, size in sent.items() if name.endswith(".dir"))
+    what = f"bytes pushed for {CLIPS_NEW} new clips of {CLIPS_STORED}, beside a manifest of {manifest}"
+    return what, float(sum(sent.values()) - manifest), float(CLIPS_NEW * WIDTH * 2)
+
+
+def _rows(clips: int, rng: np.random.Generator, *, prefix: str = "clip") -> Iterator[list[FeatureRow]]:
+    for start in range(0, clips, PART):
+        values = rng.standard_normal((min(PART, clips - start), 1, WIDTH)).astype(np.float16)
+        yield [
+            FeatureRow(f"{prefix}{start + index:06d}", f"{start + index:064x}", row) for index, row in enumerate(values)
+        ]
+
+
+def _finished_project(folder: Path) -> Path:
+    """A project with a small corpus of sounds without words, in which every stage has run: no weights are needed."""
+    if folder.exists():
+        return folder
+    init(folder)
+    for number in range(12):
+        _sound(folder / "corpus" / f"clip{number:02d}.mp4", 200 + 20 * number)
+    labels = [f"clip{number:02d},{'good' if number % 2 else 'bad'}" for number in range(12)]
+    (folder / "corpus" / "labels.csv").write_text("\n".join(["name,label", *labels, ""]))
+    (folder / "llm").mkdir()
+    (folder / "llm" / "none.gguf").write_text("never read")
+    changes: dict[str, dict[str, Any]] = {
+        "corpus": {"kind": "folder", "root": "corpus"},
+        "models": {"names": []},
+        "llm": {"model": "llm", "gguf_file": "none.gguf"},
+        "train": {"training": {"folds": 2, "seeds": 1, "epochs": 2}},
+        "vote": {"folds": 2, "lightgbm": {"rounds": 5}},
+        "evaluate": {"draws": 100},
+    }
+    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    for section, values in changes.items():
+        params[section] |= values
+    params["extract"]["encoders"] = {"audio": "egemaps"}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    _run(["dvc", "repro", "--quiet"], folder)
+    return folder
+
+
+def _trivial_project(folder: Path, stages: int) -> Path:
+    folder.mkdir(parents=True)
+    _run(["git", "init", "--quiet"], folder)
+    _run(["dvc", "init", "--quiet"], folder)
+    _run(["dvc", "config", "core.analytics", "false"], folder)
+    pipeline = {}
+    for number in range(stages):
+        (folder / f"in{number}.txt").write_text(f"{number}\n")
+        pipeline[f"copy{number}"] = {
+            "cmd": f"cp in{number}.txt out{number}.txt",
+            "deps": [f"in{number}.txt"],
+            "outs": [f"out{number}.txt"],
+        }
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": pipeline}))
+    _run(["dvc", "repro", "--quiet"], folder)
+    return folder
+
+
+def _cpu_seconds_of_repro(*projects: Path) -> list[float]:
+    """The least that a no-op took in each project, in turns, child processes included."""
+    least = [float("inf")] * len(projects)
+    for _ in range(REPEATS + 1):  # the first run of each notes what the next ones need not look at
+        for place, project in enumerate(projects):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            _run(["dvc", "repro", "--quiet"], project)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            least[place] = min(least[place], seconds)
+    return least
+
+
+def _stages(project: Path) -> dict[str, Any]:
+    stages: dict[str, Any] = yaml.safe_load((project / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    return stages
+
+
+def _objects(remote: Path) -> dict[str, int]:
+    return {str(path.relative_to(remote)): path.stat().st_size for path in remote.rglob("*") if path.is_file()}
+
+
+def _sound(path: Path, hertz: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tone = np.sin(2 * np.pi * hertz * np.arange(16_000) / 16_000).astype(np.float32) / 4
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16_000)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(tone[None], format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 16_000, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def _run(command: Sequence[str], folder: Path) -> None:
+    # `dvc` and `ecmf-pipe` of the environment that runs the bench.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
+    subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
