@@ -1,0 +1,68 @@
+"""A small corpus with something of everything: healthy clips, and a few that must end up set aside or passed over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+RATE = 16_000
+SIZE = (96, 64)
+CUT = "cut"
+"""The clip whose file ends in the middle: its header promises more, so only decoding finds out."""
+
+
+def write_corpus(folder: Path, clips: int, rng: np.random.Generator) -> None:
+    """Write clips of half a second or so, each with its own pictures and sound.
+
+    Three are odd: one is cut off, one is muted (its sound is nothing but zeros) and one has no sound at all.
+
+    Args:
+        folder: Where to; is made.
+        clips: How many healthy ones.
+        rng: Draws what is in them.
+    """
+    folder.mkdir(parents=True)
+    for number in range(clips):
+        _write(folder / f"clip{number:03d}.mp4", rng, _sound(rng))
+    _write(folder / "muted.mp4", rng, np.zeros(RATE // 2, np.float32))
+    _write(folder / "wordless.mp4", rng, None)
+    whole = folder / "whole.mp4"
+    _write(whole, rng, np.tile(_sound(rng), 4))
+    (folder / f"{CUT}.mp4").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    whole.unlink()
+
+
+def _sound(rng: np.random.Generator) -> NDArray[np.float32]:
+    """A voice of sorts: a few harmonics that swell, and noise."""
+    time = np.arange(int(RATE * rng.uniform(0.4, 0.8))) / RATE
+    pitch = rng.uniform(90, 300)
+    tone = sum(np.sin(2 * np.pi * pitch * harmonic * time) / harmonic for harmonic in range(1, 6))
+    swell = np.sin(2 * np.pi * rng.uniform(1, 4) * time) ** 2
+    return np.asarray(0.2 * tone * swell + 0.01 * rng.standard_normal(len(time)), np.float32)
+
+
+def _write(path: Path, rng: np.random.Generator, sound: NDArray[np.float32] | None) -> None:
+    # The header stands first, so that a file which is cut off still opens.
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        video: Any = container.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = *SIZE, "yuv420p"
+        audio: Any = None
+        if sound is not None:
+            audio = container.add_stream("aac", rate=RATE)
+            audio.layout = "mono"
+        start, end = rng.integers(0, 256, (2, 3))
+        for share in np.linspace(0, 1, 12):
+            picture = np.empty((*SIZE[::-1], 3), np.uint8)
+            picture[:] = start + share * (end - start)
+            picture[:, : int(share * SIZE[0])] = 255 - picture[0, 0]
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(video.encode())
+        if sound is not None:
+            frame = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = RATE, 0
+            container.mux(audio.encode(frame))
+            container.mux(audio.encode())
