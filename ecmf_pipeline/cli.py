@@ -56,7 +56,9 @@ LlmWorkersOption = Annotated[
     int | None,
     typer.Option(min=0, help="Processes that ask the LLM side by side; 0: none but this one. Default: llm.workers."),
 ]
-RetryTextsOption = Annotated[bool, typer.Option(help="Ask again about texts that were quarantined.")]
+RetryTextsOption = Annotated[
+    bool, typer.Option("--retry-quarantined", help="Ask again about texts that were quarantined.")
+]
 LabelsOption = Annotated[TrainedOn, typer.Option("--labels", help="Train on the labels as given, or as refined.")]
 
 

@@ -27,6 +27,7 @@
     │   ├── OutOfMemory         it takes more memory than there is
     │   └── ClipTimeout         it takes longer than `clip_timeout`
     ├── TooManyQuarantined      more clips are bad than the params allow: exit code 1
+    ├── TryAgain                clips failed for reasons that may pass: exit code 1, so that DVC runs the stage again
     └── Interrupted             Ctrl-C or SIGTERM: exit code 130, what was complete is kept
 
 Anything else that is raised is a bug of ours and propagates with its traceback.
@@ -172,6 +173,10 @@ class ClipTimeout(ClipError):
 
 class TooManyQuarantined(EcmfError):
     """More clips are quarantined than the params allow; what was computed is kept."""
+
+
+class TryAgain(EcmfError):
+    """Something failed for a reason that may have passed by the next run; what was computed is kept."""
 
 
 class Interrupted(EcmfError):

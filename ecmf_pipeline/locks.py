@@ -33,7 +33,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(descriptor, path)
         except BlockingIOError as error:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
             raise StoreBusy(
@@ -50,3 +50,13 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _take(descriptor: int, path: Path) -> None:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        is_still_there = os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        is_still_there = False
+    if not is_still_there:
+        raise BlockingIOError  # its last holder has removed it meanwhile, and another may hold a new one

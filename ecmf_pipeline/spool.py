@@ -8,6 +8,7 @@ up by the next one.
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterable
 from contextlib import suppress
@@ -59,6 +60,12 @@ class Spool:
     def leftovers(self) -> list[Path]:
         """The finished batches of other runs, in the order of their work. Who asks must be the only writer."""
         return sorted(path for path in self.folder.glob("*.batch") if not path.name.startswith(f"{self.run}."))
+
+    def clear_unfinished(self) -> None:
+        """Remove what killed processes were writing here. Who asks must be the only writer."""
+        for pattern in ("part-*", ".*"):
+            for path in self.folder.glob(pattern):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def leave(self) -> None:
         """Remove the folder, and the one it stands in, where nothing waits in them."""

@@ -40,6 +40,9 @@ class BaseEncoderConfig(Config):
     not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size"})
     """Fields that do not change the numbers, or stand in the settings as a hash."""
 
+    uses_torch: ClassVar[bool] = True
+    """Whether it runs where ``extract.device`` says."""
+
     batch_size: int = Field(16, gt=0)
 
     def named(self, name: str) -> Self:  # noqa: ARG002 - computed features do not depend on what they are called
@@ -135,6 +138,7 @@ class EgemapsConfig(BaseEncoderConfig):
     """The 88 functionals of eGeMAPSv02, one row a clip."""
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.AUDIO})
+    uses_torch: ClassVar[bool] = False
 
     type: Literal["egemaps"] = "egemaps"
 

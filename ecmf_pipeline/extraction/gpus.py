@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import takewhile
 from pathlib import Path
 
 _DRIVER = Path("/proc/driver/nvidia/gpus")
@@ -19,7 +20,8 @@ def visible_gpus(device: str) -> list[str]:
         return []
     asked = os.environ.get("CUDA_VISIBLE_DEVICES")
     if asked is not None:
-        return [name.strip() for name in asked.split(",") if name.strip()]
+        # As CUDA reads it: what follows the first one that cannot be is not seen.
+        return list(takewhile(lambda name: name and not name.startswith("-"), (n.strip() for n in asked.split(","))))
     return [str(number) for number in range(len(list(_DRIVER.iterdir())) if _DRIVER.is_dir() else 0)]
 
 

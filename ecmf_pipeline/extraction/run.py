@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.clips import Clip, Modality
 from ecmf_pipeline.encoders.base import ClipText
+from ecmf_pipeline.errors import TooManyQuarantined, TryAgain
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.gpus import visible_gpus
 from ecmf_pipeline.extraction.plan import Branch
@@ -24,6 +25,9 @@ from ecmf_pipeline.store import (
     has_fingerprint,
     make_current,
 )
+
+if TYPE_CHECKING:
+    from ecmf_pipeline.extraction.step import ClipToExtract, ExtractSteps
 
 Writers = Mapping[Modality, StoreWriter]
 
@@ -77,34 +81,102 @@ def extract(
 
     Raises:
         TooManyQuarantined: When too many clips of a branch are bad; what was computed is kept.
+        TryAgain: When clips failed for reasons that may have passed by now; what was computed is kept.
         Interrupted: On Ctrl-C or SIGTERM; what was complete is kept.
     """
     report = RunReport(reused={branch.modality.value: branch.reused for branch in branches})
-    items = _items(branches, clips, texts)
+    working, too_bad = _settle(branches, writers, report, config)
+    if items := _items(working, clips, texts):
+        steps = _steps(working, writers, corpus_root, media, faces, config)
+        _run(steps, items, working, writers, config, report, engine)
+    for branch in working:
+        make_current(writers[branch.modality].root, branch.fingerprint)
+    if too_bad:
+        raise too_bad[0]
+    if report.transient:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in report.transient.most_common())
+        raise TryAgain(
+            f"extract: {report.transient.total()} features could not be computed for reasons that may pass "
+            f"({reasons}); all others were: run the same command again"
+        )
+    return report
+
+
+def _settle(
+    branches: Sequence[Branch], writers: Writers, report: RunReport, config: ExtractConfig
+) -> tuple[list[Branch], list[TooManyQuarantined]]:
+    """Finish the branches that miss nothing, and leave out those of which too many clips are known to be bad.
+
+    Returns:
+        Those that are to be worked on, and what is to be said of those left out once the others are done.
+    """
+    working, too_bad = [], []
     for branch in branches:
+        root = writers[branch.modality].root
         if not branch.todo:
-            _settle(branch, writers[branch.modality].root, report, config)
-    if not items:
-        return report  # no encoder was loaded, not even torch
+            if not has_fingerprint(root, branch.fingerprint):
+                # No clip has such an input. Later stages must find a store that says so, not a missing file.
+                create_settings_group(root, branch.settings, dim=None, dtype="float32")
+            make_current(root, branch.fingerprint)
+            branch.quarantine.write()
+            report.count(branch.modality.value, branch.quarantine)
+        try:
+            branch.quarantine.refuse_too_many(len(branch.digests), config.max_quarantined)
+        except TooManyQuarantined as error:
+            too_bad.append(error)
+            continue
+        if branch.todo:
+            working.append(branch)
+    return working, too_bad
+
+
+def _items(branches: Sequence[Branch], clips: Sequence[Clip], texts: Mapping[str, ClipText]) -> list[ClipToExtract]:
+    if not branches:
+        return []  # no encoder is loaded then, not even the modules that decode
+    from ecmf_pipeline.extraction.step import ClipToExtract
+
+    items = []
+    for clip in clips:
+        missing = {branch.modality: branch.digests[clip.clip_id] for branch in branches if clip.clip_id in branch.todo}
+        if missing:
+            items.append(ClipToExtract(clip, missing, texts[clip.clip_id] if Modality.TEXT in missing else None))
+    return items
+
+
+def _steps(
+    branches: Sequence[Branch],
+    writers: Writers,
+    corpus_root: Path,
+    media: MediaConfig,
+    faces: FaceConfig,
+    config: ExtractConfig,
+) -> ExtractSteps:
     from ecmf_pipeline.extraction.step import EncoderOfBranch, ExtractSteps
 
-    working = [branch for branch in branches if branch.todo]
-    steps = ExtractSteps(
-        {
-            branch.modality: EncoderOfBranch(branch.encoder, branch.settings, writers[branch.modality].root)
-            for branch in working
-        },
-        corpus_root,
-        media,
-        faces,
-        config.device,
-    )
-    gpus = visible_gpus(config.device)
-    run: Run[Any] = Run(
+    encoders = {
+        branch.modality: EncoderOfBranch(branch.encoder, branch.settings, writers[branch.modality].root)
+        for branch in branches
+    }
+    return ExtractSteps(encoders, corpus_root, media, faces, config.device)
+
+
+def _run(
+    steps: ExtractSteps,
+    items: Sequence[ClipToExtract],
+    branches: Sequence[Branch],
+    writers: Writers,
+    config: ExtractConfig,
+    report: RunReport,
+    engine: Engine | None,
+) -> None:
+    gpus = visible_gpus(config.device) if any(branch.encoder.uses_torch for branch in branches) else []
+    names = [branch.modality.value for branch in branches]
+    mine = {branch.modality.value: writers[branch.modality] for branch in branches}
+    run = Run[ClipToExtract](
         steps,
-        FeatureKeeper({branch.modality.value: writers[branch.modality].spool for branch in working}),
-        FeatureSealer({branch.modality.value: writers[branch.modality] for branch in working}),
-        {branch.modality.value: branch.quarantine for branch in working},
+        FeatureKeeper({name: writer.spool for name, writer in mine.items()}),
+        FeatureSealer(mine),
+        {branch.modality.value: branch.quarantine for branch in branches},
         RunConfig(
             batch_size=config.batch_size,
             part_size=config.part_size,
@@ -116,31 +188,4 @@ def extract(
         report,
         engine,
     )
-    run(items, "extract " + "+".join(branch.modality.value for branch in working))
-    for branch in working:
-        make_current(writers[branch.modality].root, branch.fingerprint)
-    return report
-
-
-def _items(branches: Sequence[Branch], clips: Sequence[Clip], texts: Mapping[str, ClipText]) -> list[Any]:
-    if not any(branch.todo for branch in branches):
-        return []
-    from ecmf_pipeline.extraction.step import ClipToExtract
-
-    items = []
-    for clip in clips:
-        missing = {branch.modality: branch.digests[clip.clip_id] for branch in branches if clip.clip_id in branch.todo}
-        if missing:
-            items.append(ClipToExtract(clip, missing, texts[clip.clip_id] if Modality.TEXT in missing else None))
-    return items
-
-
-def _settle(branch: Branch, root: Path, report: RunReport, config: ExtractConfig) -> None:
-    """Finish a branch that misses nothing."""
-    if not has_fingerprint(root, branch.fingerprint):
-        # No clip has such an input. Later stages must find a store that says so, not a missing file.
-        create_settings_group(root, branch.settings, dim=None, dtype="float32")
-    make_current(root, branch.fingerprint)
-    branch.quarantine.write()
-    report.count(branch.modality.value, branch.quarantine)
-    branch.quarantine.refuse_too_many(len(branch.digests), config.max_quarantined)
+    run(items, f"extract {'+'.join(names)}")

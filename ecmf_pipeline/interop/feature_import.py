@@ -171,7 +171,10 @@ def _rows(
             report.bad[clip_id] = str(error)
             continue
         if not values.any():
-            report.blank.append(clip_id)
+            if clip_id in known:
+                report.bad[clip_id] = "it holds nothing but zeros; the features that it had stay"
+            else:
+                report.blank.append(clip_id)
             continue
         content = hashlib.sha256(values.data).hexdigest()
         former = known.get(clip_id, ())

@@ -12,7 +12,6 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.files import sha256_text, write_atomic
-from ecmf_pipeline.locks import exclusive
-from ecmf_pipeline.spool import Spool
+from ecmf_pipeline.spool import Spool, flush_folder
+from ecmf_pipeline.spooled import SpooledWriter
 
 DIGITS = 6
 """Decimals that are kept of a score."""
@@ -133,44 +132,22 @@ class ScoreCache:
         return rows
 
 
-class ScoreWriter:
-    """The one writer of a cache; a context manager that holds the cache's lock.
-
-    On entering it takes up what killed runs have left, and reads what other runs have added meanwhile.
+class ScoreWriter(SpooledWriter):
+    """The one writer of a cache; see `SpooledWriter`. On entering it also reads what other runs have added meanwhile.
 
     Args:
         cache: What is written to; knows each row as soon as it is added.
         waiting: Folder outside of what DVC tracks and on the cache's file system, for the lock and for what is not yet
             sealed.
 
-    Attributes:
-        spool: Where this run's workers keep their finished batches.
-        adopted: How many texts of killed runs were taken up.
-
     Raises:
         StoreBusy: On entering, when another run writes to the cache.
     """
 
     def __init__(self, cache: ScoreCache, waiting: Path) -> None:
+        spool = Spool.start(waiting / cache.folder.name)
+        super().__init__(spool, lock=waiting / "lock", what=f"the scores in {cache.root}")
         self.cache = cache
-        self.spool = Spool.start(waiting / cache.folder.name)
-        self.adopted = 0
-        self._lock = waiting / "lock"
-        self._exits = ExitStack()
-        self._base = 0
-
-    def __enter__(self) -> ScoreWriter:
-        with ExitStack() as exits:
-            exits.enter_context(exclusive(self._lock, f"the scores in {self.cache.root}"))
-            self.cache.refresh()
-            self._adopt()
-            self._base = self._next_number()
-            self._exits = exits.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.spool.leave()
-        self._exits.close()
 
     def append(self, rows: Iterable[TextScores], number: int | None = None) -> int:
         """Add rows as one new part, whole or not at all; texts that have scores already are left out.
@@ -186,12 +163,13 @@ class ScoreWriter:
         if not new:
             return 0
         content = "".join(row.line() for row in new.values())
-        place = self._next_number() if number is None else self._base + number
-        name = f"part-{place:06d}-{sha256_text(content)[:8]}.jsonl"
+        name = f"part-{self._place(number):06d}-{sha256_text(content)[:8]}.jsonl"
         aside = self.spool.folder / name
         write_atomic(aside, content)
         self.cache.folder.mkdir(parents=True, exist_ok=True)
         aside.rename(self.cache.folder / name)
+        flush_folder(self.cache.folder)
+        flush_folder(self.cache.folder.parent)
         self.cache.refresh()
         return len(new)
 
@@ -206,20 +184,19 @@ class ScoreWriter:
         Returns:
             How many texts were kept.
         """
-        batches = [payload for task in tasks if (payload := self.spool.read(task)) is not None]
-        kept = {row.key: row for payload in batches for row in self.cache.parse(payload)}
-        self.append((kept[key] for key in dict.fromkeys(keys) if key in kept), number)
-        self.spool.drop(tasks)
+        with self._kept(tasks) as batches:
+            kept = {row.key: row for payload in batches for row in self.cache.parse(payload)}
+            self.append((kept[key] for key in dict.fromkeys(keys) if key in kept), number)
         return len(kept)
 
-    def _adopt(self) -> None:
-        for pattern in ("part-*", ".*"):  # a part or a batch that a killed run was writing
-            for path in self.spool.folder.glob(pattern):
-                path.unlink()
-        leftovers = self.spool.leftovers()
-        self.adopted = self.append(row for path in leftovers for row in self.cache.parse(path.read_bytes()))
+    def _look_around(self) -> None:
+        self.cache.refresh()
+
+    def _adopt(self, leftovers: Sequence[Path]) -> int:
+        adopted = self.append(row for path in leftovers for row in self.cache.parse(path.read_bytes()))
         for path in leftovers:
             path.unlink()
+        return adopted
 
     def _next_number(self) -> int:
         return 1 + max((_number(path) for path in parts(self.cache.folder)), default=-1)

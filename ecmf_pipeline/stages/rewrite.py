@@ -10,6 +10,7 @@ from ecmf_pipeline.llm.rewrite import enrich
 from ecmf_pipeline.llm.scoring import probabilities
 from ecmf_pipeline.params import load_params
 from ecmf_pipeline.progress import say
+from ecmf_pipeline.sharing import pull_hint
 from ecmf_pipeline.stage_inputs import REWRITE_BOOKS, llm_scores
 from ecmf_pipeline.texts import write_texts
 
@@ -22,6 +23,8 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
         retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
     """
     params = load_params()
+    if hint := pull_hint([layout.REWRITE]):
+        say(hint)
     clips = [clip for clip in read_manifest(layout.MANIFEST) if clip.transcript.strip()]
     labels, scores = llm_scores(params.llm, clips, REWRITE_BOOKS, workers=workers, retry_quarantined=retry_quarantined)
     probs = probabilities(scores.values, temperature=params.rewrite.temperature)

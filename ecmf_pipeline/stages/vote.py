@@ -14,6 +14,7 @@ from ecmf_pipeline.labels.voters import out_of_fold_votes
 from ecmf_pipeline.llm.scoring import votes_from_scores
 from ecmf_pipeline.params import Params, load_params
 from ecmf_pipeline.progress import progress, say
+from ecmf_pipeline.sharing import pull_hint
 from ecmf_pipeline.stage_inputs import VOTE_BOOKS, Corpus, folds_of, llm_scores, read_features, read_labelled_corpus
 
 
@@ -25,6 +26,8 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
         retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
     """
     params = load_params()
+    if hint := pull_hint([layout.VOTES.parent]):
+        say(hint)
     corpus = read_labelled_corpus()
     votes = dict(_classifiers(params, corpus))
     _, scores = llm_scores(params.llm, corpus.clips, VOTE_BOOKS, workers=workers, retry_quarantined=retry_quarantined)

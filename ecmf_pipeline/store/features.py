@@ -69,7 +69,8 @@ class FeatureStore:
         if not has_fingerprint(root, wanted):
             raise StaleStore(
                 f"{root} holds features of the settings {current}, not of {wanted}",
-                f"params.yaml changed since: run `ecmf-pipe extract --modality {root.stem}`",
+                "params.yaml, the weights, or what reads videos here (media.reader: auto) are not those that made "
+                f"them: see `ecmf-pipe store ls`, or run `ecmf-pipe extract --modality {root.stem}`",
             )
         return cls(root, wanted)
 

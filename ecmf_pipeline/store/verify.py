@@ -17,6 +17,7 @@ from ecmf_pipeline.spool import Spool
 from ecmf_pipeline.store.findings import Finding, Kind, damaged_folder
 from ecmf_pipeline.store.format import FORMAT, current_fingerprint, group_attributes, settings_attributes, spool_folder
 from ecmf_pipeline.store.part_check import PartCheck
+from ecmf_pipeline.store.parts import part_names
 from ecmf_pipeline.store.rows import unpack
 from ecmf_pipeline.store.standing import (
     Digests,
@@ -157,7 +158,7 @@ def _root_findings(root: Path, groups: list[str]) -> Iterator[Finding]:
             raise
         yield Finding(Kind.ROOT, root, document, error.what, aside=document)
     else:
-        if current is None and groups:
+        if current is None and any(part_names(root / group) for group in groups):  # else no run came that far
             yield Finding(Kind.ROOT, root, document, "it is missing")
         elif current is not None and current not in groups:
             message = f"it names the settings {current}, which are not here"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,26 +11,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.errors import StoreError
-from ecmf_pipeline.locks import exclusive
 from ecmf_pipeline.spool import Spool
+from ecmf_pipeline.spooled import SpooledWriter
 from ecmf_pipeline.store.features import FeatureStore
-from ecmf_pipeline.store.format import has_fingerprint, lock_path, make_current, refuse_later_format, spool_folder
+from ecmf_pipeline.store.format import (
+    current_fingerprint,
+    has_fingerprint,
+    lock_path,
+    make_current,
+    refuse_later_format,
+    spool_folder,
+)
 from ecmf_pipeline.store.parts import PartAttributes, part_names, part_number, write_part
 from ecmf_pipeline.store.rows import FeatureRow, checked, pack, unpack
 
 
-class StoreWriter:
-    """The one writer of a store; a context manager that holds the store's lock.
-
-    On entering it takes up what killed runs have left, so that a plan made afterwards counts it as done.
+class StoreWriter(SpooledWriter):
+    """The one writer of a store; see `SpooledWriter`.
 
     Args:
         root: The ``*.zarr`` folder of the modality.
         fingerprint: Of the settings written.
-
-    Attributes:
-        spool: Where this run's workers keep their finished batches.
-        adopted: How many rows of killed runs were taken up.
 
     Raises:
         StoreBusy: On entering, when another run writes to the store.
@@ -40,27 +39,11 @@ class StoreWriter:
     """
 
     def __init__(self, root: Path, fingerprint: str) -> None:
+        super().__init__(Spool.start(spool_folder(root, fingerprint)), lock=lock_path(root), what=str(root))
         self.root = root
         self.fingerprint = fingerprint
         self.folder = root / fingerprint
-        self.spool = Spool.start(spool_folder(root, fingerprint))
-        self.adopted = 0
-        self._exits = ExitStack()
         self._store: FeatureStore | None = None
-        self._base = 0
-
-    def __enter__(self) -> StoreWriter:
-        with ExitStack() as exits:
-            exits.enter_context(exclusive(lock_path(self.root), str(self.root)))
-            refuse_later_format(self.root)
-            self._adopt()
-            self._base = self._next_number()
-            self._exits = exits.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.spool.leave()
-        self._exits.close()
 
     def append(self, rows: Sequence[FeatureRow], number: int | None = None) -> None:
         """Add rows as one new part, whole or not at all; rows that are there already are left out.
@@ -91,10 +74,10 @@ class StoreWriter:
             [row.digest for row in rows],
             [len(row.values) for row in rows],
         )
-        place = self._next_number() if number is None else self._base + number
         self.spool.folder.mkdir(parents=True, exist_ok=True)
-        write_part(self.folder, place, attributes, arrays, aside=self.spool.folder)
-        make_current(self.root, self.fingerprint)
+        write_part(self.folder, self._place(number), attributes, arrays, aside=self.spool.folder)
+        if current_fingerprint(self.root) is None:
+            make_current(self.root, self.fingerprint)  # a store with features must name some
         store.refresh()
 
     def seal(self, number: int, tasks: Sequence[str], clip_ids: Sequence[str]) -> int:
@@ -107,12 +90,14 @@ class StoreWriter:
 
         Returns:
             How many clips got features.
+
+        Raises:
+            StoreError: When something that was kept is gone.
         """
-        batches = [payload for task in tasks if (payload := self.spool.read(task)) is not None]
-        kept = {row.clip_id: row for payload in batches for row in unpack(payload)}
-        rows = [kept[clip_id] for clip_id in clip_ids if clip_id in kept]
-        self.append(rows, number)
-        self.spool.drop(tasks)
+        with self._kept(tasks) as batches:
+            kept = {row.clip_id: row for payload in batches for row in unpack(payload)}
+            rows = [kept[clip_id] for clip_id in clip_ids if clip_id in kept]
+            self.append(rows, number)
         return len(rows)
 
     def _opened(self) -> FeatureStore:
@@ -122,20 +107,20 @@ class StoreWriter:
             self._store = FeatureStore(self.root, self.fingerprint)
         return self._store
 
-    def _adopt(self) -> None:
-        for path in self.spool.folder.glob("part-*"):
-            shutil.rmtree(path)  # a part that a killed run was making; its batches still stand in the spool
-        documents = ".zarr.json.*"
-        for path in (*self.spool.folder.glob(".*"), *self.root.glob(documents), *self.folder.glob(documents)):
-            path.unlink(missing_ok=True)  # a batch, or a group's document, that a killed process was writing
-        leftovers = self.spool.leftovers()
+    def _look_around(self) -> None:
+        refuse_later_format(self.root)
+        for folder in (self.root, self.folder):
+            for path in folder.glob(".zarr.json.*"):
+                path.unlink(missing_ok=True)  # a group's document that a killed process was writing
+
+    def _adopt(self, leftovers: Sequence[Path]) -> int:
         if not leftovers or not has_fingerprint(self.root, self.fingerprint):
-            return  # where the store was removed since, they wait until there is one again
+            return 0  # where the store was removed since, they wait until there is one again
         before = len(self._opened())
         self.append([row for path in leftovers for row in _read_batch(path)])
-        self.adopted = len(self._opened()) - before
         for path in leftovers:
             path.unlink()
+        return len(self._opened()) - before
 
     def _next_number(self) -> int:
         return 1 + max((part_number(name) for name in part_names(self.folder)), default=-1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ecmf_pipeline.errors import InputError, MissingInput
 from ecmf_pipeline.progress import say
-from ecmf_pipeline.store import StoreWriter, current_fingerprint, make_current
+from ecmf_pipeline.store import StoreWriter, make_current
 from ecmf_pipeline.store.compact import Compaction, compact, drop_settings
 from ecmf_pipeline.store.listing import Holding, list_store
 from ecmf_pipeline.store.standing import Standing
@@ -43,7 +43,6 @@ def run(paths: Sequence[Path], *, drop_absent: bool = False, drop_other_settings
         if drop_absent:
             _require_manifest(project)
         others = _others(project, holdings) if drop_other_settings else []
-        current = current_fingerprint(root)
         written = sum(
             _compact(project, holding, drop_absent=drop_absent) for holding in holdings if holding not in others
         )
@@ -55,9 +54,8 @@ def run(paths: Sequence[Path], *, drop_absent: bool = False, drop_other_settings
                 f"compact {root} {holding.fingerprint} ({holding.encoder}): removed, its settings are not in use: "
                 f"{holding.clips} clips, {size(holding.bytes)}"
             )
-        in_use = kept if others else current
-        if in_use is not None:
-            make_current(root, in_use)  # taking up what killed runs left in others does not put them to use
+        if others:
+            make_current(root, kept)
         if written:
             say(f"  parts are immutable: the next `dvc push` sends the {size(written)} of new ones")
 

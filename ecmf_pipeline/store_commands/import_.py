@@ -17,7 +17,7 @@ from ecmf_pipeline.interop.feature_import import ImportReport, import_features
 from ecmf_pipeline.interop.feature_sources import open_source
 from ecmf_pipeline.params import Params, load_params
 from ecmf_pipeline.progress import say
-from ecmf_pipeline.store import current_fingerprint, has_fingerprint, make_current
+from ecmf_pipeline.store import make_current
 
 SHOWN = 20
 """Bad arrays that are listed one by one."""
@@ -38,13 +38,10 @@ def run(path: Path, *, modality: Modality, encoder: str) -> bool:
     clip_ids = [clip.clip_id for clip in read_manifest(layout.MANIFEST)]
     root = layout.features(modality)
     settings = branch_settings(modality, config, params.media, params.faces)
-    in_use = current_fingerprint(root)
     with open_source(path) as source:
         report = import_features(source, clip_ids, root, settings, dtype=config.dtype)
     serves = params.extract.encoders.get(modality) == encoder and encoder in params.encoders
-    if not serves and in_use is not None and has_fingerprint(root, in_use):
-        make_current(root, in_use)  # params.yaml does not ask for the new ones yet
-    else:
+    if serves:
         make_current(root, fingerprint(settings))
     for line in _lines(report, f"import {modality.value} {encoder}"):
         say(line)

@@ -174,7 +174,7 @@ def test_other_settings_are_another_store_and_the_first_is_kept(root, row, write
     make_current(root, other)
     assert len(FeatureStore.open(root)) == 0
     assert FeatureStore.open(root, store.fingerprint).load(["a"]).values[0, 0] == 1
-    with pytest.raises(StaleStore, match=r"params\.yaml changed"):
+    with pytest.raises(StaleStore, match=r"not those that made them"):
         FeatureStore.open(root, "0123456789ab")
 
 

@@ -16,7 +16,14 @@ import pytest
 
 from ecmf_pipeline.errors import StoreBusy, StoreError
 from ecmf_pipeline.spool import Spool
-from ecmf_pipeline.store import FeatureKeeper, FeatureSealer, FeatureStore, StoreWriter, current_fingerprint
+from ecmf_pipeline.store import (
+    FeatureKeeper,
+    FeatureSealer,
+    FeatureStore,
+    StoreWriter,
+    create_settings_group,
+    current_fingerprint,
+)
 from ecmf_pipeline.store import parts as parts_module
 from ecmf_pipeline.store.format import spool_folder
 from ecmf_pipeline.store.parts import part_names, part_number
@@ -107,7 +114,7 @@ def test_a_sealed_part_depends_neither_on_the_order_of_batches_nor_on_how_clips_
             keeper, sealer = FeatureKeeper({"face": writer.spool}), FeatureSealer({"face": writer})
             for task, names in batches.items():
                 pickle.loads(pickle.dumps(keeper)).keep(task, "face", [row(name) for name in names])
-            assert sealer.seal("face", 0, [*batches, "nothing was kept under this name"], clip_ids) == 4
+            assert sealer.seal("face", 0, [*batches], clip_ids) == 4
             assert list(writer.spool.folder.glob("*.batch")) == []
         return {str(path.relative_to(folder)): path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
 
@@ -124,10 +131,25 @@ def one_fingerprint(folder: Path) -> str:
     return fingerprint
 
 
-def test_a_chunk_without_a_row_makes_no_part(root, fingerprint):
+def test_a_batch_that_is_gone_is_never_missed_in_silence(root, fingerprint, row):
     with StoreWriter(root, fingerprint) as writer:
-        assert writer.seal(0, ["t"], ["a"]) == 0
+        writer.spool.keep("t", pack([row("a")]))
+        with pytest.raises(StoreError, match=r"finished batches are gone \(u\)"):
+            writer.seal(0, ["t", "u"], ["a", "b"])
     assert part_names(root / fingerprint) == []
+    with StoreWriter(root, fingerprint) as writer:
+        assert writer.adopted == 1  # what was there still counts
+    assert len(FeatureStore(root, fingerprint)) == 1
+
+
+def test_what_a_killed_run_left_of_other_settings_does_not_put_them_to_use(root, fingerprint, row):
+    with StoreWriter(root, fingerprint) as writer:
+        writer.append([row("a")])
+    other = create_settings_group(root, {"other": 1}, dim=5, dtype="float16")
+    Spool.start(spool_folder(root, other)).keep("t", pack([row("a")]))
+    with StoreWriter(root, other) as writer:
+        assert writer.adopted == 1
+    assert current_fingerprint(root) == fingerprint
 
 
 def test_nothing_is_left_beside_a_store_but_its_lock(root, fingerprint, row):
