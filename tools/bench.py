@@ -22,18 +22,29 @@ from ecmf_pipeline.faces import FaceConfig
 from ecmf_pipeline.files import sha256_file
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.media import MediaConfig
+from tools.bench_dvc import dvc_no_op, dvc_no_op_same_graph, pushed_bytes
 from tools.bench_store import FIGURES, cpu_seconds
 
 
 def main() -> None:
     """Print one line a figure."""
-    sys.stdout.write(f"{'what':<58}{'ours':>10}{'reference':>12}{'ratio':>8}\n")
+    sys.stdout.write(f"{'CPU seconds':<62}{'ours':>12}{'reference':>12}{'less by':>10}\n")
     with tempfile.TemporaryDirectory() as name:
         for figure in (joint_decode, *FIGURES, score_labels):
             what, ours, reference = figure(Path(name))
-            ratio = f"{reference / ours:.2f}x" if reference else ""
-            sys.stdout.write(f"{what:<58}{ours:>8.3f} s{f'{reference:.3f} s' if reference else '-':>12}{ratio:>8}\n")
+            ratio = f"{reference / ours:.2f}x" if reference else "-"
+            _line(what, f"{ours:.3f}", f"{reference:.3f}" if reference else "-", ratio)
+        sys.stdout.write(f"{'DVC (CPU seconds; bytes)':<62}{'ours':>12}{'reference':>12}{'of it':>10}\n")
+        # The first two share a finished project.
+        for figure, folder in ((dvc_no_op, "repro"), (dvc_no_op_same_graph, "repro"), (pushed_bytes, "push")):
+            what, ours, reference = figure(Path(name) / folder)
+            _line(what, f"{ours:.6g}", f"{reference:.6g}", f"{ours / reference:.2f}x")
     sys.stdout.write(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB\n")
+
+
+def _line(what: str, ours: str, reference: str, ratio: str) -> None:
+    sys.stdout.write(f"{what:<62}{ours:>12}{reference:>12}{ratio:>10}\n")
+    sys.stdout.flush()
 
 
 def joint_decode(folder: Path) -> tuple[str, float, float]:
