@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from ecmf_pipeline.words import size
+
 LOCK = Path("dvc.lock")
 """What DVC knows of every output that was ever made and committed to git: its hash, size and number of files."""
 
@@ -51,8 +53,8 @@ def pull_hint(store_paths: Sequence[Path], *, lock: Path = LOCK) -> str | None:
     if not recorded:
         return None
     paths = " ".join(sorted(recorded))
-    size, files = sum(out.size for out in recorded.values()), sum(out.files for out in recorded.values())
-    known = f"dvc.lock knows features that are not here: {paths} ({_in_words(size)}, {files} files)"
+    total, files = sum(out.size for out in recorded.values()), sum(out.files for out in recorded.values())
+    known = f"dvc.lock knows features that are not here: {paths} ({size(total)}, {files} files)"
     remotes, default = _remotes(lock.parent)
     if not remotes:
         return (
@@ -114,10 +116,3 @@ def _remotes(project: Path) -> tuple[list[str], str | None]:
         names += [name.split('"')[1] for name in config.sections() if name.strip("'").startswith('remote "')]
         default = config.get("core", "remote", fallback=default)
     return list(dict.fromkeys(names)), default
-
-
-def _in_words(size: int) -> str:
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size} bytes"

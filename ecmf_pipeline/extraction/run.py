@@ -172,7 +172,7 @@ def _run(
     gpus = visible_gpus(config.device) if any(branch.encoder.uses_torch for branch in branches) else []
     names = [branch.modality.value for branch in branches]
     mine = {branch.modality.value: writers[branch.modality] for branch in branches}
-    run = Run[ClipToExtract](
+    run: Run[ClipToExtract] = Run(
         steps,
         FeatureKeeper({name: writer.spool for name, writer in mine.items()}),
         FeatureSealer(mine),

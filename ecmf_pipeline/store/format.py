@@ -17,7 +17,7 @@ from ecmf_pipeline.spool import flush_folder
 FORMAT = 2
 """Version of the format; raised when an older reader could misread what is written."""
 
-_HINT = "`ecmf-pipe store verify` says what is damaged and how to mend it"
+VERIFY_HINT = "`ecmf-pipe store verify` says what is damaged and how to mend it"
 
 
 def spool_folder(root: Path, fingerprint: str) -> Path:
@@ -41,7 +41,7 @@ def current_fingerprint(root: Path) -> str | None:
     attributes = group_attributes(root)
     version, current = attributes.get("ecmf_store"), attributes.get("current")
     if not isinstance(version, int) or not isinstance(current, str):
-        raise StoreError(f"{root / 'zarr.json'} is damaged (it does not say `ecmf_store` or `current`)", _HINT)
+        raise StoreError(f"{root / 'zarr.json'} is damaged (it does not say `ecmf_store` or `current`)", VERIFY_HINT)
     if version > FORMAT:
         raise StoreError(
             f"{root} has format {version}, this version reads up to {FORMAT}",
@@ -126,10 +126,10 @@ def group_attributes(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"{folder / 'zarr.json'} is damaged ({error})",
-            _HINT,
+            VERIFY_HINT,
         ) from error
     if not isinstance(attributes, dict):
-        raise StoreError(f"{folder / 'zarr.json'} is damaged (its attributes are no table)", _HINT)
+        raise StoreError(f"{folder / 'zarr.json'} is damaged (its attributes are no table)", VERIFY_HINT)
     return attributes
 
 
@@ -143,11 +143,11 @@ def settings_attributes(folder: Path) -> dict[str, Any]:
     attributes = group_attributes(folder)
     dim, settings = attributes.get("dim"), attributes.get("settings")
     if not isinstance(settings, dict) or not (dim is None or isinstance(dim, int)) or "dim" not in attributes:
-        raise StoreError(f"{folder / 'zarr.json'} is damaged (no `settings` or no `dim`)", _HINT)
+        raise StoreError(f"{folder / 'zarr.json'} is damaged (no `settings` or no `dim`)", VERIFY_HINT)
     try:
         np.dtype(attributes.get("dtype", ""))
     except TypeError as error:
-        raise StoreError(f"{folder / 'zarr.json'} is damaged ({error})", _HINT) from error
+        raise StoreError(f"{folder / 'zarr.json'} is damaged ({error})", VERIFY_HINT) from error
     return attributes
 
 

@@ -19,9 +19,7 @@ from ecmf_pipeline.errors import MissingInput, StoreError
 from ecmf_pipeline.files import sha256_text
 from ecmf_pipeline.spool import flush_folder
 from ecmf_pipeline.store.arrays import read_whole
-from ecmf_pipeline.store.format import group_attributes
-
-_HINT = "`ecmf-pipe store verify` says what is damaged and how to mend it"
+from ecmf_pipeline.store.format import VERIFY_HINT, group_attributes
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +87,7 @@ def read_attributes(folder: Path, fingerprint: str) -> PartAttributes:
     except MissingInput as error:
         if not folder.is_dir():
             raise FileNotFoundError(folder) from error
-        raise StoreError(f"{folder / 'zarr.json'} is missing", _HINT) from error
+        raise StoreError(f"{folder / 'zarr.json'} is missing", VERIFY_HINT) from error
     try:
         part = PartAttributes(
             attributes.get("fingerprint", fingerprint),  # parts of format 1 do not say
@@ -99,14 +97,14 @@ def read_attributes(folder: Path, fingerprint: str) -> PartAttributes:
             attributes.get("supersedes", ()),
         )
     except KeyError as error:
-        raise StoreError(f"{folder} has no attribute {error}", _HINT) from error
+        raise StoreError(f"{folder} has no attribute {error}", VERIFY_HINT) from error
     if part.fingerprint != fingerprint:
         raise StoreError(
             f"{folder} was made with other settings ({part.fingerprint})",
             "features of different settings must not mix: move that folder away (see `ecmf-pipe store verify`)",
         )
     if not len(part.clip_id) == len(part.digest) == len(part.length):
-        raise StoreError(f"{folder} names clips, digests and lengths of different number", _HINT)
+        raise StoreError(f"{folder} names clips, digests and lengths of different number", VERIFY_HINT)
     return part
 
 
@@ -128,8 +126,8 @@ def read_array(folder: Path) -> NDArray[Any]:
         if not folder.parent.is_dir():
             raise FileNotFoundError(folder) from error
         if isinstance(error, FileNotFoundError):
-            raise StoreError(f"{error.filename or folder} is missing", _HINT) from error
-        raise StoreError(f"{folder} cannot be read ({error})", _HINT) from error
+            raise StoreError(f"{error.filename or folder} is missing", VERIFY_HINT) from error
+        raise StoreError(f"{folder} cannot be read ({error})", VERIFY_HINT) from error
 
 
 def write_part(

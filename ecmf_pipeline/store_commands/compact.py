@@ -12,7 +12,7 @@ from ecmf_pipeline.store.compact import Compaction, compact, drop_settings
 from ecmf_pipeline.store.listing import Holding, list_store
 from ecmf_pipeline.store.standing import Standing
 from ecmf_pipeline.store_commands.project import StoreProject, project_of, stores
-from ecmf_pipeline.store_commands.words import counted, size
+from ecmf_pipeline.words import counted, size
 
 _DROPPED = {
     Standing.REPLACED: "superseded",

@@ -8,7 +8,7 @@ from pathlib import Path
 from ecmf_pipeline.progress import say
 from ecmf_pipeline.store.listing import Holding, list_store
 from ecmf_pipeline.store_commands.project import project_of, stores
-from ecmf_pipeline.store_commands.words import counted, size
+from ecmf_pipeline.words import counted, size
 
 _COLUMNS = (
     "fingerprint",

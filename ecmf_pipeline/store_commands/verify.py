@@ -13,7 +13,7 @@ from ecmf_pipeline.store.format import lock_path
 from ecmf_pipeline.store.mend import mend
 from ecmf_pipeline.store.verify import Verification, verify_store
 from ecmf_pipeline.store_commands.project import StoreProject, project_of, stores
-from ecmf_pipeline.store_commands.words import counted, size
+from ecmf_pipeline.words import counted, size
 
 SHOWN = 20
 """Findings of one kind that are listed one by one."""
