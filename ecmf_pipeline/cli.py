@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from ecmf_pipeline.clips import Modality
-from ecmf_pipeline.errors import EcmfError, Interrupted
+from ecmf_pipeline.errors import WORKER_NOTE, EcmfError, Interrupted
 from ecmf_pipeline.store_cli import store_app
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
@@ -189,15 +189,21 @@ def main() -> None:
     try:
         app()
     except EcmfError as error:
-        sys.stderr.write(f"error: {error}\n")
+        _tell(f"error: {error}", error)
         sys.exit(error.exit_code)
     except OSError as error:
         if error.errno in _NO_SPACE:  # often without a file name: a library was writing
             where = f"{error.filename}: " if error.filename else ""
-            sys.stderr.write(f"error: {where}{error.strerror}\n  what was complete is kept: free some space and run ")
-            sys.stderr.write("the same command again to go on\n")
+            hint = "what was complete is kept: free some space and run the same command again to go on"
+            _tell(f"error: {where}{error.strerror}\n  {hint}", error)
             sys.exit(2)
         if error.errno not in _USERS_OWN or error.filename is None:
             raise
         sys.stderr.write(f"error: {error.filename}: {error.strerror}\n")
         sys.exit(2)
+
+
+def _tell(message: str, error: Exception) -> None:
+    """Write a message, and what else went wrong meanwhile; a worker's traceback is for bugs alone."""
+    notes = [note for note in getattr(error, "__notes__", ()) if not note.startswith(WORKER_NOTE)]
+    sys.stderr.write("".join(f"{line}\n" for line in (message, *notes)))

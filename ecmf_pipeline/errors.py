@@ -35,6 +35,9 @@ Anything else that is raised is a bug of ours and propagates with its traceback.
 
 from __future__ import annotations
 
+WORKER_NOTE = "In a worker:"
+"""Begins the note that holds a worker's traceback, on an error that came from one."""
+
 
 class EcmfError(Exception):
     """Base of all errors raised on purpose."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,11 +13,13 @@ from skimage import data
 from ecmf_pipeline.clips import Clip, ClipId, Modality
 from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding
 from ecmf_pipeline.encoders.config import BaseEncoderConfig
+from ecmf_pipeline.errors import TryAgain
 from ecmf_pipeline.extraction import step as step_module
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.coverage import Coverage, coverage
 from ecmf_pipeline.extraction.plan import Branch, branch_settings, plan_branch
 from ecmf_pipeline.extraction.run import extract, writing
+from ecmf_pipeline.extraction.step import ClipToExtract
 from ecmf_pipeline.faces import FaceConfig, FaceTrack
 from ecmf_pipeline.files import sha256_file
 from ecmf_pipeline.media import MediaConfig
@@ -118,6 +121,12 @@ def project(tmp_path, models, make_clip) -> Project:
     return made
 
 
+def reasons(project: Project, modality: Modality) -> dict[str, str]:
+    """The table as it stands on the disk: reason by clip."""
+    table = Quarantine(project.folder / f"{modality.value}.csv", stage="extract", modality=modality.value)
+    return {entry.clip_id: entry.reason for entry in table}
+
+
 @pytest.fixture
 def decodes(monkeypatch) -> list[str]:
     """The clips whose pictures were decoded, in order."""
@@ -177,10 +186,100 @@ def test_features_that_no_store_can_hold_cost_their_clip_alone(project):
 def test_a_file_that_is_away_for_a_while_is_tried_again(project):
     away = project.folder / "face.mp4"
     away.rename(project.folder / "elsewhere.mp4")
-    assert project.run(Modality.GLOBAL, Modality.AUDIO).reasons["global"] == {"FileUnreachable": 1}
+    with pytest.raises(TryAgain, match="FileUnreachable 2"):
+        project.run(Modality.GLOBAL, Modality.AUDIO)
+    assert reasons(project, Modality.GLOBAL) == {"face": "FileUnreachable"}
     (project.folder / "elsewhere.mp4").rename(away)
     assert project.run(Modality.GLOBAL).done == {"global": 1}
     assert project.plan(Modality.GLOBAL).todo == set()
+
+
+def run_short_of_memory(project: Project, monkeypatch: pytest.MonkeyPatch, place: Any, name: str, fails: Any) -> Any:
+    """A run of all branches with transcripts; ``place.name`` calls ``fails`` before anything else."""
+    project.texts = {clip.clip_id: ClipText("a", "b") for clip in project.clips}
+    real = getattr(place, name)
+
+    def short(*given: Any) -> Any:
+        fails(*given)
+        return real(*given)
+
+    monkeypatch.setattr(place, name, short)
+    return project.run(*Modality)
+
+
+def numpy_runs_out() -> None:
+    np.empty(2**50)
+
+
+def torch_runs_out() -> None:
+    import torch
+
+    torch.empty(10**15)
+
+
+def opencv_runs_out() -> None:
+    import cv2
+
+    cv2.resize(np.zeros((1, 1), np.uint8), (2**20, 2**30))
+
+
+@pytest.mark.parametrize("runs_out", [numpy_runs_out, torch_runs_out, opencv_runs_out])
+def test_pictures_that_take_too_much_memory_cost_neither_text_nor_sound(project, monkeypatch, runs_out):
+    def fails(path: Path, _: MediaConfig) -> None:
+        if path.stem == "face":
+            runs_out()
+
+    report = run_short_of_memory(project, monkeypatch, step_module, "read_frames", fails)
+    assert report.done == {"global": 2, "face": 1, "text": 3}
+    assert reasons(project, Modality.GLOBAL) == {"face": "OutOfMemory"}
+    assert reasons(project, Modality.FACE) == {"face": "OutOfMemory", "tree": "NoFaceFound"}
+    assert reasons(project, Modality.AUDIO) == {"face": "NothingToEncode", "tree": "NothingToEncode"}
+    assert reasons(project, Modality.TEXT) == {}
+
+
+@pytest.mark.parametrize("runs_out", [numpy_runs_out, torch_runs_out, opencv_runs_out])
+def test_an_encoder_that_takes_too_much_memory_for_a_clip_costs_that_branch_of_it(project, monkeypatch, runs_out):
+    def fails(_: MeanEncoder, view: Any) -> None:
+        if isinstance(view, FaceTrack):
+            runs_out()
+
+    report = run_short_of_memory(project, monkeypatch, MeanEncoder, "_one", fails)
+    assert report.done == {"global": 3, "text": 3}
+    assert reasons(project, Modality.GLOBAL) == reasons(project, Modality.TEXT) == {}
+    assert reasons(project, Modality.FACE) == {"face": "OutOfMemory", "mute": "OutOfMemory", "tree": "NoFaceFound"}
+
+
+def test_another_bug_of_a_library_stops_the_run(project, monkeypatch):
+    def fails(*_: Any) -> None:
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run_short_of_memory(project, monkeypatch, MeanEncoder, "_one", fails)
+
+
+def test_a_file_that_changed_since_it_was_indexed_costs_its_pictures_and_sound(project, decodes):
+    project.texts = {clip.clip_id: ClipText("a", "b") for clip in project.clips}
+    project.clips = [replace(clip, bytes=(project.folder / clip.path).stat().st_size) for clip in project.clips]
+    with (project.folder / "face.mp4").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(TryAgain, match="ChangedSinceIndex 3"):
+        project.run(*Modality)
+    assert decodes == ["mute", "tree"]
+    assert set(FeatureStore.open(project.root(Modality.TEXT)).newest()) == {"face", "mute", "tree"}
+    for modality in (Modality.GLOBAL, Modality.FACE, Modality.AUDIO):
+        assert reasons(project, modality)["face"] == "ChangedSinceIndex"
+
+
+def test_a_clip_alone_is_a_piece_for_each_branch():
+    digests = {Modality.GLOBAL: "a", Modality.FACE: "a", Modality.AUDIO: "a", Modality.TEXT: "b"}
+    whole = ClipToExtract(
+        Clip(ClipId("one"), "one.mp4", "a", has_video=True, has_audio=True), digests, ClipText("say", "it")
+    )
+    pieces = whole.alone()
+    assert [target for piece in pieces for target in piece.targets] == whole.targets
+    assert [len(piece.targets) for piece in pieces] == [1, 1, 1, 1]
+    assert [piece.text for piece in pieces] == [None, None, None, whole.text]
+    assert [list(piece.alone()) for piece in pieces] == [[piece] for piece in pieces]
 
 
 def test_a_changed_transcript_is_computed_again_and_only_it(project):

@@ -208,6 +208,10 @@ class NewClip:
         """Its features."""
         return [Target(self.clip.clip_id, "audio", self.clip.digest)]
 
+    def alone(self) -> Sequence[NewClip]:
+        """See `runner.Item`."""
+        return [self]
+
 
 @dataclass
 class CountingSteps(Step[NewClip, NewClip, FeatureRow]):

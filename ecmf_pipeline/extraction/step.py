@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ecmf_pipeline.errors import ChangedSinceIndex, ClipError, FeaturesNotFinite
 from ecmf_pipeline.extraction.gpus import see_one_gpu
 from ecmf_pipeline.faces import FaceConfig, FaceFinder, FaceTrack
 from ecmf_pipeline.media import MediaConfig, read_audio, read_frames
+from ecmf_pipeline.memory import want_of_memory
 from ecmf_pipeline.runner import Outcome, Step, Target
 from ecmf_pipeline.store import FeatureRow, can_hold, create_settings_group
 
@@ -43,6 +44,13 @@ class ClipToExtract:
     def targets(self) -> Sequence[Target]:
         """The features to compute."""
         return [Target(self.clip.clip_id, modality.value, digest) for modality, digest in self.digests.items()]
+
+    def alone(self) -> Sequence[ClipToExtract]:
+        """One for each branch: also where branches share a decode, what breaks one may spare the other."""
+        return [
+            replace(self, digests={modality: digest}, text=self.text if modality is Modality.TEXT else None)
+            for modality, digest in self.digests.items()
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,25 +122,28 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
 
     def open(self, item: ClipToExtract) -> OpenedClip:
         """Decode a clip once, for the branches that miss it. A branch's failure stays that branch's."""
-        wanted = set(item.digests)
         opened = OpenedClip()
-        path = self._plan.corpus_root / item.clip.path
-        size = item.clip.bytes
-        if size and wanted != {Modality.TEXT} and path.is_file() and path.stat().st_size != size:
-            # Its features would be kept under the digest of what it was.
-            raise ChangedSinceIndex("the file has changed since it was indexed: run `ecmf-pipe index`")
-        if Modality.TEXT in wanted:
+        if Modality.TEXT in item.digests:
             opened.views[Modality.TEXT] = item.text
+        if media := item.digests.keys() - {Modality.TEXT}:
+            path = self._plan.corpus_root / item.clip.path
+            if _has_changed(path, item.clip.bytes):
+                # Its features would be kept under the digest of what it was.
+                changed = ChangedSinceIndex("the file has changed since it was indexed: run `ecmf-pipe index`")
+                opened.views.update(dict.fromkeys(media, changed))
+            else:
+                with want_of_memory():
+                    self._open_media(path, media, opened)
+        return opened
+
+    def _open_media(self, path: Path, wanted: set[Modality], opened: OpenedClip) -> None:
         if Modality.AUDIO in wanted:
             try:
                 opened.views[Modality.AUDIO] = read_audio(path)
             except ClipError as error:
                 opened.views[Modality.AUDIO] = error
-        if wanted & {Modality.GLOBAL, Modality.FACE}:
-            self._open_pictures(path, wanted, opened)
-        return opened
-
-    def _open_pictures(self, path: Path, wanted: set[Modality], opened: OpenedClip) -> None:
+        if not wanted & {Modality.GLOBAL, Modality.FACE}:
+            return
         try:
             frames, opened.times = read_frames(path, self._plan.media)
         except ClipError as error:
@@ -152,7 +163,8 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
         for modality, encoder in self._encoders.items():
             here = [(item, opened) for item, opened in batch if modality in opened.views]
             good = [(item, opened) for item, opened in here if not isinstance(opened.views[modality], ClipError)]
-            encodings = encoder.encode([opened.views[modality] for _, opened in good]) if good else []
+            with want_of_memory():
+                encodings = encoder.encode([opened.views[modality] for _, opened in good]) if good else []
             results = {
                 item.clip.clip_id: self._row(modality, item, opened, encoding)
                 for (item, opened), encoding in zip(good, encodings, strict=True)
@@ -180,3 +192,11 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
             side["boxes"] = view.boxes[encoding.kept]
             side["scores"] = view.scores[encoding.kept]
         return FeatureRow(item.clip.clip_id, item.digests[modality], encoding.values.astype(dtype), side)
+
+
+def _has_changed(path: Path, size: int) -> bool:
+    """Whether a file has another size than it had when it was indexed (0: not known)."""
+    try:
+        return bool(size) and path.is_file() and path.stat().st_size != size
+    except OSError:  # who reads it says what is wrong
+        return False

@@ -12,6 +12,7 @@ from ecmf_pipeline.errors import ClipError, FeaturesNotFinite
 from ecmf_pipeline.llm.cache import TextScores
 from ecmf_pipeline.llm.client import LabelScorer
 from ecmf_pipeline.llm.config import LlmConfig
+from ecmf_pipeline.memory import want_of_memory
 from ecmf_pipeline.runner import Outcome, Step, Target
 
 BRANCH = "llm"
@@ -29,6 +30,10 @@ class Utterance:
 
     text: str
     targets: tuple[Target, ...]
+
+    def alone(self) -> Sequence[Utterance]:
+        """Itself: its clips say one and the same."""
+        return [self]
 
 
 class Scorers(Protocol):
@@ -95,7 +100,8 @@ class ScoringStep(Step[Utterance, str, TextScores]):
 
     def work(self, batch: Sequence[tuple[Utterance, str]]) -> list[Outcome[TextScores]]:
         """Score a batch; the clips that say a text share its row."""
-        scores = self._scorer.score([text for _, text in batch], self._labels)  # (B, K)
+        with want_of_memory():
+            scores = self._scorer.score([text for _, text in batch], self._labels)  # (B, K)
         outcomes: list[Outcome[TextScores]] = []
         for (item, text), row in zip(batch, scores, strict=True):
             result: TextScores | ClipError

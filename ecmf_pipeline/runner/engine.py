@@ -48,8 +48,8 @@ class Engine(Protocol):
     def run(self, tasks: Iterable[Task[ItemT]], factory: StepFactory, keeper: Keeper[Any]) -> Iterator[Done[ItemT]]:
         """Work on all tasks, in any order; a generator, and closing it stops the workers.
 
-        A task that broke a worker comes back in several pieces, each with a name of its own. Every item comes back
-        exactly once.
+        A task that broke a worker comes back in several pieces, each with a name of its own; so may an item, as
+        `Item.alone` cuts it. Every target comes back exactly once.
         """
 
 
@@ -68,31 +68,42 @@ Watch = Callable[[Phase, int], None]
 def perform(step: Step[ItemT, Any, Any], keeper: Keeper[Any], task: Task[ItemT], watch: Watch) -> Done[ItemT]:
     """Open, work on and keep one batch: what every worker does, wherever it lives."""
     opened: list[tuple[ItemT, Any]] = []
-    errors: list[tuple[Target, ClipError]] = []
+    too_much: list[ItemT] = []
+    outcomes: list[Outcome[Any]] = []
     for position, item in enumerate(task.items):
         watch(Phase.OPEN, position)
         try:
             opened.append((item, step.open(item)))
         except ClipError as error:
-            errors += [(target, error) for target in item.targets]
-        except MemoryError as error:
-            errors += _out_of_memory(item, "read", error)
-    rows: dict[str, list[Any]] = defaultdict(list)
+            outcomes += _all_of(item, error)
+        except MemoryError:
+            too_much.append(item)
     if opened:
         watch(Phase.WORK, 0)
-        for outcome in _complete(_work(step, opened), [item for item, _ in opened]):
-            if isinstance(outcome.result, ClipError):
-                errors.append((outcome.target, outcome.result))
-            else:
-                rows[outcome.target.branch].append(outcome.result)
-    opened.clear()  # pictures take much room, and keeping takes time
+        outcomes += _work(step, opened, too_much)
+    opened.clear()  # pictures take much room: what comes next needs it
+    for position, item in enumerate(task.items):
+        if any(item is each for each in too_much):
+            for piece in item.alone():
+                outcomes += _perform_alone(step, piece, position, watch)
+    _refuse_silence(outcomes, task.items)
+    rows: dict[str, list[Any]] = defaultdict(list)
+    errors: list[tuple[Target, ClipError]] = []
+    for outcome in outcomes:
+        if isinstance(outcome.result, ClipError):
+            errors.append((outcome.target, outcome.result))
+        else:
+            rows[outcome.target.branch].append(outcome.result)
     watch(Phase.KEEP, 0)
     for branch, finished in rows.items():
         keeper.keep(task.name, branch, finished)
     return Done(task, {branch: len(finished) for branch, finished in rows.items()}, errors)
 
 
-def _work(step: Step[ItemT, Any, Any], opened: Sequence[tuple[ItemT, Any]]) -> Sequence[Outcome[Any]]:
+def _work(
+    step: Step[ItemT, Any, Any], opened: Sequence[tuple[ItemT, Any]], too_much: list[ItemT]
+) -> list[Outcome[Any]]:
+    """Work on all at once or, where memory is short, one by one; those that even so were too much are added to it."""
     try:
         return step.work(opened)
     except MemoryError:
@@ -101,25 +112,43 @@ def _work(step: Step[ItemT, Any, Any], opened: Sequence[tuple[ItemT, Any]]) -> S
     for pair in opened:
         try:
             outcomes += step.work([pair])
-        except MemoryError as error:
-            outcomes += [Outcome(target, reason) for target, reason in _out_of_memory(pair[0], "worked on", error)]
+        except MemoryError:
+            too_much.append(pair[0])
     return outcomes
 
 
-def _complete(outcomes: Sequence[Outcome[Any]], items: Sequence[ItemT]) -> Sequence[Outcome[Any]]:
+def _perform_alone(step: Step[ItemT, Any, Any], item: ItemT, position: int, watch: Watch) -> Sequence[Outcome[Any]]:
+    """Open and work on an item while no other takes up memory: the last word on whether there is enough."""
+    watch(Phase.OPEN, position)
+    try:
+        opened = step.open(item)
+    except ClipError as error:
+        return _all_of(item, error)
+    except MemoryError as error:
+        return _all_of(item, _out_of_memory(Phase.OPEN, error))
+    watch(Phase.WORK, 0)
+    try:
+        return step.work([(item, opened)])
+    except MemoryError as error:
+        return _all_of(item, _out_of_memory(Phase.WORK, error))
+
+
+def _out_of_memory(phase: Phase, error: MemoryError) -> OutOfMemory:
+    found = f" ({error})" if str(error) else ""
+    return OutOfMemory(f"memory ran out while the clip alone was being {phase.value}{found}")
+
+
+def _all_of(item: ItemT, error: ClipError) -> list[Outcome[Any]]:
+    return [Outcome(target, error) for target in item.targets]
+
+
+def _refuse_silence(outcomes: Sequence[Outcome[Any]], items: Sequence[ItemT]) -> None:
     """A target that a step says nothing about would be lost without a word."""
     missing = {target for item in items for target in item.targets} - {outcome.target for outcome in outcomes}
     if missing:
         raise RuntimeError(
             f"the step said nothing about {len(missing)} of its targets, such as {min(missing, key=str)}"
         )
-    return outcomes
-
-
-def _out_of_memory(item: ItemT, doing: str, error: MemoryError) -> list[tuple[Target, ClipError]]:
-    found = f" ({error})" if str(error) else ""
-    reason = OutOfMemory(f"memory ran out while the clip alone was being {doing}{found}")
-    return [(target, reason) for target in item.targets]
 
 
 class InProcess:

@@ -6,6 +6,7 @@ import pickle
 import traceback
 from dataclasses import dataclass
 
+from ecmf_pipeline.errors import WORKER_NOTE
 from ecmf_pipeline.runner.engine import Phase
 
 
@@ -53,5 +54,5 @@ class Failed:
     def revive(self) -> Exception:
         """The error as it was raised, with the worker's traceback as a note."""
         error: Exception = pickle.loads(self.error)
-        error.add_note(f"In a worker:\n{self.trace}")
+        error.add_note(f"{WORKER_NOTE}\n{self.trace}")
         return error

@@ -1,8 +1,8 @@
 """Workers that are processes of this machine: one that crashes, hangs or is killed costs its clip and nothing else.
 
 A worker says what it begins before it begins it, so a death has a suspect: the clip that was being opened or, while a
-batch was being worked on, each of its clips. A suspect is tried once more, alone in a fresh worker; only what breaks a
-worker a second time is given up. The others of its batch go on.
+batch was being worked on, each of its clips. A suspect is tried once more, each of its pieces (`Item.alone`) alone in
+a fresh worker; only a piece that breaks a worker a second time is given up. The others of its batch go on.
 """
 
 from __future__ import annotations

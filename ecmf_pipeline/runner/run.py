@@ -8,6 +8,7 @@ run's; who runs the workers is the engine's.
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -34,12 +35,14 @@ class RunReport:
         reused: Targets that an earlier run had computed.
         quarantined: Targets set aside, by earlier runs or this one.
         reasons: Quarantined targets by reason.
+        transient: Targets that this run set aside for reasons that the next one may not find, by reason.
     """
 
     done: Counter[str] = field(default_factory=Counter)
     reused: Mapping[str, int] = field(default_factory=dict)
     quarantined: Counter[str] = field(default_factory=Counter)
     reasons: dict[str, Counter[str]] = field(default_factory=dict)
+    transient: Counter[str] = field(default_factory=Counter)
 
     def count(self, branch: str, quarantine: Quarantine) -> None:
         """Take over what a branch's quarantine table says."""
@@ -68,7 +71,7 @@ class RunConfig:
 
 @dataclass(slots=True)
 class _Chunk(Generic[ItemT]):
-    """Items that are sealed together: how many are still out, and the names under which their rows were kept."""
+    """Items that are sealed together: how many targets are still out, and the names under which rows were kept."""
 
     items: Sequence[ItemT]
     left: int
@@ -114,27 +117,36 @@ class Run(Generic[ItemT]):
         Raises:
             TooManyQuarantined: As soon as more than the allowed share of a branch is bad.
             Interrupted: On Ctrl-C or SIGTERM.
+            Exception: What stopped the run; what then kept parts from being sealed is a note of it.
         """
         self._count(items)
         chunks = self._cut(items)
         try:
             with Interruption() as interruption:
                 try:
-                    self._loop(chunks, len(items), description, interruption)
-                finally:
+                    self._loop(chunks, description, interruption)
+                except BaseException as error:
                     # A crash or Ctrl-C loses the batches in flight and nothing before them.
                     interruption.settle()
-                    self._end(chunks)
+                    if failure := self._end(chunks):
+                        error.add_note(f"Then, as what was complete was put away: {_in_words(failure)}")
+                        if isinstance(error, KeyboardInterrupt):
+                            raise failure from None
+                    raise
+                interruption.settle()
+                if failure := self._end(chunks):
+                    raise failure
         except KeyboardInterrupt:
             raise Interrupted(f"{description}: interrupted") from None
         if interruption.asked:
             raise Interrupted(f"{description}: interrupted")
         return self.report
 
-    def _loop(self, chunks: dict[int, _Chunk[ItemT]], total: int, description: str, interruption: Interruption) -> None:
+    def _loop(self, chunks: dict[int, _Chunk[ItemT]], description: str, interruption: Interruption) -> None:
+        total = sum(chunk.left for chunk in chunks.values())
         tasks = list(self._tasks(chunks))
         results = cast("Iterator[Done[ItemT]]", self._engine.run(tasks, self._factory, self._keeper))
-        with progress_bar(description, total) as bar, closing(results) as finished:  # type: ignore[type-var]
+        with progress_bar(description, total, unit="target") as bar, closing(results) as finished:  # type: ignore[type-var]
             self._check_share()
             for done in finished:
                 with interruption.held():
@@ -146,7 +158,7 @@ class Run(Generic[ItemT]):
                     quarantined=sum(len(quarantine) for quarantine in self._quarantines.values()),
                     refresh=False,
                 )
-                bar.update(len(done.task.items))
+                bar.update(_count_targets(done.task.items))
 
     def _count(self, items: Sequence[ItemT]) -> None:
         self._totals.update({branch: self.report.reused.get(branch, 0) for branch in self._quarantines})
@@ -158,7 +170,7 @@ class Run(Generic[ItemT]):
     def _cut(self, items: Sequence[ItemT]) -> dict[int, _Chunk[ItemT]]:
         size = self._config.part_size
         parts = [items[start : start + size] for start in range(0, len(items), size)]
-        return {number: _Chunk(part, len(part)) for number, part in enumerate(parts)}
+        return {number: _Chunk(part, _count_targets(part)) for number, part in enumerate(parts)}
 
     def _tasks(self, chunks: Mapping[int, _Chunk[ItemT]]) -> Iterator[Task[ItemT]]:
         size = self._config.batch_size
@@ -169,31 +181,42 @@ class Run(Generic[ItemT]):
     def _take(self, done: Done[ItemT], chunks: dict[int, _Chunk[ItemT]]) -> None:
         for target, error in done.errors:
             self._quarantines[target.branch].add(target.clip_id, error.reason, str(error), target.digest)
+            if error.is_transient:
+                self.report.transient[error.reason] += 1
         chunk = chunks[done.task.chunk]
         for branch, rows in done.kept.items():
             chunk.kept[branch].append(done.task.name)
             self._kept += rows
-        chunk.left -= len(done.task.items)
+        chunk.left -= _count_targets(done.task.items)  # not items: one that broke a worker comes back in pieces
         if chunk.left == 0:
-            self._seal(done.task.chunk, chunks)
+            # Taken out first: what could not be sealed waits in the spool for the next run and is never sealed twice.
+            del chunks[done.task.chunk]
+            if failure := self._seal(done.task.chunk, chunk):
+                raise failure
         for quarantine in self._quarantines.values():
             quarantine.write(least_seconds=_SECONDS_BETWEEN_TABLES)
 
-    def _seal(self, number: int, chunks: dict[int, _Chunk[ItemT]]) -> None:
-        # Taken out first: what could not be sealed waits in the spool for the next run and is never sealed twice.
-        chunk = chunks.pop(number)
+    def _seal(self, number: int, chunk: _Chunk[ItemT]) -> Exception | None:
+        """Seal what a chunk holds, each branch by itself, and return the first error."""
+        first: Exception | None = None
         for branch, tasks in chunk.kept.items():
             clip_ids = [target.clip_id for item in chunk.items for target in item.targets if target.branch == branch]
-            self.report.done[branch] += self._sealer.seal(branch, number, sorted(tasks), clip_ids)
+            try:
+                self.report.done[branch] += self._sealer.seal(branch, number, sorted(tasks), clip_ids)
+            except Exception as error:  # noqa: BLE001 - the caller raises it, when the others are sealed
+                first = first or error
+        return first
 
-    def _end(self, chunks: dict[int, _Chunk[ItemT]]) -> None:
-        try:
-            for number in list(chunks):
-                self._seal(number, chunks)
-        finally:
-            for branch, quarantine in self._quarantines.items():
+    def _end(self, chunks: dict[int, _Chunk[ItemT]]) -> Exception | None:
+        """Put away all that there is, and return the first error: one part or table must not cost the others."""
+        failures = [self._seal(number, chunk) for number, chunk in chunks.items()]
+        for branch, quarantine in self._quarantines.items():
+            try:
                 quarantine.write()
-                self.report.count(branch, quarantine)
+            except Exception as error:  # noqa: BLE001 - the caller raises it
+                failures.append(error)
+            self.report.count(branch, quarantine)
+        return next((failure for failure in failures if failure), None)
 
     def _check_share(self) -> None:
         for branch, quarantine in self._quarantines.items():
@@ -202,3 +225,11 @@ class Run(Generic[ItemT]):
 
 def _local_engine(config: RunConfig) -> Engine:
     return InProcess() if config.workers == 0 else LocalProcesses(config.workers, config.clip_timeout)
+
+
+def _count_targets(items: Sequence[ItemT]) -> int:
+    return sum(len(item.targets) for item in items)
+
+
+def _in_words(error: Exception) -> str:
+    return "".join(traceback.format_exception_only(error)).strip()

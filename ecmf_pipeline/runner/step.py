@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from ecmf_pipeline.errors import ClipError
 
@@ -36,6 +36,12 @@ class Item(Protocol):
     def targets(self) -> Sequence[Target]:
         """What is to be computed for it."""
 
+    def alone(self) -> Sequence[Self]:
+        """The item in pieces that fail by themselves, itself where it is one: what broke one says nothing of the next.
+
+        A piece has targets of the item, and each of them is in one piece.
+        """
+
 
 ItemT = TypeVar("ItemT", bound=Item)
 Opened = TypeVar("Opened")
@@ -60,11 +66,16 @@ class Step(ABC, Generic[ItemT, Opened, Row]):
 
         Raises:
             ClipError: When the input is bad: all the item's targets are quarantined.
+            MemoryError: When memory runs out: the item is tried again when that of the others is free, piece by piece.
         """
 
     @abstractmethod
     def work(self, batch: Sequence[tuple[ItemT, Opened]]) -> list[Outcome[Row]]:
-        """Compute the targets of several opened items at once."""
+        """Compute the targets of several opened items at once.
+
+        Raises:
+            MemoryError: When memory runs out: the items are worked on one by one.
+        """
 
     def close(self) -> None:
         """Let go of what the step holds (native objects, models)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -18,11 +18,13 @@ class Job(Generic[ItemT]):
 
     Attributes:
         task: What is to be done.
-        suspect: Whether it is one item, alone, that was there when a worker broke.
+        suspect: Whether it is one piece of one item, alone, that was there when a worker broke.
+        root: Name of the task that it is left of, where that broke a worker.
     """
 
     task: Task[ItemT]
     suspect: bool = False
+    root: str = ""
 
 
 class Waiting(Generic[ItemT]):
@@ -32,6 +34,7 @@ class Waiting(Generic[ItemT]):
         self._tasks = iter(tasks)
         self._first: deque[Job[ItemT]] = deque()
         self._suspects: deque[Job[ItemT]] = deque()
+        self._pieces: Counter[str] = Counter()
 
     def count(self, most: int) -> int:
         """How many jobs there are; looks no further than ``most``."""
@@ -56,19 +59,23 @@ class Waiting(Generic[ItemT]):
         (self._suspects if job.suspect else self._first).appendleft(job)
 
     def split(self, job: Job[ItemT], phase: Phase, position: int) -> None:
-        """Take back a job that broke its worker, in pieces: whoever may have done it alone, the others together.
+        """Take back a job that broke its worker: whoever may have done it, piece by piece, the others together.
 
         Args:
             job: The job.
             phase: What the worker was at. While opening it was one item; while working on all, it may be any.
             position: The item that was being opened.
         """
-        task = job.task
-        count = len(task.items)
-        suspected = [position] if phase is Phase.OPEN else list(range(count))
-        for index in suspected:
-            alone = Task(f"{task.name}-{index:04d}", task.chunk, (task.items[index],))
-            self._suspects.append(Job(alone, suspect=True))
-        others = tuple(task.items[index] for index in range(count) if index not in suspected)
+        items = job.task.items
+        suspected, others = items, items[:0]
+        if phase is Phase.OPEN:
+            suspected, others = items[position : position + 1], items[:position] + items[position + 1 :]
+        self._suspects.extend(self._piece(job, (piece,), suspect=True) for item in suspected for piece in item.alone())
         if others:
-            self._first.appendleft(Job(Task(f"{task.name}-rest", task.chunk, others)))
+            self._first.appendleft(self._piece(job, others, suspect=False))
+
+    def _piece(self, job: Job[ItemT], items: tuple[ItemT, ...], *, suspect: bool) -> Job[ItemT]:
+        """What is left of a job. Its name stays short, however often the task breaks: it becomes a file's name."""
+        root = job.root or job.task.name
+        self._pieces[root] += 1
+        return Job(Task(f"{root}-r{self._pieces[root]:04d}", job.task.chunk, items), suspect, root)

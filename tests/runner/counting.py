@@ -11,10 +11,10 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ecmf_pipeline.errors import InputError, ModelError, NoFaceFound, UnreadableMedia
+from ecmf_pipeline.errors import FileUnreachable, InputError, ModelError, NoFaceFound, UnreadableMedia
 from ecmf_pipeline.files import write_atomic
 from ecmf_pipeline.quarantine import Quarantine
 from ecmf_pipeline.runner import Engine, Outcome, Run, RunConfig, RunReport, Step, Target
@@ -24,15 +24,27 @@ BRANCHES = ("a", "b")
 
 @dataclass(frozen=True)
 class Number:
-    """An item. ``opening`` and ``working`` name what happens then (see `misbehave`)."""
+    """An item.
+
+    ``opening`` and ``working`` name what happens then (see `misbehave`): whatever branches are asked for or, with
+    ``at``, where that branch is; its branches are pieces of their own then.
+    """
 
     value: int
     opening: str = ""
     working: str = ""
+    at: str = ""
+    branches: tuple[str, ...] = BRANCHES
 
     @property
     def targets(self) -> Sequence[Target]:
-        return [Target(str(self.value), branch, f"digest {self.value}") for branch in BRANCHES]
+        return [Target(str(self.value), branch, f"digest {self.value}") for branch in self.branches]
+
+    def alone(self) -> Sequence[Number]:
+        return [replace(self, branches=(branch,)) for branch in self.branches] if self.at else [self]
+
+    def does(self, what: str) -> str:
+        return what if not self.at or self.at in self.branches else ""
 
 
 def numbers(*values: int, **odd: Number) -> list[Number]:
@@ -58,8 +70,14 @@ def misbehave(how: str, scratch: Path) -> None:
             time.sleep(float(seconds))
         case ["raise", "UnreadableMedia"]:
             raise UnreadableMedia("negative")
+        case ["raise", "FileUnreachable"]:
+            raise FileUnreachable("the disk is away")
         case ["raise", "MemoryError"]:
             raise MemoryError("8 TB")
+        case ["eat", _]:
+            eaten = []
+            while True:
+                eaten.append(b"x" * 2**20)
         case ["raise", "KeyError"]:
             raise KeyError("a bug")
         case ["raise", "Stubborn"]:
@@ -87,14 +105,14 @@ class Doubling(Step[Number, int, "tuple[str, int]"]):
     def open(self, item):
         with (self.scratch / "diary").open("a") as diary:
             diary.write(f"{item.value} {os.getpid()} {self.worker}\n")
-        misbehave(item.opening, self.scratch)
+        misbehave(item.does(item.opening), self.scratch)
         return item.value * 2
 
     def work(self, batch):
         if len(batch) > 1 and any(item.working == "greedy" for item, _ in batch):
             raise MemoryError
         for item, _ in batch:
-            misbehave("" if item.working in ("greedy", "silent") else item.working, self.scratch)
+            misbehave("" if item.working in ("greedy", "silent") else item.does(item.working), self.scratch)
         if any(item.working == "silent" for item, _ in batch):
             return []
         return [Outcome(target, _result(target, item, doubled)) for item, doubled in batch for target in item.targets]
@@ -127,6 +145,7 @@ class Drawer:
     full_at: str = ""
     keeping: str = ""
     sealing: str = ""
+    unsealable: tuple[str, ...] = ()
 
     def keep(self, task: str, branch: str, rows: Sequence[tuple[str, int]]) -> None:
         misbehave(self.keeping, self.folder)
@@ -139,6 +158,8 @@ class Drawer:
         if self.sealing:
             (self.folder / "sealing").touch()
         misbehave(self.sealing, self.folder)
+        if f"{branch}{number}" in self.unsealable:
+            raise OSError(errno.ENOSPC, "No space left on device", f"{branch}{number}")
         rows = {}
         for task in tasks:
             path = self.folder / "kept" / branch / task
@@ -164,10 +185,11 @@ class Bench:
     full_at: str = ""
     keeping: str = ""
     sealing: str = ""
+    unsealable: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.folder.mkdir(exist_ok=True)
-        self.drawer = Drawer(self.folder, self.full_at, self.keeping, self.sealing)
+        self.drawer = Drawer(self.folder, self.full_at, self.keeping, self.sealing, self.unsealable)
         self.tables = {
             name: Quarantine(self.folder / f"{name}.csv", stage="extract", modality=name) for name in BRANCHES
         }

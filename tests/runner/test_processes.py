@@ -15,11 +15,16 @@ from counting import Bench, Drawer, Factory, Number, numbers
 from ecmf_pipeline.errors import EcmfError
 from ecmf_pipeline.runner import LocalProcesses, Task
 from ecmf_pipeline.runner import processes as processes_module
+from ecmf_pipeline.runner.engine import Phase
+from ecmf_pipeline.runner.waiting import Waiting
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path / "bench")
+
+
+_REASONS = {"signal SIGSEGV": "WorkerCrashed", "sleep 60": "ClipTimeout"}
 
 
 def tries(bench: Bench, value: int) -> int:
@@ -92,6 +97,39 @@ def test_a_clip_that_breaks_its_worker_only_once_loses_nothing(bench, name, when
     assert report.done["a"] == 4
 
 
+@pytest.mark.parametrize("how", ["signal SIGSEGV", "sleep 60"])
+@pytest.mark.parametrize("when", ["opening", "working"])
+def test_a_branch_that_breaks_its_worker_costs_itself(bench, how, when):
+    odd = Number(2, at="b", **{when: how})
+    report = bench.run(numbers(1, 2, 3, 4, 5, n2=odd), workers=2, clip_timeout=0.7, part_size=9)
+    assert bench.drawer.parts("a") == [[[str(value), 2 * value] for value in (1, 2, 3, 4, 5)]]
+    assert bench.drawer.sealed("b") == [1, 3, 4, 5]
+    assert (bench.reasons("a"), bench.reasons("b")) == ({}, {"2": _REASONS[how]})
+    assert report.done == {"a": 5, "b": 4}
+
+
+def test_chunks_are_sealed_when_all_of_them_is_back_also_in_pieces(bench):
+    """The first chunk's suspects come back in more pieces than it has items."""
+    items = [*(Number(value, at="b", opening="signal SIGSEGV") for value in (1, 2)), *numbers(3, 4, 5, 6)]
+    bench.run(items, workers=1, batch_size=2, part_size=3)
+    assert bench.drawer.parts("a") == [[[str(value), 2 * value] for value in part] for part in ((1, 2, 3), (4, 5, 6))]
+    assert bench.drawer.sealed("b") == [3, 4, 5, 6]
+
+
+def test_names_stay_short_and_their_own_however_many_clips_of_a_batch_break():
+    waiting = Waiting(Task(name, 0, tuple(map(Number, range(60)))) for name in ("000000-0000", "000000-0001"))
+    names = []
+    while job := waiting.take(suspects=False):
+        names.append(job.task.name)
+        waiting.split(job, Phase.OPEN, 0)
+    while job := waiting.take(suspects=True):
+        names.append(job.task.name)
+        assert len(job.task.items) == 1
+    assert len(names) == len(set(names)) == 2 * (60 + 60)
+    assert max(map(len, names)) <= len("000000-0000-r0000")
+    assert {name[:11] for name in names} == {"000000-0000", "000000-0001"}
+
+
 def test_several_that_break_in_one_batch_are_each_found(bench):
     odd = {f"n{value}": Number(value, opening="signal SIGSEGV") for value in (1, 3)}
     bench.run(numbers(1, 2, 3, 4, **odd), workers=2, batch_size=4)
@@ -107,11 +145,31 @@ def test_a_worker_killed_while_it_keeps_loses_and_doubles_nothing(tmp_path):
     assert bench.reasons("a") == {}
 
 
-def test_the_kernels_want_of_memory_is_told_from_other_kills(bench, monkeypatch):
-    counts = iter(range(1000))
-    monkeypatch.setattr("ecmf_pipeline.runner.processes.count_oom_kills", lambda: 1 + next(counts))
-    bench.run([Number(1, opening="signal SIGKILL")], workers=1)
-    assert bench.reasons("a") == {"1": "OutOfMemory"}
+@pytest.mark.parametrize(
+    ("name", "meanwhile", "reason"),
+    [("SIGKILL", 1, "OutOfMemory"), ("SIGKILL", 0, "WorkerKilled"), ("SIGSEGV", 1, "WorkerCrashed")],
+)
+def test_the_kernels_want_of_memory_is_told_from_other_kills(bench, monkeypatch, name, meanwhile, reason):
+    """By the kernel's count before and after; that it counts, a real kill shows below."""
+    monkeypatch.setattr("ecmf_pipeline.runner.hired.count_oom_kills", lambda: 7)
+    monkeypatch.setattr("ecmf_pipeline.runner.processes.count_oom_kills", lambda: 7 + meanwhile)
+    report = bench.run([Number(1, opening=f"signal {name}")], workers=1)
+    assert bench.reasons("a") == {"1": reason}
+    assert report.transient == ({"WorkerKilled": 2} if reason == "WorkerKilled" else {})
+
+
+def test_a_kill_by_the_kernel_for_want_of_memory_costs_the_clip_that_ate_it(bench, little_memory):
+    program = f"""
+import sys; sys.path[:0] = {sys.path}
+from pathlib import Path
+from counting import Bench, Number
+Bench(Path({str(bench.folder)!r})).run([Number(1), Number(2, opening="eat all"), Number(3)], workers=1)
+"""
+    done = little_memory([sys.executable, "-c", program])
+    assert done.returncode == 0, done.stderr
+    assert bench.drawer.sealed("a") == [1, 3]
+    assert bench.reasons("a") == {"2": "OutOfMemory"}
+    assert tries(bench, 2) == 2
 
 
 def test_a_worker_killed_between_clips_is_replaced_and_nothing_is_lost(bench):

@@ -133,6 +133,57 @@ def test_memory_that_runs_out_costs_the_clip_that_needs_it(bench, workers):
     assert "while the clip alone was being read (8 TB)" in bench.messages()["2"]
 
 
+@pytest.mark.parametrize("when", ["opening", "working"])
+def test_a_branch_that_runs_out_of_memory_costs_itself(bench, workers, when):
+    report = bench.run(numbers(1, 2, 3, 4, n2=Number(2, at="b", **{when: "raise MemoryError"})), workers=workers)
+    assert bench.drawer.sealed("a") == [1, 2, 3, 4]
+    assert bench.drawer.sealed("b") == [1, 3, 4]
+    assert (bench.reasons("a"), bench.reasons("b")) == ({}, {"2": "OutOfMemory"})
+    assert report.done == Counter(a=4, b=3)
+
+
+def test_an_item_is_given_up_for_memory_only_when_no_other_takes_any(bench, workers):
+    """What could not be opened beside the others is opened again when they are through."""
+    bench.run(numbers(1, 2, 3, n2=Number(2, opening="once:raise MemoryError")), workers=workers)
+    assert [value for value, _, _ in bench.diary()] == [1, 2, 3, 2]
+    assert bench.drawer.parts("a") == [[["1", 2], ["2", 4], ["3", 6]]]
+    assert bench.reasons("a") == {}
+
+
+def test_a_bug_is_not_hidden_by_parts_that_cannot_be_sealed_and_these_cost_no_other(tmp_path):
+    bench = Bench(tmp_path / "bench", unsealable=("a0", "b1"))
+    items = [*numbers(1, 2, 3), Number(4, opening="raise UnreadableMedia"), Number(5, opening="raise KeyError")]
+    with pytest.raises(KeyError, match="a bug") as caught:
+        bench.run(items, workers=0, batch_size=1, part_size=8)
+    (note,) = caught.value.__notes__
+    assert note.endswith("OSError: [Errno 28] No space left on device: 'a0'")
+    assert bench.drawer.sealed("b") == [1, 2, 3]
+    assert bench.reasons("a") == bench.reasons("b") == {"4": "UnreadableMedia"}
+    assert len(list((bench.folder / "kept" / "a").iterdir())) == 3  # for the next run
+
+
+def test_a_part_that_cannot_be_sealed_stops_the_run_and_costs_no_other(tmp_path, workers):
+    """The second part is complete first, or in flight: what is complete of it is sealed."""
+    bench = Bench(tmp_path / "bench", unsealable=("a0",))
+    with pytest.raises(OSError, match="No space left on device: 'a0'"):
+        bench.run([Number(1, opening="sleep 1"), *numbers(2, 3, 4, 5, 6)], workers=workers, batch_size=1, part_size=3)
+    assert bench.drawer.sealed("b")[:3] == [1, 2, 3]
+    assert bench.drawer.sealed("a") == ([4, 5, 6] if workers else [])
+
+
+def test_an_interruption_does_not_hide_that_a_part_cannot_be_sealed(tmp_path):
+    bench = Bench(tmp_path / "bench", unsealable=("a0",))
+    with pytest.raises(OSError, match="No space left on device: 'a0'"):
+        bench.run([*numbers(1, 2, 3), Number(4, opening="signal SIGINT")], workers=0)
+
+
+def test_what_the_next_run_may_find_well_is_counted(bench, workers):
+    items = [Number(1), *(Number(value, opening="raise FileUnreachable") for value in (2, 3)), Number(7)]
+    report = bench.run([*items, Number(-1, opening="raise UnreadableMedia")], workers=workers)
+    assert report.transient == Counter(FileUnreachable=4)
+    assert set(report.transient) == {"FileUnreachable"}
+
+
 def test_a_batch_that_is_too_much_at_once_is_done_one_by_one(bench, workers):
     bench.run(numbers(1, 2, 3, n2=Number(2, working="greedy")), workers=workers)
     assert bench.drawer.sealed("a") == [1, 2, 3]

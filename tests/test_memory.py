@@ -1,0 +1,106 @@
+"""Memory that runs out, whoever says so."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ecmf_pipeline.llm.step import ScoringStep, Utterance
+from ecmf_pipeline.memory import want_of_memory
+from ecmf_pipeline.runner import Target
+
+
+class OpenCvError(Exception):
+    """As OpenCV's: one class for everything, with a code."""
+
+    code = -4
+
+
+OpenCvError.__module__, OpenCvError.__name__ = "cv2", "error"
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's, whatever it says."""
+
+
+OutOfMemoryError.__module__ = "torch"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("8 TB"),
+        OpenCvError("(-4:Insufficient memory) Failed to allocate 8 bytes"),
+        OutOfMemoryError("HIP is full"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported elsewhere"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried 8"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:72] data. DefaultCPUAllocator: not enough memory: you tried 8"),
+        RuntimeError("std::bad_alloc"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+    ids=str,
+)
+def test_want_of_memory_is_a_memory_error(error):
+    with pytest.raises(MemoryError) as caught, want_of_memory():
+        raise error
+    assert "\n" not in str(caught.value)
+    assert caught.value is error or caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        ValueError("out of memory"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        KeyboardInterrupt(),
+    ],
+    ids=repr,
+)
+def test_anything_else_stays_what_it_is(error):
+    with pytest.raises(type(error)) as caught, want_of_memory():
+        raise error
+    assert caught.value is error
+
+
+def test_other_errors_of_opencv_stay_what_they_are():
+    cv2 = pytest.importorskip("cv2")
+    with pytest.raises(cv2.error, match="empty"), want_of_memory():
+        cv2.resize(np.zeros((0, 0), np.uint8), (4, 4))
+
+
+def test_torch_itself_runs_out_of_memory():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(MemoryError, match="allocate memory"), want_of_memory():
+        torch.empty(10**15)
+    with pytest.raises(MemoryError, match="full"), want_of_memory():
+        raise torch.OutOfMemoryError("full")
+
+
+def test_it_loads_no_library():
+    listed = "import sys, ecmf_pipeline.memory; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", listed], capture_output=True, text=True, check=True)
+    assert not {"torch", "cv2", "numpy"} & set(result.stdout.split())
+
+
+class Greedy:
+    """A model that needs more than there is for any text."""
+
+    cut = frozenset()
+
+    def score(self, texts, labels):
+        if texts:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+        return np.empty((0, len(labels)))
+
+
+def test_a_language_model_says_it_so_too():
+    item = Utterance("so", (Target("clip", "llm", "digest"),))
+    with pytest.raises(MemoryError, match="can't allocate"):
+        ScoringStep(Greedy(), ["joy", "grief"]).work([(item, "so")])
+    assert item.alone() == [item]
