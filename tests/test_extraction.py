@@ -13,7 +13,7 @@ from skimage import data
 from ecmf_pipeline.clips import Clip, ClipId, Modality
 from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding
 from ecmf_pipeline.encoders.config import BaseEncoderConfig
-from ecmf_pipeline.errors import TryAgain
+from ecmf_pipeline.errors import TooManyQuarantined, TryAgain
 from ecmf_pipeline.extraction import step as step_module
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.coverage import Coverage, coverage
@@ -95,7 +95,7 @@ class Project:
             quarantine_path=self.folder / f"{modality.value}.csv",
         )
 
-    def run(self, *modalities: Modality, **options: Any):
+    def run(self, *modalities: Modality, max_quarantined: float = 1.0, **options: Any):
         config = MeanConfig(**options)
         settings = {modality: branch_settings(modality, config, MEDIA, self.faces) for modality in modalities}
         with writing(settings, self.root) as writers:
@@ -107,7 +107,7 @@ class Project:
                 corpus_root=self.folder,
                 media=MEDIA,
                 faces=self.faces,
-                config=ExtractConfig(batch_size=2, max_quarantined=1.0, workers=0),
+                config=ExtractConfig(batch_size=2, max_quarantined=max_quarantined, workers=0),
             )
 
 
@@ -192,6 +192,16 @@ def test_a_file_that_is_away_for_a_while_is_tried_again(project):
     (project.folder / "elsewhere.mp4").rename(away)
     assert project.run(Modality.GLOBAL).done == {"global": 1}
     assert project.plan(Modality.GLOBAL).todo == set()
+
+
+def test_a_branch_of_which_too_many_clips_are_bad_does_not_keep_the_others_from_their_work(project):
+    project.run(Modality.FACE)  # one of three shows no face
+    project.add(project.folder / "face.mp4")  # so that it has something to do, too
+    project.clips[-1] = replace(project.clips[-1], clip_id=ClipId("again"))
+    with pytest.raises(TooManyQuarantined, match="extract face: 1 of 4"):
+        project.run(Modality.FACE, Modality.GLOBAL, max_quarantined=0.2)
+    assert len(FeatureStore.open(project.root(Modality.GLOBAL))) == 4
+    assert project.plan(Modality.FACE).todo == {"again"}
 
 
 def run_short_of_memory(project: Project, monkeypatch: pytest.MonkeyPatch, place: Any, name: str, fails: Any) -> Any:

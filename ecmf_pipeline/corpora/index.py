@@ -5,23 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ecmf_pipeline.clips import Clip, ClipId
 from ecmf_pipeline.corpora.index_cache import IndexCache, Measured
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind
-from ecmf_pipeline.corpora.probe import probe_media
-from ecmf_pipeline.errors import ClipError, FileUnreachable, UnreadableMedia
-from ecmf_pipeline.files import sha256_file
+from ecmf_pipeline.corpora.measuring import CacheWriter, File, Measuring, failure, unreachable
 from ecmf_pipeline.progress import progress_bar
 
-BATCH = 256
-"""Files handed to the threads at once: an interrupt waits for those under way only, and the queue stays small."""
-
 SECONDS_BETWEEN_SAVES = 20.0
-"""How much reading a killed run may lose; an interrupted one loses none."""
+"""The cache is written whole; what was read since stands in the spool meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,44 +55,30 @@ class IndexResult:
     reused: int
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    """One file as it was when the scan came by."""
-
-    path: str
-    size: int
-    mtime_ns: int
-
-
-def index_corpus(listing: CorpusListing, cache_path: Path, *, workers: int) -> IndexResult:
+def index_corpus(
+    listing: CorpusListing, cache_path: Path, *, workers: int | None = None, clip_timeout: float = 60.0
+) -> IndexResult:
     """Measure every file of a listing that is new or has changed (in size or time of change).
 
     Args:
         listing: What `readers.read_corpus` returned.
         cache_path: Where measurements are remembered; may be missing, damaged or deleted at will.
-        workers: Threads that read files (hashing and opening containers both release the interpreter's lock).
+        workers: Processes that read files; None is one for each core, 0 reads in this process, where a file at which
+            the demuxer crashes ends the run.
+        clip_timeout: Seconds that one file may take. One that takes longer, twice, is quarantined.
+
+    Raises:
+        StoreBusy: When another run is measuring files for the same cache.
     """
-    cache = IndexCache(cache_path, listing.root)
-    root = str(listing.root)
-    measured: dict[str, Measured] = {}
-    sizes: dict[str, int] = {}
-    changed: list[_File] = []
-    for clip in listing.clips:
-        if not clip.path:
-            continue
-        try:
-            status = os.stat(f"{root}/{clip.path}")  # noqa: PTH116  (a Path for each of 100,000 files takes seconds)
-        except OSError as error:
-            measured[clip.path] = _failure(error)
-            continue
-        sizes[clip.path] = status.st_size
-        known = cache.get(clip.path, status.st_size, status.st_mtime_ns)
-        if known is None:
-            changed.append(_File(clip.path, status.st_size, status.st_mtime_ns))
-        else:
-            measured[clip.path] = known
+    cache = IndexCache(cache_path, listing.root, clip_timeout)
+    measured, sizes, changed = _look_up(listing, cache)
+    if changed:
+        with CacheWriter(cache) as writer:
+            if writer.adopted:
+                measured, sizes, changed = _look_up(listing, cache)
+            measuring = Measuring(listing.root, writer, workers=workers, clip_timeout=clip_timeout)
+            measured |= _measure_all(writer, measuring, changed)
     reused = len(sizes) - len(changed)
-    measured |= _measure_all(listing.root, changed, cache, workers)
     clips = tuple(_measured_clip(clip, sizes, measured) for clip in listing.clips)
     quarantined = tuple(
         Quarantined(clip.clip_id, found.reason, found.message, found.digest)
@@ -109,54 +89,44 @@ def index_corpus(listing: CorpusListing, cache_path: Path, *, workers: int) -> I
     return IndexResult(clips, findings, quarantined, hashed=len(changed), reused=reused)
 
 
-def _measure_all(root: Path, files: Sequence[_File], cache: IndexCache, workers: int) -> dict[str, Measured]:
-    """Measure files in threads; whatever ends the run, what was measured is remembered."""
-    executor = ThreadPoolExecutor(workers, thread_name_prefix="index")
+def _look_up(listing: CorpusListing, cache: IndexCache) -> tuple[dict[str, Measured], dict[str, int], list[File]]:
+    """What is known of the files, or that they cannot be looked at; their sizes; those that must be read."""
+    root = str(listing.root)
+    measured: dict[str, Measured] = {}
+    sizes: dict[str, int] = {}
+    changed: list[File] = []
+    for clip in listing.clips:
+        if not clip.path:
+            continue
+        try:
+            status = os.stat(f"{root}/{clip.path}")  # noqa: PTH116  (a Path for each of 100,000 files takes seconds)
+        except OSError as error:
+            measured[clip.path] = failure(unreachable(error))
+            continue
+        sizes[clip.path] = status.st_size
+        known = cache.get(clip.path, status.st_size, status.st_mtime_ns)
+        if known is None:
+            changed.append(File(clip.path, status.st_size, status.st_mtime_ns))
+        else:
+            measured[clip.path] = known
+    return measured, sizes, changed
+
+
+def _measure_all(writer: CacheWriter, measuring: Measuring, files: Sequence[File]) -> dict[str, Measured]:
+    """Measure files; whatever ends the run, the batches that were done are remembered."""
     measured: dict[str, Measured] = {}
     saved = time.monotonic()
     try:
         with progress_bar("index", len(files), unit="file") as bar:
-            for start in range(0, len(files), BATCH):
-                batch = files[start : start + BATCH]
-                for file, found in zip(batch, executor.map(lambda file: _measure(root, file), batch), strict=True):
-                    if found.digest:
-                        cache.put(file.path, file.size, file.mtime_ns, found)
-                    bar.update()
-                    measured[file.path] = found
+            for path, found in measuring(files):
+                measured[path] = found
+                bar.update()
                 if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
-                    cache.save()
+                    writer.save()
                     saved = time.monotonic()
     finally:
-        executor.shutdown(cancel_futures=True)
-        cache.save()
+        writer.save()
     return measured
-
-
-def _measure(root: Path, file: _File) -> Measured:
-    """Hash and probe one file. Without a digest the failure may be gone the next time, and is not remembered."""
-    path = root / file.path
-    try:
-        digest = sha256_file(path)
-        try:
-            if file.size == 0:
-                raise UnreadableMedia("the file is empty (0 bytes)")
-            probe = probe_media(path)
-            found = Measured(digest, probe.duration, probe.has_video, probe.has_audio)
-        except FileUnreachable as error:
-            return Measured("", reason=error.reason, message=str(error))
-        except ClipError as error:
-            found = Measured(digest, reason=error.reason, message=str(error))
-        status = path.stat()
-    except OSError as error:
-        return _failure(error)
-    if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
-        return Measured("", reason=FileUnreachable.__name__, message="the file changed while it was read: run again")
-    return found
-
-
-def _failure(error: OSError) -> Measured:
-    why = "the file vanished after it was listed" if isinstance(error, FileNotFoundError) else str(error.strerror)
-    return Measured("", reason=FileUnreachable.__name__, message=f"it cannot be read: {why}")
 
 
 def _measured_clip(clip: Clip, sizes: dict[str, int], measured: dict[str, Measured]) -> Clip:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ecmf_pipeline.errors import InputError
+from ecmf_pipeline.errors import ClipTimeout, InputError
 from ecmf_pipeline.files import read_text, write_atomic
 
 VERSION = 1
@@ -40,12 +40,17 @@ class IndexCache:
     Args:
         path: The JSON file it is kept in. A damaged one, or one of another corpus or version, counts as empty.
         root: The corpus folder, as the settings name it.
+        clip_timeout: Seconds that a file may take now. Files that took too long under another limit are not known.
+
+    Attributes:
+        path: The same.
     """
 
-    def __init__(self, path: Path, root: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, root: Path, clip_timeout: float = 60.0) -> None:
+        self.path = path
         self._head = {"version": VERSION, "root": root.as_posix()}
-        self._rows: dict[str, list[Any]] = _load(path, self._head)
+        self._limit = {"clip_timeout": clip_timeout}
+        self._rows: dict[str, list[Any]] = _load(path, self._head, self._limit)
         self._changed = False
 
     def get(self, path: str, size: int, mtime_ns: int) -> Measured | None:
@@ -63,11 +68,12 @@ class IndexCache:
     def save(self) -> None:
         """Write what is new, whole or not at all."""
         if self._changed:
-            write_atomic(self._path, json.dumps({**self._head, "files": self._rows}, ensure_ascii=False))
+            document = {**self._head, **self._limit, "files": self._rows}
+            write_atomic(self.path, json.dumps(document, ensure_ascii=False))
             self._changed = False
 
 
-def _load(path: Path, head: dict[str, Any]) -> dict[str, list[Any]]:
+def _load(path: Path, head: dict[str, Any], limit: dict[str, Any]) -> dict[str, list[Any]]:
     try:
         content = json.loads(read_text(path))
     except (OSError, InputError, ValueError):
@@ -77,6 +83,8 @@ def _load(path: Path, head: dict[str, Any]) -> dict[str, list[Any]]:
     files = content.get("files")
     if not isinstance(files, dict) or not all(_is_row(row) for row in files.values()):
         return {}
+    if any(content.get(key) != value for key, value in limit.items()):
+        return {path: row for path, row in files.items() if row[-2] != ClipTimeout.__name__}
     return files
 
 
