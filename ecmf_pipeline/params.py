@@ -45,9 +45,15 @@ class IndexConfig(Config):
 
     Attributes:
         max_quarantined: Share of the corpus' files that may be unreadable before `index` ends with exit code 1.
+        workers: Processes that read new files. None: one for each core; 0: none but the main process, and a file at
+            which the demuxer crashes ends the run.
+        clip_timeout: Seconds that one file may take to be hashed and probed. One that takes longer, twice, is
+            quarantined until it changes, or this does.
     """
 
     max_quarantined: float = Field(0.2, ge=0, le=1)
+    workers: int | None = Field(None, ge=0)
+    clip_timeout: float = Field(60.0, gt=0)
 
 
 class TrainConfig(Config):

@@ -14,6 +14,9 @@ from ecmf_pipeline.progress import say
 IGNORED = {
     "data": [
         ".index-cache.json",
+        ".index-stamp.json",
+        ".index.spool",
+        ".index.lock",
         ".rewrite.spool",
         ".votes.spool",
         "models",

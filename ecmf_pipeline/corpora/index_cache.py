@@ -44,13 +44,14 @@ class IndexCache:
 
     Attributes:
         path: The same.
+        head: What tells its measurements from those of other corpora and versions.
     """
 
     def __init__(self, path: Path, root: Path, clip_timeout: float = 60.0) -> None:
         self.path = path
-        self._head = {"version": VERSION, "root": root.as_posix()}
+        self.head = {"version": VERSION, "root": root.as_posix()}
         self._limit = {"clip_timeout": clip_timeout}
-        self._rows: dict[str, list[Any]] = _load(path, self._head, self._limit)
+        self._rows: dict[str, list[Any]] = _load(path, self.head, self._limit)
         self._changed = False
 
     def get(self, path: str, size: int, mtime_ns: int) -> Measured | None:
@@ -68,7 +69,7 @@ class IndexCache:
     def save(self) -> None:
         """Write what is new, whole or not at all."""
         if self._changed:
-            document = {**self._head, **self._limit, "files": self._rows}
+            document = {**self.head, **self._limit, "files": self._rows}
             write_atomic(self.path, json.dumps(document, ensure_ascii=False))
             self._changed = False
 

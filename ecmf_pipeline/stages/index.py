@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,7 +28,9 @@ def run() -> None:
     """Read the corpus, measure what is new, and write the manifest, the findings and the quarantine table."""
     params = load_params()
     listing = read_corpus(params.corpus)
-    result = index_corpus(listing, layout.INDEX_CACHE, workers=os.cpu_count() or 1)
+    result = index_corpus(
+        listing, layout.INDEX_CACHE, workers=params.index.workers, clip_timeout=params.index.clip_timeout
+    )
     quarantine = Quarantine(layout.quarantine("index"), stage="index")
     quarantine.keep_only({entry.clip_id: entry.digest for entry in result.quarantined})
     for entry in result.quarantined:

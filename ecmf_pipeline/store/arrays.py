@@ -15,7 +15,6 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 _PLAIN_TYPES = {"float16", "float32", "float64", "int16", "int32", "int64"}
@@ -91,6 +90,8 @@ def _is_plain(document: dict[str, Any]) -> bool:
 
 
 def _read_by_zarr(folder: Path) -> NDArray[Any]:
+    import zarr  # takes longer to load than a run with nothing to do
+
     array = zarr.open_array(folder, mode="r")
     if array.nchunks != 1:
         raise ValueError(f"it has {array.nchunks} chunks, the arrays of a part have one")

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from ecmf_pipeline.errors import StoreError
@@ -173,6 +172,8 @@ def array_types(part: Path) -> ArrayTypes:
     Args:
         part: Its folder.
     """
+    import zarr
+
     arrays = {name: zarr.open_array(part / name, mode="r") for name in array_names(part)}
     return {name: (str(array.dtype), tuple(array.shape[1:])) for name, array in arrays.items()}
 

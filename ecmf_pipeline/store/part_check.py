@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from ecmf_pipeline.errors import StoreError
@@ -85,6 +84,8 @@ def _wrong_attributes(folder: Path, part: PartAttributes) -> str | None:
 
 def _read(folder: Path) -> tuple[NDArray[Any] | None, Kind | None, str]:
     """An array's values, or what is wrong with it; both where they are whole but unchecked."""
+    import zarr
+
     try:
         zarr.open_array(folder, mode="r")  # other programs read the store by its documents alone
         values = read_array(folder)
@@ -98,6 +99,8 @@ def _read(folder: Path) -> tuple[NDArray[Any] | None, Kind | None, str]:
 
 
 def _reason(folder: Path, error: StoreError) -> tuple[Kind, str]:
+    import zarr
+
     try:
         array = zarr.open_array(folder, mode="r")
     except (OSError, ValueError, KeyError, TypeError):

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import zarr
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec
 
 from ecmf_pipeline.errors import MissingInput, StoreError
 from ecmf_pipeline.files import sha256_text
@@ -145,6 +143,9 @@ def write_part(
     Returns:
         Its name, which follows from its number and its rows.
     """
+    import zarr  # takes longer to load than a run with nothing to do
+    from zarr.codecs import Crc32cCodec
+
     document = attributes.document()
     name = f"part-{number:06d}-{sha256_text(json.dumps(document))[:8]}"
     if (folder / name).is_dir():
