@@ -63,8 +63,8 @@ def index_corpus(
     Args:
         listing: What `readers.read_corpus` returned.
         cache_path: Where measurements are remembered; may be missing, damaged or deleted at will.
-        workers: Processes that read files; None is one for each core, 0 reads in this process, where a file at which
-            the demuxer crashes ends the run.
+        workers: Processes that read files; None is one for each core, fewer where there is little to read; 0 reads in
+            this process, where a file at which the demuxer crashes ends the run.
         clip_timeout: Seconds that one file may take. One that takes longer, twice, is quarantined.
 
     Raises:

@@ -1,0 +1,264 @@
+"""Reading new files in worker processes: a file at which the demuxer crashes or hangs costs that file, not the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import astuple, dataclass, field, replace
+from pathlib import Path
+from typing import cast
+
+from ecmf_pipeline.corpora.index_cache import IndexCache, Measured
+from ecmf_pipeline.corpora.probe import probe_media
+from ecmf_pipeline.errors import ClipError, FileUnreachable, UnreadableMedia
+from ecmf_pipeline.files import sha256_file
+from ecmf_pipeline.memory import want_of_memory
+from ecmf_pipeline.runner import Done, Engine, InProcess, LocalProcesses, Outcome, Step, Target, Task
+from ecmf_pipeline.runner.machine import usable_cores
+from ecmf_pipeline.spool import Spool
+from ecmf_pipeline.spooled import SpooledWriter
+
+BRANCH = "index"
+"""The one branch of this loop."""
+
+BATCH = 64
+"""Files that a worker reads before it makes them durable: what a kill costs each worker at most. Of 16 files, waiting
+for the disk took as long as reading them."""
+
+FILES_A_WORKER = 256
+"""Below that, starting another worker takes longer than it saves."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file as it was when the scan came by.
+
+    Attributes:
+        path: Relative to the corpus folder.
+        size: Bytes.
+        mtime_ns: Time of change.
+        verdict: What is wrong with it, where that is known already: only its digest is still wanted.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    verdict: ClipError | None = field(default=None, compare=False)
+
+    @property
+    def targets(self) -> Sequence[Target]:
+        """The file; its digest is what is looked for."""
+        return (Target(self.path, BRANCH, ""),)
+
+    def alone(self) -> Sequence[File]:
+        """Itself."""
+        return (self,)
+
+
+Row = tuple[File, Measured]
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuringSteps:
+    """Makes the step of each worker.
+
+    Attributes:
+        root: The corpus folder.
+    """
+
+    root: Path
+
+    def __call__(self, worker: int) -> MeasuringStep:  # noqa: ARG002 - all workers do the same
+        """Load PyAV: the time that takes is no file's fault."""
+        import av  # noqa: F401
+
+        return MeasuringStep(self.root)
+
+
+class MeasuringStep(Step[File, Measured, Row]):
+    """Hashes files and looks at their streams.
+
+    Args:
+        root: The corpus folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def open(self, item: File) -> Measured:
+        """Measure one file; what is wrong with it is a part of the answer, since its digest is one too."""
+        with want_of_memory():
+            return measure(self._root, item)
+
+    def work(self, batch: Sequence[tuple[File, Measured]]) -> list[Outcome[Row]]:
+        """Nothing is left to do."""
+        return [Outcome(file.targets[0], (file, found)) for file, found in batch]
+
+
+def measure(root: Path, file: File) -> Measured:
+    """Hash and probe one file. Without a digest the failure may be gone the next time, and is not remembered."""
+    path = root / file.path
+    try:
+        digest = sha256_file(path)
+        try:
+            found = _probe(path, file, digest)
+        except FileUnreachable as error:
+            return failure(error)
+        except ClipError as error:
+            found = failure(error, digest)
+        status = path.stat()
+    except OSError as error:
+        return failure(unreachable(error))
+    if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
+        return failure(FileUnreachable("the file changed while it was read: run again"))
+    return found
+
+
+def _probe(path: Path, file: File, digest: str) -> Measured:
+    if file.verdict is not None:
+        raise file.verdict
+    if file.size == 0:
+        raise UnreadableMedia("the file is empty (0 bytes)")
+    probe = probe_media(path)
+    return Measured(digest, probe.duration, probe.has_video, probe.has_audio)
+
+
+def failure(error: ClipError, digest: str = "") -> Measured:
+    """What is measured of a file that cannot be used."""
+    return Measured(digest, reason=error.reason, message=str(error))
+
+
+def unreachable(error: OSError) -> FileUnreachable:
+    """Why a file cannot be read."""
+    why = "the file vanished after it was listed" if isinstance(error, FileNotFoundError) else str(error.strerror)
+    return FileUnreachable(f"it cannot be read: {why}")
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuringKeeper:
+    """Keeps what a worker has measured in the spool.
+
+    Attributes:
+        spool: Of this run.
+        head: What the cache says of itself: what a killed run has measured counts for the same corpus alone.
+    """
+
+    spool: Spool
+    head: Mapping[str, object]
+
+    def keep(self, task: str, branch: str, rows: Sequence[Row]) -> None:  # noqa: ARG002 - there is one branch
+        """Keep one batch; see `runner.Keeper`."""
+        files = [[file.path, file.size, file.mtime_ns, *astuple(found)] for file, found in rows]
+        self.spool.keep(task, json.dumps({**self.head, "files": files}).encode())
+
+
+class CacheWriter(SpooledWriter):
+    """The one writer of an index cache; on entering it takes up what a killed run had measured.
+
+    Args:
+        cache: What is remembered.
+
+    Attributes:
+        keeper: For the workers.
+
+    Raises:
+        StoreBusy: On entering, when another run is measuring.
+    """
+
+    def __init__(self, cache: IndexCache) -> None:
+        path = cache.path
+        lock, spool = path.with_name(".index.lock"), Spool.start(path.with_name(".index.spool"))
+        super().__init__(spool, lock=lock, what=str(path))
+        self.keeper = MeasuringKeeper(self.spool, cache.head)
+        self._cache = cache
+        self._taken = ExitStack()
+
+    def take(self, task: str) -> list[tuple[str, Measured]]:
+        """What a worker kept under a name, with each file's path; all of it that has a digest is remembered."""
+        payloads = self._taken.enter_context(self._kept([task]))
+        return [self._remember(*row) for payload in payloads for row in json.loads(payload)["files"]]
+
+    def save(self) -> None:
+        """Write the cache; what was taken may then leave the spool."""
+        self._cache.save()
+        self._taken.close()
+
+    def _remember(self, path: str, size: int, mtime_ns: int, *values: object) -> tuple[str, Measured]:
+        found = Measured(*values)  # type: ignore[arg-type]  # as `MeasuringKeeper` wrote them
+        if found.digest:
+            self._cache.put(path, size, mtime_ns, found)
+        return path, found
+
+    def _look_around(self) -> None:
+        """The cache was read already; another run can only have added to it."""
+
+    def _adopt(self, leftovers: Sequence[Path]) -> int:
+        count = 0
+        for path in leftovers:
+            document = json.loads(path.read_bytes())
+            files = document.pop("files")
+            if document == self._cache.head:
+                count += len([self._remember(*row) for row in files])
+        self._cache.save()
+        for path in leftovers:
+            path.unlink()
+        return count
+
+    def _next_number(self) -> int:
+        return 0  # there are no parts
+
+
+class Measuring:
+    """Measures files, each batch in a worker process.
+
+    Args:
+        root: The corpus folder.
+        writer: Takes what workers keep; entered.
+        workers: How many processes; None is one for each core, fewer where there is little to read; 0 reads in this
+            process, without protection.
+        clip_timeout: Seconds that one file may take.
+    """
+
+    def __init__(self, root: Path, writer: CacheWriter, *, workers: int | None, clip_timeout: float) -> None:
+        self._factory = MeasuringSteps(root)
+        self._keeper = writer.keeper
+        self._writer = writer
+        self._workers = workers
+        self._clip_timeout = clip_timeout
+
+    def __call__(self, files: Sequence[File]) -> Iterator[tuple[str, Measured]]:
+        """Measure all files, in any order: path and what was found."""
+        broken: list[File] = []
+        yield from self._run("first", files, broken)
+        # Remembered by its digest, the file that broke a worker does not break one in every run.
+        unhashed: list[File] = []
+        yield from self._run("again", broken, unhashed)
+        yield from ((file.path, failure(file.verdict)) for file in unhashed if file.verdict)
+
+    def _run(self, name: str, files: Sequence[File], broken: list[File]) -> Iterator[tuple[str, Measured]]:
+        """One pass; files that broke a worker are added to ``broken``, with the reason."""
+        by_path = {file.path: file for file in files}
+        engine = self._engine(len(files))
+        results = cast("Iterator[Done[File]]", engine.run(_tasks(name, files), self._factory, self._keeper))
+        with closing(results) as finished:  # type: ignore[type-var]
+            for done in finished:
+                for target, error in done.errors:
+                    file = by_path[target.clip_id]
+                    if error.is_transient:
+                        yield file.path, failure(error)
+                    else:
+                        broken.append(replace(file, verdict=file.verdict or error))
+                if done.kept:
+                    yield from self._writer.take(done.task.name)
+
+    def _engine(self, files: int) -> Engine:
+        if self._workers == 0:
+            return InProcess()
+        workers = self._workers or min(usable_cores(), 1 + files // FILES_A_WORKER)
+        return LocalProcesses(workers, self._clip_timeout)
+
+
+def _tasks(name: str, files: Sequence[File]) -> Iterable[Task[File]]:
+    for number, start in enumerate(range(0, len(files), BATCH)):
+        yield Task(f"{name}-{number:06d}", 0, tuple(files[start : start + BATCH]))
