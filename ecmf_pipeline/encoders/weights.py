@@ -83,6 +83,11 @@ def hub_cache() -> Path:
     return Path(os.environ.get("HF_HOME", cache)).expanduser() / "hub"
 
 
+def hub_reference(model: str, revision: str) -> Path:
+    """The file in the hub's cache that says which commit a branch or tag is; there once it was asked for."""
+    return hub_cache() / f"models--{model.replace('/', '--')}" / "refs" / revision
+
+
 def _hub_commit(model: str, revision: str) -> str:
     """The commit that ``revision`` is.
 
@@ -91,7 +96,7 @@ def _hub_commit(model: str, revision: str) -> str:
     """
     if _COMMIT.fullmatch(revision):
         return revision
-    reference = hub_cache() / f"models--{model.replace('/', '--')}" / "refs" / revision
+    reference = hub_reference(model, revision)
     if not reference.is_file():
         _fetch_config(model, revision)  # which writes the reference
     if not reference.is_file():

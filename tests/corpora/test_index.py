@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ecmf_pipeline.clips import read_manifest, write_manifest
-from ecmf_pipeline.corpora import index as index_module
+from ecmf_pipeline.corpora import measuring
 from ecmf_pipeline.corpora.index import IndexResult, index_corpus
 from ecmf_pipeline.corpora.listing import CorpusListing, count_by_kind
 from ecmf_pipeline.errors import UnreadableMedia
@@ -30,8 +31,8 @@ class Project:
         listing: CorpusListing = self._read(self.root)
         return listing
 
-    def index(self) -> IndexResult:
-        result = index_corpus(self.list(), self.cache, workers=2)
+    def index(self, workers: int = 2) -> IndexResult:
+        result = index_corpus(self.list(), self.cache, workers=workers)
         write_manifest(self.manifest, result.clips)
         assert read_manifest(self.manifest) == list(result.clips)
         return result
@@ -192,8 +193,8 @@ def test_a_file_that_changes_while_it_is_read(project: Project, monkeypatch: pyt
         return digest
 
     with monkeypatch.context() as patch:
-        patch.setattr(index_module, "sha256_file", hash_slowly)
-        [entry] = project.index().quarantined
+        patch.setattr(measuring, "sha256_file", hash_slowly)
+        [entry] = project.index(workers=0).quarantined
     assert entry.clip_id == "b"
     assert "changed while it was read" in entry.message
     result = project.index()
@@ -207,28 +208,46 @@ def test_a_forbidden_file_is_tried_again(project: Project, monkeypatch: pytest.M
         return sha256_file(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(index_module, "sha256_file", refuse)
-        [entry] = project.index().quarantined
+        patch.setattr(measuring, "sha256_file", refuse)
+        [entry] = project.index(workers=0).quarantined
     assert "Permission denied" in entry.message
     assert project.index().hashed == 1
 
 
-def test_an_interrupt_loses_nothing(project: Project, write_media: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    for i in range(8):
-        write_media(project.root / f"f{i}.mp4")
+def test_an_interrupt_loses_the_batch_in_hand(
+    project: Project, write_media: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(measuring.BATCH):
+        write_media(project.root / f"f{i:02d}.mp4")
 
     def interrupted(path: Path) -> str:
-        if path.name == "f5.mp4":
+        if path.name == f"f{measuring.BATCH - 1}.mp4":
             raise KeyboardInterrupt
         return sha256_file(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(index_module, "sha256_file", interrupted)
+        patch.setattr(measuring, "sha256_file", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            project.index()
+            project.index(workers=0)
     assert not project.manifest.exists()
     result = project.index()
-    assert (result.hashed, result.reused) == (3, 8)
+    assert (result.hashed, result.reused) == (3, measuring.BATCH)
+
+
+def test_what_a_killed_run_left_counts_for_its_corpus_alone(project: Project) -> None:
+    listing = project.list()
+    writer = measuring.CacheWriter(measuring.IndexCache(project.cache, project.root))
+    status = (project.root / "a.mp4").stat()
+    file = measuring.File("a.mp4", status.st_size, status.st_mtime_ns)
+    writer.keeper.keep("first-000000", measuring.BRANCH, [(file, measuring.Measured("0" * 64, 1.0, True, False))])
+    left = (project.cache.with_name(".index.spool"), project.root.with_name("left"))
+    shutil.copytree(*left)
+    result = index_corpus(listing, project.cache, workers=0)
+    assert (result.hashed, result.reused, result.clips[0].digest) == (2, 1, "0" * 64)
+    shutil.copytree(*reversed(left))
+    project.cache.unlink()
+    project.root = project.root.rename(project.root.with_name("other"))
+    assert project.index(workers=0).hashed == 3
 
 
 @pytest.mark.parametrize("step", ["sha256_file", "probe_media"])
@@ -236,9 +255,9 @@ def test_bugs_are_not_taken_for_bad_clips(project: Project, monkeypatch: pytest.
     def broken(_: Path) -> str:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(index_module, step, broken)
+    monkeypatch.setattr(measuring, step, broken)
     with pytest.raises(ZeroDivisionError):
-        project.index()
+        project.index(workers=0)
 
 
 def test_odd_names_reach_the_manifest(project: Project, write_media: Write) -> None:

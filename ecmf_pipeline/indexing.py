@@ -1,0 +1,134 @@
+"""The work of `index`: scan the corpus, write the manifest, and note what the settings mean now."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ecmf_pipeline import __version__, index_stamp, layout
+from ecmf_pipeline.clips import Clip, Modality, write_manifest
+from ecmf_pipeline.corpora.config import MER_LABELS
+from ecmf_pipeline.corpora.index import IndexResult, index_corpus
+from ecmf_pipeline.corpora.listing import CorpusListing, count_by_kind
+from ecmf_pipeline.corpora.reach import looked_at
+from ecmf_pipeline.corpora.readers import read_corpus
+from ecmf_pipeline.encoders.config import TransformersConfig
+from ecmf_pipeline.encoders.weights import hub_reference
+from ecmf_pipeline.errors import ModelError
+from ecmf_pipeline.extraction.plan import branch_settings
+from ecmf_pipeline.files import write_atomic, write_json
+from ecmf_pipeline.params import Params, load_params
+from ecmf_pipeline.progress import say
+from ecmf_pipeline.quarantine import Quarantine
+
+_METRICS = layout.METRICS / "index.json"
+
+
+def index() -> None:
+    """Read the corpus, measure what is new, and write the manifest, the findings and the quarantine table."""
+    begun_ns = time.time_ns()
+    params = load_params()
+    listing = read_corpus(params.corpus)
+    result = index_corpus(
+        listing, layout.INDEX_CACHE, workers=params.index.workers, clip_timeout=params.index.clip_timeout
+    )
+    quarantine = Quarantine(layout.quarantine("index"), stage="index")
+    quarantine.keep_only({entry.clip_id: entry.digest for entry in result.quarantined})
+    for entry in result.quarantined:
+        quarantine.add(entry.clip_id, entry.reason, entry.message, entry.digest)
+    quarantine.write()
+    _write(listing, result)
+    notes = {layout.SETTINGS / f"{name}.json": note for name, note in _notes(params, listing.labels).items()}
+    are_known = [_write_note(path, note) for path, note in notes.items()]
+    changed = write_manifest(layout.MANIFEST, result.clips)
+    say(_summary(result, result.hashed, changed=changed))
+    quarantine.refuse_too_many(sum(bool(clip.path) for clip in result.clips), params.index.max_quarantined)
+    if all(are_known) and all(entry.digest for entry in result.quarantined):
+        index_stamp.remember(_watched(params, notes), _summary(result, 0, changed=False) + "\n", begun_ns=begun_ns)
+
+
+def _summary(result: IndexResult, read: int, *, changed: bool) -> str:
+    counts = _counts(result.clips)
+    lines = [
+        f"index: {counts['clips']} clips ({counts['train']} train, {counts['candidate']} candidate, "
+        f"{counts['unlabeled']} unlabeled), {read} files read, {len(result.quarantined)} quarantined; "
+        f"manifest {'written' if changed else 'unchanged'}"
+    ]
+    found = count_by_kind(result.findings).items()
+    return "\n".join([*lines, *(f"  {kind}: {count} (see {layout.FINDINGS})" for kind, count in found)])
+
+
+def _watched(params: Params, notes: Iterable[Path]) -> index_stamp.Watched:
+    """All that this run has read, and written.
+
+    Any text in the settings of models may name a file or a folder; one that names none may do so tomorrow.
+    """
+    folders, trees = looked_at(params.corpus)
+    named = [params.llm, params.faces, *params.encoders.values()]
+    texts = {str(value) for model in named for value in dict(model).values() if isinstance(value, str | Path)}
+    trees += [Path(text) for text in sorted(texts) if text]
+    trees.append(Path(params.llm.model, params.llm.gguf_file or ""))
+    transformers = [encoder for encoder in params.encoders.values() if isinstance(encoder, TransformersConfig)]
+    on_hub = [encoder for encoder in transformers if not Path(encoder.model).is_dir()]
+    trees += [hub_reference(encoder.model, encoder.revision) for encoder in on_hub]
+    written = [layout.MANIFEST, layout.CORPUS, layout.FINDINGS, layout.quarantine("index"), _METRICS, *notes]
+    return index_stamp.Watched(*(tuple(map(str, paths)) for paths in (folders, trees, written)))
+
+
+def _write(listing: CorpusListing, result: IndexResult) -> None:
+    write_json(
+        layout.CORPUS,
+        {
+            "candidates": list(listing.candidate_order),
+            "labels": list(listing.labels),
+            "synthetic": listing.synthetic,
+        },
+    )
+    findings = io.StringIO()
+    writer = csv.writer(findings, lineterminator="\n")
+    writer.writerow(["kind", "clip_id", "message", "count"])
+    writer.writerows([finding.kind, finding.clip_id, finding.message, finding.count] for finding in result.findings)
+    write_atomic(layout.FINDINGS, findings.getvalue(), only_if_changed=True)
+    metrics = {**_counts(result.clips), "findings": count_by_kind(result.findings)}
+    write_json(_METRICS, metrics)
+
+
+def _notes(params: Params, labels: Sequence[str]) -> dict[str, Callable[[], dict[str, Any]]]:
+    """What params mean now, by name: weights, prompts and code may stand outside what DVC watches.
+
+    Stages depend on these files, so that a model folder, a prompt file or a package that changed runs them again.
+    """
+    return {
+        **{f"extract-{modality.value}": partial(_extraction, params, modality) for modality in Modality},
+        "llm": partial(params.llm.settings, labels or MER_LABELS),
+        "package": partial(dict, version=__version__),
+    }
+
+
+def _extraction(params: Params, modality: Modality) -> dict[str, Any]:
+    if modality not in params.extract.encoders:
+        return {"used": False}
+    return branch_settings(modality, params.encoder_of(modality), params.media, params.faces)
+
+
+def _write_note(path: Path, settings: Callable[[], dict[str, Any]]) -> bool:
+    """Write a note, and tell whether it is known what the settings mean."""
+    try:
+        note = settings()
+    except ModelError as error:
+        note = {"unknown": error.what}  # the stage that needs the weights will say so; others must not stop here
+    text = json.dumps(note, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    write_atomic(path, text, only_if_changed=True)
+    return "unknown" not in note
+
+
+def _counts(clips: tuple[Clip, ...]) -> dict[str, int]:
+    splits = Counter(clip.split.value for clip in clips)
+    return {"clips": len(clips), **{split: splits[split] for split in ("train", "candidate", "unlabeled")}}

@@ -1,0 +1,166 @@
+"""A file at which the demuxer crashes or hangs costs that file, through the real command line."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ecmf_pipeline.clips import read_manifest
+from ecmf_pipeline.corpora.measuring import BATCH
+from ecmf_pipeline.files import sha256_file
+
+FAULTY_DEMUXER = Path(__file__).parents[1] / "faulty_demuxer"
+
+
+class Project:
+    """A project on a folder of clips whose demuxer is faulty."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.corpus = folder / "corpus"
+        self.opened = folder / "opened.txt"
+        self.set_params()
+
+    def set_params(self, clip_timeout: float = 1, workers: int | None = 2) -> None:
+        index = f"{{max_quarantined: 1, workers: {workers or 'null'}, clip_timeout: {clip_timeout}}}"
+        (self.folder / "params.yaml").write_text(f"corpus: {{kind: folder, root: corpus}}\nindex: {index}\n")
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "ecmf_pipeline", "index"]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        path = os.pathsep.join([str(FAULTY_DEMUXER), os.environ.get("PYTHONPATH", "")])
+        return os.environ | {"PYTHONPATH": path, "ECMF_OPENED": str(self.opened)}
+
+    def index(self) -> str:
+        done = subprocess.run(
+            self.command,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+        assert done.returncode == 0, done.stderr
+        assert not (self.folder / "data" / ".index.spool").exists()
+        return done.stdout
+
+    def start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self.command, cwd=self.folder, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def count_opened(self) -> Counter[str]:
+        found = Counter(self.opened.read_text().splitlines()) if self.opened.exists() else Counter[str]()
+        self.opened.unlink(missing_ok=True)
+        return found
+
+    def quarantined(self) -> dict[str, dict[str, str]]:
+        with (self.folder / "data" / "quarantine" / "index.csv").open() as file:
+            return {row["clip_id"]: row for row in csv.DictReader(file)}
+
+
+@pytest.fixture
+def project(tmp_path: Path, write_media: Callable[..., Path]) -> Project:
+    made = Project(tmp_path)
+    for number in range(20):
+        write_media(made.corpus / f"sound{number:02d}.mp4")
+    return made
+
+
+def test_the_others_are_listed_and_what_broke_a_worker_is_not_tried_again(
+    project: Project, write_media: Callable[..., Path]
+) -> None:
+    faults = {
+        "segfaults": "WorkerCrashed",
+        "aborts": "WorkerCrashed",
+        "hangs": "ClipTimeout",
+        "eats": "OutOfMemory",
+    }
+    for name in [*faults, "segfaults once"]:
+        write_media(project.corpus / f"{name}.mp4")
+    assert "25 files read, 4 quarantined" in project.index()
+    assert {name: row["reason"] for name, row in project.quarantined().items()} == faults
+    assert "SIGSEGV" in project.quarantined()["segfaults"]["message"]
+    clips = {clip.clip_id: clip for clip in read_manifest(project.folder / "data" / "manifest.csv")}
+    assert all(clip.digest == sha256_file(project.corpus / clip.path) for clip in clips.values())
+    assert {name for name, clip in clips.items() if not clip.has_video} == set(faults)
+    manifest = (project.folder / "data" / "manifest.csv").read_bytes()
+    project.count_opened()
+    (project.folder / "data" / ".index-stamp.json").unlink(missing_ok=True)
+    assert "0 files read, 4 quarantined; manifest unchanged" in project.index()
+    assert project.count_opened() == {}
+    assert (project.folder / "data" / "manifest.csv").read_bytes() == manifest
+
+
+def test_a_file_that_was_too_slow_is_tried_again_under_another_limit(
+    project: Project, write_media: Callable[..., Path]
+) -> None:
+    write_media(project.corpus / "hangs.mp4")
+    write_media(project.corpus / "aborts.mp4")
+    project.index()
+    project.count_opened()
+    project.set_params(clip_timeout=1.5)
+    assert "1 files read, 2 quarantined" in project.index()
+    assert set(project.count_opened()) == {"hangs.mp4"}
+
+
+def test_a_file_whose_worker_was_killed_from_outside_is_tried_again(
+    project: Project, write_media: Callable[..., Path]
+) -> None:
+    write_media(project.corpus / "killed.mp4")
+    project.index()
+    assert project.quarantined()["killed"]["reason"] == "WorkerKilled"
+    assert project.quarantined()["killed"]["digest"] == ""
+    project.count_opened()
+    assert "1 files read, 1 quarantined" in project.index()
+    assert set(project.count_opened()) == {"killed.mp4"}
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_ends_early_keeps_finished_batches(
+    project: Project, write_media: Callable[..., Path], end: signal.Signals
+) -> None:
+    project.set_params(clip_timeout=100)
+    for number in range(3 * BATCH - 18):
+        write_media(project.corpus / f"film{number:03d}.mp4")
+    write_media(project.corpus / "zz hangs once.mp4")
+    run = project.start()
+    tried = project.folder / "zz hangs once.mp4.tried"
+    batches = project.folder / "data" / ".index.spool"
+    while not tried.exists() or len(list(batches.glob("*.batch"))) < 3:
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.send_signal(end)
+    assert run.wait(20) == (130 if end is signal.SIGINT else -end)
+    project.count_opened()
+    assert f"{3 * BATCH + 3} clips" in project.index()
+    assert sum(project.count_opened().values()) == 3
+
+
+def test_two_runs_at_once(project: Project, write_media: Callable[..., Path]) -> None:
+    project.set_params(clip_timeout=100)
+    write_media(project.corpus / "hangs.mp4")
+    run = project.start()
+    while not (project.folder / "hangs.mp4.tried").exists():
+        assert run.poll() is None
+        time.sleep(0.01)
+    second = subprocess.run(
+        project.command, cwd=project.folder, env=project.environment, capture_output=True, text=True, check=False
+    )
+    run.send_signal(signal.SIGINT)
+    run.wait(20)
+    assert second.returncode == 2
+    assert "is being written to by another run" in second.stderr
