@@ -75,6 +75,9 @@ def misbehave(how: str, scratch: Path) -> None:
             os._exit(int(status))
         case ["sleep", seconds]:
             time.sleep(float(seconds))
+        case ["await", name]:
+            while not (scratch / name).exists():
+                time.sleep(0.01)
         case ["raise", "UnreadableMedia"]:
             raise UnreadableMedia("negative")
         case ["raise", "FileUnreachable"]:

@@ -84,9 +84,10 @@ def test_a_branch_that_yields_nothing_seals_nothing(bench, workers):
     assert not (bench.folder / "parts" / "b").exists()
 
 
-@pytest.mark.parametrize("openers", [0, 2])
+@pytest.mark.parametrize("openers", [0, 1])
 def test_too_many_bad_items_stop_the_run_with_what_was_done_sealed(bench):
-    bad = [Number(-n, opening="sleep 0.2; raise UnreadableMedia") for n in (1, 2, 3)]
+    late = "await kept/b/000000-0000; sleep 0.1; raise UnreadableMedia"  # an opener would be ahead of what is kept
+    bad = [Number(-n, opening=late) for n in (1, 2, 3)]
     items = [*numbers(1, 2, 3), *bad, *numbers(4, 5, 6, 8)]
     with pytest.raises(TooManyQuarantined, match=r"3 of 10 clips are bad \(quarantined: UnreadableMedia 3\)"):
         bench.run(items, workers=1, share=0.25)
