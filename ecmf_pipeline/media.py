@@ -1,8 +1,8 @@
 """Open a clip once: sampled frames and mono 16 kHz audio.
 
-Pictures are read by decord where its wheel exists and by PyAV elsewhere. Both give the same pixels, which the tests
-check, except where pictures are scaled down (they differ by 0.1 of 255 levels on average): so the reader is part of the
-fingerprint. Sound is read by PyAV.
+Pictures are those that decord gives where its wheel exists, and PyAV's elsewhere. Both give the same pixels, which the
+tests check, except where pictures are scaled down (they differ by 0.1 of 255 levels on average), and of a few codecs:
+so whose pictures they are is part of the fingerprint. Sound is read by PyAV.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class MediaConfig(Config):
     Attributes:
         frames: Pictures a clip, uniform in time: the middles of as many equal spans.
         max_side: Longer pictures are scaled down to this many pixels while they are decoded.
-        reader: ``decord``, ``pyav``, or ``auto``: decord where it is installed.
+        reader: ``decord``, ``pyav``, or ``auto``: decord's pictures where it is installed, by whatever reads them with
+            the least work, else PyAV's.
     """
 
     frames: int = Field(16, gt=0)
@@ -65,12 +66,13 @@ def read_frames(path: Path, config: MediaConfig) -> tuple[NDArray[np.uint8], NDA
     """
     from ecmf_pipeline.video_readers import open_video  # decord and PyAV load only where pictures are read
 
-    reader = open_video(path, max_side=config.max_side, reader=resolved_reader(config))
-    spans = reader.spans()
-    if len(spans) == 0:
-        raise NoVideoStream("the video stream holds no picture")
-    indices = sample_indices(spans, config.frames)
-    return reader.pictures(indices.tolist()), spans[indices, 0].astype(np.float32)
+    reader = "auto" if config.reader == "auto" and resolved_reader(config) == "decord" else resolved_reader(config)
+    with open_video(path, max_side=config.max_side, reader=reader) as video:
+        spans = video.spans()
+        if len(spans) == 0:
+            raise NoVideoStream("the video stream holds no picture")
+        indices = sample_indices(spans, config.frames)
+        return video.pictures(indices.tolist()), spans[indices, 0].astype(np.float32)
 
 
 def sample_indices(spans: NDArray[np.float64], count: int) -> NDArray[np.int64]:
@@ -120,7 +122,7 @@ def read_audio(path: Path) -> NDArray[np.float32]:
 
 
 def resolved_reader(config: MediaConfig) -> Literal["decord", "pyav"]:
-    """The reader in use on this machine."""
+    """Whose pictures are read on this machine."""
     if config.reader == "auto":
         return "decord" if importlib.util.find_spec("decord") else "pyav"
     return config.reader
