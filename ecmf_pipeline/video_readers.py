@@ -35,6 +35,9 @@ _ROUNDING = 1e-3  # seconds
 class VideoReader(Protocol):
     """A file's pictures, by index."""
 
+    size: tuple[int, int]
+    """Width and height of the pictures as they are decoded, in pixels."""
+
     def spans(self) -> NDArray[np.float64]:
         """Start and end of every picture in seconds, in order of time, (n, 2)."""
         ...
@@ -97,6 +100,7 @@ class DecordVideo:
 
         self._errors = (decord.DECORDError, RuntimeError)
         self._otherwise = otherwise
+        self.size = otherwise.size
         width, height = size or (-1, -1)
         try:
             with _native_stderr() as said:

@@ -14,12 +14,12 @@ from ecmf_pipeline.clips import Clip, ClipId, Modality
 from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding, Preparer
 from ecmf_pipeline.encoders.config import BaseEncoderConfig
 from ecmf_pipeline.errors import TooManyQuarantined, TryAgain
-from ecmf_pipeline.extraction import step as step_module
+from ecmf_pipeline.extraction import opening as opening_module
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.coverage import Coverage, coverage
+from ecmf_pipeline.extraction.opening import ClipToExtract
 from ecmf_pipeline.extraction.plan import Branch, branch_settings, plan_branch
 from ecmf_pipeline.extraction.run import extract, writing
-from ecmf_pipeline.extraction.step import ClipToExtract
 from ecmf_pipeline.faces import FaceConfig, FaceTrack
 from ecmf_pipeline.files import sha256_file
 from ecmf_pipeline.media import MediaConfig
@@ -140,13 +140,13 @@ def reasons(project: Project, modality: Modality) -> dict[str, str]:
 def decodes(monkeypatch) -> list[str]:
     """The clips whose pictures were decoded, in order."""
     opened: list[str] = []
-    real = step_module.read_frames
+    real = opening_module.read_samplings
 
-    def counted(path: Path, config: MediaConfig):
+    def counted(path: Path, *given: Any):
         opened.append(path.stem)
-        return real(path, config)
+        return real(path, *given)
 
-    monkeypatch.setattr(step_module, "read_frames", counted)
+    monkeypatch.setattr(opening_module, "read_samplings", counted)
     return opened
 
 
@@ -244,11 +244,11 @@ def opencv_runs_out() -> None:
 
 @pytest.mark.parametrize("runs_out", [numpy_runs_out, torch_runs_out, opencv_runs_out])
 def test_pictures_that_take_too_much_memory_cost_neither_text_nor_sound(project, monkeypatch, runs_out):
-    def fails(path: Path, _: MediaConfig) -> None:
+    def fails(path: Path, *_: Any) -> None:
         if path.stem == "face":
             runs_out()
 
-    report = run_short_of_memory(project, monkeypatch, step_module, "read_frames", fails)
+    report = run_short_of_memory(project, monkeypatch, opening_module, "read_samplings", fails)
     assert report.done == {"global": 2, "face": 1, "text": 3}
     assert reasons(project, Modality.GLOBAL) == {"face": "OutOfMemory"}
     assert reasons(project, Modality.FACE) == {"face": "OutOfMemory", "tree": "NoFaceFound"}

@@ -16,6 +16,7 @@ from ecmf_pipeline.clips import Modality
 from ecmf_pipeline.config import Config
 from ecmf_pipeline.encoders.weights import ModelSource, locate, weights_hash
 from ecmf_pipeline.errors import ModelError
+from ecmf_pipeline.media import Frames
 
 if TYPE_CHECKING:
     from ecmf_pipeline.encoders.base import Encoder, Preparer
@@ -29,9 +30,6 @@ layer, -1 what leaves the last."""
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 """The type that matrices are multiplied in; ``auto``: the fastest that the device has instructions for."""
-
-Frames = Annotated[int, Field(gt=0)] | Literal["all"]
-"""Pictures of a clip that an encoder reads."""
 
 
 class BaseEncoderConfig(Config):
