@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecmf_pipeline.errors import NoAudioStream, NoVideoStream, SilentAudio, UnreadableMedia
-from ecmf_pipeline.media import SAMPLE_RATE, MediaConfig, read_audio, read_frames, sample_indices
+from ecmf_pipeline.errors import NoAudioStream, NoVideoStream, SilentAudio, TooManyPictures, UnreadableMedia
+from ecmf_pipeline.media import SAMPLE_RATE, MediaConfig, read_audio, read_frames, read_samplings, sample_indices
 
 READERS = ["auto", "decord", "pyav"]
 
@@ -121,6 +121,27 @@ def test_auto_gives_decords_pictures_of_real_clips(shared_data):
         decord, decords_times = read_frames(clip, MediaConfig(frames=6, reader="decord"))
         np.testing.assert_array_equal(auto, decord)
         np.testing.assert_array_equal(times, decords_times)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_several_samplings_of_one_decode_are_those_of_their_own(make_clip, tmp_path, reader):
+    clip = make_clip(tmp_path / "a.mp4", durations_ms=[100] * 10 + [25] * 40)
+    config = MediaConfig(reader=reader)
+    counts = [8, "all", 3, 100]
+    together = read_samplings(clip, config, counts)
+    assert [len(sampling.frames) for sampling in together] == [8, 50, 3, 50]
+    for count, sampling in zip(counts, together, strict=True):
+        (alone,) = read_samplings(clip, config, [count])
+        np.testing.assert_array_equal(sampling.frames, alone.frames)
+        np.testing.assert_array_equal(sampling.times, alone.times)
+
+
+def test_pictures_that_would_take_too_much_memory_are_refused_before_they_are_decoded(make_clip, tmp_path, monkeypatch):
+    clip = make_clip(tmp_path / "a.mp4", pictures=50, size=(64, 48))
+    monkeypatch.setattr("ecmf_pipeline.media._MOST_BYTES", 49 * 64 * 48 * 3)
+    assert len(read_samplings(clip, MediaConfig(), [49])[0].frames) == 49
+    with pytest.raises(TooManyPictures, match=r"50 pictures of 64 x 48 would take .* \(media\.max_side\)"):
+        read_samplings(clip, MediaConfig(), [4, "all"])
 
 
 def test_a_film_too_long_to_keep_is_read_twice(tmp_path, monkeypatch):
