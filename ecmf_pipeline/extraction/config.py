@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from ecmf_pipeline.clips import Modality
 from ecmf_pipeline.config import Config
@@ -22,6 +24,9 @@ class ExtractConfig(Config):
         workers: Processes that work side by side, each with one thread. None: one for each GPU where they are used,
             else one for each core; 0: none, all is done in the main process, and a clip that makes a decoder crash
             ends the run.
+        openers: Further processes that decode and prepare clips for the workers, which then only run the networks
+            (Linux). None: where GPUs are used the cores that there are for each, less one, at least two; else 0, the
+            workers do it themselves, which on a CPU is faster. Not with 0 workers.
         clip_timeout: Seconds that one clip may take to read, and on average to encode. One that takes longer, twice, is
             quarantined.
     """
@@ -40,4 +45,11 @@ class ExtractConfig(Config):
     max_quarantined: float = Field(0.2, ge=0, le=1)
     device: str = Field("auto", min_length=1)
     workers: int | None = Field(None, ge=0)
+    openers: int | None = Field(None, ge=0)
     clip_timeout: float = Field(120.0, gt=0)
+
+    @model_validator(mode="after")
+    def _check_openers(self) -> Self:
+        if self.openers and self.workers == 0:
+            raise ValueError("openers: there are none without workers (workers: 0)")
+        return self

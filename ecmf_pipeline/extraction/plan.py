@@ -13,7 +13,7 @@ from ecmf_pipeline.encoders.config import BaseEncoderConfig, ImportedConfig, set
 from ecmf_pipeline.errors import MissingInput
 from ecmf_pipeline.faces import FaceConfig
 from ecmf_pipeline.files import fingerprint, sha256_text
-from ecmf_pipeline.media import SAMPLE_RATE, MediaConfig, resolved_reader
+from ecmf_pipeline.media import SAMPLE_RATE, Frames, MediaConfig, resolved_reader
 from ecmf_pipeline.quarantine import Quarantine
 from ecmf_pipeline.store import FeatureStore, has_fingerprint
 
@@ -61,12 +61,23 @@ def branch_settings(
         return settings  # what prepared their input happened elsewhere
     if modality in {Modality.GLOBAL, Modality.FACE}:
         # The recipe is raised whenever a change of code changes which pictures are sampled.
-        settings["media"] = {**media.model_dump(mode="json"), "reader": resolved_reader(media), "recipe": 3}
+        settings["media"] = {
+            **media.model_dump(mode="json"),
+            "frames": frames_of(encoder, media),
+            "reader": resolved_reader(media),
+            "recipe": 3,
+        }
     if modality is Modality.FACE:
         settings["faces"] = faces.settings()
     if modality is Modality.AUDIO:
         settings["media"] = {"sample_rate": SAMPLE_RATE}
     return settings
+
+
+def frames_of(encoder: BaseEncoderConfig, media: MediaConfig) -> Frames:
+    """How many pictures of a clip an encoder reads: what its own params say, else ``media.frames``."""
+    own: Frames | None = getattr(encoder, "frames", None)  # visual encoders have it
+    return media.frames if own is None else own
 
 
 def input_digests(modality: Modality, clips: Sequence[Clip], texts: Mapping[str, ClipText]) -> dict[str, str]:
