@@ -37,6 +37,7 @@ from ecmf_pipeline.labels.config import RefineConfig, VoteConfig
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.media import MediaConfig
 from ecmf_pipeline.pooling import Pool
+from ecmf_pipeline.presets import DEFAULT_PRESET, over_preset
 from ecmf_pipeline.report.config import ReportConfig
 
 
@@ -80,9 +81,10 @@ def _embedded_encoders() -> dict[str, EncoderConfig]:
 
 
 class Params(Config):
-    """All of params.yaml. What a section leaves out has its default.
+    """All of params.yaml over its preset. What both leave out has its default, which is that of ``embedded``.
 
     Attributes:
+        preset: The choice of models that the file stands on; see `presets`.
         corpus: Which clips.
         models: Which embedded weights are fetched.
         sample: The synthetic default corpus.
@@ -100,6 +102,7 @@ class Params(Config):
         report: The HTML report.
     """
 
+    preset: str = DEFAULT_PRESET
     corpus: CorpusConfig = CorpusConfig()
     models: ModelsConfig = ModelsConfig()
     sample: SampleConfig = SampleConfig()
@@ -163,11 +166,55 @@ def load_params(path: Path = layout.PARAMS) -> Params:
         raise ParamsError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(document, dict):
         raise ParamsError(f"{path} holds no sections", "it starts with `corpus:`; see the README")
+    return validated(document, where=str(path))
+
+
+def validated(document: dict[str, Any], *, where: str) -> Params:
+    """A params document over the preset it names.
+
+    Args:
+        document: What params.yaml says.
+        where: What it is called in messages.
+
+    Raises:
+        ParamsError: When there is no such preset, or a key or value is wrong; every wrong key is named, and whether it
+            stands in the document or in the preset.
+    """
+    preset = document.get("preset", DEFAULT_PRESET)
+    if not isinstance(preset, str):
+        raise ParamsError(f"{where}: `preset`: name one of the presets (found {preset!r})")
     try:
-        return Params.model_validate(document)
+        merged = over_preset(preset, document)
+    except ParamsError as error:
+        raise ParamsError(f"{where}: {error.what}", error.hint) from None
+    try:
+        return Params.model_validate(merged)
     except ValidationError as error:
-        problems = [_problem(dict(detail)) for detail in error.errors()]
-        raise ParamsError(f"{path}: " + "\n  ".join(problems)) from error
+        problems = [
+            _problem(dict(detail)) + _whose(dict(detail), document, merged, preset) for detail in error.errors()
+        ]
+        raise ParamsError(f"{where}: " + "\n  ".join(problems)) from error
+
+
+def _whose(detail: dict[str, Any], document: dict[str, Any], merged: dict[str, Any], preset: str) -> str:
+    """A remark where what is wrong stands in the preset alone."""
+    location = _without_union_tags([part for part in detail["loc"] if part != "[key]"])
+    stands, own = _depth(merged, location), _depth(document, location)
+    return f" (from the preset {preset!r})" if stands > own else ""
+
+
+def _depth(document: Any, location: Sequence[Any]) -> int:
+    """How many keys of a place stand in a document."""
+    depth = 0
+    for part in location:
+        if isinstance(document, dict) and part in document:
+            document = document[part]
+        elif isinstance(document, list) and isinstance(part, int) and part < len(document):
+            document = document[part]
+        else:
+            break
+        depth += 1
+    return depth
 
 
 def _problem(detail: dict[str, Any]) -> str:
