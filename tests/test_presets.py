@@ -113,7 +113,9 @@ def test_what_is_wrong_in_the_users_file_is_named_as_the_users(document, message
 
 @pytest.fixture
 def broken_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    (tmp_path / "broken.yaml").write_text("encoders: {e: {type: egemaps, layers: 3}}\nmedia: {frames: many, max_side: 0}\n")
+    (tmp_path / "broken.yaml").write_text(
+        "encoders: {e: {type: egemaps, layers: 3}}\nmedia: {frames: many, max_side: 0}\n"
+    )
     monkeypatch.setattr(presets_room, "_FOLDER", tmp_path)
     presets_room.preset_text.cache_clear()
     return "broken"
