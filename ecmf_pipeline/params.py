@@ -205,16 +205,12 @@ def _whose(detail: dict[str, Any], document: dict[str, Any], merged: dict[str, A
 
 def _depth(document: Any, location: Sequence[Any]) -> int:
     """How many keys of a place stand in a document."""
-    depth = 0
-    for part in location:
-        if isinstance(document, dict) and part in document:
+    for depth, part in enumerate(location):
+        try:
             document = document[part]
-        elif isinstance(document, list) and isinstance(part, int) and part < len(document):
-            document = document[part]
-        else:
-            break
-        depth += 1
-    return depth
+        except (KeyError, IndexError, TypeError):
+            return depth
+    return len(location)
 
 
 def _problem(detail: dict[str, Any]) -> str:
