@@ -24,10 +24,12 @@ from ecmf_pipeline.encoders.config import (
     EfficientNetConfig,
     EgemapsConfig,
     EncoderConfig,
+    ImportedConfig,
     MiniXceptionConfig,
     TextConfig,
 )
 from ecmf_pipeline.encoders.embedded import ModelsConfig
+from ecmf_pipeline.encoders.joined_config import JoinedConfig
 from ecmf_pipeline.errors import ParamsError
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.extraction.config import ExtractConfig
@@ -121,23 +123,28 @@ class Params(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for modality, name in self.extract.encoders.items():
-            if name not in self.encoders:
-                raise ValueError(
-                    f"extract.encoders.{modality.value}: no encoder is named {name!r}{_nearest(name, self.encoders)}"
-                )
-            if modality not in self.encoders[name].modalities:
-                raise ValueError(f"extract.encoders.{modality.value}: {name!r} cannot serve this modality")
+        for modality in self.extract.encoders:
+            self._check_encoders(modality)
         if self.corpus.kind == "sample" and self.corpus.root != layout.SAMPLE:
             raise ValueError(f"corpus.root: the generated corpus stands in {layout.SAMPLE}; set corpus.kind as well")
         if self.corpus.kind != "sample" and self.corpus.root == layout.SAMPLE:
             raise ValueError(f"corpus.root: say where the {self.corpus.kind} corpus stands")
         return self
 
+    def _check_encoders(self, modality: Modality) -> None:
+        names, key = self.extract.names_of(modality), f"extract.encoders.{modality.value}"
+        for name in names:
+            if name not in self.encoders:
+                raise ValueError(f"{key}: no encoder is named {name!r}{_nearest(name, self.encoders)}")
+            if modality not in self.encoders[name].modalities:
+                raise ValueError(f"{key}: {name!r} cannot serve this modality")
+            if len(names) > 1 and isinstance(self.encoders[name], ImportedConfig):
+                raise ValueError(f"{key}: {name!r} stands for imported features, which cannot be joined with others")
+
     def encoder_of(self, modality: Modality) -> BaseEncoderConfig:
-        """The encoder that serves a modality in use."""
-        name = self.extract.encoders[modality]
-        return self.encoders[name].named(name)
+        """The encoder that serves a modality in use; where there are several, all of them as one."""
+        members = [self.encoders[name].named(name) for name in self.extract.names_of(modality)]
+        return members[0] if len(members) == 1 else JoinedConfig(members=tuple(members))
 
 
 class _OnceOnly(yaml.SafeLoader):

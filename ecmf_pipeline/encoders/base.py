@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +63,11 @@ class Encoder(ABC, Generic[View]):
     - text: a `ClipText`.
     """
 
-    dtype: ClassVar[str] = "float16"
+    dtype: str = "float16"
     """How the features are stored; float32 for those whose range float16 does not hold."""
+
+    is_clip_level: bool = False
+    """Whether it gives one row for a whole clip, whatever the clip's length."""
 
     @property
     @abstractmethod

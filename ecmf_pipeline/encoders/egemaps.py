@@ -8,7 +8,7 @@ personal use under its own licence; whoever needs another licence names another 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import opensmile
@@ -28,7 +28,8 @@ class EgemapsEncoder(Encoder[NDArray[np.float32]]):
     Silence is described like any other sound: its functionals are finite.
     """
 
-    dtype: ClassVar[str] = "float32"  # formant frequencies and bandwidths need more than float16's three digits
+    is_clip_level = True
+    dtype = "float32"  # formant frequencies and bandwidths need more than float16's three digits
 
     def __init__(self, config: EgemapsConfig) -> None:
         self._settings = config.settings()

@@ -39,6 +39,8 @@ class TextEncoder(Encoder[ClipText]):
     enriched one's.
     """
 
+    is_clip_level = True
+
     def __init__(self, config: TextConfig, device: str = "auto") -> None:
         self._config = config
         self._settings = config.settings()

@@ -115,12 +115,14 @@ def encoder_name(settings: Mapping[str, Any]) -> str:
         settings: Of the store.
 
     Returns:
-        The model's name on the hub, that of imported features, else the encoder's type; ``unknown`` where the settings
-        do not say.
+        The model's name on the hub, that of imported features, else the encoder's type; all of them where several
+        encoders are joined; ``unknown`` where the settings do not say.
     """
     encoder = settings.get("encoder")
     if not isinstance(encoder, Mapping):
         return "unknown"
+    if isinstance(members := encoder.get("members"), Sequence):
+        return " + ".join(encoder_name({"encoder": member}) for member in members)
     weights = encoder.get("weights")
     hub = weights.get("model") if isinstance(weights, Mapping) else None
     if isinstance(hub, str):
