@@ -153,7 +153,7 @@ def ask_llm(params: Params, clips: Sequence[Clip], labels: Sequence[str], folder
     )
     probs = probabilities(answers.values, temperature=params.rewrite.temperature)
     prompt = load_prompt(config.prompt)
-    texts = {
+    texts: dict[str, ClipText] = {
         clip.clip_id: ClipText(
             clip.transcript, enrich(clip.transcript, row, labels, prompt=prompt, config=params.rewrite)
         )

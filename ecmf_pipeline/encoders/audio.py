@@ -54,6 +54,10 @@ class AudioEncoder(Encoder[NDArray[np.float32]]):
         """See `AudioConfig.settings`."""
         return self._settings
 
+    def preprocessing_values(self) -> dict[str, Any]:
+        """The rate, whether each clip is scaled to zero mean and unit variance, and whether padding is masked."""
+        return {"sample_rate": SAMPLE_RATE, "normalised": self._normalises, "padding_masked": self._masks}
+
     @torch.inference_mode()
     def encode(self, views: Sequence[NDArray[np.float32]]) -> list[Encoding]:
         """Encode mono samples at 16 kHz: (T, D) a clip, T = 0 for sound shorter than the model's first row."""

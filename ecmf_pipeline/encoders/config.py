@@ -43,7 +43,14 @@ class BaseEncoderConfig(Config):
     uses_torch: ClassVar[bool] = True
     """Whether it runs where ``extract.device`` says."""
 
+    computed_by: ClassVar[frozenset[str]] = frozenset({"torch"})
+    """Packages whose version may move the numbers."""
+
     batch_size: int = Field(16, gt=0)
+
+    def libraries(self) -> frozenset[str]:
+        """The packages that compute it, numpy apart, as their versions are kept beside the features."""
+        return self.computed_by
 
     def named(self, name: str) -> Self:  # noqa: ARG002 - computed features do not depend on what they are called
         """These params as those of the entry ``name`` under ``encoders``."""
@@ -65,6 +72,13 @@ class BaseEncoderConfig(Config):
             ModelError: When weights are missing.
         """
         return {}
+
+    def origin(self) -> dict[str, Any]:
+        """Which model this is, for people to read, as plain JSON values.
+
+        The same on every machine: no folder that only this one has is named.
+        """
+        return {"model": str(getattr(self, "type", type(self).__name__))}
 
     def build(self, device: str = "auto") -> Encoder[Any]:
         """Load the encoder.
@@ -117,6 +131,8 @@ class MiniXceptionConfig(BaseEncoderConfig):
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.FACE})
     not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size", "weights", "face_landmarker"})
 
+    computed_by: ClassVar[frozenset[str]] = frozenset({"torch", "mediapipe"})
+
     type: Literal["mini_xception"] = "mini_xception"
     batch_size: int = Field(64, gt=0)
     weights: Path = MODELS / "mini_xception" / "emotion_model.hdf5"
@@ -139,6 +155,7 @@ class EgemapsConfig(BaseEncoderConfig):
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.AUDIO})
     uses_torch: ClassVar[bool] = False
+    computed_by: ClassVar[frozenset[str]] = frozenset({"opensmile"})
 
     type: Literal["egemaps"] = "egemaps"
 
@@ -159,6 +176,8 @@ class TransformersConfig(BaseEncoderConfig):
 
     not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size", "model", "revision"})
 
+    computed_by: ClassVar[frozenset[str]] = frozenset({"torch", "transformers"})
+
     model: str = Field(min_length=1)
     revision: str = "main"
 
@@ -173,6 +192,13 @@ class TransformersConfig(BaseEncoderConfig):
     def weights_settings(self) -> dict[str, Any]:
         """The hub's commit, or the SHA-256 of each file of the folder."""
         return self.source().settings()
+
+    def origin(self) -> dict[str, Any]:
+        """The id on the hub, the revision asked for and the commit that it is; of a folder, its name."""
+        source = self.source()
+        if source.commit is None:
+            return {"model": Path(self.model).name}
+        return {"model": self.model, "revision": self.revision, "commit": source.commit}
 
 
 class VisionConfig(TransformersConfig):
@@ -227,6 +253,8 @@ class TextConfig(TransformersConfig):
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.TEXT})
+
+    computed_by: ClassVar[frozenset[str]] = frozenset({"torch", "transformers", "tokenizers"})
 
     type: Literal["transformers_text"] = "transformers_text"
     batch_size: int = Field(32, gt=0)

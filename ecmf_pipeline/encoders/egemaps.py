@@ -47,6 +47,10 @@ class EgemapsEncoder(Encoder[NDArray[np.float32]]):
         """See `EgemapsConfig.settings`."""
         return self._settings
 
+    def preprocessing_values(self) -> dict[str, Any]:
+        """The rate, and what openSMILE computes."""
+        return {"sample_rate": SAMPLE_RATE, "feature_set": "eGeMAPSv02", "feature_level": "functionals"}
+
     def encode(self, views: Sequence[NDArray[np.float32]]) -> list[Encoding]:
         """Encode mono samples at 16 kHz: (1, 88) or (0, 88) a clip."""
         return [self._encode(samples) for samples in views]

@@ -88,6 +88,10 @@ class MiniXceptionEncoder(Encoder[FaceTrack]):
         """Free the native landmarker."""
         self._reader.close()
 
+    def preprocessing_values(self) -> dict[str, Any]:
+        """What the mini-Xception sees of a crop; the landmarker sees all of it."""
+        return {"face_scale": self._config.face_scale, "side": xception.SIDE, "grey": True}
+
     @torch.inference_mode()
     def encode(self, views: Sequence[FaceTrack]) -> list[Encoding]:
         """Encode face tracks: (T, 180) a clip, T being the crops in which a face was found; ``kept`` tells which."""

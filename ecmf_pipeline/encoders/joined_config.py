@@ -40,6 +40,10 @@ class JoinedConfig(BaseEncoderConfig):
         """
         return {"type": "joined", "members": [member.settings() for member in self.members], "recipe": self.recipe}
 
+    def libraries(self) -> frozenset[str]:
+        """Those of all members."""
+        return frozenset[str]().union(*(member.libraries() for member in self.members))
+
     def build(self, device: str = "auto") -> Encoder[Any]:
         """Load all members; see `BaseEncoderConfig.build`."""
         from ecmf_pipeline.encoders.joined import JoinedEncoder

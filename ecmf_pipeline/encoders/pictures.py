@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,11 @@ class PictureEncoder(Encoder[Any]):
 
     preprocessing: Preprocessing
     batch_size: int
+
+    def preprocessing_values(self) -> dict[str, Any]:
+        """How pictures become the model's input."""
+        values = asdict(self.preprocessing)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @torch.inference_mode()
     def encode(self, views: Sequence[Any]) -> list[Encoding]:

@@ -63,6 +63,10 @@ class TextEncoder(Encoder[ClipText]):
         """See `TextConfig.settings`."""
         return self._settings
 
+    def preprocessing_values(self) -> dict[str, Any]:
+        """Where texts are cut, how tokens become one row, and whether that is scaled to length 1."""
+        return {"max_tokens": self._max_tokens, "pooling": self._pooling, "unit_length": self._scales}
+
     def encode(self, views: Sequence[ClipText]) -> list[Encoding]:
         """Encode transcripts: (1, D) a clip; (0, D) where the tokenizer leaves nothing of the text.
 

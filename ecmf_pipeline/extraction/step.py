@@ -16,6 +16,7 @@ from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding
 from ecmf_pipeline.encoders.config import BaseEncoderConfig
 from ecmf_pipeline.errors import ChangedSinceIndex, ClipError, FeaturesNotFinite, NothingToEncode
 from ecmf_pipeline.extraction.gpus import see_one_gpu
+from ecmf_pipeline.extraction.provenance import library_versions, provenance_of
 from ecmf_pipeline.faces import FaceConfig, FaceFinder, FaceTrack
 from ecmf_pipeline.media import MediaConfig, read_audio, read_frames
 from ecmf_pipeline.memory import want_of_memory
@@ -109,11 +110,19 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
         self._plan = plan
         self._exits = ExitStack()
         self._encoders: dict[Modality, Encoder[View]] = {}
+        self._versions: dict[Modality, dict[str, str]] = {}
         for modality, branch in plan.branches.items():
             encoder = branch.encoder.build(plan.device)
             self._exits.callback(encoder.close)
             self._encoders[modality] = encoder
-            create_settings_group(branch.root, branch.settings, dim=encoder.dim, dtype=encoder.dtype)
+            self._versions[modality] = library_versions(modality, branch.encoder, plan.media)
+            create_settings_group(
+                branch.root,
+                branch.settings,
+                dim=encoder.dim,
+                dtype=encoder.dtype,
+                provenance=provenance_of(branch.encoder, encoder, self._versions[modality]),
+            )
         self._faces = self._exits.enter_context(FaceFinder(plan.faces)) if Modality.FACE in plan.branches else None
 
     def close(self) -> None:
@@ -191,7 +200,8 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
             side["times"] = opened.times[view.frames[encoding.kept]]
             side["boxes"] = view.boxes[encoding.kept]
             side["scores"] = view.scores[encoding.kept]
-        return FeatureRow(item.clip.clip_id, item.digests[modality], encoding.values.astype(dtype), side)
+        values = encoding.values.astype(dtype)
+        return FeatureRow(item.clip.clip_id, item.digests[modality], values, side, self._versions[modality])
 
 
 def _has_changed(path: Path, size: int) -> bool:
