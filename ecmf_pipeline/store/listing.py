@@ -133,19 +133,22 @@ def encoder_name(settings: Mapping[str, Any]) -> str:
 
 
 def in_words(provenance: Mapping[str, Any]) -> str:
-    """Where features come from, on one line: every value with its key; hashes cut short, versions left out.
+    """Where features come from, on one line: the model first, hashes cut short, versions left out.
 
     Args:
-        provenance: Of the store, as `create_settings_group` was given it.
+        provenance: Of the store, as `create_settings_group` was given it; of encoders side by side, one after another.
     """
-    return ", ".join(f"{key} {text}" for key, text in flattened(provenance) if not key.startswith("versions."))
+    if members := provenance.get("members"):
+        return " + ".join(in_words(member) for member in members)
+    first = {key: provenance[key] for key in ("model", "revision", "commit") if key in provenance}
+    shown = first | {key: value for key, value in provenance.items() if key != "versions"}
+    return ", ".join(f"{key} {text}" for key, text in _flattened(shown))
 
 
-def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested plain values as ``a.b.c`` and a text each; hashes are cut to their first twelve digits."""
+def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from flattened(value, f"{prefix}{key}.")
+            yield from _flattened(value, f"{prefix}{key}.")
         else:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             yield f"{prefix}{key}", _HASH.sub(lambda found: found.group()[:12], text)
