@@ -140,11 +140,14 @@ class Params(Config):
                 raise ValueError(f"{key}: {name!r} cannot serve this modality")
             if len(names) > 1 and isinstance(self.encoders[name], ImportedConfig):
                 raise ValueError(f"{key}: {name!r} stands for imported features, which cannot be joined with others")
+        if len({getattr(self.encoders[name], "frames", None) for name in names}) > 1:
+            raise ValueError(f"{key}: encoders that are joined must say the same of `frames`")
 
     def encoder_of(self, modality: Modality) -> BaseEncoderConfig:
-        """The encoder that serves a modality in use; where there are several, all of them as one."""
+        """The encoder that serves a modality in use, with all decided that is left to the device; several as one."""
         members = [self.encoders[name].named(name) for name in self.extract.names_of(modality)]
-        return members[0] if len(members) == 1 else JoinedConfig(members=tuple(members))
+        encoder = members[0] if len(members) == 1 else JoinedConfig(members=tuple(members))
+        return encoder.resolved(self.extract.device)
 
 
 class _OnceOnly(yaml.SafeLoader):

@@ -11,7 +11,7 @@ import pytest
 from skimage import data
 
 from ecmf_pipeline.clips import Clip, ClipId, Modality
-from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding
+from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding, Preparer
 from ecmf_pipeline.encoders.config import BaseEncoderConfig
 from ecmf_pipeline.errors import TooManyQuarantined, TryAgain
 from ecmf_pipeline.extraction import step as step_module
@@ -36,8 +36,16 @@ class MeanConfig(BaseEncoderConfig):
     type: str = "mean"
     scale: float = 1.0
 
+    def preparer(self) -> Preparer[Any]:
+        return AsItIs()
+
     def build(self, device: str = "auto") -> Encoder[Any]:
         return MeanEncoder(self)
+
+
+class AsItIs(Preparer[Any]):
+    def prepare(self, view: Any) -> Any:
+        return view
 
 
 class MeanEncoder(Encoder[Any]):
@@ -45,6 +53,7 @@ class MeanEncoder(Encoder[Any]):
 
     def __init__(self, config: MeanConfig) -> None:
         self.config = config
+        self.preparer = config.preparer()
 
     @property
     def dim(self) -> int:
@@ -54,8 +63,8 @@ class MeanEncoder(Encoder[Any]):
     def settings(self) -> dict[str, Any]:
         return self.config.settings()
 
-    def encode(self, views):
-        return [self._one(view) for view in views]
+    def encode_prepared(self, prepared):
+        return [self._one(view) for view in prepared]
 
     def _one(self, view: Any) -> Encoding:
         if isinstance(view, ClipText):

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ecmf_pipeline.faces import FaceTrack
 
 View = TypeVar("View")
+Prepared = Any
+"""A view as the network takes it: NumPy arrays and small dataclasses of them, picklable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,29 @@ def pictures_of(view: NDArray[np.uint8] | FaceTrack) -> NDArray[np.uint8]:
     return view if isinstance(view, np.ndarray) else view.crops
 
 
+class Preparer(ABC, Generic[View]):
+    """What an encoder does before its network: runs where clips are decoded, which may be another process.
+
+    It holds no weights of the network, and what it prepares is small: pictures at the network's size, say.
+    """
+
+    @abstractmethod
+    def prepare(self, view: View) -> Prepared:
+        """Bring one clip's view into the form that the network takes.
+
+        Raises:
+            ClipError: When the view cannot be described.
+        """
+
+    def described(self) -> dict[str, Any]:
+        """What it does, for people to read, as plain JSON values."""
+        return {}
+
+    def close(self) -> None:
+        """Free what it holds beside memory."""
+        return
+
+
 class Encoder(ABC, Generic[View]):
     """A frozen model in eval and inference mode, batched across clips.
 
@@ -61,6 +86,9 @@ class Encoder(ABC, Generic[View]):
     - face: a `faces.FaceTrack`;
     - audio: mono samples at 16 kHz, float32 (n,);
     - text: a `ClipText`.
+
+    Attributes:
+        preparer: What happens to a view before the network sees it.
     """
 
     dtype: str = "float16"
@@ -68,6 +96,8 @@ class Encoder(ABC, Generic[View]):
 
     is_clip_level: bool = False
     """Whether it gives one row for a whole clip, whatever the clip's length."""
+
+    preparer: Preparer[View]
 
     @property
     @abstractmethod
@@ -87,26 +117,29 @@ class Encoder(ABC, Generic[View]):
         """
         return {
             "weights": self.settings["weights"],
-            "preprocessing": self.preprocessing_values(),
-            "precision": self.settings["dtype"],
+            "preprocessing": self.preparer.described(),
+            "precision": self.settings.get("precision", "fp32"),
         }
 
-    def preprocessing_values(self) -> dict[str, Any]:
-        """What the encoder does to its input before the model sees it, as plain JSON values."""
-        return {}
-
     @abstractmethod
-    def encode(self, views: Sequence[View]) -> list[Encoding]:
+    def encode_prepared(self, prepared: Sequence[Prepared]) -> list[Encoding]:
         """Encode several clips at once.
 
         Args:
-            views: One view a clip; every one has at least one item.
+            prepared: What the preparer made of one view a clip; every view has at least one item.
 
         Returns:
             One encoding a clip, in the same order. An encoding with T = 0 means that nothing in the clip could be
             described.
+
+        Raises:
+            MemoryError: When memory runs out even for a single item.
         """
 
+    def encode(self, views: Sequence[View]) -> list[Encoding]:
+        """Prepare and encode the views of several clips; see `encode_prepared`."""
+        return self.encode_prepared([self.preparer.prepare(view) for view in views])
+
     def close(self) -> None:
-        """Free what the encoder holds beside memory."""
-        return
+        """Free what the encoder holds beside memory, its preparer included."""
+        self.preparer.close()

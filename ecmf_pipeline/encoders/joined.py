@@ -4,15 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding
+from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding, Prepared, Preparer
 from ecmf_pipeline.encoders.joined_config import JoinedConfig
 from ecmf_pipeline.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedTogether:
+    """What the members' networks take of one clip.
+
+    Attributes:
+        parts: Of each member.
+        has_items: Whether the view consists of pictures, one of which a row may lack.
+    """
+
+    parts: tuple[Prepared, ...]
+    has_items: bool
+
+
+class JoinedPreparer(Preparer[Any]):
+    """Does what each member does before its network.
+
+    Attributes:
+        members: The members' own.
+    """
+
+    def __init__(self, members: Sequence[Preparer[Any]]) -> None:
+        self.members = tuple(members)
+
+    def described(self) -> dict[str, Any]:
+        """What each member does."""
+        return {"members": [member.described() for member in self.members]}
+
+    def prepare(self, view: Any) -> PreparedTogether:
+        """What each member makes of a clip; one that cannot be described by one member is not described at all.
+
+        Raises:
+            ClipError: When a member cannot describe it.
+        """
+        return PreparedTogether(tuple(member.prepare(view) for member in self.members), _has_items(view))
+
+    def close(self) -> None:
+        """Free what the members hold beside memory."""
+        for member in self.members:
+            member.close()
 
 
 class JoinedEncoder(Encoder[Any]):
@@ -30,6 +72,7 @@ class JoinedEncoder(Encoder[Any]):
                 self.members.append(member.build(device))
                 exits.callback(self.members[-1].close)
             self._exits = exits.pop_all()
+        self.preparer = JoinedPreparer([member.preparer for member in self.members])
         self.dtype = "float32" if any(member.dtype == "float32" for member in self.members) else "float16"
 
     @property
@@ -42,20 +85,24 @@ class JoinedEncoder(Encoder[Any]):
         """See `JoinedConfig.settings`."""
         return self._settings
 
-    def encode(self, views: Sequence[Any]) -> list[Encoding]:
+    def encode_prepared(self, prepared: Sequence[PreparedTogether]) -> list[Encoding]:
         """Encode several clips by every member: (T, D) a clip; see `join`.
 
         Raises:
             ModelError: When members describe sound at different rates.
         """
-        of_members = [member.encode(views) for member in self.members]
+        of_members = [
+            member.encode_prepared([clip.parts[number] for clip in prepared])
+            for number, member in enumerate(self.members)
+        ]
+        whole = [member.is_clip_level for member in self.members]
         return [
-            join(encodings, [member.is_clip_level for member in self.members], has_items=_has_items(view))
-            for view, encodings in zip(views, zip(*of_members, strict=True), strict=True)
+            join(encodings, whole, has_items=clip.has_items)
+            for clip, encodings in zip(prepared, zip(*of_members, strict=True), strict=True)
         ]
 
     def close(self) -> None:
-        """Free what the members hold beside memory."""
+        """Free what the members and their preparers hold beside memory."""
         self._exits.close()
 
 

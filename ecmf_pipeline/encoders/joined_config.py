@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from ecmf_pipeline.clips import Modality
-from ecmf_pipeline.encoders.config import BaseEncoderConfig, EncoderConfig, ImportedConfig
+from ecmf_pipeline.encoders.config import BaseEncoderConfig, EncoderConfig, Frames, ImportedConfig
 
 if TYPE_CHECKING:
-    from ecmf_pipeline.encoders.base import Encoder
+    from ecmf_pipeline.encoders.base import Encoder, Preparer
 
 
 class JoinedConfig(BaseEncoderConfig):
@@ -27,10 +27,21 @@ class JoinedConfig(BaseEncoderConfig):
     members: tuple[EncoderConfig, ...] = Field(min_length=2)
 
     @model_validator(mode="after")
-    def _computed(self) -> JoinedConfig:
+    def _fit_together(self) -> Self:
         if any(isinstance(member, ImportedConfig) for member in self.members):
             raise ValueError("imported features cannot be joined with others: their rows were made elsewhere")
+        if len({_frames(member) for member in self.members}) > 1:
+            raise ValueError("encoders that are joined must say the same of `frames`: their rows stand side by side")
         return self
+
+    @property
+    def frames(self) -> Frames | None:
+        """Pictures of a clip that the members read; None: as ``media.frames`` says."""
+        return _frames(self.members[0])
+
+    def resolved(self, device: str) -> Self:
+        """The same with all that members leave to the device decided."""
+        return self.model_copy(update={"members": tuple(member.resolved(device) for member in self.members)})
 
     def settings(self) -> dict[str, Any]:
         """The members' settings, in their order.
@@ -44,8 +55,20 @@ class JoinedConfig(BaseEncoderConfig):
         """Those of all members."""
         return frozenset[str]().union(*(member.libraries() for member in self.members))
 
+    def preparer(self) -> Preparer[Any]:
+        """Load what comes before the members' networks."""
+        from ecmf_pipeline.encoders.joined import JoinedPreparer
+
+        return JoinedPreparer([member.preparer() for member in self.members])
+
     def build(self, device: str = "auto") -> Encoder[Any]:
         """Load all members; see `BaseEncoderConfig.build`."""
         from ecmf_pipeline.encoders.joined import JoinedEncoder
 
         return JoinedEncoder(self, device)
+
+
+def _frames(member: BaseEncoderConfig) -> Frames | None:
+    """What a member says of `frames`; those that read no pictures say nothing."""
+    frames: Frames | None = getattr(member, "frames", None)
+    return frames

@@ -22,6 +22,7 @@ from ecmf_pipeline.encoders.config import (
     TextConfig,
     VisionConfig,
 )
+from ecmf_pipeline.encoders.inference import best_precision
 from ecmf_pipeline.encoders.joined import join
 from ecmf_pipeline.encoders.joined_config import JoinedConfig
 from ecmf_pipeline.errors import ModelError, ParamsError
@@ -211,6 +212,22 @@ def test_a_wrong_list_is_named(members, face, message):
     with pytest.raises(ParamsError) as caught:
         validated({"encoders": encoders, "extract": {"encoders": {"face": face}}}, where="params.yaml")
     assert message in str(caught.value)
+
+
+def test_members_must_read_the_same_pictures(members):
+    members["vit"]["frames"] = 4
+    with pytest.raises(ParamsError, match=r"extract\.encoders\.face: encoders that are joined must say the same of"):
+        validated({"encoders": members, "extract": {"encoders": {"face": ["vit", "dinov2"]}}}, where="params.yaml")
+    members["dinov2"]["frames"] = 4
+    params = validated({"encoders": members, "extract": {"encoders": {"face": ["vit", "dinov2"]}}}, where="params.yaml")
+    assert getattr(params.encoder_of(Modality.FACE), "frames", None) == 4
+
+
+def test_what_is_left_to_the_device_is_decided_for_each_member(members):
+    members["vit"]["precision"] = "auto"
+    params = validated({"encoders": members, "extract": {"encoders": {"face": ["vit", "dinov2"]}}}, where="params.yaml")
+    joined = params.encoder_of(Modality.FACE)
+    assert [member.precision for member in joined.members] == [best_precision("auto"), "fp32"]
 
 
 def test_imported_features_are_never_joined():
