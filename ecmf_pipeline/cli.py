@@ -176,6 +176,17 @@ def status() -> None:
 
 
 @app.command()
+def encoders(
+    *, listing: Annotated[bool, typer.Option("--list", help="Show them: the default, and all there is to do.")] = True
+) -> None:
+    """Show the presets with their encoders by modality, and the encoders that params.yaml has in use."""
+    from ecmf_pipeline import encoder_list as command
+
+    if listing:
+        command.run()
+
+
+@app.command()
 def doctor(
     *, as_json: Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")] = False
 ) -> None:
