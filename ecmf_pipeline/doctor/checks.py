@@ -46,9 +46,9 @@ class Check:
         return cls(name, State.FAILURE, str(error))
 
     def line(self) -> str:
-        """For people; the hint on a line of its own."""
-        hint = f"\n{'':<26}{self.hint}" if self.hint else ""
-        return f"{self.state.value:<9}{self.name:<17}{self.message}{hint}"
+        """For people; the hint on lines of its own."""
+        hints = "".join(f"\n{'':<26}{line}" for line in self.hint.splitlines())
+        return f"{self.state.value:<9}{self.name:<17}{self.message}{hints}"
 
     def document(self) -> dict[str, Any]:
         """For programs."""

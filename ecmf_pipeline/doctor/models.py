@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline import layout
 from ecmf_pipeline.clips import Modality
 from ecmf_pipeline.doctor.checks import Check, State, duration
-from ecmf_pipeline.encoders.config import ImportedConfig
+from ecmf_pipeline.encoders.config import BaseEncoderConfig, ImportedConfig, TransformersConfig
 from ecmf_pipeline.encoders.embedded import embedded_model
+from ecmf_pipeline.encoders.joined_config import JoinedConfig
+from ecmf_pipeline.encoders.weights import hub_cache
 from ecmf_pipeline.errors import EcmfError
 from ecmf_pipeline.extraction.gpus import visible_gpus
 from ecmf_pipeline.extraction.plan import branch_settings
 from ecmf_pipeline.params import Params
 from ecmf_pipeline.runner.machine import usable_cores
 from ecmf_pipeline.store.listing import encoder_name
+from ecmf_pipeline.words import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,9 @@ def check_weights(params: Params) -> Check:
             "run `ecmf-pipe models`",
             {"wanted": list(names), "absent": absent},
         )
-    message = f"{len(names)} embedded models in {layout.MODELS}" if names else "no embedded models are asked for"
+    message = (
+        f"{counted(len(names), 'embedded model')} in {layout.MODELS}" if names else "no embedded models are asked for"
+    )
     return Check("weights", State.OK, message, figures={"wanted": list(names), "absent": []})
 
 
@@ -87,9 +94,10 @@ def check_encoders(params: Params, loaded: dict[Modality, Loaded]) -> Iterator[C
         try:
             loaded[modality], seconds = _load(params, modality)
         except EcmfError as error:
-            yield Check.failed(name, error)
+            failed = Check.failed(name, error)
+            yield replace(failed, hint=f"{failed.hint}{_of_the_hub(encoder)}")
             continue
-        yield _loaded(name, loaded[modality], seconds)
+        yield _loaded(params, modality, loaded[modality], seconds)
 
 
 def _load(params: Params, modality: Modality) -> tuple[Loaded, float]:
@@ -105,12 +113,41 @@ def _load(params: Params, modality: Modality) -> tuple[Loaded, float]:
         built.close()
 
 
-def _loaded(name: str, loaded: Loaded, seconds: float) -> Check:
-    encoder = loaded.settings["encoder"]
-    precision = str(encoder.get("precision", encoder.get("dtype", "unknown")))
+def _loaded(params: Params, modality: Modality, loaded: Loaded, seconds: float) -> Check:
+    names = " + ".join(params.extract.names_of(modality))
+    members = _members(params.encoder_of(modality))
+    precisions = list(dict.fromkeys(str(getattr(member, "precision", "fp32")) for member in members))
+    slow = " (slow: no instructions for it here)" if _lacks_instructions(params, precisions) else ""
     message = (
-        f"{encoder_name(loaded.settings)}: {loaded.dim}-d, computed in {precision}, stored as {loaded.dtype}, "
+        f"{names}: {loaded.dim}-d, computed in {' and '.join(precisions)}{slow}, stored as {loaded.dtype}, "
         f"loaded in {duration(seconds)}"
     )
-    figures = {"dim": loaded.dim, "precision": precision, "dtype": loaded.dtype, "load_seconds": round(seconds, 3)}
-    return Check(name, State.OK, message, figures=figures)
+    figures = {
+        "encoders": list(params.extract.names_of(modality)),
+        "model": encoder_name(loaded.settings),
+        "dim": loaded.dim,
+        "precision": precisions,
+        "dtype": loaded.dtype,
+        "load_seconds": round(seconds, 3),
+    }
+    return Check(f"encoder {modality.value}", State.OK, message, figures=figures)
+
+
+def _members(encoder: BaseEncoderConfig) -> Sequence[BaseEncoderConfig]:
+    return encoder.members if isinstance(encoder, JoinedConfig) else [encoder]
+
+
+def _lacks_instructions(params: Params, precisions: Sequence[str]) -> bool:
+    from ecmf_pipeline.encoders.inference import best_precision
+
+    return "bf16" in precisions and best_precision(params.extract.device) != "bf16"
+
+
+def _of_the_hub(encoder: BaseEncoderConfig) -> str:
+    """What to add to the hint of an encoder that does not load, where a model must come from the hub."""
+    members = [member for member in _members(encoder) if isinstance(member, TransformersConfig)]
+    models = [member.model for member in members if not Path(member.model).is_dir()]
+    if not models:
+        return ""
+    offline = "; HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else ""
+    return f"\n{', '.join(models)}: fetched once into {hub_cache()}, which needs the network{offline}"
