@@ -6,11 +6,11 @@ entry in params.yaml.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ecmf_pipeline.clips import Modality
 from ecmf_pipeline.config import Config
@@ -24,6 +24,11 @@ MODELS = Path("data/models")
 """Where `ecmf-pipe models` lays the weights, relative to the project folder."""
 
 Layers = Literal["last", "last4_mean", "last4_sum"]
+
+TextColumn = Literal["original", "enriched", "translation"]
+"""What an encoder may read of a `base.ClipText`."""
+
+DEFAULT_TEXT_COLUMNS: tuple[TextColumn, ...] = ("original",)
 
 
 class BaseEncoderConfig(Config):
@@ -44,6 +49,11 @@ class BaseEncoderConfig(Config):
     """Whether it runs where ``extract.device`` says."""
 
     batch_size: int = Field(16, gt=0)
+
+    @property
+    def text_columns(self) -> tuple[TextColumn, ...]:
+        """The transcripts that it reads, if it reads any: a clip that lacks one of them has no text for it."""
+        return DEFAULT_TEXT_COLUMNS
 
     def named(self, name: str) -> Self:  # noqa: ARG002 - computed features do not depend on what they are called
         """These params as those of the entry ``name`` under ``encoders``."""
@@ -220,8 +230,9 @@ class TextConfig(TransformersConfig):
     The row is pooled from the tokens as a sentence-transformers folder says, else it is their mean.
 
     Attributes:
-        inputs: Which transcript is embedded: the original, the LLM-enriched one, or both (side by side, so twice as
-            wide).
+        inputs: Which transcript is embedded: ``original``, ``enriched`` (by the LLM), ``translation`` (the words in the
+            corpus' other language), ``both`` (the first two), or a list of some. The rows of several stand side by
+            side. A clip that lacks one of them is absent from the text branch.
         max_tokens: Tokens after which a text is cut off; the model's own limit holds too.
         layers: The last hidden layer, or the mean or sum of the last four.
     """
@@ -231,15 +242,52 @@ class TextConfig(TransformersConfig):
     type: Literal["transformers_text"] = "transformers_text"
     batch_size: int = Field(32, gt=0)
     model: str = Field(str(MODELS / "minilm"), min_length=1)
-    inputs: Literal["original", "enriched", "both"] = "original"
+    inputs: TextColumn | Literal["both"] | tuple[TextColumn, ...] = "original"
     max_tokens: int = Field(256, gt=0)
     layers: Layers = "last"
+
+    @field_validator("inputs")
+    @classmethod
+    def _told_one_way(cls, inputs: str | tuple[TextColumn, ...]) -> str | tuple[TextColumn, ...]:
+        """A list that says the same as a word becomes the word: same numbers, same fingerprint."""
+        if isinstance(inputs, str):
+            return inputs
+        if not inputs or len(set(inputs)) < len(inputs):
+            raise ValueError("name one transcript or several different ones")
+        if inputs == _COLUMNS_OF["both"]:
+            return "both"
+        return inputs[0] if len(inputs) == 1 else inputs
+
+    @property
+    def text_columns(self) -> tuple[TextColumn, ...]:
+        """The transcripts that stand side by side in a row."""
+        return _columns(self.inputs)
 
     def build(self, device: str = "auto") -> Encoder[Any]:
         """Load the encoder; see `BaseEncoderConfig.build`."""
         from ecmf_pipeline.encoders.text import TextEncoder
 
         return TextEncoder(self, device)
+
+
+_COLUMNS_OF: Mapping[str, tuple[TextColumn, ...]] = {
+    "original": ("original",),
+    "enriched": ("enriched",),
+    "translation": ("translation",),
+    "both": ("original", "enriched"),
+}
+
+
+def _columns(inputs: str | Sequence[TextColumn]) -> tuple[TextColumn, ...]:
+    return _COLUMNS_OF[inputs] if isinstance(inputs, str) else tuple(inputs)
+
+
+def text_columns(settings: Mapping[str, Any]) -> tuple[TextColumn, ...]:
+    """The transcripts that a store's features were computed from, told by its settings."""
+    encoder = settings.get("encoder")
+    if not isinstance(encoder, Mapping) or "inputs" not in encoder:
+        return DEFAULT_TEXT_COLUMNS
+    return _columns(encoder["inputs"])
 
 
 class ImportedConfig(BaseEncoderConfig):

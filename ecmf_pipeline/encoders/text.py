@@ -35,8 +35,8 @@ class TextEncoder(Encoder[ClipText]):
     """A frozen text model: one row a clip.
 
     A folder of sentence-transformers brings its own pooling (and says whether rows are scaled to length 1); any other
-    model's row is the mean of the states of all tokens. With ``inputs: both`` the original's row stands before the
-    enriched one's.
+    model's row is the mean of the states of all tokens. The rows of several transcripts stand side by side in
+    the order of ``inputs``.
     """
 
     def __init__(self, config: TextConfig, device: str = "auto") -> None:
@@ -53,8 +53,8 @@ class TextEncoder(Encoder[ClipText]):
 
     @property
     def dim(self) -> int:
-        """D, the model's hidden size; twice that where both transcripts are embedded."""
-        return int(self.model.config.hidden_size) * (2 if self._config.inputs == "both" else 1)
+        """D, the model's hidden size for each transcript that is embedded."""
+        return int(self.model.config.hidden_size) * len(self._config.text_columns)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -73,9 +73,8 @@ class TextEncoder(Encoder[ClipText]):
         return [self._encoding([rows[text] for text in column]) for column in columns]
 
     def _texts(self, view: ClipText) -> list[str]:
-        texts = {"original": [view.original], "enriched": [view.enriched], "both": [view.original, view.enriched]}
-        wanted = texts[self._config.inputs]
-        if not all(text.strip() for text in wanted):
+        wanted = view.having(self._config.text_columns)
+        if not wanted:
             raise ValueError(f"inputs is {self._config.inputs!r}, and a clip without that text was sent to be encoded")
         return wanted
 

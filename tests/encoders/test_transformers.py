@@ -183,13 +183,16 @@ class TestText:
         assert rows[0] @ rows[1] > 0.5 > 0.25 > rows[0] @ rows[2]
 
     def test_inputs_choose_the_transcript(self, tiny: Path) -> None:
-        view = ClipText("i am sad", "so very angry")
+        view = ClipText("i am sad", "so very angry", "what a surprise")
         rows = {
             inputs: TextConfig(model=str(tiny / "bert"), inputs=inputs).build("cpu").encode([view])[0].values
-            for inputs in ("original", "enriched", "both")
+            for inputs in ("original", "enriched", "translation", "both", ("translation", "original"))
         }
         np.testing.assert_allclose(rows["both"], np.hstack([rows["original"], rows["enriched"]]), atol=1e-6)
         assert np.abs(rows["original"] - rows["enriched"]).max() > 1e-2
+        listed = rows["translation", "original"]
+        np.testing.assert_allclose(listed, np.hstack([rows["translation"], rows["original"]]), atol=1e-6)
+        assert np.abs(rows["original"] - rows["translation"]).max() > 1e-2
 
     @pytest.mark.parametrize(
         ("inputs", "view"),
