@@ -132,9 +132,9 @@ class Params(Config):
         return self
 
     def encoder_of(self, modality: Modality) -> BaseEncoderConfig:
-        """The encoder that serves a modality in use."""
+        """The encoder that serves a modality in use, with all decided that is left to the device."""
         name = self.extract.encoders[modality]
-        return self.encoders[name].named(name)
+        return self.encoders[name].named(name).resolved(self.extract.device)
 
 
 class _OnceOnly(yaml.SafeLoader):

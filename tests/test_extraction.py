@@ -11,7 +11,7 @@ import pytest
 from skimage import data
 
 from ecmf_pipeline.clips import Clip, ClipId, Modality
-from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding
+from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding, Preparer
 from ecmf_pipeline.encoders.config import BaseEncoderConfig, TextColumn
 from ecmf_pipeline.errors import TooManyQuarantined, TryAgain
 from ecmf_pipeline.extraction import step as step_module
@@ -41,8 +41,16 @@ class MeanConfig(BaseEncoderConfig):
     def text_columns(self) -> tuple[TextColumn, ...]:
         return self.inputs
 
+    def preparer(self) -> Preparer[Any]:
+        return AsItIs()
+
     def build(self, device: str = "auto") -> Encoder[Any]:
         return MeanEncoder(self)
+
+
+class AsItIs(Preparer[Any]):
+    def prepare(self, view: Any) -> Any:
+        return view
 
 
 class MeanEncoder(Encoder[Any]):
@@ -50,6 +58,7 @@ class MeanEncoder(Encoder[Any]):
 
     def __init__(self, config: MeanConfig) -> None:
         self.config = config
+        self.preparer = config.preparer()
 
     @property
     def dim(self) -> int:
@@ -59,8 +68,8 @@ class MeanEncoder(Encoder[Any]):
     def settings(self) -> dict[str, Any]:
         return self.config.settings()
 
-    def encode(self, views):
-        return [self._one(view) for view in views]
+    def encode_prepared(self, prepared):
+        return [self._one(view) for view in prepared]
 
     def _one(self, view: Any) -> Encoding:
         if isinstance(view, ClipText):

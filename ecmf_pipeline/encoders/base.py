@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ecmf_pipeline.faces import FaceTrack
 
 View = TypeVar("View")
+Prepared = Any
+"""A view as the network takes it: NumPy arrays and small dataclasses of them, picklable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,25 @@ def pictures_of(view: NDArray[np.uint8] | FaceTrack) -> NDArray[np.uint8]:
     return view if isinstance(view, np.ndarray) else view.crops
 
 
+class Preparer(ABC, Generic[View]):
+    """What an encoder does before its network: runs where clips are decoded, which may be another process.
+
+    It holds no weights of the network, and what it prepares is small: pictures at the network's size, say.
+    """
+
+    @abstractmethod
+    def prepare(self, view: View) -> Prepared:
+        """Bring one clip's view into the form that the network takes.
+
+        Raises:
+            ClipError: When the view cannot be described.
+        """
+
+    def close(self) -> None:
+        """Free what it holds beside memory."""
+        return
+
+
 class Encoder(ABC, Generic[View]):
     """A frozen model in eval and inference mode, batched across clips.
 
@@ -73,10 +94,15 @@ class Encoder(ABC, Generic[View]):
     - face: a `faces.FaceTrack`;
     - audio: mono samples at 16 kHz, float32 (n,);
     - text: a `ClipText`.
+
+    Attributes:
+        preparer: What happens to a view before the network sees it.
     """
 
     dtype: ClassVar[str] = "float16"
     """How the features are stored; float32 for those whose range float16 does not hold."""
+
+    preparer: Preparer[View]
 
     @property
     @abstractmethod
@@ -89,17 +115,24 @@ class Encoder(ABC, Generic[View]):
         """All that changes the numbers, weights' hash included, as plain JSON values. Its hash is the fingerprint."""
 
     @abstractmethod
-    def encode(self, views: Sequence[View]) -> list[Encoding]:
+    def encode_prepared(self, prepared: Sequence[Prepared]) -> list[Encoding]:
         """Encode several clips at once.
 
         Args:
-            views: One view a clip; every one has at least one item.
+            prepared: What the preparer made of one view a clip; every view has at least one item.
 
         Returns:
             One encoding a clip, in the same order. An encoding with T = 0 means that nothing in the clip could be
             described.
+
+        Raises:
+            MemoryError: When memory runs out even for a single item.
         """
 
+    def encode(self, views: Sequence[View]) -> list[Encoding]:
+        """Prepare and encode the views of several clips; see `encode_prepared`."""
+        return self.encode_prepared([self.preparer.prepare(view) for view in views])
+
     def close(self) -> None:
-        """Free what the encoder holds beside memory."""
-        return
+        """Free what the encoder holds beside memory, its preparer included."""
+        self.preparer.close()

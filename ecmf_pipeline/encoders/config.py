@@ -18,12 +18,20 @@ from ecmf_pipeline.encoders.weights import ModelSource, locate, weights_hash
 from ecmf_pipeline.errors import ModelError
 
 if TYPE_CHECKING:
-    from ecmf_pipeline.encoders.base import Encoder
+    from ecmf_pipeline.encoders.base import Encoder, Preparer
 
 MODELS = Path("data/models")
 """Where `ecmf-pipe models` lays the weights, relative to the project folder."""
 
-Layers = Literal["last", "last4_mean", "last4_sum"]
+Layers = Literal["last", "last4_mean", "last4_sum"] | tuple[int, ...]
+"""The last hidden layer, the mean or sum of the last four, or the mean of those named: 0 is what enters the first
+layer, -1 what leaves the last."""
+
+Precision = Literal["fp32", "bf16", "fp16", "auto"]
+"""The type that matrices are multiplied in; ``auto``: the fastest that the device has instructions for."""
+
+Frames = Annotated[int, Field(gt=0)] | Literal["all"]
+"""Pictures of a clip that an encoder reads."""
 
 TextColumn = Literal["original", "enriched", "translation"]
 """What an encoder may read of a `base.ClipText`."""
@@ -43,7 +51,9 @@ class BaseEncoderConfig(Config):
     recipe: ClassVar[int] = 1
     """Raised by one whenever a change of code changes the numbers."""
     not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size"})
-    """Fields that do not change the numbers, or stand in the settings as a hash."""
+    """Fields that do not change the numbers, or stand in the settings as a hash or elsewhere."""
+    added_later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came after stores had been made: not in the settings at their default, so that these still count."""
 
     uses_torch: ClassVar[bool] = True
     """Whether it runs where ``extract.device`` says."""
@@ -59,13 +69,22 @@ class BaseEncoderConfig(Config):
         """These params as those of the entry ``name`` under ``encoders``."""
         return self
 
+    def resolved(self, device: str) -> Self:  # noqa: ARG002 - what a device decides is told by those that have it
+        """The same with all that is left to the device decided.
+
+        Args:
+            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``.
+        """
+        return self
+
     def settings(self) -> dict[str, Any]:
         """All that changes the numbers, as plain JSON values: every field but those excepted, and the weights' hashes.
 
         Raises:
             ModelError: When weights are missing.
         """
-        fields = self.model_dump(mode="json", exclude=set(self.not_in_settings))
+        unused = {name for name in self.added_later if getattr(self, name) == type(self).model_fields[name].default}
+        fields = self.model_dump(mode="json", exclude={*self.not_in_settings, *unused})
         return {**fields, "recipe": self.recipe, "dtype": "float32", "weights": self.weights_settings()}
 
     def weights_settings(self) -> dict[str, Any]:
@@ -75,6 +94,14 @@ class BaseEncoderConfig(Config):
             ModelError: When weights are missing.
         """
         return {}
+
+    def preparer(self) -> Preparer[Any]:
+        """Load what comes before the network, alone.
+
+        Raises:
+            ModelError: When what it needs is missing or damaged.
+        """
+        raise NotImplementedError
 
     def build(self, device: str = "auto") -> Encoder[Any]:
         """Load the encoder.
@@ -95,18 +122,27 @@ class EfficientNetConfig(BaseEncoderConfig):
     Attributes:
         weights: Its PyTorch state dict.
         fit: How a frame becomes a square: ``crop`` its centre, or ``stretch`` the whole of it.
+        frames: Pictures of a clip that it reads; None: as ``media.frames`` says.
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.GLOBAL, Modality.FACE})
-    not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size", "weights"})
+    not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size", "weights", "frames"})
 
     type: Literal["efficientnet_lite0"] = "efficientnet_lite0"
     weights: Path = MODELS / "efficientnet_lite0" / "efficientnet-lite0-57934424.pth"
     fit: Literal["crop", "stretch"] = "crop"
+    frames: Frames | None = None
 
     def weights_settings(self) -> dict[str, Any]:
         """SHA-256 of the state dict."""
         return {"sha256": weights_hash(self.weights)}
+
+    def preparer(self) -> Preparer[Any]:
+        """Load what comes before the network; see `BaseEncoderConfig.preparer`."""
+        from ecmf_pipeline.encoders.efficientnet import efficientnet_preprocessing
+        from ecmf_pipeline.encoders.pictures import PicturePreparer
+
+        return PicturePreparer(efficientnet_preprocessing(self))
 
     def build(self, device: str = "auto") -> Encoder[Any]:
         """Load the encoder; see `BaseEncoderConfig.build`."""
@@ -122,20 +158,28 @@ class MiniXceptionConfig(BaseEncoderConfig):
         weights: The mini-Xception's Keras file.
         face_landmarker: MediaPipe's face landmarker bundle.
         face_scale: Side of the square that the mini-Xception sees, in sides of the detected face box.
+        frames: Pictures of a clip in which it looks for the face; None: as ``media.frames`` says.
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.FACE})
-    not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size", "weights", "face_landmarker"})
+    not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size", "weights", "face_landmarker", "frames"})
 
     type: Literal["mini_xception"] = "mini_xception"
     batch_size: int = Field(64, gt=0)
     weights: Path = MODELS / "mini_xception" / "emotion_model.hdf5"
     face_landmarker: Path = MODELS / "face_landmarker" / "face_landmarker.task"
     face_scale: float = Field(1.2, ge=1.0, le=1.6)
+    frames: Frames | None = None
 
     def weights_settings(self) -> dict[str, Any]:
         """SHA-256 of both files."""
         return {"sha256": weights_hash(self.weights), "face_landmarker_sha256": weights_hash(self.face_landmarker)}
+
+    def preparer(self) -> Preparer[Any]:
+        """Load what comes before the network; see `BaseEncoderConfig.preparer`."""
+        from ecmf_pipeline.encoders.face import MiniXceptionPreparer
+
+        return MiniXceptionPreparer(self)
 
     def build(self, device: str = "auto") -> Encoder[Any]:
         """Load the encoder; see `BaseEncoderConfig.build`."""
@@ -152,6 +196,12 @@ class EgemapsConfig(BaseEncoderConfig):
 
     type: Literal["egemaps"] = "egemaps"
 
+    def preparer(self) -> Preparer[Any]:
+        """Load openSMILE, which does all the work."""
+        from ecmf_pipeline.encoders.egemaps import EgemapsPreparer
+
+        return EgemapsPreparer()
+
     def build(self, device: str = "auto") -> Encoder[Any]:  # noqa: ARG002 - openSMILE knows the CPU alone
         """Load the encoder; see `BaseEncoderConfig.build`."""
         from ecmf_pipeline.encoders.egemaps import EgemapsEncoder
@@ -165,12 +215,26 @@ class TransformersConfig(BaseEncoderConfig):
     Attributes:
         model: A local folder, or an id on the model hub. Code that comes with a model is never run.
         revision: Branch, tag or commit on the hub. Once fetched, a branch stays at the commit in the local cache.
+        precision: The type that matrices are multiplied in (norms, sums and the stored features are not touched by it):
+            half types are about twice as fast where the device has instructions for them. ``auto`` is bf16 on CUDA from
+            compute capability 8 and on CPUs with such instructions, fp16 on older CUDA, else fp32: features made on
+            different devices may then have different fingerprints.
     """
 
     not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size", "model", "revision"})
+    added_later: ClassVar[frozenset[str]] = frozenset({"precision"})
 
     model: str = Field(min_length=1)
     revision: str = "main"
+    precision: Precision = "fp32"
+
+    def resolved(self, device: str) -> Self:
+        """The same with ``precision: auto`` decided; see `BaseEncoderConfig.resolved`."""
+        if self.precision != "auto":
+            return self
+        from ecmf_pipeline.encoders.inference import best_precision
+
+        return self.model_copy(update={"precision": best_precision(device)})
 
     def source(self) -> ModelSource:
         """Where the model is loaded from; what `settings` hashes is what `build` loads.
@@ -189,11 +253,23 @@ class VisionConfig(TransformersConfig):
     """A transformers vision model (CLIP, SigLIP, ViT, DINOv2...), one row a frame or face crop.
 
     The row is the model's own pooled output where its weights hold one, else its first token.
+
+    Attributes:
+        frames: Pictures of a clip that it reads; None: as ``media.frames`` says.
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.GLOBAL, Modality.FACE})
+    not_in_settings: ClassVar[frozenset[str]] = TransformersConfig.not_in_settings | {"frames"}
 
     type: Literal["transformers_vision"] = "transformers_vision"
+    frames: Frames | None = None
+
+    def preparer(self) -> Preparer[Any]:
+        """Load what comes before the network; see `BaseEncoderConfig.preparer`."""
+        from ecmf_pipeline.encoders.pictures import PicturePreparer
+        from ecmf_pipeline.encoders.vision import load_preprocessing
+
+        return PicturePreparer(load_preprocessing(self.source()))
 
     def build(self, device: str = "auto") -> Encoder[Any]:
         """Load the encoder; see `BaseEncoderConfig.build`."""
@@ -216,6 +292,12 @@ class AudioConfig(TransformersConfig):
     batch_size: int = Field(8, gt=0)
     layers: Layers = "last"
     frames_per_row: int = Field(1, gt=0)
+
+    def preparer(self) -> Preparer[Any]:
+        """Load what comes before the network; see `BaseEncoderConfig.preparer`."""
+        from ecmf_pipeline.encoders.audio import AudioPreparer
+
+        return AudioPreparer(self.source())
 
     def build(self, device: str = "auto") -> Encoder[Any]:
         """Load the encoder; see `BaseEncoderConfig.build`."""
@@ -262,6 +344,12 @@ class TextConfig(TransformersConfig):
     def text_columns(self) -> tuple[TextColumn, ...]:
         """The transcripts that stand side by side in a row."""
         return _columns(self.inputs)
+
+    def preparer(self) -> Preparer[Any]:
+        """Load what comes before the network; see `BaseEncoderConfig.preparer`."""
+        from ecmf_pipeline.encoders.text import TextPreparer
+
+        return TextPreparer(self)
 
     def build(self, device: str = "auto") -> Encoder[Any]:
         """Load the encoder; see `BaseEncoderConfig.build`."""
@@ -318,13 +406,24 @@ class ImportedConfig(BaseEncoderConfig):
             raise ValueError("an imported encoder is told by its name: take the one that `named` returns")
         return {"type": self.type, "name": self.name, "dtype": self.dtype}
 
+    def preparer(self) -> Preparer[Any]:
+        """Imported features cannot be computed.
+
+        Raises:
+            ModelError: Always.
+        """
+        raise self._not_computed()
+
     def build(self, device: str = "auto") -> Encoder[Any]:  # noqa: ARG002
         """Imported features cannot be computed.
 
         Raises:
             ModelError: Always.
         """
-        raise ModelError(
+        raise self._not_computed()
+
+    def _not_computed(self) -> ModelError:
+        return ModelError(
             f"{self.name!r} is a name for imported features: they cannot be computed here",
             f"run `ecmf-pipe store import PATH --modality MODALITY --encoder {self.name}`",
         )

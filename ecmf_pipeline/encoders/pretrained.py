@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
 
+from ecmf_pipeline.encoders.config import Layers
 from ecmf_pipeline.encoders.weights import ModelSource, hub_cache
 from ecmf_pipeline.errors import ModelError
 
@@ -21,8 +22,8 @@ _UNUSED_PARAMETERS = ("pooler", "mask_token", "masked_spec_embed")
 """Parts that checkpoints often lack and frozen features do not need: a pooler that lacks weights is not used."""
 
 
-def load_model(source: ModelSource, device: torch.device) -> tuple[Any, bool]:
-    """Load a model in float32 and eval mode.
+def load_model(source: ModelSource) -> tuple[Any, bool]:
+    """Load a model in float32 and eval mode, on the CPU.
 
     Returns:
         The model, and whether its pooler, if it has one, was trained.
@@ -39,7 +40,7 @@ def load_model(source: ModelSource, device: torch.device) -> tuple[Any, bool]:
     if needed := sorted(key for key in missing if not any(part in key for part in _UNUSED_PARAMETERS)):
         raise ModelError(f"{source.name} lacks {len(needed)} weights, {needed[0]} first", "the files are incomplete")
     model.eval().requires_grad_(False)
-    return model.to(device), not any("pooler" in key for key in missing)
+    return model, not any("pooler" in key for key in missing)
 
 
 def load_part(source: ModelSource, load: Callable[..., Loaded]) -> Loaded:
@@ -59,31 +60,35 @@ def load_part(source: ModelSource, load: Callable[..., Loaded]) -> Loaded:
         raise ModelError(f"cannot load {source.name}: {reason}", "check the model's folder or hub id") from error
 
 
-def combine_layers(hidden_states: Sequence[torch.Tensor], layers: str) -> torch.Tensor:
+def combine_layers(hidden_states: Sequence[torch.Tensor], layers: Layers) -> torch.Tensor:
     """One state a position out of those of all layers.
 
     Args:
-        hidden_states: Each layer's states, (B, T, D).
-        layers: ``last``, ``last4_mean`` or ``last4_sum``.
+        hidden_states: What enters the first layer, and what leaves each, (B, T, D).
+        layers: ``last``, ``last4_mean``, ``last4_sum``, or the numbers of those to average.
 
     Returns:
         (B, T, D).
     """
     if layers == "last":
         return hidden_states[-1]
-    stacked = torch.stack(list(hidden_states[-4:]))  # (4, B, T, D)
-    return stacked.mean(dim=0) if layers == "last4_mean" else stacked.sum(dim=0)
+    chosen = hidden_states[-4:] if isinstance(layers, str) else [hidden_states[number] for number in layers]
+    stacked = torch.stack(list(chosen))  # (L, B, T, D)
+    return stacked.sum(dim=0) if layers == "last4_sum" else stacked.mean(dim=0)
 
 
-def check_layers(source: ModelSource, model: Any, layers: str) -> None:
+def check_layers(source: ModelSource, model: Any, layers: Layers) -> None:
     """Make sure that a model is deep enough for ``layers``.
 
     Raises:
-        ModelError: When it has fewer than four layers and four are asked for.
+        ModelError: When it has fewer layers than are asked for.
     """
     depth = int(model.config.num_hidden_layers)
-    if layers != "last" and depth < 4:
-        raise ModelError(f"{source.name} has {depth} layers: {layers} needs four", "set layers to last")
+    if isinstance(layers, str):
+        if layers != "last" and depth < 4:
+            raise ModelError(f"{source.name} has {depth} layers: {layers} needs four", "set layers to last")
+    elif wrong := [number for number in layers if not -depth - 1 <= number <= depth]:
+        raise ModelError(f"{source.name} has {depth} layers: there is no hidden state {wrong[0]}", f"0 to {depth}")
 
 
 @contextmanager

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file
 
-from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding
+from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding, Preparer
 from ecmf_pipeline.encoders.config import TextConfig
-from ecmf_pipeline.encoders.inference import pick_device
+from ecmf_pipeline.encoders.inference import Inference, RunPrecision
 from ecmf_pipeline.encoders.pretrained import check_layers, combine_layers, load_model, load_part
 from ecmf_pipeline.encoders.weights import ModelSource
 from ecmf_pipeline.errors import ModelError
@@ -31,6 +32,38 @@ _POOLING = {
 """sentence-transformers' name of a pooling, and ours."""
 
 
+class TextPreparer(Preparer[ClipText]):
+    """Cuts transcripts into tokens.
+
+    Attributes:
+        pooling: How a sentence-transformers model pools tokens; ``mean`` for any other.
+        scales: Whether its rows are scaled to length 1.
+        pad_token: What stands where a batch's shorter texts have ended.
+    """
+
+    def __init__(self, config: TextConfig) -> None:
+        source = config.source()
+        self._config = config
+        self._tokenizer = load_part(source, AutoTokenizer.from_pretrained)
+        self.pooling, self.scales, limit = _sentence_pooling(source)
+        self.pad_token = self._tokenizer.pad_token_id or 0
+        shape = load_part(source, AutoConfig.from_pretrained)
+        positions = getattr(shape, "max_position_embeddings", None) or config.max_tokens
+        self._max_tokens = min(config.max_tokens, self._tokenizer.model_max_length, limit, positions)
+
+    def prepare(self, view: ClipText) -> list[tuple[int, ...]]:
+        """The tokens of each transcript that ``inputs`` asks for.
+
+        Raises:
+            ValueError: When one of them is empty: such a clip is masked before it comes here.
+        """
+        wanted = view.having(self._config.text_columns)
+        if not wanted:
+            raise ValueError(f"inputs is {self._config.inputs!r}, and a clip without that text was sent to be encoded")
+        tokens = self._tokenizer(wanted, truncation=True, max_length=self._max_tokens)["input_ids"]
+        return [tuple(ids) for ids in tokens]
+
+
 class TextEncoder(Encoder[ClipText]):
     """A frozen text model: one row a clip.
 
@@ -39,17 +72,17 @@ class TextEncoder(Encoder[ClipText]):
     the order of ``inputs``.
     """
 
+    preparer: TextPreparer
+
     def __init__(self, config: TextConfig, device: str = "auto") -> None:
         self._config = config
         self._settings = config.settings()
-        self._device = pick_device(device)
+        self.inference = Inference(device, config.batch_size, cast("RunPrecision", config.resolved(device).precision))
         source = config.source()
-        self.model, _ = load_model(source, self._device)
+        self.model, _ = load_model(source)
         check_layers(source, self.model, config.layers)
-        self._tokenizer = load_part(source, AutoTokenizer.from_pretrained)
-        self._pooling, self._scales, limit = _sentence_pooling(source)
-        positions = getattr(self.model.config, "max_position_embeddings", None) or config.max_tokens
-        self._max_tokens = min(config.max_tokens, self._tokenizer.model_max_length, limit, positions)
+        self.inference.place(self.model)
+        self.preparer = TextPreparer(config)
 
     @property
     def dim(self) -> int:
@@ -61,57 +94,36 @@ class TextEncoder(Encoder[ClipText]):
         """See `TextConfig.settings`."""
         return self._settings
 
-    def encode(self, views: Sequence[ClipText]) -> list[Encoding]:
-        """Encode transcripts: (1, D) a clip; (0, D) where the tokenizer leaves nothing of the text.
-
-        Raises:
-            ValueError: When a text that ``inputs`` asks for is empty: such a clip is masked before it comes here.
-        """
-        columns = [self._texts(view) for view in views]
-        texts = sorted({text for column in columns for text in column})
-        rows = dict(zip(texts, self._embed(texts), strict=True))
-        return [self._encoding([rows[text] for text in column]) for column in columns]
-
-    def _texts(self, view: ClipText) -> list[str]:
-        wanted = view.having(self._config.text_columns)
-        if not wanted:
-            raise ValueError(f"inputs is {self._config.inputs!r}, and a clip without that text was sent to be encoded")
-        return wanted
+    @torch.inference_mode()
+    def encode_prepared(self, prepared: Sequence[Sequence[tuple[int, ...]]]) -> list[Encoding]:
+        """Encode tokens: (1, D) a clip; (0, D) where the tokenizer leaves nothing of a text."""
+        distinct = {tokens for clip in prepared for tokens in clip if tokens}
+        texts = sorted(distinct, key=lambda tokens: (len(tokens), tokens))  # texts of like length side by side
+        rows: dict[tuple[int, ...], NDArray[np.float32]] = {}
+        for span, batch in self.inference.batches(len(texts), partial(self._forward, texts)):
+            rows.update(zip(texts[span], batch.numpy(), strict=True))
+        return [self._encoding([rows.get(tokens) for tokens in clip]) for clip in prepared]
 
     def _encoding(self, rows: Sequence[NDArray[np.float32] | None]) -> Encoding:
         known = [row for row in rows if row is not None]
         return Encoding(np.concatenate(known)[None]) if len(known) == len(rows) else Encoding.empty(self.dim)
 
-    @torch.inference_mode()
-    def _embed(self, texts: Sequence[str]) -> list[NDArray[np.float32] | None]:
-        """One row a text, (D,); None for a text without tokens."""
-        if not texts:
-            return []
-        tokens = self._tokenizer(list(texts), truncation=True, max_length=self._max_tokens)["input_ids"]
-        order = sorted((index for index, ids in enumerate(tokens) if ids), key=lambda index: len(tokens[index]))
-        rows: list[NDArray[np.float32] | None] = [None] * len(texts)
-        for start in range(0, len(order), self._config.batch_size):
-            batch = order[start : start + self._config.batch_size]
-            for index, row in zip(batch, self._forward([tokens[index] for index in batch]), strict=True):
-                rows[index] = row
-        return rows
-
-    def _forward(self, tokens: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    def _forward(self, texts: Sequence[tuple[int, ...]], span: slice) -> torch.Tensor:
+        tokens = texts[span]
         longest = max(len(ids) for ids in tokens)
         # padded on the right: there no token of a causal model sees padding, and positions need no shift
-        ids = torch.full((len(tokens), longest), self._tokenizer.pad_token_id or 0)  # (B, T)
+        ids = torch.full((len(tokens), longest), self.preparer.pad_token)  # (B, T)
         mask = torch.zeros_like(ids)
         for index, row in enumerate(tokens):
             ids[index, : len(row)] = torch.tensor(row)
             mask[index, : len(row)] = 1
-        ids, mask = ids.to(self._device), mask.to(self._device)
+        ids, mask = self.inference.tensor(ids), self.inference.tensor(mask)
         out = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=self._config.layers != "last")
         states = combine_layers(
             (out.last_hidden_state,) if self._config.layers == "last" else out.hidden_states, self._config.layers
         )  # (B, T, D)
-        pooled = pool_tokens(states.float(), mask, self._pooling)  # (B, D)
-        rows: NDArray[np.float32] = (F.normalize(pooled, dim=1) if self._scales else pooled).cpu().numpy()
-        return rows
+        pooled = pool_tokens(states.float(), mask, self.preparer.pooling)  # (B, D)
+        return F.normalize(pooled, dim=1) if self.preparer.scales else pooled
 
 
 def pool_tokens(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.clips import Clip, Modality
-from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding
+from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding, Prepared
 from ecmf_pipeline.encoders.config import BaseEncoderConfig
 from ecmf_pipeline.errors import ChangedSinceIndex, ClipError, FeaturesNotFinite, NothingToEncode
 from ecmf_pipeline.extraction.gpus import see_one_gpu
@@ -92,14 +92,22 @@ class ExtractSteps:
         return ExtractStep(self)
 
 
-class OpenedClip:
-    """A clip's views, by modality, and when its sampled frames are shown; in place of a view, why there is none."""
+@dataclass(slots=True)
+class OpenedView:
+    """What is left of a modality's view of a clip once it is prepared.
 
-    __slots__ = ("times", "views")
+    Attributes:
+        prepared: What the network takes.
+        side: What is kept beside the features, with one entry an item of the view: ``times`` (seconds) at which frames
+            are shown, ``boxes``, ``scores``.
+    """
 
-    def __init__(self) -> None:
-        self.views: dict[Modality, View | ClipError] = {}
-        self.times: NDArray[np.float32] = np.empty(0, np.float32)
+    prepared: Prepared
+    side: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+
+OpenedClip = dict[Modality, OpenedView | ClipError]
+"""A clip's prepared views; in place of one, why there is none."""
 
 
 class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
@@ -122,15 +130,15 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
 
     def open(self, item: ClipToExtract) -> OpenedClip:
         """Decode a clip once, for the branches that miss it. A branch's failure stays that branch's."""
-        opened = OpenedClip()
+        opened: OpenedClip = {}
         if Modality.TEXT in item.digests:
-            opened.views[Modality.TEXT] = item.text
+            self._prepare(Modality.TEXT, lambda: (item.text, {}), opened)
         if media := item.digests.keys() - {Modality.TEXT}:
             path = self._plan.corpus_root / item.clip.path
             if _has_changed(path, item.clip.bytes):
                 # Its features would be kept under the digest of what it was.
                 changed = ChangedSinceIndex("the file has changed since it was indexed: run `ecmf-pipe index`")
-                opened.views.update(dict.fromkeys(media, changed))
+                opened.update(dict.fromkeys(media, changed))
             else:
                 with want_of_memory():
                     self._open_media(path, media, opened)
@@ -138,59 +146,62 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
 
     def _open_media(self, path: Path, wanted: set[Modality], opened: OpenedClip) -> None:
         if Modality.AUDIO in wanted:
-            try:
-                opened.views[Modality.AUDIO] = read_audio(path)
-            except ClipError as error:
-                opened.views[Modality.AUDIO] = error
+            self._prepare(Modality.AUDIO, lambda: (read_audio(path), {}), opened)
         if not wanted & {Modality.GLOBAL, Modality.FACE}:
             return
         try:
-            frames, opened.times = read_frames(path, self._plan.media)
+            frames, times = read_frames(path, self._plan.media)
         except ClipError as error:
-            opened.views.update(dict.fromkeys(wanted & {Modality.GLOBAL, Modality.FACE}, error))
+            opened.update(dict.fromkeys(wanted & {Modality.GLOBAL, Modality.FACE}, error))
             return
         if Modality.GLOBAL in wanted:
-            opened.views[Modality.GLOBAL] = frames
-        if self._faces is not None and Modality.FACE in wanted:
-            try:
-                opened.views[Modality.FACE] = self._faces.track(frames)
-            except ClipError as error:
-                opened.views[Modality.FACE] = error
+            self._prepare(Modality.GLOBAL, lambda: (frames, {"times": times}), opened)
+        if Modality.FACE in wanted:
+            self._prepare(Modality.FACE, lambda: self._follow(frames, times), opened)
+
+    def _follow(
+        self, frames: NDArray[np.uint8], times: NDArray[np.float32]
+    ) -> tuple[FaceTrack, dict[str, NDArray[Any]]]:
+        if self._faces is None:
+            raise ValueError("the face branch is not one of this step's")
+        track = self._faces.track(frames)
+        return track, {"times": times[track.frames], "boxes": track.boxes, "scores": track.scores}
+
+    def _prepare(
+        self, modality: Modality, read: Callable[[], tuple[View, dict[str, NDArray[Any]]]], opened: OpenedClip
+    ) -> None:
+        try:
+            view, side = read()
+            opened[modality] = OpenedView(self._encoders[modality].preparer.prepare(view), side)
+        except ClipError as error:
+            opened[modality] = error
 
     def work(self, batch: Sequence[tuple[ClipToExtract, OpenedClip]]) -> list[Outcome[FeatureRow]]:
         """Encode the views of several clips, branch by branch."""
         outcomes: list[Outcome[FeatureRow]] = []
         for modality, encoder in self._encoders.items():
-            here = [(item, opened) for item, opened in batch if modality in opened.views]
-            good = [(item, opened) for item, opened in here if not isinstance(opened.views[modality], ClipError)]
+            here = [(item, opened[modality]) for item, opened in batch if modality in opened]
+            good = [(item, view) for item, view in here if isinstance(view, OpenedView)]
             with want_of_memory():
-                encodings = encoder.encode([opened.views[modality] for _, opened in good]) if good else []
+                encodings = encoder.encode_prepared([view.prepared for _, view in good]) if good else []
             results = {
-                item.clip.clip_id: self._row(modality, item, opened, encoding)
-                for (item, opened), encoding in zip(good, encodings, strict=True)
+                item.clip.clip_id: self._row(modality, item, view, encoding)
+                for (item, view), encoding in zip(good, encodings, strict=True)
             }
-            for item, opened in here:
+            for item, view in here:
                 target = Target(item.clip.clip_id, modality.value, item.digests[modality])
-                view = opened.views[modality]
                 outcomes.append(Outcome(target, view if isinstance(view, ClipError) else results[item.clip.clip_id]))
         return outcomes
 
     def _row(
-        self, modality: Modality, item: ClipToExtract, opened: OpenedClip, encoding: Encoding
+        self, modality: Modality, item: ClipToExtract, view: OpenedView, encoding: Encoding
     ) -> FeatureRow | ClipError:
-        view = opened.views[modality]
         dtype = self._encoders[modality].dtype
         if len(encoding.values) == 0:
             return NothingToEncode(f"the {modality.value} encoder describes nothing in this clip")
         if not can_hold(encoding.values, dtype):
             return FeaturesNotFinite(f"the features hold NaN or exceed {dtype}")
-        side: dict[str, NDArray[Any]] = {}
-        if modality is Modality.GLOBAL:
-            side["times"] = opened.times[encoding.kept]
-        if isinstance(view, FaceTrack):
-            side["times"] = opened.times[view.frames[encoding.kept]]
-            side["boxes"] = view.boxes[encoding.kept]
-            side["scores"] = view.scores[encoding.kept]
+        side = {name: array[encoding.kept] for name, array in view.side.items()}
         return FeatureRow(item.clip.clip_id, item.digests[modality], encoding.values.astype(dtype), side)
 
 
