@@ -279,31 +279,35 @@ class VisionConfig(TransformersConfig):
 
 
 class AudioConfig(TransformersConfig):
-    """A transformers speech model that reads waveforms (HuBERT, wav2vec2, WavLM...), 50 rows a second.
+    """A transformers speech model (HuBERT, wav2vec2, WavLM, data2vec-audio, Whisper's encoder), 50 rows a second.
 
     Attributes:
-        layers: The last hidden layer, or the mean or sum of the last four.
+        layers: Which hidden states; see `Layers`.
         frames_per_row: Rows of the model that are averaged into one, to keep stores of long clips small.
+        window_seconds: A longer clip is cut into equal windows that are described one by one, since attention's cost
+            grows with the square of the length. Whisper's own limit of 30 s holds too.
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.AUDIO})
+    added_later: ClassVar[frozenset[str]] = TransformersConfig.added_later | {"window_seconds"}
 
     type: Literal["transformers_audio"] = "transformers_audio"
     batch_size: int = Field(8, gt=0)
     layers: Layers = "last"
     frames_per_row: int = Field(1, gt=0)
+    window_seconds: float = Field(30.0, ge=1.0)
 
     def preparer(self) -> Preparer[Any]:
         """Load what comes before the network; see `BaseEncoderConfig.preparer`."""
-        from ecmf_pipeline.encoders.audio import AudioPreparer
+        from ecmf_pipeline.encoders.audio import audio_preparer
 
-        return AudioPreparer(self.source())
+        return audio_preparer(self)
 
     def build(self, device: str = "auto") -> Encoder[Any]:
         """Load the encoder; see `BaseEncoderConfig.build`."""
-        from ecmf_pipeline.encoders.audio import AudioEncoder
+        from ecmf_pipeline.encoders.audio import audio_encoder
 
-        return AudioEncoder(self, device)
+        return audio_encoder(self, device)
 
 
 class TextConfig(TransformersConfig):

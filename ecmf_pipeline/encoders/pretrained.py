@@ -22,8 +22,13 @@ _UNUSED_PARAMETERS = ("pooler", "mask_token", "masked_spec_embed")
 """Parts that checkpoints often lack and frozen features do not need: a pooler that lacks weights is not used."""
 
 
-def load_model(source: ModelSource) -> tuple[Any, bool]:
+def load_model(source: ModelSource, kind: Any = AutoModel, **options: Any) -> tuple[Any, bool]:
     """Load a model in float32 and eval mode, on the CPU.
+
+    Args:
+        source: Where it is loaded from.
+        kind: The transformers class whose weights are loaded; the others in the file are left there.
+        options: More that its ``from_pretrained`` is to know.
 
     Returns:
         The model, and whether its pooler, if it has one, was trained.
@@ -34,7 +39,9 @@ def load_model(source: ModelSource) -> tuple[Any, bool]:
     """
     model, report = load_part(
         source,
-        lambda name, **where: AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **where),
+        lambda name, **where: kind.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, **options, **where
+        ),
     )
     missing = {*report["missing_keys"], *(str(key) for key in report.get("mismatched_keys", ()))}
     if needed := sorted(key for key in missing if not any(part in key for part in _UNUSED_PARAMETERS)):

@@ -204,9 +204,7 @@ class TestVisionOnFaces(TransformersContract):
 
 
 class TestAudio(TransformersContract):
-    tolerance = 1e-4
-
-    @pytest.fixture(scope="class", params=["hubert", "wav2vec2", "wavlm"])
+    @pytest.fixture(scope="class", params=["hubert", "hubert_large", "wav2vec2", "wavlm", "data2vec", "whisper"])
     @classmethod
     def config(cls, request: pytest.FixtureRequest, tiny: Path) -> AudioConfig:
         return AudioConfig(model=str(tiny / request.param), batch_size=3, layers="last4_mean")
