@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ecmf_pipeline.clips import Modality
 from ecmf_pipeline.config import Config
@@ -32,6 +32,9 @@ Precision = Literal["fp32", "bf16", "fp16", "auto"]
 
 Frames = Annotated[int, Field(gt=0)] | Literal["all"]
 """Pictures of a clip that an encoder reads."""
+
+TokenPool = Literal["auto", "mean", "max", "cls", "last"]
+"""How the tokens of a text become one row."""
 
 TextColumn = Literal["original", "enriched", "translation"]
 """What an encoder may read of a `base.ClipText`."""
@@ -311,19 +314,27 @@ class AudioConfig(TransformersConfig):
 
 
 class TextConfig(TransformersConfig):
-    """A transformers text model (BERT, sentence embeddings, a decoder LM...), one row a clip.
-
-    The row is pooled from the tokens as a sentence-transformers folder says, else it is their mean.
+    """A transformers text model (BERT, sentence embeddings, a decoder LLM...), one row a clip.
 
     Attributes:
         inputs: Which transcript is embedded: ``original``, ``enriched`` (by the LLM), ``translation`` (the words in the
             corpus' other language), ``both`` (the first two), or a list of some. The rows of several stand side by
             side. A clip that lacks one of them is absent from the text branch.
         max_tokens: Tokens after which a text is cut off; the model's own limit holds too.
-        layers: The last hidden layer, or the mean or sum of the last four.
+        layers: Which hidden states; see `Layers`.
+        token_pool: How a text's tokens become one row. ``auto``: as a sentence-transformers folder says, else their
+            mean; or their ``mean``, their ``max``, the first (``cls``) or the ``last``.
+        special_tokens: Whether tokens that the tokenizer puts around a text ([CLS], [SEP], <s>...) count in a mean or
+            maximum, and may be the last.
+        gguf_file: The GGUF file in the model's folder whose weights are loaded, unquantised; empty: safetensors.
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.TEXT})
+    added_later: ClassVar[frozenset[str]] = TransformersConfig.added_later | {
+        "token_pool",
+        "special_tokens",
+        "gguf_file",
+    }
 
     type: Literal["transformers_text"] = "transformers_text"
     batch_size: int = Field(32, gt=0)
@@ -331,6 +342,9 @@ class TextConfig(TransformersConfig):
     inputs: TextColumn | Literal["both"] | tuple[TextColumn, ...] = "original"
     max_tokens: int = Field(256, gt=0)
     layers: Layers = "last"
+    token_pool: TokenPool = "auto"
+    special_tokens: bool = True
+    gguf_file: str = ""
 
     @field_validator("inputs")
     @classmethod
@@ -343,6 +357,16 @@ class TextConfig(TransformersConfig):
         if inputs == _COLUMNS_OF["both"]:
             return "both"
         return inputs[0] if len(inputs) == 1 else inputs
+
+    @model_validator(mode="after")
+    def _cls_is_special(self) -> Self:
+        if self.token_pool == "cls" and not self.special_tokens:
+            raise ValueError("token_pool cls is the row of a special token: leave special_tokens true")
+        return self
+
+    def source(self) -> ModelSource:
+        """Where the model is loaded from; see `TransformersConfig.source`."""
+        return locate(self.model, self.revision, self.gguf_file or "config.json")
 
     @property
     def text_columns(self) -> tuple[TextColumn, ...]:

@@ -39,9 +39,10 @@ def load_model(source: ModelSource, kind: Any = AutoModel, **options: Any) -> tu
     """
     model, report = load_part(
         source,
-        lambda name, **where: kind.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True, **options, **where
-        ),
+        kind.from_pretrained,
+        dtype=torch.float32,
+        output_loading_info=True,
+        **options,
     )
     missing = {*report["missing_keys"], *(str(key) for key in report.get("mismatched_keys", ()))}
     if needed := sorted(key for key in missing if not any(part in key for part in _UNUSED_PARAMETERS)):
@@ -50,13 +51,18 @@ def load_model(source: ModelSource, kind: Any = AutoModel, **options: Any) -> tu
     return model, not any("pooler" in key for key in missing)
 
 
-def load_part(source: ModelSource, load: Callable[..., Loaded]) -> Loaded:
+def load_part(source: ModelSource, load: Callable[..., Loaded], **options: Any) -> Loaded:
     """Call a ``from_pretrained`` for the very commit of ``source``; no code that comes with a model is run.
+
+    Args:
+        source: Where it is loaded from.
+        load: The ``from_pretrained``.
+        options: More that it is to know.
 
     Raises:
         ModelError: When it cannot be loaded.
     """
-    where: dict[str, Any] = {"trust_remote_code": False}
+    where: dict[str, Any] = {"trust_remote_code": False, **options}
     if source.commit:
         where |= {"revision": source.commit, "cache_dir": hub_cache()}
     try:
