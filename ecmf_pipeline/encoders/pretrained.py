@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from typing import Any, TypeVar
 
 import torch
@@ -106,12 +108,16 @@ def check_layers(source: ModelSource, model: Any, layers: Layers) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars or load reports: what a report would warn of is checked here, and is an error."""
+    """No progress bars or load reports: what a report would warn of is checked here, and is an error.
+
+    The bars of the GGUF reader have no switch: standard error is kept back unless it is a terminal.
+    """
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        yield
+        with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
+            yield
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:

@@ -61,10 +61,7 @@ class TextPreparer(Preparer[ClipText]):
         if self.pooling == "cls" and not config.special_tokens:
             raise ModelError(f"{source.name} pools by its first, a special token", "leave special_tokens true")
         self.pad_token = self._tokenizer.pad_token_id or 0
-        shape = load_part(source, AutoConfig.from_pretrained, **gguf_option(config))
-        self._max_tokens = min(
-            config.max_tokens, self._tokenizer.model_max_length, limit, _positions(shape, config.max_tokens)
-        )
+        self._max_tokens = min(config.max_tokens, self._tokenizer.model_max_length, limit, _positions(config))
 
     def prepare(self, view: ClipText) -> list[Tokens]:
         """The tokens of each transcript that ``inputs`` asks for.
@@ -178,7 +175,10 @@ def _padded(rows: Sequence[Sequence[int]], filling: int) -> torch.Tensor:
     return padded
 
 
-def _positions(shape: Any, unknown: int) -> int:
-    """Tokens for which a model has positions; ``unknown`` where it does not say."""
-    positions = getattr(shape, "max_position_embeddings", None) or unknown
+def _positions(config: TextConfig) -> int:
+    """Tokens for which a model has positions; as many as are asked for where it does not say."""
+    if config.gguf_file:  # of decoders, whose rotary positions end at no number; reading the file again takes long
+        return config.max_tokens
+    shape = load_part(config.source(), AutoConfig.from_pretrained)
+    positions = getattr(shape, "max_position_embeddings", None) or config.max_tokens
     return int(positions) - (shape.pad_token_id + 1 if shape.model_type in _OFFSET_POSITIONS else 0)

@@ -104,6 +104,9 @@ def _save_text(folder: Path) -> None:
     for name in ("bert", "sentence"):
         transformers.BertModel(transformers.BertConfig(**sizes)).save_pretrained(folder / name)
         wrapped.save_pretrained(folder / name)
+    roberta = transformers.RobertaConfig(**sizes, pad_token_id=0)
+    transformers.RobertaModel(roberta).save_pretrained(folder / "roberta")
+    wrapped.save_pretrained(folder / "roberta")
     modules = [
         {"type": f"sentence_transformers.models.{kind}", "path": path}
         for kind, path in (("Transformer", ""), ("Pooling", "1_Pooling"))

@@ -216,19 +216,30 @@ class TestAudio(TransformersContract):
 
 
 class TestText(TransformersContract):
-    @pytest.fixture(scope="class", params=["bert", "sentence", "llama"])
+    @pytest.fixture(
+        scope="class",
+        params=[
+            {"model": "bert", "inputs": ("original", "enriched", "translation"), "special_tokens": False},
+            {"model": "sentence", "inputs": "both"},
+            {"model": "roberta", "inputs": "both", "token_pool": "cls", "layers": "last"},
+            {"model": "llama", "inputs": "both", "token_pool": "last", "layers": (-2,)},
+            {"model": "llama", "inputs": "both", "token_pool": "max"},
+        ],
+        ids=lambda options: f"{options['model']}-{options.get('token_pool', 'auto')}",
+    )
     @classmethod
     def config(cls, request: pytest.FixtureRequest, tiny: Path) -> TextConfig:
-        return TextConfig(model=str(tiny / request.param), batch_size=2, inputs="both", layers="last4_sum")
+        options = {"layers": "last4_sum", **request.param, "model": str(tiny / request.param["model"])}
+        return TextConfig(batch_size=2, **options)
 
     @pytest.fixture(scope="class")
     @classmethod
     def views(cls) -> list[Any]:
         return [
-            ClipText("i am so very happy today", "what a nice surprise"),
-            ClipText("sad", "sad"),
-            ClipText("i miss my mother", "sad " * 40),
-            ClipText("i am so very happy today", "angry"),
+            ClipText("i am so very happy today", "what a nice surprise", "so nice"),
+            ClipText("sad", "sad", "sad"),
+            ClipText("i miss my mother", "sad " * 40, "i am sad"),
+            ClipText("i am so very happy today", "angry", "a surprise"),
         ]
 
 
