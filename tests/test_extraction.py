@@ -12,16 +12,16 @@ from skimage import data
 
 from ecmf_pipeline.clips import Clip, ClipId, Modality
 from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding, Preparer
-from ecmf_pipeline.encoders.config import BaseEncoderConfig
+from ecmf_pipeline.encoders.config import BaseEncoderConfig, TextColumn
 from ecmf_pipeline.errors import TooManyQuarantined, TryAgain
 from ecmf_pipeline.extraction import step as step_module
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.coverage import Coverage, coverage
-from ecmf_pipeline.extraction.plan import Branch, branch_settings, plan_branch
+from ecmf_pipeline.extraction.plan import Branch, branch_settings, plan_branch, text_digest
 from ecmf_pipeline.extraction.run import extract, writing
 from ecmf_pipeline.extraction.step import ClipToExtract
 from ecmf_pipeline.faces import FaceConfig, FaceTrack
-from ecmf_pipeline.files import sha256_file
+from ecmf_pipeline.files import sha256_file, sha256_text
 from ecmf_pipeline.media import MediaConfig
 from ecmf_pipeline.quarantine import Quarantine
 from ecmf_pipeline.store import FeatureStore
@@ -35,6 +35,11 @@ class MeanConfig(BaseEncoderConfig):
     modalities: ClassVar[frozenset[Modality]] = frozenset(Modality)
     type: str = "mean"
     scale: float = 1.0
+    inputs: tuple[TextColumn, ...] = ("original",)
+
+    @property
+    def text_columns(self) -> tuple[TextColumn, ...]:
+        return self.inputs
 
     def preparer(self) -> Preparer[Any]:
         return AsItIs()
@@ -310,6 +315,37 @@ def test_a_changed_transcript_is_computed_again_and_only_it(project):
     loaded = FeatureStore.open(project.root(Modality.TEXT)).load(["face", "mute", "tree"])
     assert loaded.values[:2].tolist() == [[1, 2], [3, 7]]
     assert loaded.present.tolist() == [True, True, False]
+
+
+def test_a_clip_that_lacks_a_transcript_that_is_read_is_absent(project):
+    project.texts = {"face": ClipText("a", "b", "c"), "mute": ClipText("a", "b"), "tree": ClipText("", "", "c")}
+    translated, both = {"inputs": ("translation",)}, {"inputs": ("original", "translation")}
+    assert project.plan(Modality.TEXT).todo == {"face", "mute"}
+    assert project.plan(Modality.TEXT, **translated).todo == {"face", "tree"}
+    assert (project.plan(Modality.TEXT, **both).todo, project.plan(Modality.TEXT, **both).absent) == ({"face"}, 2)
+
+
+def test_a_changed_translation_costs_the_encoders_that_read_it(project):
+    project.texts = {"face": ClipText("a", "b", "c"), "mute": ClipText("a", "b", "c")}
+    both = {"inputs": ("original", "translation")}
+    project.run(Modality.TEXT)
+    project.run(Modality.TEXT, **both)
+    project.texts["mute"] = ClipText("a", "b", "changed")
+    assert project.plan(Modality.TEXT).todo == set()
+    assert project.plan(Modality.TEXT, **both).todo == {"mute"}
+    counted = coverage(
+        Modality.TEXT,
+        project.clips,
+        project.texts,
+        root=project.root(Modality.TEXT),
+        quarantine_path=project.folder / "text.csv",
+    )
+    assert counted == Coverage(done=1, missing=1, absent=1, quarantined=0)  # the store in use says what is read
+
+
+def test_without_translations_digests_are_those_of_earlier_stores():
+    assert text_digest(ClipText("a", "b", "c")) == sha256_text("a\0b")
+    assert text_digest(ClipText("a", "b", "c"), ["original", "translation"]) == sha256_text("a\0b\0c")
 
 
 def test_changed_settings_make_another_store_and_switching_back_computes_nothing(project):

@@ -153,10 +153,8 @@ def ask_llm(params: Params, clips: Sequence[Clip], labels: Sequence[str], folder
     )
     probs = probabilities(answers.values, temperature=params.rewrite.temperature)
     prompt = load_prompt(config.prompt)
-    texts: dict[str, ClipText] = {
-        clip.clip_id: ClipText(
-            clip.transcript, enrich(clip.transcript, row, labels, prompt=prompt, config=params.rewrite)
-        )
-        for clip, row in zip(clips, probs, strict=True)
-    }
+    texts: dict[str, ClipText] = {}
+    for clip, row in zip(clips, probs, strict=True):
+        enriched = enrich(clip.transcript, row, labels, prompt=prompt, config=params.rewrite)
+        texts[clip.clip_id] = ClipText(clip.transcript, enriched, clip.translation)
     return Answers(texts, answers.quarantined, engine.seconds_an_item())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from ecmf_pipeline.clips import Modality
-from ecmf_pipeline.encoders.config import BaseEncoderConfig, EncoderConfig, Frames, ImportedConfig
+from ecmf_pipeline.encoders.config import BaseEncoderConfig, EncoderConfig, Frames, ImportedConfig, TextColumn
 
 if TYPE_CHECKING:
     from ecmf_pipeline.encoders.base import Encoder, Preparer
@@ -50,6 +50,11 @@ class JoinedConfig(BaseEncoderConfig):
             ModelError: When weights are missing.
         """
         return {"type": "joined", "members": [member.settings() for member in self.members], "recipe": self.recipe}
+
+    @property
+    def text_columns(self) -> tuple[TextColumn, ...]:
+        """The transcripts that any member reads: a clip that lacks one of them is absent."""
+        return tuple(dict.fromkeys(column for member in self.members for column in member.text_columns))
 
     def libraries(self) -> frozenset[str]:
         """Those of all members."""

@@ -42,15 +42,7 @@ def known_dim(config: BaseEncoderConfig) -> int | None:
     width = width or vision.get("hidden_size") or vision.get("d_model")
     if not isinstance(width, int):
         return None
-    return width * len(texts_of(config)) if isinstance(config, TextConfig) else width
-
-
-def texts_of(config: TextConfig) -> tuple[str, ...]:
-    """The transcripts whose rows stand side by side."""
-    inputs: Any = config.inputs
-    if inputs == "both":
-        return ("original", "enriched")
-    return (inputs,) if isinstance(inputs, str) else tuple(inputs)
+    return width * len(config.text_columns) if isinstance(config, TextConfig) else width
 
 
 def model_shape(config: TransformersConfig) -> dict[str, Any]:

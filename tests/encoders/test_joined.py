@@ -21,6 +21,7 @@ from ecmf_pipeline.encoders.config import (
     MiniXceptionConfig,
     TextConfig,
     VisionConfig,
+    text_columns,
 )
 from ecmf_pipeline.encoders.inference import best_precision
 from ecmf_pipeline.encoders.joined import join
@@ -169,6 +170,13 @@ def test_different_rates_are_refused_when_they_are_met(tiny, sounds):
     encoder = JoinedConfig(members=members).build("cpu")
     with pytest.raises(ModelError, match="rows of one clip"):
         encoder.encode(sounds)
+
+
+def test_a_clip_needs_the_texts_that_any_member_reads(tiny):
+    both, translated = (TextConfig(model=str(tiny / "bert"), inputs=inputs) for inputs in ("both", "translation"))
+    joined = JoinedConfig(members=(translated, both))
+    assert joined.text_columns == ("translation", "original", "enriched")
+    assert text_columns({"encoder": joined.settings()}) == joined.text_columns
 
 
 @pytest.fixture
