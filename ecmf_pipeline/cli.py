@@ -176,6 +176,31 @@ def status() -> None:
 
 
 @app.command()
+def encoders(
+    *, listing: Annotated[bool, typer.Option("--list", help="Show them: the default, and all there is to do.")] = True
+) -> None:
+    """Show the presets with their encoders by modality, and the encoders that params.yaml has in use."""
+    from ecmf_pipeline import encoder_list as command
+
+    if listing:
+        command.run()
+
+
+@app.command()
+def doctor(
+    *, as_json: Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")] = False
+) -> None:
+    """Check, before a long run, that models load, the corpus can be read and the disk suffices; try four clips.
+
+    Exit code 0: all is well; 1: a run would go through, with losses; 2: it would stop.
+    """
+    from ecmf_pipeline.doctor import run as command
+
+    if code := command.run(as_json=as_json):
+        raise typer.Exit(code)
+
+
+@app.command()
 def init(folder: Annotated[Path, typer.Argument(help="A new or empty project folder.")]) -> None:
     """Lay dvc.yaml and params.yaml in a folder and make it a DVC project."""
     from ecmf_pipeline import project

@@ -63,6 +63,7 @@ class Clip:
         has_video: Whether the file holds a video stream.
         has_audio: Whether the file holds an audio stream.
         transcript: The words that are spoken; empty when there are none or they are unknown.
+        translation: The same in the corpus' other language; empty when there is none.
         given_label: The label to train on, which may be wrong; empty when there is none.
         gold_label: The true label, read by `evaluate` alone; empty when unknown.
         split: What the clip is for.
@@ -77,6 +78,7 @@ class Clip:
     has_video: bool = False
     has_audio: bool = False
     transcript: str = ""
+    translation: str = ""
     given_label: str = ""
     gold_label: str = ""
     split: Split = Split.UNLABELED
@@ -164,7 +166,7 @@ def _cell(value: object) -> str:
 
 
 def _clip(row: Sequence[str]) -> Clip:
-    clip_id, path, digest, size, duration, has_video, has_audio, transcript, given, gold, split, group = row
+    clip_id, path, digest, size, duration, has_video, has_audio, words, translation, given, gold, split, group = row
     if split not in _SPLITS:
         raise ValueError(f"{split!r} is no split")
     return Clip(  # by position, in the order of the columns: corpora have 132,000 clips
@@ -175,7 +177,8 @@ def _clip(row: Sequence[str]) -> Clip:
         float(duration),
         has_video == "1",
         has_audio == "1",
-        transcript,
+        words,
+        translation,
         given,
         gold,
         _SPLITS[split],

@@ -18,18 +18,20 @@ from ecmf_pipeline.encoders.config import (
     EfficientNetConfig,
     EgemapsConfig,
     MiniXceptionConfig,
+    TextColumn,
     TextConfig,
 )
 from ecmf_pipeline.errors import TooManyQuarantined, TryAgain
 from ecmf_pipeline.extraction import opening as opening_module
 from ecmf_pipeline.extraction import run as run_module
+from ecmf_pipeline.extraction import step as step_module
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.coverage import Coverage, coverage
 from ecmf_pipeline.extraction.opening import ClipToExtract, ExtractOpener
-from ecmf_pipeline.extraction.plan import Branch, branch_settings, plan_branch
+from ecmf_pipeline.extraction.plan import Branch, branch_settings, plan_branch, text_digest
 from ecmf_pipeline.extraction.run import extract, writing
 from ecmf_pipeline.faces import FaceConfig, FaceTrack
-from ecmf_pipeline.files import sha256_file
+from ecmf_pipeline.files import sha256_file, sha256_text
 from ecmf_pipeline.media import Frames, MediaConfig, Sampling, read_frames
 from ecmf_pipeline.quarantine import Quarantine
 from ecmf_pipeline.store import FeatureStore
@@ -45,6 +47,11 @@ class MeanConfig(BaseEncoderConfig):
     type: str = "mean"
     scale: float = 1.0
     frames: Frames | None = None
+    inputs: tuple[TextColumn, ...] = ("original",)
+
+    @property
+    def text_columns(self) -> tuple[TextColumn, ...]:
+        return self.inputs
 
     def preparer(self) -> Preparer[Any]:
         return AsItIs()
@@ -322,6 +329,37 @@ def test_a_changed_transcript_is_computed_again_and_only_it(project):
     assert loaded.present.tolist() == [True, True, False]
 
 
+def test_a_clip_that_lacks_a_transcript_that_is_read_is_absent(project):
+    project.texts = {"face": ClipText("a", "b", "c"), "mute": ClipText("a", "b"), "tree": ClipText("", "", "c")}
+    translated, both = {"inputs": ("translation",)}, {"inputs": ("original", "translation")}
+    assert project.plan(Modality.TEXT).todo == {"face", "mute"}
+    assert project.plan(Modality.TEXT, **translated).todo == {"face", "tree"}
+    assert (project.plan(Modality.TEXT, **both).todo, project.plan(Modality.TEXT, **both).absent) == ({"face"}, 2)
+
+
+def test_a_changed_translation_costs_the_encoders_that_read_it(project):
+    project.texts = {"face": ClipText("a", "b", "c"), "mute": ClipText("a", "b", "c")}
+    both = {"inputs": ("original", "translation")}
+    project.run(Modality.TEXT)
+    project.run(Modality.TEXT, **both)
+    project.texts["mute"] = ClipText("a", "b", "changed")
+    assert project.plan(Modality.TEXT).todo == set()
+    assert project.plan(Modality.TEXT, **both).todo == {"mute"}
+    counted = coverage(
+        Modality.TEXT,
+        project.clips,
+        project.texts,
+        root=project.root(Modality.TEXT),
+        quarantine_path=project.folder / "text.csv",
+    )
+    assert counted == Coverage(done=1, missing=1, absent=1, quarantined=0)  # the store in use says what is read
+
+
+def test_without_translations_digests_are_those_of_earlier_stores():
+    assert text_digest(ClipText("a", "b", "c")) == sha256_text("a\0b")
+    assert text_digest(ClipText("a", "b", "c"), ["original", "translation"]) == sha256_text("a\0b\0c")
+
+
 def test_changed_settings_make_another_store_and_switching_back_computes_nothing(project):
     project.texts = {"face": ClipText("a", "b")}
     project.run(Modality.TEXT)
@@ -486,3 +524,24 @@ def test_processes_are_shared_out_by_what_the_machine_has(monkeypatch, project, 
 def test_openers_without_workers_are_refused():
     with pytest.raises(ValidationError, match="openers: there are none without workers"):
         ExtractConfig(workers=0, openers=2)
+
+
+def test_what_computed_the_features_stands_beside_them(project):
+    project.run(Modality.GLOBAL, Modality.TEXT)
+    store = FeatureStore.open(project.root(Modality.GLOBAL))
+    (versions,) = store.versions()
+    assert {"ecmf-pipeline", "numpy", "torch"} < set(versions)
+    assert store.provenance["versions"] == versions
+    assert (store.provenance["model"], store.provenance["precision"]) == ("mean", "fp32")
+
+
+def test_clips_that_other_versions_compute_later_say_so(project, make_clip, monkeypatch):
+    project.run(Modality.GLOBAL)
+    make_clip(project.folder / "later.mp4", pictures=8)
+    project.add(project.folder / "later.mp4")
+    monkeypatch.setattr(step_module, "library_versions", lambda *_: {"torch": "99"})
+    project.run(Modality.GLOBAL)
+    store = FeatureStore.open(project.root(Modality.GLOBAL))
+    first, second = store.versions()
+    assert second == {"torch": "99"}
+    assert store.provenance["versions"] == first

@@ -15,7 +15,7 @@ from ecmf_pipeline.cli import app
 from ecmf_pipeline.layout import DATA
 from ecmf_pipeline.project import IGNORED
 
-NOT_STAGES = {"status", "init"}
+NOT_STAGES = {"status", "init", "encoders", "doctor"}
 
 
 def ecmf_pipe(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:

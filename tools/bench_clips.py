@@ -97,7 +97,9 @@ def _write_clip(path: Path, width: int, height: int, *, speed: int) -> None:
             frame = av.VideoFrame.from_ndarray(noisy.clip(0, 255).astype(np.uint8), format="rgb24")
             container.mux(video.encode(frame))
         container.mux(video.encode())
-        block = av.AudioFrame.from_ndarray((tone * np.linspace(0.1, 0.5, len(tone), dtype=np.float32))[None], "fltp", "mono")
+        block = av.AudioFrame.from_ndarray(
+            (tone * np.linspace(0.1, 0.5, len(tone), dtype=np.float32))[None], "fltp", "mono"
+        )
         block.sample_rate, block.pts = HERTZ, 0
         container.mux(sound.encode(block))
         container.mux(sound.encode())
@@ -150,9 +152,7 @@ def run_extraction(
             )
             for modality, encoder in encoders.items()
         ]
-        extract(
-            branches, clips, {}, writers=writers, corpus_root=corpus, media=media, faces=faces, config=config
-        )
+        extract(branches, clips, {}, writers=writers, corpus_root=corpus, media=media, faces=faces, config=config)
     for modality in encoders:
         held = len(FeatureStore.open(stores / f"{modality.value}.zarr"))
         if held < len(clips):

@@ -22,7 +22,7 @@ class CorpusConfig(Config):
         root: The corpus folder.
         labels: The classes, in the order of the model's outputs. None: MER's six, or for a folder those that its
             ``labels.csv`` names, sorted.
-        transcripts: Which column of MER's subtitles holds the words to use.
+        transcripts: Which column of MER's subtitles holds the transcript; the other becomes its translation.
     """
 
     kind: Literal["sample", "mer", "folder"] = "sample"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,22 @@ Prepared = Any
 
 @dataclass(frozen=True, slots=True)
 class ClipText:
-    """The text branch's view of a clip: what was said, and the same enriched by the LLM ("" where there is none)."""
+    """The text branch's view of a clip; "" stands for what there is none of.
+
+    Attributes:
+        original: What was said.
+        enriched: The same, enriched by the LLM.
+        translation: The same in the corpus' other language.
+    """
 
     original: str
     enriched: str = ""
+    translation: str = ""
+
+    def having(self, columns: Sequence[str]) -> list[str]:
+        """The texts of some columns, in their order; none where one of them is blank."""
+        texts: list[str] = [getattr(self, column) for column in columns]
+        return texts if all(text.strip() for text in texts) else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +80,10 @@ class Preparer(ABC, Generic[View]):
             ClipError: When the view cannot be described.
         """
 
+    def described(self) -> dict[str, Any]:
+        """What it does, for people to read, as plain JSON values."""
+        return {}
+
     def close(self) -> None:
         """Free what it holds beside memory."""
         return
@@ -87,8 +103,11 @@ class Encoder(ABC, Generic[View]):
         preparer: What happens to a view before the network sees it.
     """
 
-    dtype: ClassVar[str] = "float16"
+    dtype: str = "float16"
     """How the features are stored; float32 for those whose range float16 does not hold."""
+
+    is_clip_level: bool = False
+    """Whether it gives one row for a whole clip, whatever the clip's length."""
 
     preparer: Preparer[View]
 
@@ -101,6 +120,18 @@ class Encoder(ABC, Generic[View]):
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """All that changes the numbers, weights' hash included, as plain JSON values. Its hash is the fingerprint."""
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the loaded model tells of where its features come from, for people to read, as plain JSON values.
+
+        Its weights, what happens to its input, and the precision it computes in. No part of the fingerprint.
+        """
+        return {
+            "weights": self.settings["weights"],
+            "preprocessing": self.preparer.described(),
+            "precision": self.settings.get("precision", "fp32"),
+        }
 
     @abstractmethod
     def encode_prepared(self, prepared: Sequence[Prepared]) -> list[Encoding]:

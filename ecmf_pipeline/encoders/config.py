@@ -6,11 +6,11 @@ entry in params.yaml.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from ecmf_pipeline.clips import Modality
 from ecmf_pipeline.config import Config
@@ -30,6 +30,14 @@ layer, -1 what leaves the last."""
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 """The type that matrices are multiplied in; ``auto``: the fastest that the device has instructions for."""
+
+TokenPool = Literal["auto", "mean", "max", "cls", "last"]
+"""How the tokens of a text become one row."""
+
+TextColumn = Literal["original", "enriched", "translation"]
+"""What an encoder may read of a `base.ClipText`."""
+
+DEFAULT_TEXT_COLUMNS: tuple[TextColumn, ...] = ("original",)
 
 
 class BaseEncoderConfig(Config):
@@ -51,7 +59,19 @@ class BaseEncoderConfig(Config):
     uses_torch: ClassVar[bool] = True
     """Whether it runs where ``extract.device`` says."""
 
+    computed_by: ClassVar[frozenset[str]] = frozenset({"torch"})
+    """Packages whose version may move the numbers."""
+
     batch_size: int = Field(16, gt=0)
+
+    def libraries(self) -> frozenset[str]:
+        """The packages that compute it, numpy apart, as their versions are kept beside the features."""
+        return self.computed_by
+
+    @property
+    def text_columns(self) -> tuple[TextColumn, ...]:
+        """The transcripts that it reads, if it reads any: a clip that lacks one of them has no text for it."""
+        return DEFAULT_TEXT_COLUMNS
 
     def named(self, name: str) -> Self:  # noqa: ARG002 - computed features do not depend on what they are called
         """These params as those of the entry ``name`` under ``encoders``."""
@@ -82,6 +102,13 @@ class BaseEncoderConfig(Config):
             ModelError: When weights are missing.
         """
         return {}
+
+    def origin(self) -> dict[str, Any]:
+        """Which model this is, for people to read, as plain JSON values.
+
+        The same on every machine: no folder that only this one has is named.
+        """
+        return {"model": str(getattr(self, "type", type(self).__name__))}
 
     def preparer(self) -> Preparer[Any]:
         """Load what comes before the network, alone.
@@ -152,6 +179,8 @@ class MiniXceptionConfig(BaseEncoderConfig):
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.FACE})
     not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size", "weights", "face_landmarker", "frames"})
 
+    computed_by: ClassVar[frozenset[str]] = frozenset({"torch", "mediapipe"})
+
     type: Literal["mini_xception"] = "mini_xception"
     batch_size: int = Field(64, gt=0)
     weights: Path = MODELS / "mini_xception" / "emotion_model.hdf5"
@@ -181,6 +210,7 @@ class EgemapsConfig(BaseEncoderConfig):
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.AUDIO})
     uses_torch: ClassVar[bool] = False
+    computed_by: ClassVar[frozenset[str]] = frozenset({"opensmile"})
 
     type: Literal["egemaps"] = "egemaps"
 
@@ -212,6 +242,8 @@ class TransformersConfig(BaseEncoderConfig):
     not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size", "model", "revision"})
     added_later: ClassVar[frozenset[str]] = frozenset({"precision"})
 
+    computed_by: ClassVar[frozenset[str]] = frozenset({"torch", "transformers"})
+
     model: str = Field(min_length=1)
     revision: str = "main"
     precision: Precision = "fp32"
@@ -235,6 +267,13 @@ class TransformersConfig(BaseEncoderConfig):
     def weights_settings(self) -> dict[str, Any]:
         """The hub's commit, or the SHA-256 of each file of the folder."""
         return self.source().settings()
+
+    def origin(self) -> dict[str, Any]:
+        """The id on the hub, the revision asked for and the commit that it is; of a folder, its name."""
+        source = self.source()
+        if source.commit is None:
+            return {"model": Path(self.model).name}
+        return {"model": self.model, "revision": self.revision, "commit": source.commit}
 
 
 class VisionConfig(TransformersConfig):
@@ -267,53 +306,98 @@ class VisionConfig(TransformersConfig):
 
 
 class AudioConfig(TransformersConfig):
-    """A transformers speech model that reads waveforms (HuBERT, wav2vec2, WavLM...), 50 rows a second.
+    """A transformers speech model (HuBERT, wav2vec2, WavLM, data2vec-audio, Whisper's encoder), 50 rows a second.
 
     Attributes:
-        layers: The last hidden layer, or the mean or sum of the last four.
+        layers: Which hidden states; see `Layers`.
         frames_per_row: Rows of the model that are averaged into one, to keep stores of long clips small.
+        window_seconds: A longer clip is cut into equal windows that are described one by one, since attention's cost
+            grows with the square of the length. Whisper's own limit of 30 s holds too.
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.AUDIO})
+    added_later: ClassVar[frozenset[str]] = TransformersConfig.added_later | {"window_seconds"}
 
     type: Literal["transformers_audio"] = "transformers_audio"
     batch_size: int = Field(8, gt=0)
     layers: Layers = "last"
     frames_per_row: int = Field(1, gt=0)
+    window_seconds: float = Field(30.0, ge=1.0)
 
     def preparer(self) -> Preparer[Any]:
         """Load what comes before the network; see `BaseEncoderConfig.preparer`."""
-        from ecmf_pipeline.encoders.audio import AudioPreparer
+        from ecmf_pipeline.encoders.audio import audio_preparer
 
-        return AudioPreparer(self.source())
+        return audio_preparer(self)
 
     def build(self, device: str = "auto") -> Encoder[Any]:
         """Load the encoder; see `BaseEncoderConfig.build`."""
-        from ecmf_pipeline.encoders.audio import AudioEncoder
+        from ecmf_pipeline.encoders.audio import audio_encoder
 
-        return AudioEncoder(self, device)
+        return audio_encoder(self, device)
 
 
 class TextConfig(TransformersConfig):
-    """A transformers text model (BERT, sentence embeddings, a decoder LM...), one row a clip.
-
-    The row is pooled from the tokens as a sentence-transformers folder says, else it is their mean.
+    """A transformers text model (BERT, sentence embeddings, a decoder LLM...), one row a clip.
 
     Attributes:
-        inputs: Which transcript is embedded: the original, the LLM-enriched one, or both (side by side, so twice as
-            wide).
+        inputs: Which transcript is embedded: ``original``, ``enriched`` (by the LLM), ``translation`` (the words in the
+            corpus' other language), ``both`` (the first two), or a list of some. The rows of several stand side by
+            side. A clip that lacks one of them is absent from the text branch.
         max_tokens: Tokens after which a text is cut off; the model's own limit holds too.
-        layers: The last hidden layer, or the mean or sum of the last four.
+        layers: Which hidden states; see `Layers`.
+        token_pool: How a text's tokens become one row. ``auto``: as a sentence-transformers folder says, else their
+            mean; or their ``mean``, their ``max``, the first (``cls``) or the ``last``.
+        special_tokens: Whether tokens that the tokenizer puts around a text ([CLS], [SEP], <s>...) count in a mean or
+            maximum, and may be the last.
+        gguf_file: The GGUF file in the model's folder whose weights are loaded, unquantised; empty: safetensors.
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.TEXT})
+    added_later: ClassVar[frozenset[str]] = TransformersConfig.added_later | {
+        "token_pool",
+        "special_tokens",
+        "gguf_file",
+    }
+
+    computed_by: ClassVar[frozenset[str]] = frozenset({"torch", "transformers", "tokenizers"})
 
     type: Literal["transformers_text"] = "transformers_text"
     batch_size: int = Field(32, gt=0)
     model: str = Field(str(MODELS / "minilm"), min_length=1)
-    inputs: Literal["original", "enriched", "both"] = "original"
+    inputs: TextColumn | Literal["both"] | tuple[TextColumn, ...] = "original"
     max_tokens: int = Field(256, gt=0)
     layers: Layers = "last"
+    token_pool: TokenPool = "auto"
+    special_tokens: bool = True
+    gguf_file: str = ""
+
+    @field_validator("inputs")
+    @classmethod
+    def _told_one_way(cls, inputs: str | tuple[TextColumn, ...]) -> str | tuple[TextColumn, ...]:
+        """A list that says the same as a word becomes the word: same numbers, same fingerprint."""
+        if isinstance(inputs, str):
+            return inputs
+        if not inputs or len(set(inputs)) < len(inputs):
+            raise ValueError("name one transcript or several different ones")
+        if inputs == _COLUMNS_OF["both"]:
+            return "both"
+        return inputs[0] if len(inputs) == 1 else inputs
+
+    @model_validator(mode="after")
+    def _cls_is_special(self) -> Self:
+        if self.token_pool == "cls" and not self.special_tokens:
+            raise ValueError("token_pool cls is the row of a special token: leave special_tokens true")
+        return self
+
+    def source(self) -> ModelSource:
+        """Where the model is loaded from; see `TransformersConfig.source`."""
+        return locate(self.model, self.revision, self.gguf_file or "config.json")
+
+    @property
+    def text_columns(self) -> tuple[TextColumn, ...]:
+        """The transcripts that stand side by side in a row."""
+        return _columns(self.inputs)
 
     def preparer(self) -> Preparer[Any]:
         """Load what comes before the network; see `BaseEncoderConfig.preparer`."""
@@ -326,6 +410,28 @@ class TextConfig(TransformersConfig):
         from ecmf_pipeline.encoders.text import TextEncoder
 
         return TextEncoder(self, device)
+
+
+_COLUMNS_OF: Mapping[str, tuple[TextColumn, ...]] = {
+    "original": ("original",),
+    "enriched": ("enriched",),
+    "translation": ("translation",),
+    "both": ("original", "enriched"),
+}
+
+
+def _columns(inputs: str | Sequence[TextColumn]) -> tuple[TextColumn, ...]:
+    return _COLUMNS_OF[inputs] if isinstance(inputs, str) else tuple(inputs)
+
+
+def text_columns(settings: Mapping[str, Any]) -> tuple[TextColumn, ...]:
+    """The transcripts that a store's features were computed from, told by its settings."""
+    encoder = settings.get("encoder")
+    if not isinstance(encoder, Mapping):
+        return DEFAULT_TEXT_COLUMNS
+    if members := encoder.get("members"):  # of several encoders side by side
+        return tuple(dict.fromkeys(column for member in members for column in text_columns({"encoder": member})))
+    return _columns(encoder["inputs"]) if "inputs" in encoder else DEFAULT_TEXT_COLUMNS
 
 
 class ImportedConfig(BaseEncoderConfig):

@@ -8,7 +8,7 @@ personal use under its own licence; whoever needs another licence names another 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import opensmile
@@ -35,6 +35,10 @@ class EgemapsPreparer(Preparer[NDArray[np.float32]]):
         """D: 88."""
         return len(self._smile.feature_names)
 
+    def described(self) -> dict[str, Any]:
+        """The rate, and what openSMILE computes."""
+        return {"sample_rate": SAMPLE_RATE, "feature_set": "eGeMAPSv02", "feature_level": "functionals"}
+
     def prepare(self, view: NDArray[np.float32]) -> NDArray[np.float32]:
         """The functionals of mono samples at 16 kHz, (1, 88); (0, 88) where openSMILE finds no finite answer."""
         nothing = np.zeros((0, self.dim), np.float32)
@@ -50,7 +54,8 @@ class EgemapsEncoder(Encoder[NDArray[np.float32]]):
     Silence is described like any other sound: its functionals are finite.
     """
 
-    dtype: ClassVar[str] = "float32"  # formant frequencies and bandwidths need more than float16's three digits
+    is_clip_level = True
+    dtype = "float32"  # formant frequencies and bandwidths need more than float16's three digits
     preparer: EgemapsPreparer
 
     def __init__(self, config: EgemapsConfig) -> None:

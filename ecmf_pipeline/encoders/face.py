@@ -91,6 +91,10 @@ class MiniXceptionPreparer(Preparer[FaceTrack]):
         """Free the native landmarker."""
         self._reader.close()
 
+    def described(self) -> dict[str, Any]:
+        """What the mini-Xception sees of a crop; the landmarker sees all of it."""
+        return {"face_scale": self._face_scale, "side": xception.SIDE, "grey": True}
+
     def prepare(self, view: FaceTrack) -> PreparedFaces:
         """The crops in which a face is found."""
         shapes = [self._reader.read(crop) for crop in view.crops]

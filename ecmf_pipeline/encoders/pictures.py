@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,11 @@ class PicturePreparer(Preparer[Any]):
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
+
+    def described(self) -> dict[str, Any]:
+        """How pictures become the network's input."""
+        values = asdict(self.preprocessing)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def prepare(self, view: Any) -> NDArray[np.uint8]:
         """Pictures of the network's size, uint8 (T, 3, S, S)."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from typing import Any, TypeVar
 
 import torch
@@ -22,8 +24,13 @@ _UNUSED_PARAMETERS = ("pooler", "mask_token", "masked_spec_embed")
 """Parts that checkpoints often lack and frozen features do not need: a pooler that lacks weights is not used."""
 
 
-def load_model(source: ModelSource) -> tuple[Any, bool]:
+def load_model(source: ModelSource, kind: Any = AutoModel, **options: Any) -> tuple[Any, bool]:
     """Load a model in float32 and eval mode, on the CPU.
+
+    Args:
+        source: Where it is loaded from.
+        kind: The transformers class whose weights are loaded; the others in the file are left there.
+        options: More that its ``from_pretrained`` is to know.
 
     Returns:
         The model, and whether its pooler, if it has one, was trained.
@@ -34,7 +41,10 @@ def load_model(source: ModelSource) -> tuple[Any, bool]:
     """
     model, report = load_part(
         source,
-        lambda name, **where: AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **where),
+        kind.from_pretrained,
+        dtype=torch.float32,
+        output_loading_info=True,
+        **options,
     )
     missing = {*report["missing_keys"], *(str(key) for key in report.get("mismatched_keys", ()))}
     if needed := sorted(key for key in missing if not any(part in key for part in _UNUSED_PARAMETERS)):
@@ -43,13 +53,18 @@ def load_model(source: ModelSource) -> tuple[Any, bool]:
     return model, not any("pooler" in key for key in missing)
 
 
-def load_part(source: ModelSource, load: Callable[..., Loaded]) -> Loaded:
+def load_part(source: ModelSource, load: Callable[..., Loaded], **options: Any) -> Loaded:
     """Call a ``from_pretrained`` for the very commit of ``source``; no code that comes with a model is run.
+
+    Args:
+        source: Where it is loaded from.
+        load: The ``from_pretrained``.
+        options: More that it is to know.
 
     Raises:
         ModelError: When it cannot be loaded.
     """
-    where: dict[str, Any] = {"trust_remote_code": False}
+    where: dict[str, Any] = {"trust_remote_code": False, **options}
     if source.commit:
         where |= {"revision": source.commit, "cache_dir": hub_cache()}
     try:
@@ -93,12 +108,16 @@ def check_layers(source: ModelSource, model: Any, layers: Layers) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars or load reports: what a report would warn of is checked here, and is an error."""
+    """No progress bars or load reports: what a report would warn of is checked here, and is an error.
+
+    The bars of the GGUF reader have no switch: standard error is kept back unless it is a terminal.
+    """
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        yield
+        with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
+            yield
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:

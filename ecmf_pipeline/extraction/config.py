@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Sequence
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ecmf_pipeline.clips import Modality
 from ecmf_pipeline.config import Config
+
+
+def _names(value: object) -> object:
+    if isinstance(value, str) and value:
+        return value
+    names = list(value) if isinstance(value, list | tuple) else []
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError("name an entry under `encoders`, or a list of several")
+    if len(set(names)) < len(names):
+        raise ValueError("an encoder is named twice")
+    return names
+
+
+EncoderNames = Annotated[str | tuple[str, ...], BeforeValidator(_names)]
+"""An entry under ``encoders``, or several whose rows stand side by side."""
 
 
 class ExtractConfig(Config):
     """Which encoder serves which modality, and how the loop runs.
 
     Attributes:
-        encoders: For each modality in use, the name of an entry under ``encoders``. A modality that is left out is not
-            used anywhere.
+        encoders: For each modality in use, the name of an entry under ``encoders``, or a list of names: their rows then
+            stand side by side. A modality that is left out is not used anywhere.
         batch_size: Clips decoded and encoded together; more need more memory. A batch is durable as soon as it is done:
             it is what a crash costs each worker at most.
         part_size: Clips that stand together in one part of a store.
@@ -31,7 +47,7 @@ class ExtractConfig(Config):
             quarantined.
     """
 
-    encoders: dict[Modality, str] = Field(
+    encoders: dict[Modality, EncoderNames] = Field(
         default={
             Modality.GLOBAL: "efficientnet_lite0",
             Modality.FACE: "mini_xception",
@@ -53,3 +69,8 @@ class ExtractConfig(Config):
         if self.openers and self.workers == 0:
             raise ValueError("openers: there are none without workers (workers: 0)")
         return self
+
+    def names_of(self, modality: Modality) -> Sequence[str]:
+        """The encoders of a modality in use, in the order of their columns."""
+        names = self.encoders[modality]
+        return [names] if isinstance(names, str) else names

@@ -9,7 +9,13 @@ from typing import Any
 
 from ecmf_pipeline.clips import Clip, Modality
 from ecmf_pipeline.encoders.base import ClipText
-from ecmf_pipeline.encoders.config import BaseEncoderConfig, ImportedConfig, settings_of_imported
+from ecmf_pipeline.encoders.config import (
+    DEFAULT_TEXT_COLUMNS,
+    BaseEncoderConfig,
+    ImportedConfig,
+    settings_of_imported,
+    text_columns,
+)
 from ecmf_pipeline.errors import MissingInput
 from ecmf_pipeline.faces import FaceConfig
 from ecmf_pipeline.files import fingerprint, sha256_text
@@ -80,19 +86,25 @@ def frames_of(encoder: BaseEncoderConfig, media: MediaConfig) -> Frames:
     return media.frames if own is None else own
 
 
-def input_digests(modality: Modality, clips: Sequence[Clip], texts: Mapping[str, ClipText]) -> dict[str, str]:
+def input_digests(
+    modality: Modality,
+    clips: Sequence[Clip],
+    texts: Mapping[str, ClipText],
+    columns: Sequence[str] = DEFAULT_TEXT_COLUMNS,
+) -> dict[str, str]:
     """Digest of each clip's input to a modality; clips without such an input are left out.
 
     Args:
         modality: Which branch.
         clips: The manifest.
-        texts: Original and enriched transcripts by clip id (the text branch alone reads them).
+        texts: Transcripts by clip id (the text branch alone reads them).
+        columns: Those that its encoder reads: a clip that lacks one of them is left out.
     """
     if modality is Modality.TEXT:
         return {
-            clip.clip_id: text_digest(texts[clip.clip_id])
+            clip.clip_id: text_digest(texts[clip.clip_id], columns)
             for clip in clips
-            if clip.clip_id in texts and texts[clip.clip_id].original.strip()
+            if clip.clip_id in texts and texts[clip.clip_id].having(columns)
         }
     if modality is Modality.AUDIO:
         return {clip.clip_id: clip.digest for clip in clips if clip.has_audio}
@@ -100,7 +112,11 @@ def input_digests(modality: Modality, clips: Sequence[Clip], texts: Mapping[str,
 
 
 def present_digests(
-    modality: Modality, clips: Sequence[Clip], texts: Mapping[str, ClipText], store: FeatureStore | None
+    modality: Modality,
+    clips: Sequence[Clip],
+    texts: Mapping[str, ClipText],
+    store: FeatureStore | None,
+    columns: Sequence[str] = DEFAULT_TEXT_COLUMNS,
 ) -> dict[str, str]:
     """Digest of the row of each clip that counts in a store; clips without the modality are left out.
 
@@ -110,18 +126,22 @@ def present_digests(
     Args:
         modality: Which branch.
         clips: The manifest.
-        texts: Original and enriched transcripts by clip id.
+        texts: Transcripts by clip id.
         store: The features asked for; None where there are none yet.
+        columns: The transcripts that the encoder reads, where there is no store that says so.
     """
-    if store is None or not settings_of_imported(store.settings):
-        return input_digests(modality, clips, texts)
+    if store is None:
+        return input_digests(modality, clips, texts, columns)
+    if not settings_of_imported(store.settings):
+        return input_digests(modality, clips, texts, text_columns(store.settings))
     newest = store.newest()
     return {clip.clip_id: newest[clip.clip_id] for clip in clips if clip.clip_id in newest}
 
 
-def text_digest(text: ClipText) -> str:
-    """Digest of a clip's transcripts."""
-    return sha256_text(f"{text.original}\0{text.enriched}")
+def text_digest(text: ClipText, columns: Sequence[str] = DEFAULT_TEXT_COLUMNS) -> str:
+    """Digest of a clip's transcripts; the translation counts where it is among the ``columns`` that are read."""
+    words = f"{text.original}\0{text.enriched}"
+    return sha256_text(f"{words}\0{text.translation}" if "translation" in columns else words)
 
 
 def plan_branch(
@@ -140,7 +160,7 @@ def plan_branch(
     Args:
         modality: Which branch.
         clips: The manifest.
-        texts: Original and enriched transcripts by clip id.
+        texts: Transcripts by clip id.
         encoder: The modality's encoder.
         settings: What `branch_settings` says.
         root: The store.
@@ -158,7 +178,7 @@ def plan_branch(
             f"run `ecmf-pipe store import PATH --modality {modality.value} --encoder {encoder.name}`, or `dvc pull` if "
             "a colleague did",
         )
-    digests = present_digests(modality, clips, texts, store)
+    digests = present_digests(modality, clips, texts, store, encoder.text_columns)
     quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=key)
     quarantine.keep_only(digests)
     if retry_quarantined:

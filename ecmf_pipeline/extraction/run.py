@@ -72,7 +72,7 @@ def extract(
     Args:
         branches: What `plan_branch` planned while their stores were held.
         clips: The manifest.
-        texts: Original and enriched transcripts by clip id.
+        texts: Transcripts by clip id.
         writers: What `writing` gave.
         corpus_root: What the clips' paths are relative to.
         media: How clips are sampled.

@@ -15,6 +15,7 @@ from ecmf_pipeline.errors import ClipError, FeaturesNotFinite, NothingToEncode
 from ecmf_pipeline.extraction.gpus import see_no_gpu, see_one_gpu
 from ecmf_pipeline.extraction.opening import ClipToExtract, ExtractOpener, OpenedClip, OpenedView
 from ecmf_pipeline.extraction.plan import frames_of
+from ecmf_pipeline.extraction.provenance import library_versions, provenance_of
 from ecmf_pipeline.faces import FaceConfig
 from ecmf_pipeline.media import MediaConfig
 from ecmf_pipeline.memory import want_of_memory
@@ -88,11 +89,19 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
         self._plan = plan
         self._exits = ExitStack()
         self._encoders: dict[Modality, Encoder[Any]] = {}
+        self._versions: dict[Modality, dict[str, str]] = {}
         for modality, branch in plan.branches.items():
             encoder = branch.encoder.build(plan.device)
             self._exits.callback(encoder.close)
             self._encoders[modality] = encoder
-            create_settings_group(branch.root, branch.settings, dim=encoder.dim, dtype=encoder.dtype)
+            self._versions[modality] = library_versions(modality, branch.encoder, plan.media)
+            create_settings_group(
+                branch.root,
+                branch.settings,
+                dim=encoder.dim,
+                dtype=encoder.dtype,
+                provenance=provenance_of(branch.encoder, encoder, self._versions[modality]),
+            )
         # Where openers open, a worker does so for suspects alone: the face detector is loaded when one comes.
         self._opener = None if plan.is_staged else self._new_opener()
 
@@ -137,4 +146,5 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
         if not can_hold(encoding.values, dtype):
             return FeaturesNotFinite(f"the features hold NaN or exceed {dtype}")
         side = {name: array[encoding.kept] for name, array in view.side.items()}
-        return FeatureRow(item.clip.clip_id, item.digests[modality], encoding.values.astype(dtype), side)
+        values = encoding.values.astype(dtype)
+        return FeatureRow(item.clip.clip_id, item.digests[modality], values, side, self._versions[modality])

@@ -88,6 +88,9 @@ class ReportInput:
         coverage: For each modality, how many clips are ``done``, ``absent``, ``quarantined``, ``missing``.
         encoders: For each modality, the settings of its feature store.
         dims: For each modality, D.
+        provenance: For each modality, where its features come from; see docs/store.md. None where a store is silent.
+        computed_with: For each modality, the combinations of library versions that computed its rows; an empty one
+            stands for rows of which nobody knows.
         evaluate: The metrics of the `evaluate` stage; see `evaluation.Evaluation`.
         predictions: One entry a predicted clip.
         refined: One entry a clip that refinement looked at; empty when it did not run.
@@ -103,6 +106,8 @@ class ReportInput:
     coverage: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     encoders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     dims: Mapping[str, int] = field(default_factory=dict)
+    provenance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    computed_with: Mapping[str, Sequence[Mapping[str, str]]] = field(default_factory=dict)
     evaluate: Mapping[str, Any] | None = None
     predictions: Sequence[PredictedClip] = ()
     refined: Sequence[LabelDecision] = ()

@@ -77,6 +77,8 @@ def run() -> None:
         },
         encoders={modality.value: store.settings for modality, store in stores.items()},
         dims={modality.value: store.dim for modality, store in stores.items() if store.dim is not None},
+        provenance={modality.value: store.provenance for modality, store in stores.items() if store.provenance},
+        computed_with={modality.value: store.versions() for modality, store in stores.items()},
         evaluate=read_json(layout.METRICS / "evaluate.json", made_by="evaluate"),
         predictions=list(_predicted(PredictionTable.read(layout.deployed_predictions("refined")))),
         refined=list(_decisions()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ CONVOLUTIONS = {
     "num_conv_pos_embeddings": 16,
     "num_conv_pos_embedding_groups": 2,
 }
+
+
+_WHISPER_HALF = {"layers": 4, "attention_heads": 2, "ffn_dim": 48}
 
 
 def _save_vision(folder: Path) -> None:
@@ -60,6 +64,27 @@ def _save_audio(folder: Path) -> None:
         model.save_pretrained(folder / name)
         extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=norm == "layer")
         extractor.save_pretrained(folder / name)
+    stable = transformers.HubertConfig(**SMALL, **CONVOLUTIONS, feat_extract_norm="layer", do_stable_layer_norm=True)
+    transformers.HubertModel(stable).save_pretrained(folder / "hubert_large")
+    convolutions = {name: size for name, size in CONVOLUTIONS.items() if name.startswith("conv")}
+    data2vec = transformers.Data2VecAudioConfig(
+        **SMALL, **convolutions, conv_pos_kernel_size=5, num_conv_pos_embeddings=3, num_conv_pos_embedding_groups=2
+    )
+    transformers.Data2VecAudioModel(data2vec).save_pretrained(folder / "data2vec")
+    for name in ("hubert_large", "data2vec"):
+        transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder / name)
+    _save_whisper(folder / "whisper")
+
+
+def _save_whisper(folder: Path) -> None:
+    """A Whisper whose windows last two seconds, saved as it is published: with decoder and head."""
+    layers = {f"{half}_{what}": size for half in ("encoder", "decoder") for what, size in _WHISPER_HALF.items()}
+    tokens = {"vocab_size": 9, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    config = transformers.WhisperConfig(
+        **layers, **tokens, d_model=32, num_mel_bins=16, max_source_positions=100, max_target_positions=8
+    )
+    transformers.WhisperForConditionalGeneration(config).save_pretrained(folder)
+    transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=2).save_pretrained(folder)
 
 
 def _save_text(folder: Path) -> None:
@@ -79,6 +104,9 @@ def _save_text(folder: Path) -> None:
     for name in ("bert", "sentence"):
         transformers.BertModel(transformers.BertConfig(**sizes)).save_pretrained(folder / name)
         wrapped.save_pretrained(folder / name)
+    roberta = transformers.RobertaConfig(**sizes, pad_token_id=0)
+    transformers.RobertaModel(roberta).save_pretrained(folder / "roberta")
+    wrapped.save_pretrained(folder / "roberta")
     modules = [
         {"type": f"sentence_transformers.models.{kind}", "path": path}
         for kind, path in (("Transformer", ""), ("Pooling", "1_Pooling"))
@@ -157,3 +185,16 @@ def refuses_hub(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Any]]:
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     return lambda: asked
+
+
+@pytest.fixture
+def altered(tiny: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of a tiny model with values of one of its JSON files replaced."""
+
+    def alter(name: str, file: str = "config.json", **values: Any) -> Path:
+        folder = tmp_path / name
+        shutil.copytree(tiny / name, folder, dirs_exist_ok=True)
+        (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text()), **values}))
+        return folder
+
+    return alter
