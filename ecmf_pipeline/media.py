@@ -11,13 +11,13 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ecmf_pipeline.config import Config
+from ecmf_pipeline.config import Config, Frames
 from ecmf_pipeline.errors import NoAudioStream, NoVideoStream, SilentAudio, TooManyPictures, UnreadableMedia
 
 SAMPLE_RATE = 16_000
@@ -25,9 +25,6 @@ SAMPLE_RATE = 16_000
 
 
 _MOST_BYTES = 2**30
-
-Frames = Annotated[int, Field(gt=0)] | Literal["all"]
-"""Pictures of a clip that an encoder reads."""
 
 
 class MediaConfig(Config):

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from skimage import data
 
 from ecmf_pipeline.clips import Clip, ClipId, Modality
+from ecmf_pipeline.config import Frames
 from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding, Preparer
 from ecmf_pipeline.encoders.config import (
     BaseEncoderConfig,
@@ -32,7 +33,7 @@ from ecmf_pipeline.extraction.plan import Branch, branch_settings, plan_branch, 
 from ecmf_pipeline.extraction.run import extract, writing
 from ecmf_pipeline.faces import FaceConfig, FaceTrack
 from ecmf_pipeline.files import sha256_file, sha256_text
-from ecmf_pipeline.media import Frames, MediaConfig, Sampling, read_frames
+from ecmf_pipeline.media import MediaConfig, Sampling, read_frames
 from ecmf_pipeline.quarantine import Quarantine
 from ecmf_pipeline.store import FeatureStore
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from ecmf_pipeline.clips import Modality
+from ecmf_pipeline.config import Frames
 from ecmf_pipeline.encoders.config import BaseEncoderConfig, EncoderConfig, ImportedConfig, TextColumn
-from ecmf_pipeline.media import Frames
 
 if TYPE_CHECKING:
     from ecmf_pipeline.encoders.base import Encoder, Preparer

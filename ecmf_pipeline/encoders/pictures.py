@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -28,8 +27,7 @@ class PicturePreparer(Preparer[Any]):
 
     def described(self) -> dict[str, Any]:
         """How pictures become the network's input."""
-        values = asdict(self.preprocessing)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return self.preprocessing.values()
 
     def prepare(self, view: Any) -> NDArray[np.uint8]:
         """Pictures of the network's size, uint8 (T, 3, S, S)."""
@@ -47,6 +45,11 @@ class PictureEncoder(Encoder[Any]):
 
     preparer: PicturePreparer
     inference: Inference
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """See `Encoder.provenance`; the device beside."""
+        return {**super().provenance, "device": self.inference.device.type}
 
     def encode_prepared(self, prepared: Sequence[NDArray[np.uint8]]) -> list[Encoding]:
         """Encode prepared frames (or the crops of face tracks): (T, D) a clip."""

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.clips import Clip, Modality
+from ecmf_pipeline.config import Frames
 from ecmf_pipeline.encoders.base import ClipText, Prepared, Preparer
 from ecmf_pipeline.errors import ChangedSinceIndex, ClipError
 from ecmf_pipeline.faces import FaceConfig, FaceFinder, FaceTrack
-from ecmf_pipeline.media import Frames, MediaConfig, Sampling, read_audio, read_samplings
+from ecmf_pipeline.media import MediaConfig, Sampling, read_audio, read_samplings
 from ecmf_pipeline.memory import want_of_memory
 from ecmf_pipeline.runner import Opener, Target
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline.clips import Clip, Modality
+from ecmf_pipeline.config import Frames
 from ecmf_pipeline.encoders.base import ClipText
 from ecmf_pipeline.encoders.config import (
     DEFAULT_TEXT_COLUMNS,
@@ -19,7 +20,7 @@ from ecmf_pipeline.encoders.config import (
 from ecmf_pipeline.errors import MissingInput
 from ecmf_pipeline.faces import FaceConfig
 from ecmf_pipeline.files import fingerprint, sha256_text
-from ecmf_pipeline.media import SAMPLE_RATE, Frames, MediaConfig, resolved_reader
+from ecmf_pipeline.media import SAMPLE_RATE, MediaConfig, resolved_reader
 from ecmf_pipeline.quarantine import Quarantine
 from ecmf_pipeline.store import FeatureStore, has_fingerprint
 
