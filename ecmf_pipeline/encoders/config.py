@@ -249,10 +249,10 @@ class VisionConfig(TransformersConfig):
     Attributes:
         layers: The last hidden layer, the mean or sum of the last four, or the mean of those named. ``last`` is what
             the model returns as its last hidden state, often after a norm that the numbered states lack.
-        token_pool: What the row is made of: ``cls`` the class token; ``mean`` of the tokens of patches, class and register
-            tokens left out; ``pooler`` the model's own pooled output; ``projection`` the image embedding that CLIP and
-            SigLIP compare with texts; ``auto`` the pooler where the layer is the last and weights hold one, else the
-            first token (SigLIP, which has no class token: the mean).
+        token_pool: What the row is made of: ``cls`` the class token; ``mean`` of the tokens of patches, class and
+            register tokens left out; ``pooler`` the model's own pooled output; ``projection`` the image embedding that
+            CLIP and SigLIP compare with texts; ``auto`` the pooler where the layer is the last and weights hold one,
+            else the first token (SigLIP, which has no class token: the mean).
         resolution: Side of the square that the model sees, a multiple of its patches; positions are interpolated. None:
             as its own image processor says.
         frames: Pictures of a clip that it reads; None: as ``media.frames`` says.
