@@ -20,6 +20,8 @@ from ecmf_pipeline.files import fingerprint
 from ecmf_pipeline.params import Params
 from ecmf_pipeline.texts import read_texts
 
+_MEASURED = 4 * TRIAL_CLIPS
+
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
@@ -90,7 +92,9 @@ def check_corpus(params: Params, ahead: Ahead) -> Check:
 
 
 def measured_clips(ahead: Ahead, folder: Path, clip_timeout: float) -> tuple[list[Clip], Sequence[Quarantined]]:
-    """A few clips with a file, evenly spread over the corpus, measured as `index` does.
+    """Some clips with a file, evenly spread over the corpus, measured as `index` does.
+
+    More than are tried, for some may lack what a modality reads.
 
     Args:
         ahead: The corpus.
@@ -100,7 +104,7 @@ def measured_clips(ahead: Ahead, folder: Path, clip_timeout: float) -> tuple[lis
     Returns:
         The clips, and those of them whose file cannot be read.
     """
-    chosen = spread([clip for clip in ahead.listing.clips if clip.path], TRIAL_CLIPS)
+    chosen = spread([clip for clip in ahead.listing.clips if clip.path], _MEASURED)
     listing = replace(ahead.listing, clips=tuple(chosen))
     found = index_corpus(listing, folder / "index.json", workers=1, clip_timeout=clip_timeout)
     return list(found.clips), found.quarantined

@@ -13,14 +13,15 @@ from ecmf_pipeline.clips import Modality
 from ecmf_pipeline.doctor.checks import Check, State, duration, exit_code
 from ecmf_pipeline.doctor.corpus import Ahead, check_corpus, look_ahead, measured_clips, spoken_clips
 from ecmf_pipeline.doctor.models import Loaded, check_device, check_encoders, check_weights, workers_of
-from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, Answers, Trial, ask_llm, try_extraction
+from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, Answers, Trial, ask_llm, spread, try_extraction
 from ecmf_pipeline.errors import EcmfError
+from ecmf_pipeline.extraction.plan import input_digests
 from ecmf_pipeline.params import Params, load_params
 from ecmf_pipeline.progress import say
 from ecmf_pipeline.words import counted, size
 
 _LLM_TEXTS = 2 * TRIAL_CLIPS
-"""Two batches: the first one's time is that of loading."""
+_LOADING = " (loading included)"
 
 
 def run(*, as_json: bool = False) -> int:
@@ -85,7 +86,8 @@ def _check_llm(params: Params, ahead: Ahead, folder: Path, answers: list[Answers
     workers = max(1, params.llm.workers or 1)
     total = seconds * unasked / workers
     message = (
-        f"{params.llm.model} answers, {duration(seconds)} a text; {counted(unasked, 'text')} to ask: {duration(total)}"
+        f"{params.llm.model} answers, {duration(seconds)} a text{_LOADING if asked.includes_loading else ''}; "
+        f"{counted(unasked, 'text')} to ask: {duration(total)}"
     )
     figures = {"seconds_a_text": seconds, "missing": unasked, "projected_seconds": total, "failed": asked.failed}
     if asked.failed:
@@ -124,7 +126,9 @@ def _check_trial(
         if modality is Modality.TEXT and not texts:
             yield Check(name, State.OK, "not tried: the LLM gave no texts, see above")
             continue
-        chosen = spoken if modality is Modality.TEXT else clips
+        columns = params.encoder_of(modality).text_columns
+        having = input_digests(modality, spoken if modality is Modality.TEXT else clips, texts, columns)
+        chosen = spread([clip for clip in (*clips, *spoken) if having.pop(clip.clip_id, "")], TRIAL_CLIPS)
         try:
             trial = try_extraction(params, modality, encoder.settings, chosen, texts, folder)
         except EcmfError as error:
@@ -146,13 +150,12 @@ def projected(name: str, trial: Trial, missing: int, workers: int) -> Check:
         workers: How many will work side by side.
     """
     if trial.seconds is None:
-        return Check(
-            name, State.WARNING, f"none of {counted(trial.absent, 'clip')} has such an input: nothing was tried"
-        )
+        return Check(name, State.WARNING, "none of the clips looked at has such an input: nothing was tried")
     total = trial.seconds * missing / workers
     done = trial.tried - len(trial.failed)
     message = (
-        f"{done} of {counted(trial.tried, 'clip')}, {duration(trial.seconds)} each; "
+        f"{done} of {counted(trial.tried, 'clip')}, "
+        f"{duration(trial.seconds)} each{_LOADING if trial.includes_loading else ''}; "
         f"{missing} to do by {counted(workers, 'worker')}: {duration(total)}"
     )
     figures: dict[str, Any] = {

@@ -33,6 +33,11 @@ class TimedEngine:
                 self._finished.append((time.perf_counter(), len(done.task.items)))
                 yield done
 
+    @property
+    def includes_loading(self) -> bool:
+        """Whether there was but one batch, so that loading the models cannot be told from working."""
+        return len(self._finished) == 1
+
     def seconds_an_item(self) -> float | None:
         """Seconds for one item. Those of the first batch are left out, for a worker loads its models before it.
 

@@ -25,7 +25,6 @@ from ecmf_pipeline.runner.machine import usable_cores
 from ecmf_pipeline.store import FeatureStore, has_fingerprint
 
 TRIAL_CLIPS = 4
-_TEXTS_A_BATCH = 4
 
 Anything = TypeVar("Anything")
 
@@ -40,6 +39,7 @@ class Trial:
         failed: Clips that failed: id, reason, message.
         seconds: Seconds a clip, with one worker of one thread; None where nothing was tried.
         bytes_a_clip: Bytes of features a clip that has some; None where none has.
+        includes_loading: Whether the time is that of a single clip and of loading the models.
     """
 
     tried: int
@@ -47,6 +47,7 @@ class Trial:
     failed: Sequence[tuple[str, str, str]]
     seconds: float | None
     bytes_a_clip: float | None
+    includes_loading: bool = False
 
 
 def spread(items: Sequence[Anything], count: int) -> list[Anything]:
@@ -100,7 +101,12 @@ def try_extraction(
             )
     failed = [(entry.clip_id, entry.reason, entry.message) for entry in branch.quarantine]
     return Trial(
-        len(branch.todo), branch.absent, failed, engine.seconds_an_item(), _bytes_a_clip(root, branch.fingerprint)
+        len(branch.todo),
+        branch.absent,
+        failed,
+        engine.seconds_an_item(),
+        _bytes_a_clip(root, branch.fingerprint),
+        engine.includes_loading,
     )
 
 
@@ -120,11 +126,13 @@ class Answers:
         texts: The transcripts, original and enriched, by clip id.
         failed: How many the LLM could not be asked about.
         seconds: Seconds a text, in batches of a few.
+        includes_loading: Whether the time is that of a single text and of loading the model.
     """
 
     texts: Mapping[str, ClipText]
     failed: int
     seconds: float | None
+    includes_loading: bool
 
 
 def ask_llm(params: Params, clips: Sequence[Clip], labels: Sequence[str], folder: Path) -> Answers:
@@ -140,7 +148,8 @@ def ask_llm(params: Params, clips: Sequence[Clip], labels: Sequence[str], folder
         ModelError: When the model cannot be loaded.
     """
     books = ScoreBooks("doctor", folder / "scores", folder / ".scores.spool", folder / "llm.csv")
-    config: LlmConfig = params.llm.model_copy(update={"batch_size": _TEXTS_A_BATCH, "max_quarantined": 1.0})
+    two_batches = (len(clips) + 1) // 2  # the first one's time is that of loading, too
+    config: LlmConfig = params.llm.model_copy(update={"batch_size": two_batches, "max_quarantined": 1.0})
     engine = TimedEngine(LocalProcesses(1, config.clip_timeout, threads=usable_cores()))
     answers = scored(
         {clip.clip_id: clip.transcript for clip in clips},
@@ -157,4 +166,4 @@ def ask_llm(params: Params, clips: Sequence[Clip], labels: Sequence[str], folder
     for clip, row in zip(clips, probs, strict=True):
         enriched = enrich(clip.transcript, row, labels, prompt=prompt, config=params.rewrite)
         texts[clip.clip_id] = ClipText(clip.transcript, enriched, clip.translation)
-    return Answers(texts, answers.quarantined, engine.seconds_an_item())
+    return Answers(texts, answers.quarantined, engine.seconds_an_item(), engine.includes_loading)

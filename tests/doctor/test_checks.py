@@ -63,7 +63,7 @@ def test_a_clip_that_fails_is_named_with_its_reason():
 def test_where_no_clip_has_such_an_input_nothing_is_projected():
     check = projected("trial audio", Trial(0, 4, [], None, None), missing=10, workers=1)
     assert check.state is State.WARNING
-    assert "none of 4 clips" in check.message
+    assert "none of the clips looked at" in check.message
 
 
 @pytest.mark.parametrize(("free", "state"), [(10, State.FAILURE), (40, State.WARNING), (60, State.OK)])
