@@ -65,6 +65,7 @@ def _clip_rows(params: Params, clips: list[Clip]) -> Iterator[Row]:
             root=layout.features(modality),
             quarantine_path=layout.quarantine("extract", modality),
             fingerprint=expected_fingerprint(params, modality),
+            face_crops=params.faces.are_cut_already,
         )
         # Words that are not rewritten yet are missing, not absent.
         waiting = len(spoken) - done if modality is Modality.TEXT else 0

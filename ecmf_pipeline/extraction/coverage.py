@@ -38,6 +38,7 @@ def coverage(
     root: Path,
     quarantine_path: Path,
     fingerprint: str | None = None,
+    face_crops: bool = False,
 ) -> Coverage:
     """Count a modality's clips.
 
@@ -48,10 +49,11 @@ def coverage(
         root: The modality's store.
         quarantine_path: Its quarantine table.
         fingerprint: The settings whose features count; None for those in use.
+        face_crops: As for `plan.input_digests`, where there is no store that says so.
     """
     current = fingerprint or current_fingerprint(root)
     store = FeatureStore(root, current) if current and has_fingerprint(root, current) else None
-    digests = present_digests(modality, clips, texts, store)
+    digests = present_digests(modality, clips, texts, store, face_crops=face_crops)
     quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=current or "")
     done = store.held(digests) if store is not None else set()
     bad = {clip_id for clip_id, digest in digests.items() if quarantine.holds(clip_id, digest)} - done

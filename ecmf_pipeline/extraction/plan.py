@@ -11,7 +11,7 @@ from ecmf_pipeline.clips import Clip, Modality
 from ecmf_pipeline.encoders.base import ClipText
 from ecmf_pipeline.encoders.config import BaseEncoderConfig, ImportedConfig, settings_of_imported
 from ecmf_pipeline.errors import MissingInput
-from ecmf_pipeline.faces import FaceConfig
+from ecmf_pipeline.faces import FaceConfig, are_cut_already
 from ecmf_pipeline.files import fingerprint, sha256_text
 from ecmf_pipeline.media import SAMPLE_RATE, MediaConfig, resolved_reader
 from ecmf_pipeline.quarantine import Quarantine
@@ -64,18 +64,23 @@ def branch_settings(
         settings["media"] = {**media.model_dump(mode="json"), "reader": resolved_reader(media), "recipe": 3}
     if modality is Modality.FACE:
         settings["faces"] = faces.settings()
+        if faces.are_cut_already:
+            settings["media"] = {"frames": settings["media"]["frames"]}  # no video is read
     if modality is Modality.AUDIO:
         settings["media"] = {"sample_rate": SAMPLE_RATE}
     return settings
 
 
-def input_digests(modality: Modality, clips: Sequence[Clip], texts: Mapping[str, ClipText]) -> dict[str, str]:
+def input_digests(
+    modality: Modality, clips: Sequence[Clip], texts: Mapping[str, ClipText], *, face_crops: bool = False
+) -> dict[str, str]:
     """Digest of each clip's input to a modality; clips without such an input are left out.
 
     Args:
         modality: Which branch.
         clips: The manifest.
         texts: Original and enriched transcripts by clip id (the text branch alone reads them).
+        face_crops: Whether the face branch reads crops that come with the corpus, and no video.
     """
     if modality is Modality.TEXT:
         return {
@@ -85,11 +90,18 @@ def input_digests(modality: Modality, clips: Sequence[Clip], texts: Mapping[str,
         }
     if modality is Modality.AUDIO:
         return {clip.clip_id: clip.digest for clip in clips if clip.has_audio}
+    if modality is Modality.FACE and face_crops:
+        return {clip.clip_id: clip.face_digest for clip in clips if clip.face_digest}
     return {clip.clip_id: clip.digest for clip in clips if clip.has_video}
 
 
 def present_digests(
-    modality: Modality, clips: Sequence[Clip], texts: Mapping[str, ClipText], store: FeatureStore | None
+    modality: Modality,
+    clips: Sequence[Clip],
+    texts: Mapping[str, ClipText],
+    store: FeatureStore | None,
+    *,
+    face_crops: bool = False,
 ) -> dict[str, str]:
     """Digest of the row of each clip that counts in a store; clips without the modality are left out.
 
@@ -101,9 +113,12 @@ def present_digests(
         clips: The manifest.
         texts: Original and enriched transcripts by clip id.
         store: The features asked for; None where there are none yet.
+        face_crops: As for `input_digests`, where there is no store that says so.
     """
-    if store is None or not settings_of_imported(store.settings):
-        return input_digests(modality, clips, texts)
+    if store is None:
+        return input_digests(modality, clips, texts, face_crops=face_crops)
+    if not settings_of_imported(store.settings):
+        return input_digests(modality, clips, texts, face_crops=are_cut_already(store.settings))
     newest = store.newest()
     return {clip.clip_id: newest[clip.clip_id] for clip in clips if clip.clip_id in newest}
 
@@ -147,7 +162,7 @@ def plan_branch(
             f"run `ecmf-pipe store import PATH --modality {modality.value} --encoder {encoder.name}`, or `dvc pull` if "
             "a colleague did",
         )
-    digests = present_digests(modality, clips, texts, store)
+    digests = present_digests(modality, clips, texts, store, face_crops=are_cut_already(settings))
     quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=key)
     quarantine.keep_only(digests)
     if retry_quarantined:

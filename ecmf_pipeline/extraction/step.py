@@ -16,7 +16,7 @@ from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding
 from ecmf_pipeline.encoders.config import BaseEncoderConfig
 from ecmf_pipeline.errors import ChangedSinceIndex, ClipError, FeaturesNotFinite, NothingToEncode
 from ecmf_pipeline.extraction.gpus import see_one_gpu
-from ecmf_pipeline.faces import FaceConfig, FaceFinder, FaceTrack
+from ecmf_pipeline.faces import FaceConfig, FaceFinder, FaceTrack, read_openface
 from ecmf_pipeline.media import MediaConfig, read_audio, read_frames
 from ecmf_pipeline.memory import want_of_memory
 from ecmf_pipeline.runner import Outcome, Step, Target
@@ -114,7 +114,8 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
             self._exits.callback(encoder.close)
             self._encoders[modality] = encoder
             create_settings_group(branch.root, branch.settings, dim=encoder.dim, dtype=encoder.dtype)
-        self._faces = self._exits.enter_context(FaceFinder(plan.faces)) if Modality.FACE in plan.branches else None
+        is_finding = Modality.FACE in plan.branches and not plan.faces.are_cut_already
+        self._faces = self._exits.enter_context(FaceFinder(plan.faces)) if is_finding else None
 
     def close(self) -> None:
         """Free the native objects that encoders hold."""
@@ -125,7 +126,11 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
         opened = OpenedClip()
         if Modality.TEXT in item.digests:
             opened.views[Modality.TEXT] = item.text
-        if media := item.digests.keys() - {Modality.TEXT}:
+        elsewhere = {Modality.TEXT}
+        if self._plan.faces.are_cut_already and Modality.FACE in item.digests:
+            elsewhere.add(Modality.FACE)
+            opened.views[Modality.FACE] = self._face_crops(item.clip)
+        if media := item.digests.keys() - elsewhere:
             path = self._plan.corpus_root / item.clip.path
             if _has_changed(path, item.clip.bytes):
                 # Its features would be kept under the digest of what it was.
@@ -135,6 +140,16 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
                 with want_of_memory():
                     self._open_media(path, media, opened)
         return opened
+
+    def _face_crops(self, clip: Clip) -> FaceTrack | ClipError:
+        path = self._plan.corpus_root / clip.face_path
+        if _has_changed(path, clip.face_bytes):
+            return ChangedSinceIndex("the file of its face crops has changed since indexing: run `ecmf-pipe index`")
+        try:
+            with want_of_memory():
+                return read_openface(path, count=self._plan.media.frames, size=self._plan.faces.crop_size)
+        except ClipError as error:
+            return error
 
     def _open_media(self, path: Path, wanted: set[Modality], opened: OpenedClip) -> None:
         if Modality.AUDIO in wanted:
@@ -188,9 +203,8 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
         if modality is Modality.GLOBAL:
             side["times"] = opened.times[encoding.kept]
         if isinstance(view, FaceTrack):
-            side["times"] = opened.times[view.frames[encoding.kept]]
-            side["boxes"] = view.boxes[encoding.kept]
-            side["scores"] = view.scores[encoding.kept]
+            arrays = view.side_arrays(None if self._plan.faces.are_cut_already else opened.times)
+            side = {name: array[encoding.kept] for name, array in arrays.items()}
         return FeatureRow(item.clip.clip_id, item.digests[modality], encoding.values.astype(dtype), side)
 
 

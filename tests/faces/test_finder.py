@@ -7,18 +7,8 @@ import pytest
 from skimage import data
 
 from ecmf_pipeline.errors import ModelError, NoFaceFound
-from ecmf_pipeline.faces import CROP_MARGIN, Detection, FaceConfig, FaceFinder, crop_square, main_track
+from ecmf_pipeline.faces import CROP_MARGIN, FaceConfig, FaceFinder, crop_square
 from ecmf_pipeline.media import MediaConfig, read_frames
-
-
-@pytest.fixture(scope="module")
-def finder(models):
-    with FaceFinder(FaceConfig(detector=models / "face_landmarker" / "face_detector.tflite")) as found:
-        yield found
-
-
-def face(x: float, y: float = 40.0, side: float = 40.0, score: float = 0.9) -> Detection:
-    return Detection((x, y, side, side), score)
 
 
 def test_a_photograph_has_one_face_where_it_is(finder):
@@ -58,30 +48,6 @@ def test_a_missing_detector_says_what_to_do(tmp_path):
         FaceFinder(FaceConfig(detector=tmp_path / "none.tflite"))
     with pytest.raises(ModelError, match="ecmf-pipe models"):
         FaceConfig(detector=tmp_path / "none.tflite").settings()
-
-
-def test_a_listener_who_is_larger_for_a_moment_does_not_take_over():
-    speaker = [face(100 + i, side=50) for i in range(8)]
-    detections = [[one] for one in speaker]
-    detections[3].append(face(10, side=70))
-    steps = main_track(detections, height=200, width=300)
-    assert [index for index, _ in steps] == list(range(8))
-    assert all(found.box[2] == 50 for _, found in steps)
-
-
-def test_two_people_are_never_mixed():
-    left = [face(30 + i, side=40) for i in range(6)]
-    right = [face(220 - i, side=44) for i in range(6)]
-    order = [[left[i], right[i]] if i % 2 else [right[i], left[i]] for i in range(6)]
-    steps = main_track(order, height=200, width=300)
-    assert len({found.box[2] for _, found in steps}) == 1
-    assert len(steps) == 6
-
-
-def test_a_face_that_is_lost_for_some_frames_is_taken_up_again():
-    detections = [[face(100)], [], [], [face(104)], [face(106)]]
-    assert [index for index, _ in main_track(detections, height=200, width=300)] == [0, 3, 4]
-    assert main_track([[], []], height=200, width=300) == []
 
 
 def test_a_crop_beyond_the_edge_repeats_edge_pixels():
