@@ -38,6 +38,10 @@ class MediaConfig(Config):
     reader: Literal["auto", "decord", "pyav"] = "auto"
 
 
+_SAME_MOMENT = 2e-3
+"""Seconds; times are kept as float32, and a minute has 1/500,000 of a second to lose."""
+
+
 @dataclass(frozen=True, slots=True)
 class Media:
     """What was read of one clip.
@@ -71,6 +75,30 @@ def read_frames(path: Path, config: MediaConfig) -> tuple[NDArray[np.uint8], NDA
         raise NoVideoStream("the video stream holds no picture")
     indices = sample_indices(spans, config.frames)
     return reader.pictures(indices.tolist()), spans[indices, 0].astype(np.float32)
+
+
+def read_frames_at(path: Path, config: MediaConfig, times: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Read a clip's pictures that are shown from given moments on, as `read_frames` told them, uint8 (T, H, W, 3).
+
+    Args:
+        path: The clip.
+        config: The settings it was read with.
+        times: Increasing seconds, (T,).
+
+    Raises:
+        NoVideoStream: When there are no pictures.
+        UnreadableMedia: When they cannot be decoded, or are not shown at these moments.
+    """
+    from ecmf_pipeline.video_readers import open_video
+
+    reader = open_video(path, max_side=config.max_side, reader=resolved_reader(config))
+    starts = reader.spans()[:, 0]
+    if len(starts) == 0:
+        raise NoVideoStream("the video stream holds no picture")
+    indices = np.abs(starts[None, :] - times[:, None].astype(np.float64)).argmin(axis=1)
+    if np.abs(starts[indices] - times).max(initial=0.0) > _SAME_MOMENT or len(np.unique(indices)) < len(times):
+        raise UnreadableMedia("its pictures are shown at other moments than when they were read")
+    return reader.pictures(indices.tolist())
 
 
 def sample_indices(spans: NDArray[np.float64], count: int) -> NDArray[np.int64]:

@@ -25,8 +25,8 @@ _LEVELS = 8
 _CHROMA = (64, 192)  # of OpenCV's 8-bit a* and b*: beyond lie colours that pictures hardly have
 _CUT = 0.1
 """Between neighbouring samples of real clips without cuts and titles the whole picture's unlikeness stayed below 0.03;
-between pictures of different clips it was above 0.12 in 95 of 100 pairs, and 0.86 at the one real cut. A cut that is missed costs little: faces are compared
-all the same."""
+between pictures of different clips it was above 0.12 in 95 of 100 pairs, and 0.86 at the one real cut. A cut that is
+missed costs little: faces are compared all the same."""
 
 
 def signature(picture: NDArray[np.uint8], box: Box) -> Signature:

@@ -26,28 +26,21 @@ def crop_square(picture: NDArray[np.uint8], box: Box, size: int, *, margin: floa
     """
     import cv2
 
-    middle = centre(box)
-    side = max(2, round(max(box[2], box[3]) * margin))
-    x, y = round(middle[0] - side / 2), round(middle[1] - side / 2)
-    rows = np.clip(np.arange(y, y + side), 0, picture.shape[0] - 1)
-    columns = np.clip(np.arange(x, x + side), 0, picture.shape[1] - 1)
-    square = picture[rows[:, None], columns[None, :]]
-    shrinking = side > size
+    x, y, side = _square_around(box, margin)
+    square = _cut(picture, x, y, side)
     crop: NDArray[np.uint8] = cv2.resize(
-        square, (size, size), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC
+        square, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
     )
     return crop
 
 
-def crop_level(picture: NDArray[np.uint8], box: Box, landmarks: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
-    """Cut a square as `crop_square` does, turned about the box's middle so that the eyes are level.
-
-    A profile, whose eyes lie nearly in one place, and a face of which they are unknown are left as they are.
+def crop_level(picture: NDArray[np.uint8], box: Box, angle: float, size: int) -> NDArray[np.uint8]:
+    """Cut a square as `crop_square` does, turned about its middle.
 
     Args:
         picture: RGB, uint8 (H, W, 3).
         box: Left, top, width, height of the face in pixels.
-        landmarks: Its keypoints in pixels, (6, 2); the first two are the eyes.
+        angle: Slope of the line through the eyes, as `eye_angle` gives it: level afterwards.
         size: Side of the crop, in pixels.
 
     Returns:
@@ -55,18 +48,40 @@ def crop_level(picture: NDArray[np.uint8], box: Box, landmarks: NDArray[np.float
     """
     import cv2
 
-    angle = eye_angle(box, landmarks)
     if angle == 0.0:
         return crop_square(picture, box, size)
-    # First scaled, with enough around it to turn in: turning alone would leave out pixels where it shrinks.
-    wide = int(np.ceil(size * np.sqrt(2)))
-    around = crop_square(picture, box, wide, margin=CROP_MARGIN * wide / size)
-    turn = cv2.getRotationMatrix2D(((wide - 1) / 2, (wide - 1) / 2), float(np.degrees(angle)), 1.0)
-    turn[:, 2] -= (wide - size) / 2
+    x, y, side = _square_around(box, CROP_MARGIN)
+    more = int(np.ceil((np.sqrt(2) - 1) / 2 * side))  # on each side: enough to turn in
+    around = _cut(picture, x - more, y - more, side + 2 * more)
+    if side > size:  # scaled before it is turned: turning alone would leave out pixels
+        wide = round(len(around) * size / side)
+        around = cv2.resize(around, (wide, wide), interpolation=cv2.INTER_AREA)
+    middle = (len(around) - 1) / 2
+    scale = size / side * (side + 2 * more) / len(around)
+    turn = cv2.getRotationMatrix2D((middle, middle), float(np.degrees(angle)), scale)
+    turn[:, 2] -= middle - (size - 1) / 2
     level: NDArray[np.uint8] = cv2.warpAffine(
-        around, turn, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        around,
+        turn,
+        (size, size),
+        flags=cv2.INTER_LINEAR if side > size else cv2.INTER_CUBIC,
+        borderMode=cv2.BORDER_REPLICATE,
     )
     return level
+
+
+def _square_around(box: Box, margin: float) -> tuple[int, int, int]:
+    """Left, top and side of the square around a face, in whole pixels."""
+    middle = centre(box)
+    side = max(2, round(max(box[2], box[3]) * margin))
+    return round(middle[0] - side / 2), round(middle[1] - side / 2), side
+
+
+def _cut(picture: NDArray[np.uint8], x: int, y: int, side: int) -> NDArray[np.uint8]:
+    """A square of a picture, edge pixels continuing where it leaves it."""
+    rows = np.clip(np.arange(y, y + side), 0, picture.shape[0] - 1)
+    columns = np.clip(np.arange(x, x + side), 0, picture.shape[1] - 1)
+    return picture[rows[:, None], columns[None, :]]
 
 
 def eye_angle(box: Box, landmarks: NDArray[np.float32]) -> float:

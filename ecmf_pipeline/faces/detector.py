@@ -74,6 +74,12 @@ class FaceDetector:
                 large += found
         return _distinct(large, small)
 
+    def find_again(self, crop: NDArray[np.uint8], box: Box) -> Detection | None:
+        """The face that a crop, uint8 (S, S, 3), was cut for and that fills a box in it; None when it is not found."""
+        found = self._look(crop, View((0, 0, crop.shape[1], crop.shape[0])))
+        there = [face for face in found if intersection_over_union(face.box, box) > _SAME_FACE]
+        return max(there, key=lambda face: intersection_over_union(face.box, box), default=None)
+
     def _look(self, picture: NDArray[np.uint8], view: View) -> list[Detection]:
         import mediapipe
 

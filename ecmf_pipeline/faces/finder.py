@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ecmf_pipeline.errors import NoFaceFound
 from ecmf_pipeline.faces.appearance import find_cuts, signature
 from ecmf_pipeline.faces.boxes import KEYPOINTS, Detection
-from ecmf_pipeline.faces.config import FaceConfig
-from ecmf_pipeline.faces.cropping import crop_level, crop_square
+from ecmf_pipeline.faces.config import CROP_MARGIN, FaceConfig
+from ecmf_pipeline.faces.cropping import crop_level, crop_square, eye_angle
 from ecmf_pipeline.faces.detector import FaceDetector
 from ecmf_pipeline.faces.quality import landmark_quality
 from ecmf_pipeline.faces.tracking import main_track
@@ -109,6 +109,13 @@ class FaceFinder:
         )
 
     def _crop(self, picture: NDArray[np.uint8], face: Detection) -> NDArray[np.uint8]:
-        if self._config.align == "eyes":
-            return crop_level(picture, face.box, face.landmarks, self._config.crop_size)
-        return crop_square(picture, face.box, self._config.crop_size)
+        size = self._config.crop_size
+        crop = crop_square(picture, face.box, size)
+        if self._config.align == "none":
+            return crop
+        # The eyes of a face that was small in its view are a few pixels off: they are looked for again in the crop.
+        side = size / CROP_MARGIN
+        whole = ((size - side) / 2, (size - side) / 2, side, side)
+        with native_stderr_silenced():
+            nearer = self._detector.find_again(crop, whole) or face
+        return crop_level(picture, face.box, eye_angle(nearer.box, nearer.landmarks), size)

@@ -49,7 +49,7 @@ def test_the_full_range_finds_small_faces(full_range, width, height, pixels):
 
 
 def test_the_full_range_finds_each_large_face_once(full_range, finder):
-    picture, _, _ = with_face(1280, 720, 280, 0.5, 0.5)
+    picture, _, _ = with_face(1280, 720, 160, 0.5, 0.5)
     near = [face for face in full_range.detect(picture) if face.box[2] > 100]
     (alone,) = finder.detect(picture)
     assert [face.box for face in near] == [alone.box]

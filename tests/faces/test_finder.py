@@ -7,7 +7,7 @@ import pytest
 from skimage import data
 
 from ecmf_pipeline.errors import ModelError, NoFaceFound
-from ecmf_pipeline.faces import CROP_MARGIN, FaceConfig, FaceFinder, crop_square
+from ecmf_pipeline.faces import CROP_MARGIN, FaceConfig, FaceFinder
 from ecmf_pipeline.media import MediaConfig, read_frames
 
 
@@ -50,14 +50,32 @@ def test_a_missing_detector_says_what_to_do(tmp_path):
         FaceConfig(detector=tmp_path / "none.tflite").settings()
 
 
-def test_a_crop_beyond_the_edge_repeats_edge_pixels():
-    picture = np.zeros((60, 60, 3), np.uint8)
-    picture[:, :5] = 200
-    crop = crop_square(picture, (-10, 10, 30, 30), 64)
-    assert crop.shape == (64, 64, 3)
-    assert (crop[:, 0] == 200).all()
-
-
 def test_the_main_face_is_found_in_every_sampled_frame_of_a_real_clip(finder, shared_data):
     frames, _ = read_frames(shared_data / "clips/video/clip_005.mp4", MediaConfig())
     assert len(finder.track(frames).frames) == len(frames)
+
+
+def test_every_crop_has_its_landmarks_and_their_quality(finder):
+    picture = data.astronaut()
+    track = finder.track(np.stack([picture, picture]))
+    assert track.landmarks.shape == (2, 6, 2)
+    right_eye, left_eye, nose, mouth, *_ = track.landmarks[0].tolist()
+    assert right_eye[0] < nose[0] < left_eye[0]
+    assert max(right_eye[1], left_eye[1]) < nose[1] < mouth[1]
+    assert (track.landmark_quality > 0.5).all()
+    assert (track.landmark_quality <= 1).all()
+    arrays = track.side_arrays(np.array([0.5, 1.5], np.float32))
+    assert arrays["times"].tolist() == [0.5, 1.5]
+    assert arrays["landmarks"].shape == (2, 12)
+    np.testing.assert_array_equal(arrays["landmarks"].reshape(2, 6, 2), track.landmarks)
+
+
+def test_every_option_that_changes_the_crops_changes_the_settings(detector):
+    usual = FaceConfig(detector=detector)
+    others = [{"range": "full"}, {"align": "eyes"}, {"source": "openface"}, {"crop_size": 128}, {"min_confidence": 0.7}]
+    settings = [usual.settings(), *(FaceConfig(detector=detector, **other).settings() for other in others)]
+    assert len({str(one) for one in settings}) == len(settings)
+
+
+def test_crops_that_were_cut_already_need_no_detector(tmp_path):
+    assert FaceConfig(source="openface", detector=tmp_path / "none").settings()["source"] == "openface"

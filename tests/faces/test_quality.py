@@ -17,7 +17,7 @@ def test_a_frontal_face_fits_however_it_is_moved_turned_and_scaled():
     assert fit((40 * _FRONTAL @ turn.T + [300, 200]).astype(np.float32)) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("yaw", [30, 50, 70])
+@pytest.mark.parametrize("yaw", [15, 30, 45])
 def test_a_face_that_is_turned_away_fits_less_the_further_it_turns(yaw):
     # Nose and mouth stand before the eyes, the ears behind them.
     depth = np.array([0.0, 0.0, 0.6, 0.3, -0.9, -0.9])
@@ -27,7 +27,7 @@ def test_a_face_that_is_turned_away_fits_less_the_further_it_turns(yaw):
         across = _FRONTAL[:, 0] * np.cos(angle) + depth * np.sin(angle)
         return np.stack([across, _FRONTAL[:, 1]], axis=1).astype(np.float32)
 
-    assert fit(seen(yaw)) < fit(seen(yaw - 20)) - 0.05
+    assert fit(seen(yaw)) < 0.8 * fit(seen(yaw - 15))
     assert fit(seen(yaw)) == pytest.approx(fit(seen(-yaw)), abs=1e-6)
 
 
