@@ -2,9 +2,9 @@
 
 from ecmf_pipeline.faces.boxes import Box, Detection
 from ecmf_pipeline.faces.config import CROP_MARGIN, OPENFACE, FaceConfig, are_cut_already
-from ecmf_pipeline.faces.cropping import crop_level, crop_square
+from ecmf_pipeline.faces.cropping import crop_level, crop_square, eye_angle
 from ecmf_pipeline.faces.finder import FaceFinder, FaceTrack
-from ecmf_pipeline.faces.openface import read_openface
+from ecmf_pipeline.faces.openface import read_openface, read_openface_rows
 from ecmf_pipeline.faces.tracking import main_track
 
 __all__ = [
@@ -18,6 +18,8 @@ __all__ = [
     "are_cut_already",
     "crop_level",
     "crop_square",
+    "eye_angle",
     "main_track",
     "read_openface",
+    "read_openface_rows",
 ]

@@ -55,9 +55,8 @@ def find_cuts(frames: NDArray[np.uint8]) -> list[bool]:
 
 def blend(signatures: Sequence[Signature]) -> Signature:
     """What several pictures of one person have in common."""
-    mean = np.mean(signatures, axis=0, dtype=np.float32)
-    blended: Signature = mean / np.linalg.norm(mean)
-    return blended
+    mean = np.sum(signatures, axis=0, dtype=np.float32)
+    return np.asarray(mean / np.linalg.norm(mean), np.float32)
 
 
 def _histograms(picture: NDArray[np.uint8], middle: tuple[float, float], sides: tuple[float, float]) -> Signature:

@@ -49,10 +49,26 @@ def read_openface(path: Path, *, count: int | Literal["all"], size: int) -> Face
         UnusableFaceCrops: When the file is of another shape or type, is empty, or is no npy file.
         FileUnreachable: When it cannot be read.
     """
+    stored = _mapped(path)
+    return _track(stored, np.arange(len(stored)) if count == "all" else evenly(len(stored), count), size)
+
+
+def read_openface_rows(path: Path, rows: NDArray[np.int64], *, size: int) -> FaceTrack:
+    """Read given crops of a file, (F,) row numbers; see `read_openface`.
+
+    Raises:
+        UnusableFaceCrops: When the file is of another shape or type, or has fewer crops.
+        FileUnreachable: When it cannot be read.
+    """
+    stored = _mapped(path)
+    if len(rows) and rows.max() >= len(stored):
+        raise UnusableFaceCrops(f"{path.name} holds {len(stored)} crops, and number {rows.max()} is asked for")
+    return _track(stored, rows, size)
+
+
+def _track(stored: NDArray[np.uint8], rows: NDArray[np.int64], size: int) -> FaceTrack:
     import cv2
 
-    stored = _mapped(path)
-    rows = np.arange(len(stored)) if count == "all" else evenly(len(stored), count)
     padded = np.pad(stored[rows][..., ::-1], [(0, 0), (_PADDING, _PADDING), (_PADDING, _PADDING), (0, 0)], mode="edge")
     shrinking = padded.shape[1] > size
     crops = [

@@ -34,7 +34,7 @@ def scene(*placed: tuple[np.ndarray, int, int]) -> np.ndarray:
     return ground
 
 
-def who(track, frames: np.ndarray, people: dict[str, np.ndarray]) -> list[str]:
+def who(track, people: dict[str, np.ndarray]) -> list[str]:
     """Whose face each crop shows, told by the crops alone: the nearest in grey levels of the middle."""
 
     def middle(picture: np.ndarray) -> np.ndarray:
@@ -114,7 +114,7 @@ class TestRealPeople:
     def test_side_by_side_the_larger_is_followed(self, finder, pictures, crops, main, other):
         frames = np.stack([scene((pictures[other], 40 + 8 * i, 220), (pictures[main], 600, 330)) for i in range(6)])
         track = finder.track(frames)
-        assert who(track, frames, crops) == [main] * 6
+        assert who(track, crops) == [main] * 6
 
     @pytest.mark.parametrize(("main", "other"), [("astronaut", "woman"), ("man", "astronaut"), ("woman", "man")])
     def test_people_who_cross_are_not_swapped(self, finder, pictures, crops, main, other):
@@ -124,7 +124,7 @@ class TestRealPeople:
         )
         track = finder.track(frames)
         assert len(track.frames) == 8
-        assert who(track, frames, crops) == [main] * 8
+        assert who(track, crops) == [main] * 8
 
     def test_someone_out_of_sight_is_not_replaced_by_who_stays(self, finder, pictures, crops):
         seen = [True, True, False, False, True, True, True]
@@ -136,12 +136,12 @@ class TestRealPeople:
         )
         track = finder.track(frames)
         assert track.frames.tolist() == [0, 1, 4, 5, 6]
-        assert who(track, frames, crops) == ["astronaut"] * 5
+        assert who(track, crops) == ["astronaut"] * 5
 
     def test_one_who_is_larger_for_a_moment_does_not_take_over(self, finder, pictures, crops):
         sides = [150, 150, 350, 150, 150, 150, 150, 150]
         frames = np.stack([scene((pictures["man"], 40, side), (pictures["woman"], 600, 300)) for side in sides])
-        assert who(finder.track(frames), frames, crops) == ["woman"] * 8
+        assert who(finder.track(frames), crops) == ["woman"] * 8
 
     def test_shot_and_reverse_shot_are_two_people(self, finder, shared_data):
         first, second = (
