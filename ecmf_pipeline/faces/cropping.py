@@ -78,7 +78,9 @@ def _square_around(box: Box, margin: float) -> tuple[int, int, int]:
 
 
 def _cut(picture: NDArray[np.uint8], x: int, y: int, side: int) -> NDArray[np.uint8]:
-    """A square of a picture, edge pixels continuing where it leaves it."""
+    """A square of a picture, edge pixels continuing where it leaves it; a view of the picture where it does not."""
+    if x >= 0 and y >= 0 and x + side <= picture.shape[1] and y + side <= picture.shape[0]:
+        return picture[y : y + side, x : x + side]
     rows = np.clip(np.arange(y, y + side), 0, picture.shape[0] - 1)
     columns = np.clip(np.arange(x, x + side), 0, picture.shape[1] - 1)
     return picture[rows[:, None], columns[None, :]]

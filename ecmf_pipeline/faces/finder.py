@@ -99,8 +99,10 @@ class FaceFinder:
         steps = main_track(detections, height=height, width=width, looks=looks, cuts=find_cuts(frames))
         if not steps:
             raise NoFaceFound(f"0 of {len(frames)} sampled frames show a face")
+        with native_stderr_silenced():
+            crops = np.stack([self._crop(frames[index], face) for index, face in steps])
         return FaceTrack(
-            crops=np.stack([self._crop(frames[index], face) for index, face in steps]),
+            crops=crops,
             frames=np.array([index for index, _ in steps], np.int64),
             boxes=np.array([face.box for _, face in steps], np.float32),
             scores=np.array([face.score for _, face in steps], np.float32),
@@ -116,6 +118,5 @@ class FaceFinder:
         # The eyes of a face that was small in its view are a few pixels off: they are looked for again in the crop.
         side = size / CROP_MARGIN
         whole = ((size - side) / 2, (size - side) / 2, side, side)
-        with native_stderr_silenced():
-            nearer = self._detector.find_again(crop, whole) or face
+        nearer = self._detector.find_again(crop, whole) or face
         return crop_level(picture, face.box, eye_angle(nearer.box, nearer.landmarks), size)
