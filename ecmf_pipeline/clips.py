@@ -68,6 +68,10 @@ class Clip:
         gold_label: The true label, read by `evaluate` alone; empty when unknown.
         split: What the clip is for.
         group: The speaker or dialogue that folds must not tear apart; empty when unknown.
+        face_path: Crops of its face that come with the corpus, relative to the corpus root; empty when there are none,
+            or they are not asked for.
+        face_digest: SHA-256 of that file's bytes, in hex; empty when there is no such file.
+        face_bytes: That file's size.
     """
 
     clip_id: ClipId
@@ -83,6 +87,9 @@ class Clip:
     gold_label: str = ""
     split: Split = Split.UNLABELED
     group: str = ""
+    face_path: str = ""
+    face_digest: str = ""
+    face_bytes: int = 0
 
 
 MANIFEST_COLUMNS = tuple(field.name for field in fields(Clip))
@@ -166,7 +173,8 @@ def _cell(value: object) -> str:
 
 
 def _clip(row: Sequence[str]) -> Clip:
-    clip_id, path, digest, size, duration, has_video, has_audio, words, translation, given, gold, split, group = row
+    clip_id, path, digest, size, duration, has_video, has_audio, words, translation, *more = row
+    given, gold, split, group, face_path, face_digest, face_bytes = more
     if split not in _SPLITS:
         raise ValueError(f"{split!r} is no split")
     return Clip(  # by position, in the order of the columns: corpora have 132,000 clips
@@ -183,4 +191,7 @@ def _clip(row: Sequence[str]) -> Clip:
         gold,
         _SPLITS[split],
         group,
+        face_path,
+        face_digest,
+        int(face_bytes),
     )

@@ -35,7 +35,7 @@ def index() -> None:
     """Read the corpus, measure what is new, and write the manifest, the findings and the quarantine table."""
     begun_ns = time.time_ns()
     params = load_params()
-    listing = read_corpus(params.corpus)
+    listing = read_corpus(params.corpus, face_crops=params.faces.are_cut_already)
     result = index_corpus(
         listing, layout.INDEX_CACHE, workers=params.index.workers, clip_timeout=params.index.clip_timeout
     )
@@ -70,7 +70,7 @@ def _watched(params: Params, notes: Iterable[Path]) -> index_stamp.Watched:
 
     Any text in the settings of models may name a file or a folder; one that names none may do so tomorrow.
     """
-    folders, trees = looked_at(params.corpus)
+    folders, trees = looked_at(params.corpus, face_crops=params.faces.are_cut_already)
     named = [params.llm, params.faces, *params.encoders.values()]
     texts = {str(value) for model in named for value in dict(model).values() if isinstance(value, str | Path)}
     trees += [Path(text) for text in sorted(texts) if text]

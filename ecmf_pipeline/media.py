@@ -42,6 +42,10 @@ class MediaConfig(Config):
     reader: Literal["auto", "decord", "pyav"] = "auto"
 
 
+_SAME_MOMENT = 2e-3
+"""Seconds; times are kept as float32, and a minute has 1/500,000 of a second to lose."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """Pictures sampled from a clip.
@@ -106,6 +110,30 @@ def _refuse_too_many(count: int, size: tuple[int, int]) -> None:
             f"{count} pictures of {size[0]} x {size[1]} would take {taken / 2**30:.1f} GB of memory, and "
             f"{_MOST_BYTES / 2**30:.0f} GB is allowed: ask for fewer (frames) or smaller ones (media.max_side)"
         )
+
+
+def read_frames_at(path: Path, config: MediaConfig, times: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Read a clip's pictures that are shown from given moments on, as `read_frames` told them, uint8 (T, H, W, 3).
+
+    Args:
+        path: The clip.
+        config: The settings it was read with.
+        times: Increasing seconds, (T,).
+
+    Raises:
+        NoVideoStream: When there are no pictures.
+        UnreadableMedia: When they cannot be decoded, or are not shown at these moments.
+    """
+    from ecmf_pipeline.video_readers import open_video
+
+    with open_video(path, max_side=config.max_side, reader=config.reader) as video:
+        starts = video.spans()[:, 0]
+        if len(starts) == 0:
+            raise NoVideoStream("the video stream holds no picture")
+        indices = np.abs(starts[None, :] - times[:, None].astype(np.float64)).argmin(axis=1)
+        if np.abs(starts[indices] - times).max(initial=0.0) > _SAME_MOMENT or len(np.unique(indices)) < len(times):
+            raise UnreadableMedia("its pictures are shown at other moments than when they were read")
+        return video.pictures(indices.tolist())
 
 
 def sample_indices(spans: NDArray[np.float64], count: int) -> NDArray[np.int64]:

@@ -129,6 +129,8 @@ class Params(Config):
             raise ValueError(f"corpus.root: the generated corpus stands in {layout.SAMPLE}; set corpus.kind as well")
         if self.corpus.kind != "sample" and self.corpus.root == layout.SAMPLE:
             raise ValueError(f"corpus.root: say where the {self.corpus.kind} corpus stands")
+        if self.faces.are_cut_already and self.corpus.kind != "mer":
+            raise ValueError(f"faces.source: {self.faces.source} crops come with corpora of corpus.kind mer alone")
         return self
 
     def _check_encoders(self, modality: Modality) -> None:

@@ -10,6 +10,7 @@ from ecmf_pipeline.clips import Clip, Modality, read_manifest
 from ecmf_pipeline.encoders.base import ClipText
 from ecmf_pipeline.encoders.embedded import embedded_model
 from ecmf_pipeline.extraction.coverage import coverage
+from ecmf_pipeline.extraction.plan import Reading
 from ecmf_pipeline.params import Params, load_params
 from ecmf_pipeline.progress import say
 from ecmf_pipeline.quarantine import read_all, read_quarantine
@@ -71,7 +72,7 @@ def _clip_rows(params: Params, clips: list[Clip]) -> Iterator[Row]:
             root=layout.features(modality),
             quarantine_path=layout.quarantine("extract", modality),
             fingerprint=expected_fingerprint(params, modality),
-            columns=params.encoder_of(modality).text_columns,
+            reading=Reading.of(params.encoder_of(modality), params.faces),
         )
         # Words that are not rewritten yet are missing, not absent.
         waiting = _waiting(clips, texts, params.encoder_of(modality).text_columns) if modality is Modality.TEXT else 0

@@ -16,6 +16,7 @@ from ecmf_pipeline.doctor.checks import Check, State
 from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, spread
 from ecmf_pipeline.encoders.base import ClipText
 from ecmf_pipeline.extraction.coverage import coverage
+from ecmf_pipeline.extraction.plan import Reading
 from ecmf_pipeline.files import fingerprint
 from ecmf_pipeline.params import Params
 from ecmf_pipeline.texts import read_texts
@@ -55,6 +56,7 @@ class Ahead:
             root=layout.features(modality),
             quarantine_path=layout.quarantine("extract", modality),
             fingerprint=fingerprint(settings),
+            reading=Reading.of_settings(settings),
         ).missing
 
     def unasked(self) -> int:
@@ -71,7 +73,7 @@ def look_ahead(params: Params) -> Ahead:
         InputError: When a table of an earlier run is damaged.
     """
     return Ahead(
-        read_corpus(params.corpus),
+        read_corpus(params.corpus, face_crops=params.faces.are_cut_already),
         read_manifest(layout.MANIFEST) if layout.MANIFEST.is_file() else None,
         read_texts(layout.REWRITES) if layout.REWRITES.is_file() else None,
     )

@@ -15,7 +15,7 @@ from ecmf_pipeline.doctor.corpus import Ahead, check_corpus, look_ahead, measure
 from ecmf_pipeline.doctor.models import Loaded, check_device, check_encoders, check_weights, workers_of
 from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, Answers, Trial, ask_llm, spread, try_extraction
 from ecmf_pipeline.errors import EcmfError
-from ecmf_pipeline.extraction.plan import input_digests
+from ecmf_pipeline.extraction.plan import Reading, input_digests
 from ecmf_pipeline.params import Params, load_params
 from ecmf_pipeline.progress import say
 from ecmf_pipeline.words import counted, size
@@ -126,8 +126,8 @@ def _check_trial(
         if modality is Modality.TEXT and not texts:
             yield Check(name, State.OK, "not tried: the LLM gave no texts, see above")
             continue
-        columns = params.encoder_of(modality).text_columns
-        having = input_digests(modality, spoken if modality is Modality.TEXT else clips, texts, columns)
+        reading = Reading.of(params.encoder_of(modality), params.faces)
+        having = input_digests(modality, spoken if modality is Modality.TEXT else clips, texts, reading)
         chosen = spread([clip for clip in (*clips, *spoken) if having.pop(clip.clip_id, "")], TRIAL_CLIPS)
         try:
             trial = try_extraction(params, modality, encoder.settings, chosen, texts, folder)

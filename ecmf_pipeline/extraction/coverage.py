@@ -8,8 +8,7 @@ from pathlib import Path
 
 from ecmf_pipeline.clips import Clip, Modality
 from ecmf_pipeline.encoders.base import ClipText
-from ecmf_pipeline.encoders.config import DEFAULT_TEXT_COLUMNS
-from ecmf_pipeline.extraction.plan import present_digests
+from ecmf_pipeline.extraction.plan import READING, Reading, present_digests
 from ecmf_pipeline.quarantine import Quarantine
 from ecmf_pipeline.store import FeatureStore, current_fingerprint, has_fingerprint
 
@@ -39,7 +38,7 @@ def coverage(
     root: Path,
     quarantine_path: Path,
     fingerprint: str | None = None,
-    columns: Sequence[str] = DEFAULT_TEXT_COLUMNS,
+    reading: Reading = READING,
 ) -> Coverage:
     """Count a modality's clips.
 
@@ -50,11 +49,11 @@ def coverage(
         root: The modality's store.
         quarantine_path: Its quarantine table.
         fingerprint: The settings whose features count; None for those in use.
-        columns: The transcripts that the encoder reads, where there is no store that says so.
+        reading: Which inputs the branch reads, where there is no store that says so.
     """
     current = fingerprint or current_fingerprint(root)
     store = FeatureStore(root, current) if current and has_fingerprint(root, current) else None
-    digests = present_digests(modality, clips, texts, store, columns)
+    digests = present_digests(modality, clips, texts, store, reading)
     quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=current or "")
     done = store.held(digests) if store is not None else set()
     bad = {clip_id for clip_id, digest in digests.items() if quarantine.holds(clip_id, digest)} - done

@@ -19,7 +19,7 @@ from ecmf_pipeline.clips import Clip, Modality
 from ecmf_pipeline.config import Frames
 from ecmf_pipeline.encoders.base import ClipText, Prepared, Preparer
 from ecmf_pipeline.errors import ChangedSinceIndex, ClipError
-from ecmf_pipeline.faces import FaceConfig, FaceFinder, FaceTrack
+from ecmf_pipeline.faces import FaceConfig, FaceFinder, FaceTrack, read_openface
 from ecmf_pipeline.media import MediaConfig, Sampling, read_audio, read_samplings
 from ecmf_pipeline.memory import want_of_memory
 from ecmf_pipeline.runner import Opener, Target
@@ -105,7 +105,9 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
         if owns_preparers:
             for preparer in preparers.values():
                 self._exits.callback(preparer.close)
-        self._faces = self._exits.enter_context(FaceFinder(faces)) if Modality.FACE in preparers else None
+        self._faces = faces
+        is_finding = Modality.FACE in preparers and not faces.are_cut_already
+        self._finder = self._exits.enter_context(FaceFinder(faces)) if is_finding else None
 
     def close(self) -> None:
         """Free the native objects that it holds."""
@@ -117,7 +119,11 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
         with want_of_memory():
             if Modality.TEXT in item.digests:
                 self._prepare(Modality.TEXT, lambda: (item.text, {}), opened)
-            if media := item.digests.keys() - {Modality.TEXT}:
+            elsewhere = {Modality.TEXT}
+            if self._faces.are_cut_already and Modality.FACE in item.digests:
+                elsewhere.add(Modality.FACE)
+                self._prepare(Modality.FACE, partial(self._face_crops, item.clip), opened)
+            if media := item.digests.keys() - elsewhere:
                 path = self._corpus_root / item.clip.path
                 if _has_changed(path, item.clip.bytes):
                     # Its features would be kept under the digest of what it was.
@@ -126,6 +132,13 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
                 else:
                     self._open_media(path, media, opened)
         return opened
+
+    def _face_crops(self, clip: Clip) -> tuple[FaceTrack, _Sides]:
+        path = self._corpus_root / clip.face_path
+        if _has_changed(path, clip.face_bytes):
+            raise ChangedSinceIndex("the file of its face crops has changed since indexing: run `ecmf-pipe index`")
+        track = read_openface(path, count=self._frames[Modality.FACE], size=self._faces.crop_size)
+        return track, track.side_arrays(None)
 
     def _open_media(self, path: Path, wanted: set[Modality], opened: OpenedClip) -> None:
         if Modality.AUDIO in wanted:
@@ -144,10 +157,10 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
             self._prepare(modality, partial(reads, sampled[self._frames[modality]]), opened)
 
     def _follow(self, sampling: Sampling) -> tuple[FaceTrack, _Sides]:
-        if self._faces is None:
+        if self._finder is None:
             raise ValueError("the face branch is not one of this opener's")
-        track = self._faces.track(sampling.frames)
-        return track, {"times": sampling.times[track.frames], "boxes": track.boxes, "scores": track.scores}
+        track = self._finder.track(sampling.frames)
+        return track, track.side_arrays(sampling.times)
 
     def _prepare(self, modality: Modality, read: Callable[[], tuple[View, _Sides]], opened: OpenedClip) -> None:
         try:

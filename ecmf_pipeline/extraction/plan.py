@@ -18,11 +18,38 @@ from ecmf_pipeline.encoders.config import (
     text_columns,
 )
 from ecmf_pipeline.errors import MissingInput
-from ecmf_pipeline.faces import FaceConfig
+from ecmf_pipeline.faces import FaceConfig, are_cut_already
 from ecmf_pipeline.files import fingerprint, sha256_text
 from ecmf_pipeline.media import SAMPLE_RATE, MediaConfig, resolved_reader
 from ecmf_pipeline.quarantine import Quarantine
 from ecmf_pipeline.store import FeatureStore, has_fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Which of a clip's inputs a branch reads.
+
+    Attributes:
+        columns: The transcripts that a text encoder reads.
+        face_crops: Whether the face branch reads crops that come with the corpus, and no video.
+    """
+
+    columns: Sequence[str] = DEFAULT_TEXT_COLUMNS
+    face_crops: bool = False
+
+    @classmethod
+    def of(cls, encoder: BaseEncoderConfig, faces: FaceConfig) -> Reading:
+        """What an encoder reads, as params say; needs no weights."""
+        return cls(encoder.text_columns, faces.are_cut_already)
+
+    @classmethod
+    def of_settings(cls, settings: Mapping[str, Any]) -> Reading:
+        """What features of some settings were computed from."""
+        return cls(text_columns(settings), are_cut_already(settings))
+
+
+READING = Reading()
+"""What branches read unless something else is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +103,8 @@ def branch_settings(
         }
     if modality is Modality.FACE:
         settings["faces"] = faces.settings()
+        if faces.are_cut_already:
+            settings["media"] = {"frames": settings["media"]["frames"]}  # no video is read
     if modality is Modality.AUDIO:
         settings["media"] = {"sample_rate": SAMPLE_RATE}
     return settings
@@ -88,10 +117,7 @@ def frames_of(encoder: BaseEncoderConfig, media: MediaConfig) -> Frames:
 
 
 def input_digests(
-    modality: Modality,
-    clips: Sequence[Clip],
-    texts: Mapping[str, ClipText],
-    columns: Sequence[str] = DEFAULT_TEXT_COLUMNS,
+    modality: Modality, clips: Sequence[Clip], texts: Mapping[str, ClipText], reading: Reading = READING
 ) -> dict[str, str]:
     """Digest of each clip's input to a modality; clips without such an input are left out.
 
@@ -99,16 +125,18 @@ def input_digests(
         modality: Which branch.
         clips: The manifest.
         texts: Transcripts by clip id (the text branch alone reads them).
-        columns: Those that its encoder reads: a clip that lacks one of them is left out.
+        reading: Which inputs the branch reads: a clip that lacks one of them is left out.
     """
     if modality is Modality.TEXT:
         return {
-            clip.clip_id: text_digest(texts[clip.clip_id], columns)
+            clip.clip_id: text_digest(texts[clip.clip_id], reading.columns)
             for clip in clips
-            if clip.clip_id in texts and texts[clip.clip_id].having(columns)
+            if clip.clip_id in texts and texts[clip.clip_id].having(reading.columns)
         }
     if modality is Modality.AUDIO:
         return {clip.clip_id: clip.digest for clip in clips if clip.has_audio}
+    if modality is Modality.FACE and reading.face_crops:
+        return {clip.clip_id: clip.face_digest for clip in clips if clip.face_digest}
     return {clip.clip_id: clip.digest for clip in clips if clip.has_video}
 
 
@@ -117,7 +145,7 @@ def present_digests(
     clips: Sequence[Clip],
     texts: Mapping[str, ClipText],
     store: FeatureStore | None,
-    columns: Sequence[str] = DEFAULT_TEXT_COLUMNS,
+    reading: Reading = READING,
 ) -> dict[str, str]:
     """Digest of the row of each clip that counts in a store; clips without the modality are left out.
 
@@ -129,12 +157,12 @@ def present_digests(
         clips: The manifest.
         texts: Transcripts by clip id.
         store: The features asked for; None where there are none yet.
-        columns: The transcripts that the encoder reads, where there is no store that says so.
+        reading: Which inputs the branch reads, where there is no store that says so.
     """
     if store is None:
-        return input_digests(modality, clips, texts, columns)
+        return input_digests(modality, clips, texts, reading)
     if not settings_of_imported(store.settings):
-        return input_digests(modality, clips, texts, text_columns(store.settings))
+        return input_digests(modality, clips, texts, Reading.of_settings(store.settings))
     newest = store.newest()
     return {clip.clip_id: newest[clip.clip_id] for clip in clips if clip.clip_id in newest}
 
@@ -179,7 +207,7 @@ def plan_branch(
             f"run `ecmf-pipe store import PATH --modality {modality.value} --encoder {encoder.name}`, or `dvc pull` if "
             "a colleague did",
         )
-    digests = present_digests(modality, clips, texts, store, encoder.text_columns)
+    digests = present_digests(modality, clips, texts, store, Reading.of_settings(settings))
     quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=key)
     quarantine.keep_only(digests)
     if retry_quarantined:

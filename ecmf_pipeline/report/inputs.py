@@ -75,6 +75,29 @@ class LabelDecision:
     votes: Sequence[SourceVote] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class FaceSheet:
+    """One clip's contact sheet.
+
+    Attributes:
+        clip_id: The clip.
+        why: What it was chosen for.
+        about: What it shows, in words.
+        picture: JPEG; empty when there is none.
+        width: Of the picture, in pixels.
+        height: Of the picture, in pixels.
+        problem: Why there is no picture; empty when there is one.
+    """
+
+    clip_id: str
+    why: str
+    about: str = ""
+    picture: bytes = b""
+    width: int = 0
+    height: int = 0
+    problem: str = ""
+
+
 @dataclass(frozen=True)
 class ReportInput:
     """The results of a run. What is absent is empty or None, and the report says that it is.
@@ -94,6 +117,8 @@ class ReportInput:
         evaluate: The metrics of the `evaluate` stage; see `evaluation.Evaluation`.
         predictions: One entry a predicted clip.
         refined: One entry a clip that refinement looked at; empty when it did not run.
+        face_sheets: Contact sheets of some clips' faces.
+        no_face_sheets: Why there are none; empty when there are some, or none were asked for.
         params: The params of the run.
         versions: Version of each package that matters.
     """
@@ -111,6 +136,8 @@ class ReportInput:
     evaluate: Mapping[str, Any] | None = None
     predictions: Sequence[PredictedClip] = ()
     refined: Sequence[LabelDecision] = ()
+    face_sheets: Sequence[FaceSheet] = ()
+    no_face_sheets: str = ""
     params: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
