@@ -87,8 +87,7 @@ def read_samplings(path: Path, config: MediaConfig, counts: Sequence[Frames]) ->
     """
     from ecmf_pipeline.video_readers import open_video  # decord and PyAV load only where pictures are read
 
-    reader = "auto" if config.reader == "auto" and resolved_reader(config) == "decord" else resolved_reader(config)
-    with open_video(path, max_side=config.max_side, reader=reader) as video:
+    with open_video(path, max_side=config.max_side, reader=_reader(config)) as video:
         spans = video.spans()
         if len(spans) == 0:
             raise NoVideoStream("the video stream holds no picture")
@@ -126,7 +125,7 @@ def read_frames_at(path: Path, config: MediaConfig, times: NDArray[np.float32]) 
     """
     from ecmf_pipeline.video_readers import open_video
 
-    with open_video(path, max_side=config.max_side, reader=config.reader) as video:
+    with open_video(path, max_side=config.max_side, reader=_reader(config)) as video:
         starts = video.spans()[:, 0]
         if len(starts) == 0:
             raise NoVideoStream("the video stream holds no picture")
@@ -187,6 +186,11 @@ def resolved_reader(config: MediaConfig) -> Literal["decord", "pyav"]:
     if config.reader == "auto":
         return "decord" if importlib.util.find_spec("decord") else "pyav"
     return config.reader
+
+
+def _reader(config: MediaConfig) -> Literal["auto", "decord", "pyav"]:
+    """What opens a film: ``auto`` gives decord's pictures, so it is no choice where there is no decord."""
+    return "auto" if config.reader == "auto" and resolved_reader(config) == "decord" else resolved_reader(config)
 
 
 def _resampled(frames: Iterator[Any]) -> Iterator[NDArray[np.float32]]:
