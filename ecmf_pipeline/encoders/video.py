@@ -84,7 +84,7 @@ class VideoEncoder(Encoder[Any]):
         self.preparer = video_preparer(source)
         model, self._norm = _load(source)
         check_layers(source, model, config.layers)
-        self.model = self.inference.place(model)
+        self.model: Any = self.inference.place(model)
         if self._norm is not None:
             self.inference.place(self._norm)
 
@@ -125,12 +125,14 @@ class VideoEncoder(Encoder[Any]):
 
     def _forward(self, videos: torch.Tensor) -> torch.Tensor:
         """From uint8 (B, N, 3, S, S) to rows side by side, (B, rows * D)."""
-        pixels = self.preparer.preprocessing.normalised(videos.flatten(0, 1)).unflatten(0, videos.shape[:2])
+        pixels = self.preparer.preprocessing.normalised(videos.flatten(0, 1)).view(videos.shape)
         last = self._config.layers == "last"
         out = self.model(pixel_values=pixels, output_hidden_states=not last)
         tokens = out.last_hidden_state if last else combine_layers(out.hidden_states, self._config.layers)  # (B, P, D)
         rows = 1 if self._config.rows == "clip" else videos.shape[1] // self.model.config.tubelet_size
-        means = tokens.unflatten(1, (rows, -1)).mean(dim=2)  # (B, rows, D): tokens stand tubelet by tubelet
+        means: torch.Tensor = tokens.unflatten(1, (rows, -1)).mean(
+            dim=2
+        )  # (B, rows, D): tokens stand tubelet by tubelet
         if self._norm is not None and last:
             means = self._norm(means)
         return means.flatten(1)
