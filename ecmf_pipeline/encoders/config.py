@@ -30,7 +30,7 @@ layer, -1 what leaves the last."""
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 """The type that matrices are multiplied in; ``auto``: the fastest that the device has instructions for."""
 
-TokenPool = Literal["auto", "mean", "max", "cls", "last"]
+TextPool = Literal["auto", "mean", "max", "cls", "last"]
 """How the tokens of a text become one row."""
 
 TextColumn = Literal["original", "enriched", "translation"]
@@ -423,7 +423,7 @@ class TextConfig(TransformersConfig):
     inputs: TextColumn | Literal["both"] | tuple[TextColumn, ...] = "original"
     max_tokens: int = Field(256, gt=0)
     layers: Layers = "last"
-    token_pool: TokenPool = "auto"
+    token_pool: TextPool = "auto"
     special_tokens: bool = True
     gguf_file: str = ""
 

@@ -5,8 +5,8 @@ first, then rows, weights rounded to 22 bits, grey levels rounded after either. 
 narrow matrices in float32, which is fast but 30 bits are needed to be sure of the last: the few sums that fall too
 close to the border between two grey levels are done again in integers.
 
-Where a picture becomes flatter than it was, Pillow 13 does rows first, as none before it did, on which models were
-trained (python-pillow/Pillow pull request 9549): columns come first here whatever its version.
+Of pictures that become flatter than they were, or are very tall, Pillow 13 does some rows first, as none before it did,
+on which models were trained (python-pillow/Pillow pull request 9549): columns come first here whatever its version.
 """
 
 from __future__ import annotations

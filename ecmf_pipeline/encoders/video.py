@@ -126,9 +126,9 @@ class VideoEncoder(Encoder[Any]):
 
     def _forward(self, videos: torch.Tensor) -> torch.Tensor:
         """From uint8 (B, N, 3, S, S) to rows side by side, (B, rows * D)."""
-        pixels = self.preparer.preprocessing.normalised(videos.flatten(0, 1))  # (B * N, 3, S, S)
+        pixels = self.preparer.preprocessing.normalised(videos.flatten(0, 1)).view(videos.shape)
         last = self._config.layers == "last"
-        out = self.model(pixel_values=pixels.view(*videos.shape[:2], *pixels.shape[1:]), output_hidden_states=not last)
+        out = self.model(pixel_values=pixels, output_hidden_states=not last)
         tokens = out.last_hidden_state if last else combine_layers(out.hidden_states, self._config.layers)  # (B, P, D)
         rows = 1 if self._config.rows == "clip" else videos.shape[1] // self.model.config.tubelet_size
         means: torch.Tensor = tokens.unflatten(1, (rows, -1)).mean(

@@ -110,8 +110,8 @@ def _save_audio(folder: Path) -> None:
     data2vec = transformers.Data2VecAudioConfig(
         **SMALL, **convolutions, conv_pos_kernel_size=5, num_conv_pos_embeddings=3, num_conv_pos_embedding_groups=2
     )
-    transformers.Data2VecAudioModel(data2vec).save_pretrained(folder / "data2vec")
-    for name in ("hubert_large", "data2vec"):
+    transformers.Data2VecAudioModel(data2vec).save_pretrained(folder / "data2vec_audio")
+    for name in ("hubert_large", "data2vec_audio"):
         transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder / name)
     _save_whisper(folder / "whisper")
 

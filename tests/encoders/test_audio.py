@@ -17,7 +17,7 @@ from ecmf_pipeline.encoders.config import AudioConfig
 from ecmf_pipeline.encoders.sound import like_lengths, split_evenly
 from ecmf_pipeline.errors import ModelError
 
-WAVES = ["hubert", "hubert_large", "wav2vec2", "wavlm", "data2vec"]
+WAVES = ["hubert", "hubert_large", "wav2vec2", "wavlm", "data2vec_audio"]
 
 
 def rows_of_a_plain_script(folder: Path, samples: NDArray[np.float32], layers: Any) -> NDArray[np.float32]:

@@ -205,7 +205,7 @@ class TestVisionOnFaces(TransformersContract):
 
 
 class TestAudio(TransformersContract):
-    @pytest.fixture(scope="class", params=["hubert", "hubert_large", "wav2vec2", "wavlm", "data2vec", "whisper"])
+    @pytest.fixture(scope="class", params=["hubert", "hubert_large", "wav2vec2", "wavlm", "data2vec_audio", "whisper"])
     @classmethod
     def config(cls, request: pytest.FixtureRequest, tiny: Path) -> AudioConfig:
         return AudioConfig(model=str(tiny / request.param), batch_size=3, layers="last4_mean")
