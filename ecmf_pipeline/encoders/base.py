@@ -102,6 +102,23 @@ class Encoder(ABC, Generic[View]):
     def settings(self) -> dict[str, Any]:
         """All that changes the numbers, weights' hash included, as plain JSON values. Its hash is the fingerprint."""
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the loaded model tells of where its features come from, for people to read, as plain JSON values.
+
+        Its weights (the hub's id and commit, or the SHA-256 of each file), what happens to its input, and the precision
+        and kind of device it computes on. No part of the fingerprint.
+        """
+        return {
+            "weights": self.settings["weights"],
+            "preprocessing": self.preprocessing_values(),
+            "precision": self.settings.get("precision", "fp32"),
+        }
+
+    def preprocessing_values(self) -> dict[str, Any]:
+        """What the encoder does to its input before the model sees it, as plain JSON values."""
+        return {}
+
     @abstractmethod
     def encode_prepared(self, prepared: Sequence[Prepared]) -> list[Encoding]:
         """Encode several clips at once.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ecmf_pipeline.clips import Modality
 from ecmf_pipeline.config import Config
@@ -237,33 +237,89 @@ class TransformersConfig(BaseEncoderConfig):
         return self.source().settings()
 
 
-class VisionConfig(TransformersConfig):
-    """A transformers vision model (CLIP, SigLIP, ViT, DINOv2...), one row a frame or face crop.
+TokenPool = Literal["auto", "cls", "mean", "pooler", "projection"]
+"""What a picture's tokens become; see `VisionConfig`."""
 
-    The row is the model's own pooled output where its weights hold one, else its first token.
+
+class VisionConfig(TransformersConfig):
+    """A transformers vision model (CLIP, SigLIP, ViT, DINOv2, DINOv3, data2vec-vision), one row a frame or face crop.
 
     Attributes:
+        layers: The last hidden layer, the mean or sum of the last four, or the mean of those named. ``last`` is what
+            the model returns as its last hidden state, often after a norm that the numbered states lack.
+        token_pool: What the row is made of: ``cls`` the class token; ``mean`` of the tokens of patches, class and
+            register tokens left out; ``pooler`` the model's own pooled output; ``projection`` the image embedding that
+            CLIP and SigLIP compare with texts; ``auto`` the pooler where the layer is the last and weights hold one,
+            else the first token (SigLIP, which has no class token: the mean).
+        resolution: Side of the square that the model sees, a multiple of its patches; positions are interpolated. None:
+            as its own image processor says.
         frames: Pictures of a clip that it reads; None: as ``media.frames`` says.
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.GLOBAL, Modality.FACE})
+    recipe: ClassVar[int] = 2  # 2: resized to the byte as Pillow does
     not_in_settings: ClassVar[frozenset[str]] = TransformersConfig.not_in_settings | {"frames"}
+    added_later: ClassVar[frozenset[str]] = TransformersConfig.added_later | {"layers", "token_pool", "resolution"}
 
     type: Literal["transformers_vision"] = "transformers_vision"
+    layers: Layers = "last"
+    token_pool: TokenPool = "auto"
+    resolution: int | None = Field(None, gt=0)
     frames: Frames | None = None
+
+    @model_validator(mode="after")
+    def _pooled_from_the_last(self) -> Self:
+        if self.layers != "last" and self.token_pool in {"pooler", "projection"}:
+            raise ValueError(f"token_pool {self.token_pool} is made of the last layer: set layers to last")
+        return self
 
     def preparer(self) -> Preparer[Any]:
         """Load what comes before the network; see `BaseEncoderConfig.preparer`."""
+        from ecmf_pipeline.encoders.image_processors import load_preprocessing
         from ecmf_pipeline.encoders.pictures import PicturePreparer
-        from ecmf_pipeline.encoders.vision import load_preprocessing
 
-        return PicturePreparer(load_preprocessing(self.source()))
+        return PicturePreparer(load_preprocessing(self.source(), self.resolution))
 
     def build(self, device: str = "auto") -> Encoder[Any]:
         """Load the encoder; see `BaseEncoderConfig.build`."""
         from ecmf_pipeline.encoders.vision import VisionEncoder
 
         return VisionEncoder(self, device)
+
+
+class VideoConfig(TransformersConfig):
+    """A VideoMAE model: it sees a clip's frames (or face crops) together, in tubes of two frames each.
+
+    It takes as many pictures as it was trained on, evenly from those that ``frames`` of the clip are; where there are
+    fewer, some are repeated.
+
+    Attributes:
+        batch_size: Clips in one forward pass.
+        layers: The last hidden layer, the mean or sum of the last four, or the mean of those named.
+        rows: ``clip`` one row a clip, the mean of its tokens; ``tubelet`` one row for each two frames that it sees.
+        frames: Pictures of a clip that it chooses from; None: as ``media.frames`` says.
+    """
+
+    modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.GLOBAL, Modality.FACE})
+    not_in_settings: ClassVar[frozenset[str]] = TransformersConfig.not_in_settings | {"frames"}
+
+    type: Literal["transformers_video"] = "transformers_video"
+    batch_size: int = Field(2, gt=0)
+    layers: Layers = "last"
+    rows: Literal["clip", "tubelet"] = "clip"
+    frames: Frames | None = None
+
+    def preparer(self) -> Preparer[Any]:
+        """Load what comes before the network; see `BaseEncoderConfig.preparer`."""
+        from ecmf_pipeline.encoders.video import video_preparer
+
+        return video_preparer(self.source())
+
+    def build(self, device: str = "auto") -> Encoder[Any]:
+        """Load the encoder; see `BaseEncoderConfig.build`."""
+        from ecmf_pipeline.encoders.video import VideoEncoder
+
+        return VideoEncoder(self, device)
 
 
 class AudioConfig(TransformersConfig):
@@ -386,7 +442,14 @@ def settings_of_imported(settings: Mapping[str, Any]) -> bool:
 
 
 EncoderConfig = Annotated[
-    EfficientNetConfig | MiniXceptionConfig | EgemapsConfig | VisionConfig | AudioConfig | TextConfig | ImportedConfig,
+    EfficientNetConfig
+    | MiniXceptionConfig
+    | EgemapsConfig
+    | VisionConfig
+    | VideoConfig
+    | AudioConfig
+    | TextConfig
+    | ImportedConfig,
     Field(discriminator="type"),
 ]
 """One entry under ``encoders`` in params.yaml; ``type`` says which."""

@@ -122,6 +122,7 @@ def efficientnet_preprocessing(config: EfficientNetConfig) -> Preprocessing:
         crop=None if stretch else (SIDE, SIDE),
         mean=(127.0,) * 3,
         std=(128.0,) * 3,
+        arithmetic="torch",  # its pictures were resized by TensorFlow: there is no Pillow to equal
     )
 
 

@@ -42,6 +42,15 @@ class PictureEncoder(Encoder[Any]):
     preparer: PicturePreparer
     inference: Inference
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """See `Encoder.provenance`; the device beside."""
+        return {**super().provenance, "device": self.inference.device.type}
+
+    def preprocessing_values(self) -> dict[str, Any]:
+        """How pictures become the model's input."""
+        return self.preparer.preprocessing.values()
+
     def encode_prepared(self, prepared: Sequence[NDArray[np.uint8]]) -> list[Encoding]:
         """Encode prepared frames (or the crops of face tracks): (T, D) a clip."""
         rows = self.inference.rows_of_clips(prepared, self._forward)

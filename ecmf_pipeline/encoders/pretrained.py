@@ -22,8 +22,12 @@ _UNUSED_PARAMETERS = ("pooler", "mask_token", "masked_spec_embed")
 """Parts that checkpoints often lack and frozen features do not need: a pooler that lacks weights is not used."""
 
 
-def load_model(source: ModelSource) -> tuple[Any, bool]:
+def load_model(source: ModelSource, kind: Any = AutoModel) -> tuple[Any, bool]:
     """Load a model in float32 and eval mode, on the CPU.
+
+    Args:
+        source: Where from.
+        kind: The auto class of transformers that it is loaded by.
 
     Returns:
         The model, and whether its pooler, if it has one, was trained.
@@ -34,7 +38,7 @@ def load_model(source: ModelSource) -> tuple[Any, bool]:
     """
     model, report = load_part(
         source,
-        lambda name, **where: AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **where),
+        lambda name, **where: kind.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **where),
     )
     missing = {*report["missing_keys"], *(str(key) for key in report.get("mismatched_keys", ()))}
     if needed := sorted(key for key in missing if not any(part in key for part in _UNUSED_PARAMETERS)):

@@ -50,6 +50,46 @@ def _save_vision(folder: Path) -> None:
     ).save_pretrained(folder / "dinov2")
 
 
+def _save_more_vision(folder: Path) -> None:
+    square = {"height": 48, "width": 48}
+    tower = transformers.SiglipVisionConfig(**SMALL, image_size=48, patch_size=16)
+    text = {**SMALL, "vocab_size": 30, "max_position_embeddings": 8}
+    transformers.SiglipModel(
+        transformers.SiglipConfig(text_config=text, vision_config=tower.to_dict())
+    ).save_pretrained(folder / "siglip")
+    transformers.SiglipImageProcessorPil(size=square).save_pretrained(folder / "siglip")
+    beit = transformers.Data2VecVisionConfig(
+        **SMALL, image_size=48, patch_size=16, use_absolute_position_embeddings=True, use_relative_position_bias=True
+    )
+    transformers.Data2VecVisionModel(beit).save_pretrained(folder / "data2vec")
+    transformers.BeitImageProcessorPil(size=square, do_center_crop=False).save_pretrained(folder / "data2vec")
+    registers = transformers.Dinov2WithRegistersConfig(**SMALL, image_size=56, patch_size=14, num_register_tokens=3)
+    transformers.Dinov2WithRegistersModel(registers).save_pretrained(folder / "dinov2_registers")
+    transformers.BitImageProcessorPil(
+        size={"shortest_edge": 64}, crop_size={"height": 56, "width": 56}, do_center_crop=True
+    ).save_pretrained(folder / "dinov2_registers")
+    dinov3 = transformers.DINOv3ViTConfig(**SMALL, image_size=48, patch_size=16, num_register_tokens=4)
+    transformers.DINOv3ViTModel(dinov3).save_pretrained(folder / "dinov3")
+    # as its checkpoints have it; the class itself cannot be made without torchvision
+    processor = {"image_processor_type": "DINOv3ViTImageProcessorFast", "size": square, "resample": 2}
+    processor |= {"crop_size": None, "do_center_crop": None, "do_resize": True, "do_rescale": True}
+    processor |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "do_normalize": True}
+    (folder / "dinov3" / "preprocessor_config.json").write_text(json.dumps(processor))
+
+
+def _save_video(folder: Path) -> None:
+    sizes = {**SMALL, "image_size": 48, "patch_size": 16, "num_frames": 4, "tubelet_size": 2}
+    pretrained = transformers.VideoMAEConfig(**sizes, use_mean_pooling=False)
+    transformers.VideoMAEModel(pretrained).save_pretrained(folder / "videomae")
+    tuned = transformers.VideoMAEForVideoClassification(transformers.VideoMAEConfig(**sizes, use_mean_pooling=True))
+    torch.nn.init.normal_(tuned.fc_norm.weight, 1.0, 0.3)  # ones would hide that it is left out
+    tuned.save_pretrained(folder / "videomae_tuned")
+    for name in ("videomae", "videomae_tuned"):
+        transformers.VideoMAEImageProcessorPil(
+            size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48}
+        ).save_pretrained(folder / name)
+
+
 def _save_audio(folder: Path) -> None:
     for name, config, norm in (
         ("hubert", transformers.HubertConfig, "group"),
@@ -97,6 +137,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         _save_vision(folder)
         _save_audio(folder)
         _save_text(folder)
+        _save_more_vision(folder)  # after the others, whose weights are drawn first
+        _save_video(folder)
     return folder
 
 

@@ -22,6 +22,7 @@ from ecmf_pipeline.encoders.config import (
     EncoderConfig,
     MiniXceptionConfig,
     TextConfig,
+    VideoConfig,
     VisionConfig,
 )
 from ecmf_pipeline.files import fingerprint
@@ -180,7 +181,7 @@ class TestEgemaps(EncoderContract):
 
 
 class TestVision(TransformersContract):
-    @pytest.fixture(scope="class", params=["clip", "clip_two_towers", "vit", "dinov2"])
+    @pytest.fixture(scope="class", params=["clip", "clip_two_towers", "siglip", "vit", "data2vec", "dinov2", "dinov3"])
     @classmethod
     def config(cls, request: pytest.FixtureRequest, tiny: Path) -> VisionConfig:
         return VisionConfig(model=str(tiny / request.param), batch_size=3)
@@ -232,6 +233,18 @@ class TestText(TransformersContract):
             ClipText("i miss my mother", "sad " * 40),
             ClipText("i am so very happy today", "angry"),
         ]
+
+
+class TestVideo(TransformersContract):
+    @pytest.fixture(scope="class", params=["videomae", "videomae_tuned"])
+    @classmethod
+    def config(cls, request: pytest.FixtureRequest, tiny: Path) -> VideoConfig:
+        return VideoConfig(model=str(tiny / request.param), rows="tubelet")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def views(cls, frames: list[Any]) -> list[Any]:
+        return [np.stack([np.roll(clip[0], 9 * turn, axis=1) for turn in range(4)]) for clip in frames]
 
 
 class TestMiniLM(TransformersContract):
