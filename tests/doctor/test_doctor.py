@@ -91,7 +91,7 @@ def test_a_bad_clip_is_named_and_the_rest_goes_on(project, make_clip):
     lines = done.stdout.splitlines()
     assert any(line.startswith("warning  clip") and "clip_0: UnreadableMedia" in line for line in lines)
     assert any(line.startswith("warning  trial audio") and "clip_5: SilentAudio" in line for line in lines)
-    assert any(line.startswith("ok       trial global     3 of 3 clips") for line in lines)
+    assert any(line.startswith("ok       trial global     4 of 4 clips") for line in lines)
 
 
 def test_a_hub_model_that_cannot_be_reached_is_a_clear_failure(project):
