@@ -1,9 +1,10 @@
 """What a face and a scene look like at a glance: cheap enough for every frame, and enough to tell people apart.
 
 A signature is a colour histogram (CIE L*a*b*, 8 levels each) of the upper and of the lower half of a square around the
-face, as square roots, so that the dot product of two is their Bhattacharyya coefficient. Of 31 real clips (13 people),
-`unlikeness` was at most 0.06 in 99 of 100 pairs of one person in one clip (0.13 at most), and at least 0.09 in 99 of
-100 pairs of different people.
+face, as square roots, so that the dot product of two is their Bhattacharyya coefficient. Of 30 real clips without a
+cut, the boxes shifted and scaled by 5% at random, `unlikeness` was at most 0.05 in 99 of 100 pairs from one clip (0.13
+at most), and at least 0.09 in 99 of 100 pairs of different people (26 of these clips, 8 people, no two of them in one
+picture).
 """
 
 from __future__ import annotations
