@@ -107,7 +107,7 @@ class WaveEncoder(SoundEncoder):
         super().__init__(config, device)
         self.preparer = preparer
         source = config.source()
-        self.model, _ = load_model(source)
+        self.model, _ = load_model(source, dtype=self.inference.loaded_as)
         if not isinstance(getattr(self.model, "feature_extractor", None), nn.Module):
             raise ModelError(f"{source.name} does not read waveforms", "choose a HuBERT, wav2vec2 or WavLM model")
         check_layers(source, self.model, config.layers)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from ecmf_pipeline.encoders.inference import Inference
     from ecmf_pipeline.faces import FaceTrack
 
 View = TypeVar("View")
@@ -101,6 +102,7 @@ class Encoder(ABC, Generic[View]):
 
     Attributes:
         preparer: What happens to a view before the network sees it.
+        inference: Where and how the network runs; None where there is none.
     """
 
     dtype: str = "float16"
@@ -110,6 +112,7 @@ class Encoder(ABC, Generic[View]):
     """Whether it gives one row for a whole clip, whatever the clip's length."""
 
     preparer: Preparer[View]
+    inference: Inference | None = None
 
     @property
     @abstractmethod
@@ -125,12 +128,14 @@ class Encoder(ABC, Generic[View]):
     def provenance(self) -> dict[str, Any]:
         """What the loaded model tells of where its features come from, for people to read, as plain JSON values.
 
-        Its weights, what happens to its input, and the precision it computes in. No part of the fingerprint.
+        Its weights, what happens to its input, the precision and the kind of device it computes on. No part of the
+        fingerprint.
         """
         return {
             "weights": self.settings["weights"],
             "preprocessing": self.preparer.described(),
             "precision": self.settings.get("precision", "fp32"),
+            "device": "cpu" if self.inference is None else self.inference.device.type,
         }
 
     @abstractmethod

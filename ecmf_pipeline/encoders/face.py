@@ -120,6 +120,7 @@ class MiniXceptionEncoder(Encoder[FaceTrack]):
     """Mini-Xception features (128) beside blendshapes (52): a row a crop in which a face is found."""
 
     preparer: MiniXceptionPreparer
+    inference: Inference
 
     def __init__(self, config: MiniXceptionConfig, device: str = "auto") -> None:
         self._settings = config.settings()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,14 +14,13 @@ from torch import nn
 from ecmf_pipeline.errors import ParamsError
 from ecmf_pipeline.memory import want_of_memory
 from ecmf_pipeline.progress import warn
+from ecmf_pipeline.runner.machine import multiplies_bf16
 
 RunPrecision = Literal["fp32", "bf16", "fp16"]
 """The type that matrices are multiplied in."""
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _MULTIPLYING = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_CPU_BF16 = {"avx512_bf16", "amx_bf16"}
-_CPU = Path("/proc/cpuinfo")
 
 
 def pick_device(device: str) -> torch.device:
@@ -50,16 +48,11 @@ def best_precision(device: str) -> RunPrecision:
     picked = pick_device(device)
     if picked.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(picked) >= (8, 0) else "fp16"
-    return "bf16" if picked.type == "cpu" and _cpu_flags() & _CPU_BF16 else "fp32"
+    return "bf16" if picked.type == "cpu" and multiplies_bf16() else "fp32"
 
 
-def _cpu_flags() -> set[str]:
-    """The instructions that the kernel says the processor has; none where it does not say."""
-    try:
-        lines = _CPU.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return set()
-    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+def _is_matrix(module: nn.Module) -> bool:
+    return type(module) in _MULTIPLYING and not nn.utils.parametrize.is_parametrized(module)
 
 
 class Inference:
@@ -85,14 +78,26 @@ class Inference:
         """Move a frozen network to the device.
 
         Its large matrices are cast once: autocast alone would cast frozen weights again in every pass, which costs a
-        tenth of it.
+        tenth of it. All else is brought to float32, whatever type it was loaded in.
         """
-        network.eval().requires_grad_(False).to(self.device)
+        network.eval().requires_grad_(False)
         if self.precision != "fp32":
+            cast = {id(module) for module in network.modules() if _is_matrix(module)}
             for module in network.modules():
-                if type(module) in _MULTIPLYING and not nn.utils.parametrize.is_parametrized(module):
+                if id(module) in cast:
                     module.to(_TYPES[self.precision])
-        return network
+                else:
+                    for parameter in module.parameters(recurse=False):
+                        parameter.data = parameter.data.float()
+        return network.to(self.device)
+
+    @property
+    def loaded_as(self) -> torch.dtype | Literal["auto"]:
+        """The type that weights are loaded in: float32 where that is computed in, else as they stand in the file.
+
+        A large language model's file is in a half type, and would take twice its memory on the way.
+        """
+        return torch.float32 if self.precision == "fp32" else "auto"
 
     def tensor(self, array: NDArray[Any] | torch.Tensor) -> torch.Tensor:
         """An array on the device; on its way to a GPU through pinned memory, so that nobody waits for the copy."""

@@ -57,6 +57,10 @@ class JoinedConfig(BaseEncoderConfig):
         """The transcripts that any member reads: a clip that lacks one of them is absent."""
         return tuple(dict.fromkeys(column for member in self.members for column in member.text_columns))
 
+    def half_types(self) -> frozenset[str]:
+        """Those of all members."""
+        return frozenset[str]().union(*(member.half_types() for member in self.members))
+
     def libraries(self) -> frozenset[str]:
         """Those of all members."""
         return frozenset[str]().union(*(member.libraries() for member in self.members))

@@ -46,11 +46,6 @@ class PictureEncoder(Encoder[Any]):
     preparer: PicturePreparer
     inference: Inference
 
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """See `Encoder.provenance`; the device beside."""
-        return {**super().provenance, "device": self.inference.device.type}
-
     def encode_prepared(self, prepared: Sequence[NDArray[np.uint8]]) -> list[Encoding]:
         """Encode prepared frames (or the crops of face tracks): (T, D) a clip."""
         rows = self.inference.rows_of_clips(prepared, self._forward)

@@ -24,12 +24,15 @@ _UNUSED_PARAMETERS = ("pooler", "mask_token", "masked_spec_embed")
 """Parts that checkpoints often lack and frozen features do not need: a pooler that lacks weights is not used."""
 
 
-def load_model(source: ModelSource, kind: Any = AutoModel, **options: Any) -> tuple[Any, bool]:
-    """Load a model in float32 and eval mode, on the CPU.
+def load_model(
+    source: ModelSource, kind: Any = AutoModel, *, dtype: torch.dtype | str = torch.float32, **options: Any
+) -> tuple[Any, bool]:
+    """Load a model in eval mode, on the CPU.
 
     Args:
         source: Where it is loaded from.
         kind: The transformers class whose weights are loaded; the others in the file are left there.
+        dtype: The type that its weights are held in; ``auto``: as the file holds them.
         options: More that its ``from_pretrained`` is to know.
 
     Returns:
@@ -42,7 +45,7 @@ def load_model(source: ModelSource, kind: Any = AutoModel, **options: Any) -> tu
     model, report = load_part(
         source,
         kind.from_pretrained,
-        dtype=torch.float32,
+        dtype=dtype,
         output_loading_info=True,
         **options,
     )

@@ -78,6 +78,7 @@ class SoundEncoder(Encoder[Samples]):
     """
 
     pads: bool
+    inference: Inference
 
     def __init__(self, config: AudioConfig, device: str) -> None:
         self._config = config

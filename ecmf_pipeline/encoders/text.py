@@ -93,13 +93,14 @@ class TextEncoder(Encoder[ClipText]):
 
     is_clip_level = True
     preparer: TextPreparer
+    inference: Inference
 
     def __init__(self, config: TextConfig, device: str = "auto") -> None:
         self._config = config
         self._settings = config.settings()
         self.inference = Inference(device, config.batch_size, cast("RunPrecision", config.resolved(device).precision))
         source = config.source()
-        self.model, _ = load_model(source, **gguf_option(config))
+        self.model, _ = load_model(source, dtype=self.inference.loaded_as, **gguf_option(config))
         if self.model.config.is_encoder_decoder:
             raise ModelError(f"{source.name} is an encoder with a decoder", "choose a model with one of them")
         check_layers(source, self.model, config.layers)

@@ -79,6 +79,7 @@ class VideoEncoder(Encoder[Any]):
     """
 
     preparer: VideoPreparer
+    inference: Inference
 
     def __init__(self, config: VideoConfig, device: str = "auto") -> None:
         self._config = config
@@ -102,11 +103,6 @@ class VideoEncoder(Encoder[Any]):
     def settings(self) -> dict[str, Any]:
         """See `VideoConfig.settings`."""
         return self._settings
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """See `Encoder.provenance`; the device beside."""
-        return {**super().provenance, "device": self.inference.device.type}
 
     def encode_prepared(self, prepared: Sequence[PreparedVideo]) -> list[Encoding]:
         """Encode clips: (1, D) each, or (tubelets, D).

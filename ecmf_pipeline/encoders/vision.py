@@ -28,7 +28,7 @@ class VisionEncoder(PictureEncoder):
         self._settings = config.settings()
         self.inference = Inference(device, config.batch_size, cast("RunPrecision", config.resolved(device).precision))
         source = config.source()
-        model, trained = load_model(source)
+        model, trained = load_model(source, dtype=self.inference.loaded_as)
         self.model: nn.Module = getattr(model, "vision_model", model)
         self._projection: nn.Module | None = getattr(model, "visual_projection", None)
         self._pool = self._chosen_pool(trained)

@@ -76,7 +76,9 @@ class WhisperEncoder(SoundEncoder):
         super().__init__(config, device)
         self.preparer = preparer
         source = config.source()
-        self.model, _ = load_model(source, modeling_whisper.WhisperEncoder, key_mapping=_ENCODER_KEYS)
+        self.model, _ = load_model(
+            source, modeling_whisper.WhisperEncoder, dtype=self.inference.loaded_as, key_mapping=_ENCODER_KEYS
+        )
         check_layers(source, self.model, config.layers)
         shape = self.model.config
         extractor = preparer.extractor

@@ -16,7 +16,9 @@ from ecmf_pipeline.media import MediaConfig, resolved_reader
 UNKNOWN = "unknown"
 """The version of a library that is not installed as a package."""
 
-_READERS = {"decord": "decord", "pyav": "av"}
+_READERS = {"decord": ("av", "decord"), "pyav": ("av",)}
+"""Where decord's pictures are wanted, PyAV looks into the file first, and may read it itself."""
+
 _OF_FACES = ("mediapipe", "opencv-contrib-python")
 
 
@@ -30,7 +32,7 @@ def library_versions(modality: Modality, encoder: BaseEncoderConfig, media: Medi
     """
     libraries = {"numpy", *encoder.libraries()}
     if modality in {Modality.GLOBAL, Modality.FACE}:
-        libraries.add(_READERS[resolved_reader(media)])
+        libraries.update(_READERS[resolved_reader(media)])
     if modality is Modality.FACE:
         libraries.update(_OF_FACES)
     if modality is Modality.AUDIO:

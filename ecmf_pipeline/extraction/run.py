@@ -16,7 +16,9 @@ from ecmf_pipeline.extraction.plan import Branch
 from ecmf_pipeline.faces import FaceConfig
 from ecmf_pipeline.files import fingerprint
 from ecmf_pipeline.media import MediaConfig
+from ecmf_pipeline.progress import warn
 from ecmf_pipeline.runner import Engine, Run, RunConfig, RunReport
+from ecmf_pipeline.runner.machine import multiplies_bf16
 from ecmf_pipeline.store import (
     FeatureKeeper,
     FeatureSealer,
@@ -89,6 +91,7 @@ def extract(
     working, too_bad = _settle(branches, writers, report, config)
     if items := _items(working, clips, texts):
         config = _with_processes(config, working)
+        _warn_of_slow_types(config.device, working)
         steps = _steps(working, writers, corpus_root, media, faces, config)
         _run(steps, items, working, writers, config, report, engine)
     for branch in working:
@@ -102,6 +105,14 @@ def extract(
             f"({reasons}); all others were: run the same command again"
         )
     return report
+
+
+def _warn_of_slow_types(device: str, branches: Sequence[Branch]) -> None:
+    """Say that a processor lacks instructions for a type that is asked for; of GPUs `doctor` tells."""
+    on_cpu = [branch for branch in branches if not visible_gpus(device) and "cuda" not in device]
+    wanted = frozenset[str]().union(*(branch.encoder.half_types() for branch in on_cpu))
+    if missing := sorted(wanted - ({"bf16"} if multiplies_bf16() else set())):
+        warn(f"extract: this processor has no instructions for {' and '.join(missing)}: right, but slower than fp32")
 
 
 def _settle(

@@ -10,9 +10,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ecmf_pipeline.encoders import inference as module
 from ecmf_pipeline.encoders.config import AudioConfig, TextConfig, VisionConfig
 from ecmf_pipeline.encoders.inference import Inference, best_precision
+from ecmf_pipeline.runner import machine
 
 FAULTS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
@@ -86,7 +86,7 @@ class TestPrecision:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str
     ) -> None:
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
-        monkeypatch.setattr(module, "_CPU", tmp_path / "cpuinfo")
+        monkeypatch.setattr(machine, "_PROCESSOR", tmp_path / "cpuinfo")
         assert best_precision("cpu") == ("bf16" if "bf16" in flags else "fp32")
         config = VisionConfig(model="org/name", precision="auto")
         assert config.resolved("cpu").precision == best_precision("cpu")
@@ -94,7 +94,7 @@ class TestPrecision:
     def test_auto_is_fp32_where_the_processor_is_not_told(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "_CPU", tmp_path / "absent")
+        monkeypatch.setattr(machine, "_PROCESSOR", tmp_path / "absent")
         assert best_precision("cpu") == "fp32"
 
     def test_matrices_are_cast_and_norms_are_not(self) -> None:

@@ -35,7 +35,7 @@ def with_small_models(preset: str, tiny: Path) -> Params:
     return validated({"preset": preset, "encoders": models}, where="params.yaml")
 
 
-@pytest.mark.parametrize("preset", ["ecmf"])
+@pytest.mark.parametrize("preset", ["ecmf", "mer-baseline"])
 def test_every_encoder_of_a_preset_describes_clips(preset, tiny, views):
     params = with_small_models(preset, tiny)
     for modality in params.extract.encoders:
@@ -50,7 +50,7 @@ def test_every_encoder_of_a_preset_describes_clips(preset, tiny, views):
             encoder.close()
 
 
-@pytest.mark.parametrize("preset", ["ecmf"])
+@pytest.mark.parametrize("preset", ["ecmf", "mer-baseline"])
 def test_a_preset_asks_the_llm_in_the_language_of_its_transcripts(preset):
     params = validated({"preset": preset, "corpus": {"kind": "mer", "root": "x"}}, where="params.yaml")
     assert params.corpus.transcripts == "chinese"
