@@ -20,6 +20,10 @@ _Row = tuple[str, str, str, str, str]
 """Modality, entry, model, width, options."""
 
 
+_ANY_CORPUS = {"kind": "mer", "root": "corpus"}
+"""A preset may ask for what corpora of this kind alone bring."""
+
+
 def run() -> None:
     """Print each preset's models by modality, then those in use.
 
@@ -29,7 +33,7 @@ def run() -> None:
     params = load_params()
     tables = {
         f"preset {name}" + (" (that of params.yaml)" if name == params.preset else ""): list(
-            _rows(validated({"preset": name}, where=f"preset {name}"))
+            _rows(validated({"preset": name, "corpus": _ANY_CORPUS}, where=f"preset {name}"))
         )
         for name in preset_names()
     }

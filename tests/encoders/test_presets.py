@@ -14,7 +14,7 @@ from ecmf_pipeline.encoders.widths import known_dim
 from ecmf_pipeline.params import Params, validated
 
 KINDS = {
-    "clip_large": "clip",
+    "clip_large": "clip_two_towers",
     "expression_vit": "vit",
     "dinov2_large": "dinov2",
     "hubert_large": "hubert",
@@ -30,9 +30,10 @@ def views(frames: list[Any], tracks: list[Any], sounds: list[Any]) -> dict[Modal
 
 
 def with_small_models(preset: str, tiny: Path) -> Params:
-    named = validated({"preset": preset}, where="params.yaml").encoders
+    document = {"preset": preset, "corpus": {"kind": "mer", "root": "x"}}
+    named = validated(document, where="params.yaml").encoders
     models = {name: {"model": str(tiny / KINDS[name])} for name in named if name in KINDS}
-    return validated({"preset": preset, "encoders": models}, where="params.yaml")
+    return validated({**document, "encoders": models}, where="params.yaml")
 
 
 @pytest.mark.parametrize("preset", ["ecmf", "mer-baseline"])
