@@ -90,7 +90,7 @@ def test_nothing_is_held_of_what_was_opened_for_a_worker_that_died(bench):
 def test_an_opener_that_is_killed_is_replaced_and_nothing_is_lost(bench):
     done = []
     for finished in run(bench, 12, workers=1, openers=1, working="sleep 0.02"):
-        assert finished.errors == []
+        assert {error.reason for _, error in finished.errors} <= {"NoFaceFound"}  # that of 7
         done.append(finished.task.items[0].value)
         if len(done) == 1:
             (opener,) = {process for _, process, _ in bench.diary()}
