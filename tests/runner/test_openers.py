@@ -87,6 +87,18 @@ def test_nothing_is_held_of_what_was_opened_for_a_worker_that_died(bench):
     assert len(bench.working()) >= 2
 
 
+def test_an_opener_that_is_killed_is_replaced_and_nothing_is_lost(bench):
+    done = []
+    for finished in run(bench, 12, workers=1, openers=1, working="sleep 0.02"):
+        assert {error.reason for _, error in finished.errors} <= {"NoFaceFound"}  # that of 7
+        done.append(finished.task.items[0].value)
+        if len(done) == 1:
+            (opener,) = {process for _, process, _ in bench.diary()}
+            os.kill(opener, signal.SIGKILL)
+    assert sorted(done) == list(range(1, 13))
+    assert len({process for _, process, _ in bench.diary()}) == 2
+
+
 def test_what_breaks_an_opener_never_comes_near_a_worker(bench):
     """No model is loaded a second time for a film that a decoder cannot bear."""
     odd = {"n2": Number(2, opening="signal SIGSEGV"), "n5": Number(5, opening="sleep 60")}
