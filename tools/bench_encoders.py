@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from ecmf_pipeline.clips import Clip, Modality
 from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, MiniXceptionConfig, VisionConfig
 from ecmf_pipeline.extraction.config import ExtractConfig
-from ecmf_pipeline.media import MediaConfig
+from ecmf_pipeline.media import MediaConfig, read_frames
 from ecmf_pipeline.store import FeatureStore
 from tools.bench_clips import Cost, cost_of, make_clips, run_extraction
 
 FRAMES = 16
 CORES = 2
-SHORT, LONG = 16, 64
+SHORT, LONG = 8, 40
 """Clips of the two runs whose difference is taken."""
 
 ROW = "{:<58}{:>10}{:>10}{:>9}  {}\n"
@@ -52,7 +52,7 @@ def main() -> None:
         for size in ("480p", "720p"):
             clips = make_clips(folder / size, size, LONG)
             report_vit(folder, size, clips, model)
-        for size, frames in (("480p", 16), ("720p", 16), ("720p", 8), ("1080p", 8)):
+        for size, frames in (("480p", 16), ("720p", 16), ("720p", 8), ("1080p", 16), ("1080p", 8)):
             clips = make_clips(folder / size, size, LONG)
             report_joint(folder, size, clips, frames)
 
@@ -103,7 +103,8 @@ def report_joint(folder: Path, size: str, clips: Sequence[Clip], frames: int) ->
         Modality.FACE: MiniXceptionConfig(),
         Modality.AUDIO: EgemapsConfig(),
     }
-    decode = cost_of(lambda: [decode_bare(corpus / clip.path) for clip in clips[:SHORT]]).each(SHORT)
+    media = MediaConfig(frames=frames)
+    decode = cost_of(lambda: [read_frames(corpus / clip.path, media) for clip in clips[:SHORT]]).each(SHORT)
     joint = cost_a_clip(encoders, clips, corpus, folder / "stores", frames)
     apart = [
         cost_a_clip({modality: encoder}, clips, corpus, folder / "stores", frames)
@@ -178,8 +179,6 @@ def baseline_loop(corpus: Path, clips: Sequence[Clip], model: Path) -> NDArray[n
 
     The same moments of the clip are taken as ours, so that the features can be compared.
     """
-    from ecmf_pipeline.media import read_frames
-
     network, processor = load_baseline(model)
     rows = []
     for clip in clips:
