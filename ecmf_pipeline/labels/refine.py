@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.clips import Clip, ClipId, Split, labels_of
 from ecmf_pipeline.labels.config import RefineConfig
-from ecmf_pipeline.labels.label_model import ABSTAIN, CombinedVotes
+from ecmf_pipeline.labels.evidence import ABSTAIN
+from ecmf_pipeline.labels.label_model import Assessment
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -60,7 +61,7 @@ class Decision:
 
 
 def decide(
-    combined: CombinedVotes,
+    combined: Assessment,
     clips: Sequence[Clip],
     labels: Sequence[str],
     config: RefineConfig,
@@ -114,7 +115,7 @@ def decide(
     ]
 
 
-def _families_behind(combined: CombinedVotes, families: Mapping[str, str]) -> Ints:
+def _families_behind(combined: Assessment, families: Mapping[str, str]) -> Ints:
     """How many families favour the first choice, (n,): those of whose voting sources more than half vote for it."""
     behind = np.zeros(len(combined.labels), np.int64)
     for family in sorted({families[name] for name in combined.votes}):
@@ -123,7 +124,7 @@ def _families_behind(combined: CombinedVotes, families: Mapping[str, str]) -> In
     return behind
 
 
-def _labelled(combined: CombinedVotes, given: Ints, backing: Ints, config: RefineConfig) -> tuple[list[Verdict], Ints]:
+def _labelled(combined: Assessment, given: Ints, backing: Ints, config: RefineConfig) -> tuple[list[Verdict], Ints]:
     """Verdicts on given labels, and the labels that result, -1 for none; unlabeled clips stand at review."""
     rows = np.arange(len(given))
     belief = combined.posterior[rows, given]
@@ -144,7 +145,7 @@ def _labelled(combined: CombinedVotes, given: Ints, backing: Ints, config: Refin
     return [by_code[code] for code in codes.tolist()], new
 
 
-def _weights(combined: CombinedVotes, given: Ints, new: Ints, config: RefineConfig) -> Floats:
+def _weights(combined: Assessment, given: Ints, new: Ints, config: RefineConfig) -> Floats:
     """The posterior of each labelled clip's label, scaled so that each class averages one (or what the limit allows).
 
     Unscaled, the weights favour the majority class, whose labels are the easiest to believe.
@@ -161,7 +162,7 @@ def _weights(combined: CombinedVotes, given: Ints, new: Ints, config: RefineConf
 
 
 def _add_pseudo(
-    combined: CombinedVotes,
+    combined: Assessment,
     clips: Sequence[Clip],
     given: Ints,
     backing: Ints,
@@ -188,7 +189,7 @@ def _add_pseudo(
 
 
 def _reason(
-    combined: CombinedVotes,
+    combined: Assessment,
     labels: Sequence[str],
     row: int,
     given: int,

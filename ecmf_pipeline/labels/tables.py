@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.clips import ClipId, Split
 from ecmf_pipeline.errors import InputError, MissingInput
 from ecmf_pipeline.files import read_text, write_atomic
-from ecmf_pipeline.labels.label_model import ABSTAIN, first_choice
+from ecmf_pipeline.labels.evidence import ABSTAIN, first_choice
 from ecmf_pipeline.labels.refine import Decision, Verdict
 
 if TYPE_CHECKING:

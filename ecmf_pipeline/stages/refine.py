@@ -11,7 +11,7 @@ from ecmf_pipeline import layout
 from ecmf_pipeline.clips import labels_of
 from ecmf_pipeline.errors import MissingInput
 from ecmf_pipeline.files import write_json
-from ecmf_pipeline.labels.label_model import combine_votes
+from ecmf_pipeline.labels.label_model import assess_labels
 from ecmf_pipeline.labels.refine import decide
 from ecmf_pipeline.labels.tables import read_votes, write_refined
 from ecmf_pipeline.params import load_params
@@ -38,7 +38,7 @@ def run() -> None:
     votes = {**table.votes, "fusion": np.where(judged, fusion.probs, np.nan)}
     given = np.array(labels_of(corpus.clips, corpus.labels), np.int64)
     folds = folds_of(corpus, params.vote.folds, params.vote.seed)
-    combined = combine_votes(votes, given, folds=folds, config=params.refine.label_model)
+    combined = assess_labels(votes, given, folds=folds, config=params.refine.label_model)
     families = {name: _family(name) for name in votes}
     decisions = decide(combined, corpus.clips, corpus.labels, params.refine, families=families)
     write_refined(layout.REFINED, decisions, votes, combined.posterior, corpus.labels)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ecmf_pipeline.clips import Clip, ClipId, Split
 from ecmf_pipeline.labels.config import RefineConfig
-from ecmf_pipeline.labels.label_model import CombinedVotes, combine_votes
+from ecmf_pipeline.labels.label_model import Assessment, assess_labels
 from ecmf_pipeline.labels.refine import Decision, Verdict, decide
 
 Simulate = Callable[..., Any]
@@ -18,13 +18,13 @@ NAMES = ("happy", "sad", "angry")
 FAMILIES = {"face_linear": "face", "face_lightgbm": "face", "text": "text", "llm": "llm"}
 
 
-def evidence(posterior: list[float], casts: list[int]) -> CombinedVotes:
+def evidence(posterior: list[float], casts: list[int]) -> Assessment:
     """One clip, of which everything is known; casts of face_linear, face_lightgbm, text, llm."""
     row = np.array([posterior])
     label = int(row.argmax())
     voting = [cast for cast in casts if cast >= 0]
     agreement = np.mean([cast == label for cast in voting]) if voting else np.nan
-    return CombinedVotes(
+    return Assessment(
         probs=row,
         posterior=row,
         labels=np.array([label]),
@@ -103,7 +103,7 @@ def test_thresholds_of_a_pseudo_label(posterior: list[float], casts: list[int], 
 
 def test_a_quota_keeps_the_majority_from_swallowing_the_rest(simulate: Simulate, labels: tuple[str, ...]) -> None:
     world = simulate(0, 60, unlabeled=600)
-    combined = combine_votes(world.votes, world.given)
+    combined = assess_labels(world.votes, world.given)
     config = RefineConfig(pseudo_quota=0.5)
     decisions = decide(combined, world.clips, labels, config, families=world.families)
     for label in labels:
@@ -119,7 +119,7 @@ def test_a_quota_keeps_the_majority_from_swallowing_the_rest(simulate: Simulate,
 def test_only_the_splits_that_are_named_get_pseudo_labels(simulate: Simulate, labels: tuple[str, ...]) -> None:
     world = simulate(0, 60, unlabeled=60)
     clips = [replace(clip, split=Split.CANDIDATE) if clip.split is Split.UNLABELED else clip for clip in world.clips]
-    combined = combine_votes(world.votes, world.given)
+    combined = assess_labels(world.votes, world.given)
     both = decide(combined, clips, labels, RefineConfig(), families=world.families)
     neither = decide(combined, clips, labels, RefineConfig(pseudo_splits=(Split.UNLABELED,)), families=world.families)
     assert sum(d.decision is Verdict.PSEUDO for d in both) > 5
@@ -128,7 +128,7 @@ def test_only_the_splits_that_are_named_get_pseudo_labels(simulate: Simulate, la
 
 def test_gold_labels_change_nothing(simulate: Simulate, labels: tuple[str, ...]) -> None:
     world = simulate(1, 40, unlabeled=20)
-    combined = combine_votes(world.votes, world.given)
+    combined = assess_labels(world.votes, world.given)
     golden = [replace(clip, gold_label="happy") for clip in world.clips]
     plain = decide(combined, world.clips, labels, RefineConfig(), families=world.families)
     assert decide(combined, golden, labels, RefineConfig(), families=world.families) == plain
@@ -138,7 +138,7 @@ def test_training_labels_get_better_and_few_right_ones_break(simulate: Simulate,
     before, after, broken = [], [], []
     for seed in range(8):
         world = simulate(seed, 96)
-        combined = combine_votes(world.votes, world.given, seed=seed)
+        combined = assess_labels(world.votes, world.given, seed=seed)
         decisions = decide(combined, world.clips, labels, RefineConfig(), families=world.families)
         right = np.array([d.new_label == labels[t] for d, t in zip(decisions, world.truth, strict=True)])
         trained = np.array([d.weight > 0 for d in decisions])
@@ -154,7 +154,7 @@ def test_training_labels_get_better_and_few_right_ones_break(simulate: Simulate,
 def test_each_class_weighs_as_much_as_it_counts(simulate: Simulate, labels: tuple[str, ...]) -> None:
     world = simulate(2, 300)
     decisions = decide(
-        combine_votes(world.votes, world.given), world.clips, labels, RefineConfig(), families=world.families
+        assess_labels(world.votes, world.given), world.clips, labels, RefineConfig(), families=world.families
     )
     for label in labels:
         weights = [d.weight for d in decisions if d.new_label == label]
