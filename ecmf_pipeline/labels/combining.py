@@ -151,7 +151,7 @@ def _checked(gold: NDArray[np.integer], clips: int, classes: int) -> Ints:
     known = np.asarray(gold)
     if known.shape != (clips,) or not np.issubdtype(known.dtype, np.integer):
         raise ValueError(f"gold labels must be {clips} integers, not {known.dtype} of shape {known.shape}")
-    if clips and not (-1 <= known.min() and known.max() < classes):
+    if clips and not (known.min() >= -1 and known.max() < classes):
         raise ValueError(f"gold labels must be from -1 (unknown) to {classes - 1}")
     return known.astype(np.int64)
 

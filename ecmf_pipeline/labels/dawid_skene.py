@@ -60,7 +60,7 @@ class DawidSkene:
     confusion: Floats
 
     def scores(self, rows: sparse.csr_array) -> Floats:
-        """log P(truth, votes) of one-hot votes (u, S * K), (u, K)."""
+        """Log P(truth, votes) of one-hot votes (u, S * K), (u, K)."""
         sources, classes, _ = self.confusion.shape
         table = np.log(np.swapaxes(self.confusion, 1, 2)).reshape(sources * classes, classes)  # rows: source and vote
         scores: Floats = rows @ table + np.log(self.shares)

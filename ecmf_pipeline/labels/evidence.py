@@ -50,7 +50,7 @@ def evidence_of(votes: Mapping[str, NDArray[np.floating]], *, floor: float) -> E
     if len(shapes) > 1 or len(next(iter(shapes))) != 2:
         raise ValueError(f"votes must all be (n, K), not {sorted(shapes)}")
     stacked = np.stack([np.asarray(probs, np.float64) for probs in votes.values()], axis=1)
-    silent: NDArray[np.bool_] = np.isnan(stacked).all(axis=2)  # (n, S)
+    silent = np.asarray(np.isnan(stacked).all(axis=2))  # (n, S)
     voting = stacked[~silent]
     if not (np.all(voting >= 0) and np.allclose(voting.sum(axis=1), 1.0, atol=1e-3)):
         raise ValueError("a vote must be a distribution over the labels, or all NaN")
