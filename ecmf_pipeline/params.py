@@ -131,6 +131,10 @@ class Params(Config):
             raise ValueError(f"corpus.root: say where the {self.corpus.kind} corpus stands")
         return self
 
+    def label_files(self) -> tuple[str, ...]:
+        """Files of the user's that hold votes or verdicts."""
+        return (*self.vote.sources, *([self.refine.verdicts] if self.refine.verdicts else []))
+
     def encoder_of(self, modality: Modality) -> BaseEncoderConfig:
         """The encoder that serves a modality in use."""
         name = self.extract.encoders[modality]

@@ -20,6 +20,7 @@ from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.scoring import ScoreBooks, Scored, scored, without_words
 from ecmf_pipeline.llm.step import LocalScorers
 from ecmf_pipeline.params import Params
+from ecmf_pipeline.predictions import NO_MODALITY, PredictionTable
 from ecmf_pipeline.texts import read_texts
 
 REWRITE_BOOKS = ScoreBooks(
@@ -32,6 +33,10 @@ VOTE_BOOKS = ScoreBooks(
     layout.quarantine("vote"),
     earlier=(REWRITE_BOOKS,),  # what `rewrite` asked is not asked again
 )
+
+
+_TIE = 1e-5
+"""Probabilities nearer than this are alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,15 @@ def read_features(params: Params, clips: Sequence[Clip]) -> Mapping[str, NDArray
         fingerprint_of=lambda modality: expected_fingerprint(params, modality),
         pool=params.train.pool,
     )
+
+
+def fusion_votes(table: PredictionTable) -> NDArray[np.float64]:
+    """What the fusion model says of every clip, (n, K), NaN where it could not judge one or has learned nothing."""
+    ranked = np.sort(table.probs, axis=1)
+    # A model that has learned nothing finds all labels alike: that is an abstention, not a vote for the first one.
+    decided = ranked[:, -1] - ranked[:, -2] > _TIE
+    judged = (np.array([flag != NO_MODALITY for flag in table.flags]) & decided)[:, None]
+    return np.where(judged, table.probs, np.nan).astype(np.float64)
 
 
 def expected_fingerprint(params: Params, modality: Modality) -> str | None:

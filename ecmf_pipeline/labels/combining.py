@@ -45,6 +45,8 @@ class CombinedVotes:
         labels: The label of each clip, (n,): its gold label, where it has one.
         confidence: Probability that it is right, (n,); 1 for gold labels.
         probs: Probability of each label, (n, K).
+        held_out: The same, (n, K), but a gold clip is judged without its gold label: what calibration, and the
+            precision above a threshold, are measured on.
         sources: How each source fares, in the order they were handed in.
         calibrated: Whether the probabilities were fitted to gold labels. Without, they are no more than scores.
         method: How the votes were combined, in words.
@@ -53,6 +55,7 @@ class CombinedVotes:
     labels: Ints
     confidence: Floats
     probs: Floats
+    held_out: Floats
     sources: tuple[SourceReport, ...]
     calibrated: bool
     method: str
@@ -94,18 +97,19 @@ def combine_votes(
         if len(labelled):
             counts = np.bincount(known[labelled], minlength=classes) + 1.0
             probs[evidence.silent] = counts / counts.sum()
+    held_out = probs.copy()
     probs[labelled] = np.eye(classes)[known[labelled]]
     judged = np.zeros(clips, dtype=bool)
     judged[labelled if calibrated else slice(None)] = True
     reports = report_sources(list(votes), evidence.cast, probs, judged, gold=calibrated)
     labels = probs.argmax(axis=1).astype(np.int64)
-    return CombinedVotes(labels, probs[np.arange(clips), labels], probs, reports, calibrated, method)
+    return CombinedVotes(labels, probs[np.arange(clips), labels], probs, held_out, reports, calibrated, method)
 
 
 def _with_gold(
     evidence: Evidence, votes: Ballots, crowd: Floats, clips: Ints, gold: Ints, rng: np.random.Generator
 ) -> tuple[Floats, dict[str, float]]:
-    """Probabilities, (n, K), and the weight of each expert in the blend."""
+    """Probabilities, (n, K), those of gold clips without their gold label, and each expert's weight in the blend."""
     panel = Panel.of(evidence, votes)
     unfitted = np.log(np.maximum(crowd, np.exp(-12.0)))
     repeats = int(np.clip(np.ceil(_WANTED_ANSWERS / len(gold)), 1, 5))
@@ -120,7 +124,12 @@ def _with_gold(
     experts = fit_experts(panel, clips, gold, (PENALTIES[best],))
     scores = np.stack([*experts.log_probs(panel, slice(None)), unfitted], axis=1)
     weights = dict(zip((*NAMES, "unsupervised"), blend.weights.tolist(), strict=True))
-    return np.exp(blend.log_probs(scores)), weights
+    probs = np.exp(blend.log_probs(scores))
+    part = np.arange(len(gold)) % FOLDS
+    for held_out in range(FOLDS):
+        asked = part == held_out
+        probs[clips[asked]] = np.exp(_fit_blend(seen[~asked], gold[~asked]).log_probs(seen[asked]))
+    return probs, weights
 
 
 def _fit_blend(opinions: Floats, gold: Ints) -> LogPool:

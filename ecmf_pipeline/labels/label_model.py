@@ -63,7 +63,8 @@ class Assessment:
         votes: Each source's first choice, (n,), `ABSTAIN` where it has none.
         transition: Estimated P(given label | true label), (K, K), rows are true labels.
         sources: One entry a source, in the order they were handed in.
-        calibrated: Whether the probabilities were checked against gold labels. Given labels cannot do that.
+        calibrated: Whether the probabilities were fitted to gold labels. Given labels cannot do that.
+        held_out: The posterior, (n, K), in which a gold clip is judged without its gold label; None without gold.
     """
 
     probs: Floats
@@ -75,6 +76,7 @@ class Assessment:
     transition: Floats
     sources: tuple[Source, ...]
     calibrated: bool = False
+    held_out: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)

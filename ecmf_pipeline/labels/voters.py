@@ -7,6 +7,7 @@ Standardisation and principal components are fitted inside the fold's training p
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,10 @@ from ecmf_pipeline.labels.config import LightGbmConfig, LinearConfig
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+
+ALL = "all"
+"""The name of all modalities together, as that of a modality."""
 
 
 class Voter(Protocol):
@@ -159,6 +164,26 @@ def out_of_fold_votes(
     if models:
         votes[unlabeled] = total / models
     return votes
+
+
+def joined(features: Mapping[str, NDArray[np.floating]]) -> Floats:
+    """All modalities side by side, (n, sum of D + M): what one voter sees who judges by all of them.
+
+    A modality that a clip lacks is filled with its mean over the clips that have it, and a column a modality says which
+    clips do. A clip that lacks all is a row of NaN.
+    """
+    columns, have = [], []
+    for values in features.values():
+        block = np.array(values, np.float64)
+        present = ~np.isnan(block).any(axis=1)
+        have.append(present)
+        if present.any():
+            block[~present] = block[present].mean(axis=0)
+            columns.append(block)
+    masks = np.stack(have, axis=1)  # (n, M)
+    rows = np.concatenate([*columns, masks.astype(np.float64)], axis=1)
+    rows[~masks.any(axis=1)] = np.nan
+    return rows
 
 
 def abstain_where_unsure(probs: NDArray[np.floating], margin: float) -> Floats:

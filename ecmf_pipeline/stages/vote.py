@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline import layout
 from ecmf_pipeline.clips import labels_of
+from ecmf_pipeline.errors import InputError
+from ecmf_pipeline.labels.assessing import GIVEN
+from ecmf_pipeline.labels.outside import read_sources
 from ecmf_pipeline.labels.tables import write_votes
-from ecmf_pipeline.labels.voters import out_of_fold_votes
+from ecmf_pipeline.labels.voters import ALL, joined, out_of_fold_votes
 from ecmf_pipeline.llm.scoring import votes_from_scores
 from ecmf_pipeline.params import Params, load_params
 from ecmf_pipeline.progress import progress, say
@@ -32,6 +36,8 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     votes = dict(_classifiers(params, corpus))
     _, scores = llm_scores(params.llm, corpus.clips, VOTE_BOOKS, workers=workers, retry_quarantined=retry_quarantined)
     votes["llm"] = votes_from_scores(scores.values, margin=params.vote.llm_margin)
+    for path in params.vote.sources:
+        _add(votes, path, corpus)
     write_votes(layout.VOTES, [clip.clip_id for clip in corpus.clips], votes, corpus.labels)
     say(f"vote: {len(corpus.clips)} clips, {len(votes)} sources")
     for name, probs in votes.items():
@@ -39,11 +45,23 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     say(f"  {scores.asked} texts asked, {scores.cached} from the cache, {scores.quarantined} clips quarantined")
 
 
+def _add(votes: dict[str, NDArray[np.float64]], path: str, corpus: Corpus) -> None:
+    found, others = read_sources(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
+    if doubled := sorted({*votes, "fusion", GIVEN} & set(found)):
+        raise InputError(f"{path}: there is a source {doubled[0]!r} already", "give the source another name")
+    votes.update(found)
+    if others:
+        say(f"  {others} votes in {path} are about clips that the corpus does not have")
+
+
 def _classifiers(params: Params, corpus: Corpus) -> Iterator[tuple[str, NDArray[np.float64]]]:
     config = params.vote
     given = np.array(labels_of(corpus.clips, corpus.labels), np.int64)
     folds = folds_of(corpus, config.folds, config.seed)
-    features = read_features(params, corpus.clips)
+    alone = read_features(params, corpus.clips)
+    features: dict[str, NDArray[np.floating]] = {**alone}
+    if len(alone) > 1:
+        features[ALL] = joined(alone)
     voters = {"linear": config.linear, "lightgbm": config.lightgbm}
     tasks = [(name, kind, voter) for name in features for kind, voter in voters.items() if voter is not None]
     for name, kind, voter in progress(tasks, "vote", unit="voter"):

@@ -33,13 +33,14 @@ from ecmf_pipeline.report.verdicts import labels_verdict
 
 DECISIONS: dict[str, tuple[Colour, str, str]] = {
     "keep": ("blue", "kept", "the given label stays"),
+    "down_weight": ("yellow", "down-weighted", "the given label stays, but counts less"),
     "relabel": ("vermillion", "relabelled", "the sources' label replaces the given one"),
     "drop": ("grey", "dropped", "the clip is left out of training"),
     "pseudo": ("green", "pseudo-labelled", "a clip without a label gets one"),
     "review": ("purple", "for review", "a person should look at it"),
     "leave": ("sky", "left alone", "a clip without a label stays without"),
 }
-CHANGES = ("relabel", "drop", "pseudo", "review")
+CHANGES = ("relabel", "drop", "review", "down_weight", "pseudo")
 ABSENT = "no label"
 
 
