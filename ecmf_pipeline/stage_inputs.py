@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,13 @@ from ecmf_pipeline.dataset import load_features
 from ecmf_pipeline.errors import CorpusError, ModelError
 from ecmf_pipeline.extraction.plan import branch_settings
 from ecmf_pipeline.files import fingerprint, read_json
+from ecmf_pipeline.labels.outside import read_verdicts
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.scoring import ScoreBooks, Scored, scored, without_words
 from ecmf_pipeline.llm.step import LocalScorers
 from ecmf_pipeline.params import Params
 from ecmf_pipeline.predictions import NO_MODALITY, PredictionTable
+from ecmf_pipeline.progress import say
 from ecmf_pipeline.texts import read_texts
 
 REWRITE_BOOKS = ScoreBooks(
@@ -120,6 +123,16 @@ def fusion_votes(table: PredictionTable) -> NDArray[np.float64]:
     decided = ranked[:, -1] - ranked[:, -2] > _TIE
     judged = (np.array([flag != NO_MODALITY for flag in table.flags]) & decided)[:, None]
     return np.where(judged, table.probs, np.nan).astype(np.float64)
+
+
+def read_corpus_verdicts(path: str | None, corpus: Corpus) -> NDArray[np.int64]:
+    """The labels that a person vouches for, (n,), -1 where unknown."""
+    if path is None:
+        return np.full(len(corpus.clips), -1)
+    gold, others = read_verdicts(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
+    if others:
+        say(f"  {others} verdicts in {path} are about clips that the corpus does not have")
+    return gold
 
 
 def expected_fingerprint(params: Params, modality: Modality) -> str | None:

@@ -26,6 +26,9 @@ STRENGTH = 20.0
 TAUGHT = 5000
 """Most clips that teach the pool; it has one number a source and class to learn."""
 
+_EVEN = 1e-6
+"""A vote whose other labels are all as probable as one another says no more than its first choice does."""
+
 LEAST_SOURCES = 3
 """Two sources that differ cannot tell which of them is right: their probabilities are averaged."""
 
@@ -59,8 +62,9 @@ def combine_without_gold(evidence: Evidence, votes: Ballots, rng: np.random.Gene
             bias=np.zeros(crowd.shape[1]),
             bias_spread=1.0,
         )
-        scores = np.log(crowd + 1e-9) + pool.log_probs(evidence.logs) + np.log(mean + 1e-3)
-        probs = softmax(scores / 2, axis=1)
+        soft = pool.log_probs(evidence.logs) + np.log(mean + 1e-3)
+        share = _soft_share(evidence) / 2
+        probs = softmax((1 - share) * np.log(crowd + 1e-9) + share * soft, axis=1)
         shares = probs[voted].sum(axis=0) + 1.0
     shares = shares / shares.sum()
     return Unsupervised(np.where(voted[:, None], probs, shares), shares)
@@ -74,6 +78,17 @@ def _from_majority(votes: Ballots, voted: NDArray[np.bool_]) -> DawidSkene:
     start = from_counts(votes.expected(expected), expected.sum(axis=0), STRENGTH)
     nothing = np.zeros((sources, classes, classes))
     return fit(votes, counts, nothing, np.zeros(classes), start=start, strength=STRENGTH)
+
+
+def _soft_share(evidence: Evidence) -> float:
+    """How far the votes are probabilities, from 0, where they are one label each however it is written, to 1.
+
+    One soft vote in five is enough: sharp probabilities are cut off at the floor, and look like one label.
+    """
+    ranked = np.sort(evidence.logs[evidence.cast != ABSTAIN], axis=1)  # centred log-votes, (votes, K)
+    if ranked.shape[1] < 3:  # two probabilities tell nothing apart
+        return 1.0
+    return min(1.0, 5.0 * float(np.mean(ranked[:, -2] - ranked[:, 0] > _EVEN)))
 
 
 def _mean_probs(evidence: Evidence) -> Floats:

@@ -47,8 +47,10 @@ class LinearVoter:
     def __init__(self, config: LinearConfig) -> None:
         self.config = config
 
-    def vote(self, training: Floats, given: Ints, queries: Floats, *, seed: int) -> Floats:
-        """See `Voter.vote`."""
+    def vote(
+        self, training: Floats, given: Ints, queries: Floats, *, seed: int, weights: Floats | None = None
+    ) -> Floats:
+        """See `Voter.vote`; ``weights``, (m,), says how much each clip counts."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
 
@@ -59,7 +61,7 @@ class LinearVoter:
         with warnings.catch_warnings():
             # Stopping at the bound of steps costs a weak voter nothing that the label model would not discount.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(training, given, sample_weight=clip_weights(given, self.config.balance))
+            model.fit(training, given, sample_weight=clip_weights(given, self.config.balance, weights))
         probs: Floats = model.predict_proba(queries)
         return probs
 
@@ -186,6 +188,11 @@ def joined(features: Mapping[str, NDArray[np.floating]]) -> Floats:
     return rows
 
 
+def family_of(source: str) -> str:
+    """Sources that judge by the same input are one family: all voters of a modality; the LLM reads the words."""
+    return {"llm": "text", "fusion": ALL}.get(source, source.partition("/")[0])
+
+
 def abstain_where_unsure(probs: NDArray[np.floating], margin: float) -> Floats:
     """A copy of probs (n, K) whose rows are NaN where the first choice leads the second by less than ``margin``."""
     unsure = probs.copy().astype(np.float64)
@@ -212,8 +219,12 @@ def project(training: Floats, queries: Floats, components: int) -> tuple[Floats,
     return pca.transform(training), pca.transform(queries)
 
 
-def clip_weights(given: Ints, balance: float) -> Floats:
-    """A weight for each clip, (m,), mean about one: the inverse frequency of its label to the power ``balance``."""
-    counts = np.bincount(given)
-    weights: Floats = (len(given) / (np.count_nonzero(counts) * counts[given])) ** balance
-    return weights
+def clip_weights(given: Ints, balance: float, weights: Floats | None = None) -> Floats:
+    """A weight for each clip, (m,), mean about one: the inverse frequency of its label to the power ``balance``.
+
+    Clips that count differently, by ``weights``, (m,), count so in the frequencies too.
+    """
+    own = np.ones(len(given)) if weights is None else weights
+    counts = np.bincount(given, own)
+    balanced: Floats = own * (own.sum() / (np.count_nonzero(counts) * counts[given])) ** balance
+    return balanced

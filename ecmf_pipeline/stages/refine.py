@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from ecmf_pipeline import layout
-from ecmf_pipeline.clips import Modality, labels_of
+from ecmf_pipeline.clips import labels_of
 from ecmf_pipeline.errors import MissingInput
 from ecmf_pipeline.files import write_json
-from ecmf_pipeline.labels.assessing import Ints, assess
-from ecmf_pipeline.labels.config import RefineConfig
+from ecmf_pipeline.labels.assessing import assess
 from ecmf_pipeline.labels.effect import effect_of, source_accounts
 from ecmf_pipeline.labels.next_clips import worth_labelling
-from ecmf_pipeline.labels.outside import read_verdicts
 from ecmf_pipeline.labels.refine import decide
 from ecmf_pipeline.labels.tables import read_votes, write_next, write_refined
 from ecmf_pipeline.labels.targets import find_targets
-from ecmf_pipeline.labels.voters import ALL
+from ecmf_pipeline.labels.voters import family_of
 from ecmf_pipeline.params import load_params
 from ecmf_pipeline.predictions import PredictionTable
 from ecmf_pipeline.progress import say
-from ecmf_pipeline.stage_inputs import Corpus, folds_of, fusion_votes, read_labelled_corpus
+from ecmf_pipeline.stage_inputs import Corpus, folds_of, fusion_votes, read_corpus_verdicts, read_labelled_corpus
 
 
 def run(*, dry_run: bool = False) -> None:
@@ -42,10 +39,10 @@ def run(*, dry_run: bool = False) -> None:
     _refuse_another_manifest(corpus, fusion.clip_ids, "predict")
     votes = {**table.votes, "fusion": fusion_votes(fusion)}
     given = np.array(labels_of(corpus.clips, corpus.labels), np.int64)
-    gold = _verdicts(config, corpus)
+    gold = read_corpus_verdicts(config.verdicts, corpus)
     folds = folds_of(corpus, params.vote.folds, params.vote.seed)
     assessment = assess(votes, given, gold, folds=folds, seed=params.vote.seed, config=config.label_model)
-    families = {name: _family(name) for name in votes}
+    families = {name: family_of(name) for name in votes}
     decisions = decide(assessment, corpus.clips, corpus.labels, config, families=families, gold=gold)
     counts = Counter(decision.decision.value for decision in decisions)
     would = "would be: " if dry_run else ""
@@ -62,21 +59,6 @@ def run(*, dry_run: bool = False) -> None:
     )
 
 
-def _verdicts(config: RefineConfig, corpus: Corpus) -> Ints:
-    if config.verdicts is None:
-        return np.full(len(corpus.clips), -1)
-    clip_ids = [clip.clip_id for clip in corpus.clips]
-    gold, others = read_verdicts(Path(config.verdicts), corpus.labels, clip_ids)
-    if others:
-        say(f"  {others} verdicts in {config.verdicts} are about clips that the corpus does not have")
-    return gold
-
-
 def _refuse_another_manifest(corpus: Corpus, clip_ids: Sequence[str], stage: str) -> None:
     if list(clip_ids) != [clip.clip_id for clip in corpus.clips]:
         raise MissingInput(f"what `{stage}` wrote is about other clips than the manifest", f"run `ecmf-pipe {stage}`")
-
-
-def _family(source: str) -> str:
-    """Sources that judge by the same input are one family: all voters of a modality; the LLM reads the words."""
-    return {"llm": Modality.TEXT.value, "fusion": ALL}.get(source, source.partition("/")[0])
