@@ -77,6 +77,8 @@ class VoteConfig(Config):
     Attributes:
         folds: Parts the labelled clips are split into; a part is judged by models that never saw it.
         seed: Seed of the folds and the voters.
+        rounds: How often voters are trained: 2 or more train them again on labels weighed by the votes, as long as
+            that gains on held-out labels. A further round costs ``folds`` times the first.
         linear: The linear voter of each modality; null leaves it out.
         lightgbm: The LightGBM voter of each modality; null leaves it out.
         llm_margin: The LLM abstains where its first choice leads its second by less than this probability.
@@ -86,6 +88,7 @@ class VoteConfig(Config):
 
     folds: int = Field(default=5, ge=2)
     seed: int = Field(default=7, ge=0)
+    rounds: int = Field(default=1, ge=1)
     linear: LinearConfig | None = LinearConfig()
     lightgbm: LightGbmConfig | None = LightGbmConfig()
     llm_margin: float = Field(default=0.2, ge=0, le=1)

@@ -26,7 +26,9 @@ ALL = "all"
 class Voter(Protocol):
     """A classifier that is fitted and asked in one go."""
 
-    def vote(self, training: Floats, given: Ints, queries: Floats, *, seed: int) -> Floats:
+    def vote(
+        self, training: Floats, given: Ints, queries: Floats, *, seed: int, weights: Floats | None = None
+    ) -> Floats:
         """Fit on some clips and judge others.
 
         Args:
@@ -34,6 +36,7 @@ class Voter(Protocol):
             given: Their labels, (m,): 0 .. C-1, every one of the C labels present, C > 1.
             queries: Features of the clips to judge, (q, D).
             seed: Seed of whatever is random.
+            weights: How much each clip to learn from counts, (m,), above zero; None: alike.
 
         Returns:
             Probabilities, (q, C).
@@ -50,7 +53,7 @@ class LinearVoter:
     def vote(
         self, training: Floats, given: Ints, queries: Floats, *, seed: int, weights: Floats | None = None
     ) -> Floats:
-        """See `Voter.vote`; ``weights``, (m,), says how much each clip counts."""
+        """See `Voter.vote`."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
 
@@ -76,7 +79,9 @@ class LightGbmVoter:
     def __init__(self, config: LightGbmConfig) -> None:
         self.config = config
 
-    def vote(self, training: Floats, given: Ints, queries: Floats, *, seed: int) -> Floats:
+    def vote(
+        self, training: Floats, given: Ints, queries: Floats, *, seed: int, weights: Floats | None = None
+    ) -> Floats:
         """See `Voter.vote`."""
         import lightgbm
 
@@ -101,7 +106,7 @@ class LightGbmVoter:
         data = lightgbm.Dataset(
             training,
             label=given,
-            weight=clip_weights(given, self.config.balance),
+            weight=clip_weights(given, self.config.balance, weights),
             params={"verbose": -1, "feature_pre_filter": False},
         )
         model = lightgbm.train(settings, data, num_boost_round=self.config.rounds)
@@ -118,6 +123,7 @@ def out_of_fold_votes(
     *,
     n_classes: int,
     seed: int = 0,
+    weights: Mapping[int, Floats] | None = None,
 ) -> Floats:
     """Judge every clip with models that have not seen its given label.
 
@@ -128,6 +134,8 @@ def out_of_fold_votes(
         voter: What judges.
         n_classes: K; labels that a training part lacks get probability 0.
         seed: Seed of the voter.
+        weights: By fold that is held out, how much each clip counts for the models that judge it, (n,); those of
+            weight 0 are not learned from.
 
     Returns:
         Probabilities, (n, K): a labelled clip's by the model that held its fold out, an unlabeled clip's the mean of
@@ -150,7 +158,8 @@ def out_of_fold_votes(
     votes = np.full((len(given), n_classes), np.nan)
     total, models = np.zeros((len(unlabeled), n_classes)), 0
     for fold in np.unique(folds[labelled]).tolist():
-        training = np.flatnonzero(labelled & (folds != fold))
+        counts = np.ones(len(given)) if weights is None else weights[fold]
+        training = np.flatnonzero(labelled & (folds != fold) & (counts > 0))
         held_out = np.flatnonzero(labelled & (folds == fold))
         known, compact = np.unique(given[training], return_inverse=True)
         if len(known) < 2:
@@ -158,7 +167,11 @@ def out_of_fold_votes(
         asked = np.concatenate([held_out, unlabeled])
         probs = np.zeros((len(asked), n_classes))
         probs[:, known] = voter.vote(
-            np.asarray(features[training], np.float64), compact, np.asarray(features[asked], np.float64), seed=seed
+            np.asarray(features[training], np.float64),
+            compact,
+            np.asarray(features[asked], np.float64),
+            seed=seed,
+            weights=None if weights is None else counts[training],
         )
         votes[held_out] = probs[: len(held_out)]
         total += probs[len(held_out) :]
