@@ -131,6 +131,6 @@ def _mean(votes: Mapping[str, Floats]) -> Floats:
     stacked = np.stack(list(votes.values()))  # (S, n, K)
     voting = ~np.isnan(stacked[:, :, :1])
     total = voting.sum(axis=0)
-    return np.divide(
-        np.where(voting, stacked, 0.0).sum(axis=0), total, out=np.full(stacked.shape[1:], np.nan), where=total > 0
-    )
+    summed = np.where(voting, stacked, 0.0).sum(axis=0)
+    mean: Floats = np.divide(summed, total, out=np.full(stacked.shape[1:], np.nan), where=total > 0)
+    return mean
