@@ -157,10 +157,10 @@ def _judge_given(
     belief = assessment.posterior[np.arange(len(given)), given]
     draft.new[labelled] = given[labelled]
     draft.set(labelled, Verdict.KEEP)
-    draft.set(doubted & (belief < config.keep_above), Verdict.DOWN_WEIGHT)
-    draft.set(doubted & (belief < config.review_below), Verdict.REVIEW)
+    draft.set(doubted & (belief < config.keep_above), Verdict.DOWN_WEIGHT, "; it counts less")
+    draft.set(doubted & (belief < config.review_below), Verdict.REVIEW, "; it counts less, and a person should look")
     drop = doubted & (belief < config.drop_below)
-    draft.set(drop, Verdict.DROP)
+    draft.set(drop, Verdict.DROP, "; left out of training")
     sure = (assessment.labels != given) & (assessment.confidence >= targets.relabel)
     relabel = doubted & sure & (belief < config.review_below) & (backing >= config.relabel_families)
     draft.new[drop] = -1

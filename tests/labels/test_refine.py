@@ -73,7 +73,8 @@ def test_thresholds_of_a_given_label(posterior: list[float], casts: list[int], v
 
 def test_the_reason_names_both_labels() -> None:
     decision = decided([0.02, 0.96, 0.02], [1, 1, 1, 1], "happy")
-    assert decision.reason == "4 of 4 sources (3 families) say sad (posterior 0.96); given label happy has 0.02"
+    said = "4 of 4 sources (3 families) say sad (posterior 0.96); given label happy has 0.02; left out of training"
+    assert decision.reason == said
     assert decision.confidence == pytest.approx(0.96)
     assert decided([0.5, 0.3, 0.2], [-1] * 4, "happy").reason == "no source votes; given label happy stands"
 

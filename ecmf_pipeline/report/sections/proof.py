@@ -19,7 +19,7 @@ def _controls(controls: Mapping[str, Any] | None) -> list[Block]:
         return []
     rows = [
         [foreign(name, 60), f"{found['weighted_f1']:.4f}", _over(found["over_given"]), _over(found["over_rebalanced"])]
-        for name, found in controls["sets"].items()
+        for name, found in sorted(controls["sets"].items(), key=lambda item: -item[1]["weighted_f1"])
     ]
     caption = f"One linear classifier on each training set, out of fold, judged by {controls['judged_by']} labels"
     columns = ["Trained on", "#Weighted F1", "#Over given labels (95%)", "#Over rebalanced ones (95%)"]
