@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
@@ -163,5 +164,6 @@ def _fit(rows: Any, labels: Ints, weights: Floats) -> LogisticRegression:
 
 
 def _interval(gains: Floats) -> str:
-    half = 2.776 * gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else float("nan")  # t, 4 degrees
+    few = len(gains) < 2
+    half = float("nan") if few else stdtrit(len(gains) - 1, 0.975) * gains.std(ddof=1) / np.sqrt(len(gains))
     return f"{100 * gains.mean():+.2f} ({100 * (gains.mean() - half):+.2f} to {100 * (gains.mean() + half):+.2f})"
