@@ -144,11 +144,13 @@ def vote(workers: LlmWorkersOption = None, *, retry_quarantined: RetryTextsOptio
 
 
 @app.command()
-def refine() -> None:
-    """Combine the votes: keep, relabel or drop given labels, and label unlabeled clips, each with its evidence."""
+def refine(
+    *, dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be decided; write nothing.")] = False
+) -> None:
+    """Combine the votes: keep, weigh, drop or replace given labels, label unlabeled clips, each with its evidence."""
     from ecmf_pipeline.stages import refine as stage
 
-    stage.run()
+    stage.run(dry_run=dry_run)
 
 
 @app.command()

@@ -145,6 +145,10 @@ class Params(Config):
         if len({getattr(self.encoders[name], "frames", None) for name in names}) > 1:
             raise ValueError(f"{key}: encoders that are joined must say the same of `frames`")
 
+    def label_files(self) -> tuple[str, ...]:
+        """Files of the user's that hold votes or verdicts."""
+        return (*self.vote.sources, *([self.refine.verdicts] if self.refine.verdicts else []))
+
     def encoder_of(self, modality: Modality) -> BaseEncoderConfig:
         """The encoder that serves a modality in use, with all decided that is left to the device; several as one."""
         members = [self.encoders[name].named(name) for name in self.extract.names_of(modality)]

@@ -51,7 +51,7 @@ IGNORED = {
     ],
     "data/fusion": ["given", "refined"],
     "data/predictions": ["given", "refined"],
-    "data/labels": ["refined.csv"],
+    "data/labels": ["next.csv", "refined.csv"],
 }
 """What DVC keeps and git must not, by folder."""
 

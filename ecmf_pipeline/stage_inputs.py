@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,13 @@ from ecmf_pipeline.dataset import load_features
 from ecmf_pipeline.errors import CorpusError, ModelError
 from ecmf_pipeline.extraction.plan import branch_settings
 from ecmf_pipeline.files import fingerprint, read_json
+from ecmf_pipeline.labels.outside import read_verdicts
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.scoring import ScoreBooks, Scored, scored, without_words
 from ecmf_pipeline.llm.step import LocalScorers
 from ecmf_pipeline.params import Params
+from ecmf_pipeline.predictions import NO_MODALITY, PredictionTable
+from ecmf_pipeline.progress import say
 from ecmf_pipeline.texts import read_texts
 
 REWRITE_BOOKS = ScoreBooks(
@@ -32,6 +36,10 @@ VOTE_BOOKS = ScoreBooks(
     layout.quarantine("vote"),
     earlier=(REWRITE_BOOKS,),  # what `rewrite` asked is not asked again
 )
+
+
+_TIE = 1e-5
+"""Probabilities nearer than this are alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +114,25 @@ def read_features(params: Params, clips: Sequence[Clip]) -> Mapping[str, NDArray
         fingerprint_of=lambda modality: expected_fingerprint(params, modality),
         pool=params.train.pool,
     )
+
+
+def fusion_votes(table: PredictionTable) -> NDArray[np.float64]:
+    """What the fusion model says of every clip, (n, K), NaN where it could not judge one or has learned nothing."""
+    ranked = np.sort(table.probs, axis=1)
+    # A model that has learned nothing finds all labels alike: that is an abstention, not a vote for the first one.
+    decided = ranked[:, -1] - ranked[:, -2] > _TIE
+    judged = (np.array([flag != NO_MODALITY for flag in table.flags]) & decided)[:, None]
+    return np.where(judged, table.probs, np.nan).astype(np.float64)
+
+
+def read_corpus_verdicts(path: str | None, corpus: Corpus) -> NDArray[np.int64]:
+    """The labels that a person vouches for, (n,), -1 where unknown."""
+    if path is None:
+        return np.full(len(corpus.clips), -1)
+    gold, others = read_verdicts(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
+    if others:
+        say(f"  {others} verdicts in {path} are about clips that the corpus does not have")
+    return gold
 
 
 def expected_fingerprint(params: Params, modality: Modality) -> str | None:

@@ -90,6 +90,9 @@ def test_the_default_corpus_gives_everything_that_is_promised(sample_run):
     assert 0 <= metrics["weighted_f1"] <= 1
     assert set(metrics["modalities"]) == {"global", "face", "audio", "text"}
     assert metrics["labels"]["given"] == {"accuracy": 0.833333, "clips": 12}
+    assert {"given labels", "refined labels, rebalanced"} <= set(metrics["controls"]["sets"])
+    assert metrics["label_model"]["clips"] == 15
+    assert len(rows(sample_run / "data/labels/next.csv")) == 15
     page = (sample_run / "data/report/index.html").read_text()
     assert "synthetic" in page
 
