@@ -160,6 +160,14 @@ def evaluate() -> None:
 
 
 @app.command()
+def ablate() -> None:
+    """Train variants of the fusion (modalities, models, parts) and try damaged inputs: what earns its place."""
+    from ecmf_pipeline.stages import ablate as stage
+
+    stage.run()
+
+
+@app.command()
 def report() -> None:
     """Write data/report/index.html."""
     from ecmf_pipeline.stages import report as stage

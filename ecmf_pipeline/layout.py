@@ -28,6 +28,7 @@ VOTE_CACHE = DATA / "votes" / "cache"
 REFINED = DATA / "labels" / "refined.csv"
 METRICS = DATA / "metrics"
 PLOTS = METRICS / "plots"
+ABLATION = DATA / "ablation"
 REPORT = DATA / "report" / "index.html"
 
 

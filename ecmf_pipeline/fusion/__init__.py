@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ecmf_pipeline.fusion.config import FusionConfig, SearchConfig, TrainingConfig
 
 if TYPE_CHECKING:
-    from ecmf_pipeline.fusion.cross_validation import CrossValidation, cross_validate
     from ecmf_pipeline.fusion.base import FusionModel, FusionOutput
+    from ecmf_pipeline.fusion.cross_validation import CrossValidation, cross_validate
     from ecmf_pipeline.fusion.model import EcmfFusion
     from ecmf_pipeline.fusion.prediction import Ensemble, Prediction, load, predict, save
     from ecmf_pipeline.fusion.rivals import build

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ecmf_pipeline.errors import InputError
-from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.calibration import held_out_temperatures
+from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.folds import assign_folds
 from ecmf_pipeline.fusion.inputs import encode_labels, read_inputs
 from ecmf_pipeline.fusion.losses import Examples
