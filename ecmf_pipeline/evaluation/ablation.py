@@ -82,8 +82,8 @@ class Study:
     def difference(self, answers: NDArray[np.str_], reference: NDArray[np.str_]) -> dict[str, float]:
         """Weighted F1 of answers minus the reference's, (S, j) each, with a paired bootstrap interval (95%).
 
-        Each seed of the one is paired with the same seed of the other; their samples are pooled, so that the interval is
-        over clips (whole groups where every clip's is known) and seeds.
+        Each seed of the one is paired with the same seed of the other; their samples are pooled, so that the interval
+        is over clips (whole groups where every clip's is known) and seeds.
         """
         judged = self.truth != NOTHING
         groups = np.array(self.groups)[judged]

@@ -23,8 +23,8 @@ def write_ablation(folder: Path, metrics: Path, clip_ids: Sequence[str], judged_
     """Write the tables and answers into ``folder`` and the metrics beside the others.
 
     Args:
-        folder: For ``variants.csv``, ``robustness.csv`` and ``answers.npz`` (``clip_ids``, (j,), ``variants``, (V,), and
-            ``labels``, (V, S, j)).
+        folder: For ``variants.csv``, ``robustness.csv`` and ``answers.npz`` (``clip_ids``, (j,), ``variants``, (V,),
+            and ``labels``, (V, S, j)).
         metrics: The JSON file.
         clip_ids: The judged clips, (j,).
         judged_by: ``gold`` or ``given``.

@@ -27,7 +27,8 @@ class AblateConfig(Config):
         seeds: Trainings of each variant, each with a seed of its own; intervals are over clips (groups where known) and
             these.
         fusions: Fusion models beside the one of ``train.fusion``.
-        modalities: Whether each modality is tried alone and left out, global against face, and raw against enriched text.
+        modalities: Whether each modality is tried alone and left out, global against face, and raw against enriched
+            text.
         parts: Whether the parts of ``ecmf`` and of its training are taken away, or added, one by one.
         noise: Standard deviation of the noise of the robustness table, in those of each feature.
         collapse_above: Mean weight of one modality above which a warning says that the fusion hears nothing else.

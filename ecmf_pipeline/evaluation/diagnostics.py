@@ -22,9 +22,9 @@ def weight_diagnostics(
         collapse_above: Mean weight of one modality above which a warning names it.
 
     Returns:
-        ``modalities`` (for each, mean, standard deviation, quantiles, and ``heaviest``, the share of clips where it weighs
-        most), ``effective_modalities`` (the exponential of the mean entropy: 1 where one modality has all the weight, M
-        where all weigh the same) and ``warnings``.
+        ``modalities`` (for each, mean, standard deviation, quantiles, and ``heaviest``, the share of clips where it
+        weighs most), ``effective_modalities`` (the exponential of the mean entropy: 1 where one modality has all the
+        weight, M where all weigh the same) and ``warnings``.
     """
     known = weights[~np.isnan(weights).any(axis=1)].astype(np.float64)  # (k, M)
     if not len(known):

@@ -11,8 +11,8 @@ LEAST_CLIPS = 20
 BOUNDS = (0.2, 5.0)
 
 PRIOR = 2.0
-"""Pull of the log-temperature towards 0, in clips (a standard deviation of 0.5): where a few dozen happen to be all right,
-they are no proof of certainty."""
+"""Pull of the log-temperature towards 0, in clips (a standard deviation of 0.5): where a few dozen happen to be all
+right, they are no proof of certainty."""
 
 EVERYONE = -1
 """The key of the temperature for clips that no fold held out."""
@@ -21,7 +21,7 @@ EVERYONE = -1
 def held_out_temperatures(
     probs: NDArray[np.float32], labels: NDArray[np.int64], weights: NDArray[np.float64], folds: NDArray[np.int64]
 ) -> dict[int, float]:
-    """One temperature for each fold, fitted on the clips of the other folds, and one for all other clips, fitted on all.
+    """One temperature for each fold, fitted on the clips of the other folds; and one for all other clips.
 
     So no clip's own label ever touches its probabilities.
 

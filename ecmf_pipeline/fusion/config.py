@@ -18,14 +18,14 @@ class FusionConfig(Config):
     """Which fusion model, and its shape.
 
     Attributes:
-        kind: ``ecmf``; ``attention`` (the challenge's baseline); ``concat``; ``gated`` (Arevalo et al. 2017); ``mean_probs``
-            (the mean of what each modality says alone); or ``single:<modality>``.
+        kind: ``ecmf``; ``attention`` (the challenge's baseline); ``concat``; ``gated`` (Arevalo et al. 2017);
+            ``mean_probs`` (the mean of what each modality says alone); or ``single:<modality>``.
         hidden: H, the width of a modality's token.
         heads: Attention heads of ``ecmf``; they share H evenly.
         layers: Self-attention layers of ``ecmf`` over the modality tokens; 0 leaves the weighted sum alone.
         dropout: Share of a modality's features, and of an attention layer's output, that is dropped in training.
-        temporal: How the rows of frame-level features become one token: ``attention`` learns which frames count, ``mean``
-            counts all alike. Utterance-level features need neither.
+        temporal: How the rows of frame-level features become one token: ``attention`` learns which frames count,
+            ``mean`` counts all alike. Utterance-level features need neither.
         weighting: What the weights of ``ecmf`` follow: ``dynamic`` the clip, ``fixed`` one number a modality, ``equal``
             nothing.
         own_path: Whether what each modality says by itself reaches the logits of ``ecmf`` past the attention.
@@ -93,7 +93,8 @@ class TrainingConfig(Config):
             holds many steps.
         batch_size: Clips a step; None: 32, and up to 128 on large sets.
         learning_rate: Step size of AdamW while each modality's branch learns by itself, and of models without branches.
-        joint_learning_rate: Step size of AdamW while all is trained together after that.
+        joint_learning_rate: Step size of AdamW for the branches while all is trained together after that; 0 leaves them
+            as they are, and only what joins them learns, at ``learning_rate``.
         weight_decay: Weight decay of AdamW.
         label_smoothing: Share of a label's weight that is spread over all classes.
         class_weights: Weight of a class in the loss: ``none``, ``balanced`` (n / (C * count)) or the square root of
@@ -117,7 +118,7 @@ class TrainingConfig(Config):
     patience: int = Field(default=10, gt=0)
     batch_size: int | None = Field(default=None, gt=0)
     learning_rate: float = Field(default=1e-3, gt=0)
-    joint_learning_rate: float = Field(default=3e-4, gt=0)
+    joint_learning_rate: float = Field(default=0.0, ge=0)
     weight_decay: float = Field(default=0.05, ge=0)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     class_weights: Literal["none", "sqrt", "balanced"] = "sqrt"

@@ -18,8 +18,8 @@ class Inputs:
     """The features of n clips in M modalities.
 
     Attributes:
-        features: One tensor a modality, (n, D_m), or (n, T_m, D_m) at frame level, where missing frames are NaN; float32.
-            Rows of missing modalities mean nothing.
+        features: One tensor a modality, (n, D_m), or (n, T_m, D_m) at frame level, where missing frames are NaN;
+            float32. Rows of missing modalities mean nothing.
         present: Whether a clip has a modality, (n, M), bool.
     """
 
@@ -42,8 +42,8 @@ def read_inputs(
 ) -> Inputs:
     """Turn the features of each modality into tensors on ``device``.
 
-    A modality of a clip is missing where ``masks`` says so, and where its row holds a value that is not finite. At frame
-    level such a frame is missing, and the modality where no frame is left.
+    A modality of a clip is missing where ``masks`` says so, and where its row holds a value that is not finite. At
+    frame level such a frame is missing, and the modality where no frame is left.
 
     Args:
         features: For each modality, (n, D), or (n, T, D) at frame level.

@@ -24,7 +24,7 @@ from ecmf_pipeline.fusion.rivals import build
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "config.json"
 CHUNK = 512
-"""Clips in one forward pass of a prediction: they fit a processor's cache, and the size changes no result beyond rounding."""
+"""Clips in one forward pass of a prediction: they fit a cache, and the size changes no result beyond rounding."""
 
 
 @dataclass(frozen=True, slots=True)

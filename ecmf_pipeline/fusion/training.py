@@ -40,7 +40,8 @@ def fit(
     """Train one model for every fold and seed.
 
     Args:
-        features: For each modality, (n, D), or (n, T, D) at frame level; a row of NaN where a clip, or a frame, is missing.
+        features: For each modality, (n, D), or (n, T, D) at frame level; a row of NaN where a clip, or a frame, is
+            missing.
         labels: Class indices, or names, (n,); -1, or "", where there is none.
         groups: Speaker or dialogue of each clip, (n,), "" where unknown: no fold tears one apart.
         masks: For each modality, whether a clip has it, (n,); beside the rows of NaN.
@@ -52,7 +53,8 @@ def fit(
         fusion: The shape of the models.
         training: How to train them.
         description: What the progress bar says.
-        optimistic: Whether each model keeps the epoch that does best on the very fold it is judged by, as the baseline's
+        optimistic: Whether each model keeps the epoch that does best on the very fold it is judged by, as the
+            baseline's
             do: figures out of fold are then too good to be true.
 
     Raises:

@@ -1,8 +1,8 @@
 """The challenge's baseline, written anew from its published protocol: the yardstick, not a part of the package.
 
-Five random folds; attention over the modalities without softmax; Adam, batches of 32, no seed of its own, no early stop;
-after every epoch the fold's evaluation part and all candidates are scored, and the epoch whose evaluation part scores best
-gives the candidates' logits, which are averaged over folds.
+Five random folds; attention over the modalities without softmax; Adam, batches of 32, no seed of its own, no early
+stop; after every epoch the fold's evaluation part and all candidates are scored, and the epoch whose evaluation part
+scores best gives the candidates' logits, which are averaged over folds.
 """
 
 from __future__ import annotations

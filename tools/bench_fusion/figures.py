@@ -31,7 +31,7 @@ def generated_figures() -> Iterator[str]:
     for kind in ("ecmf", "attention"):
         spent, score = _fit_and_predict(made, FusionConfig(kind=kind))
         ours[kind] = (spent, score)
-        yield f"{kind}: {spent:.1f} CPU-s for five folds of three models and 20,000 predictions, weighted F1 {score:.4f}"
+        yield f"{kind}: {spent:.1f} CPU-s to train five folds of three and predict 20,000, weighted F1 {score:.4f}"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     yield f"peak memory so far {peak:.2f} GB, the generated set included (must be under 1.5)"
     run = baseline_run(made.features, made.labels, made.candidates, made.candidate_labels, epochs=BASELINE_EPOCHS)

@@ -1,7 +1,8 @@
 """A set of features as large as MER2025's first track: 7,369 labelled clips and 20,000 candidates.
 
-Features are class-conditional: in every modality a clip is a draw around the mean of a class. 11% of the clips are pulled
-to a wrong class, in all modalities alike, so that no model can get them right: the best weighted F1 is about 0.89.
+Features are class-conditional: in every modality a clip is a draw around the mean of a class. 11% of the clips are
+pulled to a wrong class, in all modalities alike, so that no model can get them right: the best weighted F1 is about
+0.89.
 """
 
 from __future__ import annotations
