@@ -9,6 +9,7 @@ from types import MappingProxyType
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.folder import read_folder
 from ecmf_pipeline.corpora.listing import CorpusListing
+from ecmf_pipeline.corpora.meld import read_meld
 from ecmf_pipeline.corpora.mer import read_mer
 from ecmf_pipeline.corpora.scan import existing_folder
 
@@ -21,7 +22,9 @@ def read_sample(config: CorpusConfig) -> CorpusListing:
     return replace(read_mer(config), synthetic=True)
 
 
-READERS: Mapping[str, Reader] = MappingProxyType({"sample": read_sample, "mer": read_mer, "folder": read_folder})
+READERS: Mapping[str, Reader] = MappingProxyType(
+    {"sample": read_sample, "mer": read_mer, "folder": read_folder, "meld": read_meld}
+)
 """One reader for each value of `CorpusConfig.kind`."""
 
 

@@ -22,7 +22,7 @@ PARTS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "no path of the attended tokens": ({"token_path": False}, {}),
     "no separate training of the branches": ({}, {"staged": False}),
     "no modality dropout": ({}, {"modality_dropout": 0.0}),
-    "no label smoothing": ({}, {"label_smoothing": 0.0}),
+    "with label smoothing 0.1": ({}, {"label_smoothing": 0.1}),
     "no class weights": ({}, {"class_weights": "none"}),
     "with mixup 0.2": ({}, {"mixup": 0.2}),
 }

@@ -120,7 +120,7 @@ class TrainingConfig(Config):
     learning_rate: float = Field(default=1e-3, gt=0)
     joint_learning_rate: float = Field(default=0.0, ge=0)
     weight_decay: float = Field(default=0.05, ge=0)
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_weights: Literal["none", "sqrt", "balanced"] = "sqrt"
     validation_share: float = Field(default=0.2, gt=0, le=0.5)
     modality_dropout: float = Field(default=0.1, ge=0, lt=1)
