@@ -29,6 +29,7 @@ REFINED = DATA / "labels" / "refined.csv"
 METRICS = DATA / "metrics"
 PLOTS = METRICS / "plots"
 ABLATION = DATA / "ablation"
+TRANSFER = DATA / "transfer.json"
 REPORT = DATA / "report" / "index.html"
 
 

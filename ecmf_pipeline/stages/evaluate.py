@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline import layout
 from ecmf_pipeline.evaluation.scoring import Judge, evaluate
+from ecmf_pipeline.evaluation.transfer import judge_transfer, label_map
 from ecmf_pipeline.files import write_atomic, write_json
+from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.labels.tables import read_decisions
 from ecmf_pipeline.params import load_params
 from ecmf_pipeline.predictions import PredictionTable
 from ecmf_pipeline.progress import say
-from ecmf_pipeline.stage_inputs import read_labelled_corpus
+from ecmf_pipeline.stage_inputs import read_features, read_labelled_corpus
 
 
 def run() -> None:
@@ -33,6 +36,29 @@ def run() -> None:
     models |= {f"fusion ({name} labels)": scores["weighted_f1"] for name, scores in results["fusion"].items()}
     _write_csv("models.csv", [["model", "weighted_f1"], *([name, str(value)] for name, value in models.items())])
     say(_summary(results))
+
+
+def run_transfer(folder: Path, mapping: list[str]) -> None:
+    """Judge a model that was saved elsewhere on this corpus, beside the one trained here; writes data/transfer.json.
+
+    Args:
+        folder: The saved model.
+        mapping: ``THEIRS=OURS``: labels of the model that are called otherwise here.
+    """
+    params = load_params()
+    corpus = read_labelled_corpus()
+    ensemble = Ensemble.load(folder)
+    judge = Judge(corpus.clips, corpus.labels, params.evaluate)
+    here = PredictionTable.read(layout.predictions("given") / "fusion.csv").by_clip()
+    features = read_features(params, judge.clips)
+    theirs = label_map(ensemble.label_names, corpus.labels, mapping)
+    results = judge_transfer(ensemble, features, judge, here, theirs)
+    write_json(layout.TRANSFER, results)
+    there, here_score = (results[where]["weighted_f1"] for where in ("there", "here"))
+    say(
+        f"evaluate: {folder} on {results['clips']} clips of this corpus: weighted F1 {there:.4f}; "
+        f"trained here: {here_score:.4f}; the one from elsewhere less the one of here: {_interval(results['loss'])}"
+    )
 
 
 def _write_csv(name: str, rows: list[list[str]]) -> None:
