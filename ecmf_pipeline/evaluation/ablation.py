@@ -117,7 +117,7 @@ class Ablation:
     answers: dict[str, NDArray[np.str_]]
 
 
-def ablate(study: Study, chosen: Sequence[Variant], advance: Callable[[], None]) -> Ablation:
+def ablate(study: Study, chosen: Sequence[Variant], advance: Callable[[], object]) -> Ablation:
     """Train and judge every variant, and try the reference, which comes first, on damaged inputs.
 
     Args:
@@ -176,7 +176,7 @@ def robustness(
         one, other = features
         alone = {row["name"]: row["weighted_f1"] for row in rows if row["table"] == "alone"}
         trained_without = {one: alone.get(f"{other} alone"), other: alone.get(f"{one} alone")}
-    damage = [("missing", missing)] if len(features) > 1 else []
+    damage: list[tuple[str, Damage]] = [("missing", missing)] if len(features) > 1 else []
     damage += [("noisy", noisy), ("shuffled", shuffled)]
     table = []
     for name, values in features.items():
@@ -191,6 +191,9 @@ def robustness(
     return table
 
 
+Damage = Callable[[NDArray[np.float32], np.random.Generator, float], NDArray[np.float32]]
+
+
 def missing(values: NDArray[np.float32], _rng: np.random.Generator, _noise: float) -> NDArray[np.float32]:
     """No clip has the modality."""
     return np.full_like(values, np.nan)
@@ -200,7 +203,8 @@ def noisy(values: NDArray[np.float32], rng: np.random.Generator, noise: float) -
     """Gaussian noise of so many standard deviations of each feature."""
     spread = np.nanstd(values.reshape(-1, values.shape[-1]), axis=0)  # (D,)
     drawn = rng.standard_normal(values.shape, dtype=np.float32)
-    return values + drawn * (noise * spread).astype(np.float32)
+    loud: NDArray[np.float32] = values + drawn * (noise * spread).astype(np.float32)
+    return loud
 
 
 def shuffled(values: NDArray[np.float32], rng: np.random.Generator, _noise: float) -> NDArray[np.float32]:

@@ -80,7 +80,7 @@ def judge_transfer(
     )  # (n, K)
     best = np.where(np.isnan(ours).any(axis=1), len(names), np.nan_to_num(ours).argmax(axis=1))
     answers = np.array([*names, NO_ANSWER])[best]
-    there = dict(zip((clip.clip_id for clip in judge.clips), map(str, answers), strict=True))
+    there: dict[str, str] = dict(zip((str(clip.clip_id) for clip in judge.clips), map(str, answers), strict=True))
     return {
         "clips": clips,
         "judged_by": judge.by,

@@ -107,7 +107,7 @@ class MemberTraining:
             torch.autograd.backward(value)
             return value
 
-        optimizer.step(loss)
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
         for parameter in (model.reliability, model.gain):
             parameter.requires_grad_(False)  # what the branches learned from would undo the fit
 
@@ -127,7 +127,7 @@ class MemberTraining:
         for parameter in learned:
             parameter.requires_grad_(gently > 0)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [parameter for parameter in trained if parameter not in learned]},
             {"params": [parameter for parameter in trained if parameter in learned], "lr": gently},
         ]
@@ -164,7 +164,8 @@ class MemberTraining:
             if epoch:
                 module.train()
                 order = torch.randperm(len(learned), generator=self.generator)  # (n,)
-                for rows in order.to(learned.labels.device).split(batch_size):
+                for start in range(0, len(order), batch_size):
+                    rows = order[start : start + batch_size].to(learned.labels.device)
                     _step(optimizer, self._training_loss(learned[rows], training_logits, by_class))
             module.eval()
             with torch.no_grad():
@@ -223,7 +224,7 @@ class Best:
 def batch_size_for(clips: int) -> int:
     """A power of two that leaves about `BATCHES_AN_EPOCH` steps an epoch, within limits."""
     wanted = max(1, clips // BATCHES_AN_EPOCH)
-    return min(LARGEST_BATCH, max(SMALLEST_BATCH, 2 ** (wanted.bit_length() - 1)))
+    return min(LARGEST_BATCH, max(SMALLEST_BATCH, 1 << (wanted.bit_length() - 1)))
 
 
 def patience_for(most: int, steps_an_epoch: int) -> int:

@@ -32,7 +32,7 @@ def run() -> None:
     )
     chosen = list(variants(features, text_halves(params, features), params.train.fusion, training, params.ablate))
     with progress_bar("ablate", len(chosen), unit="variant") as bar:
-        found = ablate(study, chosen, bar.update)
+        found = ablate(study, chosen, lambda: bar.update())
     judged = [clip.clip_id for clip in judge.clips]
     write_ablation(layout.ABLATION, layout.METRICS / "ablate.json", judged, judge.by, found)
     say(summary(found.results, judge.by))
