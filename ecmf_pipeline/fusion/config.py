@@ -90,7 +90,7 @@ class TrainingConfig(Config):
             told, whose epoch is chosen on the very fold it is judged by; it is too good to be true.
         epochs: Most passes over the training part, in each of the two steps: branches by themselves, and all together.
         patience: Epochs without a better validation loss after which a step ends; fewer on large sets, where an epoch
-            holds many steps.
+            holds many clips.
         batch_size: Clips a step; None: 32, and up to 128 on large sets.
         learning_rate: Step size of AdamW while each modality's branch learns by itself, and of models without branches.
         joint_learning_rate: Step size of AdamW for the branches while all is trained together after that; 0 leaves them

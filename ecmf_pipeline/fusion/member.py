@@ -33,8 +33,8 @@ from ecmf_pipeline.metrics import weighted_f1
 RELIABILITY_PRIOR = 1.0
 """Pull of M + 1 numbers towards equal trust, in rows: where those they are fitted on are a dozen, it is felt."""
 
-PATIENT_STEPS = 70
-"""Steps without a better validation loss that are enough to stop, however few epochs they are; at least two epochs."""
+PATIENT_CLIPS = 4_000
+"""Clips learned from without a better validation loss that are enough to stop, if they are two epochs at least."""
 
 SMALLEST_BATCH, LARGEST_BATCH = 32, 128
 BATCHES_AN_EPOCH = 32
@@ -158,7 +158,7 @@ class MemberTraining:
         rate = self.config.learning_rate
         optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=self.config.weight_decay, fused=True)
         batch_size = self.config.batch_size or batch_size_for(len(learned))
-        patience = patience_for(self.config.patience, math.ceil(len(learned) / batch_size))
+        patience = patience_for(self.config.patience, len(learned))
         best = Best(module)
         for epoch in range(self.config.epochs + 1):
             if epoch:
@@ -227,9 +227,9 @@ def batch_size_for(clips: int) -> int:
     return min(LARGEST_BATCH, max(SMALLEST_BATCH, 1 << (wanted.bit_length() - 1)))
 
 
-def patience_for(most: int, steps_an_epoch: int) -> int:
-    """Epochs that hold `PATIENT_STEPS`, at least two and at most ``most``."""
-    return min(most, max(2, math.ceil(PATIENT_STEPS / steps_an_epoch)))
+def patience_for(most: int, clips: int) -> int:
+    """Epochs that hold `PATIENT_CLIPS`, at least two and at most ``most``."""
+    return min(most, max(2, math.ceil(PATIENT_CLIPS / clips)))
 
 
 def _weighted_f1(logits: Tensor, examples: Examples) -> float:

@@ -252,7 +252,7 @@ def test_the_best_epoch_is_kept() -> None:
 
 def test_large_sets_get_larger_batches_and_less_patience() -> None:
     assert [batch_size_for(clips) for clips in (3, 1000, 2500, 4700, 10**6)] == [32, 32, 64, 128, 128]
-    assert [patience_for(10, steps) for steps in (1, 12, 37, 1000)] == [10, 9, 3, 2]
+    assert [patience_for(10, clips) for clips in (96, 900, 4700)] == [10, 5, 2]
 
 
 def test_the_optimistic_protocol_tells_its_figure_beside_the_honest_one(
