@@ -128,11 +128,23 @@ def train(labels: LabelsOption = TrainedOn.GIVEN) -> None:
 
 
 @app.command()
-def predict(labels: LabelsOption = TrainedOn.GIVEN) -> None:
-    """Predict every clip (those trained on: out of fold) and write the submission."""
+def predict(
+    labels: Annotated[
+        TrainedOn | None,
+        typer.Option(help="Models trained on these labels. Default: given; with --video, refined where there are."),
+    ] = None,
+    *,
+    video: Annotated[Path | None, typer.Option(help="Predict one new clip instead, from its file; print it.")] = None,
+    text: Annotated[str, typer.Option(help="With --video: what is said in the clip.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="With --video: print JSON, for programs.")] = False,
+) -> None:
+    """Predict every clip (those trained on: out of fold) and write the submission; or one new clip (--video)."""
     from ecmf_pipeline.stages import predict as stage
 
-    stage.run(labels.value)
+    if video is None:
+        stage.run((labels or TrainedOn.GIVEN).value)
+    else:
+        stage.show(video, text, labels.value if labels else None, as_json=as_json)
 
 
 @app.command()
@@ -154,9 +166,29 @@ def refine(
 
 
 @app.command()
-def evaluate() -> None:
+def evaluate(
+    transfer: Annotated[
+        Path | None,
+        typer.Option(help="Instead: judge a model saved elsewhere (data/fusion/given/fusion) on this corpus."),
+    ] = None,
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="With --transfer: THEIRS=OURS, a label of the model as one of here."),
+    ] = None,
+) -> None:
     """Score the predictions and the refined labels against gold labels (or given ones where there is no gold)."""
     from ecmf_pipeline.stages import evaluate as stage
+
+    if transfer is None:
+        stage.run()
+    else:
+        stage.run_transfer(transfer, mapping or [])
+
+
+@app.command()
+def ablate() -> None:
+    """Train variants of the fusion (modalities, models, parts) and try damaged inputs: what earns its place."""
+    from ecmf_pipeline.stages import ablate as stage
 
     stage.run()
 

@@ -29,6 +29,8 @@ REFINED = DATA / "labels" / "refined.csv"
 NEXT = DATA / "labels" / "next.csv"
 METRICS = DATA / "metrics"
 PLOTS = METRICS / "plots"
+ABLATION = DATA / "ablation"
+TRANSFER = DATA / "transfer.json"
 REPORT = DATA / "report" / "index.html"
 
 

@@ -31,7 +31,7 @@ from ecmf_pipeline.encoders.config import (
 from ecmf_pipeline.encoders.embedded import ModelsConfig
 from ecmf_pipeline.encoders.joined_config import JoinedConfig
 from ecmf_pipeline.errors import ParamsError
-from ecmf_pipeline.evaluation.config import EvaluateConfig
+from ecmf_pipeline.evaluation.config import AblateConfig, EvaluateConfig
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.faces import FaceConfig
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
@@ -101,6 +101,7 @@ class Params(Config):
         vote: Weak classifiers and LLM votes.
         refine: How votes become labels.
         evaluate: Intervals.
+        ablate: Which variants of the fusion are compared with it.
         report: The HTML report.
     """
 
@@ -119,6 +120,7 @@ class Params(Config):
     vote: VoteConfig = VoteConfig()
     refine: RefineConfig = RefineConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    ablate: AblateConfig = AblateConfig()
     report: ReportConfig = ReportConfig()
 
     @model_validator(mode="after")

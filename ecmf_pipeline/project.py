@@ -26,6 +26,7 @@ IGNORED = {
         "settings",
         "rewrite",
         "votes",
+        "ablation",
         "submission_given.csv",
         "submission.csv",
         "report",

@@ -14,6 +14,7 @@ from ecmf_pipeline import layout
 from ecmf_pipeline.clips import Clip, Modality, labels_of, read_manifest
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.dataset import load_features
+from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.errors import CorpusError, ModelError
 from ecmf_pipeline.extraction.plan import branch_settings
 from ecmf_pipeline.files import fingerprint, read_json
@@ -133,6 +134,20 @@ def read_corpus_verdicts(path: str | None, corpus: Corpus) -> NDArray[np.int64]:
     if others:
         say(f"  {others} verdicts in {path} are about clips that the corpus does not have")
     return gold
+
+
+def text_halves(params: Params, features: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """The text features of the raw and of the enriched transcript alone, (n, D / 2) each, where both are embedded."""
+    text = Modality.TEXT
+    if text.value not in features or text not in params.extract.encoders:
+        return {}
+    encoder = params.encoder_of(text)
+    if not isinstance(encoder, TextConfig) or encoder.inputs != "both":
+        return {}
+    statistics = 2 if params.train.pool == "mean_std" else 1  # each of them holds both texts' columns
+    values = features[text.value]
+    columns = values.reshape(len(values), statistics, 2, -1)
+    return {name: columns[:, :, half].reshape(len(values), -1) for half, name in enumerate(("raw", "enriched"))}
 
 
 def expected_fingerprint(params: Params, modality: Modality) -> str | None:

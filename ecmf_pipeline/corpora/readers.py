@@ -10,6 +10,7 @@ from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.face_crops import with_face_crops
 from ecmf_pipeline.corpora.folder import read_folder
 from ecmf_pipeline.corpora.listing import CorpusListing
+from ecmf_pipeline.corpora.meld import read_meld
 from ecmf_pipeline.corpora.mer import read_mer
 from ecmf_pipeline.corpora.scan import existing_folder
 
@@ -22,7 +23,9 @@ def read_sample(config: CorpusConfig) -> CorpusListing:
     return replace(read_mer(config), synthetic=True)
 
 
-READERS: Mapping[str, Reader] = MappingProxyType({"sample": read_sample, "mer": read_mer, "folder": read_folder})
+READERS: Mapping[str, Reader] = MappingProxyType(
+    {"sample": read_sample, "mer": read_mer, "folder": read_folder, "meld": read_meld}
+)
 """One reader for each value of `CorpusConfig.kind`."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from ecmf_pipeline.clips import labels_of
 from ecmf_pipeline.evaluation.belief import leave_one_out, reliability
 from ecmf_pipeline.evaluation.controls import compare, predict_out_of_fold, training_sets
 from ecmf_pipeline.evaluation.scoring import Judge, evaluate
+from ecmf_pipeline.evaluation.transfer import judge_transfer, label_map
 from ecmf_pipeline.files import write_atomic, write_json
+from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.labels.assessing import assess
 from ecmf_pipeline.labels.refine import Decision
 from ecmf_pipeline.labels.tables import read_decisions, read_votes
@@ -87,6 +90,29 @@ def _label_model(params: Params, corpus: Corpus, judge: Judge) -> dict[str, Any]
     families = {name: family_of(name) for name in votes}
     without = leave_one_out(votes, families, truth, posterior_of)
     return {**reliability(posterior_of(votes), truth), "without": without}
+
+
+def run_transfer(folder: Path, mapping: list[str]) -> None:
+    """Judge a model that was saved elsewhere on this corpus, beside the one trained here; writes data/transfer.json.
+
+    Args:
+        folder: The saved model.
+        mapping: ``THEIRS=OURS``: labels of the model that are called otherwise here.
+    """
+    params = load_params()
+    corpus = read_labelled_corpus()
+    ensemble = Ensemble.load(folder)
+    judge = Judge(corpus.clips, corpus.labels, params.evaluate)
+    here = PredictionTable.read(layout.predictions("given") / "fusion.csv").by_clip()
+    features = read_features(params, judge.clips)
+    theirs = label_map(ensemble.label_names, corpus.labels, mapping)
+    results = judge_transfer(ensemble, features, judge, here, theirs)
+    write_json(layout.TRANSFER, results)
+    there, here_score = (results[where]["weighted_f1"] for where in ("there", "here"))
+    say(
+        f"evaluate: {folder} on {results['clips']} clips of this corpus: weighted F1 {there:.4f}; "
+        f"trained here: {here_score:.4f}; the one from elsewhere less the one of here: {_interval(results['loss'])}"
+    )
 
 
 def _write_csv(name: str, rows: list[list[str]]) -> None:
