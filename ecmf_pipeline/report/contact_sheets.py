@@ -123,7 +123,7 @@ def _rank(rows: Sequence[FeatureRow], at: int) -> str:
         return f"{what}, the lowest of {len(rows)} clips looked at"
     if at == len(rows) - 1:
         return f"{what}, the highest"
-    return f"{what}, {at + 1} from below"
+    return f"{what}, number {at + 1} from the lowest"
 
 
 def _path_of(clip: Clip, settings: Mapping[str, Any], corpus_root: Path) -> Path:

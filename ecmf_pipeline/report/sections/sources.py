@@ -93,7 +93,8 @@ def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
-        return " x ".join(_short(inner) for inner in value)
+        between = " x " if len(value) == 2 else ", "  # a size, or a value for each channel
+        return between.join(_short(inner) for inner in value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
