@@ -29,6 +29,7 @@ IGNORED = {
         "ablation",
         "submission_given.csv",
         "submission.csv",
+        "transfer.json",
         "report",
     ],
     "data/index": ["findings.csv"],
