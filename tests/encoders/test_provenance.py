@@ -64,7 +64,7 @@ def test_the_reader_in_use_is_noted():
 
 
 def test_a_library_that_is_no_package_is_unknown(monkeypatch):
-    monkeypatch.setattr(provenance, "_READERS", {"pyav": "no-such-package"})
+    monkeypatch.setattr(provenance, "_READERS", {"pyav": ("no-such-package",)})
     assert library_versions(Modality.GLOBAL, VisionConfig(model="x"), MEDIA)["no-such-package"] == UNKNOWN
 
 
