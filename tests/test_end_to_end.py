@@ -116,7 +116,7 @@ def test_one_new_clip_goes_through_everything(sample_run, make_clip, tmp_path):
     assert sum(found["probs"].values()) == pytest.approx(1, abs=1e-4)
     assert set(found["modality_weights"]) == {"global", "face", "audio", "text"}
     assert found["missing"] == {}
-    assert found["enriched"].startswith("What a lovely day!")
+    assert found["enriched"].startswith('"What a lovely day!"')
     mute = ecmf_pipe(sample_run, "predict", "--video", str(clip))
     assert "text is missing: the clip has no such input" in mute.stdout
     assert "text 0.000" in mute.stdout
