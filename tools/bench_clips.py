@@ -25,7 +25,7 @@ from ecmf_pipeline.files import sha256_file
 from ecmf_pipeline.media import MediaConfig
 from ecmf_pipeline.store import FeatureStore
 
-SIZES = {"480p": (854, 480), "720p": (1280, 720), "1080p": (1920, 1080)}
+SIZES = {"480p": (854, 480), "720p": (1280, 720), "900p": (1600, 900), "1080p": (1920, 1080)}
 """Width and height in pixels."""
 
 SECONDS, RATE, HERTZ = 4, 25, 16_000

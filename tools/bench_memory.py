@@ -7,6 +7,7 @@ python -m tools.bench_memory decord 500 # one reader, so many clips
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, Min
 from ecmf_pipeline.extraction.opening import ClipToExtract, ExtractOpener
 from ecmf_pipeline.faces import FaceConfig
 from ecmf_pipeline.media import MediaConfig
+from ecmf_pipeline.runner.machine import memory_settings
 
 READERS = ("auto", "decord", "pyav")
 OPENINGS = 2000
@@ -42,7 +44,7 @@ def memory_growth(reader: str, openings: int = OPENINGS) -> tuple[float, float]:
         Resident memory after warm-up and at the end, in MB.
     """
     words = [sys.executable, "-m", "tools.bench_memory", "--measure", reader, str(openings)]
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | memory_settings())
     warm, end = json.loads(done.stdout.splitlines()[-1])
     return warm, end
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 from ecmf_pipeline.runner.engine import Phase
-from ecmf_pipeline.runner.machine import count_oom_kills, thread_settings
+from ecmf_pipeline.runner.machine import count_oom_kills, memory_settings, thread_settings
 from ecmf_pipeline.runner.messages import Delivery, Opened, Role, Start
 from ecmf_pipeline.runner.parcels import Parcel
 from ecmf_pipeline.runner.step import ItemT
@@ -60,7 +60,7 @@ class Hired(Generic[ItemT]):
                 [sys.executable, "-P", "-m", "ecmf_pipeline.runner.worker", str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=_STDERR,  # standard output is for what the command itself has to say
-                env=os.environ | thread_settings(threads) | {"PYTHONPATH": _search_path()},
+                env=os.environ | thread_settings(threads) | memory_settings() | {"PYTHONPATH": _search_path()},
                 pass_fds=(theirs.fileno(),),
                 process_group=0,  # a terminal's Ctrl-C is for the main process alone
             )
