@@ -202,6 +202,22 @@ def report() -> None:
 
 
 @app.command()
+def score(
+    predictions: Annotated[
+        Path, typer.Argument(help="A submission (name,discrete), a table of data/predictions, or the baseline's npz.")
+    ],
+    truth: Annotated[Path, typer.Argument(help="The labels: csv (name,discrete), or the baseline's npz.")],
+    entry: Annotated[str, typer.Option(help="Which corpus of an npz file.")] = "test1_corpus",
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")] = False,
+) -> None:
+    """Score predictions as the challenge does: weighted F1 over the names that have a label; needs no project."""
+    from ecmf_pipeline import score as command
+
+    command.run(predictions, truth, entry=entry, as_json=as_json)
+
+
+@app.command()
 def status() -> None:
     """Show, per stage and modality, how many clips are done, missing, absent and quarantined."""
     from ecmf_pipeline import status as command

@@ -1,4 +1,4 @@
-"""Where the features of each modality come from: model, revision, weights, preprocessing, precision, device, versions."""
+"""Where each modality's features come from: model, revision, weights, preprocessing, precision, device, versions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def sources(report: ReportInput) -> list[Block]:
         for name, origin in _origins(modality, report)
     ]
     columns = [
-        "Modality", "Model", "Revision", "Weights (start of SHA-256)", "Preprocessing", "Precision", "Device", "Versions",
+        "Modality", "Model", "Revision", "Weights (start of SHA-256)", "Preprocessing", "Precision", "Device",
+        "Versions",
     ]  # fmt: skip
     silent = [modality for modality in report.encoders if not report.provenance.get(modality)]
     blocks: list[Block] = [Heading("Provenance"), Table("Where the features come from", columns, rows)]
