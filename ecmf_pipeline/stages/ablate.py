@@ -34,5 +34,5 @@ def run() -> None:
     with progress_bar("ablate", len(chosen), unit="variant") as bar:
         found = ablate(study, chosen, lambda: bar.update())
     judged = [clip.clip_id for clip in judge.clips]
-    write_ablation(layout.ABLATION, layout.METRICS / "ablate.json", judged, judge.by, found)
+    write_ablation(layout.ABLATION, layout.ABLATE, judged, judge.by, found)
     say(summary(found.results, judge.by))
