@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ecmf_pipeline.clips import Clip, ClipId, Modality, Split
 from ecmf_pipeline.corpora.probe import probe_media
-from ecmf_pipeline.dataset import load_features
+from ecmf_pipeline.dataset import open_features
 from ecmf_pipeline.encoders.base import ClipText
 from ecmf_pipeline.encoders.config import ImportedConfig
 from ecmf_pipeline.errors import ClipError, InputError
@@ -138,14 +138,14 @@ def _predicted(
             faces=params.faces,
             config=params.extract.model_copy(update={"workers": 0, "max_quarantined": 1.0}),
         )
-    features = load_features(
+    stored = open_features(
         [clip],
         texts,
         computed,
         store_root=store,
         fingerprint_of=lambda modality: fingerprint(settings[modality]),
-        pool=params.train.pool,
     )
+    features = stored.read([clip.clip_id], ensemble.pool or params.train.pool)
     for modality in computed:
         if modality.value not in features:
             reasons = report.reasons[modality.value]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from ecmf_pipeline.fusion.saved import (
     read_saved,
     save_members,
 )
+from ecmf_pipeline.pooling import PoolOrFrames
 
 CHUNK = 512
 """Clips in one forward pass of a prediction: they fit a cache, and the size changes no result beyond rounding."""
@@ -75,7 +77,7 @@ class Ensemble:
     fusion: FusionConfig
     training: TrainingConfig
     temperatures: Mapping[int, float] = field(default_factory=dict)
-    pool: str = ""
+    pool: PoolOrFrames | Literal[""] = ""
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from ecmf_pipeline.files import read_json, sha256_file, write_atomic
 from ecmf_pipeline.fusion.base import FusionModel
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.rivals import build
+from ecmf_pipeline.pooling import PoolOrFrames
 
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "config.json"
@@ -84,7 +85,7 @@ class SavedEnsemble(Config):
     fusion: FusionConfig
     training: TrainingConfig
     temperatures: dict[int, float]
-    pool: str = ""
+    pool: PoolOrFrames | Literal[""] = ""
     members: list[SavedMember] = Field(min_length=1)
     weights_sha256: str
 
