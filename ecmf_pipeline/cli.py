@@ -131,17 +131,17 @@ def train(labels: LabelsOption = TrainedOn.GIVEN) -> None:
 def predict(
     labels: Annotated[
         TrainedOn | None,
-        typer.Option(help="Models trained on these labels. Default: given; with --video, refined where there are."),
+        typer.Option(help="Models trained on these labels. Default: given; of one clip, refined where there are."),
     ] = None,
     *,
     video: Annotated[Path | None, typer.Option(help="Predict one new clip instead, from its file; print it.")] = None,
-    text: Annotated[str, typer.Option(help="With --video: what is said in the clip.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="With --video: print JSON, for programs.")] = False,
+    text: Annotated[str, typer.Option(help="What is said in the clip; without --video, words alone.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Of one clip: print JSON, for programs.")] = False,
 ) -> None:
-    """Predict every clip (those trained on: out of fold) and write the submission; or one new clip (--video)."""
+    """Predict every clip (those trained on: out of fold), write the submission; or one new clip (--video, --text)."""
     from ecmf_pipeline.stages import predict as stage
 
-    if video is None:
+    if video is None and not text:
         stage.run((labels or TrainedOn.GIVEN).value)
     else:
         stage.show(video, text, labels.value if labels else None, as_json=as_json)

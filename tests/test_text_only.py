@@ -105,6 +105,18 @@ def test_the_report_and_the_ablation_say_what_there_is(project: Path) -> None:
     assert "only what needs no media can run" in page
 
 
+def test_new_words_are_judged_without_a_clip(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    before = {path: path.read_bytes() for path in Path("data").rglob("*") if path.is_file()}
+    told = CliRunner().invoke(app, ["predict", "--text", "I love  it.", "--json"], catch_exceptions=False)
+    found = json.loads(told.output)
+    assert found["clip"] == ""
+    assert found["modality_weights"] == {"text": 1.0}
+    assert found["probs"][found["label"]] == max(found["probs"].values())
+    assert found["enriched"].startswith('"I love it."')
+    assert {path: path.read_bytes() for path in Path("data").rglob("*") if path.is_file()} == before
+
+
 def test_a_model_of_words_is_judged_on_another_corpus_of_words(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
     shutil.copytree("data/fusion/given/fusion", "model")

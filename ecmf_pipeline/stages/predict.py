@@ -59,11 +59,11 @@ def run(labels: layout.Labels) -> None:
     )
 
 
-def show(video: Path, text: str, labels: layout.Labels | None, *, as_json: bool) -> None:
+def show(video: Path | None, text: str, labels: layout.Labels | None, *, as_json: bool) -> None:
     """Run one new clip through everything, and print its label, probabilities and modality weights.
 
     Args:
-        video: The clip.
+        video: The clip; None: there are words alone.
         text: What is said in it.
         labels: Which models judge; None: those trained on refined labels where there are any.
         as_json: Whether to print JSON alone.
@@ -74,9 +74,9 @@ def show(video: Path, text: str, labels: layout.Labels | None, *, as_json: bool)
     ensemble = Ensemble.load(layout.models_trained_on(labels) / "fusion")
     found = predict_clip(params, ensemble, video, text, read_corpus_tables().labels)
     if as_json:
-        say(json.dumps({"clip": str(video), "model": labels, **asdict(found)}, ensure_ascii=False))
+        say(json.dumps({"clip": str(video or ""), "model": labels, **asdict(found)}, ensure_ascii=False))
         return
-    say(f"{video}: {found.label} (models trained on {labels} labels)")
+    say(f"{video or text}: {found.label} (models trained on {labels} labels)")
     say("  " + ", ".join(f"{name} {prob:.3f}" for name, prob in found.probs.items()))
     say("  weights: " + ", ".join(f"{name} {share:.3f}" for name, share in found.modality_weights.items()))
     for name, reason in found.missing.items():
