@@ -218,7 +218,8 @@ def test_what_earns_its_place_stands_there_with_its_intervals() -> None:
     page = render(a_run(LABELS), ReportConfig())
     text = section_of(page, "ablation").replace("\N{MINUS SIGN}", "-")
     assert "The reference is the fusion (ecmf) of face and text" in text
-    assert "Without face the fusion is worse beyond its interval; leaving out text is not shown to matter." in text
+    assert "Without face the fusion is worse, beyond the interval; leaving out text is not shown to matter." in text
+    assert "Not shown to be worse: concat." in text
     assert "face alone 0.610 -0.090 -0.150 to -0.030 worse" in text
     assert "concat 0.720 +0.020 +0.010 to +0.030 better" in text
     assert "face missing 0.630 -0.070 -0.100 to -0.010 0.620" in text

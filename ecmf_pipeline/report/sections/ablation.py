@@ -72,9 +72,9 @@ def _findings(variants: Sequence[VariantRow]) -> list[str]:
     """Which modalities and models the intervals tell apart from the reference."""
     sentences = []
     for table, worse, same in (
-        ("left out", "Without {} the fusion is worse beyond its interval", "leaving out {} is not shown to matter"),
-        ("fusion", "Of the other models, {} is worse beyond its interval", "{} is not shown to be worse"),
-        ("part", "Changing this is worse beyond its interval: {}", "not shown to matter: {}"),
+        ("left out", "Without {} the fusion is worse, beyond the interval", "leaving out {} is not shown to matter"),
+        ("fusion", "Of the other models, worse beyond the interval: {}", "not shown to be worse: {}"),
+        ("part", "Changes that cost, beyond the interval: {}", "not shown to cost anything: {}"),
     ):
         rows = [row for row in variants if row.table == table]
         if rows:

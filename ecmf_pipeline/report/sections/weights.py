@@ -70,16 +70,21 @@ def _spread(ablation: Ablation | None) -> list[Block]:
         return []
     rows = [
         [foreign(name), *map(score, (of.mean, of.std, of.q05, of.median, of.q95)), percent(of.heaviest)]
-        for name, of in ablation.weights.modalities.items()
+        for name, of in sorted(ablation.weights.modalities.items(), key=lambda item: _place(item[0], ablation))
     ]
     columns = ["Modality", "#Mean", "#Deviation", "#5%", "#Median", "#95%", "#Heaviest for"]
     effective = ablation.weights.effective_modalities
     text = (
         "Spread of the weights over all clips, out of fold, by the models trained on given labels"
         + (f": as if {effective:.1f} of {len(rows)} modalities weighed the same" if effective is not None else "")
-        + ". Where one modality has nearly all the weight, a warning would stand above."
+        + ". Where one modality has nearly all the weight, a warning stands above."
     )
     return [Paragraph(text), Table("Spread of each modality's weight", columns, rows)]
+
+
+def _place(modality: str, ablation: Ablation) -> int:
+    order = ablation.reference.modalities
+    return order.index(modality) if modality in order else len(order)
 
 
 def _totals(weighed: Sequence[PredictedClip], modalities: Sequence[str]) -> dict[str, list[float]]:
