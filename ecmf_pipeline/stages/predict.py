@@ -47,7 +47,7 @@ def run(labels: layout.Labels) -> None:
     deployed = found.pop(_DEPLOYED)
     for name, table in found.items():
         table.write(layout.predictions(labels) / f"{name}.csv")
-    for path in layout.predictions(labels).glob("*.csv"):
+    for path in layout.predictions(labels).glob("*.*"):
         if path.stem not in found:
             path.unlink()  # of a model that is gone
     deployed.write(layout.deployed_predictions(labels))
