@@ -131,17 +131,17 @@ def train(labels: LabelsOption = TrainedOn.GIVEN) -> None:
 def predict(
     labels: Annotated[
         TrainedOn | None,
-        typer.Option(help="Models trained on these labels. Default: given; with --video, refined where there are."),
+        typer.Option(help="Models trained on these labels. Default: given; of one clip, refined where there are."),
     ] = None,
     *,
     video: Annotated[Path | None, typer.Option(help="Predict one new clip instead, from its file; print it.")] = None,
-    text: Annotated[str, typer.Option(help="With --video: what is said in the clip.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="With --video: print JSON, for programs.")] = False,
+    text: Annotated[str, typer.Option(help="What is said in the clip; without --video, words alone.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Of one clip: print JSON, for programs.")] = False,
 ) -> None:
-    """Predict every clip (those trained on: out of fold) and write the submission; or one new clip (--video)."""
+    """Predict every clip (those trained on: out of fold), write the submission; or one new clip (--video, --text)."""
     from ecmf_pipeline.stages import predict as stage
 
-    if video is None:
+    if video is None and not text:
         stage.run((labels or TrainedOn.GIVEN).value)
     else:
         stage.show(video, text, labels.value if labels else None, as_json=as_json)
@@ -199,6 +199,22 @@ def report() -> None:
     from ecmf_pipeline.stages import report as stage
 
     stage.run()
+
+
+@app.command()
+def score(
+    predictions: Annotated[
+        Path, typer.Argument(help="A submission (name,discrete), a table of data/predictions, or the baseline's npz.")
+    ],
+    truth: Annotated[Path, typer.Argument(help="The labels: csv (name,discrete), or the baseline's npz.")],
+    entry: Annotated[str, typer.Option(help="Which corpus of an npz file.")] = "test1_corpus",
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")] = False,
+) -> None:
+    """Score predictions as the challenge does: weighted F1 over the names that have a label; needs no project."""
+    from ecmf_pipeline import score as command
+
+    command.run(predictions, truth, entry=entry, as_json=as_json)
 
 
 @app.command()

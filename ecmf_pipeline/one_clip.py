@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ecmf_pipeline.clips import Clip, ClipId, Modality, Split
 from ecmf_pipeline.corpora.probe import probe_media
-from ecmf_pipeline.dataset import load_features
+from ecmf_pipeline.dataset import open_features
 from ecmf_pipeline.encoders.base import ClipText
 from ecmf_pipeline.encoders.config import ImportedConfig
 from ecmf_pipeline.errors import ClipError, InputError
@@ -49,13 +49,15 @@ class ClipPrediction:
     enriched: str
 
 
-def predict_clip(params: Params, ensemble: Ensemble, video: Path, text: str, labels: list[str]) -> ClipPrediction:
+def predict_clip(
+    params: Params, ensemble: Ensemble, video: Path | None, text: str, labels: list[str]
+) -> ClipPrediction:
     """Run one clip through the branches that a saved ensemble listens to.
 
     Args:
         params: The project's settings: those the models were trained with.
         ensemble: The models.
-        video: The clip.
+        video: The clip; None: there are words alone.
         text: What is said in it; "" when that is not known.
         labels: The labels that the LLM is asked about.
 
@@ -63,26 +65,30 @@ def predict_clip(params: Params, ensemble: Ensemble, video: Path, text: str, lab
         InputError: When the file cannot be read, or no modality could be used.
         ModelError: When weights are missing.
     """
+    words = Clip(CLIP_ID, transcript=" ".join(text.split()), split=Split.UNLABELED)
+    clip = words if video is None else _with_media(words, video)
+    root = Path() if video is None else video.parent
+    with tempfile.TemporaryDirectory(prefix="ecmf-clip-") as name:
+        texts = _enriched(params, clip, Path(name), labels) if "text" in ensemble.modalities else {}
+        return _predicted(params, ensemble, clip, texts, root, Path(name))
+
+
+def _with_media(words: Clip, video: Path) -> Clip:
     if not video.is_file():
         raise InputError(f"{video} is missing", "give the path of a clip")
     try:
         probe = probe_media(video)
     except ClipError as error:
         raise InputError(f"{video} cannot be read ({error.reason}: {error})", "give another clip") from error
-    clip = Clip(
-        CLIP_ID,
+    return replace(
+        words,
         path=video.name,
         digest=sha256_file(video),
         bytes=video.stat().st_size,
         duration=probe.duration,
         has_video=probe.has_video,
         has_audio=probe.has_audio,
-        transcript=" ".join(text.split()),
-        split=Split.UNLABELED,
     )
-    with tempfile.TemporaryDirectory(prefix="ecmf-clip-") as name:
-        texts = _enriched(params, clip, Path(name), labels) if "text" in ensemble.modalities else {}
-        return _predicted(params, ensemble, clip, texts, video.parent, Path(name))
 
 
 def _enriched(params: Params, clip: Clip, folder: Path, labels: list[str]) -> dict[str, ClipText]:
@@ -138,14 +144,14 @@ def _predicted(
             faces=params.faces,
             config=params.extract.model_copy(update={"workers": 0, "max_quarantined": 1.0}),
         )
-    features = load_features(
+    stored = open_features(
         [clip],
         texts,
         computed,
         store_root=store,
         fingerprint_of=lambda modality: fingerprint(settings[modality]),
-        pool=params.train.pool,
     )
+    features = stored.read([clip.clip_id], ensemble.pool or params.train.pool)
     for modality in computed:
         if modality.value not in features:
             reasons = report.reasons[modality.value]
@@ -153,7 +159,7 @@ def _predicted(
     whole = {name: features.get(name, np.full((1, dim), np.nan, np.float32)) for name, dim in ensemble.dims.items()}
     found = ensemble.predict(whole)
     if found.classes[0] < 0:
-        raise InputError(f"{clip.path}: no modality that the models know could be used: {missing}")
+        raise InputError(f"{clip.path or 'the words alone'}: no modality that the models know could be used: {missing}")
     return ClipPrediction(
         ensemble.label_names[int(found.classes[0])],
         dict(zip(ensemble.label_names, map(float, found.probs[0]), strict=True)),

@@ -38,7 +38,7 @@ from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.labels.config import RefineConfig, VoteConfig
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.media import MediaConfig
-from ecmf_pipeline.pooling import Pool
+from ecmf_pipeline.pooling import Pool, PoolOrFrames
 from ecmf_pipeline.presets import DEFAULT_PRESET, over_preset
 from ecmf_pipeline.report.config import ReportConfig
 
@@ -63,14 +63,21 @@ class TrainConfig(Config):
     """The `train` stage.
 
     Attributes:
-        pool: How the rows of a clip become one vector, for training, voting and prediction alike.
+        pool: How the rows of a clip become one vector, for training, voting and prediction alike. ``frames``: the
+            fusion takes them as a sequence of `pooling.MOST_FRAMES` at most, and ``fusion.temporal`` says how it sums
+            them up; voters, which take vectors, are given their mean.
         fusion: The shape of the model.
         training: Folds, seeds and the optimiser.
     """
 
-    pool: Pool = "mean"
+    pool: PoolOrFrames = "mean"
     fusion: FusionConfig = FusionConfig()
     training: TrainingConfig = TrainingConfig()
+
+    @property
+    def vector_pool(self) -> Pool:
+        """How rows become one vector for what takes nothing else."""
+        return "mean" if self.pool == "frames" else self.pool
 
 
 def _embedded_encoders() -> dict[str, EncoderConfig]:

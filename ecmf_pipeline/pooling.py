@@ -8,6 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pool = Literal["mean", "max", "mean_std"]
+"""How a clip's rows become one vector."""
+
+PoolOrFrames = Literal["mean", "max", "mean_std", "frames"]
+"""The same, or ``frames``: they stay a sequence."""
+
+MOST_FRAMES = 32
+"""Rows that a sequence has at most where nothing else is said: speech has fifty a second, and all would be padded to
+the longest."""
 
 
 def pooled_width(dim: int, pool: Pool) -> int:
@@ -43,3 +51,19 @@ def pool_segments(values: NDArray[np.float32], lengths: NDArray[np.int64], pool:
     deviation = values - np.repeat(mean, lengths, axis=0)
     spread = np.sqrt(np.add.reduceat(deviation**2, starts, axis=0) / count)
     return np.concatenate([mean, spread], axis=1)
+
+
+def shortened(rows: NDArray[np.float32], most: int) -> NDArray[np.float32]:
+    """A sequence of at most ``most`` rows: a longer one is averaged in as many runs, alike in length.
+
+    Args:
+        rows: Frame-level features of one clip, (T, D).
+        most: At least 1.
+
+    Returns:
+        (T, D) as it came, or (most, D).
+    """
+    if len(rows) <= most:
+        return rows
+    ends = np.linspace(0, len(rows), most + 1).astype(np.int64)
+    return pool_segments(rows, np.diff(ends), "mean")

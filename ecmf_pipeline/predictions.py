@@ -54,7 +54,14 @@ class PredictionTable:
         return dict(zip(self.clip_ids, self.labels, strict=True))
 
     def write(self, path: Path) -> None:
-        """Write the table as csv; the same table gives the same bytes."""
+        """Write the table as csv, and beside it as npz, unrounded; the same table gives the same bytes.
+
+        The npz holds, without any pickle, ``clip_ids``, ``splits``, ``labels``, ``out_of_fold`` and ``flags``, (n,),
+        ``label_names``, (C,), ``probs``, (n, C), ``modalities``, (M,), and ``modality_weights``, (n, M).
+
+        Args:
+            path: The csv file; the other ends in ``.npz``.
+        """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([*_FIXED, *(f"p_{name}" for name in self.label_names), *(f"w_{m}" for m in self.modalities)])
@@ -66,6 +73,24 @@ class PredictionTable:
             )
         )
         write_atomic(path, text.getvalue())
+        write_atomic(path.with_suffix(".npz"), self._packed())
+
+    def _packed(self) -> bytes:
+        packed = io.BytesIO()
+        np.savez_compressed(
+            packed,
+            allow_pickle=False,
+            clip_ids=np.array(self.clip_ids, dtype=np.str_),
+            splits=np.array(self.splits, dtype=np.str_),
+            labels=np.array(self.labels, dtype=np.str_),
+            out_of_fold=self.out_of_fold,
+            flags=np.array(self.flags, dtype=np.str_),
+            label_names=np.array(self.label_names, dtype=np.str_),
+            probs=self.probs,
+            modalities=np.array(self.modalities, dtype=np.str_),
+            modality_weights=self.modality_weights,
+        )
+        return packed.getvalue()
 
     @classmethod
     def read(cls, path: Path) -> PredictionTable:

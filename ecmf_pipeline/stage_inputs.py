@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline import layout
 from ecmf_pipeline.clips import Clip, Modality, labels_of, read_manifest
 from ecmf_pipeline.corpora.config import MER_LABELS
-from ecmf_pipeline.dataset import load_features
+from ecmf_pipeline.dataset import StoredFeatures, open_features
 from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.errors import CorpusError, ModelError
 from ecmf_pipeline.extraction.plan import branch_settings
@@ -101,20 +101,32 @@ def folds_of(corpus: Corpus, folds: int, seed: int) -> NDArray[np.int64]:
     return assign_folds(given, groups, folds, rng=np.random.default_rng(seed))
 
 
+def open_stored(params: Params, clips: Sequence[Clip]) -> StoredFeatures:
+    """The features of the modalities in use, to be read when they are needed.
+
+    Args:
+        params: The project's settings.
+        clips: Those of which features may be read.
+
+    Raises:
+        StaleStore: When params.yaml asks for other settings than a store was made with.
+    """
+    return open_features(
+        clips,
+        read_texts(layout.REWRITES),
+        list(params.extract.encoders),
+        store_root=layout.features,
+        fingerprint_of=lambda modality: expected_fingerprint(params, modality),
+    )
+
+
 def read_features(params: Params, clips: Sequence[Clip]) -> Mapping[str, NDArray[np.float32]]:
     """Pooled features of the modalities in use, (n, D) each, NaN rows where a clip has none.
 
     Raises:
         StaleStore: When params.yaml asks for other settings than a store was made with.
     """
-    return load_features(
-        clips,
-        read_texts(layout.REWRITES),
-        list(params.extract.encoders),
-        store_root=layout.features,
-        fingerprint_of=lambda modality: expected_fingerprint(params, modality),
-        pool=params.train.pool,
-    )
+    return open_stored(params, clips).read([clip.clip_id for clip in clips], params.train.vector_pool)
 
 
 def fusion_votes(table: PredictionTable) -> NDArray[np.float64]:
@@ -137,7 +149,15 @@ def read_corpus_verdicts(path: str | None, corpus: Corpus) -> NDArray[np.int64]:
 
 
 def text_halves(params: Params, features: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-    """The text features of the raw and of the enriched transcript alone, (n, D / 2) each, where both are embedded."""
+    """The text features of the raw and of the enriched transcript alone, where both are embedded.
+
+    Args:
+        params: The project's settings.
+        features: By modality, (n, D), or (n, T, D) at frame level.
+
+    Returns:
+        By which transcript, (n, D / 2) or (n, T, D / 2); empty where only one is embedded.
+    """
     text = Modality.TEXT
     if text.value not in features or text not in params.extract.encoders:
         return {}
@@ -146,8 +166,9 @@ def text_halves(params: Params, features: Mapping[str, NDArray[np.float32]]) -> 
         return {}
     statistics = 2 if params.train.pool == "mean_std" else 1  # each of them holds both texts' columns
     values = features[text.value]
-    columns = values.reshape(len(values), statistics, 2, -1)
-    return {name: columns[:, :, half].reshape(len(values), -1) for half, name in enumerate(("raw", "enriched"))}
+    columns = values.reshape(*values.shape[:-1], statistics, 2, -1)
+    rows = (*values.shape[:-1], values.shape[-1] // 2)
+    return {name: columns[..., half, :].reshape(rows) for half, name in enumerate(("raw", "enriched"))}
 
 
 def expected_fingerprint(params: Params, modality: Modality) -> str | None:

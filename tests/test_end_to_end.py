@@ -72,7 +72,9 @@ def status(folder: Path) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def sample_run(tmp_path_factory, models) -> Path:
-    changes = SMALL + "sample: {labelled: 12, unlabeled: 3, speakers: 4, min_seconds: 1.5, max_seconds: 2.0}\n"
+    """The fusion takes the frames of these clips as sequences; of all others below it takes their mean."""
+    changes = SMALL.replace("pool: mean", "pool: frames") + "ablate: {frames: true}\n"
+    changes += "sample: {labelled: 12, unlabeled: 3, speakers: 4, min_seconds: 1.5, max_seconds: 2.0}\n"
     folder = new_project(tmp_path_factory.mktemp("sample") / "project", models, changes)
     done = run(["dvc", "repro"], folder)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -101,8 +103,24 @@ def test_ablate_compares_every_modality_and_model(sample_run):
     metrics = json.loads((sample_run / "data/metrics/ablate.json").read_text())
     names = {row["name"] for row in metrics["variants"]}
     assert {"face alone", "without text", "global and face", "enriched text alone", "attention", "concat"} <= names
+    assert "pooled by their mean" in names
+    page = (sample_run / "data/report/index.html").read_text()
+    assert all(name in page for name in names)
     assert {row["damage"] for row in metrics["robustness"]} == {"missing", "noisy", "shuffled"}
     assert len(rows(sample_run / "data/ablation/variants.csv")) == len(names) + 1
+
+
+def test_models_of_frames_are_saved_as_such_and_others_are_not_predicted_with(sample_run):
+    for labels in ("given", "refined"):
+        saved = json.loads((sample_run / f"data/fusion/{labels}/fusion/config.json").read_text())
+        assert saved["pool"] == "frames"
+    params = sample_run / "params.yaml"
+    shipped = params.read_text()
+    params.write_text(merged(shipped, "train: {pool: max}"))
+    refused = ecmf_pipe(sample_run, "predict")
+    params.write_text(shipped)
+    assert refused.returncode == 2
+    assert "trained with train.pool frames; it is max now" in refused.stderr
 
 
 def test_one_new_clip_goes_through_everything(sample_run, make_clip, tmp_path):

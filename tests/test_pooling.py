@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ecmf_pipeline.pooling import pool_segments, pooled_width
+from ecmf_pipeline.pooling import pool_segments, pooled_width, shortened
 
 
 @given(data=st.data(), pool=st.sampled_from(["mean", "max", "mean_std"]))
@@ -31,3 +31,12 @@ def test_a_clip_without_rows_or_a_wrong_count_is_refused(lengths):
 
 def test_no_clips_give_no_rows():
     assert pool_segments(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), "mean_std").shape == (0, 8)
+
+
+def test_a_long_sequence_is_averaged_in_runs_alike_in_length():
+    rows = np.arange(20, dtype=np.float32).reshape(10, 2)
+    assert shortened(rows, 10) is rows
+    assert shortened(rows, 5).tolist() == [[1, 2], [5, 6], [9, 10], [13, 14], [17, 18]]
+    uneven = shortened(rows, 4)  # runs of 2, 3, 2, 3
+    assert uneven[:, 0].tolist() == [1, 6, 11, 16]
+    assert shortened(rows, 1).tolist() == [rows.mean(axis=0).tolist()]

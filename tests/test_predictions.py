@@ -47,3 +47,19 @@ def test_missing_and_damaged_tables_say_what_to_do(table, tmp_path):
     (tmp_path / "p.csv").write_text(text.replace("0.800000", "much"))
     with pytest.raises(InputError, match="damaged"):
         PredictionTable.read(tmp_path / "p.csv")
+
+
+def test_the_same_table_stands_beside_it_as_npz(table, tmp_path):
+    table.write(tmp_path / "p.csv")
+    first = (tmp_path / "p.npz").read_bytes()
+    table.write(tmp_path / "p.csv")
+    assert (tmp_path / "p.npz").read_bytes() == first
+    with np.load(tmp_path / "p.npz", allow_pickle=False) as packed:
+        assert packed["clip_ids"].tolist() == ["a, b", "视频"]
+        assert packed["labels"].tolist() == table.labels
+        np.testing.assert_array_equal(packed["probs"], table.probs)
+        np.testing.assert_array_equal(packed["modality_weights"], table.modality_weights)
+        assert set(packed.files) == {
+            "clip_ids", "splits", "labels", "out_of_fold", "flags", "label_names", "probs", "modalities",
+            "modality_weights",
+        }  # fmt: skip

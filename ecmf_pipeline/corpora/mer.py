@@ -10,14 +10,16 @@ from pathlib import Path
 from ecmf_pipeline.clips import Clip, ClipId, Split, validate_clip_id
 from ecmf_pipeline.corpora.annotations import doubled_rows, keep_known_labels, resolve_names, values_by_clip
 from ecmf_pipeline.corpora.config import MER_LABELS, CorpusConfig
+from ecmf_pipeline.corpora.label_npz import TEST_ENTRY, TRAIN_ENTRY, entries_of, read_label_npz
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, first_of, naming_some
 from ecmf_pipeline.corpora.scan import existing_folder, name_files, scan_media, without_media_extension
-from ecmf_pipeline.corpora.tables import read_table
+from ecmf_pipeline.corpora.tables import Table, read_table
 from ecmf_pipeline.errors import CorpusError
 
 TRAIN_TABLES = ("track1_train_disdim.csv", "track1_train.csv")
 CANDIDATE_TABLES = ("track_all_candidates.csv", "track1_track2_candidate.csv")
 GOLD_TABLES = ("gold.csv", "track1_test_dis.csv")
+LABEL_NPZ = "track1_label_6way.npz"
 SUBTITLES = "subtitle_chieng.csv"
 LANGUAGES = ("english", "chinese")
 """The columns of the subtitles; of two, since each is the translation of the other."""
@@ -36,7 +38,8 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
     ``subtitle_chieng.csv`` (``name,chinese,english``) the words: ``corpus.transcripts`` says which column is the
     transcript, and the other, if it is there, is its translation. Two more are read when they are there: gold labels
     (``gold.csv`` or ``track1_test_dis.csv``; ``name,discrete``) and speakers (``groups.csv``; ``name,group``). Each may
-    be missing. A clip that only a csv file names is listed without a path. A candidate is never trained on: a label
+    be missing. Where there are no csv files of labels or candidates, the baseline's ``track1_label_6way.npz`` is read
+    for them. A clip that only such a file names is listed without a path. A candidate is never trained on: a label
     given to it counts as gold.
 
     Raises:
@@ -49,9 +52,10 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
     files, odd = name_files(paths, lambda path: without_media_extension(path.removeprefix(f"{MEDIA_FOLDER}/")))
     tables = _Tables(root, files, [*findings, *odd])
     labels = config.labels or MER_LABELS
-    given = tables.labels(TRAIN_TABLES, labels)
-    gold = tables.labels(GOLD_TABLES, labels)
-    candidates = tables.values(CANDIDATE_TABLES, None)
+    given = tables.labels(TRAIN_TABLES, labels) or tables.packed_labels(TRAIN_ENTRY, labels)
+    packed = {} if tables.has(CANDIDATE_TABLES) else tables.packed_labels(TEST_ENTRY, labels)
+    gold = tables.labels(GOLD_TABLES, labels) or _unless_alike(packed)
+    candidates = tables.values(CANDIDATE_TABLES, None) or packed
     transcripts, translations = tables.words(config.transcripts)
     groups = tables.values((GROUPS,), "group")
     clip_ids = sorted({*files, *given, *candidates})
@@ -89,6 +93,22 @@ class _Tables:
         """The cells of ``column`` by clip id, in the order of the first table there is; None: names alone."""
         return self._columns(names, [column or "name"], [] if column is None else [column])[0]
 
+    def has(self, names: Sequence[str]) -> bool:
+        """Whether any of these tables is there."""
+        return any((self._root / name).exists() for name in names)
+
+    def packed_labels(self, entry: str, labels: Sequence[str]) -> dict[ClipId, str]:
+        """One corpus of the baseline's npz as `labels` gives a table's; nothing where it is not there."""
+        path = self._root / LABEL_NPZ
+        if not path.is_file() or entry not in entries_of(path):
+            return {}
+        table = Table(path, ("name", "discrete"), tuple(read_label_npz(path, entry).items()))
+        clip_ids, bad_names = resolve_names(table, self._resolve)
+        values, _ = values_by_clip(table, clip_ids, "discrete")
+        known, unknown = keep_known_labels(values, labels, f"{LABEL_NPZ}: {entry}")
+        self.findings += [*bad_names, *unknown]
+        return {clip_id: known.get(clip_id, "") for clip_id in values}
+
     def words(self, transcripts: str) -> tuple[dict[ClipId, str], dict[ClipId, str]]:
         """The subtitles in the language asked for, and those in the other, if the table has them."""
         [other] = [language for language in LANGUAGES if language != transcripts]
@@ -125,6 +145,11 @@ class _Tables:
     def _resolve(self, name: str) -> ClipId:
         clip_id = ClipId(name)
         return clip_id if clip_id in self._files else validate_clip_id(name)
+
+
+def _unless_alike(labels: Mapping[ClipId, str]) -> Mapping[ClipId, str]:
+    """The labels; none where they are all one, which is how the baseline's file fills in those nobody knows."""
+    return labels if len(set(labels.values())) > 1 else {}
 
 
 def _split(clip_id: ClipId, given: Mapping[ClipId, str], candidates: Mapping[ClipId, str]) -> Split:

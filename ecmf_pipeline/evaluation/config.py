@@ -29,6 +29,8 @@ class AblateConfig(Config):
         fusions: Fusion models beside the one of ``train.fusion``.
         modalities: Whether each modality is tried alone and left out, global against face, and raw against enriched
             text.
+        frames: Whether the rows of clips are tried as sequences too, where ``train.pool`` pools them; where it is
+            ``frames``, pooled by their mean.
         parts: Whether the parts of ``ecmf`` and of its training are taken away, or added, one by one.
         noise: Standard deviation of the noise of the robustness table, in those of each feature.
         collapse_above: Mean weight of one modality above which a warning says that the fusion hears nothing else.
@@ -39,6 +41,7 @@ class AblateConfig(Config):
     seeds: int = Field(1, gt=0)
     fusions: tuple[FusionKind, ...] = ("attention", "concat", "gated", "mean_probs")
     modalities: bool = True
+    frames: bool = False
     parts: bool = False
     noise: float = Field(1.0, ge=0)
     collapse_above: float = Field(0.9, gt=0.5, le=1)

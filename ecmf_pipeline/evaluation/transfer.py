@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.errors import InputError
 from ecmf_pipeline.evaluation.scoring import Judge
+from ecmf_pipeline.fusion.blocks import Judgement, predict_in_blocks
 from ecmf_pipeline.fusion.prediction import Ensemble
 
 NO_ANSWER = ""
@@ -39,55 +40,108 @@ def label_map(theirs: Sequence[str], ours: Sequence[str], changes: Sequence[str]
     return mapped
 
 
+Read = Callable[[Sequence[str]], Mapping[str, NDArray[np.float32]]]
+"""From clip ids to the features of this corpus, by modality."""
+
+
 def judge_transfer(
     ensemble: Ensemble,
-    features: Mapping[str, NDArray[np.float32]],
     judge: Judge,
-    here: Mapping[str, str],
     mapped: Mapping[str, str],
+    *,
+    here: Mapping[str, Mapping[str, str]],
+    modalities: Sequence[str],
+    read: Read,
 ) -> dict[str, Any]:
     """Score a model from elsewhere beside the one trained here, on the same clips.
 
-    Probabilities of its labels are added up by what they are called here; a label without a name here is no choice.
+    Probabilities of its labels are added up by what they are called here; a label without a name here is no choice. A
+    clip of a name that it was trained on is judged by the members that held it out: it may be the same clip.
 
     Args:
-        ensemble: The model; none of the judged clips may be of its training set.
-        features: Of the judged clips, (n, D); modalities the model does not know are not used, those that are not here
-            are missing.
+        ensemble: The model.
         judge: The judged clips and their labels.
-        here: Predicted label by clip id of the model trained here, out of fold.
         mapped: What each of its labels is called here (`label_map`).
+        here: Predicted label by clip id of the models trained here, out of fold: ``fusion``, and modalities alone. One
+            of these is compared besides, where the model from elsewhere shares that modality alone.
+        modalities: Those of which this corpus has features. Those that the model does not know are not used, and of
+            those that are not here it judges every clip as missing them.
+        read: Reads them.
 
     Raises:
         InputError: When no modality is shared, or the features have another width.
     """
-    shared = [name for name in ensemble.modalities if name in features]
+    shared = [name for name in ensemble.modalities if name in modalities]
     if not shared:
         raise InputError(
-            f"the model knows {', '.join(ensemble.modalities)}; this corpus has features of {', '.join(features)}",
+            f"the model knows {', '.join(ensemble.modalities)}; this corpus has features of {', '.join(modalities)}",
             "extract a modality that the model was trained on, with the same encoder",
         )
-    clips = len(judge.clips)
-    whole = {name: features.get(name, np.full((clips, dim), np.nan, np.float32)) for name, dim in ensemble.dims.items()}
-    probs = ensemble.predict(whole).probs  # (n, C)
-    names = list(dict.fromkeys(mapped.values()))
-    ours = np.stack(
-        [
-            probs[:, [i for i, label in enumerate(ensemble.label_names) if mapped.get(label) == name]].sum(axis=1)
-            for name in names
-        ],
-        axis=1,
-    )  # (n, K)
-    best = np.where(np.isnan(ours).any(axis=1), len(names), np.nan_to_num(ours).argmax(axis=1))
-    answers = np.array([*names, NO_ANSWER])[best]
-    there: dict[str, str] = dict(zip((str(clip.clip_id) for clip in judge.clips), map(str, answers), strict=True))
-    return {
-        "clips": clips,
+    clip_ids = [str(clip.clip_id) for clip in judge.clips]
+    trained = ensemble.trained_on(clip_ids)
+    whole = Judgement(ensemble, np.where(trained, ensemble.held_out(clip_ids), -1))
+    found = predict_in_blocks({"there": whole}, clip_ids, lambda some: _as_known(ensemble, read(some), len(some)))
+    answers = _answers(found["there"].probs, ensemble.label_names, mapped)
+    there = dict(zip(clip_ids, answers, strict=True))
+    results = {
+        "clips": len(clip_ids),
         "judged_by": judge.by,
         "modalities": shared,
         "labels": dict(mapped),
-        "unanswered": int((answers == NO_ANSWER).sum()),
+        "unanswered": answers.count(NO_ANSWER),
+        "trained_on": int(trained.sum()),
         "there": judge.scores(there),
-        "here": judge.scores(here),
-        "loss": judge.difference(there, here),
+        "here": judge.scores(here["fusion"]),
+        "loss": judge.difference(there, here["fusion"]),
     }
+    if len(shared) == 1 < len(modalities) and shared[0] in here:
+        alone = here[shared[0]]
+        results["here_alone"] = judge.scores(alone)
+        results["loss_alone"] = judge.difference(there, alone)
+    return results
+
+
+def _as_known(
+    ensemble: Ensemble, features: Mapping[str, NDArray[np.float32]], clips: int
+) -> Mapping[str, NDArray[np.float32]]:
+    """Features of n clips as a model takes them: modalities that it does not know are left out, others are missing."""
+    return {
+        name: features[name] if name in features else np.full((clips, dim), np.nan, np.float32)
+        for name, dim in ensemble.dims.items()
+    }
+
+
+def _answers(probs: NDArray[np.float32], theirs: Sequence[str], mapped: Mapping[str, str]) -> list[str]:
+    """From probabilities of a model's labels, (n, C), to the likeliest label of here; rows of NaN give `NO_ANSWER`."""
+    names = list(dict.fromkeys(mapped.values()))
+    ours = np.stack(
+        [probs[:, [i for i, label in enumerate(theirs) if mapped.get(label) == name]].sum(axis=1) for name in names],
+        axis=1,
+    )  # (n, K)
+    best = np.where(np.isnan(ours).any(axis=1), len(names), np.nan_to_num(ours).argmax(axis=1))
+    return [[*names, NO_ANSWER][index] for index in best.tolist()]
+
+
+def transfer_summary(model: str, results: Mapping[str, Any]) -> str:
+    """What `judge_transfer` found, in a few lines."""
+    there, here = results["there"]["weighted_f1"], results["here"]["weighted_f1"]
+    lines = [
+        f"evaluate: {model} by {', '.join(results['modalities'])} on {results['clips']} clips of this corpus, judged "
+        f"by {results['judged_by']} labels: weighted F1 {there:.4f}; trained here: {here:.4f}",
+        f"  the model from elsewhere less the one of here: {told(results['loss'])}",
+    ]
+    if "here_alone" in results:
+        (name,), alone = results["modalities"], results["here_alone"]["weighted_f1"]
+        lines.append(f"  less the one of here by {name} alone ({alone:.4f}): {told(results['loss_alone'])}")
+    if results["trained_on"]:
+        lines.append(
+            f"  {results['trained_on']} clips have names that the model was trained on: models that held them out judge"
+        )
+    if results["unanswered"]:
+        lines.append(f"  {results['unanswered']} clips lack every modality that it knows: they count as wrong")
+    return "\n".join(lines)
+
+
+def told(over: Mapping[str, float]) -> str:
+    """A difference with its interval."""
+    return f"{over['difference']:+.4f} weighted F1 (95% interval {over['low']:+.4f} to {over['high']:+.4f})"

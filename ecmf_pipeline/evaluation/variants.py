@@ -56,6 +56,8 @@ def variants(
     fusion: FusionConfig,
     training: TrainingConfig,
     config: AblateConfig,
+    *,
+    otherwise: Mapping[str, Mapping[str, NDArray[np.float32]]] | None = None,
 ) -> Iterator[Variant]:
     """The reference first, then each variant.
 
@@ -65,6 +67,7 @@ def variants(
         fusion: The model of the reference.
         training: How all are trained.
         config: Which comparisons are made.
+        otherwise: All modalities again, their rows read in another way, by what is said of that.
     """
     yield Variant("reference", REFERENCE, features, fusion, training)
     if config.modalities:
@@ -73,6 +76,8 @@ def variants(
         for name, half in text_halves.items():
             yield Variant("text", f"fusion with {name} text", {**features, "text": half}, fusion, training)
             yield Variant("text", f"{name} text alone", {"text": half}, fusion, training)
+    for name, read in (otherwise or {}).items():
+        yield Variant("rows", name, read, fusion, training)
     for kind in config.fusions:
         if kind != fusion.kind:
             changed = FusionConfig(**(fusion.model_dump() | {"kind": kind}))

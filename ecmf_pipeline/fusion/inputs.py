@@ -87,9 +87,11 @@ def read_inputs(
 def _known(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """What is finite of (n, D) or (n, T, D), and which rows hold anything, (n,); copied only if need be."""
     finite = np.logical_and.reduce(np.isfinite(values), axis=-1)  # (n,) or (n, T)
-    if not finite.all():
+    if values.ndim == 3 and np.isnan(values[~finite]).all():
+        pass  # frames that are missing are marked so already: sequences are large, and not copied without need
+    elif not finite.all():
         values = np.where(finite[..., None], values, np.float32(0 if values.ndim == 2 else np.nan))
-    elif not values.flags.writeable:
+    if not values.flags.writeable:
         values = values.copy()  # torch takes no array that is read-only
     return values, finite if finite.ndim == 1 else np.logical_or.reduce(finite, axis=1)
 

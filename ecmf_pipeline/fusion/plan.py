@@ -16,8 +16,8 @@ from ecmf_pipeline.fusion.folds import validation_rows
 from ecmf_pipeline.fusion.inputs import Inputs
 from ecmf_pipeline.fusion.losses import Examples
 from ecmf_pipeline.fusion.member import MemberTraining
-from ecmf_pipeline.fusion.prediction import Member
 from ecmf_pipeline.fusion.rivals import build
+from ecmf_pipeline.fusion.saved import Member
 
 NEVER = -2
 """The fold of a row that no model may learn from."""

@@ -1,8 +1,8 @@
-"""A trained ensemble: what it predicts, and how it is kept on disk."""
+"""A trained ensemble, and what it predicts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -10,42 +10,27 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field, ValidationError
 
-from ecmf_pipeline.config import Config
-from ecmf_pipeline.errors import ModelError
-from ecmf_pipeline.files import read_json, sha256_file, write_atomic, write_json
+from ecmf_pipeline.files import sha256_file, write_json
 from ecmf_pipeline.fusion.base import FusionModel
 from ecmf_pipeline.fusion.calibration import EVERYONE, cooled
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.inputs import Inputs, read_inputs
-from ecmf_pipeline.fusion.rivals import build
+from ecmf_pipeline.fusion.saved import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    Member,
+    SavedEnsemble,
+    SavedMember,
+    SavedModality,
+    load_members,
+    read_saved,
+    save_members,
+)
+from ecmf_pipeline.pooling import PoolOrFrames
 
-WEIGHTS_FILE = "weights.safetensors"
-CONFIG_FILE = "config.json"
 CHUNK = 512
 """Clips in one forward pass of a prediction: they fit a cache, and the size changes no result beyond rounding."""
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One trained model of an ensemble.
-
-    Attributes:
-        model: The model, in eval mode.
-        fold: The fold it never saw.
-        repeat: Which of the fold's models it is.
-        epochs: Passes over the training part, all modalities together, after which its validation loss was lowest.
-        validation_loss: That loss.
-        training: How it was trained; a search may have chosen other settings than the ensemble's.
-    """
-
-    model: FusionModel
-    fold: int
-    repeat: int
-    epochs: int
-    validation_loss: float
-    training: TrainingConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +66,7 @@ class Ensemble:
         fusion: The shape of the models.
         training: How they were trained.
         temperatures: For each fold, and under -1 for all other clips, what log-probabilities are divided by.
+        pool: How a clip's rows became what the models were shown (``train.pool``); "" where nobody said.
     """
 
     members: tuple[Member, ...]
@@ -91,6 +77,7 @@ class Ensemble:
     fusion: FusionConfig
     training: TrainingConfig
     temperatures: Mapping[int, float] = field(default_factory=dict)
+    pool: PoolOrFrames | Literal[""] = ""
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -160,14 +147,7 @@ class Ensemble:
 
     def save(self, folder: Path) -> None:
         """Write the weights (safetensors) and the config (JSON); the same ensemble gives the same bytes."""
-        from safetensors.torch import save
-
-        state = {
-            f"{index}.{name}": tensor.detach().cpu().contiguous()
-            for index, member in enumerate(self.members)
-            for name, tensor in member.model.state_dict().items()
-        }
-        write_atomic(folder / WEIGHTS_FILE, save(state))
+        save_members(folder / WEIGHTS_FILE, self.members)
         saved = SavedEnsemble(
             modalities=[SavedModality(name=name, dim=dim) for name, dim in self.dims.items()],
             label_names=list(self.label_names),
@@ -176,17 +156,8 @@ class Ensemble:
             fusion=self.fusion,
             training=self.training,
             temperatures=dict(self.temperatures),
-            members=[
-                SavedMember(
-                    fold=member.fold,
-                    repeat=member.repeat,
-                    epochs=member.epochs,
-                    validation_loss=member.validation_loss,
-                    fusion=member.model.config,
-                    training=member.training,
-                )
-                for member in self.members
-            ],
+            pool=self.pool,
+            members=[SavedMember.of(member) for member in self.members],
             weights_sha256=sha256_file(folder / WEIGHTS_FILE),
         )
         write_json(folder / CONFIG_FILE, saved.model_dump(mode="json"))
@@ -200,15 +171,9 @@ class Ensemble:
             InputError: When its config is not JSON.
             ModelError: When it is damaged in another way, or of another version.
         """
-        content = read_json(folder / CONFIG_FILE, made_by="train")
-        try:
-            saved = SavedEnsemble.model_validate(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"])) or "it"
-            raise ModelError(f"{folder / CONFIG_FILE}: {key}: {first['msg']}", RETRAIN) from error
+        saved = read_saved(folder / CONFIG_FILE)
         return cls(
-            members=tuple(_load_members(folder / WEIGHTS_FILE, saved)),
+            members=tuple(load_members(folder / WEIGHTS_FILE, saved)),
             dims=saved.dims,
             label_names=tuple(saved.label_names),
             folds=saved.folds,
@@ -216,77 +181,8 @@ class Ensemble:
             fusion=saved.fusion,
             training=saved.training,
             temperatures=saved.temperatures,
+            pool=saved.pool,
         )
-
-
-RETRAIN = "run `ecmf-pipe train` again"
-
-
-class SavedModality(Config):
-    """One modality, in order (JSON objects have none here: their keys are sorted)."""
-
-    name: str
-    dim: int = Field(gt=0)
-
-
-class SavedMember(Config):
-    """What is kept of a `Member` beside its weights."""
-
-    fold: int = Field(ge=0)
-    repeat: int = Field(ge=0)
-    epochs: int = Field(ge=0)
-    validation_loss: float
-    fusion: FusionConfig
-    training: TrainingConfig
-
-
-class SavedEnsemble(Config):
-    """The content of ``config.json``."""
-
-    format: Literal[2] = 2
-    modalities: list[SavedModality] = Field(min_length=1)
-    label_names: list[str] = Field(min_length=2)
-    folds: dict[str, int]
-    trained: list[str]
-    fusion: FusionConfig
-    training: TrainingConfig
-    temperatures: dict[int, float]
-    members: list[SavedMember] = Field(min_length=1)
-    weights_sha256: str
-
-    @property
-    def dims(self) -> dict[str, int]:
-        """D of each modality."""
-        return {modality.name: modality.dim for modality in self.modalities}
-
-
-def _load_members(path: Path, saved: SavedEnsemble) -> Sequence[Member]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    if not path.is_file() or sha256_file(path) != saved.weights_sha256:
-        raise ModelError(f"{path} is missing or is not the file that {CONFIG_FILE} describes", RETRAIN)
-    try:
-        state = load(path.read_bytes())
-    except SafetensorError as error:
-        raise ModelError(f"{path} is not a safetensors file ({error})", RETRAIN) from error
-    members = []
-    if {name.partition(".")[0] for name in state} != set(map(str, range(len(saved.members)))):
-        raise ModelError(f"{path} holds other models than {CONFIG_FILE} describes", RETRAIN)
-    for index, entry in enumerate(saved.members):
-        own = {name.removeprefix(f"{index}."): t for name, t in state.items() if name.startswith(f"{index}.")}
-        with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: they must cost no randomness
-            model = build(entry.fusion, saved.dims, len(saved.label_names))
-        try:
-            model.load_state_dict(own)
-        except RuntimeError as error:
-            raise ModelError(
-                f"{path}: member {index} has other tensors than {CONFIG_FILE} describes", RETRAIN
-            ) from error
-        members.append(
-            Member(model.eval(), entry.fold, entry.repeat, entry.epochs, entry.validation_loss, entry.training)
-        )
-    return members
 
 
 @torch.inference_mode()

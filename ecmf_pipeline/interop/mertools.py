@@ -6,12 +6,16 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from ecmf_pipeline.corpora.config import MER_LABELS
+from ecmf_pipeline.corpora.label_npz import TEST_ENTRY, TRAIN_ENTRY, read_label_npz
 from ecmf_pipeline.corpora.listing import naming_some
 from ecmf_pipeline.corpora.tables import Table, read_table
 from ecmf_pipeline.errors import CorpusError, InputError, MissingInput
 from ecmf_pipeline.files import write_atomic
-from ecmf_pipeline.interop.label_npz import TRAIN_ENTRY, read_label_npz
+from ecmf_pipeline.metrics import scores, weighted_f1
+from ecmf_pipeline.predictions import PredictionTable
 
 COLUMNS = ("name", "discrete")
 
@@ -76,6 +80,24 @@ def read_labels(path: Path, entry: str = TRAIN_ENTRY) -> dict[str, str]:
     return read_label_npz(path, entry) if path.suffix == ".npz" else read_submission(path)
 
 
+def read_answers(path: Path, entry: str = TEST_ENTRY) -> dict[str, str]:
+    """Read one label a name from whatever holds them: a submission, a label file, or a table that `predict` wrote.
+
+    Args:
+        path: csv with the columns ``name,discrete``, csv of ``data/predictions``, or the baseline's npz.
+        entry: Which corpus of an npz file.
+
+    Raises:
+        MissingInput: When there is no such file.
+        InputError: When it cannot be used.
+    """
+    if path.suffix == ".npz" or not path.is_file():
+        return read_labels(path, entry)
+    with path.open(encoding="utf-8", errors="replace") as file:
+        is_ours = file.readline().startswith("clip_id,")
+    return dict(PredictionTable.read(path).by_clip()) if is_ours else read_submission(path)
+
+
 def score_submission(submission: Mapping[str, str], labels: Mapping[str, str]) -> float:
     """Weighted F1 over the label file's names, as the challenge scores.
 
@@ -86,8 +108,29 @@ def score_submission(submission: Mapping[str, str], labels: Mapping[str, str]) -
     Raises:
         InputError: When there is nothing to score, or a labelled name is not in the submission.
     """
-    from ecmf_pipeline.metrics import weighted_f1
+    return weighted_f1(list(labels.values()), _asked(submission, labels))
 
+
+def full_score(submission: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, Any]:
+    """What `score_submission` says, with all that `metrics.scores` tells beside it, and ``unlabeled``.
+
+    Labels are told in the challenge's order where they are the challenge's, else in their own.
+
+    Args:
+        submission: As there. ``unlabeled`` counts its names that no label is known of: they are left aside.
+        labels: As there.
+
+    Raises:
+        InputError: As there.
+    """
+    found, truth = _asked(submission, labels), list(labels.values())
+    known = set(truth) | set(found)
+    names = [name for name in MER_LABELS if name in known] + sorted(known - set(MER_LABELS))
+    return scores(truth, found, names) | {"unlabeled": len(submission) - len(labels)}
+
+
+def _asked(submission: Mapping[str, str], labels: Mapping[str, str]) -> list[str]:
+    """The submission's labels of the names that are labelled, in their order."""
     if not labels:
         raise InputError("there are no labels to score against", "give a label file with rows name,discrete")
     if lacking := [name for name in labels if name not in submission]:
@@ -95,7 +138,7 @@ def score_submission(submission: Mapping[str, str], labels: Mapping[str, str]) -
             f"{len(lacking)} of {len(labels)} labelled names are not in the submission: {naming_some(lacking)}",
             "the submission needs one row for each candidate",
         )
-    return weighted_f1(list(labels.values()), [submission[name] for name in labels])
+    return [submission[name] for name in labels]
 
 
 def _refuse_oddities(table: Table) -> None:

@@ -10,13 +10,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ecmf_pipeline.errors import InputError
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     """A part of the metrics; keys that the report does not know are left alone."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
-class ClassScores(_Part):
+class ClassScores(Part):
     """Scores of one label."""
 
     precision: float | None = None
@@ -25,7 +25,7 @@ class ClassScores(_Part):
     support: int = 0
 
 
-class Scores(_Part):
+class Scores(Part):
     """Scores over some clips, as `metrics.scores` gives them."""
 
     clips: int = 0
@@ -34,14 +34,14 @@ class Scores(_Part):
     per_class: dict[str, ClassScores] = {}
 
 
-class TwoModels(_Part):
+class TwoModels(Part):
     """The fused model trained on the given labels, and the one trained on the refined labels."""
 
     given: Scores | None = None
     refined: Scores | None = None
 
 
-class Difference(_Part):
+class Difference(Part):
     """A difference in weighted F1 with its 95% bootstrap interval."""
 
     difference: float | None = None
@@ -56,14 +56,14 @@ class FusionDifference(Difference):
     model: Literal["given", "refined"] | None = None
 
 
-class LabelAccuracy(_Part):
+class LabelAccuracy(Part):
     """Accuracy of labels over the clips whose true label is known."""
 
     clips: int = 0
     accuracy: float | None = None
 
 
-class LabelScores(_Part):
+class LabelScores(Part):
     """How the training labels fared under refinement, judged by gold labels."""
 
     given: LabelAccuracy | None = None
@@ -75,14 +75,14 @@ class LabelScores(_Part):
     pseudo: LabelAccuracy | None = None
 
 
-class Confusion(_Part):
+class Confusion(Part):
     """Confusion counts, (C, C): rows are true labels, columns predicted ones."""
 
     labels: list[str] = []
     counts: list[list[int]] = []
 
 
-class Evaluation(_Part):
+class Evaluation(Part):
     """The whole file."""
 
     weighted_f1: float | None = None
@@ -114,14 +114,15 @@ def read_evaluation(metrics: Mapping[str, Any] | None) -> Evaluation:
         InputError: When a value is not of the type it should be.
     """
     try:
-        return Evaluation.model_validate(_without_null(metrics or {}))
+        return Evaluation.model_validate(without_null(metrics or {}))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise InputError(f"the evaluation's {key}: {first['msg']}", "run `ecmf-pipe evaluate` again") from error
 
 
-def _without_null(value: Any) -> Any:
+def without_null(value: Any) -> Any:
+    """Metrics without the keys whose value is null."""
     if isinstance(value, Mapping):
-        return {key: _without_null(inner) for key, inner in value.items() if inner is not None}
+        return {key: without_null(inner) for key, inner in value.items() if inner is not None}
     return value

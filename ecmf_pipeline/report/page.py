@@ -10,10 +10,12 @@ from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ecmf_pipeline.report.ablation import read_ablation
 from ecmf_pipeline.report.blocks import Section, Tile, shortened
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.evaluation import read_evaluation
 from ecmf_pipeline.report.inputs import LabelDecision, PredictedClip, ReportInput, SourceVote
+from ecmf_pipeline.report.sections.ablation import ablation_section
 from ecmf_pipeline.report.sections.corpus import corpus_section, features_section
 from ecmf_pipeline.report.sections.faces import faces_section
 from ecmf_pipeline.report.sections.provenance import provenance_section, quarantine_section
@@ -34,16 +36,17 @@ def render(report: ReportInput, config: ReportConfig) -> str:
         config: How much of them to show.
 
     Raises:
-        InputError: When a value of ``report.evaluate`` is not of the type it should be.
+        InputError: When a value of ``report.evaluate`` or ``report.ablate`` is not of the type it should be.
     """
-    evaluation = read_evaluation(report.evaluate)
+    evaluation, ablation = read_evaluation(report.evaluate), read_ablation(report.ablate)
     sections = [
         corpus_section(report, config),
         features_section(report),
         *faces_section(report),
         scores_section(report, evaluation),
         confusion_section(evaluation),
-        weights_section(report),
+        weights_section(report, ablation),
+        ablation_section(ablation),
         refinement_section(report, evaluation, config),
         quarantine_section(report, config),
         provenance_section(report),
@@ -53,7 +56,7 @@ def render(report: ReportInput, config: ReportConfig) -> str:
         subtitle=f"Corpus: {shortened(str(report.corpus.get('kind') or 'not named'), 60)}",
         warning=SYNTHETIC if report.synthetic else "",
         tiles=tiles(report, evaluation),
-        verdicts=verdicts(report, evaluation),
+        verdicts=verdicts(report, evaluation, ablation),
         sections=sections,
     )
 

@@ -11,28 +11,40 @@ from ecmf_pipeline.evaluation.ablation_files import summary, write_ablation
 from ecmf_pipeline.evaluation.scoring import Judge
 from ecmf_pipeline.evaluation.variants import variants
 from ecmf_pipeline.params import load_params
+from ecmf_pipeline.pooling import PoolOrFrames
 from ecmf_pipeline.progress import progress_bar, say
-from ecmf_pipeline.stage_inputs import folds_of, read_features, read_labelled_corpus, text_halves
+from ecmf_pipeline.stage_inputs import folds_of, open_stored, read_labelled_corpus, text_halves
+
+_SAID_OF = {"mean": "pooled by their mean", "frames": "frame by frame"}
 
 
 def run() -> None:
     """Train the variants on given labels and judge them as `evaluate` judges."""
     params = load_params()
     corpus = read_labelled_corpus()
-    training = params.train.training
-    features = dict(read_features(params, corpus.clips))
+    training, pool = params.train.training, params.train.pool
+    folds = folds_of(corpus, training.folds, training.seed)
     judge = Judge(corpus.clips, corpus.labels, params.evaluate)
+    # A clip that is neither learned from nor judged plays no part, and need not be in memory.
+    used = [row for row, clip in enumerate(corpus.clips) if clip.given_label or judge.truth(clip)]
+    clips = [corpus.clips[row] for row in used]
+    clip_ids = [clip.clip_id for clip in clips]
+    stored = open_stored(params, clips)
+    features = stored.read(clip_ids, pool)
     study = Study(
-        labels=np.array(labels_of(corpus.clips, corpus.labels), np.int64),
-        truth=np.array([judge.truth(clip) for clip in corpus.clips], dtype=np.str_),
-        groups=[clip.group for clip in corpus.clips],
-        folds=folds_of(corpus, training.folds, training.seed),
+        labels=np.array(labels_of(clips, corpus.labels), np.int64),
+        truth=np.array([judge.truth(clip) for clip in clips], dtype=np.str_),
+        groups=[clip.group for clip in clips],
+        folds=folds[used],
         label_names=tuple(corpus.labels),
         config=params.ablate,
     )
-    chosen = list(variants(features, text_halves(params, features), params.train.fusion, training, params.ablate))
+    other: PoolOrFrames = "mean" if pool == "frames" else "frames"
+    otherwise = {_SAID_OF[other]: stored.read(clip_ids, other)} if params.ablate.frames else {}
+    halves = text_halves(params, features)
+    chosen = list(variants(features, halves, params.train.fusion, training, params.ablate, otherwise=otherwise))
     with progress_bar("ablate", len(chosen), unit="variant") as bar:
         found = ablate(study, chosen, lambda: bar.update())
     judged = [clip.clip_id for clip in judge.clips]
-    write_ablation(layout.ABLATION, layout.METRICS / "ablate.json", judged, judge.by, found)
+    write_ablation(layout.ABLATION, layout.ABLATE, judged, judge.by, found)
     say(summary(found.results, judge.by))

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline import layout
 from ecmf_pipeline.clips import labels_of
+from ecmf_pipeline.errors import MissingInput
 from ecmf_pipeline.evaluation.belief import leave_one_out, reliability
 from ecmf_pipeline.evaluation.controls import compare, predict_out_of_fold, training_sets
 from ecmf_pipeline.evaluation.scoring import Judge, evaluate
-from ecmf_pipeline.evaluation.transfer import judge_transfer, label_map
+from ecmf_pipeline.evaluation.transfer import judge_transfer, label_map, told, transfer_summary
 from ecmf_pipeline.files import write_atomic, write_json
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.labels.assessing import assess
@@ -30,6 +31,7 @@ from ecmf_pipeline.stage_inputs import (
     Corpus,
     folds_of,
     fusion_votes,
+    open_stored,
     read_corpus_verdicts,
     read_features,
     read_labelled_corpus,
@@ -103,16 +105,22 @@ def run_transfer(folder: Path, mapping: list[str]) -> None:
     corpus = read_labelled_corpus()
     ensemble = Ensemble.load(folder)
     judge = Judge(corpus.clips, corpus.labels, params.evaluate)
-    here = PredictionTable.read(layout.predictions("given") / "fusion.csv").by_clip()
-    features = read_features(params, judge.clips)
-    theirs = label_map(ensemble.label_names, corpus.labels, mapping)
-    results = judge_transfer(ensemble, features, judge, here, theirs)
-    write_json(layout.TRANSFER, results)
-    there, here_score = (results[where]["weighted_f1"] for where in ("there", "here"))
-    say(
-        f"evaluate: {folder} on {results['clips']} clips of this corpus: weighted F1 {there:.4f}; "
-        f"trained here: {here_score:.4f}; the one from elsewhere less the one of here: {_interval(results['loss'])}"
+    here = {path.stem: PredictionTable.read(path).by_clip() for path in layout.predictions("given").glob("*.csv")}
+    if "fusion" not in here:
+        raise MissingInput(
+            "no model trained here has predicted this corpus", "run `ecmf-pipe predict` (or `dvc repro`)"
+        )
+    stored = open_stored(params, judge.clips)
+    results = judge_transfer(
+        ensemble,
+        judge,
+        label_map(ensemble.label_names, corpus.labels, mapping),
+        here=here,
+        modalities=stored.modalities,
+        read=lambda some: stored.read(some, ensemble.pool or params.train.pool),
     )
+    write_json(layout.TRANSFER, results)
+    say(transfer_summary(str(folder), results))
 
 
 def _write_csv(name: str, rows: list[list[str]]) -> None:
@@ -127,10 +135,10 @@ def _summary(results: dict[str, Any]) -> str:
         f"{results['clips']} clips, judged by {results['judged_by']} labels (fusion on {results['model']} labels)"
     ]
     if over := results["fusion_over_best_modality"]:
-        lines.append(f"  fusion over {over['best']} alone: {_interval(over)}")
+        lines.append(f"  fusion over {over['best']} alone: {told(over)}")
     if over := results["refined_over_given"]:
         caveat = "" if results["judged_by"] == "gold" else "; no measure: the refinement was made from these labels"
-        lines.append(f"  refined over given labels: {_interval(over)}{caveat}")
+        lines.append(f"  refined over given labels: {told(over)}{caveat}")
     if labels := results["labels"]:
         lines.append(
             f"  training labels: {labels['given']['accuracy']} right as given, {labels['refined']['accuracy']} refined "
@@ -144,7 +152,3 @@ def _summary(results: dict[str, Any]) -> str:
             f"{believed['ece']}"
         )
     return "\n".join(lines)
-
-
-def _interval(over: dict[str, float]) -> str:
-    return f"{over['difference']:+.4f} weighted F1 (95% interval {over['low']:+.4f} to {over['high']:+.4f})"

@@ -8,18 +8,23 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ecmf_pipeline import layout
 from ecmf_pipeline.clips import labels_of
+from ecmf_pipeline.dataset import StoredFeatures
 from ecmf_pipeline.errors import MissingInput
-from ecmf_pipeline.fusion.prediction import Ensemble
+from ecmf_pipeline.fusion.blocks import Judgement, predict_in_blocks
+from ecmf_pipeline.fusion.prediction import Ensemble, Prediction
 from ecmf_pipeline.interop.mertools import write_submission
 from ecmf_pipeline.one_clip import predict_clip
 from ecmf_pipeline.params import load_params
+from ecmf_pipeline.pooling import PoolOrFrames
 from ecmf_pipeline.predictions import PredictionTable, with_prior
-from ecmf_pipeline.progress import progress, say
-from ecmf_pipeline.stage_inputs import Corpus, read_corpus_tables, read_features, read_labelled_corpus
+from ecmf_pipeline.progress import say
+from ecmf_pipeline.stage_inputs import Corpus, open_stored, read_corpus_tables, read_labelled_corpus
+
+_RETRAIN = "run `ecmf-pipe train` again"
+_DEPLOYED = "deployed/fusion"
 
 
 def run(labels: layout.Labels) -> None:
@@ -32,32 +37,33 @@ def run(labels: layout.Labels) -> None:
     folders = sorted(path for path in layout.models_trained_on(labels).glob("*") if path.is_dir())
     if not folders:
         raise MissingInput(f"no model is trained on {labels} labels yet", f"run `ecmf-pipe train --labels {labels}`")
-    features = read_features(params, corpus.clips)
-    for folder in progress(folders, "predict", unit="model"):
-        ensemble = Ensemble.load(folder)
-        held_out = ensemble.held_out([clip.clip_id for clip in corpus.clips])
-        _predicted(ensemble, corpus, features, held_out).write(layout.predictions(labels) / f"{folder.name}.csv")
-    for path in layout.predictions(labels).glob("*.csv"):
-        if path.stem not in {folder.name for folder in folders}:
+    ensembles = {folder.name: _usable(Ensemble.load(folder), corpus, params.train.pool) for folder in folders}
+    clip_ids = [clip.clip_id for clip in corpus.clips]
+    judgements = {name: Judgement(ensemble, ensemble.held_out(clip_ids)) for name, ensemble in ensembles.items()}
+    fusion = ensembles.get("fusion") or Ensemble.load(layout.models_trained_on(labels) / "fusion")
+    whole = np.where(fusion.trained_on(clip_ids), fusion.held_out(clip_ids), -1)
+    judgements[_DEPLOYED] = Judgement(fusion, whole)
+    found = _predictions(judgements, corpus, open_stored(params, corpus.clips), params.train.pool)
+    deployed = found.pop(_DEPLOYED)
+    for name, table in found.items():
+        table.write(layout.predictions(labels) / f"{name}.csv")
+    for path in layout.predictions(labels).glob("*.*"):
+        if path.stem not in found:
             path.unlink()  # of a model that is gone
-    fusion = Ensemble.load(layout.models_trained_on(labels) / "fusion")
-    trained = fusion.trained_on([clip.clip_id for clip in corpus.clips])
-    held_out = fusion.held_out([clip.clip_id for clip in corpus.clips])
-    deployed = _predicted(fusion, corpus, features, np.where(trained, held_out, -1))
     deployed.write(layout.deployed_predictions(labels))
     write_submission(layout.submission(labels), corpus.candidates, deployed.by_clip())
     say(
-        f"predict ({labels} labels): {len(corpus.clips)} clips by {', '.join(folder.name for folder in folders)}; "
+        f"predict ({labels} labels): {len(corpus.clips)} clips by {', '.join(found)}; "
         f"{len(corpus.candidates)} candidates in {layout.submission(labels)}; {sum(map(bool, deployed.flags))} clips "
         "have no usable modality and get the labels' prior"
     )
 
 
-def show(video: Path, text: str, labels: layout.Labels | None, *, as_json: bool) -> None:
+def show(video: Path | None, text: str, labels: layout.Labels | None, *, as_json: bool) -> None:
     """Run one new clip through everything, and print its label, probabilities and modality weights.
 
     Args:
-        video: The clip.
+        video: The clip; None: there are words alone.
         text: What is said in it.
         labels: Which models judge; None: those trained on refined labels where there are any.
         as_json: Whether to print JSON alone.
@@ -68,39 +74,55 @@ def show(video: Path, text: str, labels: layout.Labels | None, *, as_json: bool)
     ensemble = Ensemble.load(layout.models_trained_on(labels) / "fusion")
     found = predict_clip(params, ensemble, video, text, read_corpus_tables().labels)
     if as_json:
-        say(json.dumps({"clip": str(video), "model": labels, **asdict(found)}, ensure_ascii=False))
+        say(json.dumps({"clip": str(video or ""), "model": labels, **asdict(found)}, ensure_ascii=False))
         return
-    say(f"{video}: {found.label} (models trained on {labels} labels)")
+    say(f"{video or text}: {found.label} (models trained on {labels} labels)")
     say("  " + ", ".join(f"{name} {prob:.3f}" for name, prob in found.probs.items()))
     say("  weights: " + ", ".join(f"{name} {share:.3f}" for name, share in found.modality_weights.items()))
     for name, reason in found.missing.items():
         say(f"  {name} is missing: {reason}")
 
 
-def _predicted(
-    ensemble: Ensemble, corpus: Corpus, features: Mapping[str, NDArray[np.float32]], held_out: NDArray[np.int64]
-) -> PredictionTable:
+def _usable(ensemble: Ensemble, corpus: Corpus, pool: PoolOrFrames) -> Ensemble:
+    """The ensemble itself.
+
+    Raises:
+        MissingInput: When it was trained for other labels than the corpus has now, or on rows pooled otherwise.
+    """
     if ensemble.label_names != tuple(corpus.labels):
         raise MissingInput(
-            f"the saved models know the labels {', '.join(ensemble.label_names)}; the corpus has others now",
-            "run `ecmf-pipe train` again",
+            f"the saved models know the labels {', '.join(ensemble.label_names)}; the corpus has others now", _RETRAIN
         )
-    if missing := [name for name in ensemble.modalities if name not in features]:
-        raise MissingInput(
-            f"the saved models judge by {', '.join(missing)} too, of which there are no features now",
-            "run `ecmf-pipe train` again, or `ecmf-pipe extract`",
-        )
-    prediction = ensemble.predict({name: features[name] for name in ensemble.modalities}, held_out)
+    if ensemble.pool not in {pool, ""}:
+        raise MissingInput(f"the saved models were trained with train.pool {ensemble.pool}; it is {pool} now", _RETRAIN)
+    return ensemble
+
+
+def _predictions(
+    judgements: Mapping[str, Judgement], corpus: Corpus, stored: StoredFeatures, pool: PoolOrFrames
+) -> dict[str, PredictionTable]:
+    for judgement in judgements.values():
+        if missing := [name for name in judgement.ensemble.modalities if name not in stored.modalities]:
+            raise MissingInput(
+                f"the saved models judge by {', '.join(missing)} too, of which there are no features now",
+                f"{_RETRAIN}, or `ecmf-pipe extract`",
+            )
+    clip_ids = [clip.clip_id for clip in corpus.clips]
+    found = predict_in_blocks(judgements, clip_ids, lambda some: stored.read(some, pool))
+    return {name: _table(judgements[name], corpus, prediction) for name, prediction in found.items()}
+
+
+def _table(judgement: Judgement, corpus: Corpus, prediction: Prediction) -> PredictionTable:
     given = np.array(labels_of(corpus.clips, corpus.labels))
     prior = np.bincount(given[given >= 0], minlength=len(corpus.labels)) / (given >= 0).sum()
     probs, flags = with_prior(prediction.probs, prior.tolist())
     return PredictionTable(
         clip_ids=tuple(clip.clip_id for clip in corpus.clips),
         splits=tuple(clip.split.value for clip in corpus.clips),
-        out_of_fold=held_out >= 0,
+        out_of_fold=judgement.held_out >= 0,
         flags=flags,
-        label_names=ensemble.label_names,
+        label_names=judgement.ensemble.label_names,
         probs=probs,
-        modalities=ensemble.modalities,
+        modalities=judgement.ensemble.modalities,
         modality_weights=prediction.modality_weights,
     )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.errors import MissingInput, StaleStore, StoreError
-from ecmf_pipeline.pooling import Pool, pool_segments, pooled_width
+from ecmf_pipeline.pooling import Pool, pool_segments, pooled_width, shortened
 from ecmf_pipeline.store.arrays import widen
 from ecmf_pipeline.store.format import current_fingerprint, has_fingerprint, refuse_later_format, settings_attributes
 from ecmf_pipeline.store.parts import array_names, part_names, read_array, read_attributes
@@ -165,17 +165,21 @@ class FeatureStore:
         """
         return self._while_parts_move(lambda: self._load(clip_ids, pool, digests))
 
-    def load_sequences(self, clip_ids: Sequence[str], *, digests: Mapping[str, str] | None = None) -> Sequences:
+    def load_sequences(
+        self, clip_ids: Sequence[str], *, digests: Mapping[str, str] | None = None, most: int | None = None
+    ) -> Sequences:
         """Read frame-level features, padded to the longest.
 
         Args:
             clip_ids: The clips, in the order wanted.
             digests: As for `load`.
+            most: Rows of a clip at most; longer sequences are averaged in as many runs (`pooling.shortened`). None
+                takes them as they are.
 
         Raises:
             StoreError: When a part is damaged.
         """
-        return self._while_parts_move(lambda: self._load_sequences(clip_ids, digests))
+        return self._while_parts_move(lambda: self._load_sequences(clip_ids, digests, most))
 
     def row(self, clip_id: str, digest: str | None = None) -> FeatureRow:
         """The frame-level features of one clip with all that is kept beside them.
@@ -213,16 +217,23 @@ class FeatureStore:
                 values[where] = wide if is_pooled else pool_segments(wide, lengths, pool)
         return Features(values, entries >= 0)
 
-    def _load_sequences(self, clip_ids: Sequence[str], digests: Mapping[str, str] | None) -> Sequences:
+    def _load_sequences(
+        self, clip_ids: Sequence[str], digests: Mapping[str, str] | None, most: int | None
+    ) -> Sequences:
         entries = self._table.entries(clip_ids, digests)
         longest = self._table.longest(entries)
+        longest = longest if most is None else min(longest, most)
         values = np.full((len(clip_ids), longest, self.dim or 0), np.nan, np.float32)
         mask = np.zeros((len(clip_ids), longest), np.bool_)
         for wanted in self._table.wanted(entries):
             stored = self._stored(wanted.part)
             for position, start, length in zip(wanted.positions, wanted.starts, wanted.lengths, strict=True):
-                widen(stored[start : start + length], values[position, :length])
-                mask[position, :length] = True
+                kept = min(int(length), longest)
+                if kept == length:
+                    widen(stored[start : start + length], values[position, :kept])
+                else:
+                    values[position, :kept] = shortened(stored[start : start + length].astype(np.float32), kept)
+                mask[position, :kept] = True
         return Sequences(values, mask)
 
     def _row(self, clip_id: str, digest: str | None) -> FeatureRow:

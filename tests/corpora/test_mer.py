@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ecmf_pipeline.clips import Clip, ClipId, Split
@@ -54,6 +55,36 @@ def test_the_raw_layout(corpus: Path, read: Read) -> None:
     assert listing.candidate_order == ("s_4", "s_3")
     assert count_by_kind(listing.findings) == {"file_without_label": 1}
     assert not listing.synthetic
+
+
+def write_npz(path: Path, **entries: dict[str, str]) -> None:
+    packed = {entry: {name: {"emo": label} for name, label in labels.items()} for entry, labels in entries.items()}
+    np.savez_compressed(path, **{entry: np.array(names, dtype=object) for entry, names in packed.items()})
+
+
+def test_the_baselines_label_file_serves_where_there_are_no_tables(corpus: Path, read: Read) -> None:
+    raw = read(corpus, "mer")
+    (corpus / "track1_train_disdim.csv").unlink()
+    (corpus / "track_all_candidates.csv").unlink()
+    train, test = {"s_2": "sad", "s_1": "Happy", "s_5": "bored"}, {"s_4": "angry", "s_3": "sad"}
+    write_npz(corpus / "track1_label_6way.npz", train_corpus=train, test1_corpus=test)
+    listing = read(corpus, "mer")
+    assert [(c.clip_id, c.given_label, c.split) for c in listing.clips] == [
+        (c.clip_id, c.given_label, c.split) for c in raw.clips
+    ]
+    assert listing.candidate_order == ("s_4", "s_3")
+    assert {c.clip_id: c.gold_label for c in listing.clips if c.gold_label} == test
+    assert count_by_kind(listing.findings) == {"unknown_label": 1, "file_without_label": 1}
+    write_npz(corpus / "track1_label_6way.npz", train_corpus=train, test1_corpus=dict.fromkeys(test, "neutral"))
+    filled_in = read(corpus, "mer")
+    assert filled_in.candidate_order == ("s_4", "s_3")
+    assert not any(c.gold_label for c in filled_in.clips), "labels that are all one are no labels"
+
+
+def test_tables_win_over_the_baselines_label_file(corpus: Path, read: Read) -> None:
+    raw = read(corpus, "mer")
+    write_npz(corpus / "track1_label_6way.npz", train_corpus={"s_1": "angry"}, test1_corpus={"s_5": "sad"})
+    assert read(corpus, "mer").clips == raw.clips
 
 
 def test_chinese_words(corpus: Path, read: Read) -> None:

@@ -118,6 +118,27 @@ def test_the_parts_are_taken_away_one_by_one(features: dict[str, np.ndarray]) ->
     assert changed == {"concat", *PARTS}
 
 
+def test_rows_are_tried_in_another_way_too(study: Study) -> None:
+    """One frame of six shows the label, and is marked; the others show any, so that their mean tells little."""
+    rng = np.random.default_rng(5)
+    shown = rng.integers(0, 3, size=(CLIPS, 6))
+    clips, apex = np.arange(CLIPS), rng.integers(0, 6, CLIPS)
+    shown[clips, apex] = clips % 3
+    frames = (3 * np.eye(8)[shown] + 0.3 * rng.normal(size=(CLIPS, 6, 8))).astype(np.float32)
+    frames[clips, apex, 7] += 6
+    frames[3, np.arange(6) != apex[3]] = np.nan
+    config = CONFIG.model_copy(update={"modalities": False, "fusions": (), "frames": True, "seeds": 1})
+    training = TRAINING.model_copy(update={"protocol": "nested", "epochs": 40, "patience": 40})
+    pooled, otherwise = {"face": np.nanmean(frames, axis=1)}, {"frame by frame": {"face": frames}}
+    chosen = list(variants(pooled, {}, FUSION, training, config, otherwise=otherwise))
+    assert [variant.table for variant in chosen] == ["reference", "rows"]
+    found = ablate(study, chosen, lambda: None)
+    (row,) = found.results["variants"]
+    assert row["name"] == "frame by frame"
+    assert row["low"] > 0.05
+    assert {damage["damage"] for damage in found.results["robustness"]} == {"noisy", "shuffled"}
+
+
 def test_damage_leaves_what_is_missing_missing() -> None:
     values = np.arange(12, dtype=np.float32).reshape(6, 2)
     values[2] = np.nan

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from ecmf_pipeline.clips import Clip, ClipId
 from ecmf_pipeline.errors import InputError
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.evaluation.scoring import Judge
-from ecmf_pipeline.evaluation.transfer import judge_transfer, label_map
+from ecmf_pipeline.evaluation.transfer import judge_transfer, label_map, transfer_summary
 from ecmf_pipeline.fusion import Ensemble, FusionConfig, TrainingConfig, fit
 
 THEIRS, OURS = ("joy", "anger", "disgust"), ("happy", "angry")
@@ -33,17 +35,34 @@ def judging(labels: np.ndarray) -> Judge:
     return Judge(clips, OURS, EvaluateConfig(draws=100))
 
 
+def reading(values: dict[str, np.ndarray]):
+    """Clip ids end in their row."""
+    return lambda some: {name: rows[[int(clip_id[1:]) for clip_id in some]] for name, rows in values.items()}
+
+
+def judged(
+    ensemble: Ensemble,
+    values: dict[str, np.ndarray],
+    judge: Judge,
+    here: dict[str, str],
+    mapped: dict[str, str],
+) -> dict[str, Any]:
+    read = reading(values)
+    return judge_transfer(ensemble, judge, mapped, here={"fusion": here}, modalities=list(values), read=read)
+
+
 def test_a_model_from_elsewhere_answers_in_the_labels_of_here(ensemble: Ensemble) -> None:
     labels = np.arange(40) % 2
     judge = judging(labels)
     here = {clip.clip_id: "happy" for clip in judge.clips}
     mapped = label_map(THEIRS, OURS, ["joy=happy", "anger=angry"])
-    found = judge_transfer(ensemble, features(labels, 1), judge, here, mapped)
+    found = judged(ensemble, features(labels, 1), judge, here, mapped)
     assert found["there"]["weighted_f1"] > 0.9
     assert found["here"]["accuracy"] == 0.5
     assert found["loss"]["low"] > 0
     assert found["unanswered"] == 0
-    alone = judge_transfer(ensemble, {"text": features(labels, 1)["text"]}, judge, here, mapped)
+    assert "here_alone" not in found
+    alone = judged(ensemble, {"text": features(labels, 1)["text"]}, judge, here, mapped)
     assert alone["modalities"] == ["text"]
     assert alone["there"]["accuracy"] > 0.7
 
@@ -53,11 +72,53 @@ def test_clips_without_a_known_modality_count_as_wrong(ensemble: Ensemble) -> No
     judge, values = judging(labels), features(labels, 1)
     for name in values:
         values[name][:10] = np.nan
-    found = judge_transfer(
-        ensemble, values, judge, {clip.clip_id: "sad" for clip in judge.clips}, {"joy": "happy", "anger": "angry"}
-    )
+    here = {clip.clip_id: "sad" for clip in judge.clips}
+    found = judged(ensemble, values, judge, here, {"joy": "happy", "anger": "angry"})
     assert found["unanswered"] == 10
     assert found["there"]["accuracy"] <= 0.75
+    assert "10 clips lack every modality that it knows: they count as wrong" in transfer_summary("model", found)
+
+
+def test_one_shared_modality_is_compared_with_that_modality_alone(ensemble: Ensemble) -> None:
+    labels = np.arange(40) % 2
+    judge = judging(labels)
+    good = {clip.clip_id: clip.gold_label for clip in judge.clips}
+    poor = {clip.clip_id: OURS[1 - OURS.index(clip.gold_label)] for clip in judge.clips}
+    values = features(labels, 1)
+    found = judge_transfer(
+        ensemble,
+        judge,
+        {"joy": "happy", "anger": "angry"},
+        here={"fusion": good, "text": poor},
+        modalities=["text", "audio"],
+        read=reading({"text": values["text"], "audio": values["face"]}),
+    )
+    assert found["modalities"] == ["text"]
+    assert found["here_alone"]["accuracy"] == 0
+    assert found["loss_alone"]["low"] > 0 >= found["loss"]["difference"]
+    assert "less the one of here by text alone (0.0000)" in transfer_summary("model", found)
+
+
+def test_clips_that_it_was_trained_on_are_judged_by_members_that_held_them_out() -> None:
+    """Labels that are noise: members that saw a clip know its label by heart."""
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 2, 60)
+    clips = [Clip(ClipId(f"c{n:02d}"), gold_label=OURS[label]) for n, label in enumerate(labels)]
+    values = {"text": rng.normal(size=(60, 80)).astype(np.float32)}
+    training = TrainingConfig(folds=3, seeds=1, epochs=40, patience=40, learning_rate=1e-2, calibration="none")
+    trained = fit(
+        values,
+        labels,
+        clip_ids=[clip.clip_id for clip in clips],
+        label_names=OURS,
+        fusion=FusionConfig(kind="concat", hidden=16),
+        training=training,
+    )
+    judge = Judge(clips, OURS, EvaluateConfig(draws=100))
+    found = judged(trained, values, judge, {clip.clip_id: "happy" for clip in clips}, {name: name for name in OURS})
+    by_all = OURS[1] == np.array(OURS)[trained.predict(values).classes]
+    assert found["trained_on"] == 60
+    assert found["there"]["accuracy"] < 0.7 < (by_all == (labels == 1)).mean()
 
 
 def test_labels_that_mean_nothing_here_are_refused(ensemble: Ensemble) -> None:
@@ -68,4 +129,4 @@ def test_labels_that_mean_nothing_here_are_refused(ensemble: Ensemble) -> None:
     with pytest.raises(InputError, match="no label of the model"):
         label_map(THEIRS, OURS, [])
     with pytest.raises(InputError, match="the model knows face, text"):
-        judge_transfer(ensemble, {"audio": np.zeros((4, 3))}, judging(np.arange(4) % 2), {}, {"joy": "happy"})
+        judged(ensemble, {"audio": np.zeros((4, 3))}, judging(np.arange(4) % 2), {}, {"joy": "happy"})

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from ecmf_pipeline.cli import app
 from ecmf_pipeline.errors import CorpusError, InputError, MissingInput
-from ecmf_pipeline.interop.mertools import read_submission, score_submission, write_submission
+from ecmf_pipeline.interop.mertools import full_score, read_answers, read_submission, score_submission, write_submission
+from ecmf_pipeline.predictions import PredictionTable
 
 PREDICTIONS = {"b": "happy", "a": "sad", "妈妈": "angry", "unasked": "sad"}
 
@@ -66,6 +71,49 @@ def test_the_score_is_over_the_label_files_names() -> None:
         score_submission({"a": "sad", "b": "sad", "c": "sad"}, labels)
     with pytest.raises(InputError, match="no labels"):
         score_submission(labels, {})
+
+
+def test_the_whole_score_agrees_with_the_challenges_figure() -> None:
+    labels = {"a": "sad", "b": "sad", "c": "happy", "d": "happy", "e": "bored"}
+    answers = {"a": "sad", "b": "happy", "c": "happy", "d": "happy", "e": "sad", "f": "angry"}
+    found = full_score(answers, labels)
+    assert found["weighted_f1"] == pytest.approx(score_submission(answers, labels), abs=1e-6)
+    assert found["weighted_f1"] == pytest.approx((2 * 0.5 + 2 * 0.8) / 5, abs=1e-6)
+    assert (found["clips"], found["unlabeled"], found["accuracy"]) == (5, 1, 0.6)
+    assert list(found["per_class"]) == ["happy", "sad", "bored"], "the challenge's order, then others"
+
+
+def test_predictions_are_read_from_all_that_holds_them(tmp_path: Path) -> None:
+    csv_file, ours, packed = (tmp_path / name for name in ("s.csv", "fusion.csv", "labels.npz"))
+    csv_file.write_text("name,discrete\na,sad\nb,happy\n")
+    PredictionTable(
+        ("a", "b"),
+        ("train", "candidate"),
+        np.array([True, False]),
+        ("", ""),
+        ("sad", "happy"),
+        np.array([[0.9, 0.1], [0.2, 0.8]], np.float32),
+        ("face",),
+        np.ones((2, 1), np.float32),
+    ).write(ours)
+    np.savez(packed, test1_corpus=np.array({"a": {"emo": "sad"}, "b": {"emo": "happy"}}, dtype=object))
+    assert read_answers(csv_file) == read_answers(ours) == read_answers(packed) == {"a": "sad", "b": "happy"}
+    with pytest.raises(InputError, match="no entry 'train_corpus'"):
+        read_answers(packed, "train_corpus")
+    with pytest.raises(MissingInput, match="is missing"):
+        read_answers(tmp_path / "gone.csv")
+
+
+def test_the_verb_prints_figures_for_people_and_for_programs(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("name,discrete\na,sad\nb,happy\nc,sad\n")
+    (tmp_path / "truth.csv").write_text("name,discrete\na,sad\nb,sad\n")
+    words = ["score", str(tmp_path / "s.csv"), str(tmp_path / "truth.csv")]
+    shown = CliRunner().invoke(app, words)
+    assert shown.output.splitlines()[0] == "score: weighted F1 0.6667, accuracy 0.5000 over 2 names"
+    assert "which do not count: 1" in shown.output
+    assert json.loads(CliRunner().invoke(app, [*words, "--json"]).output)["weighted_f1"] == pytest.approx(2 / 3, 1e-5)
+    lacking = CliRunner().invoke(app, ["score", words[2], words[1]])
+    assert isinstance(lacking.exception, InputError)
 
 
 names = st.lists(

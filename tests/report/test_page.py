@@ -15,7 +15,9 @@ from ecmf_pipeline.quarantine import QuarantineEntry
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.page import LabelDecision, PredictedClip, ReportInput, SourceVote, render
 
-SECTIONS = ["corpus", "features", "scores", "confusion", "weights", "refinement", "quarantine", "provenance"]
+SECTIONS = [
+    "corpus", "features", "scores", "confusion", "weights", "ablation", "refinement", "quarantine", "provenance",
+]  # fmt: skip
 VOID = {"meta", "rect", "line", "circle", "img"}
 
 
@@ -85,6 +87,35 @@ def evaluation(labels: list[str]) -> dict[str, Any]:
     }
 
 
+def ablation(mark: str = "") -> dict[str, Any]:
+    def against(weighted_f1: float, difference: float, low: float, high: float) -> dict[str, float]:
+        return {"weighted_f1": weighted_f1, "difference": difference, "low": low, "high": high}
+
+    def spread(mean: float, heaviest: float) -> dict[str, float]:
+        return {"mean": mean, "std": 0.1, "q05": 0.1, "median": mean, "q95": 0.9, "heaviest": heaviest}
+
+    return {
+        "judged_by": "gold",
+        "reference": {"kind": "ecmf", "modalities": ["face", "text"], "clips": 12, "weighted_f1": 0.7},
+        "variants": [
+            {"table": "alone", "name": f"face alone{mark}", "without": "", **against(0.61, -0.09, -0.15, -0.03)},
+            {"table": "left out", "name": "without face", "without": "face", **against(0.62, -0.08, -0.14, -0.02)},
+            {"table": "left out", "name": "without text", "without": "text", **against(0.69, -0.01, -0.05, 0.04)},
+            {"table": "fusion", "name": "concat", "without": "", **against(0.72, 0.02, 0.01, 0.03)},
+        ],
+        "robustness": [
+            {"modality": "face", "damage": "missing", **against(0.63, -0.07, -0.1, -0.01), "trained_without": 0.62},
+            {"modality": "text", "damage": "noisy", **against(0.68, -0.02, -0.06, 0.02)},
+        ],
+        "skipped": [{"name": "gated", "why": "too few clips"}],
+        "weights": {
+            "modalities": {"face": spread(0.25, 0.0), "text": spread(0.75, 1.0)},
+            "effective_modalities": 1.7,
+            "warnings": [],
+        },
+    }
+
+
 def a_run(labels: list[str], *, clips: int = 12, mark: str = "") -> ReportInput:
     """A made-up run; ``mark`` is put into every text that comes from a corpus."""
     manifest, predictions, refined = [], [], []
@@ -129,6 +160,7 @@ def a_run(labels: list[str], *, clips: int = 12, mark: str = "") -> ReportInput:
         encoders={"face": {"type": "mini_xception", "weights": {"sha256": "59534287" * 8}, "note": mark}},
         dims={"face": 180},
         evaluate=evaluation(labels),
+        ablate=ablation(mark),
         predictions=predictions,
         refined=refined,
         params={"corpus": {"kind": f"sample{mark}"}, "llm": {"api_key": "sk-secret", "max_tokens": 64}},
@@ -161,6 +193,8 @@ def test_every_section_stands_in_the_page_and_in_its_contents() -> None:
         ("encoders", {}),
         ("evaluate", None),
         ("evaluate", {}),
+        ("ablate", None),
+        ("ablate", {}),
         ("predictions", ()),
         ("refined", ()),
         ("params", {}),
@@ -172,6 +206,47 @@ def test_copes_without_any_one_result(name: str, empty: Any) -> None:
     assert [section["id"] for section in page.all("section")] == ["summary", *SECTIONS]
     assert "None" not in page.text
     assert "nan" not in page.text.split()
+
+
+def section_of(page: str, anchor: str) -> str:
+    """The visible text of one section."""
+    inside = page.split(f'<section id="{anchor}"')[1].split("</section>")[0].partition(">")[2]
+    return Page(inside.replace("<td", " <td")).text
+
+
+def test_what_earns_its_place_stands_there_with_its_intervals() -> None:
+    page = render(a_run(LABELS), ReportConfig())
+    text = section_of(page, "ablation").replace("\N{MINUS SIGN}", "-")
+    assert "The reference is the fusion (ecmf) of face and text" in text
+    assert "Without face the fusion is worse, beyond the interval; leaving out text is not shown to matter." in text
+    assert "Not shown to be worse: concat." in text
+    assert "face alone 0.610 -0.090 -0.150 to -0.030 worse" in text
+    assert "concat 0.720 +0.020 +0.010 to +0.030 better" in text
+    assert "face missing 0.630 -0.070 -0.100 to -0.010 0.620" in text
+    assert "text noisy 0.680 -0.020 -0.060 to +0.020 \N{EN DASH}" in text
+    assert "gated too few clips" in text
+    weights = section_of(page, "weights")
+    assert "as if 1.7 of 2 modalities weighed the same" in weights
+    assert "text 0.750 0.100 0.100 0.750 0.900 100%" in weights
+
+
+def test_a_collapse_is_named_where_weights_stand_and_at_the_top() -> None:
+    warning = "the fusion has collapsed onto text: its mean weight is 0.97"
+    collapsed = ablation()
+    collapsed["weights"]["warnings"] = [warning]
+    page = render(replace(a_run(LABELS), ablate=collapsed), ReportConfig())
+    for anchor in ("summary", "weights"):
+        assert f"T{warning[1:]}." in section_of(page, anchor)
+    assert "collapsed" not in render(a_run(LABELS), ReportConfig())
+
+
+def test_the_baselines_figure_is_called_what_it_is_and_a_wrong_value_is_named() -> None:
+    page = render(
+        replace(a_run(LABELS), ablate=ablation() | {"mertools_protocol": {"weighted_f1": 0.81}}), ReportConfig()
+    )
+    assert "chooses epochs on what it reports, it would be 0.810" in section_of(page, "ablation")
+    with pytest.raises(InputError, match=r"variants\.0\.weighted_f1"):
+        render(replace(a_run(LABELS), ablate={"variants": [{"table": "a", "name": "b"}]}), ReportConfig())
 
 
 @pytest.mark.parametrize("key", list(evaluation(LABELS)))
@@ -290,7 +365,7 @@ def test_a_later_run_that_quarantines_the_same_gives_the_same_bytes() -> None:
 def test_figures_have_a_description_and_a_caption() -> None:
     page = page_of(a_run(LABELS))
     drawings = page.all("svg")
-    assert len(drawings) == len(page.all("figcaption")) == 7
+    assert len(drawings) == len(page.all("figcaption")) == 8
     assert all(drawing["role"] == "img" and len(str(drawing["aria-label"])) > 20 for drawing in drawings)
     assert len(page.all("caption")) == len(page.all("table"))
 

@@ -16,6 +16,7 @@ CLIP = {
     "weights": {"model": "openai/clip", "commit": COMMIT},
     "preprocessing": {"resize": [224, 224], "resample": "bicubic", "crop": None, "std": [0.123456, 2.0]},
     "precision": "bf16",
+    "device": "cuda",
     "versions": {"torch": "2.13.0"},
 }
 
@@ -39,6 +40,7 @@ def test_a_hub_model_is_told_by_id_revision_and_commit():
         "of that commit",
         "resize 224 x 224, resample bicubic, std 0.1235 x 2",
         "bf16",
+        "cuda",
         "numpy 2.4.6, torch 2.13.0",
     ]
 
@@ -67,6 +69,7 @@ def test_a_store_from_before_provenance_shows_what_its_settings_say():
     (said,) = [block.text for block in blocks if isinstance(block, Paragraph)]
     assert said.startswith("face, text: the store does not say")
     found = rows(encoders={"face": settings, "text": hub})
+    assert {row[6] for row in found} == {"\N{EN DASH}"}, "nobody noted the device"
     assert found[0][1:4] == ["mini_xception", "\N{EN DASH}", "ab12ab12ab12"]
     assert found[1][1:4] == ["a/b", "commit 012345678901", "of that commit"]
     assert {row[-1] for row in found} == {"not noted"}

@@ -81,6 +81,17 @@ def test_sequences_are_padded_with_nan_and_masked(root, row, write):
     assert found.values.dtype == np.float32
 
 
+def test_long_sequences_are_averaged_in_runs(root, row, write):
+    rows = [row("a", length=2, value=1), row("b", length=9, value=2)]
+    store = write(root, rows)
+    found = store.load_sequences(["a", "b"], most=3)
+    assert found.mask.tolist() == [[True, True, False], [True, True, True]]
+    stored = rows[1].values.astype(np.float16).astype(np.float32)
+    np.testing.assert_allclose(found.values[1], stored.reshape(3, 3, -1).mean(axis=1), atol=1e-5)
+    np.testing.assert_array_equal(found.values[0, :2], store.load_sequences(["a"]).values[0])
+    np.testing.assert_array_equal(store.load_sequences(["a", "b"], most=9).mask, store.load_sequences(["a", "b"]).mask)
+
+
 def test_sequences_of_absent_clips_are_empty(root, row, write):
     assert write(root, [row("a")]).load_sequences(["x", "y"]).mask.shape == (2, 0)
 

@@ -1,4 +1,4 @@
-"""Where the features of each modality come from: model, revision, weights, preprocessing, precision, versions."""
+"""Where each modality's features come from: model, revision, weights, preprocessing, precision, device, versions."""
 
 from __future__ import annotations
 
@@ -24,12 +24,16 @@ def sources(report: ReportInput) -> list[Block]:
             foreign(_weights(origin), 120),
             foreign(_values(origin.get("preprocessing")), 400),
             foreign(str(origin.get("precision") or UNKNOWN), 40),
+            foreign(str(origin.get("device") or UNKNOWN), 40),
             foreign(_versions(report.computed_with.get(modality, ())), 800),
         ]
         for modality in report.encoders
         for name, origin in _origins(modality, report)
     ]
-    columns = ["Modality", "Model", "Revision", "Weights (start of SHA-256)", "Preprocessing", "Precision", "Versions"]
+    columns = [
+        "Modality", "Model", "Revision", "Weights (start of SHA-256)", "Preprocessing", "Precision", "Device",
+        "Versions",
+    ]  # fmt: skip
     silent = [modality for modality in report.encoders if not report.provenance.get(modality)]
     blocks: list[Block] = [Heading("Provenance"), Table("Where the features come from", columns, rows)]
     if silent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ecmf_pipeline.report.ablation import Ablation
 from ecmf_pipeline.report.blocks import Tile, count, score, shortened
 from ecmf_pipeline.report.evaluation import Evaluation
 from ecmf_pipeline.report.inputs import ReportInput
@@ -51,13 +52,17 @@ def tiles(report: ReportInput, evaluation: Evaluation) -> list[Tile]:
     ]
 
 
-def verdicts(report: ReportInput, evaluation: Evaluation) -> list[Verdict]:
-    """The answers to: how good, is it the fusion, are the labels better, and is the model the better for them?"""
+def verdicts(report: ReportInput, evaluation: Evaluation, ablation: Ablation | None = None) -> list[Verdict]:
+    """The answers to: how good, is it the fusion, are the labels better, and is the model the better for them?
+
+    A fusion that has collapsed onto one modality is named besides.
+    """
     answers = [_score(evaluation), fusion_verdict(evaluation)]
     answers.append(labels_verdict(evaluation, refined=bool(report.refined)))
     if report.refined or evaluation.refined_over_given:
         answers.append(training_verdict(evaluation))
-    return answers
+    warnings = ablation.weights.warnings if ablation else ()
+    return answers + [Verdict("worse", "collapsed", f"{text[:1].upper()}{text[1:]}.") for text in warnings]
 
 
 def _score(evaluation: Evaluation) -> Verdict:

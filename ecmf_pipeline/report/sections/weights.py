@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ecmf_pipeline.clips import MAX_CLIP_ID_BYTES
+from ecmf_pipeline.report.ablation import Ablation
 from ecmf_pipeline.report.blocks import (
     Block,
     Figure,
@@ -18,6 +19,7 @@ from ecmf_pipeline.report.blocks import (
     count,
     foreign,
     percent,
+    score,
 )
 from ecmf_pipeline.report.inputs import PredictedClip, ReportInput
 from ecmf_pipeline.report.plots import PALETTE, stacked
@@ -27,8 +29,8 @@ MOST_FLAGGED = 20
 """Rows of the table of clips without a usable modality."""
 
 
-def weights_section(report: ReportInput) -> Section:
-    """What share each modality has in the predictions."""
+def weights_section(report: ReportInput, ablation: Ablation | None = None) -> Section:
+    """What share each modality has in the predictions, and whether the fusion has collapsed onto one."""
     title = "Modality weights"
     weighed = [row for row in report.predictions if any(map(math.isfinite, row.modality_weights.values()))]
     flagged = _flagged([row for row in report.predictions if row.flag])
@@ -55,7 +57,34 @@ def weights_section(report: ReportInput) -> Section:
     columns = ["Predicted label", "#Clips", *(f"#{name}" for name in modalities)]
     numbers = Table("Mean weight by predicted label", columns, rows)
     figure = Figure(drawing, "Mean weight of each modality, over all clips and by predicted label.", numbers)
-    return Section("weights", title, [Paragraph(sentence), figure, *flagged])
+    return Section("weights", title, [*_warnings(ablation), Paragraph(sentence), figure, *_spread(ablation), *flagged])
+
+
+def _warnings(ablation: Ablation | None) -> list[Block]:
+    return [Notice(f"{text[:1].upper()}{text[1:]}.") for text in ablation.weights.warnings] if ablation else []
+
+
+def _spread(ablation: Ablation | None) -> list[Block]:
+    """How the weights of the models trained on given labels are spread over clips that these did not see."""
+    if ablation is None or not ablation.weights.modalities:
+        return []
+    rows = [
+        [foreign(name), *map(score, (of.mean, of.std, of.q05, of.median, of.q95)), percent(of.heaviest)]
+        for name, of in sorted(ablation.weights.modalities.items(), key=lambda item: _place(item[0], ablation))
+    ]
+    columns = ["Modality", "#Mean", "#Deviation", "#5%", "#Median", "#95%", "#Heaviest for"]
+    effective = ablation.weights.effective_modalities
+    text = (
+        "Spread of the weights over all clips, out of fold, by the models trained on given labels"
+        + (f": as if {effective:.1f} of {len(rows)} modalities weighed the same" if effective is not None else "")
+        + ". Where one modality has nearly all the weight, a warning stands above."
+    )
+    return [Paragraph(text), Table("Spread of each modality's weight", columns, rows)]
+
+
+def _place(modality: str, ablation: Ablation) -> int:
+    order = ablation.reference.modalities
+    return order.index(modality) if modality in order else len(order)
 
 
 def _totals(weighed: Sequence[PredictedClip], modalities: Sequence[str]) -> dict[str, list[float]]:

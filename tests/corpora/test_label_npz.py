@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ecmf_pipeline.corpora.label_npz import read_label_npz
 from ecmf_pipeline.errors import InputError, MissingInput
-from ecmf_pipeline.interop.label_npz import read_label_npz
 from ecmf_pipeline.interop.mertools import read_labels, score_submission
 
 TRAIN = {"samplenew3_1": {"emo": "happy"}, "samplenew3_2": {"emo": "sad"}}

@@ -51,6 +51,19 @@ def read_label_npz(path: Path, entry: str = TRAIN_ENTRY) -> dict[str, str]:
     return _labels(_unpacked(content, f"{path}: {entry}"), f"{path}: {entry}")
 
 
+def entries_of(path: Path) -> list[str]:
+    """The names of what an npz file holds, sorted.
+
+    Raises:
+        InputError: When it is no npz file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sorted(name.removesuffix(".npy") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError(f"{path} is not an npz file ({error})", _HINT) from error
+
+
 def _unpacked(content: bytes, where: str) -> Any:
     stream = io.BytesIO(content)
     try:

@@ -1,0 +1,157 @@
+"""How an ensemble is kept on disk: weights as safetensors, all else as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field, ValidationError
+
+from ecmf_pipeline.config import Config
+from ecmf_pipeline.errors import ModelError
+from ecmf_pipeline.files import read_json, sha256_file, write_atomic
+from ecmf_pipeline.fusion.base import FusionModel
+from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
+from ecmf_pipeline.fusion.rivals import build
+from ecmf_pipeline.pooling import PoolOrFrames
+
+WEIGHTS_FILE = "weights.safetensors"
+CONFIG_FILE = "config.json"
+RETRAIN = "run `ecmf-pipe train` again"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One trained model of an ensemble.
+
+    Attributes:
+        model: The model, in eval mode.
+        fold: The fold it never saw.
+        repeat: Which of the fold's models it is.
+        epochs: Passes over the training part, all modalities together, after which its validation loss was lowest.
+        validation_loss: That loss.
+        training: How it was trained; a search may have chosen other settings than the ensemble's.
+    """
+
+    model: FusionModel
+    fold: int
+    repeat: int
+    epochs: int
+    validation_loss: float
+    training: TrainingConfig
+
+
+class SavedModality(Config):
+    """One modality, in order (JSON objects have none here: their keys are sorted)."""
+
+    name: str
+    dim: int = Field(gt=0)
+
+
+class SavedMember(Config):
+    """What is kept of a `Member` beside its weights."""
+
+    fold: int = Field(ge=0)
+    repeat: int = Field(ge=0)
+    epochs: int = Field(ge=0)
+    validation_loss: float
+    fusion: FusionConfig
+    training: TrainingConfig
+
+    @classmethod
+    def of(cls, member: Member) -> SavedMember:
+        """What is kept of one."""
+        return cls(
+            fold=member.fold,
+            repeat=member.repeat,
+            epochs=member.epochs,
+            validation_loss=member.validation_loss,
+            fusion=member.model.config,
+            training=member.training,
+        )
+
+
+class SavedEnsemble(Config):
+    """The content of ``config.json``."""
+
+    format: Literal[2] = 2
+    modalities: list[SavedModality] = Field(min_length=1)
+    label_names: list[str] = Field(min_length=2)
+    folds: dict[str, int]
+    trained: list[str]
+    fusion: FusionConfig
+    training: TrainingConfig
+    temperatures: dict[int, float]
+    pool: PoolOrFrames | Literal[""] = ""
+    members: list[SavedMember] = Field(min_length=1)
+    weights_sha256: str
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """D of each modality."""
+        return {modality.name: modality.dim for modality in self.modalities}
+
+
+def save_members(path: Path, members: Sequence[Member]) -> None:
+    """Write the weights of all members; the same weights give the same bytes."""
+    from safetensors.torch import save
+
+    state = {
+        f"{index}.{name}": tensor.detach().cpu().contiguous()
+        for index, member in enumerate(members)
+        for name, tensor in member.model.state_dict().items()
+    }
+    write_atomic(path, save(state))
+
+
+def read_saved(path: Path) -> SavedEnsemble:
+    """The content of a ``config.json``.
+
+    Raises:
+        MissingInput: When there is no saved ensemble.
+        InputError: When the file is not JSON.
+        ModelError: When it is damaged in another way, or of another version.
+    """
+    try:
+        return SavedEnsemble.model_validate(read_json(path, made_by="train"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "it"
+        raise ModelError(f"{path}: {key}: {first['msg']}", RETRAIN) from error
+
+
+def load_members(path: Path, saved: SavedEnsemble) -> Sequence[Member]:
+    """The models that `save_members` wrote.
+
+    Raises:
+        ModelError: When the file is missing, damaged, or not the one that ``saved`` describes.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    if not path.is_file() or sha256_file(path) != saved.weights_sha256:
+        raise ModelError(f"{path} is missing or is not the file that {CONFIG_FILE} describes", RETRAIN)
+    try:
+        state = load(path.read_bytes())
+    except SafetensorError as error:
+        raise ModelError(f"{path} is not a safetensors file ({error})", RETRAIN) from error
+    members = []
+    if {name.partition(".")[0] for name in state} != set(map(str, range(len(saved.members)))):
+        raise ModelError(f"{path} holds other models than {CONFIG_FILE} describes", RETRAIN)
+    for index, entry in enumerate(saved.members):
+        own = {name.removeprefix(f"{index}."): t for name, t in state.items() if name.startswith(f"{index}.")}
+        with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: they must cost no randomness
+            model = build(entry.fusion, saved.dims, len(saved.label_names))
+        try:
+            model.load_state_dict(own)
+        except RuntimeError as error:
+            raise ModelError(
+                f"{path}: member {index} has other tensors than {CONFIG_FILE} describes", RETRAIN
+            ) from error
+        members.append(
+            Member(model.eval(), entry.fold, entry.repeat, entry.epochs, entry.validation_loss, entry.training)
+        )
+    return members

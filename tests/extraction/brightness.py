@@ -1,0 +1,129 @@
+"""An encoder that needs no weights, and a project of three clips that it reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ecmf_pipeline.clips import Clip, ClipId, Modality
+from ecmf_pipeline.config import Frames
+from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding, Preparer
+from ecmf_pipeline.encoders.config import (
+    BaseEncoderConfig,
+    TextColumn,
+)
+from ecmf_pipeline.extraction.config import ExtractConfig
+from ecmf_pipeline.extraction.plan import Branch, branch_settings, plan_branch
+from ecmf_pipeline.extraction.run import extract, writing
+from ecmf_pipeline.faces import FaceConfig, FaceTrack
+from ecmf_pipeline.files import sha256_file
+from ecmf_pipeline.media import MediaConfig
+from ecmf_pipeline.quarantine import Quarantine
+
+MEDIA = MediaConfig(frames=4)
+
+
+class MeanConfig(BaseEncoderConfig):
+    """Mean brightness of each frame or crop; one number for sound and words. Crops are kept every second time."""
+
+    modalities: ClassVar[frozenset[Modality]] = frozenset(Modality)
+    not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size", "frames"})
+    type: str = "mean"
+    scale: float = 1.0
+    frames: Frames | None = None
+    inputs: tuple[TextColumn, ...] = ("original",)
+
+    @property
+    def text_columns(self) -> tuple[TextColumn, ...]:
+        return self.inputs
+
+    def preparer(self) -> Preparer[Any]:
+        return AsItIs()
+
+    def build(self, device: str = "auto") -> Encoder[Any]:
+        return MeanEncoder(self)
+
+
+class AsItIs(Preparer[Any]):
+    def prepare(self, view: Any) -> Any:
+        return view
+
+
+class MeanEncoder(Encoder[Any]):
+    dtype = "float32"
+
+    def __init__(self, config: MeanConfig) -> None:
+        self.config = config
+        self.preparer = config.preparer()
+
+    @property
+    def dim(self) -> int:
+        return 2
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.config.settings()
+
+    def encode_prepared(self, prepared):
+        return [self._one(view) for view in prepared]
+
+    def _one(self, view: Any) -> Encoding:
+        if isinstance(view, ClipText):
+            values = np.array([[len(view.original), len(view.enriched)]])
+            with np.errstate(over="ignore"):
+                return Encoding((values * self.config.scale).astype(np.float32), np.zeros(1, np.int64))
+        if isinstance(view, FaceTrack):
+            kept = np.arange(0, len(view.crops), 2)
+            return Encoding(view.crops[kept].reshape(len(kept), -1)[:, :2].astype(np.float32), kept)
+        if view.ndim == 1:
+            return Encoding(np.zeros((0, 2), np.float32), np.zeros(0, np.int64))  # describes no sound at all
+        return Encoding(view.reshape(len(view), -1)[:, :2].astype(np.float32), np.arange(len(view)))
+
+
+class Project:
+    def __init__(self, folder: Path, faces: FaceConfig) -> None:
+        self.folder = folder
+        self.faces = faces
+        self.texts: dict[str, ClipText] = {}
+        self.clips: list[Clip] = []
+
+    def add(self, path: Path, *, has_audio: bool = True) -> None:
+        self.clips.append(Clip(ClipId(path.stem), path.name, sha256_file(path), has_video=True, has_audio=has_audio))
+
+    def root(self, modality: Modality) -> Path:
+        return self.folder / f"{modality.value}.zarr"
+
+    def plan(self, modality: Modality, **options: Any) -> Branch:
+        config = MeanConfig(**options)
+        return plan_branch(
+            modality,
+            self.clips,
+            self.texts,
+            encoder=config,
+            settings=branch_settings(modality, config, MEDIA, self.faces),
+            root=self.root(modality),
+            quarantine_path=self.folder / f"{modality.value}.csv",
+        )
+
+    def run(self, *modalities: Modality, max_quarantined: float = 1.0, **options: Any):
+        config = MeanConfig(**options)
+        settings = {modality: branch_settings(modality, config, MEDIA, self.faces) for modality in modalities}
+        with writing(settings, self.root) as writers:
+            return extract(
+                [self.plan(modality, **options) for modality in modalities],
+                self.clips,
+                self.texts,
+                writers=writers,
+                corpus_root=self.folder,
+                media=MEDIA,
+                faces=self.faces,
+                config=ExtractConfig(batch_size=2, max_quarantined=max_quarantined, workers=0),
+            )
+
+
+def reasons(project: Project, modality: Modality) -> dict[str, str]:
+    """The table as it stands on the disk: reason by clip."""
+    table = Quarantine(project.folder / f"{modality.value}.csv", stage="extract", modality=modality.value)
+    return {entry.clip_id: entry.reason for entry in table}

@@ -1,0 +1,28 @@
+"""What stands beside features about where they come from."""
+
+from __future__ import annotations
+
+from ecmf_pipeline.clips import Modality
+from ecmf_pipeline.extraction import step as step_module
+from ecmf_pipeline.store import FeatureStore
+
+
+def test_what_computed_the_features_stands_beside_them(project):
+    project.run(Modality.GLOBAL, Modality.TEXT)
+    store = FeatureStore.open(project.root(Modality.GLOBAL))
+    (versions,) = store.versions()
+    assert {"ecmf-pipeline", "numpy", "torch"} < set(versions)
+    assert store.provenance["versions"] == versions
+    assert (store.provenance["model"], store.provenance["precision"]) == ("mean", "fp32")
+
+
+def test_clips_that_other_versions_compute_later_say_so(project, make_clip, monkeypatch):
+    project.run(Modality.GLOBAL)
+    make_clip(project.folder / "later.mp4", pictures=8)
+    project.add(project.folder / "later.mp4")
+    monkeypatch.setattr(step_module, "library_versions", lambda *_: {"torch": "99"})
+    project.run(Modality.GLOBAL)
+    store = FeatureStore.open(project.root(Modality.GLOBAL))
+    first, second = store.versions()
+    assert second == {"torch": "99"}
+    assert store.provenance["versions"] == first

@@ -1,0 +1,125 @@
+"""Clips to stores: what is computed, for which branch, and what a bad clip costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from brightness import reasons
+from skimage import data
+
+from ecmf_pipeline.clips import Clip, ClipId, Modality
+from ecmf_pipeline.encoders.base import ClipText
+from ecmf_pipeline.errors import TooManyQuarantined, TryAgain
+from ecmf_pipeline.extraction.opening import ClipToExtract
+from ecmf_pipeline.quarantine import Quarantine
+from ecmf_pipeline.store import FeatureStore
+
+
+def test_media_branches_asked_for_together_share_one_decode(project, decodes):
+    report = project.run(Modality.GLOBAL, Modality.FACE)
+    assert decodes == ["face", "mute", "tree"]
+    assert report.done == {"global": 3, "face": 2}
+    assert report.reasons["face"] == {"NoFaceFound": 1}
+    assert report.quarantined["global"] == 0
+
+
+def test_one_branch_is_decoded_for_only_where_it_misses_the_clip(project, decodes):
+    project.run(Modality.GLOBAL)
+    decodes.clear()
+    report = project.run(Modality.GLOBAL, Modality.FACE)
+    assert report.done == {"face": 2}
+    assert report.reused == {"global": 3, "face": 0}
+    project.run(Modality.GLOBAL, Modality.FACE)
+    assert decodes == ["face", "mute", "tree"]  # the quarantined clip was not tried again
+
+
+def test_rows_know_when_and_where(project):
+    project.run(Modality.GLOBAL, Modality.FACE)
+    frames = FeatureStore.open(project.root(Modality.GLOBAL)).row("face")
+    assert frames.side["times"].tolist() == pytest.approx([0.04, 0.12, 0.2, 0.28], abs=0.001)
+    crops = FeatureStore.open(project.root(Modality.FACE)).row("face")
+    assert crops.values.shape == (2, 2)  # the encoder kept two of four
+    assert crops.side["times"].tolist() == pytest.approx([0.04, 0.2], abs=0.001)
+    assert crops.side["boxes"].shape == (2, 4)
+    assert crops.side["scores"].shape == (2,)
+    assert crops.side["landmarks"].shape == (2, 12)
+    assert (crops.side["landmark_quality"] > 0.3).all()
+
+
+def test_what_an_encoder_cannot_describe_is_set_aside_and_never_zeros(project):
+    report = project.run(Modality.AUDIO)
+    assert report.reasons["audio"] == {"NothingToEncode": 2}
+    assert len(FeatureStore.open(project.root(Modality.AUDIO))) == 0
+    assert project.plan(Modality.AUDIO).absent == 1
+
+
+def test_features_that_no_store_can_hold_cost_their_clip_alone(project):
+    project.texts = {"face": ClipText("a", "b"), "mute": ClipText("", "b"), "tree": ClipText("c", "d")}
+    report = project.run(Modality.TEXT, scale=1e39)  # beyond float32
+    assert report.reasons["text"] == {"FeaturesNotFinite": 2}
+
+
+def test_a_file_that_is_away_for_a_while_is_tried_again(project):
+    away = project.folder / "face.mp4"
+    away.rename(project.folder / "elsewhere.mp4")
+    with pytest.raises(TryAgain, match="FileUnreachable 2"):
+        project.run(Modality.GLOBAL, Modality.AUDIO)
+    assert reasons(project, Modality.GLOBAL) == {"face": "FileUnreachable"}
+    (project.folder / "elsewhere.mp4").rename(away)
+    assert project.run(Modality.GLOBAL).done == {"global": 1}
+    assert project.plan(Modality.GLOBAL).todo == set()
+
+
+def test_a_branch_of_which_too_many_clips_are_bad_does_not_keep_the_others_from_their_work(project):
+    project.run(Modality.FACE)  # one of three shows no face
+    project.add(project.folder / "face.mp4")  # so that it has something to do, too
+    project.clips[-1] = replace(project.clips[-1], clip_id=ClipId("again"))
+    with pytest.raises(TooManyQuarantined, match="extract face: 1 of 4"):
+        project.run(Modality.FACE, Modality.GLOBAL, max_quarantined=0.2)
+    assert len(FeatureStore.open(project.root(Modality.GLOBAL))) == 4
+    assert project.plan(Modality.FACE).todo == {"again"}
+
+
+def test_a_file_that_changed_since_it_was_indexed_costs_its_pictures_and_sound(project, decodes):
+    project.texts = {clip.clip_id: ClipText("a", "b") for clip in project.clips}
+    project.clips = [replace(clip, bytes=(project.folder / clip.path).stat().st_size) for clip in project.clips]
+    with (project.folder / "face.mp4").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(TryAgain, match="ChangedSinceIndex 3"):
+        project.run(*Modality)
+    assert decodes == ["mute", "tree"]
+    assert set(FeatureStore.open(project.root(Modality.TEXT)).newest()) == {"face", "mute", "tree"}
+    for modality in (Modality.GLOBAL, Modality.FACE, Modality.AUDIO):
+        assert reasons(project, modality)["face"] == "ChangedSinceIndex"
+
+
+def test_a_clip_alone_is_a_piece_for_each_branch():
+    digests = {Modality.GLOBAL: "a", Modality.FACE: "a", Modality.AUDIO: "a", Modality.TEXT: "b"}
+    whole = ClipToExtract(
+        Clip(ClipId("one"), "one.mp4", "a", has_video=True, has_audio=True), digests, ClipText("say", "it")
+    )
+    pieces = whole.alone()
+    assert [target for piece in pieces for target in piece.targets] == whole.targets
+    assert [len(piece.targets) for piece in pieces] == [1, 1, 1, 1]
+    assert [piece.text for piece in pieces] == [None, None, None, whole.text]
+    assert [list(piece.alone()) for piece in pieces] == [[piece] for piece in pieces]
+
+
+def test_changed_settings_make_another_store_and_switching_back_computes_nothing(project):
+    project.texts = {"face": ClipText("a", "b")}
+    project.run(Modality.TEXT)
+    assert project.run(Modality.TEXT, scale=2.0).done == {"text": 1}
+    assert FeatureStore.open(project.root(Modality.TEXT)).load(["face"]).values.tolist() == [[2, 2]]
+    assert project.run(Modality.TEXT).done == {}
+    assert FeatureStore.open(project.root(Modality.TEXT)).load(["face"]).values.tolist() == [[1, 1]]
+
+
+def test_a_quarantined_clip_is_tried_again_when_its_file_changes(project, make_clip):
+    project.run(Modality.FACE)
+    assert project.plan(Modality.FACE).todo == set()
+    path = make_clip(project.folder / "tree.mp4", pictures=8, photograph=data.astronaut()[:256, 64:384])
+    project.clips = [clip for clip in project.clips if clip.clip_id != "tree"]
+    project.add(path)
+    assert project.run(Modality.FACE).done == {"face": 1}
+    assert len(Quarantine(project.folder / "face.csv", stage="extract", modality="face")) == 0

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ecmf_pipeline.errors import ModelError
+from ecmf_pipeline.fusion import Ensemble, fit
+from ecmf_pipeline.fusion.blocks import BLOCK, Judgement, predict_in_blocks
+from ecmf_pipeline.fusion.prediction import CHUNK
+
+
+def test_blocks_change_nothing(ensemble: Ensemble, corpus: Any) -> None:
+    held_out = ensemble.held_out(corpus.clip_ids)
+    asked: list[Sequence[str]] = []
+
+    def read(some: Sequence[str]) -> dict[str, np.ndarray]:
+        asked.append(some)
+        rows = [corpus.clip_ids.index(clip_id) for clip_id in some]
+        return {name: values[rows] for name, values in {**corpus.features, "not known": np.zeros((48, 1))}.items()}
+
+    judgements = {"fold": Judgement(ensemble, held_out), "all": Judgement(ensemble, np.full(48, -1))}
+    found = predict_in_blocks(judgements, corpus.clip_ids, read, block=20)
+    assert [len(some) for some in asked] == [20, 20, 8]
+    for name, folds in (("fold", held_out), ("all", None)):
+        whole = ensemble.predict(corpus.features, folds)
+        np.testing.assert_allclose(found[name].probs, whole.probs, atol=1e-6)
+        np.testing.assert_allclose(found[name].modality_weights, whole.modality_weights, atol=1e-6)
+
+
+def test_no_clips_give_no_predictions(ensemble: Ensemble, corpus: Any) -> None:
+    nothing = {name: values[:0] for name, values in corpus.features.items()}
+    found = predict_in_blocks({"all": Judgement(ensemble, np.zeros(0, np.int64))}, [], lambda _: nothing)
+    assert found["all"].probs.shape == (0, 3)
+
+
+def test_a_block_holds_whole_chunks() -> None:
+    assert BLOCK % CHUNK == 0
+
+
+def test_how_rows_were_pooled_is_kept_with_the_models(ensemble: Ensemble, tmp_path: Path) -> None:
+    assert ensemble.pool == ""
+    dataclasses.replace(ensemble, pool="frames").save(tmp_path)
+    assert Ensemble.load(tmp_path).pool == "frames"
+    config = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config.replace('"frames"', '"median"'))
+    with pytest.raises(ModelError, match="pool"):
+        Ensemble.load(tmp_path)
+
+
+def test_sequences_are_judged_however_they_are_padded(corpus: Any, small: Any, quick: Any) -> None:
+    """A block pads to its own longest clip, which is not that of the training."""
+    rng = np.random.default_rng(0)
+    frames = corpus.features["face"][:, None] + rng.normal(size=(48, 5, 10)).astype(np.float32)
+    frames[10:, 3:] = np.nan
+    frames[7] = np.nan
+    trained = fit({"face": frames, "audio": corpus.features["audio"]}, corpus.labels, fusion=small, training=quick)
+    short = {"face": frames[10:, :3], "audio": corpus.features["audio"][10:]}
+    padded = {"face": frames[10:], "audio": corpus.features["audio"][10:]}
+    np.testing.assert_allclose(trained.predict(short).probs, trained.predict(padded).probs, atol=1e-5)
+    missing = trained.predict({"face": frames, "audio": corpus.features["audio"]})
+    assert missing.modality_weights[7].tolist() == [0, 1]
+    assert np.isfinite(missing.probs).all()
+    one = trained.predict({"face": frames[:, 0], "audio": corpus.features["audio"]})
+    same = trained.predict({"face": frames[:, :1], "audio": corpus.features["audio"]})
+    np.testing.assert_allclose(one.probs, same.probs, atol=1e-6)

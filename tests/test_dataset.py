@@ -1,0 +1,84 @@
+"""Features of the manifest's clips, as vectors and as sequences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ecmf_pipeline.clips import Clip, ClipId, Modality
+from ecmf_pipeline.dataset import StoredFeatures, open_features
+from ecmf_pipeline.errors import InputError
+from ecmf_pipeline.pooling import MOST_FRAMES
+from ecmf_pipeline.store import FeatureRow, StoreWriter, create_settings_group, make_current
+
+CLIPS = [
+    Clip(ClipId(name), f"{name}.mp4", digest=f"digest of {name}", has_video=True, has_audio=name != "mute")
+    for name in ("long", "mute", "short", "stale", "gone")
+]
+ORDER = [clip.clip_id for clip in CLIPS]
+
+
+def write(root: Path, rows: dict[str, np.ndarray], dim: int) -> None:
+    fingerprint = create_settings_group(root, {"modality": root.stem}, dim=dim, dtype="float32")
+    with StoreWriter(root, fingerprint) as writer:
+        if rows:
+            writer.append(
+                [
+                    FeatureRow(name, "older" if name == "stale" else f"digest of {name}", values.astype(np.float32))
+                    for name, values in rows.items()
+                ]
+            )
+    make_current(root, fingerprint)
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> StoredFeatures:
+    rng = np.random.default_rng(0)
+    lengths = {"long": 3 * MOST_FRAMES, "mute": 2, "short": 4, "stale": 5}
+    write(tmp_path / "face.zarr", {name: rng.normal(size=(length, 3)) for name, length in lengths.items()}, 3)
+    write(tmp_path / "audio.zarr", {name: rng.normal(size=(1, 2)) for name in ("long", "short")}, 2)
+    write(tmp_path / "global.zarr", {}, 4)
+    return open_features(
+        CLIPS,
+        {},
+        [Modality.GLOBAL, Modality.FACE, Modality.AUDIO],
+        store_root=lambda modality: tmp_path / f"{modality.value}.zarr",
+        fingerprint_of=lambda _: None,
+    )
+
+
+def test_only_modalities_that_any_clip_has_are_read(stored: StoredFeatures) -> None:
+    assert stored.modalities == ["face", "audio"]
+
+
+def test_vectors_are_pooled_rows_and_what_is_missing_is_nan(stored: StoredFeatures) -> None:
+    found = stored.read(ORDER, "max")
+    assert {name: values.shape for name, values in found.items()} == {"face": (5, 3), "audio": (5, 2)}
+    assert np.isnan(found["face"]).all(axis=1).tolist() == [False, False, False, True, True]
+    assert np.isnan(found["audio"]).all(axis=1).tolist() == [False, True, False, True, True]
+    frames = stored.stores["face"].row("short").values
+    np.testing.assert_array_equal(found["face"][2], frames.max(axis=0))
+
+
+def test_frames_stay_a_sequence_with_a_bound(stored: StoredFeatures) -> None:
+    found = stored.read(ORDER, "frames")
+    assert found["face"].shape == (5, MOST_FRAMES, 3)
+    assert np.isfinite(found["face"]).all(axis=2).sum(axis=1).tolist() == [MOST_FRAMES, 2, 4, 0, 0]
+    frames = stored.stores["face"].row("long").values
+    np.testing.assert_allclose(found["face"][0], frames.reshape(MOST_FRAMES, 3, 3).mean(axis=1), atol=1e-6)
+    np.testing.assert_array_equal(found["audio"], stored.read(ORDER, "mean")["audio"])
+    assert stored.read(["gone", "stale"], "frames")["face"].shape == (2, 3), "no clip of these has a row"
+
+
+def test_no_features_at_all_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path / "face.zarr", {}, 3)
+    with pytest.raises(InputError, match="no clip has any features"):
+        open_features(
+            CLIPS,
+            {},
+            [Modality.FACE],
+            store_root=lambda modality: tmp_path / f"{modality.value}.zarr",
+            fingerprint_of=lambda _: None,
+        )
