@@ -93,6 +93,7 @@ def run() -> None:
         provenance={modality.value: store.provenance for modality, store in stores.items() if store.provenance},
         computed_with={modality.value: store.versions() for modality, store in stores.items()},
         evaluate=read_json(layout.METRICS / "evaluate.json", made_by="evaluate"),
+        vote_sources=read_json(layout.SOURCES, made_by="evaluate"),
         predictions=list(_predicted(PredictionTable.read(layout.deployed_predictions("refined")))),
         refined=list(_decisions()),
         face_sheets=sheets,
