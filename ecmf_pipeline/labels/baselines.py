@@ -109,7 +109,9 @@ def mmsr(votes: Votes, _gold: Ints) -> Floats:
     table = pd.DataFrame({"task": clips, "worker": sources, "label": cast[clips, sources]})
     if table["worker"].nunique() < 2:
         return majority(votes, _gold)
-    scores = MMSR(n_iter=1000, tol=1e-6).fit(table).predict_score(table).clip(lower=1e-9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # crowd-kit uses what pandas is about to drop
+        scores = MMSR(n_iter=1000, tol=1e-6).fit(table).predict_score(table).clip(lower=1e-9)
     shape = next(iter(votes.values())).shape
     return completed(scores, shape)
 
@@ -121,7 +123,10 @@ def crowdlab(votes: Votes, gold: Ints) -> Floats:
 
     probs = stack(votes, gold) if (gold >= 0).any() else mean_probs(votes, gold)
     cast = _cast(votes)
+    cast = cast[:, (cast != ABSTAIN).any(axis=0)]  # cleanlab refuses annotators without a vote,
     judged = np.flatnonzero((cast != ABSTAIN).any(axis=1))
+    if not ((cast != ABSTAIN).sum(axis=1) > 1).any():
+        return probs  # and annotators who share no clip: there is nothing to weigh them by
     annotations = pd.DataFrame(np.where(cast == ABSTAIN, np.nan, cast)[judged], index=judged)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

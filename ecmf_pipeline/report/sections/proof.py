@@ -56,10 +56,9 @@ def _methods(found: Mapping[str, Any] | None) -> list[Block]:
     columns.append("#The label model leads by (weighted F1, 95%)")
     best = max(found["methods"], key=lambda name: found["methods"][name]["accuracy"])
     sentence = (
-        f"The same votes, given labels among them, combined in other ways, judged by "
-        f"{count(found['clips'], 'label')} that "
-        f"are known to be right; a method that learns from such labels has not seen those it is judged by. Right most "
-        f"often: {best}."
+        "The same votes, given labels among them, combined in other ways, judged by "
+        f"{count(found['clips'], 'label')} known to be right; a method that learns from such labels has not seen those "
+        f"it is judged by. Right most often: {best}."
     )
     caption = "The label model beside simpler and published methods"
     blocks: list[Block] = [Heading("Is there a better way to combine the votes?"), Paragraph(sentence)]
