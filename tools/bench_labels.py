@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="every setting, and five seeds")
     parser.add_argument("--seeds", type=int, help="how many; 1, or 5 with --full")
     parser.add_argument("--first-seed", type=int, default=100)
+    parser.add_argument("--settings", choices=("named", "drawn", "both"), default="both", help="of votes, with --full")
     parser.add_argument("--meld", type=Path, default=Path("../shared/data/meld"), help="the folder of MELD's csv files")
     arguments = parser.parse_args()
     arguments.seeds = range(arguments.first_seed, arguments.first_seed + (arguments.seeds or (1, 5)[arguments.full]))
@@ -57,7 +58,9 @@ def without_gold(arguments: argparse.Namespace) -> None:
 
 def _worlds(share: float, baselines: Mapping[str, Baseline], arguments: argparse.Namespace) -> None:
     seeds: Sequence[int] = arguments.seeds
-    worlds = (*WORLDS, *drawn_worlds(DRAWN, arguments.first_seed)) if arguments.full else WORLDS[::5]
+    chosen = {"named": WORLDS, "drawn": drawn_worlds(DRAWN, arguments.first_seed)}
+    worlds = [w for kind, ones in chosen.items() if arguments.settings in (kind, "both") for w in ones]
+    worlds = worlds if arguments.full else worlds[::7]
     _say(f"\n{share:.0%} gold; accuracy on the other clips, seeds {list(seeds)}, 95% interval of the difference")
     _say(f"{'votes':<54}{'ours':>7}{'best':>7}  {'of the others':<24}{'difference':>22}{'ECE':>7}{'majority':>10}")
     outcomes = [_compare(world, share, baselines, seeds) for world in worlds]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ecmf_pipeline.clips import Clip
 from ecmf_pipeline.evaluation.controls import GIVEN, PSEUDO, REBALANCED, TrainingSet
@@ -47,7 +47,7 @@ def fusion_predictions(
     found = {}
     for name, chosen in sets.items():
         if name in there:
-            found[name] = _labels_of(there[name].probs, there[name].flags)
+            found[name] = _labels_of(there[name].probs, list(map(bool, there[name].flags)))
             continue
         ensemble = fit(
             features,
@@ -62,7 +62,7 @@ def fusion_predictions(
             description=f"control: {name}",
         )
         probs = ensemble.predict(features, folds).probs
-        found[name] = _labels_of(probs, ["" if known else "none" for known in np.isfinite(probs).all(axis=1)])
+        found[name] = _labels_of(probs, np.isnan(probs).any(axis=1))
     return found
 
 
@@ -79,7 +79,6 @@ def _trained_already(trained: Mapping[str, PredictionTable], training: TrainingC
     return {REBALANCED: trained["given"], PSEUDO: trained["refined"]}
 
 
-def _labels_of(probs: NDArray[np.float32], flags: Sequence[str]) -> Ints:
-    silent = np.array([bool(flag) for flag in flags], dtype=bool)
-    labels: Ints = np.where(silent, -1, np.nan_to_num(probs).argmax(axis=1)).astype(np.int64)
+def _labels_of(probs: NDArray[np.float32], silent: ArrayLike) -> Ints:
+    labels: Ints = np.where(np.asarray(silent, dtype=bool), -1, np.nan_to_num(probs).argmax(axis=1)).astype(np.int64)
     return labels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -92,8 +93,7 @@ def _methods(
         elif not baseline.installed:
             left_out[name] = f"the package {baseline.needs} is not installed"
         else:
-            combine = baseline.combine
-            methods[name] = ((lambda gold, combine=combine: combine(votes, gold)), baseline.learns)
+            methods[name] = (partial(baseline.combine, votes), baseline.learns)
     return methods, left_out
 
 

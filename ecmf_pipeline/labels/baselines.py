@@ -215,7 +215,7 @@ def _cast(votes: Votes) -> Ints:
 def _begun(votes: Votes, gold: Ints) -> tuple[model.Ballots, Floats, NDArray[np.bool_]]:
     """Patterns of votes, clips by pattern and class as the majority (and gold) has it, (u, K), and who has votes."""
     cast = _cast(votes)
-    voted = (cast != ABSTAIN).any(axis=1)
+    voted = np.asarray((cast != ABSTAIN).any(axis=1))
     ballots = model.ballots(cast, next(iter(votes.values())).shape[1])
     believed = majority(votes, gold)
     known = np.flatnonzero(gold >= 0)
@@ -245,7 +245,7 @@ def _judged(found: model.DawidSkene, ballots: model.Ballots, voted: NDArray[np.b
 
 def _counted(votes: Votes, weights: Floats) -> Floats:
     probs = np.stack(list(votes.values()))  # (S, n, K)
-    silent = np.isnan(probs).any(axis=2)
+    silent = np.asarray(np.isnan(probs).any(axis=2))
     filled = np.where(silent[:, :, None], 0.0, probs)
     cast = np.eye(probs.shape[2])[filled.argmax(axis=2)] * ~silent[:, :, None]
     return normalised(np.einsum("snk,s->nk", cast, weights) + 1e-3 * filled.mean(axis=0))
