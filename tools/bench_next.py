@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +31,13 @@ Bools = NDArray[np.bool_]
 Rule = Callable[[Mapping[str, Floats], Floats, Bools, int, np.random.Generator], Sequence[int]]
 """From votes by source, probabilities (n, K), clips that may be asked for (n,) and how many, to the clips."""
 
-BATCHES, BATCH = 3, 100
+BATCHES, BATCH = 2, 100
 """As many verdicts as ``next.csv`` names, then the rest is judged anew."""
 
-BEGUN_WITH = 100
+CLIPS = 1500
+"""Of each generated setting; verdicts are offered of half of them."""
+
+BEGUN_WITH = 60
 """Verdicts on clips of chance that all rules begin with, where there are no given labels."""
 
 
@@ -57,14 +61,6 @@ def margin(
     rows = np.flatnonzero(open_)
     ranked = np.sort(probs[rows], axis=1)
     return [int(row) for row in rows[np.argsort(ranked[:, -1] - ranked[:, -2], kind="stable")[:count]]]
-
-
-def doubt(
-    _votes: Mapping[str, Floats], probs: Floats, open_: Bools, count: int, _rng: np.random.Generator
-) -> list[int]:
-    """Those whose likeliest label is least probable first."""
-    rows = np.flatnonzero(open_)
-    return [int(row) for row in rows[np.argsort(probs[rows].max(axis=1), kind="stable")[:count]]]
 
 
 def active_lab(
@@ -107,15 +103,14 @@ RULES: dict[str, Rule] = {
     "ActiveLab (cleanlab)": active_lab,
     "entropy": entropy,
     "margin": margin,
-    "least probable": doubt,
     "half of next.csv, half of chance": half_by_chance,
     "chance": chance,
 }
 
 
 def generated(seeds: Sequence[int], say: Callable[[str], None], *, full: bool) -> None:
-    """Accuracy of `combine_votes` after 300 verdicts: on all clips, and on the half that is never asked about."""
-    worlds = WORLDS[::4] if full else WORLDS[:2]
+    """Accuracy of `combine_votes` after the verdicts: on all clips, and on the half that is never asked about."""
+    worlds = [replace(world, clips=CLIPS) for world in (WORLDS[::8] if full else WORLDS[:1])]
     say(f"\n{BATCHES * BATCH} verdicts more on {len(worlds)} generated settings, seeds {list(seeds)}")
     runs = [_taught(world, seed, rule) for rule in RULES.values() for world in worlds for seed in seeds]
     found = np.array(runs).reshape(len(RULES), len(worlds), len(seeds), 2).mean(axis=1)  # (rules, seeds, 2)

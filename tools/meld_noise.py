@@ -116,14 +116,17 @@ def bench(folder: Path, seeds: Sequence[int], noises: Sequence[str], say: Callab
             scores = np.array([run[treatment] for run in runs])
             gains = f"{interval(scores - baseline):>26}{interval(scores - rebalanced):>26}"
             say(f"  {treatment:<34}{100 * scores.mean():>7.2f}  over noisy, over rebalanced {gains}")
-        default = np.mean([run["refined (default), rebalanced"] for run in runs])
         if name != "clean":
-            lost = clean[0.0] - baseline.mean(), clean[BALANCE] - rebalanced.mean()
-            won = default - baseline.mean(), default - rebalanced.mean()
-            say(
-                f"  recovered of the loss to clean training: {won[0] / lost[0]:.0%}; "
-                f"both rebalanced {won[1] / lost[1]:.0%}"
-            )
+            default = np.array([run["refined (default), rebalanced"] for run in runs])
+            plain = _recovered(default - baseline, clean[0.0] - baseline.mean())
+            both = _recovered(default - rebalanced, clean[BALANCE] - rebalanced.mean())
+            say(f"  recovered of the loss to clean training: {plain}; both rebalanced {both}")
+
+
+def _recovered(gains: Floats, lost: float) -> str:
+    """The gains, (s,), as a share of what was lost on average, with the interval of their mean."""
+    half = _half(gains)
+    return f"{gains.mean() / lost:.0%} ({(gains.mean() - half) / lost:.0%} to {(gains.mean() + half) / lost:.0%})"
 
 
 def out_of_fold(text: Text, noisy: Ints, seed: int) -> tuple[Floats, Ints]:
@@ -181,6 +184,12 @@ def _fit(rows: Any, labels: Ints, weights: Floats) -> LogisticRegression:
 
 def interval(gains: Floats) -> str:
     """Mean gain in points and its 95% interval over the seeds, (s,)."""
-    few = len(gains) < 2
-    half = float("nan") if few else stdtrit(len(gains) - 1, 0.975) * gains.std(ddof=1) / np.sqrt(len(gains))
+    half = _half(gains)
     return f"{100 * gains.mean():+.2f} ({100 * (gains.mean() - half):+.2f} to {100 * (gains.mean() + half):+.2f})"
+
+
+def _half(gains: Floats) -> float:
+    """Half the width of the 95% interval of their mean (Student's t)."""
+    if len(gains) < 2:
+        return float("nan")
+    return float(stdtrit(len(gains) - 1, 0.975) * gains.std(ddof=1) / np.sqrt(len(gains)))

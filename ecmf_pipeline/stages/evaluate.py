@@ -154,6 +154,11 @@ def _summary(results: dict[str, Any]) -> str:
             f"  label model: {believed['accuracy']} right over {believed['clips']} clips, calibration error "
             f"{believed['ece']}"
         )
+    if ways := results["label_methods"]["methods"]:
+        best = max(ways, key=lambda name: ways[name]["accuracy"])
+        lines.append(
+            f"  of {len(ways)} ways to combine the votes the best on known labels is: {best} ({ways[best]['accuracy']})"
+        )
     return "\n".join(lines)
 
 
