@@ -13,10 +13,11 @@ import pytest
 
 from ecmf_pipeline import indexing, layout
 from ecmf_pipeline.clips import Clip, ClipId, Split, read_manifest, write_manifest
-from ecmf_pipeline.errors import MissingInput
+from ecmf_pipeline.errors import MissingInput, TooFewClips
 from ecmf_pipeline.files import write_atomic
 from ecmf_pipeline.params import load_params
 from ecmf_pipeline.predictions import PredictionTable
+from ecmf_pipeline.report.sections.proof import proof_blocks
 from ecmf_pipeline.stage_inputs import all_votes, read_labelled_corpus
 from ecmf_pipeline.stages import evaluate, refine, vote
 
@@ -112,6 +113,25 @@ def test_more_rounds_train_the_fusion_too_and_all_is_written(
     assert found["llm"]["votes"] == 0
     assert found["llm"]["reliability"] is None
     assert "trained with the fusion model, the best of" in capsys.readouterr().out
+
+
+def test_a_control_that_the_fusion_cannot_be_trained_on_is_told(
+    project: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project(1)
+    vote.run()
+    refine.run()
+
+    def too_few(*_: object, **__: object) -> None:
+        raise TooFewClips("3 clips are left", "label more")
+
+    monkeypatch.setattr(evaluate, "fusion_predictions", too_few)
+    monkeypatch.setattr("ecmf_pipeline.evaluation.label_methods.BASELINES", {})
+    evaluate.run()
+    controls = json.loads((layout.METRICS / "evaluate.json").read_text())["controls"]
+    assert "fusion" not in controls
+    assert "cannot be trained on each training set: 3 clips are left" in capsys.readouterr().out
+    assert any("3 clips are left" in str(block) for block in proof_blocks({"controls": controls}))
 
 
 def test_what_the_rounds_train_the_fusion_with_is_noted_for_dvc(project: Callable[[int], None]) -> None:

@@ -42,6 +42,9 @@ def fusion_predictions(
 
     Returns:
         Labels by set, (n,), -1 where no modality can judge.
+
+    Raises:
+        TooFewClips: When a set leaves too little to train on outside some fold.
     """
     there = _trained_already(trained, training)
     found = {}

@@ -12,6 +12,7 @@ import numpy as np
 
 from ecmf_pipeline import layout
 from ecmf_pipeline.clips import labels_of
+from ecmf_pipeline.errors import TooFewClips
 from ecmf_pipeline.evaluation.controls import compare, predict_out_of_fold, training_sets
 from ecmf_pipeline.evaluation.fusion_controls import fusion_predictions
 from ecmf_pipeline.evaluation.label_evidence import LabelEvidence, belief, methods, sources
@@ -73,16 +74,19 @@ def _controls(
     results = compare(judge, clip_ids, linear, corpus.labels)
     if not params.evaluate.fusion_controls:
         return results
-    fusion = fusion_predictions(
-        features,
-        sets,
-        folds_of(corpus, params.train.training.folds, params.train.training.seed),
-        corpus.clips,
-        corpus.labels,
-        fusion=params.train.fusion,
-        training=params.train.training,
-        trained=trained,
-    )
+    try:
+        fusion = fusion_predictions(
+            features,
+            sets,
+            folds_of(corpus, params.train.training.folds, params.train.training.seed),
+            corpus.clips,
+            corpus.labels,
+            fusion=params.train.fusion,
+            training=params.train.training,
+            trained=trained,
+        )
+    except TooFewClips as error:
+        return {**results, "no_fusion": f"the fusion model cannot be trained on each training set: {error.what}"}
     return {**results, "fusion": compare(judge, clip_ids, fusion, corpus.labels)}
 
 
@@ -149,6 +153,8 @@ def _summary(results: dict[str, Any]) -> str:
     lines.append(f"  {results['controls']['sentence']}")
     if fusion := results["controls"].get("fusion"):
         lines.append(f"  trained with the fusion model, {fusion['sentence']}")
+    if reason := results["controls"].get("no_fusion"):
+        lines.append(f"  {reason}")
     if believed := results["label_model"]:
         lines.append(
             f"  label model: {believed['accuracy']} right over {believed['clips']} clips, calibration error "

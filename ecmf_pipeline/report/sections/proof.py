@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ecmf_pipeline.report.blocks import Block, Heading, Paragraph, Table, count, foreign, percent
+from ecmf_pipeline.report.blocks import Block, Heading, Notice, Paragraph, Table, count, foreign, percent
 
 
 def proof_blocks(evaluate: Mapping[str, Any] | None) -> list[Block]:
@@ -25,6 +25,8 @@ def _controls(controls: Mapping[str, Any] | None) -> list[Block]:
     fusion = controls.get("fusion")
     if fusion:
         blocks += _compared(fusion, "The fusion model", "Trained with the fusion model, ")
+    elif reason := controls.get("no_fusion"):
+        blocks.append(Notice(f"{reason[:1].upper()}{reason[1:]}."))
     return [*blocks, *_compared(controls, "One linear classifier", "Trained with a linear classifier, ")]
 
 
