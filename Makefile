@@ -43,6 +43,7 @@ bench: env models  ## measure, beside a reference in the same run
 	python -m tools.bench_encoders
 	python -m tools.bench_memory auto
 	python -m tools.bench_fusion
+	python -m tools.bench_labels
 
 clean:  ## remove what can be rebuilt (not data/, not the DVC cache)
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -110,6 +110,7 @@ def _notes(params: Params, labels: Sequence[str]) -> dict[str, Callable[[], dict
         **{f"extract-{modality.value}": partial(_extraction, params, modality) for modality in Modality},
         "llm": partial(params.llm.settings, labels or MER_LABELS),
         "labels": partial(_label_files, params),
+        "rounds": partial(_rounds, params),
         "package": partial(dict, version=__version__),
     }
 
@@ -124,6 +125,13 @@ def _label_files(params: Params) -> dict[str, Any]:
     """Votes and verdicts that stand in files of the user's, with their content."""
     files = map(Path, params.label_files())
     return {str(path): sha256_file(path) if path.is_file() else None for path in files}
+
+
+def _rounds(params: Params) -> dict[str, Any]:
+    """What further rounds of `vote` train the fusion with; one round trains none, and need not run again for it."""
+    if params.vote.rounds == 1:
+        return {"rounds": 1}
+    return {"rounds": params.vote.rounds, "train": params.train.model_dump(mode="json")}
 
 
 def _write_note(path: Path, settings: Callable[[], dict[str, Any]]) -> bool:

@@ -15,10 +15,11 @@ from ecmf_pipeline.clips import Clip, Modality, labels_of, read_manifest
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.dataset import StoredFeatures, open_features
 from ecmf_pipeline.encoders.config import TextConfig
-from ecmf_pipeline.errors import CorpusError, ModelError
+from ecmf_pipeline.errors import CorpusError, MissingInput, ModelError
 from ecmf_pipeline.extraction.plan import branch_settings
 from ecmf_pipeline.files import fingerprint, read_json
 from ecmf_pipeline.labels.outside import read_verdicts
+from ecmf_pipeline.labels.tables import read_votes
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.scoring import ScoreBooks, Scored, scored, without_words
 from ecmf_pipeline.llm.step import LocalScorers
@@ -38,6 +39,8 @@ VOTE_BOOKS = ScoreBooks(
     earlier=(REWRITE_BOOKS,),  # what `rewrite` asked is not asked again
 )
 
+FUSION = "fusion"
+"""The fusion model as a source of votes."""
 
 _TIE = 1e-5
 """Probabilities nearer than this are alike."""
@@ -127,6 +130,21 @@ def read_features(params: Params, clips: Sequence[Clip]) -> Mapping[str, NDArray
         StaleStore: When params.yaml asks for other settings than a store was made with.
     """
     return open_stored(params, clips).read([clip.clip_id for clip in clips], params.train.vector_pool)
+
+
+def all_votes(corpus: Corpus) -> dict[str, NDArray[np.float64]]:
+    """The votes that `vote` wrote, and the fusion's: of the last round, or out of fold as `predict` wrote them.
+
+    Raises:
+        MissingInput: When either is missing, or about other clips than the manifest.
+    """
+    table = read_votes(layout.VOTES, corpus.labels)
+    fusion = PredictionTable.read(layout.predictions("given") / "fusion.csv")
+    for clip_ids, stage in ((table.clip_ids, "vote"), (fusion.clip_ids, "predict")):
+        if list(clip_ids) != [clip.clip_id for clip in corpus.clips]:
+            what = f"what `{stage}` wrote is about other clips than the manifest"
+            raise MissingInput(what, f"run `ecmf-pipe {stage}`")
+    return table.votes if FUSION in table.votes else {**table.votes, FUSION: fusion_votes(fusion)}
 
 
 def fusion_votes(table: PredictionTable) -> NDArray[np.float64]:

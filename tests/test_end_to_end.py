@@ -93,7 +93,10 @@ def test_the_default_corpus_gives_everything_that_is_promised(sample_run):
     assert set(metrics["modalities"]) == {"global", "face", "audio", "text"}
     assert metrics["labels"]["given"] == {"accuracy": 0.833333, "clips": 12}
     assert {"given labels", "refined labels, rebalanced"} <= set(metrics["controls"]["sets"])
+    assert set(metrics["controls"]["fusion"]["sets"]) == set(metrics["controls"]["sets"])
     assert metrics["label_model"]["clips"] == 15
+    assert metrics["label_methods"]["clips"] == 15
+    assert "given label" in json.loads((sample_run / "data/metrics/sources.json").read_text())["sources"]
     assert len(rows(sample_run / "data/labels/next.csv")) == 15
     page = (sample_run / "data/report/index.html").read_text()
     assert "synthetic" in page

@@ -6,7 +6,7 @@ see the noisy labels and out-of-fold votes (by dialogue) of that same classifier
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,31 +97,40 @@ def flip(truth: Ints, transition: Floats, seed: int) -> Ints:
     return np.minimum(flipped, len(transition) - 1).astype(np.int64)
 
 
-def bench(folder: Path, seeds: int, say: Callable[[str], None]) -> None:
+QUICK = ("clean", "30% symmetric")
+"""The noises that show whether it works."""
+
+
+def bench(folder: Path, seeds: Sequence[int], noises: Sequence[str], say: Callable[[str], None]) -> None:
     """Print the test weighted F1 of every treatment under every noise: mean and 95% interval over the seeds."""
     text = read(folder)
-    clean = {balance: _score(text, text.truth, np.ones(len(text.truth)), balance) for balance in (0.0, BALANCE)}
+    clean = {balance: score(text, text.truth, np.ones(len(text.truth)), balance) for balance in (0.0, BALANCE)}
     say(f"\nMELD, test weighted F1 x 100; clean labels {100 * clean[0.0]:.2f}, rebalanced {100 * clean[BALANCE]:.2f}")
-    for name, transition in transitions().items():
-        runs = [_treatments(text, flip(text.truth, transition, seed), seed) for seed in range(seeds)]
-        say(f"{name}, {seeds} seeds")
+    for name in noises:
+        transition = transitions()[name]
+        runs = [_treatments(text, flip(text.truth, transition, seed), seed) for seed in seeds]
+        say(f"{name}, seeds {list(seeds)}")
         baseline = np.array([run["noisy labels"] for run in runs])
         rebalanced = np.array([run["rebalanced"] for run in runs])
         for treatment in runs[0]:
             scores = np.array([run[treatment] for run in runs])
-            gains = f"{_interval(scores - baseline):>26}{_interval(scores - rebalanced):>26}"
+            gains = f"{interval(scores - baseline):>26}{interval(scores - rebalanced):>26}"
             say(f"  {treatment:<34}{100 * scores.mean():>7.2f}  over noisy, over rebalanced {gains}")
-        default = np.mean([run["refined (default), rebalanced"] for run in runs])
         if name != "clean":
-            lost = clean[0.0] - baseline.mean(), clean[BALANCE] - rebalanced.mean()
-            won = default - baseline.mean(), default - rebalanced.mean()
-            say(
-                f"  recovered of the loss to clean training: {won[0] / lost[0]:.0%}; "
-                f"both rebalanced {won[1] / lost[1]:.0%}"
-            )
+            default = np.array([run["refined (default), rebalanced"] for run in runs])
+            plain = _recovered(default - baseline, clean[0.0] - baseline.mean())
+            both = _recovered(default - rebalanced, clean[BALANCE] - rebalanced.mean())
+            say(f"  recovered of the loss to clean training: {plain}; both rebalanced {both}")
 
 
-def _treatments(text: Text, noisy: Ints, seed: int) -> dict[str, float]:
+def _recovered(gains: Floats, lost: float) -> str:
+    """The gains, (s,), as a share of what was lost on average, with the interval of their mean."""
+    half = _half(gains)
+    return f"{gains.mean() / lost:.0%} ({(gains.mean() - half) / lost:.0%} to {(gains.mean() + half) / lost:.0%})"
+
+
+def out_of_fold(text: Text, noisy: Ints, seed: int) -> tuple[Floats, Ints]:
+    """What a classifier that saw neither an utterance nor its dialogue says of it, (n, K), and its fold, (n,)."""
     dialogues = np.unique(text.dialogues)
     dealt = dict(zip(dialogues.tolist(), (np.random.default_rng(seed).permutation(len(dialogues)) % 5), strict=True))
     folds = np.array([dealt[dialogue] for dialogue in text.dialogues.tolist()], np.int64)
@@ -130,28 +139,38 @@ def _treatments(text: Text, noisy: Ints, seed: int) -> dict[str, float]:
         training = folds != fold
         model = _fit(text.training[training], noisy[training], clip_weights(noisy[training], BALANCE))
         votes[~training] = model.predict_proba(text.training[~training])
-    config = RefineConfig()
-    unknown = np.full(len(noisy), -1)
-    assessment = assess({"text": votes}, noisy, unknown, folds=folds, seed=seed, config=config.label_model)
-    clips = [
+    return votes, folds
+
+
+def clips_of(noisy: Ints) -> list[Clip]:
+    """The utterances as clips of the training split."""
+    return [
         Clip(ClipId(f"utterance{i:05d}"), given_label=MER_LABELS[label], split=Split.TRAIN)
         for i, label in enumerate(noisy.tolist())
     ]
-    decisions = decide(assessment, clips, list(MER_LABELS), config, families={"text": "text"})
+
+
+def _treatments(text: Text, noisy: Ints, seed: int) -> dict[str, float]:
+    votes, folds = out_of_fold(text, noisy, seed)
+    config = RefineConfig()
+    unknown = np.full(len(noisy), -1)
+    assessment = assess({"text": votes}, noisy, unknown, folds=folds, seed=seed, config=config.label_model)
+    decisions = decide(assessment, clips_of(noisy), list(MER_LABELS), config, families={"text": "text"})
     weights = np.array([decision.weight for decision in decisions])
     ones = np.ones(len(noisy))
     overwritten = np.where(assessment.confidence > 0.8, assessment.labels, noisy)
     return {
-        "noisy labels": _score(text, noisy, ones, 0.0),
-        "rebalanced": _score(text, noisy, ones, BALANCE),
-        "dropped only, rebalanced": _score(text, noisy, (weights > 0).astype(np.float64), BALANCE),
-        "overwritten above 0.8, rebalanced": _score(text, overwritten, ones, BALANCE),
-        "refined (default)": _score(text, noisy, weights, 0.0),
-        "refined (default), rebalanced": _score(text, noisy, weights, BALANCE),
+        "noisy labels": score(text, noisy, ones, 0.0),
+        "rebalanced": score(text, noisy, ones, BALANCE),
+        "dropped only, rebalanced": score(text, noisy, (weights > 0).astype(np.float64), BALANCE),
+        "overwritten above 0.8, rebalanced": score(text, overwritten, ones, BALANCE),
+        "refined (default)": score(text, noisy, weights, 0.0),
+        "refined (default), rebalanced": score(text, noisy, weights, BALANCE),
     }
 
 
-def _score(text: Text, labels: Ints, weights: Floats, balance: float) -> float:
+def score(text: Text, labels: Ints, weights: Floats, balance: float) -> float:
+    """Test weighted F1 of a classifier trained on these labels, (n,), by these weights, (n,)."""
     used = weights > 0
     counts = np.bincount(labels, weights, minlength=len(MER_LABELS))
     by_class = (counts.sum() / (len(counts) * np.maximum(counts, 1.0))) ** balance
@@ -163,7 +182,14 @@ def _fit(rows: Any, labels: Ints, weights: Floats) -> LogisticRegression:
     return LogisticRegression(C=2.0, max_iter=100, tol=1e-3).fit(rows, labels, sample_weight=weights)
 
 
-def _interval(gains: Floats) -> str:
-    few = len(gains) < 2
-    half = float("nan") if few else stdtrit(len(gains) - 1, 0.975) * gains.std(ddof=1) / np.sqrt(len(gains))
+def interval(gains: Floats) -> str:
+    """Mean gain in points and its 95% interval over the seeds, (s,)."""
+    half = _half(gains)
     return f"{100 * gains.mean():+.2f} ({100 * (gains.mean() - half):+.2f} to {100 * (gains.mean() + half):+.2f})"
+
+
+def _half(gains: Floats) -> float:
+    """Half the width of the 95% interval of their mean (Student's t)."""
+    if len(gains) < 2:
+        return float("nan")
+    return float(stdtrit(len(gains) - 1, 0.975) * gains.std(ddof=1) / np.sqrt(len(gains)))

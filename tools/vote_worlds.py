@@ -81,7 +81,33 @@ WORLDS = (
     World("ten classes, one label each", (0.7, 0.6, 0.5, 0.4), classes=10, clips=8000, soft=False),
     World("many clips", _MIXED, clips=20000),
 )
-"""The settings that `tools.bench_labels` compares the methods in."""
+"""The settings that `tools.bench_labels` compares the methods in. The method was chosen by them, on seeds 0 and 1."""
+
+
+def drawn_worlds(count: int, seed: int) -> tuple[World, ...]:
+    """Settings that nobody thought of: all properties drawn at random, so that none can have been favoured."""
+    rng = np.random.default_rng(seed)
+    worlds = []
+    for number in range(count):
+        classes, sources = int(rng.choice([2, 3, 6, 8])), int(rng.integers(3, 9))
+        shared = float(rng.uniform(0, 0.5))
+        soft = bool(rng.random() < 0.5)
+        skills = rng.uniform(1 / classes + 0.1, 0.85, sources).round(2)
+        worlds.append(
+            World(
+                f"drawn {number + 1}: {sources} sources, {classes} classes{'' if soft else ', one label each'}",
+                tuple(skills.tolist()),
+                classes=classes,
+                imbalance=float(rng.uniform(0, 1.5)),
+                shared=shared,
+                family=float(rng.uniform(0, 0.9 - shared)),
+                confusion=float(rng.uniform(0, 0.35)),
+                abstains=float(rng.uniform(0, 0.4)),
+                soft=soft,
+                sharpness=float(np.exp(rng.uniform(np.log(0.4), np.log(5.0)))),
+            )
+        )
+    return tuple(worlds)
 
 
 def generate(world: World, seed: int) -> tuple[dict[str, Floats], Ints]:

@@ -14,10 +14,13 @@ class EvaluateConfig(Config):
     Attributes:
         draws: Bootstrap samples of each interval.
         seed: Seed of the bootstrap.
+        fusion_controls: Whether the fusion model, too, is trained on each of the simpler training sets that refined
+            labels are compared with: three or four trainings more. A linear classifier always is.
     """
 
     draws: int = Field(1000, ge=100)
     seed: int = Field(7, ge=0)
+    fusion_controls: bool = True
 
 
 class AblateConfig(Config):

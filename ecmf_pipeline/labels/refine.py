@@ -206,7 +206,7 @@ def _add_pseudo(
 def _ask_for_review(draft: _Draft, assessment: Assessment, unlabeled: Bools, config: RefineConfig) -> None:
     """Of the clips that stay without a label, those whose verdict would teach most."""
     left = np.flatnonzero(unlabeled & (draft.verdicts == Verdict.LEAVE))
-    taught = lessons(assessment)[left]
+    taught = lessons(assessment.posterior)[left]
     chosen = left[np.argsort(-taught, kind="stable")[: config.review_budget]]
     draft.verdicts[chosen] = Verdict.REVIEW
 

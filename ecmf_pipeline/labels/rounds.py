@@ -9,7 +9,8 @@ round.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,20 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
+class JointVoter(Protocol):
+    """Who judges by all modalities at once, has its own features, and trains a model a fold: the fusion."""
+
+    def votes(self, given: Ints, folds: Ints, weights: Mapping[int, Floats] | None = None) -> Floats:
+        """Out-of-fold probabilities, (n, K), NaN where it abstains.
+
+        Args:
+            given: Given labels, (n,), -1 where there is none.
+            folds: The fold of each clip, (n,): it is judged by models that saw no label of its fold.
+            weights: By fold that is held out, how much each clip counts for the models that judge it, (n,).
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Panel:
     """Who votes on what.
@@ -33,22 +48,25 @@ class Panel:
         voters: The voters of each modality, by kind.
         n_classes: K.
         seed: Seed of the voters.
+        joint: Who judges by all modalities at once, by name.
     """
 
     features: Mapping[str, NDArray[np.floating]]
     voters: Mapping[str, Voter]
     n_classes: int
     seed: int
+    joint: Mapping[str, JointVoter] = field(default_factory=dict)
 
     def votes(self, given: Ints, folds: Ints, weights: Mapping[int, Floats] | None = None) -> dict[str, Floats]:
         """Out-of-fold votes by source, (n, K); see `out_of_fold_votes`."""
-        return {
+        found = {
             f"{name}/{kind}": out_of_fold_votes(
                 values, given, folds, voter, n_classes=self.n_classes, seed=self.seed, weights=weights
             )
             for name, values in self.features.items()
             for kind, voter in self.voters.items()
         }
+        return found | {name: voter.votes(given, folds, weights) for name, voter in self.joint.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +96,7 @@ def vote_in_rounds(
     Args:
         panel: Who votes on what.
         given: Given labels, (n,), -1 where there is none.
-        folds: The fold of each labelled clip, (n,).
+        folds: The fold of each labelled clip, (n,), for joint voters of every clip.
         rounds: The most rounds; 1 takes labels as they are given.
         score: How good mean probabilities, (n, K), are; NaN rows where nobody votes.
         config: Below which belief a label is dropped, and what the label model believes at first.

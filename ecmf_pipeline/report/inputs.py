@@ -116,6 +116,7 @@ class ReportInput:
             stands for rows of which nobody knows.
         evaluate: The metrics of the `evaluate` stage; see `evaluation.Evaluation`.
         ablate: The metrics of the `ablate` stage; see `ablation.Ablation`. None where it did not run.
+        vote_sources: How each source of votes fares, as the `evaluate` stage found out; None where it did not look.
         predictions: One entry a predicted clip.
         refined: One entry a clip that refinement looked at; empty when it did not run.
         face_sheets: Contact sheets of some clips' faces.
@@ -136,6 +137,7 @@ class ReportInput:
     computed_with: Mapping[str, Sequence[Mapping[str, str]]] = field(default_factory=dict)
     evaluate: Mapping[str, Any] | None = None
     ablate: Mapping[str, Any] | None = None
+    vote_sources: Mapping[str, Any] | None = None
     predictions: Sequence[PredictedClip] = ()
     refined: Sequence[LabelDecision] = ()
     face_sheets: Sequence[FaceSheet] = ()

@@ -9,28 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ecmf_pipeline import layout
 from ecmf_pipeline.clips import labels_of
-from ecmf_pipeline.errors import MissingInput
-from ecmf_pipeline.evaluation.belief import leave_one_out, reliability
+from ecmf_pipeline.errors import MissingInput, TooFewClips
 from ecmf_pipeline.evaluation.controls import compare, predict_out_of_fold, training_sets
+from ecmf_pipeline.evaluation.fusion_controls import fusion_predictions
+from ecmf_pipeline.evaluation.label_evidence import LabelEvidence, belief, methods, sources
 from ecmf_pipeline.evaluation.scoring import Judge, evaluate
 from ecmf_pipeline.evaluation.transfer import judge_transfer, label_map, told, transfer_summary
 from ecmf_pipeline.files import write_atomic, write_json
 from ecmf_pipeline.fusion.prediction import Ensemble
-from ecmf_pipeline.labels.assessing import assess
 from ecmf_pipeline.labels.refine import Decision
-from ecmf_pipeline.labels.tables import read_decisions, read_votes
-from ecmf_pipeline.labels.voters import family_of, joined
+from ecmf_pipeline.labels.tables import read_decisions
+from ecmf_pipeline.labels.voters import joined
 from ecmf_pipeline.params import Params, load_params
 from ecmf_pipeline.predictions import PredictionTable
 from ecmf_pipeline.progress import say
 from ecmf_pipeline.stage_inputs import (
     Corpus,
+    all_votes,
     folds_of,
-    fusion_votes,
     open_stored,
     read_corpus_verdicts,
     read_features,
@@ -48,8 +47,11 @@ def run() -> None:
     decisions = read_decisions(layout.REFINED)
     results = evaluate(corpus.clips, corpus.labels, given, refined, decisions, config)
     judge = Judge(corpus.clips, corpus.labels, config)
-    results["controls"] = _controls(params, corpus, decisions, judge)
-    results["label_model"] = _label_model(params, corpus, judge)
+    results["controls"] = _controls(params, corpus, decisions, judge, {"given": given["fusion"], "refined": refined})
+    evidence = _label_evidence(params, corpus)
+    results["label_model"] = belief(evidence)
+    results["label_methods"] = methods(evidence, config)
+    write_json(layout.SOURCES, sources(evidence, corpus.labels))
     write_json(layout.METRICS / "evaluate.json", results)
     predicted = refined.by_clip()
     pairs = [[judge.truth(clip), predicted[clip.clip_id]] for clip in judge.clips]
@@ -60,38 +62,48 @@ def run() -> None:
     say(_summary(results))
 
 
-def _controls(params: Params, corpus: Corpus, decisions: Sequence[Decision], judge: Judge) -> dict[str, Any]:
+def _controls(
+    params: Params, corpus: Corpus, decisions: Sequence[Decision], judge: Judge, trained: Mapping[str, PredictionTable]
+) -> dict[str, Any]:
     given = np.array(labels_of(corpus.clips, corpus.labels), np.int64)
     verdicts = read_corpus_verdicts(params.refine.verdicts, corpus)
-    folds = folds_of(corpus, params.vote.folds, params.vote.seed)
-    features = joined(read_features(params, corpus.clips))
-    predictions = {
-        name: predict_out_of_fold(features, training, folds, seed=params.vote.seed)
-        for name, training in training_sets(given, decisions, corpus.labels, verdicts).items()
-    }
-    return compare(judge, [clip.clip_id for clip in corpus.clips], predictions, corpus.labels)
+    sets = training_sets(given, decisions, corpus.labels, verdicts)
+    features, seed = read_features(params, corpus.clips), params.vote.seed
+    folds, rows = folds_of(corpus, params.vote.folds, seed), joined(features)
+    clip_ids = [clip.clip_id for clip in corpus.clips]
+    linear = {name: predict_out_of_fold(rows, one, folds, seed=seed) for name, one in sets.items()}
+    results = compare(judge, clip_ids, linear, corpus.labels)
+    if not params.evaluate.fusion_controls:
+        return results
+    try:
+        fusion = fusion_predictions(
+            features,
+            sets,
+            folds_of(corpus, params.train.training.folds, params.train.training.seed),
+            corpus.clips,
+            corpus.labels,
+            fusion=params.train.fusion,
+            training=params.train.training,
+            trained=trained,
+        )
+    except TooFewClips as error:
+        return {**results, "no_fusion": f"the fusion model cannot be trained on each training set: {error.what}"}
+    return {**results, "fusion": compare(judge, clip_ids, fusion, corpus.labels)}
 
 
-def _label_model(params: Params, corpus: Corpus, judge: Judge) -> dict[str, Any] | None:
-    """How far the label model can be believed, by gold labels of clips on which no verdict was read."""
-    if judge.by != "gold":
-        return None
-    given = np.array(labels_of(corpus.clips, corpus.labels), np.int64)
-    verdicts = read_corpus_verdicts(params.refine.verdicts, corpus)
+def _label_evidence(params: Params, corpus: Corpus) -> LabelEvidence:
     index = {label: position for position, label in enumerate(corpus.labels)}
-    truth = np.array([index.get(clip.gold_label, -1) for clip in corpus.clips], np.int64)
-    truth[verdicts >= 0] = -1
-    folds = folds_of(corpus, params.vote.folds, params.vote.seed)
-    fusion = PredictionTable.read(layout.predictions("given") / "fusion.csv")
-    votes = {**read_votes(layout.VOTES, corpus.labels).votes, "fusion": fusion_votes(fusion)}
-
-    def posterior_of(some: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-        config = params.refine.label_model
-        return assess(some, given, verdicts, folds=folds, seed=params.vote.seed, config=config).posterior
-
-    families = {name: family_of(name) for name in votes}
-    without = leave_one_out(votes, families, truth, posterior_of)
-    return {**reliability(posterior_of(votes), truth), "without": without}
+    groups = np.array([clip.group for clip in corpus.clips])
+    return LabelEvidence(
+        votes=all_votes(corpus),
+        given=np.array(labels_of(corpus.clips, corpus.labels), np.int64),
+        verdicts=read_corpus_verdicts(params.refine.verdicts, corpus),
+        gold=np.array([index.get(clip.gold_label, -1) for clip in corpus.clips], np.int64),
+        folds=folds_of(corpus, params.vote.folds, params.vote.seed),
+        groups=groups if all(groups) and len(set(groups)) > 1 else None,
+        seed=params.vote.seed,
+        config=params.refine.label_model,
+    )
 
 
 def run_transfer(folder: Path, mapping: list[str]) -> None:
@@ -146,9 +158,18 @@ def _summary(results: dict[str, Any]) -> str:
             f"{labels['dropped_right']} right ones left out)"
         )
     lines.append(f"  {results['controls']['sentence']}")
+    if fusion := results["controls"].get("fusion"):
+        lines.append(f"  trained with the fusion model, {fusion['sentence']}")
+    if reason := results["controls"].get("no_fusion"):
+        lines.append(f"  {reason}")
     if believed := results["label_model"]:
         lines.append(
             f"  label model: {believed['accuracy']} right over {believed['clips']} clips, calibration error "
             f"{believed['ece']}"
+        )
+    if ways := results["label_methods"]["methods"]:
+        best = max(ways, key=lambda name: ways[name]["accuracy"])
+        lines.append(
+            f"  of {len(ways)} ways to combine the votes the best on known labels is: {best} ({ways[best]['accuracy']})"
         )
     return "\n".join(lines)

@@ -94,6 +94,7 @@ def run() -> None:
         computed_with={modality.value: store.versions() for modality, store in stores.items()},
         evaluate=read_json(layout.METRICS / "evaluate.json", made_by="evaluate"),
         ablate=read_json(layout.ABLATE, made_by="ablate") if layout.ABLATE.is_file() else None,
+        vote_sources=read_json(layout.SOURCES, made_by="evaluate"),
         predictions=list(_predicted(PredictionTable.read(layout.deployed_predictions("refined")))),
         refined=list(_decisions()),
         face_sheets=sheets,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline import layout
 from ecmf_pipeline.clips import labels_of
 from ecmf_pipeline.errors import InputError
+from ecmf_pipeline.fusion_voter import FusionVoter
 from ecmf_pipeline.labels.assessing import GIVEN
 from ecmf_pipeline.labels.outside import read_sources
 from ecmf_pipeline.labels.rounds import Panel, held_out_score, vote_in_rounds
@@ -21,6 +23,7 @@ from ecmf_pipeline.params import Params, load_params
 from ecmf_pipeline.progress import say
 from ecmf_pipeline.sharing import pull_hint
 from ecmf_pipeline.stage_inputs import (
+    FUSION,
     VOTE_BOOKS,
     Corpus,
     folds_of,
@@ -56,7 +59,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
 
 def _add(votes: dict[str, NDArray[np.float64]], path: str, corpus: Corpus) -> None:
     found, others = read_sources(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
-    if doubled := sorted({*votes, "fusion", GIVEN} & set(found)):
+    if doubled := sorted({*votes, FUSION, GIVEN} & set(found)):
         raise InputError(f"{path}: there is a source {doubled[0]!r} already", "give the source another name")
     votes.update(found)
     if others:
@@ -75,8 +78,10 @@ def _classifiers(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64
     voters = {kind: voter.build() for kind, voter in configs.items() if voter is not None}
     if not voters:
         return {}
+    # In one round the fusion's vote is what `predict` wrote; further rounds train it again with the others.
+    joint = {FUSION: _fusion(params, corpus, alone)} if config.rounds > 1 else {}
     found = vote_in_rounds(
-        Panel(features, voters, len(corpus.labels), config.seed),
+        Panel(features, voters, len(corpus.labels), config.seed, joint),
         given,
         folds_of(corpus, config.folds, config.seed),
         rounds=config.rounds,
@@ -86,4 +91,11 @@ def _classifiers(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64
     if config.rounds > 1:
         shown = ", ".join(f"{score:.4f}" for score in found.scores)
         say(f"vote: weighted F1 on held-out labels by round: {shown}; round {found.best} is used")
+    if found.best == 1:
+        found.votes.pop(FUSION, None)
     return found.votes
+
+
+def _fusion(params: Params, corpus: Corpus, features: Mapping[str, NDArray[np.float32]]) -> FusionVoter:
+    groups = [clip.group for clip in corpus.clips]
+    return FusionVoter(features, groups, corpus.labels, params.train.fusion, params.train.training)

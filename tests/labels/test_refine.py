@@ -211,13 +211,13 @@ def test_doubtful_clips_come_first_and_no_class_takes_all(simulate: Simulate) ->
     world = simulate(2, 600)
     assessment = assess_labels(world.votes, world.given)
     known = np.arange(600) < 50
-    rows = np.array(worth_labelling(assessment, known, 60))
+    rows = np.array(worth_labelling(assessment.posterior, known, 60))
     assert len(set(rows.tolist())) == 60
     assert not known[rows].any()
     wrong = world.given != world.truth
     assert wrong[rows].mean() > 1.5 * wrong[50:].mean()
     assert np.bincount(assessment.labels[rows], minlength=6).max() <= 60 / 6 + 1
-    assert len(worth_labelling(assessment, known, 10_000)) == 550
+    assert len(worth_labelling(assessment.posterior, known, 10_000)) == 550
 
 
 def test_a_threshold_reaches_its_precision_or_is_not_found() -> None:

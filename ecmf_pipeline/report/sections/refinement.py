@@ -30,6 +30,7 @@ from ecmf_pipeline.report.inputs import LabelDecision, ReportInput, SourceVote
 from ecmf_pipeline.report.plots import Bar, Colour, bars
 from ecmf_pipeline.report.sections.corpus import in_order
 from ecmf_pipeline.report.sections.proof import proof_blocks
+from ecmf_pipeline.report.sections.vote_sources import vote_source_blocks
 from ecmf_pipeline.report.verdicts import labels_verdict
 
 DECISIONS: dict[str, tuple[Colour, str, str]] = {
@@ -53,7 +54,8 @@ def refinement_section(report: ReportInput, evaluation: Evaluation, config: Repo
         return Section("refinement", title, [Notice(verdict.sentence)])
     blocks: list[Block] = [Paragraph(verdict.sentence), *_accuracy(evaluation)]
     blocks += [*proof_blocks(report.evaluate), *_decisions(report)]
-    blocks += [*_matrix(report), *_sources(report), *_changes(report, config)]
+    blocks += [*_matrix(report), *_sources(report), *vote_source_blocks(report.vote_sources)]
+    blocks += _changes(report, config)
     return Section("refinement", title, blocks)
 
 

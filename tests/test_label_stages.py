@@ -1,0 +1,143 @@
+"""`vote`, `refine` and `evaluate` on features that are made up: rounds with the fusion, and all that is written."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ecmf_pipeline import indexing, layout
+from ecmf_pipeline.clips import Clip, ClipId, Split, read_manifest, write_manifest
+from ecmf_pipeline.errors import MissingInput, TooFewClips
+from ecmf_pipeline.files import write_atomic
+from ecmf_pipeline.params import load_params
+from ecmf_pipeline.predictions import PredictionTable
+from ecmf_pipeline.report.sections.proof import proof_blocks
+from ecmf_pipeline.stage_inputs import all_votes, read_labelled_corpus
+from ecmf_pipeline.stages import evaluate, refine, vote
+
+CLIPS = 60
+TRUTH = np.arange(CLIPS) % 2
+PARAMS = """
+train: {fusion: {hidden: 8, heads: 2}, training: {folds: 3, seeds: 1, epochs: 5, learning_rate: 0.02}}
+vote: {folds: 3, rounds: ROUNDS, lightgbm: null}
+evaluate: {draws: 100}
+"""
+
+
+def table(labels: np.ndarray[Any, Any]) -> PredictionTable:
+    clips = read_manifest(layout.MANIFEST)
+    return PredictionTable(
+        clip_ids=tuple(clip.clip_id for clip in clips),
+        splits=tuple(clip.split.value for clip in clips),
+        out_of_fold=np.ones(CLIPS, dtype=bool),
+        flags=("",) * CLIPS,
+        label_names=("happy", "sad"),
+        probs=np.where(np.eye(2)[labels] > 0, 0.9, 0.1).astype(np.float32),
+        modalities=("face", "text"),
+        modality_weights=np.full((CLIPS, 2), 0.5, np.float32),
+    )
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """A finished project up to `predict`, with as many rounds of `vote` as asked for."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    features = {
+        name: (rng.normal(size=(CLIPS, 4)) + 1.5 * TRUTH[:, None]).astype(np.float32) for name in ("face", "text")
+    }
+    for stage in (vote, evaluate):
+        monkeypatch.setattr(stage, "read_features", lambda _params, _clips: features)
+    names = ("happy", "sad")
+    clips = [
+        Clip(
+            ClipId(f"c{row:02d}"),
+            given_label=names[label if row % 7 else 1 - label] if row < 50 else "",
+            gold_label=names[label],
+            split=Split.TRAIN if row < 50 else Split.UNLABELED,
+        )
+        for row, label in enumerate(TRUTH.tolist())
+    ]
+    write_atomic(layout.CORPUS, '{"labels": ["happy", "sad"], "candidates": [], "synthetic": false}')
+    write_manifest(layout.MANIFEST, clips)
+    for labels, name in (("given", "fusion"), ("given", "face"), ("refined", "fusion")):
+        table(TRUTH).write(layout.predictions(labels) / f"{name}.csv")  # type: ignore[arg-type]
+
+    def with_rounds(rounds: int) -> None:
+        Path("params.yaml").write_text(PARAMS.replace("ROUNDS", str(rounds)))
+
+    return with_rounds
+
+
+def sources() -> set[str]:
+    with layout.VOTES.open(newline="") as file:
+        return {row["source"] for row in csv.DictReader(file)}
+
+
+def test_one_round_leaves_the_fusions_vote_to_predict(project: Callable[[int], None]) -> None:
+    project(1)
+    vote.run()
+    assert sources() == {"face/linear", "text/linear", "all/linear", "llm"}
+    votes = all_votes(read_labelled_corpus())
+    np.testing.assert_allclose(votes["fusion"], np.where(np.eye(2)[TRUTH] > 0, 0.9, 0.1), atol=1e-6)
+    write_manifest(layout.MANIFEST, read_manifest(layout.MANIFEST)[:-1])
+    with pytest.raises(MissingInput, match="about other clips"):
+        refine.run()
+
+
+def test_more_rounds_train_the_fusion_too_and_all_is_written(
+    project: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project(2)
+    always = iter(range(10))
+    monkeypatch.setattr(vote, "held_out_score", lambda *_, **__: float(next(always)))
+    vote.run()
+    assert "round 2 is used" in capsys.readouterr().out
+    assert sources() == {"face/linear", "text/linear", "all/linear", "llm", "fusion"}
+    votes = all_votes(read_labelled_corpus())
+    assert not np.allclose(votes["fusion"], np.where(np.eye(2)[TRUTH] > 0, 0.9, 0.1))
+    refine.run()
+    evaluate.run()
+    metrics = json.loads((layout.METRICS / "evaluate.json").read_text())
+    assert set(metrics["controls"]["fusion"]["sets"]) == set(metrics["controls"]["sets"])
+    assert metrics["label_methods"]["clips"] == CLIPS
+    assert {"majority", "Dawid-Skene", "gold-only stack"} <= set(metrics["label_methods"]["methods"])
+    found = json.loads(layout.SOURCES.read_text())["sources"]
+    assert set(found) == {"face/linear", "text/linear", "all/linear", "llm", "fusion", "given label"}
+    assert found["llm"]["votes"] == 0
+    assert found["llm"]["reliability"] is None
+    assert "trained with the fusion model, the best of" in capsys.readouterr().out
+
+
+def test_a_control_that_the_fusion_cannot_be_trained_on_is_told(
+    project: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project(1)
+    vote.run()
+    refine.run()
+
+    def too_few(*_: object, **__: object) -> None:
+        raise TooFewClips("3 clips are left", "label more")
+
+    monkeypatch.setattr(evaluate, "fusion_predictions", too_few)
+    monkeypatch.setattr("ecmf_pipeline.evaluation.label_methods.BASELINES", {})
+    evaluate.run()
+    controls = json.loads((layout.METRICS / "evaluate.json").read_text())["controls"]
+    assert "fusion" not in controls
+    assert "cannot be trained on each training set: 3 clips are left" in capsys.readouterr().out
+    assert any("3 clips are left" in str(block) for block in proof_blocks({"controls": controls}))
+
+
+def test_what_the_rounds_train_the_fusion_with_is_noted_for_dvc(project: Callable[[int], None]) -> None:
+    project(1)
+    one = indexing._rounds(load_params())
+    project(2)
+    two = indexing._rounds(load_params())
+    assert one == {"rounds": 1}
+    assert two["train"]["fusion"]["hidden"] == 8
