@@ -16,11 +16,16 @@ REFERENCE = "fusion"
 
 PARTS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "no attention among modalities": ({"layers": 0}, {}),
+    "two layers of attention": ({"layers": 2}, {}),
+    "no LayerNorm": ({"layer_norm": False}, {}),
+    "tokens summed as they are": ({"joint": "sum"}, {}),
     "fixed weights": ({"weighting": "fixed"}, {}),
     "equal weights": ({"weighting": "equal"}, {}),
     "no path of a modality's own logits": ({"own_path": False}, {}),
     "no path of the attended tokens": ({"token_path": False}, {}),
     "no separate training of the branches": ({}, {"staged": False}),
+    "branches learn on, gently": ({}, {"joint_learning_rate": 1e-4}),
+    "branches learn on": ({}, {"joint_learning_rate": 1e-3}),
     "no modality dropout": ({}, {"modality_dropout": 0.0}),
     "with label smoothing 0.1": ({}, {"label_smoothing": 0.1}),
     "no class weights": ({}, {"class_weights": "none"}),

@@ -29,7 +29,10 @@ class FusionConfig(Config):
         weighting: What the weights of ``ecmf`` follow: ``dynamic`` the clip, ``fixed`` one number a modality, ``equal``
             nothing.
         own_path: Whether what each modality says by itself reaches the logits of ``ecmf`` past the attention.
-        token_path: Whether the weighted sum of the attended tokens reaches the logits of ``ecmf``.
+        token_path: Whether the attended tokens reach the logits of ``ecmf``.
+        joint: How they do: ``mlp`` gives each modality a linear layer of its own before they are summed by weight, so
+            that what two modalities tell together can be learned; ``sum`` sums the tokens as they are.
+        layer_norm: Whether tokens are normalised (LayerNorm) before they are joined.
     """
 
     kind: FusionKind = "ecmf"
@@ -41,6 +44,8 @@ class FusionConfig(Config):
     weighting: Literal["dynamic", "fixed", "equal"] = "dynamic"
     own_path: bool = True
     token_path: bool = True
+    joint: Literal["mlp", "sum"] = "mlp"
+    layer_norm: bool = True
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -15,6 +15,17 @@ from ecmf_pipeline.fusion.base import FusionModel, FusionOutput, Projection
 from ecmf_pipeline.fusion.config import FusionConfig
 
 
+def layer_norm(config: FusionConfig) -> nn.Module:
+    """LayerNorm over H, or nothing where it is switched off."""
+    return nn.LayerNorm(config.hidden) if config.layer_norm else nn.Identity()
+
+
+def silence(layer: nn.Linear) -> None:
+    """Let a layer say nothing until it is trained."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+
+
 class ModalityBranch(nn.Module):
     """One modality by itself: standardised features to a token, and the token to logits of its own.
 
@@ -25,10 +36,9 @@ class ModalityBranch(nn.Module):
     def __init__(self, dim: int, config: FusionConfig, n_classes: int) -> None:
         super().__init__()
         self.project = Projection(dim, config)
-        self.norm = nn.LayerNorm(config.hidden)
+        self.norm = layer_norm(config)
         self.head = nn.Linear(config.hidden, n_classes)
-        nn.init.zeros_(self.head.weight)  # an untrained branch has no opinion
-        nn.init.zeros_(self.head.bias)
+        silence(self.head)  # an untrained branch has no opinion
 
     def forward(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """(B, D) or (B, T, D) -> token (B, H), logits (B, C)."""
@@ -64,12 +74,11 @@ class TokenAttention(nn.Module):
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
         self.heads = config.heads
-        self.norm = nn.LayerNorm(config.hidden)
+        self.norm = layer_norm(config)
         self.query_key_value = nn.Linear(config.hidden, 3 * config.hidden)
         self.project = nn.Linear(config.hidden, config.hidden)
         self.dropout = nn.Dropout(config.dropout)
-        nn.init.zeros_(self.project.weight)  # a layer starts as the identity: what it adds has to earn its place
-        nn.init.zeros_(self.project.bias)
+        silence(self.project)  # a layer starts as the identity: what it adds has to earn its place
 
     def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
         """(B, M, H), (B, M) -> (B, M, H); missing tokens are attended to by none."""
@@ -84,11 +93,55 @@ class TokenAttention(nn.Module):
         return attended
 
 
+class SumOfTokens(nn.Module):
+    """Tokens summed by weight, normalised, to logits."""
+
+    def __init__(self, config: FusionConfig, n_classes: int) -> None:
+        super().__init__()
+        self.norm = layer_norm(config)
+        self.classifier = nn.Linear(config.hidden, n_classes)
+        silence(self.classifier)
+
+    def forward(self, tokens: Tensor, weights: Tensor) -> Tensor:
+        """(B, M, H), (B, M) -> (B, C)."""
+        fused = (weights[:, :, None] * tokens).sum(dim=1)  # (B, H)
+        logits: Tensor = self.classifier(self.norm(fused))
+        return logits
+
+
+class MixOfTokens(nn.Module):
+    """Tokens by way of a linear layer of each modality's own, summed by weight, to logits: straight, and bent once.
+
+    One sum of raw tokens cannot tell which modality said what; this can, and so learns what two tell together.
+    """
+
+    def __init__(self, config: FusionConfig, modalities: int, n_classes: int) -> None:
+        super().__init__()
+        self.hidden = config.hidden
+        self.layers = nn.ModuleList(nn.Linear(config.hidden, config.hidden + n_classes) for _ in range(modalities))
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.hidden, n_classes)
+        silence(self.classifier)
+        with torch.no_grad():
+            for layer in self.layers:
+                layer.get_parameter("weight")[config.hidden :].zero_()
+                layer.get_parameter("bias")[config.hidden :].zero_()
+
+    def forward(self, tokens: Tensor, weights: Tensor) -> Tensor:
+        """(B, M, H), (B, M) -> (B, C)."""
+        own = torch.stack([layer(token) for layer, token in zip(self.layers, tokens.unbind(1), strict=True)], dim=1)
+        here = (weights > 0).sum(dim=1)[:, None, None]  # so that more modalities do not make each one fainter
+        fused = (here * weights[:, :, None] * own).sum(dim=1)  # (B, H + C)
+        bent, straight = fused.split([self.hidden, fused.shape[1] - self.hidden], dim=1)  # (B, H), (B, C)
+        logits: Tensor = straight + self.classifier(self.dropout(nn.functional.gelu(bent)))
+        return logits
+
+
 class EcmfFusion(BranchedFusion):
     """The fusion model; with one modality, the model of that modality.
 
-    ``logits = exp(gain) * sum(weight * own logits) + classifier(LayerNorm(sum(weight * attended token)))`` with
-    ``weights = softmax(score(attended token) + reliability)``. The classifier starts at zero, so that fusion starts as
+    ``logits = exp(gain) * sum(weight * own logits) + join(weights, attended tokens)`` with
+    ``weights = softmax(score(attended token) + reliability)``. What is joined starts at zero, so that fusion starts as
     the weighted mean of what the modalities say by themselves and learns what to add. ``reliability`` (one number a
     modality) and ``gain`` are for the training to fit on rows the branches did not learn from: with fewer clips than
     columns, every modality looks perfect on the rows it was trained on.
@@ -105,11 +158,10 @@ class EcmfFusion(BranchedFusion):
         self.score = nn.Linear(config.hidden, 1)
         self.reliability = nn.Parameter(torch.zeros(len(dims)))
         self.gain = nn.Parameter(torch.zeros(()))
-        self.norm = nn.LayerNorm(config.hidden)
-        self.classifier = nn.Linear(config.hidden, n_classes)
-        for layer in (self.score, self.classifier):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.join: nn.Module = (
+            MixOfTokens(config, len(dims), n_classes) if config.joint == "mlp" else SumOfTokens(config, n_classes)
+        )
+        silence(self.score)
 
     def fuse(self, tokens: Tensor, logits: Tensor, present: Tensor) -> FusionOutput:
         """See `BranchedFusion.fuse`."""
@@ -117,11 +169,10 @@ class EcmfFusion(BranchedFusion):
         for layer in self.attention:
             tokens = layer(tokens, present)  # (B, M, H)
         weights = self._scores(tokens).masked_fill(~present, -torch.inf).softmax(dim=1)  # (B, M)
-        fused = (weights[:, :, None] * tokens).sum(dim=1)  # (B, H)
         own = self.gain.exp() * (weights[:, :, None] * logits).sum(dim=1)  # (B, C)
         if not self.config.token_path:
             return FusionOutput(own, weights)
-        added = self.classifier(self.norm(fused))  # (B, C)
+        added = self.join(tokens, weights)  # (B, C)
         return FusionOutput(own + added if self.config.own_path else added, weights)
 
     def _scores(self, tokens: Tensor) -> Tensor:

@@ -1,18 +1,24 @@
-"""`python -m tools.bench_fusion [generated|ravdess ...]`: prints each figure beside what it must reach."""
+"""`python -m tools.bench_fusion [generated|ravdess|missing|parts|search ...]`: figures beside what they must reach."""
 
 from __future__ import annotations
 
 import sys
 
-from tools.bench_fusion.figures import generated_figures, missing_figures, ravdess_figures
+from tools.bench_fusion.generated_figures import generated_figures
+from tools.bench_fusion.missing import missing_figures
+from tools.bench_fusion.parts import parts_figures
+from tools.bench_fusion.ravdess import ravdess_figures
+from tools.bench_fusion.searched import search_figures
 
 FIGURES = {"generated": generated_figures, "ravdess": ravdess_figures, "missing": missing_figures}
+LONGER = {"parts": parts_figures, "search": search_figures}
+"""Only run by name: they train dozens of ensembles."""
 
 
 def main(names: list[str]) -> None:
-    """Run the figures named, or all."""
+    """Run the figures named, or all that are not long."""
     for name in names or list(FIGURES):
-        for line in FIGURES[name]():
+        for line in (FIGURES | LONGER)[name]():
             sys.stdout.write(f"{line}\n")
             sys.stdout.flush()
 

@@ -7,6 +7,7 @@ pulled to a wrong class, in all modalities alike, so that no model can get them 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,3 +67,14 @@ def generate(
         {name: values[labelled:] for name, values in features.items()},
         labels[labelled:],
     )
+
+
+def with_holes(
+    features: Mapping[str, NDArray[np.float32]], shares: Mapping[str, float], *, seed: int
+) -> dict[str, NDArray[np.float32]]:
+    """Features of which a share of the clips lacks each modality named: rows of NaN; the others stay as they are."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: np.where(rng.random(len(values))[:, None] < shares.get(name, 0.0), np.float32(np.nan), values)
+        for name, values in features.items()
+    }

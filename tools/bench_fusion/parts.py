@@ -1,0 +1,73 @@
+"""Which parts of `ecmf` and of its training earn their place (`python -m tools.bench_fusion parts`, minutes)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ecmf_pipeline.evaluation.ablation import Study, ablate
+from ecmf_pipeline.evaluation.ablation_files import summary
+from ecmf_pipeline.evaluation.config import AblateConfig
+from ecmf_pipeline.evaluation.variants import variants
+from ecmf_pipeline.fusion import CrossValidation, FusionConfig, TrainingConfig, cross_validate
+from ecmf_pipeline.fusion.folds import assign_folds
+from ecmf_pipeline.fusion.inputs import encode_labels
+from tools.bench_fusion.generated import generate, with_holes
+from tools.bench_fusion.ravdess import read_ravdess
+
+RAVDESS_SEEDS, GENERATED_SEEDS = 3, 1
+HOLES = {"face": 0.05, "audio": 0.1, "text": 0.2}
+"""Share of the clips of the generated set that lack a modality."""
+
+
+def parts_figures() -> Iterator[str]:
+    """Each part taken away or added, on RAVDESS by actor and on the generated set with missing modalities."""
+    torch.set_num_threads(1)
+    features, labels, actors = read_ravdess()
+    yield f"RAVDESS, {RAVDESS_SEEDS} seeds, intervals over actors and seeds"
+    yield _parts(features, labels, actors, RAVDESS_SEEDS)
+    yield from _ensembling(features, labels, actors)
+    made = generate(candidates=0)
+    holed = with_holes(made.features, HOLES, seed=7)
+    yield f"the generated set, 7,369 clips, lacking {HOLES}, {GENERATED_SEEDS} seed, intervals over clips"
+    yield _parts(holed, [str(label) for label in made.labels], None, GENERATED_SEEDS)
+
+
+def _parts(
+    features: Mapping[str, NDArray[np.float32]], labels: Sequence[str], groups: Sequence[str] | None, seeds: int
+) -> str:
+    classes, names = encode_labels(labels)
+    config = AblateConfig(parts=True, modalities=False, fusions=(), seeds=seeds)
+    fusion, training = FusionConfig(), TrainingConfig()
+    study = Study(
+        labels=classes,
+        truth=np.array(labels),
+        groups=groups or [""] * len(labels),
+        folds=assign_folds(classes, groups, training.folds, rng=np.random.default_rng(training.seed)),
+        label_names=names,
+        config=config,
+    )
+    found = ablate(study, list(variants(features, {}, fusion, training, config)), lambda: None)
+    return summary(found.results, "given")
+
+
+def _ensembling(
+    features: Mapping[str, NDArray[np.float32]], labels: Sequence[str], groups: Sequence[str]
+) -> Iterator[str]:
+    """What more models a fold, and the temperature, do for accuracy and for the probabilities."""
+    for seeds in (1, 3, 5):
+        for calibration in ("none", "temperature"):
+            training = TrainingConfig.model_validate({"seeds": seeds, "calibration": calibration})
+            found = cross_validate(features, labels, groups, training=training)
+            yield (
+                f"  {seeds} model(s) a fold, calibration {calibration}: accuracy {found.metrics['accuracy']:.4f}, "
+                f"log-loss {_log_loss(found, labels):.4f}"
+            )
+
+
+def _log_loss(found: CrossValidation, labels: Sequence[str]) -> float:
+    classes, _ = encode_labels(labels, found.ensemble.label_names)
+    return float(-np.log(np.maximum(found.probs[np.arange(len(classes)), classes], 1e-12)).mean())
