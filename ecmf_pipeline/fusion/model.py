@@ -132,7 +132,7 @@ class MixOfTokens(nn.Module):
         own = torch.stack([layer(token) for layer, token in zip(self.layers, tokens.unbind(1), strict=True)], dim=1)
         here = (weights > 0).sum(dim=1)[:, None, None]  # so that more modalities do not make each one fainter
         fused = (here * weights[:, :, None] * own).sum(dim=1)  # (B, H + C)
-        bent, straight = fused.split([self.hidden, fused.shape[1] - self.hidden], dim=1)  # (B, H), (B, C)
+        bent, straight = fused[:, : self.hidden], fused[:, self.hidden :]  # (B, H), (B, C)
         logits: Tensor = straight + self.classifier(self.dropout(nn.functional.gelu(bent)))
         return logits
 

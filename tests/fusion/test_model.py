@@ -189,6 +189,31 @@ def test_weights_forced_to_one_modality_give_its_own_path_back() -> None:
         torch.testing.assert_close(single(features, present).logits, own[:, index])
 
 
+@pytest.mark.parametrize("joint", ["mlp", "sum"])
+def test_what_joins_the_tokens_says_nothing_until_trained_and_then_hears_each(joint: str) -> None:
+    fresh = EcmfFusion(FusionConfig(hidden=8, heads=2, joint=joint), DIMS, 3)  # type: ignore[arg-type]
+    tokens, weights = torch.randn(BATCH, 4, 8, generator=torch.Generator().manual_seed(2)), torch.full((BATCH, 4), 0.25)
+    np.testing.assert_array_equal(fresh.join(tokens, weights).detach(), 0)
+    join = a_model(joint=joint).get_submodule("join")
+    swapped = tokens[:, [1, 0, 2, 3]]
+    same = torch.allclose(join(tokens, weights), join(swapped, weights))
+    assert same == (joint == "sum"), "only layers of their own tell which modality said what"
+
+
+def test_a_missing_token_is_not_heard_however_the_others_are_joined() -> None:
+    join = a_model().get_submodule("join")
+    tokens, weights = torch.randn(BATCH, 4, 8), torch.tensor([0.5, 0.5, 0.0, 0.0]).expand(BATCH, 4)
+    changed = tokens.clone()
+    changed[:, 2:] = 7.0
+    assert torch.equal(join(tokens, weights), join(changed, weights))
+
+
+def test_layer_norm_can_be_switched_off() -> None:
+    names = [name for name, part in a_model(layer_norm=False).named_modules() if isinstance(part, nn.LayerNorm)]
+    assert names == []
+    assert any(isinstance(part, nn.LayerNorm) for part in a_model().modules())
+
+
 def test_forced_weights_hear_no_other_modality_along_the_token_path_either() -> None:
     model, features = a_model(layers=0), some_features()
     assert isinstance(model, EcmfFusion)
