@@ -20,7 +20,7 @@ from ecmf_pipeline.labels.evidence import Evidence, evidence_of
 from ecmf_pipeline.labels.experts import NAMES, PENALTIES, Panel, fit_experts
 from ecmf_pipeline.labels.log_pool import LogPool, fit_log_pool
 from ecmf_pipeline.labels.sources import SourceReport, report_sources
-from ecmf_pipeline.labels.unsupervised import combine_without_gold
+from ecmf_pipeline.labels.unsupervised import combine_without_gold, unsupervised_expert
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -88,9 +88,11 @@ def combine_votes(
     calibrated = len(usable) >= LEAST_GOLD and len(np.unique(known[usable])) > 1
     # The optimiser's vectors are short: waiting for BLAS threads costs more than the work itself.
     with threadpool_limits(limits=1, user_api="blas"):
-        crowd = combine_without_gold(evidence, pattern, rng)
-        probs, method = crowd.probs.copy(), "without gold labels: " + _words(len(votes))
-        if calibrated:
+        if not calibrated:
+            crowd = combine_without_gold(evidence, pattern, rng)
+            probs, method = crowd.probs.copy(), f"without gold labels: {crowd.method}"
+        else:
+            crowd = unsupervised_expert(evidence, pattern, rng)
             probs, weights = _with_gold(evidence, pattern, crowd.probs, usable, known[usable], rng)
             shares = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
             method = f"blend fitted to {len(usable)} gold labels ({shares})"
@@ -163,7 +165,3 @@ def _checked(gold: NDArray[np.integer], clips: int, classes: int) -> Ints:
     if clips and not (known.min() >= -1 and known.max() < classes):
         raise ValueError(f"gold labels must be from -1 (unknown) to {classes - 1}")
     return known.astype(np.int64)
-
-
-def _words(sources: int) -> str:
-    return "Dawid-Skene, a pool it teaches, and the mean" if sources > 2 else "the mean of the probabilities"

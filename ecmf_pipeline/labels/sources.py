@@ -62,9 +62,7 @@ def report_sources(
     classes = truth.shape[1]
     voting = cast[judged] != ABSTAIN  # (m, S)
     known = truth[judged]
-    rows = np.arange(len(known))[:, None]
-    error = np.where(voting, 1.0 - known[rows, np.where(voting, cast[judged], 0)], 0.0)  # (m, S) expected errors
-    correlation = _correlations(error, voting)
+    correlation = error_correlations(cast[judged], known)
     reports = []
     for index, name in enumerate(names):
         counts = known[voting[:, index]].T @ np.eye(classes)[cast[judged][voting[:, index], index]]  # (K, K)
@@ -90,8 +88,16 @@ def report_sources(
     return tuple(reports)
 
 
-def _correlations(error: Floats, voting: NDArray[np.bool_]) -> Floats:
-    """Correlations of the sources' errors, (S, S), each over the clips that both vote on."""
+def error_correlations(cast: Ints, truth: Floats) -> Floats:
+    """Correlations of the sources' errors, (S, S), each over the clips that both vote on; NaN where it is unknown.
+
+    Args:
+        cast: Their votes, (n, S).
+        truth: Probabilities of the truth, (n, K).
+    """
+    voting = cast != ABSTAIN
+    chosen = truth[np.arange(len(truth))[:, None], np.where(voting, cast, 0)]
+    error = np.where(voting, 1.0 - chosen, 0.0)  # (n, S) expected errors
     ballots = voting.astype(np.float64)
     shared = ballots.T @ ballots
     least = np.where(shared > 0, shared, 1.0)

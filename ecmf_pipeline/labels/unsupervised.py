@@ -2,8 +2,8 @@
 
 Dawid and Skene's model learns from hard votes who can be trusted with what. What it finds teaches a log-linear pool of
 the soft votes how much each source's probabilities mean. The two, and the plain mean of the probabilities, which keeps
-them from straying where sources err together, are multiplied. Measured by ``tools.bench_labels``: each alone falls
-below the majority in some settings, together they do not.
+them from straying where sources err together, are multiplied; where too few sources err independently the majority
+stands. Measured by ``tools.bench_labels``: each alone falls below the majority in some settings.
 """
 
 from __future__ import annotations
@@ -17,11 +17,18 @@ from scipy.special import softmax
 from ecmf_pipeline.labels.dawid_skene import Ballots, DawidSkene, fit, from_counts
 from ecmf_pipeline.labels.evidence import ABSTAIN, Evidence
 from ecmf_pipeline.labels.log_pool import fit_log_pool
+from ecmf_pipeline.labels.sources import error_correlations
 
 Floats = NDArray[np.float64]
 
-STRENGTH = 20.0
+STRENGTH = 60.0
 """Weight of the prior of a confusion's row, in clips."""
+
+EXPERT_STRENGTH = 20.0
+"""The same where gold labels decide how far the result is believed."""
+
+LEAST_INDEPENDENT = 2.8
+"""With sources worth fewer than this many independent ones the majority stands: see `independent_sources`."""
 
 TAUGHT = 5000
 """Most clips that teach the pool; it has one number a source and class to learn."""
@@ -35,49 +42,93 @@ LEAST_SOURCES = 3
 
 @dataclass(frozen=True, slots=True)
 class Unsupervised:
-    """Probabilities (n, K) and class shares (K,)."""
+    """Probabilities (n, K), class shares (K,), and how they were found, in words."""
 
     probs: Floats
     shares: Floats
+    method: str
 
 
 def combine_without_gold(evidence: Evidence, votes: Ballots, rng: np.random.Generator) -> Unsupervised:
-    """Combine votes whose truth is nowhere known; rows where all abstain get the class shares."""
+    """Combine votes whose truth is nowhere known; rows where all abstain get the class shares.
+
+    Whose votes are right can be told from the votes alone only where at least three sources err independently: of
+    fewer, two that err together pass for the truth, and the third for the one that errs. There the majority stands.
+    """
+    mean = _mean_probs(evidence)
+    if evidence.logs.shape[1] >= LEAST_SOURCES and not evidence.silent.all():
+        majority = _majority(evidence, mean)
+        worth = independent_sources(evidence, majority)
+        if worth < LEAST_INDEPENDENT:
+            why = f"the sources err together, as if they were {worth:.1f}: too few to tell who is right"
+            return _completed(majority, evidence, f"the majority ({why})")
+    return _model(evidence, votes, rng, STRENGTH)
+
+
+def unsupervised_expert(evidence: Evidence, votes: Ballots, rng: np.random.Generator) -> Unsupervised:
+    """What the votes say by themselves, for a blend that gold labels weigh: bolder, since they will tell."""
+    return _model(evidence, votes, rng, EXPERT_STRENGTH)
+
+
+def independent_sources(evidence: Evidence, truth: Floats) -> float:
+    """How many independent sources the votes are worth: S over the mean, by source, of the summed error correlations.
+
+    Args:
+        evidence: The votes.
+        truth: What is taken for the truth, (n, K).
+    """
+    correlation = np.clip(np.nan_to_num(error_correlations(evidence.cast, truth)), 0.0, 1.0)
+    np.fill_diagonal(correlation, 1.0)
+    return float(len(correlation) / correlation.sum(axis=1).mean())
+
+
+def _model(evidence: Evidence, votes: Ballots, rng: np.random.Generator, strength: float) -> Unsupervised:
     mean = _mean_probs(evidence)
     voted = ~evidence.silent
     if evidence.logs.shape[1] < LEAST_SOURCES or not voted.any():
-        shares = mean[voted].sum(axis=0) + 1.0
-        probs = mean
-    else:
-        model = _from_majority(votes, voted)
-        crowd = softmax(model.scores(votes.rows), axis=1)[votes.pattern]  # (n, K)
-        taught = np.flatnonzero(voted)
-        if len(taught) > TAUGHT:
-            taught = rng.permutation(taught)[:TAUGHT]
-        pool = fit_log_pool(
-            evidence.logs[taught],
-            crowd[taught],
-            total=1.2,
-            weight_spread=0.5,
-            bias=np.zeros(crowd.shape[1]),
-            bias_spread=1.0,
-        )
-        soft = pool.log_probs(evidence.logs) + np.log(mean + 1e-3)
-        share = _soft_share(evidence) / 2
-        probs = softmax((1 - share) * np.log(crowd + 1e-9) + share * soft, axis=1)
-        shares = probs[voted].sum(axis=0) + 1.0
+        return _completed(mean, evidence, "the mean of the probabilities")
+    model = _from_majority(votes, voted, strength)
+    crowd = softmax(model.scores(votes.rows), axis=1)[votes.pattern]  # (n, K)
+    taught = np.flatnonzero(voted)
+    if len(taught) > TAUGHT:
+        taught = rng.permutation(taught)[:TAUGHT]
+    pool = fit_log_pool(
+        evidence.logs[taught],
+        crowd[taught],
+        total=1.2,
+        weight_spread=0.5,
+        bias=np.zeros(crowd.shape[1]),
+        bias_spread=1.0,
+    )
+    soft = pool.log_probs(evidence.logs) + np.log(mean + 1e-3)
+    share = _soft_share(evidence) / 2
+    probs = softmax((1 - share) * np.log(crowd + 1e-9) + share * soft, axis=1)
+    return _completed(probs, evidence, "Dawid-Skene, a pool it teaches, and the mean")
+
+
+def _completed(probs: Floats, evidence: Evidence, method: str) -> Unsupervised:
+    voted = ~evidence.silent
+    shares = probs[voted].sum(axis=0) + 1.0
     shares = shares / shares.sum()
-    return Unsupervised(np.where(voted[:, None], probs, shares), shares)
+    return Unsupervised(np.where(voted[:, None], probs, shares), shares, method)
 
 
-def _from_majority(votes: Ballots, voted: NDArray[np.bool_]) -> DawidSkene:
+def _majority(evidence: Evidence, mean: Floats) -> Floats:
+    """Shares of the votes, (n, K); the mean probabilities break ties."""
+    tally = (evidence.cast[:, :, None] == np.arange(evidence.logs.shape[2])).sum(axis=1) + 1e-3 * mean
+    total = tally.sum(axis=1, keepdims=True)
+    shares: Floats = tally / np.where(total > 0, total, 1.0)
+    return shares
+
+
+def _from_majority(votes: Ballots, voted: NDArray[np.bool_], strength: float) -> DawidSkene:
     sources, classes = votes.shape
     counts = votes.counted(voted)
     tally = np.asarray(votes.rows.toarray()).reshape(-1, sources, classes).sum(axis=1) + 1e-3  # (u, K)
     expected = counts[:, None] * tally / tally.sum(axis=1, keepdims=True)
-    start = from_counts(votes.expected(expected), expected.sum(axis=0), STRENGTH)
+    start = from_counts(votes.expected(expected), expected.sum(axis=0), strength)
     nothing = np.zeros((sources, classes, classes))
-    return fit(votes, counts, nothing, np.zeros(classes), start=start, strength=STRENGTH)
+    return fit(votes, counts, nothing, np.zeros(classes), start=start, strength=strength)
 
 
 def _soft_share(evidence: Evidence) -> float:

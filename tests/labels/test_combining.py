@@ -14,7 +14,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
 from ecmf_pipeline.labels import combine_votes
-from ecmf_pipeline.labels.evidence import first_choice
+from ecmf_pipeline.labels.evidence import evidence_of, first_choice
+from ecmf_pipeline.labels.unsupervised import independent_sources
 from ecmf_pipeline.metrics import expected_calibration_error
 from tools.vote_worlds import WORLDS, World, generate, gold_sample
 
@@ -77,6 +78,33 @@ def test_without_gold_it_is_not_below_the_majority(name: str) -> None:
     combined = combine_votes(votes, np.full(len(truth), -1))
     assert not combined.calibrated
     assert (combined.labels == truth).mean() > (majority(votes) == truth).mean() - 0.005
+
+
+def test_where_sources_err_together_the_majority_stands() -> None:
+    together = World("together", (0.6, 0.6, 0.5), classes=4, clips=1500, shared=0.1, family=0.8)
+    votes, truth = generate(together, 0)
+    combined = combine_votes(votes, np.full(len(truth), -1))
+    assert "the majority (the sources err together, as if they were" in combined.method
+    assert (combined.labels == majority(votes)).mean() > 0.99
+    apart = generate(World("apart", (0.6, 0.6, 0.5, 0.5, 0.5), clips=1500, shared=0.0, family=0.0), 0)[0]
+    assert "Dawid-Skene" in combine_votes(apart, np.full(1500, -1)).method
+
+
+def test_how_many_independent_sources_votes_are_worth() -> None:
+    truth = np.arange(3000) % 3
+    rng = np.random.default_rng(0)
+
+    def source() -> NDArray[np.float64]:
+        return np.eye(3)[np.where(rng.random(3000) < 0.7, truth, (truth + 1) % 3)]
+
+    first, second, third = source(), source(), source()
+    for votes, worth in (
+        ({"a": first, "b": second, "c": third}, 3.0),
+        ({"a": first, "b": first, "c": first}, 1.0),
+        ({"a": first, "b": first, "c": third}, 1.8),
+    ):
+        found = independent_sources(evidence_of(votes, floor=1e-2), np.eye(3)[truth])
+        assert found == pytest.approx(worth, abs=0.15)
 
 
 def test_gold_stays_and_clips_that_nobody_votes_on_get_the_prior() -> None:
