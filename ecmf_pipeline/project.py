@@ -48,6 +48,7 @@ IGNORED = {
         "extract-text.csv",
         "rewrite.csv",
         "vote.csv",
+        "vote-examples-*.csv",
     ],
     "data/fusion": ["given", "refined"],
     "data/predictions": ["given", "refined"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,13 @@ from ecmf_pipeline.dataset import load_features
 from ecmf_pipeline.errors import CorpusError, ModelError
 from ecmf_pipeline.extraction.plan import branch_settings
 from ecmf_pipeline.files import fingerprint, read_json
+from ecmf_pipeline.llm.calibration import held_out_temperatures
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.scoring import ScoreBooks, Scored, scored, without_words
-from ecmf_pipeline.llm.step import LocalScorers
+from ecmf_pipeline.llm.examples import prompts_by_fold
+from ecmf_pipeline.llm.prompt import Prompt, load_prompt
+from ecmf_pipeline.llm.scoring import ScoreBooks, Scored, scored, votes_from_scores, without_words
+from ecmf_pipeline.llm.server_calibration import CALIBRATION, calibrated, calibration_of_server
+from ecmf_pipeline.llm.steps import steps_of
 from ecmf_pipeline.params import Params
 from ecmf_pipeline.texts import read_texts
 
@@ -123,6 +127,7 @@ def llm_scores(
     *,
     workers: int | None = None,
     retry_quarantined: bool = False,
+    prompt: Prompt | None = None,
 ) -> tuple[Sequence[str], Scored]:
     """The LLM's calibrated label scores of what clips say, asking only what no cache knows.
 
@@ -132,22 +137,65 @@ def llm_scores(
         books: Where the stage keeps what it has asked.
         workers: Processes side by side; None: as ``config`` says.
         retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
+        prompt: The prompt with examples of the corpus; None: as it is packaged.
 
     Returns:
         The labels asked for (MER's six where the corpus has fewer than two), and the scores, (n, K).
     """
-    labels = read_json(layout.CORPUS, made_by="index")["labels"]
-    if len(labels) < 2:  # nothing to choose between; the words can be enriched all the same
-        labels = MER_LABELS
+    labels = labels_to_ask()
     if not any(clip.transcript.strip() for clip in clips):
         return labels, without_words(len(clips), len(labels), books)
-    scores = scored(
-        {clip.clip_id: clip.transcript for clip in clips},
+    asked = prompt or load_prompt(config.prompt)
+    texts: dict[str, str] = {clip.clip_id: clip.transcript for clip in clips}
+    calibration = calibration_of_server(config, asked)
+    found = scored(
+        {**texts, **{f"{CALIBRATION}{number}": text for number, text in enumerate(calibration)}},
         labels,
-        fingerprint=fingerprint(config.settings(labels)),
+        fingerprint=fingerprint(config.settings(labels, prompt)),
         books=books,
-        scorers=LocalScorers(config),
+        steps=steps_of(config, asked, labels),
         config=config if workers is None else config.model_copy(update={"workers": workers}),
         retry_quarantined=retry_quarantined,
     )
-    return labels, scores
+    return labels, calibrated(found, len(calibration))
+
+
+def labels_to_ask() -> Sequence[str]:
+    """The corpus' labels; MER's six where there is nothing to choose between: the words can be enriched all the same."""
+    labels: Sequence[str] = read_json(layout.CORPUS, made_by="index")["labels"]
+    return labels if len(labels) >= 2 else MER_LABELS
+
+
+def llm_votes(
+    params: Params, corpus: Corpus, *, workers: int | None = None, retry_quarantined: bool = False
+) -> tuple[NDArray[np.float64], list[Scored]]:
+    """The LLM's votes on every clip as probabilities, (n, K), rows of NaN where it abstains, and what was asked.
+
+    Whatever is learned from labels (examples in the prompt, the temperature) is learned on given labels of other folds
+    than the clip's own; gold labels are never read.
+    """
+    settings, folds = params.llm.votes, folds_of(corpus, params.vote.folds, params.vote.seed)
+    given = np.array(labels_of(corpus.clips, corpus.labels), np.int64)
+    values = np.full((len(corpus.clips), len(corpus.labels)), np.nan)
+    if settings.examples == "packaged":
+        _, found = llm_scores(
+            params.llm, corpus.clips, VOTE_BOOKS, workers=workers, retry_quarantined=retry_quarantined
+        )
+        values, asked = found.values, [found]
+    else:
+        texts, prompt, asked = [clip.transcript for clip in corpus.clips], load_prompt(params.llm.prompt), []
+        prompts = prompts_by_fold(prompt, texts, given, corpus.labels, folds, seed=params.vote.seed)
+        for fold, own in prompts.items():
+            rows = np.flatnonzero(folds == fold)
+            # A table for each: what was set aside under one prompt says nothing of another.
+            books = replace(VOTE_BOOKS, quarantine=layout.QUARANTINE / f"vote-examples-{fold}.csv")
+            some = [corpus.clips[row] for row in rows]
+            _, found = llm_scores(
+                params.llm, some, books, workers=workers, retry_quarantined=retry_quarantined, prompt=own
+            )
+            values[rows] = found.values
+            asked.append(found)
+    temperature: float | NDArray[np.float64]
+    fitted = settings.temperature == "fitted"
+    temperature = held_out_temperatures(values, given, folds) if fitted else float(settings.temperature)
+    return votes_from_scores(values, margin=params.vote.llm_margin, temperature=temperature), asked

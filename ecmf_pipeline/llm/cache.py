@@ -1,9 +1,12 @@
 """Scores already paid for: immutable parts of whole lines, in a folder per fingerprint.
 
 A line is ``{"key": <SHA-256 of the text>, "scores": [...]}``, with ``"cut": true`` where only the beginning of the text
-was read. Nothing is ever appended to a file, so that DVC sends new parts alone and a file that its cache shares stays
-as it was; parts are made aside and renamed into place. What the workers of a run have finished waits in a spool until
-it is sealed into a part. A text that was paid for twice merely stands twice; a damaged line costs that line.
+was read. A text on which the model gave no valid answer has no scores but ``"raw": [...]``, what it said instead: it is
+not asked again either.
+
+Nothing is ever appended to a file, so that DVC sends new parts alone and a file that its cache shares stays as it was;
+parts are made aside and renamed into place. What the workers of a run have finished waits in a spool until it is sealed
+into a part. A text that was paid for twice merely stands twice; a damaged line costs that line.
 """
 
 from __future__ import annotations
@@ -25,6 +28,9 @@ from ecmf_pipeline.spooled import SpooledWriter
 DIGITS = 6
 """Decimals that are kept of a score."""
 
+RAW = 2000
+"""Characters that are kept of an answer that was not valid."""
+
 _PART = re.compile(r"part-(\d{6,})-[0-9a-f]{8}\.jsonl")
 
 
@@ -36,11 +42,13 @@ class TextScores:
         key: SHA-256 of the text.
         scores: A score for each label, (K,), rounded to `DIGITS`.
         cut: Whether the text was too long and only its beginning was read.
+        raw: The answers that were not valid, with the reason before each. Without scores: the model abstains.
     """
 
     key: str
     scores: tuple[float, ...]
     cut: bool = False
+    raw: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, text: str, scores: NDArray[np.float64], *, cut: bool = False) -> TextScores:
@@ -53,9 +61,15 @@ class TextScores:
             raise ValueError(f"scores {scores} are not finite")
         return cls(sha256_text(text), tuple(np.round(scores, DIGITS).tolist()), cut)
 
+    @classmethod
+    def abstained(cls, text: str, raw: Sequence[str], *, cut: bool = False) -> TextScores:
+        """A text on which every answer was invalid."""
+        return cls(sha256_text(text), (), cut, tuple(answer[:RAW] for answer in raw))
+
     def line(self) -> str:
         """The line of the cache, with its end."""
-        entry = {"key": self.key, "scores": list(self.scores)} | ({"cut": True} if self.cut else {})
+        entry: dict[str, object] = {"key": self.key, "scores": list(self.scores)}
+        entry |= ({"cut": True} if self.cut else {}) | ({"raw": list(self.raw)} if self.raw else {})
         return json.dumps(entry, allow_nan=False, separators=(",", ":")) + "\n"
 
     @classmethod
@@ -67,7 +81,8 @@ class TextScores:
         """
         try:
             entry = json.loads(line)
-            found = cls(entry["key"], tuple(map(float, entry["scores"])), bool(entry.get("cut", False)))
+            scores, raw = tuple(map(float, entry["scores"])), tuple(map(str, entry.get("raw", ())))
+            found = cls(entry["key"], scores, bool(entry.get("cut", False)), raw)
         except (TypeError, KeyError) as error:
             raise ValueError(f"not a line of scores: {line!r}") from error
         if not isinstance(found.key, str) or not all(map(math.isfinite, found.scores)):

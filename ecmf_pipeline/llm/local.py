@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 
 from ecmf_pipeline.errors import ModelError
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.prompt import as_data, load_prompt
+from ecmf_pipeline.llm.prompt import Prompt, as_data, load_prompt
 
 _PROBES = ("", "a", "The", "1", "'", "...", "?", "(", "中", "é")
 """Beginnings of utterances; what the tokens of all their prompts share is the prefix."""
@@ -65,17 +65,18 @@ class TransformersScorer:
 
     Args:
         config: Model, prompt and batch size.
+        prompt: The prompt with examples of the corpus; None: as it is packaged.
         worker: Number of the worker that asks; where ``config.device`` leaves the choice, workers share out the GPUs.
 
     Attributes:
         cut: Utterances that were cut to ``config.max_tokens``.
     """
 
-    def __init__(self, config: LlmConfig, worker: int = 0) -> None:
+    def __init__(self, config: LlmConfig, worker: int = 0, prompt: Prompt | None = None) -> None:
         self.config = config
         self.cut: set[str] = set()
         self._worker = worker
-        self._prompt = load_prompt(config.prompt)
+        self._prompt = prompt or load_prompt(config.prompt)
         self._tasks: dict[tuple[str, ...], _Task] = {}
         self._baselines: dict[tuple[str, ...], NDArray[np.float64]] = {}
 

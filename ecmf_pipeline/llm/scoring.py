@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.errors import ServerUnavailable, TryAgain
 from ecmf_pipeline.files import sha256_text
+from ecmf_pipeline.llm.asking import Threads
 from ecmf_pipeline.llm.cache import ScoreCache, ScoreKeeper, ScoreSealer, ScoreWriter
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.step import BRANCH, Scorers, ScoringSteps, Utterance
+from ecmf_pipeline.llm.step import BRANCH, Utterance
 from ecmf_pipeline.quarantine import Quarantine
-from ecmf_pipeline.runner import Engine, InProcess, LocalProcesses, Run, RunConfig, RunReport, Target
+from ecmf_pipeline.runner import Engine, InProcess, LocalProcesses, Run, RunConfig, RunReport, StepFactory, Target
 from ecmf_pipeline.runner.machine import usable_cores
 
 PART_SIZE = 1024
@@ -52,6 +54,7 @@ class Scored:
         empty: How many utterances have no words.
         truncated: How many of the texts asked were too long and cut.
         quarantined: How many utterances are set aside, by this run or earlier ones.
+        invalid: How many utterances the model abstains on because its answers were not valid.
         damaged: How many lines of the cache could not be read; their texts were asked again.
     """
 
@@ -62,6 +65,7 @@ class Scored:
     truncated: int
     quarantined: int
     damaged: int
+    invalid: int = 0
 
 
 def scored(
@@ -70,7 +74,7 @@ def scored(
     *,
     fingerprint: str,
     books: ScoreBooks,
-    scorers: Scorers,
+    steps: StepFactory,
     config: LlmConfig,
     retry_quarantined: bool = False,
     engine: Engine | None = None,
@@ -85,13 +89,15 @@ def scored(
         labels: Labels to choose from, (K,).
         fingerprint: Of all that changes a score.
         books: Where the stage keeps what it has asked.
-        scorers: Builds the model, in each worker; not called when everything is known.
+        steps: Makes the step of each worker; not called when everything is known.
         config: How the loop runs.
         retry_quarantined: Whether texts that were set aside are tried again.
         engine: Who runs the workers; None: processes of this machine, as ``config`` says.
 
     Raises:
         StoreBusy: When another run asks for the same stage.
+        TryAgain: When a server failed each time it was asked about some texts.
+        BudgetSpent: When more would have to be asked than the budget allows.
         TooManyQuarantined: When too many texts make the model fail; what was scored is kept.
         Interrupted: On Ctrl-C or SIGTERM; what was complete is kept.
     """
@@ -104,22 +110,28 @@ def scored(
         report = RunReport(reused={BRANCH: len(keys) - len(missing)})
         if items := _items(utterances, missing, quarantine):
             run: Run[Utterance] = Run(
-                ScoringSteps(scorers, tuple(labels)),
+                steps,
                 ScoreKeeper(writer.spool),
                 ScoreSealer(writer, keys),
                 {BRANCH: quarantine},
-                RunConfig(config.batch_size, PART_SIZE, config.max_quarantined, config.workers, config.clip_timeout),
+                RunConfig(_batch_size(config), PART_SIZE, config.max_quarantined, config.workers, config.clip_timeout),
                 report,
                 engine or _engine(config),
             )
             run(items, books.stage)
+            if ServerUnavailable.__name__ in report.transient:
+                count = report.transient[ServerUnavailable.__name__]
+                raise TryAgain(
+                    f"{books.stage}: {count} clips are without an answer, since the "
+                    f"server failed each time; the answers are kept.\n  See {books.quarantine}, and run it again."
+                )
         else:
             quarantine.write()
             quarantine.refuse_too_many(len(keys), config.max_quarantined)
     values = np.full((len(utterances), len(labels)), np.nan)
     for row, clip_id in enumerate(utterances):
         if clip_id in keys and keys[clip_id] in cache:
-            values[row] = cache[keys[clip_id]].scores
+            values[row] = cache[keys[clip_id]].scores or np.nan
     asked = {key for key in missing.values() if key in cache}
     return Scored(
         values,
@@ -129,6 +141,7 @@ def scored(
         truncated=sum(cache[key].cut for key in asked),
         quarantined=len(quarantine),
         damaged=cache.dropped,
+        invalid=sum(not cache[key].scores for key in keys.values() if key in cache),
     )
 
 
@@ -183,20 +196,29 @@ def _items(utterances: Mapping[str, str], missing: Mapping[str, str], quarantine
     return [item for part in parts for item in sorted(part, key=lambda item: len(item.text))]
 
 
+def _batch_size(config: LlmConfig) -> int:
+    """Texts that are durable together: a server's answers are paid for one by one."""
+    return 1 if config.backend == "openai" else config.batch_size
+
+
 def _engine(config: LlmConfig) -> Engine:
-    """Workers that share out the cores: a single one has all of them."""
+    """Workers that share out the cores: a single one has all of them. Waiting for a server takes none."""
+    if config.backend == "openai":
+        return Threads(config.server.concurrency)
     if config.workers == 0:
         return InProcess()
     threads = 1 if config.workers is None else max(1, usable_cores() // config.workers)
     return LocalProcesses(config.workers, config.clip_timeout, threads)
 
 
-def probabilities(scores: NDArray[np.float64], *, temperature: float = 1.0) -> NDArray[np.float64]:
+def probabilities(
+    scores: NDArray[np.float64], *, temperature: float | NDArray[np.float64] = 1.0
+) -> NDArray[np.float64]:
     """Softmax over the labels, (n, K); rows of NaN stay NaN.
 
     Args:
         scores: Log-scores, (n, K).
-        temperature: Divides the scores first: above 1 flattens, below 1 sharpens.
+        temperature: Divides the scores first: above 1 flattens, below 1 sharpens. One for all, or one for each, (n, 1).
     """
     scaled = scores / temperature
     scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
@@ -204,7 +226,9 @@ def probabilities(scores: NDArray[np.float64], *, temperature: float = 1.0) -> N
     return normalised
 
 
-def votes_from_scores(scores: NDArray[np.float64], *, margin: float, temperature: float = 1.0) -> NDArray[np.float64]:
+def votes_from_scores(
+    scores: NDArray[np.float64], *, margin: float, temperature: float | NDArray[np.float64] = 1.0
+) -> NDArray[np.float64]:
     """The LLM's votes as probabilities, (n, K), with rows of NaN where it abstains.
 
     It abstains where there are no words (a NaN row of scores) and where the first label leads the second by less than

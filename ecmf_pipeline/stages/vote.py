@@ -11,11 +11,10 @@ from ecmf_pipeline import layout
 from ecmf_pipeline.clips import labels_of
 from ecmf_pipeline.labels.tables import write_votes
 from ecmf_pipeline.labels.voters import out_of_fold_votes
-from ecmf_pipeline.llm.scoring import votes_from_scores
 from ecmf_pipeline.params import Params, load_params
 from ecmf_pipeline.progress import progress, say
 from ecmf_pipeline.sharing import pull_hint
-from ecmf_pipeline.stage_inputs import VOTE_BOOKS, Corpus, folds_of, llm_scores, read_features, read_labelled_corpus
+from ecmf_pipeline.stage_inputs import Corpus, folds_of, llm_votes, read_features, read_labelled_corpus
 
 
 def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
@@ -30,13 +29,13 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
         say(hint)
     corpus = read_labelled_corpus()
     votes = dict(_classifiers(params, corpus))
-    _, scores = llm_scores(params.llm, corpus.clips, VOTE_BOOKS, workers=workers, retry_quarantined=retry_quarantined)
-    votes["llm"] = votes_from_scores(scores.values, margin=params.vote.llm_margin)
+    votes["llm"], asked = llm_votes(params, corpus, workers=workers, retry_quarantined=retry_quarantined)
     write_votes(layout.VOTES, [clip.clip_id for clip in corpus.clips], votes, corpus.labels)
     say(f"vote: {len(corpus.clips)} clips, {len(votes)} sources")
     for name, probs in votes.items():
         say(f"  {name}: {int(np.isfinite(probs).all(axis=1).sum())} votes, the rest abstentions")
-    say(f"  {scores.asked} texts asked, {scores.cached} from the cache, {scores.quarantined} clips quarantined")
+    counts = [sum(getattr(scores, name) for scores in asked) for name in ("asked", "cached", "quarantined", "invalid")]
+    say("  {} texts asked, {} from the cache, {} clips quarantined, {} without a valid answer".format(*counts))
 
 
 def _classifiers(params: Params, corpus: Corpus) -> Iterator[tuple[str, NDArray[np.float64]]]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.scoring import ScoreBooks, Scored, scored
+from ecmf_pipeline.llm.step import ScoringSteps
 
 LABELS = ("angry", "happy")
 
@@ -95,7 +96,7 @@ def ask(
         LABELS,
         fingerprint=fingerprint,
         books=stage or books(folder),
-        scorers=Scripted(folder, seconds),
+        steps=ScoringSteps(Scripted(folder, seconds), LABELS),
         config=LlmConfig(
             batch_size=batch_size, workers=workers, clip_timeout=clip_timeout, max_quarantined=max_quarantined
         ),

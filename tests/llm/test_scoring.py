@@ -18,7 +18,7 @@ from ecmf_pipeline.llm import scoring
 from ecmf_pipeline.llm.cache import ScoreCache, ScoreWriter, TextScores, parts
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.scoring import probabilities, scored, votes_from_scores
-from ecmf_pipeline.llm.step import LocalScorers
+from ecmf_pipeline.llm.step import LocalScorers, ScoringSteps
 from ecmf_pipeline.quarantine import QuarantineEntry, read_quarantine
 
 SIX = ("neutral", "angry", "happy", "sad", "worried", "surprise")
@@ -262,7 +262,7 @@ def test_a_real_model_says_the_same_in_a_worker(tmp_path: Path, tiny: LlmConfig)
             SIX,
             fingerprint="f",
             books=books(tmp_path / str(workers)),
-            scorers=LocalScorers(tiny),
+            steps=ScoringSteps(LocalScorers(tiny), SIX),
             config=tiny.model_copy(update={"workers": workers}),
         )
         values.append(result.values)
