@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from ecmf_pipeline.clips import Modality
 from ecmf_pipeline.errors import WORKER_NOTE, EcmfError, Interrupted
+from ecmf_pipeline.llm_cli import llm_app
 from ecmf_pipeline.store_cli import store_app
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
@@ -43,6 +44,7 @@ app = typer.Typer(
 
 
 app.add_typer(store_app, name="store")
+app.add_typer(llm_app, name="llm")
 
 
 class TrainedOn(StrEnum):

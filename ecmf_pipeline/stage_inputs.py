@@ -161,7 +161,7 @@ def llm_scores(
 
 
 def labels_to_ask() -> Sequence[str]:
-    """The corpus' labels; MER's six where there is nothing to choose between: the words can be enriched all the same."""
+    """The corpus' labels; MER's six where there is nothing to choose between: words can be enriched all the same."""
     labels: Sequence[str] = read_json(layout.CORPUS, made_by="index")["labels"]
     return labels if len(labels) >= 2 else MER_LABELS
 

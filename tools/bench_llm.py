@@ -1,7 +1,8 @@
 """What the embedded LLM is worth on MELD's real utterances: its votes, raw and calibrated, and its enriched texts.
 
 Run as ``python -m tools.bench_llm FOLDER``, where FOLDER keeps the scores (a second run asks nothing) and
-``../shared/data/meld`` holds MELD's csv files. Everything is sampled by a seed; the test split is read for figures only.
+``../shared/data/meld`` holds MELD's csv files. Everything is sampled by a seed; the test split is read for figures
+only.
 """
 
 from __future__ import annotations

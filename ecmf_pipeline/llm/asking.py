@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from ecmf_pipeline.errors import ClipError
 from ecmf_pipeline.llm.answers import InvalidAnswer, label_schema, read_label, read_scores, share_scores
 from ecmf_pipeline.llm.budget import Budget
 from ecmf_pipeline.llm.cache import TextScores
@@ -69,8 +70,12 @@ class AskingStep(Step[Utterance, str, TextScores]):
         """Ask about each text; the clips that say it share the answer."""
         outcomes: list[Outcome[TextScores]] = []
         for item, text in batch:
-            row = self._ask(text)
-            outcomes += [Outcome(target, row) for target in item.targets]
+            result: TextScores | ClipError
+            try:
+                result = self._ask(text)
+            except ClipError as error:
+                result = error
+            outcomes += [Outcome(target, result) for target in item.targets]
         return outcomes
 
     def stop(self) -> None:

@@ -125,6 +125,10 @@ class ScoreCache:
         """The scores of the text of that SHA-256."""
         return self._rows[key]
 
+    def rows(self) -> Iterable[TextScores]:
+        """All that is known."""
+        return self._rows.values()
+
     def refresh(self) -> None:
         """Read the files that were not there before."""
         for place in self._places:

@@ -39,6 +39,7 @@ def calibrated(found: Scored, texts: int) -> Scored:
     if not answered.any():
         raise ModelError(
             f"the model gave no valid answer on any of the {texts} calibration texts",
-            "see `ecmf-pipe llm export` for what it said; take a model that keeps to a schema, or llm.calibration: none",
+            "see `ecmf-pipe llm export` for what it said; take a model that keeps to a schema, or set "
+            "llm.calibration: none",
         )
     return replace(found, values=values - baseline[answered].mean(axis=0))

@@ -39,6 +39,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     unclear = sum(prompt.wording.unclear in text.enriched for text in texts.values())
     say(
         f"rewrite: {len(texts)} transcripts enriched ({unclear} of them unclear by their words), {scores.asked} asked, "
-        f"{scores.cached} from the cache, {scores.truncated} cut, {scores.quarantined} quarantined, {scores.invalid} without a valid answer; "
+        f"{scores.cached} from the cache, {scores.truncated} cut, {scores.quarantined} quarantined, "
+        f"{scores.invalid} without a valid answer; "
         f"table {'written' if changed else 'unchanged'}"
     )

@@ -1,7 +1,8 @@
 """An OpenAI-compatible server on loopback that knows the right answer, and often does something else.
 
-What it does with a request follows from the utterance and how often it was asked about it, never from the clock, so that
-a test sees the same faults on every machine. It keeps a diary: each answer that was delivered whole is one paid for.
+What it does with a request follows from the utterance and how often it was asked about it, never from the clock, so
+that a test sees the same faults on every machine. It keeps a diary: each right answer that was delivered whole is one
+paid for.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,6 @@ class FaultServer:
         paid: How many right answers were delivered whole, by text.
         faults: How many requests met each fault.
         requests: Bodies of all requests.
-        hold: While set to an event that is not, right answers wait for it.
     """
 
     def __init__(self, plan: Callable[[str, int], str]) -> None:
@@ -62,7 +63,7 @@ class FaultServer:
         self.paid: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.requests: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
+        self.headers: list[Message] = []
         self.closing = threading.Event()
         self._times: dict[str, int] = defaultdict(int)
         self._lock = threading.Lock()
@@ -76,11 +77,11 @@ class FaultServer:
             self._times[text] += 1
             self.asked.append(text)
             self.requests.append(body)
-            self.headers.append(dict(handler.headers))
+            self.headers.append(handler.headers)
             fault = self.plan(text, attempt)
             self.faults[fault] += 1
         if fault == "hang":
-            self.closing.wait(5)
+            self.closing.wait(30)
         elif fault == "drop":
             handler.connection.close()
         elif fault == "429":
