@@ -183,7 +183,7 @@ def serving(plan: Callable[[str, int], str] = often_faulty) -> Iterator[FaultSer
 
 def settings(url: str, budget: BudgetConfig | None = None, **server: Any) -> LlmConfig:
     """Params that ask the server at ``url`` without waiting long."""
-    config = {"base_url": url, "key_env": None, "timeout": 1.0, "first_wait": 0.001, "max_retries": 12} | server
+    config = {"base_url": url, "key_env": None, "timeout": 30.0, "first_wait": 0.001, "max_retries": 12} | server
     return LlmConfig(
         backend="openai",
         model="served",

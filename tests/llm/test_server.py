@@ -41,7 +41,7 @@ def kept(folder: Path) -> set[str]:
 def test_500_texts_through_every_fault(tmp_path: Path) -> None:
     texts = lines(500)
     with serving() as server:
-        found = ask(tmp_path, texts, settings(server.url, timeout=3.0, concurrency=16))
+        found = ask(tmp_path, texts, settings(server.url, timeout=5.0, concurrency=16))
         assert {*SERVER_FAULTS, *ANSWER_FAULTS} <= set(server.faults), "every fault was met"
         answered = np.isfinite(found.values).all(axis=1)
         right = [truth(text) for text in texts]
