@@ -130,11 +130,23 @@ def train(labels: LabelsOption = TrainedOn.GIVEN) -> None:
 
 
 @app.command()
-def predict(labels: LabelsOption = TrainedOn.GIVEN) -> None:
-    """Predict every clip (those trained on: out of fold) and write the submission."""
+def predict(
+    labels: Annotated[
+        TrainedOn | None,
+        typer.Option(help="Models trained on these labels. Default: given; with --video, refined where there are."),
+    ] = None,
+    *,
+    video: Annotated[Path | None, typer.Option(help="Predict one new clip instead, from its file; print it.")] = None,
+    text: Annotated[str, typer.Option(help="With --video: what is said in the clip.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="With --video: print JSON, for programs.")] = False,
+) -> None:
+    """Predict every clip (those trained on: out of fold) and write the submission; or one new clip (--video)."""
     from ecmf_pipeline.stages import predict as stage
 
-    stage.run(labels.value)
+    if video is None:
+        stage.run((labels or TrainedOn.GIVEN).value)
+    else:
+        stage.show(video, text, labels.value if labels else None, as_json=as_json)
 
 
 @app.command()
@@ -146,17 +158,39 @@ def vote(workers: LlmWorkersOption = None, *, retry_quarantined: RetryTextsOptio
 
 
 @app.command()
-def refine() -> None:
-    """Combine the votes: keep, relabel or drop given labels, and label unlabeled clips, each with its evidence."""
+def refine(
+    *, dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be decided; write nothing.")] = False
+) -> None:
+    """Combine the votes: keep, weigh, drop or replace given labels, label unlabeled clips, each with its evidence."""
     from ecmf_pipeline.stages import refine as stage
 
-    stage.run()
+    stage.run(dry_run=dry_run)
 
 
 @app.command()
-def evaluate() -> None:
+def evaluate(
+    transfer: Annotated[
+        Path | None,
+        typer.Option(help="Instead: judge a model saved elsewhere (data/fusion/given/fusion) on this corpus."),
+    ] = None,
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="With --transfer: THEIRS=OURS, a label of the model as one of here."),
+    ] = None,
+) -> None:
     """Score the predictions and the refined labels against gold labels (or given ones where there is no gold)."""
     from ecmf_pipeline.stages import evaluate as stage
+
+    if transfer is None:
+        stage.run()
+    else:
+        stage.run_transfer(transfer, mapping or [])
+
+
+@app.command()
+def ablate() -> None:
+    """Train variants of the fusion (modalities, models, parts) and try damaged inputs: what earns its place."""
+    from ecmf_pipeline.stages import ablate as stage
 
     stage.run()
 
@@ -175,6 +209,31 @@ def status() -> None:
     from ecmf_pipeline import status as command
 
     command.run()
+
+
+@app.command()
+def encoders(
+    *, listing: Annotated[bool, typer.Option("--list", help="Show them: the default, and all there is to do.")] = True
+) -> None:
+    """Show the presets with their encoders by modality, and the encoders that params.yaml has in use."""
+    from ecmf_pipeline import encoder_list as command
+
+    if listing:
+        command.run()
+
+
+@app.command()
+def doctor(
+    *, as_json: Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")] = False
+) -> None:
+    """Check, before a long run, that models load, the corpus can be read and the disk suffices; try four clips.
+
+    Exit code 0: all is well; 1: a run would go through, with losses; 2: it would stop.
+    """
+    from ecmf_pipeline.doctor import run as command
+
+    if code := command.run(as_json=as_json):
+        raise typer.Exit(code)
 
 
 @app.command()

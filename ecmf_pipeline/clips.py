@@ -63,10 +63,15 @@ class Clip:
         has_video: Whether the file holds a video stream.
         has_audio: Whether the file holds an audio stream.
         transcript: The words that are spoken; empty when there are none or they are unknown.
+        translation: The same in the corpus' other language; empty when there is none.
         given_label: The label to train on, which may be wrong; empty when there is none.
         gold_label: The true label, read by `evaluate` alone; empty when unknown.
         split: What the clip is for.
         group: The speaker or dialogue that folds must not tear apart; empty when unknown.
+        face_path: Crops of its face that come with the corpus, relative to the corpus root; empty when there are none,
+            or they are not asked for.
+        face_digest: SHA-256 of that file's bytes, in hex; empty when there is no such file.
+        face_bytes: That file's size.
     """
 
     clip_id: ClipId
@@ -77,10 +82,14 @@ class Clip:
     has_video: bool = False
     has_audio: bool = False
     transcript: str = ""
+    translation: str = ""
     given_label: str = ""
     gold_label: str = ""
     split: Split = Split.UNLABELED
     group: str = ""
+    face_path: str = ""
+    face_digest: str = ""
+    face_bytes: int = 0
 
 
 MANIFEST_COLUMNS = tuple(field.name for field in fields(Clip))
@@ -164,7 +173,8 @@ def _cell(value: object) -> str:
 
 
 def _clip(row: Sequence[str]) -> Clip:
-    clip_id, path, digest, size, duration, has_video, has_audio, transcript, given, gold, split, group = row
+    clip_id, path, digest, size, duration, has_video, has_audio, words, translation, *more = row
+    given, gold, split, group, face_path, face_digest, face_bytes = more
     if split not in _SPLITS:
         raise ValueError(f"{split!r} is no split")
     return Clip(  # by position, in the order of the columns: corpora have 132,000 clips
@@ -175,9 +185,13 @@ def _clip(row: Sequence[str]) -> Clip:
         float(duration),
         has_video == "1",
         has_audio == "1",
-        transcript,
+        words,
+        translation,
         given,
         gold,
         _SPLITS[split],
         group,
+        face_path,
+        face_digest,
+        int(face_bytes),
     )

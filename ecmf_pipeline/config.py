@@ -1,8 +1,13 @@
-"""The base of every room's configuration: frozen, and strict about its keys."""
+"""The base of every room's configuration, frozen and strict about its keys, and types that several rooms share."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Frames = Annotated[int, Field(gt=0)] | Literal["all"]
+"""Pictures of a clip that an encoder reads."""
 
 
 class Config(BaseModel):

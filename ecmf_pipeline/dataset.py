@@ -32,7 +32,7 @@ def load_features(
 
     Args:
         clips: The clips, in the order wanted.
-        texts: Original and enriched transcripts by clip id.
+        texts: Transcripts by clip id.
         modalities: Which branches.
         store_root: Where each modality's store stands.
         fingerprint_of: The settings that each modality's features must be of; None where that cannot be told here, and

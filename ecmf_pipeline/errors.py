@@ -15,6 +15,7 @@
     ├── ClipError               one clip is bad: it is quarantined and the run goes on
     │   ├── UnreadableMedia     no reader can decode it
     │   ├── NoVideoStream       it holds no pictures
+    │   ├── TooManyPictures     those asked for of it take more memory than is allowed
     │   ├── NoAudioStream       it holds no sound
     │   ├── SilentAudio         its sound is nothing but zeros
     │   ├── NothingToEncode     the encoder finds nothing in it that it could describe
@@ -120,6 +121,10 @@ class UnreadableMedia(ClipError):
 
 class NoVideoStream(ClipError):
     """The file holds no pictures."""
+
+
+class TooManyPictures(ClipError):
+    """The pictures that are asked for of the file take more memory than a clip is allowed."""
 
 
 class NoAudioStream(ClipError):

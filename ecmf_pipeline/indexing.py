@@ -23,7 +23,7 @@ from ecmf_pipeline.encoders.config import TransformersConfig
 from ecmf_pipeline.encoders.weights import hub_reference
 from ecmf_pipeline.errors import ModelError
 from ecmf_pipeline.extraction.plan import branch_settings
-from ecmf_pipeline.files import write_atomic, write_json
+from ecmf_pipeline.files import sha256_file, write_atomic, write_json
 from ecmf_pipeline.params import Params, load_params
 from ecmf_pipeline.progress import say
 from ecmf_pipeline.quarantine import Quarantine
@@ -35,7 +35,7 @@ def index() -> None:
     """Read the corpus, measure what is new, and write the manifest, the findings and the quarantine table."""
     begun_ns = time.time_ns()
     params = load_params()
-    listing = read_corpus(params.corpus)
+    listing = read_corpus(params.corpus, face_crops=params.faces.are_cut_already)
     result = index_corpus(
         listing, layout.INDEX_CACHE, workers=params.index.workers, clip_timeout=params.index.clip_timeout
     )
@@ -70,11 +70,12 @@ def _watched(params: Params, notes: Iterable[Path]) -> index_stamp.Watched:
 
     Any text in the settings of models may name a file or a folder; one that names none may do so tomorrow.
     """
-    folders, trees = looked_at(params.corpus)
+    folders, trees = looked_at(params.corpus, face_crops=params.faces.are_cut_already)
     named = [params.llm, params.faces, *params.encoders.values()]
     texts = {str(value) for model in named for value in dict(model).values() if isinstance(value, str | Path)}
     trees += [Path(text) for text in sorted(texts) if text]
     trees.append(Path(params.llm.model, params.llm.gguf_file or ""))
+    trees += map(Path, params.label_files())
     transformers = [encoder for encoder in params.encoders.values() if isinstance(encoder, TransformersConfig)]
     on_hub = [encoder for encoder in transformers if not Path(encoder.model).is_dir()]
     trees += [hub_reference(encoder.model, encoder.revision) for encoder in on_hub]
@@ -108,6 +109,7 @@ def _notes(params: Params, labels: Sequence[str]) -> dict[str, Callable[[], dict
     return {
         **{f"extract-{modality.value}": partial(_extraction, params, modality) for modality in Modality},
         "llm": partial(params.llm.settings, labels or MER_LABELS),
+        "labels": partial(_label_files, params),
         "package": partial(dict, version=__version__),
     }
 
@@ -116,6 +118,12 @@ def _extraction(params: Params, modality: Modality) -> dict[str, Any]:
     if modality not in params.extract.encoders:
         return {"used": False}
     return branch_settings(modality, params.encoder_of(modality), params.media, params.faces)
+
+
+def _label_files(params: Params) -> dict[str, Any]:
+    """Votes and verdicts that stand in files of the user's, with their content."""
+    files = map(Path, params.label_files())
+    return {str(path): sha256_file(path) if path.is_file() else None for path in files}
 
 
 def _write_note(path: Path, settings: Callable[[], dict[str, Any]]) -> bool:

@@ -26,8 +26,11 @@ REWRITE_CACHE = REWRITE / "cache"
 VOTES = DATA / "votes" / "votes.csv"
 VOTE_CACHE = DATA / "votes" / "cache"
 REFINED = DATA / "labels" / "refined.csv"
+NEXT = DATA / "labels" / "next.csv"
 METRICS = DATA / "metrics"
 PLOTS = METRICS / "plots"
+ABLATION = DATA / "ablation"
+TRANSFER = DATA / "transfer.json"
 REPORT = DATA / "report" / "index.html"
 
 

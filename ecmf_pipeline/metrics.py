@@ -93,6 +93,21 @@ def bootstrap_difference(
     Returns:
         The difference and its 95% interval.
     """
+    difference, samples = bootstrap_samples(first, second, truth, rng=rng, groups=groups, draws=draws)
+    low, high = np.quantile(samples, [0.025, 0.975])
+    return difference, float(low), float(high)
+
+
+def bootstrap_samples(
+    first: NDArray[np.str_],
+    second: NDArray[np.str_],
+    truth: NDArray[np.str_],
+    *,
+    rng: np.random.Generator,
+    groups: NDArray[np.str_] | None = None,
+    draws: int = 1000,
+) -> tuple[float, NDArray[np.float64]]:
+    """The difference that `bootstrap_difference` tells, and its samples, (draws,)."""
     names, codes = np.unique(np.concatenate([truth, first, second]), return_inverse=True)
     classes = len(names)
     t, a, b = np.split(codes, 3)
@@ -112,8 +127,7 @@ def bootstrap_difference(
     samples = _weighted_f1_of(cubes.sum(axis=3)) - _weighted_f1_of(cubes.sum(axis=2))
     whole = counts.sum(axis=0).reshape(1, classes, classes, classes)
     difference = _weighted_f1_of(whole.sum(axis=3)) - _weighted_f1_of(whole.sum(axis=2))
-    low, high = np.quantile(samples, [0.025, 0.975])
-    return float(difference[0]), float(low), float(high)
+    return float(difference[0]), samples
 
 
 def _weighted_f1_of(confusions: NDArray[np.float64]) -> NDArray[np.float64]:

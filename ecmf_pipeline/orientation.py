@@ -34,7 +34,11 @@ class Orientation:
 
     def apply(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Turn a stored picture, (H, W, 3), upright: (H, W, 3) or (W, H, 3)."""
-        return np.ascontiguousarray(np.rot90(picture[::-1] if self.mirrored else picture, -self.turns))
+        return np.ascontiguousarray(self.turned(picture))
+
+    def turned(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The same as a view of the stored picture."""
+        return np.rot90(picture[::-1] if self.mirrored else picture, -self.turns)
 
 
 def orientation_of(frame: Any) -> Orientation:

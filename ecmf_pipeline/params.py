@@ -24,12 +24,14 @@ from ecmf_pipeline.encoders.config import (
     EfficientNetConfig,
     EgemapsConfig,
     EncoderConfig,
+    ImportedConfig,
     MiniXceptionConfig,
     TextConfig,
 )
 from ecmf_pipeline.encoders.embedded import ModelsConfig
+from ecmf_pipeline.encoders.joined_config import JoinedConfig
 from ecmf_pipeline.errors import ParamsError
-from ecmf_pipeline.evaluation.config import EvaluateConfig
+from ecmf_pipeline.evaluation.config import AblateConfig, EvaluateConfig
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.faces import FaceConfig
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
@@ -37,6 +39,7 @@ from ecmf_pipeline.labels.config import RefineConfig, VoteConfig
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.media import MediaConfig
 from ecmf_pipeline.pooling import Pool
+from ecmf_pipeline.presets import DEFAULT_PRESET, over_preset
 from ecmf_pipeline.report.config import ReportConfig
 
 
@@ -80,9 +83,10 @@ def _embedded_encoders() -> dict[str, EncoderConfig]:
 
 
 class Params(Config):
-    """All of params.yaml. What a section leaves out has its default.
+    """All of params.yaml over its preset. What both leave out has its default, which is that of ``embedded``.
 
     Attributes:
+        preset: The choice of models that the file stands on; see `presets`.
         corpus: Which clips.
         models: Which embedded weights are fetched.
         sample: The synthetic default corpus.
@@ -97,9 +101,11 @@ class Params(Config):
         vote: Weak classifiers and LLM votes.
         refine: How votes become labels.
         evaluate: Intervals.
+        ablate: Which variants of the fusion are compared with it.
         report: The HTML report.
     """
 
+    preset: str = DEFAULT_PRESET
     corpus: CorpusConfig = CorpusConfig()
     models: ModelsConfig = ModelsConfig()
     sample: SampleConfig = SampleConfig()
@@ -114,27 +120,42 @@ class Params(Config):
     vote: VoteConfig = VoteConfig()
     refine: RefineConfig = RefineConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    ablate: AblateConfig = AblateConfig()
     report: ReportConfig = ReportConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for modality, name in self.extract.encoders.items():
-            if name not in self.encoders:
-                raise ValueError(
-                    f"extract.encoders.{modality.value}: no encoder is named {name!r}{_nearest(name, self.encoders)}"
-                )
-            if modality not in self.encoders[name].modalities:
-                raise ValueError(f"extract.encoders.{modality.value}: {name!r} cannot serve this modality")
+        for modality in self.extract.encoders:
+            self._check_encoders(modality)
         if self.corpus.kind == "sample" and self.corpus.root != layout.SAMPLE:
             raise ValueError(f"corpus.root: the generated corpus stands in {layout.SAMPLE}; set corpus.kind as well")
         if self.corpus.kind != "sample" and self.corpus.root == layout.SAMPLE:
             raise ValueError(f"corpus.root: say where the {self.corpus.kind} corpus stands")
+        if self.faces.are_cut_already and self.corpus.kind != "mer":
+            raise ValueError(f"faces.source: {self.faces.source} crops come with corpora of corpus.kind mer alone")
         return self
 
+    def _check_encoders(self, modality: Modality) -> None:
+        names, key = self.extract.names_of(modality), f"extract.encoders.{modality.value}"
+        for name in names:
+            if name not in self.encoders:
+                raise ValueError(f"{key}: no encoder is named {name!r}{_nearest(name, self.encoders)}")
+            if modality not in self.encoders[name].modalities:
+                raise ValueError(f"{key}: {name!r} cannot serve this modality")
+            if len(names) > 1 and isinstance(self.encoders[name], ImportedConfig):
+                raise ValueError(f"{key}: {name!r} stands for imported features, which cannot be joined with others")
+        if len({getattr(self.encoders[name], "frames", None) for name in names}) > 1:
+            raise ValueError(f"{key}: encoders that are joined must say the same of `frames`")
+
+    def label_files(self) -> tuple[str, ...]:
+        """Files of the user's that hold votes or verdicts."""
+        return (*self.vote.sources, *([self.refine.verdicts] if self.refine.verdicts else []))
+
     def encoder_of(self, modality: Modality) -> BaseEncoderConfig:
-        """The encoder that serves a modality in use."""
-        name = self.extract.encoders[modality]
-        return self.encoders[name].named(name)
+        """The encoder that serves a modality in use, with all decided that is left to the device; several as one."""
+        members = [self.encoders[name].named(name) for name in self.extract.names_of(modality)]
+        encoder = members[0] if len(members) == 1 else JoinedConfig(members=tuple(members))
+        return encoder.resolved(self.extract.device)
 
 
 class _OnceOnly(yaml.SafeLoader):
@@ -163,11 +184,51 @@ def load_params(path: Path = layout.PARAMS) -> Params:
         raise ParamsError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(document, dict):
         raise ParamsError(f"{path} holds no sections", "it starts with `corpus:`; see the README")
+    return validated(document, where=str(path))
+
+
+def validated(document: dict[str, Any], *, where: str) -> Params:
+    """A params document over the preset it names.
+
+    Args:
+        document: What params.yaml says.
+        where: What it is called in messages.
+
+    Raises:
+        ParamsError: When there is no such preset, or a key or value is wrong; every wrong key is named, and whether it
+            stands in the document or in the preset.
+    """
+    preset = document.get("preset", DEFAULT_PRESET)
+    if not isinstance(preset, str):
+        raise ParamsError(f"{where}: `preset`: name one of the presets (found {preset!r})")
     try:
-        return Params.model_validate(document)
+        merged = over_preset(preset, document)
+    except ParamsError as error:
+        raise ParamsError(f"{where}: {error.what}", error.hint) from None
+    try:
+        return Params.model_validate(merged)
     except ValidationError as error:
-        problems = [_problem(dict(detail)) for detail in error.errors()]
-        raise ParamsError(f"{path}: " + "\n  ".join(problems)) from error
+        problems = [
+            _problem(dict(detail)) + _whose(dict(detail), document, merged, preset) for detail in error.errors()
+        ]
+        raise ParamsError(f"{where}: " + "\n  ".join(problems)) from error
+
+
+def _whose(detail: dict[str, Any], document: dict[str, Any], merged: dict[str, Any], preset: str) -> str:
+    """A remark where what is wrong stands in the preset alone."""
+    location = _without_union_tags([part for part in detail["loc"] if part != "[key]"])
+    stands, own = _depth(merged, location), _depth(document, location)
+    return f" (from the preset {preset!r})" if stands > own else ""
+
+
+def _depth(document: Any, location: Sequence[Any]) -> int:
+    """How many keys of a place stand in a document."""
+    for depth, part in enumerate(location):
+        try:
+            document = document[part]
+        except (KeyError, IndexError, TypeError):
+            return depth
+    return len(location)
 
 
 def _problem(detail: dict[str, Any]) -> str:

@@ -17,6 +17,13 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+def warn(line: str) -> None:
+    """Tell the user, on standard error, what did not go as planned although the run goes on."""
+    with tqdm.external_write_mode(file=sys.stderr):
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+
 def progress_bar(description: str, total: int, *, initial: int = 0, unit: str = "clip") -> tqdm[NoReturn]:
     """A bar on standard error that is silent when standard error is not a terminal."""
     return tqdm(

@@ -26,8 +26,10 @@ IGNORED = {
         "settings",
         "rewrite",
         "votes",
+        "ablation",
         "submission_given.csv",
         "submission.csv",
+        "transfer.json",
         "report",
     ],
     "data/index": ["findings.csv"],
@@ -52,7 +54,7 @@ IGNORED = {
     ],
     "data/fusion": ["given", "refined"],
     "data/predictions": ["given", "refined"],
-    "data/labels": ["refined.csv"],
+    "data/labels": ["next.csv", "refined.csv"],
 }
 """What DVC keeps and git must not, by folder."""
 

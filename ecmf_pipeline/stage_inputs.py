@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,20 @@ from ecmf_pipeline import layout
 from ecmf_pipeline.clips import Clip, Modality, labels_of, read_manifest
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.dataset import load_features
+from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.errors import CorpusError, ModelError
 from ecmf_pipeline.extraction.plan import branch_settings
 from ecmf_pipeline.files import fingerprint, read_json
+from ecmf_pipeline.labels.outside import read_verdicts
 from ecmf_pipeline.llm.calibration import held_out_temperatures
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.examples import prompts_by_fold
+from ecmf_pipeline.llm.label_scores import label_scores
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt
-from ecmf_pipeline.llm.scoring import ScoreBooks, Scored, scored, votes_from_scores, without_words
-from ecmf_pipeline.llm.server_calibration import CALIBRATION, calibrated, calibration_of_server
-from ecmf_pipeline.llm.steps import steps_of
+from ecmf_pipeline.llm.scoring import ScoreBooks, Scored, votes_from_scores, without_words
 from ecmf_pipeline.params import Params
+from ecmf_pipeline.predictions import NO_MODALITY, PredictionTable
+from ecmf_pipeline.progress import say
 from ecmf_pipeline.texts import read_texts
 
 REWRITE_BOOKS = ScoreBooks(
@@ -36,6 +40,10 @@ VOTE_BOOKS = ScoreBooks(
     layout.quarantine("vote"),
     earlier=(REWRITE_BOOKS,),  # what `rewrite` asked is not asked again
 )
+
+
+_TIE = 1e-5
+"""Probabilities nearer than this are alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +120,39 @@ def read_features(params: Params, clips: Sequence[Clip]) -> Mapping[str, NDArray
     )
 
 
+def fusion_votes(table: PredictionTable) -> NDArray[np.float64]:
+    """What the fusion model says of every clip, (n, K), NaN where it could not judge one or has learned nothing."""
+    ranked = np.sort(table.probs, axis=1)
+    # A model that has learned nothing finds all labels alike: that is an abstention, not a vote for the first one.
+    decided = ranked[:, -1] - ranked[:, -2] > _TIE
+    judged = (np.array([flag != NO_MODALITY for flag in table.flags]) & decided)[:, None]
+    return np.where(judged, table.probs, np.nan).astype(np.float64)
+
+
+def read_corpus_verdicts(path: str | None, corpus: Corpus) -> NDArray[np.int64]:
+    """The labels that a person vouches for, (n,), -1 where unknown."""
+    if path is None:
+        return np.full(len(corpus.clips), -1)
+    gold, others = read_verdicts(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
+    if others:
+        say(f"  {others} verdicts in {path} are about clips that the corpus does not have")
+    return gold
+
+
+def text_halves(params: Params, features: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """The text features of the raw and of the enriched transcript alone, (n, D / 2) each, where both are embedded."""
+    text = Modality.TEXT
+    if text.value not in features or text not in params.extract.encoders:
+        return {}
+    encoder = params.encoder_of(text)
+    if not isinstance(encoder, TextConfig) or encoder.inputs != "both":
+        return {}
+    statistics = 2 if params.train.pool == "mean_std" else 1  # each of them holds both texts' columns
+    values = features[text.value]
+    columns = values.reshape(len(values), statistics, 2, -1)
+    return {name: columns[:, :, half].reshape(len(values), -1) for half, name in enumerate(("raw", "enriched"))}
+
+
 def expected_fingerprint(params: Params, modality: Modality) -> str | None:
     """The settings that params ask of a modality's features; None where its weights are not here to tell."""
     try:
@@ -145,19 +186,15 @@ def llm_scores(
     labels = labels_to_ask()
     if not any(clip.transcript.strip() for clip in clips):
         return labels, without_words(len(clips), len(labels), books)
-    asked = prompt or load_prompt(config.prompt)
     texts: dict[str, str] = {clip.clip_id: clip.transcript for clip in clips}
-    calibration = calibration_of_server(config, asked)
-    found = scored(
-        {**texts, **{f"{CALIBRATION}{number}": text for number, text in enumerate(calibration)}},
+    return labels, label_scores(
+        config if workers is None else config.model_copy(update={"workers": workers}),
+        texts,
         labels,
-        fingerprint=fingerprint(config.settings(labels, prompt)),
         books=books,
-        steps=steps_of(config, asked, labels),
-        config=config if workers is None else config.model_copy(update={"workers": workers}),
+        prompt=prompt,
         retry_quarantined=retry_quarantined,
     )
-    return labels, calibrated(found, len(calibration))
 
 
 def labels_to_ask() -> Sequence[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ecmf_pipeline import layout
 from ecmf_pipeline.clips import Clip, Modality, read_manifest
+from ecmf_pipeline.encoders.base import ClipText
 from ecmf_pipeline.encoders.embedded import embedded_model
 from ecmf_pipeline.extraction.coverage import coverage
+from ecmf_pipeline.extraction.plan import Reading
 from ecmf_pipeline.params import Params, load_params
 from ecmf_pipeline.progress import say
 from ecmf_pipeline.quarantine import read_all, read_quarantine
@@ -54,8 +56,13 @@ def _rows(params: Params) -> Iterator[Row]:
 
 def _clip_rows(params: Params, clips: list[Clip]) -> Iterator[Row]:
     texts = read_texts(layout.REWRITES) if layout.REWRITES.is_file() else {}
-    spoken = {clip.clip_id: clip.transcript for clip in clips if clip.transcript.strip()}
-    done = sum(texts[clip_id].original == words for clip_id, words in spoken.items() if clip_id in texts)
+    spoken = {
+        clip.clip_id: (clip.transcript, clip.translation)
+        for clip in clips
+        if clip.transcript.strip() or clip.translation.strip()
+    }
+    rewritten = {clip_id: (text.original, text.translation) for clip_id, text in texts.items()}
+    done = sum(rewritten.get(clip_id) == words for clip_id, words in spoken.items())
     yield "rewrite", done, len(spoken) - done, len(clips) - len(spoken), ""
     for modality in params.extract.encoders:
         counts = coverage(
@@ -65,11 +72,22 @@ def _clip_rows(params: Params, clips: list[Clip]) -> Iterator[Row]:
             root=layout.features(modality),
             quarantine_path=layout.quarantine("extract", modality),
             fingerprint=expected_fingerprint(params, modality),
+            reading=Reading.of(params.encoder_of(modality), params.faces),
         )
         # Words that are not rewritten yet are missing, not absent.
-        waiting = len(spoken) - done if modality is Modality.TEXT else 0
+        waiting = _waiting(clips, texts, params.encoder_of(modality).text_columns) if modality is Modality.TEXT else 0
         row = (counts.done, counts.missing + waiting, counts.absent - waiting, counts.quarantined)
         yield f"extract {modality.value}", *row
+
+
+def _waiting(clips: Sequence[Clip], texts: Mapping[str, ClipText], columns: Sequence[str]) -> int:
+    """Clips that will have all ``columns`` once they are rewritten, and do not have them yet."""
+    nothing = ClipText("")
+    to_come = [ClipText(clip.transcript, enriched=clip.transcript, translation=clip.translation) for clip in clips]
+    return sum(
+        bool(text.having(columns)) and not texts.get(clip.clip_id, nothing).having(columns)
+        for clip, text in zip(clips, to_come, strict=True)
+    )
 
 
 def _outputs() -> list[tuple[str, Path]]:

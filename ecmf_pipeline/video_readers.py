@@ -1,10 +1,11 @@
 """decord and PyAV behind one small interface.
 
-decord, where it is asked for, serves the ordinary case. PyAV serves the rest, all of which decord gets wrong or cannot
-do: pictures that must be turned (decord squashes them where it scales, and mirrors none), several video streams (it
-takes the largest), clips cut without encoding, codecs that it does not know (AV1), very narrow pictures (it counts four
-channels and fails), and films at which its FFmpeg complains: a decoder papers over what it cannot decode, decord gives
-the patched pictures out, and PyAV says which they are.
+``auto`` gives what decord gives, by whichever of the two has less work with it: plain H.264 is read by PyAV, which need
+not decode all of it. Else decord, where it is asked for, serves the ordinary case. PyAV serves the rest, all of which
+decord gets wrong or cannot do: pictures that must be turned (decord squashes them where it scales, and mirrors none),
+several video streams (it takes the largest), clips cut without encoding, codecs that it does not know (AV1), very
+narrow pictures (it counts four channels and fails), and films at which its FFmpeg complains: a decoder papers over what
+it cannot decode, decord gives the patched pictures out, and PyAV says which they are.
 """
 
 from __future__ import annotations
@@ -12,18 +13,17 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.containers import moving_pictures, open_container, pictures_stream
-from ecmf_pipeline.errors import NoVideoStream, UnreadableMedia
-from ecmf_pipeline.orientation import Orientation, orientation_of
+from ecmf_pipeline.containers import open_container
+from ecmf_pipeline.errors import UnreadableMedia
+from ecmf_pipeline.pyav_video import PyAvVideo
 
 LEAST_READABLE = 0.9
 """A file of which less than this share of its declared length can be read was cut off: its rest is not guessed."""
@@ -32,25 +32,11 @@ LEAST_READABLE = 0.9
 _ROUNDING = 1e-3  # seconds
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
-    """What is known before a film is read.
-
-    Attributes:
-        seconds: Declared length of the pictures, 0 where the container does not say.
-        size: Width and height as they are stored, in pixels.
-        orientation: How they are turned upright.
-        is_only: Whether there is one stream of moving pictures.
-    """
-
-    seconds: float
-    size: tuple[int, int]
-    orientation: Orientation
-    is_only: bool
-
-
 class VideoReader(Protocol):
     """A file's pictures, by index."""
+
+    size: tuple[int, int]
+    """Width and height of the pictures as they are decoded, in pixels."""
 
     def spans(self) -> NDArray[np.float64]:
         """Start and end of every picture in seconds, in order of time, (n, 2)."""
@@ -61,31 +47,34 @@ class VideoReader(Protocol):
         ...
 
 
-def open_video(path: Path, *, max_side: int, reader: Literal["decord", "pyav"]) -> VideoReader:
-    """Open a file's first real video stream.
+@contextmanager
+def open_video(path: Path, *, max_side: int, reader: Literal["auto", "decord", "pyav"]) -> Iterator[VideoReader]:
+    """Open a file's first real video stream for the length of a block.
 
     Raises:
         NoVideoStream: When there is none.
         UnreadableMedia: When the file cannot be opened or is cut off.
     """
-    header = _header(path)
-    shrink = min(1.0, max_side / max(header.size))
-    width, height = (max(2, round(side * shrink / 2) * 2) for side in header.size) if shrink < 1 else header.size
-
-    def by_pyav() -> VideoReader:
-        return PyAvVideo(path, (width, height), header.orientation)
-
-    fits_decord = reader == "decord" and header.is_only and header.orientation.is_upright
-    video = _decord(path, (width, height) if shrink < 1 else None, by_pyav) if fits_decord else None
-    video = video or by_pyav()
-    spans = video.spans()
-    readable = float(spans[-1, 1] - spans[0, 0]) if len(spans) else 0.0
-    if readable < LEAST_READABLE * header.seconds:
-        raise UnreadableMedia(f"video is cut off: {readable:.2f} of {header.seconds:.2f} declared seconds are there")
-    return video
+    with open_container(path) as container:
+        film = PyAvVideo(path, container, max_side)
+        video = _pick(path, film, reader)
+        spans = video.spans()
+        readable = float(spans[-1, 1] - spans[0, 0]) if len(spans) else 0.0
+        if readable < LEAST_READABLE * film.seconds:
+            raise UnreadableMedia(f"video is cut off: {readable:.2f} of {film.seconds:.2f} declared seconds are there")
+        yield video
 
 
-def _decord(path: Path, size: tuple[int, int] | None, otherwise: Callable[[], VideoReader]) -> VideoReader | None:
+def _pick(path: Path, film: PyAvVideo, reader: Literal["auto", "decord", "pyav"]) -> VideoReader:
+    if reader == "pyav" or (reader == "auto" and film.is_plain):
+        return film
+    if not film.is_only or not film.orientation.is_upright:
+        return film
+    size = film.size if film.size != film.stored_size else None
+    return _decord(path, size, film) or film
+
+
+def _decord(path: Path, size: tuple[int, int] | None, otherwise: VideoReader) -> VideoReader | None:
     """The file in decord, None where its pictures would not be those that are shown."""
     try:
         video = DecordVideo(path, size, otherwise)
@@ -103,14 +92,15 @@ class DecordVideo:
     Args:
         path: The file.
         size: Width and height to scale to, None to leave them.
-        otherwise: Opens the same film in the reader whose pictures count where decord's FFmpeg complains.
+        otherwise: The same film in the reader whose pictures count where decord's FFmpeg complains.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int] | None, otherwise: Callable[[], VideoReader]) -> None:
+    def __init__(self, path: Path, size: tuple[int, int] | None, otherwise: VideoReader) -> None:
         import decord
 
         self._errors = (decord.DECORDError, RuntimeError)
         self._otherwise = otherwise
+        self.size = otherwise.size
         width, height = size or (-1, -1)
         try:
             with _native_stderr() as said:
@@ -135,89 +125,9 @@ class DecordVideo:
         complaint = self._complaint or said[0]
         if not complaint:
             return pictures
-        other = self._otherwise()
-        if len(other.spans()) != len(self._reader):
+        if len(self._otherwise.spans()) != len(self._reader):
             raise UnreadableMedia(f"the pictures are damaged: {_first_line(complaint)}")
-        return other.pictures(indices)
-
-
-class PyAvVideo:
-    """Pictures by PyAV."""
-
-    def __init__(self, path: Path, size: tuple[int, int], orientation: Orientation) -> None:
-        self._path = path
-        self._size = size
-        self._orientation = orientation
-        with open_container(path) as container:
-            stream: Any = pictures_stream(container)  # `_header` found one
-            base = float(stream.time_base)
-            packets: list[Any] = [
-                packet for packet in container.demux(stream) if packet.pts is not None and not packet.is_discard
-            ]
-        shown = sorted((packet.pts * base, (packet.duration or 0) * base) for packet in packets)
-        self._spans = np.array([(start, start + length) for start, length in shown], np.float64).reshape(-1, 2)
-
-    def spans(self) -> NDArray[np.float64]:
-        """Start and end of every picture in seconds, (n, 2)."""
-        return self._spans
-
-    def pictures(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """RGB pictures at increasing indices, (k, H, W, 3)."""
-        pictures: list[NDArray[np.uint8]] = []
-        wanted = set(indices)
-        damaged: float | None = None
-        with open_container(self._path) as container:
-            frames: Iterator[Any] = container.decode(pictures_stream(container))
-            for index, frame in enumerate(frames):
-                if frame.is_corrupt:
-                    damaged = frame.time or 0.0
-                elif frame.key_frame:  # what follows no longer builds upon damage before it
-                    damaged = None
-                if index in wanted:
-                    if damaged is not None:
-                        raise UnreadableMedia(f"the pictures are damaged: the one at {damaged:.2f} s cannot be decoded")
-                    pictures.append(self._rgb(frame))
-                if len(pictures) == len(wanted):
-                    break
-        if len(pictures) < len(wanted):
-            # A few streams hold one packet more than pictures; a repeat of the last one is what players show.
-            if not pictures or len(wanted) - len(pictures) > 1:
-                raise UnreadableMedia(f"PyAV: only {len(pictures)} of {len(wanted)} sampled pictures can be decoded")
-            pictures.append(pictures[-1])
-        return np.stack(pictures)
-
-    def _rgb(self, frame: Any) -> NDArray[np.uint8]:
-        """Upright and of one size: streams of video calls change theirs in the middle."""
-        rgb: NDArray[np.uint8] = frame.reformat(*self._size, "rgb24", interpolation="BICUBIC").to_ndarray()
-        return self._orientation.apply(rgb)
-
-
-def _header(path: Path) -> _Header:
-    with open_container(path) as container:
-        stream = pictures_stream(container)
-        if stream is None:
-            raise NoVideoStream("the file has no video stream")
-        seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
-        is_only = len(moving_pictures(container)) == 1
-        size = (stream.codec_context.width, stream.codec_context.height)
-        if not all(size):
-            raise UnreadableMedia("the video stream has no size")
-        first = _first_key_picture(container, stream)
-        return _Header(seconds, size, Orientation() if first is None else orientation_of(first), is_only)
-
-
-def _first_key_picture(container: Any, stream: Any) -> Any | None:
-    """Decode one picture: PyAV tells of a display matrix with decoded pictures only. None when it cannot be decoded."""
-    import av
-
-    for packet in container.demux(stream):
-        if packet.is_keyframe and packet.size:
-            try:
-                pictures = stream.codec_context.decode(packet) or stream.codec_context.decode(None)
-            except av.FFmpegError:
-                return None  # what that means for the clip shows when the sampled pictures are read
-            return pictures[0] if pictures else None
-    return None
+        return self._otherwise.pictures(indices)
 
 
 @contextmanager

@@ -55,9 +55,19 @@ def test_missing_and_damaged_manifests_say_what_to_do(tmp_path):
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=20)
 
 
-@given(transcript=texts, label=texts, size=st.integers(0, 10**12), video=st.booleans())
-def test_whatever_stands_in_a_clip_is_read_back(tmp_path_factory, transcript, label, size, video):
+def test_a_manifest_from_before_there_were_translations_is_to_be_written_anew(tmp_path):
+    path = tmp_path / "manifest.csv"
+    write_manifest(path, [Clip(ClipId("a"))])
+    path.write_text(path.read_text().replace("transcript,translation,", "transcript,"))
+    with pytest.raises(CorpusError, match=r"not a manifest of this version[\s\S]*ecmf-pipe index"):
+        read_manifest(path)
+
+
+@given(transcript=texts, translation=texts, label=texts, size=st.integers(0, 10**12), video=st.booleans())
+def test_whatever_stands_in_a_clip_is_read_back(tmp_path_factory, transcript, translation, label, size, video):
     path = tmp_path_factory.mktemp("m") / "manifest.csv"
-    clip = Clip(ClipId("a"), transcript=transcript, given_label=label, bytes=size, has_video=video)
+    clip = Clip(
+        ClipId("a"), transcript=transcript, translation=translation, given_label=label, bytes=size, has_video=video
+    )
     write_manifest(path, [clip])
     assert read_manifest(path) == [clip]

@@ -90,8 +90,57 @@ def test_the_default_corpus_gives_everything_that_is_promised(sample_run):
     assert 0 <= metrics["weighted_f1"] <= 1
     assert set(metrics["modalities"]) == {"global", "face", "audio", "text"}
     assert metrics["labels"]["given"] == {"accuracy": 0.833333, "clips": 12}
+    assert {"given labels", "refined labels, rebalanced"} <= set(metrics["controls"]["sets"])
+    assert metrics["label_model"]["clips"] == 15
+    assert len(rows(sample_run / "data/labels/next.csv")) == 15
     page = (sample_run / "data/report/index.html").read_text()
     assert "synthetic" in page
+
+
+def test_ablate_compares_every_modality_and_model(sample_run):
+    metrics = json.loads((sample_run / "data/metrics/ablate.json").read_text())
+    names = {row["name"] for row in metrics["variants"]}
+    assert {"face alone", "without text", "global and face", "enriched text alone", "attention", "concat"} <= names
+    assert {row["damage"] for row in metrics["robustness"]} == {"missing", "noisy", "shuffled"}
+    assert len(rows(sample_run / "data/ablation/variants.csv")) == len(names) + 1
+
+
+def test_one_new_clip_goes_through_everything(sample_run, make_clip, tmp_path):
+    clip = make_clip(tmp_path / "new.mp4", photograph=data.astronaut()[:360], pictures=8, audio_seconds=1.0)
+    before = {path: path.read_bytes() for path in (sample_run / "data").rglob("*") if path.is_file()}
+    shown = ecmf_pipe(sample_run, "predict", "--video", str(clip), "--text", "What a lovely day!", "--json")
+    assert shown.returncode == 0, shown.stderr
+    found = json.loads(shown.stdout)
+    assert found["model"] == "refined"
+    assert found["probs"][found["label"]] == max(found["probs"].values())
+    assert sum(found["probs"].values()) == pytest.approx(1, abs=1e-4)
+    assert set(found["modality_weights"]) == {"global", "face", "audio", "text"}
+    assert found["missing"] == {}
+    assert found["enriched"].startswith('"What a lovely day!"')
+    mute = ecmf_pipe(sample_run, "predict", "--video", str(clip))
+    assert "text is missing: the clip has no such input" in mute.stdout
+    assert "text 0.000" in mute.stdout
+    gone = ecmf_pipe(sample_run, "predict", "--video", "nowhere.mp4")
+    assert gone.returncode == 2
+    assert "nowhere.mp4 is missing" in gone.stderr
+    assert {path: path.read_bytes() for path in (sample_run / "data").rglob("*") if path.is_file()} == before
+
+
+def test_a_saved_model_is_judged_on_another_corpus(sample_run, tmp_path):
+    """Here on its own corpus, with one label renamed on the way."""
+    shutil.copytree(sample_run / "data/fusion/given/fusion", tmp_path / "model")
+    before = (sample_run / "data/metrics/evaluate.json").read_bytes()
+    shown = ecmf_pipe(sample_run, "evaluate", "--transfer", str(tmp_path / "model"), "--map", "worried=sad")
+    assert shown.returncode == 0, shown.stderr
+    assert "trained here" in shown.stdout
+    found = json.loads((sample_run / "data/transfer.json").read_text())
+    assert found["clips"] == 15
+    assert set(found) >= {"there", "here", "loss"}
+    (sample_run / "data/transfer.json").unlink()
+    assert (sample_run / "data/metrics/evaluate.json").read_bytes() == before
+    wrong = ecmf_pipe(sample_run, "evaluate", "--transfer", str(tmp_path / "model"), "--map", "worried=bored")
+    assert wrong.returncode == 2
+    assert "bored" in wrong.stderr
 
 
 def test_the_second_run_computes_nothing(sample_run):

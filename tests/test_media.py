@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecmf_pipeline.errors import NoAudioStream, NoVideoStream, SilentAudio, UnreadableMedia
-from ecmf_pipeline.media import SAMPLE_RATE, MediaConfig, read_audio, read_frames, sample_indices
+from ecmf_pipeline.errors import NoAudioStream, NoVideoStream, SilentAudio, TooManyPictures, UnreadableMedia
+from ecmf_pipeline.media import SAMPLE_RATE, MediaConfig, read_audio, read_frames, read_samplings, sample_indices
 
-READERS = ["decord", "pyav"]
+READERS = ["auto", "decord", "pyav"]
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -50,6 +50,109 @@ def test_readers_agree_closely_where_pictures_are_scaled_down(shared_data):
     pyav, _ = read_frames(clip, MediaConfig(reader="pyav", frames=4, max_side=640))
     assert decord.shape == pyav.shape == (4, 360, 640, 3)
     assert np.abs(decord.astype(float) - pyav).mean() < 1.0
+
+
+def write_film(path: Path, codec: str = "libx264", pix_fmt: str = "yuv420p", **options: str) -> Path:
+    """Two seconds of a photograph that moves, with pictures that no other builds upon."""
+    import av
+    from skimage import data
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, pix_fmt
+        for index in range(50):
+            picture = np.ascontiguousarray(np.roll(data.astronaut(), 3 * index, axis=1)[:240, :320])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> list[float]:
+    """The times of all pictures that PyAV decodes."""
+    from ecmf_pipeline import pyav_video
+
+    times: list[float] = []
+    real = pyav_video._Taken.look_at
+
+    def look_at(taken, frame, *, wanted):
+        times.append(frame.time)
+        real(taken, frame, wanted=wanted)
+
+    monkeypatch.setattr(pyav_video._Taken, "look_at", look_at)
+    return times
+
+
+def test_pictures_that_nobody_needs_are_not_decoded_and_the_others_stay_the_same(tmp_path, decoded):
+    film = write_film(tmp_path / "a.mp4", bf="3", g="25")
+    asked, times = read_frames(film, MediaConfig(frames=7, reader="auto"))
+    assert 7 < len(decoded) < 40
+    decoded.clear()
+    every, all_times = read_frames(film, MediaConfig(frames=50, reader="auto"))
+    assert len(decoded) == len(every) == 50
+    np.testing.assert_array_equal(asked, every[np.isin(all_times, times)])
+    by_decord, decords_times = read_frames(film, MediaConfig(frames=7, reader="decord"))
+    np.testing.assert_array_equal(asked, by_decord)
+    np.testing.assert_array_equal(times, decords_times)
+
+
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "options"),
+    [
+        ("libx264", "yuvj420p", {}),
+        ("libx264", "yuv420p", {"colorspace": "bt709", "color_range": "pc"}),
+        ("libx264", "yuv420p", {"x264-params": "interlaced=1"}),
+        ("libx264", "yuv420p10le", {}),
+        ("mpeg4", "yuv420p", {"bf": "2"}),
+    ],
+)
+def test_auto_gives_decords_pictures_whoever_reads_them(tmp_path, codec, pix_fmt, options):
+    film = write_film(tmp_path / "a.mp4", codec, pix_fmt, **options)
+    auto, times = read_frames(film, MediaConfig(frames=9, reader="auto"))
+    decord, decords_times = read_frames(film, MediaConfig(frames=9, reader="decord"))
+    np.testing.assert_array_equal(auto, decord)
+    np.testing.assert_array_equal(times, decords_times)
+
+
+def test_auto_gives_decords_pictures_of_real_clips(shared_data):
+    """Among them films of which one picture is hidden, and some that are scaled down."""
+    for clip in sorted((shared_data / "clips/video").glob("*.mp4"))[::2]:
+        auto, times = read_frames(clip, MediaConfig(frames=6, reader="auto"))
+        decord, decords_times = read_frames(clip, MediaConfig(frames=6, reader="decord"))
+        np.testing.assert_array_equal(auto, decord)
+        np.testing.assert_array_equal(times, decords_times)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_several_samplings_of_one_decode_are_those_of_their_own(make_clip, tmp_path, reader):
+    clip = make_clip(tmp_path / "a.mp4", durations_ms=[100] * 10 + [25] * 40)
+    config = MediaConfig(reader=reader)
+    counts = [8, "all", 3, 100]
+    together = read_samplings(clip, config, counts)
+    assert [len(sampling.frames) for sampling in together] == [8, 50, 3, 50]
+    for count, sampling in zip(counts, together, strict=True):
+        (alone,) = read_samplings(clip, config, [count])
+        np.testing.assert_array_equal(sampling.frames, alone.frames)
+        np.testing.assert_array_equal(sampling.times, alone.times)
+
+
+def test_pictures_that_would_take_too_much_memory_are_refused_before_they_are_decoded(make_clip, tmp_path, monkeypatch):
+    clip = make_clip(tmp_path / "a.mp4", pictures=50, size=(64, 48))
+    monkeypatch.setattr("ecmf_pipeline.media._MOST_BYTES", 49 * 64 * 48 * 3)
+    assert len(read_samplings(clip, MediaConfig(), [49])[0].frames) == 49
+    with pytest.raises(TooManyPictures, match=r"50 pictures of 64 x 48 would take .* \(media\.max_side\)"):
+        read_samplings(clip, MediaConfig(), [4, "all"])
+
+
+def test_a_film_too_long_to_keep_is_read_twice(tmp_path, monkeypatch):
+    from ecmf_pipeline import pyav_video
+
+    film = write_film(tmp_path / "a.mp4", bf="3")
+    whole, times = read_frames(film, MediaConfig(frames=7, reader="pyav"))
+    monkeypatch.setattr(pyav_video, "_MOST_KEPT", 1000)
+    again, same_times = read_frames(film, MediaConfig(frames=7, reader="pyav"))
+    np.testing.assert_array_equal(whole, again)
+    np.testing.assert_array_equal(times, same_times)
 
 
 def test_a_clip_with_fewer_pictures_than_samples_gives_each_once(make_clip, tmp_path):

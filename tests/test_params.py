@@ -41,7 +41,11 @@ def test_what_is_left_out_has_its_default(tmp_path):
         ("vote: {linear: {componets: 3}}", "unknown key `vote.linear.componets`; did you mean `components`?"),
         ("media: {frames: many}", "`media.frames`: Input should be a valid integer"),
         ("media: {frames: 0}", "`media.frames`: Input should be greater than 0"),
-        ("corpus: {kind: mre, root: x}", "`corpus.kind`: Input should be 'sample', 'mer' or 'folder'"),
+        ("corpus: {kind: mre, root: x}", "`corpus.kind`: Input should be 'sample', 'mer', 'folder' or 'meld'"),
+        (
+            "faces: {source: openface}",
+            "faces.source: openface crops come with corpora of corpus.kind mer alone",
+        ),
         ("corpus: {kind: mer}", "corpus.root: say where the mer corpus stands"),
         ("corpus: {root: elsewhere}", "corpus.root: the generated corpus stands in data/sample"),
         ("extract: {encoders: {face: egemaps}}", "extract.encoders.face: 'egemaps' cannot serve this modality"),

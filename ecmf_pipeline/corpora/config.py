@@ -12,23 +12,39 @@ from ecmf_pipeline.config import Config
 MER_LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 """The six classes of MER2023-MER2026 Track 1, in the challenge's order."""
 
+MELD_TO_MER = {
+    "neutral": "neutral",
+    "anger": "angry",
+    "joy": "happy",
+    "sadness": "sad",
+    "fear": "worried",
+    "surprise": "surprise",
+    "disgust": "",
+}
+"""MELD's seven emotions as MER's six; disgust has none."""
+
 
 class CorpusConfig(Config):
     """Which corpus, and how to read it.
 
     Attributes:
         kind: The layout: ``mer`` (MER2023-2026, raw), ``folder`` (any folder of clips, with ``labels.csv`` and
-            ``transcripts.csv`` if there are any) or ``sample`` (the generated corpus, in MER's layout).
+            ``transcripts.csv`` if there are any), ``meld`` (its csv files, with or without clips) or ``sample`` (the
+            generated corpus, in MER's layout).
         root: The corpus folder.
         labels: The classes, in the order of the model's outputs. None: MER's six, or for a folder those that its
             ``labels.csv`` names, sorted.
-        transcripts: Which column of MER's subtitles holds the words to use.
+        transcripts: Which column of MER's subtitles holds the transcript; the other becomes its translation.
+        mapping: MELD's emotions to labels, "" for none. None: to MER's six, disgust to none.
+        groups: What groups MELD's clips, so that no fold tears it apart: the ``dialogue`` or the ``speaker``.
     """
 
-    kind: Literal["sample", "mer", "folder"] = "sample"
+    kind: Literal["sample", "mer", "folder", "meld"] = "sample"
     root: Path = Path("data/sample")
     labels: tuple[str, ...] | None = None
     transcripts: Literal["english", "chinese"] = "english"
+    mapping: dict[str, str] | None = None
+    groups: Literal["dialogue", "speaker"] = "dialogue"
 
     @field_validator("labels")
     @classmethod

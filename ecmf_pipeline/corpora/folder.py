@@ -50,9 +50,9 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
     """List a folder of clips and the folders in it.
 
     ``labels.csv`` has ``name,label`` and may have ``gold``, ``group`` and ``split``; ``transcripts.csv`` has
-    ``name,text``. A labelled clip is trained on and any other is a candidate, unless ``split`` says otherwise; the
-    label of a clip that is not trained on counts as gold. A clip that only ``labels.csv`` names is listed without a
-    path.
+    ``name,text`` and may have ``translation``. A labelled clip is trained on and any other is a candidate, unless
+    ``split`` says otherwise; the label of a clip that is not trained on counts as gold. A clip that only ``labels.csv``
+    names is listed without a path.
 
     Raises:
         CorpusError: When there is no folder, nothing in it, or a csv file cannot be used.
@@ -69,7 +69,7 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
             f"{root} holds no clips ({', '.join(MEDIA_EXTENSIONS)}) and no rows in {LABELS}{first_of(findings)}",
             "set corpus.root in params.yaml to the folder that holds the clips",
         )
-    transcripts = _read_transcripts(root / TRANSCRIPTS, resolve, set(clip_ids), findings)
+    transcripts, translations = _read_transcripts(root / TRANSCRIPTS, resolve, set(clip_ids), findings)
     labels = config.labels or spellings([*labels_csv.label.values(), *labels_csv.gold.values()])
     given, unknown = keep_known_labels(labels_csv.label, labels, f"{LABELS}, column label")
     gold, unknown_gold = keep_known_labels(labels_csv.gold, labels, f"{LABELS}, column gold")
@@ -80,6 +80,7 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
             clip_id,
             path=files.get(clip_id, ""),
             transcript=transcripts.get(clip_id, ""),
+            translation=translations.get(clip_id, ""),
             given_label=given.get(clip_id, "") if split[clip_id] is Split.TRAIN else "",
             gold_label=gold.get(clip_id, "") or ("" if split[clip_id] is Split.TRAIN else given.get(clip_id, "")),
             split=split[clip_id],
@@ -149,17 +150,21 @@ def _unused_columns(table: Table) -> Iterator[Finding]:
             yield Finding(FindingKind.UNUSED_COLUMN, "", f"{LABELS}: the column {column!r} is not used; {hint}")
 
 
-def _read_transcripts(path: Path, resolve: _Names, known: set[ClipId], findings: list[Finding]) -> dict[ClipId, str]:
+def _read_transcripts(
+    path: Path, resolve: _Names, known: set[ClipId], findings: list[Finding]
+) -> tuple[dict[ClipId, str], dict[ClipId, str]]:
+    """Transcripts and translations by clip id."""
     if not path.exists():
-        return {}
+        return {}, {}
     table = read_table(path, ("name", "text"))
     clip_ids, bad_names = resolve_names(table, resolve)
     transcripts, conflicts = values_by_clip(table, clip_ids, "text")
-    findings += [*table.findings, *bad_names, *doubled_rows(table, clip_ids), *conflicts]
+    translations, more_conflicts = values_by_clip(table, clip_ids, "translation")
+    findings += [*table.findings, *bad_names, *doubled_rows(table, clip_ids), *conflicts, *more_conflicts]
     if stray := [clip_id for clip_id in transcripts if clip_id not in known]:
         message = f"{TRANSCRIPTS}: {len(stray)} names are of no file and no label: {naming_some(stray)}"
         findings.append(Finding(FindingKind.TRANSCRIPT_WITHOUT_CLIP, "", message, count=len(stray)))
-    return transcripts
+    return transcripts, translations
 
 
 def _splits(

@@ -95,20 +95,18 @@ def _look_up(listing: CorpusListing, cache: IndexCache) -> tuple[dict[str, Measu
     measured: dict[str, Measured] = {}
     sizes: dict[str, int] = {}
     changed: list[File] = []
-    for clip in listing.clips:
-        if not clip.path:
-            continue
+    for path in filter(None, (path for clip in listing.clips for path in (clip.path, clip.face_path))):
         try:
-            status = os.stat(f"{root}/{clip.path}")  # noqa: PTH116  (a Path for each of 100,000 files takes seconds)
+            status = os.stat(f"{root}/{path}")  # noqa: PTH116  (a Path for each of 100,000 files takes seconds)
         except OSError as error:
-            measured[clip.path] = failure(unreachable(error))
+            measured[path] = failure(unreachable(error))
             continue
-        sizes[clip.path] = status.st_size
-        known = cache.get(clip.path, status.st_size, status.st_mtime_ns)
+        sizes[path] = status.st_size
+        known = cache.get(path, status.st_size, status.st_mtime_ns)
         if known is None:
-            changed.append(File(clip.path, status.st_size, status.st_mtime_ns))
+            changed.append(File(path, status.st_size, status.st_mtime_ns))
         else:
-            measured[clip.path] = known
+            measured[path] = known
     return measured, sizes, changed
 
 
@@ -130,6 +128,9 @@ def _measure_all(writer: CacheWriter, measuring: Measuring, files: Sequence[File
 
 
 def _measured_clip(clip: Clip, sizes: dict[str, int], measured: dict[str, Measured]) -> Clip:
+    crops = measured.get(clip.face_path)
+    if crops is not None:
+        clip = replace(clip, face_digest=crops.digest, face_bytes=sizes.get(clip.face_path, 0))
     found = measured.get(clip.path)
     if found is None:
         return clip
@@ -146,8 +147,12 @@ def _measured_clip(clip: Clip, sizes: dict[str, int], measured: dict[str, Measur
 def _stream_findings(clips: Sequence[Clip], measured: dict[str, Measured]) -> Iterator[Finding]:
     for clip in clips:
         if clip.path and not clip.has_video and not measured[clip.path].reason:
-            message = f"{clip.path!r} has sound but no pictures: its global and face branches stay empty"
+            stay = "global branch stays" if clip.face_digest else "global and face branches stay"
+            message = f"{clip.path!r} has sound but no pictures: its {stay} empty"
             yield Finding(FindingKind.NO_VIDEO_STREAM, clip.clip_id, message)
+        if clip.face_path and (found := measured[clip.face_path]).reason:
+            message = f"{clip.face_path!r} is passed over, and the clip's face branch stays empty: {found.message}"
+            yield Finding(FindingKind.UNREADABLE, clip.clip_id, message)
 
 
 def _same_content(clips: Sequence[Clip], measured: dict[str, Measured]) -> Iterator[Finding]:

@@ -36,6 +36,8 @@ class FindingKind(StrEnum):
     UNUSED_COLUMN = "unused_column"
     UNREADABLE = "unreadable"
     NO_VIDEO_STREAM = "no_video_stream"
+    NO_FACE_CROPS = "no_face_crops"
+    FACE_CROPS_WITHOUT_CLIP = "face_crops_without_clip"
 
 
 @dataclass(frozen=True, slots=True)

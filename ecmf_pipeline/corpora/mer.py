@@ -19,6 +19,8 @@ TRAIN_TABLES = ("track1_train_disdim.csv", "track1_train.csv")
 CANDIDATE_TABLES = ("track_all_candidates.csv", "track1_track2_candidate.csv")
 GOLD_TABLES = ("gold.csv", "track1_test_dis.csv")
 SUBTITLES = "subtitle_chieng.csv"
+LANGUAGES = ("english", "chinese")
+"""The columns of the subtitles; of two, since each is the translation of the other."""
 GROUPS = "groups.csv"
 MEDIA_FOLDER = "video"
 
@@ -31,7 +33,8 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
 
     ``<root>/video`` holds the clips; ``track1_train_disdim.csv`` (or MER2026's ``track1_train.csv``; ``name,discrete``)
     the given labels; ``track_all_candidates.csv`` (``track1_track2_candidate.csv``; ``name``) the clips to predict;
-    ``subtitle_chieng.csv`` (``name,chinese,english``) the words. Two more are read when they are there: gold labels
+    ``subtitle_chieng.csv`` (``name,chinese,english``) the words: ``corpus.transcripts`` says which column is the
+    transcript, and the other, if it is there, is its translation. Two more are read when they are there: gold labels
     (``gold.csv`` or ``track1_test_dis.csv``; ``name,discrete``) and speakers (``groups.csv``; ``name,group``). Each may
     be missing. A clip that only a csv file names is listed without a path. A candidate is never trained on: a label
     given to it counts as gold.
@@ -49,7 +52,7 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
     given = tables.labels(TRAIN_TABLES, labels)
     gold = tables.labels(GOLD_TABLES, labels)
     candidates = tables.values(CANDIDATE_TABLES, None)
-    transcripts = tables.values((SUBTITLES,), config.transcripts)
+    transcripts, translations = tables.words(config.transcripts)
     groups = tables.values((GROUPS,), "group")
     clip_ids = sorted({*files, *given, *candidates})
     if not clip_ids:
@@ -63,6 +66,7 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
             clip_id,
             path=files.get(clip_id, ""),
             transcript=transcripts.get(clip_id, ""),
+            translation=translations.get(clip_id, ""),
             given_label="" if clip_id in candidates else given.get(clip_id, ""),
             gold_label=gold.get(clip_id, "") or (given.get(clip_id, "") if clip_id in candidates else ""),
             split=_split(clip_id, given, candidates),
@@ -83,17 +87,33 @@ class _Tables:
 
     def values(self, names: Sequence[str], column: str | None) -> dict[ClipId, str]:
         """The cells of ``column`` by clip id, in the order of the first table there is; None: names alone."""
+        return self._columns(names, [column or "name"], [] if column is None else [column])[0]
+
+    def words(self, transcripts: str) -> tuple[dict[ClipId, str], dict[ClipId, str]]:
+        """The subtitles in the language asked for, and those in the other, if the table has them."""
+        [other] = [language for language in LANGUAGES if language != transcripts]
+        wanted, translations = self._columns((SUBTITLES,), [transcripts, other], [transcripts])
+        return wanted, translations
+
+    def _columns(
+        self, names: Sequence[str], columns: Sequence[str], required: Sequence[str]
+    ) -> list[dict[ClipId, str]]:
+        """Several columns of the first table there is; empty cells for one that is not there and not required."""
         there = [name for name in names if (self._root / name).exists()]
         if not there:
-            return {}
+            return [{} for _ in columns]
         for unused in there[1:]:
             message = f"{unused} is not read, since {there[0]} is there too: remove the one that does not count"
             self.findings.append(Finding(FindingKind.UNUSED_TABLE, "", message))
-        table = read_table(self._root / there[0], ["name"] if column is None else ["name", column])
+        table = read_table(self._root / there[0], ["name", *required])
         clip_ids, bad_names = resolve_names(table, self._resolve)
-        values, conflicts = values_by_clip(table, clip_ids, column or "name")
-        self.findings += [*table.findings, *bad_names, *doubled_rows(table, clip_ids), *conflicts]
-        return values
+        self.findings += [*table.findings, *bad_names, *doubled_rows(table, clip_ids)]
+        found = []
+        for column in columns:
+            values, conflicts = values_by_clip(table, clip_ids, column)
+            self.findings += conflicts
+            found.append(values)
+        return found
 
     def labels(self, names: Sequence[str], labels: Sequence[str]) -> dict[ClipId, str]:
         """The column ``discrete`` by clip id; empty where the label is blank or unknown."""

@@ -7,8 +7,10 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from ecmf_pipeline.corpora.config import CorpusConfig
+from ecmf_pipeline.corpora.face_crops import with_face_crops
 from ecmf_pipeline.corpora.folder import read_folder
 from ecmf_pipeline.corpora.listing import CorpusListing
+from ecmf_pipeline.corpora.meld import read_meld
 from ecmf_pipeline.corpora.mer import read_mer
 from ecmf_pipeline.corpora.scan import existing_folder
 
@@ -21,14 +23,21 @@ def read_sample(config: CorpusConfig) -> CorpusListing:
     return replace(read_mer(config), synthetic=True)
 
 
-READERS: Mapping[str, Reader] = MappingProxyType({"sample": read_sample, "mer": read_mer, "folder": read_folder})
+READERS: Mapping[str, Reader] = MappingProxyType(
+    {"sample": read_sample, "mer": read_mer, "folder": read_folder, "meld": read_meld}
+)
 """One reader for each value of `CorpusConfig.kind`."""
 
 
-def read_corpus(config: CorpusConfig) -> CorpusListing:
+def read_corpus(config: CorpusConfig, *, face_crops: bool = False) -> CorpusListing:
     """List the corpus that the settings name.
+
+    Args:
+        config: Which corpus.
+        face_crops: Whether crops of faces that come with it are looked for.
 
     Raises:
         CorpusError: When the corpus is missing or empty, or a csv file in it cannot be used.
     """
-    return READERS[config.kind](config)
+    listing = READERS[config.kind](config)
+    return with_face_crops(listing) if face_crops else listing

@@ -1,106 +1,160 @@
-"""Any transformers speech model that reads waveforms as an encoder of sound."""
+"""transformers speech models as encoders of sound: those that read waveforms here, Whisper's encoder next door."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from transformers import AutoFeatureExtractor
+from torch import nn
+from transformers import AutoConfig, AutoFeatureExtractor
 
-from ecmf_pipeline.encoders.base import Encoder, Encoding
+from ecmf_pipeline.encoders.base import Encoder, Preparer
 from ecmf_pipeline.encoders.config import AudioConfig
-from ecmf_pipeline.encoders.inference import pick_device
 from ecmf_pipeline.encoders.pretrained import check_layers, combine_layers, load_model, load_part
+from ecmf_pipeline.encoders.sound import SAMPLE_RATE, Samples, SoundEncoder, SoundWindow, split_evenly
+from ecmf_pipeline.encoders.whisper import WhisperEncoder, WhisperPreparer
 from ecmf_pipeline.errors import ModelError
 
-SAMPLE_RATE = 16_000
+MODELS_THAT_MASK = frozenset({"hubert", "wav2vec2", "wavlm", "unispeech", "unispeech-sat"})
+"""Those whose rows do not change when a batch is padded. In others (data2vec-audio, whose several positional
+convolutions carry what stands in the padding into the rows before it) only windows of one length share a batch."""
 
 
-class AudioEncoder(Encoder[NDArray[np.float32]]):
-    """A frozen speech model (HuBERT, wav2vec2, WavLM...): rows at the model's own rate, 50 a second as a rule.
+def audio_preparer(config: AudioConfig) -> WavePreparer | WhisperPreparer:
+    """What comes before the network of ``config.model``.
 
-    Padding never touches a row: models that take an attention mask get one, and their padded rows are dropped; models
-    whose first layer normalises over time (``feat_extract_norm: group``) are given clips of one length together.
+    Raises:
+        ModelError: When it cannot be loaded, or wants another sampling rate.
+    """
+    source = config.source()
+    shape = load_part(source, AutoConfig.from_pretrained)
+    if shape.model_type != "whisper" and not hasattr(shape, "conv_stride"):
+        raise ModelError(f"{source.name} does not read waveforms", "choose a HuBERT, wav2vec2, WavLM or Whisper model")
+    extractor = load_part(source, AutoFeatureExtractor.from_pretrained)
+    if extractor.sampling_rate != SAMPLE_RATE:
+        raise ModelError(f"{source.name} wants {extractor.sampling_rate} Hz, not {SAMPLE_RATE}", "choose another model")
+    longest = round(config.window_seconds * SAMPLE_RATE)
+    if shape.model_type == "whisper":
+        return WhisperPreparer(extractor, longest)
+    convolutions = list(zip(shape.conv_kernel, shape.conv_stride, strict=True))
+    return WavePreparer(convolutions, longest, normalises=bool(extractor.do_normalize))
+
+
+def audio_encoder(config: AudioConfig, device: str) -> Encoder[Samples]:
+    """The encoder for ``config.model``.
+
+    Raises:
+        ModelError: When it cannot be loaded, or is no speech model that is known here.
+    """
+    preparer = audio_preparer(config)
+    if isinstance(preparer, WhisperPreparer):
+        return WhisperEncoder(config, device, preparer)
+    return WaveEncoder(config, device, preparer)
+
+
+class WavePreparer(Preparer[Samples]):
+    """Brings samples to the range that a model was trained on, as its own feature extractor does, and into windows.
+
+    Args:
+        convolutions: Kernel and stride of each of the model's convolutions.
+        longest: Samples in a window at the most.
+        normalises: Whether the model wants clips of mean 0 and variance 1.
     """
 
-    def __init__(self, config: AudioConfig, device: str = "auto") -> None:
-        self._config = config
-        self._settings = config.settings()
-        self._device = pick_device(device)
+    def __init__(self, convolutions: Sequence[tuple[int, int]], longest: int, *, normalises: bool) -> None:
+        self._convolutions = convolutions
+        self._longest = longest
+        self._normalises = normalises
+
+    def described(self) -> dict[str, Any]:
+        """The rate, whether each clip is scaled to zero mean and unit variance, and the longest window in seconds."""
+        return {
+            "sample_rate": SAMPLE_RATE,
+            "normalised": self._normalises,
+            "window_seconds": self._longest / SAMPLE_RATE,
+        }
+
+    def prepare(self, view: Samples) -> list[SoundWindow]:
+        """The windows of a clip; none of a clip that is too short for a single row."""
+        if self._normalises and len(view):
+            # Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm, of the whole clip
+            view = (view - view.mean()) / np.sqrt(view.var() + 1e-7)
+        windows = [SoundWindow(part, self.rows(len(part))) for part in split_evenly(view, self._longest)]
+        return [window for window in windows if window.rows > 0]
+
+    def rows(self, samples: int) -> int:
+        """Rows that the model makes of so many samples."""
+        for kernel, stride in self._convolutions:
+            samples = (samples - kernel) // stride + 1 if samples >= kernel else 0
+        return samples
+
+
+class WaveEncoder(SoundEncoder):
+    """A frozen model that reads waveforms (HuBERT, wav2vec2, WavLM...): as a rule 50 rows a second.
+
+    The convolutions see each window alone: the first of some models normalises over time (``feat_extract_norm:
+    group``), so that padding would change every row, and alone they are faster, too. What follows takes a mask and runs
+    in batches. So padding never touches a row.
+    """
+
+    preparer: WavePreparer
+
+    def __init__(self, config: AudioConfig, device: str, preparer: WavePreparer) -> None:
+        super().__init__(config, device)
+        self.preparer = preparer
         source = config.source()
-        self.model, _ = load_model(source, self._device)
-        if not hasattr(self.model, "_get_feat_extract_output_lengths") or self.model.main_input_name != "input_values":
+        self.model, _ = load_model(source, dtype=self.inference.loaded_as)
+        if not isinstance(getattr(self.model, "feature_extractor", None), nn.Module):
             raise ModelError(f"{source.name} does not read waveforms", "choose a HuBERT, wav2vec2 or WavLM model")
         check_layers(source, self.model, config.layers)
-        extractor = load_part(source, AutoFeatureExtractor.from_pretrained)
-        if extractor.sampling_rate != SAMPLE_RATE:
-            raise ModelError(
-                f"{source.name} wants {extractor.sampling_rate} Hz, not {SAMPLE_RATE}", "choose another model"
-            )
-        self._normalises = bool(extractor.do_normalize)
-        self._masks = self.model.config.feat_extract_norm != "group"
+        self.inference.place(self.model)
+        self.convolutions, self.model.feature_extractor = self.model.feature_extractor, nn.Identity().eval()
+        shape = self.model.config
+        # a batch norm before the positional convolution makes padding other than zero
+        self.pads = shape.model_type in MODELS_THAT_MASK and not getattr(shape, "conv_pos_batch_norm", False)
+        self._probe(source.name)
 
     @property
     def dim(self) -> int:
         """D, the model's hidden size."""
         return int(self.model.config.hidden_size)
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """See `AudioConfig.settings`."""
-        return self._settings
+    def _forward(self, windows: Sequence[SoundWindow]) -> torch.Tensor:
+        described = [self.convolutions(self.inference.tensor(window.values[None]))[0].T for window in windows]
+        batch = nn.utils.rnn.pad_sequence(described, batch_first=True).transpose(1, 2)  # (B, C, longest T)
+        whole = self._config.layers != "last"
+        with _mismatched_masks_allowed():
+            out = self.model(batch, attention_mask=self._mask(windows), output_hidden_states=whole)
+        return combine_layers(out.hidden_states if whole else (out.last_hidden_state,), self._config.layers)
+
+    def _mask(self, windows: Sequence[SoundWindow]) -> torch.Tensor | None:
+        """Which samples are sound, (B, longest n), from which the model tells rows; None where nothing is padded."""
+        lengths = torch.tensor([len(window.values) for window in windows])
+        if not self.pads or bool((lengths == lengths[0]).all()):
+            return None
+        mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
+        return self.inference.tensor(mask.long())
 
     @torch.inference_mode()
-    def encode(self, views: Sequence[NDArray[np.float32]]) -> list[Encoding]:
-        """Encode mono samples at 16 kHz: (T, D) a clip, T = 0 for sound shorter than the model's first row."""
-        encodings = [Encoding.empty(self.dim) for _ in views]
-        lengths = [self._row_count(len(samples)) for samples in views]
-        for batch in self._batches([len(samples) for samples in views], lengths):
-            states = self._forward([views[index] for index in batch])  # (B, longest T, D)
-            for index, rows in zip(batch, states, strict=True):
-                values = _mean_of_runs(rows[: lengths[index]], self._config.frames_per_row)
-                encodings[index] = Encoding(values.cpu().numpy(), np.arange(len(values)))
-        return encodings
-
-    def _row_count(self, samples: int) -> int:
-        return max(0, int(self.model._get_feat_extract_output_lengths(samples)))
-
-    def _batches(self, samples: Sequence[int], rows: Sequence[int]) -> Iterator[list[int]]:
-        """Clips of like length together, those without rows left out."""
-        order = sorted((index for index, count in enumerate(rows) if count), key=lambda index: samples[index])
-        same_length = groupby(order, key=lambda index: None if self._masks else samples[index])
-        for _, members in same_length:
-            group = list(members)
-            for start in range(0, len(group), self._config.batch_size):
-                yield group[start : start + self._config.batch_size]
-
-    def _forward(self, views: Sequence[NDArray[np.float32]]) -> torch.Tensor:
-        longest = max(len(samples) for samples in views)
-        waves = torch.zeros(len(views), longest)  # (B, n)
-        mask = torch.zeros(len(views), longest, dtype=torch.long)
-        for index, samples in enumerate(views):
-            waves[index, : len(samples)] = torch.from_numpy(self._normalised(samples))
-            mask[index, : len(samples)] = 1
-        out = self.model(
-            waves.to(self._device),
-            attention_mask=mask.to(self._device) if self._masks else None,
-            output_hidden_states=self._config.layers != "last",
-        )
-        states = (out.last_hidden_state,) if self._config.layers == "last" else out.hidden_states
-        return combine_layers(states, self._config.layers).float()
-
-    def _normalised(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        if not self._normalises:
-            return samples
-        # Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm
-        normalised: NDArray[np.float32] = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
-        return normalised
+    def _probe(self, name: str) -> None:
+        """Proof that the model makes the rows that are expected of a second of silence."""
+        second: Samples = np.zeros(SAMPLE_RATE, np.float32)
+        window = SoundWindow(second, self.preparer.rows(SAMPLE_RATE))
+        try:
+            [(_, states)] = self.inference.batches(1, lambda _: self._forward([window]))
+        except (ValueError, RuntimeError, TypeError, AttributeError) as error:
+            raise ModelError(f"{name} does not describe waveforms ({error})", "choose another model") from error
+        if states.shape[1:] != (window.rows, self.dim):
+            raise ModelError(f"{name} makes {states.shape[1]} rows of {window.rows}", "choose a model without adapter")
 
 
-def _mean_of_runs(rows: torch.Tensor, run: int) -> torch.Tensor:
-    """Means of ``run`` rows each, the last of what is left: from (T, D) to (ceil(T / run), D)."""
-    return rows if run == 1 else torch.stack([part.mean(dim=0) for part in torch.split(rows, run)])
+@contextmanager
+def _mismatched_masks_allowed() -> Iterator[None]:
+    """WavLM gives torch a mask of truth values beside one of numbers, which works and draws a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask", category=UserWarning)
+        yield

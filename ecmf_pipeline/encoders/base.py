@@ -5,23 +5,38 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from ecmf_pipeline.encoders.inference import Inference
     from ecmf_pipeline.faces import FaceTrack
 
 View = TypeVar("View")
+Prepared = Any
+"""A view as the network takes it: NumPy arrays and small dataclasses of them, picklable."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClipText:
-    """The text branch's view of a clip: what was said, and the same enriched by the LLM ("" where there is none)."""
+    """The text branch's view of a clip; "" stands for what there is none of.
+
+    Attributes:
+        original: What was said.
+        enriched: The same, enriched by the LLM.
+        translation: The same in the corpus' other language.
+    """
 
     original: str
     enriched: str = ""
+    translation: str = ""
+
+    def having(self, columns: Sequence[str]) -> list[str]:
+        """The texts of some columns, in their order; none where one of them is blank."""
+        texts: list[str] = [getattr(self, column) for column in columns]
+        return texts if all(text.strip() for text in texts) else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +67,29 @@ def pictures_of(view: NDArray[np.uint8] | FaceTrack) -> NDArray[np.uint8]:
     return view if isinstance(view, np.ndarray) else view.crops
 
 
+class Preparer(ABC, Generic[View]):
+    """What an encoder does before its network: runs where clips are decoded, which may be another process.
+
+    It holds no weights of the network, and what it prepares is small: pictures at the network's size, say.
+    """
+
+    @abstractmethod
+    def prepare(self, view: View) -> Prepared:
+        """Bring one clip's view into the form that the network takes.
+
+        Raises:
+            ClipError: When the view cannot be described.
+        """
+
+    def described(self) -> dict[str, Any]:
+        """What it does, for people to read, as plain JSON values."""
+        return {}
+
+    def close(self) -> None:
+        """Free what it holds beside memory."""
+        return
+
+
 class Encoder(ABC, Generic[View]):
     """A frozen model in eval and inference mode, batched across clips.
 
@@ -61,10 +99,20 @@ class Encoder(ABC, Generic[View]):
     - face: a `faces.FaceTrack`;
     - audio: mono samples at 16 kHz, float32 (n,);
     - text: a `ClipText`.
+
+    Attributes:
+        preparer: What happens to a view before the network sees it.
+        inference: Where and how the network runs; None where there is none.
     """
 
-    dtype: ClassVar[str] = "float16"
+    dtype: str = "float16"
     """How the features are stored; float32 for those whose range float16 does not hold."""
+
+    is_clip_level: bool = False
+    """Whether it gives one row for a whole clip, whatever the clip's length."""
+
+    preparer: Preparer[View]
+    inference: Inference | None = None
 
     @property
     @abstractmethod
@@ -76,18 +124,39 @@ class Encoder(ABC, Generic[View]):
     def settings(self) -> dict[str, Any]:
         """All that changes the numbers, weights' hash included, as plain JSON values. Its hash is the fingerprint."""
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the loaded model tells of where its features come from, for people to read, as plain JSON values.
+
+        Its weights, what happens to its input, the precision and the kind of device it computes on. No part of the
+        fingerprint.
+        """
+        return {
+            "weights": self.settings["weights"],
+            "preprocessing": self.preparer.described(),
+            "precision": self.settings.get("precision", "fp32"),
+            "device": "cpu" if self.inference is None else self.inference.device.type,
+        }
+
     @abstractmethod
-    def encode(self, views: Sequence[View]) -> list[Encoding]:
+    def encode_prepared(self, prepared: Sequence[Prepared]) -> list[Encoding]:
         """Encode several clips at once.
 
         Args:
-            views: One view a clip; every one has at least one item.
+            prepared: What the preparer made of one view a clip; every view has at least one item.
 
         Returns:
             One encoding a clip, in the same order. An encoding with T = 0 means that nothing in the clip could be
             described.
+
+        Raises:
+            MemoryError: When memory runs out even for a single item.
         """
 
+    def encode(self, views: Sequence[View]) -> list[Encoding]:
+        """Prepare and encode the views of several clips; see `encode_prepared`."""
+        return self.encode_prepared([self.preparer.prepare(view) for view in views])
+
     def close(self) -> None:
-        """Free what the encoder holds beside memory."""
-        return
+        """Free what the encoder holds beside memory, its preparer included."""
+        self.preparer.close()

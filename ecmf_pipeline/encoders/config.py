@@ -1,245 +1,52 @@
 """The params of every encoder. No torch here: planning a run that has nothing to do must not load it.
 
-Adding an encoder is one subclass of `base.Encoder`, one config here whose name joins the union `EncoderConfig`, and one
+Adding an encoder is one subclass of `base.Encoder`, one config whose name joins the union `EncoderConfig`, and one
 entry in params.yaml.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from ecmf_pipeline.clips import Modality
-from ecmf_pipeline.config import Config
-from ecmf_pipeline.encoders.weights import ModelSource, locate, weights_hash
+from ecmf_pipeline.encoders.base_config import (
+    DEFAULT_TEXT_COLUMNS,
+    MODELS,
+    BaseEncoderConfig,
+    Layers,
+    TextColumn,
+    TransformersConfig,
+)
+from ecmf_pipeline.encoders.picture_config import EfficientNetConfig, MiniXceptionConfig, VideoConfig, VisionConfig
+from ecmf_pipeline.encoders.sound_config import AudioConfig, EgemapsConfig
+from ecmf_pipeline.encoders.text_config import TextConfig, text_columns
 from ecmf_pipeline.errors import ModelError
 
 if TYPE_CHECKING:
-    from ecmf_pipeline.encoders.base import Encoder
-
-MODELS = Path("data/models")
-"""Where `ecmf-pipe models` lays the weights, relative to the project folder."""
-
-Layers = Literal["last", "last4_mean", "last4_sum"]
-
-
-class BaseEncoderConfig(Config):
-    """What every encoder's params have.
-
-    Attributes:
-        batch_size: Items (frames, crops, clips or texts) in one forward pass; does not change the numbers.
-    """
-
-    modalities: ClassVar[frozenset[Modality]]
-    """The modalities that the encoder can serve."""
-    recipe: ClassVar[int] = 1
-    """Raised by one whenever a change of code changes the numbers."""
-    not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size"})
-    """Fields that do not change the numbers, or stand in the settings as a hash."""
-
-    uses_torch: ClassVar[bool] = True
-    """Whether it runs where ``extract.device`` says."""
-
-    batch_size: int = Field(16, gt=0)
-
-    def named(self, name: str) -> Self:  # noqa: ARG002 - computed features do not depend on what they are called
-        """These params as those of the entry ``name`` under ``encoders``."""
-        return self
-
-    def settings(self) -> dict[str, Any]:
-        """All that changes the numbers, as plain JSON values: every field but those excepted, and the weights' hashes.
-
-        Raises:
-            ModelError: When weights are missing.
-        """
-        fields = self.model_dump(mode="json", exclude=set(self.not_in_settings))
-        return {**fields, "recipe": self.recipe, "dtype": "float32", "weights": self.weights_settings()}
-
-    def weights_settings(self) -> dict[str, Any]:
-        """What identifies the weights, as plain JSON values.
-
-        Raises:
-            ModelError: When weights are missing.
-        """
-        return {}
-
-    def build(self, device: str = "auto") -> Encoder[Any]:
-        """Load the encoder.
-
-        Args:
-            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``.
-
-        Raises:
-            ModelError: When weights are missing, damaged or of another shape.
-            ParamsError: When there is no such device.
-        """
-        raise NotImplementedError
-
-
-class EfficientNetConfig(BaseEncoderConfig):
-    """EfficientNet-Lite0 trained on ImageNet, 1280-d, one row a frame.
-
-    Attributes:
-        weights: Its PyTorch state dict.
-        fit: How a frame becomes a square: ``crop`` its centre, or ``stretch`` the whole of it.
-    """
-
-    modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.GLOBAL, Modality.FACE})
-    not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size", "weights"})
-
-    type: Literal["efficientnet_lite0"] = "efficientnet_lite0"
-    weights: Path = MODELS / "efficientnet_lite0" / "efficientnet-lite0-57934424.pth"
-    fit: Literal["crop", "stretch"] = "crop"
-
-    def weights_settings(self) -> dict[str, Any]:
-        """SHA-256 of the state dict."""
-        return {"sha256": weights_hash(self.weights)}
-
-    def build(self, device: str = "auto") -> Encoder[Any]:
-        """Load the encoder; see `BaseEncoderConfig.build`."""
-        from ecmf_pipeline.encoders.efficientnet import EfficientNetEncoder
-
-        return EfficientNetEncoder(self, device)
-
-
-class MiniXceptionConfig(BaseEncoderConfig):
-    """Mini-Xception trained on FER2013 (128-d) beside MediaPipe's 52 blendshapes: 180-d, one row a face crop.
-
-    Attributes:
-        weights: The mini-Xception's Keras file.
-        face_landmarker: MediaPipe's face landmarker bundle.
-        face_scale: Side of the square that the mini-Xception sees, in sides of the detected face box.
-    """
-
-    modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.FACE})
-    not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size", "weights", "face_landmarker"})
-
-    type: Literal["mini_xception"] = "mini_xception"
-    batch_size: int = Field(64, gt=0)
-    weights: Path = MODELS / "mini_xception" / "emotion_model.hdf5"
-    face_landmarker: Path = MODELS / "face_landmarker" / "face_landmarker.task"
-    face_scale: float = Field(1.2, ge=1.0, le=1.6)
-
-    def weights_settings(self) -> dict[str, Any]:
-        """SHA-256 of both files."""
-        return {"sha256": weights_hash(self.weights), "face_landmarker_sha256": weights_hash(self.face_landmarker)}
-
-    def build(self, device: str = "auto") -> Encoder[Any]:
-        """Load the encoder; see `BaseEncoderConfig.build`."""
-        from ecmf_pipeline.encoders.face import MiniXceptionEncoder
-
-        return MiniXceptionEncoder(self, device)
-
-
-class EgemapsConfig(BaseEncoderConfig):
-    """The 88 functionals of eGeMAPSv02, one row a clip."""
-
-    modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.AUDIO})
-    uses_torch: ClassVar[bool] = False
-
-    type: Literal["egemaps"] = "egemaps"
-
-    def build(self, device: str = "auto") -> Encoder[Any]:  # noqa: ARG002 - openSMILE knows the CPU alone
-        """Load the encoder; see `BaseEncoderConfig.build`."""
-        from ecmf_pipeline.encoders.egemaps import EgemapsEncoder
-
-        return EgemapsEncoder(self)
-
-
-class TransformersConfig(BaseEncoderConfig):
-    """What the params of all transformers models have.
-
-    Attributes:
-        model: A local folder, or an id on the model hub. Code that comes with a model is never run.
-        revision: Branch, tag or commit on the hub. Once fetched, a branch stays at the commit in the local cache.
-    """
-
-    not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size", "model", "revision"})
-
-    model: str = Field(min_length=1)
-    revision: str = "main"
-
-    def source(self) -> ModelSource:
-        """Where the model is loaded from; what `settings` hashes is what `build` loads.
-
-        Raises:
-            ModelError: When it cannot be found.
-        """
-        return locate(self.model, self.revision)
-
-    def weights_settings(self) -> dict[str, Any]:
-        """The hub's commit, or the SHA-256 of each file of the folder."""
-        return self.source().settings()
-
-
-class VisionConfig(TransformersConfig):
-    """A transformers vision model (CLIP, SigLIP, ViT, DINOv2...), one row a frame or face crop.
-
-    The row is the model's own pooled output where its weights hold one, else its first token.
-    """
-
-    modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.GLOBAL, Modality.FACE})
-
-    type: Literal["transformers_vision"] = "transformers_vision"
-
-    def build(self, device: str = "auto") -> Encoder[Any]:
-        """Load the encoder; see `BaseEncoderConfig.build`."""
-        from ecmf_pipeline.encoders.vision import VisionEncoder
-
-        return VisionEncoder(self, device)
-
-
-class AudioConfig(TransformersConfig):
-    """A transformers speech model that reads waveforms (HuBERT, wav2vec2, WavLM...), 50 rows a second.
-
-    Attributes:
-        layers: The last hidden layer, or the mean or sum of the last four.
-        frames_per_row: Rows of the model that are averaged into one, to keep stores of long clips small.
-    """
-
-    modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.AUDIO})
-
-    type: Literal["transformers_audio"] = "transformers_audio"
-    batch_size: int = Field(8, gt=0)
-    layers: Layers = "last"
-    frames_per_row: int = Field(1, gt=0)
-
-    def build(self, device: str = "auto") -> Encoder[Any]:
-        """Load the encoder; see `BaseEncoderConfig.build`."""
-        from ecmf_pipeline.encoders.audio import AudioEncoder
-
-        return AudioEncoder(self, device)
-
-
-class TextConfig(TransformersConfig):
-    """A transformers text model (BERT, sentence embeddings, a decoder LM...), one row a clip.
-
-    The row is pooled from the tokens as a sentence-transformers folder says, else it is their mean.
-
-    Attributes:
-        inputs: Which transcript is embedded: the original, the LLM-enriched one, or both (side by side, so twice as
-            wide).
-        max_tokens: Tokens after which a text is cut off; the model's own limit holds too.
-        layers: The last hidden layer, or the mean or sum of the last four.
-    """
-
-    modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.TEXT})
-
-    type: Literal["transformers_text"] = "transformers_text"
-    batch_size: int = Field(32, gt=0)
-    model: str = Field(str(MODELS / "minilm"), min_length=1)
-    inputs: Literal["original", "enriched", "both"] = "original"
-    max_tokens: int = Field(256, gt=0)
-    layers: Layers = "last"
-
-    def build(self, device: str = "auto") -> Encoder[Any]:
-        """Load the encoder; see `BaseEncoderConfig.build`."""
-        from ecmf_pipeline.encoders.text import TextEncoder
-
-        return TextEncoder(self, device)
+    from ecmf_pipeline.encoders.base import Encoder, Preparer
+
+__all__ = [
+    "DEFAULT_TEXT_COLUMNS",
+    "MODELS",
+    "AudioConfig",
+    "BaseEncoderConfig",
+    "EfficientNetConfig",
+    "EgemapsConfig",
+    "EncoderConfig",
+    "ImportedConfig",
+    "Layers",
+    "MiniXceptionConfig",
+    "TextColumn",
+    "TextConfig",
+    "TransformersConfig",
+    "VideoConfig",
+    "VisionConfig",
+    "settings_of_imported",
+    "text_columns",
+]
 
 
 class ImportedConfig(BaseEncoderConfig):
@@ -270,13 +77,24 @@ class ImportedConfig(BaseEncoderConfig):
             raise ValueError("an imported encoder is told by its name: take the one that `named` returns")
         return {"type": self.type, "name": self.name, "dtype": self.dtype}
 
+    def preparer(self) -> Preparer[Any]:
+        """Imported features cannot be computed.
+
+        Raises:
+            ModelError: Always.
+        """
+        raise self._not_computed()
+
     def build(self, device: str = "auto") -> Encoder[Any]:  # noqa: ARG002
         """Imported features cannot be computed.
 
         Raises:
             ModelError: Always.
         """
-        raise ModelError(
+        raise self._not_computed()
+
+    def _not_computed(self) -> ModelError:
+        return ModelError(
             f"{self.name!r} is a name for imported features: they cannot be computed here",
             f"run `ecmf-pipe store import PATH --modality MODALITY --encoder {self.name}`",
         )
@@ -289,7 +107,14 @@ def settings_of_imported(settings: Mapping[str, Any]) -> bool:
 
 
 EncoderConfig = Annotated[
-    EfficientNetConfig | MiniXceptionConfig | EgemapsConfig | VisionConfig | AudioConfig | TextConfig | ImportedConfig,
+    EfficientNetConfig
+    | MiniXceptionConfig
+    | EgemapsConfig
+    | VisionConfig
+    | VideoConfig
+    | AudioConfig
+    | TextConfig
+    | ImportedConfig,
     Field(discriminator="type"),
 ]
 """One entry under ``encoders`` in params.yaml; ``type`` says which."""

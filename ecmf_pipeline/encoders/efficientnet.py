@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ecmf_pipeline.encoders.config import EfficientNetConfig
-from ecmf_pipeline.encoders.inference import pick_device
-from ecmf_pipeline.encoders.pictures import PictureEncoder
+from ecmf_pipeline.encoders.inference import Inference
+from ecmf_pipeline.encoders.pictures import PictureEncoder, PicturePreparer
 from ecmf_pipeline.encoders.preprocess import Preprocessing
 from ecmf_pipeline.encoders.tf_layers import SameConv2d, batch_norm, fold
 from ecmf_pipeline.encoders.weights import MODELS_HINT
@@ -113,23 +113,27 @@ def load_efficientnet(path: Path) -> EfficientNetLite0:
     return network.eval().requires_grad_(False)
 
 
+def efficientnet_preprocessing(config: EfficientNetConfig) -> Preprocessing:
+    """How the network wants its pictures."""
+    stretch = config.fit == "stretch"
+    return Preprocessing(
+        resize=(SIDE, SIDE) if stretch else SIDE,
+        resample="bicubic",
+        crop=None if stretch else (SIDE, SIDE),
+        mean=(127.0,) * 3,
+        std=(128.0,) * 3,
+        arithmetic="torch",  # its pictures were resized by TensorFlow: there is no Pillow to equal
+    )
+
+
 class EfficientNetEncoder(PictureEncoder):
     """EfficientNet-Lite0 before its classifier: a row a frame."""
 
     def __init__(self, config: EfficientNetConfig, device: str = "auto") -> None:
-        self._config = config
         self._settings = config.settings()
-        self._device = pick_device(device)
-        self.batch_size = config.batch_size
-        self.network = load_efficientnet(config.weights).to(self._device)
-        stretch = config.fit == "stretch"
-        self.preprocessing = Preprocessing(
-            resize=(SIDE, SIDE) if stretch else SIDE,
-            resample="bicubic",
-            crop=None if stretch else (SIDE, SIDE),
-            mean=(127.0,) * 3,
-            std=(128.0,) * 3,
-        )
+        self.inference = Inference(device, config.batch_size)
+        self.network = self.inference.place(load_efficientnet(config.weights))
+        self.preparer = PicturePreparer(efficientnet_preprocessing(config))
 
     @property
     def dim(self) -> int:
@@ -142,6 +146,6 @@ class EfficientNetEncoder(PictureEncoder):
         return self._settings
 
     def _forward(self, frames: torch.Tensor) -> torch.Tensor:
-        pictures: torch.Tensor = self.preprocessing.normalised(frames.to(self._device))
+        pictures: torch.Tensor = self.preparer.preprocessing.normalised(frames)
         features: torch.Tensor = self.network(pictures.contiguous(memory_format=torch.channels_last))
         return features

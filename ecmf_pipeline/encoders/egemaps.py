@@ -8,13 +8,13 @@ personal use under its own licence; whoever needs another licence names another 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import opensmile
 from numpy.typing import NDArray
 
-from ecmf_pipeline.encoders.base import Encoder, Encoding
+from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
 from ecmf_pipeline.encoders.config import EgemapsConfig
 
 SAMPLE_RATE = 16_000
@@ -22,16 +22,10 @@ FEWEST_SAMPLES = 960
 """60 ms, the longest window of the set: openSMILE has no answer for less."""
 
 
-class EgemapsEncoder(Encoder[NDArray[np.float32]]):
-    """The 88 functionals over the whole clip: T = 1, or 0 where openSMILE finds no finite answer.
+class EgemapsPreparer(Preparer[NDArray[np.float32]]):
+    """openSMILE, which does all the work: there is no network behind it."""
 
-    Silence is described like any other sound: its functionals are finite.
-    """
-
-    dtype: ClassVar[str] = "float32"  # formant frequencies and bandwidths need more than float16's three digits
-
-    def __init__(self, config: EgemapsConfig) -> None:
-        self._settings = config.settings()
+    def __init__(self) -> None:
         self._smile = opensmile.Smile(
             feature_set=opensmile.FeatureSet.eGeMAPSv02, feature_level=opensmile.FeatureLevel.Functionals
         )
@@ -41,17 +35,43 @@ class EgemapsEncoder(Encoder[NDArray[np.float32]]):
         """D: 88."""
         return len(self._smile.feature_names)
 
+    def described(self) -> dict[str, Any]:
+        """The rate, and what openSMILE computes."""
+        return {"sample_rate": SAMPLE_RATE, "feature_set": "eGeMAPSv02", "feature_level": "functionals"}
+
+    def prepare(self, view: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The functionals of mono samples at 16 kHz, (1, 88); (0, 88) where openSMILE finds no finite answer."""
+        nothing = np.zeros((0, self.dim), np.float32)
+        if len(view) < FEWEST_SAMPLES or not np.isfinite(view).all():
+            return nothing
+        row: NDArray[np.float32] = self._smile.process_signal(view, SAMPLE_RATE).to_numpy(np.float32)
+        return row if np.isfinite(row).all() else nothing
+
+
+class EgemapsEncoder(Encoder[NDArray[np.float32]]):
+    """The 88 functionals over the whole clip: T = 1, or 0 where openSMILE finds no finite answer.
+
+    Silence is described like any other sound: its functionals are finite.
+    """
+
+    is_clip_level = True
+    dtype = "float32"  # formant frequencies and bandwidths need more than float16's three digits
+    preparer: EgemapsPreparer
+
+    def __init__(self, config: EgemapsConfig) -> None:
+        self._settings = config.settings()
+        self.preparer = EgemapsPreparer()
+
+    @property
+    def dim(self) -> int:
+        """D: 88."""
+        return self.preparer.dim
+
     @property
     def settings(self) -> dict[str, Any]:
         """See `EgemapsConfig.settings`."""
         return self._settings
 
-    def encode(self, views: Sequence[NDArray[np.float32]]) -> list[Encoding]:
-        """Encode mono samples at 16 kHz: (1, 88) or (0, 88) a clip."""
-        return [self._encode(samples) for samples in views]
-
-    def _encode(self, samples: NDArray[np.float32]) -> Encoding:
-        if len(samples) < FEWEST_SAMPLES or not np.isfinite(samples).all():
-            return Encoding.empty(self.dim)
-        row = self._smile.process_signal(samples, SAMPLE_RATE).to_numpy(np.float32)
-        return Encoding(row) if np.isfinite(row).all() else Encoding.empty(self.dim)
+    def encode_prepared(self, prepared: Sequence[NDArray[np.float32]]) -> list[Encoding]:
+        """The functionals as they were prepared: (1, 88) or (0, 88) a clip."""
+        return [Encoding(rows, np.arange(len(rows))) for rows in prepared]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from ecmf_pipeline.encoders import xception
-from ecmf_pipeline.encoders.base import Encoder, Encoding
+from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
 from ecmf_pipeline.encoders.config import MiniXceptionConfig
-from ecmf_pipeline.encoders.inference import pick_device, rows_of_clips
+from ecmf_pipeline.encoders.inference import Inference
 from ecmf_pipeline.encoders.weights import MODELS_HINT
 from ecmf_pipeline.errors import ModelError
 from ecmf_pipeline.faces import CROP_MARGIN, FaceTrack
@@ -64,15 +65,68 @@ class BlendshapeReader:
         return np.array([shape.score for shape in sorted(found[0], key=lambda shape: shape.index)], np.float32)
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedFaces:
+    """What the mini-Xception takes of a face track, and what stands beside its features.
+
+    Attributes:
+        grey: Faces as `MiniXceptionPreparer.grey_faces` makes them, float32 (T, 1, 64, 64).
+        blendshapes: (T, 52).
+        kept: The crops in which a face was found, (T,).
+    """
+
+    grey: NDArray[np.float32]
+    blendshapes: NDArray[np.float32]
+    kept: NDArray[np.int64]
+
+
+class MiniXceptionPreparer(Preparer[FaceTrack]):
+    """Reads the blendshapes of a track's crops, and makes small grey faces of them. Holds a native object: close it."""
+
+    def __init__(self, config: MiniXceptionConfig) -> None:
+        self._face_scale = config.face_scale
+        self._reader = BlendshapeReader(config.face_landmarker)
+
+    def close(self) -> None:
+        """Free the native landmarker."""
+        self._reader.close()
+
+    def described(self) -> dict[str, Any]:
+        """What the mini-Xception sees of a crop; the landmarker sees all of it."""
+        return {"face_scale": self._face_scale, "side": xception.SIDE, "grey": True}
+
+    def prepare(self, view: FaceTrack) -> PreparedFaces:
+        """The crops in which a face is found."""
+        shapes = [self._reader.read(crop) for crop in view.crops]
+        kept = np.array([index for index, shape in enumerate(shapes) if shape is not None], np.int64)
+        blendshapes = np.array([shapes[index] for index in kept], np.float32).reshape(-1, BLENDSHAPES)
+        return PreparedFaces(self.grey_faces(view.crops[kept]).numpy(), blendshapes, kept)
+
+    def grey_faces(self, crops: NDArray[np.uint8]) -> torch.Tensor:
+        """What the mini-Xception sees of crops, uint8 (F, S, S, 3): grey levels in [-1, 1], float32 (F, 1, 64, 64).
+
+        As `fer` prepares faces: the square around the face, grey, 64 x 64, scaled to [0, 1], less 0.5, times 2.
+        """
+        size = crops.shape[1]
+        side = round(size * self._face_scale / CROP_MARGIN)
+        start = (size - side) // 2
+        centre = crops[:, start : start + side, start : start + side]
+        grey = torch.from_numpy(np.ascontiguousarray(centre)).float() @ torch.tensor(_LUMA)  # (F, side, side)
+        small = F.interpolate(grey[:, None], (xception.SIDE, xception.SIDE), mode="bilinear", antialias=True)
+        return small / 127.5 - 1
+
+
 class MiniXceptionEncoder(Encoder[FaceTrack]):
     """Mini-Xception features (128) beside blendshapes (52): a row a crop in which a face is found."""
 
+    preparer: MiniXceptionPreparer
+    inference: Inference
+
     def __init__(self, config: MiniXceptionConfig, device: str = "auto") -> None:
-        self._config = config
         self._settings = config.settings()
-        self._device = pick_device(device)
-        self.network = xception.load_mini_xception(config.weights).to(self._device)
-        self._reader = BlendshapeReader(config.face_landmarker)
+        self.inference = Inference(device, config.batch_size)
+        self.network = self.inference.place(xception.load_mini_xception(config.weights))
+        self.preparer = MiniXceptionPreparer(config)
 
     @property
     def dim(self) -> int:
@@ -84,39 +138,10 @@ class MiniXceptionEncoder(Encoder[FaceTrack]):
         """See `MiniXceptionConfig.settings`."""
         return self._settings
 
-    def close(self) -> None:
-        """Free the native landmarker."""
-        self._reader.close()
-
-    @torch.inference_mode()
-    def encode(self, views: Sequence[FaceTrack]) -> list[Encoding]:
+    def encode_prepared(self, prepared: Sequence[PreparedFaces]) -> list[Encoding]:
         """Encode face tracks: (T, 180) a clip, T being the crops in which a face was found; ``kept`` tells which."""
-        kept, blendshapes, faces = [], [], []
-        for view in views:
-            shapes = [self._reader.read(crop) for crop in view.crops]
-            found = np.array([index for index, shape in enumerate(shapes) if shape is not None], np.int64)
-            kept.append(found)
-            blendshapes.append(np.array([shapes[index] for index in found], np.float32).reshape(-1, BLENDSHAPES))
-            faces.append(self.grey_faces(view.crops[found]))
-        rows = rows_of_clips(faces, self._forward, self._config.batch_size)
+        rows = self.inference.rows_of_clips([faces.grey for faces in prepared], lambda faces: self.network(faces)[0])
         return [
-            Encoding(np.concatenate([deep, shape], axis=1), index)
-            for deep, shape, index in zip(rows, blendshapes, kept, strict=True)
+            Encoding(np.concatenate([deep, faces.blendshapes], axis=1), faces.kept)
+            for deep, faces in zip(rows, prepared, strict=True)
         ]
-
-    def grey_faces(self, crops: NDArray[np.uint8]) -> torch.Tensor:
-        """What the mini-Xception sees of crops, uint8 (F, S, S, 3): grey levels in [-1, 1], float32 (F, 1, 64, 64).
-
-        As `fer` prepares faces: the square around the face, grey, 64 x 64, scaled to [0, 1], less 0.5, times 2.
-        """
-        size = crops.shape[1]
-        side = round(size * self._config.face_scale / CROP_MARGIN)
-        start = (size - side) // 2
-        centre = crops[:, start : start + side, start : start + side]
-        grey = torch.from_numpy(np.ascontiguousarray(centre)).float() @ torch.tensor(_LUMA)  # (F, side, side)
-        small = F.interpolate(grey[:, None], (xception.SIDE, xception.SIDE), mode="bilinear", antialias=True)
-        return small / 127.5 - 1
-
-    def _forward(self, faces: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = self.network(faces.to(self._device))[0]
-        return features

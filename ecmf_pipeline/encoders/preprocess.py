@@ -7,14 +7,15 @@ go through Pillow picture by picture.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from ecmf_pipeline.encoders.pillow_resize import Filter, resize_as_pillow
 from ecmf_pipeline.errors import ModelError
 
 _TOLERANCE = 4.0
@@ -34,6 +35,8 @@ class Preprocessing:
         crop: Height and width of the centre that is cut out after resizing; None for no crop.
         mean: Subtracted from each channel of grey levels 0-255.
         std: What the channels are then divided by.
+        arithmetic: Whose: ``pillow`` to the byte; or ``torch``, five times as fast, a grey level off in one of 300
+            places.
     """
 
     resize: tuple[int, int] | int | None
@@ -41,6 +44,19 @@ class Preprocessing:
     crop: tuple[int, int] | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    arithmetic: Literal["pillow", "torch"] = "pillow"
+
+    def values(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def at(self, resolution: int) -> Preprocessing:
+        """The same for squares of another size: the crop keeps its share of the picture."""
+        square = (resolution, resolution)
+        if not isinstance(self.resize, int):
+            return replace(self, resize=square, crop=None if self.crop is None else square)
+        cut = min(self.crop) if self.crop else self.resize
+        return replace(self, resize=round(self.resize * resolution / cut), crop=square)
 
     def resized(self, pictures: NDArray[np.uint8]) -> torch.Tensor:
         """Resize and crop.
@@ -51,10 +67,18 @@ class Preprocessing:
         Returns:
             uint8 (T, 3, h, w) on the CPU.
         """
-        frames = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)  # (T, 3, H, W), channels last
-        if self.resize is not None:
-            target = _target(frames.shape[-2], frames.shape[-1], self.resize)
+        if self.resize is None:
+            frames = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
+            return frames if self.crop is None else _centre(frames, self.crop)
+        target = _target(pictures.shape[1], pictures.shape[2], self.resize)
+        if self.arithmetic == "torch":
+            frames = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)  # channels last: the fast way
             frames = F.interpolate(frames, target, mode=self.resample, antialias=True)
+        else:
+            inside = (min(target[0], self.crop[0]), min(target[1], self.crop[1])) if self.crop else target
+            window = ((target[0] - inside[0]) // 2, (target[1] - inside[1]) // 2, *inside)
+            resized = resize_as_pillow(pictures, target, window, cast("Filter", self.resample))
+            frames = torch.from_numpy(resized).permute(0, 3, 1, 2)
         return frames if self.crop is None else _centre(frames, self.crop)
 
     def normalised(self, frames: torch.Tensor) -> torch.Tensor:
@@ -84,6 +108,7 @@ class Preprocessing:
         wide = (127.5 + 127.5 * waves).astype(np.uint8)
         for picture in (wide, np.ascontiguousarray(wide.transpose(1, 0, 2))):
             theirs = np.asarray(processor(picture, return_tensors="np")["pixel_values"][0], np.float32)
+            theirs = theirs.reshape(-1, *theirs.shape[-3:])[0]  # of a video the one frame
             ours = self.normalised(self.resized(picture[None]))[0].numpy()
             if (
                 ours.shape != theirs.shape
@@ -95,15 +120,20 @@ class Preprocessing:
                 )
 
 
-def read_preprocessing(processor: Any) -> Preprocessing:
+def read_preprocessing(processor: Any, *, check: bool = True) -> Preprocessing:
     """Read what an image processor of transformers does.
 
     Args:
-        processor: Pillow-backed image processor.
+        processor: Pillow-backed image processor, or what has its attributes.
+        check: Whether it is tried on test pictures.
 
     Raises:
         ModelError: When it does something that `Preprocessing` cannot.
     """
+    if hasattr(processor, "max_num_patches"):
+        raise ModelError(
+            f"{type(processor).__name__} gives pictures of no one size", "choose a checkpoint with a fixed input size"
+        )
     scale = processor.rescale_factor if processor.do_rescale else 1.0
     mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ((0.0,) * 3, (1.0,) * 3)
     resample = _RESAMPLE.get(int(processor.resample), "") if processor.do_resize else "bilinear"
@@ -117,7 +147,8 @@ def read_preprocessing(processor: Any) -> Preprocessing:
         mean=tuple(value / scale for value in mean),
         std=tuple(value / scale for value in std),
     )
-    preprocessing.check_against(processor)
+    if check:
+        preprocessing.check_against(processor)
     return preprocessing
 
 

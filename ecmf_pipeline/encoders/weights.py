@@ -59,16 +59,21 @@ def folder_hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def locate(model: str, revision: str) -> ModelSource:
+def locate(model: str, revision: str, needed: str = "config.json") -> ModelSource:
     """Find the model that ``model`` names: a local folder if there is one, else an id on the model hub.
+
+    Args:
+        model: A folder or an id.
+        revision: Branch, tag or commit on the hub.
+        needed: A file without which a folder is none of a model.
 
     Raises:
         ModelError: When it is neither, or when the hub cannot be asked which commit ``revision`` is.
     """
     folder = Path(model)
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"{folder} holds no config.json: it is not a transformers model", MODELS_HINT)
+        if not (folder / needed).is_file():
+            raise ModelError(f"{folder} holds no {needed}: it is not a transformers model", MODELS_HINT)
         return ModelSource(model)
     if not _HUB_ID.fullmatch(model):
         raise ModelError(f"the model folder {folder} is missing", MODELS_HINT)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ecmf_pipeline.clips import Clip, Modality
 from ecmf_pipeline.encoders.base import ClipText
-from ecmf_pipeline.extraction.plan import present_digests
+from ecmf_pipeline.extraction.plan import READING, Reading, present_digests
 from ecmf_pipeline.quarantine import Quarantine
 from ecmf_pipeline.store import FeatureStore, current_fingerprint, has_fingerprint
 
@@ -38,20 +38,22 @@ def coverage(
     root: Path,
     quarantine_path: Path,
     fingerprint: str | None = None,
+    reading: Reading = READING,
 ) -> Coverage:
     """Count a modality's clips.
 
     Args:
         modality: Which branch.
         clips: The manifest.
-        texts: Original and enriched transcripts by clip id.
+        texts: Transcripts by clip id.
         root: The modality's store.
         quarantine_path: Its quarantine table.
         fingerprint: The settings whose features count; None for those in use.
+        reading: Which inputs the branch reads, where there is no store that says so.
     """
     current = fingerprint or current_fingerprint(root)
     store = FeatureStore(root, current) if current and has_fingerprint(root, current) else None
-    digests = present_digests(modality, clips, texts, store)
+    digests = present_digests(modality, clips, texts, store, reading)
     quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=current or "")
     done = store.held(digests) if store is not None else set()
     bad = {clip_id for clip_id, digest in digests.items() if quarantine.holds(clip_id, digest)} - done

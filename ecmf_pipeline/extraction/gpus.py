@@ -1,10 +1,12 @@
-"""Sharing out GPUs among workers, without loading torch in the process that only hands out the work."""
+"""Sharing out GPUs, and the cores beside them, without loading torch in the process that only hands out the work."""
 
 from __future__ import annotations
 
 import os
 from itertools import takewhile
 from pathlib import Path
+
+from ecmf_pipeline.runner.machine import usable_cores
 
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 _ANY_GPU = {"auto", "cuda"}
@@ -30,3 +32,13 @@ def see_one_gpu(device: str, worker: int) -> None:
     gpus = visible_gpus(device)
     if len(gpus) > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[worker % len(gpus)]
+
+
+def see_no_gpu() -> None:
+    """Let this process see no GPU: one that only opens clips must not take room on it."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def openers_for(workers: int) -> int:
+    """How many openers feed so many workers on GPUs: the cores shared out among them, less one each, at least two."""
+    return workers * max(2, usable_cores() // workers - 1)

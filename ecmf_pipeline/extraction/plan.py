@@ -8,14 +8,48 @@ from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline.clips import Clip, Modality
+from ecmf_pipeline.config import Frames
 from ecmf_pipeline.encoders.base import ClipText
-from ecmf_pipeline.encoders.config import BaseEncoderConfig, ImportedConfig, settings_of_imported
+from ecmf_pipeline.encoders.config import (
+    DEFAULT_TEXT_COLUMNS,
+    BaseEncoderConfig,
+    ImportedConfig,
+    settings_of_imported,
+    text_columns,
+)
 from ecmf_pipeline.errors import MissingInput
-from ecmf_pipeline.faces import FaceConfig
+from ecmf_pipeline.faces import FaceConfig, are_cut_already
 from ecmf_pipeline.files import fingerprint, sha256_text
 from ecmf_pipeline.media import SAMPLE_RATE, MediaConfig, resolved_reader
 from ecmf_pipeline.quarantine import Quarantine
 from ecmf_pipeline.store import FeatureStore, has_fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Which of a clip's inputs a branch reads.
+
+    Attributes:
+        columns: The transcripts that a text encoder reads.
+        face_crops: Whether the face branch reads crops that come with the corpus, and no video.
+    """
+
+    columns: Sequence[str] = DEFAULT_TEXT_COLUMNS
+    face_crops: bool = False
+
+    @classmethod
+    def of(cls, encoder: BaseEncoderConfig, faces: FaceConfig) -> Reading:
+        """What an encoder reads, as params say; needs no weights."""
+        return cls(encoder.text_columns, faces.are_cut_already)
+
+    @classmethod
+    def of_settings(cls, settings: Mapping[str, Any]) -> Reading:
+        """What features of some settings were computed from."""
+        return cls(text_columns(settings), are_cut_already(settings))
+
+
+READING = Reading()
+"""What branches read unless something else is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,35 +95,57 @@ def branch_settings(
         return settings  # what prepared their input happened elsewhere
     if modality in {Modality.GLOBAL, Modality.FACE}:
         # The recipe is raised whenever a change of code changes which pictures are sampled.
-        settings["media"] = {**media.model_dump(mode="json"), "reader": resolved_reader(media), "recipe": 3}
+        settings["media"] = {
+            **media.model_dump(mode="json"),
+            "frames": frames_of(encoder, media),
+            "reader": resolved_reader(media),
+            "recipe": 3,
+        }
     if modality is Modality.FACE:
         settings["faces"] = faces.settings()
+        if faces.are_cut_already:
+            settings["media"] = {"frames": settings["media"]["frames"]}  # no video is read
     if modality is Modality.AUDIO:
         settings["media"] = {"sample_rate": SAMPLE_RATE}
     return settings
 
 
-def input_digests(modality: Modality, clips: Sequence[Clip], texts: Mapping[str, ClipText]) -> dict[str, str]:
+def frames_of(encoder: BaseEncoderConfig, media: MediaConfig) -> Frames:
+    """How many pictures of a clip an encoder reads: what its own params say, else ``media.frames``."""
+    own: Frames | None = getattr(encoder, "frames", None)  # visual encoders have it
+    return media.frames if own is None else own
+
+
+def input_digests(
+    modality: Modality, clips: Sequence[Clip], texts: Mapping[str, ClipText], reading: Reading = READING
+) -> dict[str, str]:
     """Digest of each clip's input to a modality; clips without such an input are left out.
 
     Args:
         modality: Which branch.
         clips: The manifest.
-        texts: Original and enriched transcripts by clip id (the text branch alone reads them).
+        texts: Transcripts by clip id (the text branch alone reads them).
+        reading: Which inputs the branch reads: a clip that lacks one of them is left out.
     """
     if modality is Modality.TEXT:
         return {
-            clip.clip_id: text_digest(texts[clip.clip_id])
+            clip.clip_id: text_digest(texts[clip.clip_id], reading.columns)
             for clip in clips
-            if clip.clip_id in texts and texts[clip.clip_id].original.strip()
+            if clip.clip_id in texts and texts[clip.clip_id].having(reading.columns)
         }
     if modality is Modality.AUDIO:
         return {clip.clip_id: clip.digest for clip in clips if clip.has_audio}
+    if modality is Modality.FACE and reading.face_crops:
+        return {clip.clip_id: clip.face_digest for clip in clips if clip.face_digest}
     return {clip.clip_id: clip.digest for clip in clips if clip.has_video}
 
 
 def present_digests(
-    modality: Modality, clips: Sequence[Clip], texts: Mapping[str, ClipText], store: FeatureStore | None
+    modality: Modality,
+    clips: Sequence[Clip],
+    texts: Mapping[str, ClipText],
+    store: FeatureStore | None,
+    reading: Reading = READING,
 ) -> dict[str, str]:
     """Digest of the row of each clip that counts in a store; clips without the modality are left out.
 
@@ -99,18 +155,22 @@ def present_digests(
     Args:
         modality: Which branch.
         clips: The manifest.
-        texts: Original and enriched transcripts by clip id.
+        texts: Transcripts by clip id.
         store: The features asked for; None where there are none yet.
+        reading: Which inputs the branch reads, where there is no store that says so.
     """
-    if store is None or not settings_of_imported(store.settings):
-        return input_digests(modality, clips, texts)
+    if store is None:
+        return input_digests(modality, clips, texts, reading)
+    if not settings_of_imported(store.settings):
+        return input_digests(modality, clips, texts, Reading.of_settings(store.settings))
     newest = store.newest()
     return {clip.clip_id: newest[clip.clip_id] for clip in clips if clip.clip_id in newest}
 
 
-def text_digest(text: ClipText) -> str:
-    """Digest of a clip's transcripts."""
-    return sha256_text(f"{text.original}\0{text.enriched}")
+def text_digest(text: ClipText, columns: Sequence[str] = DEFAULT_TEXT_COLUMNS) -> str:
+    """Digest of a clip's transcripts; the translation counts where it is among the ``columns`` that are read."""
+    words = f"{text.original}\0{text.enriched}"
+    return sha256_text(f"{words}\0{text.translation}" if "translation" in columns else words)
 
 
 def plan_branch(
@@ -129,7 +189,7 @@ def plan_branch(
     Args:
         modality: Which branch.
         clips: The manifest.
-        texts: Original and enriched transcripts by clip id.
+        texts: Transcripts by clip id.
         encoder: The modality's encoder.
         settings: What `branch_settings` says.
         root: The store.
@@ -147,7 +207,7 @@ def plan_branch(
             f"run `ecmf-pipe store import PATH --modality {modality.value} --encoder {encoder.name}`, or `dvc pull` if "
             "a colleague did",
         )
-    digests = present_digests(modality, clips, texts, store)
+    digests = present_digests(modality, clips, texts, store, Reading.of_settings(settings))
     quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=key)
     quarantine.keep_only(digests)
     if retry_quarantined:

@@ -11,12 +11,14 @@ from ecmf_pipeline.clips import Clip, Modality
 from ecmf_pipeline.encoders.base import ClipText
 from ecmf_pipeline.errors import TooManyQuarantined, TryAgain
 from ecmf_pipeline.extraction.config import ExtractConfig
-from ecmf_pipeline.extraction.gpus import visible_gpus
+from ecmf_pipeline.extraction.gpus import openers_for, visible_gpus
 from ecmf_pipeline.extraction.plan import Branch
 from ecmf_pipeline.faces import FaceConfig
 from ecmf_pipeline.files import fingerprint
 from ecmf_pipeline.media import MediaConfig
+from ecmf_pipeline.progress import warn
 from ecmf_pipeline.runner import Engine, Run, RunConfig, RunReport
+from ecmf_pipeline.runner.machine import multiplies_bf16
 from ecmf_pipeline.store import (
     FeatureKeeper,
     FeatureSealer,
@@ -27,7 +29,8 @@ from ecmf_pipeline.store import (
 )
 
 if TYPE_CHECKING:
-    from ecmf_pipeline.extraction.step import ClipToExtract, ExtractSteps
+    from ecmf_pipeline.extraction.opening import ClipToExtract
+    from ecmf_pipeline.extraction.step import ExtractSteps
 
 Writers = Mapping[Modality, StoreWriter]
 
@@ -71,7 +74,7 @@ def extract(
     Args:
         branches: What `plan_branch` planned while their stores were held.
         clips: The manifest.
-        texts: Original and enriched transcripts by clip id.
+        texts: Transcripts by clip id.
         writers: What `writing` gave.
         corpus_root: What the clips' paths are relative to.
         media: How clips are sampled.
@@ -87,6 +90,8 @@ def extract(
     report = RunReport(reused={branch.modality.value: branch.reused for branch in branches})
     working, too_bad = _settle(branches, writers, report, config)
     if items := _items(working, clips, texts):
+        config = _with_processes(config, working)
+        _warn_of_slow_types(config.device, working)
         steps = _steps(working, writers, corpus_root, media, faces, config)
         _run(steps, items, working, writers, config, report, engine)
     for branch in working:
@@ -100,6 +105,14 @@ def extract(
             f"({reasons}); all others were: run the same command again"
         )
     return report
+
+
+def _warn_of_slow_types(device: str, branches: Sequence[Branch]) -> None:
+    """Say that a processor lacks instructions for a type that is asked for; of GPUs `doctor` tells."""
+    on_cpu = [branch for branch in branches if not visible_gpus(device) and "cuda" not in device]
+    wanted = frozenset[str]().union(*(branch.encoder.half_types() for branch in on_cpu))
+    if missing := sorted(wanted - ({"bf16"} if multiplies_bf16() else set())):
+        warn(f"extract: this processor has no instructions for {' and '.join(missing)}: right, but slower than fp32")
 
 
 def _settle(
@@ -133,7 +146,7 @@ def _settle(
 def _items(branches: Sequence[Branch], clips: Sequence[Clip], texts: Mapping[str, ClipText]) -> list[ClipToExtract]:
     if not branches:
         return []  # no encoder is loaded then, not even the modules that decode
-    from ecmf_pipeline.extraction.step import ClipToExtract
+    from ecmf_pipeline.extraction.opening import ClipToExtract
 
     items = []
     for clip in clips:
@@ -157,7 +170,20 @@ def _steps(
         branch.modality: EncoderOfBranch(branch.encoder, branch.settings, writers[branch.modality].root)
         for branch in branches
     }
-    return ExtractSteps(encoders, corpus_root, media, faces, config.device)
+    return ExtractSteps(encoders, corpus_root, media, faces, config.device, is_staged=bool(config.openers))
+
+
+def _with_processes(config: ExtractConfig, branches: Sequence[Branch]) -> ExtractConfig:
+    """The same with what is left to the machine decided: GPUs, where there are any, are shared out, else the cores."""
+    gpus = visible_gpus(config.device) if any(branch.encoder.uses_torch for branch in branches) else []
+    workers = len(gpus) if config.workers is None and gpus else config.workers
+    if workers == 0:
+        openers = 0  # all is done in this process
+    elif config.openers is not None:
+        openers = config.openers
+    else:
+        openers = openers_for(workers) if gpus and workers else 0
+    return config.model_copy(update={"workers": workers, "openers": openers})
 
 
 def _run(
@@ -169,7 +195,6 @@ def _run(
     report: RunReport,
     engine: Engine | None,
 ) -> None:
-    gpus = visible_gpus(config.device) if any(branch.encoder.uses_torch for branch in branches) else []
     names = [branch.modality.value for branch in branches]
     mine = {branch.modality.value: writers[branch.modality] for branch in branches}
     run: Run[ClipToExtract] = Run(
@@ -181,9 +206,9 @@ def _run(
             batch_size=config.batch_size,
             part_size=config.part_size,
             max_quarantined=config.max_quarantined,
-            # Where there are GPUs, they and not the cores are what is shared out.
-            workers=len(gpus) if config.workers is None and gpus else config.workers,
+            workers=config.workers,
             clip_timeout=config.clip_timeout,
+            openers=config.openers or 0,
         ),
         report,
         engine,

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
+from ecmf_pipeline.fusion.config import FusionConfig, SearchConfig, TrainingConfig
 
 if TYPE_CHECKING:
+    from ecmf_pipeline.fusion.base import FusionModel, FusionOutput
     from ecmf_pipeline.fusion.cross_validation import CrossValidation, cross_validate
-    from ecmf_pipeline.fusion.model import EcmfFusion, FusionOutput
-    from ecmf_pipeline.fusion.prediction import Ensemble, Prediction
+    from ecmf_pipeline.fusion.model import EcmfFusion
+    from ecmf_pipeline.fusion.prediction import Ensemble, Prediction, load, predict, save
+    from ecmf_pipeline.fusion.rivals import build
     from ecmf_pipeline.fusion.training import fit
 
 __all__ = [
@@ -20,21 +22,32 @@ __all__ = [
     "EcmfFusion",
     "Ensemble",
     "FusionConfig",
+    "FusionModel",
     "FusionOutput",
     "Prediction",
+    "SearchConfig",
     "TrainingConfig",
+    "build",
     "cross_validate",
     "fit",
+    "load",
+    "predict",
+    "save",
 ]
 
 _HOMES = {
     "CrossValidation": "cross_validation",
     "EcmfFusion": "model",
     "Ensemble": "prediction",
-    "FusionOutput": "model",
+    "FusionModel": "base",
+    "FusionOutput": "base",
     "Prediction": "prediction",
+    "build": "rivals",
     "cross_validate": "cross_validation",
     "fit": "training",
+    "load": "prediction",
+    "predict": "prediction",
+    "save": "prediction",
 }
 
 

@@ -18,7 +18,8 @@ class Inputs:
     """The features of n clips in M modalities.
 
     Attributes:
-        features: One tensor a modality, (n, D_m), float32; rows of missing modalities are finite and mean nothing.
+        features: One tensor a modality, (n, D_m), or (n, T_m, D_m) at frame level, where missing frames are NaN;
+            float32. Rows of missing modalities mean nothing.
         present: Whether a clip has a modality, (n, M), bool.
     """
 
@@ -41,17 +42,18 @@ def read_inputs(
 ) -> Inputs:
     """Turn the features of each modality into tensors on ``device``.
 
-    A modality of a clip is missing where ``masks`` says so and where its row holds a value that is not finite.
+    A modality of a clip is missing where ``masks`` says so, and where its row holds a value that is not finite. At
+    frame level such a frame is missing, and the modality where no frame is left.
 
     Args:
-        features: For each modality, (n, D).
+        features: For each modality, (n, D), or (n, T, D) at frame level.
         masks: For each modality, whether a clip has it, (n,); modalities left out are judged by their rows alone.
         dims: The modalities a trained model expects, with their widths; None takes what comes.
         device: Where the tensors go.
 
     Raises:
         InputError: When a modality is unknown or absent, or has another width than ``dims`` says.
-        ValueError: When arrays differ in length or are not tables.
+        ValueError: When arrays differ in length or shape.
     """
     names = list(features) if dims is None else list(dims)
     if not names or set(names) != set(features) or set(masks or {}) - set(names):
@@ -61,18 +63,18 @@ def read_inputs(
         )
     tables, present = [], []
     for name in names:
-        values = np.asarray(features[name], dtype=np.float32)  # (n, D)
-        if values.ndim != 2:
-            raise ValueError(f"features of {name} must be (n, D), not {values.shape}")
-        if dims is not None and values.shape[1] != dims[name]:
+        values = np.asarray(features[name], dtype=np.float32)  # (n, D) or (n, T, D)
+        if values.ndim not in (2, 3):
+            raise ValueError(f"features of {name} must be (n, D) or (n, T, D), not {values.shape}")
+        if dims is not None and values.shape[-1] != dims[name]:
             raise InputError(
-                f"features of {name} are {values.shape[1]} wide where the model expects {dims[name]}",
+                f"features of {name} are {values.shape[-1]} wide where the model expects {dims[name]}",
                 "extract them with the encoder the model was trained on, or train again",
             )
-        here = np.logical_and.reduce(np.isfinite(values), axis=1)  # (n,)
+        table, here = _known(values)
         if masks is not None and name in masks:
             here &= np.asarray(masks[name], dtype=bool)
-        tables.append(np.where(here[:, None], values, np.float32(0)))
+        tables.append(table)
         present.append(here)
     if len({len(values) for values in tables}) > 1:
         raise ValueError(f"modalities differ in their number of clips: {[len(values) for values in tables]}")
@@ -80,6 +82,16 @@ def read_inputs(
         tuple(torch.from_numpy(values).to(device) for values in tables),
         torch.from_numpy(np.stack(present, axis=1)).to(device),
     )
+
+
+def _known(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """What is finite of (n, D) or (n, T, D), and which rows hold anything, (n,); copied only if need be."""
+    finite = np.logical_and.reduce(np.isfinite(values), axis=-1)  # (n,) or (n, T)
+    if not finite.all():
+        values = np.where(finite[..., None], values, np.float32(0 if values.ndim == 2 else np.nan))
+    elif not values.flags.writeable:
+        values = values.copy()  # torch takes no array that is read-only
+    return values, finite if finite.ndim == 1 else np.logical_or.reduce(finite, axis=1)
 
 
 def encode_labels(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -15,14 +15,16 @@ from pydantic import Field, ValidationError
 from ecmf_pipeline.config import Config
 from ecmf_pipeline.errors import ModelError
 from ecmf_pipeline.files import read_json, sha256_file, write_atomic, write_json
+from ecmf_pipeline.fusion.base import FusionModel
+from ecmf_pipeline.fusion.calibration import EVERYONE, cooled
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.inputs import Inputs, read_inputs
-from ecmf_pipeline.fusion.model import EcmfFusion
+from ecmf_pipeline.fusion.rivals import build
 
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "config.json"
-CHUNK = 4096
-"""Clips in one forward pass of a prediction: bounds memory, changes no result beyond rounding."""
+CHUNK = 512
+"""Clips in one forward pass of a prediction: they fit a cache, and the size changes no result beyond rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +37,15 @@ class Member:
         repeat: Which of the fold's models it is.
         epochs: Passes over the training part, all modalities together, after which its validation loss was lowest.
         validation_loss: That loss.
+        training: How it was trained; a search may have chosen other settings than the ensemble's.
     """
 
-    model: EcmfFusion
+    model: FusionModel
     fold: int
     repeat: int
     epochs: int
     validation_loss: float
+    training: TrainingConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ class Ensemble:
         trained: Ids of the clips that were learned from, or stood in a fold to be.
         fusion: The shape of the models.
         training: How they were trained.
+        temperatures: For each fold, and under -1 for all other clips, what log-probabilities are divided by.
     """
 
     members: tuple[Member, ...]
@@ -85,6 +90,7 @@ class Ensemble:
     trained: frozenset[str]
     fusion: FusionConfig
     training: TrainingConfig
+    temperatures: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -108,7 +114,7 @@ class Ensemble:
         """Average the members that may judge each clip.
 
         Args:
-            features: For each modality, (n, D); a row of NaN where a clip lacks it.
+            features: For each modality, (n, D), or (n, T, D) at frame level; NaN where a clip, or a frame, is missing.
             held_out: The fold that held a clip out (see `held_out`), (n,): only the members of that fold, which never
                 saw the clip, judge it. -1, or None for all: the clip was not trained on and every member judges.
             masks: For each modality, whether a clip has it, (n,); beside the rows of NaN.
@@ -116,23 +122,41 @@ class Ensemble:
         Raises:
             InputError: When modalities or widths differ from those of the training.
         """
-        inputs = read_inputs(features, masks, dims=self.dims)
-        folds = np.full(len(inputs), -1) if held_out is None else np.asarray(held_out)
-        known = {member.fold for member in self.members} | {-1}
-        if folds.shape != (len(inputs),) or not set(folds.tolist()) <= known:
-            raise ValueError(f"held_out must name, for each of {len(inputs)} clips, one of the folds {sorted(known)}")
-        total = np.zeros((len(inputs), len(self.label_names) + len(self.dims)))  # (n, C + M)
-        judges = np.zeros(len(inputs))  # (n,)
+        arrays = {name: np.asarray(values) for name, values in features.items()}
+        clips = max((len(values) for values in arrays.values()), default=0)
+        folds = np.full(clips, EVERYONE) if held_out is None else np.asarray(held_out)
+        known = {member.fold for member in self.members} | {EVERYONE}
+        if folds.shape != (clips,) or not set(folds.tolist()) <= known:
+            raise ValueError(f"held_out must name, for each of {clips} clips, one of the folds {sorted(known)}")
+        hidden = {name: np.asarray(values) for name, values in (masks or {}).items()}
+        probs, weights = [], []
+        for start in range(0, max(clips, 1), CHUNK):
+            rows = slice(start, start + CHUNK)
+            inputs = read_inputs(
+                {name: values[rows] for name, values in arrays.items()},
+                {name: values[rows] for name, values in hidden.items()},
+                dims=self.dims,
+            )
+            both = self._judged(inputs, folds[rows])  # (r, C + M)
+            parts = np.split(both, [len(self.label_names)], axis=1)
+            temperatures = np.array([self.temperatures.get(fold, 1.0) for fold in folds[rows].tolist()])
+            probs.append(cooled(parts[0], temperatures).astype(np.float32))
+            weights.append(parts[1].astype(np.float32))
+        return Prediction(np.concatenate(probs), np.concatenate(weights))
+
+    def _judged(self, inputs: Inputs, folds: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Mean probabilities beside mean modality weights, (r, C + M); NaN where no member can judge."""
+        total = np.zeros((len(inputs), len(self.label_names) + len(self.dims)))  # (r, C + M)
+        judges = np.zeros(len(inputs))  # (r,)
         for member in self.members:
-            rows = torch.from_numpy(np.flatnonzero((folds == member.fold) | (folds == -1)))
+            rows = torch.from_numpy(np.flatnonzero((folds == member.fold) | (folds == EVERYONE)))
             rows = rows[(inputs.present[rows] & member.model.seen.cpu()).any(dim=1)]
             # NumPy takes a tensor of one element for a plain number: index with an array.
-            total[rows.numpy()] += _judge(member.model, inputs, rows)
+            total[rows.numpy()] += judge(member.model, inputs, rows)
             judges[rows.numpy()] += 1
         mean = np.full_like(total, np.nan)
         np.divide(total, judges[:, None], out=mean, where=judges[:, None] > 0)
-        probs, modality_weights = np.split(mean.astype(np.float32), [len(self.label_names)], axis=1)
-        return Prediction(probs, modality_weights)
+        return mean
 
     def save(self, folder: Path) -> None:
         """Write the weights (safetensors) and the config (JSON); the same ensemble gives the same bytes."""
@@ -151,12 +175,15 @@ class Ensemble:
             trained=sorted(self.trained),
             fusion=self.fusion,
             training=self.training,
+            temperatures=dict(self.temperatures),
             members=[
                 SavedMember(
                     fold=member.fold,
                     repeat=member.repeat,
                     epochs=member.epochs,
                     validation_loss=member.validation_loss,
+                    fusion=member.model.config,
+                    training=member.training,
                 )
                 for member in self.members
             ],
@@ -188,6 +215,7 @@ class Ensemble:
             trained=frozenset(saved.trained),
             fusion=saved.fusion,
             training=saved.training,
+            temperatures=saved.temperatures,
         )
 
 
@@ -208,18 +236,21 @@ class SavedMember(Config):
     repeat: int = Field(ge=0)
     epochs: int = Field(ge=0)
     validation_loss: float
+    fusion: FusionConfig
+    training: TrainingConfig
 
 
 class SavedEnsemble(Config):
     """The content of ``config.json``."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     modalities: list[SavedModality] = Field(min_length=1)
     label_names: list[str] = Field(min_length=2)
     folds: dict[str, int]
     trained: list[str]
     fusion: FusionConfig
     training: TrainingConfig
+    temperatures: dict[int, float]
     members: list[SavedMember] = Field(min_length=1)
     weights_sha256: str
 
@@ -245,20 +276,22 @@ def _load_members(path: Path, saved: SavedEnsemble) -> Sequence[Member]:
     for index, entry in enumerate(saved.members):
         own = {name.removeprefix(f"{index}."): t for name, t in state.items() if name.startswith(f"{index}.")}
         with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: they must cost no randomness
-            model = EcmfFusion(saved.fusion, saved.dims, len(saved.label_names))
+            model = build(entry.fusion, saved.dims, len(saved.label_names))
         try:
             model.load_state_dict(own)
         except RuntimeError as error:
             raise ModelError(
                 f"{path}: member {index} has other tensors than {CONFIG_FILE} describes", RETRAIN
             ) from error
-        members.append(Member(model.eval(), entry.fold, entry.repeat, entry.epochs, entry.validation_loss))
+        members.append(
+            Member(model.eval(), entry.fold, entry.repeat, entry.epochs, entry.validation_loss, entry.training)
+        )
     return members
 
 
 @torch.inference_mode()
-def _judge(model: EcmfFusion, inputs: Inputs, rows: torch.Tensor) -> NDArray[np.float64]:
-    """Probabilities beside modality weights of ``rows``, (r, C + M)."""
+def judge(model: FusionModel, inputs: Inputs, rows: torch.Tensor) -> NDArray[np.float64]:
+    """Probabilities beside modality weights of ``rows``, (r, C + M), by one model."""
     device = model.seen.device
     judged = [np.zeros((0, model.n_classes + len(model.modalities)))]
     for start in range(0, len(rows), CHUNK):
@@ -267,3 +300,20 @@ def _judge(model: EcmfFusion, inputs: Inputs, rows: torch.Tensor) -> NDArray[np.
         both = torch.cat([output.logits.double().softmax(dim=1), output.weights.double()], dim=1)
         judged.append(both.cpu().numpy())
     return np.concatenate(judged)
+
+
+def predict(
+    ensemble: Ensemble, features: Mapping[str, ArrayLike], masks: Mapping[str, ArrayLike] | None = None
+) -> Prediction:
+    """What all models of an ensemble say of clips it was not trained on; see `Ensemble.predict`."""
+    return ensemble.predict(features, None, masks)
+
+
+def save(ensemble: Ensemble, folder: Path) -> None:
+    """Write an ensemble; see `Ensemble.save`."""
+    ensemble.save(folder)
+
+
+def load(folder: Path) -> Ensemble:
+    """Read an ensemble; see `Ensemble.load`."""
+    return Ensemble.load(folder)

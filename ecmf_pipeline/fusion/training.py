@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from ecmf_pipeline.errors import InputError, TooFewClips
+from ecmf_pipeline.errors import InputError
+from ecmf_pipeline.fusion.calibration import held_out_temperatures
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
-from ecmf_pipeline.fusion.folds import assign_folds, validation_rows
+from ecmf_pipeline.fusion.folds import assign_folds
 from ecmf_pipeline.fusion.inputs import encode_labels, read_inputs
-from ecmf_pipeline.fusion.member import Examples, MemberTraining
-from ecmf_pipeline.fusion.model import EcmfFusion
-from ecmf_pipeline.fusion.prediction import Ensemble, Member
+from ecmf_pipeline.fusion.losses import Examples
+from ecmf_pipeline.fusion.plan import NEVER, Plan
+from ecmf_pipeline.fusion.prediction import Ensemble
+from ecmf_pipeline.fusion.search import found_settings
 from ecmf_pipeline.progress import progress_bar
 
 
@@ -33,11 +35,13 @@ def fit(
     fusion: FusionConfig | None = None,
     training: TrainingConfig | None = None,
     description: str = "train",
+    optimistic: bool = False,
 ) -> Ensemble:
     """Train one model for every fold and seed.
 
     Args:
-        features: For each modality, (n, D); a row of NaN where a clip lacks it.
+        features: For each modality, (n, D), or (n, T, D) at frame level; a row of NaN where a clip, or a frame, is
+            missing.
         labels: Class indices, or names, (n,); -1, or "", where there is none.
         groups: Speaker or dialogue of each clip, (n,), "" where unknown: no fold tears one apart.
         masks: For each modality, whether a clip has it, (n,); beside the rows of NaN.
@@ -49,6 +53,9 @@ def fit(
         fusion: The shape of the models.
         training: How to train them.
         description: What the progress bar says.
+        optimistic: Whether each model keeps the epoch that does best on the very fold it is judged by, as the
+            baseline's
+            do: figures out of fold are then too good to be true.
 
     Raises:
         TooFewClips: When there are too few clips, classes or groups.
@@ -81,7 +88,7 @@ def fit(
         classes=classes,
         groups=groups,
         folds=np.where(usable, assigned, NEVER),
-        dims={name: values.shape[1] for name, values in zip(features, inputs.features, strict=True)},
+        dims={name: values.shape[-1] for name, values in zip(features, inputs.features, strict=True)},
         n_classes=len(names),
         fusion=fusion,
         training=training,
@@ -89,78 +96,21 @@ def fit(
     jobs = [(fold, repeat) for fold in np.unique(assigned[assigned >= 0]).tolist() for repeat in range(training.seeds)]
     members = []
     with _one_thread(), progress_bar(description, len(jobs), unit="model") as bar:
+        settings = {fold: found_settings(plan, fold) for fold in sorted({fold for fold, _ in jobs})}
         for fold, repeat in jobs:
-            members.append(plan.train(fold, repeat))
+            members.append(plan.train(fold, repeat, settings[fold], optimistic=optimistic))
             bar.update()
     by_clip = dict(zip(clip_ids, assigned.tolist(), strict=True))
-    return Ensemble(tuple(members), plan.dims, names, by_clip, frozenset(by_clip), fusion, training)
-
-
-NEVER = -2
-"""The fold of a row that no model may learn from."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that the models of an ensemble have in common.
-
-    Attributes:
-        examples: All n rows, on the device.
-        classes: Class indices, (n,).
-        groups: Speaker or dialogue of each row, or None.
-        folds: The fold of each row, (n,), or `NEVER`.
-        dims: D of each modality.
-        n_classes: C.
-        fusion: The shape of the models.
-        training: How they are trained.
-    """
-
-    examples: Examples
-    classes: NDArray[np.int64]
-    groups: Sequence[str] | None
-    folds: NDArray[np.int64]
-    dims: dict[str, int]
-    n_classes: int
-    fusion: FusionConfig
-    training: TrainingConfig
-
-    def train(self, fold: int, repeat: int) -> Member:
-        """Train one model on the rows outside its fold."""
-        learned, validated = self._rows(fold, repeat)
-        device = self.examples.labels.device
-        seeds = np.random.SeedSequence([self.training.seed, fold, repeat]).generate_state(2).tolist()
-        # Initial weights and dropout draw from torch's own generators: forked, so that nothing leaks out.
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seeds[0])
-            model = EcmfFusion(self.fusion, self.dims, self.n_classes).to(device)
-            inputs = self.examples[learned].inputs
-            model.standardise_by(inputs.features, inputs.present)
-            epochs, loss = MemberTraining(
-                model=model,
-                learned=self.examples[learned],
-                validated=self.examples[validated],
-                config=self.training,
-                generator=torch.Generator().manual_seed(seeds[1]),
-            ).run()
-        return Member(model.eval(), fold, repeat, epochs, loss)
-
-    def _rows(self, fold: int, repeat: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The rows a model learns from and the rows that stop it, none of them of its fold."""
-        rows = np.flatnonzero((self.folds != fold) & (self.folds != NEVER))
-        if len(np.unique(self.classes[rows])) < 2:
-            raise TooFewClips(
-                f"outside fold {fold}, {len(rows)} clips of fewer than two classes are left to train on",
-                "label more clips, or clips of more speakers",
-            )
-        aside = validation_rows(
-            self.classes[rows],
-            None if self.groups is None else [self.groups[row] for row in rows.tolist()],
-            self.training.validation_share,
-            part=repeat,
-            rng=np.random.default_rng([self.training.seed, fold]),  # the same parts for all repeats of a fold
-        )
-        device = self.examples.labels.device
-        return torch.from_numpy(rows[~aside]).to(device), torch.from_numpy(rows[aside]).to(device)
+    ensemble = Ensemble(tuple(members), plan.dims, names, by_clip, frozenset(by_clip), fusion, training)
+    if training.calibration == "none":
+        return ensemble
+    held_out = np.flatnonzero(usable & (assigned >= 0))
+    seen = {name: np.asarray(values)[held_out] for name, values in features.items()}
+    masked = {name: np.asarray(values)[held_out] for name, values in (masks or {}).items()}
+    with _one_thread():
+        probs = ensemble.predict(seen, assigned[held_out], masked).probs
+    temperatures = held_out_temperatures(probs, classes[held_out], counts[held_out], assigned[held_out])
+    return replace(ensemble, temperatures=temperatures)
 
 
 def _device(name: str) -> torch.device:

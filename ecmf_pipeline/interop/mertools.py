@@ -11,6 +11,7 @@ from ecmf_pipeline.corpora.listing import naming_some
 from ecmf_pipeline.corpora.tables import Table, read_table
 from ecmf_pipeline.errors import CorpusError, InputError, MissingInput
 from ecmf_pipeline.files import write_atomic
+from ecmf_pipeline.interop.label_npz import TRAIN_ENTRY, read_label_npz
 
 COLUMNS = ("name", "discrete")
 
@@ -61,12 +62,26 @@ def read_submission(path: Path) -> dict[str, str]:
     return dict(zip(table.column("name"), table.column("discrete"), strict=True))
 
 
+def read_labels(path: Path, entry: str = TRAIN_ENTRY) -> dict[str, str]:
+    """Read a label file of the challenge: csv (``name,discrete``), or the baseline's npz.
+
+    Args:
+        path: The file; its ending tells which it is.
+        entry: Which corpus of an npz file.
+
+    Raises:
+        MissingInput: When there is no such file.
+        InputError: When it cannot be used.
+    """
+    return read_label_npz(path, entry) if path.suffix == ".npz" else read_submission(path)
+
+
 def score_submission(submission: Mapping[str, str], labels: Mapping[str, str]) -> float:
     """Weighted F1 over the label file's names, as the challenge scores.
 
     Args:
         submission: Predicted label by name (`read_submission`); names without a label are left aside.
-        labels: True label by name (`read_submission` of the label file).
+        labels: True label by name (`read_labels`).
 
     Raises:
         InputError: When there is nothing to score, or a labelled name is not in the submission.

@@ -77,16 +77,22 @@ class VoteConfig(Config):
     Attributes:
         folds: Parts the labelled clips are split into; a part is judged by models that never saw it.
         seed: Seed of the folds and the voters.
+        rounds: How often voters are trained: 2 or more train them again on labels weighed by the votes, as long as
+            that gains on held-out labels. A further round costs ``folds`` times the first.
         linear: The linear voter of each modality; null leaves it out.
         lightgbm: The LightGBM voter of each modality; null leaves it out.
         llm_margin: The LLM abstains where its first choice leads its second by less than this probability.
+        sources: Csv files of further votes: ``clip_id,source`` and either ``label`` or ``p_<label>`` of every label.
+            They must not be made from the given labels of the clips they judge.
     """
 
     folds: int = Field(default=5, ge=2)
     seed: int = Field(default=7, ge=0)
+    rounds: int = Field(default=1, ge=1)
     linear: LinearConfig | None = LinearConfig()
     lightgbm: LightGbmConfig | None = LightGbmConfig()
     llm_margin: float = Field(default=0.2, ge=0, le=1)
+    sources: tuple[str, ...] = ()
 
 
 class LabelModelConfig(Config):
@@ -113,40 +119,51 @@ class LabelModelConfig(Config):
 
 
 class RefineConfig(Config):
-    """The `refine` stage: when the label model may overrule, drop or add a label.
+    """The `refine` stage: when the label model may doubt, drop, replace or add a label.
 
-    The defaults are cautious: a label is overwritten only on strong evidence of several kinds, since overwriting labels
-    by classifiers is known to hurt, while dropping and down-weighting helps.
+    The defaults are what `tools.bench_labels` measured: weighting by belief and dropping the least believed helps on
+    noisy labels and costs nothing on clean ones, overwriting does not help. So a label is replaced only where verdicts
+    show how often that is right.
 
     Attributes:
         label_model: What the label model believes before it has seen a vote.
-        drop_below: A given label less probable than this is dropped.
-        review_below: A given label less probable than this is kept, by its weight, and listed for review.
+        verdicts: A csv file, ``clip_id,label``, of labels that a person vouches for; null where there is none.
+        keep_above: A given label less probable than this is called down-weighted; all weigh what they are believed.
+        review_below: Less than this: listed for review besides.
+        drop_below: Less than this: left out of training.
+        relabel_precision: Share of replacements that must be right, as verdicts show with 90% certainty.
         relabel_above: A given label is replaced only by one at least this probable, and
         relabel_families: only where this many families of sources (a modality's voters are one) favour that label.
-        pseudo_above: An unlabeled clip gets a pseudo-label only if it is at least this probable, and
-        pseudo_families: only where this many families of sources favour it.
+        pseudo_precision: Share of a class's pseudo-labels that must be right, as verdicts show with 90% certainty.
+        pseudo_above: Without enough verdicts, an unlabeled clip gets a pseudo-label only if it is this probable, and
+        pseudo_families: (always) only where this many families of sources favour it.
         pseudo_quota: Most pseudo-labels of a class, as a multiple of its labelled clips that are trained on: the
             majority class must not swallow the rest.
         pseudo_weight: Weight of a pseudo-label of probability one; a labelled clip weighs one on average.
         pseudo_splits: The splits whose clips may get pseudo-labels.
-        weight_limit: Most that weights of one class are scaled up to average one.
+        review_budget: How many clips without a usable label are listed for review: those that would teach most.
+        label_next: How many clips, labelled or not, ``data/labels/next.csv`` names as worth a person's verdict.
     """
 
     label_model: LabelModelConfig = LabelModelConfig()
-    drop_below: float = Field(default=0.2, ge=0, le=1)
+    verdicts: str | None = None
+    keep_above: float = Field(default=0.8, ge=0, le=1)
     review_below: float = Field(default=0.5, ge=0, le=1)
-    relabel_above: float = Field(default=0.95, ge=0.5, le=1)
-    relabel_families: int = Field(default=3, gt=0)
+    drop_below: float = Field(default=0.2, ge=0, le=1)
+    relabel_precision: float = Field(default=0.9, ge=0.5, lt=1)
+    relabel_above: float = Field(default=0.8, ge=0.5, le=1)
+    relabel_families: int = Field(default=2, gt=0)
+    pseudo_precision: float = Field(default=0.85, ge=0.5, lt=1)
     pseudo_above: float = Field(default=0.85, ge=0.5, le=1)
     pseudo_families: int = Field(default=2, gt=0)
     pseudo_quota: float = Field(default=1.0, ge=0)
     pseudo_weight: float = Field(default=0.5, gt=0, le=1)
     pseudo_splits: tuple[Split, ...] = (Split.UNLABELED, Split.CANDIDATE)
-    weight_limit: float = Field(default=3.0, ge=1)
+    review_budget: int = Field(default=20, ge=0)
+    label_next: int = Field(default=100, ge=0)
 
     @model_validator(mode="after")
     def _ordered(self) -> RefineConfig:
-        if not self.drop_below <= self.review_below <= self.relabel_above:
-            raise ValueError("drop_below <= review_below <= relabel_above must hold")
+        if not self.drop_below <= self.review_below <= self.keep_above:
+            raise ValueError("drop_below <= review_below <= keep_above must hold")
         return self

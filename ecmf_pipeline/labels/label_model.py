@@ -22,9 +22,7 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
 from ecmf_pipeline.labels.config import LabelModelConfig
-
-ABSTAIN = -1
-"""The vote of a source that has no opinion of a clip."""
+from ecmf_pipeline.labels.evidence import ABSTAIN, evidence_of, first_choice
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -53,8 +51,8 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class CombinedVotes:
-    """What the sources together say of n clips and K labels.
+class Assessment:
+    """What votes and given labels together say of n clips and K labels.
 
     Attributes:
         probs: P(true label | votes), (n, K); the clip's own given label has no part in it.
@@ -65,7 +63,8 @@ class CombinedVotes:
         votes: Each source's first choice, (n,), `ABSTAIN` where it has none.
         transition: Estimated P(given label | true label), (K, K), rows are true labels.
         sources: One entry a source, in the order they were handed in.
-        calibrated: Whether the probabilities were checked against gold labels. Given labels cannot do that.
+        calibrated: Whether the probabilities were fitted to gold labels. Given labels cannot do that.
+        held_out: The posterior, (n, K), in which a gold clip is judged without its gold label; None without gold.
     """
 
     probs: Floats
@@ -77,6 +76,7 @@ class CombinedVotes:
     transition: Floats
     sources: tuple[Source, ...]
     calibrated: bool = False
+    held_out: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +95,15 @@ class Pool:
         return probs
 
 
-def combine_votes(
+def assess_labels(
     votes: Mapping[str, NDArray[np.floating]],
     given: NDArray[np.integer],
     *,
     folds: NDArray[np.integer] | None = None,
     seed: int = 0,
     config: LabelModelConfig | None = None,
-) -> CombinedVotes:
-    """Combine the votes of several sources.
+) -> Assessment:
+    """Weigh given labels against the votes of several sources, where no label is known to be right.
 
     Args:
         votes: Probabilities by source, (n, K) each; a row that is all NaN abstains. They must be out of fold: a source
@@ -117,7 +117,7 @@ def combine_votes(
         ValueError: When shapes differ, a row is neither a distribution nor all NaN, or there is no source.
     """
     config = config or LabelModelConfig()
-    evidence = _evidence(votes)  # (n, S, K)
+    evidence = evidence_of(votes, floor=FLOOR).logs  # (n, S, K)
     known: Ints = np.asarray(given, np.int64)
     labelled = known >= 0
     if known.shape != evidence.shape[:1] or known.max(initial=-1) >= evidence.shape[2]:
@@ -210,27 +210,9 @@ def _unpacked(parameters: Floats, sources: int, classes: int) -> tuple[Floats, F
     return weights, bias, _softmax(diagonal * np.eye(classes) + deviations.reshape(classes, classes))
 
 
-def _evidence(votes: Mapping[str, NDArray[np.floating]]) -> Floats:
-    """Centred log-votes, (n, S, K): zero, which says nothing, where a source abstains."""
-    if not votes:
-        raise ValueError("there is no source of votes")
-    shapes = {probs.shape for probs in votes.values()}
-    if len(shapes) > 1 or len(next(iter(shapes))) != 2:
-        raise ValueError(f"votes must all be (n, K), not {sorted(shapes)}")
-    stacked = np.stack([np.asarray(probs, np.float64) for probs in votes.values()], axis=1)
-    silent = np.isnan(stacked).all(axis=2)
-    voting = stacked[~silent]
-    if not (np.all(voting >= 0) and np.allclose(voting.sum(axis=1), 1.0, atol=1e-3)):
-        raise ValueError("a vote must be a distribution over the labels, or all NaN")
-    logs = np.log(np.clip(stacked, FLOOR, 1.0))
-    logs -= logs.mean(axis=2, keepdims=True)
-    logs[silent] = 0.0
-    return logs
-
-
 def _combined(
     votes: Mapping[str, NDArray[np.floating]], given: Ints, probs: Floats, posterior: Floats, pool: Pool
-) -> CombinedVotes:
+) -> Assessment:
     labels = posterior.argmax(axis=1).astype(np.int64)
     ballots = {name: first_choice(rows) for name, rows in votes.items()}
     cast = np.stack(list(ballots.values()), axis=1)  # (n, S)
@@ -242,14 +224,7 @@ def _combined(
         for name, weight in zip(votes, pool.weights.tolist(), strict=True)
     )
     confidence = posterior.max(axis=1, initial=0.0)
-    return CombinedVotes(probs, posterior, labels, confidence, agreement, ballots, pool.transition, sources)
-
-
-def first_choice(probs: NDArray[np.floating]) -> Ints:
-    """The label each row of probs (n, K) favours, (n,); `ABSTAIN` where the row is all NaN."""
-    silent = np.isnan(probs).all(axis=1)
-    choice = np.where(silent[:, None], 0.0, probs).argmax(axis=1)
-    return np.where(silent, ABSTAIN, choice).astype(np.int64)
+    return Assessment(probs, posterior, labels, confidence, agreement, ballots, pool.transition, sources)
 
 
 def _source(name: str, ballot: Ints, given: Ints, posterior: Floats, weight: float) -> Source:

@@ -1,4 +1,4 @@
-"""What becomes of each clip's label, and why in words."""
+"""What becomes of each clip's label."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.clips import Clip, ClipId, Split, labels_of
 from ecmf_pipeline.labels.config import RefineConfig
-from ecmf_pipeline.labels.label_model import ABSTAIN, CombinedVotes
+from ecmf_pipeline.labels.evidence import ABSTAIN
+from ecmf_pipeline.labels.label_model import Assessment
+from ecmf_pipeline.labels.next_clips import lessons
+from ecmf_pipeline.labels.targets import Targets, find_targets
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 
 class Verdict(StrEnum):
@@ -22,6 +26,8 @@ class Verdict(StrEnum):
 
     KEEP = "keep"
     """The given label stands."""
+    DOWN_WEIGHT = "down_weight"
+    """The given label stands, but counts less."""
     RELABEL = "relabel"
     """Another label replaces the given one."""
     DROP = "drop"
@@ -30,6 +36,8 @@ class Verdict(StrEnum):
     """A clip without a given label gets one."""
     REVIEW = "review"
     """A human should look. A given label stands meanwhile, by its low weight; a clip without one is not trained on."""
+    LEAVE = "leave"
+    """A clip without a given label stays without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,7 @@ class Decision:
         old_label: The given label, "" where there is none.
         new_label: The label to train on, "" where the clip is not trained on.
         decision: What was decided.
-        weight: The clip's weight in training, 0 where it is not trained on; a class's labelled clips average one.
+        weight: The clip's weight in training, 0 where it is not trained on; labelled clips average one.
         confidence: Probability that ``new_label`` is right; without one, that of the label model's first choice.
         agreement: Share of the voting sources whose vote is the label model's first choice; NaN where none votes.
         reason: Why, in words.
@@ -59,23 +67,38 @@ class Decision:
     reason: str
 
 
+@dataclass(slots=True)
+class _Draft:
+    """Decisions on n clips while they are made: verdict, new label (-1: not trained on), and what the reason adds."""
+
+    verdicts: NDArray[np.object_]
+    new: Ints
+    notes: NDArray[np.object_]
+
+    def set(self, rows: Bools | Ints, verdict: Verdict, note: str = "") -> None:
+        self.verdicts[rows] = verdict
+        self.notes[rows] = note
+
+
 def decide(
-    combined: CombinedVotes,
+    assessment: Assessment,
     clips: Sequence[Clip],
     labels: Sequence[str],
     config: RefineConfig,
     *,
     families: Mapping[str, str],
+    gold: Ints | None = None,
 ) -> list[Decision]:
     """Decide about every clip.
 
     Args:
-        combined: What the sources say, of the same clips in the same order.
+        assessment: What the sources say, of the same clips in the same order.
         clips: The clips; their gold labels are not read.
         labels: The K label names.
-        config: The thresholds.
+        config: The thresholds and targets.
         families: The family of each source: sources that see the same features (all voters of a modality) are one
             family and count once.
+        gold: Labels that a person vouches for, (n,), -1 where unknown; None: nowhere known.
 
     Returns:
         One decision a clip, in the same order.
@@ -83,127 +106,150 @@ def decide(
     Raises:
         ValueError: When the clips are not those that were voted on, or a source has no family.
     """
-    if len(clips) != len(combined.labels) or combined.probs.shape[1] != len(labels):
-        raise ValueError(f"{len(clips)} clips, {len(labels)} labels but votes of {combined.probs.shape}")
-    if missing := set(combined.votes) - set(families):
+    if len(clips) != len(assessment.labels) or assessment.probs.shape[1] != len(labels):
+        raise ValueError(f"{len(clips)} clips, {len(labels)} labels but votes of {assessment.probs.shape}")
+    if missing := set(assessment.votes) - set(families):
         raise ValueError(f"no family for {sorted(missing)}")
     given = np.array(labels_of(clips, labels), np.int64)
-    backing = _families_behind(combined, families)
-    verdicts, new = _labelled(combined, given, backing, config)
-    weights = _weights(combined, given, new, config)
-    over_quota = _add_pseudo(combined, clips, given, backing, config, verdicts, new, weights)
-    shown = np.where(new >= 0, new, combined.labels)
-    confidence = combined.posterior[np.arange(len(clips)), shown]
-    casts = np.stack(list(combined.votes.values()), axis=1)  # (n, S)
-    voting = (casts != ABSTAIN).sum(axis=1)
-    agreeing = (casts == combined.labels[:, None]).sum(axis=1)
+    gold = np.full(len(clips), -1) if gold is None else gold
+    targets = find_targets(assessment, given, gold, config)
+    backing = families_behind(assessment, families)
+    draft = _Draft(np.full(len(clips), Verdict.LEAVE, object), np.full(len(clips), -1), np.full(len(clips), "", object))
+    _judge_given(draft, assessment, given, backing, targets, config)
+    _obey_verdicts(draft, given, gold)
+    _add_pseudo(draft, assessment, clips, (given < 0) & (gold < 0), backing, targets, config)
+    _ask_for_review(draft, assessment, (given < 0) & (gold < 0), config)
+    weights = _weights(assessment, given, gold, draft.new, config)
+    shown = np.where(draft.new >= 0, draft.new, assessment.labels)
+    confidence = assessment.posterior[np.arange(len(clips)), shown]
+    voices = _Voices.of(assessment, backing)
     return [
         Decision(
             clip_id=clip.clip_id,
             split=clip.split,
             old_label=clip.given_label,
-            new_label=labels[new[i]] if new[i] >= 0 else "",
-            decision=verdicts[i],
+            new_label=labels[draft.new[i]] if draft.new[i] >= 0 else "",
+            decision=draft.verdicts[i],
             weight=float(weights[i]),
             confidence=float(confidence[i]),
-            agreement=float(combined.agreement[i]),
-            reason=_reason(combined, labels, i, given[i], agreeing[i], voting[i], backing[i], verdicts[i])
-            + (f"; {labels[combined.labels[i]]} has its quota of pseudo-labels" if over_quota[i] else ""),
+            agreement=float(assessment.agreement[i]),
+            reason=_reason(assessment, labels, voices, i, int(given[i])) + draft.notes[i],
         )
         for i, clip in enumerate(clips)
     ]
 
 
-def _families_behind(combined: CombinedVotes, families: Mapping[str, str]) -> Ints:
+def families_behind(assessment: Assessment, families: Mapping[str, str]) -> Ints:
     """How many families favour the first choice, (n,): those of whose voting sources more than half vote for it."""
-    behind = np.zeros(len(combined.labels), np.int64)
-    for family in sorted({families[name] for name in combined.votes}):
-        casts = np.stack([cast for name, cast in combined.votes.items() if families[name] == family], axis=1)
-        behind += 2 * (casts == combined.labels[:, None]).sum(axis=1) > (casts != ABSTAIN).sum(axis=1)
+    behind = np.zeros(len(assessment.labels), np.int64)
+    for family in sorted({families[name] for name in assessment.votes}):
+        casts = np.stack([cast for name, cast in assessment.votes.items() if families[name] == family], axis=1)
+        behind += 2 * (casts == assessment.labels[:, None]).sum(axis=1) > (casts != ABSTAIN).sum(axis=1)
     return behind
 
 
-def _labelled(combined: CombinedVotes, given: Ints, backing: Ints, config: RefineConfig) -> tuple[list[Verdict], Ints]:
-    """Verdicts on given labels, and the labels that result, -1 for none; unlabeled clips stand at review."""
-    rows = np.arange(len(given))
-    belief = combined.posterior[rows, given]
+def _judge_given(
+    draft: _Draft, assessment: Assessment, given: Ints, backing: Ints, targets: Targets, config: RefineConfig
+) -> None:
+    """Verdicts on given labels. Without a vote there is nothing to doubt one by."""
     labelled = given >= 0
-    voted = ~np.isnan(combined.agreement)  # without a vote there is nothing to doubt a given label by
-    relabel = (
-        labelled
-        & voted
-        & (combined.labels != given)
-        & (combined.confidence >= config.relabel_above)
-        & (backing >= config.relabel_families)
-    )
-    drop = labelled & voted & ~relabel & (belief < config.drop_below)
-    review = ~labelled | (voted & ~relabel & ~drop & (belief < config.review_below))
-    codes = np.select([relabel, drop, review], [1, 2, 3], default=0)
-    by_code = (Verdict.KEEP, Verdict.RELABEL, Verdict.DROP, Verdict.REVIEW)
-    new = np.where(relabel, combined.labels, np.where(drop, -1, given))
-    return [by_code[code] for code in codes.tolist()], new
+    doubted = labelled & ~np.isnan(assessment.agreement)
+    belief = assessment.posterior[np.arange(len(given)), given]
+    draft.new[labelled] = given[labelled]
+    draft.set(labelled, Verdict.KEEP)
+    draft.set(doubted & (belief < config.keep_above), Verdict.DOWN_WEIGHT, "; it counts less")
+    draft.set(doubted & (belief < config.review_below), Verdict.REVIEW, "; it counts less, and a person should look")
+    drop = doubted & (belief < config.drop_below)
+    draft.set(drop, Verdict.DROP, "; left out of training")
+    sure = (assessment.labels != given) & (assessment.confidence >= targets.relabel)
+    relabel = doubted & sure & (belief < config.review_below) & (backing >= config.relabel_families)
+    draft.new[drop] = -1
+    draft.new[relabel] = assessment.labels[relabel]
+    draft.set(relabel, Verdict.RELABEL, f"; {config.relabel_precision:.0%} of such replacements are right")
 
 
-def _weights(combined: CombinedVotes, given: Ints, new: Ints, config: RefineConfig) -> Floats:
-    """The posterior of each labelled clip's label, scaled so that each class averages one (or what the limit allows).
-
-    Unscaled, the weights favour the majority class, whose labels are the easiest to believe.
-    """
-    trained = np.flatnonzero((given >= 0) & (new >= 0))
-    weights = np.zeros(len(given))
-    weights[trained] = combined.posterior[trained, new[trained]]
-    classes = combined.probs.shape[1]
-    counts = np.bincount(new[trained], minlength=classes)
-    totals = np.bincount(new[trained], weights=weights[trained], minlength=classes)
-    scale = np.minimum(np.divide(counts, totals, out=np.ones(classes), where=totals > 0), config.weight_limit)
-    weights[trained] *= scale[new[trained]]
-    return weights
+def _obey_verdicts(draft: _Draft, given: Ints, gold: Ints) -> None:
+    """A label that a person vouches for stands, whatever the sources say."""
+    known = gold >= 0
+    draft.new[known] = gold[known]
+    draft.set(known & (given == gold), Verdict.KEEP, "; a person's verdict is the same")
+    draft.set(known & (given >= 0) & (given != gold), Verdict.RELABEL, "; replaced by a person's verdict")
+    draft.set(known & (given < 0), Verdict.PSEUDO, "; labelled by a person's verdict")
 
 
 def _add_pseudo(
-    combined: CombinedVotes,
+    draft: _Draft,
+    assessment: Assessment,
     clips: Sequence[Clip],
-    given: Ints,
+    unlabeled: Bools,
     backing: Ints,
+    targets: Targets,
     config: RefineConfig,
-    verdicts: list[Verdict],
-    new: Ints,
-    weights: Floats,
-) -> NDArray[np.bool_]:
-    """Enter pseudo-labels, the surest first up to each class's quota; tells which clips the quota kept out, (n,)."""
-    allowed = np.array([clip.split in config.pseudo_splits for clip in clips], dtype=bool)
-    sure = (given < 0) & allowed & (combined.confidence >= config.pseudo_above) & (backing >= config.pseudo_families)
-    trained = np.bincount(new[(given >= 0) & (new >= 0)], minlength=combined.probs.shape[1])
-    over_quota = np.zeros(len(clips), dtype=bool)
+) -> None:
+    """Enter pseudo-labels, the surest first up to each class's quota."""
+    allowed = unlabeled & np.array([clip.split in config.pseudo_splits for clip in clips], dtype=bool)
+    sure = allowed & (assessment.confidence >= targets.pseudo[assessment.labels])
+    sure &= backing >= config.pseudo_families
+    draft.set(unlabeled & ~sure, Verdict.LEAVE, "; too unsure to use")
+    draft.set(unlabeled & ~allowed, Verdict.LEAVE, "; clips of this split get no pseudo-labels")
+    trained = np.bincount(draft.new[~unlabeled & (draft.new >= 0)], minlength=assessment.probs.shape[1])
     for label, count in enumerate(trained.tolist()):
-        eligible = np.flatnonzero(sure & (combined.labels == label)).tolist()
-        eligible.sort(key=lambda i: (-combined.confidence[i], clips[i].clip_id))
+        eligible = np.flatnonzero(sure & (assessment.labels == label)).tolist()
+        eligible.sort(key=lambda i: (-assessment.confidence[i], clips[i].clip_id))
         quota = int(config.pseudo_quota * count)
-        over_quota[eligible[quota:]] = True
-        for i in eligible[:quota]:
-            verdicts[i] = Verdict.PSEUDO
-            new[i] = label
-            weights[i] = config.pseudo_weight * combined.confidence[i]
-    return over_quota
+        taken, turned_away = np.array(eligible[:quota], np.int64), np.array(eligible[quota:], np.int64)
+        draft.set(taken, Verdict.PSEUDO)
+        draft.new[taken] = label
+        draft.set(turned_away, Verdict.LEAVE, "; its class has its quota of pseudo-labels")
 
 
-def _reason(
-    combined: CombinedVotes,
-    labels: Sequence[str],
-    row: int,
-    given: int,
-    agreeing: int,
-    voting: int,
-    families: int,
-    verdict: Verdict,
-) -> str:
-    first = labels[combined.labels[row]]
-    if voting == 0:
+def _ask_for_review(draft: _Draft, assessment: Assessment, unlabeled: Bools, config: RefineConfig) -> None:
+    """Of the clips that stay without a label, those whose verdict would teach most."""
+    left = np.flatnonzero(unlabeled & (draft.verdicts == Verdict.LEAVE))
+    taught = lessons(assessment)[left]
+    chosen = left[np.argsort(-taught, kind="stable")[: config.review_budget]]
+    draft.verdicts[chosen] = Verdict.REVIEW
+
+
+def _weights(assessment: Assessment, given: Ints, gold: Ints, new: Ints, config: RefineConfig) -> Floats:
+    """What each clip counts: how far its label is believed, scaled so that clips with a given label average one.
+
+    Classes are not evened out: a class whose labels are mostly wrong would get its false members' weight back. The
+    training balances classes by the weights that are left.
+    """
+    rows = np.arange(len(given))
+    belief = np.where(new >= 0, assessment.posterior[rows, new], 0.0)
+    belief[(gold >= 0) & (new >= 0)] = 1.0
+    trained = (new >= 0) & ((given >= 0) | (gold >= 0))
+    mean = belief[trained].mean() if trained.any() else 1.0
+    weights: Floats = np.where(trained, belief / max(mean, 1e-12), config.pseudo_weight * belief)
+    return weights
+
+
+@dataclass(frozen=True, slots=True)
+class _Voices:
+    """How many sources vote, how many of them for the first choice, and how many families, (n,) each."""
+
+    voting: Ints
+    agreeing: Ints
+    families: Ints
+
+    @classmethod
+    def of(cls, assessment: Assessment, families: Ints) -> _Voices:
+        casts = np.stack(list(assessment.votes.values()), axis=1)  # (n, S)
+        agreeing = (casts == assessment.labels[:, None]).sum(axis=1)
+        return cls((casts != ABSTAIN).sum(axis=1), agreeing, families)
+
+
+def _reason(assessment: Assessment, labels: Sequence[str], voices: _Voices, row: int, given: int) -> str:
+    first = labels[assessment.labels[row]]
+    if voices.voting[row] == 0:
         return "no source votes" + (f"; given label {labels[given]} stands" if given >= 0 else "")
+    families = voices.families[row]
     said = (
-        f"{agreeing} of {voting} sources ({families} {'family' if families == 1 else 'families'}) "
-        f"say {first} (posterior {combined.confidence[row]:.2f})"
+        f"{voices.agreeing[row]} of {voices.voting[row]} sources ({families} "
+        f"{'family' if families == 1 else 'families'}) say {first} (posterior {assessment.confidence[row]:.2f})"
     )
     if given < 0 or first == labels[given]:
-        return said + (", too unsure to use" if verdict is Verdict.REVIEW else "")
-    return f"{said}; given label {labels[given]} has {combined.posterior[row, given]:.2f}"
+        return said
+    return f"{said}; given label {labels[given]} has {assessment.posterior[row, given]:.2f}"

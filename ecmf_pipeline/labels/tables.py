@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.clips import ClipId, Split
 from ecmf_pipeline.errors import InputError, MissingInput
 from ecmf_pipeline.files import read_text, write_atomic
-from ecmf_pipeline.labels.label_model import ABSTAIN, first_choice
+from ecmf_pipeline.labels.evidence import ABSTAIN, first_choice
 from ecmf_pipeline.labels.refine import Decision, Verdict
 
 if TYPE_CHECKING:
@@ -99,20 +99,20 @@ def read_votes(path: Path, labels: Sequence[str]) -> VoteTable:
 
     hint = "run `ecmf-pipe vote` again"
     probabilities = [f"p_{label}" for label in labels]
-    frame = _read(path, ("clip_id", "source", "label", *probabilities), probabilities, hint)
+    frame = read_table(path, ("clip_id", "source", "label", *probabilities), probabilities, hint)
     values = frame[probabilities].to_numpy(np.float64)
     silent = np.isnan(values).all(axis=1)
     wrong = ~silent & ~((values >= 0).all(axis=1) & (np.abs(values.sum(axis=1) - 1) < 1e-3))
-    _refuse(path, wrong, "the probabilities are not a distribution", hint)
+    refuse(path, wrong, "the probabilities are not a distribution", hint)
     # Rounding may tie two labels, so the vote must be one of the most probable labels, not the first of them.
     named = pd.Index(list(labels)).get_indexer(pd.Index(frame["label"]))
-    _refuse(path, (named < 0) & (frame["label"] != "").to_numpy(), "the label is unknown", hint)
+    refuse(path, (named < 0) & (frame["label"] != "").to_numpy(), "the label is unknown", hint)
     best = np.where(silent, np.nan, np.where(silent[:, None], 0.0, values).max(axis=1))
     chosen = values[np.arange(len(values)), named]
-    _refuse(path, np.where(silent, named >= 0, (named < 0) | (chosen < best - 2e-6)), "the label is not the vote", hint)
+    refuse(path, np.where(silent, named >= 0, (named < 0) | (chosen < best - 2e-6)), "the label is not the vote", hint)
     clip_codes, clip_ids = pd.factorize(frame["clip_id"], sort=True)
     source_codes, sources = pd.factorize(frame["source"], sort=True)
-    _refuse(path, frame.duplicated(["clip_id", "source"]).to_numpy(), "the source votes twice on this clip", hint)
+    refuse(path, frame.duplicated(["clip_id", "source"]).to_numpy(), "the source votes twice on this clip", hint)
     votes = np.full((len(sources), len(clip_ids), len(labels)), np.nan)
     votes[source_codes, clip_codes] = values
     return VoteTable(tuple(clip_ids), tuple(labels), dict(zip(sources, votes, strict=True)))
@@ -154,6 +154,31 @@ def write_refined(
     _write(path, pd.DataFrame(columns).iloc[order])
 
 
+def write_next(path: Path, posterior: NDArray[np.floating], decisions: Sequence[Decision], rows: Sequence[int]) -> None:
+    """Write which clips a person should judge first, the most telling first, and what is thought of them now.
+
+    Args:
+        path: The csv file.
+        posterior: Probabilities, (n, K).
+        decisions: One a clip, n.
+        rows: The chosen clips.
+    """
+    import pandas as pd
+
+    ranked = np.sort(np.asarray(posterior, np.float64), axis=1)[list(rows)]
+    chosen = [decisions[row] for row in rows]
+    columns: dict[str, object] = {
+        "clip_id": [decision.clip_id for decision in chosen],
+        "split": [decision.split for decision in chosen],
+        "given_label": [decision.old_label for decision in chosen],
+        "decision": [decision.decision for decision in chosen],
+        "first": np.round(ranked[:, -1:].sum(axis=1), 6),
+        "second": np.round(ranked[:, -2:-1].sum(axis=1), 6),
+        "reason": [decision.reason for decision in chosen],
+    }
+    _write(path, pd.DataFrame(columns))
+
+
 def read_refined(path: Path) -> pd.DataFrame:
     """Read refined.csv: `REFINED_COLUMNS` and those after them (a source that abstains has the vote "", and NaN).
 
@@ -162,12 +187,12 @@ def read_refined(path: Path) -> pd.DataFrame:
         InputError: When a column is missing, or a decision or a weight is impossible.
     """
     hint = "run `ecmf-pipe refine` again"
-    frame = _read(path, REFINED_COLUMNS, ("weight", "confidence", "agreement"), hint, others=_is_probability)
-    _refuse(path, ~frame["decision"].isin(list(Verdict)).to_numpy(), "there is no such decision", hint)
-    _refuse(path, ~(frame["weight"] >= 0).to_numpy(), "the weight is not a number of at least 0", hint)
+    frame = read_table(path, REFINED_COLUMNS, ("weight", "confidence", "agreement"), hint, others=_is_probability)
+    refuse(path, ~frame["decision"].isin(list(Verdict)).to_numpy(), "there is no such decision", hint)
+    refuse(path, ~(frame["weight"] >= 0).to_numpy(), "the weight is not a number of at least 0", hint)
     unnamed = (frame["weight"] > 0) & (frame["refined_label"] == "")
-    _refuse(path, unnamed.to_numpy(), "a clip that is trained on has no label", hint)
-    _refuse(path, frame.duplicated("clip_id").to_numpy(), "the clip stands twice", hint)
+    refuse(path, unnamed.to_numpy(), "a clip that is trained on has no label", hint)
+    refuse(path, frame.duplicated("clip_id").to_numpy(), "the clip stands twice", hint)
     return frame
 
 
@@ -208,7 +233,7 @@ def _write(path: Path, frame: pd.DataFrame) -> None:
     write_atomic(path, frame.to_csv(index=False, lineterminator="\n"), only_if_changed=True)
 
 
-def _read(
+def read_table(
     path: Path,
     required: Sequence[str],
     numbers: Sequence[str],
@@ -216,7 +241,14 @@ def _read(
     *,
     others: Callable[[str], bool] | None = None,
 ) -> pd.DataFrame:
-    """A csv file whose columns start with ``required``; text stays as it is ("NA" is a name), numbers may be empty."""
+    """Read a csv file that has at least the columns ``required``.
+
+    Text stays as it is ("NA" is a name); cells of ``numbers``, and of ``others`` where present, may be empty.
+
+    Raises:
+        MissingInput: When the file is not there.
+        InputError: When it is no csv file, or a column or a number is missing.
+    """
     import pandas as pd
 
     if not path.is_file():
@@ -248,6 +280,7 @@ def _header(text: str) -> list[str]:
     return header
 
 
-def _refuse(path: Path, wrong: NDArray[np.bool_], what: str, hint: str) -> None:
+def refuse(path: Path, wrong: NDArray[np.bool_], what: str, hint: str) -> None:
+    """Raise an InputError that names the first record that is wrong, (n,), if any is."""
     if wrong.any():
         raise InputError(f"{path}: record {int(wrong.argmax()) + 1}: {what}", hint)

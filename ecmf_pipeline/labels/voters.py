@@ -7,6 +7,7 @@ Standardisation and principal components are fitted inside the fold's training p
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -18,10 +19,16 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
+ALL = "all"
+"""The name of all modalities together, as that of a modality."""
+
+
 class Voter(Protocol):
     """A classifier that is fitted and asked in one go."""
 
-    def vote(self, training: Floats, given: Ints, queries: Floats, *, seed: int) -> Floats:
+    def vote(
+        self, training: Floats, given: Ints, queries: Floats, *, seed: int, weights: Floats | None = None
+    ) -> Floats:
         """Fit on some clips and judge others.
 
         Args:
@@ -29,6 +36,7 @@ class Voter(Protocol):
             given: Their labels, (m,): 0 .. C-1, every one of the C labels present, C > 1.
             queries: Features of the clips to judge, (q, D).
             seed: Seed of whatever is random.
+            weights: How much each clip to learn from counts, (m,), above zero; None: alike.
 
         Returns:
             Probabilities, (q, C).
@@ -42,7 +50,9 @@ class LinearVoter:
     def __init__(self, config: LinearConfig) -> None:
         self.config = config
 
-    def vote(self, training: Floats, given: Ints, queries: Floats, *, seed: int) -> Floats:
+    def vote(
+        self, training: Floats, given: Ints, queries: Floats, *, seed: int, weights: Floats | None = None
+    ) -> Floats:
         """See `Voter.vote`."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
@@ -54,7 +64,7 @@ class LinearVoter:
         with warnings.catch_warnings():
             # Stopping at the bound of steps costs a weak voter nothing that the label model would not discount.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(training, given, sample_weight=clip_weights(given, self.config.balance))
+            model.fit(training, given, sample_weight=clip_weights(given, self.config.balance, weights))
         probs: Floats = model.predict_proba(queries)
         return probs
 
@@ -69,7 +79,9 @@ class LightGbmVoter:
     def __init__(self, config: LightGbmConfig) -> None:
         self.config = config
 
-    def vote(self, training: Floats, given: Ints, queries: Floats, *, seed: int) -> Floats:
+    def vote(
+        self, training: Floats, given: Ints, queries: Floats, *, seed: int, weights: Floats | None = None
+    ) -> Floats:
         """See `Voter.vote`."""
         import lightgbm
 
@@ -94,7 +106,7 @@ class LightGbmVoter:
         data = lightgbm.Dataset(
             training,
             label=given,
-            weight=clip_weights(given, self.config.balance),
+            weight=clip_weights(given, self.config.balance, weights),
             params={"verbose": -1, "feature_pre_filter": False},
         )
         model = lightgbm.train(settings, data, num_boost_round=self.config.rounds)
@@ -111,6 +123,7 @@ def out_of_fold_votes(
     *,
     n_classes: int,
     seed: int = 0,
+    weights: Mapping[int, Floats] | None = None,
 ) -> Floats:
     """Judge every clip with models that have not seen its given label.
 
@@ -121,6 +134,8 @@ def out_of_fold_votes(
         voter: What judges.
         n_classes: K; labels that a training part lacks get probability 0.
         seed: Seed of the voter.
+        weights: By fold that is held out, how much each clip counts for the models that judge it, (n,); those of
+            weight 0 are not learned from.
 
     Returns:
         Probabilities, (n, K): a labelled clip's by the model that held its fold out, an unlabeled clip's the mean of
@@ -143,7 +158,8 @@ def out_of_fold_votes(
     votes = np.full((len(given), n_classes), np.nan)
     total, models = np.zeros((len(unlabeled), n_classes)), 0
     for fold in np.unique(folds[labelled]).tolist():
-        training = np.flatnonzero(labelled & (folds != fold))
+        counts = np.ones(len(given)) if weights is None else weights[fold]
+        training = np.flatnonzero(labelled & (folds != fold) & (counts > 0))
         held_out = np.flatnonzero(labelled & (folds == fold))
         known, compact = np.unique(given[training], return_inverse=True)
         if len(known) < 2:
@@ -151,7 +167,11 @@ def out_of_fold_votes(
         asked = np.concatenate([held_out, unlabeled])
         probs = np.zeros((len(asked), n_classes))
         probs[:, known] = voter.vote(
-            np.asarray(features[training], np.float64), compact, np.asarray(features[asked], np.float64), seed=seed
+            np.asarray(features[training], np.float64),
+            compact,
+            np.asarray(features[asked], np.float64),
+            seed=seed,
+            weights=None if weights is None else counts[training],
         )
         votes[held_out] = probs[: len(held_out)]
         total += probs[len(held_out) :]
@@ -159,6 +179,31 @@ def out_of_fold_votes(
     if models:
         votes[unlabeled] = total / models
     return votes
+
+
+def joined(features: Mapping[str, NDArray[np.floating]]) -> Floats:
+    """All modalities side by side, (n, sum of D + M): what one voter sees who judges by all of them.
+
+    A modality that a clip lacks is filled with its mean over the clips that have it, and a column a modality says which
+    clips do. A clip that lacks all is a row of NaN.
+    """
+    columns, have = [], []
+    for values in features.values():
+        block = np.array(values, np.float64)
+        present = ~np.isnan(block).any(axis=1)
+        have.append(present)
+        if present.any():
+            block[~present] = block[present].mean(axis=0)
+            columns.append(block)
+    masks = np.stack(have, axis=1)  # (n, M)
+    rows = np.concatenate([*columns, masks.astype(np.float64)], axis=1)
+    rows[~masks.any(axis=1)] = np.nan
+    return rows
+
+
+def family_of(source: str) -> str:
+    """Sources that judge by the same input are one family: all voters of a modality; the LLM reads the words."""
+    return {"llm": "text", "fusion": ALL}.get(source, source.partition("/")[0])
 
 
 def abstain_where_unsure(probs: NDArray[np.floating], margin: float) -> Floats:
@@ -187,8 +232,12 @@ def project(training: Floats, queries: Floats, components: int) -> tuple[Floats,
     return pca.transform(training), pca.transform(queries)
 
 
-def clip_weights(given: Ints, balance: float) -> Floats:
-    """A weight for each clip, (m,), mean about one: the inverse frequency of its label to the power ``balance``."""
-    counts = np.bincount(given)
-    weights: Floats = (len(given) / (np.count_nonzero(counts) * counts[given])) ** balance
-    return weights
+def clip_weights(given: Ints, balance: float, weights: Floats | None = None) -> Floats:
+    """A weight for each clip, (m,), mean about one: the inverse frequency of its label to the power ``balance``.
+
+    Clips that count differently, by ``weights``, (m,), count so in the frequencies too.
+    """
+    own = np.ones(len(given)) if weights is None else weights
+    counts = np.bincount(given, own)
+    balanced: Floats = own * (own.sum() / (np.count_nonzero(counts) * counts[given])) ** balance
+    return balanced

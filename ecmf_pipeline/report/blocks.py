@@ -98,6 +98,26 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
+class Photograph:
+    """A picture with its caption.
+
+    Attributes:
+        address: A data URI: the page loads nothing.
+        alt: What it shows, for those who cannot see it.
+        caption: The line below it.
+        width: In pixels.
+        height: In pixels.
+    """
+
+    kind: ClassVar[str] = "photograph"
+    address: str
+    alt: str
+    caption: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
 class Folded:
     """Blocks that open on a click."""
 
@@ -115,7 +135,7 @@ class Verbatim:
     text: str
 
 
-Block = Paragraph | Notice | Heading | Table | Figure | Folded | Verbatim
+Block = Paragraph | Notice | Heading | Table | Figure | Photograph | Folded | Verbatim
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,29 @@ class LabelDecision:
     votes: Sequence[SourceVote] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class FaceSheet:
+    """One clip's contact sheet.
+
+    Attributes:
+        clip_id: The clip.
+        why: What it was chosen for.
+        about: What it shows, in words.
+        picture: JPEG; empty when there is none.
+        width: Of the picture, in pixels.
+        height: Of the picture, in pixels.
+        problem: Why there is no picture; empty when there is one.
+    """
+
+    clip_id: str
+    why: str
+    about: str = ""
+    picture: bytes = b""
+    width: int = 0
+    height: int = 0
+    problem: str = ""
+
+
 @dataclass(frozen=True)
 class ReportInput:
     """The results of a run. What is absent is empty or None, and the report says that it is.
@@ -88,9 +111,14 @@ class ReportInput:
         coverage: For each modality, how many clips are ``done``, ``absent``, ``quarantined``, ``missing``.
         encoders: For each modality, the settings of its feature store.
         dims: For each modality, D.
+        provenance: For each modality, where its features come from; see docs/store.md. None where a store is silent.
+        computed_with: For each modality, the combinations of library versions that computed its rows; an empty one
+            stands for rows of which nobody knows.
         evaluate: The metrics of the `evaluate` stage; see `evaluation.Evaluation`.
         predictions: One entry a predicted clip.
         refined: One entry a clip that refinement looked at; empty when it did not run.
+        face_sheets: Contact sheets of some clips' faces.
+        no_face_sheets: Why there are none; empty when there are some, or none were asked for.
         params: The params of the run.
         versions: Version of each package that matters.
     """
@@ -103,9 +131,13 @@ class ReportInput:
     coverage: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     encoders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     dims: Mapping[str, int] = field(default_factory=dict)
+    provenance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    computed_with: Mapping[str, Sequence[Mapping[str, str]]] = field(default_factory=dict)
     evaluate: Mapping[str, Any] | None = None
     predictions: Sequence[PredictedClip] = ()
     refined: Sequence[LabelDecision] = ()
+    face_sheets: Sequence[FaceSheet] = ()
+    no_face_sheets: str = ""
     params: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 

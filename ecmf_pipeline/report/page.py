@@ -15,6 +15,7 @@ from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.evaluation import read_evaluation
 from ecmf_pipeline.report.inputs import LabelDecision, PredictedClip, ReportInput, SourceVote
 from ecmf_pipeline.report.sections.corpus import corpus_section, features_section
+from ecmf_pipeline.report.sections.faces import faces_section
 from ecmf_pipeline.report.sections.provenance import provenance_section, quarantine_section
 from ecmf_pipeline.report.sections.refinement import refinement_section
 from ecmf_pipeline.report.sections.scores import confusion_section, scores_section
@@ -39,6 +40,7 @@ def render(report: ReportInput, config: ReportConfig) -> str:
     sections = [
         corpus_section(report, config),
         features_section(report),
+        *faces_section(report),
         scores_section(report, evaluation),
         confusion_section(evaluation),
         weights_section(report),

@@ -3,7 +3,7 @@
 from ecmf_pipeline.runner.engine import Done, Engine, InProcess, Task
 from ecmf_pipeline.runner.processes import LocalProcesses
 from ecmf_pipeline.runner.run import Run, RunConfig, RunReport
-from ecmf_pipeline.runner.step import Item, Keeper, Outcome, Sealer, Step, StepFactory, Target
+from ecmf_pipeline.runner.step import Item, Keeper, Opener, Outcome, Sealer, StagedFactory, Step, StepFactory, Target
 
 __all__ = [
     "Done",
@@ -12,11 +12,13 @@ __all__ = [
     "Item",
     "Keeper",
     "LocalProcesses",
+    "Opener",
     "Outcome",
     "Run",
     "RunConfig",
     "RunReport",
     "Sealer",
+    "StagedFactory",
     "Step",
     "StepFactory",
     "Target",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, Protocol
 
 from ecmf_pipeline.errors import ClipError, OutOfMemory
-from ecmf_pipeline.runner.step import ItemT, Keeper, Outcome, Step, StepFactory, Target
+from ecmf_pipeline.runner.step import ItemT, Keeper, Opener, Outcome, Step, StepFactory, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,25 +65,51 @@ Watch = Callable[[Phase, int], None]
 """Is told each phase as it starts, with the position in the batch of the item that is being opened (else 0)."""
 
 
+@dataclass(slots=True)
+class Batch(Generic[ItemT]):
+    """Items that have been opened.
+
+    Attributes:
+        opened: Each with what there is of it now.
+        errors: Those that are bad, and why.
+        too_much: Those for which memory ran out, and what to say of them if it does so again when they are alone.
+    """
+
+    opened: list[tuple[ItemT, Any]] = field(default_factory=list)
+    errors: list[tuple[ItemT, ClipError]] = field(default_factory=list)
+    too_much: list[tuple[ItemT, OutOfMemory]] = field(default_factory=list)
+
+
 def perform(step: Step[ItemT, Any, Any], keeper: Keeper[Any], task: Task[ItemT], watch: Watch) -> Done[ItemT]:
     """Open, work on and keep one batch: what every worker does, wherever it lives."""
-    opened: list[tuple[ItemT, Any]] = []
-    too_much: list[ItemT] = []
-    outcomes: list[Outcome[Any]] = []
-    for position, item in enumerate(task.items):
+    return finish(step, keeper, task, open_items(step, task.items, watch), watch)
+
+
+def open_items(opener: Opener[ItemT, Any], items: Sequence[ItemT], watch: Watch) -> Batch[ItemT]:
+    """Open the items of one batch."""
+    batch: Batch[ItemT] = Batch()
+    for position, item in enumerate(items):
         watch(Phase.OPEN, position)
         try:
-            opened.append((item, step.open(item)))
+            batch.opened.append((item, opener.open(item)))
         except ClipError as error:
-            outcomes += _all_of(item, error)
-        except MemoryError:
-            too_much.append(item)
-    if opened:
+            batch.errors.append((item, error))
+        except MemoryError as error:
+            batch.too_much.append((item, out_of_memory(Phase.OPEN, error)))
+    return batch
+
+
+def finish(
+    step: Step[ItemT, Any, Any], keeper: Keeper[Any], task: Task[ItemT], batch: Batch[ItemT], watch: Watch
+) -> Done[ItemT]:
+    """Work on and keep a batch that has been opened; uses it up."""
+    outcomes = [outcome for item, error in batch.errors for outcome in _all_of(item, error)]
+    if batch.opened:
         watch(Phase.WORK, 0)
-        outcomes += _work(step, opened, too_much)
-    opened.clear()  # pictures take much room: what comes next needs it
+        outcomes += _work(step, batch.opened, batch.too_much)
+    batch.opened.clear()  # pictures take much room: what comes next needs it
     for position, item in enumerate(task.items):
-        if any(item is each for each in too_much):
+        if any(item is each for each, _ in batch.too_much):
             for piece in item.alone():
                 outcomes += _perform_alone(step, piece, position, watch)
     _refuse_silence(outcomes, task.items)
@@ -101,7 +127,7 @@ def perform(step: Step[ItemT, Any, Any], keeper: Keeper[Any], task: Task[ItemT],
 
 
 def _work(
-    step: Step[ItemT, Any, Any], opened: Sequence[tuple[ItemT, Any]], too_much: list[ItemT]
+    step: Step[ItemT, Any, Any], opened: Sequence[tuple[ItemT, Any]], too_much: list[tuple[ItemT, OutOfMemory]]
 ) -> list[Outcome[Any]]:
     """Work on all at once or, where memory is short, one by one; those that even so were too much are added to it."""
     try:
@@ -112,8 +138,8 @@ def _work(
     for pair in opened:
         try:
             outcomes += step.work([pair])
-        except MemoryError:
-            too_much.append(pair[0])
+        except MemoryError as error:
+            too_much.append((pair[0], out_of_memory(Phase.WORK, error)))
     return outcomes
 
 
@@ -125,15 +151,16 @@ def _perform_alone(step: Step[ItemT, Any, Any], item: ItemT, position: int, watc
     except ClipError as error:
         return _all_of(item, error)
     except MemoryError as error:
-        return _all_of(item, _out_of_memory(Phase.OPEN, error))
+        return _all_of(item, out_of_memory(Phase.OPEN, error))
     watch(Phase.WORK, 0)
     try:
         return step.work([(item, opened)])
     except MemoryError as error:
-        return _all_of(item, _out_of_memory(Phase.WORK, error))
+        return _all_of(item, out_of_memory(Phase.WORK, error))
 
 
-def _out_of_memory(phase: Phase, error: MemoryError) -> OutOfMemory:
+def out_of_memory(phase: Phase, error: MemoryError) -> OutOfMemory:
+    """What is said of a piece for which there was not enough memory although it was alone."""
     found = f" ({error})" if str(error) else ""
     return OutOfMemory(f"memory ran out while the clip alone was being {phase.value}{found}")
 

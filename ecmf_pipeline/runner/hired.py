@@ -1,4 +1,4 @@
-"""One worker process, seen from the main process."""
+"""One worker or opener process, seen from the main process."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import replace
 from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Any, Generic
 
 from ecmf_pipeline.runner.engine import Phase
 from ecmf_pipeline.runner.machine import count_oom_kills, thread_settings
-from ecmf_pipeline.runner.messages import Start
+from ecmf_pipeline.runner.messages import Delivery, Opened, Role, Start
+from ecmf_pipeline.runner.parcels import Parcel
 from ecmf_pipeline.runner.step import ItemT
 from ecmf_pipeline.runner.waiting import Job
 
@@ -23,12 +25,13 @@ _SECONDS_TO_END = 5.0
 
 
 class Hired(Generic[ItemT]):
-    """A running worker, what it has to do and how far it is.
+    """A running worker or opener, what it has to do and how far it is.
 
     Attributes:
-        number: Which of the run's workers it is, or stands in for.
+        role: Which of the two it is.
+        number: Which of the run's workers or openers it is, or stands in for.
         connection: Our end of the line to it.
-        ready: Whether its step is built.
+        ready: Whether its step or opener is built.
         job: What it has to do just now.
         phase: What it is at with that; None when it has not begun.
         position: The item that it is opening.
@@ -39,7 +42,8 @@ class Hired(Generic[ItemT]):
         gone: Whether its end of the line is closed.
     """
 
-    def __init__(self, number: int, threads: int) -> None:
+    def __init__(self, role: Role, number: int, threads: int) -> None:
+        self.role = role
         self.number = number
         self.ready = False
         self.job: Job[ItemT] | None = None
@@ -62,18 +66,23 @@ class Hired(Generic[ItemT]):
             )
 
     def begin(self, work: bytes) -> None:
-        """Tell the new worker who it is; ``work`` is the pickled factory and keeper."""
+        """Tell the new process who it is; ``work`` is the pickled factory and keeper."""
         with suppress(OSError):  # it is dead already, as its closed line will tell
-            self.connection.send(Start(self.number, work))
+            self.connection.send(Start(self.role, self.number, work))
 
     def give(self, job: Job[ItemT]) -> None:
-        """Give the worker a job."""
-        self.job, self.phase = job, None
+        """Give it a job, and its parcel, if there is one, for good."""
+        self.job, self.phase = replace(job, parcel=None), None
         self.given += 1
-        self.only_suspects &= job.suspect
+        self.only_suspects &= job.suspect is not None
         self.oom_kills = count_oom_kills()
         with suppress(OSError):
-            self.connection.send(job.task)
+            if job.parcel is None:
+                self.connection.send(job.task)
+                return
+            with closing(job.parcel):
+                self.connection.send(Delivery(job.task, job.parcel.layout))
+                job.parcel.send(self.connection)
 
     def enter(self, phase: Phase, position: int, clip_timeout: float) -> None:
         """Note that it begins a phase of its job, and how long it may take."""
@@ -88,13 +97,15 @@ class Hired(Generic[ItemT]):
         """Note that its job is done."""
         self.job, self.phase, self.deadline = None, None, math.inf
 
-    def messages(self) -> list[Any]:
-        """What it has said since the last call; finds out whether it is gone."""
-        said: list[Any] = []
+    def messages(self) -> list[tuple[Any, Parcel | None]]:
+        """What it has said since the last call, with the parcel that came along; finds out whether it is gone."""
+        said: list[tuple[Any, Parcel | None]] = []
         ended = self._process.poll() is not None  # asked first: what it said before its end is in the line by now
         try:
             while self.connection.poll():
-                said.append(self.connection.recv())
+                message = self.connection.recv()
+                layout = message.layout if isinstance(message, Opened) else None
+                said.append((message, Parcel.receive(self.connection, layout) if layout else None))
         except (EOFError, OSError):
             ended = True
         self.gone = ended

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_PROCESSOR = Path("/proc/cpuinfo")
+_BF16 = {"avx512_bf16", "amx_bf16"}
 _KERNEL_COUNTS = Path("/proc/vmstat")
 _THREADS = (
     "OMP_NUM_THREADS",  # torch, too
@@ -33,6 +35,15 @@ def usable_cores() -> int:
 def thread_settings(threads: int) -> dict[str, str]:
     """Environment that gives numerical libraries so many threads; they read it when they are loaded."""
     return dict.fromkeys(_THREADS, str(threads))
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor has instructions for bfloat16 matrices, as far as the kernel says."""
+    try:
+        lines = _PROCESSOR.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    return any(_BF16 & set(line.split()) for line in lines if line.startswith("flags"))
 
 
 def count_oom_kills() -> int:

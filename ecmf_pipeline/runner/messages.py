@@ -1,39 +1,76 @@
-"""What the main process and a worker tell each other, besides `Task` and `Done`."""
+"""What the main process and those that it hires tell each other, besides `Task` and `Done`."""
 
 from __future__ import annotations
 
 import pickle
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
 
-from ecmf_pipeline.errors import WORKER_NOTE
-from ecmf_pipeline.runner.engine import Phase
+from ecmf_pipeline.errors import WORKER_NOTE, ClipError, OutOfMemory
+from ecmf_pipeline.runner.engine import Phase, Task
+from ecmf_pipeline.runner.parcels import Layout
+
+
+class Role(StrEnum):
+    """What a process is hired for."""
+
+    WORKER = "worker"
+    OPENER = "opener"
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """To a new worker: who it is, and the factory and keeper it works with, pickled."""
+    """To a new process: who it is, and the factory and keeper it works with, pickled."""
 
-    worker: int
+    role: Role
+    number: int
     work: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The worker has built its step."""
+    """The process has built its step or opener."""
 
 
 @dataclass(frozen=True, slots=True)
 class At:
-    """The worker begins a phase of its batch, with the item at a position; see `Watch`."""
+    """The process begins a phase of its batch, with the item at a position; see `Watch`."""
 
     phase: Phase
     position: int
 
 
 @dataclass(frozen=True, slots=True)
+class Opened:
+    """From an opener: what became of the items of its batch, each by its position; the parcel follows.
+
+    Attributes:
+        good: Those that the parcel holds, in its order.
+        bad: Those that cannot be opened, and why.
+        too_much: Those for which memory ran out, and what to say of them if they were alone.
+        layout: The parcel's; None where no item is good, and no parcel follows.
+    """
+
+    good: Sequence[int]
+    bad: Sequence[tuple[int, ClipError]]
+    too_much: Sequence[tuple[int, OutOfMemory]]
+    layout: Layout | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """To a worker: a batch that an opener has opened; its parcel follows."""
+
+    task: Task[Any]
+    layout: Layout
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
-    """Something was raised in the worker that is no clip's fault."""
+    """Something was raised in the process that is no clip's fault."""
 
     error: bytes
     trace: str
@@ -52,7 +89,7 @@ class Failed:
         return cls(pickled, trace)
 
     def revive(self) -> Exception:
-        """The error as it was raised, with the worker's traceback as a note."""
+        """The error as it was raised, with the process's traceback as a note."""
         error: Exception = pickle.loads(self.error)
         error.add_note(f"{WORKER_NOTE}\n{self.trace}")
         return error

@@ -60,6 +60,7 @@ class RunConfig:
         max_quarantined: Share of all targets of a branch that may be bad before the run stops.
         workers: How many processes work; None is one for each core, 0 works in this process, without protection.
         clip_timeout: Seconds that one clip may take to be read, and again to be worked on.
+        openers: How many further processes open items for the workers; 0: they do it themselves. Not with 0 workers.
     """
 
     batch_size: int
@@ -67,6 +68,7 @@ class RunConfig:
     max_quarantined: float
     workers: int | None = None
     clip_timeout: float = 300.0
+    openers: int = 0
 
 
 @dataclass(slots=True)
@@ -224,7 +226,9 @@ class Run(Generic[ItemT]):
 
 
 def _local_engine(config: RunConfig) -> Engine:
-    return InProcess() if config.workers == 0 else LocalProcesses(config.workers, config.clip_timeout)
+    if config.workers == 0:
+        return InProcess()
+    return LocalProcesses(config.workers, config.clip_timeout, openers=config.openers)
 
 
 def _count_targets(items: Sequence[ItemT]) -> int:

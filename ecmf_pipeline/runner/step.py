@@ -1,7 +1,8 @@
 """What a long loop is told: the items, the step that works on them, and who keeps and seals what comes out.
 
 A step says how to open one item (which may fail: its targets are quarantined) and how to work on several at once. It
-lives in a worker, which is a process of its own as a rule: factories, items, keepers and rows must be picklable.
+lives in a worker, which is a process of its own as a rule: factories, items, keepers and rows must be picklable. Where
+workers are few and dear (one a graphics card), openers, processes without models, may open items for them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
 
 from ecmf_pipeline.errors import ClipError
 
@@ -57,8 +58,8 @@ class Outcome(Generic[Row]):
     result: Row | ClipError
 
 
-class Step(ABC, Generic[ItemT, Opened, Row]):
-    """What a long loop does; lives in a worker."""
+class Opener(ABC, Generic[ItemT, Opened]):
+    """The first half of a `Step`: what needs no model."""
 
     @abstractmethod
     def open(self, item: ItemT) -> Opened:
@@ -69,6 +70,13 @@ class Step(ABC, Generic[ItemT, Opened, Row]):
             MemoryError: When memory runs out: the item is tried again when that of the others is free, piece by piece.
         """
 
+    def close(self) -> None:
+        """Let go of what it holds (native objects, models)."""
+
+
+class Step(Opener[ItemT, Opened], Generic[ItemT, Opened, Row]):
+    """What a long loop does; lives in a worker."""
+
     @abstractmethod
     def work(self, batch: Sequence[tuple[ItemT, Opened]]) -> list[Outcome[Row]]:
         """Compute the targets of several opened items at once.
@@ -76,9 +84,6 @@ class Step(ABC, Generic[ItemT, Opened, Row]):
         Raises:
             MemoryError: When memory runs out: the items are worked on one by one.
         """
-
-    def close(self) -> None:
-        """Let go of what the step holds (native objects, models)."""
 
 
 class StepFactory(Protocol):
@@ -89,6 +94,18 @@ class StepFactory(Protocol):
 
         Args:
             worker: Number of the worker, 0 to N - 1; picks a graphics card, say.
+        """
+
+
+@runtime_checkable
+class StagedFactory(StepFactory, Protocol):
+    """One that also builds openers, each in a process of its own; what they open is pickled and goes to the workers."""
+
+    def opener(self, number: int) -> Opener[Any, Any]:
+        """Build what opens items as the step does, without its models.
+
+        Args:
+            number: Number of the opener, 0 to N - 1.
         """
 
 

@@ -1,7 +1,8 @@
-"""A worker process: ``python -m ecmf_pipeline.runner.worker DESCRIPTOR PARENT``, started by `LocalProcesses`.
+"""A worker or opener process: ``python -m ecmf_pipeline.runner.worker DESCRIPTOR PARENT``, started by `Hired`.
 
 Reads tasks from its end of a socket pair until the other end is closed, and says before each step what it is about to
-do, so that whoever finds it dead knows with which clip.
+do, so that whoever finds it dead knows with which clip. A worker opens the items of a task, works on and keeps them; of
+a delivery an opener has opened them already.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import os
 import pickle
 import signal
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from ecmf_pipeline.runner.engine import Done, Phase, Task, perform
-from ecmf_pipeline.runner.messages import At, Failed, Ready, Start
-from ecmf_pipeline.runner.step import Keeper, Step, StepFactory
+from ecmf_pipeline.runner.engine import Batch, Done, Phase, Task, finish, open_items, out_of_memory, perform
+from ecmf_pipeline.runner.messages import At, Delivery, Failed, Opened, Ready, Role, Start
+from ecmf_pipeline.runner.parcels import Layout, Parcel, pack, unpack
+from ecmf_pipeline.runner.step import Keeper, Opener, StagedFactory, Step, StepFactory
 
 _PR_SET_PDEATHSIG = 1
 _OOM_SCORE_ADJ = 1000  # the highest: a worker costs one batch, anything else on the machine costs more
@@ -56,10 +58,12 @@ class _Line:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def send(self, message: Ready | At | Failed | Done[Any]) -> None:
+    def send(self, message: Ready | At | Failed | Opened | Done[Any], parcel: Parcel | None = None) -> None:
         pickled = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
         try:
             self._connection.send_bytes(pickled)
+            if parcel is not None:
+                parcel.send(self._connection)
         except OSError:
             os._exit(1)
 
@@ -71,6 +75,18 @@ class _Line:
             return None
         return pickle.loads(pickled)
 
+    def unpack(self, task: Task[Any], layout: Layout) -> Batch[Any]:
+        """The opened items of a task, from the parcel that comes now."""
+        try:
+            parcel = Parcel.receive(self._connection, layout)
+        except (EOFError, OSError):
+            os._exit(1)
+        with closing(parcel):
+            try:
+                return Batch(list(zip(task.items, unpack(parcel), strict=True)))
+            except MemoryError as error:
+                return Batch(too_much=[(item, out_of_memory(Phase.OPEN, error)) for item in task.items])
+
     def watch(self, phase: Phase, position: int) -> None:
         self.send(At(phase, position))
 
@@ -81,17 +97,49 @@ def _serve(line: _Line) -> None:
         return
     work: tuple[StepFactory, Keeper[Any]] = pickle.loads(start.work)
     factory, keeper = work
-    step: Step[Any, Any, Any] = factory(start.worker)
+    if start.role is Role.OPENER and isinstance(factory, StagedFactory):
+        opener = factory.opener(start.number)
+        line.send(Ready())
+        while (task := line.receive()) is not None:
+            _open(line, opener, task)
+        opener.close()
+        return
+    step: Step[Any, Any, Any] = factory(start.number)
     line.send(Ready())
-    while (task := line.receive()) is not None:
-        line.send(perform(step, keeper, _checked(task), line.watch))
+    while (order := line.receive()) is not None:
+        line.send(_perform(line, step, keeper, order))
     step.close()
 
 
-def _checked(task: object) -> Task[Any]:
-    if not isinstance(task, Task):
-        raise TypeError(f"a worker was given {task!r} to do")
-    return task
+def _perform(line: _Line, step: Step[Any, Any, Any], keeper: Keeper[Any], order: object) -> Done[Any]:
+    match order:
+        case Task():
+            return perform(step, keeper, order, line.watch)
+        case Delivery(task, layout):
+            return finish(step, keeper, task, line.unpack(task, layout), line.watch)
+    raise TypeError(f"a worker was given {order!r} to do")
+
+
+def _open(line: _Line, opener: Opener[Any, Any], task: Task[Any]) -> None:
+    """Open a batch and hand it over, without what is bad or too much for memory."""
+    batch = open_items(opener, task.items, line.watch)
+    parcel = None
+    try:
+        parcel = pack([opened for _, opened in batch.opened]) if batch.opened else None
+    except MemoryError as error:
+        batch.too_much += [(item, out_of_memory(Phase.OPEN, error)) for item, _ in batch.opened]
+        batch.opened.clear()
+    at = {id(item): position for position, item in enumerate(task.items)}
+    message = Opened(
+        good=[at[id(item)] for item, _ in batch.opened],
+        bad=[(at[id(item)], error) for item, error in batch.errors],
+        too_much=[(at[id(item)], error) for item, error in batch.too_much],
+        layout=parcel.layout if parcel else None,
+    )
+    batch.opened.clear()  # it is in the parcel by now
+    line.send(message, parcel)
+    if parcel is not None:
+        parcel.close()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +15,11 @@ from ecmf_pipeline.clips import labels_of
 from ecmf_pipeline.errors import MissingInput
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.interop.mertools import write_submission
+from ecmf_pipeline.one_clip import predict_clip
 from ecmf_pipeline.params import load_params
 from ecmf_pipeline.predictions import PredictionTable, with_prior
 from ecmf_pipeline.progress import progress, say
-from ecmf_pipeline.stage_inputs import Corpus, read_features, read_labelled_corpus
+from ecmf_pipeline.stage_inputs import Corpus, read_corpus_tables, read_features, read_labelled_corpus
 
 
 def run(labels: layout.Labels) -> None:
@@ -47,6 +51,30 @@ def run(labels: layout.Labels) -> None:
         f"{len(corpus.candidates)} candidates in {layout.submission(labels)}; {sum(map(bool, deployed.flags))} clips "
         "have no usable modality and get the labels' prior"
     )
+
+
+def show(video: Path, text: str, labels: layout.Labels | None, *, as_json: bool) -> None:
+    """Run one new clip through everything, and print its label, probabilities and modality weights.
+
+    Args:
+        video: The clip.
+        text: What is said in it.
+        labels: Which models judge; None: those trained on refined labels where there are any.
+        as_json: Whether to print JSON alone.
+    """
+    params = load_params()
+    if labels is None:
+        labels = "refined" if (layout.models_trained_on("refined") / "fusion").is_dir() else "given"
+    ensemble = Ensemble.load(layout.models_trained_on(labels) / "fusion")
+    found = predict_clip(params, ensemble, video, text, read_corpus_tables().labels)
+    if as_json:
+        say(json.dumps({"clip": str(video), "model": labels, **asdict(found)}, ensure_ascii=False))
+        return
+    say(f"{video}: {found.label} (models trained on {labels} labels)")
+    say("  " + ", ".join(f"{name} {prob:.3f}" for name, prob in found.probs.items()))
+    say("  weights: " + ", ".join(f"{name} {share:.3f}" for name, share in found.modality_weights.items()))
+    for name, reason in found.missing.items():
+        say(f"  {name} is missing: {reason}")
 
 
 def _predicted(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from ecmf_pipeline import __version__, layout
+from ecmf_pipeline.clips import Modality
 from ecmf_pipeline.extraction.coverage import coverage
 from ecmf_pipeline.files import read_json, read_text, write_atomic
 from ecmf_pipeline.labels.tables import read_refined
@@ -18,7 +19,8 @@ from ecmf_pipeline.params import Params, load_params
 from ecmf_pipeline.predictions import PredictionTable
 from ecmf_pipeline.progress import say
 from ecmf_pipeline.quarantine import read_all
-from ecmf_pipeline.report.inputs import LabelDecision, PredictedClip, ReportInput, SourceVote
+from ecmf_pipeline.report.contact_sheets import face_sheets
+from ecmf_pipeline.report.inputs import FaceSheet, LabelDecision, PredictedClip, ReportInput, SourceVote
 from ecmf_pipeline.report.page import render
 from ecmf_pipeline.stage_inputs import read_corpus_tables
 from ecmf_pipeline.store import FeatureStore
@@ -55,6 +57,17 @@ def run() -> None:
         )
         for modality in stores
     }
+    sheets: Sequence[FaceSheet] = ()
+    no_sheets = ""
+    if Modality.FACE in stores and params.report.contact_sheets:
+        sheets, no_sheets = face_sheets(
+            stores[Modality.FACE],
+            corpus.clips,
+            read_all(layout.QUARANTINE, [Modality.FACE]),
+            corpus_root=params.corpus.root,
+            reader=params.media.reader,
+            count=params.report.contact_sheets,
+        )
     content = ReportInput(
         corpus={
             "kind": params.corpus.kind,
@@ -77,9 +90,13 @@ def run() -> None:
         },
         encoders={modality.value: store.settings for modality, store in stores.items()},
         dims={modality.value: store.dim for modality, store in stores.items() if store.dim is not None},
+        provenance={modality.value: store.provenance for modality, store in stores.items() if store.provenance},
+        computed_with={modality.value: store.versions() for modality, store in stores.items()},
         evaluate=read_json(layout.METRICS / "evaluate.json", made_by="evaluate"),
         predictions=list(_predicted(PredictionTable.read(layout.deployed_predictions("refined")))),
         refined=list(_decisions()),
+        face_sheets=sheets,
+        no_face_sheets=no_sheets,
         params=_plain(params),
         versions={"ecmf-pipeline": __version__, **{name: version(name) for name in _SHOWN_VERSIONS}},
     )

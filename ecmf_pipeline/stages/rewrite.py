@@ -25,21 +25,25 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     params = load_params()
     if hint := pull_hint([layout.REWRITE]):
         say(hint)
-    clips = [clip for clip in read_manifest(layout.MANIFEST) if clip.transcript.strip()]
+    manifest = read_manifest(layout.MANIFEST)
+    clips = [clip for clip in manifest if clip.transcript.strip()]
     labels, scores = llm_scores(params.llm, clips, REWRITE_BOOKS, workers=workers, retry_quarantined=retry_quarantined)
     probs = probabilities(scores.values, temperature=params.rewrite.temperature)
     prompt = load_prompt(params.llm.prompt)
-    texts: dict[str, ClipText] = {
-        clip.clip_id: ClipText(
-            clip.transcript, enrich(clip.transcript, row, labels, prompt=prompt, config=params.rewrite)
-        )
+    enriched = {
+        clip.clip_id: enrich(clip.transcript, row, labels, prompt=prompt, config=params.rewrite)
         for clip, row in zip(clips, probs, strict=True)
     }
+    texts: dict[str, ClipText] = {
+        clip.clip_id: ClipText(clip.transcript, enriched.get(clip.clip_id, ""), clip.translation)
+        for clip in manifest
+        if clip.clip_id in enriched or clip.translation.strip()
+    }
     changed = write_texts(layout.REWRITES, texts)
-    unclear = sum(prompt.wording.unclear in text.enriched for text in texts.values())
+    unclear = sum(prompt.wording.unclear in text for text in enriched.values())
     say(
-        f"rewrite: {len(texts)} transcripts enriched ({unclear} of them unclear by their words), {scores.asked} asked, "
-        f"{scores.cached} from the cache, {scores.truncated} cut, {scores.quarantined} quarantined, "
-        f"{scores.invalid} without a valid answer; "
+        f"rewrite: {len(enriched)} transcripts enriched ({unclear} of them unclear by their words), "
+        f"{scores.asked} asked, {scores.cached} from the cache, {scores.truncated} cut, "
+        f"{scores.quarantined} quarantined, {scores.invalid} without a valid answer; "
         f"table {'written' if changed else 'unchanged'}"
     )

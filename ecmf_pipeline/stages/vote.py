@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline import layout
 from ecmf_pipeline.clips import labels_of
+from ecmf_pipeline.errors import InputError
+from ecmf_pipeline.labels.assessing import GIVEN
+from ecmf_pipeline.labels.outside import read_sources
+from ecmf_pipeline.labels.rounds import Panel, held_out_score, vote_in_rounds
 from ecmf_pipeline.labels.tables import write_votes
-from ecmf_pipeline.labels.voters import out_of_fold_votes
+from ecmf_pipeline.labels.voters import ALL, joined
 from ecmf_pipeline.params import Params, load_params
-from ecmf_pipeline.progress import progress, say
+from ecmf_pipeline.progress import say
 from ecmf_pipeline.sharing import pull_hint
-from ecmf_pipeline.stage_inputs import Corpus, folds_of, llm_votes, read_features, read_labelled_corpus
+from ecmf_pipeline.stage_inputs import (
+    Corpus,
+    folds_of,
+    llm_votes,
+    read_corpus_verdicts,
+    read_features,
+    read_labelled_corpus,
+)
 
 
 def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
@@ -28,8 +40,10 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     if hint := pull_hint([layout.VOTES.parent]):
         say(hint)
     corpus = read_labelled_corpus()
-    votes = dict(_classifiers(params, corpus))
+    votes = _classifiers(params, corpus)
     votes["llm"], asked = llm_votes(params, corpus, workers=workers, retry_quarantined=retry_quarantined)
+    for path in params.vote.sources:
+        _add(votes, path, corpus)
     write_votes(layout.VOTES, [clip.clip_id for clip in corpus.clips], votes, corpus.labels)
     say(f"vote: {len(corpus.clips)} clips, {len(votes)} sources")
     for name, probs in votes.items():
@@ -38,15 +52,36 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     say("  {} texts asked, {} from the cache, {} clips quarantined, {} without a valid answer".format(*counts))
 
 
-def _classifiers(params: Params, corpus: Corpus) -> Iterator[tuple[str, NDArray[np.float64]]]:
+def _add(votes: dict[str, NDArray[np.float64]], path: str, corpus: Corpus) -> None:
+    found, others = read_sources(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
+    if doubled := sorted({*votes, "fusion", GIVEN} & set(found)):
+        raise InputError(f"{path}: there is a source {doubled[0]!r} already", "give the source another name")
+    votes.update(found)
+    if others:
+        say(f"  {others} votes in {path} are about clips that the corpus does not have")
+
+
+def _classifiers(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64]]:
     config = params.vote
     given = np.array(labels_of(corpus.clips, corpus.labels), np.int64)
-    folds = folds_of(corpus, config.folds, config.seed)
-    features = read_features(params, corpus.clips)
-    voters = {"linear": config.linear, "lightgbm": config.lightgbm}
-    tasks = [(name, kind, voter) for name in features for kind, voter in voters.items() if voter is not None]
-    for name, kind, voter in progress(tasks, "vote", unit="voter"):
-        votes = out_of_fold_votes(
-            features[name], given, folds, voter.build(), n_classes=len(corpus.labels), seed=config.seed
-        )
-        yield f"{name}/{kind}", votes
+    verdicts = read_corpus_verdicts(params.refine.verdicts, corpus)
+    alone = read_features(params, corpus.clips)
+    features: dict[str, NDArray[np.floating]] = {**alone}
+    if len(alone) > 1:
+        features[ALL] = joined(alone)
+    configs = {"linear": config.linear, "lightgbm": config.lightgbm}
+    voters = {kind: voter.build() for kind, voter in configs.items() if voter is not None}
+    if not voters:
+        return {}
+    found = vote_in_rounds(
+        Panel(features, voters, len(corpus.labels), config.seed),
+        given,
+        folds_of(corpus, config.folds, config.seed),
+        rounds=config.rounds,
+        score=partial(held_out_score, given=given, verdicts=verdicts),
+        config=params.refine,
+    )
+    if config.rounds > 1:
+        shown = ", ".join(f"{score:.4f}" for score in found.scores)
+        say(f"vote: weighted F1 on held-out labels by round: {shown}; round {found.best} is used")
+    return found.votes

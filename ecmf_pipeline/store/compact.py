@@ -24,7 +24,7 @@ from ecmf_pipeline.progress import progress
 from ecmf_pipeline.store.findings import Finding
 from ecmf_pipeline.store.format import settings_attributes, spool_folder
 from ecmf_pipeline.store.part_check import PartCheck
-from ecmf_pipeline.store.parts import PartAttributes, array_names, part_number, read_array, write_part
+from ecmf_pipeline.store.parts import PartAttributes, all_versions, array_names, part_number, read_array, write_part
 from ecmf_pipeline.store.standing import Parts, Present, Standing, judge, read_parts, size_of, unknown
 from ecmf_pipeline.store.verify import settings_findings
 from ecmf_pipeline.store.writer import StoreWriter
@@ -224,6 +224,7 @@ def _write(merge: Merge, parts: Parts, writer: StoreWriter) -> int:
         list(compress(chain.from_iterable(part.digest for part in sources), entries)),
         list(compress(chain.from_iterable(part.length for part in sources), entries)),
         merge.sources,
+        all_versions(chain.from_iterable(part.versions or [{}] for part in sources)),
     )
     arrays: dict[str, NDArray[Any]] = {}
     for array in array_names(writer.folder / merge.sources[0]):

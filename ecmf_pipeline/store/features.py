@@ -16,6 +16,7 @@ from ecmf_pipeline.store.arrays import widen
 from ecmf_pipeline.store.format import current_fingerprint, has_fingerprint, refuse_later_format, settings_attributes
 from ecmf_pipeline.store.parts import array_names, part_names, read_array, read_attributes
 from ecmf_pipeline.store.rows import FeatureRow, Features, Sequences
+from ecmf_pipeline.store.standing import read_parts
 from ecmf_pipeline.store.table import Table
 
 Answer = TypeVar("Answer")
@@ -36,6 +37,7 @@ class FeatureStore:
         fingerprint: Of the settings.
         folder: The settings' group.
         settings: All that changes the numbers, as plain JSON values.
+        provenance: Where the features come from, as plain JSON values; empty where the store does not say.
         dim: D; None as long as no clip had such an input.
         dtype: The stored type.
     """
@@ -47,6 +49,7 @@ class FeatureStore:
         self.dim: int | None = None
         self.dtype = np.dtype(np.float32)
         self.settings: dict[str, Any] = {}
+        self.provenance: dict[str, Any] = {}
         self._table = Table()
         self._superseded: set[str] = set()
         self.refresh()
@@ -84,6 +87,7 @@ class FeatureStore:
         refuse_later_format(self.root)
         attributes = settings_attributes(self.folder)
         self.dim, self.settings = attributes["dim"], attributes["settings"]
+        self.provenance = attributes.get("provenance", {})
         self.dtype = np.dtype(attributes["dtype"])
         names = [name for name in part_names(self.folder) if name not in self._superseded]
         known = self._table.parts
@@ -103,6 +107,13 @@ class FeatureStore:
         for name, part in new.items():
             if name not in self._superseded:
                 self._table.add(name, part)
+
+    def versions(self) -> list[dict[str, str]]:
+        """The combinations of library versions that computed the rows, each once; an empty one where some are unknown.
+
+        None at all where the store does not say.
+        """
+        return read_parts(self.folder, self.fingerprint).versions()
 
     def _start_anew(self) -> None:
         self._table, self._superseded = Table(), set()

@@ -76,7 +76,14 @@ def make_current(root: Path, fingerprint: str) -> None:
         write_group(root, attributes)
 
 
-def create_settings_group(root: Path, settings: Mapping[str, Any], *, dim: int | None, dtype: str) -> str:
+def create_settings_group(
+    root: Path,
+    settings: Mapping[str, Any],
+    *,
+    dim: int | None,
+    dtype: str,
+    provenance: Mapping[str, Any] | None = None,
+) -> str:
     """Make the group that holds the parts of these settings, unless it is there.
 
     Several workers may do so at once: they write the same bytes.
@@ -86,6 +93,8 @@ def create_settings_group(root: Path, settings: Mapping[str, Any], *, dim: int |
         settings: All that changes the numbers, as plain JSON values.
         dim: D; None where no clip has such an input, so that nobody knows it yet.
         dtype: NumPy name of the stored type.
+        provenance: Where the features come from, for people to read: it has no part in the fingerprint. A group that
+            is there keeps what it says.
 
     Returns:
         The settings' fingerprint, which is the group's name.
@@ -107,7 +116,7 @@ def create_settings_group(root: Path, settings: Mapping[str, Any], *, dim: int |
                 "its settings must name what changed; remove the folder to compute it anew",
             )
     attributes = {"fingerprint": fingerprint, "settings": dict(settings), "dim": dim, "dtype": np.dtype(dtype).name}
-    write_group(folder, attributes)
+    write_group(folder, attributes | ({"provenance": dict(provenance)} if provenance else {}))
     return fingerprint
 
 
@@ -144,6 +153,8 @@ def settings_attributes(folder: Path) -> dict[str, Any]:
     dim, settings = attributes.get("dim"), attributes.get("settings")
     if not isinstance(settings, dict) or not (dim is None or isinstance(dim, int)) or "dim" not in attributes:
         raise StoreError(f"{folder / 'zarr.json'} is damaged (no `settings` or no `dim`)", VERIFY_HINT)
+    if not isinstance(attributes.get("provenance", {}), dict):
+        raise StoreError(f"{folder / 'zarr.json'} is damaged (its `provenance` is no table)", VERIFY_HINT)
     try:
         np.dtype(attributes.get("dtype", ""))
     except TypeError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from ecmf_pipeline.errors import MissingInput, StoreError
 from ecmf_pipeline.spool import Spool
 from ecmf_pipeline.store.format import current_fingerprint, settings_attributes, spool_folder
 from ecmf_pipeline.store.standing import Present, Standing, judge, read_parts, settings_groups, size_of, unknown
+
+_HASH = re.compile(r"\b[0-9a-f]{32,}\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,8 @@ class Holding:
         present: Clips that have features of their present input; None where there is no manifest.
         wanted: Clips of the manifest that have such an input; None where there is no manifest.
         leftovers: Finished batches that stand in no part yet.
+        provenance: Where the features come from; empty where the store does not say.
+        versions: Combinations of library versions that computed the rows; an empty one where some are unknown.
     """
 
     root: Path
@@ -48,6 +54,8 @@ class Holding:
     present: int | None
     wanted: int | None
     leftovers: int
+    provenance: Mapping[str, Any]
+    versions: Sequence[Mapping[str, str]]
 
 
 def list_store(root: Path, present: Present = unknown) -> Iterator[Holding]:
@@ -95,6 +103,8 @@ def _holding(root: Path, fingerprint: str, current: str | None, present: Present
         None if digests is None else sum(part.count(Standing.COUNTS) for part in standings.values()),
         None if digests is None else sum(digest is not None for digest in digests.values()),
         len(Spool.start(spool_folder(root, fingerprint)).leftovers()),
+        attributes.get("provenance", {}),
+        parts.versions(),
     )
 
 
@@ -105,12 +115,14 @@ def encoder_name(settings: Mapping[str, Any]) -> str:
         settings: Of the store.
 
     Returns:
-        The model's name on the hub, that of imported features, else the encoder's type; ``unknown`` where the settings
-        do not say.
+        The model's name on the hub, that of imported features, else the encoder's type; all of them where several
+        encoders are joined; ``unknown`` where the settings do not say.
     """
     encoder = settings.get("encoder")
     if not isinstance(encoder, Mapping):
         return "unknown"
+    if isinstance(members := encoder.get("members"), Sequence):
+        return " + ".join(encoder_name({"encoder": member}) for member in members)
     weights = encoder.get("weights")
     hub = weights.get("model") if isinstance(weights, Mapping) else None
     if isinstance(hub, str):
@@ -118,3 +130,25 @@ def encoder_name(settings: Mapping[str, Any]) -> str:
     if encoder.get("name"):
         return f"{encoder['name']} (imported)"
     return str(encoder.get("type", "unknown"))
+
+
+def in_words(provenance: Mapping[str, Any]) -> str:
+    """Where features come from, on one line: the model first, hashes cut short, versions left out.
+
+    Args:
+        provenance: Of the store, as `create_settings_group` was given it; of encoders side by side, one after another.
+    """
+    if members := provenance.get("members"):
+        return " + ".join(in_words(member) for member in members)
+    first = {key: provenance[key] for key in ("model", "revision", "commit") if key in provenance}
+    shown = first | {key: value for key, value in provenance.items() if key != "versions"}
+    return ", ".join(f"{key} {text}" for key, text in _flattened(shown))
+
+
+def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, f"{prefix}{key}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield f"{prefix}{key}", _HASH.sub(lambda found: found.group()[:12], text)

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ class PartAttributes:
         digest: Digest of the input of each entry.
         length: How many rows each entry has, at least 1.
         supersedes: Names of parts that this one replaces: where they still stand, they do not count.
+        versions: With which versions of which libraries its rows were computed: each combination once, as they come;
+            an empty one stands for rows of which nobody knows. Nothing at all: nobody knows of any.
     """
 
     fingerprint: str
@@ -37,6 +39,7 @@ class PartAttributes:
     digest: Sequence[str]
     length: Sequence[int]
     supersedes: Sequence[str] = ()
+    versions: Sequence[Mapping[str, str]] = ()
 
     def document(self) -> dict[str, Any]:
         """The attributes as they stand in ``zarr.json``."""
@@ -46,7 +49,24 @@ class PartAttributes:
             "digest": list(self.digest),
             "length": list(self.length),
         }
-        return {**document, "supersedes": list(self.supersedes)} if self.supersedes else document
+        if self.supersedes:
+            document["supersedes"] = list(self.supersedes)
+        if self.versions:
+            document["versions"] = [dict(sorted(versions.items())) for versions in self.versions]
+        return document
+
+
+def all_versions(versions: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Each combination of versions once, in the order in which they come; none where all are unknown.
+
+    Args:
+        versions: Of rows, or of parts; empty where nobody knows.
+    """
+    distinct: list[dict[str, str]] = []
+    for one in versions:
+        if dict(one) not in distinct:
+            distinct.append(dict(one))
+    return distinct if any(distinct) else []
 
 
 def part_names(folder: Path) -> list[str]:
@@ -93,6 +113,7 @@ def read_attributes(folder: Path, fingerprint: str) -> PartAttributes:
             attributes["digest"],
             attributes["length"],
             attributes.get("supersedes", ()),
+            attributes.get("versions", ()),
         )
     except KeyError as error:
         raise StoreError(f"{folder} has no attribute {error}", VERIFY_HINT) from error
@@ -103,6 +124,8 @@ def read_attributes(folder: Path, fingerprint: str) -> PartAttributes:
         )
     if not len(part.clip_id) == len(part.digest) == len(part.length):
         raise StoreError(f"{folder} names clips, digests and lengths of different number", VERIFY_HINT)
+    if not isinstance(part.versions, list | tuple) or not all(isinstance(one, dict) for one in part.versions):
+        raise StoreError(f"{folder} does not say by tables which versions computed it", VERIFY_HINT)
     return part
 
 

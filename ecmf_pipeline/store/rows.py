@@ -24,12 +24,14 @@ class FeatureRow:
         digest: Digest of the input they were computed from.
         values: Features, (T, D), T at least 1.
         side: Further arrays with one entry a row (``times``, ``boxes``...), (T,) or (T, k).
+        versions: Version of each library that computed them, by name; empty where nobody knows.
     """
 
     clip_id: str
     digest: str
     values: NDArray[Any]
     side: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ def checked(row: FeatureRow, dim: int, dtype: DTypeLike) -> NDArray[Any]:
 
 def pack(rows: Sequence[FeatureRow]) -> bytes:
     """Rows as the bytes of one ``npz`` file; all must have the same arrays beside their values."""
-    about = [[row.clip_id, row.digest, len(row.values)] for row in rows]
+    about = [[row.clip_id, row.digest, len(row.values), dict(row.versions)] for row in rows]
     arrays: dict[str, Any] = {"values": np.concatenate([row.values for row in rows])}
     for name in rows[0].side:
         arrays[f"side.{name}"] = np.concatenate([np.asarray(row.side[name]) for row in rows])
@@ -102,9 +104,9 @@ def unpack(payload: bytes) -> list[FeatureRow]:
     except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError) as error:
         raise StoreError(f"a finished batch is damaged ({error})") from error
     rows, start = [], 0
-    for clip_id, digest, length in about:
+    for clip_id, digest, length, *versions in about:  # batches from before versions were kept have none
         span = slice(start, start + length)
         side = {name.removeprefix("side."): array[span] for name, array in arrays.items()}
-        rows.append(FeatureRow(clip_id, digest, values[span], side))
+        rows.append(FeatureRow(clip_id, digest, values[span], side, *versions))
         start += length
     return rows

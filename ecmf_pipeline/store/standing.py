@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline.errors import StoreError
-from ecmf_pipeline.store.parts import PartAttributes, part_names, read_attributes
+from ecmf_pipeline.store.parts import PartAttributes, all_versions, part_names, read_attributes
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{12}")
 
@@ -63,6 +64,10 @@ class Parts:
             for part in self.sound.values()
             for clip_id, digest in zip(part.clip_id, part.digest, strict=True)
         }
+
+    def versions(self) -> list[dict[str, str]]:
+        """The combinations of library versions that computed the rows; an empty one where some are unknown."""
+        return all_versions(chain.from_iterable(part.versions or [{}] for part in self.sound.values()))
 
     def without(self, names: Iterable[str]) -> Parts:
         """The same but for some parts that count."""

@@ -22,7 +22,7 @@ from ecmf_pipeline.store.format import (
     refuse_later_format,
     spool_folder,
 )
-from ecmf_pipeline.store.parts import PartAttributes, part_names, part_number, write_part
+from ecmf_pipeline.store.parts import PartAttributes, all_versions, part_names, part_number, write_part
 from ecmf_pipeline.store.rows import FeatureRow, checked, pack, unpack
 
 
@@ -73,6 +73,7 @@ class StoreWriter(SpooledWriter):
             [row.clip_id for row in rows],
             [row.digest for row in rows],
             [len(row.values) for row in rows],
+            versions=all_versions(row.versions for row in rows),
         )
         self.spool.folder.mkdir(parents=True, exist_ok=True)
         write_part(self.folder, self._place(number), attributes, arrays, aside=self.spool.folder)

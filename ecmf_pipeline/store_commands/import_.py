@@ -40,7 +40,7 @@ def run(path: Path, *, modality: Modality, encoder: str) -> bool:
     settings = branch_settings(modality, config, params.media, params.faces)
     with open_source(path) as source:
         report = import_features(source, clip_ids, root, settings, dtype=config.dtype)
-    serves = params.extract.encoders.get(modality) == encoder and encoder in params.encoders
+    serves = params.extract.encoders.get(modality) in (encoder, (encoder,)) and encoder in params.encoders
     if serves:
         make_current(root, fingerprint(settings))
     for line in _lines(report, f"import {modality.value} {encoder}"):
@@ -87,6 +87,6 @@ def _params_to_add(params: Params, modality: Modality, encoder: str) -> list[str
     lacking = []
     if encoder not in params.encoders:
         lacking.append(f"  under encoders:          {name}: {{type: imported}}")
-    if params.extract.encoders.get(modality) != encoder:
+    if params.extract.encoders.get(modality) not in (encoder, (encoder,)):
         lacking.append(f"  under extract.encoders:  {modality.value}: {name}")
     return ["to use them, params.yaml must say:", *lacking] if lacking else []

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ecmf_pipeline.progress import say
-from ecmf_pipeline.store.listing import Holding, list_store
+from ecmf_pipeline.store.listing import Holding, in_words, list_store
 from ecmf_pipeline.store_commands.project import project_of, stores
 from ecmf_pipeline.words import counted, size
 
@@ -44,6 +44,7 @@ def run(paths: Sequence[Path]) -> None:
         for row in table if holdings else []:
             say("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         for holding in holdings:
+            _say_where_from(holding)
             _say_what_is_amiss(holding)
 
 
@@ -62,6 +63,14 @@ def _cells(holding: Holding, in_use: object) -> tuple[str, ...]:
         size(holding.bytes),
         covered,
     )
+
+
+def _say_where_from(holding: Holding) -> None:
+    if origin := in_words(holding.provenance):
+        say(f"  {holding.fingerprint}: {origin}")
+    for versions in holding.versions:
+        with_what = ", ".join(f"{library} {version}" for library, version in versions.items())
+        say(f"  {holding.fingerprint}: computed with {with_what or 'versions that nobody noted (some parts)'}")
 
 
 def _say_what_is_amiss(holding: Holding) -> None:

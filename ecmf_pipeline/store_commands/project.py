@@ -13,7 +13,7 @@ from ecmf_pipeline.encoders.base import ClipText
 from ecmf_pipeline.encoders.config import settings_of_imported
 from ecmf_pipeline.errors import MissingInput, ModelError
 from ecmf_pipeline.extraction.config import ExtractConfig
-from ecmf_pipeline.extraction.plan import branch_settings, input_digests
+from ecmf_pipeline.extraction.plan import Reading, branch_settings, input_digests
 from ecmf_pipeline.files import fingerprint
 from ecmf_pipeline.params import Params, load_params
 from ecmf_pipeline.texts import read_texts
@@ -52,7 +52,10 @@ class StoreProject:
             return {clip.clip_id: newest.get(clip.clip_id) for clip in self.clips}
         if self.modality is Modality.TEXT and self.texts is None:
             return None
-        digests = input_digests(self.modality, self.clips, self.texts or {})
+        reading = Reading.of_settings(settings)
+        if reading.face_crops and not any(clip.face_path for clip in self.clips):
+            return None  # the manifest was made without looking for them
+        digests = input_digests(self.modality, self.clips, self.texts or {}, reading)
         return {clip.clip_id: digests.get(clip.clip_id) for clip in self.clips}
 
     def settings_in_use(self) -> dict[str, Mapping[str, Any]] | None:

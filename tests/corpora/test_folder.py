@@ -50,6 +50,15 @@ def test_labels_groups_splits_and_transcripts(tmp_path: Path, read: Read) -> Non
     assert not listing.synthetic
 
 
+def test_transcripts_may_come_with_a_translation(tmp_path: Path, read: Read) -> None:
+    touched(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "transcripts.csv").write_text("name,translation,text\na,I miss her,我想她\nb,,好\n")
+    assert [(clip.transcript, clip.translation) for clip in read(tmp_path).clips] == [
+        ("我想她", "I miss her"),
+        ("好", ""),
+    ]
+
+
 def test_a_misspelt_column_is_not_passed_over_in_silence(tmp_path: Path, read: Read) -> None:
     touched(tmp_path, "a.mp4", "b.mp4")
     (tmp_path / "labels.csv").write_text("name,label,groups,remarks\na,joy,anna,x\nb,fear,ben,y\n")

@@ -183,8 +183,8 @@ def test_weights_that_are_missing_are_looked_for_every_time(project: Project) ->
 def test_what_changes_while_it_runs_is_not_stamped(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     read = indexing.read_corpus
 
-    def changing(config: object) -> object:
-        listing = read(config)
+    def changing(config: object, **options: object) -> object:
+        listing = read(config, **options)
         _same_size("corpus/labels.csv")
         return listing
 

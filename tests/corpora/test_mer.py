@@ -37,10 +37,17 @@ def corpus(tmp_path: Path) -> Path:
 def test_the_raw_layout(corpus: Path, read: Read) -> None:
     listing = read(corpus, "mer")
     assert listing.clips == (
-        clip("s_1", "video/s_1.mp4", transcript="I miss, a lot", given_label="happy", split=Split.TRAIN),
+        clip(
+            "s_1",
+            "video/s_1.mp4",
+            transcript="I miss, a lot",
+            translation="我想念",
+            given_label="happy",
+            split=Split.TRAIN,
+        ),
         clip("s_2", "video/s_2.mp4", given_label="sad", split=Split.TRAIN),
         clip("s_3", "video/s_3.mp4", split=Split.CANDIDATE),
-        clip("s_4", "video/s_4.mp4", transcript="fine", split=Split.CANDIDATE),
+        clip("s_4", "video/s_4.mp4", transcript="fine", translation="好", split=Split.CANDIDATE),
         clip("s_5", "video/s_5.mp4", split=Split.UNLABELED),
     )
     assert listing.labels == LABELS
@@ -50,13 +57,19 @@ def test_the_raw_layout(corpus: Path, read: Read) -> None:
 
 
 def test_chinese_words(corpus: Path, read: Read) -> None:
-    assert [clip.transcript for clip in read(corpus, "mer", transcripts="chinese").clips] == [
-        "我想念",
-        "",
-        "",
-        "好",
-        "",
-    ]
+    clips = read(corpus, "mer", transcripts="chinese").clips
+    assert [clip.transcript for clip in clips] == ["我想念", "", "", "好", ""]
+    assert [clip.translation for clip in clips] == ["I miss, a lot", "", "", "fine", ""]
+
+
+def test_subtitles_in_one_language_and_doubled_rows_of_both(corpus: Path, read: Read) -> None:
+    (corpus / "subtitle_chieng.csv").write_text("name,english\ns_1,fine\n")
+    assert [(clip.transcript, clip.translation) for clip in read(corpus, "mer").clips[:2]] == [("fine", ""), ("", "")]
+    (corpus / "subtitle_chieng.csv").write_text("name,chinese,english\ns_1,好,fine\ns_1,不,fine\n")
+    listing = read(corpus, "mer")
+    assert (listing.clips[0].transcript, listing.clips[0].translation) == ("fine", "")
+    counts = count_by_kind(listing.findings)
+    assert (counts["duplicate_row"], counts["conflicting_row"]) == (1, 1)
 
 
 def test_mer2026_names(corpus: Path, read: Read) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ CONVOLUTIONS = {
 }
 
 
+_WHISPER_HALF = {"layers": 4, "attention_heads": 2, "ffn_dim": 48}
+
+
 def _save_vision(folder: Path) -> None:
     square = {"height": 48, "width": 48}
     clip = transformers.CLIPVisionConfig(**SMALL, image_size=48, patch_size=16)
@@ -50,6 +54,46 @@ def _save_vision(folder: Path) -> None:
     ).save_pretrained(folder / "dinov2")
 
 
+def _save_more_vision(folder: Path) -> None:
+    square = {"height": 48, "width": 48}
+    tower = transformers.SiglipVisionConfig(**SMALL, image_size=48, patch_size=16)
+    text = {**SMALL, "vocab_size": 30, "max_position_embeddings": 8}
+    transformers.SiglipModel(
+        transformers.SiglipConfig(text_config=text, vision_config=tower.to_dict())
+    ).save_pretrained(folder / "siglip")
+    transformers.SiglipImageProcessorPil(size=square).save_pretrained(folder / "siglip")
+    beit = transformers.Data2VecVisionConfig(
+        **SMALL, image_size=48, patch_size=16, use_absolute_position_embeddings=True, use_relative_position_bias=True
+    )
+    transformers.Data2VecVisionModel(beit).save_pretrained(folder / "data2vec")
+    transformers.BeitImageProcessorPil(size=square, do_center_crop=False).save_pretrained(folder / "data2vec")
+    registers = transformers.Dinov2WithRegistersConfig(**SMALL, image_size=56, patch_size=14, num_register_tokens=3)
+    transformers.Dinov2WithRegistersModel(registers).save_pretrained(folder / "dinov2_registers")
+    transformers.BitImageProcessorPil(
+        size={"shortest_edge": 64}, crop_size={"height": 56, "width": 56}, do_center_crop=True
+    ).save_pretrained(folder / "dinov2_registers")
+    dinov3 = transformers.DINOv3ViTConfig(**SMALL, image_size=48, patch_size=16, num_register_tokens=4)
+    transformers.DINOv3ViTModel(dinov3).save_pretrained(folder / "dinov3")
+    # as its checkpoints have it; the class itself cannot be made without torchvision
+    processor = {"image_processor_type": "DINOv3ViTImageProcessorFast", "size": square, "resample": 2}
+    processor |= {"crop_size": None, "do_center_crop": None, "do_resize": True, "do_rescale": True}
+    processor |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "do_normalize": True}
+    (folder / "dinov3" / "preprocessor_config.json").write_text(json.dumps(processor))
+
+
+def _save_video(folder: Path) -> None:
+    sizes = {**SMALL, "image_size": 48, "patch_size": 16, "num_frames": 4, "tubelet_size": 2}
+    pretrained = transformers.VideoMAEConfig(**sizes, use_mean_pooling=False)
+    transformers.VideoMAEModel(pretrained).save_pretrained(folder / "videomae")
+    tuned = transformers.VideoMAEForVideoClassification(transformers.VideoMAEConfig(**sizes, use_mean_pooling=True))
+    torch.nn.init.normal_(tuned.fc_norm.weight, 1.0, 0.3)  # ones would hide that it is left out
+    tuned.save_pretrained(folder / "videomae_tuned")
+    for name in ("videomae", "videomae_tuned"):
+        transformers.VideoMAEImageProcessorPil(
+            size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48}
+        ).save_pretrained(folder / name)
+
+
 def _save_audio(folder: Path) -> None:
     for name, config, norm in (
         ("hubert", transformers.HubertConfig, "group"),
@@ -60,6 +104,27 @@ def _save_audio(folder: Path) -> None:
         model.save_pretrained(folder / name)
         extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=norm == "layer")
         extractor.save_pretrained(folder / name)
+    stable = transformers.HubertConfig(**SMALL, **CONVOLUTIONS, feat_extract_norm="layer", do_stable_layer_norm=True)
+    transformers.HubertModel(stable).save_pretrained(folder / "hubert_large")
+    convolutions = {name: size for name, size in CONVOLUTIONS.items() if name.startswith("conv")}
+    data2vec = transformers.Data2VecAudioConfig(
+        **SMALL, **convolutions, conv_pos_kernel_size=5, num_conv_pos_embeddings=3, num_conv_pos_embedding_groups=2
+    )
+    transformers.Data2VecAudioModel(data2vec).save_pretrained(folder / "data2vec_audio")
+    for name in ("hubert_large", "data2vec_audio"):
+        transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder / name)
+    _save_whisper(folder / "whisper")
+
+
+def _save_whisper(folder: Path) -> None:
+    """A Whisper whose windows last two seconds, saved as it is published: with decoder and head."""
+    layers = {f"{half}_{what}": size for half in ("encoder", "decoder") for what, size in _WHISPER_HALF.items()}
+    tokens = {"vocab_size": 9, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    config = transformers.WhisperConfig(
+        **layers, **tokens, d_model=32, num_mel_bins=16, max_source_positions=100, max_target_positions=8
+    )
+    transformers.WhisperForConditionalGeneration(config).save_pretrained(folder)
+    transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=2).save_pretrained(folder)
 
 
 def _save_text(folder: Path) -> None:
@@ -79,6 +144,9 @@ def _save_text(folder: Path) -> None:
     for name in ("bert", "sentence"):
         transformers.BertModel(transformers.BertConfig(**sizes)).save_pretrained(folder / name)
         wrapped.save_pretrained(folder / name)
+    roberta = transformers.RobertaConfig(**sizes, pad_token_id=0)
+    transformers.RobertaModel(roberta).save_pretrained(folder / "roberta")
+    wrapped.save_pretrained(folder / "roberta")
     modules = [
         {"type": f"sentence_transformers.models.{kind}", "path": path}
         for kind, path in (("Transformer", ""), ("Pooling", "1_Pooling"))
@@ -97,6 +165,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         _save_vision(folder)
         _save_audio(folder)
         _save_text(folder)
+        _save_more_vision(folder)  # after the others, whose weights are drawn first
+        _save_video(folder)
     return folder
 
 
@@ -157,3 +227,16 @@ def refuses_hub(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Any]]:
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     return lambda: asked
+
+
+@pytest.fixture
+def altered(tiny: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of a tiny model with values of one of its JSON files replaced."""
+
+    def alter(name: str, file: str = "config.json", **values: Any) -> Path:
+        folder = tmp_path / name
+        shutil.copytree(tiny / name, folder, dirs_exist_ok=True)
+        (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text()), **values}))
+        return folder
+
+    return alter

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from ecmf_pipeline.clips import Modality
-from ecmf_pipeline.encoders.config import EfficientNetConfig, EncoderConfig, TextConfig, VisionConfig
+from ecmf_pipeline.encoders.config import EfficientNetConfig, EncoderConfig, TextConfig, VisionConfig, text_columns
 from ecmf_pipeline.encoders.inference import pick_device
 from ecmf_pipeline.encoders.weights import folder_hashes, hub_cache, locate
 from ecmf_pipeline.errors import ModelError, ParamsError
@@ -40,6 +41,9 @@ class TestParams:
             {"type": "egemaps", "batch_size": 0},
             {"type": "transformers_vision"},
             {"type": "transformers_text", "layers": "first"},
+            {"type": "transformers_text", "inputs": []},
+            {"type": "transformers_text", "inputs": ["original", "original"]},
+            {"type": "transformers_text", "inputs": ["both"]},
         ],
     )
     def test_a_wrong_entry_is_refused(self, entry: dict[str, Any]) -> None:
@@ -60,12 +64,27 @@ class TestSettings:
         config = TextConfig(model=str(tiny / "bert"))
         changed: list[dict[str, Any]] = [
             {"inputs": "both"},
+            {"inputs": ("original", "translation")},
+            {"inputs": ("translation", "original")},
             {"max_tokens": 9},
             {"layers": "last4_sum"},
             {"model": str(tiny / "llama")},
         ]
         prints = {fingerprint(config.model_copy(update=update).settings()) for update in [{}, *changed]}
         assert len(prints) == 1 + len(changed)
+
+    def test_a_list_of_inputs_that_says_the_same_as_a_word_is_the_same(self) -> None:
+        read = TypeAdapter(EncoderConfig).validate_python
+        for inputs, word in ((["original", "enriched"], "both"), (["translation"], "translation")):
+            assert read({"type": "transformers_text", "inputs": inputs}) == TextConfig(inputs=word)
+        assert TextConfig(inputs=["enriched", "original"]).text_columns == ("enriched", "original")
+
+    def test_the_transcripts_that_are_read_follow_from_the_settings(self, tiny: Path) -> None:
+        for inputs in ("original", "translation", "both", ("translation", "enriched")):
+            config = TextConfig(model=str(tiny / "bert"), inputs=inputs)
+            stored = json.loads(json.dumps({"modality": "text", "encoder": config.settings()}))
+            assert text_columns(stored) == config.text_columns
+        assert text_columns({"modality": "text"}) == ("original",)
 
     def test_batch_size_is_not_in_them(self, tiny: Path) -> None:
         config = TextConfig(model=str(tiny / "bert"))

@@ -22,6 +22,7 @@ from ecmf_pipeline.encoders.config import (
     EncoderConfig,
     MiniXceptionConfig,
     TextConfig,
+    VideoConfig,
     VisionConfig,
 )
 from ecmf_pipeline.files import fingerprint
@@ -180,7 +181,7 @@ class TestEgemaps(EncoderContract):
 
 
 class TestVision(TransformersContract):
-    @pytest.fixture(scope="class", params=["clip", "clip_two_towers", "vit", "dinov2"])
+    @pytest.fixture(scope="class", params=["clip", "clip_two_towers", "siglip", "vit", "data2vec", "dinov2", "dinov3"])
     @classmethod
     def config(cls, request: pytest.FixtureRequest, tiny: Path) -> VisionConfig:
         return VisionConfig(model=str(tiny / request.param), batch_size=3)
@@ -204,9 +205,7 @@ class TestVisionOnFaces(TransformersContract):
 
 
 class TestAudio(TransformersContract):
-    tolerance = 1e-4
-
-    @pytest.fixture(scope="class", params=["hubert", "wav2vec2", "wavlm"])
+    @pytest.fixture(scope="class", params=["hubert", "hubert_large", "wav2vec2", "wavlm", "data2vec_audio", "whisper"])
     @classmethod
     def config(cls, request: pytest.FixtureRequest, tiny: Path) -> AudioConfig:
         return AudioConfig(model=str(tiny / request.param), batch_size=3, layers="last4_mean")
@@ -218,20 +217,43 @@ class TestAudio(TransformersContract):
 
 
 class TestText(TransformersContract):
-    @pytest.fixture(scope="class", params=["bert", "sentence", "llama"])
+    @pytest.fixture(
+        scope="class",
+        params=[
+            {"model": "bert", "inputs": ("original", "enriched", "translation"), "special_tokens": False},
+            {"model": "sentence", "inputs": "both"},
+            {"model": "roberta", "inputs": "both", "token_pool": "cls", "layers": "last"},
+            {"model": "llama", "inputs": "both", "token_pool": "last", "layers": (-2,)},
+            {"model": "llama", "inputs": "both", "token_pool": "max"},
+        ],
+        ids=lambda options: f"{options['model']}-{options.get('token_pool', 'auto')}",
+    )
     @classmethod
     def config(cls, request: pytest.FixtureRequest, tiny: Path) -> TextConfig:
-        return TextConfig(model=str(tiny / request.param), batch_size=2, inputs="both", layers="last4_sum")
+        options = {"layers": "last4_sum", **request.param, "model": str(tiny / request.param["model"])}
+        return TextConfig(batch_size=2, **options)
 
     @pytest.fixture(scope="class")
     @classmethod
     def views(cls) -> list[Any]:
         return [
-            ClipText("i am so very happy today", "what a nice surprise"),
-            ClipText("sad", "sad"),
-            ClipText("i miss my mother", "sad " * 40),
-            ClipText("i am so very happy today", "angry"),
+            ClipText("i am so very happy today", "what a nice surprise", "so nice"),
+            ClipText("sad", "sad", "sad"),
+            ClipText("i miss my mother", "sad " * 40, "i am sad"),
+            ClipText("i am so very happy today", "angry", "a surprise"),
         ]
+
+
+class TestVideo(TransformersContract):
+    @pytest.fixture(scope="class", params=["videomae", "videomae_tuned"])
+    @classmethod
+    def config(cls, request: pytest.FixtureRequest, tiny: Path) -> VideoConfig:
+        return VideoConfig(model=str(tiny / request.param), rows="tubelet")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def views(cls, frames: list[Any]) -> list[Any]:
+        return [np.stack([np.roll(clip[0], 9 * turn, axis=1) for turn in range(4)]) for clip in frames]
 
 
 class TestMiniLM(TransformersContract):

@@ -116,16 +116,16 @@ class TestFace:
     def test_the_astronaut_smiles(self, face_encoder: MiniXceptionEncoder, tracks: list[FaceTrack]) -> None:
         row = face_encoder.encode(tracks[:1])[0].values[0]
         assert min(row[SMILE_LEFT], row[SMILE_RIGHT]) > 0.8
-        logits = face_encoder.network(face_encoder.grey_faces(tracks[0].crops[:1]))[1]
+        logits = face_encoder.network(face_encoder.preparer.grey_faces(tracks[0].crops[:1]))[1]
         assert xception.EXPRESSIONS[int(logits.argmax())] == "happy"
 
     def test_the_network_sees_the_centre_in_grey_from_minus_one_to_one(self, face_encoder: MiniXceptionEncoder) -> None:
         crops = np.full((1, 256, 256, 3), 255, np.uint8)
         crops[:, 32:-32, 32:-32] = 0  # the face box times 1.2 is 192 pixels wide: the white border is not seen
-        assert (face_encoder.grey_faces(crops) == -1).all()
+        assert (face_encoder.preparer.grey_faces(crops) == -1).all()
         colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]], np.uint8)
         painted = np.broadcast_to(colours[:, None, None], (4, 128, 128, 3))
-        grey = face_encoder.grey_faces(np.ascontiguousarray(painted))
+        grey = face_encoder.preparer.grey_faces(np.ascontiguousarray(painted))
         assert grey.shape == (4, 1, 64, 64)
         assert grey[:, 0, 5, 5].tolist() == pytest.approx([0.299 * 2 - 1, 0.587 * 2 - 1, 0.114 * 2 - 1, 1], abs=1e-5)
 
@@ -165,7 +165,7 @@ class TestFace:
         columns = [index for index, name in enumerate(xception.EXPRESSIONS) if name in SIX_CLASSES]
         right = 0
         for track, label in zip(tracks, labels.values(), strict=True):
-            logits = face_encoder.network(face_encoder.grey_faces(track.crops))[1][:, columns]
+            logits = face_encoder.network(face_encoder.preparer.grey_faces(track.crops))[1][:, columns]
             best = columns[int(logits.softmax(dim=1).mean(dim=0).argmax())]
             right += SIX_CLASSES[xception.EXPRESSIONS[best]] == label
         assert right / len(labels) >= 0.55

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,16 +10,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
-from ecmf_pipeline.fusion import EcmfFusion, FusionConfig
+from ecmf_pipeline.errors import InputError
+from ecmf_pipeline.fusion import EcmfFusion, FusionConfig, FusionModel, build
+from ecmf_pipeline.fusion.base import FeatureDropout
 
 DIMS = {"global": 9, "face": 6, "audio": 4, "text": 5}
 BATCH = 5
 
 
-def a_model(dims: dict[str, int] = DIMS, **settings: float) -> EcmfFusion:
+def a_model(dims: dict[str, int] = DIMS, **settings: Any) -> FusionModel:
     """A model whose every parameter is random, as after training."""
     generator = torch.Generator().manual_seed(0)
-    model = EcmfFusion(FusionConfig(**{"hidden": 8, "heads": 2, **settings}), dims, 3)
+    model = build(FusionConfig(**{"hidden": 8, "heads": 2, **settings}), dims, 3)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5, generator=generator)
     return model.eval()
@@ -32,30 +36,34 @@ masks = arrays(np.bool_, (BATCH, len(DIMS))).filter(lambda mask: bool(mask.any(a
 garbage = st.sampled_from([float("nan"), float("inf"), -float("inf"), 1e30, 0.0])
 
 
-def test_output_shapes() -> None:
-    output = a_model()(some_features(), torch.ones(BATCH, 4, dtype=torch.bool))
+KINDS = ["ecmf", "attention", "concat", "gated", "mean_probs"]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "single:audio"])
+def test_output_shapes(kind: str) -> None:
+    output = a_model(kind=kind)(some_features(), torch.ones(BATCH, 4, dtype=torch.bool))
     assert output.logits.shape == (BATCH, 3)
     assert output.weights.shape == (BATCH, 4)
 
 
 @settings(max_examples=40, deadline=None)
-@given(mask=masks, filler=garbage)
-def test_what_a_missing_row_holds_never_changes_the_output(mask: np.ndarray, filler: float) -> None:
+@given(kind=st.sampled_from(KINDS), mask=masks, filler=garbage)
+def test_what_a_missing_row_holds_never_changes_the_output(kind: str, mask: np.ndarray, filler: float) -> None:
     present = torch.from_numpy(mask)
     features = some_features()
     altered = [
         torch.where(here[:, None], values, filler) for values, here in zip(features, present.unbind(1), strict=True)
     ]
-    model = a_model(layers=2)
+    model = a_model(layers=2, kind=kind)
     plain, other = model(features, present), model(altered, present)
     assert torch.equal(plain.logits, other.logits)
     assert torch.equal(plain.weights, other.weights)
 
 
 @settings(max_examples=40, deadline=None)
-@given(mask=masks)
-def test_weights_sum_to_one_and_are_zero_exactly_where_missing(mask: np.ndarray) -> None:
-    weights = a_model()(some_features(), torch.from_numpy(mask)).weights
+@given(kind=st.sampled_from(KINDS), mask=masks)
+def test_weights_sum_to_one_and_are_zero_exactly_where_missing(kind: str, mask: np.ndarray) -> None:
+    weights = a_model(kind=kind)(some_features(), torch.from_numpy(mask)).weights
     np.testing.assert_allclose(weights.detach().sum(dim=1), 1, rtol=1e-5)
     assert np.array_equal(weights.detach().numpy() > 0, mask)
 
@@ -74,8 +82,9 @@ def test_a_missing_modality_equals_a_model_without_it() -> None:
     model, features = a_model(), some_features()
     present = torch.ones(BATCH, 4, dtype=torch.bool)
     present[:, 3] = False
+    removed = [["branches", "3"], ["standardisers", "3"]]
     three = a_model({name: DIMS[name] for name in ("global", "face", "audio")})
-    state = {name: value for name, value in model.state_dict().items() if not name.startswith("branches.3")}
+    state = {name: value for name, value in model.state_dict().items() if name.split(".")[:2] not in removed}
     three.load_state_dict(
         {name: value[:3] if name in {"reliability", "seen"} else value for name, value in state.items()}
     )
@@ -84,7 +93,7 @@ def test_a_missing_modality_equals_a_model_without_it() -> None:
 
 def test_the_weights_are_dynamic() -> None:
     weights = a_model()(some_features(), torch.ones(BATCH, 4, dtype=torch.bool)).weights
-    assert float(weights.detach().std(dim=0).min()) > 0.01
+    assert float(weights.detach().std(dim=0).min()) > 0.003
 
 
 def test_attention_lets_modalities_hear_each_other() -> None:
@@ -147,11 +156,112 @@ def test_standardisation_uses_present_rows_and_survives_constant_columns() -> No
     present = torch.ones(BATCH, 4, dtype=torch.bool)
     present[4, 0] = False
     model.standardise_by(features, present)
-    torch.testing.assert_close(model.get_buffer("branches.0.mean"), features[0][:4].mean(dim=0))
-    assert float(model.get_buffer("branches.0.std")[0]) == 1.0
+    torch.testing.assert_close(model.get_buffer("standardisers.0.mean"), features[0][:4].mean(dim=0))
+    assert float(model.get_buffer("standardisers.0.std")[0]) == 1.0
     assert bool(model(features, present).logits.isfinite().all())
 
 
 def test_heads_must_share_hidden_evenly() -> None:
     with pytest.raises(ValueError, match="multiple of heads"):
         FusionConfig(hidden=10, heads=4)
+
+
+def test_weights_forced_to_one_modality_give_its_own_path_back() -> None:
+    """One-hot weights let through what this modality says by itself, and nothing of the others."""
+    model, features = a_model(token_path=False), some_features()
+    present = torch.ones(BATCH, 4, dtype=torch.bool)
+    assert isinstance(model, EcmfFusion)
+    _, own = model.branch_outputs(model.standardised(features, present))  # (B, M, C)
+    nn.init.zeros_(model.score.weight)
+    for index, name in enumerate(DIMS):
+        with torch.no_grad():
+            model.reliability.fill_(-1e9)[index] = 0.0
+        output = model(features, present)
+        assert torch.equal(output.weights, torch.eye(4)[index].expand(BATCH, 4))
+        torch.testing.assert_close(output.logits, model.gain.exp() * own[:, index])
+        single = a_model(kind=f"single:{name}")
+        state = {key: value for key, value in model.state_dict().items() if key in single.state_dict()}
+        single.load_state_dict(state | {"seen": single.get_buffer("seen")})
+        torch.testing.assert_close(single(features, present).logits, own[:, index])
+
+
+def test_forced_weights_hear_no_other_modality_along_the_token_path_either() -> None:
+    model, features = a_model(layers=0), some_features()
+    assert isinstance(model, EcmfFusion)
+    nn.init.zeros_(model.score.weight)
+    with torch.no_grad():
+        model.reliability.fill_(-1e9)[2] = 0.0
+    present = torch.ones(BATCH, 4, dtype=torch.bool)
+    alone = present & (torch.arange(4) == 2)
+    torch.testing.assert_close(model(features, present).logits, model(features, alone).logits)
+
+
+def test_one_modality_alone_hears_no_other_and_refuses_clips_without_it() -> None:
+    model, features = a_model(kind="single:audio"), some_features()
+    present = torch.ones(BATCH, 4, dtype=torch.bool)
+    before = model(features, present)
+    features[0] = features[0] + 1.0
+    assert torch.equal(model(features, present).logits, before.logits)
+    np.testing.assert_array_equal(before.weights.detach(), np.eye(4)[[2] * BATCH])
+    present[1, 2] = False
+    with pytest.raises(ValueError, match="without any modality"):
+        model(features, present)
+    with pytest.raises(InputError, match="no modality 'smell'"):
+        a_model(kind="single:smell")
+
+
+def test_the_mean_of_probabilities_is_one() -> None:
+    model, features = a_model(kind="mean_probs"), some_features()
+    present = torch.ones(BATCH, 4, dtype=torch.bool)
+    present[0, 1] = False
+    own = [a_model(kind=f"single:{name}") for name in DIMS]
+    for one in own:
+        one.load_state_dict(model.state_dict() | {"seen": one.get_buffer("seen")})
+    each = torch.stack([one(features, torch.ones_like(present)).logits.softmax(dim=1) for one in own])  # (M, B, C)
+    found = model(features, present).logits.exp()
+    torch.testing.assert_close(found[1:], each[:, 1:].mean(dim=0))
+    torch.testing.assert_close(found[0], each[[0, 2, 3], 0].mean(dim=0))
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "single:face"])
+@pytest.mark.parametrize("temporal", ["attention", "mean"])
+def test_frames_that_are_missing_change_nothing(kind: str, temporal: str) -> None:
+    """A clip of three frames is the same clip when it stands among clips of five."""
+    model = a_model(kind=kind, temporal=temporal)
+    short = [values[:, None].repeat(1, 3, 1) + torch.arange(3.0)[:, None] for values in some_features()]
+    padded = [torch.cat([values, torch.full_like(values[:, :2], torch.nan)], dim=1) for values in short]
+    present = torch.ones(BATCH, 4, dtype=torch.bool)
+    torch.testing.assert_close(model(short, present).logits, model(padded, present).logits)
+
+
+def test_temporal_attention_weighs_frames_and_the_mean_does_not() -> None:
+    steps = torch.linspace(-1, 1, 4)[:, None]  # none is beyond the limit at which features are cut off
+    frames = [values[:, None] + steps for values in some_features()]
+    means = [values.mean(dim=1) for values in frames]
+    present = torch.ones(BATCH, 4, dtype=torch.bool)
+    mean, attention = (a_model(temporal=temporal, layers=0) for temporal in ("mean", "attention"))
+    torch.testing.assert_close(mean(frames, present).logits, mean(means, present).logits)
+    assert not torch.allclose(attention(frames, present).logits, attention(means, present).logits, atol=1e-3)
+
+
+def test_frames_are_standardised_by_the_frames_there_are() -> None:
+    model, features = a_model(), some_features()
+    frames = [torch.stack([values, values + 1, torch.full_like(values, torch.nan)], dim=1) for values in features]
+    model.standardise_by(frames, torch.ones(BATCH, 4, dtype=torch.bool))
+    torch.testing.assert_close(model.get_buffer("standardisers.1.mean"), features[1].mean(dim=0) + 0.5)
+
+
+def test_dropped_features_are_the_share_asked_for() -> None:
+    torch.manual_seed(0)
+    dropout, ones = FeatureDropout(0.3), torch.ones(200, 101)
+    dropped = dropout(ones)
+    assert float((dropped == 0).float().mean()) == pytest.approx(77 / 256, abs=0.01)
+    assert float(dropped.mean()) == pytest.approx(1, abs=0.02)
+    assert torch.equal(dropout.eval()(ones), ones)
+
+
+def test_something_must_reach_the_logits() -> None:
+    with pytest.raises(ValueError, match="nothing would reach"):
+        FusionConfig(own_path=False, token_path=False)
+    with pytest.raises(ValueError, match="pattern"):
+        FusionConfig(kind="best")

@@ -10,7 +10,8 @@ import torch
 from ecmf_pipeline.errors import InputError
 from ecmf_pipeline.fusion import Ensemble, FusionConfig, TrainingConfig, cross_validate, fit
 from ecmf_pipeline.fusion.inputs import Inputs
-from ecmf_pipeline.fusion.member import Best, Examples, class_weights, hide_modalities, weighted_loss
+from ecmf_pipeline.fusion.losses import Examples, class_weights, hide_modalities, mixed, weighted_loss
+from ecmf_pipeline.fusion.member import Best, batch_size_for, patience_for
 
 
 def saved_bytes(ensemble: Ensemble, folder: Path) -> dict[str, bytes]:
@@ -247,3 +248,55 @@ def test_the_best_epoch_is_kept() -> None:
         best.offer(loss, epoch)
     best.restore()
     assert (float(layer.weight.detach()), best.epoch, best.loss) == (1.0, 1, 1.0)
+
+
+def test_large_sets_get_larger_batches_and_less_patience() -> None:
+    assert [batch_size_for(clips) for clips in (3, 1000, 2500, 4700, 10**6)] == [32, 32, 64, 128, 128]
+    assert [patience_for(10, clips) for clips in (96, 900, 4700)] == [10, 5, 2]
+
+
+def test_the_optimistic_protocol_tells_its_figure_beside_the_honest_one(
+    corpus: Any, small: FusionConfig, quick: TrainingConfig
+) -> None:
+    honest = cross_validate(corpus.features, corpus.labels, corpus.groups, fusion=small, training=quick)
+    both = cross_validate(
+        corpus.features,
+        corpus.labels,
+        corpus.groups,
+        fusion=small,
+        training=quick.model_copy(update={"protocol": "mertools"}),
+    )
+    assert "mertools" not in honest.metrics
+    np.testing.assert_array_equal(both.probs, honest.probs)
+    assert both.metrics["mertools"]["clips"] == 48
+    # A label that is noise shows what choosing the epoch on the very fold is worth.
+    noise = np.random.default_rng(5).permutation(corpus.labels)
+    fooled = cross_validate(
+        corpus.features,
+        noise,
+        fusion=small,
+        training=quick.model_copy(update={"protocol": "mertools", "epochs": 30, "patience": 30, "staged": False}),
+    )
+    assert fooled.metrics["mertools"]["weighted_f1"] > fooled.metrics["weighted_f1"]
+
+
+def test_mixing_takes_only_what_both_have() -> None:
+    present = torch.tensor([[True, True], [True, False]])
+    some = Examples(
+        Inputs((torch.tensor([[0.0], [4.0]]), torch.tensor([[1.0], [9.0]])), present),
+        torch.tensor([0, 1]),
+        torch.ones(2),
+    )
+    inputs = mixed(some, 0.75, torch.tensor([1, 0]))
+    assert inputs.features[0].tolist() == [[1.0], [3.0]]
+    assert inputs.features[1].tolist() == [[1.0], [9.0]]
+    assert torch.equal(inputs.present, present)
+
+
+@pytest.mark.parametrize("changes", [{"mixup": 0.4}, {"staged": False}, {"class_weights": "balanced"}])
+def test_options_of_the_training_train(
+    corpus: Any, small: FusionConfig, quick: TrainingConfig, changes: dict[str, Any]
+) -> None:
+    training = quick.model_copy(update={"seeds": 1, "epochs": 15, "patience": 15, **changes})
+    result = cross_validate(corpus.features, corpus.labels, corpus.groups, fusion=small, training=training)
+    assert result.metrics["accuracy"] > 0.6

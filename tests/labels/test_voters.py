@@ -6,7 +6,14 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from ecmf_pipeline.labels.config import LightGbmConfig, LinearConfig
-from ecmf_pipeline.labels.voters import Voter, abstain_where_unsure, clip_weights, out_of_fold_votes, project
+from ecmf_pipeline.labels.voters import (
+    Voter,
+    abstain_where_unsure,
+    clip_weights,
+    joined,
+    out_of_fold_votes,
+    project,
+)
 
 VOTERS = [LinearConfig(), LightGbmConfig(rounds=20)]
 
@@ -149,3 +156,15 @@ def test_an_unsure_vote_becomes_an_abstention() -> None:
     assert_array_equal(kept[0], probs[0])
     assert np.isnan(kept[1:]).all()
     assert not np.isnan(probs[1]).any()
+
+
+def test_all_modalities_side_by_side_say_which_a_clip_lacks() -> None:
+    face = np.array([[1.0, 2.0], [3.0, 6.0], [np.nan, np.nan], [np.nan, np.nan]])
+    text = np.array([[np.nan], [5.0], [7.0], [np.nan]])
+    untouched = face.copy()
+    rows = joined({"face": face, "text": text})
+    assert_array_equal(rows[0], [1, 2, 6, 1, 0])
+    assert_array_equal(rows[1], [3, 6, 5, 1, 1])
+    assert_array_equal(rows[2], [2, 4, 7, 0, 1])
+    assert np.isnan(rows[3]).all()
+    assert_array_equal(face, untouched)

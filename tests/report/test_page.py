@@ -16,7 +16,7 @@ from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.page import LabelDecision, PredictedClip, ReportInput, SourceVote, render
 
 SECTIONS = ["corpus", "features", "scores", "confusion", "weights", "refinement", "quarantine", "provenance"]
-VOID = {"meta", "rect", "line", "circle"}
+VOID = {"meta", "rect", "line", "circle", "img"}
 
 
 class Page(HTMLParser):

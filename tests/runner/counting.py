@@ -13,11 +13,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import PickleBuffer
+from typing import Any
 
 from ecmf_pipeline.errors import FileUnreachable, InputError, ModelError, NoFaceFound, UnreadableMedia
 from ecmf_pipeline.files import write_atomic
 from ecmf_pipeline.quarantine import Quarantine
-from ecmf_pipeline.runner import Engine, Outcome, Run, RunConfig, RunReport, Step, Target
+from ecmf_pipeline.runner import Engine, Opener, Outcome, Run, RunConfig, RunReport, Step, Target, parcels
 
 BRANCHES = ("a", "b")
 
@@ -52,13 +54,18 @@ def numbers(*values: int, **odd: Number) -> list[Number]:
 
 
 def misbehave(how: str, scratch: Path) -> None:
-    """Do what ``how`` says; with `once:` in front of it, only the first time in all processes together."""
+    """Do what ``how`` says, one thing after the other; with `once:` first, only the first time in all processes."""
     if how.startswith("once:"):
         mark = scratch / how.replace(":", "-")
         if mark.exists():
             return
         mark.touch()
         how = how.removeprefix("once:")
+    how, _, then = how.partition("; ")
+    if then:
+        misbehave(how, scratch)
+        misbehave(then, scratch)
+        return
     match how.split():
         case []:
             return
@@ -68,6 +75,9 @@ def misbehave(how: str, scratch: Path) -> None:
             os._exit(int(status))
         case ["sleep", seconds]:
             time.sleep(float(seconds))
+        case ["await", name]:
+            while not (scratch / name).exists():
+                time.sleep(0.01)
         case ["raise", "UnreadableMedia"]:
             raise UnreadableMedia("negative")
         case ["raise", "FileUnreachable"]:
@@ -82,6 +92,8 @@ def misbehave(how: str, scratch: Path) -> None:
             raise KeyError("a bug")
         case ["raise", "Stubborn"]:
             raise Stubborn("one", "two")
+        case ["raise", "ModelError"]:
+            raise ModelError("no detector", "fetch it")
         case ["raise", "InputError"]:
             raise InputError("what", "how to mend it")
         case _:
@@ -103,22 +115,67 @@ class Doubling(Step[Number, int, "tuple[str, int]"]):
     worker: int
 
     def open(self, item):
-        with (self.scratch / "diary").open("a") as diary:
-            diary.write(f"{item.value} {os.getpid()} {self.worker}\n")
-        misbehave(item.does(item.opening), self.scratch)
-        return item.value * 2
+        return open_number(item, self.scratch, self.worker)
 
     def work(self, batch):
+        with (self.scratch / "worked").open("a") as worked:
+            worked.write(f"{len(batch)} {len(read_lines(self.scratch / 'diary'))} {count_parcels()} {os.getpid()}\n")
         if len(batch) > 1 and any(item.working == "greedy" for item, _ in batch):
             raise MemoryError
         for item, _ in batch:
             misbehave("" if item.working in ("greedy", "silent") else item.does(item.working), self.scratch)
         if any(item.working == "silent" for item, _ in batch):
             return []
-        return [Outcome(target, _result(target, item, doubled)) for item, doubled in batch for target in item.targets]
+        return [
+            Outcome(target, _result(target, item, 2 * int(bytes(opened))))
+            for item, opened in batch
+            for target in item.targets
+        ]
 
     def close(self):
         (self.scratch / f"closed {self.worker}").touch()
+
+
+@dataclass
+class Reading(Opener[Number, "bytes | PickleBuffer"]):
+    """Opens as `Doubling` does, in a process of its own;"""
+
+    scratch: Path
+    number: int
+
+    def open(self, item):
+        return PickleBuffer(open_number(item, self.scratch, 100 + self.number))
+
+    def close(self):
+        (self.scratch / f"closed {100 + self.number}").touch()
+
+
+def open_number(item: Number, scratch: Path, who: int) -> bytes:
+    """The number in figures. Writes a line to the diary."""
+    with (scratch / "diary").open("a") as diary:
+        diary.write(f"{item.value} {os.getpid()} {who}\n")
+    misbehave(item.does(item.opening), scratch)
+    return str(item.value).encode()
+
+
+def read_lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()
+
+
+def count_parcels(process: int | str = "self") -> int:
+    """Descriptors of a process that hold a parcel; those of mapped files among them."""
+    held = [str(entry.readlink()) for entry in Path(f"/proc/{process}/fd").iterdir() if entry.is_symlink()]
+    return sum(name.startswith("/memfd:opened-batch") for name in held)
+
+
+_write = parcels._write
+
+
+def _refuse_several(file: Any, data: bytes | memoryview) -> int:
+    """Memory that holds one opened item and no more."""
+    if file.tell() > 64 and not isinstance(data, bytes):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+    return _write(file, data)
 
 
 def _result(target: Target, item: Number, doubled: int) -> tuple[str, int] | NoFaceFound:
@@ -129,12 +186,20 @@ def _result(target: Target, item: Number, doubled: int) -> tuple[str, int] | NoF
 class Factory:
     scratch: Path
     starting: str = ""
+    opener_starting: str = ""
 
     def __call__(self, worker: int) -> Doubling:
         if self.starting == "model error":
             raise ModelError("no weights", "fetch them")
         misbehave(self.starting, self.scratch)
         return Doubling(self.scratch, worker)
+
+    def opener(self, number: int) -> Reading:
+        if self.opener_starting == "no room for several":
+            parcels._write = _refuse_several  # this process is the opener's own
+        else:
+            misbehave(self.opener_starting, self.scratch)
+        return Reading(self.scratch, number)
 
 
 @dataclass(frozen=True)
@@ -186,6 +251,8 @@ class Bench:
     keeping: str = ""
     sealing: str = ""
     unsealable: tuple[str, ...] = ()
+    openers: int = 0
+    opener_starting: str = ""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(exist_ok=True)
@@ -205,8 +272,8 @@ class Bench:
         clip_timeout: float = 30.0,
         engine: Engine | None = None,
     ) -> RunReport:
-        config = RunConfig(batch_size, part_size, share, workers, clip_timeout)
-        factory = Factory(self.folder, self.starting)
+        config = RunConfig(batch_size, part_size, share, workers, clip_timeout, self.openers)
+        factory = Factory(self.folder, self.starting, self.opener_starting)
         return Run(factory, self.drawer, self.drawer, self.tables, config, RunReport(), engine)(items, "test")
 
     def reasons(self, branch: str) -> dict[str, str]:
@@ -219,10 +286,14 @@ class Bench:
 
     def diary(self) -> list[tuple[int, int, int]]:
         """Value, process and worker of everything opened."""
-        return [tuple(map(int, line.split())) for line in (self.folder / "diary").read_text().splitlines()]  # type: ignore[misc]
+        return [tuple(map(int, line.split())) for line in read_lines(self.folder / "diary")]  # type: ignore[misc]
+
+    def working(self) -> set[int]:
+        """The processes that have worked on something."""
+        return {int(line.split()[-1]) for line in read_lines(self.folder / "worked")}
 
 
-def main(folder: str, workers: str, sealing: str, later: str) -> None:
+def main(folder: str, workers: str, openers: str, sealing: str, later: str) -> None:
     """A run of 40 slow items, for tests that send signals to a whole run; ``later``: what opening the last 28 does."""
     items = [Number(value, opening="sleep 0.1" if value <= 12 else later) for value in range(1, 41)]
-    Bench(Path(folder), sealing=sealing).run(items, workers=int(workers), part_size=12)
+    Bench(Path(folder), sealing=sealing, openers=int(openers)).run(items, workers=int(workers), part_size=12)

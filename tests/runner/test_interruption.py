@@ -34,13 +34,13 @@ def alive(process: int) -> bool:
 
 @contextmanager
 def running(
-    folder: Path, *, workers: int, sealing: str = "", later: str = "sleep 0.1"
+    folder: Path, *, workers: int, openers: int = 0, sealing: str = "", later: str = "sleep 0.1"
 ) -> Iterator[tuple[subprocess.Popen[str], Bench]]:
     """A run of 40 slow items that has kept its first batches, as the leader of a session, as from a terminal."""
     folder.mkdir()
     program = f"import sys; sys.path[:0] = {sys.path}; import counting; counting.main(*sys.argv[1:])"
     process = subprocess.Popen(
-        [sys.executable, "-c", program, str(folder), str(workers), sealing, later],
+        [sys.executable, "-c", program, str(folder), str(workers), str(openers), sealing, later],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -64,10 +64,10 @@ def whole(bench: Bench) -> None:
     assert bench.drawer.sealed("b") == [value for value in sealed if value % 7]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("workers", "openers"), [(0, 0), (2, 0), (1, 2)])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_seals_what_is_complete_and_says_how_to_go_on(tmp_path, workers, number):
-    with running(tmp_path / "run", workers=workers) as (process, bench):
+def test_an_interruption_seals_what_is_complete_and_says_how_to_go_on(tmp_path, workers, openers, number):
+    with running(tmp_path / "run", workers=workers, openers=openers) as (process, bench):
         os.killpg(process.pid, number)
         begun = time.monotonic()
         _, errors = process.communicate(timeout=20)
@@ -117,11 +117,13 @@ def test_a_bug_is_not_hidden_by_an_interruption_that_follows_it(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker ends when it next looks at its line")
-def test_workers_die_with_their_parent(tmp_path):
+@pytest.mark.parametrize(("workers", "openers"), [(2, 0), (1, 2)])
+def test_workers_and_openers_die_with_their_parent(tmp_path, workers, openers):
     """Also in the middle of something that never looks at the line to it."""
-    with running(tmp_path / "run", workers=2, later="sleep 60") as (process, bench):
+    with running(tmp_path / "run", workers=workers, openers=openers, later="sleep 60") as (process, bench):
         wait_for(lambda: sum(value > 12 for value, _, _ in bench.diary()) == 2)
-        pids = {pid for _, pid, _ in bench.diary()}
+        pids = {pid for _, pid, _ in bench.diary()} | bench.working()
+        assert len(pids) == 2 + (openers > 0)
         assert all(alive(pid) for pid in pids)
         process.kill()
         wait_for(lambda: not any(alive(pid) for pid in pids), 1.0)

@@ -16,12 +16,18 @@ from ecmf_pipeline.errors import EcmfError
 from ecmf_pipeline.runner import LocalProcesses, Task
 from ecmf_pipeline.runner import processes as processes_module
 from ecmf_pipeline.runner.engine import Phase
+from ecmf_pipeline.runner.messages import Role
 from ecmf_pipeline.runner.waiting import Waiting
 
 
+@pytest.fixture(params=[0, 2], ids=["workers open", "two openers"])
+def openers(request: pytest.FixtureRequest) -> int:
+    return request.param
+
+
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path / "bench")
+def bench(tmp_path: Path, openers: int) -> Bench:
+    return Bench(tmp_path / "bench", openers=openers)
 
 
 _REASONS = {"signal SIGSEGV": "WorkerCrashed", "sleep 60": "ClipTimeout"}
@@ -119,10 +125,11 @@ def test_chunks_are_sealed_when_all_of_them_is_back_also_in_pieces(bench):
 def test_names_stay_short_and_their_own_however_many_clips_of_a_batch_break():
     waiting = Waiting(Task(name, 0, tuple(map(Number, range(60)))) for name in ("000000-0000", "000000-0001"))
     names = []
-    while job := waiting.take(suspects=False):
+    while job := waiting.take():
         names.append(job.task.name)
-        waiting.split(job, Phase.OPEN, 0)
-    while job := waiting.take(suspects=True):
+        waiting.split(job, Role.WORKER, Phase.OPEN, 0)
+    assert waiting.take_suspect(Role.OPENER) is None
+    while job := waiting.take_suspect(Role.WORKER):
         names.append(job.task.name)
         assert len(job.task.items) == 1
     assert len(names) == len(set(names)) == 2 * (60 + 60)
@@ -137,8 +144,8 @@ def test_several_that_break_in_one_batch_are_each_found(bench):
     assert set(bench.reasons("a")) == {"1", "3"}
 
 
-def test_a_worker_killed_while_it_keeps_loses_and_doubles_nothing(tmp_path):
-    bench = Bench(tmp_path / "bench", keeping="once:signal SIGKILL")
+def test_a_worker_killed_while_it_keeps_loses_and_doubles_nothing(tmp_path, openers):
+    bench = Bench(tmp_path / "bench", keeping="once:signal SIGKILL", openers=openers)
     report = bench.run(numbers(1, 2, 3, 4), workers=2)
     assert bench.drawer.sealed("a") == [1, 2, 3, 4]
     assert report.done["a"] == 4
@@ -152,7 +159,7 @@ def test_a_worker_killed_while_it_keeps_loses_and_doubles_nothing(tmp_path):
 def test_the_kernels_want_of_memory_is_told_from_other_kills(bench, monkeypatch, name, meanwhile, reason):
     """By the kernel's count before and after; that it counts, a real kill shows below."""
     monkeypatch.setattr("ecmf_pipeline.runner.hired.count_oom_kills", lambda: 7)
-    monkeypatch.setattr("ecmf_pipeline.runner.processes.count_oom_kills", lambda: 7 + meanwhile)
+    monkeypatch.setattr("ecmf_pipeline.runner.crew.count_oom_kills", lambda: 7 + meanwhile)
     report = bench.run([Number(1, opening=f"signal {name}")], workers=1)
     assert bench.reasons("a") == {"1": reason}
     assert report.transient == ({"WorkerKilled": 2} if reason == "WorkerKilled" else {})
@@ -163,7 +170,8 @@ def test_a_kill_by_the_kernel_for_want_of_memory_costs_the_clip_that_ate_it(benc
 import sys; sys.path[:0] = {sys.path}
 from pathlib import Path
 from counting import Bench, Number
-Bench(Path({str(bench.folder)!r})).run([Number(1), Number(2, opening="eat all"), Number(3)], workers=1)
+items = [Number(1), Number(2, opening="eat all"), Number(3)]
+Bench(Path({str(bench.folder)!r}), openers={bench.openers}).run(items, workers=1)
 """
     done = little_memory([sys.executable, "-c", program])
     assert done.returncode == 0, done.stderr
@@ -174,33 +182,34 @@ Bench(Path({str(bench.folder)!r})).run([Number(1), Number(2, opening="eat all"),
 
 def test_a_worker_killed_between_clips_is_replaced_and_nothing_is_lost(bench):
     """Two tasks, handed out one by one; the worker is killed while it waits for the second."""
-    engine = LocalProcesses(1, 30.0)
+    engine = LocalProcesses(1, 30.0, openers=bench.openers)
     tasks = [Task(f"{number}", 0, (Number(number),)) for number in (1, 2, 3)]
     done = []
     for finished in engine.run(iter(tasks), Factory(bench.folder), Drawer(bench.folder)):
         done.append(finished.task.name)
         assert finished.errors == []
         if len(done) == 1:
-            os.kill(bench.diary()[0][1], signal.SIGKILL)
-    assert done == ["1", "2", "3"]
-    assert len({process for _, process, _ in bench.diary()}) == 2
+            (worker,) = bench.working()
+            os.kill(worker, signal.SIGKILL)
+    assert sorted(done) == ["1", "2", "3"]
+    assert len(bench.working()) == 2
 
 
-def test_workers_that_die_as_they_start_stop_the_run(tmp_path):
-    bench = Bench(tmp_path / "bench", starting="exit 9")
+def test_workers_that_die_as_they_start_stop_the_run(tmp_path, openers):
+    bench = Bench(tmp_path / "bench", starting="exit 9", openers=openers)
     with pytest.raises(EcmfError, match=r"2 times in a row while it was starting \(exit status 9\)"):
         bench.run(numbers(1, 2, 3), workers=1)
     assert bench.reasons("a") == {}
 
 
-def test_a_worker_that_dies_once_as_it_starts_is_replaced(tmp_path):
-    bench = Bench(tmp_path / "bench", starting="once:exit 9")
+def test_a_worker_that_dies_once_as_it_starts_is_replaced(tmp_path, openers):
+    bench = Bench(tmp_path / "bench", starting="once:exit 9", openers=openers)
     bench.run(numbers(1, 2, 3), workers=1)
     assert bench.drawer.sealed("a") == [1, 2, 3]
 
 
-def test_a_worker_that_dies_again_and_again_while_it_keeps_stops_the_run(tmp_path):
-    bench = Bench(tmp_path / "bench", keeping="exit 7")
+def test_a_worker_that_dies_again_and_again_while_it_keeps_stops_the_run(tmp_path, openers):
+    bench = Bench(tmp_path / "bench", keeping="exit 7", openers=openers)
     with pytest.raises(EcmfError, match=r"5 times in a row between clips \(exit status 7\)"):
         bench.run(numbers(1), workers=1)
     assert bench.reasons("a") == {}
@@ -211,8 +220,8 @@ def test_no_worker_at_all_is_refused():
         LocalProcesses(0)
 
 
-def test_starting_may_take_longer_than_a_clip(tmp_path):
-    bench = Bench(tmp_path / "bench", starting="sleep 0.6")
+def test_starting_may_take_longer_than_a_clip(tmp_path, openers):
+    bench = Bench(tmp_path / "bench", starting="sleep 0.6", openers=openers)
     bench.run(numbers(1), workers=1, clip_timeout=0.3)
     assert bench.drawer.sealed("a") == [1]
 
@@ -236,7 +245,7 @@ def test_it_works_off_the_main_thread_too(bench):
 
 def test_closing_the_results_ends_the_workers_at_once(bench):
     tasks = [Task(f"{number}", 0, (Number(number, opening="sleep 30" if number > 1 else ""),)) for number in (1, 2, 3)]
-    results = LocalProcesses(2, 60.0).run(tasks, Factory(bench.folder), Drawer(bench.folder))
+    results = LocalProcesses(2, 60.0, openers=bench.openers).run(tasks, Factory(bench.folder), Drawer(bench.folder))
     next(results)
     begun = time.monotonic()
     results.close()
@@ -249,13 +258,14 @@ def test_closing_the_results_ends_the_workers_at_once(bench):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_worker_has_one_thread_its_own_group_and_ends_first_when_memory_runs_out(bench):
     tasks = [Task("1", 0, (Number(1),)), Task("2", 0, (Number(2),))]
-    for _ in LocalProcesses(1, 60.0, threads=1).run(tasks, Factory(bench.folder), Drawer(bench.folder)):
-        (process,) = {process for _, process, _ in bench.diary()}
-        proc = Path(f"/proc/{process}")
-        assert b"OMP_NUM_THREADS=1" in (proc / "environ").read_bytes().split(b"\0")
-        assert os.getpgid(process) == process
-        assert (proc / "oom_score_adj").read_text() == "1000\n"
-        assert "Threads:\t1\n" in (proc / "status").read_text()
+    engine = LocalProcesses(1, 60.0, threads=1, openers=bench.openers)
+    for _ in engine.run(tasks, Factory(bench.folder), Drawer(bench.folder)):
+        for process in bench.working() | {process for _, process, _ in bench.diary()}:
+            proc = Path(f"/proc/{process}")
+            assert b"OMP_NUM_THREADS=1" in (proc / "environ").read_bytes().split(b"\0")
+            assert os.getpgid(process) == process
+            assert (proc / "oom_score_adj").read_text() == "1000\n"
+            assert "Threads:\t1\n" in (proc / "status").read_text()
         break
 
 

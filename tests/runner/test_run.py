@@ -15,20 +15,30 @@ from ecmf_pipeline.quarantine import Quarantine
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path / "bench")
+def bench(tmp_path: Path, openers: int) -> Bench:
+    return Bench(tmp_path / "bench", openers=openers)
 
 
-@pytest.fixture(params=[0, 2], ids=["in this process", "two workers"])
-def workers(request: pytest.FixtureRequest) -> int:
+@pytest.fixture(params=[(0, 0), (2, 0), (2, 2)], ids=["in this process", "two workers", "two openers and two workers"])
+def crew(request: pytest.FixtureRequest) -> tuple[int, int]:
     return request.param
+
+
+@pytest.fixture
+def workers(crew: tuple[int, int]) -> int:
+    return crew[0]
+
+
+@pytest.fixture
+def openers(crew: tuple[int, int]) -> int:
+    return crew[1]
 
 
 def test_everything_is_worked_on_once_and_sealed_in_order_whoever_works(tmp_path):
     items = [*numbers(*range(1, 15)), Number(-1, opening="raise UnreadableMedia"), *numbers(15, 16)]
     found = []
-    for workers in (0, 1, 2, 3):
-        bench = Bench(tmp_path / str(workers))
+    for workers, openers in ((0, 0), (1, 0), (2, 0), (3, 0), (1, 1), (1, 3), (2, 2)):
+        bench = Bench(tmp_path / f"{workers} {openers}", openers=openers)
         report = bench.run(items, workers=workers)
         found.append((bench.drawer.parts("a"), bench.drawer.parts("b"), bench.reasons("a"), bench.reasons("b")))
         assert report.done == Counter(a=16, b=14)
@@ -44,9 +54,10 @@ def test_everything_is_worked_on_once_and_sealed_in_order_whoever_works(tmp_path
     ]
 
 
-def test_no_more_workers_start_than_there_are_batches_and_none_for_nothing(bench):
+@pytest.mark.parametrize("openers", [0, 2])
+def test_no_more_workers_start_than_there_are_batches_and_none_for_nothing(bench, openers):
     bench.run(numbers(1, 2), workers=4)
-    assert {worker for _, _, worker in bench.diary()} == {0}
+    assert {worker for _, _, worker in bench.diary()} == {100 if openers else 0}
     begun = time.monotonic()
     assert bench.run([], workers=4).done == Counter()
     assert time.monotonic() - begun < 0.1
@@ -73,8 +84,11 @@ def test_a_branch_that_yields_nothing_seals_nothing(bench, workers):
     assert not (bench.folder / "parts" / "b").exists()
 
 
+@pytest.mark.parametrize("openers", [0, 1])
 def test_too_many_bad_items_stop_the_run_with_what_was_done_sealed(bench):
-    items = [*numbers(1, 2, 3), *(Number(-n, opening="raise UnreadableMedia") for n in (1, 2, 3)), *numbers(4, 5, 6, 8)]
+    late = "await kept/b/000000-0000; sleep 0.1; raise UnreadableMedia"  # an opener would be ahead of what is kept
+    bad = [Number(-n, opening=late) for n in (1, 2, 3)]
+    items = [*numbers(1, 2, 3), *bad, *numbers(4, 5, 6, 8)]
     with pytest.raises(TooManyQuarantined, match=r"3 of 10 clips are bad \(quarantined: UnreadableMedia 3\)"):
         bench.run(items, workers=1, share=0.25)
     assert bench.drawer.sealed("a") == [1, 2, 3]
@@ -98,6 +112,7 @@ def test_a_step_that_forgets_a_target_is_a_bug(bench, workers):
         bench.run([Number(1, working="silent")], workers=workers)
 
 
+@pytest.mark.parametrize("openers", [0, 2])
 def test_an_error_keeps_its_attributes_and_one_that_cannot_be_pickled_its_name(bench):
     with pytest.raises(InputError) as caught:
         bench.run([Number(1, working="raise InputError")], workers=1)
@@ -106,14 +121,14 @@ def test_an_error_keeps_its_attributes_and_one_that_cannot_be_pickled_its_name(b
         bench.run([Number(1, working="raise Stubborn")], workers=1)
 
 
-def test_a_step_that_cannot_be_built_stops_the_run_with_its_own_error(tmp_path, workers):
+def test_a_step_that_cannot_be_built_stops_the_run_with_its_own_error(tmp_path, workers, openers):
     with pytest.raises(ModelError, match="no weights") as caught:
-        Bench(tmp_path / "bench", starting="model error").run(numbers(1, 2, 3), workers=workers)
+        Bench(tmp_path / "bench", starting="model error", openers=openers).run(numbers(1, 2, 3), workers=workers)
     assert caught.value.hint == "fetch them"
 
 
-def test_a_full_disk_stops_the_run_with_the_file_named_and_what_was_kept_sealed(tmp_path, workers):
-    bench = Bench(tmp_path / "bench", full_at="000000-0001")
+def test_a_full_disk_stops_the_run_with_the_file_named_and_what_was_kept_sealed(tmp_path, workers, openers):
+    bench = Bench(tmp_path / "bench", full_at="000000-0001", openers=openers)
     items = [Number(value, opening="sleep 0.2" if value == 4 else "") for value in range(1, 13)]
     with pytest.raises(OSError, match="No space left on device") as caught:
         bench.run(items, workers=workers)
@@ -162,9 +177,9 @@ def test_a_bug_is_not_hidden_by_parts_that_cannot_be_sealed_and_these_cost_no_ot
     assert len(list((bench.folder / "kept" / "a").iterdir())) == 3  # for the next run
 
 
-def test_a_part_that_cannot_be_sealed_stops_the_run_and_costs_no_other(tmp_path, workers):
+def test_a_part_that_cannot_be_sealed_stops_the_run_and_costs_no_other(tmp_path, workers, openers):
     """The second part is complete first, or in flight: what is complete of it is sealed."""
-    bench = Bench(tmp_path / "bench", unsealable=("a0",))
+    bench = Bench(tmp_path / "bench", unsealable=("a0",), openers=openers)
     with pytest.raises(OSError, match="No space left on device: 'a0'"):
         bench.run([Number(1, opening="sleep 1"), *numbers(2, 3, 4, 5, 6)], workers=workers, batch_size=1, part_size=3)
     assert bench.drawer.sealed("b")[:3] == [1, 2, 3]

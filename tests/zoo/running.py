@@ -71,7 +71,7 @@ def new_project(folder: Path, models: Path, clips: Path, extract: Mapping[str, f
     (folder / "data" / "models").symlink_to(models.resolve())
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     params["corpus"] |= {"kind": "folder", "root": str(clips)}
-    params["media"] |= {"frames": 4, "max_side": 320}
+    params["media"] |= {"frames": 4, "max_side": 320, "reader": "decord"}  # the one that is made faulty
     params["index"]["max_quarantined"] = 1.0
     params["extract"] |= {"max_quarantined": 1.0, **extract}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))

@@ -15,7 +15,7 @@ from specimens import Specimen, zoo
 from ecmf_pipeline.media import MediaConfig, read_frames
 from ecmf_pipeline.orientation import Orientation
 
-READERS = ["decord", "pyav"]
+READERS = ["auto", "decord", "pyav"]
 FILES = [
     pytest.param(
         specimen, id=ascii(specimen.name[:40]), marks=[pytest.mark.skip(specimen.why_not)] if specimen.why_not else []

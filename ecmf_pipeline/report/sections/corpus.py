@@ -30,6 +30,7 @@ from ecmf_pipeline.report.blocks import (
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.inputs import ReportInput
 from ecmf_pipeline.report.plots import Bar, Colour, bars, stacked
+from ecmf_pipeline.report.sections.sources import sources
 
 COVERAGE: dict[str, tuple[Colour, str]] = {
     "done": ("blue", "features are stored"),
@@ -55,7 +56,7 @@ def corpus_section(report: ReportInput, config: ReportConfig) -> Section:
 
 
 def features_section(report: ReportInput) -> Section:
-    """Coverage and encoder of each modality."""
+    """Coverage and encoder of each modality, and where its features come from."""
     blocks: list[Block] = []
     if report.coverage:
         blocks += _coverage(report)
@@ -63,6 +64,7 @@ def features_section(report: ReportInput) -> Section:
         blocks.append(Notice("No features were extracted, or their coverage was not handed to the report."))
     if report.encoders:
         blocks += _encoders(report)
+        blocks += sources(report)
     return Section("features", "Features", blocks)
 
 

@@ -29,17 +29,19 @@ from ecmf_pipeline.report.evaluation import Evaluation, LabelAccuracy
 from ecmf_pipeline.report.inputs import LabelDecision, ReportInput, SourceVote
 from ecmf_pipeline.report.plots import Bar, Colour, bars
 from ecmf_pipeline.report.sections.corpus import in_order
+from ecmf_pipeline.report.sections.proof import proof_blocks
 from ecmf_pipeline.report.verdicts import labels_verdict
 
 DECISIONS: dict[str, tuple[Colour, str, str]] = {
     "keep": ("blue", "kept", "the given label stays"),
+    "down_weight": ("yellow", "down-weighted", "the given label stays, but counts less"),
     "relabel": ("vermillion", "relabelled", "the sources' label replaces the given one"),
     "drop": ("grey", "dropped", "the clip is left out of training"),
     "pseudo": ("green", "pseudo-labelled", "a clip without a label gets one"),
     "review": ("purple", "for review", "a person should look at it"),
     "leave": ("sky", "left alone", "a clip without a label stays without"),
 }
-CHANGES = ("relabel", "drop", "pseudo", "review")
+CHANGES = ("relabel", "drop", "review", "down_weight", "pseudo")
 ABSENT = "no label"
 
 
@@ -49,7 +51,8 @@ def refinement_section(report: ReportInput, evaluation: Evaluation, config: Repo
     verdict = labels_verdict(evaluation, refined=bool(report.refined))
     if not report.refined:
         return Section("refinement", title, [Notice(verdict.sentence)])
-    blocks: list[Block] = [Paragraph(verdict.sentence), *_accuracy(evaluation), *_decisions(report)]
+    blocks: list[Block] = [Paragraph(verdict.sentence), *_accuracy(evaluation)]
+    blocks += [*proof_blocks(report.evaluate), *_decisions(report)]
     blocks += [*_matrix(report), *_sources(report), *_changes(report, config)]
     return Section("refinement", title, blocks)
 

@@ -7,18 +7,8 @@ import pytest
 from skimage import data
 
 from ecmf_pipeline.errors import ModelError, NoFaceFound
-from ecmf_pipeline.faces import CROP_MARGIN, Detection, FaceConfig, FaceFinder, crop_square, main_track
+from ecmf_pipeline.faces import CROP_MARGIN, FaceConfig, FaceFinder
 from ecmf_pipeline.media import MediaConfig, read_frames
-
-
-@pytest.fixture(scope="module")
-def finder(models):
-    with FaceFinder(FaceConfig(detector=models / "face_landmarker" / "face_detector.tflite")) as found:
-        yield found
-
-
-def face(x: float, y: float = 40.0, side: float = 40.0, score: float = 0.9) -> Detection:
-    return Detection((x, y, side, side), score)
 
 
 def test_a_photograph_has_one_face_where_it_is(finder):
@@ -60,38 +50,32 @@ def test_a_missing_detector_says_what_to_do(tmp_path):
         FaceConfig(detector=tmp_path / "none.tflite").settings()
 
 
-def test_a_listener_who_is_larger_for_a_moment_does_not_take_over():
-    speaker = [face(100 + i, side=50) for i in range(8)]
-    detections = [[one] for one in speaker]
-    detections[3].append(face(10, side=70))
-    steps = main_track(detections, height=200, width=300)
-    assert [index for index, _ in steps] == list(range(8))
-    assert all(found.box[2] == 50 for _, found in steps)
-
-
-def test_two_people_are_never_mixed():
-    left = [face(30 + i, side=40) for i in range(6)]
-    right = [face(220 - i, side=44) for i in range(6)]
-    order = [[left[i], right[i]] if i % 2 else [right[i], left[i]] for i in range(6)]
-    steps = main_track(order, height=200, width=300)
-    assert len({found.box[2] for _, found in steps}) == 1
-    assert len(steps) == 6
-
-
-def test_a_face_that_is_lost_for_some_frames_is_taken_up_again():
-    detections = [[face(100)], [], [], [face(104)], [face(106)]]
-    assert [index for index, _ in main_track(detections, height=200, width=300)] == [0, 3, 4]
-    assert main_track([[], []], height=200, width=300) == []
-
-
-def test_a_crop_beyond_the_edge_repeats_edge_pixels():
-    picture = np.zeros((60, 60, 3), np.uint8)
-    picture[:, :5] = 200
-    crop = crop_square(picture, (-10, 10, 30, 30), 64)
-    assert crop.shape == (64, 64, 3)
-    assert (crop[:, 0] == 200).all()
-
-
 def test_the_main_face_is_found_in_every_sampled_frame_of_a_real_clip(finder, shared_data):
     frames, _ = read_frames(shared_data / "clips/video/clip_005.mp4", MediaConfig())
     assert len(finder.track(frames).frames) == len(frames)
+
+
+def test_every_crop_has_its_landmarks_and_their_quality(finder):
+    picture = data.astronaut()
+    track = finder.track(np.stack([picture, picture]))
+    assert track.landmarks.shape == (2, 6, 2)
+    right_eye, left_eye, nose, mouth, *_ = track.landmarks[0].tolist()
+    assert right_eye[0] < nose[0] < left_eye[0]
+    assert max(right_eye[1], left_eye[1]) < nose[1] < mouth[1]
+    assert (track.landmark_quality > 0.5).all()
+    assert (track.landmark_quality <= 1).all()
+    arrays = track.side_arrays(np.array([0.5, 1.5], np.float32))
+    assert arrays["times"].tolist() == [0.5, 1.5]
+    assert arrays["landmarks"].shape == (2, 12)
+    np.testing.assert_array_equal(arrays["landmarks"].reshape(2, 6, 2), track.landmarks)
+
+
+def test_every_option_that_changes_the_crops_changes_the_settings(detector):
+    usual = FaceConfig(detector=detector)
+    others = [{"range": "full"}, {"align": "eyes"}, {"source": "openface"}, {"crop_size": 128}, {"min_confidence": 0.7}]
+    settings = [usual.settings(), *(FaceConfig(detector=detector, **other).settings() for other in others)]
+    assert len({str(one) for one in settings}) == len(settings)
+
+
+def test_crops_that_were_cut_already_need_no_detector(tmp_path):
+    assert FaceConfig(source="openface", detector=tmp_path / "none").settings()["source"] == "openface"

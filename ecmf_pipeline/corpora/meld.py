@@ -1,0 +1,135 @@
+"""MELD: utterances of a television series, csv files with or without the clips ``dia{D}_utt{U}.mp4``."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ecmf_pipeline.clips import Clip, ClipId, Split
+from ecmf_pipeline.corpora.config import MELD_TO_MER, MER_LABELS, CorpusConfig
+from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, naming_some
+from ecmf_pipeline.corpora.scan import existing_folder, scan_media, without_media_extension
+from ecmf_pipeline.corpora.tables import read_table
+from ecmf_pipeline.errors import CorpusError
+
+PARTS = {"train": "train_sent_emo.csv", "dev": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}
+"""MELD's parts: each counts its dialogues from 0, so that a clip's name begins with its part."""
+
+COLUMNS = ("utterance", "speaker", "emotion", "dialogue_id", "utterance_id")
+CANDIDATES = "test"
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    clip_id: ClipId
+    dialogue: str
+    text: str
+    speaker: str
+    emotion: str
+    split: Split
+
+
+def read_meld(config: CorpusConfig) -> CorpusListing:
+    """List MELD as it is published, any of its three csv files.
+
+    Clips are looked for below the corpus folder, in folders named after their part (``train_splits``,
+    ``dev_splits_complete``, ``output_repeated_splits_test``); without any, only the words can be used. A clip is named
+    ``train_dia0_utt3``. The train and dev parts are labelled; the test part are candidates, whose labels are gold.
+    ``corpus.mapping`` turns MELD's emotions into labels; an emotion that maps to "" leaves its clips without one.
+
+    Raises:
+        CorpusError: When no csv file is there, or one cannot be used.
+    """
+    root = existing_folder(config.root, "set corpus.root in params.yaml to the folder that holds train_sent_emo.csv")
+    mapping = dict(MELD_TO_MER if config.mapping is None else config.mapping)
+    labels = config.labels or _labels_of(mapping)
+    findings: list[Finding] = []
+    rows = list(_rows(root, findings))
+    if not rows:
+        raise CorpusError(
+            f"{root} holds none of {', '.join(PARTS.values())}, or they hold no utterance",
+            "set corpus.root in params.yaml to the folder of MELD's csv files",
+        )
+    files = _files(root, findings)
+    findings += _label_findings(rows, mapping, labels)
+    if not files:
+        message = "no clip has a file dia{D}_utt{U}.mp4: only what needs no media can run"
+        findings.append(Finding(FindingKind.NO_MEDIA, "", message, count=len(rows)))
+    elif lacking := [row.clip_id for row in rows if row.clip_id not in files]:
+        message = f"{len(lacking)} utterances have no file: {naming_some(lacking)}"
+        findings.append(Finding(FindingKind.LABEL_WITHOUT_FILE, "", message, count=len(lacking)))
+    clips = sorted((_clip(row, mapping, labels, files, config) for row in rows), key=lambda clip: clip.clip_id)
+    order = tuple(row.clip_id for row in rows if row.split is Split.CANDIDATE)
+    return CorpusListing(root, tuple(clips), labels, order, tuple(findings))
+
+
+def _labels_of(mapping: Mapping[str, str]) -> tuple[str, ...]:
+    wanted = {label for label in mapping.values() if label}
+    return MER_LABELS if wanted <= set(MER_LABELS) else tuple(sorted(wanted))
+
+
+def _rows(root: Path, findings: list[Finding]) -> Iterable[_Row]:
+    seen: set[str] = set()
+    for part, name in PARTS.items():
+        if not (root / name).is_file():
+            continue
+        table = read_table(root / name, COLUMNS)
+        findings += table.findings
+        columns = [table.column(column) for column in COLUMNS]
+        for text, speaker, emotion, dialogue, utterance in zip(*columns, strict=True):
+            if not (dialogue.isdecimal() and utterance.isdecimal()):
+                message = f"{name}: a row has no numbers in Dialogue_ID and Utterance_ID ({dialogue!r}, {utterance!r})"
+                findings.append(Finding(FindingKind.MALFORMED_ROW, "", message))
+                continue
+            of_dialogue = f"{part}_dia{int(dialogue)}"
+            clip_id = ClipId(f"{of_dialogue}_utt{int(utterance)}")
+            if clip_id in seen:
+                findings.append(Finding(FindingKind.DUPLICATE_ROW, clip_id, f"{name} has {clip_id!r} twice"))
+                continue
+            seen.add(clip_id)
+            split = Split.CANDIDATE if part == CANDIDATES else Split.TRAIN
+            yield _Row(clip_id, of_dialogue, text, " ".join(speaker.split()), emotion.casefold(), split)
+
+
+def _files(root: Path, findings: list[Finding]) -> dict[str, str]:
+    """Path by clip id; a folder's name says which part it is of."""
+    paths, odd = scan_media(root, nested=True)
+    findings += odd
+    files: dict[str, str] = {}
+    for path in sorted(paths):
+        stem = re.fullmatch(r"dia(\d+)_utt(\d+)", without_media_extension(Path(path).name))
+        parts = [part for part in PARTS if any(part in folder.casefold() for folder in Path(path).parts[:-1])]
+        if stem and len(parts) == 1:
+            files.setdefault(f"{parts[0]}_dia{int(stem[1])}_utt{int(stem[2])}", path)
+    return files
+
+
+def _clip(
+    row: _Row, mapping: Mapping[str, str], labels: Sequence[str], files: Mapping[str, str], config: CorpusConfig
+) -> Clip:
+    mapped = mapping.get(row.emotion, "")
+    label = mapped if mapped in labels else ""
+    candidate = row.split is Split.CANDIDATE
+    return Clip(
+        row.clip_id,
+        path=files.get(row.clip_id, ""),
+        transcript=row.text,
+        given_label="" if candidate else label,
+        gold_label=label if candidate else "",
+        split=row.split if candidate or label else Split.UNLABELED,
+        group=row.dialogue if config.groups == "dialogue" else row.speaker,
+    )
+
+
+def _label_findings(rows: Sequence[_Row], mapping: Mapping[str, str], labels: Sequence[str]) -> list[Finding]:
+    findings = []
+    for emotion, count in sorted(Counter(row.emotion for row in rows).items()):
+        label = mapping.get(emotion, "")
+        if label not in labels:
+            how = f"is mapped to {label!r}, which is no label" if label else "has no label in corpus.mapping"
+            message = f"the emotion {emotion!r} {how}: its {count} clips are not labelled"
+            findings.append(Finding(FindingKind.UNKNOWN_LABEL, "", message, count=count))
+    return findings

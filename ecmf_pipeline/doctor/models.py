@@ -1,0 +1,153 @@
+"""Whether the models that params ask for are here, or can be fetched, and load."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ecmf_pipeline import layout
+from ecmf_pipeline.clips import Modality
+from ecmf_pipeline.doctor.checks import Check, State, duration
+from ecmf_pipeline.encoders.config import BaseEncoderConfig, ImportedConfig, TransformersConfig
+from ecmf_pipeline.encoders.embedded import embedded_model
+from ecmf_pipeline.encoders.joined_config import JoinedConfig
+from ecmf_pipeline.encoders.weights import hub_cache
+from ecmf_pipeline.errors import EcmfError
+from ecmf_pipeline.extraction.gpus import visible_gpus
+from ecmf_pipeline.extraction.plan import branch_settings
+from ecmf_pipeline.params import Params
+from ecmf_pipeline.runner.machine import usable_cores
+from ecmf_pipeline.store.listing import encoder_name
+from ecmf_pipeline.words import counted
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An encoder that could be loaded.
+
+    Attributes:
+        settings: All that changes the features of its modality.
+        dim: D.
+        dtype: How features are stored.
+    """
+
+    settings: dict[str, Any]
+    dim: int
+    dtype: str
+
+
+def check_weights(params: Params) -> Check:
+    """Whether the weights that ship inside packages are here."""
+    names = params.models.names
+    absent = [name for name in names if not embedded_model(name).is_present(layout.MODELS)]
+    if absent:
+        return Check(
+            "weights",
+            State.FAILURE,
+            f"{len(absent)} of {len(names)} embedded models are not in {layout.MODELS}: {', '.join(absent)}",
+            "run `ecmf-pipe models`",
+            {"wanted": list(names), "absent": absent},
+        )
+    message = (
+        f"{counted(len(names), 'embedded model')} in {layout.MODELS}" if names else "no embedded models are asked for"
+    )
+    return Check("weights", State.OK, message, figures={"wanted": list(names), "absent": []})
+
+
+def workers_of(params: Params) -> int:
+    """How many processes `extract` would have encode side by side."""
+    gpus = visible_gpus(params.extract.device)
+    return max(1, params.extract.workers if params.extract.workers is not None else len(gpus) or usable_cores())
+
+
+def check_device(params: Params) -> Check:
+    """Where encoders run."""
+    from ecmf_pipeline.encoders.inference import pick_device
+
+    try:
+        device = str(pick_device(params.extract.device))
+    except EcmfError as error:
+        return Check.failed("device", error)
+    workers = workers_of(params)
+    where = f"{params.extract.device}: {device}" if params.extract.device != device else device
+    message = f"extract.device {where}; {workers} worker{'s' if workers > 1 else ''}"
+    return Check("device", State.OK, message, figures={"device": device, "workers": workers})
+
+
+def check_encoders(params: Params, loaded: dict[Modality, Loaded]) -> Iterator[Check]:
+    """Load the encoder of each modality in use, one after another.
+
+    Args:
+        params: What is asked for.
+        loaded: Takes up those that load.
+    """
+    for modality in params.extract.encoders:
+        name = f"encoder {modality.value}"
+        encoder = params.encoder_of(modality)
+        if isinstance(encoder, ImportedConfig):
+            yield Check(name, State.OK, f"{encoder.name}: imported features, nothing is computed here")
+            continue
+        try:
+            loaded[modality], seconds = _load(params, modality)
+        except EcmfError as error:
+            failed = Check.failed(name, error)
+            yield replace(failed, hint=f"{failed.hint}{_of_the_hub(encoder)}")
+            continue
+        yield _loaded(params, modality, loaded[modality], seconds)
+
+
+def _load(params: Params, modality: Modality) -> tuple[Loaded, float]:
+    """Load one encoder, let go of it, and tell how long loading took, in seconds."""
+    encoder = params.encoder_of(modality)
+    settings = branch_settings(modality, encoder, params.media, params.faces)
+    begun = time.perf_counter()
+    built = encoder.build(params.extract.device)
+    seconds = time.perf_counter() - begun
+    try:
+        return Loaded(settings, built.dim, built.dtype), seconds
+    finally:
+        built.close()
+
+
+def _loaded(params: Params, modality: Modality, loaded: Loaded, seconds: float) -> Check:
+    names = " + ".join(params.extract.names_of(modality))
+    members = _members(params.encoder_of(modality))
+    precisions = list(dict.fromkeys(str(getattr(member, "precision", "fp32")) for member in members))
+    slow = " (slow: no instructions for it here)" if _lacks_instructions(params, precisions) else ""
+    message = (
+        f"{names}: {loaded.dim}-d, computed in {' and '.join(precisions)}{slow}, stored as {loaded.dtype}, "
+        f"loaded in {duration(seconds)}"
+    )
+    figures = {
+        "encoders": list(params.extract.names_of(modality)),
+        "model": encoder_name(loaded.settings),
+        "dim": loaded.dim,
+        "precision": precisions,
+        "dtype": loaded.dtype,
+        "load_seconds": round(seconds, 3),
+    }
+    return Check(f"encoder {modality.value}", State.OK, message, figures=figures)
+
+
+def _members(encoder: BaseEncoderConfig) -> Sequence[BaseEncoderConfig]:
+    return encoder.members if isinstance(encoder, JoinedConfig) else [encoder]
+
+
+def _lacks_instructions(params: Params, precisions: Sequence[str]) -> bool:
+    from ecmf_pipeline.encoders.inference import best_precision
+
+    return "bf16" in precisions and best_precision(params.extract.device) != "bf16"
+
+
+def _of_the_hub(encoder: BaseEncoderConfig) -> str:
+    """What to add to the hint of an encoder that does not load, where a model must come from the hub."""
+    members = [member for member in _members(encoder) if isinstance(member, TransformersConfig)]
+    models = [member.model for member in members if not Path(member.model).is_dir()]
+    if not models:
+        return ""
+    offline = "; HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else ""
+    return f"\n{', '.join(models)}: fetched once into {hub_cache()}, which needs the network{offline}"

@@ -1,0 +1,192 @@
+"""All checks, in the order in which a run would stumble over what they find."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ecmf_pipeline.clips import Modality
+from ecmf_pipeline.doctor.checks import Check, State, duration, exit_code
+from ecmf_pipeline.doctor.corpus import Ahead, check_corpus, look_ahead, measured_clips, spoken_clips
+from ecmf_pipeline.doctor.models import Loaded, check_device, check_encoders, check_weights, workers_of
+from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, Answers, Trial, ask_llm, spread, try_extraction
+from ecmf_pipeline.errors import EcmfError
+from ecmf_pipeline.extraction.plan import Reading, input_digests
+from ecmf_pipeline.params import Params, load_params
+from ecmf_pipeline.progress import say
+from ecmf_pipeline.words import counted, size
+
+_LLM_TEXTS = 2 * TRIAL_CLIPS
+_LOADING = " (loading included)"
+
+
+def run(*, as_json: bool = False) -> int:
+    """Make all checks and print them.
+
+    Args:
+        as_json: Print one JSON document at the end instead of a line as soon as it is known.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ParamsError: When params.yaml cannot be read.
+    """
+    params = load_params()
+    checks: list[Check] = []
+    for check in examine(params):
+        checks.append(check)
+        if not as_json:
+            say(check.line())
+    code = exit_code(checks)
+    if as_json:
+        document = {"exit_code": code, "checks": [check.document() for check in checks]}
+        say(json.dumps(document, indent=2, ensure_ascii=False))
+    return code
+
+
+def examine(params: Params) -> Iterator[Check]:
+    """Make all checks, one after another; none of them changes anything of the project."""
+    yield check_weights(params)
+    yield check_device(params)
+    loaded: dict[Modality, Loaded] = {}
+    yield from check_encoders(params, loaded)
+    try:
+        ahead = look_ahead(params)
+    except EcmfError as error:
+        yield Check.failed("corpus", error)
+        return
+    yield check_corpus(params, ahead)
+    needed: dict[Modality, float] = {}
+    with TemporaryDirectory(prefix="ecmf-doctor-") as name:
+        folder = Path(name)
+        answers: list[Answers] = []
+        yield from _check_llm(params, ahead, folder, answers)
+        yield from _check_trial(params, ahead, loaded, answers, folder, needed)
+    if needed:
+        yield check_disk(needed, shutil.disk_usage(Path.cwd()).free)
+
+
+def _check_llm(params: Params, ahead: Ahead, folder: Path, answers: list[Answers]) -> Iterator[Check]:
+    clips = spoken_clips(ahead, _LLM_TEXTS)
+    if not clips:
+        yield Check("llm", State.OK, "no clip has words: it is not asked")
+        return
+    try:
+        asked = ask_llm(params, clips, ahead.labels, folder)
+    except EcmfError as error:
+        yield Check.failed("llm", error)
+        return
+    answers.append(asked)
+    unasked, seconds = ahead.unasked(), asked.seconds or 0.0
+    workers = max(1, params.llm.workers or 1)
+    total = seconds * unasked / workers
+    message = (
+        f"{params.llm.model} answers, {duration(seconds)} a text{_LOADING if asked.includes_loading else ''}; "
+        f"{counted(unasked, 'text')} to ask: {duration(total)}"
+    )
+    figures = {"seconds_a_text": seconds, "missing": unasked, "projected_seconds": total, "failed": asked.failed}
+    if asked.failed:
+        lost = f"{message}; {asked.failed} of {len(clips)} texts could not be asked about"
+        yield Check("llm", State.WARNING, lost, "`ecmf-pipe rewrite` quarantines such texts", figures)
+    else:
+        yield Check("llm", State.OK, message, figures=figures)
+
+
+def _check_trial(
+    params: Params,
+    ahead: Ahead,
+    loaded: dict[Modality, Loaded],
+    answers: list[Answers],
+    folder: Path,
+    needed: dict[Modality, float],
+) -> Iterator[Check]:
+    """Try each encoder that loads on a few clips.
+
+    Args:
+        params: What is asked for.
+        ahead: The corpus.
+        loaded: The encoders that load.
+        answers: What the LLM said, if it did.
+        folder: Where everything goes.
+        needed: Takes up the bytes that each modality's missing features will need.
+    """
+    clips, unreadable = measured_clips(ahead, folder, params.index.clip_timeout)
+    for bad in unreadable:
+        message = f"{bad.clip_id}: {bad.reason}: {bad.message}"
+        yield Check("clip", State.WARNING, message, "`ecmf-pipe index` quarantines such clips")
+    texts = dict(list(answers[0].texts.items())[:TRIAL_CLIPS]) if answers else {}
+    spoken = [clip for clip in ahead.listing.clips if clip.clip_id in texts]
+    for modality, encoder in loaded.items():
+        name = f"trial {modality.value}"
+        if modality is Modality.TEXT and not texts:
+            yield Check(name, State.OK, "not tried: the LLM gave no texts, see above")
+            continue
+        reading = Reading.of(params.encoder_of(modality), params.faces)
+        having = input_digests(modality, spoken if modality is Modality.TEXT else clips, texts, reading)
+        chosen = spread([clip for clip in (*clips, *spoken) if having.pop(clip.clip_id, "")], TRIAL_CLIPS)
+        try:
+            trial = try_extraction(params, modality, encoder.settings, chosen, texts, folder)
+        except EcmfError as error:
+            yield Check.failed(name, error)
+            continue
+        missing = ahead.missing(modality, encoder.settings)
+        if trial.bytes_a_clip is not None:
+            needed[modality] = trial.bytes_a_clip * missing
+        yield projected(name, trial, missing, workers_of(params))
+
+
+def projected(name: str, trial: Trial, missing: int, workers: int) -> Check:
+    """What a trial says of all clips that are still to do.
+
+    Args:
+        name: Of the check.
+        trial: What became of a few clips.
+        missing: How many are still to do.
+        workers: How many will work side by side.
+    """
+    if trial.seconds is None:
+        return Check(name, State.WARNING, "none of the clips looked at has such an input: nothing was tried")
+    total = trial.seconds * missing / workers
+    done = trial.tried - len(trial.failed)
+    message = (
+        f"{done} of {counted(trial.tried, 'clip')}, "
+        f"{duration(trial.seconds)} each{_LOADING if trial.includes_loading else ''}; "
+        f"{missing} to do by {counted(workers, 'worker')}: {duration(total)}"
+    )
+    figures: dict[str, Any] = {
+        "tried": trial.tried,
+        "absent": trial.absent,
+        "failed": [{"clip_id": clip, "reason": reason, "message": why} for clip, reason, why in trial.failed],
+        "seconds_a_clip": trial.seconds,
+        "bytes_a_clip": trial.bytes_a_clip,
+        "missing": missing,
+        "projected_seconds": total,
+    }
+    if not trial.failed:
+        return Check(name, State.OK, message, figures=figures)
+    named = "; ".join(f"{clip}: {reason}: {why}" for clip, reason, why in trial.failed)
+    return Check(name, State.WARNING, f"{message}; {named}", "`ecmf-pipe extract` quarantines such clips", figures)
+
+
+def check_disk(needed: dict[Modality, float], free: int) -> Check:
+    """Whether the features that are still to be computed fit on the disk.
+
+    Args:
+        needed: Bytes, by modality.
+        free: Bytes.
+    """
+    total = sum(needed.values())
+    each = ", ".join(f"{modality.value} {size(count)}" for modality, count in needed.items())
+    message = f"{size(free)} free; features to come need about {size(total)} ({each})"
+    figures = {"free": free, "needed": round(total), "by_modality": {m.value: round(n) for m, n in needed.items()}}
+    if total > free:
+        return Check("disk", State.FAILURE, message, "free some space, or use encoders with fewer rows", figures)
+    if 2 * total > free:
+        hint = "DVC keeps a copy in its cache unless the file system can share blocks: that needs as much again"
+        return Check("disk", State.WARNING, message, hint, figures)
+    return Check("disk", State.OK, message, figures=figures)

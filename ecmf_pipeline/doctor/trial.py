@@ -1,0 +1,163 @@
+"""A few clips through the real extraction, into a temporary folder: what they cost, and what the rest will."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ecmf_pipeline.clips import Clip, Modality
+from ecmf_pipeline.doctor.timing import TimedEngine
+from ecmf_pipeline.encoders.base import ClipText
+from ecmf_pipeline.errors import TryAgain
+from ecmf_pipeline.extraction.plan import plan_branch
+from ecmf_pipeline.extraction.run import extract, writing
+from ecmf_pipeline.llm.config import LlmConfig
+from ecmf_pipeline.llm.label_scores import label_scores
+from ecmf_pipeline.llm.prompt import load_prompt
+from ecmf_pipeline.llm.rewrite import enrich
+from ecmf_pipeline.llm.scoring import ScoreBooks, probabilities
+from ecmf_pipeline.params import Params
+from ecmf_pipeline.runner import LocalProcesses
+from ecmf_pipeline.runner.machine import usable_cores
+from ecmf_pipeline.store import FeatureStore, has_fingerprint
+
+TRIAL_CLIPS = 4
+
+Anything = TypeVar("Anything")
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What became of a few clips of one modality.
+
+    Attributes:
+        tried: How many clips were tried.
+        absent: How many of the clips have no such input, and were not.
+        failed: Clips that failed: id, reason, message.
+        seconds: Seconds a clip, with one worker of one thread; None where nothing was tried.
+        bytes_a_clip: Bytes of features a clip that has some; None where none has.
+        includes_loading: Whether the time is that of a single clip and of loading the models.
+    """
+
+    tried: int
+    absent: int
+    failed: Sequence[tuple[str, str, str]]
+    seconds: float | None
+    bytes_a_clip: float | None
+    includes_loading: bool = False
+
+
+def spread(items: Sequence[Anything], count: int) -> list[Anything]:
+    """At most ``count`` items, evenly spread over all."""
+    if len(items) <= count:
+        return list(items)
+    return [items[position * (len(items) - 1) // (count - 1)] for position in range(count)]
+
+
+def try_extraction(
+    params: Params,
+    modality: Modality,
+    settings: dict[str, Any],
+    clips: Sequence[Clip],
+    texts: Mapping[str, ClipText],
+    folder: Path,
+) -> Trial:
+    """Extract a modality of some clips, one after the other in a worker process of its own.
+
+    Args:
+        params: What is asked for.
+        modality: Which.
+        settings: All that changes its features.
+        clips: The clips, measured.
+        texts: Their transcripts.
+        folder: Where the features go; nothing else is written.
+    """
+    root = folder / f"{modality.value}.zarr"
+    engine = TimedEngine(LocalProcesses(1, params.extract.clip_timeout))
+    with writing({modality: settings}, lambda _: root) as writers:
+        branch = plan_branch(
+            modality,
+            clips,
+            texts,
+            encoder=params.encoder_of(modality),
+            settings=settings,
+            root=root,
+            quarantine_path=folder / f"{modality.value}.csv",
+        )
+        with suppress(TryAgain):  # what may pass stands in the quarantine table too
+            extract(
+                [branch],
+                clips,
+                texts,
+                writers=writers,
+                corpus_root=params.corpus.root,
+                media=params.media,
+                faces=params.faces,
+                config=params.extract.model_copy(update={"batch_size": 1, "max_quarantined": 1.0}),
+                engine=engine,
+            )
+    failed = [(entry.clip_id, entry.reason, entry.message) for entry in branch.quarantine]
+    return Trial(
+        len(branch.todo),
+        branch.absent,
+        failed,
+        engine.seconds_an_item(),
+        _bytes_a_clip(root, branch.fingerprint),
+        engine.includes_loading,
+    )
+
+
+def _bytes_a_clip(root: Path, fingerprint: str) -> float | None:
+    if not has_fingerprint(root, fingerprint):
+        return None
+    store = FeatureStore(root, fingerprint)
+    files = [path for path in store.folder.glob("part-*/**/*") if path.is_file()]
+    return sum(path.stat().st_size for path in files if path.name != "zarr.json") / len(store) if len(store) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the LLM says of a few texts.
+
+    Attributes:
+        texts: The transcripts, original and enriched, by clip id.
+        failed: How many the LLM could not be asked about.
+        seconds: Seconds a text, in batches of a few.
+        includes_loading: Whether the time is that of a single text and of loading the model.
+    """
+
+    texts: Mapping[str, ClipText]
+    failed: int
+    seconds: float | None
+    includes_loading: bool
+
+
+def ask_llm(params: Params, clips: Sequence[Clip], labels: Sequence[str], folder: Path) -> Answers:
+    """Score and enrich what some clips say, with the LLM in a worker process of its own.
+
+    Args:
+        params: What is asked for.
+        clips: The clips; all have words.
+        labels: Labels to choose from, (K,).
+        folder: Where the answers go; nothing else is written.
+
+    Raises:
+        ModelError: When the model cannot be loaded.
+    """
+    books = ScoreBooks("doctor", folder / "scores", folder / ".scores.spool", folder / "llm.csv")
+    two_batches = (len(clips) + 1) // 2  # the first one's time is that of loading, too
+    config: LlmConfig = params.llm.model_copy(update={"batch_size": two_batches, "max_quarantined": 1.0})
+    engine = TimedEngine(LocalProcesses(1, config.clip_timeout, threads=usable_cores()))
+    answers = label_scores(
+        config, {clip.clip_id: clip.transcript for clip in clips}, labels, books=books, engine=engine
+    )
+    probs = probabilities(answers.values, temperature=params.rewrite.temperature)
+    prompt = load_prompt(config.prompt)
+    texts: dict[str, ClipText] = {}
+    for clip, row in zip(clips, probs, strict=True):
+        enriched = enrich(clip.transcript, row, labels, prompt=prompt, config=params.rewrite)
+        texts[clip.clip_id] = ClipText(clip.transcript, enriched, clip.translation)
+    return Answers(texts, answers.quarantined, engine.seconds_an_item(), engine.includes_loading)

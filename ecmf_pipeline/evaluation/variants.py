@@ -1,0 +1,100 @@
+"""Which variants of the fusion are compared with it: modalities, models, parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecmf_pipeline.evaluation.config import AblateConfig
+from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
+
+REFERENCE = "fusion"
+
+PARTS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "no attention among modalities": ({"layers": 0}, {}),
+    "fixed weights": ({"weighting": "fixed"}, {}),
+    "equal weights": ({"weighting": "equal"}, {}),
+    "no path of a modality's own logits": ({"own_path": False}, {}),
+    "no path of the attended tokens": ({"token_path": False}, {}),
+    "no separate training of the branches": ({}, {"staged": False}),
+    "no modality dropout": ({}, {"modality_dropout": 0.0}),
+    "with label smoothing 0.1": ({}, {"label_smoothing": 0.1}),
+    "no class weights": ({}, {"class_weights": "none"}),
+    "with mixup 0.2": ({}, {"mixup": 0.2}),
+}
+"""What is changed of the fusion's configuration and of its training."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One thing that is trained.
+
+    Attributes:
+        table: Which comparison it belongs to.
+        name: What is said of it.
+        features: Its modalities, (n, D) or (n, T, D) each.
+        fusion: Its model.
+        training: How it is trained.
+        without: The modality it lacks, where it is one that is left out.
+    """
+
+    table: str
+    name: str
+    features: Mapping[str, NDArray[np.float32]] = field(repr=False)
+    fusion: FusionConfig
+    training: TrainingConfig
+    without: str = ""
+
+
+def variants(
+    features: Mapping[str, NDArray[np.float32]],
+    text_halves: Mapping[str, NDArray[np.float32]],
+    fusion: FusionConfig,
+    training: TrainingConfig,
+    config: AblateConfig,
+) -> Iterator[Variant]:
+    """The reference first, then each variant.
+
+    Args:
+        features: All modalities in use.
+        text_halves: The text features of the original and of the enriched transcript alone; empty where there is one.
+        fusion: The model of the reference.
+        training: How all are trained.
+        config: Which comparisons are made.
+    """
+    yield Variant("reference", REFERENCE, features, fusion, training)
+    if config.modalities:
+        for table, name, chosen, without in _choices(list(features)):
+            yield Variant(table, name, {m: features[m] for m in chosen}, fusion, training, without)
+        for name, half in text_halves.items():
+            yield Variant("text", f"fusion with {name} text", {**features, "text": half}, fusion, training)
+            yield Variant("text", f"{name} text alone", {"text": half}, fusion, training)
+    for kind in config.fusions:
+        if kind != fusion.kind:
+            changed = FusionConfig(**(fusion.model_dump() | {"kind": kind}))
+            yield Variant("fusion", kind, features, changed, training)
+    if config.parts:
+        for name, (shape, schooling) in PARTS.items():
+            yield Variant(
+                "part",
+                name,
+                features,
+                FusionConfig(**(fusion.model_dump() | shape)),
+                TrainingConfig(**(training.model_dump() | schooling)),
+            )
+
+
+def _choices(modalities: Sequence[str]) -> Iterator[tuple[str, str, list[str], str]]:
+    if len(modalities) < 2:
+        return
+    for name in modalities:
+        yield "alone", f"{name} alone", [name], ""
+    if len(modalities) > 2:  # of two, leaving one out is the other alone
+        for name in modalities:
+            yield "left out", f"without {name}", [other for other in modalities if other != name], name
+    if {"global", "face"} < set(modalities):
+        yield "view", "global and face", ["global", "face"], ""

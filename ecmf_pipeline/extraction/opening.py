@@ -1,0 +1,182 @@
+"""Open a clip for its branches: one decode feeds all that read it, and of its views only what is prepared is kept.
+
+Nothing here holds the weights of a network, so it may run in other processes than the networks do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecmf_pipeline.clips import Clip, Modality
+from ecmf_pipeline.config import Frames
+from ecmf_pipeline.encoders.base import ClipText, Prepared, Preparer
+from ecmf_pipeline.errors import ChangedSinceIndex, ClipError
+from ecmf_pipeline.faces import FaceConfig, FaceFinder, FaceTrack, read_openface
+from ecmf_pipeline.media import MediaConfig, Sampling, read_audio, read_samplings
+from ecmf_pipeline.memory import want_of_memory
+from ecmf_pipeline.runner import Opener, Target
+
+View = Any
+"""What a preparer reads of a clip; see `Encoder`."""
+
+_Sides = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class ClipToExtract:
+    """A clip and what it misses: all that a worker needs to know of it.
+
+    Attributes:
+        clip: The clip.
+        digests: Digest of its input, by the modality that misses it.
+        text: Its transcripts; None where the text branch does not miss it.
+    """
+
+    clip: Clip
+    digests: Mapping[Modality, str]
+    text: ClipText | None = None
+
+    @property
+    def targets(self) -> Sequence[Target]:
+        """The features to compute."""
+        return [Target(self.clip.clip_id, modality.value, digest) for modality, digest in self.digests.items()]
+
+    def alone(self) -> Sequence[ClipToExtract]:
+        """One for each branch: also where branches share a decode, what breaks one may spare the other."""
+        return [
+            replace(self, digests={modality: digest}, text=self.text if modality is Modality.TEXT else None)
+            for modality, digest in self.digests.items()
+        ]
+
+
+@dataclass(slots=True)
+class OpenedView:
+    """What is left of a modality's view of a clip once it is prepared.
+
+    Attributes:
+        prepared: What the network takes.
+        side: What is kept beside the features, with one entry an item of the view: ``times`` (seconds) at which frames
+            are shown, ``boxes``, ``scores``.
+    """
+
+    prepared: Prepared
+    side: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+
+OpenedClip = dict[Modality, OpenedView | ClipError]
+"""A clip's prepared views; in place of one, why there is none."""
+
+
+class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
+    """Decodes clips and prepares their views.
+
+    Args:
+        preparers: What brings each branch's view into the form that its network takes.
+        frames: How many pictures of a clip the visual branches among them read.
+        corpus_root: What the clips' paths are relative to.
+        media: How clips are sampled.
+        faces: How faces are found.
+        owns_preparers: Whether `close` closes them, too.
+    """
+
+    def __init__(
+        self,
+        preparers: Mapping[Modality, Preparer[View]],
+        frames: Mapping[Modality, Frames],
+        *,
+        corpus_root: Path,
+        media: MediaConfig,
+        faces: FaceConfig,
+        owns_preparers: bool,
+    ) -> None:
+        self._preparers = preparers
+        self._frames = frames
+        self._corpus_root = corpus_root
+        self._media = media
+        self._exits = ExitStack()
+        if owns_preparers:
+            for preparer in preparers.values():
+                self._exits.callback(preparer.close)
+        self._faces = faces
+        is_finding = Modality.FACE in preparers and not faces.are_cut_already
+        self._finder = self._exits.enter_context(FaceFinder(faces)) if is_finding else None
+
+    def close(self) -> None:
+        """Free the native objects that it holds."""
+        self._exits.close()
+
+    def open(self, item: ClipToExtract) -> OpenedClip:
+        """Decode a clip once, for the branches that miss it. A branch's failure stays that branch's."""
+        opened: OpenedClip = {}
+        with want_of_memory():
+            if Modality.TEXT in item.digests:
+                self._prepare(Modality.TEXT, lambda: (item.text, {}), opened)
+            elsewhere = {Modality.TEXT}
+            if self._faces.are_cut_already and Modality.FACE in item.digests:
+                elsewhere.add(Modality.FACE)
+                self._prepare(Modality.FACE, partial(self._face_crops, item.clip), opened)
+            if media := item.digests.keys() - elsewhere:
+                path = self._corpus_root / item.clip.path
+                if _has_changed(path, item.clip.bytes):
+                    # Its features would be kept under the digest of what it was.
+                    changed = ChangedSinceIndex("the file has changed since it was indexed: run `ecmf-pipe index`")
+                    opened.update(dict.fromkeys(media, changed))
+                else:
+                    self._open_media(path, media, opened)
+        return opened
+
+    def _face_crops(self, clip: Clip) -> tuple[FaceTrack, _Sides]:
+        path = self._corpus_root / clip.face_path
+        if _has_changed(path, clip.face_bytes):
+            raise ChangedSinceIndex("the file of its face crops has changed since indexing: run `ecmf-pipe index`")
+        track = read_openface(path, count=self._frames[Modality.FACE], size=self._faces.crop_size)
+        return track, track.side_arrays(None)
+
+    def _open_media(self, path: Path, wanted: set[Modality], opened: OpenedClip) -> None:
+        if Modality.AUDIO in wanted:
+            self._prepare(Modality.AUDIO, lambda: (read_audio(path), {}), opened)
+        visual = [modality for modality in (Modality.GLOBAL, Modality.FACE) if modality in wanted]
+        if not visual:
+            return
+        counts = list(dict.fromkeys(self._frames[modality] for modality in visual))
+        try:
+            sampled = dict(zip(counts, read_samplings(path, self._media, counts), strict=True))
+        except ClipError as error:
+            opened.update(dict.fromkeys(visual, error))
+            return
+        for modality in visual:
+            reads = self._follow if modality is Modality.FACE else _as_it_is
+            self._prepare(modality, partial(reads, sampled[self._frames[modality]]), opened)
+
+    def _follow(self, sampling: Sampling) -> tuple[FaceTrack, _Sides]:
+        if self._finder is None:
+            raise ValueError("the face branch is not one of this opener's")
+        track = self._finder.track(sampling.frames)
+        return track, track.side_arrays(sampling.times)
+
+    def _prepare(self, modality: Modality, read: Callable[[], tuple[View, _Sides]], opened: OpenedClip) -> None:
+        try:
+            view, side = read()
+            opened[modality] = OpenedView(self._preparers[modality].prepare(view), side)
+        except ClipError as error:
+            opened[modality] = error
+
+
+def _as_it_is(sampling: Sampling) -> tuple[NDArray[np.uint8], _Sides]:
+    return sampling.frames, {"times": sampling.times}
+
+
+def _has_changed(path: Path, size: int) -> bool:
+    """Whether a file has another size than it had when it was indexed (0: not known)."""
+    try:
+        return bool(size) and path.is_file() and path.stat().st_size != size
+    except OSError:  # who reads it says what is wrong
+        return False

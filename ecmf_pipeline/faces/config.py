@@ -1,0 +1,74 @@
+"""Settings of the faces; importing them loads nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ecmf_pipeline.config import Config
+from ecmf_pipeline.errors import ModelError
+from ecmf_pipeline.files import sha256_file
+
+CROP_MARGIN = 1.6
+"""Side of the square crop over the side of the face's box: landmark models want some surroundings."""
+
+OPENFACE = "openface"
+"""The value of ``faces.source`` that reads crops which OpenFace has cut."""
+
+
+class FaceConfig(Config):
+    """How faces are found and cut out.
+
+    Attributes:
+        source: ``detect``: find them in the video. ``openface``: read the crops that come with the MER corpora
+            (``openface_face/N/N.npy``); then of the other keys only ``crop_size`` counts.
+        detector: BlazeFace model file (tflite).
+        min_confidence: Detections below this score are not faces.
+        range: ``short``: faces near the camera, of a seventh of the picture's shorter side or more. ``full``: small,
+            distant ones too, at several times the cost; see `detector.views`.
+        align: ``eyes``: crops are turned so that the eyes are level. ``none``: they are as they are in the picture.
+        crop_size: Side of the crops in pixels.
+    """
+
+    source: Literal["detect", "openface"] = "detect"
+    detector: Path = Path("data/models/face_landmarker/face_detector.tflite")
+    min_confidence: float = Field(0.5, gt=0, lt=1)
+    range: Literal["short", "full"] = "short"
+    align: Literal["none", "eyes"] = "none"
+    crop_size: int = Field(256, ge=64)
+
+    @property
+    def are_cut_already(self) -> bool:
+        """Whether the crops come with the corpus."""
+        return self.source == OPENFACE
+
+    def settings(self) -> dict[str, Any]:
+        """All that changes the crops."""
+        if self.are_cut_already:
+            return {
+                "source": self.source,
+                "crop_size": self.crop_size,
+                "margin": CROP_MARGIN,
+                "recipe": 1,  # raised whenever a change of code changes these crops
+            }
+        if not self.detector.is_file():
+            raise ModelError(f"the face detector {self.detector} is missing", "run `ecmf-pipe models`")
+        return {
+            "source": self.source,
+            "detector": sha256_file(self.detector),
+            "min_confidence": self.min_confidence,
+            "range": self.range,
+            "align": self.align,
+            "crop_size": self.crop_size,
+            "margin": CROP_MARGIN,
+            "recipe": 2,  # raised whenever a change of code changes the crops
+        }
+
+
+def are_cut_already(settings: Mapping[str, Any]) -> bool:
+    """Whether a store's settings say that its faces were cut before they came to us."""
+    faces = settings.get("faces")
+    return isinstance(faces, Mapping) and faces.get("source") == OPENFACE

@@ -1,0 +1,94 @@
+"""Cut faces out of pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecmf_pipeline.faces.boxes import Box, centre
+from ecmf_pipeline.faces.config import CROP_MARGIN
+
+_LEAST_EYE_DISTANCE = 0.15
+"""Of the box's width: eyes that lie nearer to each other are those of a profile, and their slope means little."""
+
+
+def crop_square(picture: NDArray[np.uint8], box: Box, size: int, *, margin: float = CROP_MARGIN) -> NDArray[np.uint8]:
+    """Cut a square around a face, edge pixels continuing where it leaves the picture.
+
+    Args:
+        picture: RGB, uint8 (H, W, 3).
+        box: Left, top, width, height of the face in pixels.
+        size: Side of the crop, in pixels.
+        margin: Side of the square over the box's longer side.
+
+    Returns:
+        uint8 (size, size, 3), the box's longer side being ``size / margin``.
+    """
+    import cv2
+
+    x, y, side = _square_around(box, margin)
+    square = _cut(picture, x, y, side)
+    crop: NDArray[np.uint8] = cv2.resize(
+        square, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
+    )
+    return crop
+
+
+def crop_level(picture: NDArray[np.uint8], box: Box, angle: float, size: int) -> NDArray[np.uint8]:
+    """Cut a square as `crop_square` does, turned about its middle.
+
+    Args:
+        picture: RGB, uint8 (H, W, 3).
+        box: Left, top, width, height of the face in pixels.
+        angle: Slope of the line through the eyes, as `eye_angle` gives it: level afterwards.
+        size: Side of the crop, in pixels.
+
+    Returns:
+        uint8 (size, size, 3).
+    """
+    import cv2
+
+    if angle == 0.0:
+        return crop_square(picture, box, size)
+    x, y, side = _square_around(box, CROP_MARGIN)
+    more = int(np.ceil((np.sqrt(2) - 1) / 2 * side))  # on each side: enough to turn in
+    around = _cut(picture, x - more, y - more, side + 2 * more)
+    if side > size:  # scaled before it is turned: turning alone would leave out pixels
+        wide = round(len(around) * size / side)
+        around = cv2.resize(around, (wide, wide), interpolation=cv2.INTER_AREA)
+    middle = (len(around) - 1) / 2
+    scale = size / side * (side + 2 * more) / len(around)
+    turn = cv2.getRotationMatrix2D((middle, middle), float(np.degrees(angle)), scale)
+    turn[:, 2] -= middle - (size - 1) / 2
+    level: NDArray[np.uint8] = cv2.warpAffine(
+        around,
+        turn,
+        (size, size),
+        flags=cv2.INTER_LINEAR if side > size else cv2.INTER_CUBIC,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return level
+
+
+def _square_around(box: Box, margin: float) -> tuple[int, int, int]:
+    """Left, top and side of the square around a face, in whole pixels."""
+    middle = centre(box)
+    side = max(2, round(max(box[2], box[3]) * margin))
+    return round(middle[0] - side / 2), round(middle[1] - side / 2), side
+
+
+def _cut(picture: NDArray[np.uint8], x: int, y: int, side: int) -> NDArray[np.uint8]:
+    """A square of a picture, edge pixels continuing where it leaves it; a view of the picture where it does not."""
+    if x >= 0 and y >= 0 and x + side <= picture.shape[1] and y + side <= picture.shape[0]:
+        return picture[y : y + side, x : x + side]
+    rows = np.clip(np.arange(y, y + side), 0, picture.shape[0] - 1)
+    columns = np.clip(np.arange(x, x + side), 0, picture.shape[1] - 1)
+    return picture[rows[:, None], columns[None, :]]
+
+
+def eye_angle(box: Box, landmarks: NDArray[np.float32]) -> float:
+    """Slope of the line through the eyes, in radians, clockwise as the picture is seen; 0 where it means little."""
+    across, down = (landmarks[1] - landmarks[0]).tolist()  # from the eye that is on the left in the picture
+    if not np.hypot(across, down) >= _LEAST_EYE_DISTANCE * box[2]:  # NaN is not
+        return 0.0
+    return float(np.arctan2(down, across))

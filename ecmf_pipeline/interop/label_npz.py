@@ -1,0 +1,133 @@
+"""The baseline's label file: dicts pickled inside an npz, read without running anything that a pickle may hold.
+
+``track1_label_6way.npz`` has entries such as ``train_corpus`` and ``test1_corpus``, each a 0-d object array around
+``{name: {"emo": label}}``. NumPy would unpickle it with all that a pickle can do; here the array's envelope is taken
+apart by stand-ins that do nothing, and any other global is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from numpy.lib import format as npy
+
+from ecmf_pipeline.errors import InputError, MissingInput
+
+TRAIN_ENTRY, TEST_ENTRY = "train_corpus", "test1_corpus"
+LABEL_KEY = "emo"
+MOST_BYTES = 512 * 1024**2
+"""Of an entry once unpacked; the challenge's has a few hundred kilobytes."""
+
+_HINT = "it must hold plain dictionaries of strings, as the baseline writes them; nothing in it was run"
+
+
+def read_label_npz(path: Path, entry: str = TRAIN_ENTRY) -> dict[str, str]:
+    """Labels by clip name, in the file's order.
+
+    Args:
+        path: The npz file.
+        entry: Which corpus: ``train_corpus``, ``test1_corpus``...
+
+    Raises:
+        MissingInput: When there is no such file.
+        InputError: When it is no npz file, lacks the entry, or holds anything but dictionaries and strings.
+    """
+    if not path.is_file():
+        raise MissingInput(f"{path} is missing", "give the path of the baseline's label file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            if entry not in names:
+                raise InputError(f"{path} has no entry {entry!r}; it has {', '.join(sorted(names)) or 'none'}")
+            if archive.getinfo(f"{entry}.npy").file_size > MOST_BYTES:
+                raise InputError(f"{path}: {entry} unpacks to more than {MOST_BYTES} bytes", _HINT)
+            content = archive.read(f"{entry}.npy")
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError) as error:
+        raise InputError(f"{path} is not an npz file ({error})", _HINT) from error
+    return _labels(_unpacked(content, f"{path}: {entry}"), f"{path}: {entry}")
+
+
+def _unpacked(content: bytes, where: str) -> Any:
+    stream = io.BytesIO(content)
+    try:
+        version = npy.read_magic(stream)
+        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read_header(stream)
+        if shape != () or not dtype.hasobject:
+            raise InputError(f"{where} is an array of shape {shape} and type {dtype}, not one dictionary", _HINT)
+        array = _Inert(stream).load()
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{where} is refused: {error}", _HINT) from error
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        EOFError,
+        MemoryError,
+        RecursionError,
+    ) as error:
+        raise InputError(f"{where} is damaged ({type(error).__name__}: {error})", _HINT) from error
+    if not isinstance(array, _Array) or not isinstance(array.items, list) or len(array.items) != 1:
+        raise InputError(f"{where} is not an array of one dictionary", _HINT)
+    return array.items[0]
+
+
+def _labels(names: Any, where: str) -> dict[str, str]:
+    if type(names) is not dict:
+        raise InputError(f"{where} holds a {type(names).__name__}, not a dictionary", _HINT)
+    labels = {}
+    for name, values in names.items():
+        strings = (
+            type(name) is str and type(values) is dict and all(type(one) is str for kv in values.items() for one in kv)
+        )
+        if not strings or LABEL_KEY not in values:
+            raise InputError(f"{where}: {str(name)[:60]!r} has no dictionary of strings with {LABEL_KEY!r}", _HINT)
+        labels[name] = values[LABEL_KEY]
+    return labels
+
+
+class _Array:
+    """Stands in for the array around the dictionary: takes its state, and does nothing."""
+
+    items: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.items = state[4] if isinstance(state, tuple) and len(state) == 5 else None
+
+
+class _Kind:
+    """Stands in for ``numpy.dtype`` and ``numpy.ndarray``."""
+
+    def __init__(self, *_arguments: Any) -> None:
+        """Takes what the pickle says, and keeps nothing."""
+
+    def __setstate__(self, state: Any) -> None:
+        """The same."""
+
+
+def _reconstruct(*_arguments: Any) -> _Array:
+    return _Array()
+
+
+_ENVELOPE: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy", "ndarray"): _Kind,
+    ("numpy", "dtype"): _Kind,
+}
+
+
+class _Inert(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ENVELOPE:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return _ENVELOPE[module, name]
+
+    def persistent_load(self, _pid: Any) -> Any:
+        raise pickle.UnpicklingError("it refers to something outside")

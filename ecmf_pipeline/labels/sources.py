@@ -1,0 +1,106 @@
+"""How each source of votes fares: reliability, confusion, and with whom it errs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import beta
+
+from ecmf_pipeline.labels.evidence import ABSTAIN
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceReport:
+    """How one source fares.
+
+    Attributes:
+        name: Its name.
+        coverage: Share of the clips it votes on.
+        judged_by: What its votes are compared with: gold labels, or what all sources together say, where there are no
+            gold labels (which flatters sources that err together).
+        votes: How many votes are compared.
+        reliability: Share of them that are right; NaN where there are none.
+        reliability_interval: Its 95% interval (Jeffreys).
+        confusion: P(vote | truth), (K true, K voted), shrunk towards equal shares by one vote a row.
+        confusion_low: Lower end of its 95% intervals, (K, K).
+        confusion_high: Upper end, (K, K).
+        error_correlation: Correlation of its errors with each source's, by name: 1 errs where this one does, 0 errs
+            independently; NaN where they share no votes, or one of them never (or always) errs.
+    """
+
+    name: str
+    coverage: float
+    judged_by: Literal["gold", "votes"]
+    votes: int
+    reliability: float
+    reliability_interval: tuple[float, float]
+    confusion: Floats
+    confusion_low: Floats
+    confusion_high: Floats
+    error_correlation: dict[str, float]
+
+
+def report_sources(
+    names: Sequence[str], cast: Ints, truth: Floats, judged: NDArray[np.bool_], *, gold: bool
+) -> tuple[SourceReport, ...]:
+    """Compare every source with the truth.
+
+    Args:
+        names: The sources, S.
+        cast: Their votes, (n, S).
+        truth: Probabilities of the truth, (n, K), one-hot where it is known.
+        judged: The clips to compare on, (n,).
+        gold: Whether the truth is gold labels there.
+    """
+    classes = truth.shape[1]
+    voting = cast[judged] != ABSTAIN  # (m, S)
+    known = truth[judged]
+    rows = np.arange(len(known))[:, None]
+    error = np.where(voting, 1.0 - known[rows, np.where(voting, cast[judged], 0)], 0.0)  # (m, S) expected errors
+    correlation = _correlations(error, voting)
+    reports = []
+    for index, name in enumerate(names):
+        counts = known[voting[:, index]].T @ np.eye(classes)[cast[judged][voting[:, index], index]]  # (K, K)
+        total = counts.sum(axis=1, keepdims=True)
+        right, votes = float(np.trace(counts)), float(counts.sum())
+        low, high = beta.ppf([0.025, 0.975], right + 0.5, votes - right + 0.5)
+        share = (counts + 1 / classes) / (total + 1.0)
+        others = total + 1.0 - (counts + 1 / classes) if classes > 1 else np.full((1, 1), 1e-9)
+        reports.append(
+            SourceReport(
+                name=name,
+                coverage=float((cast[:, index] != ABSTAIN).mean()) if len(cast) else 0.0,
+                judged_by="gold" if gold else "votes",
+                votes=int(voting[:, index].sum()),
+                reliability=right / votes if votes else float("nan"),
+                reliability_interval=(float(low), float(high)),
+                confusion=share,
+                confusion_low=beta.ppf(0.025, counts + 1 / classes, others),
+                confusion_high=beta.ppf(0.975, counts + 1 / classes, others),
+                error_correlation=dict(zip(names, correlation[index].tolist(), strict=True)),
+            )
+        )
+    return tuple(reports)
+
+
+def _correlations(error: Floats, voting: NDArray[np.bool_]) -> Floats:
+    """Correlations of the sources' errors, (S, S), each over the clips that both vote on."""
+    ballots = voting.astype(np.float64)
+    shared = ballots.T @ ballots
+    least = np.where(shared > 0, shared, 1.0)
+    mine = (error.T @ ballots) / least  # (S, S) error of the row's source where the column's votes too
+    both = (error.T @ error) / least
+    # An expected error of 0.3 is a coin, not a third of an error: its variance is that of the coin.
+    np.fill_diagonal(both, np.diag(mine))
+    covariance = both - mine * mine.T
+    variance = mine * (1 - mine)
+    scale = np.sqrt(variance * variance.T)
+    usable = (shared > 1) & (scale > 1e-12)
+    return np.divide(covariance, scale, out=np.full_like(covariance, np.nan), where=usable)

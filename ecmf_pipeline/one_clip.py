@@ -1,0 +1,161 @@
+"""One new clip through everything: words enriched, features extracted, the saved models asked. Nothing is kept."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ecmf_pipeline.clips import Clip, ClipId, Modality, Split
+from ecmf_pipeline.corpora.probe import probe_media
+from ecmf_pipeline.dataset import load_features
+from ecmf_pipeline.encoders.base import ClipText
+from ecmf_pipeline.encoders.config import ImportedConfig
+from ecmf_pipeline.errors import ClipError, InputError
+from ecmf_pipeline.extraction.plan import branch_settings, plan_branch
+from ecmf_pipeline.extraction.run import extract, writing
+from ecmf_pipeline.files import fingerprint, sha256_file
+from ecmf_pipeline.llm.label_scores import label_scores
+from ecmf_pipeline.llm.prompt import load_prompt
+from ecmf_pipeline.llm.rewrite import enrich
+from ecmf_pipeline.llm.scoring import ScoreBooks, probabilities
+from ecmf_pipeline.params import Params
+
+if TYPE_CHECKING:
+    from ecmf_pipeline.fusion.prediction import Ensemble
+
+CLIP_ID = ClipId("clip")
+NO_INPUT = "the clip has no such input"
+
+
+@dataclass(frozen=True, slots=True)
+class ClipPrediction:
+    """What the models say of one clip.
+
+    Attributes:
+        label: The likeliest label.
+        probs: Probability of each label.
+        modality_weights: Share of each modality; 0 where it is missing.
+        missing: Why a modality is missing, by modality.
+        enriched: The enriched words; "" without words.
+    """
+
+    label: str
+    probs: dict[str, float]
+    modality_weights: dict[str, float]
+    missing: dict[str, str]
+    enriched: str
+
+
+def predict_clip(params: Params, ensemble: Ensemble, video: Path, text: str, labels: list[str]) -> ClipPrediction:
+    """Run one clip through the branches that a saved ensemble listens to.
+
+    Args:
+        params: The project's settings: those the models were trained with.
+        ensemble: The models.
+        video: The clip.
+        text: What is said in it; "" when that is not known.
+        labels: The labels that the LLM is asked about.
+
+    Raises:
+        InputError: When the file cannot be read, or no modality could be used.
+        ModelError: When weights are missing.
+    """
+    if not video.is_file():
+        raise InputError(f"{video} is missing", "give the path of a clip")
+    try:
+        probe = probe_media(video)
+    except ClipError as error:
+        raise InputError(f"{video} cannot be read ({error.reason}: {error})", "give another clip") from error
+    clip = Clip(
+        CLIP_ID,
+        path=video.name,
+        digest=sha256_file(video),
+        bytes=video.stat().st_size,
+        duration=probe.duration,
+        has_video=probe.has_video,
+        has_audio=probe.has_audio,
+        transcript=" ".join(text.split()),
+        split=Split.UNLABELED,
+    )
+    with tempfile.TemporaryDirectory(prefix="ecmf-clip-") as name:
+        texts = _enriched(params, clip, Path(name), labels) if "text" in ensemble.modalities else {}
+        return _predicted(params, ensemble, clip, texts, video.parent, Path(name))
+
+
+def _enriched(params: Params, clip: Clip, folder: Path, labels: list[str]) -> dict[str, ClipText]:
+    if not clip.transcript:
+        return {}
+    scores = label_scores(
+        params.llm.model_copy(update={"workers": 0, "max_quarantined": 1.0}),
+        {clip.clip_id: clip.transcript},
+        labels,
+        books=ScoreBooks("rewrite", folder / "cache", folder / "spool", folder / "rewrite.csv"),
+    )
+    probs = probabilities(scores.values, temperature=params.rewrite.temperature)[0]
+    prompt = load_prompt(params.llm.prompt)
+    words = enrich(clip.transcript, probs, labels, prompt=prompt, config=params.rewrite)
+    return {clip.clip_id: ClipText(clip.transcript, words)}
+
+
+def _predicted(
+    params: Params, ensemble: Ensemble, clip: Clip, texts: Mapping[str, ClipText], root: Path, folder: Path
+) -> ClipPrediction:
+    import numpy as np
+
+    used = [Modality(name) for name in ensemble.modalities if Modality(name) in params.extract.encoders]
+    computed = [m for m in used if not isinstance(params.encoder_of(m), ImportedConfig)]
+    settings = {m: branch_settings(m, params.encoder_of(m), params.media, params.faces) for m in computed}
+    missing = {name: "its features come from elsewhere" for name in ensemble.modalities if name not in computed}
+
+    def store(modality: Modality) -> Path:
+        return folder / f"{modality.value}.zarr"
+
+    with writing(settings, store) as writers:
+        branches = [
+            plan_branch(
+                modality,
+                [clip],
+                texts,
+                encoder=params.encoder_of(modality),
+                settings=settings[modality],
+                root=store(modality),
+                quarantine_path=folder / f"{modality.value}.csv",
+            )
+            for modality in computed
+        ]
+        report = extract(
+            branches,
+            [clip],
+            texts,
+            writers=writers,
+            corpus_root=root,
+            media=params.media,
+            faces=params.faces,
+            config=params.extract.model_copy(update={"workers": 0, "max_quarantined": 1.0}),
+        )
+    features = load_features(
+        [clip],
+        texts,
+        computed,
+        store_root=store,
+        fingerprint_of=lambda modality: fingerprint(settings[modality]),
+        pool=params.train.pool,
+    )
+    for modality in computed:
+        if modality.value not in features:
+            reasons = report.reasons[modality.value]
+            missing[modality.value] = next(iter(reasons)) if reasons else NO_INPUT
+    whole = {name: features.get(name, np.full((1, dim), np.nan, np.float32)) for name, dim in ensemble.dims.items()}
+    found = ensemble.predict(whole)
+    if found.classes[0] < 0:
+        raise InputError(f"{clip.path}: no modality that the models know could be used: {missing}")
+    return ClipPrediction(
+        ensemble.label_names[int(found.classes[0])],
+        dict(zip(ensemble.label_names, map(float, found.probs[0]), strict=True)),
+        dict(zip(ensemble.modalities, map(float, found.modality_weights[0]), strict=True)),
+        missing,
+        texts[clip.clip_id].enriched if texts else "",
+    )

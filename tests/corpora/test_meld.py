@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ecmf_pipeline.clips import Split
+from ecmf_pipeline.corpora.config import CorpusConfig
+from ecmf_pipeline.corpora.listing import FindingKind, count_by_kind
+from ecmf_pipeline.corpora.readers import read_corpus
+from ecmf_pipeline.errors import CorpusError
+
+HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime\n"
+
+
+def write(root: Path, part: str, *rows: tuple[str, str, str, object, object]) -> None:
+    lines = [
+        f'{n},"{text}",{speaker},{emotion},x,{d},{u},1,1,a,b\n' for n, (text, speaker, emotion, d, u) in enumerate(rows)
+    ]
+    (root / f"{part}_sent_emo.csv").write_text(HEADER + "".join(lines))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write(
+        tmp_path,
+        "train",
+        ("Oh, no.", "Joey", "sadness", 0, 0),
+        ("Eww!", "Rachel", "disgust", 0, 1),
+        ("Hey.", "Joey", "joy", 10, 0),
+        ("Again", "Joey", "joy", 10, 0),
+        ("Lost", "Joey", "joy", "x", 0),
+    )
+    write(tmp_path, "dev", ("Run!", "Monica", "fear", 0, 0))
+    write(tmp_path, "test", ("Zed", "Ross", "anger", 2, 0), ("What?", "Ross", "disgust", 1, 0))
+    return tmp_path
+
+
+def listing(root: Path, **settings: object):
+    return read_corpus(CorpusConfig(kind="meld", root=root, **settings))
+
+
+def test_the_three_parts_are_one_corpus(root: Path) -> None:
+    found = listing(root)
+    by_id = {clip.clip_id: clip for clip in found.clips}
+    assert list(by_id) == [
+        "dev_dia0_utt0", "test_dia1_utt0", "test_dia2_utt0", "train_dia0_utt0", "train_dia0_utt1", "train_dia10_utt0",
+    ]  # fmt: skip
+    first = by_id["train_dia0_utt0"]
+    assert (first.given_label, first.gold_label, first.split) == ("sad", "", Split.TRAIN)
+    assert (first.transcript, first.group, first.path) == ("Oh, no.", "train_dia0", "")
+    assert by_id["dev_dia0_utt0"].given_label == "worried"
+    assert by_id["dev_dia0_utt0"].group == "dev_dia0"
+    disgust = by_id["train_dia0_utt1"]
+    assert (disgust.given_label, disgust.split) == ("", Split.UNLABELED)
+    test = by_id["test_dia2_utt0"]
+    assert (test.given_label, test.gold_label, test.split) == ("", "angry", Split.CANDIDATE)
+    assert found.candidate_order == ("test_dia2_utt0", "test_dia1_utt0")
+    assert found.labels == ("neutral", "angry", "happy", "sad", "worried", "surprise")
+
+
+def test_what_is_odd_is_said_and_counted(root: Path) -> None:
+    found = listing(root)
+    assert count_by_kind(found.findings) == {
+        FindingKind.DUPLICATE_ROW.value: 1,
+        FindingKind.MALFORMED_ROW.value: 1,
+        FindingKind.NO_MEDIA.value: 6,
+        FindingKind.UNKNOWN_LABEL.value: 2,
+    }
+    assert any("'disgust' has no label in corpus.mapping" in finding.message for finding in found.findings)
+
+
+def test_clips_are_found_in_the_folder_of_their_part(root: Path) -> None:
+    for path in ("train_splits/dia0_utt0.mp4", "MELD/output_repeated_splits_test/dia2_utt0.mp4", "dia0_utt0.mp4"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"clip")
+    found = listing(root)
+    paths = {clip.clip_id: clip.path for clip in found.clips if clip.path}
+    assert paths == {
+        "train_dia0_utt0": "train_splits/dia0_utt0.mp4",
+        "test_dia2_utt0": "MELD/output_repeated_splits_test/dia2_utt0.mp4",
+    }
+    assert count_by_kind(found.findings)[FindingKind.LABEL_WITHOUT_FILE.value] == 4
+
+
+def test_mapping_and_groups_are_the_users(root: Path) -> None:
+    own = {"joy": "up", "sadness": "down", "fear": "down", "anger": "down", "disgust": "down"}
+    found = listing(root, mapping=own, groups="speaker")
+    assert found.labels == ("down", "up")
+    by_id = {clip.clip_id: clip for clip in found.clips}
+    assert by_id["train_dia0_utt1"].given_label == "down"
+    assert by_id["train_dia0_utt1"].group == "Rachel"
+    assert by_id["test_dia1_utt0"].gold_label == "down"
+
+
+def test_a_folder_without_meld_is_said(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"train_sent_emo\.csv") as caught:
+        listing(tmp_path)
+    assert caught.value.hint
+
+
+def test_the_real_csv_files(shared_data: Path) -> None:
+    found = listing(shared_data / "meld")
+    assert len(found.clips) == 9989 + 1109 + 2610
+    assert len(found.candidate_order) == 2610
+    assert count_by_kind(found.findings) == {FindingKind.NO_MEDIA.value: 13708, FindingKind.UNKNOWN_LABEL.value: 361}

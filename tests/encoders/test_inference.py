@@ -1,0 +1,118 @@
+"""Batches: packed across clips, halved where memory runs out, in the precision that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from ecmf_pipeline.encoders.config import AudioConfig, TextConfig, VisionConfig
+from ecmf_pipeline.encoders.inference import Inference, best_precision
+from ecmf_pipeline.runner import machine
+
+FAULTS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+    MemoryError(),
+]
+
+
+def scarce(limit: int, fault: Exception, sizes: list[int]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A forward pass for which there is memory up to a batch of ``limit``."""
+
+    def forward(items: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(items))
+        if len(items) > limit:
+            raise fault
+        return items.float() * 2
+
+    return forward
+
+
+@pytest.fixture
+def clips() -> list[NDArray[np.int64]]:
+    return [np.arange(7)[:, None], np.arange(0)[:, None], np.arange(7, 23)[:, None]]
+
+
+class TestWantOfMemory:
+    @pytest.mark.parametrize("fault", FAULTS, ids=["cuda", "cpu", "python"])
+    def test_batches_are_halved_said_once_and_stay_small(
+        self, clips: list[NDArray[np.int64]], fault: Exception, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        inference, sizes = Inference("cpu", 8), list[int]()
+        rows = inference.rows_of_clips(clips, scarce(5, fault, sizes))
+        for clip, own in zip(clips, rows, strict=True):
+            np.testing.assert_array_equal(own, clip * 2)
+        assert sizes == [8, 4, 4, 4, 4, 4, 3]
+        inference.rows_of_clips(clips, scarce(5, fault, sizes))
+        assert sizes[7:] == [4, 4, 4, 4, 4, 3]
+        said = capsys.readouterr().err.splitlines()
+        assert said == ["memory ran out in a batch of 8: going on with batches of 4"]
+
+    def test_a_single_item_that_is_too_large_is_a_memory_error(self, clips: list[NDArray[np.int64]]) -> None:
+        sizes: list[int] = []
+        with pytest.raises(MemoryError):
+            Inference("cpu", 8).rows_of_clips(clips, scarce(0, FAULTS[0], sizes))
+        assert sizes == [8, 4, 2, 1]
+
+    def test_another_fault_is_not_taken_for_it(self, clips: list[NDArray[np.int64]]) -> None:
+        with pytest.raises(RuntimeError, match="shapes"):
+            Inference("cpu", 8).rows_of_clips(clips, scarce(5, RuntimeError("shapes do not match"), []))
+
+    def test_an_encoder_goes_on_with_the_same_features(
+        self, tiny: Path, frames: list[NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        encoder = VisionConfig(model=str(tiny / "vit")).build("cpu")
+        plenty = encoder.encode(frames)
+        whole = encoder._forward
+
+        def forward(pictures: torch.Tensor) -> torch.Tensor:
+            if len(pictures) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return whole(pictures)
+
+        monkeypatch.setattr(encoder, "_forward", forward)
+        for one, two in zip(plenty, encoder.encode(frames), strict=True):
+            np.testing.assert_allclose(one.values, two.values, atol=1e-5)
+
+
+class TestPrecision:
+    @pytest.mark.parametrize("flags", ["avx2 avx512_bf16", "amx_bf16 fma", "avx2 fma"])
+    def test_auto_is_bf16_where_the_processor_has_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str
+    ) -> None:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
+        monkeypatch.setattr(machine, "_PROCESSOR", tmp_path / "cpuinfo")
+        assert best_precision("cpu") == ("bf16" if "bf16" in flags else "fp32")
+        config = VisionConfig(model="org/name", precision="auto")
+        assert config.resolved("cpu").precision == best_precision("cpu")
+
+    def test_auto_is_fp32_where_the_processor_is_not_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(machine, "_PROCESSOR", tmp_path / "absent")
+        assert best_precision("cpu") == "fp32"
+
+    def test_matrices_are_cast_and_norms_are_not(self) -> None:
+        network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
+        Inference("cpu", 8, "bf16").place(network)
+        assert [parameter.dtype for parameter in network.parameters()] == [torch.bfloat16] * 2 + [torch.float32] * 2
+
+    @pytest.mark.parametrize("name", ["hubert", "wav2vec2", "wavlm"])
+    def test_sound_in_half_precision_stays_close(
+        self, tiny: Path, sounds: list[NDArray[np.float32]], name: str
+    ) -> None:
+        full = AudioConfig(model=str(tiny / name)).build("cpu").encode(sounds[:1])[0].values
+        half = AudioConfig(model=str(tiny / name), precision="bf16").build("cpu").encode(sounds[:1])[0].values
+        assert not np.array_equal(full, half)
+        norms = np.linalg.norm(full, axis=1) * np.linalg.norm(half, axis=1)
+        assert ((full * half).sum(axis=1) / norms).min() > 0.99
+
+    def test_the_precision_is_part_of_the_fingerprint_where_it_is_not_fp32(self, tiny: Path) -> None:
+        config = TextConfig(model=str(tiny / "bert"))
+        assert "precision" not in config.settings()
+        assert config.model_copy(update={"precision": "bf16"}).settings()["precision"] == "bf16"

@@ -1,0 +1,201 @@
+"""Vision models against short scripts written after the documentation of transformers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from ecmf_pipeline.encoders.config import VisionConfig
+from ecmf_pipeline.encoders.image_processors import load_preprocessing
+from ecmf_pipeline.encoders.preprocess import read_preprocessing
+from ecmf_pipeline.encoders.weights import ModelSource
+from ecmf_pipeline.errors import ModelError
+
+FAMILIES = ["clip", "clip_two_towers", "siglip", "vit", "data2vec", "dinov2", "dinov2_registers", "dinov3"]
+EXTRA_TOKENS = {"siglip": 0, "dinov2_registers": 4, "dinov3": 5}
+Clips = list[NDArray[np.uint8]]
+
+
+def plain_pixels(folder: Path, clip: NDArray[np.uint8]) -> torch.Tensor:
+    if folder.name != "dinov3":
+        processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+        pixels: torch.Tensor = processor(list(clip), return_tensors="pt")["pixel_values"]
+        return pixels
+    # image_processing_dinov3_vit.py: rescale, resize as torchvision does tensors, normalise
+    values = json.loads((folder / "preprocessor_config.json").read_text())
+    scaled = torch.from_numpy(clip.copy()).permute(0, 3, 1, 2) / 255
+    size = (values["size"]["height"], values["size"]["width"])
+    resized = F.interpolate(scaled, size, mode="bilinear", antialias=True)
+    mean, std = (torch.tensor(values[name]).view(3, 1, 1) for name in ("image_mean", "image_std"))
+    return (resized - mean) / std
+
+
+def plain_output(folder: Path, clip: NDArray[np.uint8], **options: Any) -> Any:
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        return getattr(model, "vision_model", model)(plain_pixels(folder, clip), **options)
+
+
+def utterance(config: VisionConfig, clip: NDArray[np.uint8]) -> NDArray[np.float32]:
+    encoder = config.build("cpu")
+    mean: NDArray[np.float32] = encoder.encode([clip])[0].values.mean(axis=0)
+    assert mean.shape == (encoder.dim,)
+    return mean
+
+
+def tolerance(name: str) -> float:
+    """DINOv3's own pictures are not rounded to grey levels; all others are the same to the byte."""
+    return 2e-2 if name == "dinov3" else 1e-4
+
+
+class TestParity:
+    @pytest.mark.parametrize("number", range(4))
+    def test_clips_projected_utterances_equal_a_plain_script(self, tiny: Path, frames: Clips, number: int) -> None:
+        model = transformers.CLIPModel.from_pretrained(tiny / "clip_two_towers").eval()
+        processor = transformers.CLIPImageProcessorPil.from_pretrained(tiny / "clip_two_towers")
+        rows = []
+        for frame in frames[number]:
+            inputs = processor(images=frame, return_tensors="pt")
+            with torch.no_grad():
+                rows.append(model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output[0])
+        theirs = torch.stack(rows).mean(dim=0).numpy()
+        ours = utterance(VisionConfig(model=str(tiny / "clip_two_towers"), token_pool="projection"), frames[number])
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+    @pytest.mark.parametrize("name", FAMILIES)
+    def test_the_default_row_is_the_pooler_or_the_first_token(self, tiny: Path, frames: Clips, name: str) -> None:
+        out = plain_output(tiny / name, frames[0])
+        pooled = getattr(out, "pooler_output", None)
+        untrained = pooled is None or name == "vit"  # whose folder holds no pooler
+        rows = out.last_hidden_state[:, 0] if untrained else pooled
+        ours = utterance(VisionConfig(model=str(tiny / name)), frames[0])
+        np.testing.assert_allclose(ours, rows.mean(dim=0).numpy(), atol=tolerance(name))
+
+    @pytest.mark.parametrize("name", FAMILIES)
+    def test_the_mean_of_patches_leaves_other_tokens_out(self, tiny: Path, frames: Clips, name: str) -> None:
+        tokens = plain_output(tiny / name, frames[0]).last_hidden_state[:, EXTRA_TOKENS.get(name, 1) :]
+        ours = utterance(VisionConfig(model=str(tiny / name), token_pool="mean"), frames[0])
+        np.testing.assert_allclose(ours, tokens.mean(dim=(0, 1)).numpy(), atol=tolerance(name))
+
+    @pytest.mark.parametrize("name", FAMILIES)
+    def test_layers_are_those_that_are_named(self, tiny: Path, frames: Clips, name: str) -> None:
+        hidden = plain_output(tiny / name, frames[0], output_hidden_states=True).hidden_states
+        assert len(hidden) == 5
+        chosen = {"last4_sum": torch.stack(hidden[-4:]).sum(dim=0), (0, 2, -1): (hidden[0] + hidden[2] + hidden[4]) / 3}
+        for layers, states in chosen.items():
+            tokens = states[:, EXTRA_TOKENS.get(name, 1) :]
+            config = VisionConfig(model=str(tiny / name), layers=layers, token_pool="mean")
+            ours = utterance(config, frames[0])
+            np.testing.assert_allclose(ours, tokens.mean(dim=(0, 1)).numpy(), atol=4 * tolerance(name))
+
+    @pytest.mark.parametrize("name", ["clip", "siglip", "vit", "data2vec", "dinov2"])
+    def test_at_another_resolution_positions_are_interpolated(self, tiny: Path, frames: Clips, name: str) -> None:
+        side = 84 if name == "dinov2" else 64
+        folder = tiny / name
+        processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+        square = {"height": side, "width": side}
+        size = {"clip": {"shortest_edge": side}, "dinov2": {"shortest_edge": 96}}.get(name, square)
+        pixels = processor(list(frames[0]), return_tensors="pt", size=size, crop_size=square)["pixel_values"]
+        model = transformers.AutoModel.from_pretrained(folder).eval()
+        options = {} if name == "dinov2" else {"interpolate_pos_encoding": True}
+        with torch.no_grad():
+            tokens = getattr(model, "vision_model", model)(pixels, **options).last_hidden_state
+        rows = tokens[:, EXTRA_TOKENS.get(name, 1) :].mean(dim=(0, 1))
+        ours = utterance(VisionConfig(model=str(folder), resolution=side, token_pool="mean"), frames[0])
+        np.testing.assert_allclose(ours, rows.numpy(), atol=1e-4)
+
+    @pytest.mark.parametrize("name", ["clip", "siglip"])
+    def test_the_pooler_can_be_asked_for_by_name(self, tiny: Path, frames: Clips, name: str) -> None:
+        auto = utterance(VisionConfig(model=str(tiny / name)), frames[0])
+        np.testing.assert_array_equal(
+            utterance(VisionConfig(model=str(tiny / name), token_pool="pooler"), frames[0]), auto
+        )
+
+    def test_siglips_projection_is_its_image_embedding(self, tiny: Path, frames: Clips) -> None:
+        model = transformers.SiglipModel.from_pretrained(tiny / "siglip").eval()
+        with torch.no_grad():
+            rows = model.get_image_features(plain_pixels(tiny / "siglip", frames[0])).pooler_output
+        ours = utterance(VisionConfig(model=str(tiny / "siglip"), token_pool="projection"), frames[0])
+        np.testing.assert_allclose(ours, rows.mean(dim=0).numpy(), atol=1e-4)
+
+    @pytest.mark.parametrize("precision", ["bf16", "fp16"])
+    @pytest.mark.parametrize("name", FAMILIES)
+    def test_half_precision_stays_close(self, tiny: Path, frames: Clips, name: str, precision: Any) -> None:
+        full = utterance(VisionConfig(model=str(tiny / name), token_pool="mean"), frames[0])
+        half = utterance(VisionConfig(model=str(tiny / name), token_pool="mean", precision=precision), frames[0])
+        assert not np.array_equal(full, half)
+        assert full @ half > 0.999 * np.linalg.norm(full) * np.linalg.norm(half)
+
+
+class TestDinov3:
+    def test_its_pictures_differ_by_less_than_a_grey_level(self, tiny: Path, frames: Clips) -> None:
+        preprocessing = load_preprocessing(ModelSource(str(tiny / "dinov3")))
+        for clip in frames:
+            ours = preprocessing.normalised(preprocessing.resized(clip))
+            levels = (ours - plain_pixels(tiny / "dinov3", clip)).abs() * torch.tensor(preprocessing.std).view(3, 1, 1)
+            assert levels.max() < 1.01
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("name", "options", "message"),
+        [
+            ("siglip", {"token_pool": "cls"}, "no class token"),
+            ("dinov2", {"token_pool": "projection"}, "no projection"),
+            ("clip", {"token_pool": "projection"}, "no projection"),
+            ("vit", {"token_pool": "pooler"}, "no pooler"),
+            ("clip", {"layers": (5,)}, "no hidden state 5"),
+            ("clip", {"resolution": 50}, "multiple of 16"),
+        ],
+    )
+    def test_what_a_model_has_not_is_a_model_error(
+        self, tiny: Path, name: str, options: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(ModelError, match=message):
+            VisionConfig(model=str(tiny / name), **options).build("cpu")
+
+    @pytest.mark.parametrize("pool", ["pooler", "projection"])
+    def test_a_pooler_is_of_the_last_layer(self, pool: str) -> None:
+        with pytest.raises(ValidationError, match="set layers to last"):
+            VisionConfig(model="org/name", layers="last4_mean", token_pool=pool)  # type: ignore[arg-type]
+
+    def test_pictures_of_no_one_size_are_refused(self) -> None:
+        with pytest.raises(ModelError, match="no one size"):
+            read_preprocessing(transformers.Siglip2ImageProcessorPil())
+
+    def test_a_processor_that_does_not_crop_needs_a_resolution(self, tiny: Path, tmp_path: Path, frames: Clips) -> None:
+        folder = shutil.copytree(tiny / "clip", tmp_path / "clip")
+        transformers.CLIPImageProcessorPil(size={"shortest_edge": 48}, do_center_crop=False).save_pretrained(folder)
+        with pytest.raises(ModelError, match="resolution"):
+            VisionConfig(model=str(folder)).build("cpu")
+        config = VisionConfig(model=str(folder), resolution=48)
+        np.testing.assert_array_equal(
+            utterance(config, frames[0]), utterance(VisionConfig(model=str(tiny / "clip"), resolution=48), frames[0])
+        )
+
+
+class TestSettings:
+    def test_options_that_came_later_are_in_them_where_they_are_used(self, tiny: Path) -> None:
+        config = VisionConfig(model=str(tiny / "clip"))
+        later = {"layers": (1,), "token_pool": "mean", "resolution": 64, "precision": "bf16"}
+        assert not config.settings().keys() & {*later, "frames"}
+        for name, value in later.items():
+            assert name in config.model_copy(update={name: value}).settings()
+
+    def test_provenance_tells_weights_preprocessing_precision_and_device(self, tiny: Path) -> None:
+        encoder = VisionConfig(model=str(tiny / "clip"), precision="bf16").build("cpu")
+        told = json.loads(json.dumps(encoder.provenance))
+        assert told["weights"] == encoder.settings["weights"]
+        assert (told["precision"], told["device"]) == ("bf16", "cpu")
+        assert told["preprocessing"]["crop"] == [48, 48]
+        assert told["preprocessing"]["resample"] == "bicubic"

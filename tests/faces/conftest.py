@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from skimage import data
+
+from ecmf_pipeline.faces import FaceConfig, FaceFinder
+from ecmf_pipeline.media import MediaConfig, read_frames
+
+Picture = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="session")
+def detector(models):
+    return models / "face_landmarker" / "face_detector.tflite"
+
+
+@pytest.fixture(scope="session")
+def finder(detector):
+    with FaceFinder(FaceConfig(detector=detector)) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def full_range(detector):
+    with FaceFinder(FaceConfig(detector=detector, range="full")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def person(shared_data) -> Callable[[int], Picture]:
+    """A picture of 256 x 256 with one real face: number 0 is scikit-image's astronaut, others are of real clips."""
+
+    def cut(number: int) -> Picture:
+        if number == 0:
+            return data.astronaut()[:256, 96:352]
+        frames, _ = read_frames(shared_data / f"clips/video/clip_{number:03d}.mp4", MediaConfig(frames=1))
+        return frames[0]
+
+    return cut

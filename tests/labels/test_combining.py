@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given as sample
+from hypothesis import settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from numpy.typing import NDArray
+
+from ecmf_pipeline.labels import combine_votes
+from ecmf_pipeline.labels.evidence import first_choice
+from ecmf_pipeline.metrics import expected_calibration_error
+from tools.vote_worlds import WORLDS, World, generate, gold_sample
+
+Simulate = Callable[..., Any]
+WORLDS_BY_NAME = {world.name: world for world in WORLDS}
+TESTED = ("plain", "one label each", "errors in common", "twins")
+
+
+def majority(votes: dict[str, NDArray[np.float64]]) -> NDArray[np.int64]:
+    cast = np.stack([first_choice(probs) for probs in votes.values()], axis=1)
+    classes = next(iter(votes.values())).shape[1]
+    tally = (cast[:, :, None] == np.arange(classes)).sum(axis=1)
+    mean = np.nan_to_num(np.stack(list(votes.values()))).mean(axis=0)
+    return np.asarray((tally + 0.1 * mean).argmax(axis=1))
+
+
+@settings(max_examples=25, deadline=None)
+@sample(st.integers(0, 10_000), st.integers(0, 60), st.integers(1, 6), st.integers(1, 4))
+def test_whatever_the_votes_rows_are_distributions_and_inputs_untouched(
+    seed: int, clips: int, classes: int, sources: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    votes = {}
+    for source in range(sources):
+        probs = rng.dirichlet(np.full(classes, rng.choice([0.01, 0.5, 50.0])), clips).reshape(clips, classes)
+        probs[rng.random(clips) < rng.choice([0.0, 0.3, 1.0])] = np.nan
+        votes[f"s{source}"] = probs
+    gold = np.where(rng.random(clips) < rng.choice([0.0, 0.5, 1.0]), rng.integers(0, classes, clips), -1)
+    before, gold_before = {name: probs.copy() for name, probs in votes.items()}, gold.copy()
+    combined = combine_votes(votes, gold)
+    assert combined.probs.shape == (clips, classes)
+    assert (combined.probs >= 0).all()
+    assert_allclose(combined.probs.sum(axis=1), 1)
+    assert_array_equal(combined.labels[gold >= 0], gold[gold >= 0])
+    assert_array_equal(combined.labels, combined.probs.argmax(axis=1))
+    assert_array_equal(combined.confidence, combined.probs.max(axis=1, initial=0.0))
+    assert_array_equal(gold, gold_before)
+    for name, probs in votes.items():
+        assert_array_equal(probs, before[name])
+    for source in combined.sources:
+        assert (source.confusion_low <= source.confusion + 1e-9).all()
+        assert (source.confusion <= source.confusion_high + 1e-9).all()
+
+
+@pytest.mark.parametrize("name", TESTED)
+def test_with_gold_it_beats_the_majority_and_knows_how_sure_it_is(name: str) -> None:
+    votes, truth = generate(WORLDS_BY_NAME[name], 3)
+    gold = gold_sample(truth, 0.05, 3)
+    combined = combine_votes(votes, gold)
+    rest = gold < 0
+    right = combined.labels == truth
+    assert combined.calibrated
+    assert right[rest].mean() > (majority(votes) == truth)[rest].mean() + 0.03
+    assert expected_calibration_error(combined.confidence[rest], right[rest]) < 0.06
+
+
+@pytest.mark.parametrize("name", TESTED)
+def test_without_gold_it_is_not_below_the_majority(name: str) -> None:
+    votes, truth = generate(WORLDS_BY_NAME[name], 4)
+    combined = combine_votes(votes, np.full(len(truth), -1))
+    assert not combined.calibrated
+    assert (combined.labels == truth).mean() > (majority(votes) == truth).mean() - 0.005
+
+
+def test_gold_stays_and_clips_that_nobody_votes_on_get_the_prior() -> None:
+    votes, truth = generate(World("small", (0.7, 0.6, 0.5), clips=600), 0)
+    gold = gold_sample(truth, 0.2, 0)
+    blank = np.flatnonzero(gold < 0)[:5]
+    for probs in votes.values():
+        probs[blank] = np.nan
+    combined = combine_votes(votes, gold)
+    assert_array_equal(combined.labels[gold >= 0], gold[gold >= 0])
+    assert_array_equal(combined.confidence[gold >= 0], 1.0)
+    shares = np.bincount(gold[gold >= 0], minlength=6) + 1.0
+    assert_allclose(combined.probs[blank], np.tile(shares / shares.sum(), (5, 1)))
+    assert_allclose(combined.confidence[blank], (shares / shares.sum()).max())
+
+
+def test_the_same_input_gives_the_same_bytes() -> None:
+    votes, truth = generate(World("small", (0.7, 0.6, 0.5), clips=400), 1)
+    gold = gold_sample(truth, 0.3, 1)
+    first, second = (combine_votes(votes, gold, seed=5) for _ in range(2))
+    assert first.probs.tobytes() == second.probs.tobytes()
+    assert first.method == second.method
+
+
+def test_the_order_of_the_clips_hardly_matters() -> None:
+    votes, truth = generate(World("small", (0.7, 0.6, 0.5), clips=500), 2)
+    gold = gold_sample(truth, 0.3, 2)
+    combined = combine_votes(votes, gold)
+    shuffled = np.random.default_rng(0).permutation(len(gold))
+    again = combine_votes({name: probs[shuffled] for name, probs in votes.items()}, gold[shuffled])
+    # The folds differ, so the blend does a little; the labels hardly.
+    assert np.mean(again.labels == combined.labels[shuffled]) > 0.97
+
+
+def test_few_gold_labels_are_kept_but_calibrate_nothing() -> None:
+    votes, truth = generate(World("small", (0.7, 0.6, 0.5), clips=400), 3)
+    gold = np.full(400, -1)
+    gold[:20] = truth[:20]
+    combined = combine_votes(votes, gold)
+    assert not combined.calibrated
+    assert_array_equal(combined.labels[:20], truth[:20])
+    unaided = combine_votes(votes, np.full(400, -1))
+    voted = ~np.isnan(np.stack(list(votes.values()))).any(axis=2).all(axis=0)
+    voted[:20] = False
+    assert_array_equal(combined.probs[voted], unaided.probs[voted])
+
+
+def test_one_source_and_two_sources_are_averaged() -> None:
+    first = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [np.nan] * 3])
+    second = np.array([[0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.2, 0.7, 0.1]])
+    none = np.full(3, -1)
+    assert_allclose(combine_votes({"only": first}, none).probs[:2], first[:2], atol=1e-6)
+    assert_array_equal(combine_votes({"a": first, "b": second}, none).labels, [1, 2, 1])
+
+
+def test_sources_are_accounted_for_on_gold() -> None:
+    votes, truth = generate(World("twins here", (0.8, 0.8, 0.4), clips=3000, shared=0.0, family=0.9, confusion=0.02), 0)
+    gold = gold_sample(truth, 0.5, 0)
+    known = gold >= 0
+    report = {source.name: source for source in combine_votes(votes, gold).sources}
+    for name, source in report.items():
+        voted = known & ~np.isnan(votes[name]).any(axis=1)
+        accuracy = (votes[name][voted].argmax(axis=1) == truth[voted]).mean()
+        assert source.judged_by == "gold"
+        assert source.votes == voted.sum()
+        assert source.reliability == pytest.approx(accuracy)
+        assert source.reliability_interval[0] < accuracy < source.reliability_interval[1]
+        assert source.coverage == pytest.approx((~np.isnan(votes[name]).any(axis=1)).mean())
+        assert_allclose(source.confusion.sum(axis=1), 1)
+        assert source.error_correlation[name] == pytest.approx(1.0)
+    twins = report["source0"].error_correlation["source1"]
+    assert twins > 0.5 > abs(report["source0"].error_correlation["source2"]) + 0.2
+
+
+def test_the_intervals_of_a_confusion_cover_it() -> None:
+    covered, asked = 0, 0
+    for seed in range(8):
+        votes, truth = generate(World("intervals", (0.7, 0.6, 0.5), classes=3, clips=2000), seed)
+        gold = gold_sample(truth, 0.1, seed)
+        source = combine_votes(votes, gold).sources[0]
+        voted = ~np.isnan(votes["source0"]).any(axis=1)
+        cast = votes["source0"].argmax(axis=1)
+        for row in range(3):
+            of_class = voted & (truth == row)
+            true = np.bincount(cast[of_class], minlength=3) / of_class.sum()
+            covered += int(((source.confusion_low[row] <= true) & (true <= source.confusion_high[row])).sum())
+            asked += 3
+    assert covered / asked > 0.88
+
+
+def test_what_is_wrong_is_refused() -> None:
+    good = np.full((2, 3), 1 / 3)
+    with pytest.raises(ValueError, match="no source"):
+        combine_votes({}, np.array([0, 1]))
+    with pytest.raises(ValueError, match=r"must all be \(n, K\)"):
+        combine_votes({"a": good, "b": good[:, :2]}, np.array([0, 1]))
+    with pytest.raises(ValueError, match="distribution"):
+        combine_votes({"a": good * 2}, np.array([0, 1]))
+    with pytest.raises(ValueError, match="from -1"):
+        combine_votes({"a": good}, np.array([0, 3]))
+    with pytest.raises(ValueError, match="from -1"):
+        combine_votes({"a": good}, np.array([0, -2]))
+    with pytest.raises(ValueError, match="2 integers"):
+        combine_votes({"a": good}, np.array([0.0, 1.0]))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="2 integers"):
+        combine_votes({"a": good}, np.array([0]))
+
+
+def test_importing_the_settings_loads_no_numpy() -> None:
+    code = "import sys, ecmf_pipeline.labels.config; sys.exit('scipy' in sys.modules or 'sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from ecmf_pipeline.errors import InputError, MissingInput
+from ecmf_pipeline.labels.outside import read_sources, read_verdicts
+
+LABELS = ("NA", "happy", "sad")
+CLIPS = ("a", "b", "c")
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "file.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_verdicts_find_their_clips(tmp_path: Path) -> None:
+    gold, others = read_verdicts(written(tmp_path, "label,clip_id,by\nNA,c,me\nsad,a,me\nsad,z,me\n"), LABELS, CLIPS)
+    assert_array_equal(gold, [2, -1, 0])
+    assert others == 1
+
+
+def test_votes_may_be_labels(tmp_path: Path) -> None:
+    text = "clip_id,source,label\nb,x,happy\na,x,\na,y,NA\nz,y,sad\n"
+    votes, others = read_sources(written(tmp_path, text), LABELS, CLIPS)
+    assert list(votes) == ["x", "y"]
+    assert_array_equal(votes["x"][1], [0, 1, 0])
+    assert np.isnan(votes["x"][[0, 2]]).all()
+    assert_array_equal(votes["y"][0], [1, 0, 0])
+    assert others == 1
+
+
+def test_votes_may_be_probabilities(tmp_path: Path) -> None:
+    text = "clip_id,source,p_sad,p_NA,p_happy\nb,x,0.5,0.2,0.3\na,x,,,\n"
+    votes, _ = read_sources(written(tmp_path, text), LABELS, CLIPS)
+    assert_array_equal(votes["x"][1], [0.2, 0.3, 0.5])
+    assert np.isnan(votes["x"][[0, 2]]).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("clip_id,source,label\na,x,glad\n", "record 1: the label is unknown"),
+        ("clip_id,source,label\na,x,sad\na,x,sad\n", "record 2: the source votes twice"),
+        ("clip_id,source,label\na,,sad\n", "the source has no name"),
+        ("clip_id,source,p_sad,p_NA,p_happy\na,x,0.5,0.2,0.2\n", "not a distribution"),
+        ("clip_id,source,p_sad,p_NA,p_happy\na,x,0.5,0.5,\n", "not a distribution"),
+        ("clip_id,source,p_sad\na,x,1\n", "no column 'label'"),
+        ("clip_id,label\na,sad\n", "no column 'source'"),
+    ],
+)
+def test_votes_that_are_wrong_are_refused(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        read_sources(written(tmp_path, text), LABELS, CLIPS)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("clip_id,label\na,glad\n", "the label is unknown"),
+        ("clip_id,label\na,\n", "the label is unknown"),
+        ("clip_id,label\na,sad\na,sad\n", "the clip stands twice"),
+        ("clip_id\na\n", "no column 'label'"),
+    ],
+)
+def test_verdicts_that_are_wrong_are_refused(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        read_verdicts(written(tmp_path, text), LABELS, CLIPS)
+
+
+def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(MissingInput, match="missing"):
+        read_verdicts(tmp_path / "none.csv", LABELS, CLIPS)

@@ -1,0 +1,187 @@
+"""Which clips' faces are shown, and what happens where they cannot be."""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from skimage import data
+
+from ecmf_pipeline.clips import Clip, ClipId
+from ecmf_pipeline.errors import UnreadableMedia
+from ecmf_pipeline.files import sha256_file
+from ecmf_pipeline.media import MediaConfig, read_frames, read_frames_at
+from ecmf_pipeline.quarantine import QuarantineEntry
+from ecmf_pipeline.report.config import ReportConfig
+from ecmf_pipeline.report.contact_sheets import _spread, face_sheets
+from ecmf_pipeline.report.inputs import ReportInput
+from ecmf_pipeline.report.page import render
+from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group
+
+MEDIA = {"frames": 4, "max_side": 1280, "reader": "pyav"}
+FOUND = {"media": MEDIA, "faces": {"source": "detect", "align": "none"}}
+CUT = {"media": {"frames": 4}, "faces": {"source": "openface"}}
+
+
+class Corpus:
+    """Clips of one photograph, whose landmark qualities are made up."""
+
+    def __init__(self, root: Path, make_clip) -> None:
+        self.root = root
+        self.clips: list[Clip] = []
+        self.rows: list[FeatureRow] = []
+        self.make_clip = make_clip
+
+    def add(self, name: str, quality: float, **side: np.ndarray) -> None:
+        path = self.make_clip(self.root / f"{name}.mp4", pictures=8, photograph=data.astronaut()[:256, 64:384])
+        frames, times = read_frames(path, MediaConfig(**MEDIA))
+        clip = Clip(ClipId(name), path.name, sha256_file(path), path.stat().st_size, has_video=True)
+        self.clips.append(clip)
+        count = len(frames)
+        arrays = {
+            "times": times,
+            "boxes": np.tile(np.array([113, 82, 95, 95], np.float32), (count, 1)),
+            "scores": np.full(count, 0.9, np.float32),
+            "landmarks": np.full((count, 12), 120, np.float32),
+            "landmark_quality": np.full(count, quality, np.float32),
+        }
+        self.rows.append(FeatureRow(name, clip.digest, np.ones((count, 2), np.float32), side or arrays))
+
+    def store(self, settings=FOUND) -> FeatureStore:
+        root = self.root / "face.zarr"
+        key = create_settings_group(root, settings, dim=2, dtype="float32")
+        with StoreWriter(root, key) as writer:
+            writer.append(self.rows)
+        return FeatureStore(root, key)
+
+    def sheets(self, store: FeatureStore, count: int = 6, quarantine=(), root: Path | None = None):
+        return face_sheets(store, self.clips, quarantine, corpus_root=root or self.root, reader="pyav", count=count)
+
+
+@pytest.fixture
+def corpus(tmp_path, make_clip) -> Corpus:
+    made = Corpus(tmp_path, make_clip)
+    for name, quality in (("a", 0.9), ("b", 0.2), ("c", 0.6), ("d", 0.95)):
+        made.add(name, quality)
+    return made
+
+
+def entry(corpus: Corpus, name: str, store: FeatureStore, reason: str = "NoFaceFound") -> QuarantineEntry:
+    (clip,) = (clip for clip in corpus.clips if clip.clip_id == name)
+    return QuarantineEntry(name, "extract", "face", reason, "0 of 4", clip.digest, store.fingerprint, "now")
+
+
+def test_clips_are_spread_from_the_worst_landmarks_to_the_best(corpus):
+    sheets, problem = corpus.sheets(corpus.store(), count=3)
+    assert problem == ""
+    assert [sheet.clip_id for sheet in sheets] == ["b", "c", "d"]
+    assert "0.20, the lowest of 4" in sheets[0].why
+    assert "0.95, the highest" in sheets[-1].why
+
+
+@pytest.mark.parametrize(
+    ("length", "count", "places"),
+    [(31, 6, [0, 1, 5, 11, 19, 30]), (3, 6, [0, 1, 2]), (1, 1, [0]), (0, 3, []), (9, 0, [])],
+)
+def test_places_are_distinct_and_denser_near_the_first(length, count, places):
+    assert _spread(length, count).tolist() == places
+
+
+def test_a_sheet_shows_the_crops_of_its_clip(corpus):
+    (sheet,), _ = corpus.sheets(corpus.store(), count=1)
+    picture = cv2.imdecode(np.frombuffer(sheet.picture, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert picture.shape == (sheet.height, sheet.width, 3)
+    first = picture[-144 : -144 + 112, :112]
+    wanted = cv2.resize(data.astronaut()[54:206, 148:300], (112, 112), interpolation=cv2.INTER_AREA)
+    assert np.abs(first.astype(int) - wanted).mean() < 12
+    assert "4 crops from 0.04 s to 0.28 s" in sheet.about
+
+
+def test_the_same_store_gives_the_same_sheets(corpus):
+    store = corpus.store()
+    assert corpus.sheets(store) == corpus.sheets(store)
+
+
+def test_clips_without_a_face_take_a_third(corpus):
+    corpus.add("tree", 0.0)
+    corpus.rows.pop()
+    store = corpus.store()
+    others = [entry(corpus, "tree", store), entry(corpus, "tree", store, "OutOfMemory")]
+    sheets, _ = corpus.sheets(store, count=3, quarantine=others)
+    assert [sheet.clip_id for sheet in sheets] == ["b", "d", "tree"]
+    assert sheets[-1].why == "no face was found in it"
+    assert sheets[-1].picture
+    of_the_past = [replace(others[0], digest="other"), replace(others[0], fingerprint="other")]
+    assert "tree" not in [sheet.clip_id for sheet in corpus.sheets(store, quarantine=of_the_past)[0]]
+
+
+def test_a_clip_that_is_not_here_says_so_and_costs_no_other(corpus):
+    store = corpus.store()
+    (corpus.root / "b.mp4").unlink()
+    sheets, _ = corpus.sheets(store)
+    assert [sheet.problem for sheet in sheets] == ["its file is not on this machine", "", "", ""]
+    page = render(ReportInput({"labels": []}, face_sheets=sheets), ReportConfig())
+    assert "1 chosen clip is not shown" in page
+    assert page.count("data:image/jpeg;base64,") == 3
+
+
+def test_a_corpus_that_is_elsewhere_says_so_once(corpus, tmp_path):
+    sheets, problem = corpus.sheets(corpus.store(), root=tmp_path / "elsewhere")
+    assert sheets == []
+    assert "not on this machine" in problem
+    assert problem in render(ReportInput({"labels": []}, no_face_sheets=problem), ReportConfig())
+
+
+def test_a_file_that_is_another_by_now_is_not_shown(corpus, make_clip):
+    store = corpus.store()
+    make_clip(corpus.root / "b.mp4", pictures=30, durations_ms=[33] * 30, photograph=data.astronaut()[:256, 64:384])
+    assert corpus.sheets(store)[0][0].problem.startswith("its file has changed")
+
+
+def test_features_from_elsewhere_have_no_sheet(corpus):
+    corpus.rows = [replace(row, side={}) for row in corpus.rows]
+    sheets, problem = corpus.sheets(corpus.store())
+    assert sheets == []
+    assert "no clip has features of a face that was cut out here" in problem
+
+
+def test_crops_that_came_with_the_corpus_are_shown_as_they_are(tmp_path, make_clip):
+    corpus = Corpus(tmp_path, make_clip)
+    path = tmp_path / "a.npy"
+    np.save(path, np.full((9, 112, 112, 3), (0, 0, 250), np.uint8))  # BGR: red
+    clip = Clip(ClipId("a"), face_path=path.name, face_digest=sha256_file(path), face_bytes=path.stat().st_size)
+    corpus.clips = [clip]
+    side = {"frames": np.array([1, 4, 7]), "boxes": np.zeros((3, 4), np.float32)}
+    corpus.rows = [FeatureRow("a", clip.face_digest, np.ones((3, 2), np.float32), side)]
+    (sheet,), _ = corpus.sheets(corpus.store(CUT))
+    assert sheet.about == "3 crops that came with the corpus."
+    picture = cv2.imdecode(np.frombuffer(sheet.picture, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert picture[50, 50, 0] > 240
+    assert picture[50, 50, 2] < 15
+
+
+def test_the_page_loads_nothing_and_keeps_foreign_names_in_their_place(corpus):
+    sheets, _ = corpus.sheets(corpus.store(), count=1)
+    odd = replace(sheets[0], clip_id='<script>"x')
+    page = render(ReportInput({"labels": []}, face_sheets=[odd]), ReportConfig())
+    assert "<script>" not in page
+    (address,) = re.findall(r'<img src="([^"]+)"', page)
+    assert base64.b64decode(address.removeprefix("data:image/jpeg;base64,")) == odd.picture
+
+
+def test_a_report_without_sheets_has_no_such_section():
+    assert 'id="faces"' not in render(ReportInput({"labels": []}), ReportConfig())
+
+
+def test_pictures_are_read_again_at_the_moments_they_were_read(make_clip, tmp_path):
+    path = make_clip(tmp_path / "a.mp4", pictures=20, durations_ms=[20, 60] * 10)
+    config = MediaConfig(frames=5, reader="pyav")
+    frames, times = read_frames(path, config)
+    np.testing.assert_array_equal(read_frames_at(path, config, times[1:4]), frames[1:4])
+    with pytest.raises(UnreadableMedia, match="other moments"):
+        read_frames_at(path, config, times + np.float32(0.013))

@@ -1,0 +1,26 @@
+"""`rewrite` on clips of which only a translation is known: nothing to ask the LLM, and nothing lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ecmf_pipeline import layout
+from ecmf_pipeline.clips import Clip, ClipId, write_manifest
+from ecmf_pipeline.encoders.base import ClipText
+from ecmf_pipeline.files import write_atomic
+from ecmf_pipeline.stages import rewrite
+from ecmf_pipeline.texts import read_texts
+
+
+def test_translations_are_kept_without_asking_the_llm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("llm: {model: no/where, gguf_file: null}\n")
+    write_atomic(layout.CORPUS, '{"labels": ["happy", "sad"], "candidates": [], "synthetic": false}')
+    write_manifest(layout.MANIFEST, [Clip(ClipId("a"), translation="I miss her."), Clip(ClipId("b"))])
+    rewrite.run()
+    assert read_texts(layout.REWRITES) == {"a": ClipText("", "", "I miss her.")}
+    assert "0 transcripts enriched" in capsys.readouterr().out

@@ -1,0 +1,46 @@
+"""What `ecmf-pipe status` tells before anything was computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ecmf_pipeline import layout, status
+from ecmf_pipeline.clips import Clip, ClipId, write_manifest
+from ecmf_pipeline.encoders.base import ClipText
+from ecmf_pipeline.texts import write_texts
+
+CLIPS = [
+    Clip(ClipId("both"), transcript="你好", translation="hello"),
+    Clip(ClipId("late"), transcript="再见", translation="goodbye"),  # not rewritten yet
+    Clip(ClipId("one"), transcript="嗯"),
+    Clip(ClipId("silent")),
+]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "missing", "absent"),
+    [("original", "3", "1"), ("translation", "2", "2"), ("[original, translation]", "2", "2")],
+)
+def test_clips_that_lack_a_transcript_that_is_read_are_absent(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    inputs: str,
+    missing: str,
+    absent: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(
+        f"encoders: {{words: {{type: transformers_text, model: no/where, inputs: {inputs}}}}}\n"
+        "extract: {encoders: {text: words}}\n"
+    )
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    write_manifest(layout.MANIFEST, CLIPS)
+    write_texts(layout.REWRITES, {"both": ClipText("你好", "你好 (happy)", "hello"), "one": ClipText("嗯", "嗯 (sad)")})
+    status.run()
+    rows = {line[:18].strip(): line[18:].split() for line in capsys.readouterr().out.splitlines()}
+    assert rows["rewrite"][:3] == ["2", "1", "1"]
+    assert rows["extract text"][:3] == ["0", missing, absent]

@@ -1,0 +1,39 @@
+"""The table of transcripts."""
+
+from __future__ import annotations
+
+import pytest
+
+from ecmf_pipeline.encoders.base import ClipText
+from ecmf_pipeline.errors import InputError, MissingInput
+from ecmf_pipeline.texts import read_texts, write_texts
+
+
+def test_texts_are_read_back(tmp_path):
+    path = tmp_path / "rewrites.csv"
+    texts = {"b": ClipText("我想她", "我想她, sadly", 'I miss, "her"'), "a": ClipText("", "", "only translated")}
+    assert write_texts(path, texts)
+    assert read_texts(path) == texts
+    assert not write_texts(path, dict(reversed(texts.items())))
+
+
+def test_a_table_from_before_there_were_translations_is_read(tmp_path):
+    path = tmp_path / "rewrites.csv"
+    path.write_text("clip_id,original,enriched\na,Hello.,Hello (happy)\n")
+    assert read_texts(path) == {"a": ClipText("Hello.", "Hello (happy)")}
+
+
+@pytest.mark.parametrize("table", ["", "clip_id,original\n", "clip_id,original,enriched,translation\na,b,c\n"])
+def test_a_damaged_table_is_to_be_written_anew(tmp_path, table):
+    path = tmp_path / "rewrites.csv"
+    with pytest.raises(MissingInput, match="ecmf-pipe rewrite"):
+        read_texts(path)
+    path.write_text(table)
+    with pytest.raises(InputError, match="damaged"):
+        read_texts(path)
+
+
+def test_columns_are_given_together_or_not_at_all():
+    text = ClipText("a", "b", "c")
+    assert text.having(["translation", "original"]) == ["c", "a"]
+    assert ClipText("a", "b", " ").having(["original", "translation"]) == []

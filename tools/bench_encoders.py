@@ -1,0 +1,216 @@
+"""The figures of `make bench` that concern extraction: what it costs beyond the forward pass and one decode.
+
+Start-up (importing torch, loading weights) is measured apart: a run's cost a clip is the slope between a short and a
+long run, which is what 132,000 clips cost; what 100 new clips a day cost, start-up included, is shown beside it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+
+from ecmf_pipeline.clips import Clip, Modality
+from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, MiniXceptionConfig, VisionConfig
+from ecmf_pipeline.extraction.config import ExtractConfig
+from ecmf_pipeline.media import MediaConfig, read_frames
+from ecmf_pipeline.store import FeatureStore
+from tools.bench_clips import Cost, cost_of, make_clips, run_extraction
+
+FRAMES = 16
+CORES = 2
+SHORT, LONG = 8, 40
+"""Clips of the two runs whose difference is taken."""
+
+ROW = "{:<58}{:>10}{:>10}{:>9}  {}\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """Cost of a clip of a long run, and what the run costs before its first clip."""
+
+    clip: Cost
+    start: Cost
+
+
+def main() -> None:
+    """Print one line a figure."""
+    sys.stdout.write(f"ViT-B/32 (random weights), {FRAMES} frames a clip, {CORES} cores\n")
+    sys.stdout.write(ROW.format("", "ours", "reference", "", "asked"))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = save_vit_b_32(folder / "vit_b_32")
+        for size in ("480p", "720p"):
+            clips = make_clips(folder / size, size, LONG)
+            report_vit(folder, size, clips, model)
+        for size, frames in (("480p", 16), ("720p", 16), ("720p", 8), ("1080p", 16), ("1080p", 8)):
+            clips = make_clips(folder / size, size, LONG)
+            report_joint(folder, size, clips, frames)
+
+
+def save_vit_b_32(folder: Path) -> Path:
+    """A CLIP vision tower of ViT-B/32's shape with random weights, and its image processor's settings."""
+    torch.manual_seed(0)
+    config = transformers.CLIPVisionConfig(
+        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, patch_size=32
+    )
+    transformers.CLIPVisionModel(config).save_pretrained(folder)
+    transformers.CLIPImageProcessorPil().save_pretrained(folder)
+    return folder
+
+
+def report_vit(folder: Path, size: str, clips: Sequence[Clip], model: Path) -> None:
+    """Ours against the sum of its parts, and against a loop of the baseline's kind."""
+    corpus = folder / size
+    decode = cost_of(lambda: [decode_bare(corpus / clip.path) for clip in clips[:SHORT]]).each(SHORT)
+    features: dict[str, NDArray[np.float32]] = {}
+    with threads(CORES):
+        baseline_loop(corpus, clips[:1], model)  # loads the model and warms up
+        loop = cost_of(lambda: features.update(loop=baseline_loop(corpus, clips[:SHORT], model)))
+        start = cost_of(lambda: load_baseline(model))
+    loop_clip = (loop - start).each(SHORT)
+    for precision in ("bf16", "fp32"):
+        encoder = VisionConfig(model=str(model), batch_size=FRAMES, precision=precision)
+        ours = cost_a_clip({Modality.GLOBAL: encoder}, clips, corpus, folder / "stores", FRAMES)
+        forward = forward_cost(encoder)
+        store = FeatureStore.open(folder / "stores" / "global.zarr")
+        features[precision] = store.load([clip.clip_id for clip in clips[:SHORT]]).values
+        bare = forward.cpu + decode.cpu
+        what = f"{size} {precision}: CPU s a clip, against forward {forward.cpu:.3f} + decode {decode.cpu:.3f}"
+        _line(what, ours.clip.cpu, bare, ours.clip.cpu / bare, "at most 1.15")
+        faster = loop_clip.wall / ours.clip.wall
+        wanted = "at least 2" if precision == "bf16" else "at least 1.2"
+        _line(f"{size} {precision}: clips/s, against the loop", 1 / ours.clip.wall, 1 / loop_clip.wall, faster, wanted)
+        cosine = least_cosine(features[precision], features["loop"])
+        _line(f"{size} {precision}: least cosine to the loop's features", cosine, 1.0, cosine, "at least 0.999")
+        _line(f"{size} {precision}: start-up, CPU s and s by the clock", ours.start.cpu, ours.start.wall, 0, "")
+
+
+def report_joint(folder: Path, size: str, clips: Sequence[Clip], frames: int) -> None:
+    """Three media branches of one decode, against the three one after another."""
+    corpus = folder / size
+    encoders = {
+        Modality.GLOBAL: EfficientNetConfig(),
+        Modality.FACE: MiniXceptionConfig(),
+        Modality.AUDIO: EgemapsConfig(),
+    }
+    media = MediaConfig(frames=frames)
+    decode = cost_of(lambda: [read_frames(corpus / clip.path, media) for clip in clips[:SHORT]]).each(SHORT)
+    joint = cost_a_clip(encoders, clips, corpus, folder / "stores", frames)
+    apart = [
+        cost_a_clip({modality: encoder}, clips, corpus, folder / "stores", frames)
+        for modality, encoder in encoders.items()
+    ]
+    clip_apart = sum(each.clip.cpu for each in apart)
+    share = decode.cpu / joint.clip.cpu
+    what = f"{size}, {frames} frames: global + face + audio, CPU s a clip"
+    _line(what, joint.clip.cpu, clip_apart, clip_apart / joint.clip.cpu, f"1.4 (decoding is {share:.0%} of ours)")
+    hundred = joint.start.wall + 100 * joint.clip.wall
+    hundred_apart = sum(each.start.wall + 100 * each.clip.wall for each in apart)
+    what = f"{size}, {frames} frames: 100 new clips, s by the clock, start-up included"
+    _line(what, hundred, hundred_apart, hundred_apart / hundred, "")
+
+
+def cost_a_clip(
+    encoders: dict[Modality, VisionConfig | EfficientNetConfig | MiniXceptionConfig | EgemapsConfig],
+    clips: Sequence[Clip],
+    corpus: Path,
+    stores: Path,
+    frames: int,
+) -> Apart:
+    """The slope and the start of extraction runs of `SHORT` and `LONG` clips."""
+
+    def run(count: int) -> Cost:
+        shutil.rmtree(stores, ignore_errors=True)
+        return cost_of(
+            lambda: run_extraction(
+                encoders,
+                clips[:count],
+                corpus=corpus,
+                stores=stores,
+                media=MediaConfig(frames=frames),
+                config=ExtractConfig(workers=CORES, device="cpu", batch_size=4),
+            )
+        )
+
+    short, long = run(SHORT), run(LONG)
+    clip = (long - short).each(LONG - SHORT)
+    return Apart(clip, Cost(short.cpu - SHORT * clip.cpu, short.wall - SHORT * clip.wall))
+
+
+@torch.inference_mode()
+def forward_cost(config: VisionConfig) -> Cost:
+    """The forward pass alone, of one clip's prepared frames on one thread."""
+    with threads(1):
+        encoder = config.build("cpu")
+        frames = np.random.default_rng(0).integers(0, 256, (FRAMES, 224, 224, 3), np.uint8)
+        prepared = [encoder.preparer.prepare(frames)]
+        encoder.encode_prepared(prepared)
+        return cost_of(lambda: [encoder.encode_prepared(prepared) for _ in range(4)]).each(4)
+
+
+def decode_bare(path: Path) -> NDArray[np.uint8]:
+    """One decode by decord at full size, on one thread, with nothing around it."""
+    import decord
+
+    reader = decord.VideoReader(str(path), num_threads=1)
+    frames: NDArray[np.uint8] = reader.get_batch(np.linspace(0, len(reader) - 1, FRAMES).round().astype(int)).asnumpy()
+    return frames
+
+
+def load_baseline(model: Path) -> tuple[transformers.CLIPVisionModel, transformers.CLIPImageProcessorPil]:
+    """The model in float32 and its own Pillow processor."""
+    network = transformers.CLIPVisionModel.from_pretrained(model).eval()
+    return network, transformers.CLIPImageProcessorPil.from_pretrained(model)
+
+
+@torch.inference_mode()
+def baseline_loop(corpus: Path, clips: Sequence[Clip], model: Path) -> NDArray[np.float32]:
+    """A serial loop of the baseline's kind: full-size decode, Pillow, float32, a batch within the clip, all threads.
+
+    The same moments of the clip are taken as ours, so that the features can be compared.
+    """
+    network, processor = load_baseline(model)
+    rows = []
+    for clip in clips:
+        frames, _ = read_frames(corpus / clip.path, MediaConfig(frames=FRAMES, max_side=4096))
+        inputs = processor(list(frames), return_tensors="pt")
+        rows.append(network(**inputs).pooler_output.mean(dim=0).numpy())
+    return np.stack(rows)
+
+
+def least_cosine(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """The smallest cosine of two sets of rows, (n, D) each."""
+    products = (ours * theirs).sum(axis=1)
+    cosines = products / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
+    return float(cosines.min())
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _line(what: str, ours: float, reference: float, ratio: float, asked: str) -> None:
+    shown = f"{ratio:.3f}x" if ratio else ""
+    sys.stdout.write(ROW.format(what, f"{ours:.3f}", f"{reference:.3f}", shown, asked))
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

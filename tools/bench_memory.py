@@ -1,0 +1,125 @@
+"""Whether memory stays flat: thousands of clips opened one after the other, as a worker opens them.
+
+python -m tools.bench_memory            # both readers, in fresh processes
+python -m tools.bench_memory decord 500 # one reader, so many clips
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import av
+import numpy as np
+from skimage import data
+
+from ecmf_pipeline.clips import Clip, ClipId, Modality
+from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, MiniXceptionConfig
+from ecmf_pipeline.extraction.opening import ClipToExtract, ExtractOpener
+from ecmf_pipeline.faces import FaceConfig
+from ecmf_pipeline.media import MediaConfig
+
+READERS = ("auto", "decord", "pyav")
+OPENINGS = 2000
+WARM_UP = 200
+FRAMES = {Modality.GLOBAL: 16, Modality.FACE: 4}
+"""Few faces a clip: what leaks, leaks by the call, and the landmarker takes most of the time."""
+
+_SIZES = ((320, 240), (480, 360), (640, 480), (360, 480), (854, 480), (426, 240))
+
+
+def memory_growth(reader: str, openings: int = OPENINGS) -> tuple[float, float]:
+    """Open clips in a fresh process, with faces, sound and the preparers of the default encoders.
+
+    Args:
+        reader: ``media.reader``.
+        openings: How many; the first 200 are warm-up.
+
+    Returns:
+        Resident memory after warm-up and at the end, in MB.
+    """
+    words = [sys.executable, "-m", "tools.bench_memory", "--measure", reader, str(openings)]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+    warm, end = json.loads(done.stdout.splitlines()[-1])
+    return warm, end
+
+
+def main(*words: str) -> None:
+    """Print a line for each reader; with ``--measure``, be the fresh process."""
+    if words[:1] == ("--measure",):
+        sys.stdout.write(json.dumps(_measure(words[1], int(words[2]))) + "\n")
+        return
+    openings = int(words[1]) if len(words) > 1 else OPENINGS
+    for reader in words[:1] or READERS:
+        warm, end = memory_growth(reader, openings)
+        sys.stdout.write(f"{reader}: {warm:.0f} MB after {WARM_UP} clips, {end:.0f} MB after {openings}: ")
+        sys.stdout.write(f"{end - warm:+.1f} MB\n")
+        sys.stdout.flush()
+
+
+def _measure(reader: str, openings: int) -> tuple[float, float]:
+    media, warm = MediaConfig(reader=reader), 0.0
+    encoders = {
+        Modality.GLOBAL: EfficientNetConfig(),
+        Modality.FACE: MiniXceptionConfig(),
+        Modality.AUDIO: EgemapsConfig(),
+    }
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        clips = [_write(folder / f"{number}.mp4", *size, seconds=1 + number / 4) for number, size in enumerate(_SIZES)]
+        opener = ExtractOpener(
+            {modality: encoder.preparer() for modality, encoder in encoders.items()},
+            FRAMES,
+            corpus_root=folder,
+            media=media,
+            faces=FaceConfig(),
+            owns_preparers=True,
+        )
+        items = [ClipToExtract(clip, dict.fromkeys(encoders, clip.digest)) for clip in clips]
+        for number in range(openings):
+            opened = opener.open(items[number % len(items)])
+            if errors := [view for view in opened.values() if isinstance(view, Exception)]:
+                raise errors[0]
+            if number + 1 == WARM_UP:
+                warm = _resident()
+            if (number + 1) % 200 == 0:
+                sys.stderr.write(f"{reader} {number + 1}: {_resident():.0f} MB\n")
+        end = _resident()
+        opener.close()
+    return warm, end
+
+
+def _resident() -> float:
+    """MB that this process has in memory."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields["VmRSS"].split()[0]) / 1024
+
+
+def _write(path: Path, width: int, height: int, *, seconds: float) -> Clip:
+    """A face that moves, and a tone."""
+    face = data.astronaut()[:240, 100:340]
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+        sound = container.add_stream("aac", rate=16000)
+        sound.layout = "mono"
+        for index in range(round(25 * seconds)):
+            picture = np.full((height, width, 3), 90, np.uint8)
+            left = 20 + index
+            picture[:240, left : left + 240] = face[:height, : max(0, min(240, width - left))]
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(video.encode())
+        count = round(16000 * seconds)
+        tone = np.sin(2 * np.pi * 200 * np.arange(count) / 16000).astype(np.float32) / 4
+        frame = av.AudioFrame.from_ndarray(tone[None], format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 16000, 0
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    return Clip(ClipId(path.stem), path.name, path.stem, has_video=True, has_audio=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
