@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ecmf_pipeline.config import Config
 from ecmf_pipeline.errors import ModelError
 from ecmf_pipeline.files import sha256_file
 from ecmf_pipeline.llm.prompt import Calibration, Prompt, load_prompt
 from ecmf_pipeline.llm.server_config import BudgetConfig, PriceConfig, ServerConfig
+
+CueKind = Literal["face", "audio"]
+"""A branch whose features can be put into words."""
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _MODEL_FILES = {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"}
@@ -148,9 +151,18 @@ class LlmConfig(Config):
 
 
 class RewriteConfig(Config):
-    """When the cue sentence says what.
+    """How transcripts are enriched.
 
     Attributes:
+        how: By fixed rules from the model's label scores (scored), which any model can give; or from cues and emotions
+            that the model finds in the words (written), which takes one that can follow instructions.
+        prompt: A packaged prompt for rewriting (rewrite_en, rewrite_zh), or the path of your own ``.yaml`` file: what
+            is asked where it is written, and words for faces and voices.
+        neighbours: How many utterances before and after it, in the same dialogue, the model is shown (written).
+        dialogues: How clip ids tell dialogue and order: a regular expression with the groups ``dialogue`` and
+            ``position`` (a number). Clips that it does not fit have no neighbours.
+        cues: Branches whose features are put into words (``face``: mini_xception's blendshapes; ``audio``: egemaps) and
+            shown to the model, or, where it is scored, told after the cue sentence.
         clear: Probability from which an emotion is stated ("sounds sad").
         likely: Probability from which it is suggested ("may be sad"); below it is unclear.
         second: Probability from which the second emotion is mentioned ("perhaps worried").
@@ -158,11 +170,28 @@ class RewriteConfig(Config):
         temperature: Divides the scores before they become probabilities.
     """
 
+    how: Literal["scored", "written"] = "scored"
+    prompt: str = "rewrite_en"
+    neighbours: int = Field(default=0, ge=0)
+    dialogues: str = r"(?P<dialogue>.+_dia\d+)_utt(?P<position>\d+)"
+    cues: tuple[CueKind, ...] = ()
     clear: float = Field(default=0.5, gt=0, le=1)
     likely: float = Field(default=0.3, gt=0, le=1)
     second: float = Field(default=0.2, gt=0, le=1)
     margin: float = Field(default=0.05, ge=0, le=1)
     temperature: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _of_use(self) -> RewriteConfig:
+        if self.neighbours and self.how == "scored":
+            raise ValueError("neighbours are shown to a model that writes: set rewrite.how to written as well")
+        try:
+            groups = set(re.compile(self.dialogues).groupindex)
+        except re.error as error:
+            raise ValueError(f"dialogues is no regular expression: {error}") from error
+        if groups != {"dialogue", "position"}:
+            raise ValueError("dialogues must have the groups (?P<dialogue>...) and (?P<position>...), and no others")
+        return self
 
 
 _HINT = "run `ecmf-pipe models` for the embedded model, or give a folder or hub id under `model`"

@@ -202,9 +202,9 @@ class Prompt(Config):
         listed = ", ".join(json.dumps(word, ensure_ascii=False) for word in self.words(labels))
         turns: list[Message] = [{"role": "system", "content": self.chat.instruction.replace("{labels}", listed)}]
         for example, word in self._examples(labels):
-            turns.append({"role": "user", "content": item.format(text=_unmarked(example))})
+            turns.append({"role": "user", "content": item.format(text=unmarked(example))})
             turns.append({"role": "assistant", "content": json.dumps({"label": word}, ensure_ascii=False)})
-        return [*turns, {"role": "user", "content": item.format(text=_unmarked(text))}]
+        return [*turns, {"role": "user", "content": item.format(text=unmarked(text))}]
 
     def chat_settings(self) -> dict[str, object]:
         """The same for a server: what it is asked depends on these alone."""
@@ -235,7 +235,7 @@ class Prompt(Config):
         return [(known.example, known.word) for known in self.labels.values() if known in asked]
 
 
-def _unmarked(text: str) -> str:
+def unmarked(text: str) -> str:
     """The text as data that cannot end the marks around it."""
     return as_data(text).translate(_MARKS)
 
