@@ -11,9 +11,9 @@ from ecmf_pipeline import layout
 from ecmf_pipeline.clips import read_manifest
 from ecmf_pipeline.errors import InputError
 from ecmf_pipeline.files import fingerprint, sha256_text, write_atomic
-from ecmf_pipeline.llm.cache import ScoreCache, ScoreWriter
+from ecmf_pipeline.llm.cache import AnswerWriter, ScoreCache
+from ecmf_pipeline.llm.loop import ScoreBooks
 from ecmf_pipeline.llm.prompt import load_prompt
-from ecmf_pipeline.llm.scoring import ScoreBooks
 from ecmf_pipeline.llm.server_calibration import calibration_of_server
 from ecmf_pipeline.llm.tokens import about_tokens
 from ecmf_pipeline.params import load_params
@@ -43,7 +43,7 @@ def prune(*, yes: bool) -> None:
             if name == in_use:
                 continue
             if yes:
-                with ScoreWriter(ScoreCache(books.cache, name), books.waiting):  # holds the lock
+                with AnswerWriter(ScoreCache(books.cache, name), books.waiting):  # holds the lock
                     shutil.rmtree(books.cache / name, ignore_errors=True)
                     (books.cache / f"{name}.jsonl").unlink(missing_ok=True)
             say(f"{books.stage} {name}: {'removed' if yes else 'would go (--yes removes it)'}")

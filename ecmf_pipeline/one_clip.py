@@ -18,9 +18,10 @@ from ecmf_pipeline.extraction.plan import branch_settings, plan_branch
 from ecmf_pipeline.extraction.run import extract, writing
 from ecmf_pipeline.files import fingerprint, sha256_file
 from ecmf_pipeline.llm.label_scores import label_scores
+from ecmf_pipeline.llm.loop import ScoreBooks
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.rewrite import enrich
-from ecmf_pipeline.llm.scoring import ScoreBooks, probabilities
+from ecmf_pipeline.llm.scoring import probabilities
 from ecmf_pipeline.params import Params
 
 if TYPE_CHECKING:

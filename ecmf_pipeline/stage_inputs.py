@@ -23,8 +23,9 @@ from ecmf_pipeline.llm.calibration import held_out_temperatures
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.examples import prompts_by_fold
 from ecmf_pipeline.llm.label_scores import label_scores
+from ecmf_pipeline.llm.loop import ScoreBooks
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt
-from ecmf_pipeline.llm.scoring import ScoreBooks, Scored, votes_from_scores, without_words
+from ecmf_pipeline.llm.scoring import Scored, votes_from_scores, without_words
 from ecmf_pipeline.params import Params
 from ecmf_pipeline.predictions import NO_MODALITY, PredictionTable
 from ecmf_pipeline.progress import say

@@ -16,9 +16,10 @@ from ecmf_pipeline.extraction.plan import plan_branch
 from ecmf_pipeline.extraction.run import extract, writing
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.label_scores import label_scores
+from ecmf_pipeline.llm.loop import ScoreBooks
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.rewrite import enrich
-from ecmf_pipeline.llm.scoring import ScoreBooks, probabilities
+from ecmf_pipeline.llm.scoring import probabilities
 from ecmf_pipeline.params import Params
 from ecmf_pipeline.runner import LocalProcesses
 from ecmf_pipeline.runner.machine import usable_cores

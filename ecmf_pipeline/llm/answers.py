@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-_FENCE = re.compile(r"\s*```(?:json)?\s*(\{.*\})\s*```\s*", re.DOTALL)
+from ecmf_pipeline.llm.schema import InvalidAnswer, OneOf, Schema, read_object
+
 _VALUE = re.compile(r'"label"\s*:\s*"')
 _LEAST = 1e-6
 """Probability left for the labels that no alternative names, where the others leave less."""
-
-
-class InvalidAnswer(Exception):
-    """The answer is not what the schema allows.
-
-    Args:
-        reason: What is wrong.
-    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,28 +46,7 @@ class Answer:
 
 def label_schema(words: Sequence[str]) -> dict[str, Any]:
     """The schema of an answer that names one of some words."""
-    return {
-        "type": "object",
-        "properties": {"label": {"type": "string", "enum": list(words)}},
-        "required": ["label"],
-        "additionalProperties": False,
-    }
-
-
-def read_object(content: str, keys: set[str]) -> Mapping[str, Any]:
-    """The JSON object that an answer consists of, in a Markdown fence or not.
-
-    Raises:
-        InvalidAnswer: When it is anything else, or has other keys.
-    """
-    fenced = _FENCE.fullmatch(content)
-    try:
-        found = json.loads(fenced[1] if fenced else content)
-    except (ValueError, RecursionError) as error:
-        raise InvalidAnswer("not JSON") from error
-    if not isinstance(found, dict) or set(found) != keys:
-        raise InvalidAnswer(f"not an object with the keys {', '.join(sorted(keys))}")
-    return found
+    return Schema.of(label=OneOf(tuple(words))).json_schema()
 
 
 def read_label(content: str, words: Sequence[str]) -> int:

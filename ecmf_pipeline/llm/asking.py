@@ -9,11 +9,12 @@ from itertools import islice
 from typing import Any
 
 from ecmf_pipeline.errors import ClipError
-from ecmf_pipeline.llm.answers import InvalidAnswer, label_schema, read_label, read_scores, share_scores
+from ecmf_pipeline.llm.answers import label_schema, read_label, read_scores, share_scores
 from ecmf_pipeline.llm.budget import Budget
-from ecmf_pipeline.llm.cache import TextScores
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Message, Prompt
+from ecmf_pipeline.llm.rows import TextScores
+from ecmf_pipeline.llm.schema import InvalidAnswer
 from ecmf_pipeline.llm.step import Utterance
 from ecmf_pipeline.runner import Done, Keeper, Outcome, Step, StepFactory, Task
 from ecmf_pipeline.runner.engine import perform

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from ecmf_pipeline.files import fingerprint
 from ecmf_pipeline.llm.config import LlmConfig
+from ecmf_pipeline.llm.loop import ScoreBooks
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt
-from ecmf_pipeline.llm.scoring import ScoreBooks, Scored, scored
+from ecmf_pipeline.llm.scoring import Scored, scored
 from ecmf_pipeline.llm.server_calibration import CALIBRATION, calibrated, calibration_of_server
 from ecmf_pipeline.llm.steps import steps_of
 from ecmf_pipeline.runner import Engine

@@ -87,6 +87,7 @@ class ChatServer:
         temperature: float = 0.0,
         seed: int | None = None,
         logprobs: bool = False,
+        answer_tokens: int | None = None,
     ) -> Answer:
         """Ask until there is an answer.
 
@@ -96,6 +97,7 @@ class ChatServer:
             temperature: Of the sampling; 0 takes the likeliest.
             seed: Of the sampling.
             logprobs: Whether the answer's tokens are wanted with their alternatives.
+            answer_tokens: Most tokens of the answer; None: as the config says.
 
         Raises:
             ServerUnavailable: When the server fails again and again.
@@ -104,11 +106,12 @@ class ChatServer:
             BudgetSpent: When the request would go beyond the budget.
             Stopped: When the run is ending.
         """
-        options: dict[str, Any] = {"temperature": temperature, "max_tokens": self.config.answer_tokens}
+        room = answer_tokens or self.config.answer_tokens
+        options: dict[str, Any] = {"temperature": temperature, "max_tokens": room}
         options |= {"seed": seed} if seed is not None else {}
         options |= {"logprobs": True, "top_logprobs": 20} if logprobs else {}
         options |= _response_format(self.config, schema)
-        reserved = about_tokens(messages) + self.config.answer_tokens
+        reserved = about_tokens(messages) + room
         fault = _Fault("was not asked")
         for attempt in range(self.config.max_retries + 1):
             if attempt and self._stopped.wait(self._wait(attempt, fault.wait)):

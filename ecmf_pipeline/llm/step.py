@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 
 from ecmf_pipeline.errors import ClipError, FeaturesNotFinite
-from ecmf_pipeline.llm.cache import TextScores
 from ecmf_pipeline.llm.client import LabelScorer
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Prompt
+from ecmf_pipeline.llm.rows import TextScores
 from ecmf_pipeline.memory import want_of_memory
 from ecmf_pipeline.runner import Outcome, Step, Target
 
@@ -31,6 +31,11 @@ class Utterance:
 
     text: str
     targets: tuple[Target, ...]
+
+    @property
+    def length(self) -> int:
+        """Its characters."""
+        return len(self.text)
 
     def alone(self) -> Sequence[Utterance]:
         """Itself: its clips say one and the same."""

@@ -22,8 +22,9 @@ from typing import Any
 
 from ecmf_pipeline.llm.asking import AskingSteps
 from ecmf_pipeline.llm.config import LlmConfig
+from ecmf_pipeline.llm.loop import ScoreBooks
 from ecmf_pipeline.llm.prompt import load_prompt
-from ecmf_pipeline.llm.scoring import ScoreBooks, Scored, scored
+from ecmf_pipeline.llm.scoring import Scored, scored
 from ecmf_pipeline.llm.server_config import BudgetConfig, ServerConfig
 
 WORDS = ("neutral", "angry", "happy", "sad", "worried", "surprised")
@@ -103,7 +104,8 @@ def _send(
     handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, headers: dict[str, str] | None = None
 ) -> None:
     handler.send_response(status)
-    for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
+    # It says that it closes: a client that asked again over a closed connection would count a request never seen here.
+    for name, value in {"Content-Type": "application/json", "Connection": "close", **(headers or {})}.items():
         handler.send_header(name, value)
     handler.send_header("Content-Length", str(len(body)))
     handler.end_headers()
@@ -162,8 +164,7 @@ def serving(plan: Callable[[str, int], str] = often_faulty) -> Iterator[FaultSer
                 diary.respond(self)
             except OSError:  # whoever asked is gone
                 self.close_connection = True
-            if diary.faults:
-                self.close_connection = True
+            self.close_connection = True
 
         def log_message(self, format: str, *_: object) -> None:
             """Say nothing."""

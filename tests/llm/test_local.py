@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ecmf_pipeline.errors import ModelError
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.local import TransformersScorer
+from ecmf_pipeline.llm.local_model import LocalModel
 from ecmf_pipeline.llm.prompt import as_data, load_prompt
 from ecmf_pipeline.metrics import weighted_f1
 
@@ -83,7 +84,7 @@ def test_a_model_without_a_reusable_prefix_gives_the_same_scores(
     tiny: LlmConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_prefix = TransformersScorer(tiny).log_likelihoods(TEXTS, OWN)
-    monkeypatch.setattr(TransformersScorer, "_accepts", frozenset[str]())
+    monkeypatch.setattr(LocalModel, "accepts", frozenset[str]())
     np.testing.assert_allclose(TransformersScorer(tiny).log_likelihoods(TEXTS, OWN), with_prefix, atol=1e-4)
 
 
