@@ -98,6 +98,26 @@ def index() -> None:
 
 
 @app.command()
+def transcribe(workers: WorkersOption = None, *, retry_quarantined: RetryOption = False) -> None:
+    """Write down what is said in clips without words (transcribe.model: a Whisper model); each file is heard once."""
+    from ecmf_pipeline.stages import transcribe as stage
+
+    stage.run(workers=workers, retry_quarantined=retry_quarantined)
+
+
+@app.command()
+def cues(
+    of: Annotated[
+        list[Modality] | None, typer.Option(help="A branch: face or audio; may be repeated. Default: rewrite.cues.")
+    ] = None,
+) -> None:
+    """Put what faces and voices do into words for the rewrite, from extracted features (where rewrite.cues asks)."""
+    from ecmf_pipeline.stages import cues as stage
+
+    stage.run(of or [])
+
+
+@app.command()
 def rewrite(workers: LlmWorkersOption = None, *, retry_quarantined: RetryTextsOption = False) -> None:
     """Enrich each transcript with emotional cues by the LLM; what was asked before is not asked again."""
     from ecmf_pipeline.stages import rewrite as stage

@@ -18,7 +18,7 @@ from ecmf_pipeline.llm.server_calibration import calibration_of_server
 from ecmf_pipeline.llm.tokens import about_tokens
 from ecmf_pipeline.params import load_params
 from ecmf_pipeline.progress import say
-from ecmf_pipeline.stage_inputs import REWRITE_BOOKS, VOTE_BOOKS, labels_to_ask
+from ecmf_pipeline.stage_llm import REWRITE_BOOKS, VOTE_BOOKS, labels_to_ask
 from ecmf_pipeline.words import counted
 
 _BOOKS = (REWRITE_BOOKS, VOTE_BOOKS)

@@ -1,4 +1,4 @@
-"""What several stages open: the corpus with its labels, pooled features, LLM scores."""
+"""What several stages open: the corpus with its labels, its words, pooled features."""
 
 from __future__ import annotations
 
@@ -12,36 +12,17 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline import layout
 from ecmf_pipeline.clips import Clip, Modality, labels_of, read_manifest
-from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.dataset import load_features
 from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.errors import CorpusError, ModelError
 from ecmf_pipeline.extraction.plan import branch_settings
 from ecmf_pipeline.files import fingerprint, read_json
 from ecmf_pipeline.labels.outside import read_verdicts
-from ecmf_pipeline.llm.calibration import held_out_temperatures
-from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.examples import prompts_by_fold
-from ecmf_pipeline.llm.label_scores import label_scores
-from ecmf_pipeline.llm.loop import ScoreBooks
-from ecmf_pipeline.llm.prompt import Prompt, load_prompt
-from ecmf_pipeline.llm.scoring import Scored, votes_from_scores, without_words
 from ecmf_pipeline.params import Params
 from ecmf_pipeline.predictions import NO_MODALITY, PredictionTable
 from ecmf_pipeline.progress import say
 from ecmf_pipeline.texts import read_texts
-
-REWRITE_BOOKS = ScoreBooks(
-    "rewrite", layout.REWRITE_CACHE, layout.DATA / ".rewrite.spool", layout.quarantine("rewrite")
-)
-VOTE_BOOKS = ScoreBooks(
-    "vote",
-    layout.VOTE_CACHE,
-    layout.DATA / ".votes.spool",
-    layout.quarantine("vote"),
-    earlier=(REWRITE_BOOKS,),  # what `rewrite` asked is not asked again
-)
-
+from ecmf_pipeline.transcription.table import read_transcripts, with_transcripts
 
 _TIE = 1e-5
 """Probabilities nearer than this are alike."""
@@ -64,6 +45,15 @@ class Corpus:
     synthetic: bool
 
 
+def read_spoken_manifest() -> list[Clip]:
+    """The manifest, with what `transcribe` heard in clips of which the corpus knows no words.
+
+    Raises:
+        MissingInput: When `index` or `transcribe` has not run yet.
+    """
+    return with_transcripts(read_manifest(layout.MANIFEST), read_transcripts(layout.TRANSCRIPTS))
+
+
 def read_corpus_tables() -> Corpus:
     """Read what `index` wrote.
 
@@ -73,6 +63,15 @@ def read_corpus_tables() -> Corpus:
     clips = read_manifest(layout.MANIFEST)
     corpus: dict[str, Any] = read_json(layout.CORPUS, made_by="index")
     return Corpus(clips, corpus["labels"], corpus["candidates"], corpus["synthetic"])
+
+
+def with_words(corpus: Corpus) -> Corpus:
+    """The corpus with what `transcribe` heard in clips of which it knows no words.
+
+    Raises:
+        MissingInput: When `transcribe` has not run yet.
+    """
+    return replace(corpus, clips=with_transcripts(corpus.clips, read_transcripts(layout.TRANSCRIPTS)))
 
 
 def read_labelled_corpus() -> Corpus:
@@ -160,80 +159,3 @@ def expected_fingerprint(params: Params, modality: Modality) -> str | None:
         return fingerprint(branch_settings(modality, params.encoder_of(modality), params.media, params.faces))
     except ModelError:
         return None  # features pulled from a colleague are read without the weights that made them
-
-
-def llm_scores(
-    config: LlmConfig,
-    clips: Sequence[Clip],
-    books: ScoreBooks,
-    *,
-    workers: int | None = None,
-    retry_quarantined: bool = False,
-    prompt: Prompt | None = None,
-) -> tuple[Sequence[str], Scored]:
-    """The LLM's calibrated label scores of what clips say, asking only what no cache knows.
-
-    Args:
-        config: The model and what it is asked.
-        clips: The clips, (n,).
-        books: Where the stage keeps what it has asked.
-        workers: Processes side by side; None: as ``config`` says.
-        retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
-        prompt: The prompt with examples of the corpus; None: as it is packaged.
-
-    Returns:
-        The labels asked for (MER's six where the corpus has fewer than two), and the scores, (n, K).
-    """
-    labels = labels_to_ask()
-    if not any(clip.transcript.strip() for clip in clips):
-        return labels, without_words(len(clips), len(labels), books)
-    texts: dict[str, str] = {clip.clip_id: clip.transcript for clip in clips}
-    return labels, label_scores(
-        config if workers is None else config.model_copy(update={"workers": workers}),
-        texts,
-        labels,
-        books=books,
-        prompt=prompt,
-        retry_quarantined=retry_quarantined,
-    )
-
-
-def labels_to_ask() -> Sequence[str]:
-    """The corpus' labels; MER's six where there is nothing to choose between: words can be enriched all the same."""
-    labels: Sequence[str] = read_json(layout.CORPUS, made_by="index")["labels"]
-    return labels if len(labels) >= 2 else MER_LABELS
-
-
-def llm_votes(
-    params: Params, corpus: Corpus, *, workers: int | None = None, retry_quarantined: bool = False
-) -> tuple[NDArray[np.float64], list[Scored]]:
-    """The LLM's votes on every clip as probabilities, (n, K), rows of NaN where it abstains, and what was asked.
-
-    Whatever is learned from labels (examples in the prompt, the temperature) is learned on given labels of other folds
-    than the clip's own; gold labels are never read.
-    """
-    settings, folds = params.llm.votes, folds_of(corpus, params.vote.folds, params.vote.seed)
-    given = np.array(labels_of(corpus.clips, corpus.labels), np.int64)
-    values = np.full((len(corpus.clips), len(corpus.labels)), np.nan)
-    if settings.examples == "packaged":
-        _, found = llm_scores(
-            params.llm, corpus.clips, VOTE_BOOKS, workers=workers, retry_quarantined=retry_quarantined
-        )
-        values, asked = found.values, [found]
-    else:
-        texts, prompt, asked = [clip.transcript for clip in corpus.clips], load_prompt(params.llm.prompt), []
-        prompts = prompts_by_fold(prompt, texts, given, corpus.labels, folds, seed=params.vote.seed)
-        for fold, own in prompts.items():
-            rows = np.flatnonzero(folds == fold)
-            # A table for each: what was set aside under one prompt says nothing of another.
-            books = replace(VOTE_BOOKS, quarantine=layout.QUARANTINE / f"vote-examples-{fold}.csv")
-            some = [corpus.clips[row] for row in rows]
-            _, found = llm_scores(
-                params.llm, some, books, workers=workers, retry_quarantined=retry_quarantined, prompt=own
-            )
-            values[rows] = found.values
-            asked.append(found)
-    temperature: float | NDArray[np.float64]
-    fitted = settings.temperature == "fitted"
-    temperature = held_out_temperatures(values, given, folds) if fitted else float(settings.temperature)
-    return votes_from_scores(values, margin=params.vote.llm_margin, temperature=temperature), asked

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ecmf_pipeline.errors import ClipError
 from ecmf_pipeline.llm.answers import label_schema, read_label, read_scores, share_scores
 from ecmf_pipeline.llm.budget import Budget
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.prompt import Message, Prompt
+from ecmf_pipeline.llm.prompt import Message, PictureMessage, Prompt
 from ecmf_pipeline.llm.rows import TextScores
 from ecmf_pipeline.llm.schema import InvalidAnswer
+from ecmf_pipeline.llm.server_config import ServerConfig
 from ecmf_pipeline.llm.step import Utterance
 from ecmf_pipeline.runner import Done, Keeper, Outcome, Step, StepFactory, Task
 from ecmf_pipeline.runner.engine import perform
@@ -60,8 +64,7 @@ class AskingStep(Step[Utterance, str, TextScores]):
         self._config = config
         self._prompt = prompt
         self._labels = labels
-        self._words = prompt.words(labels)
-        self._schema = label_schema(self._words)
+        self._asker = LabelAsker(server, config.server, prompt.words(labels))
 
     def open(self, item: Utterance) -> str:
         """The words."""
@@ -89,26 +92,51 @@ class AskingStep(Step[Utterance, str, TextScores]):
 
     def _ask(self, text: str) -> TextScores:
         short, cut = shortened(text, self._config.max_tokens)
-        messages = self._prompt.chat_messages(short, self._labels)
+        scores, raw = self._asker.scores(self._prompt.chat_messages(short, self._labels))
+        return TextScores.abstained(text, raw, cut=cut) if scores is None else TextScores.of(text, scores, cut=cut)
+
+
+class LabelAsker:
+    """Has a server score labels: by the log-probabilities of one answer, or by the share of several.
+
+    Args:
+        server: Who is asked (a `server.ChatServer`).
+        config: How.
+        words: The words that stand for the labels, (K,).
+    """
+
+    def __init__(self, server: Any, config: ServerConfig, words: Sequence[str]) -> None:
+        self._server = server
+        self._config = config
+        self._words = words
+        self._schema = label_schema(words)
+
+    def scores(self, messages: Sequence[Message | PictureMessage]) -> tuple[NDArray[np.float64] | None, list[str]]:
+        """Log-scores of the labels, (K,), None where it abstains, and the answers that were not valid.
+
+        Args:
+            messages: The turns of the chat.
+
+        Raises:
+            ClipError: When the server cannot answer about this.
+        """
         raw: list[str] = []
-        if self._config.server.scoring == "logprobs":
+        if self._config.scoring == "logprobs":
             for _ in range(TRIES):
                 answer = self._server.ask(messages, self._schema, logprobs=True)
                 try:
-                    return TextScores.of(text, read_scores(answer, self._words), cut=cut)
+                    return read_scores(answer, self._words), raw
                 except InvalidAnswer as error:
                     raw.append(f"{error}: {answer.content}")
-            return TextScores.abstained(text, raw, cut=cut)
-        chosen = [
-            label for number in range(self._config.server.samples) for label in self._sample(number, messages, raw)
-        ]
-        if 2 * len(chosen) <= self._config.server.samples:
-            return TextScores.abstained(text, raw, cut=cut)
-        return TextScores.of(text, share_scores(chosen, len(self._words)), cut=cut)
+            return None, raw
+        chosen = [label for number in range(self._config.samples) for label in self._sample(number, messages, raw)]
+        if 2 * len(chosen) <= self._config.samples:
+            return None, raw
+        return share_scores(chosen, len(self._words)), raw
 
-    def _sample(self, number: int, messages: Sequence[Message], raw: list[str]) -> list[int]:
+    def _sample(self, number: int, messages: Sequence[Message | PictureMessage], raw: list[str]) -> list[int]:
         """The label of one sample; none where it is invalid twice."""
-        config = self._config.server
+        config = self._config
         for attempt in range(TRIES):
             seed = config.seed + number + attempt * config.samples
             answer = self._server.ask(messages, self._schema, temperature=config.sample_temperature, seed=seed)

@@ -22,6 +22,22 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _MODEL_FILES = {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"}
 
 
+class ShownFrames(Config):
+    """The pictures of a clip that a vision-capable server is shown.
+
+    Attributes:
+        count: How many, uniform in time; fewer where the clip has fewer.
+        side: Pixels of the longer side; larger pictures are scaled down.
+        crops: Show the speaker's face, cut out, in place of whole frames.
+        quality: Of the JPEG files, in percent.
+    """
+
+    count: int = Field(default=4, gt=0, le=32)
+    side: int = Field(default=384, ge=64)
+    crops: bool = False
+    quality: int = Field(default=85, ge=10, le=100)
+
+
 class LlmVotesConfig(Config):
     """How the LLM's scores become votes; `vote.llm_margin` says where it abstains.
 
@@ -30,10 +46,16 @@ class LlmVotesConfig(Config):
             fold drawn from the other folds, and so of other groups (corpus).
         temperature: Divides the scores before they become probabilities; "fitted": fitted for each fold on the labelled
             clips of the other folds.
+        cues: Branches whose cues in words are judged where ``vote.inputs`` names cues.
+        cues_prompt: The prompt about them: a packaged one (cues_en, cues_zh), or the path of your own ``.yaml`` file.
+        frames: Where ``vote.inputs`` names frames: pictures of each clip that a server is shown, and how.
     """
 
     examples: Literal["packaged", "corpus"] = "packaged"
     temperature: Literal["fitted"] | Annotated[float, Field(gt=0)] = 1.0
+    cues: tuple[CueKind, ...] = ("face", "audio")
+    cues_prompt: str = "cues_en"
+    frames: ShownFrames = ShownFrames()
 
 
 class LlmConfig(Config):

@@ -120,7 +120,7 @@ def speech_rate(text: str, seconds: float) -> float:
 
 
 def _ranks(values: Floats) -> NDArray[np.float64]:
-    """The share of the corpus' clips below each value, equal ones counting half, (n,); NaN where nothing can be said."""
+    """The share of clips below each value, equal ones counting half, (n,); NaN where nothing can be said."""
     ranks = np.full(len(values), np.nan)
     known = np.isfinite(values)
     if (count := int(known.sum())) >= LEAST_CLIPS:

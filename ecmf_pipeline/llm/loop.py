@@ -126,6 +126,13 @@ def ask_about(
     return Asked(answered, cached=len(known), quarantined=len(quarantine))
 
 
+def nothing_to_ask(books: ScoreBooks) -> None:
+    """Write the empty table of a stage that has nothing to ask: DVC waits for it."""
+    quarantine = Quarantine(books.quarantine, stage=books.stage)
+    quarantine.clear()
+    quarantine.write()
+
+
 def _set_aside(books: ScoreBooks, fingerprint: str, missing: Mapping[str, str], *, retry: bool) -> Quarantine:
     """The stage's table: of the clips that miss an answer, those whose question was found to break the model."""
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Formatter
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -34,6 +34,13 @@ class Message(TypedDict):
 
     role: str
     content: str
+
+
+class PictureMessage(TypedDict):
+    """One turn of a chat that shows pictures, as servers of vision models take it."""
+
+    role: str
+    content: list[dict[str, Any]]
 
 
 class KnownLabel(Config):
@@ -84,6 +91,20 @@ class ChatWording(Config):
     item: str
 
 
+class FrameWording(Config):
+    """How a server is asked about pictures alone.
+
+    Attributes:
+        version: Raised with every change of this section.
+        instruction: The task; ``{labels}`` is where the labels are listed.
+        item: What stands after the pictures.
+    """
+
+    version: int = Field(ge=1)
+    instruction: str
+    item: str
+
+
 class Prompt(Config):
     """One prompt file.
 
@@ -102,6 +123,7 @@ class Prompt(Config):
             2309.17249, with a fixed batch, so that a score does not depend on the corpus).
         wording: The sentences that the answer is put in.
         chat: How a server is asked; only ``backend: openai`` needs it.
+        frames: How a server is asked about pictures; only ``vote.inputs: [frames]`` needs it.
     """
 
     version: int = Field(ge=1)
@@ -117,6 +139,7 @@ class Prompt(Config):
     everyday: tuple[str, ...] = Field(min_length=1)
     wording: Wording
     chat: ChatWording | None = None
+    frames: FrameWording | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Prompt:
@@ -125,6 +148,7 @@ class Prompt(Config):
             (self.instruction, ["labels"]),
             (self.item, ["text"]),
             *([(self.chat.instruction, ["labels"]), (self.chat.item, ["text"])] if self.chat else []),
+            *([(self.frames.instruction, ["labels"]), (self.frames.item, [])] if self.frames else []),
             (self.wording.enriched, ["text", "cue"]),
             (self.wording.clear, ["first"]),
             (self.wording.clear_second, ["first", "second"]),
@@ -184,7 +208,10 @@ class Prompt(Config):
 
     def settings(self) -> dict[str, object]:
         """The prompt's part of a fingerprint."""
-        return {"version": self.version, "hash": fingerprint(self.model_dump(mode="json", exclude={"wording", "chat"}))}
+        return {
+            "version": self.version,
+            "hash": fingerprint(self.model_dump(mode="json", exclude={"wording", "chat", "frames"})),
+        }
 
     def chat_messages(self, text: str, labels: Sequence[str]) -> list[Message]:
         """The turns that ask a server, up to its answer: the task, the examples with their answers, the utterance.

@@ -169,6 +169,14 @@ class RewritePrompt(Config):
             turns.append({"role": "assistant", "content": answer})
         return [*turns, {"role": "user", "content": self._shown(context)}]
 
+    def words_for(self, cues: Sequence[str]) -> tuple[str, ...]:
+        """Words for some of `CUES`."""
+        return tuple(self.cue_words[cue] for cue in cues)
+
+    def told(self, cues: Sequence[str]) -> str:
+        """What stands after a text where cues, in words, are told without a model; empty where there are none."""
+        return self.wording.shown.format(cues=self.wording.between.join(cues)) if cues else ""
+
     def settings(self) -> dict[str, object]:
         """The prompt's part of a fingerprint: words for cues count where they are shown, wordings need no model."""
         asked = self.model_dump(mode="json", exclude={"wording", "cue_words"})

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from ecmf_pipeline.files import sha256_text
 from ecmf_pipeline.llm.cache import ScoreCache
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.loop import ScoreBooks, ask_about
+from ecmf_pipeline.llm.loop import ScoreBooks, ask_about, nothing_to_ask
 from ecmf_pipeline.llm.step import BRANCH, Utterance
-from ecmf_pipeline.quarantine import Quarantine
 from ecmf_pipeline.runner import Engine, StepFactory, Target
 
 
@@ -119,9 +118,7 @@ def without_words(clips: int, labels: int, books: ScoreBooks) -> Scored:
         labels: How many labels, K.
         books: Where the stage keeps what it has asked.
     """
-    quarantine = Quarantine(books.quarantine, stage=books.stage)
-    quarantine.clear()
-    quarantine.write()
+    nothing_to_ask(books)
     return Scored(np.full((clips, labels), np.nan), 0, 0, clips, 0, 0, 0)
 
 

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from ecmf_pipeline.errors import ModelError, RequestRefused, ServerUnavailable
 from ecmf_pipeline.llm.answers import Answer, Token
 from ecmf_pipeline.llm.budget import Budget
-from ecmf_pipeline.llm.prompt import Message
+from ecmf_pipeline.llm.prompt import Message, PictureMessage
 from ecmf_pipeline.llm.server_config import ServerConfig
 from ecmf_pipeline.llm.tokens import about_tokens
 
@@ -81,7 +81,7 @@ class ChatServer:
 
     def ask(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[Message | PictureMessage],
         schema: Mapping[str, Any],
         *,
         temperature: float = 0.0,
@@ -122,7 +122,9 @@ class ChatServer:
                 fault = error
         raise ServerUnavailable(self._clean(f"the server failed {self.config.max_retries + 1} times, last: {fault}"))
 
-    def _once(self, messages: Sequence[Message], options: dict[str, Any], reserved: int, *, logprobs: bool) -> Answer:
+    def _once(
+        self, messages: Sequence[Message | PictureMessage], options: dict[str, Any], reserved: int, *, logprobs: bool
+    ) -> Answer:
         if self._stopped.is_set():
             raise Stopped
         self.budget.reserve(reserved)
@@ -146,7 +148,7 @@ class ChatServer:
         )
         return Answer(self._clean(content), tokens)
 
-    def _completion(self, messages: Sequence[Message], options: dict[str, Any]) -> ChatCompletion:
+    def _completion(self, messages: Sequence[Message | PictureMessage], options: dict[str, Any]) -> ChatCompletion:
         create: Any = self._client.chat.completions.with_raw_response.create
         try:
             raw = create(model=self.model, messages=list(messages), **options)

@@ -10,7 +10,7 @@ from ecmf_pipeline.llm.cues import write_cues
 from ecmf_pipeline.params import load_params
 from ecmf_pipeline.progress import say
 from ecmf_pipeline.stage_inputs import read_spoken_manifest
-from ecmf_pipeline.stage_cues import cues_of
+from ecmf_pipeline.stage_llm import cues_of
 
 
 def run(modalities: Sequence[Modality]) -> None:
@@ -25,6 +25,5 @@ def run(modalities: Sequence[Modality]) -> None:
         found = cues_of(params, clips, modality)
         changed = write_cues(layout.cues(modality), found)
         told = sum(bool(names) for names in found.values())
-        say(
-            f"cues {modality.value}: {told} of {len(clips)} clips show any; table {'written' if changed else 'unchanged'}"
-        )
+        state = "written" if changed else "unchanged"
+        say(f"cues {modality.value}: {told} of {len(clips)} clips show any; table {state}")

@@ -22,11 +22,12 @@ from ecmf_pipeline.sharing import pull_hint
 from ecmf_pipeline.stage_inputs import (
     Corpus,
     folds_of,
-    llm_votes,
     read_corpus_verdicts,
     read_features,
     read_labelled_corpus,
+    with_words,
 )
+from ecmf_pipeline.stage_llm import HowAsked, llm_votes
 
 
 def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
@@ -39,9 +40,10 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     params = load_params()
     if hint := pull_hint([layout.VOTES.parent]):
         say(hint)
-    corpus = read_labelled_corpus()
+    corpus = with_words(read_labelled_corpus())
     votes = _classifiers(params, corpus)
-    votes["llm"], asked = llm_votes(params, corpus, workers=workers, retry_quarantined=retry_quarantined)
+    of_llm, asked = llm_votes(params, corpus, HowAsked(workers, retry_quarantined))
+    votes.update(of_llm)
     for path in params.vote.sources:
         _add(votes, path, corpus)
     write_votes(layout.VOTES, [clip.clip_id for clip in corpus.clips], votes, corpus.labels)
@@ -49,7 +51,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     for name, probs in votes.items():
         say(f"  {name}: {int(np.isfinite(probs).all(axis=1).sum())} votes, the rest abstentions")
     counts = [sum(getattr(scores, name) for scores in asked) for name in ("asked", "cached", "quarantined", "invalid")]
-    say("  {} texts asked, {} from the cache, {} clips quarantined, {} without a valid answer".format(*counts))
+    say("  {} questions asked, {} from the cache, {} clips quarantined, {} without a valid answer".format(*counts))
 
 
 def _add(votes: dict[str, NDArray[np.float64]], path: str, corpus: Corpus) -> None:

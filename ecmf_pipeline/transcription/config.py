@@ -30,7 +30,7 @@ class TranscribeConfig(Config):
         device: A torch device; "auto" takes CUDA where there is one.
         workers: Processes that listen side by side, each with a copy of the model. None: one for each core; 0: none,
             the main process does.
-        clip_timeout: Seconds that one clip may take on average of a batch. One that takes longer, twice, is quarantined.
+        clip_timeout: Seconds that one clip may take on average of a batch. One that takes longer, twice, is set aside.
         max_quarantined: Share of the clips without words that may be bad before the stage stops with exit code 1.
     """
 

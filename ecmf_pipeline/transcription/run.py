@@ -70,7 +70,9 @@ def transcribe(
         TryAgain: When clips failed for reasons that may have passed by now.
         Interrupted: On Ctrl-C or SIGTERM; what was complete is kept.
     """
-    keys = {clip.clip_id: clip.digest for clip in clips if lacks_words(clip) and clip.has_audio and clip.digest}
+    keys: dict[str, str] = {
+        clip.clip_id: clip.digest for clip in clips if lacks_words(clip) and clip.has_audio and clip.digest
+    }
     settings = fingerprint(config.settings())
     quarantine = Quarantine(quarantine_path, stage="transcribe", fingerprint=settings)
     if retry_quarantined:

@@ -83,15 +83,16 @@ def read_transcripts(path: Path) -> dict[str, Transcript]:
     if not path.is_file():
         raise MissingInput(f"{path} is missing", "run `ecmf-pipe transcribe` (or `dvc repro`) first")
     header, *rows = list(csv.reader(io.StringIO(read_text(path)))) or [[]]
+    damaged = InputError(f"{path} is damaged", "run `ecmf-pipe transcribe` again")
+    if header != _COLUMNS:
+        raise damaged
     try:
-        if header != _COLUMNS:
-            raise ValueError(f"columns {header}")
         return {
             clip_id: Transcript(text, language, float(confidence), Verdict(verdict))
             for clip_id, text, language, confidence, verdict in rows
         }
     except ValueError as error:
-        raise InputError(f"{path} is damaged ({error})", "run `ecmf-pipe transcribe` again") from error
+        raise damaged from error
 
 
 def with_transcripts(clips: Sequence[Clip], transcripts: Mapping[str, Transcript]) -> list[Clip]:

@@ -118,16 +118,14 @@ class WhisperTranscriber:
         return [known[index] for index in logits[:, known].argmax(dim=1).tolist()]
 
     def _greedy(self, encoded: Any, prefix: torch.Tensor) -> tuple[list[list[int]], list[list[float]]]:
-        """The likeliest tokens after the prefix, (B, P), of each window, with their log-probabilities; the end included."""
+        """The likeliest tokens after the prefix, (B, P), of each window, the end included, and their likelihoods."""
         end = int(self._model.config.eos_token_id)
         tokens: list[list[int]] = [[] for _ in prefix]
         scores: list[list[float]] = [[] for _ in prefix]
         cache, shown = None, prefix
         room = min(self._config.max_tokens, int(self._model.config.max_target_positions) - prefix.shape[1])
         for position in range(room):
-            out = self._model(
-                encoder_outputs=encoded, decoder_input_ids=shown, past_key_values=cache, use_cache=True
-            )
+            out = self._model(encoder_outputs=encoded, decoder_input_ids=shown, past_key_values=cache, use_cache=True)
             cache = out.past_key_values
             likelihood = out.logits[:, -1].float().log_softmax(dim=1)  # (B, V)
             allowed = likelihood.clone()
