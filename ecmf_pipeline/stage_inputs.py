@@ -45,13 +45,13 @@ class Corpus:
     synthetic: bool
 
 
-def read_spoken_manifest() -> list[Clip]:
+def read_spoken_manifest(params: Params) -> list[Clip]:
     """The manifest, with what `transcribe` heard in clips of which the corpus knows no words.
 
     Raises:
-        MissingInput: When `index` or `transcribe` has not run yet.
+        MissingInput: When `index` has not run yet, or `transcribe` has not where params name a model for it.
     """
-    return with_transcripts(read_manifest(layout.MANIFEST), read_transcripts(layout.TRANSCRIPTS))
+    return _with_words(params, read_manifest(layout.MANIFEST))
 
 
 def read_corpus_tables() -> Corpus:
@@ -65,13 +65,19 @@ def read_corpus_tables() -> Corpus:
     return Corpus(clips, corpus["labels"], corpus["candidates"], corpus["synthetic"])
 
 
-def with_words(corpus: Corpus) -> Corpus:
+def with_words(params: Params, corpus: Corpus) -> Corpus:
     """The corpus with what `transcribe` heard in clips of which it knows no words.
 
     Raises:
-        MissingInput: When `transcribe` has not run yet.
+        MissingInput: When `transcribe` has not run yet and params name a model for it.
     """
-    return replace(corpus, clips=with_transcripts(corpus.clips, read_transcripts(layout.TRANSCRIPTS)))
+    return replace(corpus, clips=_with_words(params, corpus.clips))
+
+
+def _with_words(params: Params, clips: list[Clip]) -> list[Clip]:
+    if params.transcribe.model is None:
+        return clips
+    return with_transcripts(clips, read_transcripts(layout.TRANSCRIPTS))
 
 
 def read_labelled_corpus() -> Corpus:

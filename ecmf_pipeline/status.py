@@ -47,7 +47,7 @@ def _rows(params: Params) -> Iterator[Row]:
         yield "index", 0, "all", "", ""
         return
     clips = read_manifest(layout.MANIFEST)
-    if layout.TRANSCRIPTS.is_file():
+    if params.transcribe.model and layout.TRANSCRIPTS.is_file():
         clips = with_transcripts(clips, read_transcripts(layout.TRANSCRIPTS))
     bad = len(read_quarantine(layout.quarantine("index")))
     without_file = sum(not clip.path for clip in clips)

@@ -20,7 +20,7 @@ def run(modalities: Sequence[Modality]) -> None:
         modalities: Which; none: those of ``rewrite.cues``.
     """
     params = load_params()
-    clips = read_spoken_manifest()
+    clips = read_spoken_manifest(params)
     for modality in modalities or list(map(Modality, params.rewrite.cues)):
         found = cues_of(params, clips, modality)
         changed = write_cues(layout.cues(modality), found)

@@ -44,7 +44,7 @@ _SHOWN_VERSIONS = (
 def run() -> None:
     """Load the results of all stages and write the page."""
     params = load_params()
-    corpus = with_words(read_corpus_tables())
+    corpus = with_words(params, read_corpus_tables())
     texts = read_texts(layout.REWRITES)
     stores = {modality: FeatureStore.open(layout.features(modality)) for modality in params.extract.encoders}
     covered = {

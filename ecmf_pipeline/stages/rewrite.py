@@ -24,7 +24,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     params = load_params()
     if hint := pull_hint([layout.REWRITE]):
         say(hint)
-    clips = read_spoken_manifest()
+    clips = read_spoken_manifest(params)
     contexts = contexts_of(params, clips)
     books = ANSWER_BOOKS if params.rewrite.how == "written" else REWRITE_BOOKS
     if contexts:

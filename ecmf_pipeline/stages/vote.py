@@ -40,7 +40,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     params = load_params()
     if hint := pull_hint([layout.VOTES.parent]):
         say(hint)
-    corpus = with_words(read_labelled_corpus())
+    corpus = with_words(params, read_labelled_corpus())
     votes = _classifiers(params, corpus)
     of_llm, asked = llm_votes(params, corpus, HowAsked(workers, retry_quarantined))
     votes.update(of_llm)

@@ -72,7 +72,7 @@ class FaultServer:
 
     def respond(self, handler: BaseHTTPRequestHandler) -> None:
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-        text = _UTTERANCE.findall(body["messages"][-1]["content"])[0]
+        text = _asked_about(body["messages"][-1]["content"])
         with self._lock:
             attempt = self._times[text]
             self._times[text] += 1
@@ -122,7 +122,17 @@ def _broken(fault: str) -> bytes:
     }[fault]
 
 
+def _asked_about(content: str | list[dict[str, Any]]) -> str:
+    """The utterance; of pictures, how many and which."""
+    if isinstance(content, str):
+        return _UTTERANCE.findall(content)[0] if "<utterance>" in content else content
+    shown = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
+    return f"{len(shown)} pictures {hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:8]}"
+
+
 def _content(fault: str, text: str, authorization: str) -> str:
+    if fault.startswith("say "):
+        return fault.removeprefix("say ")
     right = WORDS[truth(text)]
     return {
         "ok": json.dumps({"label": right}),
