@@ -77,7 +77,8 @@ def fill(modality: Modality, clips: list[Clip], values: np.ndarray) -> None:
     make_current(root, fingerprint(settings))
 
 
-def test_the_rewrite_tells_what_face_and_voice_do(project: Path, tiny_model: Path) -> None:
+@pytest.mark.usefixtures("project")
+def test_the_rewrite_tells_what_face_and_voice_do(tiny_model: Path) -> None:
     rewrite.run()
     plain = read_texts(layout.REWRITES)
     write_params(tiny_model, "rewrite: {cues: [face, audio]}\n")
@@ -95,7 +96,8 @@ def test_the_rewrite_tells_what_face_and_voice_do(project: Path, tiny_model: Pat
     assert found[first].original == plain[first].original
 
 
-def test_the_context_is_words_neighbours_and_cues(project: Path, tiny_model: Path) -> None:
+@pytest.mark.usefixtures("project")
+def test_the_context_is_words_neighbours_and_cues(tiny_model: Path) -> None:
     write_params(tiny_model, "rewrite: {how: written, neighbours: 1, cues: [face]}\n")
     cues.run([Modality.FACE])
     clips = read_labelled_corpus().clips
@@ -107,7 +109,8 @@ def test_the_context_is_words_neighbours_and_cues(project: Path, tiny_model: Pat
     assert contexts["train_dia1_utt0"].before == ()
 
 
-def test_each_input_votes_as_a_source_of_its_own(project: Path, tiny_model: Path) -> None:
+@pytest.mark.usefixtures("project")
+def test_each_input_votes_as_a_source_of_its_own(tiny_model: Path) -> None:
     how = HowAsked()
     words, asked = llm_votes(load_params(), read_labelled_corpus(), how)
     assert list(words) == ["llm"]
