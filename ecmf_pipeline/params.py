@@ -138,6 +138,8 @@ class Params(Config):
             raise ValueError(f"faces.source: {self.faces.source} crops come with corpora of corpus.kind mer alone")
         if "frames" in self.vote.inputs and self.llm.backend != "openai":
             raise ValueError("vote.inputs: frames are shown to a server whose model can see: set llm.backend to openai")
+        if "cues" in self.vote.inputs and not self.llm.votes.cues:
+            raise ValueError("llm.votes.cues: vote.inputs asks for cues: name face, audio or both")
         for kind in self.rewrite.cues:
             self._check_cues(kind, "rewrite.cues")
         for kind in self.llm.votes.cues if "cues" in self.vote.inputs else ():

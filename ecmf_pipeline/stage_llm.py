@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from ecmf_pipeline import layout
 from ecmf_pipeline.clips import Clip, Modality, labels_of
 from ecmf_pipeline.corpora.config import MER_LABELS
-from ecmf_pipeline.errors import MissingInput
 from ecmf_pipeline.extraction.plan import present_digests
 from ecmf_pipeline.files import read_json
 from ecmf_pipeline.llm.calibration import held_out_temperatures
@@ -219,17 +218,27 @@ def _of_words(
     return values, asked
 
 
+def cue_texts(params: Params, clips: Sequence[Clip]) -> dict[str, str]:
+    """What face and voice do in each clip, in words, by clip id; blank where nothing is unusual.
+
+    Raises:
+        MissingInput: When the features are not extracted yet.
+    """
+    prompt = load_rewrite_prompt(params.rewrite.prompt)
+    tables = [cues_of(params, clips, Modality(kind)) for kind in params.llm.votes.cues]
+    between = prompt.wording.between
+    return {
+        clip.clip_id: between.join(prompt.words_for([name for table in tables for name in table[clip.clip_id]]))
+        for clip in clips
+    }
+
+
+def asked_about_cues(config: LlmConfig) -> LlmConfig:
+    """The model's params with the prompt about cues."""
+    return config.model_copy(update={"prompt": config.votes.cues_prompt})
+
+
 def _of_cues(params: Params, corpus: Corpus, how: HowAsked) -> Scored:
     """Judge what faces and voices do, without the words; a clip that shows nothing unusual is not judged."""
-    prompt, kinds = load_rewrite_prompt(params.rewrite.prompt), params.llm.votes.cues
-    if not kinds:
-        raise MissingInput("vote.inputs asks for cues, and llm.votes.cues names none", "name face, audio or both")
-    tables = [cues_of(params, corpus.clips, Modality(kind)) for kind in kinds]
-    between = prompt.wording.between
-    texts = {
-        str(clip.clip_id): between.join(prompt.words_for([name for table in tables for name in table[clip.clip_id]]))
-        for clip in corpus.clips
-    }
-    asked = params.llm.model_copy(update={"prompt": params.llm.votes.cues_prompt})
     books = replace(VOTE_BOOKS, quarantine=layout.QUARANTINE / "vote-cues.csv", earlier=())
-    return llm_scores(asked, texts, books, how=how)
+    return llm_scores(asked_about_cues(params.llm), cue_texts(params, corpus.clips), books, how=how)

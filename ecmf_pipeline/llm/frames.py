@@ -180,16 +180,11 @@ def frame_scores(
         ParamsError: When the prompt does not say how a server is asked about pictures.
         TryAgain: As `loop.ask_about` does, with what else it raises.
     """
-    prompt, shown = load_prompt(config.prompt), config.votes.frames
+    prompt = load_prompt(config.prompt)
     if prompt.frames is None:
         raise ParamsError(f"llm.prompt: {config.prompt} has no section `frames`", "copy it from emotion_en.yaml")
-    cut = shown.crops and faces.are_cut_already
-    keys = {
-        str(clip.clip_id): clip.face_digest if cut else clip.digest
-        for clip in clips
-        if (clip.face_digest if cut else clip.digest and clip.has_video)
-    }
-    settings = fingerprint(_settings(config, prompt, labels, media, faces))
+    keys = frame_keys(clips, config.votes.frames, faces)
+    settings = fingerprint(frame_settings(config, labels, media, faces))
     by_id = {str(clip.clip_id): clip for clip in clips}
     cache = ScoreCache(books.cache, settings)
     found = ask_about(
@@ -259,9 +254,25 @@ def as_jpeg(picture: NDArray[np.uint8], shown: ShownFrames) -> bytes:
     return bytes(data)
 
 
-def _settings(
-    config: LlmConfig, prompt: Prompt, labels: Sequence[str], media: MediaConfig, faces: FaceConfig
+def frame_keys(clips: Sequence[Clip], shown: ShownFrames, faces: FaceConfig) -> dict[str, str]:
+    """Digest of the file that pictures of each clip come from, by clip id; clips without such a file are left out."""
+    cut = shown.crops and faces.are_cut_already
+    return {
+        clip.clip_id: clip.face_digest if cut else clip.digest
+        for clip in clips
+        if (clip.face_digest if cut else clip.digest and clip.has_video)
+    }
+
+
+def frame_settings(
+    config: LlmConfig, labels: Sequence[str], media: MediaConfig, faces: FaceConfig
 ) -> Mapping[str, Any]:
+    """All that changes the scores, beside the files, as plain JSON values.
+
+    Raises:
+        ModelError: When the face detector is asked for and not there.
+    """
+    prompt = load_prompt(config.prompt)
     asked = prompt.model_dump(mode="json", include={"frames", "labels", "aliases"})
     words = {name: {"word": label["word"]} for name, label in asked["labels"].items()}
     shown = config.votes.frames

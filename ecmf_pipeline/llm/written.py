@@ -69,7 +69,7 @@ def write_rewrites(
         ModelError: When the model cannot be loaded.
         TryAgain: As `loop.ask_about` does, with what else it raises.
     """
-    shown = {clip_id: _shortened(context, config.max_tokens) for clip_id, context in contexts.items()}
+    shown = {clip_id: shortened_context(context, config.max_tokens) for clip_id, context in contexts.items()}
     forms = fill_in(
         config,
         {clip_id: prompt.messages(context) for clip_id, context in shown.items()},
@@ -144,7 +144,7 @@ def _plain(text: str) -> str:
     return as_data(text).casefold().strip(_ENDS)
 
 
-def _shortened(context: Context, tokens: int) -> Context:
+def shortened_context(context: Context, tokens: int) -> Context:
     """The context with each of its texts cut after about so many tokens."""
     before, after = (tuple(shortened(text, tokens)[0] for text in some) for some in (context.before, context.after))
     return replace(context, text=shortened(context.text, tokens)[0], before=before, after=after)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecmf_pipeline import layout
+from ecmf_pipeline import layout, llm_commands
 from ecmf_pipeline.clips import Clip, ClipId, Modality, Split, write_manifest
 from ecmf_pipeline.errors import MissingInput, ParamsError
 from ecmf_pipeline.extraction.plan import branch_settings
@@ -142,6 +142,7 @@ def test_sources_that_judge_by_the_same_input_are_one_family() -> None:
         ("vote: {inputs: [frames]}", "set llm.backend to openai"),
         ("rewrite: {cues: [face]}\nextract: {encoders: {text: minilm}}", "rewrite.cues: face is put into words"),
         ("vote: {inputs: [cues]}\nextract: {encoders: {text: minilm}}", "llm.votes.cues: face is put into words"),
+        ("vote: {inputs: [cues]}\nllm: {votes: {cues: []}}", "llm.votes.cues: vote.inputs asks for cues"),
         ("rewrite: {cues: [text]}", "rewrite.cues"),
         ("vote: {inputs: [smell]}", "vote.inputs"),
         ("transcribe: {language: English}", "transcribe.language"),
@@ -154,3 +155,32 @@ def test_what_cannot_work_is_said_at_once(
     Path("params.yaml").write_text(text + "\n")
     with pytest.raises(ParamsError, match=said):
         load_params()
+
+
+@pytest.mark.usefixtures("project")
+def test_what_is_in_use_is_known_exported_and_not_pruned(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_params(tiny_model, "vote: {inputs: [text, cues]}\n")
+    llm_commands.plan()
+    before = capsys.readouterr().out
+    assert f"llm: {CLIPS - 1} questions to ask, 0 known" in before
+    assert "llm/cues: 0 questions" not in before
+    llm_votes(load_params(), read_labelled_corpus())
+    write_params(tiny_model, "vote: {inputs: [text, cues]}\nrewrite: {how: written, neighbours: 1}\n")
+    llm_commands.plan()
+    after = capsys.readouterr().out
+    assert f"rewrite: {CLIPS - 1} questions to ask, 0 known" in after
+    assert f"llm: 0 questions to ask, {CLIPS - 1} known" in after
+    assert "llm/cues: 0 questions to ask" in after
+    llm_commands.prune(yes=True)
+    llm_commands.ls()
+    kept = capsys.readouterr().out
+    assert kept.count("in use") == 2
+    assert "removed" not in kept
+    llm_commands.export(tmp_path / "out.jsonl")
+    entries = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert {entry["source"] for entry in entries} == {"llm", "llm/cues"}
+    write_params(tiny_model)
+    llm_commands.prune(yes=False)
+    assert capsys.readouterr().out.count("would go") == 1, "those about cues"
