@@ -30,6 +30,7 @@ from ecmf_pipeline.llm.server_config import BudgetConfig, ServerConfig
 
 WORDS = ("neutral", "angry", "happy", "sad", "worried", "surprised")
 LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
+KEY = "sk-test-7f3a9c"
 SERVER_FAULTS = ("hang", "drop", "429", "500", "garbage", "html", "half envelope", "no choices")
 ANSWER_FAULTS = ("wrong label", "half JSON", "prose", "more keys")
 

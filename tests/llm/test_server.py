@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fault_server import ANSWER_FAULTS, LABELS, SERVER_FAULTS, ask, kept, lines, serving, settings, truth
+from fault_server import ANSWER_FAULTS, KEY, LABELS, SERVER_FAULTS, ask, kept, lines, serving, settings, truth
 
 from ecmf_pipeline.errors import BudgetSpent, ModelError, ParamsError, TooManyQuarantined, TryAgain
 from ecmf_pipeline.files import sha256_text
@@ -24,8 +24,6 @@ from ecmf_pipeline.llm.cache import ScoreCache
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.server import ChatServer, _retry_after
 from ecmf_pipeline.llm.server_config import BudgetConfig, ServerConfig
-
-KEY = "sk-test-7f3a9c"
 
 
 def ok(_text: str, _attempt: int) -> str:
