@@ -35,17 +35,19 @@ class AskingSteps:
         config: The server, and what may be spent.
         prompt: What is asked.
         labels: Labels to choose from, (K,).
+        budget: What may still be sent, where several loops share it; None: one of its own, as ``config`` says.
     """
 
     config: LlmConfig
     prompt: Prompt
     labels: tuple[str, ...]
+    budget: Budget | None = None
 
     def __call__(self, worker: int) -> AskingStep:  # noqa: ARG002 - there is one for all threads
         """Open the client."""
         from ecmf_pipeline.llm.server import ChatServer
 
-        server = ChatServer(self.config.model, self.config.server, Budget(self.config.budget))
+        server = ChatServer(self.config.model, self.config.server, self.budget or Budget(self.config.budget))
         return AskingStep(server, self.config, self.prompt, self.labels)
 
 

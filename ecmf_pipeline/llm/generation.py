@@ -51,10 +51,12 @@ class GenerationSteps:
     Attributes:
         config: The model.
         schema: The form of the answers.
+        budget: What may still be sent, where several loops share it; None: one of its own, as ``config`` says.
     """
 
     config: LlmConfig
     schema: Schema
+    budget: Budget | None = None
 
     def __call__(self, worker: int) -> GenerationStep:
         """Load the model, or open the client."""
@@ -62,7 +64,7 @@ class GenerationSteps:
             from ecmf_pipeline.llm.server import ChatServer
             from ecmf_pipeline.llm.server_generation import ServerGenerator
 
-            server = ChatServer(self.config.model, self.config.server, Budget(self.config.budget))
+            server = ChatServer(self.config.model, self.config.server, self.budget or Budget(self.config.budget))
             return GenerationStep(ServerGenerator(server, self.config.server), self.schema)
         from ecmf_pipeline.llm.local_generation import TransformersGenerator
 
@@ -164,6 +166,7 @@ def fill_in(
     books: ScoreBooks,
     retry_quarantined: bool = False,
     engine: Engine | None = None,
+    budget: Budget | None = None,
 ) -> Forms:
     """Have the model answer about each clip what no cache knows.
 
@@ -175,6 +178,7 @@ def fill_in(
         books: Where the stage keeps what it has asked.
         retry_quarantined: Whether questions that were set aside are tried again.
         engine: Who runs the workers; None: as ``config`` says.
+        budget: What may still be sent to a server, where a stage asks in several loops; None: one for this loop.
 
     Raises:
         ModelError: When the model cannot be loaded.
@@ -192,7 +196,7 @@ def fill_in(
         cache=cache,
         fingerprint=settings,
         books=books,
-        steps=GenerationSteps(config, schema),
+        steps=GenerationSteps(config, schema, budget),
         config=config,
         retry_quarantined=retry_quarantined,
         engine=engine,

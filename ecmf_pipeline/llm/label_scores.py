@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ecmf_pipeline.files import fingerprint
+from ecmf_pipeline.llm.budget import Budget
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.loop import ScoreBooks
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt
@@ -23,6 +24,7 @@ def label_scores(
     prompt: Prompt | None = None,
     retry_quarantined: bool = False,
     engine: Engine | None = None,
+    budget: Budget | None = None,
 ) -> Scored:
     """The calibrated label scores of what clips say, asking only what no cache knows.
 
@@ -34,6 +36,7 @@ def label_scores(
         prompt: The prompt with examples of the corpus; None: as it is packaged.
         retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
         engine: Who runs the workers; None: processes of this machine, as ``config`` says.
+        budget: What may still be sent to a server, where a stage asks in several loops; None: one for this loop.
 
     Returns:
         The scores, (n, K).
@@ -49,7 +52,7 @@ def label_scores(
         labels,
         fingerprint=fingerprint(config.settings(labels, prompt)),
         books=books,
-        steps=steps_of(config, asked, labels),
+        steps=steps_of(config, asked, labels, budget),
         config=config,
         retry_quarantined=retry_quarantined,
         engine=engine,

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline.llm.asking import AskingSteps
+from ecmf_pipeline.llm.cache import ScoreCache, parts
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.loop import ScoreBooks
 from ecmf_pipeline.llm.prompt import load_prompt
@@ -29,6 +30,7 @@ from ecmf_pipeline.llm.server_config import BudgetConfig, ServerConfig
 
 WORDS = ("neutral", "angry", "happy", "sad", "worried", "surprised")
 LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
+KEY = "sk-test-7f3a9c"
 SERVER_FAULTS = ("hang", "drop", "429", "500", "garbage", "html", "half envelope", "no choices")
 ANSWER_FAULTS = ("wrong label", "half JSON", "prose", "more keys")
 
@@ -51,10 +53,14 @@ def often_faulty(text: str, attempt: int) -> str:
 class FaultServer:
     """The server and its diary.
 
+    Args:
+        plan: What it does with a request, by the utterance and how often it was asked about it.
+
     Attributes:
         asked: Texts of all requests, in order of their arrival.
         paid: How many right answers were delivered whole, by text.
         faults: How many requests met each fault.
+        met: The texts that met each fault.
         requests: Bodies of all requests.
     """
 
@@ -63,6 +69,7 @@ class FaultServer:
         self.asked: list[str] = []
         self.paid: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
+        self.met: dict[str, set[str]] = defaultdict(set)
         self.requests: list[dict[str, Any]] = []
         self.headers: list[Message] = []
         self.closing = threading.Event()
@@ -71,6 +78,7 @@ class FaultServer:
         self.url = ""
 
     def respond(self, handler: BaseHTTPRequestHandler) -> None:
+        """Answer, or fail as planned."""
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
         text = _asked_about(body["messages"][-1]["content"])
         with self._lock:
@@ -81,6 +89,7 @@ class FaultServer:
             self.headers.append(handler.headers)
             fault = self.plan(text, attempt)
             self.faults[fault] += 1
+            self.met[fault].add(text)
         if fault == "hang":
             self.closing.wait(30)
         elif fault == "drop":
@@ -170,6 +179,7 @@ def serving(plan: Callable[[str, int], str] = often_faulty) -> Iterator[FaultSer
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
+            """A request."""
             try:
                 diary.respond(self)
             except OSError:  # whoever asked is gone
@@ -205,6 +215,7 @@ def settings(url: str, budget: BudgetConfig | None = None, **server: Any) -> Llm
 
 
 def books(folder: Path) -> ScoreBooks:
+    """Where the answers are kept."""
     return ScoreBooks("vote", folder / "cache", folder / ".spool", folder / "quarantine.csv")
 
 
@@ -220,9 +231,17 @@ def ask(folder: Path, texts: list[str], config: LlmConfig) -> Scored:
     )
 
 
+def kept(folder: Path) -> set[str]:
+    """Digests of the texts whose answers are on the disk, sealed or not."""
+    files = [*parts(folder / "cache" / "f"), *(folder / ".spool").rglob("*.batch")]
+    cache = ScoreCache(folder / "none", "f")
+    return {row.key for path in files for row in cache.parse(path.read_bytes())}
+
+
 def lines(count: int) -> list[str]:
+    """Texts whose right label `truth` knows."""
     return [f"line {number}" for number in range(count)]
 
 
 if __name__ == "__main__":
-    ask(Path(sys.argv[1]), lines(int(sys.argv[3])), settings(sys.argv[2]))
+    ask(Path(sys.argv[1]), lines(int(sys.argv[3])), settings(sys.argv[2], timeout=float(sys.argv[4])))

@@ -9,13 +9,17 @@ import pytest
 from fault_server import WORDS, books, lines, often_faulty, serving, settings, truth
 
 from ecmf_pipeline.errors import BudgetSpent
+from ecmf_pipeline.llm.asking import AskingSteps
+from ecmf_pipeline.llm.budget import Budget
 from ecmf_pipeline.llm.cache import AnswerCache
 from ecmf_pipeline.llm.client import Chat, Generated
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.generation import Forms, fill_in, generation_settings, question_key
+from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.rows import Written
 from ecmf_pipeline.llm.schema import Number, OneOf, Schema, SomeOf, Text
 from ecmf_pipeline.llm.server_config import BudgetConfig
+from ecmf_pipeline.llm.step import Utterance
 
 FORM = Schema.of(label=OneOf(WORDS))
 PROMPT = {"version": 1}
@@ -69,6 +73,19 @@ def test_a_budget_stops_cleanly(tmp_path: Path) -> None:
         found = ask(tmp_path, chats(lines(30)), settings(server.url))
         assert len(server.asked) == 30
     assert (found.cached, found.asked) == (10, 20)
+
+
+def test_loops_of_one_run_may_share_a_budget(tmp_path: Path) -> None:
+    budget = Budget(BudgetConfig(max_requests=7))
+    with serving(lambda *_: "ok") as server:
+        config = settings(server.url, concurrency=1)
+        fill_in(config, chats(lines(5)), FORM, prompt=PROMPT, books=books(tmp_path / "a"), budget=budget)
+        scorer = AskingSteps(config, load_prompt("emotion_en"), WORDS, budget)(0)
+        assert scorer.work([(Utterance("line 1", ()), "line 1")]) == []
+        with pytest.raises(BudgetSpent, match="7 requests"):
+            fill_in(config, chats(lines(5)), FORM, prompt=PROMPT, books=books(tmp_path / "b"), budget=budget)
+        scorer.close()
+        assert len(server.asked) == 7
 
 
 def test_a_local_model_answers_in_workers_and_is_not_asked_again(tiny: LlmConfig, tmp_path: Path) -> None:

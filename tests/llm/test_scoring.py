@@ -14,7 +14,7 @@ from scripted import Scripted, ask, books
 
 from ecmf_pipeline.errors import Interrupted, StoreBusy, TooManyQuarantined
 from ecmf_pipeline.files import sha256_text
-from ecmf_pipeline.llm import scoring
+from ecmf_pipeline.llm import loop
 from ecmf_pipeline.llm.cache import AnswerWriter, ScoreCache, parts
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.rows import TextScores
@@ -81,7 +81,7 @@ def test_no_words_at_all_build_no_model_but_the_table_is_there(tmp_path: Path) -
 
 
 def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "PART_SIZE", 8)
+    monkeypatch.setattr(loop, "PART_SIZE", 8)
     texts = ["word " * (7 * number % 11) + str(number) for number in range(30)]
     written = []
     for workers in (0, 1, 2):
@@ -96,7 +96,7 @@ def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path, monkeypatch
 
 
 def test_texts_of_like_length_share_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "PART_SIZE", 6)
+    monkeypatch.setattr(loop, "PART_SIZE", 6)
     ask(tmp_path, ["7777777", "1", "55555", "22", "333", "4444", "b", "a"])
     assert Scripted(tmp_path).calls() == [["1", "22", "333"], ["4444", "55555", "7777777"], ["b", "a"]]
 

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -14,28 +15,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fault_server import ANSWER_FAULTS, LABELS, SERVER_FAULTS, ask, lines, serving, settings, truth
+from fault_server import ANSWER_FAULTS, KEY, LABELS, SERVER_FAULTS, ask, kept, lines, serving, settings, truth
 
 from ecmf_pipeline.errors import BudgetSpent, ModelError, ParamsError, TooManyQuarantined, TryAgain
 from ecmf_pipeline.files import sha256_text
 from ecmf_pipeline.llm.budget import Budget
-from ecmf_pipeline.llm.cache import ScoreCache, parts
+from ecmf_pipeline.llm.cache import ScoreCache
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.server import ChatServer, _retry_after
 from ecmf_pipeline.llm.server_config import BudgetConfig, ServerConfig
 
-KEY = "sk-test-7f3a9c"
-
 
 def ok(_text: str, _attempt: int) -> str:
     return "ok"
-
-
-def kept(folder: Path) -> set[str]:
-    """Digests of the texts whose answers are on the disk, sealed or not."""
-    files = [*parts(folder / "cache" / "f"), *(folder / ".spool").rglob("*.batch")]
-    cache = ScoreCache(folder / "none", "f")
-    return {row.key for path in files for row in cache.parse(path.read_bytes())}
 
 
 def test_500_texts_through_every_fault(tmp_path: Path) -> None:
@@ -60,11 +52,17 @@ def test_500_texts_through_every_fault(tmp_path: Path) -> None:
 
 
 def test_a_resume_after_sigkill_asks_only_what_is_missing(tmp_path: Path) -> None:
-    with serving(ok) as server:
-        command = [sys.executable, str(Path(__file__).with_name("fault_server.py")), str(tmp_path), server.url, "400"]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as run:
-            while len(kept(tmp_path)) < 40:
-                assert run.poll() is None
+    reached = threading.Event()
+
+    def plan(_text: str, _attempt: int) -> str:
+        if len(server.asked) >= 60:
+            reached.set()
+        return "ok"
+
+    with serving(plan) as server:
+        command = [sys.executable, str(Path(__file__).with_name("fault_server.py")), str(tmp_path), server.url]
+        with subprocess.Popen([*command, "400", "30"], stderr=subprocess.DEVNULL) as run:
+            assert reached.wait(120)
             run.send_signal(signal.SIGKILL)
         paid, asked = kept(tmp_path), len(server.asked)
         assert 40 <= len(paid) < 400
