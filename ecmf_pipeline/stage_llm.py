@@ -13,6 +13,7 @@ from ecmf_pipeline.clips import Clip, Modality, labels_of
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.extraction.plan import present_digests
 from ecmf_pipeline.files import read_json
+from ecmf_pipeline.llm.budget import Budget
 from ecmf_pipeline.llm.calibration import held_out_temperatures
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.cues import face_cues, read_cues, speech_rate, voice_cues
@@ -52,10 +53,12 @@ class HowAsked:
     Attributes:
         workers: Processes side by side; None: as params say.
         retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
+        budget: What may still be sent to a server, where the stage asks in several loops; None: one for each loop.
     """
 
     workers: int | None = None
     retry_quarantined: bool = False
+    budget: Budget | None = None
 
     def config(self, llm: LlmConfig) -> LlmConfig:
         """The model's params with the workers asked for."""
@@ -134,6 +137,7 @@ def llm_votes(
         By source (``llm`` reads the words, ``llm/cues`` what face and voice do, ``llm/frames`` sees pictures),
         probabilities, (n, K), rows of NaN where it abstains.
     """
+    how = replace(how, budget=how.budget or Budget(params.llm.budget))
     folds = folds_of(corpus, params.vote.folds, params.vote.seed)
     scores: dict[str, list[Scored]] = {}
     values: dict[str, NDArray[np.float64]] = {}
@@ -153,6 +157,7 @@ def llm_votes(
             faces=params.faces,
             books=books,
             retry_quarantined=how.retry_quarantined,
+            budget=how.budget,
         )
         scores["llm/frames"], values["llm/frames"] = [found], found.values
     if "text" not in params.vote.inputs:
@@ -183,7 +188,13 @@ def llm_scores(
     if not any(text.strip() for text in texts.values()):
         return without_words(len(texts), len(labels), books)
     return label_scores(
-        how.config(config), texts, labels, books=books, prompt=prompt, retry_quarantined=how.retry_quarantined
+        how.config(config),
+        texts,
+        labels,
+        books=books,
+        prompt=prompt,
+        retry_quarantined=how.retry_quarantined,
+        budget=how.budget,
     )
 
 

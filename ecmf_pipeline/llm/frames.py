@@ -66,6 +66,7 @@ class ShowingSteps:
         corpus_root: What the clips' paths are relative to.
         media: How clips are decoded.
         faces: How faces are found, where they are shown.
+        budget: What may still be sent, where several loops share it; None: one of its own, as ``config`` says.
     """
 
     config: LlmConfig
@@ -74,12 +75,14 @@ class ShowingSteps:
     corpus_root: Path
     media: MediaConfig
     faces: FaceConfig
+    budget: Budget | None = None
 
     def __call__(self, worker: int) -> ShowingStep:  # noqa: ARG002 - there is one for all threads
         """Open the client."""
         from ecmf_pipeline.llm.server import ChatServer
 
-        return ShowingStep(ChatServer(self.config.model, self.config.server, Budget(self.config.budget)), self)
+        budget = self.budget or Budget(self.config.budget)
+        return ShowingStep(ChatServer(self.config.model, self.config.server, budget), self)
 
 
 class ShowingStep(Step[ClipToShow, list[bytes], TextScores]):
@@ -162,6 +165,7 @@ def frame_scores(
     books: ScoreBooks,
     retry_quarantined: bool = False,
     engine: Engine | None = None,
+    budget: Budget | None = None,
 ) -> Scored:
     """Label scores of clips by their pictures, (n, K), asking only about files that no cache knows.
 
@@ -175,6 +179,7 @@ def frame_scores(
         books: Where the stage keeps what it has asked.
         retry_quarantined: Whether clips that were set aside are tried again.
         engine: Who runs the workers; None: threads, as ``config`` says.
+        budget: What may still be sent, where a stage asks in several loops; None: one for this loop.
 
     Raises:
         ParamsError: When the prompt does not say how a server is asked about pictures.
@@ -196,7 +201,7 @@ def frame_scores(
         cache=cache,
         fingerprint=settings,
         books=books,
-        steps=ShowingSteps(config, prompt, tuple(labels), corpus_root, media, faces),
+        steps=ShowingSteps(config, prompt, tuple(labels), corpus_root, media, faces, budget),
         config=config,
         retry_quarantined=retry_quarantined,
         engine=engine,

@@ -29,7 +29,9 @@ def test_packaged_prompts_cover_the_six_labels(name: str) -> None:
     rendered = prompt.render("X", SIX)
     assert all(rendered.count(word) >= 2 for word in prompt.words(SIX))  # listed, and in an example
     if name.startswith("cues_"):
-        assert sorted(prompt.everyday) == sorted(load_rewrite_prompt(name.replace("cues", "rewrite")).cue_words.values())
+        assert sorted(prompt.everyday) == sorted(
+            load_rewrite_prompt(name.replace("cues", "rewrite")).cue_words.values()
+        )
     else:
         assert len(prompt.everyday) == len(set(prompt.everyday)) == 24
     examples = {known.example for known in prompt.labels.values()}
