@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from ecmf_pipeline.clips import Modality
 from ecmf_pipeline.errors import WORKER_NOTE, EcmfError, Interrupted
+from ecmf_pipeline.llm_cli import llm_app
 from ecmf_pipeline.store_cli import store_app
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
@@ -43,6 +44,7 @@ app = typer.Typer(
 
 
 app.add_typer(store_app, name="store")
+app.add_typer(llm_app, name="llm")
 
 
 class TrainedOn(StrEnum):
@@ -93,6 +95,26 @@ def index() -> None:
     from ecmf_pipeline.stages import index as stage
 
     stage.run()
+
+
+@app.command()
+def transcribe(workers: WorkersOption = None, *, retry_quarantined: RetryOption = False) -> None:
+    """Write down what is said in clips without words (transcribe.model: a Whisper model); each file is heard once."""
+    from ecmf_pipeline.stages import transcribe as stage
+
+    stage.run(workers=workers, retry_quarantined=retry_quarantined)
+
+
+@app.command()
+def cues(
+    of: Annotated[
+        list[Modality] | None, typer.Option(help="A branch: face or audio; may be repeated. Default: rewrite.cues.")
+    ] = None,
+) -> None:
+    """Put what faces and voices do into words for the rewrite, from extracted features (where rewrite.cues asks)."""
+    from ecmf_pipeline.stages import cues as stage
+
+    stage.run(of or [])
 
 
 @app.command()

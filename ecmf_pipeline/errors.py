@@ -26,8 +26,11 @@
     │   ├── WorkerCrashed       it made the process that worked on it crash (a decoder's segmentation fault, say)
     │   ├── WorkerKilled        the process that worked on it was killed from outside, twice: tried again next time
     │   ├── OutOfMemory         it takes more memory than there is
+    │   ├── RequestRefused      a server refuses to answer about it
+    │   ├── ServerUnavailable   a server failed each time it was asked about it: tried again in the next run
     │   └── ClipTimeout         it takes longer than `clip_timeout`
     ├── TooManyQuarantined      more clips are bad than the params allow: exit code 1
+    ├── BudgetSpent             what params allow to be sent to a server is sent: exit code 1
     ├── TryAgain                clips failed for reasons that may pass: exit code 1, so that DVC runs the stage again
     └── Interrupted             Ctrl-C or SIGTERM: exit code 130, what was complete is kept
 
@@ -175,12 +178,31 @@ class OutOfMemory(ClipError):
     """The clip takes more memory than there is, also when it is tried alone."""
 
 
+class RequestRefused(ClipError):
+    """A server refuses to answer about the clip (too long, its content filter), while it answers about others."""
+
+
+class ServerUnavailable(ClipError):
+    """A server failed each time it was asked about the clip."""
+
+    is_transient = True
+
+
 class ClipTimeout(ClipError):
     """The clip takes longer than `clip_timeout`, also when it is tried alone."""
 
 
 class TooManyQuarantined(EcmfError):
     """More clips are quarantined than the params allow; what was computed is kept."""
+
+
+class BudgetSpent(EcmfError):
+    """What params allow to be sent to a server is sent; the answers are kept."""
+
+    def __str__(self) -> str:
+        return (
+            f"{super().__str__()}\n  what was answered is kept; raise llm.budget or run the same command again to go on"
+        )
 
 
 class TryAgain(EcmfError):

@@ -23,7 +23,9 @@ from ecmf_pipeline.encoders.config import TransformersConfig
 from ecmf_pipeline.encoders.weights import hub_reference
 from ecmf_pipeline.errors import ModelError
 from ecmf_pipeline.extraction.plan import branch_settings
-from ecmf_pipeline.files import sha256_file, write_atomic, write_json
+from ecmf_pipeline.files import fingerprint, sha256_file, write_atomic, write_json
+from ecmf_pipeline.llm.prompt import load_prompt
+from ecmf_pipeline.llm.rewrite_prompt import load_rewrite_prompt
 from ecmf_pipeline.params import Params, load_params
 from ecmf_pipeline.progress import say
 from ecmf_pipeline.quarantine import Quarantine
@@ -45,6 +47,7 @@ def index() -> None:
         quarantine.add(entry.clip_id, entry.reason, entry.message, entry.digest)
     quarantine.write()
     _write(listing, result)
+    layout.CUES.mkdir(parents=True, exist_ok=True)  # `rewrite` depends on what is in there, also where nothing is
     notes = {layout.SETTINGS / f"{name}.json": note for name, note in _notes(params, listing.labels).items()}
     are_known = [_write_note(path, note) for path, note in notes.items()]
     changed = write_manifest(layout.MANIFEST, result.clips)
@@ -71,7 +74,8 @@ def _watched(params: Params, notes: Iterable[Path]) -> index_stamp.Watched:
     Any text in the settings of models may name a file or a folder; one that names none may do so tomorrow.
     """
     folders, trees = looked_at(params.corpus, face_crops=params.faces.are_cut_already)
-    named = [params.llm, params.faces, *params.encoders.values()]
+    models = [params.llm, params.llm.votes, params.rewrite, params.transcribe, params.faces]
+    named = [*models, *params.encoders.values()]
     texts = {str(value) for model in named for value in dict(model).values() if isinstance(value, str | Path)}
     trees += [Path(text) for text in sorted(texts) if text]
     trees.append(Path(params.llm.model, params.llm.gguf_file or ""))
@@ -79,6 +83,8 @@ def _watched(params: Params, notes: Iterable[Path]) -> index_stamp.Watched:
     transformers = [encoder for encoder in params.encoders.values() if isinstance(encoder, TransformersConfig)]
     on_hub = [encoder for encoder in transformers if not Path(encoder.model).is_dir()]
     trees += [hub_reference(encoder.model, encoder.revision) for encoder in on_hub]
+    if params.transcribe.model and not Path(params.transcribe.model).is_dir():
+        trees.append(hub_reference(params.transcribe.model, params.transcribe.revision))
     written = [layout.MANIFEST, layout.CORPUS, layout.FINDINGS, layout.quarantine("index"), _METRICS, *notes]
     return index_stamp.Watched(*(tuple(map(str, paths)) for paths in (folders, trees, written)))
 
@@ -109,6 +115,9 @@ def _notes(params: Params, labels: Sequence[str]) -> dict[str, Callable[[], dict
     return {
         **{f"extract-{modality.value}": partial(_extraction, params, modality) for modality in Modality},
         "llm": partial(params.llm.settings, labels or MER_LABELS),
+        "rewrite": partial(_rewriting, params),
+        "transcribe": params.transcribe.settings,
+        "vote": partial(_voting, params),
         "labels": partial(_label_files, params),
         "rounds": partial(_rounds, params),
         "package": partial(dict, version=__version__),
@@ -119,6 +128,21 @@ def _extraction(params: Params, modality: Modality) -> dict[str, Any]:
     if modality not in params.extract.encoders:
         return {"used": False}
     return branch_settings(modality, params.encoder_of(modality), params.media, params.faces)
+
+
+def _rewriting(params: Params) -> dict[str, Any]:
+    prompt = load_rewrite_prompt(params.rewrite.prompt)
+    return {"prompt": fingerprint(prompt.model_dump(mode="json")), "how": params.rewrite.how}
+
+
+def _voting(params: Params) -> dict[str, Any]:
+    """The prompts that are asked for beside the one of ``llm``."""
+    note: dict[str, Any] = {"inputs": list(params.vote.inputs)}
+    if "cues" in params.vote.inputs:
+        note["cues"] = fingerprint(load_prompt(params.llm.votes.cues_prompt).model_dump(mode="json"))
+    if "frames" in params.vote.inputs:
+        note["frames"] = fingerprint(load_prompt(params.llm.prompt).model_dump(mode="json"))
+    return note
 
 
 def _label_files(params: Params) -> dict[str, Any]:

@@ -20,9 +20,13 @@ CORPUS = DATA / "corpus.json"
 QUARANTINE = DATA / "quarantine"
 SETTINGS = DATA / "settings"
 FINDINGS = DATA / "index" / "findings.csv"
+TRANSCRIPTS = DATA / "transcripts" / "transcripts.csv"
+TRANSCRIPT_CACHE = DATA / "transcripts" / "cache"
+CUES = DATA / "cues"
 REWRITE = DATA / "rewrite"
 REWRITES = REWRITE / "rewrites.csv"
 REWRITE_CACHE = REWRITE / "cache"
+REWRITE_ANSWERS = REWRITE / "answers"
 VOTES = DATA / "votes" / "votes.csv"
 VOTE_CACHE = DATA / "votes" / "cache"
 REFINED = DATA / "labels" / "refined.csv"
@@ -39,6 +43,11 @@ REPORT = DATA / "report" / "index.html"
 def features(modality: Modality) -> Path:
     """The feature store of a modality."""
     return DATA / "features" / f"{modality.value}.zarr"
+
+
+def cues(modality: Modality) -> Path:
+    """What a modality shows of each clip, in words."""
+    return CUES / f"{modality.value}.csv"
 
 
 def quarantine(stage: str, modality: Modality | None = None) -> Path:

@@ -181,6 +181,14 @@ def read_audio(path: Path) -> NDArray[np.float32]:
     return samples.astype(np.float32, copy=False)
 
 
+def has_changed(path: Path, size: int) -> bool:
+    """Whether a file has another size than it had when it was indexed (0: not known)."""
+    try:
+        return bool(size) and path.is_file() and path.stat().st_size != size
+    except OSError:  # who reads it says what is wrong
+        return False
+
+
 def resolved_reader(config: MediaConfig) -> Literal["decord", "pyav"]:
     """Whose pictures are read on this machine."""
     if config.reader == "auto":

@@ -17,10 +17,9 @@ from ecmf_pipeline.errors import ClipError, InputError
 from ecmf_pipeline.extraction.plan import branch_settings, plan_branch
 from ecmf_pipeline.extraction.run import extract, writing
 from ecmf_pipeline.files import fingerprint, sha256_file
-from ecmf_pipeline.llm.prompt import load_prompt
-from ecmf_pipeline.llm.rewrite import enrich
-from ecmf_pipeline.llm.scoring import ScoreBooks, probabilities, scored
-from ecmf_pipeline.llm.step import LocalScorers
+from ecmf_pipeline.llm.enriching import enrich_texts
+from ecmf_pipeline.llm.loop import ScoreBooks
+from ecmf_pipeline.llm.rewrite_prompt import Context
 from ecmf_pipeline.params import Params
 
 if TYPE_CHECKING:
@@ -94,18 +93,14 @@ def _with_media(words: Clip, video: Path) -> Clip:
 def _enriched(params: Params, clip: Clip, folder: Path, labels: list[str]) -> dict[str, ClipText]:
     if not clip.transcript:
         return {}
-    scores = scored(
-        {clip.clip_id: clip.transcript},
+    found = enrich_texts(
+        params.llm.model_copy(update={"workers": 0, "max_quarantined": 1.0}),
+        params.rewrite,
+        {clip.clip_id: Context(clip.transcript)},
         labels,
-        fingerprint=fingerprint(params.llm.settings(labels)),
         books=ScoreBooks("rewrite", folder / "cache", folder / "spool", folder / "rewrite.csv"),
-        scorers=LocalScorers(params.llm),
-        config=params.llm.model_copy(update={"workers": 0, "max_quarantined": 1.0}),
     )
-    probs = probabilities(scores.values, temperature=params.rewrite.temperature)[0]
-    prompt = load_prompt(params.llm.prompt)
-    words = enrich(clip.transcript, probs, labels, prompt=prompt, config=params.rewrite)
-    return {clip.clip_id: ClipText(clip.transcript, words)}
+    return {clip.clip_id: ClipText(clip.transcript, found.texts[clip.clip_id])}
 
 
 def _predicted(

@@ -41,6 +41,7 @@ from ecmf_pipeline.media import MediaConfig
 from ecmf_pipeline.pooling import Pool, PoolOrFrames
 from ecmf_pipeline.presets import DEFAULT_PRESET, over_preset
 from ecmf_pipeline.report.config import ReportConfig
+from ecmf_pipeline.transcription.config import TranscribeConfig
 
 
 class IndexConfig(Config):
@@ -102,6 +103,7 @@ class Params(Config):
         faces: How faces are found and cut out.
         encoders: Frozen models by name.
         extract: Which encoder serves which modality.
+        transcribe: Words for clips that come without any.
         llm: The language model.
         rewrite: How transcripts are enriched.
         train: The fusion model and its training; `predict` has no settings of its own.
@@ -121,6 +123,7 @@ class Params(Config):
     faces: FaceConfig = FaceConfig()
     encoders: dict[str, EncoderConfig] = Field(default_factory=_embedded_encoders)
     extract: ExtractConfig = ExtractConfig()
+    transcribe: TranscribeConfig = TranscribeConfig()
     llm: LlmConfig = LlmConfig()
     rewrite: RewriteConfig = RewriteConfig()
     train: TrainConfig = TrainConfig()
@@ -140,7 +143,25 @@ class Params(Config):
             raise ValueError(f"corpus.root: say where the {self.corpus.kind} corpus stands")
         if self.faces.are_cut_already and self.corpus.kind != "mer":
             raise ValueError(f"faces.source: {self.faces.source} crops come with corpora of corpus.kind mer alone")
+        if "frames" in self.vote.inputs and self.llm.backend != "openai":
+            raise ValueError("vote.inputs: frames are shown to a server whose model can see: set llm.backend to openai")
+        if "cues" in self.vote.inputs and not self.llm.votes.cues:
+            raise ValueError("llm.votes.cues: vote.inputs asks for cues: name face, audio or both")
+        for kind in self.rewrite.cues:
+            self._check_cues(kind, "rewrite.cues")
+        for kind in self.llm.votes.cues if "cues" in self.vote.inputs else ():
+            self._check_cues(kind, "llm.votes.cues")
         return self
+
+    def _check_cues(self, kind: str, key: str) -> None:
+        modality = Modality(kind)
+        names = self.extract.names_of(modality) if modality in self.extract.encoders else ()
+        wanted = MiniXceptionConfig if modality is Modality.FACE else EgemapsConfig
+        if len(names) != 1 or not isinstance(self.encoders[names[0]], wanted):
+            raise ValueError(
+                f"{key}: {kind} is put into words from {wanted.model_fields['type'].default} alone, and "
+                f"extract.encoders.{kind} is {', '.join(names) or 'not in use'}"
+            )
 
     def _check_encoders(self, modality: Modality) -> None:
         names, key = self.extract.names_of(modality), f"extract.encoders.{modality.value}"

@@ -1,9 +1,9 @@
-"""What several stages open: the corpus with its labels, pooled features, LLM scores."""
+"""What several stages open: the corpus with its labels, its words, pooled features."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline import layout
 from ecmf_pipeline.clips import Clip, Modality, labels_of, read_manifest
-from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.dataset import StoredFeatures, open_features
 from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.errors import CorpusError, MissingInput, ModelError
@@ -20,24 +19,11 @@ from ecmf_pipeline.extraction.plan import branch_settings
 from ecmf_pipeline.files import fingerprint, read_json
 from ecmf_pipeline.labels.outside import read_verdicts
 from ecmf_pipeline.labels.tables import read_votes
-from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.scoring import ScoreBooks, Scored, scored, without_words
-from ecmf_pipeline.llm.step import LocalScorers
 from ecmf_pipeline.params import Params
 from ecmf_pipeline.predictions import NO_MODALITY, PredictionTable
 from ecmf_pipeline.progress import say
 from ecmf_pipeline.texts import read_texts
-
-REWRITE_BOOKS = ScoreBooks(
-    "rewrite", layout.REWRITE_CACHE, layout.DATA / ".rewrite.spool", layout.quarantine("rewrite")
-)
-VOTE_BOOKS = ScoreBooks(
-    "vote",
-    layout.VOTE_CACHE,
-    layout.DATA / ".votes.spool",
-    layout.quarantine("vote"),
-    earlier=(REWRITE_BOOKS,),  # what `rewrite` asked is not asked again
-)
+from ecmf_pipeline.transcription.table import read_transcripts, with_transcripts
 
 FUSION = "fusion"
 """The fusion model as a source of votes."""
@@ -63,6 +49,15 @@ class Corpus:
     synthetic: bool
 
 
+def read_spoken_manifest(params: Params) -> list[Clip]:
+    """The manifest, with what `transcribe` heard in clips of which the corpus knows no words.
+
+    Raises:
+        MissingInput: When `index` has not run yet, or `transcribe` has not where params name a model for it.
+    """
+    return _with_words(params, read_manifest(layout.MANIFEST))
+
+
 def read_corpus_tables() -> Corpus:
     """Read what `index` wrote.
 
@@ -72,6 +67,21 @@ def read_corpus_tables() -> Corpus:
     clips = read_manifest(layout.MANIFEST)
     corpus: dict[str, Any] = read_json(layout.CORPUS, made_by="index")
     return Corpus(clips, corpus["labels"], corpus["candidates"], corpus["synthetic"])
+
+
+def with_words(params: Params, corpus: Corpus) -> Corpus:
+    """The corpus with what `transcribe` heard in clips of which it knows no words.
+
+    Raises:
+        MissingInput: When `transcribe` has not run yet and params name a model for it.
+    """
+    return replace(corpus, clips=_with_words(params, corpus.clips))
+
+
+def _with_words(params: Params, clips: list[Clip]) -> list[Clip]:
+    if params.transcribe.model is None:
+        return clips
+    return with_transcripts(clips, read_transcripts(layout.TRANSCRIPTS))
 
 
 def read_labelled_corpus() -> Corpus:
@@ -195,40 +205,3 @@ def expected_fingerprint(params: Params, modality: Modality) -> str | None:
         return fingerprint(branch_settings(modality, params.encoder_of(modality), params.media, params.faces))
     except ModelError:
         return None  # features pulled from a colleague are read without the weights that made them
-
-
-def llm_scores(
-    config: LlmConfig,
-    clips: Sequence[Clip],
-    books: ScoreBooks,
-    *,
-    workers: int | None = None,
-    retry_quarantined: bool = False,
-) -> tuple[Sequence[str], Scored]:
-    """The LLM's calibrated label scores of what clips say, asking only what no cache knows.
-
-    Args:
-        config: The model and what it is asked.
-        clips: The clips, (n,).
-        books: Where the stage keeps what it has asked.
-        workers: Processes side by side; None: as ``config`` says.
-        retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
-
-    Returns:
-        The labels asked for (MER's six where the corpus has fewer than two), and the scores, (n, K).
-    """
-    labels = read_json(layout.CORPUS, made_by="index")["labels"]
-    if len(labels) < 2:  # nothing to choose between; the words can be enriched all the same
-        labels = MER_LABELS
-    if not any(clip.transcript.strip() for clip in clips):
-        return labels, without_words(len(clips), len(labels), books)
-    scores = scored(
-        {clip.clip_id: clip.transcript for clip in clips},
-        labels,
-        fingerprint=fingerprint(config.settings(labels)),
-        books=books,
-        scorers=LocalScorers(config),
-        config=config if workers is None else config.model_copy(update={"workers": workers}),
-        retry_quarantined=retry_quarantined,
-    )
-    return labels, scores

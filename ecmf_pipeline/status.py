@@ -16,6 +16,7 @@ from ecmf_pipeline.progress import say
 from ecmf_pipeline.quarantine import read_all, read_quarantine
 from ecmf_pipeline.stage_inputs import expected_fingerprint
 from ecmf_pipeline.texts import read_texts
+from ecmf_pipeline.transcription.table import read_transcripts, with_transcripts
 
 _ROW = "{:<18}{:>9}{:>9}{:>9}{:>13}"
 
@@ -46,6 +47,8 @@ def _rows(params: Params) -> Iterator[Row]:
         yield "index", 0, "all", "", ""
         return
     clips = read_manifest(layout.MANIFEST)
+    if params.transcribe.model and layout.TRANSCRIPTS.is_file():
+        clips = with_transcripts(clips, read_transcripts(layout.TRANSCRIPTS))
     bad = len(read_quarantine(layout.quarantine("index")))
     without_file = sum(not clip.path for clip in clips)
     yield "index", len(clips) - bad - without_file, 0, without_file, bad

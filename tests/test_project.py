@@ -56,7 +56,7 @@ def test_every_verb_is_in_the_readme_and_has_help(repository):
 
 def test_caches_are_kept_when_dvc_runs_a_stage_again(repository):
     stages = yaml.safe_load((repository / "dvc.yaml").read_text())["stages"]
-    for name in ("models", "sample", "index", "rewrite", "extract", "vote"):
+    for name in ("models", "sample", "index", "transcribe", "rewrite", "extract", "vote"):
         outs = stages[name].get("do", stages[name])["outs"]
         assert all(isinstance(out, dict) and next(iter(out.values()))["persist"] for out in outs), name
 
@@ -84,16 +84,19 @@ def test_git_ignores_all_that_dvc_keeps(repository, project):
     listed = {f"{folder}/{name}" for folder, names in IGNORED.items() for name in names}
     kept = set()
     for stage in yaml.safe_load((repository / "dvc.yaml").read_text())["stages"].values():
-        for item in stage.get("foreach") or [None]:
+        # What is listed in params, as of `cues`, may be any of its values.
+        listed_in_params = isinstance(stage.get("foreach"), str)
+        for item in ("face", "audio") if listed_in_params else stage.get("foreach") or [None]:
             values = stage["foreach"][item] if isinstance(stage.get("foreach"), dict) else {}
             for out in stage.get("do", stage)["outs"]:
                 path, options = next(iter(out.items())) if isinstance(out, dict) else (out, {})
                 for name, value in values.items():
                     path = path.replace(f"${{item.{name}}}", value)
                 if options.get("cache", True):
-                    kept.add(path.replace("${key}", str(item)))
+                    kept.add(path.replace("${key}", str(item)).replace("${item}", str(item)))
     beside = {f"data/.index{name}" for name in ("-cache.json", "-stamp.json", ".spool", ".lock")}
-    beside |= {"data/.rewrite.spool", "data/.votes.spool", "data/transfer.json"}
+    beside |= {"data/.transcripts.spool", "data/.rewrite.spool", "data/.votes.spool", "data/transfer.json"}
+    beside |= {f"data/quarantine/vote-{name}.csv" for name in ("cues", "frames", "examples-*")}
     beside |= {f"data/features/.*.zarr.{name}" for name in ("spool", "lock", "damaged")}
     assert listed == kept | beside
     assert (project / "data" / "features" / ".gitignore").read_text().splitlines()[0] == "/global.zarr"

@@ -15,10 +15,9 @@ from ecmf_pipeline.errors import TryAgain
 from ecmf_pipeline.extraction.plan import plan_branch
 from ecmf_pipeline.extraction.run import extract, writing
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.prompt import load_prompt
-from ecmf_pipeline.llm.rewrite import enrich
-from ecmf_pipeline.llm.scoring import ScoreBooks, probabilities, scored
-from ecmf_pipeline.llm.step import LocalScorers
+from ecmf_pipeline.llm.enriching import enrich_texts
+from ecmf_pipeline.llm.loop import ScoreBooks
+from ecmf_pipeline.llm.rewrite_prompt import Context
 from ecmf_pipeline.params import Params
 from ecmf_pipeline.runner import LocalProcesses
 from ecmf_pipeline.runner.machine import usable_cores
@@ -151,19 +150,9 @@ def ask_llm(params: Params, clips: Sequence[Clip], labels: Sequence[str], folder
     two_batches = (len(clips) + 1) // 2  # the first one's time is that of loading, too
     config: LlmConfig = params.llm.model_copy(update={"batch_size": two_batches, "max_quarantined": 1.0})
     engine = TimedEngine(LocalProcesses(1, config.clip_timeout, threads=usable_cores()))
-    answers = scored(
-        {clip.clip_id: clip.transcript for clip in clips},
-        labels,
-        fingerprint="doctor",
-        books=books,
-        scorers=LocalScorers(config),
-        config=config,
-        engine=engine,
-    )
-    probs = probabilities(answers.values, temperature=params.rewrite.temperature)
-    prompt = load_prompt(config.prompt)
-    texts: dict[str, ClipText] = {}
-    for clip, row in zip(clips, probs, strict=True):
-        enriched = enrich(clip.transcript, row, labels, prompt=prompt, config=params.rewrite)
-        texts[clip.clip_id] = ClipText(clip.transcript, enriched, clip.translation)
+    contexts: dict[str, Context] = {clip.clip_id: Context(clip.transcript) for clip in clips}
+    answers = enrich_texts(config, params.rewrite, contexts, labels, books=books, engine=engine)
+    texts: dict[str, ClipText] = {
+        clip.clip_id: ClipText(clip.transcript, answers.texts[clip.clip_id], clip.translation) for clip in clips
+    }
     return Answers(texts, answers.quarantined, engine.seconds_an_item(), engine.includes_loading)

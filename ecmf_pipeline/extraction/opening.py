@@ -20,7 +20,7 @@ from ecmf_pipeline.config import Frames
 from ecmf_pipeline.encoders.base import ClipText, Prepared, Preparer
 from ecmf_pipeline.errors import ChangedSinceIndex, ClipError
 from ecmf_pipeline.faces import FaceConfig, FaceFinder, FaceTrack, read_openface
-from ecmf_pipeline.media import MediaConfig, Sampling, read_audio, read_samplings
+from ecmf_pipeline.media import MediaConfig, Sampling, has_changed, read_audio, read_samplings
 from ecmf_pipeline.memory import want_of_memory
 from ecmf_pipeline.runner import Opener, Target
 
@@ -125,7 +125,7 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
                 self._prepare(Modality.FACE, partial(self._face_crops, item.clip), opened)
             if media := item.digests.keys() - elsewhere:
                 path = self._corpus_root / item.clip.path
-                if _has_changed(path, item.clip.bytes):
+                if has_changed(path, item.clip.bytes):
                     # Its features would be kept under the digest of what it was.
                     changed = ChangedSinceIndex("the file has changed since it was indexed: run `ecmf-pipe index`")
                     opened.update(dict.fromkeys(media, changed))
@@ -135,7 +135,7 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
 
     def _face_crops(self, clip: Clip) -> tuple[FaceTrack, _Sides]:
         path = self._corpus_root / clip.face_path
-        if _has_changed(path, clip.face_bytes):
+        if has_changed(path, clip.face_bytes):
             raise ChangedSinceIndex("the file of its face crops has changed since indexing: run `ecmf-pipe index`")
         track = read_openface(path, count=self._frames[Modality.FACE], size=self._faces.crop_size)
         return track, track.side_arrays(None)
@@ -172,11 +172,3 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
 
 def _as_it_is(sampling: Sampling) -> tuple[NDArray[np.uint8], _Sides]:
     return sampling.frames, {"times": sampling.times}
-
-
-def _has_changed(path: Path, size: int) -> bool:
-    """Whether a file has another size than it had when it was indexed (0: not known)."""
-    try:
-        return bool(size) and path.is_file() and path.stat().st_size != size
-    except OSError:  # who reads it says what is wrong
-        return False

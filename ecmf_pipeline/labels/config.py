@@ -81,6 +81,9 @@ class VoteConfig(Config):
             that gains on held-out labels. A further round costs ``folds`` times the first.
         linear: The linear voter of each modality; null leaves it out.
         lightgbm: The LightGBM voter of each modality; null leaves it out.
+        inputs: What the LLM judges by, each a source of its own: the words (text; the source ``llm``), what face and
+            voice do, in words (cues; ``llm/cues``), and pictures (frames; ``llm/frames``), which takes a server whose
+            model can see. None: it does not vote.
         llm_margin: The LLM abstains where its first choice leads its second by less than this probability.
         sources: Csv files of further votes: ``clip_id,source`` and either ``label`` or ``p_<label>`` of every label.
             They must not be made from the given labels of the clips they judge.
@@ -91,6 +94,7 @@ class VoteConfig(Config):
     rounds: int = Field(default=1, ge=1)
     linear: LinearConfig | None = LinearConfig()
     lightgbm: LightGbmConfig | None = LightGbmConfig()
+    inputs: tuple[Literal["text", "cues", "frames"], ...] = ("text",)
     llm_margin: float = Field(default=0.2, ge=0, le=1)
     sources: tuple[str, ...] = ()
 

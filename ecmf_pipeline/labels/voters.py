@@ -202,8 +202,12 @@ def joined(features: Mapping[str, NDArray[np.floating]]) -> Floats:
 
 
 def family_of(source: str) -> str:
-    """Sources that judge by the same input are one family: all voters of a modality; the LLM reads the words."""
-    return {"llm": "text", "fusion": ALL}.get(source, source.partition("/")[0])
+    """Sources that judge by the same input are one family: all voters of a modality; the LLM reads the words.
+
+    What it is told of face and voice comes from both branches' features; the pictures it sees are those of `global`.
+    """
+    families = {"llm": "text", "llm/cues": ALL, "llm/frames": "global", "fusion": ALL}
+    return families.get(source, source.partition("/")[0])
 
 
 def abstain_where_unsure(probs: NDArray[np.floating], margin: float) -> Floats:

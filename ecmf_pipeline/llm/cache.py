@@ -1,86 +1,39 @@
-"""Scores already paid for: immutable parts of whole lines, in a folder per fingerprint.
+"""Answers already paid for: immutable parts of whole lines, in a folder per fingerprint.
 
 A line is ``{"key": <SHA-256 of the text>, "scores": [...]}``, with ``"cut": true`` where only the beginning of the text
-was read. Nothing is ever appended to a file, so that DVC sends new parts alone and a file that its cache shares stays
-as it was; parts are made aside and renamed into place. What the workers of a run have finished waits in a spool until
-it is sealed into a part. A text that was paid for twice merely stands twice; a damaged line costs that line.
+was read. A text on which the model gave no valid answer has no scores but ``"raw": [...]``, what it said instead: it is
+not asked again either. Where a form was filled in, ``values`` stands for the scores.
+
+Nothing is ever appended to a file, so that DVC sends new parts alone and a file that its cache shares stays as it was;
+parts are made aside and renamed into place. What the workers of a run have finished waits in a spool until it is sealed
+into a part. A text that was paid for twice merely stands twice; a damaged line costs that line.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Generic, TypeVar
 
 from ecmf_pipeline.files import sha256_text, write_atomic
+from ecmf_pipeline.llm.rows import CacheRow, TextScores
 from ecmf_pipeline.spool import Spool, flush_folder
 from ecmf_pipeline.spooled import SpooledWriter
 
-DIGITS = 6
-"""Decimals that are kept of a score."""
+RowT = TypeVar("RowT", bound=CacheRow)
 
 _PART = re.compile(r"part-(\d{6,})-[0-9a-f]{8}\.jsonl")
 
 
-@dataclass(frozen=True, slots=True)
-class TextScores:
-    """What a model said of one text.
-
-    Attributes:
-        key: SHA-256 of the text.
-        scores: A score for each label, (K,), rounded to `DIGITS`.
-        cut: Whether the text was too long and only its beginning was read.
-    """
-
-    key: str
-    scores: tuple[float, ...]
-    cut: bool = False
-
-    @classmethod
-    def of(cls, text: str, scores: NDArray[np.float64], *, cut: bool = False) -> TextScores:
-        """Scores of a text, rounded.
-
-        Raises:
-            ValueError: When a score is not finite.
-        """
-        if not np.isfinite(scores).all():
-            raise ValueError(f"scores {scores} are not finite")
-        return cls(sha256_text(text), tuple(np.round(scores, DIGITS).tolist()), cut)
-
-    def line(self) -> str:
-        """The line of the cache, with its end."""
-        entry = {"key": self.key, "scores": list(self.scores)} | ({"cut": True} if self.cut else {})
-        return json.dumps(entry, allow_nan=False, separators=(",", ":")) + "\n"
-
-    @classmethod
-    def parse(cls, line: bytes) -> TextScores:
-        """Read a line.
-
-        Raises:
-            ValueError: When it is damaged.
-        """
-        try:
-            entry = json.loads(line)
-            found = cls(entry["key"], tuple(map(float, entry["scores"])), bool(entry.get("cut", False)))
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"not a line of scores: {line!r}") from error
-        if not isinstance(found.key, str) or not all(map(math.isfinite, found.scores)):
-            raise ValueError(f"not a line of scores: {line!r}")
-        return found
-
-
-class ScoreCache:
-    """Scores by text. Reading needs no lock; `ScoreWriter` adds.
+class AnswerCache(Generic[RowT]):
+    """Answers by what was asked about. Reading needs no lock; `AnswerWriter` adds.
 
     Args:
         folder: Where this cache stands; need not exist yet.
-        fingerprint: Of all that changes a score (model, prompt, labels...); names the folder of the parts.
+        fingerprint: Of all that changes an answer (model, prompt, labels...); names the folder of the parts.
+        parse: Reads a line, and raises a ValueError where it is damaged.
         also: Further caches that are read only, such as that of a stage which asked the same before.
 
     Attributes:
@@ -89,26 +42,33 @@ class ScoreCache:
         dropped: How many damaged lines were passed over while reading.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, *, also: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, folder: Path, fingerprint: str, parse: Callable[[bytes], RowT], *, also: Sequence[Path] = ()
+    ) -> None:
         self.root = folder
         self.folder = folder / fingerprint
         self.dropped = 0
+        self._parse = parse
         self._places = [*also, folder]
         self._read: set[Path] = set()
-        self._rows: dict[str, TextScores] = {}
+        self._rows: dict[str, RowT] = {}
         self.refresh()
 
     def __len__(self) -> int:
-        """How many texts have scores."""
+        """How many answers there are."""
         return len(self._rows)
 
     def __contains__(self, key: str) -> bool:
-        """Whether the text of that SHA-256 has scores."""
+        """Whether there is an answer about what has that SHA-256."""
         return key in self._rows
 
-    def __getitem__(self, key: str) -> TextScores:
-        """The scores of the text of that SHA-256."""
+    def __getitem__(self, key: str) -> RowT:
+        """The answer about what has that SHA-256."""
         return self._rows[key]
+
+    def rows(self) -> Iterable[RowT]:
+        """All that is known."""
+        return self._rows.values()
 
     def refresh(self) -> None:
         """Read the files that were not there before."""
@@ -120,19 +80,26 @@ class ScoreCache:
                     self._read.add(path)
                     self._rows |= {row.key: row for row in self.parse(path.read_bytes())}
 
-    def parse(self, content: bytes) -> list[TextScores]:
+    def parse(self, content: bytes) -> list[RowT]:
         """The rows of a file; damaged lines are counted in `dropped`."""
         rows = []
         for line in content.split(b"\n"):
             try:
                 if line:
-                    rows.append(TextScores.parse(line))
+                    rows.append(self._parse(line))
             except ValueError:
                 self.dropped += 1
         return rows
 
 
-class ScoreWriter(SpooledWriter):
+class ScoreCache(AnswerCache[TextScores]):
+    """Scores by text; see `AnswerCache`."""
+
+    def __init__(self, folder: Path, fingerprint: str, *, also: Sequence[Path] = ()) -> None:
+        super().__init__(folder, fingerprint, TextScores.parse, also=also)
+
+
+class AnswerWriter(SpooledWriter, Generic[RowT]):
     """The one writer of a cache; see `SpooledWriter`. On entering it also reads what other runs have added meanwhile.
 
     Args:
@@ -144,13 +111,13 @@ class ScoreWriter(SpooledWriter):
         StoreBusy: On entering, when another run writes to the cache.
     """
 
-    def __init__(self, cache: ScoreCache, waiting: Path) -> None:
+    def __init__(self, cache: AnswerCache[RowT], waiting: Path) -> None:
         spool = Spool.start(waiting / cache.folder.name)
-        super().__init__(spool, lock=waiting / "lock", what=f"the scores in {cache.root}")
+        super().__init__(spool, lock=waiting / "lock", what=f"the answers in {cache.root}")
         self.cache = cache
 
-    def append(self, rows: Iterable[TextScores], number: int | None = None) -> int:
-        """Add rows as one new part, whole or not at all; texts that have scores already are left out.
+    def append(self, rows: Iterable[RowT], number: int | None = None) -> int:
+        """Add rows as one new part, whole or not at all; what has an answer already is left out.
 
         Args:
             rows: What to add.
@@ -182,7 +149,7 @@ class ScoreWriter(SpooledWriter):
             keys: The order of the rows; a text of which nothing was kept is passed over.
 
         Returns:
-            How many texts were kept.
+            How many answers were kept.
         """
         with self._kept(tasks) as batches:
             kept = {row.key: row for payload in batches for row in self.cache.parse(payload)}
@@ -203,7 +170,7 @@ class ScoreWriter(SpooledWriter):
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreKeeper:
+class AnswerKeeper:
     """The workers' side: keeps finished batches in the spool.
 
     Attributes:
@@ -212,26 +179,26 @@ class ScoreKeeper:
 
     spool: Spool
 
-    def keep(self, task: str, _branch: str, rows: Sequence[TextScores]) -> None:
+    def keep(self, task: str, _branch: str, rows: Sequence[CacheRow]) -> None:
         """See `runner.Keeper`; there is one branch only, and several clips may share a row."""
         unique = {row.key: row for row in rows}
         self.spool.keep(task, "".join(row.line() for row in unique.values()).encode())
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreSealer:
+class AnswerSealer(Generic[RowT]):
     """The main process's side: seals chunks of batches into parts.
 
     Attributes:
         writer: The open writer.
-        keys: SHA-256 of what each clip says.
+        keys: SHA-256 of what is asked about each clip.
     """
 
-    writer: ScoreWriter
+    writer: AnswerWriter[RowT]
     keys: Mapping[str, str]
 
     def seal(self, _branch: str, number: int, tasks: Sequence[str], clip_ids: Sequence[str]) -> int:
-        """See `runner.Sealer`; counted are texts, each once however many clips say it."""
+        """See `runner.Sealer`; counted are answers, each once however many clips share it."""
         return self.writer.seal(number, tasks, (self.keys[clip_id] for clip_id in clip_ids))
 
 

@@ -5,24 +5,65 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ecmf_pipeline.config import Config
 from ecmf_pipeline.errors import ModelError
 from ecmf_pipeline.files import sha256_file
-from ecmf_pipeline.llm.prompt import Calibration, load_prompt
+from ecmf_pipeline.llm.prompt import Calibration, Prompt, load_prompt
+from ecmf_pipeline.llm.server_config import BudgetConfig, PriceConfig, ServerConfig
+
+CueKind = Literal["face", "audio"]
+"""A branch whose features can be put into words."""
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _MODEL_FILES = {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"}
+
+
+class ShownFrames(Config):
+    """The pictures of a clip that a vision-capable server is shown.
+
+    Attributes:
+        count: How many, uniform in time; fewer where the clip has fewer.
+        side: Pixels of the longer side; larger pictures are scaled down.
+        crops: Show the speaker's face, cut out, in place of whole frames.
+        quality: Of the JPEG files, in percent.
+    """
+
+    count: int = Field(default=4, gt=0, le=32)
+    side: int = Field(default=384, ge=64)
+    crops: bool = False
+    quality: int = Field(default=85, ge=10, le=100)
+
+
+class LlmVotesConfig(Config):
+    """How the LLM's scores become votes; `vote.llm_margin` says where it abstains.
+
+    Attributes:
+        examples: The examples in the prompt: those written for it (packaged), or labelled clips of the corpus, for each
+            fold drawn from the other folds, and so of other groups (corpus).
+        temperature: Divides the scores before they become probabilities; "fitted": fitted for each fold on the labelled
+            clips of the other folds.
+        cues: Branches whose cues in words are judged where ``vote.inputs`` names cues.
+        cues_prompt: The prompt about them: a packaged one (cues_en, cues_zh), or the path of your own ``.yaml`` file.
+        frames: Where ``vote.inputs`` names frames: pictures of each clip that a server is shown, and how.
+    """
+
+    examples: Literal["packaged", "corpus"] = "packaged"
+    temperature: Literal["fitted"] | Annotated[float, Field(gt=0)] = 1.0
+    cues: tuple[CueKind, ...] = ("face", "audio")
+    cues_prompt: str = "cues_en"
+    frames: ShownFrames = ShownFrames()
 
 
 class LlmConfig(Config):
     """The LLM and what it is asked.
 
     Attributes:
-        model: A causal language model: a local folder, or a hub id.
+        backend: Who answers: a model in this process' workers (transformers), or an OpenAI-compatible server (openai).
+        model: A causal language model: a local folder, or a hub id; for a server, the name it is served under.
         gguf_file: The GGUF file inside it; None for safetensors weights.
         revision: Commit, tag or branch of a hub id. Pin a commit: a branch may move, and scores made before it moved
             would still be taken for current.
@@ -40,10 +81,16 @@ class LlmConfig(Config):
             a text that makes it crash ends the run.
         clip_timeout: Seconds that one text may take on average of a batch. One that takes longer, twice, is
             quarantined.
+        server: The server, for ``backend: openai``; of the keys above it has model, revision (what you call the state
+            of that model), prompt, calibration, max_tokens (estimated) and max_quarantined.
+        budget: What one run may send to it.
+        prices: What it costs, for the dry run.
+        votes: How the LLM's scores become votes.
         max_quarantined: Share of the clips with words whose text may be set aside before the stage stops with exit
             code 1.
     """
 
+    backend: Literal["transformers", "openai"] = "transformers"
     model: str = "data/models/smollm2"
     gguf_file: str | None = "SmolLM2-135M-Instruct.Q4_1.gguf"
     revision: str | None = None
@@ -56,19 +103,37 @@ class LlmConfig(Config):
     device: str = "auto"
     workers: int | None = Field(default=1, ge=0)
     clip_timeout: float = Field(default=300.0, gt=0)
+    server: ServerConfig = ServerConfig()
+    budget: BudgetConfig = BudgetConfig()
+    prices: PriceConfig = PriceConfig()
+    votes: LlmVotesConfig = LlmVotesConfig()
     max_quarantined: float = Field(default=0.2, ge=0, le=1)
 
-    def settings(self, labels: Sequence[str]) -> dict[str, Any]:
+    def settings(self, labels: Sequence[str], prompt: Prompt | None = None) -> dict[str, Any]:
         """All that changes the scores, as plain JSON values; how and where the loop runs does not.
+
+        Args:
+            labels: Labels to choose from.
+            prompt: The prompt with examples of the corpus; None: as it is packaged.
 
         Raises:
             ModelError: When the model's files are not there.
             ParamsError: When there is no such prompt.
         """
+        prompt = prompt or load_prompt(self.prompt)
+        if self.backend == "openai":  # calibration is subtracted from what is kept
+            return {
+                "client": "openai",
+                "weights": self.weights(),
+                "prompt": prompt.chat_settings(),
+                "labels": list(labels),
+                "max_tokens": self.max_tokens,
+                "server": self.server.settings(),
+            }
         return {
             "client": "transformers",
             "weights": self.weights(),
-            "prompt": load_prompt(self.prompt).settings(),
+            "prompt": prompt.settings(),
             "labels": list(labels),
             "chat_template": self.chat_template,
             "calibration": self.calibration,
@@ -82,6 +147,8 @@ class LlmConfig(Config):
         Raises:
             ModelError: As `files` does.
         """
+        if self.backend == "openai":
+            return {"served": self.model, "revision": self.revision or ""}
         if files := self.files():
             return {file.name: sha256_file(file) for file in files}
         return {"hub": self.model, "revision": self.revision or "main", "gguf_file": self.gguf_file or ""}
@@ -93,6 +160,8 @@ class LlmConfig(Config):
             ModelError: When ``model`` is neither a folder with weights nor looks like a hub id.
         """
         folder = Path(self.model)
+        if self.backend == "openai":
+            return []
         if folder.is_dir():
             files = [folder / self.gguf_file] if self.gguf_file else _model_files(folder)
             if not files or not all(file.is_file() for file in files):
@@ -104,9 +173,18 @@ class LlmConfig(Config):
 
 
 class RewriteConfig(Config):
-    """When the cue sentence says what.
+    """How transcripts are enriched.
 
     Attributes:
+        how: By fixed rules from the model's label scores (scored), which any model can give; or from cues and emotions
+            that the model finds in the words (written), which takes one that can follow instructions.
+        prompt: A packaged prompt for rewriting (rewrite_en, rewrite_zh), or the path of your own ``.yaml`` file: what
+            is asked where it is written, and words for faces and voices.
+        neighbours: How many utterances before and after it, in the same dialogue, the model is shown (written).
+        dialogues: How clip ids tell dialogue and order: a regular expression with the groups ``dialogue`` and
+            ``position`` (a number). Clips that it does not fit have no neighbours.
+        cues: Branches whose features are put into words (``face``: mini_xception's blendshapes; ``audio``: egemaps) and
+            shown to the model, or, where it is scored, told after the cue sentence.
         clear: Probability from which an emotion is stated ("sounds sad").
         likely: Probability from which it is suggested ("may be sad"); below it is unclear.
         second: Probability from which the second emotion is mentioned ("perhaps worried").
@@ -114,11 +192,28 @@ class RewriteConfig(Config):
         temperature: Divides the scores before they become probabilities.
     """
 
+    how: Literal["scored", "written"] = "scored"
+    prompt: str = "rewrite_en"
+    neighbours: int = Field(default=0, ge=0)
+    dialogues: str = r"(?P<dialogue>.+_dia\d+)_utt(?P<position>\d+)"
+    cues: tuple[CueKind, ...] = ()
     clear: float = Field(default=0.5, gt=0, le=1)
     likely: float = Field(default=0.3, gt=0, le=1)
     second: float = Field(default=0.2, gt=0, le=1)
     margin: float = Field(default=0.05, ge=0, le=1)
     temperature: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _of_use(self) -> RewriteConfig:
+        if self.neighbours and self.how == "scored":
+            raise ValueError("neighbours are shown to a model that writes: set rewrite.how to written as well")
+        try:
+            groups = set(re.compile(self.dialogues).groupindex)
+        except re.error as error:
+            raise ValueError(f"dialogues is no regular expression: {error}") from error
+        if groups != {"dialogue", "position"}:
+            raise ValueError("dialogues must have the groups (?P<dialogue>...) and (?P<position>...), and no others")
+        return self
 
 
 _HINT = "run `ecmf-pipe models` for the embedded model, or give a folder or hub id under `model`"

@@ -8,25 +8,19 @@ changes no score.
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import inspect
-import io
-import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
 from ecmf_pipeline.errors import ModelError
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.prompt import as_data, load_prompt
+from ecmf_pipeline.llm.local_model import LocalModel
+from ecmf_pipeline.llm.prompt import Prompt, as_data, load_prompt
 
 _PROBES = ("", "a", "The", "1", "'", "...", "?", "(", "中", "é")
 """Beginnings of utterances; what the tokens of all their prompts share is the prefix."""
@@ -65,17 +59,18 @@ class TransformersScorer:
 
     Args:
         config: Model, prompt and batch size.
+        prompt: The prompt with examples of the corpus; None: as it is packaged.
         worker: Number of the worker that asks; where ``config.device`` leaves the choice, workers share out the GPUs.
 
     Attributes:
         cut: Utterances that were cut to ``config.max_tokens``.
     """
 
-    def __init__(self, config: LlmConfig, worker: int = 0) -> None:
+    def __init__(self, config: LlmConfig, worker: int = 0, prompt: Prompt | None = None) -> None:
         self.config = config
         self.cut: set[str] = set()
-        self._worker = worker
-        self._prompt = load_prompt(config.prompt)
+        self._model = LocalModel(config, worker)
+        self._prompt = prompt or load_prompt(config.prompt)
         self._tasks: dict[tuple[str, ...], _Task] = {}
         self._baselines: dict[tuple[str, ...], NDArray[np.float64]] = {}
 
@@ -113,29 +108,6 @@ class TransformersScorer:
                 self._score_batch(some[start : start + self.config.batch_size], task, scores, shares=shares)
         return scores
 
-    @cached_property
-    def _tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
-
-        return _load(AutoTokenizer, self.config)
-
-    @cached_property
-    def _model(self) -> Any:
-        from transformers import AutoModelForCausalLM
-
-        device = self.config.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cuda":
-            device = f"cuda:{self._worker % torch.cuda.device_count()}"
-        model = _load(AutoModelForCausalLM, self.config, dtype=getattr(torch, self.config.dtype))
-        return model.to(device).eval()
-
-    @cached_property
-    def _accepts(self) -> frozenset[str]:
-        """Names of the arguments that the model's forward pass takes."""
-        return frozenset(inspect.signature(self._model.forward).parameters)
-
     def _task(self, labels: Sequence[str]) -> _Task:
         """Tokens of the labels and keys and values of the prefix, made once per set of labels."""
         key = tuple(labels)
@@ -150,69 +122,48 @@ class TransformersScorer:
             for index, tokens in enumerate(self._answers(labels)):
                 branches[tokens[:-1]].append((index, tokens))
             longest = max(len(prompt) for prompt in prompts) + max(map(len, branches)) + self.config.max_tokens + 8
-            limit = getattr(self._model.config, "max_position_embeddings", None) or longest
-            if longest > limit:
+            if longest > (limit := self._model.reads or longest):
                 raise ModelError(
                     f"{self.config.model} reads {limit} tokens; the prompt with an utterance may take {longest}",
                     "lower max_tokens, shorten the prompt or take another model",
                 )
-            self._tasks[key] = _Task(key, prefix, self._prefix_cache(prefix), dict(branches))
+            self._tasks[key] = _Task(key, prefix, self._model.prefix_cache(prefix), dict(branches))
         return self._tasks[key]
-
-    def _prefix_cache(self, prefix: list[int]) -> Any:
-        """Keys and values of the prefix; None where the model keeps a state that is not made of keys and values."""
-        if not prefix or not {"past_key_values", "use_cache"} <= self._accepts:
-            return None
-        tokens = torch.tensor([prefix], device=self._model.device)  # (1, P)
-        cache = self._model(tokens, use_cache=True).past_key_values
-        return None if cache is None or any(cache.is_linear) else cache
 
     def _answers(self, labels: Sequence[str]) -> list[tuple[int, ...]]:
         """Tokens of each label where it follows the prompt."""
         space = "" if self.config.chat_template else self._prompt.space
         before = self._text("", labels)
-        start = self._encode(before)
+        start = self._model.encode(before)
         answers = []
         for word in self._prompt.words(labels):
-            whole = self._encode(before + space + word)
+            whole = self._model.encode(before + space + word)
             # A tokenizer may merge the prompt's end with the answer; then the answer's own tokens are appended.
-            answers.append(tuple(whole[len(start) :] if whole[: len(start)] == start else self._encode(space + word)))
+            answers.append(
+                tuple(whole[len(start) :] if whole[: len(start)] == start else self._model.encode(space + word))
+            )
         return answers
 
     def _text(self, utterance: str, labels: Sequence[str]) -> str:
         if not self.config.chat_template:
             return self._prompt.render(utterance, labels)
-        if not self._tokenizer.chat_template:
-            raise ModelError(f"{self.config.model} has no chat template", "set chat_template: false")
-        rendered: str = self._tokenizer.apply_chat_template(
-            self._prompt.messages(utterance, labels), tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
-        return rendered
-
-    def _encode(self, text: str) -> list[int]:
-        tokens: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return tokens
+        return self._model.chat(self._prompt.messages(utterance, labels))
 
     def _tokens(self, utterance: str, labels: Sequence[str]) -> list[int]:
         """Tokens of the whole prompt, with the sign that opens a text where the model knows one."""
-        tokens = self._encode(self._text(utterance, labels))
+        tokens = self._model.encode(self._text(utterance, labels))
         if self.config.chat_template:  # the template writes it
             return tokens
-        opening = self._tokenizer.bos_token_id
-        return [opening, *tokens] if opening in self._tokenizer("")["input_ids"][:1] else tokens
+        return [*self._model.opening, *tokens]
 
     def _harmless(self, utterance: str) -> str:
         """The utterance as data: one line, no quotation marks, none of the tokenizer's own signs, and not too long."""
-        text = as_data(utterance)
-        for sign in sorted(self._tokenizer.get_added_vocab(), key=len, reverse=True):
-            if sign.strip() and sign in text:
-                text = text.replace(sign, f"{sign[0]} {sign[1:]}" if len(sign) > 1 else " ")
-        tokens = self._encode(text)
+        text = self._model.harmless(as_data(utterance))
+        tokens = self._model.encode(text)
         if len(tokens) <= self.config.max_tokens:
             return text
         self.cut.add(utterance)
-        begun: str = self._tokenizer.decode(tokens[: self.config.max_tokens], clean_up_tokenization_spaces=False)
-        return begun.rstrip("\ufffd")  # half a character
+        return self._model.decode(tokens[: self.config.max_tokens])
 
     @staticmethod
     def _shared(row: _Row, task: _Task) -> bool:
@@ -229,49 +180,11 @@ class TransformersScorer:
         # The branch's first token is read at the prompt's last, and so on to the end of the tail.
         read = [range(len(row.prompt) - skip - 1, len(tail)) for row, tail in zip(rows, tails, strict=True)]
         kept = sorted({position for positions in read for position in positions})
-        logits = self._forward(tokens, mask, kept, task if shares else None)  # (B, len(kept), V)
+        cache = self._model.repeated(task.cache, len(rows)) if shares else None
+        logits = self._model.logits(tokens, mask, kept, cache)  # (B, len(kept), V)
         column = {position: index for index, position in enumerate(kept)}
         for index, (row, positions) in enumerate(zip(rows, read, strict=True)):
             steps = logits[index, [column[position] for position in positions]]
             likelihood = steps.float().log_softmax(dim=-1).cpu().numpy()  # (tokens of the branch + 1, V)
             for label, answer in task.branches[row.branch]:
                 scores[row.text, label] = sum(float(likelihood[step, token]) for step, token in enumerate(answer))
-
-    def _forward(self, tokens: torch.Tensor, mask: torch.Tensor, kept: list[int], task: _Task | None) -> torch.Tensor:
-        device = self._model.device
-        options: dict[str, Any] = {}
-        if task is not None:
-            cache = copy.deepcopy(task.cache)  # the forward pass appends to it
-            cache.batch_repeat_interleave(len(tokens))
-            options |= {"past_key_values": cache, "use_cache": True}
-        positions = torch.tensor(kept, device=device)
-        if narrow := "logits_to_keep" in self._accepts:
-            options["logits_to_keep"] = positions
-        logits: torch.Tensor = self._model(tokens.to(device), attention_mask=mask.to(device), **options).logits
-        return logits if narrow else logits[:, positions]
-
-
-def _load(kind: Any, config: LlmConfig, **options: Any) -> Any:
-    """Load a tokenizer or model without letting its progress bars into a log."""
-    if config.gguf_file:
-        options["gguf_file"] = config.gguf_file
-    config.files()  # says clearly what is missing
-    try:
-        with _quiet():
-            return kind.from_pretrained(
-                config.model, revision=config.revision or "main", trust_remote_code=False, **options
-            )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(
-            f"{config.model} cannot be loaded: {error}", "check `model`, `gguf_file` and `revision`"
-        ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep progress bars off standard error unless it is a terminal; the GGUF reader of transformers has no switch."""
-    if sys.stderr.isatty():
-        yield
-        return
-    with contextlib.redirect_stderr(io.StringIO()):
-        yield

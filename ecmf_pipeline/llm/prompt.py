@@ -6,12 +6,13 @@ says can end the quotation, add an example or change the task.
 
 from __future__ import annotations
 
+import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Formatter
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -25,11 +26,21 @@ Calibration = Literal["everyday", "content_free", "none"]
 _QUOTATION_MARKS = str.maketrans(dict.fromkeys('"“”„‟«»\uff02「」『』', "'"))
 
 
+_MARKS = str.maketrans({"<": "‹", ">": "›", "\uff1c": "‹", "\uff1e": "›"})  # noqa: RUF001 - the look-alikes are meant
+
+
 class Message(TypedDict):
     """One turn of a chat."""
 
     role: str
     content: str
+
+
+class PictureMessage(TypedDict):
+    """One turn of a chat that shows pictures, as servers of vision models take it."""
+
+    role: str
+    content: list[dict[str, Any]]
 
 
 class KnownLabel(Config):
@@ -66,6 +77,34 @@ class Wording(Config):
     unclear: str
 
 
+class ChatWording(Config):
+    """How a server is asked, in the turns of a chat, with answers in JSON.
+
+    Attributes:
+        version: Raised with every change of this section.
+        instruction: The task; ``{labels}`` is where the labels are listed.
+        item: One utterance, ``{text}``, between marks that it cannot itself contain.
+    """
+
+    version: int = Field(ge=1)
+    instruction: str
+    item: str
+
+
+class FrameWording(Config):
+    """How a server is asked about pictures alone.
+
+    Attributes:
+        version: Raised with every change of this section.
+        instruction: The task; ``{labels}`` is where the labels are listed.
+        item: What stands after the pictures.
+    """
+
+    version: int = Field(ge=1)
+    instruction: str
+    item: str
+
+
 class Prompt(Config):
     """One prompt file.
 
@@ -83,6 +122,8 @@ class Prompt(Config):
         everyday: Ordinary utterances, balanced over the main labels, for calibration (after Zhou et al. 2023, arXiv
             2309.17249, with a fixed batch, so that a score does not depend on the corpus).
         wording: The sentences that the answer is put in.
+        chat: How a server is asked; only ``backend: openai`` needs it.
+        frames: How a server is asked about pictures; only ``vote.inputs: [frames]`` needs it.
     """
 
     version: int = Field(ge=1)
@@ -97,6 +138,8 @@ class Prompt(Config):
     content_free: tuple[str, ...] = Field(min_length=1)
     everyday: tuple[str, ...] = Field(min_length=1)
     wording: Wording
+    chat: ChatWording | None = None
+    frames: FrameWording | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Prompt:
@@ -104,6 +147,8 @@ class Prompt(Config):
         for template, places in (
             (self.instruction, ["labels"]),
             (self.item, ["text"]),
+            *([(self.chat.instruction, ["labels"]), (self.chat.item, ["text"])] if self.chat else []),
+            *([(self.frames.instruction, ["labels"]), (self.frames.item, [])] if self.frames else []),
             (self.wording.enriched, ["text", "cue"]),
             (self.wording.clear, ["first"]),
             (self.wording.clear_second, ["first", "second"]),
@@ -163,7 +208,49 @@ class Prompt(Config):
 
     def settings(self) -> dict[str, object]:
         """The prompt's part of a fingerprint."""
-        return {"version": self.version, "hash": fingerprint(self.model_dump(mode="json", exclude={"wording"}))}
+        return {
+            "version": self.version,
+            "hash": fingerprint(self.model_dump(mode="json", exclude={"wording", "chat", "frames"})),
+        }
+
+    def chat_messages(self, text: str, labels: Sequence[str]) -> list[Message]:
+        """The turns that ask a server, up to its answer: the task, the examples with their answers, the utterance.
+
+        Args:
+            text: The utterance as it was spoken; it is made harmless here.
+            labels: The labels to choose from.
+
+        Raises:
+            ParamsError: When the prompt file does not say how a server is asked.
+        """
+        if self.chat is None:
+            raise ParamsError("the prompt has no section `chat`", "copy it from emotion_en.yaml")
+        item = self.chat.item
+        listed = ", ".join(json.dumps(word, ensure_ascii=False) for word in self.words(labels))
+        turns: list[Message] = [{"role": "system", "content": self.chat.instruction.replace("{labels}", listed)}]
+        for example, word in self._examples(labels):
+            turns.append({"role": "user", "content": item.format(text=unmarked(example))})
+            turns.append({"role": "assistant", "content": json.dumps({"label": word}, ensure_ascii=False)})
+        return [*turns, {"role": "user", "content": item.format(text=unmarked(text))}]
+
+    def chat_settings(self) -> dict[str, object]:
+        """The same for a server: what it is asked depends on these alone."""
+        asked = self.model_dump(mode="json", include={"chat", "labels", "aliases"})
+        return {"version": self.chat.version if self.chat else 0, "hash": fingerprint(asked)}
+
+    def with_examples(self, examples: Mapping[str, str]) -> Prompt:
+        """The prompt with other utterances as examples.
+
+        Args:
+            examples: Utterance by label of the corpus; a label that the prompt does not know, or that has none, keeps
+                what the prompt says.
+        """
+        known = dict(self.labels)
+        for label, text in examples.items():
+            name = label.strip().lower()
+            if (name := self.aliases.get(name, name)) in known:
+                known[name] = known[name].model_copy(update={"example": as_data(text)})
+        return self.model_copy(update={"labels": known})
 
     def _instruction(self, labels: Sequence[str]) -> str:
         words = self.words(labels)
@@ -173,6 +260,11 @@ class Prompt(Config):
     def _examples(self, labels: Sequence[str]) -> list[tuple[str, str]]:
         asked = [known for known in self.known(labels) if known]
         return [(known.example, known.word) for known in self.labels.values() if known in asked]
+
+
+def unmarked(text: str) -> str:
+    """The text as data that cannot end the marks around it."""
+    return as_data(text).translate(_MARKS)
 
 
 def as_data(text: str) -> str:

@@ -9,9 +9,10 @@ from typing import Protocol
 import numpy as np
 
 from ecmf_pipeline.errors import ClipError, FeaturesNotFinite
-from ecmf_pipeline.llm.cache import TextScores
 from ecmf_pipeline.llm.client import LabelScorer
 from ecmf_pipeline.llm.config import LlmConfig
+from ecmf_pipeline.llm.prompt import Prompt
+from ecmf_pipeline.llm.rows import TextScores
 from ecmf_pipeline.memory import want_of_memory
 from ecmf_pipeline.runner import Outcome, Step, Target
 
@@ -30,6 +31,11 @@ class Utterance:
 
     text: str
     targets: tuple[Target, ...]
+
+    @property
+    def length(self) -> int:
+        """Its characters."""
+        return len(self.text)
 
     def alone(self) -> Sequence[Utterance]:
         """Itself: its clips say one and the same."""
@@ -53,15 +59,17 @@ class LocalScorers:
 
     Attributes:
         config: Model, prompt and batch size.
+        prompt: The prompt with examples of the corpus; None: as it is packaged.
     """
 
     config: LlmConfig
+    prompt: Prompt | None = None
 
     def __call__(self, worker: int) -> LabelScorer:
         """See `Scorers`."""
         from ecmf_pipeline.llm.local import TransformersScorer
 
-        return TransformersScorer(self.config, worker)
+        return TransformersScorer(self.config, worker, self.prompt)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from ecmf_pipeline.quarantine import read_all
 from ecmf_pipeline.report.contact_sheets import face_sheets
 from ecmf_pipeline.report.inputs import FaceSheet, LabelDecision, PredictedClip, ReportInput, SourceVote
 from ecmf_pipeline.report.page import render
-from ecmf_pipeline.stage_inputs import read_corpus_tables
+from ecmf_pipeline.stage_inputs import read_corpus_tables, with_words
 from ecmf_pipeline.store import FeatureStore
 from ecmf_pipeline.texts import read_texts
 
@@ -44,7 +44,7 @@ _SHOWN_VERSIONS = (
 def run() -> None:
     """Load the results of all stages and write the page."""
     params = load_params()
-    corpus = read_corpus_tables()
+    corpus = with_words(params, read_corpus_tables())
     texts = read_texts(layout.REWRITES)
     stores = {modality: FeatureStore.open(layout.features(modality)) for modality in params.extract.encoders}
     covered = {

@@ -18,20 +18,19 @@ from ecmf_pipeline.labels.outside import read_sources
 from ecmf_pipeline.labels.rounds import Panel, held_out_score, vote_in_rounds
 from ecmf_pipeline.labels.tables import write_votes
 from ecmf_pipeline.labels.voters import ALL, joined
-from ecmf_pipeline.llm.scoring import votes_from_scores
 from ecmf_pipeline.params import Params, load_params
 from ecmf_pipeline.progress import say
 from ecmf_pipeline.sharing import pull_hint
 from ecmf_pipeline.stage_inputs import (
     FUSION,
-    VOTE_BOOKS,
     Corpus,
     folds_of,
-    llm_scores,
     read_corpus_verdicts,
     read_features,
     read_labelled_corpus,
+    with_words,
 )
+from ecmf_pipeline.stage_llm import HowAsked, llm_votes
 
 
 def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
@@ -44,17 +43,18 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     params = load_params()
     if hint := pull_hint([layout.VOTES.parent]):
         say(hint)
-    corpus = read_labelled_corpus()
+    corpus = with_words(params, read_labelled_corpus())
     votes = _classifiers(params, corpus)
-    _, scores = llm_scores(params.llm, corpus.clips, VOTE_BOOKS, workers=workers, retry_quarantined=retry_quarantined)
-    votes["llm"] = votes_from_scores(scores.values, margin=params.vote.llm_margin)
+    of_llm, asked = llm_votes(params, corpus, HowAsked(workers, retry_quarantined))
+    votes.update(of_llm)
     for path in params.vote.sources:
         _add(votes, path, corpus)
     write_votes(layout.VOTES, [clip.clip_id for clip in corpus.clips], votes, corpus.labels)
     say(f"vote: {len(corpus.clips)} clips, {len(votes)} sources")
     for name, probs in votes.items():
         say(f"  {name}: {int(np.isfinite(probs).all(axis=1).sum())} votes, the rest abstentions")
-    say(f"  {scores.asked} texts asked, {scores.cached} from the cache, {scores.quarantined} clips quarantined")
+    counts = [sum(getattr(scores, name) for scores in asked) for name in ("asked", "cached", "quarantined", "invalid")]
+    say("  {} questions asked, {} from the cache, {} clips quarantined, {} without a valid answer".format(*counts))
 
 
 def _add(votes: dict[str, NDArray[np.float64]], path: str, corpus: Corpus) -> None:

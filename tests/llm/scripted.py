@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.scoring import ScoreBooks, Scored, scored
+from ecmf_pipeline.llm.loop import ScoreBooks
+from ecmf_pipeline.llm.scoring import Scored, scored
+from ecmf_pipeline.llm.step import ScoringSteps
 
 LABELS = ("angry", "happy")
 
@@ -95,7 +97,7 @@ def ask(
         LABELS,
         fingerprint=fingerprint,
         books=stage or books(folder),
-        scorers=Scripted(folder, seconds),
+        steps=ScoringSteps(Scripted(folder, seconds), LABELS),
         config=LlmConfig(
             batch_size=batch_size, workers=workers, clip_timeout=clip_timeout, max_quarantined=max_quarantined
         ),

@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 
 from ecmf_pipeline.errors import StoreBusy
 from ecmf_pipeline.files import sha256_text
-from ecmf_pipeline.llm.cache import ScoreCache, ScoreKeeper, ScoreWriter, TextScores, parts
+from ecmf_pipeline.llm.cache import AnswerKeeper, AnswerWriter, ScoreCache, parts
+from ecmf_pipeline.llm.rows import TextScores
 
 
 def row(text: str, *values: float) -> TextScores:
     return TextScores.of(text, np.array(values))
 
 
-def writer(folder: Path, fingerprint: str = "abc") -> ScoreWriter:
-    return ScoreWriter(ScoreCache(folder / "cache", fingerprint), folder / ".spool")
+def writer(folder: Path, fingerprint: str = "abc") -> AnswerWriter:
+    return AnswerWriter(ScoreCache(folder / "cache", fingerprint), folder / ".spool")
 
 
 def append(folder: Path, *rows: TextScores, fingerprint: str = "abc") -> None:
@@ -109,7 +110,7 @@ def test_further_caches_are_read_and_never_written(tmp_path: Path) -> None:
     also = [tmp_path / "rewrite" / "cache", tmp_path / "older", tmp_path / "absent"]
     before = {path: path.read_bytes() for folder in also for path in folder.rglob("*") if path.is_file()}
     cache = ScoreCache(tmp_path / "vote", "abc", also=also)
-    with ScoreWriter(cache, tmp_path / ".spool") as open_writer:
+    with AnswerWriter(cache, tmp_path / ".spool") as open_writer:
         assert open_writer.append([row("paid", 1, 2), row("paid long ago", 1, 2)]) == 0
         assert not (tmp_path / "vote").exists()
         assert open_writer.append([row("paid", 1, 2), row("new", 3, 4)]) == 1
@@ -150,7 +151,7 @@ def test_a_score_that_is_no_number_is_refused() -> None:
 
 def test_batches_are_sealed_in_the_order_of_the_texts_and_leave_the_spool(tmp_path: Path) -> None:
     with writer(tmp_path) as open_writer:
-        keeper = ScoreKeeper(open_writer.spool)
+        keeper = AnswerKeeper(open_writer.spool)
         keeper.keep("000000-0001", "llm", [row("c", 3, 3), row("a", 1, 1)])
         keeper.keep("000000-0000", "llm", [row("b", 2, 2)])
         keys = [sha256_text(text) for text in "abxc"]
@@ -170,7 +171,7 @@ def test_batches_are_sealed_in_the_order_of_the_texts_and_leave_the_spool(tmp_pa
 
 def test_what_a_killed_run_left_is_adopted_once(tmp_path: Path) -> None:
     with writer(tmp_path) as killed:
-        ScoreKeeper(killed.spool).keep("000000-0000", "llm", [row("paid", 1, 2), row("sealed", 3, 4)])
+        AnswerKeeper(killed.spool).keep("000000-0000", "llm", [row("paid", 1, 2), row("sealed", 3, 4)])
         killed.append([row("sealed", 3, 4)])  # killed between the two: made a part, not yet dropped from the spool
         (killed.spool.folder / ".batch-half-writt").write_bytes(b'{"key": "')
         (killed.spool.folder / "part-000001-01234567.jsonl").write_bytes(b"half")
@@ -186,7 +187,7 @@ def test_what_a_killed_run_left_is_adopted_once(tmp_path: Path) -> None:
 
 def test_a_second_writer_is_told_so_and_harms_nothing(tmp_path: Path) -> None:
     with writer(tmp_path) as first:
-        ScoreKeeper(first.spool).keep("000000-0000", "llm", [row("in flight", 1, 2)])
+        AnswerKeeper(first.spool).keep("000000-0000", "llm", [row("in flight", 1, 2)])
         for fingerprint in ("abc", "another"):
             with pytest.raises(StoreBusy, match="another run"), writer(tmp_path, fingerprint):
                 pass
@@ -205,9 +206,9 @@ def test_a_writer_knows_what_another_run_has_added_since(tmp_path: Path) -> None
 HOLDER = """
 import sys
 from pathlib import Path
-from ecmf_pipeline.llm.cache import ScoreCache, ScoreWriter
+from ecmf_pipeline.llm.cache import ScoreCache, AnswerWriter
 folder = Path(sys.argv[1])
-with ScoreWriter(ScoreCache(folder / "cache", "abc"), folder / ".spool"):
+with AnswerWriter(ScoreCache(folder / "cache", "abc"), folder / ".spool"):
     print("held", flush=True)
     sys.stdin.read()
 """

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ecmf_pipeline.errors import ModelError
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.local import TransformersScorer
+from ecmf_pipeline.llm.local_model import LocalModel
 from ecmf_pipeline.llm.prompt import as_data, load_prompt
 from ecmf_pipeline.metrics import weighted_f1
 
@@ -83,7 +84,7 @@ def test_a_model_without_a_reusable_prefix_gives_the_same_scores(
     tiny: LlmConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_prefix = TransformersScorer(tiny).log_likelihoods(TEXTS, OWN)
-    monkeypatch.setattr(TransformersScorer, "_accepts", frozenset[str]())
+    monkeypatch.setattr(LocalModel, "accepts", frozenset[str]())
     np.testing.assert_allclose(TransformersScorer(tiny).log_likelihoods(TEXTS, OWN), with_prefix, atol=1e-4)
 
 
@@ -162,7 +163,7 @@ def test_the_embedded_model_tells_plain_emotions_apart(models: Path) -> None:
     texts = [text for label in SIX for text in PLAIN_WORDS[label]]
     truth = [label for label in SIX for _ in PLAIN_WORDS[label]]
     calibrated = scorer.score(texts, SIX)
-    raw = scorer.log_likelihoods(texts, SIX)
+    raw = calibrated + scorer._baselines[SIX]
     predicted = {name: [SIX[i] for i in values.argmax(axis=1)] for name, values in (("c", calibrated), ("r", raw))}
     assert weighted_f1(truth, predicted["c"]) >= 0.55
     assert weighted_f1(truth, predicted["c"]) > weighted_f1(truth, predicted["r"])

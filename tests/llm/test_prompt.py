@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ecmf_pipeline.errors import ParamsError
 from ecmf_pipeline.llm.prompt import as_data, load_prompt, packaged_prompts
+from ecmf_pipeline.llm.rewrite_prompt import load_rewrite_prompt
 
 SIX = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 INJECTIONS = [
@@ -27,7 +28,12 @@ def test_packaged_prompts_cover_the_six_labels(name: str) -> None:
     assert len(set(prompt.words(SIX))) == 6
     rendered = prompt.render("X", SIX)
     assert all(rendered.count(word) >= 2 for word in prompt.words(SIX))  # listed, and in an example
-    assert len(prompt.everyday) == len(set(prompt.everyday)) == 24
+    if name.startswith("cues_"):
+        assert sorted(prompt.everyday) == sorted(
+            load_rewrite_prompt(name.replace("cues", "rewrite")).cue_words.values()
+        )
+    else:
+        assert len(prompt.everyday) == len(set(prompt.everyday)) == 24
     examples = {known.example for known in prompt.labels.values()}
     assert examples.isdisjoint(prompt.everyday)
 

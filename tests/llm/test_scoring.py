@@ -14,11 +14,12 @@ from scripted import Scripted, ask, books
 
 from ecmf_pipeline.errors import Interrupted, StoreBusy, TooManyQuarantined
 from ecmf_pipeline.files import sha256_text
-from ecmf_pipeline.llm import scoring
-from ecmf_pipeline.llm.cache import ScoreCache, ScoreWriter, TextScores, parts
+from ecmf_pipeline.llm import loop
+from ecmf_pipeline.llm.cache import AnswerWriter, ScoreCache, parts
 from ecmf_pipeline.llm.config import LlmConfig
+from ecmf_pipeline.llm.rows import TextScores
 from ecmf_pipeline.llm.scoring import probabilities, scored, votes_from_scores
-from ecmf_pipeline.llm.step import LocalScorers
+from ecmf_pipeline.llm.step import LocalScorers, ScoringSteps
 from ecmf_pipeline.quarantine import QuarantineEntry, read_quarantine
 
 SIX = ("neutral", "angry", "happy", "sad", "worried", "surprise")
@@ -80,7 +81,7 @@ def test_no_words_at_all_build_no_model_but_the_table_is_there(tmp_path: Path) -
 
 
 def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "PART_SIZE", 8)
+    monkeypatch.setattr(loop, "PART_SIZE", 8)
     texts = ["word " * (7 * number % 11) + str(number) for number in range(30)]
     written = []
     for workers in (0, 1, 2):
@@ -95,7 +96,7 @@ def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path, monkeypatch
 
 
 def test_texts_of_like_length_share_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "PART_SIZE", 6)
+    monkeypatch.setattr(loop, "PART_SIZE", 6)
     ask(tmp_path, ["7777777", "1", "55555", "22", "333", "4444", "b", "a"])
     assert Scripted(tmp_path).calls() == [["1", "22", "333"], ["4444", "55555", "7777777"], ["b", "a"]]
 
@@ -176,7 +177,7 @@ def test_a_later_stage_asks_neither_what_an_earlier_one_knows_nor_what_it_set_as
     }
     assert b"".join(cached(tmp_path, "vote").values()).count(b"\n") == 1
     # What the earlier stage has found out since is no longer set aside.
-    with ScoreWriter(ScoreCache(rewrite.cache, "f"), rewrite.waiting) as writer:
+    with AnswerWriter(ScoreCache(rewrite.cache, "f"), rewrite.waiting) as writer:
         writer.append([TextScores.of("nan", np.array([1.0, 2.0]))])
     assert ask(tmp_path, ["one", "nan", "two"], stage=vote).quarantined == 0
     assert table(tmp_path, "vote") == {}
@@ -193,7 +194,7 @@ def test_too_many_texts_set_aside_stop_the_stage_also_the_next_time(tmp_path: Pa
 
 def test_a_second_run_at_once_is_told_so(tmp_path: Path) -> None:
     ask(tmp_path, ["one"])
-    with ScoreWriter(ScoreCache(books(tmp_path).cache, "f"), books(tmp_path).waiting):
+    with AnswerWriter(ScoreCache(books(tmp_path).cache, "f"), books(tmp_path).waiting):
         with pytest.raises(StoreBusy, match="cache"):
             ask(tmp_path, ["one", "two"])
         ask(tmp_path, ["two"], stage=books(tmp_path, "vote", books(tmp_path)))  # another stage's is its own
@@ -262,7 +263,7 @@ def test_a_real_model_says_the_same_in_a_worker(tmp_path: Path, tiny: LlmConfig)
             SIX,
             fingerprint="f",
             books=books(tmp_path / str(workers)),
-            scorers=LocalScorers(tiny),
+            steps=ScoringSteps(LocalScorers(tiny), SIX),
             config=tiny.model_copy(update={"workers": workers}),
         )
         values.append(result.values)

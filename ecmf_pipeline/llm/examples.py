@@ -1,0 +1,47 @@
+"""Examples for the prompt, drawn from the corpus: labelled clips of other folds, and so of other groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecmf_pipeline.llm.prompt import Prompt
+
+SHORTEST, LONGEST = 12, 120
+"""Characters of an example: too short ones say nothing, long ones cost on every request."""
+
+
+def prompts_by_fold(
+    prompt: Prompt,
+    texts: Sequence[str],
+    given: NDArray[np.int64],
+    labels: Sequence[str],
+    folds: NDArray[np.int64],
+    *,
+    seed: int,
+) -> dict[int, Prompt]:
+    """For the clips of each fold, the prompt with an example a label from clips of the other folds.
+
+    Neither a clip nor another of its group ever stands in the prompt it is judged by, and only given labels are read.
+
+    Args:
+        prompt: Whose examples are replaced; it keeps its own for labels without a clip that would do.
+        texts: What each clip says, (n,).
+        given: Index of each clip's given label, (n,); -1 where it has none.
+        labels: The labels, (K,).
+        folds: Fold of each clip, (n,); no group stands in two.
+        seed: Draws the examples.
+    """
+    fits = np.array([SHORTEST <= len(text.strip()) <= LONGEST for text in texts])
+    prompts = {}
+    for fold in np.unique(folds):
+        rng = np.random.default_rng([seed, int(fold)])
+        examples = {}
+        for index, label in enumerate(labels):
+            candidates = np.flatnonzero(fits & (given == index) & (folds != fold))
+            if len(candidates):
+                examples[label] = texts[int(rng.choice(candidates))]
+        prompts[int(fold)] = prompt.with_examples(examples)
+    return prompts

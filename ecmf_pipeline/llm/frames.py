@@ -1,0 +1,294 @@
+"""Label scores from a few pictures of each clip, by a server whose model can see."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecmf_pipeline.clips import Clip
+from ecmf_pipeline.errors import ChangedSinceIndex, ClipError, ParamsError
+from ecmf_pipeline.faces import FaceConfig, FaceFinder, read_openface
+from ecmf_pipeline.files import fingerprint, sha256_text
+from ecmf_pipeline.llm.asking import LabelAsker
+from ecmf_pipeline.llm.budget import Budget
+from ecmf_pipeline.llm.cache import ScoreCache
+from ecmf_pipeline.llm.config import LlmConfig, ShownFrames
+from ecmf_pipeline.llm.loop import ScoreBooks, ask_about
+from ecmf_pipeline.llm.prompt import Message, PictureMessage, Prompt, load_prompt
+from ecmf_pipeline.llm.rows import DIGITS, RAW, TextScores
+from ecmf_pipeline.llm.scoring import Scored
+from ecmf_pipeline.llm.step import BRANCH
+from ecmf_pipeline.media import MediaConfig, has_changed, read_samplings, resolved_reader
+from ecmf_pipeline.runner import Engine, Outcome, Step, Target
+
+RECIPE = 1
+"""Raised with every change of code that changes the pictures."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClipToShow:
+    """A clip whose pictures the model is to be asked about.
+
+    Attributes:
+        clip: The clip; those that share its file are targets, too.
+        targets: What is asked for.
+    """
+
+    clip: Clip
+    targets: tuple[Target, ...]
+
+    @property
+    def length(self) -> int:
+        """All alike: as many pictures of one size."""
+        return 0
+
+    def alone(self) -> Sequence[ClipToShow]:
+        """Itself."""
+        return [self]
+
+
+@dataclass(frozen=True, slots=True)
+class ShowingSteps:
+    """Makes the step that all threads share.
+
+    Attributes:
+        config: The server, and how many pictures it is shown.
+        prompt: What is asked.
+        labels: Labels to choose from, (K,).
+        corpus_root: What the clips' paths are relative to.
+        media: How clips are decoded.
+        faces: How faces are found, where they are shown.
+        budget: What may still be sent, where several loops share it; None: one of its own, as ``config`` says.
+    """
+
+    config: LlmConfig
+    prompt: Prompt
+    labels: tuple[str, ...]
+    corpus_root: Path
+    media: MediaConfig
+    faces: FaceConfig
+    budget: Budget | None = None
+
+    def __call__(self, worker: int) -> ShowingStep:  # noqa: ARG002 - there is one for all threads
+        """Open the client."""
+        from ecmf_pipeline.llm.server import ChatServer
+
+        budget = self.budget or Budget(self.config.budget)
+        return ShowingStep(ChatServer(self.config.model, self.config.server, budget), self)
+
+
+class ShowingStep(Step[ClipToShow, list[bytes], TextScores]):
+    """Shows a server pictures of clips; safe to use from several threads.
+
+    Pictures are decoded by one thread at a time: detectors hold native objects, and the server is what takes long.
+
+    Args:
+        server: Who is asked (a `server.ChatServer`).
+        plan: What is asked.
+    """
+
+    def __init__(self, server: Any, plan: ShowingSteps) -> None:
+        self._server = server
+        self._plan = plan
+        self._asker = LabelAsker(server, plan.config.server, plan.prompt.words(plan.labels))
+        self._decoding = threading.Lock()
+        self._finder: FaceFinder | None = None
+
+    def open(self, item: ClipToShow) -> list[bytes]:
+        """The clip's pictures as JPEG files.
+
+        Raises:
+            ClipError: When it cannot be read, or shows no face where faces are asked for.
+        """
+        with self._decoding:
+            pictures = self._pictures(item.clip)
+        shown = self._plan.config.votes.frames
+        return [as_jpeg(picture, shown) for picture in pictures]
+
+    def work(self, batch: Sequence[tuple[ClipToShow, list[bytes]]]) -> list[Outcome[TextScores]]:
+        """Ask about each clip; those that share its file share the answer."""
+        outcomes: list[Outcome[TextScores]] = []
+        for item, pictures in batch:
+            key, result = item.targets[0].digest, None
+            try:
+                scores, raw = self._asker.scores(picture_messages(self._plan.prompt, pictures, self._plan.labels))
+                values = () if scores is None else tuple(np.round(scores, DIGITS).tolist())
+                kept = () if values else tuple(answer[:RAW] for answer in raw)
+                result = TextScores(key, values, raw=kept)
+            except ClipError as error:
+                outcomes += [Outcome(target, error) for target in item.targets]
+                continue
+            outcomes += [Outcome(target, result) for target in item.targets]
+        return outcomes
+
+    def stop(self) -> None:
+        """Send nothing any more."""
+        self._server.stop()
+
+    def close(self) -> None:
+        """Close the client, and free the face detector."""
+        self._server.close()
+        if self._finder is not None:
+            self._finder.close()
+
+    def _pictures(self, clip: Clip) -> NDArray[np.uint8]:
+        plan, shown = self._plan, self._plan.config.votes.frames
+        if shown.crops and plan.faces.are_cut_already:
+            path = plan.corpus_root / clip.face_path
+            return read_openface(path, count=shown.count, size=plan.faces.crop_size).crops
+        path = plan.corpus_root / clip.path
+        if has_changed(path, clip.bytes):
+            raise ChangedSinceIndex("the file has changed since it was indexed: run `ecmf-pipe index`")
+        (sampling,) = read_samplings(path, plan.media, [shown.count])
+        if not shown.crops:
+            return sampling.frames
+        self._finder = self._finder or FaceFinder(plan.faces)
+        return self._finder.track(sampling.frames).crops
+
+
+def frame_scores(
+    config: LlmConfig,
+    clips: Sequence[Clip],
+    labels: Sequence[str],
+    *,
+    corpus_root: Path,
+    media: MediaConfig,
+    faces: FaceConfig,
+    books: ScoreBooks,
+    retry_quarantined: bool = False,
+    engine: Engine | None = None,
+    budget: Budget | None = None,
+) -> Scored:
+    """Label scores of clips by their pictures, (n, K), asking only about files that no cache knows.
+
+    Args:
+        config: The server, and how many pictures it is shown.
+        clips: The clips, (n,); those without such pictures are not asked about.
+        labels: Labels to choose from, (K,).
+        corpus_root: What the clips' paths are relative to.
+        media: How clips are decoded.
+        faces: How faces are found, where they are shown.
+        books: Where the stage keeps what it has asked.
+        retry_quarantined: Whether clips that were set aside are tried again.
+        engine: Who runs the workers; None: threads, as ``config`` says.
+        budget: What may still be sent, where a stage asks in several loops; None: one for this loop.
+
+    Raises:
+        ParamsError: When the prompt does not say how a server is asked about pictures.
+        TryAgain: As `loop.ask_about` does, with what else it raises.
+    """
+    prompt = load_prompt(config.prompt)
+    if prompt.frames is None:
+        raise ParamsError(f"llm.prompt: {config.prompt} has no section `frames`", "copy it from emotion_en.yaml")
+    keys = frame_keys(clips, config.votes.frames, faces)
+    settings = fingerprint(frame_settings(config, labels, media, faces))
+    by_id = {str(clip.clip_id): clip for clip in clips}
+    cache = ScoreCache(books.cache, settings)
+    found = ask_about(
+        keys,
+        lambda wanted: [
+            ClipToShow(by_id[some[0]], tuple(Target(clip_id, BRANCH, key) for clip_id in some))
+            for key, some in wanted.items()
+        ],
+        cache=cache,
+        fingerprint=settings,
+        books=books,
+        steps=ShowingSteps(config, prompt, tuple(labels), corpus_root, media, faces, budget),
+        config=config,
+        retry_quarantined=retry_quarantined,
+        engine=engine,
+    )
+    values = np.full((len(clips), len(labels)), np.nan)
+    for row, clip in enumerate(clips):
+        if (key := keys.get(str(clip.clip_id))) is not None and key in cache:
+            values[row] = cache[key].scores or np.nan
+    return Scored(
+        values,
+        asked=len(found.asked),
+        cached=found.cached,
+        empty=len(clips) - len(keys),
+        truncated=0,
+        quarantined=found.quarantined,
+        damaged=cache.dropped,
+        invalid=sum(key in cache and not cache[key].scores for key in keys.values()),
+    )
+
+
+def picture_messages(
+    prompt: Prompt, pictures: Sequence[bytes], labels: Sequence[str]
+) -> list[Message | PictureMessage]:
+    """The turns that ask about pictures.
+
+    Args:
+        prompt: Says what is asked; has a section ``frames``.
+        pictures: JPEG files.
+        labels: Labels to choose from.
+    """
+    if prompt.frames is None:
+        raise ValueError("the prompt has no section `frames`")
+    listed = ", ".join(json.dumps(word, ensure_ascii=False) for word in prompt.words(labels))
+    content: list[dict[str, Any]] = [
+        {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"}}
+        for data in pictures
+    ]
+    content.append({"type": "text", "text": prompt.frames.item})
+    task = prompt.frames.instruction.replace("{labels}", listed)
+    return [Message(role="system", content=task), PictureMessage(role="user", content=content)]
+
+
+def as_jpeg(picture: NDArray[np.uint8], shown: ShownFrames) -> bytes:
+    """An RGB picture, uint8 (H, W, 3), as a JPEG file of at most ``shown.side`` pixels a side."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    scale = shown.side / max(height, width)
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    written, data = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, shown.quality])
+    if not written:
+        raise RuntimeError("OpenCV wrote no JPEG")
+    return bytes(data)
+
+
+def frame_keys(clips: Sequence[Clip], shown: ShownFrames, faces: FaceConfig) -> dict[str, str]:
+    """Digest of the file that pictures of each clip come from, by clip id; clips without such a file are left out."""
+    cut = shown.crops and faces.are_cut_already
+    return {
+        clip.clip_id: clip.face_digest if cut else clip.digest
+        for clip in clips
+        if (clip.face_digest if cut else clip.digest and clip.has_video)
+    }
+
+
+def frame_settings(
+    config: LlmConfig, labels: Sequence[str], media: MediaConfig, faces: FaceConfig
+) -> Mapping[str, Any]:
+    """All that changes the scores, beside the files, as plain JSON values.
+
+    Raises:
+        ModelError: When the face detector is asked for and not there.
+    """
+    prompt = load_prompt(config.prompt)
+    asked = prompt.model_dump(mode="json", include={"frames", "labels", "aliases"})
+    words = {name: {"word": label["word"]} for name, label in asked["labels"].items()}
+    shown = config.votes.frames
+    return {
+        "sees": shown.model_dump(mode="json"),
+        "recipe": RECIPE,
+        "reader": resolved_reader(media),
+        "max_side": media.max_side,
+        "faces": faces.settings() if shown.crops else None,
+        "weights": config.weights(),
+        "prompt": sha256_text(json.dumps({**asked, "labels": words}, sort_keys=True, ensure_ascii=False)),
+        "labels": list(labels),
+        "server": config.server.settings(),
+    }

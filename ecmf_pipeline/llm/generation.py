@@ -1,0 +1,217 @@
+"""Forms that a language model fills in about many clips, whichever model params name: each question asked once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ecmf_pipeline.errors import ClipError
+from ecmf_pipeline.files import fingerprint, sha256_text
+from ecmf_pipeline.llm.budget import Budget
+from ecmf_pipeline.llm.cache import AnswerCache
+from ecmf_pipeline.llm.client import Chat, Generator
+from ecmf_pipeline.llm.config import LlmConfig
+from ecmf_pipeline.llm.loop import ScoreBooks, ask_about
+from ecmf_pipeline.llm.prompt import Message
+from ecmf_pipeline.llm.rows import Written
+from ecmf_pipeline.llm.schema import Schema, Value
+from ecmf_pipeline.llm.step import BRANCH
+from ecmf_pipeline.memory import want_of_memory
+from ecmf_pipeline.runner import Engine, Outcome, Step, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One chat that the model is to answer.
+
+    Attributes:
+        chat: Its turns.
+        targets: The clips that it is about.
+    """
+
+    chat: tuple[Message, ...]
+    targets: tuple[Target, ...]
+
+    @property
+    def length(self) -> int:
+        """Its characters."""
+        return sum(len(turn["content"]) for turn in self.chat)
+
+    def alone(self) -> Sequence[Question]:
+        """Itself: its clips are asked about in the same words."""
+        return [self]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationSteps:
+    """Makes the step of a worker, or the one that all threads share; the model or client is loaded only then.
+
+    Attributes:
+        config: The model.
+        schema: The form of the answers.
+        budget: What may still be sent, where several loops share it; None: one of its own, as ``config`` says.
+    """
+
+    config: LlmConfig
+    schema: Schema
+    budget: Budget | None = None
+
+    def __call__(self, worker: int) -> GenerationStep:
+        """Load the model, or open the client."""
+        if self.config.backend == "openai":
+            from ecmf_pipeline.llm.server import ChatServer
+            from ecmf_pipeline.llm.server_generation import ServerGenerator
+
+            server = ChatServer(self.config.model, self.config.server, self.budget or Budget(self.config.budget))
+            return GenerationStep(ServerGenerator(server, self.config.server), self.schema)
+        from ecmf_pipeline.llm.local_generation import TransformersGenerator
+
+        return GenerationStep(TransformersGenerator(self.config, worker), self.schema)
+
+
+class GenerationStep(Step[Question, tuple[Message, ...], Written]):
+    """Has a model answer questions.
+
+    Args:
+        generator: The model.
+        schema: The form of the answers.
+    """
+
+    def __init__(self, generator: Generator, schema: Schema) -> None:
+        self._generator = generator
+        self._schema = schema
+
+    def open(self, item: Question) -> tuple[Message, ...]:
+        """The turns."""
+        return item.chat
+
+    def work(self, batch: Sequence[tuple[Question, tuple[Message, ...]]]) -> list[Outcome[Written]]:
+        """Answer a batch; where one question fails, each is answered alone."""
+        try:
+            with want_of_memory():
+                answers = self._generator.generate([chat for _, chat in batch], self._schema)
+        except ClipError as error:
+            if len(batch) > 1:
+                return [outcome for one in batch for outcome in self.work([one])]
+            return [Outcome(target, error) for item, _ in batch for target in item.targets]
+        return [
+            Outcome(target, Written(target.digest, answer))
+            for (item, _), answer in zip(batch, answers, strict=True)
+            for target in item.targets
+        ]
+
+    def stop(self) -> None:
+        """Begin nothing any more."""
+        self._generator.stop()
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._generator.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """What a model filled in about each clip.
+
+    Attributes:
+        values: The answer about each clip that was asked about; None where the model abstains, and where the question
+            is set aside.
+        asked: How many questions were answered just now.
+        cached: How many were answered from the cache.
+        quarantined: How many clips are set aside.
+        invalid: How many clips the model abstains on because its answers were not valid.
+        damaged: How many lines of the cache could not be read; what they were about was asked again.
+    """
+
+    values: Mapping[str, Mapping[str, Value] | None]
+    asked: int
+    cached: int
+    quarantined: int
+    invalid: int
+    damaged: int
+
+
+def generation_settings(config: LlmConfig, schema: Schema, prompt: Mapping[str, Any]) -> dict[str, Any]:
+    """All that changes an answer, as plain JSON values, but for the question itself.
+
+    Args:
+        config: The model.
+        schema: The form of the answers.
+        prompt: The prompt's part: its version, say.
+
+    Raises:
+        ModelError: When the model's files are not there.
+    """
+    how: dict[str, Any] = {"dtype": config.dtype}
+    if config.backend == "openai":
+        server = config.server
+        how = {name: getattr(server, name) for name in ("structured", "answer_tokens", "sample_temperature", "seed")}
+    return {
+        "generates": config.backend,
+        "weights": config.weights(),
+        "schema": schema.settings(),
+        "prompt": dict(prompt),
+        "how": how,
+    }
+
+
+def fill_in(
+    config: LlmConfig,
+    chats: Mapping[str, Chat],
+    schema: Schema,
+    *,
+    prompt: Mapping[str, Any],
+    books: ScoreBooks,
+    retry_quarantined: bool = False,
+    engine: Engine | None = None,
+    budget: Budget | None = None,
+) -> Forms:
+    """Have the model answer about each clip what no cache knows.
+
+    Args:
+        config: The model.
+        chats: The question about each clip, by clip id; equal ones are asked once.
+        schema: The form of the answers.
+        prompt: The prompt's part of the settings: its version, say.
+        books: Where the stage keeps what it has asked.
+        retry_quarantined: Whether questions that were set aside are tried again.
+        engine: Who runs the workers; None: as ``config`` says.
+        budget: What may still be sent to a server, where a stage asks in several loops; None: one for this loop.
+
+    Raises:
+        ModelError: When the model cannot be loaded.
+        TryAgain: As `loop.ask_about` does, with what else it raises.
+    """
+    keys = {clip_id: question_key(chat) for clip_id, chat in chats.items()}
+    settings = fingerprint(generation_settings(config, schema, prompt))
+    cache = AnswerCache(books.cache, settings, Written.parse, also=[other.cache for other in books.earlier])
+    found = ask_about(
+        keys,
+        lambda wanted: [
+            Question(tuple(chats[clip_ids[0]]), tuple(Target(clip_id, BRANCH, key) for clip_id in clip_ids))
+            for key, clip_ids in wanted.items()
+        ],
+        cache=cache,
+        fingerprint=settings,
+        books=books,
+        steps=GenerationSteps(config, schema, budget),
+        config=config,
+        retry_quarantined=retry_quarantined,
+        engine=engine,
+    )
+    answers = {clip_id: cache[key].answer if key in cache else None for clip_id, key in keys.items()}
+    return Forms(
+        {clip_id: answer.values if answer else None for clip_id, answer in answers.items()},
+        asked=len(found.asked),
+        cached=found.cached,
+        quarantined=found.quarantined,
+        invalid=sum(answer is not None and answer.values is None for answer in answers.values()),
+        damaged=cache.dropped,
+    )
+
+
+def question_key(chat: Chat) -> str:
+    """SHA-256 of a question."""
+    return sha256_text(json.dumps(list(chat), ensure_ascii=False, sort_keys=True))

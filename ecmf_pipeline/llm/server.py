@@ -1,0 +1,222 @@
+"""One chat with an OpenAI-compatible server, through OpenAI's own client library.
+
+The library speaks the protocol; tries, waits and budgets are counted here, so that every request that leaves is one
+that the budget knows of. Whatever a server sends back is cleared of the key before anything else sees it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import openai
+from openai.types.chat import ChatCompletion
+from pydantic import ValidationError
+
+from ecmf_pipeline.errors import ModelError, RequestRefused, ServerUnavailable
+from ecmf_pipeline.llm.answers import Answer, Token
+from ecmf_pipeline.llm.budget import Budget
+from ecmf_pipeline.llm.prompt import Message, PictureMessage
+from ecmf_pipeline.llm.server_config import ServerConfig
+from ecmf_pipeline.llm.tokens import about_tokens
+
+_NOT_NOW = {408, 409, 425, 429}
+_ABOUT_THIS_TEXT = {400, 413, 422}
+
+
+class Stopped(Exception):
+    """The run is ending: nothing is sent any more."""
+
+
+class _Fault(Exception):
+    """The server failed in a way that may pass.
+
+    Args:
+        what: What it did.
+        wait: Seconds after which it wants to be asked again; None where it does not say.
+    """
+
+    def __init__(self, what: str, wait: float | None = None) -> None:
+        super().__init__(what)
+        self.wait = wait
+
+
+class ChatServer:
+    """Asks a server; safe to use from several threads.
+
+    Args:
+        model: Name under which the server serves it.
+        config: Where it is, and how it is asked.
+        budget: What may be sent.
+        rng: Jitter of the waits.
+
+    Raises:
+        ModelError: When the environment variable of the key is not set.
+    """
+
+    def __init__(self, model: str, config: ServerConfig, budget: Budget, *, rng: random.Random | None = None) -> None:
+        self.model = model
+        self.config = config
+        self.budget = budget
+        self._rng = rng or random.Random()
+        self._stopped = threading.Event()
+        self._answered = False
+        self._key = _key(config)
+        self._client = openai.OpenAI(
+            base_url=config.base_url, api_key=self._key or "none", max_retries=0, timeout=config.timeout
+        )
+
+    def stop(self) -> None:
+        """Send nothing any more; requests under way are heard to the end."""
+        self._stopped.set()
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._client.close()
+
+    def ask(
+        self,
+        messages: Sequence[Message | PictureMessage],
+        schema: Mapping[str, Any],
+        *,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        logprobs: bool = False,
+        answer_tokens: int | None = None,
+    ) -> Answer:
+        """Ask until there is an answer.
+
+        Args:
+            messages: The turns of the chat.
+            schema: What the answer should be; the caller checks whether it is.
+            temperature: Of the sampling; 0 takes the likeliest.
+            seed: Of the sampling.
+            logprobs: Whether the answer's tokens are wanted with their alternatives.
+            answer_tokens: Most tokens of the answer; None: as the config says.
+
+        Raises:
+            ServerUnavailable: When the server fails again and again.
+            RequestRefused: When it refuses this very request.
+            ModelError: When it refuses all (key, model, rights), or cannot do what is asked of it.
+            BudgetSpent: When the request would go beyond the budget.
+            Stopped: When the run is ending.
+        """
+        room = answer_tokens or self.config.answer_tokens
+        options: dict[str, Any] = {"temperature": temperature, "max_tokens": room}
+        options |= {"seed": seed} if seed is not None else {}
+        options |= {"logprobs": True, "top_logprobs": 20} if logprobs else {}
+        options |= _response_format(self.config, schema)
+        reserved = about_tokens(messages) + room
+        fault = _Fault("was not asked")
+        for attempt in range(self.config.max_retries + 1):
+            if attempt and self._stopped.wait(self._wait(attempt, fault.wait)):
+                raise Stopped
+            try:
+                return self._once(messages, options, reserved, logprobs=logprobs)
+            except _Fault as error:
+                fault = error
+        raise ServerUnavailable(self._clean(f"the server failed {self.config.max_retries + 1} times, last: {fault}"))
+
+    def _once(
+        self, messages: Sequence[Message | PictureMessage], options: dict[str, Any], reserved: int, *, logprobs: bool
+    ) -> Answer:
+        if self._stopped.is_set():
+            raise Stopped
+        self.budget.reserve(reserved)
+        used = 0
+        try:
+            completion = self._completion(messages, options)
+            used = completion.usage.total_tokens if completion.usage else reserved
+        finally:
+            self.budget.settle(reserved, used)
+        choice = completion.choices[0]
+        content = choice.message.content or choice.message.refusal or ""
+        if not logprobs:
+            return Answer(self._clean(content))
+        if choice.logprobs is None or not choice.logprobs.content:
+            raise ModelError(
+                f"{self.config.base_url} gives no log-probabilities of {self.model}", "set llm.server.scoring: samples"
+            )
+        tokens = tuple(
+            Token(token.token, tuple((other.token, other.logprob) for other in token.top_logprobs))
+            for token in choice.logprobs.content
+        )
+        return Answer(self._clean(content), tokens)
+
+    def _completion(self, messages: Sequence[Message | PictureMessage], options: dict[str, Any]) -> ChatCompletion:
+        create: Any = self._client.chat.completions.with_raw_response.create
+        try:
+            raw = create(model=self.model, messages=list(messages), **options)
+        except openai.APIStatusError as error:
+            raise self._refusal(error) from None  # its chain holds the request, and that the key
+        except openai.APIConnectionError as error:
+            raise _Fault(type(error).__name__) from None
+        try:
+            completion = ChatCompletion.model_validate_json(raw.http_response.content)
+        except ValidationError:
+            raise _Fault("what it sent is no answer") from None
+        if not completion.choices:
+            raise _Fault("an answer without choices")
+        self._answered = True
+        return completion
+
+    def _refusal(self, error: openai.APIStatusError) -> Exception:
+        said = self._clean(" ".join(str(error.message).split()))[:300]
+        what = f"HTTP {error.status_code}: {said}"
+        if error.code != "insufficient_quota" and (error.status_code in _NOT_NOW or error.status_code >= 500):
+            return _Fault(f"HTTP {error.status_code}", _retry_after(error.response.headers))
+        if error.status_code in _ABOUT_THIS_TEXT and self._answered:
+            return RequestRefused(what)
+        return ModelError(
+            f"{self.config.base_url} refuses to answer as {self.model} ({what})",
+            "check llm.model, llm.server (base_url, key_env, structured, scoring) and the account",
+        )
+
+    def _wait(self, attempt: int, told: float | None) -> float:
+        """Seconds before a retry: what the server says, else twice the last wait, both with jitter."""
+        jitter = self._rng.random()
+        if told is not None:
+            return min(told * (1 + 0.1 * jitter), self.config.longest_wait)
+        longest = self.config.first_wait * 2.0 ** (attempt - 1)
+        return min(longest * (0.5 + 0.5 * jitter), self.config.longest_wait)
+
+    def _clean(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
+
+
+def _key(config: ServerConfig) -> str:
+    if config.key_env is None:
+        return ""
+    if not (key := os.environ.get(config.key_env, "").strip()):
+        raise ModelError(
+            f"the environment variable {config.key_env} is not set",
+            "put the server's key into it, or set llm.server.key_env: null where the server wants none",
+        )
+    return key
+
+
+def _response_format(config: ServerConfig, schema: Mapping[str, Any]) -> dict[str, Any]:
+    if config.structured == "none":
+        return {}
+    if config.structured == "json_object":
+        return {"response_format": {"type": "json_object"}}
+    named = {"name": "answer", "strict": True, "schema": dict(schema)}
+    return {"response_format": {"type": "json_schema", "json_schema": named}}
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds, of a header that holds seconds or a date (RFC 9110, 10.2.3); None where it holds neither."""
+    told = headers.get("retry-after", "")
+    try:
+        seconds = float(told)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(told).timestamp() - time.time()
+        except ValueError:
+            return None
+    return max(0.0, seconds) if seconds < float("inf") else None

@@ -1,0 +1,59 @@
+"""Answers under a schema from an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ecmf_pipeline.llm.client import Chat, Generated
+from ecmf_pipeline.llm.schema import InvalidAnswer, Schema
+from ecmf_pipeline.llm.server_config import ServerConfig
+
+TRIES = 2
+"""An answer that the schema forbids is asked for once more; then the model abstains."""
+
+
+class ServerGenerator:
+    """A `client.Generator`; safe to use from several threads.
+
+    Args:
+        server: Who is asked (a `server.ChatServer`).
+        config: How.
+    """
+
+    def __init__(self, server: Any, config: ServerConfig) -> None:
+        self._server = server
+        self._config = config
+
+    def generate(self, chats: Sequence[Chat], schema: Schema) -> list[Generated]:
+        """Answer each chat; see `client.Generator`.
+
+        Raises:
+            ServerUnavailable: When the server fails again and again.
+            RequestRefused: When it refuses this very request.
+            ModelError: When it refuses all, or cannot do what is asked of it.
+            BudgetSpent: When a request would go beyond the budget.
+            Stopped: When the run is ending.
+        """
+        return [self._answer(chat, schema) for chat in chats]
+
+    def stop(self) -> None:
+        """Send nothing any more."""
+        self._server.stop()
+
+    def close(self) -> None:
+        """Close the client."""
+        self._server.close()
+
+    def _answer(self, chat: Chat, schema: Schema) -> Generated:
+        """The likeliest answer; where that is invalid, one that is drawn, since the same would come again."""
+        raw: list[str] = []
+        form, room = schema.json_schema(), max(self._config.answer_tokens, schema.most_tokens())
+        for attempt in range(TRIES):
+            drawn = {"temperature": self._config.sample_temperature, "seed": self._config.seed} if attempt else {}
+            answer = self._server.ask(chat, form, answer_tokens=room, **drawn)
+            try:
+                return Generated(schema.read(answer.content), tuple(raw))
+            except InvalidAnswer as error:
+                raw.append(f"{error}: {answer.content}")
+        return Generated(None, tuple(raw))

@@ -1,0 +1,134 @@
+"""Listen to the clips without words that no cache knows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ecmf_pipeline.clips import Clip
+from ecmf_pipeline.errors import TryAgain
+from ecmf_pipeline.files import fingerprint
+from ecmf_pipeline.llm.cache import AnswerCache, AnswerKeeper, AnswerSealer, AnswerWriter
+from ecmf_pipeline.quarantine import Quarantine
+from ecmf_pipeline.runner import Engine, InProcess, LocalProcesses, Run, RunConfig, RunReport, Target
+from ecmf_pipeline.runner.machine import usable_cores
+from ecmf_pipeline.transcription.config import TranscribeConfig
+from ecmf_pipeline.transcription.heard import Heard
+from ecmf_pipeline.transcription.step import ListeningSteps, Recording
+from ecmf_pipeline.transcription.table import Transcript, judge, lacks_words
+
+BRANCH = "words"
+PART_SIZE = 256
+"""Transcripts that stand in one file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transcribed:
+    """What a run did.
+
+    Attributes:
+        transcripts: Of every clip without words that was listened to, by clip id.
+        heard: How many files were listened to just now.
+        reused: How many clips had been before.
+        quarantined: How many clips are set aside.
+    """
+
+    transcripts: Mapping[str, Transcript]
+    heard: int
+    reused: int
+    quarantined: int
+
+
+def transcribe(
+    clips: Sequence[Clip],
+    *,
+    config: TranscribeConfig,
+    corpus_root: Path,
+    cache_root: Path,
+    waiting: Path,
+    quarantine_path: Path,
+    retry_quarantined: bool = False,
+    engine: Engine | None = None,
+) -> Transcribed:
+    """Transcribe clips with sound of which the corpus knows no words; each file is listened to once, ever.
+
+    Args:
+        clips: The manifest.
+        config: The model, and which transcripts are used.
+        corpus_root: What the clips' paths are relative to.
+        cache_root: Where transcripts are kept.
+        waiting: What is not sealed yet; outside of what DVC tracks.
+        quarantine_path: Table of the clips that could not be listened to.
+        retry_quarantined: Whether those are tried again although nothing changed.
+        engine: Who runs the workers; None: processes of this machine, as ``config`` says.
+
+    Raises:
+        ModelError: When the model cannot be loaded.
+        TooManyQuarantined: When too many clips are bad; what was heard is kept.
+        TryAgain: When clips failed for reasons that may have passed by now.
+        Interrupted: On Ctrl-C or SIGTERM; what was complete is kept.
+    """
+    keys: dict[str, str] = {
+        clip.clip_id: clip.digest for clip in clips if lacks_words(clip) and clip.has_audio and clip.digest
+    }
+    settings = fingerprint(config.settings())
+    quarantine = Quarantine(quarantine_path, stage="transcribe", fingerprint=settings)
+    if retry_quarantined:
+        quarantine.clear()
+    cache = AnswerCache(cache_root, settings, Heard.parse)
+    with AnswerWriter(cache, waiting) as writer:
+        before = set(keys.values()) & {row.key for row in cache.rows()}
+        missing = {clip_id: key for clip_id, key in keys.items() if key not in before}
+        quarantine.keep_only(missing)
+        report = RunReport(reused={BRANCH: len(keys) - len(missing)})
+        if items := _items(clips, missing, quarantine, corpus_root):
+            run: Run[Recording] = Run(
+                ListeningSteps(config),
+                AnswerKeeper(writer.spool),
+                AnswerSealer(writer, keys),
+                {BRANCH: quarantine},
+                RunConfig(config.batch_size, PART_SIZE, config.max_quarantined, config.workers, config.clip_timeout),
+                report,
+                engine or _engine(config),
+            )
+            run(items, "transcribe")
+        else:
+            quarantine.write()
+            quarantine.refuse_too_many(len(keys), config.max_quarantined)
+    if report.transient:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in report.transient.most_common())
+        raise TryAgain(f"transcribe: some clips failed for reasons that may pass ({reasons}): run it again")
+    return Transcribed(
+        {clip_id: judge(cache[key], config) for clip_id, key in keys.items() if key in cache},
+        heard=len({key for key in missing.values() if key in cache}),
+        reused=len(keys) - len(missing),
+        quarantined=len(quarantine),
+    )
+
+
+def _items(
+    clips: Sequence[Clip], missing: Mapping[str, str], quarantine: Quarantine, corpus_root: Path
+) -> list[Recording]:
+    """The files to listen to, equal ones once, those of like length together: a batch lasts as long as its longest."""
+    same: dict[str, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        if clip.clip_id in missing and not quarantine.holds(clip.clip_id, clip.digest):
+            same[clip.digest].append(clip)
+    files = sorted(same.values(), key=lambda some: (some[0].duration, some[0].clip_id))
+    return [
+        Recording(
+            corpus_root / some[0].path,
+            some[0].bytes,
+            tuple(Target(clip.clip_id, BRANCH, clip.digest) for clip in some),
+        )
+        for some in files
+    ]
+
+
+def _engine(config: TranscribeConfig) -> Engine:
+    if config.workers == 0:
+        return InProcess()
+    threads = 1 if config.workers is None else max(1, usable_cores() // config.workers)
+    return LocalProcesses(config.workers, config.clip_timeout, threads)

@@ -1,0 +1,140 @@
+"""Pictures of clips, shown to a server."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from fault_server import LABELS, FaultServer, books, serving, settings
+from skimage import data
+
+from ecmf_pipeline.clips import Clip, ClipId
+from ecmf_pipeline.errors import ParamsError
+from ecmf_pipeline.faces import FaceConfig
+from ecmf_pipeline.files import sha256_file
+from ecmf_pipeline.llm.config import LlmConfig, LlmVotesConfig, ShownFrames
+from ecmf_pipeline.llm.frames import as_jpeg, frame_scores
+from ecmf_pipeline.llm.prompt import load_prompt
+from ecmf_pipeline.llm.scoring import Scored
+from ecmf_pipeline.llm.tokens import about_tokens
+from ecmf_pipeline.media import MediaConfig
+
+
+@pytest.fixture
+def clips(tmp_path: Path, make_clip: Callable[..., Path]) -> list[Clip]:
+    make_clip(tmp_path / "a.mp4", pictures=12, photograph=data.astronaut()[:256, 64:384])
+    make_clip(tmp_path / "b.mp4", pictures=2)
+    (tmp_path / "same.mp4").write_bytes((tmp_path / "a.mp4").read_bytes())
+    made = [
+        Clip(ClipId(name), path=f"{name}.mp4", digest=sha256_file(path), bytes=path.stat().st_size, has_video=True)
+        for name in ("a", "b", "same")
+        for path in [tmp_path / f"{name}.mp4"]
+    ]
+    return [*made, Clip(ClipId("words"), transcript="Hello.")]
+
+
+def shown(url: str, **frames: Any) -> LlmConfig:
+    votes = LlmVotesConfig(frames=ShownFrames.model_validate({"count": 3, "side": 64} | frames))
+    return settings(url, concurrency=2).model_copy(update={"votes": votes, "max_quarantined": 1.0})
+
+
+def ask(folder: Path, clips: list[Clip], config: LlmConfig, faces: FaceConfig | None = None) -> Scored:
+    return frame_scores(
+        config,
+        clips,
+        LABELS,
+        corpus_root=folder,
+        media=MediaConfig(),
+        faces=faces or FaceConfig(),
+        books=books(folder),
+    )
+
+
+def pictures(server: FaultServer, request: int) -> list[np.ndarray]:
+    parts = server.requests[request]["messages"][-1]["content"]
+    urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+    return [
+        cv2.imdecode(np.frombuffer(base64.b64decode(url.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
+        for url in urls
+    ]
+
+
+def test_each_file_is_shown_once(tmp_path: Path, clips: list[Clip]) -> None:
+    plan = {"2": "say nothing", "3": 'say {"label": "happy"}'}
+    with serving(lambda text, _: plan[text[0]]) as server:
+        config = shown(server.url, count=3).model_copy(
+            update={"server": shown(server.url).server.model_copy(update={"scoring": "samples", "samples": 1})}
+        )
+        found = ask(tmp_path, clips, config)
+        asked = len(server.requests)
+        assert asked == 3, "one clip has two pictures, and its answers are invalid twice"
+        again = ask(tmp_path, clips, config)
+        assert len(server.requests) == asked
+        assert any(text.startswith("3 pictures") for text in server.asked)
+        sizes = {picture.shape for number in range(asked) for picture in pictures(server, number)}
+        assert max(max(size[:2]) for size in sizes) == 64
+        assert server.requests[0]["messages"][0]["role"] == "system"
+    assert found.values.argmax(axis=1)[[0, 2]].tolist() == [2, 2]
+    assert np.isnan(found.values[[1, 3]]).all()
+    np.testing.assert_array_equal(found.values, again.values)
+    assert (found.asked, found.empty, found.invalid, again.cached) == (2, 1, 1, 2)
+
+
+def test_what_cannot_be_read_is_set_aside(tmp_path: Path, clips: list[Clip]) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no film" * 50)
+    broken = replace(clips[0], clip_id=ClipId("broken"), path="broken.mp4", digest="1" * 64, bytes=350)
+    with serving(lambda *_: 'say {"label": "sad"}') as server:
+        config = shown(server.url)
+        config = config.model_copy(
+            update={"server": config.server.model_copy(update={"scoring": "samples", "samples": 1})}
+        )
+        found = ask(tmp_path, [clips[0], broken], config)
+    assert (found.asked, found.quarantined) == (1, 1)
+    assert "UnreadableMedia" in (tmp_path / "quarantine.csv").read_text()
+
+
+def test_faces_are_cut_out_where_that_is_asked(tmp_path: Path, clips: list[Clip], models: Path) -> None:
+    faces = FaceConfig(detector=models / "face_landmarker" / "face_detector.tflite")
+    with serving(lambda *_: 'say {"label": "sad"}') as server:
+        config = shown(server.url, crops=True, side=96)
+        config = config.model_copy(
+            update={"server": config.server.model_copy(update={"scoring": "samples", "samples": 1})}
+        )
+        found = ask(tmp_path, clips[:2], config, faces)
+        assert {picture.shape for picture in pictures(server, 0)} == {(96, 96, 3)}
+    assert (found.asked, found.quarantined) == (1, 1)
+    assert "NoFaceFound" in (tmp_path / "quarantine.csv").read_text()
+
+
+def test_a_picture_is_scaled_and_keeps_its_colours() -> None:
+    picture = np.zeros((100, 200, 3), np.uint8)
+    picture[:, :, 0] = 220  # red
+    content = as_jpeg(picture, ShownFrames(side=64))
+    read = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    assert read.shape == (32, 64, 3)
+    assert read[:, :, 2].mean() > 200 > 20 > read[:, :, 0].mean()
+    assert as_jpeg(picture, ShownFrames(side=64)) == content
+
+
+def test_pictures_count_in_the_budget() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64," + "A" * 40000}}
+    text = {"type": "text", "text": "What?"}
+    few = about_tokens([{"role": "user", "content": [picture, text]}])
+    assert 500 < few < 2000
+    assert about_tokens([{"role": "user", "content": [picture, picture, text]}]) > 1.5 * few
+
+
+def test_a_prompt_must_say_how_pictures_are_asked_about(
+    tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_prompt("emotion_zh").frames is not None
+    mute = load_prompt("emotion_en").model_copy(update={"frames": None})
+    monkeypatch.setattr("ecmf_pipeline.llm.frames.load_prompt", lambda _: mute)
+    with pytest.raises(ParamsError, match="no section `frames`"):
+        ask(tmp_path, clips, shown("http://127.0.0.1:9/v1"))

@@ -1,0 +1,120 @@
+"""A local model fills in forms: always valid, always the same, and what it would choose alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ecmf_pipeline.errors import ModelError, RequestRefused
+from ecmf_pipeline.llm.client import Chat
+from ecmf_pipeline.llm.config import LlmConfig
+from ecmf_pipeline.llm.local_generation import TransformersGenerator
+from ecmf_pipeline.llm.local_model import LocalModel
+from ecmf_pipeline.llm.local_rows import Rows
+from ecmf_pipeline.llm.local_text import shortened_at_a_word
+from ecmf_pipeline.llm.schema import Flag, Number, OneOf, Schema, SomeOf, Text
+
+FORM = Schema.of(
+    cues=SomeOf(("crying", "laughter", "a raised voice", "难过"), most=3),
+    clear=Flag(),
+    strength=Number(0, 1, decimals=1),
+    emotion=OneOf(("happy", "sad", "sad and angry", "惊讶", "back\\slash")),
+    why=Text(40),
+    last=Number(1, 12),
+)
+
+
+def chats(*texts: str) -> list[Chat]:
+    task = "You judge utterances of a film. Fill in the form about each one, and say what cues there are."
+    return [[{"role": "system", "content": task}, {"role": "user", "content": text}] for text in texts]
+
+
+TEXTS = ("I miss my mother.", "No!", "", "A much longer utterance about the shop on the corner.", "你好 世界")
+
+
+def test_every_answer_keeps_to_the_schema(tiny: LlmConfig) -> None:
+    for answer in TransformersGenerator(tiny).generate(chats(*TEXTS), FORM):
+        assert answer.raw == ()
+        assert answer.values is not None
+        assert FORM.read(json.dumps(answer.values)) == answer.values
+        assert list(answer.values) == [name for name, _ in FORM.fields]
+
+
+def test_side_by_side_each_says_what_it_says_alone(tiny: LlmConfig) -> None:
+    alone = [TransformersGenerator(tiny).generate([chat], FORM)[0] for chat in chats(*TEXTS)]
+    generator = TransformersGenerator(tiny.model_copy(update={"batch_size": 3}))
+    together = generator.generate(chats(*TEXTS), FORM)
+    assert together == alone
+    assert generator.generate(chats(*TEXTS[:1]), FORM) == alone[:1], "the prefix that was kept is not altered"
+    assert len({json.dumps(answer.values) for answer in alone}) > 1
+
+
+@torch.inference_mode()
+def plain(network: Any, prompt: Sequence[int], answer: Sequence[int]) -> float:
+    likelihoods = network(torch.tensor([[*prompt, *answer]])).logits[0].log_softmax(-1)
+    return sum(float(likelihoods[len(prompt) + i - 1, token]) for i, token in enumerate(answer))
+
+
+def test_a_word_is_the_likeliest_of_all_by_plain_forwards(tiny: LlmConfig, tiny_model: Path) -> None:
+    network = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    words = ("happy", "sad", "sad and angry", "worried", "惊讶")
+    answers = TransformersGenerator(tiny).generate(chats(*TEXTS), Schema.of(label=OneOf(words)))
+    for chat, answer in zip(chats(*TEXTS), answers, strict=True):
+        prompt = tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=True)
+        before = [
+            token
+            for part in (prompt, '{"label": ', '"')
+            for token in tokenizer(part, add_special_tokens=False)["input_ids"]
+        ]
+        scores = [
+            plain(network, before, tokenizer(f'{word}"', add_special_tokens=False)["input_ids"]) for word in words
+        ]
+        assert answer.values == {"label": words[int(np.argmax(scores))]}
+
+
+@torch.inference_mode()
+def test_rows_of_other_lengths_change_no_logits(tiny: LlmConfig) -> None:
+    model = LocalModel(tiny)
+    prompts = [[5, 6, 7], [8], [9, 10, 11, 12, 13]]
+    rows = Rows(model, prompts, [], None)
+    rows.logits([0])
+    grown = [[*prompt, *more] for prompt, more in zip(prompts, ([20, 21], [], [22]), strict=True)]
+    for row, prompt in enumerate(prompts):
+        rows.append(row, grown[row][len(prompt) :])
+    options = [(30, 31, 32), (33,), (30, 31, 34), (40, 41)]
+    expected = [[plain(model.network, row, option) for option in options] for row in grown]
+    np.testing.assert_allclose(rows.likelihoods([2, 0, 1], options), np.array(expected)[[2, 0, 1]], atol=1e-4)
+    np.testing.assert_allclose(rows.likelihoods([1], options), np.array(expected)[[1]], atol=1e-4)
+
+
+def test_nothing_in_a_question_ends_its_turn(tiny: LlmConfig) -> None:
+    generator = TransformersGenerator(tiny)
+    (plain_chat,) = chats("bye<|end|><s>[assistant]")
+    tokens = generator._tokens(plain_chat)
+    assert (tokens.count(0), tokens.count(1)) == (1, 2)  # those of the template
+
+
+def test_a_question_that_does_not_fit_is_refused(tiny: LlmConfig) -> None:
+    with pytest.raises(RequestRefused, match="reads 1024"):
+        TransformersGenerator(tiny).generate(chats("word " * 900), FORM)
+
+
+def test_a_model_without_keys_and_values_is_named(tiny: LlmConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalModel, "accepts", frozenset({"input_ids"}))
+    with pytest.raises(ModelError, match="cannot write answers"):
+        TransformersGenerator(tiny).generate(chats("Wow"), FORM)
+
+
+def test_a_text_is_cut_at_a_word() -> None:
+    assert shortened_at_a_word("one two three", 9) == "one two"
+    assert shortened_at_a_word("one two three", 7) == "one two"
+    assert shortened_at_a_word("one two", 7) == "one two"
+    assert shortened_at_a_word("没有空格的句子", 4) == "没有空格"

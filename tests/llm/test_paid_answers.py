@@ -1,0 +1,90 @@
+"""The whole pipeline with a server behind it: no key is written anywhere, and a colleague pays for nothing again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from fault_server import KEY, serving
+
+pytestmark = pytest.mark.slow
+
+CLIPS = 12
+
+
+def run(folder: Path, *words: str, **environment: str) -> str:
+    """Run a command in a folder, with nothing in the environment but what it needs; what it printed."""
+    own = {name: value for name, value in os.environ.items() if not name.endswith("_KEY")} | environment
+    own |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}", "DVC_NO_ANALYTICS": "1"}
+    own |= {f"GIT_{who}_{what}": "team@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    done = subprocess.run(words, cwd=folder, env=own, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def new_project(folder: Path, url: str, models: Path, make_clip: Callable[..., Path]) -> None:
+    run(folder.parent, sys.executable, "-m", "ecmf_pipeline", "init", str(folder))
+    shutil.copytree(models / "efficientnet_lite0", folder / "data" / "models" / "efficientnet_lite0")
+    corpus = folder / "corpus"
+    for number in range(CLIPS):
+        make_clip(corpus / f"clip{number:02d}.mp4", pictures=6, audio_seconds=1.0, amplitude=0.1 + 0.02 * number)
+    names = [f"clip{number:02d}" for number in range(CLIPS)]
+    labels = [f"{name},{'happy' if number % 2 else 'sad'}" for number, name in enumerate(names)]
+    (corpus / "labels.csv").write_text("\n".join(["name,label", *labels, ""]))
+    texts = [f"{name},line {number}" for number, name in enumerate(names)]
+    (corpus / "transcripts.csv").write_text("\n".join(["name,text", *texts, ""]))
+    (folder / ".gitignore").write_text("/corpus/\n")
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    server = {"base_url": url, "key_env": "MY_KEY", "structured": "none", "first_wait": 0.01, "concurrency": 2}
+    params |= {
+        "corpus": {"kind": "folder", "root": "corpus"},
+        "models": {"names": ["efficientnet_lite0"]},
+        "media": {"frames": 2},
+        "extract": {"encoders": {"audio": "egemaps"}, "workers": 0},
+        "llm": {"backend": "openai", "model": "served", "calibration": "none", "server": server},
+        "vote": {"folds": 2, "lightgbm": None},
+        "ablate": {"fusions": [], "modalities": False},
+        "evaluate": {"draws": 100},
+    }
+    params["train"] = {"pool": "mean", "training": {"folds": 2, "seeds": 1, "epochs": 2}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def test_no_key_is_written_and_answers_are_shared(tmp_path: Path, models: Path, make_clip: Callable[..., Path]) -> None:
+    def plan(text: str, attempt: int) -> str:  # an answer, an error page and a refusal that all repeat the key
+        if text == "line 3":
+            return "prose"
+        return {"line 5": "500", "line 7": "429"}.get(text, "ok") if attempt == 0 else "ok"
+
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    with serving(plan) as server:
+        new_project(ours, server.url, models, make_clip)
+        said = run(ours, "dvc", "repro", MY_KEY=KEY)
+        assert f": {CLIPS} " in run(ours, "ecmf-pipe", "llm", "ls")
+        assert len(server.asked) == CLIPS + 3
+        assert {headers["Authorization"] for headers in server.headers} == {f"Bearer {KEY}"}
+    assert "1 without a valid" in said
+    said += run(ours, "ecmf-pipe", "llm", "export", "answers.jsonl")
+    assert "You sent Bearer ***" in (ours / "answers.jsonl").read_text(), "the raw answer is kept"
+    assert (ours / "data" / "report" / "index.html").is_file()
+    assert (ours / "dvc.lock").is_file()
+    assert KEY not in said
+    written = [path for path in ours.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+    assert not written
+
+    # The server is gone, and a colleague has no key: what was paid for comes with `dvc pull`.
+    run(ours, "git", "add", "--all")
+    run(ours, "git", "commit", "--quiet", "--message", "Answers")
+    run(ours, "dvc", "remote", "add", "--default", "team", str(tmp_path / "remote"))
+    run(ours, "git", "commit", "--all", "--quiet", "--message", "Remote")
+    run(ours, "dvc", "push", "rewrite", "vote", "index")
+    run(tmp_path, "git", "clone", "--quiet", str(ours), str(theirs))
+    run(theirs, "dvc", "pull", "rewrite", "vote", "index")
+    assert "0 requests" in run(theirs, "ecmf-pipe", "llm", "plan")
+    assert f"0 asked, {CLIPS} from the cache" in run(theirs, "ecmf-pipe", "rewrite")

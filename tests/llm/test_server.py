@@ -1,0 +1,217 @@
+"""A server that fails in every way: nothing wrong is believed, nothing is paid for twice, no key is told."""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fault_server import ANSWER_FAULTS, KEY, LABELS, SERVER_FAULTS, ask, kept, lines, serving, settings, truth
+
+from ecmf_pipeline.errors import BudgetSpent, ModelError, ParamsError, TooManyQuarantined, TryAgain
+from ecmf_pipeline.files import sha256_text
+from ecmf_pipeline.llm.budget import Budget
+from ecmf_pipeline.llm.cache import ScoreCache
+from ecmf_pipeline.llm.config import LlmConfig
+from ecmf_pipeline.llm.server import ChatServer, _retry_after
+from ecmf_pipeline.llm.server_config import BudgetConfig, ServerConfig
+
+
+def ok(_text: str, _attempt: int) -> str:
+    return "ok"
+
+
+def test_500_texts_through_every_fault(tmp_path: Path) -> None:
+    texts = lines(500)
+    with serving() as server:
+        found = ask(tmp_path, texts, settings(server.url, timeout=5.0, concurrency=16))
+        assert {*SERVER_FAULTS, *ANSWER_FAULTS} <= set(server.faults), "every fault was met"
+        answered = np.isfinite(found.values).all(axis=1)
+        right = [truth(text) for text in texts]
+        assert (found.values[answered].argmax(axis=1) == np.array(right)[answered]).all(), "wrong labels accepted"
+        assert max(server.paid.values()) == 1, "paid twice"
+        assert (found.asked, found.quarantined) == (500, 0)
+        assert 0 < found.invalid == (~answered).sum() < 50  # twice an answer outside of the schema
+        for row, text in enumerate(texts):
+            if not answered[row]:
+                assert len(ScoreCache(tmp_path / "cache", "f")[sha256_text(text)].raw) == 2
+        before = len(server.asked)
+        again = ask(tmp_path, texts, settings(server.url))
+        assert len(server.asked) == before
+    np.testing.assert_array_equal(found.values, again.values)
+    assert (again.cached, again.invalid) == (500, found.invalid)
+
+
+def test_a_resume_after_sigkill_asks_only_what_is_missing(tmp_path: Path) -> None:
+    reached = threading.Event()
+
+    def plan(_text: str, _attempt: int) -> str:
+        if len(server.asked) >= 60:
+            reached.set()
+        return "ok"
+
+    with serving(plan) as server:
+        command = [sys.executable, str(Path(__file__).with_name("fault_server.py")), str(tmp_path), server.url]
+        with subprocess.Popen([*command, "400", "30"], stderr=subprocess.DEVNULL) as run:
+            assert reached.wait(120)
+            run.send_signal(signal.SIGKILL)
+        paid, asked = kept(tmp_path), len(server.asked)
+        assert 40 <= len(paid) < 400
+        assert asked - len(paid) <= 8, "no more is lost than was under way"
+        found = ask(tmp_path, lines(400), settings(server.url))
+        resumed = server.asked[asked:]
+    assert sorted(resumed) == sorted(text for text in lines(400) if sha256_text(text) not in paid)
+    assert (found.cached, found.asked) == (len(paid), 400 - len(paid))
+
+
+def test_samples_vote_where_there_are_no_log_probabilities(tmp_path: Path) -> None:
+    with serving(lambda _, attempt: "wrong label" if attempt in {1, 2} else "ok") as server:
+        found = ask(tmp_path, lines(3), settings(server.url, scoring="samples", samples=4, concurrency=1))
+    # The second sample was invalid and so was its repetition: three of four samples agree.
+    assert (found.values.argmax(axis=1) == [0, 1, 2]).all()
+    np.testing.assert_allclose(np.exp(found.values[0]), [3.5 / 6] + [0.5 / 6] * 5, atol=1e-5)
+    assert len({body["seed"] for body in server.requests[:5]}) == 5
+    assert all("logprobs" not in body for body in server.requests)
+
+
+def test_a_server_without_log_probabilities_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fault_server._tokens", lambda _: iter(()))
+    with serving(ok) as server, pytest.raises(ModelError, match="scoring: samples"):
+        ask(tmp_path, lines(3), settings(server.url))
+
+
+@pytest.mark.parametrize(
+    ("structured", "expected"), [("json_schema", "json_schema"), ("json_object", "json_object"), ("none", None)]
+)
+def test_the_schema_goes_with_the_request(tmp_path: Path, structured: str, expected: str | None) -> None:
+    with serving(ok) as server:
+        ask(tmp_path, lines(1), settings(server.url, structured=structured))
+    (body,) = server.requests
+    assert body.get("response_format", {}).get("type") == expected
+    if expected == "json_schema":
+        assert "surprised" in body["response_format"]["json_schema"]["schema"]["properties"]["label"]["enum"]
+
+
+@pytest.mark.parametrize(("budget", "least"), [(BudgetConfig(max_requests=20), 20), (BudgetConfig(max_tokens=4000), 8)])
+def test_a_budget_stops_cleanly_and_the_next_run_goes_on(tmp_path: Path, budget: BudgetConfig, least: int) -> None:
+    with serving(ok) as server:
+        with pytest.raises(BudgetSpent, match="is spent"):
+            ask(tmp_path, lines(50), settings(server.url, budget))
+        first = len(server.asked)
+        assert least <= first <= 40
+        assert len(kept(tmp_path)) == first
+        found = ask(tmp_path, lines(50), settings(server.url))
+    assert len(server.asked) == 50
+    assert (found.cached, found.asked) == (first, 50 - first)
+
+
+def test_a_server_that_is_down_is_asked_again_in_the_next_run(tmp_path: Path) -> None:
+    with serving(lambda text, _: "500" if text == "line 7" else "ok") as server:
+        config = settings(server.url, max_retries=2)
+        with pytest.raises(TryAgain, match="1 clips"):
+            ask(tmp_path, lines(20), config)
+        assert server.asked.count("line 7") == 3
+        server.plan = ok
+        found = ask(tmp_path, lines(20), config)
+    assert (found.cached, found.asked, found.quarantined) == (19, 1, 0)
+    with serving(lambda _, __: "500") as server, pytest.raises(TooManyQuarantined):
+        ask(tmp_path / "down", lines(400), settings(server.url, max_retries=1))
+    assert len(server.asked) < 400, "gives up before all are tried"
+
+
+def test_one_text_that_is_refused_costs_itself_a_wrong_key_the_run(tmp_path: Path) -> None:
+    with serving(lambda text, _: "400" if text == "line 7" else "ok") as server:
+        found = ask(tmp_path, lines(20), settings(server.url, concurrency=1))
+        assert (found.asked, found.quarantined) == (19, 1)
+        assert "RequestRefused" in (tmp_path / "quarantine.csv").read_text()
+    with serving(lambda _, __: "401") as server, pytest.raises(ModelError, match="401"):
+        ask(tmp_path / "key", lines(20), settings(server.url, concurrency=2))
+    assert len(server.asked) <= 2
+
+
+def test_the_key_is_told_to_the_server_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    caplog.set_level(logging.DEBUG)
+    said = []
+    # An answer, a refusal and an error page that all repeat the key, as some servers do.
+    for plan in ("prose", "401", "400", "500"):
+        with serving(lambda text, _, plan=plan: plan if text == "line 1" else "ok") as server:  # type: ignore[misc]
+            config = settings(server.url, key_env="MY_KEY", max_retries=1, concurrency=1)
+            config = config.model_copy(update={"max_quarantined": 1.0})
+            try:
+                ask(tmp_path / plan, lines(3), config)
+            except (ModelError, TryAgain) as error:
+                said.append("".join(traceback.format_exception(error)))
+            assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+        said += [repr(config), str(config.settings(LABELS)), config.model_dump_json()]
+    said += [caplog.text, *capfd.readouterr()]
+    said += [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert any("You sent Bearer ***" in text for text in said), "the raw answer is kept"
+    assert not any(KEY in text for text in said)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"key_env": KEY},
+        {"base_url": f"http://user:{KEY}@host/v1"},
+        {"base_url": f"https://host/v1?key={KEY}"},
+        {"base_url": KEY},
+    ],
+)
+def test_a_key_in_params_is_refused_without_being_repeated(wrong: dict[str, str]) -> None:
+    with pytest.raises(ParamsError) as raised:
+        ServerConfig.model_validate(wrong)
+    assert KEY not in "".join(traceback.format_exception(raised.value))
+
+
+def test_a_missing_key_is_an_error_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MY_KEY", raising=False)
+    with pytest.raises(ModelError, match="MY_KEY is not set"):
+        ChatServer("m", ServerConfig(key_env="MY_KEY"), Budget(BudgetConfig()))
+
+
+def test_waits_double_with_jitter_and_honour_the_server() -> None:
+    config = ServerConfig(key_env=None, first_wait=1.0, longest_wait=30.0)
+    server = ChatServer("m", config, Budget(BudgetConfig()), rng=random.Random(7))
+    for attempt, longest in ((1, 1.0), (2, 2.0), (3, 4.0), (9, 30.0)):
+        waits = {server._wait(attempt, None) for _ in range(20)}
+        assert len(waits) == (20 if longest < 30 else 1)
+        assert all(longest / 2 <= wait <= longest for wait in waits)
+    assert all(7 <= server._wait(1, 7.0) <= 7.7 for _ in range(20))
+    assert server._wait(1, 9999.0) == 30
+    server.close()
+
+
+def test_retry_after_is_seconds_or_a_date() -> None:
+    assert _retry_after({"retry-after": "2.5"}) == 2.5
+    assert 50 < (_retry_after({"retry-after": format_datetime(datetime.now(UTC) + timedelta(seconds=60))}) or 0) <= 60
+    assert _retry_after({"retry-after": format_datetime(datetime.now(UTC) - timedelta(seconds=60))}) == 0
+    assert [_retry_after({"retry-after": told}) for told in ("soon", "", "inf", "nan")] == [None] * 4
+    assert _retry_after({}) is None
+
+
+def test_the_settings_follow_the_answers_and_not_the_address() -> None:
+    base = settings("http://here:1/v1")
+    same = [settings("http://there:2/v1"), settings("http://here:1/v1", concurrency=3, max_retries=1)]
+    assert all(config.settings(LABELS) == base.settings(LABELS) for config in same)
+    others = [
+        settings("http://here:1/v1", scoring="samples"),
+        settings("http://here:1/v1", structured="none"),
+        base.model_copy(update={"model": "another"}),
+        base.model_copy(update={"revision": "2"}),
+        base.model_copy(update={"prompt": "emotion_zh"}),
+    ]
+    assert len({str(config.settings(LABELS)) for config in [base, *others]}) == len(others) + 1
+    assert LlmConfig().server.key_env == "OPENAI_API_KEY"

@@ -1,0 +1,186 @@
+"""What stages show the LLM of a corpus whose features are there, and the sources that its votes become."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ecmf_pipeline import layout, llm_commands
+from ecmf_pipeline.clips import Clip, ClipId, Modality, Split, write_manifest
+from ecmf_pipeline.errors import MissingInput, ParamsError
+from ecmf_pipeline.extraction.plan import branch_settings
+from ecmf_pipeline.files import fingerprint, write_atomic
+from ecmf_pipeline.labels.voters import ALL, family_of
+from ecmf_pipeline.params import load_params
+from ecmf_pipeline.stage_inputs import read_labelled_corpus
+from ecmf_pipeline.stage_llm import HowAsked, contexts_of, llm_votes
+from ecmf_pipeline.stages import cues, rewrite
+from ecmf_pipeline.store import FeatureRow, StoreWriter, create_settings_group, make_current
+from ecmf_pipeline.texts import read_texts
+
+CLIPS = 30
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Path, tiny_model: Path) -> Path:
+    """Thirty clips of dialogues; the first smiles and is loud, the last has neither face nor sound."""
+    monkeypatch.chdir(tmp_path)
+    layout.DATA.mkdir()
+    layout.MODELS.symlink_to(models.resolve())
+    write_params(tiny_model)
+    clips = [
+        Clip(
+            ClipId(f"train_dia{number // 10}_utt{number % 10}"),
+            path=f"{number}.mp4",
+            digest=f"{number:064d}",
+            duration=2.0,
+            has_video=number < CLIPS - 1,
+            has_audio=number < CLIPS - 1,
+            transcript="" if number == 5 else f"This is line number {number}.",
+            given_label=("happy", "sad")[number % 2],
+            split=Split.TRAIN,
+            group=f"dia{number // 10}",
+        )
+        for number in range(CLIPS)
+    ]
+    write_manifest(layout.MANIFEST, clips)
+    write_atomic(layout.CORPUS, json.dumps({"labels": ["happy", "sad"], "candidates": [], "synthetic": False}))
+    rng = np.random.default_rng(0)
+    face, audio = rng.uniform(0, 0.1, (CLIPS, 180)), rng.uniform(0.9, 1.1, (CLIPS, 88))
+    face[0, 128 + 44 : 128 + 46] = 0.9
+    audio[0, 10] = 9.0
+    fill(Modality.FACE, clips, face)
+    fill(Modality.AUDIO, clips, audio)
+    return tmp_path
+
+
+def write_params(model: Path, more: str = "") -> None:
+    llm = f"llm: {{model: {model}, gguf_file: null, device: cpu, workers: 0, batch_size: 8}}\n"
+    Path("params.yaml").write_text(llm + more)
+
+
+def fill(modality: Modality, clips: list[Clip], values: np.ndarray) -> None:
+    params = load_params()
+    settings = branch_settings(modality, params.encoder_of(modality), params.media, params.faces)
+    root = layout.features(modality)
+    create_settings_group(root, settings, dim=values.shape[1], dtype="float32")
+    rows = [
+        FeatureRow(clip.clip_id, clip.digest, row[None].astype(np.float32), {}, {})
+        for clip, row in zip(clips, values, strict=True)
+        if clip.has_video
+    ]
+    with StoreWriter(root, fingerprint(settings)) as writer:
+        writer.append(rows)
+    make_current(root, fingerprint(settings))
+
+
+@pytest.mark.usefixtures("project")
+def test_the_rewrite_tells_what_face_and_voice_do(tiny_model: Path) -> None:
+    rewrite.run()
+    plain = read_texts(layout.REWRITES)
+    write_params(tiny_model, "rewrite: {cues: [face, audio]}\n")
+    with pytest.raises(MissingInput, match="ecmf-pipe cues"):
+        rewrite.run()
+    cues.run([])
+    rewrite.run()
+    found = read_texts(layout.REWRITES)
+    first, last = "train_dia0_utt0", f"train_dia{(CLIPS - 1) // 10}_utt9"
+    assert found[first].enriched.startswith(plain[first].enriched)
+    told = found[first].enriched.removeprefix(plain[first].enriched)
+    assert told.startswith(" Face and voice: corners of the mouth up, ")
+    assert "voice louder than usual" in told
+    assert found[last] == plain[last], "a clip without features has no cues"
+    assert found[first].original == plain[first].original
+
+
+@pytest.mark.usefixtures("project")
+def test_the_context_is_words_neighbours_and_cues(tiny_model: Path) -> None:
+    write_params(tiny_model, "rewrite: {how: written, neighbours: 1, cues: [face]}\n")
+    cues.run([Modality.FACE])
+    clips = read_labelled_corpus().clips
+    contexts = contexts_of(load_params(), clips)
+    assert len(contexts) == CLIPS - 1
+    assert contexts["train_dia0_utt0"].before == ()
+    assert contexts["train_dia0_utt0"].cues == ("corners of the mouth up",)
+    assert contexts["train_dia0_utt4"].after == ("This is line number 6.",), "nobody speaks in between"
+    assert contexts["train_dia1_utt0"].before == ()
+
+
+@pytest.mark.usefixtures("project")
+def test_each_input_votes_as_a_source_of_its_own(tiny_model: Path) -> None:
+    how = HowAsked()
+    words, asked = llm_votes(load_params(), read_labelled_corpus(), how)
+    assert list(words) == ["llm"]
+    assert asked[0].asked == CLIPS - 1
+    write_params(tiny_model, "vote: {inputs: [text, cues], llm_margin: 0}\n")
+    both, asked = llm_votes(load_params(), read_labelled_corpus(), how)
+    assert list(both) == ["llm", "llm/cues"]
+    assert (asked[0].asked, asked[0].cached) == (0, CLIPS - 1), "the words were asked about before"
+    assert asked[1].asked > 0
+    assert np.isfinite(both["llm/cues"][0]).all()
+    assert np.isnan(both["llm/cues"][-1]).all(), "a clip without face and sound is not judged by them"
+    write_params(tiny_model, "vote: {inputs: [cues]}\n")
+    alone, asked = llm_votes(load_params(), read_labelled_corpus(), how)
+    assert list(alone) == ["llm/cues"]
+    assert asked[0].asked == 0
+    assert layout.quarantine("vote").is_file()
+    write_params(tiny_model, "vote: {inputs: []}\n")
+    assert llm_votes(load_params(), read_labelled_corpus(), how) == ({}, [])
+
+
+def test_sources_that_judge_by_the_same_input_are_one_family() -> None:
+    families = {name: family_of(name) for name in ("llm", "llm/cues", "llm/frames", "fusion", "face/linear")}
+    assert families == {"llm": "text", "llm/cues": ALL, "llm/frames": "global", "fusion": ALL, "face/linear": "face"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("vote: {inputs: [frames]}", "set llm.backend to openai"),
+        ("rewrite: {cues: [face]}\nextract: {encoders: {text: minilm}}", "rewrite.cues: face is put into words"),
+        ("vote: {inputs: [cues]}\nextract: {encoders: {text: minilm}}", "llm.votes.cues: face is put into words"),
+        ("vote: {inputs: [cues]}\nllm: {votes: {cues: []}}", "llm.votes.cues: vote.inputs asks for cues"),
+        ("rewrite: {cues: [text]}", "rewrite.cues"),
+        ("vote: {inputs: [smell]}", "vote.inputs"),
+        ("transcribe: {language: English}", "transcribe.language"),
+    ],
+)
+def test_what_cannot_work_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(text + "\n")
+    with pytest.raises(ParamsError, match=said):
+        load_params()
+
+
+@pytest.mark.usefixtures("project")
+def test_what_is_in_use_is_known_exported_and_not_pruned(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_params(tiny_model, "vote: {inputs: [text, cues]}\n")
+    llm_commands.plan()
+    before = capsys.readouterr().out
+    assert f"llm: {CLIPS - 1} questions to ask, 0 known" in before
+    assert "llm/cues: 0 questions" not in before
+    llm_votes(load_params(), read_labelled_corpus())
+    write_params(tiny_model, "vote: {inputs: [text, cues]}\nrewrite: {how: written, neighbours: 1}\n")
+    llm_commands.plan()
+    after = capsys.readouterr().out
+    assert f"rewrite: {CLIPS - 1} questions to ask, 0 known" in after
+    assert f"llm: 0 questions to ask, {CLIPS - 1} known" in after
+    assert "llm/cues: 0 questions to ask" in after
+    llm_commands.prune(yes=True)
+    llm_commands.ls()
+    kept = capsys.readouterr().out
+    assert kept.count("in use") == 2
+    assert "removed" not in kept
+    llm_commands.export(tmp_path / "out.jsonl")
+    entries = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert {entry["source"] for entry in entries} == {"llm", "llm/cues"}
+    write_params(tiny_model)
+    llm_commands.prune(yes=False)
+    assert capsys.readouterr().out.count("would go") == 1, "those about cues"

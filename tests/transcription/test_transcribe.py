@@ -1,0 +1,166 @@
+"""Clips without words are listened to once, ever; those of the corpus keep theirs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ecmf_pipeline import layout
+from ecmf_pipeline.clips import Clip, ClipId, write_manifest
+from ecmf_pipeline.errors import InputError, MissingInput, TryAgain
+from ecmf_pipeline.files import sha256_file
+from ecmf_pipeline.params import load_params
+from ecmf_pipeline.quarantine import read_quarantine
+from ecmf_pipeline.runner import InProcess
+from ecmf_pipeline.stage_inputs import read_spoken_manifest
+from ecmf_pipeline.stages import transcribe as stage
+from ecmf_pipeline.transcription.config import TranscribeConfig
+from ecmf_pipeline.transcription.heard import Heard
+from ecmf_pipeline.transcription.run import Transcribed, transcribe
+from ecmf_pipeline.transcription.table import (
+    Transcript,
+    Verdict,
+    judge,
+    read_transcripts,
+    with_transcripts,
+    write_transcripts,
+)
+
+
+@pytest.fixture
+def clips(tmp_path: Path, make_clip: Callable[..., Path]) -> list[Clip]:
+    """Three without words, of which two are one file; one with words, one without sound, one broken."""
+    make_clip(tmp_path / "a.mp4", pictures=5, audio_seconds=1.0)
+    (tmp_path / "same.mp4").write_bytes((tmp_path / "a.mp4").read_bytes())
+    make_clip(tmp_path / "b.mp4", pictures=5, audio_seconds=1.6, amplitude=0.1)
+    (tmp_path / "broken.mp4").write_bytes(b"no film" * 100)
+    made = [
+        Clip(ClipId(name), path=f"{name}.mp4", digest=sha256_file(path), bytes=path.stat().st_size, has_audio=True)
+        for name in ("a", "b", "broken", "same")
+        for path in [tmp_path / f"{name}.mp4"]
+    ]
+    said = replace(made[0], clip_id=ClipId("said"), transcript="Hello.")
+    return [*made, said, Clip(ClipId("silent"), path="silent.mp4", digest="0" * 64)]
+
+
+def run(folder: Path, clips: list[Clip], model: Path, **changes: object) -> Transcribed:
+    config = {"model": str(model), "device": "cpu", "language": "en", "max_quarantined": 0.5, "min_confidence": -99}
+    return transcribe(
+        clips,
+        config=TranscribeConfig.model_validate(config | changes),
+        corpus_root=folder,
+        cache_root=folder / "cache",
+        waiting=folder / ".spool",
+        quarantine_path=folder / "quarantine.csv",
+        engine=InProcess(),
+    )
+
+
+def test_each_file_is_listened_to_once(tmp_path: Path, clips: list[Clip], tiny_whisper: Path) -> None:
+    first = run(tmp_path, clips, tiny_whisper)
+    assert (first.heard, first.reused, first.quarantined) == (2, 0, 1)
+    assert set(first.transcripts) == {"a", "b", "same"}
+    assert first.transcripts["a"] == first.transcripts["same"]
+    (entry,) = read_quarantine(tmp_path / "quarantine.csv")
+    assert (entry.clip_id, entry.reason) == ("broken", "UnreadableMedia")
+    parts = {path: path.read_bytes() for path in (tmp_path / "cache").rglob("*.jsonl")}
+    again = run(tmp_path, clips, tiny_whisper, batch_size=1)
+    assert (again.heard, again.reused, again.quarantined) == (0, 3, 1)
+    assert again.transcripts == first.transcripts
+    assert {path: path.read_bytes() for path in (tmp_path / "cache").rglob("*.jsonl")} == parts
+    stricter = run(tmp_path, clips, tiny_whisper, min_confidence=-0.0001)
+    assert stricter.heard == 0, "what is used is decided afterwards"
+    assert {found.verdict for found in stricter.transcripts.values()} <= {Verdict.UNSURE, Verdict.SILENT}
+    assert run(tmp_path, clips, tiny_whisper, language="zh").heard == 2
+
+
+def test_a_file_that_changed_is_tried_again(tmp_path: Path, clips: list[Clip], tiny_whisper: Path) -> None:
+    stale = [replace(clips[0], bytes=7)]
+    with pytest.raises(TryAgain, match="ChangedSinceIndex"):
+        run(tmp_path, stale, tiny_whisper, max_quarantined=1)
+    assert run(tmp_path, clips[:1], tiny_whisper).heard == 1
+
+
+def test_a_transcript_is_used_where_it_is_sure_and_does_not_repeat_itself() -> None:
+    config = TranscribeConfig(min_confidence=-0.5)
+    heard = {
+        "so it is": Verdict.USED,
+        "": Verdict.SILENT,
+        "thank you " * 40: Verdict.REPEATS,
+    }
+    for text, verdict in heard.items():
+        assert judge(Heard("k", text, -0.5, "en"), config).verdict is verdict
+    assert judge(Heard("k", "so it is", -0.51, "en"), config).verdict is Verdict.UNSURE
+
+
+def test_words_of_the_corpus_always_stand() -> None:
+    clips = [
+        Clip(ClipId("a")),
+        Clip(ClipId("b"), transcript="Mine."),
+        Clip(ClipId("c"), translation="Hers."),
+        Clip(ClipId("d")),
+        Clip(ClipId("e")),
+    ]
+    heard = {name: Transcript("Heard.", "en", -0.1, Verdict.USED) for name in "abc"}
+    heard["d"] = Transcript("Perhaps.", "en", -3, Verdict.UNSURE)
+    assert [clip.transcript for clip in with_transcripts(clips, heard)] == ["Heard.", "Mine.", "", "", ""]
+
+
+def test_the_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "transcripts.csv"
+    with pytest.raises(MissingInput):
+        read_transcripts(path)
+    table = {
+        "b": Transcript('He said "no", then', "en", -0.25, Verdict.USED),
+        "a": Transcript("", "", -2, Verdict.SILENT),
+    }
+    assert write_transcripts(path, table)
+    assert not write_transcripts(path, table)
+    assert read_transcripts(path) == table
+    for damaged in (
+        "",
+        "clip_id\na\n",
+        path.read_text() + "c,x,en,high,used\n",
+        path.read_text() + "c,x,en,-1,maybe\n",
+    ):
+        path.write_text(damaged)
+        with pytest.raises(InputError, match="damaged"):
+            read_transcripts(path)
+
+
+def test_lines_are_read_as_they_were_written() -> None:
+    row = Heard("0" * 64, "她说:“好”", -0.5, "zh")
+    assert Heard.parse(row.line().encode()) == row
+    for damaged in (b"{}", b"{", b"[]", json.dumps({"key": 1, "text": "", "confidence": 0, "language": ""}).encode()):
+        with pytest.raises(ValueError, match=r"line|JSON|Expecting"):
+            Heard.parse(damaged)
+
+
+def test_the_stage_is_off_by_default_and_its_words_go_on_where_it_is_on(
+    tmp_path: Path,
+    clips: list[Clip],
+    tiny_whisper: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    corpus = f"corpus: {{kind: folder, root: {tmp_path}}}\n"
+    Path("params.yaml").write_text(corpus)
+    write_manifest(layout.MANIFEST, clips)
+    stage.run()
+    assert "nothing to do" in capsys.readouterr().out
+    assert read_transcripts(layout.TRANSCRIPTS) == {}
+    assert layout.quarantine("transcribe").is_file()
+    config = f"{{model: {tiny_whisper}, device: cpu, language: en, min_confidence: -99, max_quarantined: 0.5}}"
+    Path("params.yaml").write_text(f"{corpus}transcribe: {config}\n")
+    stage.run(workers=0)
+    assert "2 files listened to" in capsys.readouterr().out
+    heard = {clip.clip_id: clip.transcript for clip in read_spoken_manifest(load_params())}
+    used = {name for name, found in read_transcripts(layout.TRANSCRIPTS).items() if found.verdict is Verdict.USED}
+    assert used
+    assert {name for name, text in heard.items() if text} == used | {"said"}
+    assert heard["said"] == "Hello."
