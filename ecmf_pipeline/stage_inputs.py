@@ -19,7 +19,7 @@ from ecmf_pipeline.errors import CorpusError, ModelError
 from ecmf_pipeline.extraction.plan import branch_settings
 from ecmf_pipeline.files import fingerprint, read_json
 from ecmf_pipeline.labels.outside import read_verdicts
-from ecmf_pipeline.llm.calibration import held_out_temperatures
+from ecmf_pipeline.llm.calibration import LabelCalibration, held_out_calibrations
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.examples import prompts_by_fold
 from ecmf_pipeline.llm.label_scores import label_scores
@@ -208,8 +208,8 @@ def llm_votes(
 ) -> tuple[NDArray[np.float64], list[Scored]]:
     """The LLM's votes on every clip as probabilities, (n, K), rows of NaN where it abstains, and what was asked.
 
-    Whatever is learned from labels (examples in the prompt, the temperature) is learned on given labels of other folds
-    than the clip's own; gold labels are never read.
+    Whatever is learned from labels (examples in the prompt, temperature and bias) is learned on given labels of other
+    folds than the clip's own; gold labels are never read.
     """
     settings, folds = params.llm.votes, folds_of(corpus, params.vote.folds, params.vote.seed)
     given = np.array(labels_of(corpus.clips, corpus.labels), np.int64)
@@ -232,7 +232,21 @@ def llm_votes(
             )
             values[rows] = found.values
             asked.append(found)
-    temperature: float | NDArray[np.float64]
-    fitted = settings.temperature == "fitted"
-    temperature = held_out_temperatures(values, given, folds) if fitted else float(settings.temperature)
-    return votes_from_scores(values, margin=params.vote.llm_margin, temperature=temperature), asked
+    temperature = None if settings.temperature == "fitted" else settings.temperature
+    values, fitted = held_out_calibrations(
+        values, given, folds, temperature=temperature, bias=settings.bias == "fitted"
+    )
+    _tell_calibration(fitted)
+    return votes_from_scores(values, margin=params.vote.llm_margin), asked
+
+
+def _tell_calibration(fitted: Sequence[LabelCalibration]) -> None:
+    counts = [calibration.labelled for calibration in fitted]
+    temperatures = [calibration.temperature for calibration in fitted]
+    if min(counts, default=0):
+        say(
+            f"vote: llm calibrated for each fold on {min(counts)} to {max(counts)} labelled clips of the others "
+            f"(temperature {min(temperatures):.2f} to {max(temperatures):.2f})"
+        )
+    else:
+        say("vote: llm not calibrated on labels (turned off, or too few labelled clips with words in the other folds)")

@@ -17,11 +17,14 @@ from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.files import fingerprint, sha256_text
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.label_scores import label_scores
-from ecmf_pipeline.llm.prompt import Prompt
+from ecmf_pipeline.llm.prompt import Calibration, Prompt
 from ecmf_pipeline.llm.scoring import ScoreBooks
 
 MELD = Path(__file__).parents[2] / "shared" / "data" / "meld"
 PARTS = ("train", "dev", "test")
+
+WORKERS = 2
+"""Processes that ask, of one thread each on two cores: on a busy machine threads of one product wait for each other."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -47,16 +50,15 @@ class Sample:
     truth: Ints
     dialogues: NDArray[np.str_]
 
-    def first(self, count: int) -> Sample:
-        """The first so many of them: utterances stand in the order they were drawn in."""
-        return Sample(
-            self.part,
-            self.names[:count],
-            self.texts[:count],
-            self.before[:count],
-            self.truth[:count],
-            self.dialogues[:count],
-        )
+    def only(self, rows: NDArray[np.bool_] | Ints) -> Sample:
+        """Some of them.
+
+        Args:
+            rows: A mask, (n,), or which ones, (m,).
+        """
+        some = np.arange(len(self.texts))[rows].tolist()
+        texts, before, names = ([values[row] for row in some] for values in (self.texts, self.before, self.names))
+        return Sample(self.part, names, texts, before, self.truth[rows], self.dialogues[rows])
 
 
 def read_samples(sizes: dict[str, int], seed: int, root: Path = MELD) -> dict[str, Sample]:
@@ -96,21 +98,28 @@ def _before(clips: dict[str, Clip], name: str) -> str:
     return former.transcript if former else ""
 
 
-def raw_scores(sample: Sample, folder: Path, *, prompt: Prompt | None = None, examples: str = "packaged") -> Floats:
-    """Log-likelihood of each label under the embedded LLM, uncalibrated, (n, 6); what was asked once is not asked again.
+def raw_scores(
+    texts: Sequence[str],
+    folder: Path,
+    *,
+    name: str,
+    prompt: Prompt | None = None,
+    calibration: Calibration = "none",
+) -> Floats:
+    """Log-likelihood of each label under the embedded LLM, (n, 6); what was asked once is not asked again.
 
     Args:
-        sample: The utterances.
+        texts: What is said, (n,), none of it blank.
         folder: Keeps the scores.
+        name: Names the table of what is set aside.
         prompt: The prompt with examples of the corpus; None: as it is packaged.
-        examples: Names the prompt.
+        calibration: What is subtracted.
     """
-    table = folder / f"quarantine-{sample.part}-{examples}.csv"
     found = label_scores(
-        LlmConfig(calibration="none"),
-        dict(zip(sample.names, sample.texts, strict=True)),
+        LlmConfig(calibration=calibration, workers=WORKERS),
+        {f"{number:06d}": text for number, text in enumerate(texts)},
         MER_LABELS,
-        books=ScoreBooks("vote", folder / "scores", folder / ".waiting", table),
+        books=ScoreBooks("vote", folder / "scores", folder / ".waiting", folder / f"quarantine-{name}.csv"),
         prompt=prompt,
     )
     return found.values

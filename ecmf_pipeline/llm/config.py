@@ -26,11 +26,13 @@ class LlmVotesConfig(Config):
         examples: The examples in the prompt: those written for it (packaged), or labelled clips of the corpus, for each
             fold drawn from the other folds, and so of other groups (corpus).
         temperature: Divides the scores before they become probabilities; "fitted": fitted for each fold on the labelled
-            clips of the other folds.
+            clips of the other folds, 1 where they are fewer than 30.
+        bias: What is added to each label's score then: fitted with it, or nothing (none).
     """
 
     examples: Literal["packaged", "corpus"] = "packaged"
-    temperature: Literal["fitted"] | Annotated[float, Field(gt=0)] = 1.0
+    temperature: Literal["fitted"] | Annotated[float, Field(gt=0)] = "fitted"
+    bias: Literal["fitted", "none"] = "fitted"
 
 
 class LlmConfig(Config):
