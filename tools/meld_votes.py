@@ -21,7 +21,7 @@ from tools.meld_sample import Floats, Ints, Sample, embedded, raw_scores
 PROMPT = "emotion_en"
 FITTED_ON = 300
 """Utterances on which the scores under drawn examples are calibrated; the examples are drawn from the others."""
-DRAWN = 2
+DRAWN = 1
 """How often examples are drawn."""
 FEW = (30, 60, 120, 300, 600)
 

@@ -23,11 +23,15 @@ Ints = NDArray[np.int64]
 LEAST_LABELLED = 30
 """Fewer scored clips with a label say too little; the scores are then left as they are."""
 
-TEMPERATURE_SPREAD = 1.0
+TEMPERATURE_SPREAD = 0.3
 """Standard deviation of the logarithm of the temperature around 0, before a label is seen."""
 
-BIAS_SPREAD = 1.0
-"""Standard deviation of each label's bias around 0, before a label is seen: few labels move it little."""
+BIAS_SPREAD = 0.5
+"""Standard deviation of each label's bias around 0, before a label is seen: few labels move it little.
+
+Both were chosen on MELD's train and dev parts. With 1 and 1, thirty labels made the log-loss as much better, but one
+draw of them in twenty cost 0.12 of weighted F1; with these it costs 0.01 (`tools.bench_meld_llm` measures it).
+"""
 
 _LOWEST, _HIGHEST = 0.05, 20.0
 
