@@ -22,6 +22,7 @@ from tools.meld_sample import MELD, Sample, read_samples
 from tools.meld_texts import enriched_texts, texts_table
 from tools.meld_votes import Scores, ask, few_table, votes_table
 
+PARTS = ("votes", "texts", "quotes")
 QUOTED = 10
 
 
@@ -29,11 +30,14 @@ def main() -> None:
     """Print the tables, and some rewrites and votes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("parts", nargs="*", metavar="part", help="votes, texts, quotes; all by default")
     parser.add_argument("--meld", type=Path, default=MELD)
     parser.add_argument("--seed", type=int, default=7)
     for part, size in (("train", 2400), ("dev", 600), ("test", 600)):
         parser.add_argument(f"--{part}", type=int, default=size)
     arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(PARTS):
+        parser.error(f"there is no part {min(unknown)!r}")
     seed, folder = arguments.seed, arguments.folder
     sizes = {part: getattr(arguments, part) for part in ("train", "dev", "test")}
     samples = read_samples(sizes, seed, arguments.meld)
@@ -41,10 +45,14 @@ def main() -> None:
     for part, sample in samples.items():
         counts = dict(zip(MER_LABELS, np.bincount(sample.truth, minlength=len(MER_LABELS)).tolist(), strict=True))
         say(f"{part}: {len(sample.texts)} utterances of {len(set(sample.dialogues.tolist()))} dialogues, {counts}")
-    votes_table(samples, scores, folder, seed, say)
-    few_table(samples, scores, seed, say)
-    texts_table(samples, scores, folder, seed, say)
-    quotes(samples, scores, seed)
+    parts = arguments.parts or PARTS
+    if "votes" in parts:
+        votes_table(samples, scores, folder, seed, say)
+        few_table(samples, scores, seed, say)
+    if "texts" in parts:
+        texts_table(samples, scores, folder, seed, say)
+    if "quotes" in parts:
+        quotes(samples, scores, seed)
 
 
 def quotes(samples: Mapping[str, Sample], scores: Scores, seed: int) -> None:

@@ -128,7 +128,7 @@ def votes_table(samples: Mapping[str, Sample], scores: Scores, folder: Path, see
     say(HEADER)
     for name, row in rows.items():
         say(line(name, row, test, seed))
-    say("\n| paired difference in weighted F1 | | 95% interval |\n|---|---|---|")
+    say("\n| paired difference in weighted F1 | value | 95% interval |\n|---|---|---|")
     best = "LLM less everyday, fitted temperature and bias"
     for first, second in (
         ("LLM less content-free", "LLM raw"),
