@@ -14,7 +14,7 @@ from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.extraction.plan import present_digests
 from ecmf_pipeline.files import read_json
 from ecmf_pipeline.llm.budget import Budget
-from ecmf_pipeline.llm.calibration import held_out_temperatures
+from ecmf_pipeline.llm.calibration import LabelCalibration, held_out_calibrations
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.cues import face_cues, read_cues, speech_rate, voice_cues
 from ecmf_pipeline.llm.examples import prompts_by_fold
@@ -26,6 +26,7 @@ from ecmf_pipeline.llm.prompt import Prompt, load_prompt
 from ecmf_pipeline.llm.rewrite_prompt import Context, load_rewrite_prompt
 from ecmf_pipeline.llm.scoring import Scored, votes_from_scores, without_words
 from ecmf_pipeline.params import Params
+from ecmf_pipeline.progress import say
 from ecmf_pipeline.stage_inputs import Corpus, expected_fingerprint, folds_of
 from ecmf_pipeline.store import FeatureStore
 
@@ -125,8 +126,8 @@ def llm_votes(
 ) -> tuple[dict[str, NDArray[np.float64]], list[Scored]]:
     """The LLM's votes on every clip, by what it is shown of it, and what was asked.
 
-    Whatever is learned from labels (examples in the prompt, the temperature) is learned on given labels of other folds
-    than the clip's own; gold labels are never read.
+    Whatever is learned from labels (examples in the prompt, temperature and bias) is learned on given labels of other
+    folds than the clip's own; gold labels are never read.
 
     Args:
         params: What it is shown (``vote.inputs``), and how its scores become votes.
@@ -163,7 +164,7 @@ def llm_votes(
     if "text" not in params.vote.inputs:
         without_words(0, len(corpus.labels), VOTE_BOOKS)  # DVC waits for the table
     given = np.array(labels_of(corpus.clips, corpus.labels), np.int64)
-    votes = {name: _votes(params, found, given, folds) for name, found in values.items()}
+    votes = {name: _votes(params, name, found, given, folds) for name, found in values.items()}
     return votes, [found for some in scores.values() for found in some]
 
 
@@ -199,11 +200,30 @@ def llm_scores(
 
 
 def _votes(
-    params: Params, values: NDArray[np.float64], given: NDArray[np.int64], folds: NDArray[np.int64]
+    params: Params, source: str, values: NDArray[np.float64], given: NDArray[np.int64], folds: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    said = params.llm.votes.temperature
-    temperature = held_out_temperatures(values, given, folds) if said == "fitted" else float(said)
-    return votes_from_scores(values, margin=params.vote.llm_margin, temperature=temperature)
+    settings = params.llm.votes
+    temperature = None if settings.temperature == "fitted" else settings.temperature
+    values, fitted = held_out_calibrations(
+        values, given, folds, temperature=temperature, bias=settings.bias == "fitted"
+    )
+    _tell_calibration(source, fitted)
+    return votes_from_scores(values, margin=params.vote.llm_margin)
+
+
+def _tell_calibration(source: str, fitted: Sequence[LabelCalibration]) -> None:
+    counts = [calibration.labelled for calibration in fitted]
+    temperatures = [calibration.temperature for calibration in fitted]
+    if min(counts, default=0):
+        say(
+            f"vote: {source} calibrated for each fold on {min(counts)} to {max(counts)} labelled clips of the others "
+            f"(temperature {min(temperatures):.2f} to {max(temperatures):.2f})"
+        )
+    else:
+        say(
+            f"vote: {source} not calibrated on labels (turned off, or too few labelled clips in the other folds that "
+            "it has scored)"
+        )
 
 
 def _of_words(

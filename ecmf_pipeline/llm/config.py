@@ -45,14 +45,16 @@ class LlmVotesConfig(Config):
         examples: The examples in the prompt: those written for it (packaged), or labelled clips of the corpus, for each
             fold drawn from the other folds, and so of other groups (corpus).
         temperature: Divides the scores before they become probabilities; "fitted": fitted for each fold on the labelled
-            clips of the other folds.
+            clips of the other folds, 1 where they are fewer than 30.
+        bias: What is added to each label's score then: fitted with it, or nothing (none).
         cues: Branches whose cues in words are judged where ``vote.inputs`` names cues.
         cues_prompt: The prompt about them: a packaged one (cues_en, cues_zh), or the path of your own ``.yaml`` file.
         frames: Where ``vote.inputs`` names frames: pictures of each clip that a server is shown, and how.
     """
 
     examples: Literal["packaged", "corpus"] = "packaged"
-    temperature: Literal["fitted"] | Annotated[float, Field(gt=0)] = 1.0
+    temperature: Literal["fitted"] | Annotated[float, Field(gt=0)] = "fitted"
+    bias: Literal["fitted", "none"] = "fitted"
     cues: tuple[CueKind, ...] = ("face", "audio")
     cues_prompt: str = "cues_en"
     frames: ShownFrames = ShownFrames()

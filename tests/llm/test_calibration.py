@@ -1,4 +1,4 @@
-"""Temperature and examples come from clips of other groups."""
+"""Temperature, bias and examples come from clips of other groups."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.errors import ModelError
-from ecmf_pipeline.llm.calibration import fit_temperature, held_out_temperatures
+from ecmf_pipeline.llm.calibration import fit_calibration, held_out_calibrations
 from ecmf_pipeline.llm.examples import prompts_by_fold
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.scoring import Scored, probabilities
@@ -20,27 +20,77 @@ def drawn(count: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
     return scores, labels
 
 
+def log_loss(log_scores: np.ndarray, labels: np.ndarray) -> float:
+    return float(-np.log(probabilities(log_scores)[np.arange(len(labels)), labels]).mean())
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_the_temperature_that_labels_were_drawn_with_is_found(temperature: float) -> None:
     scores, labels = drawn(4000, temperature)
-    assert fit_temperature(scores, labels) == pytest.approx(temperature, rel=0.1)
+    assert fit_calibration(scores, labels, bias=False).temperature == pytest.approx(temperature, rel=0.1)
     scores[::2], labels[1::4] = np.nan, -1
-    assert fit_temperature(scores, labels) == pytest.approx(temperature, rel=0.2)
+    found = fit_calibration(scores, labels, bias=False)
+    assert found.temperature == pytest.approx(temperature, rel=0.2)
+    assert found.labelled == 1000
+    np.testing.assert_array_equal(found.bias, 0.0)
+
+
+def test_the_lean_of_the_scores_is_found_and_undone() -> None:
+    scores, labels = drawn(4000, 2.0)
+    lean = np.array([3.0, 0.0, -1.0, -2.0])  # what a model adds that has nothing to do with the label
+    found = fit_calibration(scores + lean, labels)
+    assert found.temperature == pytest.approx(2.0, rel=0.1)
+    np.testing.assert_allclose(found.bias, -lean / 2.0, atol=0.15)
+    judged, truth = scores[2000:] + lean, labels[2000:]
+    held_out = fit_calibration((scores + lean)[:2000], labels[:2000])(judged)
+    assert log_loss(held_out, truth) < log_loss(judged, truth) - 0.3
+    assert (held_out.argmax(axis=1) == truth).mean() > (judged.argmax(axis=1) == truth).mean() + 0.1
+
+
+def test_a_given_temperature_stays() -> None:
+    scores, labels = drawn(400, 2.0)
+    found = fit_calibration(scores, labels, temperature=1.5)
+    assert found.temperature == pytest.approx(1.5)
+    assert np.abs(found.bias).max() > 0.01
+    neither = fit_calibration(scores, labels, temperature=1.5, bias=False)
+    assert (neither.temperature, neither.labelled) == (1.5, 0)
+    np.testing.assert_array_equal(neither(scores), scores / 1.5)
+
+
+def test_few_labels_move_the_bias_little() -> None:
+    scores = np.zeros((30, 4))
+    bias = fit_calibration(scores, np.zeros(30, int)).bias  # all of one label: the likeliest bias is without bound
+    assert probabilities(fit_calibration(scores, np.zeros(30, int))(scores))[0].max() < 0.97
+    assert bias.argmax() == 0
+    assert bias.mean() == pytest.approx(0)
 
 
 def test_too_few_labels_say_nothing() -> None:
     scores, labels = drawn(29, 3.0)
-    assert fit_temperature(scores, labels) == 1
+    scores = np.concatenate([scores, np.full((5, 4), np.nan)])
+    found = fit_calibration(scores, np.concatenate([labels, np.zeros(5, int)]))
+    assert (found.temperature, found.labelled) == (1.0, 0)
+    np.testing.assert_array_equal(found(scores), scores)
 
 
-def test_a_fold_has_no_part_in_its_own_temperature() -> None:
+def test_a_fold_has_no_part_in_its_own_calibration() -> None:
     scores, labels = drawn(400, 2.0)
     folds = np.arange(400) % 2
-    before = held_out_temperatures(scores, labels, folds)
+    before, fitted = held_out_calibrations(scores, labels, folds)
     labels[folds == 0] = scores[folds == 0].argmin(axis=1)
-    after = held_out_temperatures(scores, labels, folds)
-    assert (after[folds == 0] == before[folds == 0]).all()
-    assert (after[folds == 1] > before[folds == 1]).all()
+    after, altered = held_out_calibrations(scores, labels, folds)
+    np.testing.assert_array_equal(after[folds == 0], before[folds == 0])
+    assert altered[0] is not fitted[0]
+    assert altered[0].temperature == fitted[0].temperature
+    assert altered[1].temperature > fitted[1].temperature
+
+
+def test_what_has_no_scores_stays_without() -> None:
+    scores, labels = drawn(100, 2.0)
+    scores[3] = np.nan
+    values, fitted = held_out_calibrations(scores, labels, np.arange(100) % 2)
+    assert np.isnan(values).all(axis=1).nonzero()[0].tolist() == [3]
+    assert [calibration.labelled for calibration in fitted] == [49, 50]  # row 3 is of fold 1
 
 
 def test_examples_are_given_labels_of_other_folds() -> None:
