@@ -214,9 +214,10 @@ def _votes(
 def _tell_calibration(source: str, fitted: Sequence[LabelCalibration]) -> None:
     counts = [calibration.labelled for calibration in fitted]
     temperatures = [calibration.temperature for calibration in fitted]
-    if min(counts, default=0):
+    if max(counts, default=0):
         say(
-            f"vote: {source} calibrated for each fold on {min(counts)} to {max(counts)} labelled clips of the others "
+            f"vote: {source} calibrated for each fold on {min(counts)} to {max(counts)} labelled clips of the others; "
+            f"folds left as they are: {counts.count(0)} "
             f"(temperature {min(temperatures):.2f} to {max(temperatures):.2f})"
         )
     else:

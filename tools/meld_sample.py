@@ -17,8 +17,8 @@ from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.files import fingerprint, sha256_text
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.label_scores import label_scores
+from ecmf_pipeline.llm.loop import ScoreBooks
 from ecmf_pipeline.llm.prompt import Calibration, Prompt
-from ecmf_pipeline.llm.scoring import ScoreBooks
 
 MELD = Path(__file__).parents[2] / "shared" / "data" / "meld"
 PARTS = ("train", "dev", "test")

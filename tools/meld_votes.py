@@ -21,7 +21,7 @@ from tools.meld_sample import Floats, Ints, Sample, embedded, raw_scores
 PROMPT = "emotion_en"
 FITTED_ON = 300
 """Utterances on which the scores under drawn examples are calibrated; the examples are drawn from the others."""
-DRAWN = 1
+DRAWN = 2
 """How often examples are drawn."""
 FEW = (30, 60, 120, 300, 600)
 
@@ -136,9 +136,12 @@ def votes_table(samples: Mapping[str, Sample], scores: Scores, folder: Path, see
         (best, "LLM raw"),
         (best, "LLM less everyday"),
         (best, "label shares of the train part (majority)"),
-        (
-            f"LLM, examples of the corpus (1), both fitted on {FITTED_ON}",
-            f"LLM less everyday, both fitted on {FITTED_ON} only",
+        *(
+            (
+                f"LLM, examples of the corpus ({number + 1}), both fitted on {FITTED_ON}",
+                f"LLM less everyday, both fitted on {FITTED_ON} only",
+            )
+            for number in range(DRAWN)
         ),
         ("MiniLM, linear voter", best),
         ("MiniLM and LLM through combine_votes", "MiniLM through combine_votes"),
