@@ -47,14 +47,12 @@ class LlmVotesConfig(Config):
         temperature: Divides the scores before they become probabilities; "fitted": fitted for each fold on the labelled
             clips of the other folds.
         cues: Branches whose cues in words are judged where ``vote.inputs`` names cues.
-        cues_prompt: The prompt about them: a packaged one (cues_en, cues_zh), or the path of your own ``.yaml`` file.
         frames: Where ``vote.inputs`` names frames: pictures of each clip that a server is shown, and how.
     """
 
     examples: Literal["packaged", "corpus"] = "packaged"
     temperature: Literal["fitted"] | Annotated[float, Field(gt=0)] = 1.0
     cues: tuple[CueKind, ...] = ("face", "audio")
-    cues_prompt: str = "cues_en"
     frames: ShownFrames = ShownFrames()
 
 
@@ -68,6 +66,7 @@ class LlmConfig(Config):
         revision: Commit, tag or branch of a hub id. Pin a commit: a branch may move, and scores made before it moved
             would still be taken for current.
         prompt: A packaged prompt (emotion_en, emotion_zh), or the path of your own ``.yaml`` file.
+        cues_prompt: The prompt about cues of face and voice (``vote.inputs: [cues]``): cues_en, cues_zh, or your own.
         chat_template: Ask in the turns of the model's chat template instead of plain text.
         calibration: What is subtracted from each label's score: its mean over everyday utterances, over inputs without
             content, or nothing.
@@ -95,6 +94,7 @@ class LlmConfig(Config):
     gguf_file: str | None = "SmolLM2-135M-Instruct.Q4_1.gguf"
     revision: str | None = None
     prompt: str = "emotion_en"
+    cues_prompt: str = "cues_en"
     chat_template: bool = False
     calibration: Calibration = "everyday"
     max_tokens: int = Field(default=128, gt=0)
