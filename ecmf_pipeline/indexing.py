@@ -139,7 +139,7 @@ def _voting(params: Params) -> dict[str, Any]:
     """The prompts that are asked for beside the one of ``llm``."""
     note: dict[str, Any] = {"inputs": list(params.vote.inputs)}
     if "cues" in params.vote.inputs:
-        note["cues"] = fingerprint(load_prompt(params.llm.votes.cues_prompt).model_dump(mode="json"))
+        note["cues"] = fingerprint(load_prompt(params.llm.cues_prompt).model_dump(mode="json"))
     if "frames" in params.vote.inputs:
         note["frames"] = fingerprint(load_prompt(params.llm.prompt).model_dump(mode="json"))
     return note

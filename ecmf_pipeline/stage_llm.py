@@ -267,7 +267,7 @@ def cue_texts(params: Params, clips: Sequence[Clip]) -> dict[str, str]:
 
 def asked_about_cues(config: LlmConfig) -> LlmConfig:
     """The model's params with the prompt about cues."""
-    return config.model_copy(update={"prompt": config.votes.cues_prompt})
+    return config.model_copy(update={"prompt": config.cues_prompt})
 
 
 def _of_cues(params: Params, corpus: Corpus, how: HowAsked) -> Scored:

@@ -48,7 +48,6 @@ class LlmVotesConfig(Config):
             clips of the other folds, 1 where they are fewer than 30.
         bias: What is added to each label's score then: fitted with it, or nothing (none).
         cues: Branches whose cues in words are judged where ``vote.inputs`` names cues.
-        cues_prompt: The prompt about them: a packaged one (cues_en, cues_zh), or the path of your own ``.yaml`` file.
         frames: Where ``vote.inputs`` names frames: pictures of each clip that a server is shown, and how.
     """
 
@@ -56,7 +55,6 @@ class LlmVotesConfig(Config):
     temperature: Literal["fitted"] | Annotated[float, Field(gt=0)] = "fitted"
     bias: Literal["fitted", "none"] = "fitted"
     cues: tuple[CueKind, ...] = ("face", "audio")
-    cues_prompt: str = "cues_en"
     frames: ShownFrames = ShownFrames()
 
 
@@ -70,6 +68,7 @@ class LlmConfig(Config):
         revision: Commit, tag or branch of a hub id. Pin a commit: a branch may move, and scores made before it moved
             would still be taken for current.
         prompt: A packaged prompt (emotion_en, emotion_zh), or the path of your own ``.yaml`` file.
+        cues_prompt: The prompt about cues of face and voice (``vote.inputs: [cues]``): cues_en, cues_zh, or your own.
         chat_template: Ask in the turns of the model's chat template instead of plain text.
         calibration: What is subtracted from each label's score: its mean over everyday utterances, over inputs without
             content, or nothing.
@@ -97,6 +96,7 @@ class LlmConfig(Config):
     gguf_file: str | None = "SmolLM2-135M-Instruct.Q4_1.gguf"
     revision: str | None = None
     prompt: str = "emotion_en"
+    cues_prompt: str = "cues_en"
     chat_template: bool = False
     calibration: Calibration = "everyday"
     max_tokens: int = Field(default=128, gt=0)
