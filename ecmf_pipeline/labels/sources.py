@@ -109,4 +109,5 @@ def error_correlations(cast: Ints, truth: Floats) -> Floats:
     variance = mine * (1 - mine)
     scale = np.sqrt(variance * variance.T)
     usable = (shared > 1) & (scale > 1e-12)
-    return np.divide(covariance, scale, out=np.full_like(covariance, np.nan), where=usable)
+    correlations: Floats = np.divide(covariance, scale, out=np.full_like(covariance, np.nan), where=usable)
+    return correlations

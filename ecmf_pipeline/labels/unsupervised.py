@@ -30,6 +30,9 @@ EXPERT_STRENGTH = 20.0
 LEAST_INDEPENDENT = 2.8
 """With sources worth fewer than this many independent ones the majority stands: see `independent_sources`."""
 
+LEAST_OF_TWO_CLASSES = 3.7
+"""The same of two classes, where all wrong votes are alike and agreement says less."""
+
 TAUGHT = 5000
 """Most clips that teach the pool; it has one number a source and class to learn."""
 
@@ -59,7 +62,7 @@ def combine_without_gold(evidence: Evidence, votes: Ballots, rng: np.random.Gene
     if evidence.logs.shape[1] >= LEAST_SOURCES and not evidence.silent.all():
         majority = _majority(evidence, mean)
         worth = independent_sources(evidence, majority)
-        if worth < LEAST_INDEPENDENT:
+        if worth < (LEAST_INDEPENDENT if evidence.logs.shape[2] > 2 else LEAST_OF_TWO_CLASSES):
             why = f"the sources err together, as if they were {worth:.1f}: too few to tell who is right"
             return _completed(majority, evidence, f"the majority ({why})")
     return _model(evidence, votes, rng, STRENGTH)
