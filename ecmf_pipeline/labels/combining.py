@@ -90,7 +90,8 @@ def combine_votes(
     # The optimiser's vectors are short: waiting for BLAS threads costs more than the work itself.
     with threadpool_limits(limits=1, user_api="blas"):
         if not calibrated:
-            crowd = combine_without_gold(evidence, pattern, majority(votes, known), rng)
+            plain = majority({name: np.asarray(probs, np.float64) for name, probs in votes.items()}, known)
+            crowd = combine_without_gold(evidence, pattern, plain, rng)
             probs, method = crowd.probs.copy(), f"without gold labels: {crowd.method}"
         else:
             crowd = unsupervised_expert(evidence, pattern, rng)
