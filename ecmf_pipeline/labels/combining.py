@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from ecmf_pipeline.labels.baselines import majority
 from ecmf_pipeline.labels.dawid_skene import Ballots, ballots
 from ecmf_pipeline.labels.evidence import Evidence, evidence_of
 from ecmf_pipeline.labels.experts import NAMES, PENALTIES, Panel, fit_experts
@@ -89,7 +90,8 @@ def combine_votes(
     # The optimiser's vectors are short: waiting for BLAS threads costs more than the work itself.
     with threadpool_limits(limits=1, user_api="blas"):
         if not calibrated:
-            crowd = combine_without_gold(evidence, pattern, rng)
+            plain = majority({name: np.asarray(probs, np.float64) for name, probs in votes.items()}, known)
+            crowd = combine_without_gold(evidence, pattern, plain, rng)
             probs, method = crowd.probs.copy(), f"without gold labels: {crowd.method}"
         else:
             crowd = unsupervised_expert(evidence, pattern, rng)

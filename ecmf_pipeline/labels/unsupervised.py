@@ -52,15 +52,21 @@ class Unsupervised:
     method: str
 
 
-def combine_without_gold(evidence: Evidence, votes: Ballots, rng: np.random.Generator) -> Unsupervised:
+def combine_without_gold(
+    evidence: Evidence, votes: Ballots, majority: Floats, rng: np.random.Generator
+) -> Unsupervised:
     """Combine votes whose truth is nowhere known; rows where all abstain get the class shares.
 
     Whose votes are right can be told from the votes alone only where at least three sources err independently: of
     fewer, two that err together pass for the truth, and the third for the one that errs. There the majority stands.
+
+    Args:
+        evidence: The votes.
+        votes: Their patterns.
+        majority: The shares of the votes, (n, K).
+        rng: Picks the clips that teach the pool.
     """
-    mean = _mean_probs(evidence)
     if evidence.logs.shape[1] >= LEAST_SOURCES and not evidence.silent.all():
-        majority = _majority(evidence, mean)
         worth = independent_sources(evidence, majority)
         if worth < (LEAST_INDEPENDENT if evidence.logs.shape[2] > 2 else LEAST_OF_TWO_CLASSES):
             why = f"the sources err together, as if they were {worth:.1f}: too few to tell who is right"
@@ -114,14 +120,6 @@ def _completed(probs: Floats, evidence: Evidence, method: str) -> Unsupervised:
     shares = probs[voted].sum(axis=0) + 1.0
     shares = shares / shares.sum()
     return Unsupervised(np.where(voted[:, None], probs, shares), shares, method)
-
-
-def _majority(evidence: Evidence, mean: Floats) -> Floats:
-    """Shares of the votes, (n, K); the mean probabilities break ties."""
-    tally = (evidence.cast[:, :, None] == np.arange(evidence.logs.shape[2])).sum(axis=1) + 1e-3 * mean
-    total = tally.sum(axis=1, keepdims=True)
-    shares: Floats = tally / np.where(total > 0, total, 1.0)
-    return shares
 
 
 def _from_majority(votes: Ballots, voted: NDArray[np.bool_], strength: float) -> DawidSkene:

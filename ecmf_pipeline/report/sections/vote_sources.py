@@ -91,15 +91,15 @@ def _confusion(name: str, one: Mapping[str, Any], labels: Sequence[str]) -> Tabl
 
 
 def _correlations(accounts: Mapping[str, Mapping[str, Any]]) -> Table:
-    names = list(accounts)
+    names = [name for name, one in accounts.items() if one["votes"]]
     rows: list[list[str | Cell]] = [
         [
-            foreign(name, 60),
+            foreign(f"{number}. {name}", 60),
             *("" if other == name else _correlation(accounts[name]["error_correlation"].get(other)) for other in names),
         ]
-        for name in names
+        for number, name in enumerate(names, start=1)
     ]
-    columns = ["Source", *(f"#{shortened(name, 60)}" for name in names)]
+    columns = ["Source", *(f"#{number}." for number in range(1, len(names) + 1))]
     caption = "Correlation of the sources' errors: 1 they err on the same clips, 0 independently"
     return Table(caption, columns, rows, spread="Errors together with", spread_over=len(names))
 
