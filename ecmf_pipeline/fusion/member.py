@@ -116,7 +116,7 @@ class MemberTraining:
         gently = self.config.joint_learning_rate
         for parameter in learned:
             parameter.requires_grad_(gently > 0)
-        logits = self._heard
+        logits: Callable[[Examples], Tensor] = self._heard
         if isinstance(self.model, BranchedFusion) and learned and not gently:
             logits = self._heard_once(self.model)
 
