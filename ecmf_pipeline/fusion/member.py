@@ -113,9 +113,12 @@ class MemberTraining:
 
     def _learn_together(self, by_class: Tensor, learned: Set[nn.Parameter] = frozenset()) -> tuple[int, float]:
         """Train what joins the branches at one rate, and what has ``learned`` before at another."""
-
-        def logits(examples: Examples) -> Tensor:
-            return self.model.combine(examples.inputs.features, examples.inputs.present).logits
+        gently = self.config.joint_learning_rate
+        for parameter in learned:
+            parameter.requires_grad_(gently > 0)
+        logits: Callable[[Examples], Tensor] = self._heard
+        if isinstance(self.model, BranchedFusion) and learned and not gently:
+            logits = self._heard_once(self.model)
 
         def logits_of_some(examples: Examples) -> Tensor:
             present = hide_modalities(
@@ -123,9 +126,6 @@ class MemberTraining:
             )
             return self.model.combine(examples.inputs.features, present).logits
 
-        gently = self.config.joint_learning_rate
-        for parameter in learned:
-            parameter.requires_grad_(gently > 0)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         groups: list[dict[str, Any]] = [
             {"params": [parameter for parameter in trained if parameter not in learned]},
@@ -141,6 +141,16 @@ class MemberTraining:
             by_class,
             by_f1=self.by_f1,
         )
+
+    def _heard(self, examples: Examples) -> Tensor:
+        return self.model.combine(examples.inputs.features, examples.inputs.present).logits
+
+    def _heard_once(self, model: BranchedFusion) -> Callable[[Examples], Tensor]:
+        """Logits of the rows kept aside while the branches stay: what those say of them is computed once."""
+        model.eval()
+        with torch.no_grad():
+            tokens, own = model.branch_outputs(self.validated.inputs.features)  # (n, M, H), (n, M, C)
+        return lambda examples: model.fuse(tokens, own, examples.inputs.present).logits
 
     def _descend(
         self,
