@@ -63,6 +63,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, models: Path, tiny_model: 
         for verb in verbs:
             done = CliRunner().invoke(app, verb.split(), catch_exceptions=False)
             assert done.exit_code == 0, f"{verb}: {done.output}"
+            assert "None" not in done.output
     return folder
 
 

@@ -151,7 +151,7 @@ def _summary(results: dict[str, Any]) -> str:
     if over := results["refined_over_given"]:
         caveat = "" if results["judged_by"] == "gold" else "; no measure: the refinement was made from these labels"
         lines.append(f"  refined over given labels: {told(over)}{caveat}")
-    if labels := results["labels"]:
+    if (labels := results["labels"]) and labels["given"]["clips"]:  # gold may be known of candidates alone
         lines.append(
             f"  training labels: {labels['given']['accuracy']} right as given, {labels['refined']['accuracy']} refined "
             f"({labels['fixed']} fixed, {labels['broken']} broken, {labels['dropped_wrong']} wrong and "
