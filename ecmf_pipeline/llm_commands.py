@@ -18,7 +18,7 @@ from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.frames import frame_keys, frame_settings, picture_messages
 from ecmf_pipeline.llm.generation import generation_settings, question_key
 from ecmf_pipeline.llm.loop import ScoreBooks
-from ecmf_pipeline.llm.prompt import load_prompt
+from ecmf_pipeline.llm.prompt import Prompt, load_prompt
 from ecmf_pipeline.llm.rewrite_prompt import load_rewrite_prompt
 from ecmf_pipeline.llm.rows import TextScores, Written
 from ecmf_pipeline.llm.server_calibration import calibration_of_server
@@ -26,7 +26,7 @@ from ecmf_pipeline.llm.tokens import about_tokens
 from ecmf_pipeline.llm.written import shortened_context
 from ecmf_pipeline.params import Params, load_params
 from ecmf_pipeline.progress import say
-from ecmf_pipeline.stage_inputs import read_spoken_manifest
+from ecmf_pipeline.stage_inputs import folds_of, read_labelled_corpus, read_spoken_manifest, with_words
 from ecmf_pipeline.stage_llm import (
     ANSWER_BOOKS,
     REWRITE_BOOKS,
@@ -34,6 +34,7 @@ from ecmf_pipeline.stage_llm import (
     asked_about_cues,
     contexts_of,
     cue_texts,
+    fold_prompts,
     labels_to_ask,
 )
 from ecmf_pipeline.words import counted
@@ -57,7 +58,7 @@ def ls() -> None:
 
 
 def prune(*, yes: bool) -> None:
-    """Remove, or name, what other settings left; with examples drawn from the corpus, their answers count as such."""
+    """Remove, or name, what other settings left."""
     in_use = set(_in_use(load_params()).values())
     for books, parse in _BOOKS:
         for name in _fingerprints(books):
@@ -94,7 +95,7 @@ def export(out: Path) -> None:
 
 
 def plan() -> None:
-    """Say what the next run would ask, with the packaged examples."""
+    """Say what the next run would ask."""
     params = load_params()
     config, on_server = params.llm, params.llm.backend == "openai"
     prompts = answers = requests = 0
@@ -141,17 +142,34 @@ def _questions(params: Params) -> Iterator[_Questions]:
     if "rewrite" in in_use:
         yield _rewrites(params, clips, in_use["rewrite"])
     if "llm" in in_use:
-        texts = [clip.transcript for clip in clips if clip.transcript.strip()]
-        yield _scores("llm", params.llm, texts, in_use["llm"])
+        yield _scores("llm", params.llm, _words(clips), in_use["llm"])
+    for source, (prompt, some) in _of_folds(params).items():
+        yield _scores(source, params.llm, _words(some), in_use[source], prompt)
     if "llm/cues" in in_use:
-        texts = [text for text in cue_texts(params, clips).values() if text.strip()]
-        yield _scores("llm/cues", asked_about_cues(params.llm), texts, in_use["llm/cues"])
+        cues = [text for text in cue_texts(params, clips).values() if text.strip()]
+        yield _scores("llm/cues", asked_about_cues(params.llm), cues, in_use["llm/cues"])
     if "llm/frames" in in_use:
         yield _frames(params, clips, in_use["llm/frames"])
 
 
-def _scores(source: str, config: LlmConfig, texts: Sequence[str], name: str) -> _Questions:
-    prompt, labels = load_prompt(config.prompt), labels_to_ask()
+def _words(clips: Sequence[Clip]) -> list[str]:
+    return [clip.transcript for clip in clips if clip.transcript.strip()]
+
+
+def _of_folds(params: Params) -> dict[str, tuple[Prompt, list[Clip]]]:
+    """By source, the prompt and the clips of each fold that is asked with examples of the others."""
+    if "text" not in params.vote.inputs or params.llm.votes.examples == "packaged":
+        return {}
+    corpus = with_words(params, read_labelled_corpus())
+    folds = folds_of(corpus, params.vote.folds, params.vote.seed)
+    return {
+        f"llm, fold {fold}": (prompt, [clip for clip, own in zip(corpus.clips, folds, strict=True) if own == fold])
+        for fold, prompt in fold_prompts(params, corpus, folds).items()
+    }
+
+
+def _scores(source: str, config: LlmConfig, texts: Sequence[str], name: str, own: Prompt | None = None) -> _Questions:
+    prompt, labels = own or load_prompt(config.prompt), labels_to_ask()
     return _Questions(
         source,
         {text: sha256_text(text) for text in (*texts, *calibration_of_server(config, prompt))},
@@ -197,8 +215,10 @@ def _in_use(params: Params) -> dict[str, str]:
     if params.rewrite.how == "written":
         prompt = load_rewrite_prompt(params.rewrite.prompt)
         found["rewrite"] = fingerprint(generation_settings(config, prompt.schema_of_answers(), prompt.settings()))
-    if params.rewrite.how == "scored" or "text" in inputs:
+    if params.rewrite.how == "scored" or ("text" in inputs and config.votes.examples == "packaged"):
         found["llm"] = fingerprint(config.settings(labels))
+    for source, (own, _) in _of_folds(params).items():
+        found[source] = fingerprint(config.settings(labels, own))
     if "cues" in inputs:
         found["llm/cues"] = fingerprint(asked_about_cues(config).settings(labels))
     if "frames" in inputs:

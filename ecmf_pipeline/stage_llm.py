@@ -234,12 +234,8 @@ def _of_words(
     if params.llm.votes.examples == "packaged":
         found = llm_scores(params.llm, texts, VOTE_BOOKS, how=how)
         return found.values, [found]
-    given = np.array(labels_of(corpus.clips, corpus.labels), np.int64)
     values, asked = np.full((len(texts), len(corpus.labels)), np.nan), []
-    prompts = prompts_by_fold(
-        load_prompt(params.llm.prompt), list(texts.values()), given, corpus.labels, folds, seed=params.vote.seed
-    )
-    for fold, own in prompts.items():
+    for fold, own in fold_prompts(params, corpus, folds).items():
         rows = np.flatnonzero(folds == fold)
         # A table for each: what was set aside under one prompt says nothing of another.
         books = replace(VOTE_BOOKS, quarantine=layout.QUARANTINE / f"vote-examples-{fold}.csv")
@@ -248,6 +244,13 @@ def _of_words(
         values[rows] = found.values
         asked.append(found)
     return values, asked
+
+
+def fold_prompts(params: Params, corpus: Corpus, folds: NDArray[np.int64]) -> dict[int, Prompt]:
+    """The prompt of each fold, with examples of the others; see `prompts_by_fold`."""
+    given = np.array(labels_of(corpus.clips, corpus.labels), np.int64)
+    texts = [clip.transcript for clip in corpus.clips]
+    return prompts_by_fold(load_prompt(params.llm.prompt), texts, given, corpus.labels, folds, seed=params.vote.seed)
 
 
 def cue_texts(params: Params, clips: Sequence[Clip]) -> dict[str, str]:

@@ -11,9 +11,12 @@ import pytest
 from fault_server import LABELS, FaultServer, lines, serving
 
 from ecmf_pipeline import layout, llm_commands
-from ecmf_pipeline.clips import Clip, ClipId, write_manifest
+from ecmf_pipeline.clips import Clip, ClipId, Split, write_manifest
 from ecmf_pipeline.errors import InputError
 from ecmf_pipeline.files import write_atomic
+from ecmf_pipeline.params import load_params
+from ecmf_pipeline.stage_inputs import read_labelled_corpus, with_words
+from ecmf_pipeline.stage_llm import llm_votes
 from ecmf_pipeline.stages import rewrite
 
 PARAMS = """
@@ -95,3 +98,32 @@ def test_answers_are_written_out_with_what_was_no_answer() -> None:
     assert [answer.split(":")[0] for answer in rows["line 3"]["raw"]] == ["not JSON"] * 2
     with pytest.raises(InputError, match="already there"):
         llm_commands.export(Path("out.jsonl"))
+
+
+def test_answers_to_prompts_with_examples_of_the_corpus_are_in_use(
+    server: FaultServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path("params.yaml").open("a") as file:
+        file.write("  votes: {examples: corpus}\nrewrite: {how: written}\nvote: {folds: 2}\n")
+    clips = [
+        Clip(
+            ClipId(f"c{number:02d}"),
+            transcript=f"what was said: line {number}",
+            given_label=LABELS[number % 2],
+            split=Split.TRAIN,
+            group=f"g{number // 2}",
+        )
+        for number in range(12)
+    ]
+    write_manifest(layout.MANIFEST, clips)
+    params = load_params()
+    llm_votes(params, with_words(params, read_labelled_corpus()))
+    paid = files()
+    assert len(paid) == 2
+    llm_commands.prune(yes=True)
+    assert files() == paid
+    capsys.readouterr()
+    llm_commands.plan()
+    told = capsys.readouterr().out
+    assert "llm, fold 0: 0 questions to ask, 6 known" in told
+    assert "llm, fold 1: 0 questions to ask, 6 known" in told
