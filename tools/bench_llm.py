@@ -21,10 +21,9 @@ from ecmf_pipeline.files import fingerprint
 from ecmf_pipeline.llm.calibration import fit_temperature
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.llm.local import TransformersScorer
-from ecmf_pipeline.llm.loop import ScoreBooks
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.rewrite import enrich
-from ecmf_pipeline.llm.scoring import probabilities, scored, votes_from_scores
+from ecmf_pipeline.llm.scoring import ScoreBooks, probabilities, scored, votes_from_scores
 from ecmf_pipeline.llm.step import LocalScorers, ScoringSteps
 
 LABELS = ("neutral", "joy", "anger", "sadness", "fear", "surprise", "disgust")

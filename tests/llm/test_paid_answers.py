@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fault_server import KEY, serving
+from fault_server import KEY, LABELS, serving
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def new_project(folder: Path, url: str, models: Path, make_clip: Callable[..., P
     for number in range(CLIPS):
         make_clip(corpus / f"clip{number:02d}.mp4", pictures=6, audio_seconds=1.0, amplitude=0.1 + 0.02 * number)
     names = [f"clip{number:02d}" for number in range(CLIPS)]
-    labels = [f"{name},{'happy' if number % 2 else 'sad'}" for number, name in enumerate(names)]
+    labels = [f"{name},{LABELS[number % 6]}" for number, name in enumerate(names)]
     (corpus / "labels.csv").write_text("\n".join(["name,label", *labels, ""]))
     texts = [f"{name},line {number}" for number, name in enumerate(names)]
     (corpus / "transcripts.csv").write_text("\n".join(["name,text", *texts, ""]))
@@ -49,7 +49,6 @@ def new_project(folder: Path, url: str, models: Path, make_clip: Callable[..., P
         "extract": {"encoders": {"audio": "egemaps"}, "workers": 0},
         "llm": {"backend": "openai", "model": "served", "calibration": "none", "server": server},
         "vote": {"folds": 2, "lightgbm": None},
-        "ablate": {"fusions": [], "modalities": False},
         "evaluate": {"draws": 100},
     }
     params["train"] = {"pool": "mean", "training": {"folds": 2, "seeds": 1, "epochs": 2}}
@@ -65,7 +64,7 @@ def test_no_key_is_written_and_answers_are_shared(tmp_path: Path, models: Path, 
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     with serving(plan) as server:
         new_project(ours, server.url, models, make_clip)
-        said = run(ours, "dvc", "repro", MY_KEY=KEY)
+        said = run(ours, "dvc", "repro", "report", MY_KEY=KEY)
         assert f": {CLIPS} " in run(ours, "ecmf-pipe", "llm", "ls")
         assert len(server.asked) == CLIPS + 3
         assert {headers["Authorization"] for headers in server.headers} == {f"Bearer {KEY}"}

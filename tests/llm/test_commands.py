@@ -1,0 +1,97 @@
+"""`ecmf-pipe llm`: what a run would ask is what it then asks, and what is looked at stays as it is."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fault_server import LABELS, FaultServer, lines, serving
+
+from ecmf_pipeline import layout, llm_commands
+from ecmf_pipeline.clips import Clip, ClipId, write_manifest
+from ecmf_pipeline.errors import InputError
+from ecmf_pipeline.files import write_atomic
+from ecmf_pipeline.stages import rewrite
+
+PARAMS = """
+llm:
+  backend: openai
+  model: {model}
+  calibration: none
+  prices: {{prompt: 2.0, answer: 10.0}}
+  server: {{base_url: '{url}', key_env: null, first_wait: 0.001}}
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
+    monkeypatch.chdir(tmp_path)
+    write_atomic(layout.CORPUS, json.dumps({"labels": LABELS, "candidates": [], "synthetic": False}))
+    texts = [*lines(9), "line 0", ""]
+    write_manifest(layout.MANIFEST, [Clip(ClipId(f"c{n:02d}"), transcript=text) for n, text in enumerate(texts)])
+    with serving(lambda text, _: "prose" if text == "line 3" else "ok") as server:
+        ask_of(server, "served")
+        yield server
+
+
+def ask_of(server: FaultServer, model: str) -> None:
+    Path("params.yaml").write_text(PARAMS.format(url=server.url, model=model))
+
+
+def files() -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in Path("data").rglob("*.jsonl")}
+
+
+def test_the_plan_is_what_is_then_asked(server: FaultServer, capsys: pytest.CaptureFixture[str]) -> None:
+    llm_commands.plan()
+    said = capsys.readouterr().out
+    found = re.search(r"9 requests.*about (\d+) tokens of prompts and at most (\d+) of answers, at most about", said)
+    assert found, said
+    assert not server.asked
+    rewrite.run()
+    assert len(server.asked) == 10  # one answer was invalid, and asked for once more
+    sent = sum(len(turn["content"]) for body in server.requests for turn in body["messages"]) / 4
+    assert sent * 0.8 < int(found[1]) < sent * 1.3, "an estimate of what was sent"
+    assert int(found[2]) == 9 * 64
+    capsys.readouterr()
+    llm_commands.plan()
+    assert "0 requests" in capsys.readouterr().out
+
+
+def test_other_settings_are_told_apart_and_pruned_when_told_so(
+    server: FaultServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewrite.run()
+    ask_of(server, "another")
+    rewrite.run()
+    both = files()
+    assert len(both) == 2
+    capsys.readouterr()
+    llm_commands.ls()
+    told = capsys.readouterr().out.splitlines()
+    assert sorted(line.rsplit(", ", 1)[1] for line in told) == ["in use", "other settings"]
+    assert all(": 9 " in line and " 1 without a valid" in line for line in told)
+    llm_commands.prune(yes=False)
+    assert files() == both
+    llm_commands.prune(yes=True)
+    assert len(files()) == 1
+    assert files().items() < both.items()
+    asked = len(server.asked)
+    rewrite.run()
+    assert len(server.asked) == asked, "what is in use is still there"
+
+
+@pytest.mark.usefixtures("server")
+def test_answers_are_written_out_with_what_was_no_answer() -> None:
+    rewrite.run()
+    llm_commands.export(Path("out.jsonl"))
+    rows = {row["text"]: row for row in map(json.loads, Path("out.jsonl").read_text().splitlines())}
+    assert list(rows) == lines(9)
+    assert max(rows["line 4"]["scores"], key=rows["line 4"]["scores"].get) == LABELS[4]
+    assert not rows["line 3"]["scores"]
+    assert [answer.split(":")[0] for answer in rows["line 3"]["raw"]] == ["not JSON"] * 2
+    with pytest.raises(InputError, match="already there"):
+        llm_commands.export(Path("out.jsonl"))
