@@ -100,9 +100,8 @@ def test_answers_are_written_out_with_what_was_no_answer() -> None:
         llm_commands.export(Path("out.jsonl"))
 
 
-def test_answers_to_prompts_with_examples_of_the_corpus_are_in_use(
-    server: FaultServer, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("server")
+def test_answers_to_prompts_with_examples_of_the_corpus_are_in_use(capsys: pytest.CaptureFixture[str]) -> None:
     with Path("params.yaml").open("a") as file:
         file.write("  votes: {examples: corpus}\nrewrite: {how: written}\nvote: {folds: 2}\n")
     clips = [
