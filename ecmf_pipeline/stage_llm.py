@@ -16,7 +16,7 @@ from ecmf_pipeline.files import read_json
 from ecmf_pipeline.llm.budget import Budget
 from ecmf_pipeline.llm.calibration import LabelCalibration, held_out_calibrations
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.cues import face_cues, read_cues, speech_rate, voice_cues
+from ecmf_pipeline.llm.cues import count_words, face_cues, read_cues, speech_rate, voice_cues
 from ecmf_pipeline.llm.examples import prompts_by_fold
 from ecmf_pipeline.llm.frames import frame_scores
 from ecmf_pipeline.llm.label_scores import label_scores
@@ -29,6 +29,7 @@ from ecmf_pipeline.params import Params
 from ecmf_pipeline.progress import say
 from ecmf_pipeline.stage_inputs import Corpus, expected_fingerprint, folds_of
 from ecmf_pipeline.store import FeatureStore
+from ecmf_pipeline.words import counted
 
 REWRITE_BOOKS = ScoreBooks(
     "rewrite", layout.REWRITE_CACHE, layout.DATA / ".rewrite.spool", layout.quarantine("rewrite")
@@ -144,6 +145,7 @@ def llm_votes(
     values: dict[str, NDArray[np.float64]] = {}
     if "text" in params.vote.inputs:
         values["llm"], scores["llm"] = _of_words(params, corpus, folds, how)
+        values["llm"] = _without_short(values["llm"], corpus, params.vote.llm_least_words)
     if "cues" in params.vote.inputs:
         scores["llm/cues"] = [_of_cues(params, corpus, how)]
         values["llm/cues"] = scores["llm/cues"][0].values
@@ -244,6 +246,15 @@ def _of_words(
         values[rows] = found.values
         asked.append(found)
     return values, asked
+
+
+def _without_short(values: NDArray[np.float64], corpus: Corpus, least: int) -> NDArray[np.float64]:
+    """The scores without those of transcripts of one word or so: what the model says of them is its habit."""
+    counts = np.array([count_words(clip.transcript) for clip in corpus.clips])
+    short = (counts < least) & np.isfinite(values).all(axis=1)
+    if short.any():
+        say(f"vote: llm abstains on {counted(int(short.sum()), 'transcript')} of fewer than {least} words")
+    return np.where(short[:, None], np.nan, values)
 
 
 def fold_prompts(params: Params, corpus: Corpus, folds: NDArray[np.int64]) -> dict[int, Prompt]:

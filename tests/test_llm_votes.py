@@ -93,3 +93,18 @@ def test_gold_labels_have_no_part(scores_are: Callable[[np.ndarray], None]) -> N
     others = [dataclasses.replace(clip, gold_label="angry") for clip in corpus.clips]
     again = votes_of(params_of(), dataclasses.replace(corpus, clips=others))
     np.testing.assert_array_equal(again, votes)
+
+
+@pytest.mark.parametrize(
+    ("text", "casts"), [("oh", False), ("oh no", True), ("嗯", False), ("好的", True), ("...", False)]
+)
+def test_too_short_a_transcript_gets_no_vote(
+    scores_are: Callable[[np.ndarray], None], capsys: pytest.CaptureFixture[str], *, text: str, casts: bool
+) -> None:
+    corpus, scores = corpus_of(120)
+    scores[0] = [9.0, 0.0, 0.0]
+    scores_are(scores)
+    clips = [dataclasses.replace(corpus.clips[0], transcript=text), *corpus.clips[1:]]
+    votes = votes_of(params_of(temperature=1.0, bias="none"), dataclasses.replace(corpus, clips=clips))
+    assert np.isfinite(votes[0]).all() == casts
+    assert ("1 transcript of fewer than 2 words" in capsys.readouterr().out) == (not casts)

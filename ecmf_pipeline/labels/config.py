@@ -85,6 +85,7 @@ class VoteConfig(Config):
             voice do, in words (cues; ``llm/cues``), and pictures (frames; ``llm/frames``), which takes a server whose
             model can see. None: it does not vote.
         llm_margin: The LLM abstains where its first choice leads its second by less than this probability.
+        llm_least_words: The LLM abstains on transcripts of fewer words (of Chinese: characters).
         sources: Csv files of further votes: ``clip_id,source`` and either ``label`` or ``p_<label>`` of every label.
             They must not be made from the given labels of the clips they judge.
     """
@@ -96,6 +97,7 @@ class VoteConfig(Config):
     lightgbm: LightGbmConfig | None = LightGbmConfig()
     inputs: tuple[Literal["text", "cues", "frames"], ...] = ("text",)
     llm_margin: float = Field(default=0.2, ge=0, le=1)
+    llm_least_words: int = Field(default=2, ge=1)
     sources: tuple[str, ...] = ()
 
 

@@ -108,6 +108,11 @@ def voice_cues(functionals: Floats, rates: Floats) -> list[tuple[str, ...]]:
     return found
 
 
+def count_words(text: str) -> int:
+    """How many words a text has; each Chinese character counts as one."""
+    return len(_UNITS.findall(text))
+
+
 def speech_rate(text: str, seconds: float) -> float:
     """Words (of Chinese: characters) a second; NaN where there is too little to tell, or the length is unknown.
 
@@ -115,7 +120,7 @@ def speech_rate(text: str, seconds: float) -> float:
         text: The words spoken.
         seconds: The clip's length.
     """
-    units = len(_UNITS.findall(text))
+    units = count_words(text)
     return units / seconds if units >= LEAST_UNITS and seconds >= LEAST_SECONDS else float("nan")
 
 
