@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ecmf_pipeline.errors import ServerUnavailable, TryAgain
+from ecmf_pipeline.errors import ServerUnavailable, TooManyQuarantined, TryAgain
 from ecmf_pipeline.llm.asking import Threads
 from ecmf_pipeline.llm.cache import AnswerCache, AnswerKeeper, AnswerSealer, AnswerWriter, RowT
 from ecmf_pipeline.llm.config import LlmConfig
@@ -16,6 +16,7 @@ from ecmf_pipeline.llm.step import BRANCH
 from ecmf_pipeline.quarantine import Quarantine
 from ecmf_pipeline.runner import Engine, InProcess, Item, LocalProcesses, Run, RunConfig, RunReport, StepFactory
 from ecmf_pipeline.runner.machine import usable_cores
+from ecmf_pipeline.words import counted
 
 PART_SIZE = 1024
 """Answers that stand in one file."""
@@ -112,18 +113,29 @@ def ask_about(
                 report,
                 engine or _engine(config),
             )
-            run(_in_order(questions), books.stage)
-            if ServerUnavailable.__name__ in report.transient:
-                count = report.transient[ServerUnavailable.__name__]
-                raise TryAgain(
-                    f"{books.stage}: {count} clips are without an answer, since the "
-                    f"server failed each time; the answers are kept.\n  See {books.quarantine}, and run it again."
-                )
+            try:
+                run(_in_order(questions), books.stage)
+            except TooManyQuarantined as error:
+                _refuse_without_server(config, books, report, error)
+                raise
+            _refuse_without_server(config, books, report)
         else:
             quarantine.write()
             quarantine.refuse_too_many(len(keys), config.max_quarantined)
     answered = frozenset(key for key in missing.values() if key in cache)
     return Asked(answered, cached=len(known), quarantined=len(quarantine))
+
+
+def _refuse_without_server(
+    config: LlmConfig, books: ScoreBooks, report: RunReport, error: TooManyQuarantined | None = None
+) -> None:
+    """Where a server failed, it is the server that wants mending and not the clips."""
+    if failed := report.transient[ServerUnavailable.__name__]:
+        raise TryAgain(
+            f"{books.stage}: {counted(failed, 'question')} without an answer, since the server at "
+            f"{config.server.base_url} failed each time; the answers are kept.\n"
+            f"  See {books.quarantine}, and run it again once the server is well."
+        ) from error
 
 
 def nothing_to_ask(books: ScoreBooks) -> None:
