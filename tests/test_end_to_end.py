@@ -113,19 +113,6 @@ def test_ablate_compares_every_modality_and_model(sample_run):
     assert len(rows(sample_run / "data/ablation/variants.csv")) == len(names) + 1
 
 
-def test_models_of_frames_are_saved_as_such_and_others_are_not_predicted_with(sample_run):
-    for labels in ("given", "refined"):
-        saved = json.loads((sample_run / f"data/fusion/{labels}/fusion/config.json").read_text())
-        assert saved["pool"] == "frames"
-    params = sample_run / "params.yaml"
-    shipped = params.read_text()
-    params.write_text(merged(shipped, "train: {pool: max}"))
-    refused = ecmf_pipe(sample_run, "predict")
-    params.write_text(shipped)
-    assert refused.returncode == 2
-    assert "trained with train.pool frames; it is max now" in refused.stderr
-
-
 def test_one_new_clip_goes_through_everything(sample_run, make_clip, tmp_path):
     clip = make_clip(tmp_path / "new.mp4", photograph=data.astronaut()[:360], pictures=8, audio_seconds=1.0)
     before = {path: path.read_bytes() for path in (sample_run / "data").rglob("*") if path.is_file()}
@@ -187,6 +174,19 @@ def test_status_counts_everything_as_done(sample_run):
     assert shown["extract face"] == ["15", "0", "0", "0"]
     assert shown["report"] == ["yes"]
     assert ["no"] not in shown.values()
+
+
+def test_models_of_frames_are_saved_as_such_and_others_are_not_predicted_with(sample_run):
+    for labels in ("given", "refined"):
+        saved = json.loads((sample_run / f"data/fusion/{labels}/fusion/config.json").read_text())
+        assert saved["pool"] == "frames"
+    params = sample_run / "params.yaml"
+    shipped = params.read_text()
+    params.write_text(merged(shipped, "train: {pool: max}"))
+    refused = ecmf_pipe(sample_run, "predict")
+    params.write_text(shipped)
+    assert refused.returncode == 2
+    assert "trained with train.pool frames; it is max now" in refused.stderr
 
 
 def test_what_is_evaluated_is_out_of_fold_and_what_is_submitted_is_the_whole_ensemble(sample_run):
