@@ -150,7 +150,7 @@ def stack(votes: Votes, gold: Ints) -> Floats:
     for probs in votes.values():
         logs = np.log(np.clip(probs, 1e-2, 1.0))
         logs -= logs.mean(axis=1, keepdims=True)
-        columns.append(np.nan_to_num(logs))
+        columns.append(np.nan_to_num(logs))  # centred: 0 is what a source that favours no label says
     rows = np.concatenate(columns, axis=1)
     rows /= rows.std() + 1e-12
     counts = np.bincount(gold[known])

@@ -86,6 +86,7 @@ def independent_sources(evidence: Evidence, truth: Floats) -> float:
         evidence: The votes.
         truth: What is taken for the truth, (n, K).
     """
+    # NaN: two sources that never vote on the same clip cannot be seen to err together.
     correlation = np.clip(np.nan_to_num(error_correlations(evidence.cast, truth)), 0.0, 1.0)
     np.fill_diagonal(correlation, 1.0)
     return float(len(correlation) / correlation.sum(axis=1).mean())

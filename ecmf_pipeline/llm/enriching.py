@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.llm.label_scores import label_scores
@@ -12,33 +11,8 @@ from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.rewrite import enrich
 from ecmf_pipeline.llm.rewrite_prompt import Context, load_rewrite_prompt
 from ecmf_pipeline.llm.scoring import probabilities
-from ecmf_pipeline.llm.written import write_rewrites
+from ecmf_pipeline.llm.written import Rewritten, write_rewrites
 from ecmf_pipeline.runner import Engine
-
-
-@dataclass(frozen=True, slots=True)
-class Enriched:
-    """Enriched texts, and what they took.
-
-    Attributes:
-        texts: The enriched text of each clip.
-        unclear: How many of them name no emotion.
-        asked: How many texts the model was asked about.
-        cached: How many were answered from the cache.
-        cut: How many were too long, and cut.
-        quarantined: How many clips are set aside.
-        invalid: How many clips the model abstains on because its answers were not valid.
-        unquoted: How many cues were left out, since they stand nowhere in what the model was shown.
-    """
-
-    texts: Mapping[str, str]
-    unclear: int = 0
-    asked: int = 0
-    cached: int = 0
-    cut: int = 0
-    quarantined: int = 0
-    invalid: int = 0
-    unquoted: int = 0
 
 
 def enrich_texts(
@@ -50,7 +24,7 @@ def enrich_texts(
     books: ScoreBooks,
     retry_quarantined: bool = False,
     engine: Engine | None = None,
-) -> Enriched:
+) -> Rewritten:
     """Enrich what clips say, asking only what no cache knows.
 
     Args:
@@ -68,18 +42,8 @@ def enrich_texts(
     """
     prompt = load_rewrite_prompt(rewrite.prompt)
     if rewrite.how == "written":
-        written = write_rewrites(
+        return write_rewrites(
             contexts, config=llm, prompt=prompt, books=books, retry_quarantined=retry_quarantined, engine=engine
-        )
-        return Enriched(
-            written.texts,
-            written.unclear,
-            written.asked,
-            written.cached,
-            written.cut,
-            written.quarantined,
-            written.invalid,
-            written.unquoted,
         )
     scores = label_scores(
         llm,
@@ -96,4 +60,12 @@ def enrich_texts(
         text = enrich(context.text, row, labels, prompt=wording, config=rewrite)
         unclear += wording.wording.unclear in text
         texts[clip_id] = text + prompt.told(context.cues)
-    return Enriched(texts, unclear, scores.asked, scores.cached, scores.truncated, scores.quarantined, scores.invalid)
+    return Rewritten(
+        texts,
+        unclear,
+        asked=scores.asked,
+        cached=scores.cached,
+        cut=scores.truncated,
+        quarantined=scores.quarantined,
+        invalid=scores.invalid,
+    )

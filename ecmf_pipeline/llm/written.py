@@ -26,7 +26,7 @@ class Rewritten:
     Attributes:
         texts: The enriched text of each clip with words; the original alone where the model abstains.
         unclear: How many of them name no emotion, since the model found none.
-        alone: How many stand alone: no answer about them was valid, or they are set aside.
+        alone: How many stand alone: the model was to write, and no answer about them was valid, or they are set aside.
         unquoted: How many cues were left out, since they stand nowhere in what the model was shown.
         asked: How many questions were answered just now.
         cached: How many were answered from the cache.

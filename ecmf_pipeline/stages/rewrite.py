@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ecmf_pipeline import layout
 from ecmf_pipeline.encoders.base import ClipText
-from ecmf_pipeline.llm.enriching import Enriched, enrich_texts
+from ecmf_pipeline.llm.enriching import enrich_texts
 from ecmf_pipeline.llm.loop import nothing_to_ask
+from ecmf_pipeline.llm.written import Rewritten
 from ecmf_pipeline.params import load_params
 from ecmf_pipeline.progress import say
 from ecmf_pipeline.sharing import pull_hint
@@ -38,7 +39,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
         )
     else:
         nothing_to_ask(books)
-        found = Enriched({})
+        found = Rewritten()
     texts: dict[str, ClipText] = {
         clip.clip_id: ClipText(clip.transcript, found.texts.get(clip.clip_id, ""), clip.translation)
         for clip in clips
