@@ -179,8 +179,11 @@ class CacheWriter(SpooledWriter):
 
     def take(self, task: str) -> list[tuple[str, Measured]]:
         """What a worker kept under a name, with each file's path; all of it that has a digest is remembered."""
-        payloads = self._taken.enter_context(self._kept([task]))
-        return [self._remember(*row) for payload in payloads for row in json.loads(payload)["files"]]
+        with ExitStack() as taking:  # an interrupt in the middle leaves the whole batch in the spool
+            payloads = taking.enter_context(self._kept([task]))
+            rows = [self._remember(*row) for payload in payloads for row in json.loads(payload)["files"]]
+            self._taken.push(taking.pop_all())
+        return rows
 
     def save(self) -> None:
         """Write the cache; what was taken may then leave the spool."""

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -232,6 +233,25 @@ def test_an_interrupt_loses_the_batch_in_hand(
     assert not project.manifest.exists()
     result = project.index()
     assert (result.hashed, result.reused) == (3, measuring.BATCH)
+
+
+def test_an_interrupt_while_a_batch_is_taken_in_loses_none_of_it(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, paths = measuring.IndexCache.put, []
+
+    def interrupted(cache: measuring.IndexCache, path: str, *values: Any) -> None:
+        if len(paths) == 1:
+            raise KeyboardInterrupt
+        paths.append(path)
+        put(cache, path, *values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(measuring.IndexCache, "put", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            project.index(workers=0)
+    result = project.index(workers=0)
+    assert (result.hashed, result.reused) == (0, 3)
 
 
 def test_what_a_killed_run_left_counts_for_its_corpus_alone(project: Project) -> None:
