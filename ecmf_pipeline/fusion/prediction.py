@@ -187,11 +187,12 @@ class Ensemble:
 
 @torch.inference_mode()
 def judge(model: FusionModel, inputs: Inputs, rows: torch.Tensor) -> NDArray[np.float64]:
-    """Probabilities beside modality weights of ``rows``, (r, C + M), by one model."""
+    """Probabilities beside modality weights of ``rows`` (in order, each once), (r, C + M), by one model."""
     device = model.seen.device
     judged = [np.zeros((0, model.n_classes + len(model.modalities)))]
+    all_of_them = len(rows) == len(inputs)  # then nothing need be copied
     for start in range(0, len(rows), CHUNK):
-        chunk = inputs[rows[start : start + CHUNK]]
+        chunk = inputs[slice(start, start + CHUNK) if all_of_them else rows[start : start + CHUNK]]
         output = model([values.to(device) for values in chunk.features], chunk.present.to(device))
         both = torch.cat([output.logits.double().softmax(dim=1), output.weights.double()], dim=1)
         judged.append(both.cpu().numpy())
