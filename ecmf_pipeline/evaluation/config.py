@@ -41,7 +41,7 @@ class AblateConfig(Config):
         seed: Seed of the bootstrap, the noise and the shuffling.
     """
 
-    seeds: int = Field(1, gt=0)
+    seeds: int = Field(2, gt=0)
     fusions: tuple[FusionKind, ...] = ("attention", "concat", "gated", "mean_probs")
     modalities: bool = True
     frames: bool = False

@@ -27,6 +27,8 @@ from ecmf_pipeline.llm.tokens import about_tokens
 
 _NOT_NOW = {408, 409, 425, 429}
 _ABOUT_THIS_TEXT = {400, 413, 422}
+_TRIES_TO_REACH = 3
+"""A server that was never there is not waited for as one that fails: mostly its address is wrong."""
 
 
 class Stopped(Exception):
@@ -39,11 +41,13 @@ class _Fault(Exception):
     Args:
         what: What it did.
         wait: Seconds after which it wants to be asked again; None where it does not say.
+        unreachable: Whether there was nobody to fail.
     """
 
-    def __init__(self, what: str, wait: float | None = None) -> None:
+    def __init__(self, what: str, wait: float | None = None, *, unreachable: bool = False) -> None:
         super().__init__(what)
         self.wait = wait
+        self.unreachable = unreachable
 
 
 class ChatServer:
@@ -102,7 +106,7 @@ class ChatServer:
         Raises:
             ServerUnavailable: When the server fails again and again.
             RequestRefused: When it refuses this very request.
-            ModelError: When it refuses all (key, model, rights), or cannot do what is asked of it.
+            ModelError: When there is no server, it refuses all (key, model, rights), or cannot do what is asked of it.
             BudgetSpent: When the request would go beyond the budget.
             Stopped: When the run is ending.
         """
@@ -120,6 +124,8 @@ class ChatServer:
                 return self._once(messages, options, reserved, logprobs=logprobs)
             except _Fault as error:
                 fault = error
+                if fault.unreachable and attempt >= _TRIES_TO_REACH - 1 and not self._answered:
+                    raise ModelError(*self._unreachable(fault)) from None
         raise ServerUnavailable(self._clean(f"the server failed {self.config.max_retries + 1} times, last: {fault}"))
 
     def _once(
@@ -155,7 +161,10 @@ class ChatServer:
         except openai.APIStatusError as error:
             raise self._refusal(error) from None  # its chain holds the request, and that the key
         except openai.APIConnectionError as error:
-            raise _Fault(type(error).__name__) from None
+            # A connection that was never made: refused, no such host. By name: openai brings one httpx or another.
+            unreachable = type(error.__cause__).__name__ == "ConnectError"
+            what = str(error.__cause__) if unreachable else type(error).__name__
+            raise _Fault(self._clean(what), unreachable=unreachable) from None
         try:
             completion = ChatCompletion.model_validate_json(raw.http_response.content)
         except ValidationError:
@@ -175,6 +184,12 @@ class ChatServer:
         return ModelError(
             f"{self.config.base_url} refuses to answer as {self.model} ({what})",
             "check llm.model, llm.server (base_url, key_env, structured, scoring) and the account",
+        )
+
+    def _unreachable(self, fault: _Fault) -> tuple[str, str]:
+        return (
+            f"no server can be reached at {self.config.base_url} ({fault})",
+            "start it, or mend llm.server.base_url, then run the same command again",
         )
 
     def _wait(self, attempt: int, told: float | None) -> float:

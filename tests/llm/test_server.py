@@ -128,6 +128,13 @@ def test_a_server_that_is_down_is_asked_again_in_the_next_run(tmp_path: Path) ->
     assert len(server.asked) < 400, "gives up before all are tried"
 
 
+def test_a_server_that_was_never_there_is_not_waited_for(tmp_path: Path) -> None:
+    with serving(ok) as server:
+        config = settings(server.url, max_retries=100)
+    with pytest.raises(ModelError, match=rf"no server can be reached at {server.url} .*refused"):
+        ask(tmp_path, lines(3), config)
+
+
 def test_one_text_that_is_refused_costs_itself_a_wrong_key_the_run(tmp_path: Path) -> None:
     with serving(lambda text, _: "400" if text == "line 7" else "ok") as server:
         found = ask(tmp_path, lines(20), settings(server.url, concurrency=1))
