@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from ecmf_pipeline.labels.dawid_skene import Ballots, DawidSkene, fit, from_counts
+from ecmf_pipeline.labels.dawid_skene import Ballots, DawidSkene, ballots, fit, from_counts
 from ecmf_pipeline.labels.evidence import ABSTAIN, Evidence
 from ecmf_pipeline.labels.log_pool import fit_log_pool
 from ecmf_pipeline.labels.sources import error_correlations
@@ -30,8 +30,14 @@ EXPERT_STRENGTH = 20.0
 LEAST_INDEPENDENT = 2.8
 """With sources worth fewer than this many independent ones the majority stands: see `independent_sources`."""
 
-LEAST_OF_TWO_CLASSES = 3.7
+LEAST_OF_TWO_CLASSES = 4.4
 """The same of two classes, where all wrong votes are alike and agreement says less."""
+
+MOST_HINGING = 0.13
+"""With more of the labels than this hinging on single sources the majority stands: see `hinging`."""
+
+LEFT_OUT_OF = 20_000
+"""Most clips by which that is judged: the model is fitted once a source for it."""
 
 TAUGHT = 5000
 """Most clips that teach the pool; it has one number a source and class to learn."""
@@ -41,6 +47,9 @@ _EVEN = 1e-6
 
 LEAST_SOURCES = 3
 """Two sources that differ cannot tell which of them is right: their probabilities are averaged."""
+
+LEAST_TO_JUDGE = 4
+"""Of three sources two that err together pass for the truth, and nothing in their votes shows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +66,34 @@ def combine_without_gold(
 ) -> Unsupervised:
     """Combine votes whose truth is nowhere known; rows where all abstain get the class shares.
 
-    Whose votes are right can be told from the votes alone only where at least three sources err independently: of
-    fewer, two that err together pass for the truth, and the third for the one that errs. There the majority stands.
+    Whose votes are right can be told from the votes alone only where enough sources err independently: of too few, some
+    that err together pass for the truth, and the others for those that err. There the majority stands.
 
     Args:
         evidence: The votes.
         votes: Their patterns.
         majority: The shares of the votes, (n, K).
-        rng: Picks the clips that teach the pool.
+        rng: Picks the clips that teach the pool, and those by which the model is judged.
     """
     if evidence.logs.shape[1] >= LEAST_SOURCES and not evidence.silent.all():
-        worth = independent_sources(evidence, majority)
-        if worth < (LEAST_INDEPENDENT if evidence.logs.shape[2] > 2 else LEAST_OF_TWO_CLASSES):
-            why = f"the sources err together, as if they were {worth:.1f}: too few to tell who is right"
-            return _completed(majority, evidence, f"the majority ({why})")
+        doubt = _doubt(evidence, majority, np.random.default_rng(rng.integers(2**63)))
+        if doubt:
+            return _completed(majority, evidence, f"the majority ({doubt})")
     return _model(evidence, votes, rng, STRENGTH)
+
+
+def _doubt(evidence: Evidence, majority: Floats, rng: np.random.Generator) -> str:
+    """Why Dawid and Skene's model is not to be believed, in words; empty where nothing speaks against it."""
+    _, sources, classes = evidence.logs.shape
+    if sources < LEAST_TO_JUDGE:
+        return "three sources are too few to tell who is right"
+    worth = independent_sources(evidence, majority)
+    if worth < (LEAST_INDEPENDENT if classes > 2 else LEAST_OF_TWO_CLASSES):
+        return f"the sources err together, as if they were {worth:.1f}: too few to tell who is right"
+    share = hinging(evidence.cast, classes, rng)
+    if share > MOST_HINGING:
+        return f"with one source less {share:.0%} of the labels would be others: too many to tell who is right"
+    return ""
 
 
 def unsupervised_expert(evidence: Evidence, votes: Ballots, rng: np.random.Generator) -> Unsupervised:
@@ -90,6 +112,33 @@ def independent_sources(evidence: Evidence, truth: Floats) -> float:
     correlation = np.clip(np.nan_to_num(error_correlations(evidence.cast, truth)), 0.0, 1.0)
     np.fill_diagonal(correlation, 1.0)
     return float(len(correlation) / correlation.sum(axis=1).mean())
+
+
+def hinging(cast: NDArray[np.int64], classes: int, rng: np.random.Generator) -> float:
+    """How many labels of Dawid and Skene's model change when a source is left out: a share, the mean over sources.
+
+    Args:
+        cast: Hard votes, (n, S), `ABSTAIN` where there is none.
+        classes: K.
+        rng: Picks `LEFT_OUT_OF` clips where there are more.
+    """
+    if len(cast) > LEFT_OUT_OF:
+        cast = cast[rng.permutation(len(cast))[:LEFT_OUT_OF]]
+    labels = _labels(cast, classes)
+    changed = []
+    for source in range(cast.shape[1]):
+        others = np.delete(cast, source, axis=1)
+        voted = (others != ABSTAIN).any(axis=1)
+        if voted.any():
+            changed.append(float((_labels(others[voted], classes) != labels[voted]).mean()))
+    return float(np.mean(changed))
+
+
+def _labels(cast: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    votes = ballots(cast, classes)
+    model = _from_majority(votes, (cast != ABSTAIN).any(axis=1), STRENGTH)
+    labels: NDArray[np.int64] = model.scores(votes.rows).argmax(axis=1)[votes.pattern]
+    return labels
 
 
 def _model(evidence: Evidence, votes: Ballots, rng: np.random.Generator, strength: float) -> Unsupervised:
