@@ -52,12 +52,14 @@ def assess(
         posterior[known] = np.eye(classes)[gold[known]]
         return _restated(blind, posterior)
     unaided = combine_votes(votes, gold, seed=seed)
+    # Where there is no given label, a blend that was fitted with one is not calibrated.
+    posterior = np.where((given >= 0)[:, None], combined.probs, unaided.probs)
     sources = tuple(
         Source(report.name, report.coverage, known_as.agreement, report.reliability, known_as.weight)
         for report, known_as in zip(combined.sources, blind.sources, strict=False)  # all but the given label
     )
     return replace(
-        _restated(blind, combined.probs),
+        _restated(blind, posterior),
         probs=unaided.held_out,
         held_out=combined.held_out,
         transition=combined.sources[-1].confusion,

@@ -137,10 +137,11 @@ class RefineConfig(Config):
         keep_above: A given label less probable than this is called down-weighted; all weigh what they are believed.
         review_below: Less than this: listed for review besides.
         drop_below: Less than this: left out of training.
-        relabel_precision: Share of replacements that must be right, as verdicts show with 90% certainty.
+        relabel_precision: Share of replacements that must be right, as verdicts show (90% sure at each threshold).
         relabel_above: A given label is replaced only by one at least this probable, and
         relabel_families: only where this many families of sources (a modality's voters are one) favour that label.
-        pseudo_precision: Share of a class's pseudo-labels that must be right, as verdicts show with 90% certainty.
+        pseudo_precision: Share of a class's pseudo-labels that must be right, as verdicts show; a class of which they
+            show less gets none.
         pseudo_above: Without enough verdicts, an unlabeled clip gets a pseudo-label only if it is this probable, and
         pseudo_families: (always) only where this many families of sources favour it.
         pseudo_quota: Most pseudo-labels of a class, as a multiple of its labelled clips that are trained on: the

@@ -18,7 +18,8 @@ NEVER = float("inf")
 """The threshold that nothing reaches."""
 
 CERTAINTY = 0.9
-"""How sure it must be, one-sided, that the precision above a threshold is at least the target."""
+"""How sure it must be, one-sided, that the precision above a threshold is at least the target. Each threshold is judged
+by itself, and the lowest is taken that passes: that it is one is a little less sure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +65,30 @@ def find_targets(assessment: Assessment, given: Ints, gold: Ints, config: Refine
     relabel = precision_threshold(confidence[replaced], (choice == gold)[replaced], config.relabel_precision)
     # A pseudo-label has no given label behind it: it is judged by the votes alone.
     choice, confidence = assessment.probs.argmax(axis=1), assessment.probs.max(axis=1)
-    overall = precision_threshold(confidence[known], (choice == gold)[known], config.pseudo_precision)
-    pseudo = np.full(classes, overall)
-    for label in range(classes):
-        voted = known & (choice == label)
-        own = precision_threshold(confidence[voted], (choice == gold)[voted], config.pseudo_precision)
-        if own < NEVER:
-            pseudo[label] = own
-    return Targets(max(relabel, config.relabel_above), pseudo, _words(relabel, pseudo, int(known.sum()), config))
+    right = choice == gold
+    overall = precision_threshold(confidence[known], right[known], config.pseudo_precision)
+    pseudo = np.array(
+        [
+            _of_class(confidence[voted], right[voted], overall, config)
+            for voted in (known & (choice == label) for label in range(classes))
+        ]
+    )
+    judged = int(replaced.sum()), int(known.sum())
+    return Targets(max(relabel, config.relabel_above), pseudo, _words(relabel, pseudo, judged, config))
+
+
+def _of_class(confidence: Floats, right: NDArray[np.bool_], overall: float, config: RefineConfig) -> float:
+    """The threshold of one class's pseudo-labels, from the gold clips that the votes put there.
+
+    Where those are too few to show the precision, that of all classes stands in for it, unless they show less.
+    """
+    target = config.pseudo_precision
+    own = precision_threshold(confidence, right, target)
+    if own < NEVER or overall == NEVER:
+        return own
+    threshold = max(overall, config.pseudo_above)
+    above = right[confidence >= threshold]
+    return NEVER if len(above) and above.mean() < target else threshold
 
 
 def precision_threshold(confidence: Floats, right: NDArray[np.bool_], target: float) -> float:
@@ -95,19 +112,24 @@ def precision_threshold(confidence: Floats, right: NDArray[np.bool_], target: fl
     return float(ranked[reached[-1]]) if len(reached) else NEVER
 
 
-def _words(relabel: float, pseudo: Floats, verdicts: int, config: RefineConfig) -> tuple[str, str]:
+def _words(relabel: float, pseudo: Floats, judged: tuple[int, int], config: RefineConfig) -> tuple[str, str]:
+    replaced, verdicts = judged
     if relabel == NEVER:
-        share = f"{config.relabel_precision:.0%}"
-        first = f"no given label is replaced: above no threshold are {share} of the replacements right by verdicts"
+        first = (
+            f"no given label is replaced: above no threshold are {config.relabel_precision:.0%} of the replacements "
+            f"right by verdicts ({replaced} could be judged)"
+        )
     else:
         first = (
             f"a given label is replaced from a probability of {max(relabel, config.relabel_above):.2f} on, "
-            f"right {config.relabel_precision:.0%} of the time by {verdicts} verdicts"
+            f"right {config.relabel_precision:.0%} of the time by {replaced} replacements with a verdict"
         )
     reached = pseudo[pseudo < NEVER]
     if not len(reached):
         return first, f"no pseudo-label is right {config.pseudo_precision:.0%} of the time on verdicts: there are none"
+    closed = len(pseudo) - len(reached)
     return first, (
         f"pseudo-labels need a probability of {reached.min():.2f} to {reached.max():.2f}, by class "
         f"(right {config.pseudo_precision:.0%} of the time by {verdicts} verdicts)"
+        + (f"; {closed} of {len(pseudo)} classes get none, since theirs are not that often right" if closed else "")
     )

@@ -80,13 +80,23 @@ def test_without_gold_it_is_not_below_the_majority(name: str) -> None:
     assert (combined.labels == truth).mean() > (majority(votes) == truth).mean() - 0.005
 
 
-def test_where_sources_err_together_the_majority_stands() -> None:
-    together = World("together", (0.6, 0.6, 0.5), classes=4, clips=1500, shared=0.1, family=0.8)
-    votes, truth = generate(together, 0)
+@pytest.mark.parametrize(
+    ("world", "why"),
+    [
+        (World("three", (0.7, 0.6, 0.5), classes=4, clips=1500), "three sources are too few"),
+        (World("together", (0.6, 0.6, 0.5, 0.5), classes=4, clips=1500, family=0.8), "the sources err together, as if"),
+        (World("weak", (0.4, 0.35, 0.3, 0.3), classes=6, clips=1500, family=0.0), "with one source less"),
+    ],
+)
+def test_where_votes_cannot_tell_who_is_right_the_majority_stands(world: World, why: str) -> None:
+    votes, truth = generate(world, 0)
     combined = combine_votes(votes, np.full(len(truth), -1))
-    assert "the majority (the sources err together, as if they were" in combined.method
+    assert f"the majority ({why}" in combined.method
     assert (combined.labels == majority(votes)).mean() > 0.99
-    apart = generate(World("apart", (0.6, 0.6, 0.5, 0.5, 0.5), clips=1500, shared=0.0, family=0.0), 0)[0]
+
+
+def test_where_they_can_dawid_and_skene_are_asked() -> None:
+    apart = generate(World("apart", (0.75, 0.7, 0.7, 0.65, 0.6, 0.6), clips=1500, shared=0.0, family=0.0), 0)[0]
     assert "Dawid-Skene" in combine_votes(apart, np.full(1500, -1)).method
 
 

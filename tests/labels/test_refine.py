@@ -14,7 +14,7 @@ from ecmf_pipeline.labels.config import LabelModelConfig, RefineConfig
 from ecmf_pipeline.labels.label_model import Assessment, assess_labels
 from ecmf_pipeline.labels.next_clips import worth_labelling
 from ecmf_pipeline.labels.refine import Decision, Verdict, decide
-from ecmf_pipeline.labels.targets import NEVER, precision_threshold
+from ecmf_pipeline.labels.targets import NEVER, find_targets, precision_threshold
 
 Simulate = Callable[..., Any]
 NAMES = ("happy", "sad", "angry")
@@ -230,6 +230,31 @@ def test_a_threshold_reaches_its_precision_or_is_not_found() -> None:
     assert precision_threshold(confidence, np.zeros(4000, dtype=bool), 0.9) == NEVER
     assert precision_threshold(np.zeros(0), np.zeros(0, dtype=bool), 0.9) == NEVER
     assert precision_threshold(np.ones(3), np.ones(3, dtype=bool), 0.9) == NEVER  # three are too few to know
+
+
+def test_a_class_that_is_known_to_be_wrong_too_often_gets_no_pseudo_label() -> None:
+    rng = np.random.default_rng(0)
+    gold = rng.integers(0, 3, 900)
+    found = np.where((gold == 0) & (rng.random(900) < 0.6), 1, gold)  # most of class 0 look like class 1
+    gold[np.flatnonzero(found == 2)[2:]] = -1  # of class 2 two verdicts are too few to show anything
+    sure = rng.uniform(0.6, 0.99, (900, 1))
+    probs = np.where(np.eye(3, dtype=bool)[found], sure, (1 - sure) / 2)
+    known = Assessment(
+        probs=probs,
+        posterior=probs,
+        labels=found,
+        confidence=probs.max(axis=1),
+        agreement=np.ones(900),
+        votes={},
+        transition=np.eye(3),
+        sources=(),
+        held_out=probs,
+    )
+    targets = find_targets(known, np.full(900, -1), gold, RefineConfig(pseudo_precision=0.7))
+    assert targets.pseudo[0] < 0.7
+    assert targets.pseudo[1] == NEVER
+    assert targets.pseudo[2] == RefineConfig().pseudo_above
+    assert "1 of 3 classes get none" in targets.words[1]
 
 
 def test_what_does_not_belong_together_is_refused() -> None:
