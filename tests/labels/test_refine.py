@@ -235,7 +235,7 @@ def test_a_threshold_reaches_its_precision_or_is_not_found() -> None:
 def test_a_class_that_is_known_to_be_wrong_too_often_gets_no_pseudo_label() -> None:
     rng = np.random.default_rng(0)
     gold = rng.integers(0, 3, 900)
-    found = np.where((gold == 0) & (rng.random(900) < 0.6), 1, gold)  # most of class 0 look like class 1
+    found = np.where((gold == 0) & (rng.random(900) < 0.5), 1, gold)  # half of class 0 looks like class 1
     gold[np.flatnonzero(found == 2)[2:]] = -1  # of class 2 two verdicts are too few to show anything
     sure = rng.uniform(0.6, 0.99, (900, 1))
     probs = np.where(np.eye(3, dtype=bool)[found], sure, (1 - sure) / 2)
@@ -250,7 +250,7 @@ def test_a_class_that_is_known_to_be_wrong_too_often_gets_no_pseudo_label() -> N
         sources=(),
         held_out=probs,
     )
-    targets = find_targets(known, np.full(900, -1), gold, RefineConfig(pseudo_precision=0.7))
+    targets = find_targets(known, np.full(900, -1), gold, RefineConfig(pseudo_precision=0.72))
     assert targets.pseudo[0] < 0.7
     assert targets.pseudo[1] == NEVER
     assert targets.pseudo[2] == RefineConfig().pseudo_above
