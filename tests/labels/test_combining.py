@@ -100,6 +100,16 @@ def test_where_they_can_dawid_and_skene_are_asked() -> None:
     assert "Dawid-Skene" in combine_votes(apart, np.full(1500, -1)).method
 
 
+def test_twenty_gold_labels_teach_but_do_not_calibrate() -> None:
+    votes, truth = generate(World("one good", (0.9, 0.4, 0.4), classes=4, clips=800), 0)
+    gold = np.where(np.arange(800) < 20, truth, -1)
+    taught, untaught = combine_votes(votes, gold), combine_votes(votes, np.full(800, -1))
+    rest = gold < 0
+    assert (taught.labels == truth)[rest].mean() > (untaught.labels == truth)[rest].mean() + 0.05
+    assert not taught.calibrated
+    assert "20 gold labels, too few to calibrate it" in taught.method
+
+
 def test_how_many_independent_sources_votes_are_worth() -> None:
     truth = np.arange(3000) % 3
     rng = np.random.default_rng(0)
@@ -152,13 +162,13 @@ def test_the_order_of_the_clips_hardly_matters() -> None:
 def test_few_gold_labels_are_kept_but_calibrate_nothing() -> None:
     votes, truth = generate(World("small", (0.7, 0.6, 0.5), clips=400), 3)
     gold = np.full(400, -1)
-    gold[:20] = truth[:20]
+    gold[:9] = truth[:9]
     combined = combine_votes(votes, gold)
     assert not combined.calibrated
-    assert_array_equal(combined.labels[:20], truth[:20])
+    assert_array_equal(combined.labels[:9], truth[:9])
     unaided = combine_votes(votes, np.full(400, -1))
     voted = ~np.isnan(np.stack(list(votes.values()))).any(axis=2).all(axis=0)
-    voted[:20] = False
+    voted[:9] = False
     assert_array_equal(combined.probs[voted], unaided.probs[voted])
 
 
