@@ -34,6 +34,7 @@ from ecmf_pipeline.stage_inputs import (
     read_corpus_verdicts,
     read_features,
     read_labelled_corpus,
+    read_refined_predictions,
 )
 
 
@@ -43,7 +44,7 @@ def run() -> None:
     config = params.evaluate
     corpus = read_labelled_corpus()
     given = {path.stem: PredictionTable.read(path) for path in sorted(layout.predictions("given").glob("*.csv"))}
-    refined = PredictionTable.read(layout.predictions("refined") / "fusion.csv")
+    refined = read_refined_predictions(layout.predictions("refined") / "fusion.csv")
     decisions = read_decisions(layout.REFINED)
     results = evaluate(corpus.clips, corpus.labels, given, refined, decisions, config)
     judge = Judge(corpus.clips, corpus.labels, config)
