@@ -115,6 +115,22 @@ def test_more_rounds_train_the_fusion_too_and_all_is_written(
     assert "trained with the fusion model, the best of" in capsys.readouterr().out
 
 
+def test_labels_that_verdicts_replace_are_told_as_such(
+    project: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    project(1)
+    wrong = [clip for clip in read_manifest(layout.MANIFEST) if clip.given_label not in {clip.gold_label, ""}][:3]
+    Path("verdicts.csv").write_text("clip_id,label\n" + "".join(f"{c.clip_id},{c.gold_label}\n" for c in wrong))
+    Path("params.yaml").write_text(Path("params.yaml").read_text() + "refine: {verdicts: verdicts.csv}\n")
+    vote.run()
+    refine.run()
+    capsys.readouterr()
+    evaluate.run()
+    labels = json.loads((layout.METRICS / "evaluate.json").read_text())["labels"]
+    assert labels["fixed_by_verdicts"] == labels["fixed"] == 3, "votes alone replace nothing without 30 verdicts"
+    assert "(3 fixed, all by verdicts; 0 broken; " in capsys.readouterr().out
+
+
 def with_sources(**files: str) -> None:
     """Votes of these files too, each given without its header."""
     for name, text in files.items():
