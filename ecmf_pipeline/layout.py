@@ -73,6 +73,11 @@ def deployed_predictions(labels: Labels) -> Path:
     return predictions(labels) / "deployed" / "fusion.csv"
 
 
+def trained_on(labels: Labels) -> Path:
+    """Which labels the models in `models_trained_on` that made the `predictions` had learned from."""
+    return predictions(labels) / "trained_on.json"
+
+
 def submission(labels: Labels) -> Path:
     """The challenge's csv. The one to hand in is that of the refined labels."""
     return DATA / ("submission.csv" if labels == "refined" else "submission_given.csv")

@@ -16,7 +16,7 @@ from ecmf_pipeline.dataset import StoredFeatures, open_features
 from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.errors import CorpusError, MissingInput, ModelError
 from ecmf_pipeline.extraction.plan import branch_settings
-from ecmf_pipeline.files import fingerprint, read_json
+from ecmf_pipeline.files import fingerprint, read_json, sha256_file
 from ecmf_pipeline.labels.outside import read_verdicts
 from ecmf_pipeline.labels.tables import read_votes
 from ecmf_pipeline.params import Params
@@ -155,6 +155,46 @@ def all_votes(corpus: Corpus) -> dict[str, NDArray[np.float64]]:
             what = f"what `{stage}` wrote is about other clips than the manifest"
             raise MissingInput(what, f"run `ecmf-pipe {stage}`")
     return table.votes if FUSION in table.votes else {**table.votes, FUSION: fusion_votes(fusion)}
+
+
+def refined_sha256() -> str:
+    """SHA-256 of the refined labels as they are now, "" where there are none."""
+    return sha256_file(layout.REFINED) if layout.REFINED.is_file() else ""
+
+
+def refuse_stale(learned_from: str, what: str, hint: str) -> None:
+    """Refuse what goes back to other refined labels than those of now.
+
+    Args:
+        learned_from: `refined_sha256` of the labels that were trained on; "" where nobody noted it.
+        what: What was trained on them, as the message begins.
+        hint: How they are brought together again.
+
+    Raises:
+        MissingInput: When refined.csv is there and is another.
+    """
+    if learned_from and refined_sha256() not in {learned_from, ""}:
+        raise MissingInput(f"{what} trained on refined labels as they were before {layout.REFINED} changed", hint)
+
+
+def read_refined_predictions(path: Path) -> PredictionTable:
+    """Predictions by models trained on the refined labels of now.
+
+    Args:
+        path: One of the tables that `predict` wrote of these models.
+
+    Raises:
+        MissingInput: When `predict` has not run yet, or the models had learned from other refined labels.
+        InputError: When a file is damaged.
+    """
+    table, note = PredictionTable.read(path), layout.trained_on("refined")
+    if note.is_file():
+        refuse_stale(
+            str(read_json(note, made_by="predict").get("labels_sha256", "")),
+            f"the predictions in {path} are by models",
+            "run `ecmf-pipe train --labels refined`, then `ecmf-pipe predict --labels refined` (or `dvc repro`)",
+        )
+    return table
 
 
 def fusion_votes(table: PredictionTable) -> NDArray[np.float64]:

@@ -44,6 +44,9 @@ VOTE_BOOKS = ScoreBooks(
     earlier=(REWRITE_BOOKS,),  # what `rewrite` asked is not asked again
 )
 
+LLM_SOURCES = {"text": "llm", "cues": "llm/cues", "frames": "llm/frames"}
+"""The source of votes that each of ``vote.inputs`` makes: it reads the words, what face and voice do, or pictures."""
+
 _DEEP = 128
 """Columns of mini_xception's features that come before the blendshapes."""
 

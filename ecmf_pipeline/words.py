@@ -15,3 +15,10 @@ def size(count: float) -> str:
 def counted(count: int, one: str, many: str | None = None) -> str:
     """A number of things, such as ``1 part``, ``2 parts``."""
     return f"{count} {one if count == 1 else many or f'{one}s'}"
+
+
+def part_of(part: int, whole: int, what: str) -> str:
+    """How much of a number is so, such as "2 of them by verdicts"; empty for none of it."""
+    if not part:
+        return ""
+    return f"{part} of them {what}" if part < whole else what if whole == 1 else f"all {what}"

@@ -100,8 +100,27 @@ def test_label_quality_counts_what_was_mended_and_what_was_spoilt(clips):
             decision("d", "", "sad", 0.4, Verdict.PSEUDO),
             decision("e", "", "sad", 0.4, Verdict.PSEUDO),  # its truth is unknown
         ],
+        {},
     )
     assert found["given"] == {"clips": 3, "accuracy": 0.666667}
     assert found["refined"] == {"clips": 2, "accuracy": 0.5}
     assert (found["fixed"], found["broken"], found["dropped_wrong"], found["dropped_right"]) == (1, 1, 0, 1)
     assert found["pseudo"] == {"clips": 1, "accuracy": 1.0}
+    assert {found[f"{name}_by_verdicts"] for name in ("fixed", "broken", "pseudo")} == {0}
+
+
+def test_what_a_person_mended_is_counted_apart_from_what_the_votes_did(clips):
+    decisions = [
+        decision("a", "happy", "sad", 1.0, Verdict.RELABEL),
+        decision("b", "sad", "happy", 0.8, Verdict.RELABEL),
+        decision("f", "sad", "happy", 0.8, Verdict.RELABEL),
+        decision("d", "", "sad", 0.4, Verdict.PSEUDO),
+    ]
+    more = [*clips, clip("f", "sad", "happy")]
+    found = label_quality(more, decisions, {"b": "happy", "c": "sad"})
+    assert (found["fixed"], found["fixed_by_verdicts"]) == (2, 1)
+    assert (found["broken"], found["broken_by_verdicts"]) == (1, 0)
+    assert (found["pseudo"]["clips"], found["pseudo_by_verdicts"]) == (1, 0)
+    found = label_quality(more, decisions, {"a": "sad", "d": "sad", "f": "sad"})
+    assert found["fixed_by_verdicts"] == 0, "the votes said otherwise than this verdict, which is newer than they"
+    assert (found["broken_by_verdicts"], found["pseudo_by_verdicts"]) == (1, 1)

@@ -13,7 +13,7 @@ import pytest
 
 from ecmf_pipeline import indexing, layout
 from ecmf_pipeline.clips import Clip, ClipId, Split, read_manifest, write_manifest
-from ecmf_pipeline.errors import MissingInput, TooFewClips
+from ecmf_pipeline.errors import InputError, MissingInput, TooFewClips
 from ecmf_pipeline.files import write_atomic
 from ecmf_pipeline.params import load_params
 from ecmf_pipeline.predictions import PredictionTable
@@ -113,6 +113,74 @@ def test_more_rounds_train_the_fusion_too_and_all_is_written(
     assert found["llm"]["votes"] == 0
     assert found["llm"]["reliability"] is None
     assert "trained with the fusion model, the best of" in capsys.readouterr().out
+
+
+def test_labels_that_verdicts_replace_are_told_as_such(
+    project: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    project(1)
+    wrong = [clip for clip in read_manifest(layout.MANIFEST) if clip.given_label not in {clip.gold_label, ""}][:3]
+    Path("verdicts.csv").write_text("clip_id,label\n" + "".join(f"{c.clip_id},{c.gold_label}\n" for c in wrong))
+    Path("params.yaml").write_text(Path("params.yaml").read_text() + "refine: {verdicts: verdicts.csv}\n")
+    vote.run()
+    refine.run()
+    capsys.readouterr()
+    evaluate.run()
+    labels = json.loads((layout.METRICS / "evaluate.json").read_text())["labels"]
+    assert labels["fixed_by_verdicts"] == labels["fixed"] == 3, "votes alone replace nothing without 30 verdicts"
+    assert "(3 fixed, all by verdicts; 0 broken; " in capsys.readouterr().out
+
+
+def with_sources(**files: str) -> None:
+    """Votes of these files too, each given without its header."""
+    for name, text in files.items():
+        Path(f"{name}.csv").write_text(f"clip_id,source,label\n{text}")
+    names = ", ".join(f"{name}.csv" for name in files)
+    params = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(params.replace("lightgbm: null", f"lightgbm: null, sources: [{names}]"))
+
+
+def test_votes_of_files_stand_after_all_others_and_go_through_every_stage(
+    project: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project(1)
+    with_sources(b="c00,zoe_vote,happy\nc01,amy,sad\n", a="c02,face/linear2_prob,happy\nc03,text/lightgbm,sad\n")
+    written: list[str] = []
+    write = vote.write_votes
+    monkeypatch.setattr(
+        vote,
+        "write_votes",
+        lambda path, clip_ids, votes, labels: (written.extend(votes), write(path, clip_ids, votes, labels)),
+    )
+    vote.run()
+    own = {"face/linear", "text/linear", "all/linear", "llm"}
+    assert set(written[:4]) == own
+    assert written[4:] == ["amy", "zoe_vote", "face/linear2_prob", "text/lightgbm"]
+    assert own <= vote._own_sources(load_params())
+    refine.run()
+    evaluate.run()
+    assert {"amy", "zoe_vote", "face/linear2_prob"} <= json.loads(layout.SOURCES.read_text())["sources"].keys()
+
+
+@pytest.mark.parametrize(
+    ("files", "complaint"),
+    [
+        ({"a": "c00,llm,happy\n"}, "a.csv: there is a source 'llm' already"),
+        ({"a": "c00,text/linear,happy\n"}, "there is a source 'text/linear' already"),
+        ({"a": "c00,fusion,happy\n"}, "there is a source 'fusion' already"),
+        ({"a": "c00,me,happy\n", "b": "c00,me,happy\n"}, "b.csv: there is a source 'me' already"),
+        ({"a": "c00,me,happy\n", "b": "c00,you,glad\n"}, "b.csv: record 1: the label is unknown"),
+    ],
+)
+def test_files_of_votes_are_checked_before_anyone_votes(
+    project: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, files: dict[str, str], complaint: str
+) -> None:
+    project(1)
+    with_sources(**files)
+    monkeypatch.setattr(vote, "vote_in_rounds", lambda *_, **__: pytest.fail("the voters are trained already"))
+    monkeypatch.setattr(vote, "llm_votes", lambda *_, **__: pytest.fail("the LLM is asked already"))
+    with pytest.raises(InputError, match=complaint):
+        vote.run()
 
 
 def test_a_control_that_the_fusion_cannot_be_trained_on_is_told(

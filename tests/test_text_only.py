@@ -12,6 +12,8 @@ import yaml
 from typer.testing import CliRunner
 
 from ecmf_pipeline.cli import app
+from ecmf_pipeline.errors import MissingInput
+from ecmf_pipeline.files import sha256_file
 
 SAID = {
     "anger": ["How dare you!", "I hate this.", "Get out of here!", "You ruined everything.", "Stop it, now!"],
@@ -127,3 +129,47 @@ def test_a_model_of_words_is_judged_on_another_corpus_of_words(project: Path, mo
     assert found["modalities"] == ["text"]
     assert found["trained_on"] == 0
     assert found["clips"] == 15
+
+
+def refused(verb: str) -> str:
+    """How to mend what a verb refuses as missing."""
+    with pytest.raises(
+        MissingInput, match=r"trained on refined labels as they were before .*refined.csv changed"
+    ) as no:
+        CliRunner().invoke(app, verb.split(), catch_exceptions=False)
+    assert no.value.exit_code == 2
+    return str(no.value.hint)
+
+
+def test_models_and_predictions_of_earlier_refined_labels_are_refused(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(project, tmp_path / "copy", symlinks=True)
+    monkeypatch.chdir(tmp_path / "copy")
+    labels = Path("data/labels/refined.csv")
+    noted = Path("data/predictions/refined/trained_on.json")
+    before = json.loads(noted.read_text())
+    assert before == {"labels_sha256": sha256_file(labels)}
+    assert not Path("data/predictions/given/trained_on.json").exists()
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    Path("params.yaml").write_text(yaml.safe_dump({**params, "refine": {"drop_below": 0.0, "keep_above": 0.999}}))
+    assert CliRunner().invoke(app, ["refine"]).exit_code == 0
+    assert sha256_file(labels) != before["labels_sha256"]
+
+    hint = "run `ecmf-pipe train --labels refined`"
+    assert hint in refused("predict --labels refined")
+    for verb in ("evaluate", "report"):
+        assert f"{hint}, then `ecmf-pipe predict --labels refined`" in refused(verb)
+    for verb in ("predict", "predict --text Hello", "train --labels refined"):  # what has no part in it goes on
+        assert CliRunner().invoke(app, verb.split(), catch_exceptions=False).exit_code == 0
+    assert hint in refused("evaluate"), "the models are new, the predictions not yet"
+    for verb in ("predict --labels refined", "evaluate", "report"):
+        assert CliRunner().invoke(app, verb.split(), catch_exceptions=False).exit_code == 0
+    assert json.loads(noted.read_text()) == {"labels_sha256": sha256_file(labels)}
+
+    config = Path("data/fusion/refined/fusion/config.json")  # saved before digests were noted: nothing is known
+    config.write_text(json.dumps({**json.loads(config.read_text()), "labels_sha256": ""}))
+    labels.write_text(labels.read_text() + "\n")
+    for verb in ("predict --labels refined", "evaluate"):
+        assert CliRunner().invoke(app, verb.split(), catch_exceptions=False).exit_code == 0
+    assert not noted.exists()

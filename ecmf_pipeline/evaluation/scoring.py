@@ -64,6 +64,7 @@ def evaluate(
     refined: PredictionTable | None,
     decisions: Sequence[Decision] | None,
     config: EvaluateConfig,
+    verdicts: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Score everything.
 
@@ -74,6 +75,7 @@ def evaluate(
         refined: Predictions of the fusion trained on refined labels.
         decisions: What the refinement decided.
         config: How intervals are drawn.
+        verdicts: Labels that a person vouches for, by clip id; None: there are none.
 
     Returns:
         What ``data/metrics/evaluate.json`` holds. ``weighted_f1`` is the fusion's, trained on refined labels if it was.
@@ -104,7 +106,7 @@ def evaluate(
         },
         "fusion_over_best_modality": _over_best(judge, fusion["given"], alone, modalities),
         "refined_over_given": judge.difference(fusion["refined"], fusion["given"]) if refined else None,
-        "labels": label_quality(clips, decisions) if decisions and judge.by == "gold" else None,
+        "labels": label_quality(clips, decisions, verdicts or {}) if decisions and judge.by == "gold" else None,
         "confusion": {"labels": list(labels), "counts": counts.tolist()},
         "no_modality": sum(flag == NO_MODALITY for flag in (refined or given["fusion"]).flags),
     }
@@ -120,8 +122,15 @@ def _over_best(
     return {"best": best, "model": "given", **judge.difference(fusion, alone[best])}
 
 
-def label_quality(clips: Sequence[Clip], decisions: Sequence[Decision]) -> dict[str, Any]:
-    """How right the training labels are before and after the refinement, over clips whose gold label is known."""
+def label_quality(clips: Sequence[Clip], decisions: Sequence[Decision], verdicts: Mapping[str, str]) -> dict[str, Any]:
+    """How right the training labels are before and after the refinement, over clips whose gold label is known.
+
+    Args:
+        clips: The manifest.
+        decisions: What the refinement decided.
+        verdicts: Labels that a person vouches for, by clip id: ``fixed_by_verdicts`` and its like say how much of
+            ``fixed``, ``broken`` and ``pseudo`` is the person's work, not that of the votes.
+    """
     gold = {clip.clip_id: clip.gold_label for clip in clips if clip.gold_label}
     known = [decision for decision in decisions if decision.clip_id in gold]
     labelled = [decision for decision in known if decision.old_label]
@@ -134,15 +143,23 @@ def label_quality(clips: Sequence[Clip], decisions: Sequence[Decision]) -> dict[
     def was_right(decision: Decision) -> bool:
         return decision.old_label == gold[decision.clip_id]
 
+    def by_verdict(decision: Decision) -> bool:
+        return verdicts.get(decision.clip_id) == decision.new_label
+
+    fixed = [decision for decision in used if right(decision) and not was_right(decision)]
+    broken = [decision for decision in used if was_right(decision) and not right(decision)]
     unused = [decision for decision in labelled if decision.weight == 0]
     return {
         "given": {"clips": len(labelled), "accuracy": _share(was_right(decision) for decision in labelled)},
         "refined": {"clips": len(used), "accuracy": _share(right(decision) for decision in used)},
-        "fixed": sum(right(decision) and not was_right(decision) for decision in used),
-        "broken": sum(was_right(decision) and not right(decision) for decision in used),
+        "fixed": len(fixed),
+        "fixed_by_verdicts": sum(map(by_verdict, fixed)),
+        "broken": len(broken),
+        "broken_by_verdicts": sum(map(by_verdict, broken)),
         "dropped_wrong": sum(not was_right(decision) for decision in unused),
         "dropped_right": sum(was_right(decision) for decision in unused),
         "pseudo": {"clips": len(pseudo), "accuracy": _share(right(decision) for decision in pseudo)},
+        "pseudo_by_verdicts": sum(map(by_verdict, pseudo)),
     }
 
 

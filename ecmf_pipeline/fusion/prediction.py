@@ -67,6 +67,7 @@ class Ensemble:
         training: How they were trained.
         temperatures: For each fold, and under -1 for all other clips, what log-probabilities are divided by.
         pool: How a clip's rows became what the models were shown (``train.pool``); "" where nobody said.
+        labels_sha256: SHA-256 of the file of labels that was learned from (``refined.csv``); "" where nobody said.
     """
 
     members: tuple[Member, ...]
@@ -78,6 +79,7 @@ class Ensemble:
     training: TrainingConfig
     temperatures: Mapping[int, float] = field(default_factory=dict)
     pool: PoolOrFrames | Literal[""] = ""
+    labels_sha256: str = ""
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -157,6 +159,7 @@ class Ensemble:
             training=self.training,
             temperatures=dict(self.temperatures),
             pool=self.pool,
+            labels_sha256=self.labels_sha256,
             members=[SavedMember.of(member) for member in self.members],
             weights_sha256=sha256_file(folder / WEIGHTS_FILE),
         )
@@ -182,6 +185,7 @@ class Ensemble:
             training=saved.training,
             temperatures=saved.temperatures,
             pool=saved.pool,
+            labels_sha256=saved.labels_sha256,
         )
 
 

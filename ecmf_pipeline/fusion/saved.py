@@ -86,6 +86,7 @@ class SavedEnsemble(Config):
     training: TrainingConfig
     temperatures: dict[int, float]
     pool: PoolOrFrames | Literal[""] = ""
+    labels_sha256: str = ""
     members: list[SavedMember] = Field(min_length=1)
     weights_sha256: str
 

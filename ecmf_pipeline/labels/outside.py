@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.labels.tables import read_table, refuse
+from ecmf_pipeline.errors import InputError
+from ecmf_pipeline.labels.table_checks import label_indices, probabilities_of, read_table, refuse
+from ecmf_pipeline.labels.tables import POSTERIOR
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_RESERVED = f"columns of refined.csv that begin with {POSTERIOR!r} are the label model's"
 _HINT = "mend the file, or take it out of params.yaml"
 
 
@@ -33,20 +36,19 @@ def read_verdicts(path: Path, labels: Sequence[str], clip_ids: Sequence[str]) ->
 
     Raises:
         MissingInput: When the file is not there.
-        InputError: When it is damaged, a label is unknown, or a clip stands twice.
+        InputError: When it is damaged, a label is unknown, a clip stands twice, or none is one of the manifest's.
     """
     frame = read_table(path, ("clip_id", "label"), (), _HINT)
-    named = _index(frame, labels)
-    refuse(path, named < 0, "the label is unknown", _HINT)
+    named = label_indices(path, frame, labels, _HINT)
     refuse(path, frame.duplicated("clip_id").to_numpy(), "the clip stands twice", _HINT)
-    rows = _rows(frame, clip_ids)
+    rows = _rows(path, frame, clip_ids)
     gold = np.full(len(clip_ids), -1, np.int64)
     gold[rows[rows >= 0]] = named[rows >= 0]
     return gold, int((rows < 0).sum())
 
 
 def read_sources(path: Path, labels: Sequence[str], clip_ids: Sequence[str]) -> tuple[dict[str, Floats], int]:
-    """Read votes of any origin: ``clip_id,source`` and either ``label`` ("" abstains) or ``p_<label>`` of every label.
+    """Read votes of any origin: ``clip_id,source`` and ``label`` ("" abstains), ``p_<label>`` of every label, or both.
 
     Args:
         path: The csv file; its rows may stand in any order, and a source abstains from clips it has no row for.
@@ -58,23 +60,21 @@ def read_sources(path: Path, labels: Sequence[str], clip_ids: Sequence[str]) -> 
 
     Raises:
         MissingInput: When the file is not there.
-        InputError: When it is damaged, a label or a probability is wrong, or a source votes twice on a clip.
+        InputError: When it is damaged, a label or a probability is wrong, a label is not what the probabilities beside
+            it say, a source votes twice on a clip or has a name that cannot be used, or no vote is about a clip of the
+            manifest.
     """
     probabilities = [f"p_{label}" for label in labels]
     frame = read_table(path, ("clip_id", "source"), (), _HINT, others=lambda column: column in probabilities)
     if set(probabilities) <= set(frame.columns):
-        values = frame[probabilities].to_numpy(np.float64)
-        silent = np.isnan(values).all(axis=1)
-        fits = (values >= 0).all(axis=1) & (np.abs(values.sum(axis=1) - 1) < 1e-3)
-        refuse(path, ~silent & ~fits, "the probabilities are not a distribution", _HINT)
+        values = probabilities_of(path, frame, labels, _HINT)
     else:
         frame = read_table(path, ("clip_id", "source", "label"), (), _HINT)
-        named = _index(frame, labels)
-        refuse(path, (named < 0) & (frame["label"] != "").to_numpy(), "the label is unknown", _HINT)
+        named = label_indices(path, frame, labels, _HINT, abstain=True)
         values = np.where((named >= 0)[:, None], np.eye(len(labels))[named], np.nan)
-    refuse(path, (frame["source"] == "").to_numpy(), "the source has no name", _HINT)
+    _refuse_names(path, frame["source"])
     refuse(path, frame.duplicated(["clip_id", "source"]).to_numpy(), "the source votes twice on this clip", _HINT)
-    rows = _rows(frame, clip_ids)
+    rows = _rows(path, frame, clip_ids)
     votes = {}
     for source, part in frame.groupby("source", sort=True).indices.items():
         votes[str(source)] = np.full((len(clip_ids), len(labels)), np.nan)
@@ -83,13 +83,25 @@ def read_sources(path: Path, labels: Sequence[str], clip_ids: Sequence[str]) -> 
     return votes, int((rows < 0).sum())
 
 
-def _index(frame: pd.DataFrame, labels: Sequence[str]) -> Ints:
+def _refuse_names(path: Path, sources: pd.Series[str]) -> None:
+    """A source's name begins columns of refined.csv, which must not pass for another's, and stands in messages."""
+    refuse(path, (sources == "").to_numpy(), "the source has no name", _HINT)
+    hint = "give the source another name"
+    reserved = np.array([f"{name}_".startswith(POSTERIOR) for name in sources], bool)
+    refuse(path, reserved, lambda row: f"a source must not be called {sources.iloc[row]!r}: {_RESERVED}", hint)
+    odd = np.array([not name.isprintable() for name in sources], bool)
+    refuse(path, odd, lambda row: f"a source must not be called {sources.iloc[row]!r}: it cannot be printed", hint)
+
+
+def _rows(path: Path, frame: pd.DataFrame, clip_ids: Sequence[str]) -> Ints:
+    """The clip that each record is about, -1 where it is none of ``clip_ids``, which must not be so of all."""
     import pandas as pd
 
-    return np.asarray(pd.Index(list(labels)).get_indexer(pd.Index(frame["label"])), np.int64)
-
-
-def _rows(frame: pd.DataFrame, clip_ids: Sequence[str]) -> Ints:
-    import pandas as pd
-
-    return np.asarray(pd.Index(list(clip_ids)).get_indexer(pd.Index(frame["clip_id"])), np.int64)
+    rows = np.asarray(pd.Index(list(clip_ids)).get_indexer(pd.Index(frame["clip_id"])), np.int64)
+    if len(rows) and (rows < 0).all():
+        raise InputError(
+            f"{path} says nothing of any clip of the corpus: it names {frame['clip_id'].iloc[0]!r}, "
+            f"the corpus {clip_ids[0]!r}",
+            "write clip ids as data/manifest.csv has them, or take the file out of params.yaml",
+        )
+    return rows

@@ -5,9 +5,7 @@ Both are sorted, and floats rounded to six digits, so that the same votes always
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.clips import ClipId, Split
-from ecmf_pipeline.errors import InputError, MissingInput
-from ecmf_pipeline.files import read_text, write_atomic
+from ecmf_pipeline.files import write_atomic
 from ecmf_pipeline.labels.evidence import ABSTAIN, first_choice
 from ecmf_pipeline.labels.refine import Decision, Verdict
+from ecmf_pipeline.labels.table_checks import probabilities_of, read_table, refuse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +37,9 @@ REFINED_COLUMNS = (
 )
 """The columns of refined.csv. After them: ``posterior_<label>`` of each label, ``<source>_vote`` and ``<source>_prob``
 of each source."""
+
+POSTERIOR = "posterior_"
+"""What the columns of refined.csv begin with that hold the label model's probability of a label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +101,7 @@ def read_votes(path: Path, labels: Sequence[str]) -> VoteTable:
     hint = "run `ecmf-pipe vote` again"
     probabilities = [f"p_{label}" for label in labels]
     frame = read_table(path, ("clip_id", "source", "label", *probabilities), probabilities, hint)
-    values = frame[probabilities].to_numpy(np.float64)
-    silent = np.isnan(values).all(axis=1)
-    wrong = ~silent & ~((values >= 0).all(axis=1) & (np.abs(values.sum(axis=1) - 1) < 1e-3))
-    refuse(path, wrong, "the probabilities are not a distribution", hint)
-    # Rounding may tie two labels, so the vote must be one of the most probable labels, not the first of them.
-    named = pd.Index(list(labels)).get_indexer(pd.Index(frame["label"]))
-    refuse(path, (named < 0) & (frame["label"] != "").to_numpy(), "the label is unknown", hint)
-    best = np.where(silent, np.nan, np.where(silent[:, None], 0.0, values).max(axis=1))
-    chosen = values[np.arange(len(values)), named]
-    refuse(path, np.where(silent, named >= 0, (named < 0) | (chosen < best - 2e-6)), "the label is not the vote", hint)
+    values = probabilities_of(path, frame, labels, hint)
     clip_codes, clip_ids = pd.factorize(frame["clip_id"], sort=True)
     source_codes, sources = pd.factorize(frame["source"], sort=True)
     refuse(path, frame.duplicated(["clip_id", "source"]).to_numpy(), "the source votes twice on this clip", hint)
@@ -142,7 +134,7 @@ def write_refined(
         for column, field in zip(REFINED_COLUMNS, fields, strict=True)
     }
     for index, label in enumerate(labels):
-        columns[f"posterior_{label}"] = np.round(np.asarray(posterior, np.float64)[:, index], 6)
+        columns[f"{POSTERIOR}{label}"] = np.round(np.asarray(posterior, np.float64)[:, index], 6)
     for source in sorted(votes):
         probs = np.asarray(votes[source], np.float64)
         cast = first_choice(probs)
@@ -220,7 +212,7 @@ def read_decisions(path: Path) -> list[Decision]:
 
 
 def _is_probability(column: str) -> bool:
-    return column.startswith("posterior_") or column.endswith("_prob")
+    return column.startswith(POSTERIOR) or column.endswith("_prob")
 
 
 def _named(cast: NDArray[np.int64], labels: Sequence[str]) -> NDArray[np.object_]:
@@ -231,56 +223,3 @@ def _named(cast: NDArray[np.int64], labels: Sequence[str]) -> NDArray[np.object_
 
 def _write(path: Path, frame: pd.DataFrame) -> None:
     write_atomic(path, frame.to_csv(index=False, lineterminator="\n"), only_if_changed=True)
-
-
-def read_table(
-    path: Path,
-    required: Sequence[str],
-    numbers: Sequence[str],
-    hint: str,
-    *,
-    others: Callable[[str], bool] | None = None,
-) -> pd.DataFrame:
-    """Read a csv file that has at least the columns ``required``.
-
-    Text stays as it is ("NA" is a name); cells of ``numbers``, and of ``others`` where present, may be empty.
-
-    Raises:
-        MissingInput: When the file is not there.
-        InputError: When it is no csv file, or a column or a number is missing.
-    """
-    import pandas as pd
-
-    if not path.is_file():
-        raise MissingInput(f"{path} is missing", hint.removesuffix(" again"))
-    text = read_text(path)
-    try:
-        header = _header(text)
-        extra = [name for name in header if others and name not in required and others(name)]
-        frame = pd.read_csv(
-            io.StringIO(text),
-            dtype=dict.fromkeys(header, "str") | dict.fromkeys([*numbers, *extra], "float64"),
-            na_values={name: [""] for name in [*numbers, *extra]},
-            keep_default_na=False,
-        )
-    except (csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error})", hint) from error
-    if absent := [name for name in required if name not in frame.columns]:
-        raise InputError(f"{path} has no column {absent[0]!r}", hint)
-    return frame
-
-
-def _header(text: str) -> list[str]:
-    """The column names, once every record is known to have as many cells: pandas fills or shifts those that do not."""
-    records = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header = next(records, [])
-    for number, record in enumerate(records, start=1):
-        if record and len(record) != len(header):
-            raise ValueError(f"record {number} has {len(record)} cells, not {len(header)}")
-    return header
-
-
-def refuse(path: Path, wrong: NDArray[np.bool_], what: str, hint: str) -> None:
-    """Raise an InputError that names the first record that is wrong, (n,), if any is."""
-    if wrong.any():
-        raise InputError(f"{path}: record {int(wrong.argmax()) + 1}: {what}", hint)

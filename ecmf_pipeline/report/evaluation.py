@@ -69,10 +69,13 @@ class LabelScores(Part):
     given: LabelAccuracy | None = None
     refined: LabelAccuracy | None = None
     fixed: int = 0
+    fixed_by_verdicts: int = 0
     broken: int = 0
+    broken_by_verdicts: int = 0
     dropped_wrong: int = 0
     dropped_right: int = 0
     pseudo: LabelAccuracy | None = None
+    pseudo_by_verdicts: int = 0
 
 
 class Confusion(Part):

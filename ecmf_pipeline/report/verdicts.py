@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ecmf_pipeline.report.blocks import State, count, percent, score, signed
 from ecmf_pipeline.report.evaluation import Difference, Evaluation, LabelScores
+from ecmf_pipeline.words import part_of
 
 GIVEN_CAVEAT = "This is judged by the given labels, some of which may be wrong."
 
@@ -158,8 +159,10 @@ def _why_not(evaluation: Evaluation) -> str:
 
 
 def _account(labels: LabelScores) -> str:
+    fixed, broken = count(labels.fixed, "wrong label"), count(labels.broken, "right one")
     parts = [
-        f"It corrected {count(labels.fixed, 'wrong label')} and broke {count(labels.broken, 'right one')};",
+        f"It corrected {fixed}{_of_a_person(labels.fixed_by_verdicts, labels.fixed)} and broke {broken}"
+        f"{_of_a_person(labels.broken_by_verdicts, labels.broken)};",
         f"it dropped {count(labels.dropped_wrong, 'wrong label')} and {count(labels.dropped_right, 'right one')}",
     ]
     if labels.dropped_wrong or labels.dropped_right:
@@ -168,11 +171,18 @@ def _account(labels: LabelScores) -> str:
     if labels.pseudo is not None and labels.pseudo.clips:
         known = labels.pseudo.accuracy is not None
         sentence += (
-            f" Of {count(labels.pseudo.clips, 'judged pseudo-label')}, {percent(labels.pseudo.accuracy, 1)} are right."
+            f" Of {count(labels.pseudo.clips, 'judged pseudo-label')}"
+            f"{_of_a_person(labels.pseudo_by_verdicts, labels.pseudo.clips)}, "
+            f"{percent(labels.pseudo.accuracy, 1)} are right."
             if known
             else " How many of the pseudo-labels are right cannot be known."
         )
     return sentence
+
+
+def _of_a_person(part: int, whole: int) -> str:
+    """How many labels are a person's work, not the method's; empty where none is."""
+    return f" ({share})" if (share := part_of(part, whole, "by verdicts")) else ""
 
 
 def judged(evaluation: Evaluation) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ecmf_pipeline import layout
 from ecmf_pipeline.clips import labels_of
@@ -34,7 +35,9 @@ from ecmf_pipeline.stage_inputs import (
     read_corpus_verdicts,
     read_features,
     read_labelled_corpus,
+    read_refined_predictions,
 )
+from ecmf_pipeline.words import part_of
 
 
 def run() -> None:
@@ -43,12 +46,18 @@ def run() -> None:
     config = params.evaluate
     corpus = read_labelled_corpus()
     given = {path.stem: PredictionTable.read(path) for path in sorted(layout.predictions("given").glob("*.csv"))}
-    refined = PredictionTable.read(layout.predictions("refined") / "fusion.csv")
+    refined = read_refined_predictions(layout.predictions("refined") / "fusion.csv")
     decisions = read_decisions(layout.REFINED)
-    results = evaluate(corpus.clips, corpus.labels, given, refined, decisions, config)
+    verdicts = read_corpus_verdicts(params.refine.verdicts, corpus)
+    vouched: dict[str, str] = {
+        clip.clip_id: corpus.labels[one] for clip, one in zip(corpus.clips, verdicts, strict=True) if one >= 0
+    }
+    results = evaluate(corpus.clips, corpus.labels, given, refined, decisions, config, vouched)
     judge = Judge(corpus.clips, corpus.labels, config)
-    results["controls"] = _controls(params, corpus, decisions, judge, {"given": given["fusion"], "refined": refined})
-    evidence = _label_evidence(params, corpus)
+    results["controls"] = _controls(
+        params, corpus, decisions, verdicts, judge, {"given": given["fusion"], "refined": refined}
+    )
+    evidence = _label_evidence(params, corpus, verdicts)
     results["label_model"] = belief(evidence)
     results["label_methods"] = methods(evidence, config)
     write_json(layout.SOURCES, sources(evidence, corpus.labels))
@@ -63,10 +72,14 @@ def run() -> None:
 
 
 def _controls(
-    params: Params, corpus: Corpus, decisions: Sequence[Decision], judge: Judge, trained: Mapping[str, PredictionTable]
+    params: Params,
+    corpus: Corpus,
+    decisions: Sequence[Decision],
+    verdicts: NDArray[np.int64],
+    judge: Judge,
+    trained: Mapping[str, PredictionTable],
 ) -> dict[str, Any]:
     given = np.array(labels_of(corpus.clips, corpus.labels), np.int64)
-    verdicts = read_corpus_verdicts(params.refine.verdicts, corpus)
     sets = training_sets(given, decisions, corpus.labels, verdicts)
     features, seed = read_features(params, corpus.clips), params.vote.seed
     folds, rows = folds_of(corpus, params.vote.folds, seed), joined(features)
@@ -91,13 +104,13 @@ def _controls(
     return {**results, "fusion": compare(judge, clip_ids, fusion, corpus.labels)}
 
 
-def _label_evidence(params: Params, corpus: Corpus) -> LabelEvidence:
+def _label_evidence(params: Params, corpus: Corpus, verdicts: NDArray[np.int64]) -> LabelEvidence:
     index = {label: position for position, label in enumerate(corpus.labels)}
     groups = np.array([clip.group for clip in corpus.clips])
     return LabelEvidence(
         votes=all_votes(corpus),
         given=np.array(labels_of(corpus.clips, corpus.labels), np.int64),
-        verdicts=read_corpus_verdicts(params.refine.verdicts, corpus),
+        verdicts=verdicts,
         gold=np.array([index.get(clip.gold_label, -1) for clip in corpus.clips], np.int64),
         folds=folds_of(corpus, params.vote.folds, params.vote.seed),
         groups=groups if all(groups) and len(set(groups)) > 1 else None,
@@ -141,6 +154,12 @@ def _write_csv(name: str, rows: list[list[str]]) -> None:
     write_atomic(layout.PLOTS / name, text.getvalue())
 
 
+def _with_verdicts(labels: Mapping[str, Any], what: str) -> str:
+    """How many labels were fixed or broken, and how many of them by a person."""
+    share = part_of(labels[f"{what}_by_verdicts"], labels[what], "by verdicts")
+    return f"{labels[what]} {what}" + (f", {share}" if share else "")
+
+
 def _summary(results: dict[str, Any]) -> str:
     lines = [
         f"evaluate: weighted F1 {results['weighted_f1']:.4f}, accuracy {results['accuracy']:.4f} over "
@@ -154,8 +173,8 @@ def _summary(results: dict[str, Any]) -> str:
     if (labels := results["labels"]) and labels["given"]["clips"]:  # gold may be known of candidates alone
         lines.append(
             f"  training labels: {labels['given']['accuracy']} right as given, {labels['refined']['accuracy']} refined "
-            f"({labels['fixed']} fixed, {labels['broken']} broken, {labels['dropped_wrong']} wrong and "
-            f"{labels['dropped_right']} right ones left out)"
+            f"({_with_verdicts(labels, 'fixed')}; {_with_verdicts(labels, 'broken')}; {labels['dropped_wrong']} wrong "
+            f"and {labels['dropped_right']} right ones left out)"
         )
     lines.append(f"  {results['controls']['sentence']}")
     if fusion := results["controls"].get("fusion"):

@@ -13,6 +13,7 @@ from ecmf_pipeline import layout
 from ecmf_pipeline.clips import labels_of
 from ecmf_pipeline.dataset import StoredFeatures
 from ecmf_pipeline.errors import MissingInput
+from ecmf_pipeline.files import write_json
 from ecmf_pipeline.fusion.blocks import Judgement, predict_in_blocks
 from ecmf_pipeline.fusion.prediction import Ensemble, Prediction
 from ecmf_pipeline.interop.mertools import write_submission
@@ -21,7 +22,7 @@ from ecmf_pipeline.params import load_params
 from ecmf_pipeline.pooling import PoolOrFrames
 from ecmf_pipeline.predictions import PredictionTable, with_prior
 from ecmf_pipeline.progress import say
-from ecmf_pipeline.stage_inputs import Corpus, open_stored, read_corpus_tables, read_labelled_corpus
+from ecmf_pipeline.stage_inputs import Corpus, open_stored, read_corpus_tables, read_labelled_corpus, refuse_stale
 
 _RETRAIN = "run `ecmf-pipe train` again"
 _DEPLOYED = "deployed/fusion"
@@ -38,9 +39,11 @@ def run(labels: layout.Labels) -> None:
     if not folders:
         raise MissingInput(f"no model is trained on {labels} labels yet", f"run `ecmf-pipe train --labels {labels}`")
     ensembles = {folder.name: _usable(Ensemble.load(folder), corpus, params.train.pool) for folder in folders}
+    fusion = ensembles.get("fusion") or Ensemble.load(layout.models_trained_on(labels) / "fusion")
+    if labels == "refined":
+        refuse_stale(fusion.labels_sha256, "the saved models were", "run `ecmf-pipe train --labels refined`")
     clip_ids = [clip.clip_id for clip in corpus.clips]
     judgements = {name: Judgement(ensemble, ensemble.held_out(clip_ids)) for name, ensemble in ensembles.items()}
-    fusion = ensembles.get("fusion") or Ensemble.load(layout.models_trained_on(labels) / "fusion")
     whole = np.where(fusion.trained_on(clip_ids), fusion.held_out(clip_ids), -1)
     judgements[_DEPLOYED] = Judgement(fusion, whole)
     found = _predictions(judgements, corpus, open_stored(params, corpus.clips), params.train.pool)
@@ -49,8 +52,10 @@ def run(labels: layout.Labels) -> None:
         table.write(layout.predictions(labels) / f"{name}.csv")
     for path in layout.predictions(labels).glob("*.*"):
         if path.stem not in found:
-            path.unlink()  # of a model that is gone
+            path.unlink()  # of a model that is gone, or of the labels that the last one had learned from
     deployed.write(layout.deployed_predictions(labels))
+    if fusion.labels_sha256:
+        write_json(layout.trained_on(labels), {"labels_sha256": fusion.labels_sha256})
     write_submission(layout.submission(labels), corpus.candidates, deployed.by_clip())
     say(
         f"predict ({labels} labels): {len(corpus.clips)} clips by {', '.join(found)}; "

@@ -22,7 +22,7 @@ from ecmf_pipeline.quarantine import read_all
 from ecmf_pipeline.report.contact_sheets import face_sheets
 from ecmf_pipeline.report.inputs import FaceSheet, LabelDecision, PredictedClip, ReportInput, SourceVote
 from ecmf_pipeline.report.page import render
-from ecmf_pipeline.stage_inputs import read_corpus_tables, with_words
+from ecmf_pipeline.stage_inputs import read_corpus_tables, read_refined_predictions, with_words
 from ecmf_pipeline.store import FeatureStore
 from ecmf_pipeline.texts import read_texts
 
@@ -45,6 +45,7 @@ def run() -> None:
     """Load the results of all stages and write the page."""
     params = load_params()
     corpus = with_words(params, read_corpus_tables())
+    predicted = read_refined_predictions(layout.deployed_predictions("refined"))
     texts = read_texts(layout.REWRITES)
     stores = {modality: FeatureStore.open(layout.features(modality)) for modality in params.extract.encoders}
     covered = {
@@ -95,7 +96,7 @@ def run() -> None:
         evaluate=read_json(layout.METRICS / "evaluate.json", made_by="evaluate"),
         ablate=read_json(layout.ABLATE, made_by="ablate") if layout.ABLATE.is_file() else None,
         vote_sources=read_json(layout.SOURCES, made_by="evaluate"),
-        predictions=list(_predicted(PredictionTable.read(layout.deployed_predictions("refined")))),
+        predictions=list(_predicted(predicted)),
         refined=list(_decisions()),
         face_sheets=sheets,
         no_face_sheets=no_sheets,

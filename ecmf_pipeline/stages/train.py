@@ -15,7 +15,7 @@ from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.labels.tables import read_decisions
 from ecmf_pipeline.params import load_params
 from ecmf_pipeline.progress import say
-from ecmf_pipeline.stage_inputs import Corpus, folds_of, open_stored, read_labelled_corpus
+from ecmf_pipeline.stage_inputs import Corpus, folds_of, open_stored, read_labelled_corpus, refined_sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ def run(labels: layout.Labels) -> None:
     """Train on the labels as given, or as refined, and save the models."""
     params = load_params()
     corpus = read_labelled_corpus()
+    # Noted before the labels are read: were they written anew meanwhile, the models must pass for old ones.
+    learned_from = refined_sha256() if labels == "refined" else ""
     targets = _given(corpus) if labels == "given" else _refined(corpus)
     stored = open_stored(params, targets.clips)
     features = stored.read([clip.clip_id for clip in targets.clips], params.train.pool)
@@ -60,7 +62,8 @@ def run(labels: layout.Labels) -> None:
             shutil.rmtree(folder / variant, ignore_errors=True)
             continue
         # Clips that were not trained on have a fold too: their group may have been.
-        replace(ensemble, folds=by_clip, pool=params.train.pool).save(folder / variant)
+        told = replace(ensemble, folds=by_clip, pool=params.train.pool, labels_sha256=learned_from)
+        told.save(folder / variant)
         say(f"  {variant}: {len(ensemble.members)} models")
     # A modality that is no longer in use must not be predicted with.
     for path in folder.iterdir():

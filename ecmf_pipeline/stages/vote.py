@@ -14,10 +14,11 @@ from ecmf_pipeline.clips import labels_of
 from ecmf_pipeline.errors import InputError
 from ecmf_pipeline.fusion_voter import FusionVoter
 from ecmf_pipeline.labels.assessing import GIVEN
+from ecmf_pipeline.labels.config import VoteConfig
 from ecmf_pipeline.labels.outside import read_sources
 from ecmf_pipeline.labels.rounds import Panel, held_out_score, vote_in_rounds
 from ecmf_pipeline.labels.tables import write_votes
-from ecmf_pipeline.labels.voters import ALL, joined
+from ecmf_pipeline.labels.voters import ALL, Voter, joined
 from ecmf_pipeline.params import Params, load_params
 from ecmf_pipeline.progress import say
 from ecmf_pipeline.sharing import pull_hint
@@ -30,7 +31,7 @@ from ecmf_pipeline.stage_inputs import (
     read_labelled_corpus,
     with_words,
 )
-from ecmf_pipeline.stage_llm import HowAsked, llm_votes
+from ecmf_pipeline.stage_llm import LLM_SOURCES, HowAsked, llm_votes
 
 
 def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
@@ -44,11 +45,11 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     if hint := pull_hint([layout.VOTES.parent]):
         say(hint)
     corpus = with_words(params, read_labelled_corpus())
+    outside = _outside(params, corpus)  # first: what is wrong with a file should not come out after hours of voting
     votes = _classifiers(params, corpus)
     of_llm, asked = llm_votes(params, corpus, HowAsked(workers, retry_quarantined))
     votes.update(of_llm)
-    for path in params.vote.sources:
-        _add(votes, path, corpus)
+    votes.update(outside)
     write_votes(layout.VOTES, [clip.clip_id for clip in corpus.clips], votes, corpus.labels)
     say(f"vote: {len(corpus.clips)} clips, {len(votes)} sources")
     for name, probs in votes.items():
@@ -57,13 +58,24 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     say("  {} questions asked, {} from the cache, {} clips quarantined, {} without a valid answer".format(*counts))
 
 
-def _add(votes: dict[str, NDArray[np.float64]], path: str, corpus: Corpus) -> None:
-    found, others = read_sources(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
-    if doubled := sorted({*votes, FUSION, GIVEN} & set(found)):
-        raise InputError(f"{path}: there is a source {doubled[0]!r} already", "give the source another name")
-    votes.update(found)
-    if others:
-        say(f"  {others} votes in {path} are about clips that the corpus does not have")
+def _outside(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64]]:
+    votes: dict[str, NDArray[np.float64]] = {}
+    taken = _own_sources(params)
+    for path in params.vote.sources:
+        found, others = read_sources(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
+        if doubled := sorted((taken | votes.keys()) & found.keys()):
+            raise InputError(f"{path}: there is a source {doubled[0]!r} already", "give the source another name")
+        votes.update(found)
+        if others:
+            say(f"  {others} votes in {path} are about clips that the corpus does not have")
+    return votes
+
+
+def _own_sources(params: Params) -> set[str]:
+    """The names under which this stage and `refine` may enter votes of their own."""
+    modalities = [modality.value for modality in params.extract.encoders]
+    of_llm = {LLM_SOURCES[shown] for shown in params.vote.inputs}
+    return {FUSION, GIVEN} | of_llm | {f"{name}/{kind}" for name in (*modalities, ALL) for kind in _voters(params.vote)}
 
 
 def _classifiers(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64]]:
@@ -74,8 +86,7 @@ def _classifiers(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64
     features: dict[str, NDArray[np.floating]] = {**alone}
     if len(alone) > 1:
         features[ALL] = joined(alone)
-    configs = {"linear": config.linear, "lightgbm": config.lightgbm}
-    voters = {kind: voter.build() for kind, voter in configs.items() if voter is not None}
+    voters = _voters(config)
     if not voters:
         return {}
     # In one round the fusion's vote is what `predict` wrote; further rounds train it again with the others.
@@ -94,6 +105,11 @@ def _classifiers(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64
     if found.best == 1:
         found.votes.pop(FUSION, None)
     return found.votes
+
+
+def _voters(config: VoteConfig) -> dict[str, Voter]:
+    configs = {"linear": config.linear, "lightgbm": config.lightgbm}
+    return {kind: voter.build() for kind, voter in configs.items() if voter is not None}
 
 
 def _fusion(params: Params, corpus: Corpus, features: Mapping[str, NDArray[np.float32]]) -> FusionVoter:

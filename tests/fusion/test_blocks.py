@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,15 @@ def test_how_rows_were_pooled_is_kept_with_the_models(ensemble: Ensemble, tmp_pa
     (tmp_path / "config.json").write_text(config.replace('"frames"', '"median"'))
     with pytest.raises(ModelError, match="pool"):
         Ensemble.load(tmp_path)
+
+
+def test_which_labels_were_learned_from_is_kept_with_the_models(ensemble: Ensemble, tmp_path: Path) -> None:
+    dataclasses.replace(ensemble, labels_sha256="ab" * 32).save(tmp_path)
+    assert Ensemble.load(tmp_path).labels_sha256 == "ab" * 32
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["labels_sha256"]  # as models were saved before it was noted
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert Ensemble.load(tmp_path).labels_sha256 == ""
 
 
 def test_sequences_are_judged_however_they_are_padded(corpus: Any, small: Any, quick: Any) -> None:

@@ -86,6 +86,23 @@ def test_labels_tell_what_was_corrected_broken_and_dropped() -> None:
     assert "Of 12 judged pseudo-labels, 75.0% are right." in sentence
 
 
+@pytest.mark.parametrize(
+    ("person", "words"),
+    [
+        ({}, "corrected 6 wrong labels and broke 1 right one;"),
+        ({"fixed_by_verdicts": 6}, "corrected 6 wrong labels (all by verdicts) and broke 1 right one;"),
+        (
+            {"fixed_by_verdicts": 2, "broken_by_verdicts": 1},
+            "corrected 6 wrong labels (2 of them by verdicts) and broke 1 right one (by verdicts);",
+        ),
+        ({"pseudo_by_verdicts": 3}, "Of 12 judged pseudo-labels (3 of them by verdicts), 75.0% are right."),
+    ],
+)
+def test_what_a_person_corrected_is_not_told_as_the_methods_work(person: dict[str, int], words: str) -> None:
+    found = judged(0.8, 0.9, fixed=6, broken=1, pseudo={"clips": 12, "accuracy": 0.75}, **person)
+    assert words in labels_verdict(found, refined=True).sentence
+
+
 def test_no_refinement_is_not_an_unknown_outcome() -> None:
     verdict = labels_verdict(judged(0.8, 0.9), refined=False)
     assert verdict.state is None
