@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -43,7 +43,7 @@ class CrossValidation:
 def cross_validate(
     features: Mapping[str, ArrayLike],
     labels: ArrayLike,
-    groups: Sequence[str] | None = None,
+    groups: Iterable[Any] | None = None,
     masks: Mapping[str, ArrayLike] | None = None,
     fusion: FusionConfig | None = None,
     training: TrainingConfig | None = None,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from ecmf_pipeline.errors import InputError
 from ecmf_pipeline.fusion.calibration import held_out_temperatures
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.folds import assign_folds
+from ecmf_pipeline.fusion.given import group_names
 from ecmf_pipeline.fusion.inputs import encode_labels, read_inputs
 from ecmf_pipeline.fusion.losses import Examples
 from ecmf_pipeline.fusion.plan import NEVER, Plan
@@ -26,7 +28,7 @@ def fit(
     features: Mapping[str, ArrayLike],
     labels: ArrayLike,
     *,
-    groups: Sequence[str] | None = None,
+    groups: Iterable[Any] | None = None,
     masks: Mapping[str, ArrayLike] | None = None,
     weights: ArrayLike | None = None,
     folds: ArrayLike | None = None,
@@ -43,7 +45,8 @@ def fit(
         features: For each modality, (n, D), or (n, T, D) at frame level; a row of NaN where a clip, or a frame, is
             missing.
         labels: Class indices, or names, (n,); -1, or "", where there is none.
-        groups: Speaker or dialogue of each clip, (n,), "" where unknown: no fold tears one apart.
+        groups: Speaker or dialogue of each clip, (n,): words or numbers, "", None or NaN where unknown. No fold tears
+            one apart.
         masks: For each modality, whether a clip has it, (n,); beside the rows of NaN.
         weights: How much each clip counts, (n,), not negative. A clip of weight 0, like one without a label, is not
             learned from in any way, but stands in a fold all the same.
@@ -69,6 +72,7 @@ def fit(
     clips = len(classes)
     counts = np.ones(clips) if weights is None else np.asarray(weights, dtype=np.float64)
     clip_ids = list(map(str, range(clips))) if clip_ids is None else list(clip_ids)
+    groups = None if groups is None else group_names(groups)
     lengths = [len(inputs), len(counts), len(set(clip_ids)), clips if groups is None else len(groups)]
     if set(lengths) != {clips}:
         raise ValueError(f"{clips} labels, but features, weights, unique clip ids and groups count {lengths}")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -172,6 +173,23 @@ def test_cross_validation_reports_what_it_could_not_predict(
     assert (np.delete(result.predictions, 9) == names[np.delete(result.probs, 9, axis=0).argmax(axis=1)]).all()
     for speaker in set(corpus.groups):
         assert len({f for f, g in zip(result.folds, corpus.groups, strict=True) if g == speaker}) == 1
+
+
+def test_groups_of_numbers_and_of_series_are_those_of_the_words(
+    corpus: Any, small: FusionConfig, quick: TrainingConfig
+) -> None:
+    numbers = [int(group[-1]) for group in corpus.groups]
+    words = cross_validate(corpus.features, corpus.labels, list(map(str, numbers)), fusion=small, training=quick)
+    shuffled = np.random.default_rng(0).permutation(48)
+    for groups in (
+        numbers,
+        np.array(numbers),
+        pd.Series(numbers, index=shuffled),
+        pd.Series(numbers, index=shuffled + 90),
+    ):
+        found = cross_validate(corpus.features, corpus.labels, groups, fusion=small, training=quick)
+        np.testing.assert_array_equal(found.folds, words.folds)
+        np.testing.assert_array_equal(found.probs, words.probs)
 
 
 def test_too_few_classes_outside_a_fold_is_said(corpus: Any, small: FusionConfig, quick: TrainingConfig) -> None:
