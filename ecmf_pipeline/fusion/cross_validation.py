@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
-from ecmf_pipeline.fusion.inputs import encode_labels
+from ecmf_pipeline.fusion.given import as_given, encode_labels, label_type
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.metrics import scores
@@ -23,7 +23,8 @@ class CrossValidation:
 
     Attributes:
         probs: Probability of each label, (n, C); a row of NaN where a clip has no modality.
-        predictions: The likeliest label in the type of the labels handed in, (n,): -1 or "" where there is none.
+        predictions: The likeliest label in the type of the labels handed in, (n,): integers (of bools too), floats or
+            names; -1 or "" where there is none.
         modality_weights: Share of each modality, (n, M).
         metrics: `metrics.scores` over the clips that have a label and a prediction, and ``unpredicted``: how many have
             a label alone. With ``protocol: mertools`` also ``mertools``: the same scores of models that kept the epoch
@@ -76,8 +77,7 @@ def cross_validate(
     if training.protocol == "mertools":
         too_good = train(description="cross-validate as the baseline does", optimistic=True)
         metrics["mertools"] = _scores(classes, too_good.predict(features, folds, masks).classes, names)
-    as_given = np.issubdtype(np.asarray(labels).dtype, np.integer)
-    predictions = found if as_given else np.array([*names, ""])[found]  # -1 takes the last, ""
+    predictions = as_given(found, names, label_type(labels))
     return CrossValidation(prediction.probs, predictions, prediction.modality_weights, metrics, folds, ensemble)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,32 +97,3 @@ def _known(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np
     if not values.flags.writeable:
         values = values.copy()  # torch takes no array that is read-only
     return values, finite if finite.ndim == 1 else np.logical_or.reduce(finite, axis=1)
-
-
-def encode_labels(
-    labels: ArrayLike, label_names: Sequence[str] | None = None
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels as indices (-1 where there is none) and the names they stand for.
-
-    Args:
-        labels: Indices with -1 for none, or names with "" for none, (n,).
-        label_names: All labels in the order of their indices; None names those that occur, sorted.
-
-    Raises:
-        InputError: When a label is not among ``label_names``.
-    """
-    given = np.asarray(labels)
-    if given.ndim != 1:
-        raise ValueError(f"labels must be (n,), not {given.shape}")
-    if np.issubdtype(given.dtype, np.integer):
-        indices = given.astype(np.int64)
-        names = tuple(label_names) if label_names is not None else tuple(map(str, range(indices.max(initial=-1) + 1)))
-        if len(indices) and not -1 <= indices.min() <= indices.max() < len(names):
-            raise InputError(f"label indices {indices.min()} to {indices.max()} where {len(names)} labels are known")
-        return indices, names
-    words = [str(label) for label in given]
-    names = tuple(label_names) if label_names is not None else tuple(sorted(set(words) - {""}))
-    index = {name: position for position, name in enumerate(names)} | {"": -1}
-    if unknown := sorted(set(words) - set(index)):
-        raise InputError(f"label {unknown[0]!r} is unknown", f"the labels are {', '.join(names)}")
-    return np.array([index[word] for word in words], dtype=np.int64), names

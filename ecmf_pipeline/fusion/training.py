@@ -15,8 +15,8 @@ from ecmf_pipeline.errors import InputError
 from ecmf_pipeline.fusion.calibration import held_out_temperatures
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.folds import assign_folds
-from ecmf_pipeline.fusion.given import group_names
-from ecmf_pipeline.fusion.inputs import encode_labels, read_inputs
+from ecmf_pipeline.fusion.given import encode_labels, group_names
+from ecmf_pipeline.fusion.inputs import read_inputs
 from ecmf_pipeline.fusion.losses import Examples
 from ecmf_pipeline.fusion.plan import NEVER, Plan
 from ecmf_pipeline.fusion.prediction import Ensemble
@@ -44,7 +44,9 @@ def fit(
     Args:
         features: For each modality, (n, D), or (n, T, D) at frame level; a row of NaN where a clip, or a frame, is
             missing.
-        labels: Class indices, or names, (n,); -1, or "", where there is none.
+        labels: Class indices, or names, (n,); -1, or "", where there is none, or None or NaN in either. Indices are
+            those of the columns of probabilities: there are as many of these as the largest plus one, unless
+            ``label_names`` say otherwise.
         groups: Speaker or dialogue of each clip, (n,): words or numbers, "", None or NaN where unknown. No fold tears
             one apart.
         masks: For each modality, whether a clip has it, (n,); beside the rows of NaN.
@@ -62,7 +64,7 @@ def fit(
 
     Raises:
         TooFewClips: When there are too few clips, classes or groups.
-        InputError: When a label is unknown, or the device cannot be used.
+        InputError: When a label is unknown or no class index (see `given.encode_labels`), or the device cannot be used.
         ValueError: When arrays differ in length, or weights are negative.
     """
     fusion, training = fusion or FusionConfig(), training or TrainingConfig()

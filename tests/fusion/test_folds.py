@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from ecmf_pipeline.errors import InputError
 from ecmf_pipeline.fusion.folds import assign_folds, validation_rows
-from ecmf_pipeline.fusion.given import group_names
 
 
 def rng() -> np.random.Generator:
@@ -78,18 +77,6 @@ def test_a_group_of_whole_numbers_without_holes_is_known_by_its_number() -> None
     assert [len(set(folds[numbers == number])) for number in range(5)] == [1] * 5
     aside = validation_rows(np.arange(40) % 4, numbers, 0.2, part=0, rng=rng())
     assert len(set(numbers[aside])) == 1
-
-
-def test_groups_are_taken_by_position_and_those_unknown_are_no_group() -> None:
-    assert (
-        group_names([0, False, "ann", None, np.nan, float("nan"), pd.NA, pd.NaT, ""])
-        == ["0", "False", "ann"] + [""] * 6
-    )
-    assert group_names(pd.Series([3, 1, 2], index=[2, 0, 1])) == ["3", "1", "2"]
-    assert group_names(pd.Categorical(["b", None, "a"])) == ["b", "", "a"]
-    for wrong in ("ann", np.zeros((3, 1)), np.array(1)):
-        with pytest.raises(ValueError, match="groups must be"):
-            group_names(wrong)
 
 
 @settings(max_examples=50, deadline=None)
