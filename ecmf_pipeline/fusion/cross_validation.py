@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
-from ecmf_pipeline.fusion.given import as_given, encode_labels, label_type
+from ecmf_pipeline.fusion.given import encode_labels, group_names
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.metrics import scores
@@ -58,10 +58,11 @@ def cross_validate(
     """
     classes, names = encode_labels(labels, label_names)
     training = training or TrainingConfig()
+    groups = None if groups is None else group_names(groups)
     train = partial(
         fit,
         features,
-        classes,
+        labels,
         groups=groups,
         masks=masks,
         weights=weights,
@@ -77,8 +78,9 @@ def cross_validate(
     if training.protocol == "mertools":
         too_good = train(description="cross-validate as the baseline does", optimistic=True)
         metrics["mertools"] = _scores(classes, too_good.predict(features, folds, masks).classes, names)
-    predictions = as_given(found, names, label_type(labels))
-    return CrossValidation(prediction.probs, predictions, prediction.modality_weights, metrics, folds, ensemble)
+    return CrossValidation(
+        prediction.probs, prediction.predictions, prediction.modality_weights, metrics, folds, ensemble
+    )
 
 
 def _scores(classes: NDArray[np.int64], found: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ecmf_pipeline.errors import InputError
 from ecmf_pipeline.fusion.calibration import held_out_temperatures
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.folds import assign_folds
-from ecmf_pipeline.fusion.given import encode_labels, group_names
+from ecmf_pipeline.fusion.given import encode_labels, group_names, label_type
 from ecmf_pipeline.fusion.inputs import read_inputs
 from ecmf_pipeline.fusion.losses import Examples
 from ecmf_pipeline.fusion.plan import NEVER, Plan
@@ -27,15 +27,15 @@ from ecmf_pipeline.progress import progress_bar
 def fit(
     features: Mapping[str, ArrayLike],
     labels: ArrayLike,
-    *,
     groups: Iterable[Any] | None = None,
     masks: Mapping[str, ArrayLike] | None = None,
+    fusion: FusionConfig | None = None,
+    training: TrainingConfig | None = None,
+    *,
     weights: ArrayLike | None = None,
     folds: ArrayLike | None = None,
     clip_ids: Sequence[str] | None = None,
     label_names: Sequence[str] | None = None,
-    fusion: FusionConfig | None = None,
-    training: TrainingConfig | None = None,
     description: str = "train",
     optimistic: bool = False,
 ) -> Ensemble:
@@ -50,13 +50,13 @@ def fit(
         groups: Speaker or dialogue of each clip, (n,): words or numbers, "", None or NaN where unknown. No fold tears
             one apart.
         masks: For each modality, whether a clip has it, (n,); beside the rows of NaN.
+        fusion: The shape of the models.
+        training: How to train them.
         weights: How much each clip counts, (n,), not negative. A clip of weight 0, like one without a label, is not
             learned from in any way, but stands in a fold all the same.
         folds: The fold of each clip, (n,), to have folds of one's own; -1 for a clip that is never held out.
         clip_ids: Names of the clips, (n,), under which `Ensemble.folds` keeps their folds; their row numbers if None.
         label_names: All labels in order; needed where some may not occur.
-        fusion: The shape of the models.
-        training: How to train them.
         description: What the progress bar says.
         optimistic: Whether each model keeps the epoch that does best on the very fold it is judged by, as the
             baseline's
@@ -107,7 +107,9 @@ def fit(
             members.append(plan.train(fold, repeat, settings[fold], optimistic=optimistic))
             bar.update()
     by_clip = dict(zip(clip_ids, assigned.tolist(), strict=True))
-    ensemble = Ensemble(tuple(members), plan.dims, names, by_clip, frozenset(by_clip), fusion, training)
+    ensemble = Ensemble(
+        tuple(members), plan.dims, names, by_clip, frozenset(by_clip), fusion, training, label_type=label_type(labels)
+    )
     if training.calibration == "none":
         return ensemble
     held_out = np.flatnonzero(usable & (assigned >= 0))

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from ecmf_pipeline.errors import InputError
-from ecmf_pipeline.fusion import Ensemble, FusionConfig, TrainingConfig, cross_validate, fit
+from ecmf_pipeline.errors import InputError, TooFewClips
+from ecmf_pipeline.fusion import Ensemble, FusionConfig, TrainingConfig, cross_validate, fit, load, predict
 from ecmf_pipeline.fusion.inputs import Inputs
 from ecmf_pipeline.fusion.losses import Examples, class_weights, hide_modalities, mixed, weighted_loss
 from ecmf_pipeline.fusion.member import Best, batch_size_for, patience_for
@@ -152,6 +152,51 @@ def test_a_modality_known_for_few_clips_is_no_obstacle(corpus: Any, small: Fusio
     assert np.isfinite(result.probs).all()
     assert (result.modality_weights[1:, 1] == 0).all()
     assert result.modality_weights[0, 1] == 0, "the models that judge clip 0 never met this modality"
+
+
+@pytest.mark.parametrize("kind", ["ecmf", "attention", "concat", "gated", "mean_probs", "single:face", "single:audio"])
+def test_a_modality_of_one_speaker_alone_stops_no_training(
+    corpus: Any, small: FusionConfig, quick: TrainingConfig, tmp_path: Path, kind: str
+) -> None:
+    """The speaker kept aside whole to stop the training may be the only one with sound, or the only one without."""
+    first = np.array(corpus.groups) == "speaker0"
+    features = {
+        "face": np.where(first[:, None], np.nan, corpus.features["face"]),
+        "audio": np.where(first[:, None], corpus.features["audio"], np.nan),
+    }
+    fusion = small.model_copy(update={"kind": kind})
+    training = quick.model_copy(update={"seeds": 4})
+    one, two = (fit(features, corpus.labels, corpus.groups, fusion=fusion, training=training) for _ in range(2))
+    assert saved_bytes(one, tmp_path / "one") == saved_bytes(two, tmp_path / "two")
+    loaded = load(tmp_path / "one")
+    np.testing.assert_array_equal(predict(loaded, features).probs, predict(one, features).probs)
+    losses = np.array([member.validation_loss for member in one.members])
+    # Where the speaker is held out, no sound is left to learn from: those models alone judge nothing, and say so.
+    deaf = np.array([kind == "single:audio" and member.fold == one.folds["0"] for member in one.members])
+    np.testing.assert_array_equal(np.isnan(losses), deaf)
+    np.testing.assert_array_equal(np.isnan([member.validation_loss for member in loaded.members]), deaf)
+    assert np.isfinite(losses[~deaf]).all()
+
+
+def test_clips_without_a_modality_in_common_are_too_few(small: FusionConfig, quick: TrainingConfig) -> None:
+    features = {name: np.full((8, 3), np.nan) for name in "abcdefgh"}
+    for row, values in enumerate(features.values()):
+        values[row] = row
+    for kind in ("ecmf", "attention"):
+        with pytest.raises(TooFewClips, match="no part has a modality that the others have") as caught:
+            fit(features, np.arange(8) % 2, fusion=small.model_copy(update={"kind": kind}), training=quick)
+        assert caught.value.hint
+
+
+def test_fit_and_cross_validate_take_the_same_in_the_same_order(
+    corpus: Any, small: FusionConfig, quick: TrainingConfig
+) -> None:
+    gone = {"face": np.arange(48) != 9}
+    one = fit(corpus.features, corpus.labels, corpus.groups, gone, small, quick)
+    other = cross_validate(corpus.features, corpus.labels, corpus.groups, gone, small, quick).ensemble
+    named = fit(corpus.features, corpus.labels, groups=corpus.groups, masks=gone, fusion=small, training=quick)
+    for ensemble in (other, named):
+        np.testing.assert_array_equal(predict(ensemble, corpus.features).probs, predict(one, corpus.features).probs)
 
 
 def test_cross_validation_reports_what_it_could_not_predict(
