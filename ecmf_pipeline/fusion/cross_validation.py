@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ecmf_pipeline.errors import TooFewClips
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.given import encode_labels, group_names
 from ecmf_pipeline.fusion.prediction import Ensemble
@@ -54,7 +55,7 @@ def cross_validate(
 ) -> CrossValidation:
     """Train in folds and predict each clip with the models of the fold that held it out.
 
-    Args and errors are those of `training.fit`.
+    Args and errors are those of `training.fit`; `TooFewClips` also where not one labelled clip can be predicted.
     """
     classes, names = encode_labels(labels, label_names)
     training = training or TrainingConfig()
@@ -85,6 +86,11 @@ def cross_validate(
 
 def _scores(classes: NDArray[np.int64], found: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:
     judged = (classes >= 0) & (found >= 0)
+    if not judged.any():
+        raise TooFewClips(
+            f"none of {int((classes >= 0).sum())} labelled clips has a modality that the models listen to",
+            "choose a fusion kind whose modality is there: all its rows are NaN, or masked",
+        )
     told: dict[str, Any] = scores([names[i] for i in classes[judged]], [names[i] for i in found[judged]], names)
     told["unpredicted"] = int(((classes >= 0) & (found < 0)).sum())
     return told

@@ -56,10 +56,12 @@ def read_inputs(
 
     Raises:
         InputError: When a modality is unknown or absent, or has another width than ``dims`` says.
-        ValueError: When arrays differ in length or shape.
+        ValueError: When arrays differ in length, or are of no shape as above.
     """
     names = list(features) if dims is None else list(dims)
-    if not names or set(names) != set(features) or set(masks or {}) - set(names):
+    if not names:
+        raise InputError("there are no features", "hand in at least one modality, as name: array")
+    if set(names) != set(features) or set(masks or {}) - set(names):
         raise InputError(
             f"features of {sorted(features)}, masks of {sorted(masks or {})}, where {sorted(names)} are expected",
             "hand in the modalities the model was trained on; a clip that lacks one has a row of NaN",
@@ -69,6 +71,8 @@ def read_inputs(
         values = np.asarray(features[name], dtype=np.float32)  # (n, D) or (n, T, D)
         if values.ndim not in (2, 3):
             raise ValueError(f"features of {name} must be (n, D) or (n, T, D), not {values.shape}")
+        if len(values) and not values.size:
+            raise ValueError(f"features of {name} are {values.shape}: T and D must not be 0; leave the modality out")
         if dims is not None and values.shape[-1] != dims[name]:
             raise InputError(
                 f"features of {name} are {values.shape[-1]} wide where the model expects {dims[name]}",
@@ -76,7 +80,7 @@ def read_inputs(
             )
         table, here = _known(values)
         if masks is not None and name in masks:
-            here &= np.asarray(masks[name], dtype=bool)
+            here &= read_mask(name, masks[name], len(values))
         tables.append(table)
         present.append(here)
     if len({len(values) for values in tables}) > 1:
@@ -87,6 +91,18 @@ def read_inputs(
     )
 
 
+def read_mask(name: str, mask: ArrayLike, clips: int) -> NDArray[np.bool_]:
+    """Whether each clip has a modality, (n,).
+
+    Raises:
+        ValueError: When there is not one value a clip, or they are words, of which "False" would be true.
+    """
+    given = np.asarray(mask)
+    if given.shape != (clips,) or given.dtype.kind in "US":
+        raise ValueError(f"the mask of {name} must be ({clips},) of bool, not {given.shape} of {given.dtype}")
+    return given.astype(bool)
+
+
 def _known(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """What is finite of (n, D) or (n, T, D), and which rows hold anything, (n,); copied only if need be."""
     finite = np.logical_and.reduce(np.isfinite(values), axis=-1)  # (n,) or (n, T)
@@ -94,6 +110,6 @@ def _known(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np
         pass  # frames that are missing are marked so already: sequences are large, and not copied without need
     elif not finite.all():
         values = np.where(finite[..., None], values, np.float32(0 if values.ndim == 2 else np.nan))
-    if not values.flags.writeable:
-        values = values.copy()  # torch takes no array that is read-only
+    if not values.flags.writeable or min(values.strides) < 0:
+        values = values.copy()  # torch takes no array that is read-only, or runs backwards
     return values, finite if finite.ndim == 1 else np.logical_or.reduce(finite, axis=1)

@@ -16,7 +16,7 @@ from ecmf_pipeline.fusion.base import FusionModel
 from ecmf_pipeline.fusion.calibration import EVERYONE, cooled
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.given import LabelType, as_given
-from ecmf_pipeline.fusion.inputs import Inputs, read_inputs
+from ecmf_pipeline.fusion.inputs import Inputs, read_inputs, read_mask
 from ecmf_pipeline.fusion.saved import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -120,14 +120,15 @@ class Ensemble:
 
         Raises:
             InputError: When modalities or widths differ from those of the training.
+            ValueError: When arrays differ in length, or a fold is unknown.
         """
-        arrays = {name: np.asarray(values) for name, values in features.items()}
+        arrays = {name: np.atleast_1d(values) for name, values in features.items()}
         clips = max((len(values) for values in arrays.values()), default=0)
         folds = np.full(clips, EVERYONE) if held_out is None else np.asarray(held_out)
         known = {member.fold for member in self.members} | {EVERYONE}
         if folds.shape != (clips,) or not set(folds.tolist()) <= known:
             raise ValueError(f"held_out must name, for each of {clips} clips, one of the folds {sorted(known)}")
-        hidden = {name: np.asarray(values) for name, values in (masks or {}).items()}
+        hidden = {name: read_mask(name, mask, clips) for name, mask in (masks or {}).items()}
         probs, weights = [], []
         for start in range(0, max(clips, 1), CHUNK):
             rows = slice(start, start + CHUNK)

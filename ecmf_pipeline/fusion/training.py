@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from ecmf_pipeline.errors import InputError
+from ecmf_pipeline.errors import InputError, TooFewClips
 from ecmf_pipeline.fusion.calibration import held_out_temperatures
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.folds import assign_folds
@@ -59,13 +59,12 @@ def fit(
         label_names: All labels in order; needed where some may not occur.
         description: What the progress bar says.
         optimistic: Whether each model keeps the epoch that does best on the very fold it is judged by, as the
-            baseline's
-            do: figures out of fold are then too good to be true.
+            baseline's do: figures out of fold are then too good to be true.
 
     Raises:
-        TooFewClips: When there are too few clips, classes or groups.
+        TooFewClips: When there are too few clips, classes or groups, or ``folds`` hold out no clip.
         InputError: When a label is unknown or no class index (see `given.encode_labels`), or the device cannot be used.
-        ValueError: When arrays differ in length, or weights are negative.
+        ValueError: When arrays differ in length, weights are negative, or ``folds`` are no whole numbers from -1 up.
     """
     fusion, training = fusion or FusionConfig(), training or TrainingConfig()
     device = _device(training.device)
@@ -83,7 +82,7 @@ def fit(
     if folds is None:
         assigned = assign_folds(classes, groups, training.folds, rng=np.random.default_rng(training.seed))
     else:
-        assigned = np.asarray(folds, dtype=np.int64)
+        assigned = _own_folds(folds, clips)
     usable = (counts > 0) & (classes >= 0) & inputs.present.any(dim=1).cpu().numpy()
     plan = Plan(
         examples=Examples(
@@ -121,13 +120,28 @@ def fit(
     return replace(ensemble, temperatures=temperatures)
 
 
+def _own_folds(folds: ArrayLike, clips: int) -> NDArray[np.int64]:
+    given = np.asarray(folds)
+    numbers = given.shape == (clips,) and given.dtype.kind in "biuf" and bool(np.isfinite(given).all())
+    if not numbers or (given != np.round(given)).any() or (given < -1).any():
+        raise ValueError(f"folds must be whole numbers from -1 up, one for each of {clips} clips")
+    assigned = given.astype(np.int64)
+    if not (assigned >= 0).any():
+        raise TooFewClips("no clip stands in a fold: there is no model to train", "give some clips a fold from 0 up")
+    return assigned
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    hint = "set it to auto, cpu or cuda"
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used ({error})", "set it to auto, cpu or cuda") from error
+        raise InputError(f"device {name!r} cannot be used ({error})", hint) from error
+    if device.type == "meta":
+        raise InputError(f"device {name!r} cannot be used (its tensors hold no numbers)", hint)
+    return device
 
 
 @contextmanager
