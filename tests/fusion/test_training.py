@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,21 @@ def test_an_evaluated_fold_has_no_influence_on_its_models(
         )
         changed.append(not same)
     assert changed == [False, True, True]
+
+
+def test_labels_of_a_fold_reach_its_probabilities_through_the_temperature_alone(
+    corpus: Any, small: FusionConfig, quick: TrainingConfig
+) -> None:
+    folds = np.arange(48) // 3 % 3
+    labels = np.where(folds == 0, (corpus.labels + 1) % 3, corpus.labels)
+    plain, other = (
+        fit(corpus.features, given, folds=folds, fusion=small, training=quick) for given in (corpus.labels, labels)
+    )
+    one, two = (ensemble.predict(corpus.features, folds) for ensemble in (plain, other))
+    assert plain.temperatures[0] != other.temperatures[0]
+    np.testing.assert_array_equal(one.classes[folds == 0], two.classes[folds == 0])
+    warm = [replace(ensemble, temperatures={}).predict(corpus.features, folds).probs for ensemble in (plain, other)]
+    np.testing.assert_array_equal(warm[0][folds == 0], warm[1][folds == 0])
 
 
 def test_an_easy_set_is_learned_and_fusion_beats_its_best_modality() -> None:
