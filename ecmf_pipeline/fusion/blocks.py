@@ -60,6 +60,8 @@ def predict_in_blocks(
         name: Prediction(
             np.concatenate([part.probs for part in parts]),
             np.concatenate([part.modality_weights for part in parts]),
+            parts[0].label_names,
+            parts[0].label_type,
         )
         for name, parts in found.items()
     }

@@ -23,7 +23,9 @@ def held_out_temperatures(
 ) -> dict[int, float]:
     """One temperature for each fold, fitted on the clips of the other folds; and one for all other clips.
 
-    So no clip's own label ever touches its probabilities.
+    So the fit never looks at a clip's own label. What it looks at, the other folds' probabilities, is of models that
+    may have learned from that label: through the temperature it moves how certain the clip's probabilities are a
+    little, and never which label is likeliest.
 
     Args:
         probs: Out-of-fold probabilities, (n, C); rows of NaN do not count.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ecmf_pipeline.errors import TooFewClips
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
-from ecmf_pipeline.fusion.inputs import encode_labels
+from ecmf_pipeline.fusion.given import encode_labels, group_names
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.metrics import scores
@@ -23,7 +24,8 @@ class CrossValidation:
 
     Attributes:
         probs: Probability of each label, (n, C); a row of NaN where a clip has no modality.
-        predictions: The likeliest label in the type of the labels handed in, (n,): -1 or "" where there is none.
+        predictions: The likeliest label in the type of the labels handed in, (n,): integers (of bools too), floats or
+            names; -1 or "" where there is none.
         modality_weights: Share of each modality, (n, M).
         metrics: `metrics.scores` over the clips that have a label and a prediction, and ``unpredicted``: how many have
             a label alone. With ``protocol: mertools`` also ``mertools``: the same scores of models that kept the epoch
@@ -43,7 +45,7 @@ class CrossValidation:
 def cross_validate(
     features: Mapping[str, ArrayLike],
     labels: ArrayLike,
-    groups: Sequence[str] | None = None,
+    groups: Iterable[Any] | None = None,
     masks: Mapping[str, ArrayLike] | None = None,
     fusion: FusionConfig | None = None,
     training: TrainingConfig | None = None,
@@ -53,14 +55,15 @@ def cross_validate(
 ) -> CrossValidation:
     """Train in folds and predict each clip with the models of the fold that held it out.
 
-    Args and errors are those of `training.fit`.
+    Args and errors are those of `training.fit`; `TooFewClips` also where not one labelled clip can be predicted.
     """
     classes, names = encode_labels(labels, label_names)
     training = training or TrainingConfig()
+    groups = None if groups is None else group_names(groups)
     train = partial(
         fit,
         features,
-        classes,
+        labels,
         groups=groups,
         masks=masks,
         weights=weights,
@@ -76,13 +79,18 @@ def cross_validate(
     if training.protocol == "mertools":
         too_good = train(description="cross-validate as the baseline does", optimistic=True)
         metrics["mertools"] = _scores(classes, too_good.predict(features, folds, masks).classes, names)
-    as_given = np.issubdtype(np.asarray(labels).dtype, np.integer)
-    predictions = found if as_given else np.array([*names, ""])[found]  # -1 takes the last, ""
-    return CrossValidation(prediction.probs, predictions, prediction.modality_weights, metrics, folds, ensemble)
+    return CrossValidation(
+        prediction.probs, prediction.predictions, prediction.modality_weights, metrics, folds, ensemble
+    )
 
 
 def _scores(classes: NDArray[np.int64], found: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:
     judged = (classes >= 0) & (found >= 0)
+    if not judged.any():
+        raise TooFewClips(
+            f"none of {int((classes >= 0).sum())} labelled clips has a modality that the models listen to",
+            "choose a fusion kind whose modality is there: all its rows are NaN, or masked",
+        )
     told: dict[str, Any] = scores([names[i] for i in classes[judged]], [names[i] for i in found[judged]], names)
     told["unpredicted"] = int(((classes >= 0) & (found < 0)).sum())
     return told

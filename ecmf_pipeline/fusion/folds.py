@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.errors import TooFewClips
+from ecmf_pipeline.fusion.given import group_names
 
 LEAST_GROUPS_TO_VALIDATE = 3
 """With fewer groups in a training part, keeping one aside whole would leave too little to train on."""
 
 
 def assign_folds(
-    labels: NDArray[np.int64], groups: Sequence[str] | None, folds: int, *, rng: np.random.Generator
+    labels: NDArray[np.int64], groups: Iterable[Any] | None, folds: int, *, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Deal clips into folds, alike in their labels, no group in two of them.
 
     Args:
         labels: Class indices, (n,); -1 (no label) counts as a class of its own.
-        groups: Speaker or dialogue of each clip, (n,); "" is a group by itself; None when no group is known.
+        groups: Speaker or dialogue of each clip, (n,), see `group_names`; "" is a group by itself; None when no group
+            is known.
         folds: How many folds are wanted. There are fewer when there are fewer groups, or fewer than two clips a fold.
         rng: Source of randomness.
 
@@ -53,7 +55,7 @@ def assign_folds(
 
 
 def validation_rows(
-    labels: NDArray[np.int64], groups: Sequence[str] | None, share: float, *, part: int, rng: np.random.Generator
+    labels: NDArray[np.int64], groups: Iterable[Any] | None, share: float, *, part: int, rng: np.random.Generator
 ) -> NDArray[np.bool_]:
     """Which rows of a training part are kept aside to stop the training, (n,).
 
@@ -78,13 +80,14 @@ def validation_rows(
     return aside
 
 
-def group_indices(groups: Sequence[str] | None) -> NDArray[np.int64] | None:
+def group_indices(groups: Iterable[Any] | None) -> NDArray[np.int64] | None:
     """Groups as numbers, each "" a number of its own; None when none is named, (n,)."""
-    if groups is None or not any(groups):
+    names = [] if groups is None else group_names(groups)
+    if not any(names):
         return None
-    named = {name: index for index, name in enumerate(sorted(set(groups) - {""}))}
-    alone = iter(range(len(named), len(named) + len(groups)))
-    return np.array([named[name] if name else next(alone) for name in groups], dtype=np.int64)
+    named = {name: index for index, name in enumerate(sorted(set(names) - {""}))}
+    alone = iter(range(len(named), len(named) + len(names)))
+    return np.array([named[name] if name else next(alone) for name in names], dtype=np.int64)
 
 
 def _stratified(labels: NDArray[np.int64], folds: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,10 +56,12 @@ def read_inputs(
 
     Raises:
         InputError: When a modality is unknown or absent, or has another width than ``dims`` says.
-        ValueError: When arrays differ in length or shape.
+        ValueError: When arrays differ in length, or are of no shape as above.
     """
     names = list(features) if dims is None else list(dims)
-    if not names or set(names) != set(features) or set(masks or {}) - set(names):
+    if not names:
+        raise InputError("there are no features", "hand in at least one modality, as name: array")
+    if set(names) != set(features) or set(masks or {}) - set(names):
         raise InputError(
             f"features of {sorted(features)}, masks of {sorted(masks or {})}, where {sorted(names)} are expected",
             "hand in the modalities the model was trained on; a clip that lacks one has a row of NaN",
@@ -69,6 +71,8 @@ def read_inputs(
         values = np.asarray(features[name], dtype=np.float32)  # (n, D) or (n, T, D)
         if values.ndim not in (2, 3):
             raise ValueError(f"features of {name} must be (n, D) or (n, T, D), not {values.shape}")
+        if len(values) and not values.size:
+            raise ValueError(f"features of {name} are {values.shape}: T and D must not be 0; leave the modality out")
         if dims is not None and values.shape[-1] != dims[name]:
             raise InputError(
                 f"features of {name} are {values.shape[-1]} wide where the model expects {dims[name]}",
@@ -76,7 +80,7 @@ def read_inputs(
             )
         table, here = _known(values)
         if masks is not None and name in masks:
-            here &= np.asarray(masks[name], dtype=bool)
+            here &= read_mask(name, masks[name], len(values))
         tables.append(table)
         present.append(here)
     if len({len(values) for values in tables}) > 1:
@@ -87,6 +91,18 @@ def read_inputs(
     )
 
 
+def read_mask(name: str, mask: ArrayLike, clips: int) -> NDArray[np.bool_]:
+    """Whether each clip has a modality, (n,).
+
+    Raises:
+        ValueError: When there is not one value a clip, or they are words, of which "False" would be true.
+    """
+    given = np.asarray(mask)
+    if given.shape != (clips,) or given.dtype.kind in "US":
+        raise ValueError(f"the mask of {name} must be ({clips},) of bool, not {given.shape} of {given.dtype}")
+    return given.astype(bool)
+
+
 def _known(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """What is finite of (n, D) or (n, T, D), and which rows hold anything, (n,); copied only if need be."""
     finite = np.logical_and.reduce(np.isfinite(values), axis=-1)  # (n,) or (n, T)
@@ -94,35 +110,6 @@ def _known(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np
         pass  # frames that are missing are marked so already: sequences are large, and not copied without need
     elif not finite.all():
         values = np.where(finite[..., None], values, np.float32(0 if values.ndim == 2 else np.nan))
-    if not values.flags.writeable:
-        values = values.copy()  # torch takes no array that is read-only
+    if not values.flags.writeable or min(values.strides) < 0:
+        values = values.copy()  # torch takes no array that is read-only, or runs backwards
     return values, finite if finite.ndim == 1 else np.logical_or.reduce(finite, axis=1)
-
-
-def encode_labels(
-    labels: ArrayLike, label_names: Sequence[str] | None = None
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels as indices (-1 where there is none) and the names they stand for.
-
-    Args:
-        labels: Indices with -1 for none, or names with "" for none, (n,).
-        label_names: All labels in the order of their indices; None names those that occur, sorted.
-
-    Raises:
-        InputError: When a label is not among ``label_names``.
-    """
-    given = np.asarray(labels)
-    if given.ndim != 1:
-        raise ValueError(f"labels must be (n,), not {given.shape}")
-    if np.issubdtype(given.dtype, np.integer):
-        indices = given.astype(np.int64)
-        names = tuple(label_names) if label_names is not None else tuple(map(str, range(indices.max(initial=-1) + 1)))
-        if len(indices) and not -1 <= indices.min() <= indices.max() < len(names):
-            raise InputError(f"label indices {indices.min()} to {indices.max()} where {len(names)} labels are known")
-        return indices, names
-    words = [str(label) for label in given]
-    names = tuple(label_names) if label_names is not None else tuple(sorted(set(words) - {""}))
-    index = {name: position for position, name in enumerate(names)} | {"": -1}
-    if unknown := sorted(set(words) - set(index)):
-        raise InputError(f"label {unknown[0]!r} is unknown", f"the labels are {', '.join(names)}")
-    return np.array([index[word] for word in words], dtype=np.int64), names

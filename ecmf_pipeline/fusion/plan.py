@@ -59,7 +59,7 @@ class Plan:
         """Train one model on the rows outside its fold; ``optimistic`` stops it by the rows of the fold itself."""
         rows = self.rows_outside(fold)
         held_out = np.flatnonzero(self.folds == fold)
-        if optimistic and len(held_out):
+        if optimistic and self._can_judge(rows, held_out, settings.fusion):
             return self.train_on(rows, held_out, (fold, repeat), settings, by_f1=True)
         aside = validation_rows(
             self.classes[rows],
@@ -79,8 +79,17 @@ class Plan:
         *,
         by_f1: bool = False,
     ) -> Member:
-        """Train one model on rows, stopped by others; ``which`` is its fold and repeat, and seeds it."""
+        """Train one model on rows, stopped by others; ``which`` is its fold and repeat, and seeds it.
+
+        Where none of the others has a modality that the rows have (a group kept aside whole may be the only one with
+        it), all of them are parted anew, by label.
+
+        Raises:
+            TooFewClips: When no such row is left even so.
+        """
         fold, repeat = which
+        if not by_f1 and not self._can_judge(learned, validated, settings.fusion):
+            learned, validated = self._parted_by_label(learned, validated, which, settings.fusion)
         device = self.examples.labels.device
         seeds = np.random.SeedSequence([self.training.seed, *which]).generate_state(3).tolist()
         # Initial weights and dropout draw from torch's own generators: forked, so that nothing leaks out.
@@ -115,6 +124,30 @@ class Plan:
                 "label more clips, or clips of more speakers",
             )
         return rows
+
+    def _can_judge(self, learned: NDArray[np.int64], validated: NDArray[np.int64], fusion: FusionConfig) -> bool:
+        """Whether a model of ``learned`` rows can say anything of any ``validated`` one."""
+        present = self.examples.inputs.present.cpu().numpy()  # (n, M)
+        listened = np.array([fusion.single in (None, name) for name in self.dims])  # (M,)
+        return bool((present[validated] & listened & present[learned].any(axis=0, keepdims=True)).any())
+
+    def _parted_by_label(
+        self, learned: NDArray[np.int64], validated: NDArray[np.int64], which: tuple[int, int], fusion: FusionConfig
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """All rows of a training part as rows to learn from and rows kept aside, which share a modality."""
+        (fold, repeat), rows = which, np.union1d(learned, validated)
+        share = self.training.validation_share
+        for part in range(max(2, round(1 / share))):
+            rng = np.random.default_rng([self.training.seed, fold])
+            aside = validation_rows(self.classes[rows], None, share, part=repeat + part, rng=rng)
+            if self._can_judge(rows[~aside], rows[aside], fusion):
+                return rows[~aside], rows[aside]
+        if fusion.single or fusion.kind == "mean_probs":
+            return learned, validated  # each modality is trained by itself, if it can be, and nothing after that
+        raise TooFewClips(
+            f"of {len(rows)} clips to train on, no part has a modality that the others have",
+            "extract a modality that more clips have, or label more clips",
+        )
 
     def groups_of(self, rows: NDArray[np.int64]) -> list[str] | None:
         """The groups of rows, or None."""

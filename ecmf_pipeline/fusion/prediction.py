@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from ecmf_pipeline.files import sha256_file, write_json
 from ecmf_pipeline.fusion.base import FusionModel
 from ecmf_pipeline.fusion.calibration import EVERYONE, cooled
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
-from ecmf_pipeline.fusion.inputs import Inputs, read_inputs
+from ecmf_pipeline.fusion.given import LabelType, as_given
+from ecmf_pipeline.fusion.inputs import Inputs, read_inputs, read_mask
 from ecmf_pipeline.fusion.saved import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -40,16 +41,25 @@ class Prediction:
     Attributes:
         probs: Probability of each label, (n, C); a row of NaN where a clip has no modality to judge by.
         modality_weights: Share of each modality, (n, M); NaN likewise.
+        label_names: The labels, in the order of ``probs``.
+        label_type: What the labels were that the models learned from.
     """
 
     probs: NDArray[np.float32]
     modality_weights: NDArray[np.float32]
+    label_names: tuple[str, ...]
+    label_type: LabelType = "name"
 
     @property
     def classes(self) -> NDArray[np.int64]:
         """Index of the likeliest label, (n,); -1 where there is no prediction."""
         missing = np.isnan(self.probs[:, 0])
         return np.where(missing, -1, self.probs.argmax(axis=1))
+
+    @property
+    def predictions(self) -> NDArray[Any]:
+        """The likeliest label in the type of the labels that were learned from, (n,); -1 or "" where there is none."""
+        return as_given(self.classes, self.label_names, self.label_type)
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,7 @@ class Ensemble:
         temperatures: For each fold, and under -1 for all other clips, what log-probabilities are divided by.
         pool: How a clip's rows became what the models were shown (``train.pool``); "" where nobody said.
         labels_sha256: SHA-256 of the file of labels that was learned from (``refined.csv``); "" where nobody said.
+        label_type: What the labels were that the models learned from; `Prediction.predictions` are of that type.
     """
 
     members: tuple[Member, ...]
@@ -80,6 +91,7 @@ class Ensemble:
     temperatures: Mapping[int, float] = field(default_factory=dict)
     pool: PoolOrFrames | Literal[""] = ""
     labels_sha256: str = ""
+    label_type: LabelType = "name"
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -110,14 +122,15 @@ class Ensemble:
 
         Raises:
             InputError: When modalities or widths differ from those of the training.
+            ValueError: When arrays differ in length, or a fold is unknown.
         """
-        arrays = {name: np.asarray(values) for name, values in features.items()}
+        arrays = {name: np.atleast_1d(values) for name, values in features.items()}
         clips = max((len(values) for values in arrays.values()), default=0)
         folds = np.full(clips, EVERYONE) if held_out is None else np.asarray(held_out)
         known = {member.fold for member in self.members} | {EVERYONE}
         if folds.shape != (clips,) or not set(folds.tolist()) <= known:
             raise ValueError(f"held_out must name, for each of {clips} clips, one of the folds {sorted(known)}")
-        hidden = {name: np.asarray(values) for name, values in (masks or {}).items()}
+        hidden = {name: read_mask(name, mask, clips) for name, mask in (masks or {}).items()}
         probs, weights = [], []
         for start in range(0, max(clips, 1), CHUNK):
             rows = slice(start, start + CHUNK)
@@ -131,7 +144,7 @@ class Ensemble:
             temperatures = np.array([self.temperatures.get(fold, 1.0) for fold in folds[rows].tolist()])
             probs.append(cooled(parts[0], temperatures).astype(np.float32))
             weights.append(parts[1].astype(np.float32))
-        return Prediction(np.concatenate(probs), np.concatenate(weights))
+        return Prediction(np.concatenate(probs), np.concatenate(weights), self.label_names, self.label_type)
 
     def _judged(self, inputs: Inputs, folds: NDArray[np.int64]) -> NDArray[np.float64]:
         """Mean probabilities beside mean modality weights, (r, C + M); NaN where no member can judge."""
@@ -147,8 +160,9 @@ class Ensemble:
         np.divide(total, judges[:, None], out=mean, where=judges[:, None] > 0)
         return mean
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the weights (safetensors) and the config (JSON); the same ensemble gives the same bytes."""
+        folder = Path(folder)
         save_members(folder / WEIGHTS_FILE, self.members)
         saved = SavedEnsemble(
             modalities=[SavedModality(name=name, dim=dim) for name, dim in self.dims.items()],
@@ -160,13 +174,14 @@ class Ensemble:
             temperatures=dict(self.temperatures),
             pool=self.pool,
             labels_sha256=self.labels_sha256,
+            label_type=self.label_type,
             members=[SavedMember.of(member) for member in self.members],
             weights_sha256=sha256_file(folder / WEIGHTS_FILE),
         )
         write_json(folder / CONFIG_FILE, saved.model_dump(mode="json"))
 
     @classmethod
-    def load(cls, folder: Path) -> Ensemble:
+    def load(cls, folder: str | Path) -> Ensemble:
         """Read what `save` wrote.
 
         Raises:
@@ -174,6 +189,7 @@ class Ensemble:
             InputError: When its config is not JSON.
             ModelError: When it is damaged in another way, or of another version.
         """
+        folder = Path(folder)
         saved = read_saved(folder / CONFIG_FILE)
         return cls(
             members=tuple(load_members(folder / WEIGHTS_FILE, saved)),
@@ -186,6 +202,7 @@ class Ensemble:
             temperatures=saved.temperatures,
             pool=saved.pool,
             labels_sha256=saved.labels_sha256,
+            label_type=saved.label_type,
         )
 
 
@@ -210,11 +227,11 @@ def predict(
     return ensemble.predict(features, None, masks)
 
 
-def save(ensemble: Ensemble, folder: Path) -> None:
+def save(ensemble: Ensemble, folder: str | Path) -> None:
     """Write an ensemble; see `Ensemble.save`."""
     ensemble.save(folder)
 
 
-def load(folder: Path) -> Ensemble:
+def load(folder: str | Path) -> Ensemble:
     """Read an ensemble; see `Ensemble.load`."""
     return Ensemble.load(folder)

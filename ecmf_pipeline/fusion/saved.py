@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from ecmf_pipeline.errors import ModelError
 from ecmf_pipeline.files import read_json, sha256_file, write_atomic
 from ecmf_pipeline.fusion.base import FusionModel
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
+from ecmf_pipeline.fusion.given import LabelType
 from ecmf_pipeline.fusion.rivals import build
 from ecmf_pipeline.pooling import PoolOrFrames
 
@@ -32,7 +34,7 @@ class Member:
         fold: The fold it never saw.
         repeat: Which of the fold's models it is.
         epochs: Passes over the training part, all modalities together, after which its validation loss was lowest.
-        validation_loss: That loss.
+        validation_loss: That loss; NaN where no clip was left to judge the model by.
         training: How it was trained; a search may have chosen other settings than the ensemble's.
     """
 
@@ -57,7 +59,7 @@ class SavedMember(Config):
     fold: int = Field(ge=0)
     repeat: int = Field(ge=0)
     epochs: int = Field(ge=0)
-    validation_loss: float
+    validation_loss: float | None
     fusion: FusionConfig
     training: TrainingConfig
 
@@ -68,7 +70,7 @@ class SavedMember(Config):
             fold=member.fold,
             repeat=member.repeat,
             epochs=member.epochs,
-            validation_loss=member.validation_loss,
+            validation_loss=member.validation_loss if math.isfinite(member.validation_loss) else None,
             fusion=member.model.config,
             training=member.training,
         )
@@ -87,6 +89,7 @@ class SavedEnsemble(Config):
     temperatures: dict[int, float]
     pool: PoolOrFrames | Literal[""] = ""
     labels_sha256: str = ""
+    label_type: LabelType = "name"
     members: list[SavedMember] = Field(min_length=1)
     weights_sha256: str
 
@@ -152,7 +155,6 @@ def load_members(path: Path, saved: SavedEnsemble) -> Sequence[Member]:
             raise ModelError(
                 f"{path}: member {index} has other tensors than {CONFIG_FILE} describes", RETRAIN
             ) from error
-        members.append(
-            Member(model.eval(), entry.fold, entry.repeat, entry.epochs, entry.validation_loss, entry.training)
-        )
+        loss = math.nan if entry.validation_loss is None else entry.validation_loss
+        members.append(Member(model.eval(), entry.fold, entry.repeat, entry.epochs, loss, entry.training))
     return members

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from ecmf_pipeline.errors import InputError
+from ecmf_pipeline.errors import InputError, TooFewClips
 from ecmf_pipeline.fusion.calibration import held_out_temperatures
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.folds import assign_folds
-from ecmf_pipeline.fusion.inputs import encode_labels, read_inputs
+from ecmf_pipeline.fusion.given import encode_labels, group_names, label_type
+from ecmf_pipeline.fusion.inputs import read_inputs
 from ecmf_pipeline.fusion.losses import Examples
 from ecmf_pipeline.fusion.plan import NEVER, Plan
 from ecmf_pipeline.fusion.prediction import Ensemble
@@ -25,15 +27,15 @@ from ecmf_pipeline.progress import progress_bar
 def fit(
     features: Mapping[str, ArrayLike],
     labels: ArrayLike,
-    *,
-    groups: Sequence[str] | None = None,
+    groups: Iterable[Any] | None = None,
     masks: Mapping[str, ArrayLike] | None = None,
+    fusion: FusionConfig | None = None,
+    training: TrainingConfig | None = None,
+    *,
     weights: ArrayLike | None = None,
     folds: ArrayLike | None = None,
     clip_ids: Sequence[str] | None = None,
     label_names: Sequence[str] | None = None,
-    fusion: FusionConfig | None = None,
-    training: TrainingConfig | None = None,
     description: str = "train",
     optimistic: bool = False,
 ) -> Ensemble:
@@ -42,25 +44,27 @@ def fit(
     Args:
         features: For each modality, (n, D), or (n, T, D) at frame level; a row of NaN where a clip, or a frame, is
             missing.
-        labels: Class indices, or names, (n,); -1, or "", where there is none.
-        groups: Speaker or dialogue of each clip, (n,), "" where unknown: no fold tears one apart.
+        labels: Class indices, or names, (n,); -1, or "", where there is none, or None or NaN in either. Indices are
+            those of the columns of probabilities: there are as many of these as the largest plus one, unless
+            ``label_names`` say otherwise.
+        groups: Speaker or dialogue of each clip, (n,): words or numbers, "", None or NaN where unknown. No fold tears
+            one apart.
         masks: For each modality, whether a clip has it, (n,); beside the rows of NaN.
+        fusion: The shape of the models.
+        training: How to train them.
         weights: How much each clip counts, (n,), not negative. A clip of weight 0, like one without a label, is not
             learned from in any way, but stands in a fold all the same.
         folds: The fold of each clip, (n,), to have folds of one's own; -1 for a clip that is never held out.
         clip_ids: Names of the clips, (n,), under which `Ensemble.folds` keeps their folds; their row numbers if None.
         label_names: All labels in order; needed where some may not occur.
-        fusion: The shape of the models.
-        training: How to train them.
         description: What the progress bar says.
         optimistic: Whether each model keeps the epoch that does best on the very fold it is judged by, as the
-            baseline's
-            do: figures out of fold are then too good to be true.
+            baseline's do: figures out of fold are then too good to be true.
 
     Raises:
-        TooFewClips: When there are too few clips, classes or groups.
-        InputError: When a label is unknown, or the device cannot be used.
-        ValueError: When arrays differ in length, or weights are negative.
+        TooFewClips: When there are too few clips, classes or groups, or ``folds`` hold out no clip.
+        InputError: When a label is unknown or no class index (see `given.encode_labels`), or the device cannot be used.
+        ValueError: When arrays differ in length, weights are negative, or ``folds`` are no whole numbers from -1 up.
     """
     fusion, training = fusion or FusionConfig(), training or TrainingConfig()
     device = _device(training.device)
@@ -69,6 +73,7 @@ def fit(
     clips = len(classes)
     counts = np.ones(clips) if weights is None else np.asarray(weights, dtype=np.float64)
     clip_ids = list(map(str, range(clips))) if clip_ids is None else list(clip_ids)
+    groups = None if groups is None else group_names(groups)
     lengths = [len(inputs), len(counts), len(set(clip_ids)), clips if groups is None else len(groups)]
     if set(lengths) != {clips}:
         raise ValueError(f"{clips} labels, but features, weights, unique clip ids and groups count {lengths}")
@@ -77,7 +82,7 @@ def fit(
     if folds is None:
         assigned = assign_folds(classes, groups, training.folds, rng=np.random.default_rng(training.seed))
     else:
-        assigned = np.asarray(folds, dtype=np.int64)
+        assigned = _own_folds(folds, clips)
     usable = (counts > 0) & (classes >= 0) & inputs.present.any(dim=1).cpu().numpy()
     plan = Plan(
         examples=Examples(
@@ -101,7 +106,9 @@ def fit(
             members.append(plan.train(fold, repeat, settings[fold], optimistic=optimistic))
             bar.update()
     by_clip = dict(zip(clip_ids, assigned.tolist(), strict=True))
-    ensemble = Ensemble(tuple(members), plan.dims, names, by_clip, frozenset(by_clip), fusion, training)
+    ensemble = Ensemble(
+        tuple(members), plan.dims, names, by_clip, frozenset(by_clip), fusion, training, label_type=label_type(labels)
+    )
     if training.calibration == "none":
         return ensemble
     held_out = np.flatnonzero(usable & (assigned >= 0))
@@ -113,13 +120,28 @@ def fit(
     return replace(ensemble, temperatures=temperatures)
 
 
+def _own_folds(folds: ArrayLike, clips: int) -> NDArray[np.int64]:
+    given = np.asarray(folds)
+    numbers = given.shape == (clips,) and given.dtype.kind in "biuf" and bool(np.isfinite(given).all())
+    if not numbers or (given != np.round(given)).any() or (given < -1).any():
+        raise ValueError(f"folds must be whole numbers from -1 up, one for each of {clips} clips")
+    assigned = given.astype(np.int64)
+    if not (assigned >= 0).any():
+        raise TooFewClips("no clip stands in a fold: there is no model to train", "give some clips a fold from 0 up")
+    return assigned
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    hint = "set it to auto, cpu or cuda"
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used ({error})", "set it to auto, cpu or cuda") from error
+        raise InputError(f"device {name!r} cannot be used ({error})", hint) from error
+    if device.type == "meta":
+        raise InputError(f"device {name!r} cannot be used (its tensors hold no numbers)", hint)
+    return device
 
 
 @contextmanager

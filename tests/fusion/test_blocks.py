@@ -31,6 +31,8 @@ def test_blocks_change_nothing(ensemble: Ensemble, corpus: Any) -> None:
         whole = ensemble.predict(corpus.features, folds)
         np.testing.assert_allclose(found[name].probs, whole.probs, atol=1e-6)
         np.testing.assert_allclose(found[name].modality_weights, whole.modality_weights, atol=1e-6)
+        np.testing.assert_array_equal(found[name].predictions, whole.predictions)
+        assert (found[name].label_names, found[name].label_type) == (("neutral", "happy", "sad"), "index")
 
 
 def test_no_clips_give_no_predictions(ensemble: Ensemble, corpus: Any) -> None:

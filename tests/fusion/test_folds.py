@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -31,6 +35,48 @@ def test_folds_are_full_and_never_tear_a_group(rows: list[tuple[int, str]], want
     for name in set(groups) - {""}:
         assert len({fold for fold, group in zip(folds, groups, strict=True) if group == name}) == 1
     np.testing.assert_array_equal(folds, assign_folds(labels, groups, wanted, rng=rng()))
+
+
+NUMBERS = {"": None, "ann": 0, "bob": 1, "cy": 2, "di": -1, "eve": 7}
+
+
+def backwards(values: Sequence[Any]) -> pd.Series[Any]:
+    """A series whose index says other rows than its positions."""
+    return pd.Series(list(values), index=range(len(values))[::-1])
+
+
+KEPT: dict[str, Callable[[list[str]], Any]] = {
+    "array of words": np.array,
+    "series of words": backwards,
+    "series of words and None": lambda groups: backwards([group or None for group in groups]),
+    "whole numbers": lambda groups: [NUMBERS[group] for group in groups],
+    "numbers of NumPy": lambda groups: [np.int64(NUMBERS[group]) if group else np.nan for group in groups],
+    "array of numbers": lambda groups: np.array([NUMBERS[group] if group else np.nan for group in groups]),
+    "series of numbers": lambda groups: backwards([NUMBERS[group] for group in groups]),
+    "series of nullable numbers": lambda groups: backwards([NUMBERS[group] for group in groups]).astype("Int64"),
+}
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=clips, wanted=st.integers(2, 7), kept=st.sampled_from(sorted(KEPT)))
+def test_groups_are_never_torn_whatever_they_are_kept_in(rows: list[tuple[int, str]], wanted: int, kept: str) -> None:
+    labels, groups = np.array([label for label, _ in rows]), [group for _, group in rows]
+    assume(len(set(labels)) > 1 and len(set(groups) - {""}) + groups.count("") > 1)
+    folds = assign_folds(labels, KEPT[kept](groups), wanted, rng=rng())
+    for name in set(groups) - {""}:
+        assert len({fold for fold, group in zip(folds, groups, strict=True) if group == name}) == 1
+    if "words" in kept:
+        np.testing.assert_array_equal(folds, assign_folds(labels, groups, wanted, rng=rng()))
+
+
+def test_a_group_of_whole_numbers_without_holes_is_known_by_its_number() -> None:
+    numbers = np.arange(40, dtype=np.uint8) % 5
+    folds = assign_folds(np.arange(40) % 4, numbers, 5, rng=rng())
+    words = assign_folds(np.arange(40) % 4, [str(number) for number in numbers], 5, rng=rng())
+    np.testing.assert_array_equal(folds, words)
+    assert [len(set(folds[numbers == number])) for number in range(5)] == [1] * 5
+    aside = validation_rows(np.arange(40) % 4, numbers, 0.2, part=0, rng=rng())
+    assert len(set(numbers[aside])) == 1
 
 
 @settings(max_examples=50, deadline=None)

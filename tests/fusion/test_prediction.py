@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.errors import InputError, MissingInput, ModelError
-from ecmf_pipeline.fusion import Ensemble
+from ecmf_pipeline.fusion import Ensemble, FusionConfig, TrainingConfig, fit, load, predict, save
 
 
 def members_of(ensemble: Ensemble, *folds: int) -> Ensemble:
@@ -101,6 +101,47 @@ def test_a_saved_ensemble_comes_back_whole(ensemble: Ensemble, corpus: Any, tmp_
     loaded.save(tmp_path / "again")
     for name in ("config.json", "weights.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
+
+
+def test_a_folder_may_be_named_by_a_string(ensemble: Ensemble, corpus: Any, tmp_path: Path) -> None:
+    save(ensemble, str(tmp_path / "model"))
+    loaded = load(str(tmp_path / "model"))
+    np.testing.assert_array_equal(predict(loaded, corpus.features).probs, predict(ensemble, corpus.features).probs)
+
+
+@pytest.mark.parametrize("kind", ["index", "float", "name", "names in order"])
+def test_predictions_are_labels_as_they_were_handed_in(
+    corpus: Any, small: FusionConfig, quick: TrainingConfig, tmp_path: Path, kind: str
+) -> None:
+    names = np.array(["sad", "glad", "calm"])
+    labels = {"index": corpus.labels, "float": corpus.labels * 1.0}.get(kind, names[corpus.labels])
+    ensemble = fit(
+        corpus.features, labels, label_names=list(names) if kind == "names in order" else None, fusion=small,
+        training=quick,
+    )  # fmt: skip
+    save(ensemble, tmp_path)
+    gone = {name: np.arange(48) != 3 for name in corpus.features}
+    for found in (predict(ensemble, corpus.features, gone), predict(load(tmp_path), corpus.features, gone)):
+        assert found.predictions.dtype.kind == labels.dtype.kind
+        assert found.predictions[3] == ("" if labels.dtype.kind == "U" else -1)
+        others = np.arange(48) != 3
+        if labels.dtype.kind == "U":
+            chosen = np.array(ensemble.label_names)[found.classes]
+            np.testing.assert_array_equal(found.predictions[others], chosen[others])
+        else:
+            np.testing.assert_array_equal(found.predictions, found.classes)
+        assert (found.predictions == labels)[others].mean() > 0.6
+
+
+def test_an_ensemble_saved_before_labels_had_a_type_answers_in_names(
+    ensemble: Ensemble, corpus: Any, tmp_path: Path
+) -> None:
+    save(ensemble, tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert content.pop("label_type") == "index"
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    found = predict(load(tmp_path), corpus.features)
+    np.testing.assert_array_equal(found.predictions, np.array(["neutral", "happy", "sad"])[found.classes])
 
 
 def damage(folder: Path, kind: str) -> None:

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from ecmf_pipeline.errors import InputError
-from ecmf_pipeline.fusion import Ensemble, FusionConfig, TrainingConfig, cross_validate, fit
+from ecmf_pipeline.errors import InputError, TooFewClips
+from ecmf_pipeline.fusion import Ensemble, FusionConfig, TrainingConfig, cross_validate, fit, load, predict
 from ecmf_pipeline.fusion.inputs import Inputs
 from ecmf_pipeline.fusion.losses import Examples, class_weights, hide_modalities, mixed, weighted_loss
 from ecmf_pipeline.fusion.member import Best, batch_size_for, patience_for
@@ -102,6 +104,21 @@ def test_an_evaluated_fold_has_no_influence_on_its_models(
     assert changed == [False, True, True]
 
 
+def test_labels_of_a_fold_reach_its_probabilities_through_the_temperature_alone(
+    corpus: Any, small: FusionConfig, quick: TrainingConfig
+) -> None:
+    folds = np.arange(48) // 3 % 3
+    labels = np.where(folds == 0, (corpus.labels + 1) % 3, corpus.labels)
+    plain, other = (
+        fit(corpus.features, given, folds=folds, fusion=small, training=quick) for given in (corpus.labels, labels)
+    )
+    one, two = (ensemble.predict(corpus.features, folds) for ensemble in (plain, other))
+    assert plain.temperatures[0] != other.temperatures[0]
+    np.testing.assert_array_equal(one.classes[folds == 0], two.classes[folds == 0])
+    warm = [replace(ensemble, temperatures={}).predict(corpus.features, folds).probs for ensemble in (plain, other)]
+    np.testing.assert_array_equal(warm[0][folds == 0], warm[1][folds == 0])
+
+
 def test_an_easy_set_is_learned_and_fusion_beats_its_best_modality() -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(90) % 3
@@ -153,6 +170,51 @@ def test_a_modality_known_for_few_clips_is_no_obstacle(corpus: Any, small: Fusio
     assert result.modality_weights[0, 1] == 0, "the models that judge clip 0 never met this modality"
 
 
+@pytest.mark.parametrize("kind", ["ecmf", "attention", "concat", "gated", "mean_probs", "single:face", "single:audio"])
+def test_a_modality_of_one_speaker_alone_stops_no_training(
+    corpus: Any, small: FusionConfig, quick: TrainingConfig, tmp_path: Path, kind: str
+) -> None:
+    """The speaker kept aside whole to stop the training may be the only one with sound, or the only one without."""
+    first = np.array(corpus.groups) == "speaker0"
+    features = {
+        "face": np.where(first[:, None], np.nan, corpus.features["face"]),
+        "audio": np.where(first[:, None], corpus.features["audio"], np.nan),
+    }
+    fusion = small.model_copy(update={"kind": kind})
+    training = quick.model_copy(update={"seeds": 4})
+    one, two = (fit(features, corpus.labels, corpus.groups, fusion=fusion, training=training) for _ in range(2))
+    assert saved_bytes(one, tmp_path / "one") == saved_bytes(two, tmp_path / "two")
+    loaded = load(tmp_path / "one")
+    np.testing.assert_array_equal(predict(loaded, features).probs, predict(one, features).probs)
+    losses = np.array([member.validation_loss for member in one.members])
+    # Where the speaker is held out, no sound is left to learn from: those models alone judge nothing, and say so.
+    deaf = np.array([kind == "single:audio" and member.fold == one.folds["0"] for member in one.members])
+    np.testing.assert_array_equal(np.isnan(losses), deaf)
+    np.testing.assert_array_equal(np.isnan([member.validation_loss for member in loaded.members]), deaf)
+    assert np.isfinite(losses[~deaf]).all()
+
+
+def test_clips_without_a_modality_in_common_are_too_few(small: FusionConfig, quick: TrainingConfig) -> None:
+    features = {name: np.full((8, 3), np.nan) for name in "abcdefgh"}
+    for row, values in enumerate(features.values()):
+        values[row] = row
+    for kind in ("ecmf", "attention"):
+        with pytest.raises(TooFewClips, match="no part has a modality that the others have") as caught:
+            fit(features, np.arange(8) % 2, fusion=small.model_copy(update={"kind": kind}), training=quick)
+        assert caught.value.hint
+
+
+def test_fit_and_cross_validate_take_the_same_in_the_same_order(
+    corpus: Any, small: FusionConfig, quick: TrainingConfig
+) -> None:
+    gone = {"face": np.arange(48) != 9}
+    one = fit(corpus.features, corpus.labels, corpus.groups, gone, small, quick)
+    other = cross_validate(corpus.features, corpus.labels, corpus.groups, gone, small, quick).ensemble
+    named = fit(corpus.features, corpus.labels, groups=corpus.groups, masks=gone, fusion=small, training=quick)
+    for ensemble in (other, named):
+        np.testing.assert_array_equal(predict(ensemble, corpus.features).probs, predict(one, corpus.features).probs)
+
+
 def test_cross_validation_reports_what_it_could_not_predict(
     corpus: Any, small: FusionConfig, quick: TrainingConfig
 ) -> None:
@@ -172,6 +234,23 @@ def test_cross_validation_reports_what_it_could_not_predict(
     assert (np.delete(result.predictions, 9) == names[np.delete(result.probs, 9, axis=0).argmax(axis=1)]).all()
     for speaker in set(corpus.groups):
         assert len({f for f, g in zip(result.folds, corpus.groups, strict=True) if g == speaker}) == 1
+
+
+def test_groups_of_numbers_and_of_series_are_those_of_the_words(
+    corpus: Any, small: FusionConfig, quick: TrainingConfig
+) -> None:
+    numbers = [int(group[-1]) for group in corpus.groups]
+    words = cross_validate(corpus.features, corpus.labels, list(map(str, numbers)), fusion=small, training=quick)
+    shuffled = np.random.default_rng(0).permutation(48)
+    for groups in (
+        numbers,
+        np.array(numbers),
+        pd.Series(numbers, index=shuffled),
+        pd.Series(numbers, index=shuffled + 90),
+    ):
+        found = cross_validate(corpus.features, corpus.labels, groups, fusion=small, training=quick)
+        np.testing.assert_array_equal(found.folds, words.folds)
+        np.testing.assert_array_equal(found.probs, words.probs)
 
 
 def test_too_few_classes_outside_a_fold_is_said(corpus: Any, small: FusionConfig, quick: TrainingConfig) -> None:

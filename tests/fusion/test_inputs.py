@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ecmf_pipeline.errors import InputError, TooFewClips
+from ecmf_pipeline.fusion import Ensemble, FusionConfig, TrainingConfig, cross_validate, fit, predict
+from ecmf_pipeline.fusion.inputs import read_inputs
+
+
+@pytest.mark.parametrize(
+    "mask", [np.zeros(1, bool), np.ones(47, bool), np.ones(700, bool), np.ones((48, 1), bool), True, ["False"] * 48]
+)
+def test_a_mask_says_of_each_clip_whether_it_has_the_modality(ensemble: Ensemble, corpus: Any, mask: Any) -> None:
+    for call in (
+        lambda: predict(ensemble, corpus.features, {"face": mask}),
+        lambda: fit(corpus.features, corpus.labels, masks={"face": mask}),
+    ):
+        with pytest.raises(ValueError, match=r"mask of face must be \(48,\) of bool"):
+            call()
+
+
+def test_a_long_mask_is_refused_where_its_first_part_would_fit(ensemble: Ensemble, corpus: Any) -> None:
+    many = {name: np.tile(values, (11, 1))[:512] for name, values in corpus.features.items()}
+    with pytest.raises(ValueError, match=r"mask of face must be \(512,\)"):
+        predict(ensemble, many, {"face": np.ones(600, bool)})
+
+
+@pytest.mark.parametrize("backwards", [np.s_[::-1], np.s_[:, ::-1], np.s_[::-1, ::-1]])
+def test_arrays_that_run_backwards_are_read(ensemble: Ensemble, corpus: Any, backwards: Any) -> None:
+    turned = {name: values[backwards] for name, values in corpus.features.items()}
+    whole = {name: values.copy() for name, values in turned.items()}
+    np.testing.assert_array_equal(predict(ensemble, turned).probs, predict(ensemble, whole).probs)
+    for one, two in zip(read_inputs(turned).features, read_inputs(whole).features, strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("shape", [(48, 0), (48, 0, 4), (48, 4, 0)])
+def test_features_without_columns_or_frames_are_refused(corpus: Any, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"features of text are .*must not be 0"):
+        fit({**corpus.features, "text": np.zeros(shape)}, corpus.labels)
+
+
+def test_no_features_and_no_clips_are_said(ensemble: Ensemble, corpus: Any) -> None:
+    with pytest.raises(InputError, match="there are no features") as caught:
+        fit({}, corpus.labels)
+    assert caught.value.hint
+    with pytest.raises(InputError, match=r"features of \[\], .* where \['audio', 'face'\] are expected"):
+        predict(ensemble, {})
+    nothing = {name: values[:0] for name, values in corpus.features.items()}
+    for folds in (None, []):
+        with pytest.raises(TooFewClips) as too_few:
+            fit(nothing, corpus.labels[:0], folds=folds)
+        assert too_few.value.hint
+    with pytest.raises(ValueError, match=r"must be \(n, D\) or \(n, T, D\), not \(1,\)"):
+        predict(ensemble, {"face": 1.0, "audio": 2.0})
+
+
+def test_a_single_modality_that_is_nowhere_is_said(corpus: Any, quick: TrainingConfig) -> None:
+    features = {**corpus.features, "face": np.full((48, 10), np.nan)}
+    with pytest.raises(TooFewClips, match="none of 48 labelled clips has a modality") as caught:
+        cross_validate(features, corpus.labels, fusion=FusionConfig(kind="single:face"), training=quick)
+    assert caught.value.hint
+
+
+def test_folds_that_hold_out_no_clip_are_refused(corpus: Any, quick: TrainingConfig) -> None:
+    with pytest.raises(TooFewClips, match="no clip stands in a fold") as caught:
+        fit(corpus.features, corpus.labels, folds=[-1] * 48, training=quick)
+    assert caught.value.hint
+    for wrong in ([0, 1], [-2, 0] * 24, [0.5, 0.0] * 24, [np.nan] * 48, ["0"] * 48, np.zeros((48, 1), int)):
+        with pytest.raises(ValueError, match="folds must be whole numbers from -1 up"):
+            fit(corpus.features, corpus.labels, folds=wrong, training=quick)
+
+
+def test_a_device_without_numbers_is_refused(corpus: Any, quick: TrainingConfig) -> None:
+    with pytest.raises(InputError, match="device 'meta' cannot be used") as caught:
+        fit(corpus.features, corpus.labels, training=quick.model_copy(update={"device": "meta"}))
+    assert caught.value.hint
