@@ -27,6 +27,7 @@ from ecmf_pipeline.fusion.saved import (
     read_saved,
     save_members,
 )
+from ecmf_pipeline.origins import FeatureOrigin
 from ecmf_pipeline.pooling import PoolOrFrames
 
 CHUNK = 512
@@ -67,6 +68,7 @@ class Ensemble:
         training: How they were trained.
         temperatures: For each fold, and under -1 for all other clips, what log-probabilities are divided by.
         pool: How a clip's rows became what the models were shown (``train.pool``); "" where nobody said.
+        origins: Where the features of each modality came from; modalities of which nobody said so are left out.
     """
 
     members: tuple[Member, ...]
@@ -78,6 +80,7 @@ class Ensemble:
     training: TrainingConfig
     temperatures: Mapping[int, float] = field(default_factory=dict)
     pool: PoolOrFrames | Literal[""] = ""
+    origins: Mapping[str, FeatureOrigin] = field(default_factory=dict)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -149,7 +152,9 @@ class Ensemble:
         """Write the weights (safetensors) and the config (JSON); the same ensemble gives the same bytes."""
         save_members(folder / WEIGHTS_FILE, self.members)
         saved = SavedEnsemble(
-            modalities=[SavedModality(name=name, dim=dim) for name, dim in self.dims.items()],
+            modalities=[
+                SavedModality(name=name, dim=dim, origin=self.origins.get(name)) for name, dim in self.dims.items()
+            ],
             label_names=list(self.label_names),
             folds=self.folds,
             trained=sorted(self.trained),
@@ -182,6 +187,7 @@ class Ensemble:
             training=saved.training,
             temperatures=saved.temperatures,
             pool=saved.pool,
+            origins=saved.origins,
         )
 
 

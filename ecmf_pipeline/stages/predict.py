@@ -17,11 +17,12 @@ from ecmf_pipeline.fusion.blocks import Judgement, predict_in_blocks
 from ecmf_pipeline.fusion.prediction import Ensemble, Prediction
 from ecmf_pipeline.interop.mertools import write_submission
 from ecmf_pipeline.one_clip import predict_clip
+from ecmf_pipeline.origins import refuse_other_features
 from ecmf_pipeline.params import load_params
 from ecmf_pipeline.pooling import PoolOrFrames
 from ecmf_pipeline.predictions import PredictionTable, with_prior
 from ecmf_pipeline.progress import say
-from ecmf_pipeline.stage_inputs import Corpus, open_stored, read_corpus_tables, read_labelled_corpus
+from ecmf_pipeline.stage_inputs import Corpus, open_stored, origins_of, read_corpus_tables, read_labelled_corpus
 
 _RETRAIN = "run `ecmf-pipe train` again"
 _DEPLOYED = "deployed/fusion"
@@ -38,12 +39,15 @@ def run(labels: layout.Labels) -> None:
     if not folders:
         raise MissingInput(f"no model is trained on {labels} labels yet", f"run `ecmf-pipe train --labels {labels}`")
     ensembles = {folder.name: _usable(Ensemble.load(folder), corpus, params.train.pool) for folder in folders}
+    stored = open_stored(params, corpus.clips)
+    for ensemble in ensembles.values():
+        refuse_other_features(ensemble.origins, origins_of(params, stored), hint=_RETRAIN)
     clip_ids = [clip.clip_id for clip in corpus.clips]
     judgements = {name: Judgement(ensemble, ensemble.held_out(clip_ids)) for name, ensemble in ensembles.items()}
     fusion = ensembles.get("fusion") or Ensemble.load(layout.models_trained_on(labels) / "fusion")
     whole = np.where(fusion.trained_on(clip_ids), fusion.held_out(clip_ids), -1)
     judgements[_DEPLOYED] = Judgement(fusion, whole)
-    found = _predictions(judgements, corpus, open_stored(params, corpus.clips), params.train.pool)
+    found = _predictions(judgements, corpus, stored, params.train.pool)
     deployed = found.pop(_DEPLOYED)
     for name, table in found.items():
         table.write(layout.predictions(labels) / f"{name}.csv")

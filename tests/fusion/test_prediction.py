@@ -12,6 +12,7 @@ import pytest
 
 from ecmf_pipeline.errors import InputError, MissingInput, ModelError
 from ecmf_pipeline.fusion import Ensemble
+from ecmf_pipeline.origins import FeatureOrigin
 
 
 def members_of(ensemble: Ensemble, *folds: int) -> Ensemble:
@@ -101,6 +102,21 @@ def test_a_saved_ensemble_comes_back_whole(ensemble: Ensemble, corpus: Any, tmp_
     loaded.save(tmp_path / "again")
     for name in ("config.json", "weights.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
+
+
+def test_where_features_came_from_is_saved_and_unknown_of_older_models(ensemble: Ensemble, tmp_path: Path) -> None:
+    assert ensemble.origins == {}, "arrays have no encoder"
+    origins = {"audio": FeatureOrigin(encoders=("egemaps",), settings={"encoder": {"type": "egemaps", "recipe": 1}})}
+    dataclasses.replace(ensemble, origins=origins).save(tmp_path)
+    assert Ensemble.load(tmp_path).origins == origins
+    config = tmp_path / "config.json"
+    content = json.loads(config.read_text())
+    for modality in content["modalities"]:
+        del modality["origin"]  # as they were saved before
+    config.write_text(json.dumps(content))
+    older = Ensemble.load(tmp_path)
+    assert older.origins == {}
+    assert older.dims == ensemble.dims
 
 
 def damage(folder: Path, kind: str) -> None:
