@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.clips import Clip, ClipId, Modality, Split
 from ecmf_pipeline.corpora.probe import probe_media
@@ -20,6 +20,7 @@ from ecmf_pipeline.files import fingerprint, sha256_file
 from ecmf_pipeline.llm.enriching import enrich_texts
 from ecmf_pipeline.llm.loop import ScoreBooks
 from ecmf_pipeline.llm.rewrite_prompt import Context
+from ecmf_pipeline.origins import FeatureOrigin, refuse_other_features
 from ecmf_pipeline.params import Params
 
 if TYPE_CHECKING:
@@ -61,15 +62,26 @@ def predict_clip(
         labels: The labels that the LLM is asked about.
 
     Raises:
-        InputError: When the file cannot be read, or no modality could be used.
+        InputError: When the file cannot be read, no modality could be used, or the models were trained on features of
+            other encoders than params name.
         ModelError: When weights are missing.
     """
     words = Clip(CLIP_ID, transcript=" ".join(text.split()), split=Split.UNLABELED)
     clip = words if video is None else _with_media(words, video)
     root = Path() if video is None else video.parent
+    settings = _settings(params, ensemble)
     with tempfile.TemporaryDirectory(prefix="ecmf-clip-") as name:
         texts = _enriched(params, clip, Path(name), labels) if "text" in ensemble.modalities else {}
-        return _predicted(params, ensemble, clip, texts, root, Path(name))
+        return _predicted(params, ensemble, settings, clip, texts, root, Path(name))
+
+
+def _settings(params: Params, ensemble: Ensemble) -> dict[Modality, dict[str, Any]]:
+    """Of each branch in use that the models listen to; how clips are read may differ from where they were trained."""
+    used = [Modality(name) for name in ensemble.modalities if Modality(name) in params.extract.encoders]
+    settings = {m: branch_settings(m, params.encoder_of(m), params.media, params.faces) for m in used}
+    now = {m.value: FeatureOrigin(encoders=tuple(params.extract.names_of(m)), settings=settings[m]) for m in used}
+    refuse_other_features(ensemble.origins, now, hint="run `ecmf-pipe train` again", columns_alone=True)
+    return settings
 
 
 def _with_media(words: Clip, video: Path) -> Clip:
@@ -104,19 +116,23 @@ def _enriched(params: Params, clip: Clip, folder: Path, labels: list[str]) -> di
 
 
 def _predicted(
-    params: Params, ensemble: Ensemble, clip: Clip, texts: Mapping[str, ClipText], root: Path, folder: Path
+    params: Params,
+    ensemble: Ensemble,
+    settings: Mapping[Modality, dict[str, Any]],
+    clip: Clip,
+    texts: Mapping[str, ClipText],
+    root: Path,
+    folder: Path,
 ) -> ClipPrediction:
     import numpy as np
 
-    used = [Modality(name) for name in ensemble.modalities if Modality(name) in params.extract.encoders]
-    computed = [m for m in used if not isinstance(params.encoder_of(m), ImportedConfig)]
-    settings = {m: branch_settings(m, params.encoder_of(m), params.media, params.faces) for m in computed}
+    computed = [m for m in settings if not isinstance(params.encoder_of(m), ImportedConfig)]
     missing = {name: "its features come from elsewhere" for name in ensemble.modalities if name not in computed}
 
     def store(modality: Modality) -> Path:
         return folder / f"{modality.value}.zarr"
 
-    with writing(settings, store) as writers:
+    with writing({m: settings[m] for m in computed}, store) as writers:
         branches = [
             plan_branch(
                 modality,

@@ -19,6 +19,7 @@ from ecmf_pipeline.extraction.plan import branch_settings
 from ecmf_pipeline.files import fingerprint, read_json, sha256_file
 from ecmf_pipeline.labels.outside import read_verdicts
 from ecmf_pipeline.labels.tables import read_votes
+from ecmf_pipeline.origins import FeatureOrigin
 from ecmf_pipeline.params import Params
 from ecmf_pipeline.predictions import NO_MODALITY, PredictionTable
 from ecmf_pipeline.progress import say
@@ -131,6 +132,14 @@ def open_stored(params: Params, clips: Sequence[Clip]) -> StoredFeatures:
         store_root=layout.features,
         fingerprint_of=lambda modality: expected_fingerprint(params, modality),
     )
+
+
+def origins_of(params: Params, stored: StoredFeatures) -> dict[str, FeatureOrigin]:
+    """Where the features of each modality come from, as saved models remember it."""
+    return {
+        name: FeatureOrigin(encoders=tuple(params.extract.names_of(Modality(name))), settings=store.settings)
+        for name, store in stored.stores.items()
+    }
 
 
 def read_features(params: Params, clips: Sequence[Clip]) -> Mapping[str, NDArray[np.float32]]:

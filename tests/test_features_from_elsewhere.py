@@ -113,6 +113,33 @@ def test_csv_files_and_imported_features_train_predict_and_submit(project: Path)
     assert {entry["name"]: entry["dim"] for entry in config["modalities"]} == WIDTHS
 
 
+def test_features_of_another_encoder_of_the_same_width_are_refused(project: Path) -> None:
+    """They would be taken for those that the models know, and the submission rewritten."""
+    rng = np.random.default_rng(8)
+    folder = project.parent / "junk"
+    folder.mkdir()
+    for number in range(LABELLED + CANDIDATES):
+        np.save(folder / f"sample_{number:04d}.npy", rng.normal(size=WIDTHS["audio"]).astype(np.float32))
+    succeeded(project, "store", "import", str(folder), "--modality", "audio", "--encoder", "junk")
+    params, before = project / "params.yaml", (project / "data/submission_given.csv").read_bytes()
+    shipped = params.read_text()
+    changed = yaml.safe_load(shipped)
+    changed["encoders"]["junk"] = {"type": "imported"}
+    changed["extract"]["encoders"]["audio"] = "junk"
+    params.write_text(yaml.safe_dump(changed, sort_keys=False))
+    model = "data/fusion/given/fusion"
+    refused = [ecmf_pipe(project, *words) for words in (["predict"], ["evaluate", "--transfer", model])]
+    params.write_text(shipped)
+    for done in refused:
+        assert done.returncode == 2
+        told = "audio: the saved model was trained on features of my_audio, and they are of junk now"
+        assert told in " ".join(done.stderr.split())
+        assert "`ecmf-pipe train` again" in done.stderr
+    assert (project / "data/submission_given.csv").read_bytes() == before
+    assert not (project / "data/transfer.json").exists()
+    succeeded(project, "predict")
+
+
 def test_what_is_imported_again_is_kept_once_and_what_changed_counts(project: Path) -> None:
     folder = project.parent / "features" / "face-UTT"
     words = ["store", "import", str(folder), "--modality", "face", "--encoder", "my_face"]

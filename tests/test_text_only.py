@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from ecmf_pipeline.cli import app
-from ecmf_pipeline.errors import MissingInput
+from ecmf_pipeline.errors import InputError, MissingInput
 from ecmf_pipeline.files import sha256_file
 
 SAID = {
@@ -173,3 +173,29 @@ def test_models_and_predictions_of_earlier_refined_labels_are_refused(
     for verb in ("predict --labels refined", "evaluate"):
         assert CliRunner().invoke(app, verb.split(), catch_exceptions=False).exit_code == 0
     assert not noted.exists()
+
+
+def test_a_model_of_other_columns_is_not_asked(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both texts side by side, and the same two the other way round: as wide, and every column is another."""
+    monkeypatch.chdir(project)
+    shipped = Path("params.yaml").read_text()
+    saved = json.loads(Path("data/fusion/given/fusion/config.json").read_text())["modalities"]
+    assert [(entry["name"], entry["origin"]["encoders"]) for entry in saved] == [("text", ["minilm"])]
+    before = Path("data/submission.csv").read_bytes()
+    other = {"type": "transformers_text", "inputs": ["enriched", "original"]}
+    params = {**yaml.safe_load(shipped), "encoders": {"swapped": other}, "extract": {"encoders": {"text": "swapped"}}}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    runner = CliRunner()
+    extracted = runner.invoke(app, ["extract", "--modality", "text", "--workers", "0"], catch_exceptions=False)
+    words = (["predict"], ["predict", "--labels", "refined"], ["predict", "--text", "I love it."])
+    refused = [runner.invoke(app, verb) for verb in (*words, ["evaluate", "--transfer", "data/fusion/given/fusion"])]
+    Path("params.yaml").write_text(shipped)
+    assert extracted.exit_code == 0
+    for done in refused:
+        assert isinstance(done.exception, InputError)
+        told = "text: the saved model was trained on features of minilm, and they are of swapped now"
+        assert told in str(done.exception)
+        assert "`ecmf-pipe train` again" in str(done.exception)
+    assert Path("data/submission.csv").read_bytes() == before
+    runner.invoke(app, ["extract", "--modality", "text", "--workers", "0"], catch_exceptions=False)
+    assert runner.invoke(app, ["predict"], catch_exceptions=False).exit_code == 0

@@ -28,6 +28,7 @@ from ecmf_pipeline.fusion.saved import (
     read_saved,
     save_members,
 )
+from ecmf_pipeline.origins import FeatureOrigin
 from ecmf_pipeline.pooling import PoolOrFrames
 
 CHUNK = 512
@@ -79,6 +80,7 @@ class Ensemble:
         pool: How a clip's rows became what the models were shown (``train.pool``); "" where nobody said.
         labels_sha256: SHA-256 of the file of labels that was learned from (``refined.csv``); "" where nobody said.
         label_type: What the labels were that the models learned from; `Prediction.predictions` are of that type.
+        origins: Where the features of each modality came from; modalities of which nobody said so are left out.
     """
 
     members: tuple[Member, ...]
@@ -92,6 +94,7 @@ class Ensemble:
     pool: PoolOrFrames | Literal[""] = ""
     labels_sha256: str = ""
     label_type: LabelType = "name"
+    origins: Mapping[str, FeatureOrigin] = field(default_factory=dict)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -165,7 +168,9 @@ class Ensemble:
         folder = Path(folder)
         save_members(folder / WEIGHTS_FILE, self.members)
         saved = SavedEnsemble(
-            modalities=[SavedModality(name=name, dim=dim) for name, dim in self.dims.items()],
+            modalities=[
+                SavedModality(name=name, dim=dim, origin=self.origins.get(name)) for name, dim in self.dims.items()
+            ],
             label_names=list(self.label_names),
             folds=self.folds,
             trained=sorted(self.trained),
@@ -203,6 +208,7 @@ class Ensemble:
             pool=saved.pool,
             labels_sha256=saved.labels_sha256,
             label_type=saved.label_type,
+            origins=saved.origins,
         )
 
 

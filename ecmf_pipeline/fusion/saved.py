@@ -18,6 +18,7 @@ from ecmf_pipeline.fusion.base import FusionModel
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.given import LabelType
 from ecmf_pipeline.fusion.rivals import build
+from ecmf_pipeline.origins import FeatureOrigin
 from ecmf_pipeline.pooling import PoolOrFrames
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -51,6 +52,7 @@ class SavedModality(Config):
 
     name: str
     dim: int = Field(gt=0)
+    origin: FeatureOrigin | None = None
 
 
 class SavedMember(Config):
@@ -97,6 +99,11 @@ class SavedEnsemble(Config):
     def dims(self) -> dict[str, int]:
         """D of each modality."""
         return {modality.name: modality.dim for modality in self.modalities}
+
+    @property
+    def origins(self) -> dict[str, FeatureOrigin]:
+        """Where each modality's features came from; those of which nobody said so are left out."""
+        return {modality.name: modality.origin for modality in self.modalities if modality.origin}
 
 
 def save_members(path: Path, members: Sequence[Member]) -> None:

@@ -24,6 +24,7 @@ from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.labels.refine import Decision
 from ecmf_pipeline.labels.tables import read_decisions
 from ecmf_pipeline.labels.voters import joined
+from ecmf_pipeline.origins import refuse_other_features
 from ecmf_pipeline.params import Params, load_params
 from ecmf_pipeline.predictions import PredictionTable
 from ecmf_pipeline.progress import say
@@ -32,6 +33,7 @@ from ecmf_pipeline.stage_inputs import (
     all_votes,
     folds_of,
     open_stored,
+    origins_of,
     read_corpus_verdicts,
     read_features,
     read_labelled_corpus,
@@ -136,6 +138,12 @@ def run_transfer(folder: Path, mapping: list[str]) -> None:
             "no model trained here has predicted this corpus", "run `ecmf-pipe predict` (or `dvc repro`)"
         )
     stored = open_stored(params, judge.clips)
+    refuse_other_features(
+        ensemble.origins,
+        origins_of(params, stored),
+        hint="run `ecmf-pipe extract` here with the encoders that it was trained on, or `ecmf-pipe train` again there",
+        columns_alone=True,
+    )
     results = judge_transfer(
         ensemble,
         judge,

@@ -18,11 +18,19 @@ from ecmf_pipeline.fusion.blocks import Judgement, predict_in_blocks
 from ecmf_pipeline.fusion.prediction import Ensemble, Prediction
 from ecmf_pipeline.interop.mertools import write_submission
 from ecmf_pipeline.one_clip import predict_clip
+from ecmf_pipeline.origins import refuse_other_features
 from ecmf_pipeline.params import load_params
 from ecmf_pipeline.pooling import PoolOrFrames
 from ecmf_pipeline.predictions import PredictionTable, with_prior
 from ecmf_pipeline.progress import say
-from ecmf_pipeline.stage_inputs import Corpus, open_stored, read_corpus_tables, read_labelled_corpus, refuse_stale
+from ecmf_pipeline.stage_inputs import (
+    Corpus,
+    open_stored,
+    origins_of,
+    read_corpus_tables,
+    read_labelled_corpus,
+    refuse_stale,
+)
 
 _RETRAIN = "run `ecmf-pipe train` again"
 _DEPLOYED = "deployed/fusion"
@@ -42,11 +50,14 @@ def run(labels: layout.Labels) -> None:
     fusion = ensembles.get("fusion") or Ensemble.load(layout.models_trained_on(labels) / "fusion")
     if labels == "refined":
         refuse_stale(fusion.labels_sha256, "the saved models were", "run `ecmf-pipe train --labels refined`")
+    stored = open_stored(params, corpus.clips)
+    for ensemble in ensembles.values():
+        refuse_other_features(ensemble.origins, origins_of(params, stored), hint=_RETRAIN)
     clip_ids = [clip.clip_id for clip in corpus.clips]
     judgements = {name: Judgement(ensemble, ensemble.held_out(clip_ids)) for name, ensemble in ensembles.items()}
     whole = np.where(fusion.trained_on(clip_ids), fusion.held_out(clip_ids), -1)
     judgements[_DEPLOYED] = Judgement(fusion, whole)
-    found = _predictions(judgements, corpus, open_stored(params, corpus.clips), params.train.pool)
+    found = _predictions(judgements, corpus, stored, params.train.pool)
     deployed = found.pop(_DEPLOYED)
     for name, table in found.items():
         table.write(layout.predictions(labels) / f"{name}.csv")

@@ -15,7 +15,14 @@ from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.labels.tables import read_decisions
 from ecmf_pipeline.params import load_params
 from ecmf_pipeline.progress import say
-from ecmf_pipeline.stage_inputs import Corpus, folds_of, open_stored, read_labelled_corpus, refined_sha256
+from ecmf_pipeline.stage_inputs import (
+    Corpus,
+    folds_of,
+    open_stored,
+    origins_of,
+    read_labelled_corpus,
+    refined_sha256,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,7 @@ def run(labels: layout.Labels) -> None:
     targets = _given(corpus) if labels == "given" else _refined(corpus)
     stored = open_stored(params, targets.clips)
     features = stored.read([clip.clip_id for clip in targets.clips], params.train.pool)
+    origins = origins_of(params, stored)
     # The modalities alone are the fusion's yardstick; one training of each says enough.
     variants = {"fusion": list(features)} | ({name: [name] for name in features} if labels == "given" else {})
     folds = folds_of(corpus, params.train.training.folds, params.train.training.seed)
@@ -62,7 +70,8 @@ def run(labels: layout.Labels) -> None:
             shutil.rmtree(folder / variant, ignore_errors=True)
             continue
         # Clips that were not trained on have a fold too: their group may have been.
-        told = replace(ensemble, folds=by_clip, pool=params.train.pool, labels_sha256=learned_from)
+        known = {name: origins[name] for name in modalities}
+        told = replace(ensemble, folds=by_clip, pool=params.train.pool, labels_sha256=learned_from, origins=known)
         told.save(folder / variant)
         say(f"  {variant}: {len(ensemble.members)} models")
     # A modality that is no longer in use must not be predicted with.

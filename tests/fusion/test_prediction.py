@@ -12,6 +12,7 @@ import pytest
 
 from ecmf_pipeline.errors import InputError, MissingInput, ModelError
 from ecmf_pipeline.fusion import Ensemble, FusionConfig, TrainingConfig, fit, load, predict, save
+from ecmf_pipeline.origins import FeatureOrigin
 
 
 def members_of(ensemble: Ensemble, *folds: int) -> Ensemble:
@@ -142,6 +143,21 @@ def test_an_ensemble_saved_before_labels_had_a_type_answers_in_names(
     (tmp_path / "config.json").write_text(json.dumps(content))
     found = predict(load(tmp_path), corpus.features)
     np.testing.assert_array_equal(found.predictions, np.array(["neutral", "happy", "sad"])[found.classes])
+
+
+def test_where_features_came_from_is_saved_and_unknown_of_older_models(ensemble: Ensemble, tmp_path: Path) -> None:
+    assert ensemble.origins == {}, "arrays have no encoder"
+    origins = {"audio": FeatureOrigin(encoders=("egemaps",), settings={"encoder": {"type": "egemaps", "recipe": 1}})}
+    dataclasses.replace(ensemble, origins=origins).save(tmp_path)
+    assert Ensemble.load(tmp_path).origins == origins
+    config = tmp_path / "config.json"
+    content = json.loads(config.read_text())
+    for modality in content["modalities"]:
+        del modality["origin"]  # as they were saved before
+    config.write_text(json.dumps(content))
+    older = Ensemble.load(tmp_path)
+    assert older.origins == {}
+    assert older.dims == ensemble.dims
 
 
 def damage(folder: Path, kind: str) -> None:
