@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,21 @@ def test_csv_files_and_imported_features_train_predict_and_submit(project: Path)
     assert sum(row["discrete"] == truth[row["name"]] for row in submitted) >= 15  # by chance: 3 of 20
     config = json.loads((project / "data/fusion/given/fusion/config.json").read_text())
     assert {entry["name"]: entry["dim"] for entry in config["modalities"]} == WIDTHS
+
+
+def test_a_model_of_one_modality_is_trained_beside_the_others_alone(project: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "single"
+    shutil.copytree(project, folder)
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["train"]["fusion"]["kind"] = "single:face"
+    params["train"]["training"] |= {"epochs": 3}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    succeeded(folder, "train")
+    kinds = {
+        path.parent.name: json.loads(path.read_text())["fusion"]["kind"]
+        for path in (folder / "data/fusion/given").glob("*/config.json")
+    }
+    assert kinds == {"fusion": "single:face", "face": "single:face", "audio": "single:audio", "text": "single:text"}
 
 
 def test_what_is_imported_again_is_kept_once_and_what_changed_counts(project: Path) -> None:

@@ -77,10 +77,13 @@ def variants(
     yield Variant("reference", REFERENCE, features, fusion, training)
     if config.modalities:
         for table, name, chosen, without in _choices(list(features)):
-            yield Variant(table, name, {m: features[m] for m in chosen}, fusion, training, without)
+            model = fusion.alone(chosen[0]) if table == "alone" else fusion
+            if model.single in {None, *chosen}:  # without its modality, a model of one cannot be
+                yield Variant(table, name, {m: features[m] for m in chosen}, model, training, without)
         for name, half in text_halves.items():
-            yield Variant("text", f"fusion with {name} text", {**features, "text": half}, fusion, training)
-            yield Variant("text", f"{name} text alone", {"text": half}, fusion, training)
+            if fusion.single in {None, "text"}:  # another does not hear the text
+                yield Variant("text", f"fusion with {name} text", {**features, "text": half}, fusion, training)
+            yield Variant("text", f"{name} text alone", {"text": half}, fusion.alone("text"), training)
     for name, read in (otherwise or {}).items():
         yield Variant("rows", name, read, fusion, training)
     for kind in config.fusions:

@@ -60,6 +60,10 @@ class FusionConfig(Config):
         """The modality of a ``single:<modality>``; None for the others."""
         return self.kind.removeprefix("single:") if self.kind.startswith("single:") else None
 
+    def alone(self, modality: str) -> Self:
+        """The same for a model that is given one modality alone: a ``single:`` of another could not be built."""
+        return self.model_copy(update={"kind": f"single:{modality}"}) if self.single else self
+
 
 class SearchConfig(Config):
     """A bounded search for better settings (scikit-learn's `RandomizedSearchCV`), inside each fold's training part.
