@@ -118,6 +118,24 @@ def test_the_parts_are_taken_away_one_by_one(features: dict[str, np.ndarray]) ->
     assert changed == {"concat", *PARTS}
 
 
+@pytest.mark.parametrize("path", ["own_path", "token_path"])
+def test_parts_that_are_gone_already_are_not_taken_away(features: dict[str, np.ndarray], path: str) -> None:
+    """Without the one path, the other must stay; what is so already would be trained twice."""
+    config = AblateConfig(parts=True, modalities=False, fusions=())
+    fusion = FUSION.model_copy(update={path: False, "layers": 2})
+    training = TRAINING.model_copy(update={"class_weights": "none"})
+    names = {variant.name for variant in variants(features, {}, fusion, training, config)}
+    gone = {"no path of a modality's own logits", "no path of the attended tokens"}
+    assert names == {"fusion", *PARTS} - gone - {"two layers of attention", "no class weights"}
+
+
+def test_of_the_text_alone_nothing_is_trained_twice(features: dict[str, np.ndarray]) -> None:
+    halves = {"raw": features["text"][:, :4], "enriched": features["text"][:, 4:]}
+    config = AblateConfig(fusions=())
+    chosen = list(variants({"text": features["text"]}, halves, FUSION, TRAINING, config))
+    assert [variant.name for variant in chosen] == ["fusion", "raw text alone", "enriched text alone"]
+
+
 def test_a_model_of_one_modality_is_compared_with_models_that_can_be(
     features: dict[str, np.ndarray], study: Study
 ) -> None:
