@@ -159,5 +159,7 @@ def test_a_model_of_words_is_judged_on_another_corpus_of_words(project: Path, mo
     assert "less the one of here" in done.output
     found = json.loads(Path("data/transfer.json").read_text())
     assert found["modalities"] == ["text"]
-    assert found["trained_on"] == 0
+    assert (found["trained_on"], found["held_out"]) == (0, 15)
     assert found["clips"] == 15
+    assert found["there"] == found["here"], "the same models judge the same clips"
+    assert "15 clips have names that it knows, 0 of them trained on" in done.output
