@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from ecmf_pipeline.clips import Modality
-from ecmf_pipeline.errors import WORKER_NOTE, EcmfError, Interrupted
+from ecmf_pipeline.errors import WORKER_NOTE, EcmfError, InputError, Interrupted
 from ecmf_pipeline.llm_cli import llm_app
 from ecmf_pipeline.store_cli import store_app
 
@@ -157,16 +157,20 @@ def predict(
     ] = None,
     *,
     video: Annotated[Path | None, typer.Option(help="Predict one new clip instead, from its file; print it.")] = None,
-    text: Annotated[str, typer.Option(help="What is said in the clip; without --video, words alone.")] = "",
+    text: Annotated[str | None, typer.Option(help="What is said in the clip; without --video, words alone.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Of one clip: print JSON, for programs.")] = False,
 ) -> None:
     """Predict every clip (those trained on: out of fold), write the submission; or one new clip (--video, --text)."""
+    if video is None and text is None and as_json:
+        raise InputError("--json is of one clip: give its file as --video, or what is said as --text")
+    if video is None and text is not None and not text.strip():
+        raise InputError("the text is empty: give what is said as --text, or a clip's file as --video")
     from ecmf_pipeline.stages import predict as stage
 
-    if video is None and not text:
+    if video is None and text is None:
         stage.run((labels or TrainedOn.GIVEN).value)
     else:
-        stage.show(video, text, labels.value if labels else None, as_json=as_json)
+        stage.show(video, text or "", labels.value if labels else None, as_json=as_json)
 
 
 @app.command()
@@ -199,6 +203,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score the predictions and the refined labels against gold labels (or given ones where there is no gold)."""
+    if mapping and transfer is None:
+        raise InputError("--map is of a model from elsewhere: give its folder as --transfer")
     from ecmf_pipeline.stages import evaluate as stage
 
     if transfer is None:

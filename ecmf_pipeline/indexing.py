@@ -51,18 +51,21 @@ def index() -> None:
     notes = {layout.SETTINGS / f"{name}.json": note for name, note in _notes(params, listing.labels).items()}
     are_known = [_write_note(path, note) for path, note in notes.items()]
     changed = write_manifest(layout.MANIFEST, result.clips)
-    say(_summary(result, result.hashed, changed=changed))
+    say(_summary(result, listing.labels, result.hashed, changed=changed))
     quarantine.refuse_too_many(sum(bool(clip.path) for clip in result.clips), params.index.max_quarantined)
     if all(are_known) and all(entry.digest for entry in result.quarantined):
-        index_stamp.remember(_watched(params, notes), _summary(result, 0, changed=False) + "\n", begun_ns=begun_ns)
+        again = _summary(result, listing.labels, 0, changed=False)
+        index_stamp.remember(_watched(params, notes), again + "\n", begun_ns=begun_ns)
 
 
-def _summary(result: IndexResult, read: int, *, changed: bool) -> str:
+def _summary(result: IndexResult, labels: Sequence[str], read: int, *, changed: bool) -> str:
+    """What was found; labels are named where they are one's own, so that a slip of the pen among them is seen."""
     counts = _counts(result.clips)
+    own = "" if set(labels) <= set(MER_LABELS) else f"; labels: {', '.join(labels)}"
     lines = [
         f"index: {counts['clips']} clips ({counts['train']} train, {counts['candidate']} candidate, "
         f"{counts['unlabeled']} unlabeled), {read} files read, {len(result.quarantined)} quarantined; "
-        f"manifest {'written' if changed else 'unchanged'}"
+        f"manifest {'written' if changed else 'unchanged'}{own}"
     ]
     found = count_by_kind(result.findings).items()
     return "\n".join([*lines, *(f"  {kind}: {count} (see {layout.FINDINGS})" for kind, count in found)])

@@ -147,6 +147,12 @@ class Params(Config):
             raise ValueError("vote.inputs: frames are shown to a server whose model can see: set llm.backend to openai")
         if "cues" in self.vote.inputs and not self.llm.votes.cues:
             raise ValueError("llm.votes.cues: vote.inputs asks for cues: name face, audio or both")
+        fusion, search = self.train.fusion, self.train.training.search
+        if odd := search.not_split_by(fusion.heads):
+            raise ValueError(
+                f"train.training.search.hidden: {', '.join(map(str, odd))}: each must be a multiple of "
+                f"train.fusion.heads ({fusion.heads})"
+            )
         for kind in self.rewrite.cues:
             self._check_cues(kind, "rewrite.cues")
         for kind in self.llm.votes.cues if "cues" in self.vote.inputs else ():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +139,21 @@ def test_features_of_another_encoder_of_the_same_width_are_refused(project: Path
     assert (project / "data/submission_given.csv").read_bytes() == before
     assert not (project / "data/transfer.json").exists()
     succeeded(project, "predict")
+
+
+def test_a_model_of_one_modality_is_trained_beside_the_others_alone(project: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "single"
+    shutil.copytree(project, folder)
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["train"]["fusion"]["kind"] = "single:face"
+    params["train"]["training"] |= {"epochs": 3}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    succeeded(folder, "train")
+    kinds = {
+        path.parent.name: json.loads(path.read_text())["fusion"]["kind"]
+        for path in (folder / "data/fusion/given").glob("*/config.json")
+    }
+    assert kinds == {"fusion": "single:face", "face": "single:face", "audio": "single:audio", "text": "single:text"}
 
 
 def test_what_is_imported_again_is_kept_once_and_what_changed_counts(project: Path) -> None:

@@ -52,6 +52,14 @@ def test_what_is_left_out_has_its_default(tmp_path):
         ("extract: {encoders: {face: xception}}", "no encoder is named 'xception'; did you mean `mini_xception`?"),
         ("extract: {encoders: {fcae: mini_xception}}", "`extract.encoders.fcae`"),
         ("models: {names: [minlm]}", "no embedded model is named 'minlm'"),
+        (
+            "train: {training: {search: {dropout: [1.5]}}}",
+            "`train.training.search.dropout.0`: Input should be less than 1",
+        ),
+        (
+            "train: {fusion: {hidden: 96, heads: 6}, training: {search: {trials: 2}}}",
+            "train.training.search.hidden: 64, 128, 256: each must be a multiple of train.fusion.heads (6)",
+        ),
         ("media: {frames: 2, frames: 3}", "key 'frames' stands twice"),
         ("- a list", "holds no sections"),
         ("media: {frames: [", "is not valid YAML"),
@@ -61,6 +69,11 @@ def test_a_wrong_key_or_value_is_named(tmp_path, text, message):
     with pytest.raises(ParamsError) as caught:
         load_params(params(tmp_path, text))
     assert message in str(caught.value)
+
+
+def test_what_is_not_searched_need_not_fit(tmp_path):
+    found = load_params(params(tmp_path, "train: {fusion: {hidden: 96, heads: 6}}"))
+    assert found.train.fusion.heads == 6
 
 
 def test_every_wrong_key_is_named_at_once(tmp_path):

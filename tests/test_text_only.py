@@ -11,6 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from ecmf_pipeline import layout
 from ecmf_pipeline.cli import app
 from ecmf_pipeline.errors import InputError, MissingInput
 from ecmf_pipeline.files import sha256_file
@@ -120,6 +121,38 @@ def test_new_words_are_judged_without_a_clip(project: Path, monkeypatch: pytest.
     assert {path: path.read_bytes() for path in Path("data").rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predict", "--text", ""], "the text is empty: give what is said as --text, or a clip's file as --video"),
+        (["predict", "--text", " \t "], "the text is empty: give what is said as --text"),
+        (["predict", "--json"], "--json is of one clip: give its file as --video, or what is said as --text"),
+        (["evaluate", "--map", "joy=happy"], "--map is of a model from elsewhere: give its folder as --transfer"),
+    ],
+)
+def test_what_is_asked_of_no_clip_or_model_is_refused(
+    project: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(project)
+    before = {path: path.stat().st_mtime_ns for path in Path("data").rglob("*")}
+    with pytest.raises(InputError) as caught:
+        CliRunner().invoke(app, words, catch_exceptions=False)
+    assert str(caught.value).startswith(message)
+    assert caught.value.exit_code == 2
+    assert {path: path.stat().st_mtime_ns for path in Path("data").rglob("*")} == before
+
+
+def test_one_clip_is_not_judged_by_models_of_other_labels(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    known = layout.CORPUS.read_text()
+    layout.CORPUS.write_text(json.dumps(json.loads(known) | {"labels": ["happy", "angry"]}))
+    try:
+        with pytest.raises(MissingInput, match="the saved models know the labels neutral, angry"):
+            CliRunner().invoke(app, ["predict", "--text", "I love it."], catch_exceptions=False)
+    finally:
+        layout.CORPUS.write_text(known)
+
+
 def test_a_model_of_words_is_judged_on_another_corpus_of_words(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
     shutil.copytree("data/fusion/given/fusion", "model")
@@ -127,8 +160,10 @@ def test_a_model_of_words_is_judged_on_another_corpus_of_words(project: Path, mo
     assert "less the one of here" in done.output
     found = json.loads(Path("data/transfer.json").read_text())
     assert found["modalities"] == ["text"]
-    assert found["trained_on"] == 0
+    assert (found["trained_on"], found["held_out"]) == (0, 15)
     assert found["clips"] == 15
+    assert found["there"] == found["here"], "the same models judge the same clips"
+    assert "15 clips have names that it knows, 0 of them trained on" in done.output
 
 
 def refused(verb: str) -> str:

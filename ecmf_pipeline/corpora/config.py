@@ -35,7 +35,7 @@ class CorpusConfig(Config):
         labels: The classes, in the order of the model's outputs. None: MER's six, or for a folder those that its
             ``labels.csv`` names, sorted.
         transcripts: Which column of MER's subtitles holds the transcript; the other becomes its translation.
-        mapping: MELD's emotions to labels, "" for none. None: to MER's six, disgust to none.
+        mapping: MELD's emotions (in any case) to labels, "" for none. None: to MER's six, disgust to none.
         groups: What groups MELD's clips, so that no fold tears it apart: the ``dialogue`` or the ``speaker``.
     """
 

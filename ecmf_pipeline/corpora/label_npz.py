@@ -8,8 +8,11 @@ apart by stand-ins that do nothing, and any other global is refused.
 from __future__ import annotations
 
 import io
+import lzma
 import pickle
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,21 @@ TRAIN_ENTRY, TEST_ENTRY = "train_corpus", "test1_corpus"
 LABEL_KEY = "emo"
 MOST_BYTES = 512 * 1024**2
 """Of an entry once unpacked; the challenge's has a few hundred kilobytes."""
+
+_ENCRYPTED = 0x1
+"""In the flags of a zip member."""
+
+_DAMAGED = (
+    zipfile.BadZipFile,
+    EOFError,
+    OSError,
+    RuntimeError,  # with NotImplementedError: a compression, or an encryption, that zipfile does not know
+    ValueError,
+    lzma.LZMAError,
+    struct.error,
+    zlib.error,
+)
+"""What zipfile raises at archives that are none, or are damaged."""
 
 _HINT = "it must hold plain dictionaries of strings, as the baseline writes them; nothing in it was run"
 
@@ -40,14 +58,9 @@ def read_label_npz(path: Path, entry: str = TRAIN_ENTRY) -> dict[str, str]:
         raise MissingInput(f"{path} is missing", "give the path of the baseline's label file")
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
-            if entry not in names:
-                raise InputError(f"{path} has no entry {entry!r}; it has {', '.join(sorted(names)) or 'none'}")
-            if archive.getinfo(f"{entry}.npy").file_size > MOST_BYTES:
-                raise InputError(f"{path}: {entry} unpacks to more than {MOST_BYTES} bytes", _HINT)
-            content = archive.read(f"{entry}.npy")
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError) as error:
-        raise InputError(f"{path} is not an npz file ({error})", _HINT) from error
+            content = _member(archive, entry, path)
+    except _DAMAGED as error:
+        raise InputError(f"{path} is not an npz file, or is damaged ({error})", _HINT) from error
     return _labels(_unpacked(content, f"{path}: {entry}"), f"{path}: {entry}")
 
 
@@ -60,8 +73,23 @@ def entries_of(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return sorted(name.removesuffix(".npy") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError) as error:
-        raise InputError(f"{path} is not an npz file ({error})", _HINT) from error
+    except _DAMAGED as error:
+        raise InputError(f"{path} is not an npz file, or is damaged ({error})", _HINT) from error
+
+
+def _member(archive: zipfile.ZipFile, entry: str, path: Path) -> bytes:
+    members = {member.filename: member for member in archive.infolist()}
+    if f"{entry}.npy" not in members:
+        if entry in members:
+            raise InputError(f"{path}: {entry} is no array: its name does not end in .npy", _HINT)
+        names = sorted(name.removesuffix(".npy") for name in members)
+        raise InputError(f"{path} has no entry {entry!r}; it has {', '.join(names) or 'none'}")
+    member = members[f"{entry}.npy"]
+    if member.flag_bits & _ENCRYPTED:
+        raise InputError(f"{path}: {entry} is encrypted", "write it without a password")
+    if member.file_size > MOST_BYTES:
+        raise InputError(f"{path}: {entry} unpacks to more than {MOST_BYTES} bytes", _HINT)
+    return archive.read(member)
 
 
 def _unpacked(content: bytes, where: str) -> Any:
@@ -83,6 +111,7 @@ def _unpacked(content: bytes, where: str) -> Any:
         AttributeError,
         EOFError,
         MemoryError,
+        OverflowError,
         RecursionError,
     ) as error:
         raise InputError(f"{where} is damaged ({type(error).__name__}: {error})", _HINT) from error
@@ -124,23 +153,31 @@ class _Kind:
         """The same."""
 
 
-def _reconstruct(*_arguments: Any) -> _Array:
-    return _Array()
+class _Reconstruct:
+    """Stands in for the function that makes an array; has no attributes, since a pickle could set them."""
 
+    __slots__ = ()
 
-_ENVELOPE: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy", "ndarray"): _Kind,
-    ("numpy", "dtype"): _Kind,
-}
+    def __call__(self, *_arguments: Any) -> _Array:
+        return _Array()
 
 
 class _Inert(pickle.Unpickler):
+    def __init__(self, stream: io.BytesIO) -> None:
+        super().__init__(stream)
+        reconstruct = _Reconstruct()
+        # Of each reader its own: a stand-in that one pickle has got hold of is shown to no other.
+        self._envelope: dict[tuple[str, str], Any] = {
+            ("numpy.core.multiarray", "_reconstruct"): reconstruct,
+            ("numpy._core.multiarray", "_reconstruct"): reconstruct,
+            ("numpy", "ndarray"): _Kind,
+            ("numpy", "dtype"): _Kind,
+        }
+
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ENVELOPE:
+        if (module, name) not in self._envelope:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return _ENVELOPE[module, name]
+        return self._envelope[module, name]
 
     def persistent_load(self, _pid: Any) -> Any:
         raise pickle.UnpicklingError("it refers to something outside")

@@ -13,7 +13,7 @@ from ecmf_pipeline.corpora.config import MELD_TO_MER, MER_LABELS, CorpusConfig
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, naming_some
 from ecmf_pipeline.corpora.scan import existing_folder, scan_media, without_media_extension
 from ecmf_pipeline.corpora.tables import read_table
-from ecmf_pipeline.errors import CorpusError
+from ecmf_pipeline.errors import CorpusError, ParamsError
 
 PARTS = {"train": "train_sent_emo.csv", "dev": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}
 """MELD's parts: each counts its dialogues from 0, so that a clip's name begins with its part."""
@@ -42,10 +42,9 @@ def read_meld(config: CorpusConfig) -> CorpusListing:
 
     Raises:
         CorpusError: When no csv file is there, or one cannot be used.
+        ParamsError: When ``corpus.mapping`` names what is no emotion of the files, nor of MELD, or one twice.
     """
     root = existing_folder(config.root, "set corpus.root in params.yaml to the folder that holds train_sent_emo.csv")
-    mapping = dict(MELD_TO_MER if config.mapping is None else config.mapping)
-    labels = config.labels or _labels_of(mapping)
     findings: list[Finding] = []
     rows = list(_rows(root, findings))
     if not rows:
@@ -53,6 +52,8 @@ def read_meld(config: CorpusConfig) -> CorpusListing:
             f"{root} holds none of {', '.join(PARTS.values())}, or they hold no utterance",
             "set corpus.root in params.yaml to the folder of MELD's csv files",
         )
+    mapping = MELD_TO_MER if config.mapping is None else _casefolded(config.mapping, {row.emotion for row in rows})
+    labels = config.labels or _labels_of(mapping)
     files = _files(root, findings)
     findings += _label_findings(rows, mapping, labels)
     if not files:
@@ -64,6 +65,19 @@ def read_meld(config: CorpusConfig) -> CorpusListing:
     clips = sorted((_clip(row, mapping, labels, files, config) for row in rows), key=lambda clip: clip.clip_id)
     order = tuple(row.clip_id for row in rows if row.split is Split.CANDIDATE)
     return CorpusListing(root, tuple(clips), labels, order, tuple(findings))
+
+
+def _casefolded(mapping: Mapping[str, str], emotions: set[str]) -> dict[str, str]:
+    """The user's mapping as the files' emotions are kept; MELD's own need not all occur in a part of it."""
+    if odd := [emotion for emotion in mapping if emotion.casefold() not in emotions | set(MELD_TO_MER)]:
+        raise ParamsError(
+            f"corpus.mapping: {', '.join(map(repr, odd))}: no utterance has such an emotion",
+            f"the files have {', '.join(sorted(emotions - {''}))}",
+        )
+    counts = Counter(emotion.casefold() for emotion in mapping)
+    if twice := [emotion for emotion in mapping if counts[emotion.casefold()] > 1]:
+        raise ParamsError(f"corpus.mapping: {', '.join(map(repr, twice))} are one emotion", "map it once")
+    return {emotion.casefold(): label for emotion, label in mapping.items()}
 
 
 def _labels_of(mapping: Mapping[str, str]) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ def read_corpus(config: CorpusConfig, *, face_crops: bool = False) -> CorpusList
 
     Raises:
         CorpusError: When the corpus is missing or empty, or a csv file in it cannot be used.
+        ParamsError: When ``corpus.mapping`` is not of the corpus.
     """
     listing = READERS[config.kind](config)
     return with_face_crops(listing) if face_crops else listing

@@ -56,7 +56,7 @@ def judge_transfer(
     """Score a model from elsewhere beside the one trained here, on the same clips.
 
     Probabilities of its labels are added up by what they are called here; a label without a name here is no choice. A
-    clip of a name that it was trained on is judged by the members that held it out: it may be the same clip.
+    clip of a name that it knows is judged by the members that held it, or its group, out: it may be the same clip.
 
     Args:
         ensemble: The model.
@@ -78,9 +78,9 @@ def judge_transfer(
             "extract a modality that the model was trained on, with the same encoder",
         )
     clip_ids = [str(clip.clip_id) for clip in judge.clips]
-    trained = ensemble.trained_on(clip_ids)
-    whole = Judgement(ensemble, np.where(trained, ensemble.held_out(clip_ids), -1))
-    found = predict_in_blocks({"there": whole}, clip_ids, lambda some: _as_known(ensemble, read(some), len(some)))
+    held_out = ensemble.held_out(clip_ids)
+    judgement = Judgement(ensemble, held_out)
+    found = predict_in_blocks({"there": judgement}, clip_ids, lambda some: _as_known(ensemble, read(some), len(some)))
     answers = _answers(found["there"].probs, ensemble.label_names, mapped)
     there = dict(zip(clip_ids, answers, strict=True))
     results = {
@@ -89,7 +89,8 @@ def judge_transfer(
         "modalities": shared,
         "labels": dict(mapped),
         "unanswered": answers.count(NO_ANSWER),
-        "trained_on": int(trained.sum()),
+        "trained_on": int(ensemble.trained_on(clip_ids).sum()),
+        "held_out": int((held_out >= 0).sum()),
         "there": judge.scores(there),
         "here": judge.scores(here["fusion"]),
         "loss": judge.difference(there, here["fusion"]),
@@ -133,9 +134,10 @@ def transfer_summary(model: str, results: Mapping[str, Any]) -> str:
     if "here_alone" in results:
         (name,), alone = results["modalities"], results["here_alone"]["weighted_f1"]
         lines.append(f"  less the one of here by {name} alone ({alone:.4f}): {told(results['loss_alone'])}")
-    if results["trained_on"]:
+    if results["held_out"]:
         lines.append(
-            f"  {results['trained_on']} clips have names that the model was trained on: models that held them out judge"
+            f"  {results['held_out']} clips have names that it knows, {results['trained_on']} of them trained on: "
+            "models that held them, or their group, out judge"
         )
     if results["unanswered"]:
         lines.append(f"  {results['unanswered']} clips lack every modality that it knows: they count as wrong")

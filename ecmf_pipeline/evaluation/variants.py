@@ -77,10 +77,14 @@ def variants(
     yield Variant("reference", REFERENCE, features, fusion, training)
     if config.modalities:
         for table, name, chosen, without in _choices(list(features)):
-            yield Variant(table, name, {m: features[m] for m in chosen}, fusion, training, without)
+            model = fusion.alone(chosen[0]) if table == "alone" else fusion
+            if model.single in {None, *chosen}:  # without its modality, a model of one cannot be
+                yield Variant(table, name, {m: features[m] for m in chosen}, model, training, without)
         for name, half in text_halves.items():
-            yield Variant("text", f"fusion with {name} text", {**features, "text": half}, fusion, training)
-            yield Variant("text", f"{name} text alone", {"text": half}, fusion, training)
+            # A fusion of the text alone is the next line; one of another modality does not hear it.
+            if len(features) > 1 and fusion.single in {None, "text"}:
+                yield Variant("text", f"fusion with {name} text", {**features, "text": half}, fusion, training)
+            yield Variant("text", f"{name} text alone", {"text": half}, fusion.alone("text"), training)
     for name, read in (otherwise or {}).items():
         yield Variant("rows", name, read, fusion, training)
     for kind in config.fusions:
@@ -88,14 +92,19 @@ def variants(
             changed = FusionConfig(**(fusion.model_dump() | {"kind": kind}))
             yield Variant("fusion", kind, features, changed, training)
     if config.parts:
-        for name, (shape, schooling) in PARTS.items():
-            yield Variant(
-                "part",
-                name,
-                features,
-                FusionConfig(**(fusion.model_dump() | shape)),
-                TrainingConfig(**(training.model_dump() | schooling)),
-            )
+        for name, shape, schooling in _parts(fusion, training):
+            yield Variant("part", name, features, shape, schooling)
+
+
+def _parts(fusion: FusionConfig, training: TrainingConfig) -> Iterator[tuple[str, FusionConfig, TrainingConfig]]:
+    """What of `PARTS` can be changed: a fusion without either path cannot be, the reference need not be again."""
+    for name, (shape, schooling) in PARTS.items():
+        wanted = fusion.model_dump() | shape
+        if not (wanted["own_path"] or wanted["token_path"]):
+            continue
+        changed = FusionConfig(**wanted), TrainingConfig(**(training.model_dump() | schooling))
+        if changed != (fusion, training):
+            yield name, *changed
 
 
 def _choices(modalities: Sequence[str]) -> Iterator[tuple[str, str, list[str], str]]:

@@ -13,6 +13,13 @@ FusionKind = Annotated[str, StringConstraints(pattern=r"^(ecmf|attention|concat|
 
 Temporal = Literal["attention", "mean"]
 
+# What a search may draw is bounded as what it replaces.
+Width = Annotated[int, Field(gt=0)]
+Layers = Annotated[int, Field(ge=0)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+LearningRate = Annotated[float, Field(gt=0)]
+WeightDecay = Annotated[float, Field(ge=0)]
+
 
 class FusionConfig(Config):
     """Which fusion model, and its shape.
@@ -36,10 +43,10 @@ class FusionConfig(Config):
     """
 
     kind: FusionKind = "ecmf"
-    hidden: int = Field(default=128, gt=0)
+    hidden: Width = 128
     heads: int = Field(default=4, gt=0)
-    layers: int = Field(default=1, ge=0)
-    dropout: float = Field(default=0.3, ge=0, lt=1)
+    layers: Layers = 1
+    dropout: Dropout = 0.3
     temporal: Temporal = "attention"
     weighting: Literal["dynamic", "fixed", "equal"] = "dynamic"
     own_path: bool = True
@@ -60,14 +67,19 @@ class FusionConfig(Config):
         """The modality of a ``single:<modality>``; None for the others."""
         return self.kind.removeprefix("single:") if self.kind.startswith("single:") else None
 
+    def alone(self, modality: str) -> Self:
+        """The same for a model that is given one modality alone: a ``single:`` of another could not be built."""
+        return self.model_copy(update={"kind": f"single:{modality}"}) if self.single else self
+
 
 class SearchConfig(Config):
     """A bounded search for better settings (scikit-learn's `RandomizedSearchCV`), inside each fold's training part.
 
     Attributes:
-        trials: How many settings are drawn for each fold; 0 searches nothing. Each costs ``folds`` trainings.
+        trials: How many settings are drawn for each fold, at most all there are; 0 searches nothing. Each costs
+            ``folds`` trainings.
         folds: Inner folds that a setting is judged by (weighted F1), made of the training part alone.
-        hidden: Values of `FusionConfig.hidden` to draw from.
+        hidden: Values of `FusionConfig.hidden` to draw from: multiples of `FusionConfig.heads`.
         layers: Values of `FusionConfig.layers`.
         dropout: Values of `FusionConfig.dropout`.
         learning_rate: Values of `TrainingConfig.learning_rate`.
@@ -76,11 +88,15 @@ class SearchConfig(Config):
 
     trials: int = Field(default=0, ge=0)
     folds: int = Field(default=3, ge=2)
-    hidden: tuple[int, ...] = Field(default=(64, 128, 256), min_length=1)
-    layers: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
-    dropout: tuple[float, ...] = Field(default=(0.2, 0.3, 0.4, 0.5), min_length=1)
-    learning_rate: tuple[float, ...] = Field(default=(0.0005, 0.001, 0.002), min_length=1)
-    weight_decay: tuple[float, ...] = Field(default=(0.01, 0.05, 0.2), min_length=1)
+    hidden: tuple[Width, ...] = Field(default=(64, 128, 256), min_length=1)
+    layers: tuple[Layers, ...] = Field(default=(0, 1, 2), min_length=1)
+    dropout: tuple[Dropout, ...] = Field(default=(0.2, 0.3, 0.4, 0.5), min_length=1)
+    learning_rate: tuple[LearningRate, ...] = Field(default=(0.0005, 0.001, 0.002), min_length=1)
+    weight_decay: tuple[WeightDecay, ...] = Field(default=(0.01, 0.05, 0.2), min_length=1)
+
+    def not_split_by(self, heads: int) -> tuple[int, ...]:
+        """The values of `hidden` that so many heads could not share evenly; none where nothing is searched."""
+        return tuple(width for width in self.hidden if width % heads) if self.trials else ()
 
 
 class TrainingConfig(Config):
@@ -122,9 +138,9 @@ class TrainingConfig(Config):
     epochs: int = Field(default=100, gt=0)
     patience: int = Field(default=10, gt=0)
     batch_size: int | None = Field(default=None, gt=0)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: LearningRate = 1e-3
     joint_learning_rate: float = Field(default=0.0, ge=0)
-    weight_decay: float = Field(default=0.05, ge=0)
+    weight_decay: WeightDecay = 0.05
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_weights: Literal["none", "sqrt", "balanced"] = "sqrt"
     validation_share: float = Field(default=0.2, gt=0, le=0.5)

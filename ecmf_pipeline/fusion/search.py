@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from ecmf_pipeline.fusion.folds import assign_folds, validation_rows
+from ecmf_pipeline.errors import ParamsError
+from ecmf_pipeline.fusion.folds import assign_folds, group_indices, validation_rows
 from ecmf_pipeline.fusion.plan import Plan, Settings
 
 SEARCH_FOLD = 1_000_003
@@ -19,20 +22,28 @@ def found_settings(plan: Plan, fold: int) -> Settings:
     """The settings for the models of a fold: as configured, or the best of ``search.trials`` by inner folds.
 
     The fold itself is never looked at, so that what it reports is not chosen on itself.
+
+    Raises:
+        ParamsError: When a width to draw cannot be shared by the heads.
     """
     training = plan.training
     configured = Settings(plan.fusion, training)
     if not training.search.trials:
         return configured
+    if odd := training.search.not_split_by(plan.fusion.heads):
+        raise ParamsError(
+            f"search.hidden: {', '.join(map(str, odd))}: each must be a multiple of fusion.heads ({plan.fusion.heads})"
+        )
     from sklearn.model_selection import PredefinedSplit, RandomizedSearchCV
 
     rows = plan.rows_outside(fold)
     rng = np.random.default_rng([training.seed, fold, SEARCH_FOLD])
-    inner = assign_folds(plan.classes[rows], plan.groups_of(rows), training.search.folds, rng=rng)
+    inner = assign_folds(plan.classes[rows], _dividing(plan.groups_of(rows)), training.search.folds, rng=rng)
+    grid = {name: list(getattr(training.search, name)) for name in FusionEstimator.SEARCHED}
     search = RandomizedSearchCV(
         FusionEstimator(_Shared(plan)),
-        {name: list(getattr(training.search, name)) for name in FusionEstimator.SEARCHED},
-        n_iter=training.search.trials,
+        grid,
+        n_iter=min(training.search.trials, math.prod(map(len, grid.values()))),
         cv=PredefinedSplit(inner),
         scoring="f1_weighted",
         refit=False,
@@ -41,6 +52,15 @@ def found_settings(plan: Plan, fold: int) -> Settings:
     )
     search.fit(rows[:, None], plan.classes[rows])
     return FusionEstimator(_Shared(plan), **search.best_params_).settings()
+
+
+def _dividing(groups: Sequence[str] | None) -> Sequence[str] | None:
+    """The groups, where inner folds can be dealt by them; of two groups in all, one is left when the other is held out.
+
+    Clips are then dealt by label: a lenient judge among settings, but the fold that is evaluated stays out of it.
+    """
+    named = group_indices(groups)
+    return None if named is None or len(np.unique(named)) < 2 else groups
 
 
 class _Shared:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -88,7 +88,10 @@ def show(video: Path | None, text: str, labels: layout.Labels | None, *, as_json
     if labels is None:
         labels = "refined" if (layout.models_trained_on("refined") / "fusion").is_dir() else "given"
     ensemble = Ensemble.load(layout.models_trained_on(labels) / "fusion")
-    found = predict_clip(params, ensemble, video, text, read_corpus_tables().labels)
+    known = read_corpus_tables().labels
+    if known:  # a corpus without labels has none that a model from elsewhere could differ from
+        _check_labels(ensemble, known)
+    found = predict_clip(params, ensemble, video, text, known)
     if as_json:
         say(json.dumps({"clip": str(video or ""), "model": labels, **asdict(found)}, ensure_ascii=False))
         return
@@ -105,13 +108,18 @@ def _usable(ensemble: Ensemble, corpus: Corpus, pool: PoolOrFrames) -> Ensemble:
     Raises:
         MissingInput: When it was trained for other labels than the corpus has now, or on rows pooled otherwise.
     """
-    if ensemble.label_names != tuple(corpus.labels):
-        raise MissingInput(
-            f"the saved models know the labels {', '.join(ensemble.label_names)}; the corpus has others now", _RETRAIN
-        )
+    _check_labels(ensemble, corpus.labels)
     if ensemble.pool not in {pool, ""}:
         raise MissingInput(f"the saved models were trained with train.pool {ensemble.pool}; it is {pool} now", _RETRAIN)
     return ensemble
+
+
+def _check_labels(ensemble: Ensemble, labels: Sequence[str]) -> None:
+    """Refuse models that were trained for other labels, or for the same in another order."""
+    if ensemble.label_names != tuple(labels):
+        raise MissingInput(
+            f"the saved models know the labels {', '.join(ensemble.label_names)}; the corpus has others now", _RETRAIN
+        )
 
 
 def _predictions(

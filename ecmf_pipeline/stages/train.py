@@ -59,7 +59,7 @@ def run(labels: layout.Labels) -> None:
                 folds=[by_clip[clip.clip_id] for clip in targets.clips],
                 clip_ids=[clip.clip_id for clip in targets.clips],
                 label_names=corpus.labels,
-                fusion=params.train.fusion,
+                fusion=params.train.fusion if variant == "fusion" else params.train.fusion.alone(variant),
                 training=params.train.training,
                 description=f"train {variant}",
             )

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecmf_pipeline.corpora.label_npz import read_label_npz
+from ecmf_pipeline.corpora import label_npz
+from ecmf_pipeline.corpora.label_npz import entries_of, read_label_npz
 from ecmf_pipeline.errors import InputError, MissingInput
 from ecmf_pipeline.interop.mertools import read_labels, score_submission
 
@@ -99,3 +100,70 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         cut.writestr("train_corpus.npy", archive.read("train_corpus.npy")[:-20])
     with pytest.raises(InputError, match=r"damaged|refused"):
         read_label_npz(tmp_path / "cut.npz")
+
+
+def test_flipped_bytes_are_damage(tmp_path: Path) -> None:
+    """Anywhere in the file, they give the labels or an `InputError`, never another."""
+    names = {f"sample_{number:04d}": {"emo": ("happy", "sad", "angry")[number % 3]} for number in range(50)}
+    content = write(tmp_path / "whole.npz", train_corpus=names).read_bytes()
+    told = []
+    for start in range(0, len(content), 3):
+        damaged = tmp_path / "damaged.npz"
+        damaged.write_bytes(
+            content[:start] + bytes(byte ^ 0xFF for byte in content[start : start + 8]) + content[start + 8 :]
+        )
+        for read in (read_label_npz, entries_of):
+            try:
+                read(damaged)
+            except InputError as error:
+                told.append(error.what)
+    assert any("Error -3 while decompressing" in what for what in told)
+    assert all(str(tmp_path) in what for what in told)
+
+
+def test_an_encrypted_entry_is_said(tmp_path: Path) -> None:
+    content = bytearray(write(tmp_path / "labels.npz", train_corpus=TRAIN).read_bytes())
+    content[content.find(b"PK\x03\x04") + 6] |= 1
+    content[content.find(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "labels.npz").write_bytes(content)
+    with pytest.raises(InputError, match="train_corpus is encrypted"):
+        read_label_npz(tmp_path / "labels.npz")
+
+
+def test_an_entry_that_is_no_array_is_said(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "labels.npz", "w") as archive:
+        archive.writestr("train_corpus", b"happy")
+    with pytest.raises(InputError, match=r"train_corpus is no array: its name does not end in \.npy"):
+        read_label_npz(tmp_path / "labels.npz")
+
+
+def write_pickle(path: Path, pickled: bytes) -> Path:
+    """A pickle in the envelope that NumPy writes."""
+    with zipfile.ZipFile(write(path, train_corpus=TRAIN)) as archive:
+        content = archive.read("train_corpus.npy")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("train_corpus.npy", content[: content.index(b"\n") + 1] + pickled)
+    return path
+
+
+@pytest.mark.parametrize("opcode", [b"\x8e", b"\x8d", b"\x95"], ids=["BINBYTES8", "BINUNICODE8", "FRAME"])
+def test_a_length_beyond_all_memory_is_damage(tmp_path: Path, opcode: bytes) -> None:
+    path = write_pickle(tmp_path / "huge.npz", b"\x80\x04" + opcode + b"\xff" * 8 + b".")
+    with pytest.raises(InputError, match=r"train_corpus is (damaged|refused)"):
+        read_label_npz(path)
+
+
+@pytest.mark.parametrize(
+    "name", [b"numpy.core.multiarray\n_reconstruct", b"numpy._core.multiarray\n_reconstruct", b"numpy\nndarray"]
+)
+def test_a_pickle_leaves_nothing_behind(tmp_path: Path, name: bytes) -> None:
+    """It names a stand-in, and has an attribute of it set: the next reader must not find that."""
+    before = [dict(vars(one)) for one in vars(label_npz).values() if hasattr(one, "__dict__")]
+    build = b"\x80\x02c" + name + b"\n}X\x06\x00\x00\x00hackedX\x01\x00\x00\x00ysb."
+    with pytest.raises(InputError, match="train_corpus is damaged"):
+        read_label_npz(write_pickle(tmp_path / "patching.npz", build))
+    assert [dict(vars(one)) for one in vars(label_npz).values() if hasattr(one, "__dict__")] == before
+    assert read_label_npz(write(tmp_path / "labels.npz", train_corpus=TRAIN)) == {
+        "samplenew3_1": "happy",
+        "samplenew3_2": "sad",
+    }

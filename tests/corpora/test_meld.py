@@ -8,7 +8,8 @@ from ecmf_pipeline.clips import Split
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.listing import FindingKind, count_by_kind
 from ecmf_pipeline.corpora.readers import read_corpus
-from ecmf_pipeline.errors import CorpusError
+from ecmf_pipeline.errors import CorpusError, ParamsError
+from ecmf_pipeline.indexing import index
 
 HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime\n"
 
@@ -91,6 +92,35 @@ def test_mapping_and_groups_are_the_users(root: Path) -> None:
     assert by_id["train_dia0_utt1"].given_label == "down"
     assert by_id["train_dia0_utt1"].group == "Rachel"
     assert by_id["test_dia1_utt0"].gold_label == "down"
+
+
+def test_emotions_are_mapped_in_any_case_and_what_is_none_is_named(root: Path) -> None:
+    assert listing(root, mapping={"Joy": "happy", "SADNESS": "sad", "surprise": ""}).labels[2] == "happy"
+    by_id = {clip.clip_id: clip for clip in listing(root, mapping={"Joy": "happy", "ANGER": "angry"}).clips}
+    assert by_id["train_dia10_utt0"].given_label == "happy"
+    with pytest.raises(
+        ParamsError, match=r"corpus\.mapping: 'joi', 'rage': no utterance has such an emotion"
+    ) as caught:
+        listing(root, mapping={"joi": "happy", "sadness": "sad", "rage": "angry"})
+    assert caught.value.hint == "the files have anger, disgust, fear, joy, sadness"
+    with pytest.raises(ParamsError, match=r"corpus\.mapping: 'joy', 'Joy' are one emotion"):
+        listing(root, mapping={"joy": "happy", "Joy": "surprise"})
+
+
+def test_labels_of_ones_own_are_said(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A typo among them is a class like the others."""
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    told = []
+    for mapping in ("{Joy: happy, anger: angry, sadness: sadd}", "{joy: happy, anger: angry, sadness: sad}"):
+        (project / "params.yaml").write_text(f"corpus: {{kind: meld, root: {root}, mapping: {mapping}}}\n")
+        index()
+        told.append(capsys.readouterr().out.splitlines()[0])
+    assert told[0].endswith("; manifest written; labels: angry, happy, sadd")
+    assert told[1].endswith("; manifest written")
 
 
 def test_a_folder_without_meld_is_said(tmp_path: Path) -> None:

@@ -118,6 +118,43 @@ def test_the_parts_are_taken_away_one_by_one(features: dict[str, np.ndarray]) ->
     assert changed == {"concat", *PARTS}
 
 
+@pytest.mark.parametrize("path", ["own_path", "token_path"])
+def test_parts_that_are_gone_already_are_not_taken_away(features: dict[str, np.ndarray], path: str) -> None:
+    """Without the one path, the other must stay; what is so already would be trained twice."""
+    config = AblateConfig(parts=True, modalities=False, fusions=())
+    fusion = FUSION.model_copy(update={path: False, "layers": 2})
+    training = TRAINING.model_copy(update={"class_weights": "none"})
+    names = {variant.name for variant in variants(features, {}, fusion, training, config)}
+    gone = {"no path of a modality's own logits", "no path of the attended tokens"}
+    assert names == {"fusion", *PARTS} - gone - {"two layers of attention", "no class weights"}
+
+
+def test_of_the_text_alone_nothing_is_trained_twice(features: dict[str, np.ndarray]) -> None:
+    halves = {"raw": features["text"][:, :4], "enriched": features["text"][:, 4:]}
+    config = AblateConfig(fusions=())
+    chosen = list(variants({"text": features["text"]}, halves, FUSION, TRAINING, config))
+    assert [variant.name for variant in chosen] == ["fusion", "raw text alone", "enriched text alone"]
+
+
+def test_a_model_of_one_modality_is_compared_with_models_that_can_be(
+    features: dict[str, np.ndarray], study: Study
+) -> None:
+    config = CONFIG.model_copy(update={"fusions": (), "seeds": 1})
+    fusion = FUSION.model_copy(update={"kind": "single:audio"})
+    training = TRAINING.model_copy(update={"protocol": "nested", "epochs": 1})
+    halves = {"raw": features["text"][:, :4], "enriched": features["text"][:, 4:]}
+    chosen = list(variants(features, halves, fusion, training, config))
+    assert {variant.name: variant.fusion.kind for variant in chosen} == {
+        "fusion": "single:audio",
+        **{f"{name} alone": f"single:{name}" for name in features},
+        **{f"without {name}": "single:audio" for name in features if name != "audio"},
+        "raw text alone": "single:text",
+        "enriched text alone": "single:text",
+    }
+    found = ablate(study, chosen, lambda: None)
+    assert [row["name"] for row in found.results["variants"]] == [variant.name for variant in chosen[1:]]
+
+
 def test_rows_are_tried_in_another_way_too(study: Study) -> None:
     """One frame of six shows the label, and is marked; the others show any, so that their mean tells little."""
     rng = np.random.default_rng(5)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -99,8 +100,9 @@ def test_one_shared_modality_is_compared_with_that_modality_alone(ensemble: Ense
     assert "less the one of here by text alone (0.0000)" in transfer_summary("model", found)
 
 
-def test_clips_that_it_was_trained_on_are_judged_by_members_that_held_them_out() -> None:
-    """Labels that are noise: members that saw a clip know its label by heart."""
+@pytest.mark.parametrize("learned", [60, 0])
+def test_clips_that_it_knows_are_judged_by_members_that_held_them_or_their_group_out(learned: int) -> None:
+    """Labels that are noise: members that saw a clip, or another take of it, know its label by heart."""
     rng = np.random.default_rng(3)
     labels = rng.integers(0, 2, 60)
     clips = [Clip(ClipId(f"c{n:02d}"), gold_label=OURS[label]) for n, label in enumerate(labels)]
@@ -114,10 +116,12 @@ def test_clips_that_it_was_trained_on_are_judged_by_members_that_held_them_out()
         fusion=FusionConfig(kind="concat", hidden=16),
         training=training,
     )
+    trained = replace(trained, trained=frozenset(sorted(trained.trained)[:learned]))
     judge = Judge(clips, OURS, EvaluateConfig(draws=100))
     found = judged(trained, values, judge, {clip.clip_id: "happy" for clip in clips}, {name: name for name in OURS})
     by_all = OURS[1] == np.array(OURS)[trained.predict(values).classes]
-    assert found["trained_on"] == 60
+    assert (found["trained_on"], found["held_out"]) == (learned, 60)
+    assert f"60 clips have names that it knows, {learned} of them trained on" in transfer_summary("model", found)
     assert found["there"]["accuracy"] < 0.7 < (by_all == (labels == 1)).mean()
 
 
