@@ -71,6 +71,14 @@ def test_a_wrong_key_or_value_is_named(tmp_path, text, message):
     assert message in str(caught.value)
 
 
+def test_a_wrong_value_in_a_list_is_the_only_one_that_is_named(tmp_path):
+    with pytest.raises(ParamsError) as caught:
+        load_params(params(tmp_path, "train: {training: {search: {layers: [1, -1]}}}"))
+    assert str(caught.value).count("train.training.search") == 1
+    with pytest.raises(ParamsError, match=r"`train.training.search.layers`: name at least one value"):
+        load_params(params(tmp_path, "train: {training: {search: {layers: []}}}"))
+
+
 def test_what_is_not_searched_need_not_fit(tmp_path):
     found = load_params(params(tmp_path, "train: {fusion: {hidden: 96, heads: 6}}"))
     assert found.train.fusion.heads == 6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from ecmf_pipeline.config import Config
 
@@ -88,11 +88,19 @@ class SearchConfig(Config):
 
     trials: int = Field(default=0, ge=0)
     folds: int = Field(default=3, ge=2)
-    hidden: tuple[Width, ...] = Field(default=(64, 128, 256), min_length=1)
-    layers: tuple[Layers, ...] = Field(default=(0, 1, 2), min_length=1)
-    dropout: tuple[Dropout, ...] = Field(default=(0.2, 0.3, 0.4, 0.5), min_length=1)
-    learning_rate: tuple[LearningRate, ...] = Field(default=(0.0005, 0.001, 0.002), min_length=1)
-    weight_decay: tuple[WeightDecay, ...] = Field(default=(0.01, 0.05, 0.2), min_length=1)
+    hidden: tuple[Width, ...] = (64, 128, 256)
+    layers: tuple[Layers, ...] = (0, 1, 2)
+    dropout: tuple[Dropout, ...] = (0.2, 0.3, 0.4, 0.5)
+    learning_rate: tuple[LearningRate, ...] = (0.0005, 0.001, 0.002)
+    weight_decay: tuple[WeightDecay, ...] = (0.01, 0.05, 0.2)
+
+    # As a bound of the field, pydantic would also tell it of a list whose values are wrong.
+    @field_validator("hidden", "layers", "dropout", "learning_rate", "weight_decay")
+    @classmethod
+    def _some(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if not values:
+            raise ValueError("name at least one value to draw")
+        return values
 
     def not_split_by(self, heads: int) -> tuple[int, ...]:
         """The values of `hidden` that so many heads could not share evenly; none where nothing is searched."""
