@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
+import re
 import signal
 import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
 
+import fault_server
 import numpy as np
 import pytest
 from fault_server import ANSWER_FAULTS, KEY, LABELS, SERVER_FAULTS, ask, kept, lines, serving, settings, truth
@@ -24,6 +29,7 @@ from ecmf_pipeline.llm.cache import ScoreCache
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.server import ChatServer, _retry_after
 from ecmf_pipeline.llm.server_config import BudgetConfig, ServerConfig
+from ecmf_pipeline.llm.server_key import ServerKey
 
 
 def ok(_text: str, _attempt: int) -> str:
@@ -168,6 +174,70 @@ def test_the_key_is_told_to_the_server_alone(
     assert not any(KEY in text for text in said)
 
 
+ESCAPED = "".join(f"\\u{ord(sign):04X}" for sign in KEY)
+TWICE = "".join(f"\\\\u{ord(sign):04x}" for sign in KEY)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f'{{"label": "{ESCAPED}"}}',
+        f'{{"label": "happy", "{ESCAPED}": "{TWICE}"}}',
+        f'{{"label": "{KEY[:4]}{ESCAPED[24:]}"}}',
+        f"```json\n{{'label': '{KEY}'}}```",
+    ],
+)
+def test_a_key_that_is_spelled_otherwise_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    with serving(lambda text, _: f"say {content}" if text == "line 1" else "ok") as server:
+        found = ask(tmp_path, lines(3), settings(server.url, key_env="MY_KEY"))
+    assert (found.invalid, found.quarantined) == (1, 0)
+    raw = ScoreCache(tmp_path / "cache", "f")[sha256_text("line 1")].raw
+    for text in raw:
+        assert "***" in text
+        assert KEY not in text
+        assert KEY not in decoded(decoded(text))
+
+
+def decoded(text: str) -> str:
+    """The text with what is escaped in it put plainly, as JSON does."""
+    return re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), text).replace("\\\\", "\\")
+
+
+def test_a_key_of_any_signs_is_found_however_it_is_escaped() -> None:
+    key = ServerKey('a"b\\c/d')
+    for said in (key.text, json.dumps(key.text), json.dumps(json.dumps(key.text)), r"a\"b\\c\/d", repr([key.text])):
+        assert key.cleared(f"<{said}>").count("***") == 1, said
+    assert key.cleared("nothing of it: a, b") == "nothing of it: a, b"
+
+
+@pytest.mark.parametrize("key", ["sk-schlüssel", "sk-\nsecond", "sk-one two", "sk-\u200babc"])
+def test_what_can_be_no_key_is_refused_without_being_repeated(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("MY_KEY", key)
+    with pytest.raises(ModelError, match="MY_KEY holds no key") as raised:
+        ChatServer("m", ServerConfig(key_env="MY_KEY"), Budget(BudgetConfig()))
+    assert not any(part in "".join(traceback.format_exception(raised.value)) for part in (key, "schl", "second", "two"))
+
+
+@pytest.mark.parametrize("number", [1e308, 5.0, float("nan")])
+def test_what_can_be_no_log_probability_is_an_invalid_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: float
+) -> None:
+    def odd(content: str) -> Iterator[dict[str, Any]]:
+        for token in tokens(content):
+            others = [other | {"logprob": number} for other in token["top_logprobs"]]
+            yield token | ({"top_logprobs": others} if "sa" in token["token"] else {})
+
+    tokens = fault_server._tokens
+    monkeypatch.setattr("fault_server._tokens", odd)
+    with serving(ok) as server:
+        found = ask(tmp_path, lines(6), settings(server.url))
+    assert (found.asked, found.invalid, found.quarantined) == (6, 1, 0)
+    assert not np.isfinite(found.values[3]).any()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -206,6 +276,8 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert 50 < (_retry_after({"retry-after": format_datetime(datetime.now(UTC) + timedelta(seconds=60))}) or 0) <= 60
     assert _retry_after({"retry-after": format_datetime(datetime.now(UTC) - timedelta(seconds=60))}) == 0
     assert [_retry_after({"retry-after": told}) for told in ("soon", "", "inf", "nan")] == [None] * 4
+    beyond = ("Mon, 01 Jan 99999999999 00:00:00 GMT", "Mon, 01 Jan 10000 00:00:00 GMT", "9" * 400)
+    assert [_retry_after({"retry-after": told}) for told in beyond] == [None] * 3
     assert _retry_after({}) is None
 
 
