@@ -15,6 +15,7 @@ from typing import Any
 
 import openai
 from openai.types.chat import ChatCompletion
+from openai.types.chat.chat_completion import Choice
 from pydantic import ValidationError
 
 from ecmf_pipeline.errors import ModelError, RequestRefused, ServerUnavailable
@@ -22,6 +23,7 @@ from ecmf_pipeline.llm.answers import Answer, Token
 from ecmf_pipeline.llm.budget import Budget
 from ecmf_pipeline.llm.prompt import Message, PictureMessage
 from ecmf_pipeline.llm.server_config import ServerConfig
+from ecmf_pipeline.llm.server_dialect import Dialect
 from ecmf_pipeline.llm.server_key import ServerKey
 from ecmf_pipeline.llm.tokens import about_tokens
 
@@ -70,6 +72,8 @@ class ChatServer:
         self._rng = rng or random.Random()
         self._stopped = threading.Event()
         self._answered = False
+        self._gives_logprobs = False
+        self._dialect = Dialect()
         self._key = ServerKey.of(config)
         self._client = openai.OpenAI(
             base_url=config.base_url, api_key=self._key.text or "none", max_retries=0, timeout=config.timeout
@@ -135,35 +139,61 @@ class ChatServer:
     ) -> Answer:
         if self._stopped.is_set():
             raise Stopped
+        while (completion := self._paid_for(messages, options, reserved)) is None:
+            pass
+        return self._read(completion.choices[0], logprobs=logprobs)
+
+    def _paid_for(
+        self, messages: Sequence[Message | PictureMessage], options: dict[str, Any], reserved: int
+    ) -> ChatCompletion | None:
+        """Send one request; None where the server wants it put otherwise, which is known from then on."""
+        sent = self._dialect.put(options)
         self.budget.reserve(reserved)
         used = 0
         try:
-            completion = self._completion(messages, options)
-            used = completion.usage.total_tokens if completion.usage else reserved
+            completion = self._completion(messages, sent)
+            used = completion.usage.total_tokens if completion and completion.usage else reserved
         finally:
             self.budget.settle(reserved, used)
-        choice = completion.choices[0]
-        content = choice.message.content or choice.message.refusal or ""
+        return completion
+
+    def _read(self, choice: Choice, *, logprobs: bool) -> Answer:
+        """What a server said.
+
+        Raises:
+            RequestRefused: When its filter held the answer back.
+            ModelError: When log-probabilities are wanted and it seems to give none at all.
+        """
+        message = choice.message
+        if choice.finish_reason == "content_filter":
+            raise RequestRefused("the server's content filter held the answer back")
+        content = self._key.cleared(message.content or message.refusal or "")
         if not logprobs:
-            return Answer(self._key.cleared(content))
-        if choice.logprobs is None or not choice.logprobs.content:
+            return Answer(content)
+        if given := choice.logprobs and choice.logprobs.content:
+            self._gives_logprobs = True
+            tokens = tuple(
+                Token(
+                    self._key.cleared(token.token),
+                    tuple((self._key.cleared(other.token), other.logprob) for other in token.top_logprobs),
+                )
+                for token in given
+            )
+            return Answer(content, tokens)
+        # One answer without any says nothing of the others where it is empty or a refusal, or others had them.
+        if (message.content or "").strip() and not message.refusal and not self._gives_logprobs:
             raise ModelError(
                 f"{self.config.base_url} gives no log-probabilities of {self.model}", "set llm.server.scoring: samples"
             )
-        tokens = tuple(
-            Token(
-                self._key.cleared(token.token),
-                tuple((self._key.cleared(other.token), other.logprob) for other in token.top_logprobs),
-            )
-            for token in choice.logprobs.content
-        )
-        return Answer(self._key.cleared(content), tokens)
+        return Answer(content)
 
-    def _completion(self, messages: Sequence[Message | PictureMessage], options: dict[str, Any]) -> ChatCompletion:
+    def _completion(self, messages: Sequence[Message | PictureMessage], sent: dict[str, Any]) -> ChatCompletion | None:
         create: Any = self._client.chat.completions.with_raw_response.create
         try:
-            raw = create(model=self.model, messages=list(messages), **options)
+            raw = create(model=self.model, messages=list(messages), **sent)
         except openai.APIStatusError as error:
+            if self._dialect.learn(error.status_code, str(error.message), sent):
+                return None
             raise self._refusal(error) from None  # its chain holds the request, and that the key
         except openai.APIConnectionError as error:
             # A connection that was never made: refused, no such host. By name: openai brings one httpx or another.

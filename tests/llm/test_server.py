@@ -29,6 +29,7 @@ from ecmf_pipeline.llm.cache import ScoreCache
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.server import ChatServer, _retry_after
 from ecmf_pipeline.llm.server_config import BudgetConfig, ServerConfig
+from ecmf_pipeline.llm.server_dialect import Dialect
 from ecmf_pipeline.llm.server_key import ServerKey
 
 
@@ -93,6 +94,54 @@ def test_a_server_without_log_probabilities_is_named(tmp_path: Path, monkeypatch
     monkeypatch.setattr("fault_server._tokens", lambda _: iter(()))
     with serving(ok) as server, pytest.raises(ModelError, match="scoring: samples"):
         ask(tmp_path, lines(3), settings(server.url))
+
+
+@pytest.mark.parametrize("odd", ["filtered", "empty", "refusal", "no logprobs"])
+def test_one_answer_without_log_probabilities_costs_its_own_text(tmp_path: Path, odd: str) -> None:
+    # Whether it comes first or last; only a whole answer that comes first says that the server gives none.
+    odd_one = "line 5" if odd == "no logprobs" else "line 0"
+    with serving(lambda text, _: odd if text == odd_one else "ok") as server:
+        config = settings(server.url, concurrency=1).model_copy(update={"max_quarantined": 0.5})
+        found = ask(tmp_path, lines(6), config)
+        before = len(server.asked)
+        again = ask(tmp_path, lines(6), config)
+        assert len(server.asked) == before, "it is not asked in each run anew"
+    lost = lines(6).index(odd_one)
+    assert np.isfinite(found.values).all(axis=1).tolist() == [number != lost for number in range(6)]
+    assert (found.quarantined, found.invalid) == ((1, 0) if odd == "filtered" else (0, 1))
+    assert (again.quarantined, again.invalid) == (found.quarantined, found.invalid)
+    if odd == "refusal":
+        assert any("cannot help" in said for said in ScoreCache(tmp_path / "cache", "f")[sha256_text("line 0")].raw)
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize(
+    ("wants", "refused"),
+    [("wants max_completion_tokens", {"max_tokens", "temperature"}), ("knows no max_tokens", {"max_tokens"})],
+)
+def test_options_that_a_server_refuses_are_put_otherwise_from_then_on(
+    tmp_path: Path, wants: str, refused: set[str], concurrency: int
+) -> None:
+    with serving(lambda *_: wants) as server:
+        found = ask(tmp_path, lines(20), settings(server.url, concurrency=concurrency, max_retries=0))
+        answered = [body for body in server.requests if not refused & set(body)]
+    assert (found.asked, found.invalid, found.quarantined) == (20, 0, 0)
+    assert (found.values.argmax(axis=1) == [truth(text) for text in lines(20)]).all()
+    assert len(answered) == 20, "each text is answered once"
+    assert len(server.requests) <= 20 + len(refused) * concurrency, "what was learned holds for all"
+    assert all(body["max_completion_tokens"] == 64 for body in answered)
+
+
+def test_a_refusal_that_speaks_of_something_else_changes_nothing() -> None:
+    sent = {"max_tokens": 64, "temperature": 0.0, "seed": 1}
+    for status, said in (
+        (400, "max_tokens is too large"),
+        (400, "the text is about temperature"),
+        (500, "max_tokens unsupported"),
+    ):
+        dialect = Dialect()
+        assert not dialect.learn(status, said, sent)
+        assert dialect.put(sent) == sent
 
 
 @pytest.mark.parametrize(
