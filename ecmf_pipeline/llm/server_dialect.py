@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ecmf_pipeline.progress import warn
+
 _REFUSING = {400, 422}
 _NOT_HERE = re.compile(r"unsupported|not supported|does not support|only the default", re.IGNORECASE)
 
@@ -47,6 +49,8 @@ class Dialect:
             self._room = "max_completion_tokens"
             return True
         if "temperature" in sent and "temperature" in said and refuses:
+            if self._tempered:
+                warn("llm: the server takes no temperature: whatever is asked, its answers are drawn at its own")
             self._tempered = False
             return True
         return False

@@ -120,7 +120,7 @@ def test_one_answer_without_log_probabilities_costs_its_own_text(tmp_path: Path,
     [("wants max_completion_tokens", {"max_tokens", "temperature"}), ("knows no max_tokens", {"max_tokens"})],
 )
 def test_options_that_a_server_refuses_are_put_otherwise_from_then_on(
-    tmp_path: Path, wants: str, refused: set[str], concurrency: int
+    tmp_path: Path, wants: str, refused: set[str], concurrency: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(lambda *_: wants) as server:
         found = ask(tmp_path, lines(20), settings(server.url, concurrency=concurrency, max_retries=0))
@@ -130,6 +130,7 @@ def test_options_that_a_server_refuses_are_put_otherwise_from_then_on(
     assert len(answered) == 20, "each text is answered once"
     assert len(server.requests) <= 20 + len(refused) * concurrency, "what was learned holds for all"
     assert all(body["max_completion_tokens"] == 64 for body in answered)
+    assert ("takes no temperature" in capsys.readouterr().err) is ("temperature" in refused)
 
 
 def test_a_refusal_that_speaks_of_something_else_changes_nothing() -> None:
