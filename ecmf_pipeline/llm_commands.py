@@ -16,7 +16,7 @@ from ecmf_pipeline.llm.cache import AnswerCache, AnswerWriter
 from ecmf_pipeline.llm.client import Chat
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.frames import frame_keys, frame_settings, picture_messages
-from ecmf_pipeline.llm.generation import generation_settings, question_key
+from ecmf_pipeline.llm.generation import generation_settings, question_key, written_under
 from ecmf_pipeline.llm.loop import ScoreBooks
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt
 from ecmf_pipeline.llm.rewrite_prompt import load_rewrite_prompt
@@ -189,7 +189,7 @@ def _rewrites(params: Params, clips: Sequence[Clip], name: str) -> _Questions:
     return _Questions(
         "rewrite",
         {text: question_key(chat) for text, chat in chats.items()},
-        AnswerCache(ANSWER_BOOKS.cache, name, Written.parse),
+        AnswerCache(ANSWER_BOOKS.cache, name, written_under(prompt.schema_of_answers())),
         lambda text: about_tokens(chats[text]),
         max(params.llm.server.answer_tokens, prompt.schema_of_answers().most_tokens()),
     )
