@@ -32,7 +32,10 @@ def prune_command(
 
 @llm_app.command("export")
 def export_command(
-    out: Annotated[Path, typer.Argument(help="The new .jsonl file: one line a text, raw invalid answers included.")],
+    out: Annotated[
+        Path,
+        typer.Argument(help="The new .jsonl file (-: standard output): one line a text, raw invalid answers included."),
+    ],
 ) -> None:
     """Write the answers in use with the texts they are about."""
     from ecmf_pipeline import llm_commands

@@ -16,7 +16,7 @@ from ecmf_pipeline.llm.cache import AnswerCache, AnswerWriter
 from ecmf_pipeline.llm.client import Chat
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.frames import frame_keys, frame_settings, picture_messages
-from ecmf_pipeline.llm.generation import generation_settings, question_key
+from ecmf_pipeline.llm.generation import generation_settings, question_key, written_under
 from ecmf_pipeline.llm.loop import ScoreBooks
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt
 from ecmf_pipeline.llm.rewrite_prompt import load_rewrite_prompt
@@ -74,10 +74,13 @@ def prune(*, yes: bool) -> None:
 def export(out: Path) -> None:
     """Write what is known of the manifest's texts under the settings in use.
 
+    Args:
+        out: A new file; ``-`` is standard output.
+
     Raises:
         InputError: When the file is there already.
     """
-    if out.exists():
+    if str(out) != "-" and out.exists():
         raise InputError(f"{out} is already there", "choose a new file")
     labels, entries = labels_to_ask(), []
     for asked in _questions(load_params()):
@@ -90,7 +93,12 @@ def export(out: Path) -> None:
                 entries.append(entry | {"values": dict(values) if values else None, "raw": list(row.answer.raw)})
             else:
                 entries.append(entry | {"scores": dict(zip(labels, row.scores, strict=False)), "raw": list(row.raw)})
-    write_atomic(out, "".join(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n" for entry in entries))
+    written = [json.dumps(entry, ensure_ascii=False, allow_nan=False) for entry in entries]
+    if str(out) == "-":
+        for line in written:
+            say(line)
+        return
+    write_atomic(out, "".join(f"{line}\n" for line in written))
     say(f"{out}: {counted(len(entries), 'answer')}")
 
 
@@ -189,7 +197,7 @@ def _rewrites(params: Params, clips: Sequence[Clip], name: str) -> _Questions:
     return _Questions(
         "rewrite",
         {text: question_key(chat) for text, chat in chats.items()},
-        AnswerCache(ANSWER_BOOKS.cache, name, Written.parse),
+        AnswerCache(ANSWER_BOOKS.cache, name, written_under(prompt.schema_of_answers())),
         lambda text: about_tokens(chats[text]),
         max(params.llm.server.answer_tokens, prompt.schema_of_answers().most_tokens()),
     )

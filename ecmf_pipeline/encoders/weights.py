@@ -59,13 +59,14 @@ def folder_hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def locate(model: str, revision: str, needed: str = "config.json") -> ModelSource:
+def locate(model: str, revision: str, needed: str = "config.json", *, hint: str = MODELS_HINT) -> ModelSource:
     """Find the model that ``model`` names: a local folder if there is one, else an id on the model hub.
 
     Args:
         model: A folder or an id.
         revision: Branch, tag or commit on the hub.
         needed: A file without which a folder is none of a model.
+        hint: How to mend a folder that is missing, or none of a model.
 
     Raises:
         ModelError: When it is neither, or when the hub cannot be asked which commit ``revision`` is.
@@ -73,10 +74,10 @@ def locate(model: str, revision: str, needed: str = "config.json") -> ModelSourc
     folder = Path(model)
     if folder.is_dir():
         if not (folder / needed).is_file():
-            raise ModelError(f"{folder} holds no {needed}: it is not a transformers model", MODELS_HINT)
+            raise ModelError(f"{folder} holds no {needed}: it is not a transformers model", hint)
         return ModelSource(model)
     if not _HUB_ID.fullmatch(model):
-        raise ModelError(f"the model folder {folder} is missing", MODELS_HINT)
+        raise ModelError(f"the model folder {folder} is missing", hint)
     return ModelSource(model, _hub_commit(model, revision))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ecmf_pipeline.clips import Split
 from ecmf_pipeline.config import Config
@@ -83,7 +83,7 @@ class VoteConfig(Config):
         lightgbm: The LightGBM voter of each modality; null leaves it out.
         inputs: What the LLM judges by, each a source of its own: the words (text; the source ``llm``), what face and
             voice do, in words (cues; ``llm/cues``), and pictures (frames; ``llm/frames``), which takes a server whose
-            model can see. None: it does not vote.
+            model can see. An empty list: it does not vote.
         llm_margin: The LLM abstains where its first choice leads its second by less than this probability.
         llm_least_words: The LLM abstains on transcripts of fewer words (of Chinese: characters).
         sources: Csv files of further votes: ``clip_id,source`` and either ``label`` or ``p_<label>`` of every label.
@@ -99,6 +99,13 @@ class VoteConfig(Config):
     llm_margin: float = Field(default=0.2, ge=0, le=1)
     llm_least_words: int = Field(default=2, ge=1)
     sources: tuple[str, ...] = ()
+
+    @field_validator("inputs")
+    @classmethod
+    def _once_each(cls, inputs: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(inputs)) < len(inputs):
+            raise ValueError(f"names {', '.join(sorted({i for i in inputs if inputs.count(i) > 1}))} twice")
+        return inputs
 
 
 class LabelModelConfig(Config):

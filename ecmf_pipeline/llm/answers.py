@@ -16,6 +16,8 @@ from ecmf_pipeline.llm.schema import InvalidAnswer, OneOf, Schema, read_object
 _VALUE = re.compile(r'"label"\s*:\s*"')
 _LEAST = 1e-6
 """Probability left for the labels that no alternative names, where the others leave less."""
+_MOST = 1e-3
+"""A log-probability is no more than 0, but for rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ def read_scores(answer: Answer, words: Sequence[str]) -> NDArray[np.float64]:
     names share what the others leave, and never get more than the least of them.
 
     Raises:
-        InvalidAnswer: When the answer names none of the words, or its tokens do not spell it.
+        InvalidAnswer: When the answer names none of the words, or its tokens do not spell it, or have what can be no
+            log-probability.
     """
     chosen = read_label(answer.content, words)
     found = _VALUE.search(answer.content)
@@ -89,6 +92,8 @@ def read_scores(answer: Answer, words: Sequence[str]) -> NDArray[np.float64]:
 def _shared_out(token: Token, opening: str, chosen: int, words: Sequence[str]) -> NDArray[np.float64]:
     probs = np.zeros(len(words))
     for text, likelihood in dict(token.alternatives).items():
+        if not likelihood <= _MOST:  # written so that NaN is refused too
+            raise InvalidAnswer(f"gives {likelihood} for a log-probability")
         if not text.startswith(opening) or not math.isfinite(likelihood):
             continue
         begun = text[len(opening) :].split('"')[0]

@@ -121,8 +121,10 @@ class LlmConfig(Config):
         Raises:
             ModelError: When the model's files are not there.
             ParamsError: When there is no such prompt.
+            InputError: When two labels would be asked about with the same word.
         """
         prompt = prompt or load_prompt(self.prompt)
+        prompt.words(labels)  # refuses them here, and not in each worker
         if self.backend == "openai":  # calibration is subtracted from what is kept
             return {
                 "client": "openai",

@@ -24,7 +24,8 @@ def prompts_by_fold(
 ) -> dict[int, Prompt]:
     """For the clips of each fold, the prompt with an example a label from clips of the other folds.
 
-    Neither a clip nor another of its group ever stands in the prompt it is judged by, and only given labels are read.
+    Neither a clip nor another of its group ever stands in the prompt it is judged by, nor words that any clip of the
+    fold says: they would come with another clip's label. Only given labels are read.
 
     Args:
         prompt: Whose examples are replaced; it keeps its own for labels without a clip that would do.
@@ -35,12 +36,15 @@ def prompts_by_fold(
         seed: Draws the examples.
     """
     fits = np.array([SHORTEST <= len(text.strip()) <= LONGEST for text in texts])
+    said = [text.strip().casefold() for text in texts]
     prompts = {}
     for fold in np.unique(folds):
+        judged = {plain for plain, own in zip(said, folds, strict=True) if own == fold}
+        elsewhere = np.array([plain not in judged for plain in said])
         rng = np.random.default_rng([seed, int(fold)])
         examples = {}
         for index, label in enumerate(labels):
-            candidates = np.flatnonzero(fits & (given == index) & (folds != fold))
+            candidates = np.flatnonzero(fits & (given == index) & (folds != fold) & elsewhere)
             if len(candidates):
                 examples[label] = texts[int(rng.choice(candidates))]
         prompts[int(fold)] = prompt.with_examples(examples)

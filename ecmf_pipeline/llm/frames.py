@@ -240,7 +240,7 @@ def picture_messages(
         for data in pictures
     ]
     content.append({"type": "text", "text": prompt.frames.item})
-    task = prompt.frames.instruction.replace("{labels}", listed)
+    task = prompt.frames.instruction.format(labels=listed)
     return [Message(role="system", content=task), PictureMessage(role="user", content=content)]
 
 
@@ -278,6 +278,7 @@ def frame_settings(
         ModelError: When the face detector is asked for and not there.
     """
     prompt = load_prompt(config.prompt)
+    prompt.words(labels)  # refuses labels that would share a word
     asked = prompt.model_dump(mode="json", include={"frames", "labels", "aliases"})
     words = {name: {"word": label["word"]} for name, label in asked["labels"].items()}
     shown = config.votes.frames

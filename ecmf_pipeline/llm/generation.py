@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ecmf_pipeline.errors import ClipError
@@ -16,7 +16,7 @@ from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.loop import ScoreBooks, ask_about
 from ecmf_pipeline.llm.prompt import Message
 from ecmf_pipeline.llm.rows import Written
-from ecmf_pipeline.llm.schema import Schema, Value
+from ecmf_pipeline.llm.schema import InvalidAnswer, Schema, Value
 from ecmf_pipeline.llm.step import BRANCH
 from ecmf_pipeline.memory import want_of_memory
 from ecmf_pipeline.runner import Engine, Outcome, Step, Target
@@ -186,7 +186,7 @@ def fill_in(
     """
     keys = {clip_id: question_key(chat) for clip_id, chat in chats.items()}
     settings = fingerprint(generation_settings(config, schema, prompt))
-    cache = AnswerCache(books.cache, settings, Written.parse, also=[other.cache for other in books.earlier])
+    cache = AnswerCache(books.cache, settings, written_under(schema), also=[other.cache for other in books.earlier])
     found = ask_about(
         keys,
         lambda wanted: [
@@ -210,6 +210,22 @@ def fill_in(
         invalid=sum(answer is not None and answer.values is None for answer in answers.values()),
         damaged=cache.dropped,
     )
+
+
+def written_under(schema: Schema) -> Callable[[bytes], Written]:
+    """Reads a line of answers as `Written.parse` does; one whose values the schema forbids is damaged, too."""
+
+    def parse(line: bytes) -> Written:
+        row = Written.parse(line)
+        if row.answer.values is None:
+            return row
+        try:
+            values = schema.read(json.dumps(dict(row.answer.values)))
+        except InvalidAnswer as error:
+            raise ValueError(f"not a line of these answers: {line!r}") from error
+        return replace(row, answer=replace(row.answer, values=values))
+
+    return parse
 
 
 def question_key(chat: Chat) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,7 @@ class TransformersScorer:
         """Tokens of the labels and keys and values of the prefix, made once per set of labels."""
         key = tuple(labels)
         if key not in self._tasks:
+            self._refuse_signs(labels)
             prompts = [self._tokens(probe, labels) for probe in _PROBES]
             length = next(
                 (i for i, column in enumerate(zip(*prompts, strict=False)) if len(set(column)) > 1),
@@ -146,8 +148,8 @@ class TransformersScorer:
 
     def _text(self, utterance: str, labels: Sequence[str]) -> str:
         if not self.config.chat_template:
-            return self._prompt.render(utterance, labels)
-        return self._model.chat(self._prompt.messages(utterance, labels))
+            return self._shown.render(utterance, labels)
+        return self._model.chat(self._shown.messages(utterance, labels))
 
     def _tokens(self, utterance: str, labels: Sequence[str]) -> list[int]:
         """Tokens of the whole prompt, with the sign that opens a text where the model knows one."""
@@ -155,6 +157,24 @@ class TransformersScorer:
         if self.config.chat_template:  # the template writes it
             return tokens
         return [*self._model.opening, *tokens]
+
+    @cached_property
+    def _shown(self) -> Prompt:
+        """The prompt whose examples, which may be transcripts too, hold none of the tokenizer's own signs."""
+        harmless = {
+            label: known.model_copy(update={"example": self._model.harmless(known.example)})
+            for label, known in self._prompt.labels.items()
+        }
+        return self._prompt.model_copy(update={"labels": harmless})
+
+    def _refuse_signs(self, labels: Sequence[str]) -> None:
+        """A label is data as well, but cannot be changed: it is what is asked for."""
+        own = [token.content for token in self._model.tokenizer.added_tokens_decoder.values() if token.special]
+        for label, word in zip(labels, self._prompt.words(labels), strict=True):
+            if any(sign in word for sign in own):
+                raise ModelError(
+                    f"the label {label!r} holds a sign of the tokenizer of {self.config.model}", "rename the label"
+                )
 
     def _harmless(self, utterance: str) -> str:
         """The utterance as data: one line, no quotation marks, none of the tokenizer's own signs, and not too long."""

@@ -18,7 +18,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from ecmf_pipeline.config import Config
-from ecmf_pipeline.errors import ParamsError
+from ecmf_pipeline.errors import InputError, ParamsError
 from ecmf_pipeline.files import fingerprint, read_text
 
 Calibration = Literal["everyday", "content_free", "none"]
@@ -106,7 +106,7 @@ class FrameWording(Config):
 
 
 class Prompt(Config):
-    """One prompt file.
+    """One prompt file. A brace that is meant stands twice (``{{``): single ones are places to fill.
 
     Attributes:
         version: Raised with every change of the file.
@@ -157,7 +157,9 @@ class Prompt(Config):
             (self.wording.unclear, []),
         ):
             if (found := [place for _, place, _, _ in Formatter().parse(template) if place is not None]) != places:
-                raise ValueError(f"{template!r} has the places {found} to fill, not {places}")
+                raise ValueError(
+                    f"{template!r} has the places {found} to fill, not {places} (a brace that is meant stands twice)"
+                )
         if lost := sorted(set(self.aliases.values()) - set(self.labels)):
             raise ValueError(f"aliases lead to unknown labels: {', '.join(lost)}")
         return self
@@ -169,11 +171,19 @@ class Prompt(Config):
         return [known if found.count(known) == 1 else None for known in found]
 
     def words(self, labels: Sequence[str]) -> list[str]:
-        """The word that stands for each label in the prompt; a label that is not known stands for itself."""
-        return [
-            known.word if known else as_data(label.replace("_", " "))
-            for label, known in zip(labels, self.known(labels), strict=True)
-        ]
+        """The word that stands for each label in the prompt; a label that is not known stands for itself.
+
+        Raises:
+            InputError: When a label has no word, or two have the same.
+        """
+        words: dict[str, str] = {}
+        for label, known in zip(labels, self.known(labels), strict=True):
+            word = known.word if known else as_data(label.replace("_", " "))
+            if not word or word in words:
+                what = f"{words[word]!r} and {label!r} are both {word!r}" if word else f"{label!r} is nothing"
+                raise InputError(f"labels: to a language model {what}", "rename one in the corpus")
+            words[word] = label
+        return list(words)
 
     def adjectives(self, labels: Sequence[str]) -> list[str]:
         """The word that stands for each label in a cue sentence."""
@@ -227,7 +237,7 @@ class Prompt(Config):
             raise ParamsError("the prompt has no section `chat`", "copy it from emotion_en.yaml")
         item = self.chat.item
         listed = ", ".join(json.dumps(word, ensure_ascii=False) for word in self.words(labels))
-        turns: list[Message] = [{"role": "system", "content": self.chat.instruction.replace("{labels}", listed)}]
+        turns: list[Message] = [{"role": "system", "content": self.chat.instruction.format(labels=listed)}]
         for example, word in self._examples(labels):
             turns.append({"role": "user", "content": item.format(text=unmarked(example))})
             turns.append({"role": "assistant", "content": json.dumps({"label": word}, ensure_ascii=False)})

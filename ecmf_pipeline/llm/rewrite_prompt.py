@@ -108,7 +108,7 @@ class RewriteWording(Config):
 
 
 class RewritePrompt(Config):
-    """One prompt file.
+    """One prompt file. A brace that is meant stands twice (``{{``): single ones are places to fill.
 
     Attributes:
         version: Raised with every change of the file.
@@ -142,7 +142,9 @@ class RewritePrompt(Config):
             (wording.shown, ["cues"]),
         ):
             if (found := [place for _, place, _, _ in Formatter().parse(template) if place is not None]) != places:
-                raise ValueError(f"{template!r} has the places {found} to fill, not {places}")
+                raise ValueError(
+                    f"{template!r} has the places {found} to fill, not {places} (a brace that is meant stands twice)"
+                )
         for example in self.examples:
             if unknown := set(example.answer.emotions) - set(self.emotions):
                 raise ValueError(f"the example {example.text!r} names {sorted(unknown)}, not among `emotions`")
@@ -161,7 +163,7 @@ class RewritePrompt(Config):
     def messages(self, context: Context) -> list[Message]:
         """The turns that ask about one utterance, up to the answer."""
         listed = ", ".join(json.dumps(word, ensure_ascii=False) for word in self.emotions)
-        turns: list[Message] = [{"role": "system", "content": self.instruction.replace("{emotions}", listed)}]
+        turns: list[Message] = [{"role": "system", "content": self.instruction.format(emotions=listed)}]
         for example in self.examples:
             shown = Context(example.text, example.before, example.after, example.cues)
             turns.append({"role": "user", "content": self._shown(shown)})

@@ -6,7 +6,6 @@ that the budget knows of. Whatever a server sends back is cleared of the key bef
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 import openai
 from openai.types.chat import ChatCompletion
+from openai.types.chat.chat_completion import Choice
 from pydantic import ValidationError
 
 from ecmf_pipeline.errors import ModelError, RequestRefused, ServerUnavailable
@@ -23,6 +23,8 @@ from ecmf_pipeline.llm.answers import Answer, Token
 from ecmf_pipeline.llm.budget import Budget
 from ecmf_pipeline.llm.prompt import Message, PictureMessage
 from ecmf_pipeline.llm.server_config import ServerConfig
+from ecmf_pipeline.llm.server_dialect import Dialect
+from ecmf_pipeline.llm.server_key import ServerKey
 from ecmf_pipeline.llm.tokens import about_tokens
 
 _NOT_NOW = {408, 409, 425, 429}
@@ -60,7 +62,7 @@ class ChatServer:
         rng: Jitter of the waits.
 
     Raises:
-        ModelError: When the environment variable of the key is not set.
+        ModelError: When the environment variable of the key is not set, or holds what can be no key.
     """
 
     def __init__(self, model: str, config: ServerConfig, budget: Budget, *, rng: random.Random | None = None) -> None:
@@ -70,9 +72,11 @@ class ChatServer:
         self._rng = rng or random.Random()
         self._stopped = threading.Event()
         self._answered = False
-        self._key = _key(config)
+        self._gives_logprobs = False
+        self._dialect = Dialect()
+        self._key = ServerKey.of(config)
         self._client = openai.OpenAI(
-            base_url=config.base_url, api_key=self._key or "none", max_retries=0, timeout=config.timeout
+            base_url=config.base_url, api_key=self._key.text or "none", max_retries=0, timeout=config.timeout
         )
 
     def stop(self) -> None:
@@ -126,45 +130,76 @@ class ChatServer:
                 fault = error
                 if fault.unreachable and attempt >= _TRIES_TO_REACH - 1 and not self._answered:
                     raise ModelError(*self._unreachable(fault)) from None
-        raise ServerUnavailable(self._clean(f"the server failed {self.config.max_retries + 1} times, last: {fault}"))
+        raise ServerUnavailable(
+            self._key.cleared(f"the server failed {self.config.max_retries + 1} times, last: {fault}")
+        )
 
     def _once(
         self, messages: Sequence[Message | PictureMessage], options: dict[str, Any], reserved: int, *, logprobs: bool
     ) -> Answer:
         if self._stopped.is_set():
             raise Stopped
+        while (completion := self._paid_for(messages, options, reserved)) is None:
+            pass
+        return self._read(completion.choices[0], logprobs=logprobs)
+
+    def _paid_for(
+        self, messages: Sequence[Message | PictureMessage], options: dict[str, Any], reserved: int
+    ) -> ChatCompletion | None:
+        """Send one request; None where the server wants it put otherwise, which is known from then on."""
+        sent = self._dialect.put(options)
         self.budget.reserve(reserved)
         used = 0
         try:
-            completion = self._completion(messages, options)
-            used = completion.usage.total_tokens if completion.usage else reserved
+            completion = self._completion(messages, sent)
+            used = completion.usage.total_tokens if completion and completion.usage else reserved
         finally:
             self.budget.settle(reserved, used)
-        choice = completion.choices[0]
-        content = choice.message.content or choice.message.refusal or ""
+        return completion
+
+    def _read(self, choice: Choice, *, logprobs: bool) -> Answer:
+        """What a server said.
+
+        Raises:
+            RequestRefused: When its filter held the answer back.
+            ModelError: When log-probabilities are wanted and it seems to give none at all.
+        """
+        message = choice.message
+        if choice.finish_reason == "content_filter":
+            raise RequestRefused("the server's content filter held the answer back")
+        content = self._key.cleared(message.content or message.refusal or "")
         if not logprobs:
-            return Answer(self._clean(content))
-        if choice.logprobs is None or not choice.logprobs.content:
+            return Answer(content)
+        if given := choice.logprobs and choice.logprobs.content:
+            self._gives_logprobs = True
+            tokens = tuple(
+                Token(
+                    self._key.cleared(token.token),
+                    tuple((self._key.cleared(other.token), other.logprob) for other in token.top_logprobs),
+                )
+                for token in given
+            )
+            return Answer(content, tokens)
+        # One answer without any says nothing of the others where it is empty or a refusal, or others had them.
+        if (message.content or "").strip() and not message.refusal and not self._gives_logprobs:
             raise ModelError(
                 f"{self.config.base_url} gives no log-probabilities of {self.model}", "set llm.server.scoring: samples"
             )
-        tokens = tuple(
-            Token(token.token, tuple((other.token, other.logprob) for other in token.top_logprobs))
-            for token in choice.logprobs.content
-        )
-        return Answer(self._clean(content), tokens)
+        return Answer(content)
 
-    def _completion(self, messages: Sequence[Message | PictureMessage], options: dict[str, Any]) -> ChatCompletion:
+    def _completion(self, messages: Sequence[Message | PictureMessage], sent: dict[str, Any]) -> ChatCompletion | None:
         create: Any = self._client.chat.completions.with_raw_response.create
         try:
-            raw = create(model=self.model, messages=list(messages), **options)
+            raw = create(model=self.model, messages=list(messages), **sent)
         except openai.APIStatusError as error:
+            if self._dialect.learn(error.status_code, str(error.message), sent):
+                return None
             raise self._refusal(error) from None  # its chain holds the request, and that the key
         except openai.APIConnectionError as error:
             # A connection that was never made: refused, no such host. By name: openai brings one httpx or another.
             unreachable = type(error.__cause__).__name__ == "ConnectError"
             what = str(error.__cause__) if unreachable else type(error).__name__
-            raise _Fault(self._clean(what), unreachable=unreachable) from None
+            raise _Fault(self._key.cleared(what), unreachable=unreachable) from None
         try:
             completion = ChatCompletion.model_validate_json(raw.http_response.content)
         except ValidationError:
@@ -175,7 +210,7 @@ class ChatServer:
         return completion
 
     def _refusal(self, error: openai.APIStatusError) -> Exception:
-        said = self._clean(" ".join(str(error.message).split()))[:300]
+        said = self._key.cleared(" ".join(str(error.message).split()))[:300]
         what = f"HTTP {error.status_code}: {said}"
         if error.code != "insufficient_quota" and (error.status_code in _NOT_NOW or error.status_code >= 500):
             return _Fault(f"HTTP {error.status_code}", _retry_after(error.response.headers))
@@ -200,20 +235,6 @@ class ChatServer:
         longest = self.config.first_wait * 2.0 ** (attempt - 1)
         return min(longest * (0.5 + 0.5 * jitter), self.config.longest_wait)
 
-    def _clean(self, text: str) -> str:
-        return text.replace(self._key, "***") if self._key else text
-
-
-def _key(config: ServerConfig) -> str:
-    if config.key_env is None:
-        return ""
-    if not (key := os.environ.get(config.key_env, "").strip()):
-        raise ModelError(
-            f"the environment variable {config.key_env} is not set",
-            "put the server's key into it, or set llm.server.key_env: null where the server wants none",
-        )
-    return key
-
 
 def _response_format(config: ServerConfig, schema: Mapping[str, Any]) -> dict[str, Any]:
     if config.structured == "none":
@@ -232,6 +253,6 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     except ValueError:
         try:
             seconds = parsedate_to_datetime(told).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError, TypeError, OSError):  # no date, or one beyond the calendar
             return None
     return max(0.0, seconds) if seconds < float("inf") else None

@@ -13,6 +13,8 @@ from ecmf_pipeline.errors import ParamsError
 RECIPE = 1
 """Raised with every change of code that changes what is heard."""
 
+_HINT = "name a Whisper model: its hub id (openai/whisper-small), or a folder with it as transformers saves it"
+
 
 class TranscribeConfig(Config):
     """The `transcribe` stage: words for clips with sound and without a transcript. Those of the corpus always stand.
@@ -55,8 +57,8 @@ class TranscribeConfig(Config):
             ParamsError: When params name none.
         """
         if self.model is None:
-            raise ParamsError("transcribe.model names no model", "name a Whisper model's hub id or folder")
-        return locate(self.model, self.revision)
+            raise ParamsError("transcribe.model names no model", _HINT)
+        return locate(self.model, self.revision, hint=f"transcribe.model: {_HINT}")
 
     def settings(self) -> dict[str, Any]:
         """All that changes what is heard, as plain JSON values; which transcripts are used is decided afterwards.

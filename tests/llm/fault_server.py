@@ -34,6 +34,15 @@ KEY = "sk-test-7f3a9c"
 SERVER_FAULTS = ("hang", "drop", "429", "500", "garbage", "html", "half envelope", "no choices")
 ANSWER_FAULTS = ("wrong label", "half JSON", "prose", "more keys")
 
+_SILENT: dict[str, Any] = {"role": "assistant", "content": None}
+WITHOUT_LOGPROBS: dict[str, dict[str, Any]] = {
+    "filtered": {"logprobs": None, "finish_reason": "content_filter", "message": _SILENT},
+    "empty": {"logprobs": None, "message": _SILENT},
+    "refusal": {"logprobs": None, "message": _SILENT | {"refusal": "I cannot help with that."}},
+    "no logprobs": {"logprobs": None},
+}
+"""Answers that say nothing of whether the server gives log-probabilities, and one that does if it comes first."""
+
 _UTTERANCE = re.compile(r"<utterance>(.*)</utterance>")
 
 
@@ -99,14 +108,34 @@ class FaultServer:
         elif fault.isdigit():
             echo = f"Incorrect API key: {handler.headers['Authorization']}"
             _send(handler, json.dumps({"error": {"message": echo, "code": "no"}}).encode(), int(fault))
+        elif refused := _refused(fault, body):
+            _send(handler, json.dumps({"error": {"message": refused, "code": "unsupported"}}).encode(), 400)
         elif fault in SERVER_FAULTS:
             _send(handler, _broken(fault))
         else:
             content = _content(fault, text, str(handler.headers["Authorization"]))
-            _send(handler, json.dumps(_completion(content, logprobs=bool(body.get("logprobs")))).encode())
+            whole = _completion(content, logprobs=bool(body.get("logprobs")))
+            whole["choices"][0] |= WITHOUT_LOGPROBS.get(fault, {})
+            _send(handler, json.dumps(whole).encode())
             if fault == "ok":
                 with self._lock:
                     self.paid[text] += 1
+
+
+REFUSALS = {
+    "wants max_completion_tokens": {
+        "max_tokens": "Unsupported parameter: 'max_tokens' is not supported with this model. "
+        "Use 'max_completion_tokens' instead.",
+        "temperature": "Unsupported value: 'temperature' does not support 0.0 with this model. Only the default (1) "
+        "value is supported.",
+    },
+    "knows no max_tokens": {"max_tokens": "max_tokens is unsupported"},
+}
+"""What a server says of options that it does not take."""
+
+
+def _refused(fault: str, body: dict[str, Any]) -> str:
+    return next((said for option, said in REFUSALS.get(fault, {}).items() if option in body), "")
 
 
 def _send(
@@ -143,6 +172,8 @@ def _content(fault: str, text: str, authorization: str) -> str:
     if fault.startswith("say "):
         return fault.removeprefix("say ")
     right = WORDS[truth(text)]
+    if fault in WITHOUT_LOGPROBS or fault in REFUSALS:
+        fault = "ok"
     return {
         "ok": json.dumps({"label": right}),
         "wrong label": json.dumps({"label": "jubilant"}),

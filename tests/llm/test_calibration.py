@@ -110,6 +110,25 @@ def test_examples_are_given_labels_of_other_folds() -> None:
     assert len({str(prompt.settings()) for prompt in prompts.values()}) > 1, "another prompt is another cache"
 
 
+def test_no_example_says_what_is_judged_under_it() -> None:
+    labels, folds = ["happy", "sad"], np.arange(40) % 2
+    # Every second clip of fold 0 says, but for case and blanks, what a clip of fold 1 says under another label.
+    texts = [f"What the clip {number} says." for number in range(40)]
+    for number in range(0, 40, 4):
+        texts[number] = f"  {texts[number + 1].upper()} "
+    given = np.array([number % 4 // 2 for number in range(40)])
+    for seed in range(20):
+        prompts = prompts_by_fold(load_prompt("emotion_en"), texts, given, labels, folds, seed=seed)
+        for fold, prompt in prompts.items():
+            judged = {text.strip().casefold() for text, own in zip(texts, folds, strict=True) if own == fold}
+            shown = {prompt.labels[label].example.strip().casefold() for label in labels}
+            assert judged.isdisjoint(shown)
+    only = prompts_by_fold(
+        load_prompt("emotion_en"), ["The same words."] * 4, np.zeros(4, int), ["happy"], folds[:4], seed=1
+    )
+    assert only[0].labels["happy"] == load_prompt("emotion_en").labels["happy"], "its own example stays"
+
+
 def test_a_servers_scores_are_calibrated_by_what_it_says_of_the_calibration_texts() -> None:
     values = np.array([[1.0, 2.0], [np.nan, np.nan], [0.5, 0.0], [np.nan, np.nan], [1.5, 1.0]])
     found = calibrated(Scored(values, 5, 0, 0, 0, 0, 0), 3)

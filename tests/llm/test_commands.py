@@ -88,7 +88,7 @@ def test_other_settings_are_told_apart_and_pruned_when_told_so(
 
 
 @pytest.mark.usefixtures("server")
-def test_answers_are_written_out_with_what_was_no_answer() -> None:
+def test_answers_are_written_out_with_what_was_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
     rewrite.run()
     llm_commands.export(Path("out.jsonl"))
     rows = {row["text"]: row for row in map(json.loads, Path("out.jsonl").read_text().splitlines())}
@@ -96,6 +96,10 @@ def test_answers_are_written_out_with_what_was_no_answer() -> None:
     assert max(rows["line 4"]["scores"], key=rows["line 4"]["scores"].get) == LABELS[4]
     assert not rows["line 3"]["scores"]
     assert [answer.split(":")[0] for answer in rows["line 3"]["raw"]] == ["not JSON"] * 2
+    capsys.readouterr()
+    llm_commands.export(Path("-"))
+    assert capsys.readouterr().out == Path("out.jsonl").read_text()
+    assert not Path("-").exists()
     with pytest.raises(InputError, match="already there"):
         llm_commands.export(Path("out.jsonl"))
 

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecmf_pipeline.errors import ParamsError
-from ecmf_pipeline.llm.prompt import as_data, load_prompt, packaged_prompts
-from ecmf_pipeline.llm.rewrite_prompt import load_rewrite_prompt
+from ecmf_pipeline.errors import InputError, ParamsError
+from ecmf_pipeline.llm.config import LlmConfig
+from ecmf_pipeline.llm.frames import picture_messages
+from ecmf_pipeline.llm.prompt import Prompt, as_data, load_prompt, packaged_prompts
+from ecmf_pipeline.llm.rewrite_prompt import Context, load_rewrite_prompt
 
 SIX = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 INJECTIONS = [
@@ -76,6 +78,34 @@ def test_other_label_sets() -> None:
 def test_two_labels_never_share_a_word() -> None:
     prompt = load_prompt("emotion_en")
     assert prompt.words(("joy", "happiness", "sad")) == ["joy", "happiness", "sad"]
+
+
+def test_labels_that_would_share_a_word_are_refused() -> None:
+    prompt = load_prompt("emotion_en")
+    with pytest.raises(InputError, match=r"'very_sad' and 'very sad' are both 'very sad'.*\n.*rename"):
+        prompt.words(("happy", "very_sad", "very sad"))
+    with pytest.raises(InputError, match="'_' is nothing"):
+        prompt.words(("happy", "_"))
+    with pytest.raises(InputError, match="both"):
+        LlmConfig(backend="openai", model="served").settings(("very_sad", "very sad"))
+
+
+def test_a_brace_that_is_meant_stands_twice_everywhere() -> None:
+    document = load_prompt("emotion_en").model_dump()
+    answer = 'Answer as {{"label": "..."}} with one of {labels}.'
+    for section in ("chat", "frames"):
+        document[section]["instruction"] = answer
+    document["instruction"] = "One of {{these}}: {labels}."
+    prompt = Prompt.model_validate(document)
+    shown = 'Answer as {"label": "..."} with one of "happy", "sad".'
+    assert prompt.chat_messages("x", ["happy", "sad"])[0]["content"] == shown
+    assert picture_messages(prompt, [b""], ["happy", "sad"])[0]["content"] == shown
+    assert prompt.render("x", ["happy", "sad"]).startswith("One of {these}: happy or sad.")
+    written = load_rewrite_prompt("rewrite_en").model_copy(update={"instruction": "{{}} {emotions}"})
+    assert str(written.messages(Context("x"))[0]["content"]).startswith("{} ")
+    document["chat"]["instruction"] = answer.replace("{{", "{").replace("}}", "}")
+    with pytest.raises(ValueError, match="twice"):
+        Prompt.model_validate(document)
 
 
 def test_the_hash_follows_what_is_asked_and_not_the_wording() -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
+import re
 import signal
 import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
 
+import fault_server
 import numpy as np
 import pytest
 from fault_server import ANSWER_FAULTS, KEY, LABELS, SERVER_FAULTS, ask, kept, lines, serving, settings, truth
@@ -24,6 +29,8 @@ from ecmf_pipeline.llm.cache import ScoreCache
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.server import ChatServer, _retry_after
 from ecmf_pipeline.llm.server_config import BudgetConfig, ServerConfig
+from ecmf_pipeline.llm.server_dialect import Dialect
+from ecmf_pipeline.llm.server_key import ServerKey
 
 
 def ok(_text: str, _attempt: int) -> str:
@@ -87,6 +94,55 @@ def test_a_server_without_log_probabilities_is_named(tmp_path: Path, monkeypatch
     monkeypatch.setattr("fault_server._tokens", lambda _: iter(()))
     with serving(ok) as server, pytest.raises(ModelError, match="scoring: samples"):
         ask(tmp_path, lines(3), settings(server.url))
+
+
+@pytest.mark.parametrize("odd", ["filtered", "empty", "refusal", "no logprobs"])
+def test_one_answer_without_log_probabilities_costs_its_own_text(tmp_path: Path, odd: str) -> None:
+    # Whether it comes first or last; only a whole answer that comes first says that the server gives none.
+    odd_one = "line 5" if odd == "no logprobs" else "line 0"
+    with serving(lambda text, _: odd if text == odd_one else "ok") as server:
+        config = settings(server.url, concurrency=1).model_copy(update={"max_quarantined": 0.5})
+        found = ask(tmp_path, lines(6), config)
+        before = len(server.asked)
+        again = ask(tmp_path, lines(6), config)
+        assert len(server.asked) == before, "it is not asked in each run anew"
+    lost = lines(6).index(odd_one)
+    assert np.isfinite(found.values).all(axis=1).tolist() == [number != lost for number in range(6)]
+    assert (found.quarantined, found.invalid) == ((1, 0) if odd == "filtered" else (0, 1))
+    assert (again.quarantined, again.invalid) == (found.quarantined, found.invalid)
+    if odd == "refusal":
+        assert any("cannot help" in said for said in ScoreCache(tmp_path / "cache", "f")[sha256_text("line 0")].raw)
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize(
+    ("wants", "refused"),
+    [("wants max_completion_tokens", {"max_tokens", "temperature"}), ("knows no max_tokens", {"max_tokens"})],
+)
+def test_options_that_a_server_refuses_are_put_otherwise_from_then_on(
+    tmp_path: Path, wants: str, refused: set[str], concurrency: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(lambda *_: wants) as server:
+        found = ask(tmp_path, lines(20), settings(server.url, concurrency=concurrency, max_retries=0))
+        answered = [body for body in server.requests if not refused & set(body)]
+    assert (found.asked, found.invalid, found.quarantined) == (20, 0, 0)
+    assert (found.values.argmax(axis=1) == [truth(text) for text in lines(20)]).all()
+    assert len(answered) == 20, "each text is answered once"
+    assert len(server.requests) <= 20 + len(refused) * concurrency, "what was learned holds for all"
+    assert all(body["max_completion_tokens"] == 64 for body in answered)
+    assert ("takes no temperature" in capsys.readouterr().err) is ("temperature" in refused)
+
+
+def test_a_refusal_that_speaks_of_something_else_changes_nothing() -> None:
+    sent = {"max_tokens": 64, "temperature": 0.0, "seed": 1}
+    for status, said in (
+        (400, "max_tokens is too large"),
+        (400, "the text is about temperature"),
+        (500, "max_tokens unsupported"),
+    ):
+        dialect = Dialect()
+        assert not dialect.learn(status, said, sent)
+        assert dialect.put(sent) == sent
 
 
 @pytest.mark.parametrize(
@@ -168,6 +224,70 @@ def test_the_key_is_told_to_the_server_alone(
     assert not any(KEY in text for text in said)
 
 
+ESCAPED = "".join(f"\\u{ord(sign):04X}" for sign in KEY)
+TWICE = "".join(f"\\\\u{ord(sign):04x}" for sign in KEY)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f'{{"label": "{ESCAPED}"}}',
+        f'{{"label": "happy", "{ESCAPED}": "{TWICE}"}}',
+        f'{{"label": "{KEY[:4]}{ESCAPED[24:]}"}}',
+        f"```json\n{{'label': '{KEY}'}}```",
+    ],
+)
+def test_a_key_that_is_spelled_otherwise_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    with serving(lambda text, _: f"say {content}" if text == "line 1" else "ok") as server:
+        found = ask(tmp_path, lines(3), settings(server.url, key_env="MY_KEY"))
+    assert (found.invalid, found.quarantined) == (1, 0)
+    raw = ScoreCache(tmp_path / "cache", "f")[sha256_text("line 1")].raw
+    for text in raw:
+        assert "***" in text
+        assert KEY not in text
+        assert KEY not in decoded(decoded(text))
+
+
+def decoded(text: str) -> str:
+    """The text with what is escaped in it put plainly, as JSON does."""
+    return re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), text).replace("\\\\", "\\")
+
+
+def test_a_key_of_any_signs_is_found_however_it_is_escaped() -> None:
+    key = ServerKey('a"b\\c/d')
+    for said in (key.text, json.dumps(key.text), json.dumps(json.dumps(key.text)), r"a\"b\\c\/d", repr([key.text])):
+        assert key.cleared(f"<{said}>").count("***") == 1, said
+    assert key.cleared("nothing of it: a, b") == "nothing of it: a, b"
+
+
+@pytest.mark.parametrize("key", ["sk-schlüssel", "sk-\nsecond", "sk-one two", "sk-\u200babc"])
+def test_what_can_be_no_key_is_refused_without_being_repeated(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("MY_KEY", key)
+    with pytest.raises(ModelError, match="MY_KEY holds no key") as raised:
+        ChatServer("m", ServerConfig(key_env="MY_KEY"), Budget(BudgetConfig()))
+    assert not any(part in "".join(traceback.format_exception(raised.value)) for part in (key, "schl", "second", "two"))
+
+
+@pytest.mark.parametrize("number", [1e308, 5.0, float("nan")])
+def test_what_can_be_no_log_probability_is_an_invalid_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: float
+) -> None:
+    def odd(content: str) -> Iterator[dict[str, Any]]:
+        for token in tokens(content):
+            others = [other | {"logprob": number} for other in token["top_logprobs"]]
+            yield token | ({"top_logprobs": others} if "sa" in token["token"] else {})
+
+    tokens = fault_server._tokens
+    monkeypatch.setattr("fault_server._tokens", odd)
+    with serving(ok) as server:
+        found = ask(tmp_path, lines(6), settings(server.url))
+    assert (found.asked, found.invalid, found.quarantined) == (6, 1, 0)
+    assert not np.isfinite(found.values[3]).any()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -206,6 +326,8 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert 50 < (_retry_after({"retry-after": format_datetime(datetime.now(UTC) + timedelta(seconds=60))}) or 0) <= 60
     assert _retry_after({"retry-after": format_datetime(datetime.now(UTC) - timedelta(seconds=60))}) == 0
     assert [_retry_after({"retry-after": told}) for told in ("soon", "", "inf", "nan")] == [None] * 4
+    beyond = ("Mon, 01 Jan 99999999999 00:00:00 GMT", "Mon, 01 Jan 10000 00:00:00 GMT", "9" * 400)
+    assert [_retry_after({"retry-after": told}) for told in beyond] == [None] * 3
     assert _retry_after({}) is None
 
 

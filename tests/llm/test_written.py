@@ -121,6 +121,25 @@ def test_an_invalid_answer_is_asked_for_once_more_then_the_original_stands_alone
     assert any("jubilant" in path.read_text() for path in (tmp_path / "cache").rglob("*.jsonl")), "the raw answer"
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"emotions": ["jubilant"]}, {"emotions": "happy"}, {"clarity": None}, {"more": 1}, {"cues": "so " * 100}],
+)
+def test_a_kept_answer_that_its_form_forbids_is_asked_again(tmp_path: Path, change: dict[str, Any]) -> None:
+    contexts = {"a": Context("Oh, what a day!"), "b": Context("No.")}
+    with serving(lambda *_: said(emotions=["happy"], clarity="clear")) as server:
+        first = write(tmp_path, contexts, settings(server.url))
+        (part,) = (tmp_path / "cache").rglob("*.jsonl")
+        damaged, whole = map(json.loads, part.read_text().splitlines())
+        values = {name: value for name, value in (damaged["values"] | change).items() if value is not None}
+        part.write_text("".join(json.dumps(row) + "\n" for row in (damaged | {"values": values}, whole)))
+        again = write(tmp_path, contexts, settings(server.url))
+        assert len(server.asked) == 3
+        assert write(tmp_path, contexts, settings(server.url)).asked == 0
+    assert again.texts == first.texts
+    assert (again.asked, again.cached, again.invalid) == (1, 1, 0)
+
+
 def test_long_words_are_cut_for_the_model_and_whole_in_the_text(tmp_path: Path) -> None:
     long = "word " * 300 + "end"
     with serving(lambda *_: said()) as server:

@@ -91,3 +91,12 @@ def test_other_models_are_refused(tiny_whisper: Path, tiny_model: Path, tmp_path
     (folder / "tokenizer.json").write_text(text.replace("<|startoftranscript|>", "<|begin|>"))
     with pytest.raises(ModelError, match="no Whisper model"):
         WhisperTranscriber(config(folder))
+
+
+@pytest.mark.parametrize("model", ["gguf", "nowhere/at/all"])
+def test_a_folder_without_a_model_is_told_what_kind_is_wanted(tmp_path: Path, model: str) -> None:
+    (tmp_path / "gguf").mkdir()
+    (tmp_path / "gguf" / "some.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match=r"transcribe\.model: name a Whisper model") as raised:
+        config(tmp_path / model).settings()
+    assert "ecmf-pipe models" not in str(raised.value), "which fetches none"
