@@ -244,4 +244,5 @@ def lines(count: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    ask(Path(sys.argv[1]), lines(int(sys.argv[3])), settings(sys.argv[2], timeout=float(sys.argv[4])))
+    SCORING = {"scoring": sys.argv[5]} if len(sys.argv) > 5 else {}
+    ask(Path(sys.argv[1]), lines(int(sys.argv[3])), settings(sys.argv[2], timeout=float(sys.argv[4]), **SCORING))
