@@ -13,11 +13,11 @@ from ecmf_pipeline.clips import Clip
 from ecmf_pipeline.errors import InputError
 from ecmf_pipeline.files import fingerprint, sha256_text, write_atomic
 from ecmf_pipeline.llm.cache import AnswerCache, AnswerWriter
-from ecmf_pipeline.llm.client import Chat
+from ecmf_pipeline.llm.client import Chat, question_key
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.drafts import FILE, Drafts
 from ecmf_pipeline.llm.frames import frame_keys, frame_settings, picture_messages
-from ecmf_pipeline.llm.generation import generation_settings, question_key
+from ecmf_pipeline.llm.generation import generation_settings
 from ecmf_pipeline.llm.loop import ScoreBooks, drafts_of
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt
 from ecmf_pipeline.llm.rewrite_prompt import load_rewrite_prompt

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ecmf_pipeline.errors import ClipError
-from ecmf_pipeline.files import fingerprint, sha256_text
+from ecmf_pipeline.files import fingerprint
 from ecmf_pipeline.llm.budget import Budget
 from ecmf_pipeline.llm.cache import AnswerCache
-from ecmf_pipeline.llm.client import Chat, Generator
+from ecmf_pipeline.llm.client import Chat, Generator, question_key
 from ecmf_pipeline.llm.config import LlmConfig
+from ecmf_pipeline.llm.drafts import Drafts
 from ecmf_pipeline.llm.loop import ScoreBooks, ask_about
 from ecmf_pipeline.llm.prompt import Message
 from ecmf_pipeline.llm.rows import Written
@@ -52,11 +52,17 @@ class GenerationSteps:
         config: The model.
         schema: The form of the answers.
         budget: What may still be sent, where several loops share it; None: one of its own, as ``config`` says.
+        drafts: What a server has been paid for of questions that are not finished; None: nothing.
     """
 
     config: LlmConfig
     schema: Schema
     budget: Budget | None = None
+    drafts: Drafts | None = None
+
+    def keeping(self, drafts: Drafts) -> GenerationSteps:
+        """See `drafts.DraftingSteps`; a model of this machine costs nothing, and its workers are other processes."""
+        return replace(self, drafts=drafts) if self.config.backend == "openai" else self
 
     def __call__(self, worker: int) -> GenerationStep:
         """Load the model, or open the client."""
@@ -65,7 +71,7 @@ class GenerationSteps:
             from ecmf_pipeline.llm.server_generation import ServerGenerator
 
             server = ChatServer(self.config.model, self.config.server, self.budget or Budget(self.config.budget))
-            return GenerationStep(ServerGenerator(server, self.config.server), self.schema)
+            return GenerationStep(ServerGenerator(server, self.config.server, self.drafts), self.schema)
         from ecmf_pipeline.llm.local_generation import TransformersGenerator
 
         return GenerationStep(TransformersGenerator(self.config, worker), self.schema)
@@ -210,8 +216,3 @@ def fill_in(
         invalid=sum(answer is not None and answer.values is None for answer in answers.values()),
         damaged=cache.dropped,
     )
-
-
-def question_key(chat: Chat) -> str:
-    """SHA-256 of a question."""
-    return sha256_text(json.dumps(list(chat), ensure_ascii=False, sort_keys=True))
