@@ -24,6 +24,7 @@ from ecmf_pipeline.llm.server_config import ServerConfig
 from ecmf_pipeline.llm.step import Utterance
 from ecmf_pipeline.runner import Done, Keeper, Outcome, Step, StepFactory, Task
 from ecmf_pipeline.runner.engine import perform
+from ecmf_pipeline.runner.interruption import hurried
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,10 @@ class AskingStep(Step[Utterance, str, TextScores]):
     def stop(self) -> None:
         """Send nothing any more."""
         self._server.stop()
+
+    def abandon(self) -> None:
+        """Send nothing any more, and hear none of the requests under way."""
+        self._server.abandon()
 
     def close(self) -> None:
         """Close the client."""
@@ -185,7 +190,10 @@ class Threads:
         self._count = count
 
     def run(self, tasks: Iterable[Task[Any]], factory: StepFactory, keeper: Keeper[Any]) -> Iterator[Done[Any]]:
-        """Work on the tasks; see `runner.Engine`. Where one fails, those under way are finished first."""
+        """Work on the tasks; see `runner.Engine`. Where one fails, those under way are finished first.
+
+        So they are on a first Ctrl-C or SIGTERM; a second one leaves at once.
+        """
         step: Any = factory(0)
         source = iter(tasks)
         first: BaseException | None = None
@@ -209,8 +217,11 @@ class Threads:
                 step.stop()
                 for future in pending:
                     future.cancel()
-                pool.shutdown(wait=True)
-                step.close()
+                try:
+                    with hurried(step.abandon):  # what is under way is paid for; yet nobody has to wait for it
+                        pool.shutdown(wait=True)
+                finally:
+                    step.close()
         if first is not None:
             raise first
 

@@ -79,5 +79,8 @@ class Generator(Protocol):
     def stop(self) -> None:
         """Begin nothing any more."""
 
+    def abandon(self) -> None:
+        """Begin nothing any more, and wait for nothing that is under way elsewhere."""
+
     def close(self) -> None:
         """Let go of what it holds."""

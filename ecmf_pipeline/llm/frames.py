@@ -141,6 +141,10 @@ class ShowingStep(Step[ClipToShow, list[bytes], TextScores]):
         """Send nothing any more."""
         self._server.stop()
 
+    def abandon(self) -> None:
+        """Send nothing any more, and hear none of the requests under way."""
+        self._server.abandon()
+
     def close(self) -> None:
         """Close the client, and free the face detector."""
         self._server.close()

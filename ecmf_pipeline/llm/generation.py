@@ -112,6 +112,10 @@ class GenerationStep(Step[Question, tuple[Message, ...], Written]):
         """Begin nothing any more."""
         self._generator.stop()
 
+    def abandon(self) -> None:
+        """Begin nothing any more, and wait for nothing that is under way with a server."""
+        self._generator.abandon()
+
     def close(self) -> None:
         """Let go of the model."""
         self._generator.close()

@@ -96,7 +96,7 @@ def ask_about(
 
     Raises:
         StoreBusy: When another run asks for the same stage.
-        TryAgain: When a server failed each time it was asked about some clips.
+        TryAgain: When a server failed each time it was asked about some clips; at once where it seems to be down.
         BudgetSpent: When more would have to be asked than the budget allows.
         TooManyQuarantined: When too many questions make the model fail; what was answered is kept.
         Interrupted: On Ctrl-C or SIGTERM; what was complete is kept.
@@ -118,6 +118,8 @@ def ask_about(
             )
             try:
                 run(_in_order(questions), books.stage)
+            except TryAgain as error:
+                raise TryAgain(_see(books, f"{error}; the answers are kept")) from error
             except TooManyQuarantined as error:
                 _refuse_without_server(config, books, report, error)
                 raise
@@ -157,10 +159,16 @@ def _refuse_without_server(
     """Where a server failed, it is the server that wants mending and not the clips."""
     if failed := report.transient[ServerUnavailable.__name__]:
         raise TryAgain(
-            f"{books.stage}: {counted(failed, 'question')} without an answer, since the server at "
-            f"{config.server.base_url} failed each time; the answers are kept.\n"
-            f"  See {books.quarantine}, and run it again once the server is well."
+            _see(
+                books,
+                f"{counted(failed, 'question')} without an answer, since the server at {config.server.base_url} failed "
+                "each time; the answers are kept",
+            )
         ) from error
+
+
+def _see(books: ScoreBooks, what: str) -> str:
+    return f"{books.stage}: {what}.\n  See {books.quarantine}, and run it again once the server is well."
 
 
 def nothing_to_ask(books: ScoreBooks) -> None:

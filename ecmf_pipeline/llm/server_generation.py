@@ -41,6 +41,10 @@ class ServerGenerator:
         """Send nothing any more."""
         self._server.stop()
 
+    def abandon(self) -> None:
+        """Send nothing any more, and hear none of the requests under way."""
+        self._server.abandon()
+
     def close(self) -> None:
         """Close the client."""
         self._server.close()
