@@ -24,9 +24,13 @@ class Calls:
 
     A client's timeout counts from one piece of an answer to the next, so that a server that sends a byte now and then
     keeps a thread for ever. A thread cannot be stopped, but it can be left alone.
+
+    Attributes:
+        running: Calls that have not returned, whether anybody waits for them or not.
     """
 
     def __init__(self) -> None:
+        self.running = 0
         self._lock = threading.Lock()
         self._waited_for: set[Future[Any]] = set()
         self._abandoned = False
@@ -47,7 +51,8 @@ class Calls:
             if self._abandoned:
                 raise Abandoned
             self._waited_for.add(future)
-        threading.Thread(target=_make, args=(future, call), name="request", daemon=True).start()
+            self.running += 1
+        threading.Thread(target=self._make, args=(future, call), name="request", daemon=True).start()
         try:
             return future.result(seconds)
         except CancelledError:
@@ -68,13 +73,13 @@ class Calls:
         for future in waited_for:
             future.cancel()
 
-
-def _make(future: Future[Any], call: Callable[[], Any]) -> None:
-    try:
-        result = call()
-    except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
-        with suppress(InvalidStateError):  # nobody does
-            future.set_exception(error)
-    else:
-        with suppress(InvalidStateError):
-            future.set_result(result)
+    def _make(self, future: Future[Any], call: Callable[[], Any]) -> None:
+        result, raised = None, None
+        try:
+            result = call()
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+            raised = error
+        with self._lock:
+            self.running -= 1
+        with suppress(InvalidStateError):  # nobody waits
+            future.set_result(result) if raised is None else future.set_exception(raised)

@@ -92,8 +92,12 @@ class ChatServer:
         self._calls.abandon()
 
     def close(self) -> None:
-        """Let go of the connections."""
-        self._client.close()
+        """Let go of the connections; those that somebody still reads from go with the process.
+
+        A descriptor closed under a reader may be another connection's by the time it reads on.
+        """
+        if not self._calls.running:
+            self._client.close()
 
     def ask(
         self,
