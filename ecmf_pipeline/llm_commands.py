@@ -13,17 +13,19 @@ from ecmf_pipeline.clips import Clip
 from ecmf_pipeline.errors import InputError
 from ecmf_pipeline.files import fingerprint, sha256_text, write_atomic
 from ecmf_pipeline.llm.cache import AnswerCache, AnswerWriter
-from ecmf_pipeline.llm.client import Chat
+from ecmf_pipeline.llm.client import Chat, question_key
 from ecmf_pipeline.llm.config import LlmConfig
+from ecmf_pipeline.llm.drafts import FILE, Drafts
 from ecmf_pipeline.llm.frames import frame_keys, frame_settings, picture_messages
-from ecmf_pipeline.llm.generation import generation_settings, question_key, written_under
-from ecmf_pipeline.llm.loop import ScoreBooks
+from ecmf_pipeline.llm.generation import generation_settings, written_under
+from ecmf_pipeline.llm.loop import ScoreBooks, drafts_of
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt
 from ecmf_pipeline.llm.rewrite_prompt import load_rewrite_prompt
 from ecmf_pipeline.llm.rows import TextScores, Written
 from ecmf_pipeline.llm.server_calibration import calibration_of_server
 from ecmf_pipeline.llm.tokens import about_tokens
 from ecmf_pipeline.llm.written import shortened_context
+from ecmf_pipeline.locks import exclusive
 from ecmf_pipeline.params import Params, load_params
 from ecmf_pipeline.progress import say
 from ecmf_pipeline.stage_inputs import folds_of, read_labelled_corpus, read_spoken_manifest, with_words
@@ -45,6 +47,8 @@ _BOOKS: tuple[tuple[ScoreBooks, Callable[[bytes], TextScores | Written]], ...] =
     (VOTE_BOOKS, TextScores.parse),
 )
 
+_WENT, _WOULD_GO = "removed", "would go (--yes removes it)"
+
 
 def ls() -> None:
     """Say what each cache holds."""
@@ -55,6 +59,9 @@ def ls() -> None:
             invalid = sum(_is_invalid(row) for row in rows)
             mark = "in use" if name in in_use else "other settings"
             say(f"{books.stage} {name}: {counted(len(rows), 'answer')}, {invalid} without a valid one, {mark}")
+    for books, name in _unfinished():
+        paid, mark = len(drafts_of(books, name)), "in use" if name in in_use else "other settings"
+        say(f"{books.stage} {name}: {counted(paid, 'paid answer')} of unfinished questions, {mark}")
 
 
 def prune(*, yes: bool) -> None:
@@ -68,7 +75,13 @@ def prune(*, yes: bool) -> None:
                 with AnswerWriter(AnswerCache(books.cache, name, parse), books.waiting):  # holds the lock
                     shutil.rmtree(books.cache / name, ignore_errors=True)
                     (books.cache / f"{name}.jsonl").unlink(missing_ok=True)
-            say(f"{books.stage} {name}: {'removed' if yes else 'would go (--yes removes it)'}")
+            say(f"{books.stage} {name}: {_WENT if yes else _WOULD_GO}")
+    for books, name in _unfinished():
+        if name not in in_use:
+            if yes:
+                with exclusive(books.waiting / "lock", f"the answers in {books.cache}"):
+                    drafts_of(books, name).remove()
+            say(f"{books.stage} {name}, unfinished questions: {_WENT if yes else _WOULD_GO}")
 
 
 def export(out: Path) -> None:
@@ -111,9 +124,10 @@ def plan() -> None:
         missing = {key: text for text, key in asked.keys.items() if key not in asked.cache}
         say(f"{asked.source}: {counted(len(missing), 'question')} to ask, {len(asked.keys) - len(missing)} known")
         if on_server:
-            requests += asked.samples * len(missing)
-            prompts += asked.samples * sum(asked.tokens(text) for text in missing.values())
-            answers += asked.samples * len(missing) * asked.answer_tokens
+            left = {key: asked.samples - asked.drafts.settled(key, asked.samples) for key in missing}
+            requests += sum(left.values())
+            prompts += sum(left[key] * asked.tokens(text) for key, text in missing.items())
+            answers += sum(left.values()) * asked.answer_tokens
     if not on_server:
         say("of a model on this machine: no requests, no cost")
         return
@@ -132,6 +146,7 @@ class _Questions:
         source: What the answers are for.
         keys: Key by what is asked about: a text, the question of a rewrite, a file's digest.
         cache: What is known.
+        drafts: What has been paid for of questions that are not finished.
         tokens: About how many tokens a question takes.
         answer_tokens: How many an answer takes at most.
         samples: How many answers are asked for.
@@ -140,6 +155,7 @@ class _Questions:
     source: str
     keys: dict[str, str]
     cache: AnswerCache[Any]
+    drafts: Drafts
     tokens: Callable[[str], int]
     answer_tokens: int
     samples: int = 1
@@ -182,6 +198,7 @@ def _scores(source: str, config: LlmConfig, texts: Sequence[str], name: str, own
         source,
         {text: sha256_text(text) for text in (*texts, *calibration_of_server(config, prompt))},
         AnswerCache(VOTE_BOOKS.cache, name, TextScores.parse, also=[REWRITE_BOOKS.cache]),
+        drafts_of(VOTE_BOOKS, name),
         lambda text: about_tokens(prompt.chat_messages(text, labels)),
         config.server.answer_tokens,
         config.server.samples if config.server.scoring == "samples" else 1,
@@ -198,6 +215,7 @@ def _rewrites(params: Params, clips: Sequence[Clip], name: str) -> _Questions:
         "rewrite",
         {text: question_key(chat) for text, chat in chats.items()},
         AnswerCache(ANSWER_BOOKS.cache, name, written_under(prompt.schema_of_answers())),
+        drafts_of(ANSWER_BOOKS, name),
         lambda text: about_tokens(chats[text]),
         max(params.llm.server.answer_tokens, prompt.schema_of_answers().most_tokens()),
     )
@@ -210,6 +228,7 @@ def _frames(params: Params, clips: Sequence[Clip], name: str) -> _Questions:
         "llm/frames",
         {key: key for key in frame_keys(clips, config.votes.frames, params.faces).values()},
         AnswerCache(VOTE_BOOKS.cache, name, TextScores.parse),
+        drafts_of(VOTE_BOOKS, name),
         lambda _: about_tokens(shown),
         config.server.answer_tokens,
         config.server.samples if config.server.scoring == "samples" else 1,
@@ -236,6 +255,12 @@ def _in_use(params: Params) -> dict[str, str]:
 
 def _is_invalid(row: TextScores | Written) -> bool:
     return row.answer.values is None if isinstance(row, Written) else not row.scores
+
+
+def _unfinished() -> list[tuple[ScoreBooks, str]]:
+    """Where paid answers of unfinished questions wait, and under which settings; two caches may share such a place."""
+    places = {books.waiting: books for books, _ in _BOOKS}
+    return [(places[at], path.parent.name) for at in places for path in sorted(at.glob(f"*/{FILE}"))]
 
 
 def _fingerprints(books: ScoreBooks) -> list[str]:

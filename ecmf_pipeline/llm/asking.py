@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.errors import ClipError
+from ecmf_pipeline.files import sha256_text
 from ecmf_pipeline.llm.answers import label_schema, read_label, read_scores, share_scores
 from ecmf_pipeline.llm.budget import Budget
 from ecmf_pipeline.llm.config import LlmConfig
+from ecmf_pipeline.llm.drafts import TRIES, Draft, Drafts
 from ecmf_pipeline.llm.prompt import Message, PictureMessage, Prompt
 from ecmf_pipeline.llm.rows import TextScores
 from ecmf_pipeline.llm.schema import InvalidAnswer
@@ -22,9 +24,7 @@ from ecmf_pipeline.llm.server_config import ServerConfig
 from ecmf_pipeline.llm.step import Utterance
 from ecmf_pipeline.runner import Done, Keeper, Outcome, Step, StepFactory, Task
 from ecmf_pipeline.runner.engine import perform
-
-TRIES = 2
-"""An answer that the schema forbids is asked for once more; then the model abstains."""
+from ecmf_pipeline.runner.interruption import hurried
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +36,25 @@ class AskingSteps:
         prompt: What is asked.
         labels: Labels to choose from, (K,).
         budget: What may still be sent, where several loops share it; None: one of its own, as ``config`` says.
+        drafts: What has been paid for of texts that are not finished; None: nothing.
     """
 
     config: LlmConfig
     prompt: Prompt
     labels: tuple[str, ...]
     budget: Budget | None = None
+    drafts: Drafts | None = None
+
+    def keeping(self, drafts: Drafts) -> AskingSteps:
+        """See `drafts.DraftingSteps`."""
+        return replace(self, drafts=drafts)
 
     def __call__(self, worker: int) -> AskingStep:  # noqa: ARG002 - there is one for all threads
         """Open the client."""
         from ecmf_pipeline.llm.server import ChatServer
 
         server = ChatServer(self.config.model, self.config.server, self.budget or Budget(self.config.budget))
-        return AskingStep(server, self.config, self.prompt, self.labels)
+        return AskingStep(server, self.config, self.prompt, self.labels, self.drafts)
 
 
 class AskingStep(Step[Utterance, str, TextScores]):
@@ -59,14 +65,17 @@ class AskingStep(Step[Utterance, str, TextScores]):
         config: How labels are scored.
         prompt: What is asked.
         labels: Labels to choose from, (K,).
+        drafts: What has been paid for of texts that are not finished; None: nothing.
     """
 
-    def __init__(self, server: Any, config: LlmConfig, prompt: Prompt, labels: Sequence[str]) -> None:
+    def __init__(
+        self, server: Any, config: LlmConfig, prompt: Prompt, labels: Sequence[str], drafts: Drafts | None = None
+    ) -> None:
         self._server = server
         self._config = config
         self._prompt = prompt
         self._labels = labels
-        self._asker = LabelAsker(server, config.server, prompt.words(labels))
+        self._asker = LabelAsker(server, config.server, prompt.words(labels), drafts)
 
     def open(self, item: Utterance) -> str:
         """The words."""
@@ -88,13 +97,17 @@ class AskingStep(Step[Utterance, str, TextScores]):
         """Send nothing any more."""
         self._server.stop()
 
+    def abandon(self) -> None:
+        """Send nothing any more, and hear none of the requests under way."""
+        self._server.abandon()
+
     def close(self) -> None:
         """Close the client."""
         self._server.close()
 
     def _ask(self, text: str) -> TextScores:
         short, cut = shortened(text, self._config.max_tokens)
-        scores, raw = self._asker.scores(self._prompt.chat_messages(short, self._labels))
+        scores, raw = self._asker.scores(sha256_text(text), self._prompt.chat_messages(short, self._labels))
         return TextScores.abstained(text, raw, cut=cut) if scores is None else TextScores.of(text, scores, cut=cut)
 
 
@@ -105,18 +118,23 @@ class LabelAsker:
         server: Who is asked (a `server.ChatServer`).
         config: How.
         words: The words that stand for the labels, (K,).
+        drafts: What has been paid for of questions that are not finished; None: nothing.
     """
 
-    def __init__(self, server: Any, config: ServerConfig, words: Sequence[str]) -> None:
+    def __init__(self, server: Any, config: ServerConfig, words: Sequence[str], drafts: Drafts | None = None) -> None:
         self._server = server
         self._config = config
         self._words = words
+        self._drafts = Drafts(None) if drafts is None else drafts
         self._schema = label_schema(words)
 
-    def scores(self, messages: Sequence[Message | PictureMessage]) -> tuple[NDArray[np.float64] | None, list[str]]:
+    def scores(
+        self, key: str, messages: Sequence[Message | PictureMessage]
+    ) -> tuple[NDArray[np.float64] | None, list[str]]:
         """Log-scores of the labels, (K,), None where it abstains, and the answers that were not valid.
 
         Args:
+            key: Of the question: what has been paid for under it is not asked for again.
             messages: The turns of the chat.
 
         Raises:
@@ -124,29 +142,41 @@ class LabelAsker:
         """
         raw: list[str] = []
         if self._config.scoring == "logprobs":
-            for _ in range(TRIES):
+            for attempt in range(TRIES):
+                if draft := self._drafts.get(key, attempt):
+                    raw.append(draft.raw)
+                    continue
                 answer = self._server.ask(messages, self._schema, logprobs=True)
                 try:
                     return read_scores(answer, self._words), raw
                 except InvalidAnswer as error:
-                    raw.append(f"{error}: {answer.content}")
+                    raw.append(self._drafts.keep(key, attempt, Draft(None, f"{error}: {answer.content}")).raw)
             return None, raw
-        chosen = [label for number in range(self._config.samples) for label in self._sample(number, messages, raw)]
+        samples = range(self._config.samples)
+        chosen = [label for number in samples for label in self._sample(key, number, messages, raw)]
         if 2 * len(chosen) <= self._config.samples:
             return None, raw
         return share_scores(chosen, len(self._words)), raw
 
-    def _sample(self, number: int, messages: Sequence[Message | PictureMessage], raw: list[str]) -> list[int]:
+    def _sample(self, key: str, number: int, messages: Sequence[Message | PictureMessage], raw: list[str]) -> list[int]:
         """The label of one sample; none where it is invalid twice."""
-        config = self._config
         for attempt in range(TRIES):
-            seed = config.seed + number + attempt * config.samples
-            answer = self._server.ask(messages, self._schema, temperature=config.sample_temperature, seed=seed)
-            try:
-                return [read_label(answer.content, self._words)]
-            except InvalidAnswer as error:
-                raw.append(f"{error}: {answer.content}")
+            place = number + attempt * self._config.samples
+            draft = self._drafts.get(key, place) or self._drafts.keep(key, place, self._drawn(place, messages))
+            if draft.label is not None:
+                return [draft.label]
+            raw.append(draft.raw)
         return []
+
+    def _drawn(self, place: int, messages: Sequence[Message | PictureMessage]) -> Draft:
+        """One answer of the server, drawn with a seed of its own."""
+        config = self._config
+        seed = config.seed + place
+        answer = self._server.ask(messages, self._schema, temperature=config.sample_temperature, seed=seed)
+        try:
+            return Draft(read_label(answer.content, self._words))
+        except InvalidAnswer as error:
+            return Draft(None, f"{error}: {answer.content}")
 
 
 class Threads:
@@ -160,7 +190,10 @@ class Threads:
         self._count = count
 
     def run(self, tasks: Iterable[Task[Any]], factory: StepFactory, keeper: Keeper[Any]) -> Iterator[Done[Any]]:
-        """Work on the tasks; see `runner.Engine`. Where one fails, those under way are finished first."""
+        """Work on the tasks; see `runner.Engine`. Where one fails, those under way are finished first.
+
+        So they are on a first Ctrl-C or SIGTERM; a second one leaves at once.
+        """
         step: Any = factory(0)
         source = iter(tasks)
         first: BaseException | None = None
@@ -184,8 +217,11 @@ class Threads:
                 step.stop()
                 for future in pending:
                     future.cancel()
-                pool.shutdown(wait=True)
-                step.close()
+                try:
+                    with hurried(step.abandon):  # what is under way is paid for; yet nobody has to wait for it
+                        pool.shutdown(wait=True)
+                finally:
+                    step.close()
         if first is not None:
             raise first
 

@@ -58,7 +58,7 @@ class AnswerCache(Generic[RowT]):
         """How many answers there are."""
         return len(self._rows)
 
-    def __contains__(self, key: str) -> bool:
+    def __contains__(self, key: object) -> bool:
         """Whether there is an answer about what has that SHA-256."""
         return key in self._rows
 

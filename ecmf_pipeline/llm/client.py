@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,11 +10,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.files import sha256_text
 from ecmf_pipeline.llm.prompt import Message
 from ecmf_pipeline.llm.schema import Schema, Value
 
 Chat = Sequence[Message]
 """The turns of one question, up to its answer."""
+
+
+def question_key(chat: Chat) -> str:
+    """SHA-256 of a question."""
+    return sha256_text(json.dumps(list(chat), ensure_ascii=False, sort_keys=True))
 
 
 class LabelScorer(Protocol):
@@ -71,6 +78,9 @@ class Generator(Protocol):
 
     def stop(self) -> None:
         """Begin nothing any more."""
+
+    def abandon(self) -> None:
+        """Begin nothing any more, and wait for nothing that is under way elsewhere."""
 
     def close(self) -> None:
         """Let go of what it holds."""

@@ -6,7 +6,7 @@ import base64
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ecmf_pipeline.llm.asking import LabelAsker
 from ecmf_pipeline.llm.budget import Budget
 from ecmf_pipeline.llm.cache import ScoreCache
 from ecmf_pipeline.llm.config import LlmConfig, ShownFrames
+from ecmf_pipeline.llm.drafts import Drafts
 from ecmf_pipeline.llm.loop import ScoreBooks, ask_about
 from ecmf_pipeline.llm.prompt import Message, PictureMessage, Prompt, load_prompt
 from ecmf_pipeline.llm.rows import DIGITS, RAW, TextScores
@@ -67,6 +68,7 @@ class ShowingSteps:
         media: How clips are decoded.
         faces: How faces are found, where they are shown.
         budget: What may still be sent, where several loops share it; None: one of its own, as ``config`` says.
+        drafts: What has been paid for of clips that are not finished; None: nothing.
     """
 
     config: LlmConfig
@@ -76,6 +78,11 @@ class ShowingSteps:
     media: MediaConfig
     faces: FaceConfig
     budget: Budget | None = None
+    drafts: Drafts | None = None
+
+    def keeping(self, drafts: Drafts) -> ShowingSteps:
+        """See `drafts.DraftingSteps`."""
+        return replace(self, drafts=drafts)
 
     def __call__(self, worker: int) -> ShowingStep:  # noqa: ARG002 - there is one for all threads
         """Open the client."""
@@ -98,7 +105,7 @@ class ShowingStep(Step[ClipToShow, list[bytes], TextScores]):
     def __init__(self, server: Any, plan: ShowingSteps) -> None:
         self._server = server
         self._plan = plan
-        self._asker = LabelAsker(server, plan.config.server, plan.prompt.words(plan.labels))
+        self._asker = LabelAsker(server, plan.config.server, plan.prompt.words(plan.labels), plan.drafts)
         self._decoding = threading.Lock()
         self._finder: FaceFinder | None = None
 
@@ -119,7 +126,8 @@ class ShowingStep(Step[ClipToShow, list[bytes], TextScores]):
         for item, pictures in batch:
             key, result = item.targets[0].digest, None
             try:
-                scores, raw = self._asker.scores(picture_messages(self._plan.prompt, pictures, self._plan.labels))
+                shown = picture_messages(self._plan.prompt, pictures, self._plan.labels)
+                scores, raw = self._asker.scores(key, shown)
                 values = () if scores is None else tuple(np.round(scores, DIGITS).tolist())
                 kept = () if values else tuple(answer[:RAW] for answer in raw)
                 result = TextScores(key, values, raw=kept)
@@ -132,6 +140,10 @@ class ShowingStep(Step[ClipToShow, list[bytes], TextScores]):
     def stop(self) -> None:
         """Send nothing any more."""
         self._server.stop()
+
+    def abandon(self) -> None:
+        """Send nothing any more, and hear none of the requests under way."""
+        self._server.abandon()
 
     def close(self) -> None:
         """Close the client, and free the face detector."""

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ecmf_pipeline.errors import ClipError
-from ecmf_pipeline.files import fingerprint, sha256_text
+from ecmf_pipeline.files import fingerprint
 from ecmf_pipeline.llm.budget import Budget
 from ecmf_pipeline.llm.cache import AnswerCache
-from ecmf_pipeline.llm.client import Chat, Generator
+from ecmf_pipeline.llm.client import Chat, Generator, question_key
 from ecmf_pipeline.llm.config import LlmConfig
+from ecmf_pipeline.llm.drafts import Drafts
 from ecmf_pipeline.llm.loop import ScoreBooks, ask_about
 from ecmf_pipeline.llm.prompt import Message
 from ecmf_pipeline.llm.rows import Written
@@ -52,11 +53,17 @@ class GenerationSteps:
         config: The model.
         schema: The form of the answers.
         budget: What may still be sent, where several loops share it; None: one of its own, as ``config`` says.
+        drafts: What a server has been paid for of questions that are not finished; None: nothing.
     """
 
     config: LlmConfig
     schema: Schema
     budget: Budget | None = None
+    drafts: Drafts | None = None
+
+    def keeping(self, drafts: Drafts) -> GenerationSteps:
+        """See `drafts.DraftingSteps`; a model of this machine costs nothing, and its workers are other processes."""
+        return replace(self, drafts=drafts) if self.config.backend == "openai" else self
 
     def __call__(self, worker: int) -> GenerationStep:
         """Load the model, or open the client."""
@@ -65,7 +72,7 @@ class GenerationSteps:
             from ecmf_pipeline.llm.server_generation import ServerGenerator
 
             server = ChatServer(self.config.model, self.config.server, self.budget or Budget(self.config.budget))
-            return GenerationStep(ServerGenerator(server, self.config.server), self.schema)
+            return GenerationStep(ServerGenerator(server, self.config.server, self.drafts), self.schema)
         from ecmf_pipeline.llm.local_generation import TransformersGenerator
 
         return GenerationStep(TransformersGenerator(self.config, worker), self.schema)
@@ -105,6 +112,10 @@ class GenerationStep(Step[Question, tuple[Message, ...], Written]):
     def stop(self) -> None:
         """Begin nothing any more."""
         self._generator.stop()
+
+    def abandon(self) -> None:
+        """Begin nothing any more, and wait for nothing that is under way with a server."""
+        self._generator.abandon()
 
     def close(self) -> None:
         """Let go of the model."""
@@ -226,8 +237,3 @@ def written_under(schema: Schema) -> Callable[[bytes], Written]:
         return replace(row, answer=replace(row.answer, values=values))
 
     return parse
-
-
-def question_key(chat: Chat) -> str:
-    """SHA-256 of a question."""
-    return sha256_text(json.dumps(list(chat), ensure_ascii=False, sort_keys=True))

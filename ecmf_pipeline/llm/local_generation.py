@@ -47,6 +47,9 @@ class TransformersGenerator:
     def stop(self) -> None:
         """Nothing is under way between two calls."""
 
+    def abandon(self) -> None:
+        """Nor elsewhere."""
+
     def close(self) -> None:
         """The model goes with its process."""
 

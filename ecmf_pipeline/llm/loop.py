@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +13,7 @@ from ecmf_pipeline.errors import ServerUnavailable, TooManyQuarantined, TryAgain
 from ecmf_pipeline.llm.asking import Threads
 from ecmf_pipeline.llm.cache import AnswerCache, AnswerKeeper, AnswerSealer, AnswerWriter, RowT
 from ecmf_pipeline.llm.config import LlmConfig
+from ecmf_pipeline.llm.drafts import FILE, DraftingSteps, Drafts
 from ecmf_pipeline.llm.step import BRANCH
 from ecmf_pipeline.quarantine import Quarantine
 from ecmf_pipeline.runner import Engine, InProcess, Item, LocalProcesses, Run, RunConfig, RunReport, StepFactory
@@ -78,7 +80,8 @@ def ask_about(
 ) -> Asked:
     """Ask what the cache does not know, and keep the answers in it.
 
-    Each finished batch is durable at once, so a run that is cut short asks only the rest when it is repeated.
+    Each finished batch is durable at once, and so is each paid answer of a question that takes several, so that a run
+    that is cut short asks only the rest when it is repeated.
 
     Args:
         keys: SHA-256 of what is asked about each clip.
@@ -93,19 +96,19 @@ def ask_about(
 
     Raises:
         StoreBusy: When another run asks for the same stage.
-        TryAgain: When a server failed each time it was asked about some clips.
+        TryAgain: When a server failed each time it was asked about some clips; at once where it seems to be down.
         BudgetSpent: When more would have to be asked than the budget allows.
         TooManyQuarantined: When too many questions make the model fail; what was answered is kept.
         Interrupted: On Ctrl-C or SIGTERM; what was complete is kept.
     """
-    with AnswerWriter(cache, books.waiting) as writer:
+    with AnswerWriter(cache, books.waiting) as writer, _drafting(books, cache) as drafts:
         known = {key for key in keys.values() if key in cache}
         missing = {clip_id: key for clip_id, key in keys.items() if key not in known}
         quarantine = _set_aside(books, fingerprint, missing, retry=retry_quarantined)
         report = RunReport(reused={BRANCH: len(keys) - len(missing)})
         if questions := items(_wanted(missing, quarantine)):
             run: Run[Question] = Run(
-                steps,
+                steps.keeping(drafts) if isinstance(steps, DraftingSteps) else steps,
                 AnswerKeeper(writer.spool),
                 AnswerSealer(writer, keys),
                 {BRANCH: quarantine},
@@ -115,6 +118,8 @@ def ask_about(
             )
             try:
                 run(_in_order(questions), books.stage)
+            except TryAgain as error:
+                raise TryAgain(_see(books, f"{error}; the answers are kept")) from error
             except TooManyQuarantined as error:
                 _refuse_without_server(config, books, report, error)
                 raise
@@ -126,16 +131,44 @@ def ask_about(
     return Asked(answered, cached=len(known), quarantined=len(quarantine))
 
 
+def drafts_of(books: ScoreBooks, fingerprint: str) -> Drafts:
+    """What has been paid for of questions that are not finished.
+
+    Args:
+        books: Where the stage keeps what it has asked.
+        fingerprint: Of all that changes an answer.
+    """
+    own, *others = (each.waiting / fingerprint / FILE for each in (books, *books.earlier))
+    return Drafts(own, also=others)
+
+
+@contextmanager
+def _drafting(books: ScoreBooks, cache: AnswerCache[RowT]) -> Iterator[Drafts]:
+    """The drafts for a run that holds the lock; those of questions that have an answer by its end go."""
+    drafts = drafts_of(books, cache.folder.name)
+    drafts.tidy(cache)
+    try:
+        yield drafts
+    finally:
+        drafts.tidy(cache)
+
+
 def _refuse_without_server(
     config: LlmConfig, books: ScoreBooks, report: RunReport, error: TooManyQuarantined | None = None
 ) -> None:
     """Where a server failed, it is the server that wants mending and not the clips."""
     if failed := report.transient[ServerUnavailable.__name__]:
         raise TryAgain(
-            f"{books.stage}: {counted(failed, 'question')} without an answer, since the server at "
-            f"{config.server.base_url} failed each time; the answers are kept.\n"
-            f"  See {books.quarantine}, and run it again once the server is well."
+            _see(
+                books,
+                f"{counted(failed, 'question')} without an answer, since the server at {config.server.base_url} failed "
+                "each time; the answers are kept",
+            )
         ) from error
+
+
+def _see(books: ScoreBooks, what: str) -> str:
+    return f"{books.stage}: {what}.\n  See {books.quarantine}, and run it again once the server is well."
 
 
 def nothing_to_ask(books: ScoreBooks) -> None:

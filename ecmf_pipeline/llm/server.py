@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -18,9 +18,10 @@ from openai.types.chat import ChatCompletion
 from openai.types.chat.chat_completion import Choice
 from pydantic import ValidationError
 
-from ecmf_pipeline.errors import ModelError, RequestRefused, ServerUnavailable
+from ecmf_pipeline.errors import ModelError, RequestRefused, ServerUnavailable, TryAgain
 from ecmf_pipeline.llm.answers import Answer, Token
 from ecmf_pipeline.llm.budget import Budget
+from ecmf_pipeline.llm.deadline import Abandoned, Calls, Late
 from ecmf_pipeline.llm.prompt import Message, PictureMessage
 from ecmf_pipeline.llm.server_config import ServerConfig
 from ecmf_pipeline.llm.server_dialect import Dialect
@@ -31,6 +32,9 @@ _NOT_NOW = {408, 409, 425, 429}
 _ABOUT_THIS_TEXT = {400, 413, 422}
 _TRIES_TO_REACH = 3
 """A server that was never there is not waited for as one that fails: mostly its address is wrong."""
+
+_FAILED_AT_LEAST = 4
+"""Questions in a row on which a server fails before it is down, however few are asked at once."""
 
 
 class Stopped(Exception):
@@ -74,18 +78,30 @@ class ChatServer:
         self._answered = False
         self._gives_logprobs = False
         self._dialect = Dialect()
+        self._calls = Calls()
+        self._lock = threading.Lock()
+        self._failed = 0  # questions in a row that it failed on, with no answer to any other in between
         self._key = ServerKey.of(config)
         self._client = openai.OpenAI(
             base_url=config.base_url, api_key=self._key.text or "none", max_retries=0, timeout=config.timeout
         )
 
     def stop(self) -> None:
-        """Send nothing any more; requests under way are heard to the end."""
+        """Send nothing any more; requests under way are heard to the end, which their timeout sets."""
         self._stopped.set()
 
+    def abandon(self) -> None:
+        """Send nothing any more, and hear none of the requests under way."""
+        self._stopped.set()
+        self._calls.abandon()
+
     def close(self) -> None:
-        """Let go of the connections."""
-        self._client.close()
+        """Let go of the connections; those that somebody still reads from go with the process.
+
+        A descriptor closed under a reader may be another connection's by the time it reads on.
+        """
+        if not self._calls.running:
+            self._client.close()
 
     def ask(
         self,
@@ -109,6 +125,7 @@ class ChatServer:
 
         Raises:
             ServerUnavailable: When the server fails again and again.
+            TryAgain: When it has done so for so many questions in a row that it is down, and not one of them at fault.
             RequestRefused: When it refuses this very request.
             ModelError: When there is no server, it refuses all (key, model, rights), or cannot do what is asked of it.
             BudgetSpent: When the request would go beyond the budget.
@@ -125,14 +142,26 @@ class ChatServer:
             if attempt and self._stopped.wait(self._wait(attempt, fault.wait)):
                 raise Stopped
             try:
-                return self._once(messages, options, reserved, logprobs=logprobs)
+                answer = self._once(messages, options, reserved, logprobs=logprobs)
             except _Fault as error:
                 fault = error
                 if fault.unreachable and attempt >= _TRIES_TO_REACH - 1 and not self._answered:
                     raise ModelError(*self._unreachable(fault)) from None
-        raise ServerUnavailable(
-            self._key.cleared(f"the server failed {self.config.max_retries + 1} times, last: {fault}")
-        )
+            else:
+                with self._lock:
+                    self._failed = 0
+                return answer
+        raise self._given_up(fault)
+
+    def _given_up(self, fault: _Fault) -> Exception:
+        """What to make of a question on which it failed in all tries: is it that question, or the server?"""
+        with self._lock:
+            self._failed += 1
+            failed = self._failed
+        last = self._key.cleared(f"last: {fault}")
+        if failed < max(_FAILED_AT_LEAST, 2 * self.config.concurrency):
+            return ServerUnavailable(f"the server failed {self.config.max_retries + 1} times, {last}")
+        return TryAgain(f"the server at {self.config.base_url} failed on {failed} questions in a row, {last}")
 
     def _once(
         self, messages: Sequence[Message | PictureMessage], options: dict[str, Any], reserved: int, *, logprobs: bool
@@ -152,7 +181,8 @@ class ChatServer:
         used = 0
         try:
             completion = self._completion(messages, sent)
-            used = completion.usage.total_tokens if completion and completion.usage else reserved
+            told = completion.usage.total_tokens if completion and completion.usage else 0
+            used = told if told > 0 else reserved if completion else 0  # no answer takes nothing, whatever it says
         finally:
             self.budget.settle(reserved, used)
         return completion
@@ -190,7 +220,7 @@ class ChatServer:
     def _completion(self, messages: Sequence[Message | PictureMessage], sent: dict[str, Any]) -> ChatCompletion | None:
         create: Any = self._client.chat.completions.with_raw_response.create
         try:
-            raw = create(model=self.model, messages=list(messages), **sent)
+            raw = self._heard(lambda: create(model=self.model, messages=list(messages), **sent))
         except openai.APIStatusError as error:
             if self._dialect.learn(error.status_code, str(error.message), sent):
                 return None
@@ -208,6 +238,17 @@ class ChatServer:
             raise _Fault("an answer without choices")
         self._answered = True
         return completion
+
+    def _heard(self, request: Callable[[], Any]) -> Any:
+        """What a request brings, if it does so in time: a client's own timeout begins anew with every byte."""
+        if self._stopped.is_set():  # it may have had to wait for its share of the budget
+            raise Stopped
+        try:
+            return self._calls.within(self.config.timeout, request)
+        except Late:
+            raise _Fault(f"no whole answer in {self.config.timeout:g} seconds") from None
+        except Abandoned:
+            raise Stopped from None
 
     def _refusal(self, error: openai.APIStatusError) -> Exception:
         said = self._key.cleared(" ".join(str(error.message).split()))[:300]

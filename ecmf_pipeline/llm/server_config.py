@@ -29,7 +29,8 @@ class ServerConfig(Config):
         seed: Seed of the first one; the others count on.
         answer_tokens: Most tokens of an answer.
         concurrency: Requests under way at once.
-        timeout: Seconds of silence after which a request is given up and tried again.
+        timeout: Seconds that a request may take, until its answer is there as a whole; it is then given up and tried
+            again. A run that is stopped waits as long for what is under way.
         max_retries: How often a request is tried again after the server failed (429, 5xx, broken or no answer).
         first_wait: Seconds before the first retry; each further one waits twice as long, with jitter, unless the server
             says when (Retry-After).

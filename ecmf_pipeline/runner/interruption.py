@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -64,3 +64,29 @@ class Interruption:
         if self.asked and not self._settled and not self._held:
             self._settled = True
             raise KeyboardInterrupt
+
+
+@contextmanager
+def hurried(hurry: Callable[[], None]) -> Iterator[None]:
+    """While the block waits for something, a Ctrl-C or SIGTERM first ends that, then does what it did before.
+
+    Args:
+        hurry: Lets go of what is waited for; must need no lock that the block may hold.
+    """
+    previous: dict[signal.Signals, Any] = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        hurry()
+        if callable(before := previous[signal.Signals(number)]):
+            before(number, frame)
+
+    with suppress(ValueError):  # not the main thread
+        for number in _SIGNALS:
+            previous[number] = signal.getsignal(number)
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            for number, before in previous.items():
+                signal.signal(number, signal.SIG_DFL if before is None else before)

@@ -101,6 +101,8 @@ class FaultServer:
             self.met[fault].add(text)
         if fault == "hang":
             self.closing.wait(30)
+        elif fault.startswith("slow "):
+            _trickle(handler, self.closing, head=fault == "slow head")
         elif fault == "drop":
             handler.connection.close()
         elif fault == "429":
@@ -148,6 +150,13 @@ def _send(
     handler.send_header("Content-Length", str(len(body)))
     handler.end_headers()
     handler.wfile.write(body)
+
+
+def _trickle(handler: BaseHTTPRequestHandler, closing: threading.Event, *, head: bool) -> None:
+    """Never fall silent, and never come to an end."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: " if head else b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n")
+    while not closing.wait(0.05):
+        handler.wfile.write(b" ")
 
 
 def _broken(fault: str) -> bytes:
@@ -275,4 +284,5 @@ def lines(count: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    ask(Path(sys.argv[1]), lines(int(sys.argv[3])), settings(sys.argv[2], timeout=float(sys.argv[4])))
+    SCORING = {"scoring": sys.argv[5]} if len(sys.argv) > 5 else {}
+    ask(Path(sys.argv[1]), lines(int(sys.argv[3])), settings(sys.argv[2], timeout=float(sys.argv[4]), **SCORING))

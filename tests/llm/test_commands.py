@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from fault_server import LABELS, FaultServer, lines, serving
 
 from ecmf_pipeline import layout, llm_commands
 from ecmf_pipeline.clips import Clip, ClipId, Split, write_manifest
-from ecmf_pipeline.errors import InputError
+from ecmf_pipeline.errors import BudgetSpent, InputError
 from ecmf_pipeline.files import write_atomic
 from ecmf_pipeline.params import load_params
 from ecmf_pipeline.stage_inputs import read_labelled_corpus, with_words
@@ -85,6 +85,38 @@ def test_other_settings_are_told_apart_and_pruned_when_told_so(
     asked = len(server.asked)
     rewrite.run()
     assert len(server.asked) == asked, "what is in use is still there"
+
+
+def test_samples_of_unfinished_texts_are_counted_and_pruned(
+    server: FaultServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.plan = lambda _text, _attempt: "ok"
+
+    def run(command: Callable[[], None]) -> str:
+        capsys.readouterr()
+        command()
+        return capsys.readouterr().out
+
+    with Path("params.yaml").open("a") as file:
+        file.write("  budget: {max_requests: 13}\n")
+    Path("params.yaml").write_text(
+        Path("params.yaml").read_text().replace("key_env: null", "key_env: null, scoring: samples, concurrency: 9")
+    )
+    assert "45 requests" in run(llm_commands.plan)
+    with pytest.raises(BudgetSpent):
+        rewrite.run()
+    paid = 5 * sum(content.count(b"key") for name, content in files().items() if "part-" in name)
+    assert "32 requests" in run(llm_commands.plan)
+    assert f": {13 - paid} paid answers of unfinished questions, in use" in run(llm_commands.ls)
+    run(lambda: llm_commands.prune(yes=True))
+    assert "32 requests" in run(llm_commands.plan), "what is in use stays"
+    in_use = Path("params.yaml").read_text()
+    ask_of(server, "another")
+    assert f": {13 - paid} paid answers of unfinished questions, other settings" in run(llm_commands.ls)
+    assert "unfinished questions: would go" in run(lambda: llm_commands.prune(yes=False))
+    assert "unfinished questions: removed" in run(lambda: llm_commands.prune(yes=True))
+    Path("params.yaml").write_text(in_use)
+    assert "45 requests" in run(llm_commands.plan)
 
 
 @pytest.mark.usefixtures("server")

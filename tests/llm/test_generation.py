@@ -12,9 +12,9 @@ from ecmf_pipeline.errors import BudgetSpent
 from ecmf_pipeline.llm.asking import AskingSteps
 from ecmf_pipeline.llm.budget import Budget
 from ecmf_pipeline.llm.cache import AnswerCache
-from ecmf_pipeline.llm.client import Chat, Generated
+from ecmf_pipeline.llm.client import Chat, Generated, question_key
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.generation import Forms, fill_in, generation_settings, question_key
+from ecmf_pipeline.llm.generation import Forms, fill_in, generation_settings
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.rows import Written
 from ecmf_pipeline.llm.schema import Number, OneOf, Schema, SomeOf, Text
@@ -73,6 +73,15 @@ def test_a_budget_stops_cleanly(tmp_path: Path) -> None:
         found = ask(tmp_path, chats(lines(30)), settings(server.url))
         assert len(server.asked) == 30
     assert (found.cached, found.asked) == (10, 20)
+
+
+def test_an_answer_that_was_not_valid_is_paid_for_once(tmp_path: Path) -> None:
+    with serving(lambda *_: "wrong label") as server:
+        config = settings(server.url, BudgetConfig(max_requests=1))
+        with pytest.raises(BudgetSpent):
+            ask(tmp_path, chats(lines(1)), config)
+        assert ask(tmp_path, chats(lines(1)), config).invalid == 1
+    assert ["seed" in body for body in server.requests] == [False, True]
 
 
 def test_loops_of_one_run_may_share_a_budget(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -170,6 +171,29 @@ def test_a_budget_stops_cleanly_and_the_next_run_goes_on(tmp_path: Path, budget:
     assert (found.cached, found.asked) == (first, 50 - first)
 
 
+def test_a_budget_is_not_spent_by_requests_that_are_under_way(tmp_path: Path) -> None:
+    with serving(ok) as server:  # each takes 100 tokens, and may take more than three times as many
+        found = ask(tmp_path, lines(20), settings(server.url, BudgetConfig(max_tokens=2400)))
+    assert (found.asked, len(server.asked)) == (20, 20)
+
+
+@pytest.mark.parametrize("told", [-5000, 0])
+def test_a_server_that_counts_nonsense_opens_no_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: int
+) -> None:
+    honest = fault_server._completion
+
+    def lying(content: str, *, logprobs: bool) -> dict[str, Any]:
+        return honest(content, logprobs=logprobs) | {
+            "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": told}
+        }
+
+    monkeypatch.setattr(fault_server, "_completion", lying)
+    with serving(ok) as server, pytest.raises(BudgetSpent):
+        ask(tmp_path, lines(50), settings(server.url, BudgetConfig(max_tokens=4000)))
+    assert 8 <= len(server.asked) < 16
+
+
 def test_a_server_that_is_down_is_asked_again_in_the_next_run(tmp_path: Path) -> None:
     with serving(lambda text, _: "500" if text == "line 7" else "ok") as server:
         config = settings(server.url, max_retries=2)
@@ -182,6 +206,61 @@ def test_a_server_that_is_down_is_asked_again_in_the_next_run(tmp_path: Path) ->
     with serving(lambda _, __: "500") as server, pytest.raises(TryAgain, match="the server at http"):
         ask(tmp_path / "down", lines(400), settings(server.url, max_retries=1))
     assert len(server.asked) < 400, "gives up before all are tried"
+
+
+@pytest.mark.parametrize("fault", ["500", "drop", "hang", "slow body"])
+def test_a_server_that_dies_is_noticed_soon_in_however_large_a_corpus(tmp_path: Path, fault: str) -> None:
+    with serving(lambda text, _: "ok" if text == "line 0" else fault) as server:
+        config = settings(server.url, max_retries=1, concurrency=3, timeout=0.3)
+        with pytest.raises(
+            TryAgain, match=rf"{server.url} failed on \d questions in a row, last: .*\n.*quarantine.csv"
+        ):
+            ask(tmp_path, lines(2000), config)
+        assert len(set(server.asked)) <= 1 + 2 + 6 + 2, "the first two or three, six in a row, and what was under way"
+        assert len(kept(tmp_path)) == 1
+        server.plan = ok
+        assert ask(tmp_path, lines(12), settings(server.url)).cached == 1
+
+
+def test_an_answer_in_between_means_that_the_server_is_there(tmp_path: Path) -> None:
+    with serving(lambda text, _: "ok" if int(text.split()[1]) % 4 == 3 else "500") as server:
+        config = settings(server.url, max_retries=0, concurrency=1).model_copy(update={"max_quarantined": 1.0})
+        with pytest.raises(TryAgain, match="15 questions without"):
+            ask(tmp_path, lines(20), config)
+        assert len(server.asked) == 20
+
+
+@pytest.mark.parametrize("fault", ["slow body", "slow head"])
+def test_an_answer_that_never_ends_is_given_up(tmp_path: Path, fault: str) -> None:
+    with serving(lambda text, attempt: fault if text == "line 3" or attempt == 0 else "ok") as server:
+        config = settings(server.url, max_retries=1, timeout=0.5)
+        with pytest.raises(TryAgain, match="1 question without"):
+            ask(tmp_path, lines(8), config)
+    assert len(kept(tmp_path)) == 7
+    assert "last: no whole answer in 0.5 seconds" in (tmp_path / "quarantine.csv").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_interruption_leaves_at_once(tmp_path: Path, number: signal.Signals) -> None:
+    def plan(text: str, _attempt: int) -> str:
+        return "ok" if text == "line 0" else "slow body"
+
+    with serving(plan) as server:
+        command = [sys.executable, str(Path(__file__).with_name("fault_server.py")), str(tmp_path), server.url]
+        with subprocess.Popen([*command, "400", "3600"], stderr=subprocess.PIPE, text=True) as run:
+            while server.faults["slow body"] < 8:  # all threads hear what never ends
+                assert run.poll() is None, run.communicate()[1]
+                server.closing.wait(0.01)
+            for _ in range(200):  # the first may still be on its way to where it waits
+                run.send_signal(number)
+                with suppress(subprocess.TimeoutExpired):
+                    run.wait(0.2)
+                    break
+            else:
+                run.kill()
+            assert "Interrupted" in run.communicate()[1]
+        assert len(kept(tmp_path)) == 1
+        assert len(server.asked) == 9, "nothing is sent any more"
 
 
 def test_a_server_that_was_never_there_is_not_waited_for(tmp_path: Path) -> None:

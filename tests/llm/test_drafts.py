@@ -1,0 +1,134 @@
+"""Questions that take several answers: each is paid for once, whatever ends the run."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fault_server import FaultServer, ask, lines, serving, settings
+
+from ecmf_pipeline.errors import BudgetSpent, TryAgain
+from ecmf_pipeline.files import sha256_text
+from ecmf_pipeline.llm.cache import ScoreCache
+from ecmf_pipeline.llm.drafts import FILE, Draft, Drafts
+from ecmf_pipeline.llm.server_config import BudgetConfig
+
+
+def ok(_text: str, _attempt: int) -> str:
+    return "ok"
+
+
+def asked_twice(server: FaultServer) -> int:
+    """Requests that asked for what another had asked for before."""
+    asked = [(text, body["seed"]) for text, body in zip(server.asked, server.requests, strict=True)]
+    return len(asked) - len(set(asked))
+
+
+def drafts(folder: Path) -> Drafts:
+    return Drafts(folder / ".spool" / "f" / FILE)
+
+
+def test_a_budget_smaller_than_the_texts_under_way_pays_for_nothing_twice(tmp_path: Path) -> None:
+    texts = lines(24)
+    with serving(ok) as server:
+        config = settings(server.url, BudgetConfig(max_requests=30), scoring="samples", samples=5, concurrency=8)
+        for run in range(1, 4):
+            with pytest.raises(BudgetSpent, match="what was answered is kept"):
+                ask(tmp_path, texts, config)
+            assert len(server.asked) == 30 * run
+            finished = ScoreCache(tmp_path / "cache", "f")
+            assert 5 * len(finished) + len(drafts(tmp_path)) == 30 * run
+        found = ask(tmp_path, texts, config)
+        assert len(server.asked) == 120
+        assert asked_twice(server) == 0
+    assert np.isfinite(found.values).all()
+    assert (found.values.argmax(axis=1) == np.arange(24) % 6).all()
+    assert not list((tmp_path / ".spool").rglob(FILE))
+
+
+def test_a_server_that_fails_in_the_middle_of_a_text_is_asked_for_the_rest(tmp_path: Path) -> None:
+    with serving(lambda _, attempt: "ok" if attempt < 3 else "500") as server:
+        config = settings(server.url, scoring="samples", samples=5, concurrency=2, max_retries=0)
+        config = config.model_copy(update={"max_quarantined": 1.0})
+        with pytest.raises(TryAgain, match="the answers are kept"):
+            ask(tmp_path, lines(3), config)
+        assert len(drafts(tmp_path)) == 9
+        server.plan = ok
+        before = len(server.asked)
+        found = ask(tmp_path, lines(3), config)
+        rest = zip(server.asked[before:], server.requests[before:], strict=True)
+        assert Counter((text, body["seed"]) for text, body in rest) == Counter(
+            (text, config.server.seed + number) for text in lines(3) for number in (3, 4)
+        )
+    np.testing.assert_allclose(np.exp(found.values).max(axis=1), 5.5 / 8, atol=1e-5)
+
+
+def test_invalid_answers_are_paid_for_once_too(tmp_path: Path) -> None:
+    with serving(lambda _, attempt: "prose" if attempt < 2 else "ok") as server:
+        for scoring in ("samples", "logprobs"):
+            server.asked.clear()
+            server._times.clear()
+            config = settings(server.url, BudgetConfig(max_requests=1), scoring=scoring, samples=2, concurrency=1)
+            asked = []
+            for _ in range({"samples": 3, "logprobs": 2}[scoring] - 1):
+                with pytest.raises(BudgetSpent):
+                    ask(tmp_path / scoring, lines(1), config)
+                asked.append(len(server.asked))
+            found = ask(tmp_path / scoring, lines(1), config)
+            assert asked == list(range(1, len(server.asked)))
+            assert found.invalid == 1, "half of the samples, or none, are valid"
+            raw = ScoreCache(tmp_path / scoring / "cache", "f")[sha256_text("line 0")].raw
+            assert [answer.split(":")[0] for answer in raw] == ["not JSON"] * 2
+
+
+def test_a_kill_costs_no_more_than_what_was_under_way(tmp_path: Path) -> None:
+    reached = threading.Event()
+
+    def plan(_text: str, _attempt: int) -> str:
+        if len(server.asked) >= 72:
+            reached.set()
+        return "ok"
+
+    with serving(plan) as server:
+        command = [sys.executable, str(Path(__file__).with_name("fault_server.py")), str(tmp_path), server.url]
+        with subprocess.Popen([*command, "60", "30", "samples"], stderr=subprocess.DEVNULL) as run:
+            assert reached.wait(120)
+            run.send_signal(signal.SIGKILL)
+        found = ask(tmp_path, lines(60), settings(server.url, scoring="samples"))
+        assert asked_twice(server) <= 8
+        assert len(server.asked) - asked_twice(server) == 300
+    assert np.isfinite(found.values).all()
+
+
+def test_a_damaged_line_costs_itself_alone(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / FILE
+    first = Drafts(path)
+    first.keep("a", 0, Draft(3))
+    with path.open("a") as file:
+        file.write('\n{"key":"a","num')  # cut short by a crash
+    second = Drafts(path)
+    second.keep("a", 1, Draft(None, "x" * 5000))
+    third = Drafts(path)
+    assert third.get("a", 0) == Draft(3)
+    assert third.get("a", 1) == Draft(None, "x" * 2000)
+    assert third.get("a", 2) is None
+    assert Drafts(tmp_path / "own", also=[path]).get("a", 0) == Draft(3)
+    third.tidy({"b"})
+    assert len(Drafts(path)) == 2
+    third.tidy({"a"})
+    assert not path.exists()
+
+
+def test_what_is_settled_needs_no_request() -> None:
+    drafts = Drafts(None)
+    # Of four samples, from 4 on their second tries: valid at once, invalid twice, valid then, invalid once.
+    for number, label in {0: 2, 1: None, 5: None, 2: None, 6: 1, 3: None}.items():
+        drafts.keep("a", number, Draft(label))
+    assert drafts.settled("a", 4) == 3
+    assert drafts.settled("b", 4) == 0
