@@ -15,6 +15,7 @@ import pytest
 from counting import Bench, Number
 
 from ecmf_pipeline.errors import Interrupted
+from ecmf_pipeline.runner.interruption import Interruption, hurried
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
@@ -127,3 +128,16 @@ def test_workers_and_openers_die_with_their_parent(tmp_path, workers, openers):
         assert all(alive(pid) for pid in pids)
         process.kill()
         wait_for(lambda: not any(alive(pid) for pid in pids), 1.0)
+
+
+def test_a_signal_lets_go_of_what_is_waited_for_and_then_does_what_it_did() -> None:
+    let_go: list[str] = []
+    before = signal.getsignal(signal.SIGTERM)
+    with Interruption() as interruption:
+        own = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt), hurried(lambda: let_go.append("now")):
+            signal.raise_signal(signal.SIGTERM)
+        assert interruption.asked
+        assert let_go == ["now"]
+        assert signal.getsignal(signal.SIGTERM) == own
+    assert signal.getsignal(signal.SIGTERM) == before
