@@ -239,7 +239,7 @@ def test_a_prompt_of_ones_own_that_changes_runs_the_llm_again(sample_run, reposi
     params = sample_run / "params.yaml"
     shipped = params.read_text()
     prompt = sample_run / "my.yaml"
-    packaged = repository / "ecmf_pipeline" / "llm" / "prompt_texts" / "emotion_en.yaml"
+    packaged = repository / "ecmf_pipeline" / "llm" / "prompts" / "emotion_en.yaml"
     prompt.write_text(packaged.read_text())
     params.write_text(merged(shipped, "llm: {prompt: my.yaml}"))
     assert ecmf_pipe(sample_run, "index").returncode == 0

@@ -285,7 +285,7 @@ def as_data(text: str) -> str:
 
 def packaged_prompts() -> list[str]:
     """Names of the prompts that ship with the package."""
-    folder = resources.files("ecmf_pipeline.llm") / "prompt_texts"
+    folder = resources.files("ecmf_pipeline.llm") / "prompts"
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
@@ -300,7 +300,7 @@ def load_prompt(name: str) -> Prompt:
             raise ParamsError(f"the prompt file {name} is missing")
         text = read_text(Path(name))
     elif name in packaged_prompts():
-        text = (resources.files("ecmf_pipeline.llm") / "prompt_texts" / f"{name}.yaml").read_text(encoding="utf-8")
+        text = (resources.files("ecmf_pipeline.llm") / "prompts" / f"{name}.yaml").read_text(encoding="utf-8")
     else:
         raise ParamsError(
             f"there is no prompt {name!r}", f"take {' or '.join(packaged_prompts())}, or the path of a .yaml file"

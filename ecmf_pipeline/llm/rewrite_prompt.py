@@ -196,7 +196,7 @@ class RewritePrompt(Config):
 
 def packaged_rewrite_prompts() -> Mapping[str, str]:
     """The prompts for rewriting that ship with the package: their text by name."""
-    folder = resources.files("ecmf_pipeline.llm") / "prompt_texts" / "rewrite"
+    folder = resources.files("ecmf_pipeline.llm") / "prompts" / "rewrite"
     files = sorted((entry.name, entry) for entry in folder.iterdir() if entry.name.endswith(".yaml"))
     return {name.removesuffix(".yaml"): entry.read_text(encoding="utf-8") for name, entry in files}
 

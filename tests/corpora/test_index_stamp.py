@@ -42,7 +42,7 @@ class Project:
         for path in ("llm/none.gguf", "clip/config.json", "clip/model.safetensors"):
             (folder / path).parent.mkdir(exist_ok=True)
             (folder / path).write_text("never read")
-        shutil.copy(Path(prompt.__file__).parent / "prompt_texts" / "emotion_en.yaml", folder / "own.yaml")
+        shutil.copy(Path(prompt.__file__).parent / "prompts" / "emotion_en.yaml", folder / "own.yaml")
         self.set_kind("folder")
         monkeypatch.chdir(folder)
         complete = indexing.index

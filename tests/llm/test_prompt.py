@@ -118,7 +118,7 @@ def test_the_hash_follows_what_is_asked_and_not_the_wording() -> None:
 
 def test_ones_own_prompt(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
-    packaged = Path(__file__).parents[2] / "ecmf_pipeline" / "llm" / "prompt_texts" / "emotion_en.yaml"
+    packaged = Path(__file__).parents[2] / "ecmf_pipeline" / "llm" / "prompts" / "emotion_en.yaml"
     own.write_bytes(packaged.read_bytes().replace(b"version: 1", b"version: 7"))
     assert load_prompt(str(own)).version == 7
     own.write_bytes(packaged.read_bytes().replace(b"{text}", b"{txt}"))
