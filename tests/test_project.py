@@ -102,6 +102,15 @@ def test_git_ignores_all_that_dvc_keeps(repository, project):
     assert (project / "data" / "features" / ".gitignore").read_text().splitlines()[0] == "/global.zarr"
 
 
+def test_this_repository_ignores_it_too(repository):
+    for folder, names in IGNORED.items():
+        assert {f"/{name}" for name in names} <= set((repository / folder / ".gitignore").read_text().splitlines())
+    listed = subprocess.run(
+        ["git", "ls-files", "data"], cwd=repository, capture_output=True, text=True, check=False
+    ).stdout.split()  # nothing outside of a checkout
+    assert {Path(path).name for path in listed} <= {".gitignore"}, "DVC refuses to make what Git tracks"
+
+
 def test_a_new_project_has_all_it_needs(project):
     assert (project / "dvc.yaml").is_file()
     assert (project / "params.yaml").is_file()
