@@ -31,8 +31,8 @@ _ENCRYPTED = 0x1
 _DAMAGED = (
     zipfile.BadZipFile,
     EOFError,
+    NotImplementedError,  # a compression, or an encryption, that zipfile does not know
     OSError,
-    RuntimeError,  # with NotImplementedError: a compression, or an encryption, that zipfile does not know
     ValueError,
     lzma.LZMAError,
     struct.error,
