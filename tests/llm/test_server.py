@@ -1,37 +1,26 @@
-"""A server that fails in every way: nothing wrong is believed, nothing is paid for twice, no key is told."""
+"""A server that fails in every way: nothing wrong is believed, nothing is paid for twice."""
 
 from __future__ import annotations
 
-import json
-import logging
-import random
-import re
 import signal
 import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Iterator
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import fault_server
 import numpy as np
 import pytest
-from fault_server import ANSWER_FAULTS, KEY, LABELS, SERVER_FAULTS, ask, kept, lines, serving, settings, truth
+from fault_server import ANSWER_FAULTS, LABELS, SERVER_FAULTS, ask, kept, lines, serving, settings, truth
 
-from ecmf_pipeline.errors import BudgetSpent, ModelError, ParamsError, TryAgain
+from ecmf_pipeline.errors import BudgetSpent, ModelError
 from ecmf_pipeline.files import sha256_text
-from ecmf_pipeline.llm.budget import Budget
 from ecmf_pipeline.llm.cache import ScoreCache
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.server import ChatServer, _retry_after
-from ecmf_pipeline.llm.server_config import BudgetConfig, ServerConfig
+from ecmf_pipeline.llm.server_config import BudgetConfig
 from ecmf_pipeline.llm.server_dialect import Dialect
-from ecmf_pipeline.llm.server_key import ServerKey
 
 
 def ok(_text: str, _attempt: int) -> str:
@@ -194,82 +183,6 @@ def test_a_server_that_counts_nonsense_opens_no_budget(
     assert 8 <= len(server.asked) < 16
 
 
-def test_a_server_that_is_down_is_asked_again_in_the_next_run(tmp_path: Path) -> None:
-    with serving(lambda text, _: "500" if text == "line 7" else "ok") as server:
-        config = settings(server.url, max_retries=2)
-        with pytest.raises(TryAgain, match="1 question without"):
-            ask(tmp_path, lines(20), config)
-        assert server.asked.count("line 7") == 3
-        server.plan = ok
-        found = ask(tmp_path, lines(20), config)
-    assert (found.cached, found.asked, found.quarantined) == (19, 1, 0)
-    with serving(lambda _, __: "500") as server, pytest.raises(TryAgain, match="the server at http"):
-        ask(tmp_path / "down", lines(400), settings(server.url, max_retries=1))
-    assert len(server.asked) < 400, "gives up before all are tried"
-
-
-@pytest.mark.parametrize("fault", ["500", "drop", "hang", "slow body"])
-def test_a_server_that_dies_is_noticed_soon_in_however_large_a_corpus(tmp_path: Path, fault: str) -> None:
-    with serving(lambda text, _: "ok" if text == "line 0" else fault) as server:
-        config = settings(server.url, max_retries=1, concurrency=3, timeout=0.3)
-        with pytest.raises(
-            TryAgain, match=rf"{server.url} failed on \d questions in a row, last: .*\n.*quarantine.csv"
-        ):
-            ask(tmp_path, lines(2000), config)
-        assert len(set(server.asked)) <= 1 + 2 + 6 + 2, "the first two or three, six in a row, and what was under way"
-        assert len(kept(tmp_path)) == 1
-        server.plan = ok
-        assert ask(tmp_path, lines(12), settings(server.url)).cached == 1
-
-
-def test_an_answer_in_between_means_that_the_server_is_there(tmp_path: Path) -> None:
-    with serving(lambda text, _: "ok" if int(text.split()[1]) % 4 == 3 else "500") as server:
-        config = settings(server.url, max_retries=0, concurrency=1).model_copy(update={"max_quarantined": 1.0})
-        with pytest.raises(TryAgain, match="15 questions without"):
-            ask(tmp_path, lines(20), config)
-        assert len(server.asked) == 20
-
-
-@pytest.mark.parametrize("fault", ["slow body", "slow head"])
-def test_an_answer_that_never_ends_is_given_up(tmp_path: Path, fault: str) -> None:
-    with serving(lambda text, attempt: fault if text == "line 3" or attempt == 0 else "ok") as server:
-        config = settings(server.url, max_retries=1, timeout=0.5)
-        with pytest.raises(TryAgain, match="1 question without"):
-            ask(tmp_path, lines(8), config)
-    assert len(kept(tmp_path)) == 7
-    assert "last: no whole answer in 0.5 seconds" in (tmp_path / "quarantine.csv").read_text()
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_interruption_leaves_at_once(tmp_path: Path, number: signal.Signals) -> None:
-    def plan(text: str, _attempt: int) -> str:
-        return "ok" if text == "line 0" else "slow body"
-
-    with serving(plan) as server:
-        command = [sys.executable, str(Path(__file__).with_name("fault_server.py")), str(tmp_path), server.url]
-        with subprocess.Popen([*command, "400", "3600"], stderr=subprocess.PIPE, text=True) as run:
-            while server.faults["slow body"] < 8:  # all threads hear what never ends
-                assert run.poll() is None, run.communicate()[1]
-                server.closing.wait(0.01)
-            for _ in range(200):  # the first may still be on its way to where it waits
-                run.send_signal(number)
-                with suppress(subprocess.TimeoutExpired):
-                    run.wait(0.2)
-                    break
-            else:
-                run.kill()
-            assert "Interrupted" in run.communicate()[1]
-        assert len(kept(tmp_path)) == 1
-        assert len(server.asked) == 9, "nothing is sent any more"
-
-
-def test_a_server_that_was_never_there_is_not_waited_for(tmp_path: Path) -> None:
-    with serving(ok) as server:
-        config = settings(server.url, max_retries=100)
-    with pytest.raises(ModelError, match=rf"no server can be reached at {server.url} .*refused"):
-        ask(tmp_path, lines(3), config)
-
-
 def test_one_text_that_is_refused_costs_itself_a_wrong_key_the_run(tmp_path: Path) -> None:
     with serving(lambda text, _: "400" if text == "line 7" else "ok") as server:
         found = ask(tmp_path, lines(20), settings(server.url, concurrency=1))
@@ -278,76 +191,6 @@ def test_one_text_that_is_refused_costs_itself_a_wrong_key_the_run(tmp_path: Pat
     with serving(lambda _, __: "401") as server, pytest.raises(ModelError, match="401"):
         ask(tmp_path / "key", lines(20), settings(server.url, concurrency=2))
     assert len(server.asked) <= 2
-
-
-def test_the_key_is_told_to_the_server_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("MY_KEY", KEY)
-    caplog.set_level(logging.DEBUG)
-    said = []
-    # An answer, a refusal and an error page that all repeat the key, as some servers do.
-    for plan in ("prose", "401", "400", "500"):
-        with serving(lambda text, _, plan=plan: plan if text == "line 1" else "ok") as server:  # type: ignore[misc]
-            config = settings(server.url, key_env="MY_KEY", max_retries=1, concurrency=1)
-            config = config.model_copy(update={"max_quarantined": 1.0})
-            try:
-                ask(tmp_path / plan, lines(3), config)
-            except (ModelError, TryAgain) as error:
-                said.append("".join(traceback.format_exception(error)))
-            assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
-        said += [repr(config), str(config.settings(LABELS)), config.model_dump_json()]
-    said += [caplog.text, *capfd.readouterr()]
-    said += [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
-    assert any("You sent Bearer ***" in text for text in said), "the raw answer is kept"
-    assert not any(KEY in text for text in said)
-
-
-ESCAPED = "".join(f"\\u{ord(sign):04X}" for sign in KEY)
-TWICE = "".join(f"\\\\u{ord(sign):04x}" for sign in KEY)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        f'{{"label": "{ESCAPED}"}}',
-        f'{{"label": "happy", "{ESCAPED}": "{TWICE}"}}',
-        f'{{"label": "{KEY[:4]}{ESCAPED[24:]}"}}',
-        f"```json\n{{'label': '{KEY}'}}```",
-    ],
-)
-def test_a_key_that_is_spelled_otherwise_is_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
-) -> None:
-    monkeypatch.setenv("MY_KEY", KEY)
-    with serving(lambda text, _: f"say {content}" if text == "line 1" else "ok") as server:
-        found = ask(tmp_path, lines(3), settings(server.url, key_env="MY_KEY"))
-    assert (found.invalid, found.quarantined) == (1, 0)
-    raw = ScoreCache(tmp_path / "cache", "f")[sha256_text("line 1")].raw
-    for text in raw:
-        assert "***" in text
-        assert KEY not in text
-        assert KEY not in decoded(decoded(text))
-
-
-def decoded(text: str) -> str:
-    """The text with what is escaped in it put plainly, as JSON does."""
-    return re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), text).replace("\\\\", "\\")
-
-
-def test_a_key_of_any_signs_is_found_however_it_is_escaped() -> None:
-    key = ServerKey('a"b\\c/d')
-    for said in (key.text, json.dumps(key.text), json.dumps(json.dumps(key.text)), r"a\"b\\c\/d", repr([key.text])):
-        assert key.cleared(f"<{said}>").count("***") == 1, said
-    assert key.cleared("nothing of it: a, b") == "nothing of it: a, b"
-
-
-@pytest.mark.parametrize("key", ["sk-schlüssel", "sk-\nsecond", "sk-one two", "sk-\u200babc"])
-def test_what_can_be_no_key_is_refused_without_being_repeated(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
-    monkeypatch.setenv("MY_KEY", key)
-    with pytest.raises(ModelError, match="MY_KEY holds no key") as raised:
-        ChatServer("m", ServerConfig(key_env="MY_KEY"), Budget(BudgetConfig()))
-    assert not any(part in "".join(traceback.format_exception(raised.value)) for part in (key, "schl", "second", "two"))
 
 
 @pytest.mark.parametrize("number", [1e308, 5.0, float("nan")])
@@ -365,49 +208,6 @@ def test_what_can_be_no_log_probability_is_an_invalid_answer(
         found = ask(tmp_path, lines(6), settings(server.url))
     assert (found.asked, found.invalid, found.quarantined) == (6, 1, 0)
     assert not np.isfinite(found.values[3]).any()
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"key_env": KEY},
-        {"base_url": f"http://user:{KEY}@host/v1"},
-        {"base_url": f"https://host/v1?key={KEY}"},
-        {"base_url": KEY},
-    ],
-)
-def test_a_key_in_params_is_refused_without_being_repeated(wrong: dict[str, str]) -> None:
-    with pytest.raises(ParamsError) as raised:
-        ServerConfig.model_validate(wrong)
-    assert KEY not in "".join(traceback.format_exception(raised.value))
-
-
-def test_a_missing_key_is_an_error_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MY_KEY", raising=False)
-    with pytest.raises(ModelError, match="MY_KEY is not set"):
-        ChatServer("m", ServerConfig(key_env="MY_KEY"), Budget(BudgetConfig()))
-
-
-def test_waits_double_with_jitter_and_honour_the_server() -> None:
-    config = ServerConfig(key_env=None, first_wait=1.0, longest_wait=30.0)
-    server = ChatServer("m", config, Budget(BudgetConfig()), rng=random.Random(7))
-    for attempt, longest in ((1, 1.0), (2, 2.0), (3, 4.0), (9, 30.0)):
-        waits = {server._wait(attempt, None) for _ in range(20)}
-        assert len(waits) == (20 if longest < 30 else 1)
-        assert all(longest / 2 <= wait <= longest for wait in waits)
-    assert all(7 <= server._wait(1, 7.0) <= 7.7 for _ in range(20))
-    assert server._wait(1, 9999.0) == 30
-    server.close()
-
-
-def test_retry_after_is_seconds_or_a_date() -> None:
-    assert _retry_after({"retry-after": "2.5"}) == 2.5
-    assert 50 < (_retry_after({"retry-after": format_datetime(datetime.now(UTC) + timedelta(seconds=60))}) or 0) <= 60
-    assert _retry_after({"retry-after": format_datetime(datetime.now(UTC) - timedelta(seconds=60))}) == 0
-    assert [_retry_after({"retry-after": told}) for told in ("soon", "", "inf", "nan")] == [None] * 4
-    beyond = ("Mon, 01 Jan 99999999999 00:00:00 GMT", "Mon, 01 Jan 10000 00:00:00 GMT", "9" * 400)
-    assert [_retry_after({"retry-after": told}) for told in beyond] == [None] * 3
-    assert _retry_after({}) is None
 
 
 def test_the_settings_follow_the_answers_and_not_the_address() -> None:

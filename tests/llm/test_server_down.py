@@ -1,0 +1,122 @@
+"""A server that is down, dies or never ends an answer: noticed soon, and nothing that is kept is lost."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+from fault_server import ask, kept, lines, serving, settings
+
+from ecmf_pipeline.errors import ModelError, TryAgain
+from ecmf_pipeline.llm.budget import Budget
+from ecmf_pipeline.llm.server import ChatServer, _retry_after
+from ecmf_pipeline.llm.server_config import BudgetConfig, ServerConfig
+
+
+def ok(_text: str, _attempt: int) -> str:
+    return "ok"
+
+
+def test_a_server_that_is_down_is_asked_again_in_the_next_run(tmp_path: Path) -> None:
+    with serving(lambda text, _: "500" if text == "line 7" else "ok") as server:
+        config = settings(server.url, max_retries=2)
+        with pytest.raises(TryAgain, match="1 question without"):
+            ask(tmp_path, lines(20), config)
+        assert server.asked.count("line 7") == 3
+        server.plan = ok
+        found = ask(tmp_path, lines(20), config)
+    assert (found.cached, found.asked, found.quarantined) == (19, 1, 0)
+    with serving(lambda _, __: "500") as server, pytest.raises(TryAgain, match="the server at http"):
+        ask(tmp_path / "down", lines(400), settings(server.url, max_retries=1))
+    assert len(server.asked) < 400, "gives up before all are tried"
+
+
+@pytest.mark.parametrize("fault", ["500", "drop", "hang", "slow body"])
+def test_a_server_that_dies_is_noticed_soon_in_however_large_a_corpus(tmp_path: Path, fault: str) -> None:
+    with serving(lambda text, _: "ok" if text == "line 0" else fault) as server:
+        config = settings(server.url, max_retries=1, concurrency=3, timeout=0.3)
+        with pytest.raises(
+            TryAgain, match=rf"{server.url} failed on \d questions in a row, last: .*\n.*quarantine.csv"
+        ):
+            ask(tmp_path, lines(2000), config)
+        assert len(set(server.asked)) <= 1 + 2 + 6 + 2, "the first two or three, six in a row, and what was under way"
+        assert len(kept(tmp_path)) == 1
+        server.plan = ok
+        assert ask(tmp_path, lines(12), settings(server.url)).cached == 1
+
+
+def test_an_answer_in_between_means_that_the_server_is_there(tmp_path: Path) -> None:
+    with serving(lambda text, _: "ok" if int(text.split()[1]) % 4 == 3 else "500") as server:
+        config = settings(server.url, max_retries=0, concurrency=1).model_copy(update={"max_quarantined": 1.0})
+        with pytest.raises(TryAgain, match="15 questions without"):
+            ask(tmp_path, lines(20), config)
+        assert len(server.asked) == 20
+
+
+@pytest.mark.parametrize("fault", ["slow body", "slow head"])
+def test_an_answer_that_never_ends_is_given_up(tmp_path: Path, fault: str) -> None:
+    with serving(lambda text, attempt: fault if text == "line 3" or attempt == 0 else "ok") as server:
+        config = settings(server.url, max_retries=1, timeout=0.5)
+        with pytest.raises(TryAgain, match="1 question without"):
+            ask(tmp_path, lines(8), config)
+    assert len(kept(tmp_path)) == 7
+    assert "last: no whole answer in 0.5 seconds" in (tmp_path / "quarantine.csv").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_interruption_leaves_at_once(tmp_path: Path, number: signal.Signals) -> None:
+    def plan(text: str, _attempt: int) -> str:
+        return "ok" if text == "line 0" else "slow body"
+
+    with serving(plan) as server:
+        command = [sys.executable, str(Path(__file__).with_name("fault_server.py")), str(tmp_path), server.url]
+        with subprocess.Popen([*command, "400", "3600"], stderr=subprocess.PIPE, text=True) as run:
+            while server.faults["slow body"] < 8:  # all threads hear what never ends
+                assert run.poll() is None, run.communicate()[1]
+                server.closing.wait(0.01)
+            for _ in range(200):  # the first may still be on its way to where it waits
+                run.send_signal(number)
+                with suppress(subprocess.TimeoutExpired):
+                    run.wait(0.2)
+                    break
+            else:
+                run.kill()
+            assert "Interrupted" in run.communicate()[1]
+        assert len(kept(tmp_path)) == 1
+        assert len(server.asked) == 9, "nothing is sent any more"
+
+
+def test_a_server_that_was_never_there_is_not_waited_for(tmp_path: Path) -> None:
+    with serving(ok) as server:
+        config = settings(server.url, max_retries=100)
+    with pytest.raises(ModelError, match=rf"no server can be reached at {server.url} .*refused"):
+        ask(tmp_path, lines(3), config)
+
+
+def test_waits_double_with_jitter_and_honour_the_server() -> None:
+    config = ServerConfig(key_env=None, first_wait=1.0, longest_wait=30.0)
+    server = ChatServer("m", config, Budget(BudgetConfig()), rng=random.Random(7))
+    for attempt, longest in ((1, 1.0), (2, 2.0), (3, 4.0), (9, 30.0)):
+        waits = {server._wait(attempt, None) for _ in range(20)}
+        assert len(waits) == (20 if longest < 30 else 1)
+        assert all(longest / 2 <= wait <= longest for wait in waits)
+    assert all(7 <= server._wait(1, 7.0) <= 7.7 for _ in range(20))
+    assert server._wait(1, 9999.0) == 30
+    server.close()
+
+
+def test_retry_after_is_seconds_or_a_date() -> None:
+    assert _retry_after({"retry-after": "2.5"}) == 2.5
+    assert 50 < (_retry_after({"retry-after": format_datetime(datetime.now(UTC) + timedelta(seconds=60))}) or 0) <= 60
+    assert _retry_after({"retry-after": format_datetime(datetime.now(UTC) - timedelta(seconds=60))}) == 0
+    assert [_retry_after({"retry-after": told}) for told in ("soon", "", "inf", "nan")] == [None] * 4
+    beyond = ("Mon, 01 Jan 99999999999 00:00:00 GMT", "Mon, 01 Jan 10000 00:00:00 GMT", "9" * 400)
+    assert [_retry_after({"retry-after": told}) for told in beyond] == [None] * 3
+    assert _retry_after({}) is None
