@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecmf_pipeline.clips import Clip, ClipId, Split, read_manifest, validate_clip_id, write_manifest
-from ecmf_pipeline.errors import CorpusError, MissingInput
+from ecmf_pipeline.core.clips import Clip, ClipId, Split, read_manifest, validate_clip_id, write_manifest
+from ecmf_pipeline.core.errors import CorpusError, MissingInput
 
 
 @pytest.mark.parametrize("name", ["clip_1", "视频 一", "a b", "it's", '"x"', "..a", "a..b", "x" * 240])

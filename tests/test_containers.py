@@ -8,8 +8,8 @@ import os
 import av
 import pytest
 
-from ecmf_pipeline.containers import open_container
-from ecmf_pipeline.errors import FileUnreachable, UnreadableMedia
+from ecmf_pipeline.core.errors import FileUnreachable, UnreadableMedia
+from ecmf_pipeline.media.containers import open_container
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, number: int) -> None:

@@ -8,11 +8,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ecmf_pipeline.cli import app
-from ecmf_pipeline.encoders.config import AudioConfig, ImportedConfig, MiniXceptionConfig, TextConfig, VisionConfig
-from ecmf_pipeline.encoders.joined_config import JoinedConfig
-from ecmf_pipeline.encoders.widths import known_dim
-from ecmf_pipeline.presets import preset_names
+from ecmf_pipeline.cli.main import app
+from ecmf_pipeline.encoders.config import (
+    AudioConfig,
+    ImportedConfig,
+    JoinedConfig,
+    MiniXceptionConfig,
+    TextConfig,
+    VisionConfig,
+    known_dim,
+)
+from ecmf_pipeline.settings.presets import preset_names
 
 COMMIT = "ab" * 20
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from ecmf_pipeline.clips import Clip, ClipId, Split
+from ecmf_pipeline.core.clips import Clip, ClipId, Split
+from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.evaluation.scoring import Judge, evaluate, label_quality
 from ecmf_pipeline.labels.refine import Decision, Verdict
-from ecmf_pipeline.predictions import PredictionTable
 
 LABELS = ("happy", "sad")
 CONFIG = EvaluateConfig(draws=100)

@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecmf_pipeline import indexing, layout
-from ecmf_pipeline.clips import Clip, ClipId, Split, read_manifest, write_manifest
-from ecmf_pipeline.errors import InputError, MissingInput, TooFewClips
-from ecmf_pipeline.files import write_atomic
-from ecmf_pipeline.params import load_params
-from ecmf_pipeline.predictions import PredictionTable
-from ecmf_pipeline.report.sections.proof import proof_blocks
-from ecmf_pipeline.stage_inputs import all_votes, read_labelled_corpus
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Clip, ClipId, Split, read_manifest, write_manifest
+from ecmf_pipeline.core.errors import InputError, MissingInput, TooFewClips
+from ecmf_pipeline.core.files import write_atomic
+from ecmf_pipeline.core.predictions import PredictionTable
+from ecmf_pipeline.report.sections.evidence import proof_blocks
+from ecmf_pipeline.settings import resolve as indexing
+from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages import evaluate, refine, vote
+from ecmf_pipeline.stages.shared.inputs import all_votes, read_labelled_corpus
 
 CLIPS = 60
 TRUTH = np.arange(CLIPS) % 2
@@ -31,7 +32,7 @@ evaluate: {draws: 100}
 
 
 def table(labels: np.ndarray[Any, Any]) -> PredictionTable:
-    clips = read_manifest(layout.MANIFEST)
+    clips = read_manifest(paths.MANIFEST)
     return PredictionTable(
         clip_ids=tuple(clip.clip_id for clip in clips),
         splits=tuple(clip.split.value for clip in clips),
@@ -64,10 +65,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], 
         )
         for row, label in enumerate(TRUTH.tolist())
     ]
-    write_atomic(layout.CORPUS, '{"labels": ["happy", "sad"], "candidates": [], "synthetic": false}')
-    write_manifest(layout.MANIFEST, clips)
+    write_atomic(paths.CORPUS, '{"labels": ["happy", "sad"], "candidates": [], "synthetic": false}')
+    write_manifest(paths.MANIFEST, clips)
     for labels, name in (("given", "fusion"), ("given", "face"), ("refined", "fusion")):
-        table(TRUTH).write(layout.predictions(labels) / f"{name}.csv")  # type: ignore[arg-type]
+        table(TRUTH).write(paths.predictions(labels) / f"{name}.csv")  # type: ignore[arg-type]
 
     def with_rounds(rounds: int) -> None:
         Path("params.yaml").write_text(PARAMS.replace("ROUNDS", str(rounds)))
@@ -76,7 +77,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], 
 
 
 def sources() -> set[str]:
-    with layout.VOTES.open(newline="") as file:
+    with paths.VOTES.open(newline="") as file:
         return {row["source"] for row in csv.DictReader(file)}
 
 
@@ -86,7 +87,7 @@ def test_one_round_leaves_the_fusions_vote_to_predict(project: Callable[[int], N
     assert sources() == {"face/linear", "text/linear", "all/linear", "llm"}
     votes = all_votes(read_labelled_corpus())
     np.testing.assert_allclose(votes["fusion"], np.where(np.eye(2)[TRUTH] > 0, 0.9, 0.1), atol=1e-6)
-    write_manifest(layout.MANIFEST, read_manifest(layout.MANIFEST)[:-1])
+    write_manifest(paths.MANIFEST, read_manifest(paths.MANIFEST)[:-1])
     with pytest.raises(MissingInput, match="about other clips"):
         refine.run()
 
@@ -104,11 +105,11 @@ def test_more_rounds_train_the_fusion_too_and_all_is_written(
     assert not np.allclose(votes["fusion"], np.where(np.eye(2)[TRUTH] > 0, 0.9, 0.1))
     refine.run()
     evaluate.run()
-    metrics = json.loads((layout.METRICS / "evaluate.json").read_text())
+    metrics = json.loads((paths.METRICS / "evaluate.json").read_text())
     assert set(metrics["controls"]["fusion"]["sets"]) == set(metrics["controls"]["sets"])
     assert metrics["label_methods"]["clips"] == CLIPS
     assert {"majority", "Dawid-Skene", "gold-only stack"} <= set(metrics["label_methods"]["methods"])
-    found = json.loads(layout.SOURCES.read_text())["sources"]
+    found = json.loads(paths.SOURCES.read_text())["sources"]
     assert set(found) == {"face/linear", "text/linear", "all/linear", "llm", "fusion", "given label"}
     assert found["llm"]["votes"] == 0
     assert found["llm"]["reliability"] is None
@@ -119,14 +120,14 @@ def test_labels_that_verdicts_replace_are_told_as_such(
     project: Callable[[int], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     project(1)
-    wrong = [clip for clip in read_manifest(layout.MANIFEST) if clip.given_label not in {clip.gold_label, ""}][:3]
+    wrong = [clip for clip in read_manifest(paths.MANIFEST) if clip.given_label not in {clip.gold_label, ""}][:3]
     Path("verdicts.csv").write_text("clip_id,label\n" + "".join(f"{c.clip_id},{c.gold_label}\n" for c in wrong))
     Path("params.yaml").write_text(Path("params.yaml").read_text() + "refine: {verdicts: verdicts.csv}\n")
     vote.run()
     refine.run()
     capsys.readouterr()
     evaluate.run()
-    labels = json.loads((layout.METRICS / "evaluate.json").read_text())["labels"]
+    labels = json.loads((paths.METRICS / "evaluate.json").read_text())["labels"]
     assert labels["fixed_by_verdicts"] == labels["fixed"] == 3, "votes alone replace nothing without 30 verdicts"
     assert "(3 fixed, all by verdicts; 0 broken; " in capsys.readouterr().out
 
@@ -159,7 +160,7 @@ def test_votes_of_files_stand_after_all_others_and_go_through_every_stage(
     assert own <= vote._own_sources(load_params())
     refine.run()
     evaluate.run()
-    assert {"amy", "zoe_vote", "face/linear2_prob"} <= json.loads(layout.SOURCES.read_text())["sources"].keys()
+    assert {"amy", "zoe_vote", "face/linear2_prob"} <= json.loads(paths.SOURCES.read_text())["sources"].keys()
 
 
 @pytest.mark.parametrize(
@@ -194,9 +195,9 @@ def test_a_control_that_the_fusion_cannot_be_trained_on_is_told(
         raise TooFewClips("3 clips are left", "label more")
 
     monkeypatch.setattr(evaluate, "fusion_predictions", too_few)
-    monkeypatch.setattr("ecmf_pipeline.evaluation.label_methods.BASELINES", {})
+    monkeypatch.setattr("ecmf_pipeline.evaluation.label_quality.BASELINES", {})
     evaluate.run()
-    controls = json.loads((layout.METRICS / "evaluate.json").read_text())["controls"]
+    controls = json.loads((paths.METRICS / "evaluate.json").read_text())["controls"]
     assert "fusion" not in controls
     assert "cannot be trained on each training set: 3 clips are left" in capsys.readouterr().out
     assert any("3 clips are left" in str(block) for block in proof_blocks({"controls": controls}))

@@ -8,13 +8,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ecmf_pipeline import stage_llm
-from ecmf_pipeline.clips import Clip, ClipId, Split
+from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.llm.config import LlmConfig, LlmVotesConfig
 from ecmf_pipeline.llm.scoring import Scored
-from ecmf_pipeline.params import Params
-from ecmf_pipeline.stage_inputs import Corpus
-from ecmf_pipeline.stage_llm import llm_votes
+from ecmf_pipeline.settings.params import Params
+from ecmf_pipeline.stages.shared import llm as stage_llm
+from ecmf_pipeline.stages.shared.inputs import Corpus
+from ecmf_pipeline.stages.shared.llm import llm_votes
 
 LABELS = ["angry", "happy", "sad"]
 LEAN = np.array([0.0, 4.0, 0.0])

@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecmf_pipeline.errors import NoAudioStream, NoVideoStream, SilentAudio, TooManyPictures, UnreadableMedia
-from ecmf_pipeline.media import SAMPLE_RATE, MediaConfig, read_audio, read_frames, read_samplings, sample_indices
+from ecmf_pipeline.core.errors import NoAudioStream, NoVideoStream, SilentAudio, TooManyPictures, UnreadableMedia
+from ecmf_pipeline.media.sampling import (
+    SAMPLE_RATE,
+    MediaConfig,
+    read_audio,
+    read_frames,
+    read_samplings,
+    sample_indices,
+)
 
 READERS = ["auto", "decord", "pyav"]
 
@@ -70,16 +77,16 @@ def write_film(path: Path, codec: str = "libx264", pix_fmt: str = "yuv420p", **o
 @pytest.fixture
 def decoded(monkeypatch) -> list[float]:
     """The times of all pictures that PyAV decodes."""
-    from ecmf_pipeline import pyav_video
+    from ecmf_pipeline.media import pyav_reader
 
     times: list[float] = []
-    real = pyav_video._Taken.look_at
+    real = pyav_reader._Taken.look_at
 
     def look_at(taken, frame, *, wanted):
         times.append(frame.time)
         real(taken, frame, wanted=wanted)
 
-    monkeypatch.setattr(pyav_video._Taken, "look_at", look_at)
+    monkeypatch.setattr(pyav_reader._Taken, "look_at", look_at)
     return times
 
 
@@ -138,18 +145,18 @@ def test_several_samplings_of_one_decode_are_those_of_their_own(make_clip, tmp_p
 
 def test_pictures_that_would_take_too_much_memory_are_refused_before_they_are_decoded(make_clip, tmp_path, monkeypatch):
     clip = make_clip(tmp_path / "a.mp4", pictures=50, size=(64, 48))
-    monkeypatch.setattr("ecmf_pipeline.media._MOST_BYTES", 49 * 64 * 48 * 3)
+    monkeypatch.setattr("ecmf_pipeline.media.sampling._MOST_BYTES", 49 * 64 * 48 * 3)
     assert len(read_samplings(clip, MediaConfig(), [49])[0].frames) == 49
     with pytest.raises(TooManyPictures, match=r"50 pictures of 64 x 48 would take .* \(media\.max_side\)"):
         read_samplings(clip, MediaConfig(), [4, "all"])
 
 
 def test_a_film_too_long_to_keep_is_read_twice(tmp_path, monkeypatch):
-    from ecmf_pipeline import pyav_video
+    from ecmf_pipeline.media import pyav_reader
 
     film = write_film(tmp_path / "a.mp4", bf="3")
     whole, times = read_frames(film, MediaConfig(frames=7, reader="pyav"))
-    monkeypatch.setattr(pyav_video, "_MOST_KEPT", 1000)
+    monkeypatch.setattr(pyav_reader, "_MOST_KEPT", 1000)
     again, same_times = read_frames(film, MediaConfig(frames=7, reader="pyav"))
     np.testing.assert_array_equal(whole, again)
     np.testing.assert_array_equal(times, same_times)

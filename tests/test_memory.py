@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
+from ecmf_pipeline.core.errors import want_of_memory
 from ecmf_pipeline.llm.step import ScoringStep, Utterance
-from ecmf_pipeline.memory import want_of_memory
 from ecmf_pipeline.runner import Target
 
 
@@ -83,7 +83,7 @@ def test_torch_itself_runs_out_of_memory():
 
 
 def test_it_loads_no_library():
-    listed = "import sys, ecmf_pipeline.memory; print(*sys.modules)"
+    listed = "import sys, ecmf_pipeline.core.errors; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", listed], capture_output=True, text=True, check=True)
     assert not {"torch", "cv2", "numpy"} & set(result.stdout.split())
 

@@ -4,14 +4,13 @@ from typing import Any
 
 import pytest
 
-from ecmf_pipeline.clips import Modality
-from ecmf_pipeline.encoders.config import EgemapsConfig, ImportedConfig, TextConfig
-from ecmf_pipeline.encoders.joined_config import JoinedConfig
-from ecmf_pipeline.errors import InputError
+from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.errors import InputError
+from ecmf_pipeline.encoders.config import EgemapsConfig, ImportedConfig, JoinedConfig, TextConfig
+from ecmf_pipeline.extraction.feature_origin import FeatureOrigin, refuse_other_features
 from ecmf_pipeline.extraction.plan import branch_settings
 from ecmf_pipeline.faces import FaceConfig
-from ecmf_pipeline.media import MediaConfig
-from ecmf_pipeline.origins import FeatureOrigin, refuse_other_features
+from ecmf_pipeline.media.sampling import MediaConfig
 
 MEAN = {"text": FeatureOrigin(encoders=("minilm",), settings={"modality": "text", "encoder": {"type": "a", "dim": 8}})}
 """Any origin, of a modality that no test changes."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ecmf_pipeline.errors import ParamsError
-from ecmf_pipeline.params import Params, load_params
+from ecmf_pipeline.core.errors import ParamsError
+from ecmf_pipeline.settings.params import Params, load_params
 
 
 def params(folder: Path, text: str) -> Path:
@@ -98,7 +98,7 @@ def test_a_missing_file_says_where_one_is_made(tmp_path):
 
 def test_reading_params_loads_nothing_heavy():
     code = (
-        "import sys; from ecmf_pipeline.params import load_params; load_params();"
+        "import sys; from ecmf_pipeline.settings.params import load_params; load_params();"
         "print([name for name in ('torch', 'transformers', 'sklearn', 'lightgbm', 'zarr', 'mediapipe', 'av', 'pandas')"
         " if name in sys.modules])"
     )

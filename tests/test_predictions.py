@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ecmf_pipeline.errors import InputError, MissingInput
-from ecmf_pipeline.predictions import NO_MODALITY, PredictionTable, with_prior
+from ecmf_pipeline.core.errors import InputError, MissingInput
+from ecmf_pipeline.core.predictions import NO_MODALITY, PredictionTable, with_prior
 
 
 @pytest.fixture

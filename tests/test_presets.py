@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-import ecmf_pipeline.presets as presets_room
-from ecmf_pipeline.clips import Modality
-from ecmf_pipeline.errors import ParamsError
-from ecmf_pipeline.params import Params, load_params, validated
-from ecmf_pipeline.presets import DEFAULT_PRESET, over_preset, preset_document, preset_names
+import ecmf_pipeline.settings.presets as presets_room
+from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.errors import ParamsError
+from ecmf_pipeline.settings.params import Params, load_params, validated
+from ecmf_pipeline.settings.presets import DEFAULT_PRESET, over_preset, preset_document, preset_names
 
 FORMER = """
 corpus: {kind: sample, root: data/sample, labels: null, transcripts: english}

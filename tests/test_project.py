@@ -11,9 +11,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from ecmf_pipeline.cli import app
-from ecmf_pipeline.layout import DATA
-from ecmf_pipeline.project import IGNORED
+from ecmf_pipeline.cli.init import IGNORED
+from ecmf_pipeline.cli.main import app
+from ecmf_pipeline.core.paths import DATA
 
 NOT_STAGES = {"status", "init", "encoders", "doctor", "score"}
 
@@ -70,7 +70,7 @@ def test_all_outputs_stay_below_data(repository):
 
 def test_help_loads_no_torch():
     code = (
-        "import sys, time; from ecmf_pipeline.cli import app\n"
+        "import sys, time; from ecmf_pipeline.cli.main import app\n"
         "try: app(['--help'])\n"
         "except SystemExit: pass\n"
         "sys.stderr.write(str([name for name in ('torch', 'numpy', 'zarr', 'pandas') if name in sys.modules]))"

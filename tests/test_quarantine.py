@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_pipeline.errors import TooManyQuarantined
-from ecmf_pipeline.quarantine import Quarantine, read_all
+from ecmf_pipeline.core.errors import TooManyQuarantined
+from ecmf_pipeline.runner.quarantine import Quarantine, read_all
 
 
 def table(folder: Path, fingerprint: str = "f1") -> Quarantine:

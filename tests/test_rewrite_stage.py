@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_pipeline import layout
-from ecmf_pipeline.clips import Clip, ClipId, write_manifest
-from ecmf_pipeline.encoders.base import ClipText
-from ecmf_pipeline.files import write_atomic
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Clip, ClipId, write_manifest
+from ecmf_pipeline.core.files import write_atomic
+from ecmf_pipeline.core.transcripts import ClipText, read_texts
 from ecmf_pipeline.stages import rewrite
-from ecmf_pipeline.texts import read_texts
 
 
 def test_translations_are_kept_without_asking_the_llm(
@@ -19,8 +18,8 @@ def test_translations_are_kept_without_asking_the_llm(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text("llm: {model: no/where, gguf_file: null}\n")
-    write_atomic(layout.CORPUS, '{"labels": ["happy", "sad"], "candidates": [], "synthetic": false}')
-    write_manifest(layout.MANIFEST, [Clip(ClipId("a"), translation="I miss her."), Clip(ClipId("b"))])
+    write_atomic(paths.CORPUS, '{"labels": ["happy", "sad"], "candidates": [], "synthetic": false}')
+    write_manifest(paths.MANIFEST, [Clip(ClipId("a"), translation="I miss her."), Clip(ClipId("b"))])
     rewrite.run()
-    assert read_texts(layout.REWRITES) == {"a": ClipText("", "", "I miss her.")}
+    assert read_texts(paths.REWRITES) == {"a": ClipText("", "", "I miss her.")}
     assert "0 transcripts enriched" in capsys.readouterr().out

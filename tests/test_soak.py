@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecmf_pipeline.clips import Modality
-from ecmf_pipeline.quarantine import Quarantine
+from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.store import FeatureRow, StoreWriter, create_settings_group
 from tools.soak.inspection import Fault, Reference, count, read_contents
 from tools.soak.openings import Openings

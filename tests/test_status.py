@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_pipeline import layout, status
-from ecmf_pipeline.clips import Clip, ClipId, write_manifest
-from ecmf_pipeline.encoders.base import ClipText
-from ecmf_pipeline.texts import write_texts
+from ecmf_pipeline.cli import status
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Clip, ClipId, write_manifest
+from ecmf_pipeline.core.transcripts import ClipText, write_texts
 
 CLIPS = [
     Clip(ClipId("both"), transcript="你好", translation="hello"),
@@ -38,8 +38,8 @@ def test_clips_that_lack_a_transcript_that_is_read_are_absent(
     )
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    write_manifest(layout.MANIFEST, CLIPS)
-    write_texts(layout.REWRITES, {"both": ClipText("你好", "你好 (happy)", "hello"), "one": ClipText("嗯", "嗯 (sad)")})
+    write_manifest(paths.MANIFEST, CLIPS)
+    write_texts(paths.REWRITES, {"both": ClipText("你好", "你好 (happy)", "hello"), "one": ClipText("嗯", "嗯 (sad)")})
     status.run()
     rows = {line[:18].strip(): line[18:].split() for line in capsys.readouterr().out.splitlines()}
     assert rows["rewrite"][:3] == ["2", "1", "1"]

@@ -12,21 +12,20 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from ecmf_pipeline import layout
-from ecmf_pipeline.clips import Clip, ClipId, Modality, write_manifest
-from ecmf_pipeline.encoders.base import ClipText
-from ecmf_pipeline.errors import EcmfError, InputError, MissingInput, StoreBusy, StoreError
+from ecmf_pipeline.cli.store import store_app
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Clip, ClipId, Modality, write_manifest
+from ecmf_pipeline.core.errors import EcmfError, InputError, MissingInput, StoreBusy, StoreError
+from ecmf_pipeline.core.files import fingerprint
+from ecmf_pipeline.core.locks import exclusive
+from ecmf_pipeline.core.transcripts import ClipText, write_texts
 from ecmf_pipeline.extraction.plan import branch_settings, text_digest
-from ecmf_pipeline.files import fingerprint
-from ecmf_pipeline.locks import exclusive
-from ecmf_pipeline.params import load_params
+from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group, make_current
 from ecmf_pipeline.store.format import lock_path, spool_folder
 from ecmf_pipeline.store.rows import pack
-from ecmf_pipeline.store_cli import store_app
-from ecmf_pipeline.texts import write_texts
 
-AUDIO = layout.features(Modality.AUDIO)
+AUDIO = paths.features(Modality.AUDIO)
 OTHER = {"modality": "audio", "encoder": {"type": "other"}}
 
 
@@ -58,7 +57,7 @@ def manifest() -> Callable[..., None]:
 
     def write(clip_ids: Sequence[str], digest: str = "0") -> None:
         write_manifest(
-            layout.MANIFEST,
+            paths.MANIFEST,
             [
                 Clip(ClipId(clip_id), path=f"{clip_id}.mp4", digest=digest, bytes=1, duration=1, has_audio=True)
                 for clip_id in clip_ids
@@ -72,7 +71,7 @@ def manifest() -> Callable[..., None]:
 def project(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch, manifest: Callable[..., None]) -> str:
     """A project with four clips whose eGeMAPS features stand in two parts; the fingerprint of their settings."""
     monkeypatch.chdir(tmp_path)
-    shutil.copy(repository / "params.yaml", layout.PARAMS)
+    shutil.copy(repository / "params.yaml", paths.PARAMS)
     manifest(["a", "b", "c", "d"])
     return write_store(AUDIO, audio_settings(), rows(["a", "b"]), rows(["c", "d"]))
 
@@ -113,8 +112,8 @@ def test_ls_names_leftovers_and_damage(project):
 
 
 def test_ls_works_without_params_and_manifest(project):
-    layout.PARAMS.unlink()
-    layout.MANIFEST.unlink()
+    paths.PARAMS.unlink()
+    paths.MANIFEST.unlink()
     line = store("ls", str(AUDIO)).stdout.splitlines()[2]
     assert line.split()[:4] == [project, "egemaps", "yes", "unknown"]
     assert line.endswith("unknown")
@@ -209,7 +208,7 @@ def test_compact_merges_and_says_what_was_gained():
 
 @pytest.mark.usefixtures("project")
 def test_compact_keeps_to_the_part_size_of_params():
-    layout.PARAMS.write_text(layout.PARAMS.read_text().replace("part_size: 1024", "part_size: 3"))
+    paths.PARAMS.write_text(paths.PARAMS.read_text().replace("part_size: 1024", "part_size: 3"))
     assert "2 parts, nothing to do" in store("compact").stdout
 
 
@@ -224,7 +223,7 @@ def test_compact_drops_rows_of_former_inputs_and_absent_clips_on_demand(project,
 
 
 def test_compact_needs_a_manifest_to_drop_absent_clips(project):
-    layout.MANIFEST.unlink()
+    paths.MANIFEST.unlink()
     with pytest.raises(MissingInput, match="--drop-absent"):
         store("compact", "--drop-absent")
     assert len(parts(project)) == 2
@@ -278,12 +277,12 @@ def test_of_imported_features_the_newest_count():
 
 @pytest.mark.usefixtures("project")
 def test_of_texts_the_digest_follows_from_the_transcripts():
-    root = layout.features(Modality.TEXT)
+    root = paths.features(Modality.TEXT)
     text = ClipText("Hello.", "Hello, she said happily.")
     former, present = text_digest(ClipText("Hello.", "Hello.")), text_digest(text)
     key = write_store(root, {"modality": "text"}, rows(["a"], digest=present), rows(["a"], digest=former))
     store("compact", str(root))
     assert FeatureStore(root, key).digests() == {"a": [present, former]}  # without transcripts nobody can tell
-    write_texts(layout.REWRITES, {"a": text})
+    write_texts(paths.REWRITES, {"a": text})
     store("compact", str(root))
     assert FeatureStore(root, key).digests() == {"a": [present]}

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from ecmf_pipeline import layout
-from ecmf_pipeline.cli import app
-from ecmf_pipeline.errors import InputError, MissingInput
-from ecmf_pipeline.files import sha256_file
+from ecmf_pipeline.cli.main import app
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.errors import InputError, MissingInput
+from ecmf_pipeline.core.files import sha256_file
 
 SAID = {
     "anger": ["How dare you!", "I hate this.", "Get out of here!", "You ruined everything.", "Stop it, now!"],
@@ -144,13 +144,13 @@ def test_what_is_asked_of_no_clip_or_model_is_refused(
 
 def test_one_clip_is_not_judged_by_models_of_other_labels(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
-    known = layout.CORPUS.read_text()
-    layout.CORPUS.write_text(json.dumps(json.loads(known) | {"labels": ["happy", "angry"]}))
+    known = paths.CORPUS.read_text()
+    paths.CORPUS.write_text(json.dumps(json.loads(known) | {"labels": ["happy", "angry"]}))
     try:
         with pytest.raises(MissingInput, match="the saved models know the labels neutral, angry"):
             CliRunner().invoke(app, ["predict", "--text", "I love it."], catch_exceptions=False)
     finally:
-        layout.CORPUS.write_text(known)
+        paths.CORPUS.write_text(known)
 
 
 def test_a_model_of_words_is_judged_on_another_corpus_of_words(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

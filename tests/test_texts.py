@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ecmf_pipeline.encoders.base import ClipText
-from ecmf_pipeline.errors import InputError, MissingInput
-from ecmf_pipeline.texts import read_texts, write_texts
+from ecmf_pipeline.core.errors import InputError, MissingInput
+from ecmf_pipeline.core.transcripts import ClipText, read_texts, write_texts
 
 
 def test_texts_are_read_back(tmp_path):

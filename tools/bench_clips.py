@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from skimage import data
 from skimage.transform import resize
 
-from ecmf_pipeline.clips import Clip, ClipId, Modality, Split
+from ecmf_pipeline.core.clips import Clip, ClipId, Modality, Split
+from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.encoders.config import BaseEncoderConfig
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.plan import branch_settings, plan_branch
 from ecmf_pipeline.extraction.run import extract, writing
 from ecmf_pipeline.faces import FaceConfig
-from ecmf_pipeline.files import sha256_file
-from ecmf_pipeline.media import MediaConfig
+from ecmf_pipeline.media.sampling import MediaConfig
 from ecmf_pipeline.store import FeatureStore
 
 SIZES = {"480p": (854, 480), "720p": (1280, 720), "900p": (1600, 900), "1080p": (1920, 1080)}

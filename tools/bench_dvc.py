@@ -15,7 +15,7 @@ import av
 import numpy as np
 import yaml
 
-from ecmf_pipeline.project import init
+from ecmf_pipeline.cli.init import init
 from ecmf_pipeline.store import FeatureRow, StoreWriter, create_settings_group
 
 CLIPS_STORED = 132_000

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.metrics import expected_calibration_error
 from ecmf_pipeline.labels import combine_votes
 from ecmf_pipeline.labels.baselines import BASELINES, WITHOUT_GOLD, Baseline
-from ecmf_pipeline.metrics import expected_calibration_error
 from tools.vote_worlds import WORLDS, World, drawn_worlds, generate, gold_sample
 
 Floats = NDArray[np.float64]

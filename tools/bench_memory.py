@@ -17,11 +17,11 @@ import av
 import numpy as np
 from skimage import data
 
-from ecmf_pipeline.clips import Clip, ClipId, Modality
+from ecmf_pipeline.core.clips import Clip, ClipId, Modality
 from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, MiniXceptionConfig
-from ecmf_pipeline.extraction.opening import ClipToExtract, ExtractOpener
+from ecmf_pipeline.extraction.step import ClipToExtract, ExtractOpener
 from ecmf_pipeline.faces import FaceConfig
-from ecmf_pipeline.media import MediaConfig
+from ecmf_pipeline.media.sampling import MediaConfig
 from ecmf_pipeline.runner.machine import memory_settings
 
 READERS = ("auto", "decord", "pyav")

@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.labels import combine_votes
-from ecmf_pipeline.labels.assessing import GIVEN, assess
 from ecmf_pipeline.labels.config import RefineConfig
-from ecmf_pipeline.labels.evidence import ABSTAIN, first_choice
-from ecmf_pipeline.labels.next_clips import lessons, worth_labelling
-from ecmf_pipeline.labels.refine import decide
+from ecmf_pipeline.labels.refine import decide, lessons, worth_labelling
+from ecmf_pipeline.labels.rounds import GIVEN, assess
+from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 from tools.meld_noise import BALANCE, Text, clips_of, flip, interval, out_of_fold, read, score, transitions
 from tools.vote_worlds import WORLDS, World, generate, gold_sample
 

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ecmf_pipeline.files import sha256_text
+from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.schema import OneOf, Schema
 from tools.llm_injected import CHINESE, ENGLISH
 
 if TYPE_CHECKING:
-    from ecmf_pipeline.llm.local import TransformersScorer
+    from ecmf_pipeline.llm.local_scoring import TransformersScorer
 
 TESTS = Path(__file__).parents[1] / "tests" / "llm"
 TEXTS = 500
@@ -90,8 +90,8 @@ def _counts(ends: Sequence[str]) -> str:
 
 def injected() -> int:
     """Print, for each language, how many injected transcripts move the label, beside harmless ones."""
-    from ecmf_pipeline.llm.local import TransformersScorer
     from ecmf_pipeline.llm.local_generation import TransformersGenerator
+    from ecmf_pipeline.llm.local_scoring import TransformersScorer
 
     config, outside = LlmConfig(), 0
     generator = TransformersGenerator(config)

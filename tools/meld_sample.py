@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.clips import Clip
+from ecmf_pipeline.core.clips import Clip
+from ecmf_pipeline.core.files import fingerprint, sha256_text
+from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.corpora.config import MER_LABELS, CorpusConfig
 from ecmf_pipeline.corpora.meld import read_meld
-from ecmf_pipeline.encoders.base import ClipText
 from ecmf_pipeline.encoders.config import TextConfig
-from ecmf_pipeline.files import fingerprint, sha256_text
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.label_scores import label_scores
-from ecmf_pipeline.llm.loop import ScoreBooks
 from ecmf_pipeline.llm.prompt import Calibration, Prompt
+from ecmf_pipeline.llm.run import ScoreBooks
+from ecmf_pipeline.llm.scoring import label_scores
 
 MELD = Path(__file__).parents[2] / "shared" / "data" / "meld"
 PARTS = ("train", "dev", "test")

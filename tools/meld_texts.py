@@ -15,7 +15,7 @@ from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.labels.voters import clip_weights
 from ecmf_pipeline.llm.config import RewriteConfig
 from ecmf_pipeline.llm.prompt import load_prompt
-from ecmf_pipeline.llm.rewrite import enrich
+from ecmf_pipeline.llm.rewriting import enrich
 from ecmf_pipeline.llm.scoring import probabilities
 from tools.meld_figures import samples_of, score, told
 from tools.meld_sample import Floats, Ints, Sample, embedded

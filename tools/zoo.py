@@ -18,7 +18,7 @@ from judging import pictures_of, sound_of  # noqa: E402
 from running import BROKEN_BY_THE_DECODER, BROKEN_ONCE, ZooRun, quarantined, run_zoo  # noqa: E402
 from specimens import Specimen, zoo  # noqa: E402
 
-from ecmf_pipeline.clips import Clip, read_manifest  # noqa: E402
+from ecmf_pipeline.core.clips import Clip, read_manifest  # noqa: E402
 from ecmf_pipeline.store import FeatureStore  # noqa: E402
 
 Row = tuple[str, str, str, str]

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from ecmf_pipeline.config import Config
+from ecmf_pipeline.core.config import Config
 
 MER_LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 """The six classes of MER2023-MER2026 Track 1, in the challenge's order."""

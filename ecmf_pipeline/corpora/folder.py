@@ -14,26 +14,32 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ecmf_pipeline.clips import Clip, ClipId, Split, validate_clip_id
-from ecmf_pipeline.corpora.annotations import (
+from ecmf_pipeline.core.clips import Clip, ClipId, Split, validate_clip_id
+from ecmf_pipeline.core.errors import CorpusError
+from ecmf_pipeline.corpora.config import CorpusConfig
+from ecmf_pipeline.corpora.listing import (
+    MEDIA_EXTENSIONS,
+    CorpusListing,
+    Finding,
+    FindingKind,
+    existing_folder,
+    first_of,
+    name_files,
+    naming_some,
+    scan_media,
+    without_media_extension,
+)
+from ecmf_pipeline.corpora.tables import (
     AmbiguousName,
+    Table,
+    clean_name,
     doubled_rows,
     keep_known_labels,
+    read_table,
     resolve_names,
     spellings,
     values_by_clip,
 )
-from ecmf_pipeline.corpora.config import CorpusConfig
-from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, first_of, naming_some
-from ecmf_pipeline.corpora.scan import (
-    MEDIA_EXTENSIONS,
-    existing_folder,
-    name_files,
-    scan_media,
-    without_media_extension,
-)
-from ecmf_pipeline.corpora.tables import Table, clean_name, read_table
-from ecmf_pipeline.errors import CorpusError
 
 LABELS = "labels.csv"
 TRANSCRIPTS = "transcripts.csv"

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ecmf_pipeline.clips import Clip, ClipId
-from ecmf_pipeline.corpora.index_cache import IndexCache, Measured
+from ecmf_pipeline.core.clips import Clip, ClipId
+from ecmf_pipeline.core.progress import progress_bar
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind
-from ecmf_pipeline.corpora.measuring import CacheWriter, File, Measuring, failure, unreachable
-from ecmf_pipeline.progress import progress_bar
+from ecmf_pipeline.corpora.measuring import CacheWriter, File, IndexCache, Measured, Measuring, failure, unreachable
 
 SECONDS_BETWEEN_SAVES = 20.0
 """The cache is written whole; what was read since stands in the spool meanwhile."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from numpy.lib import format as npy
 
-from ecmf_pipeline.errors import InputError, MissingInput
+from ecmf_pipeline.core.errors import InputError, MissingInput
 
 TRAIN_ENTRY, TEST_ENTRY = "train_corpus", "test1_corpus"
 LABEL_KEY = "emo"

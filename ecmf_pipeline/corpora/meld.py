@@ -8,12 +8,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ecmf_pipeline.clips import Clip, ClipId, Split
+from ecmf_pipeline.core.clips import Clip, ClipId, Split
+from ecmf_pipeline.core.errors import CorpusError, ParamsError
 from ecmf_pipeline.corpora.config import MELD_TO_MER, MER_LABELS, CorpusConfig
-from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, naming_some
-from ecmf_pipeline.corpora.scan import existing_folder, scan_media, without_media_extension
+from ecmf_pipeline.corpora.listing import (
+    CorpusListing,
+    Finding,
+    FindingKind,
+    existing_folder,
+    naming_some,
+    scan_media,
+    without_media_extension,
+)
 from ecmf_pipeline.corpora.tables import read_table
-from ecmf_pipeline.errors import CorpusError, ParamsError
 
 PARTS = {"train": "train_sent_emo.csv", "dev": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}
 """MELD's parts: each counts its dialogues from 0, so that a clip's name begins with its part."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from ecmf_pipeline.errors import EcmfError, InputError
+from ecmf_pipeline.core.errors import EcmfError, InputError
 
 
 class State(StrEnum):

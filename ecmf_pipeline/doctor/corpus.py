@@ -6,20 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ecmf_pipeline import layout
-from ecmf_pipeline.clips import Clip, Modality, read_manifest
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Clip, Modality, read_manifest
+from ecmf_pipeline.core.files import fingerprint
+from ecmf_pipeline.core.transcripts import ClipText, read_texts
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.index import Quarantined, index_corpus
 from ecmf_pipeline.corpora.listing import CorpusListing
-from ecmf_pipeline.corpora.readers import read_corpus
+from ecmf_pipeline.corpora.registry import read_corpus
 from ecmf_pipeline.doctor.checks import Check, State
 from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, spread
-from ecmf_pipeline.encoders.base import ClipText
-from ecmf_pipeline.extraction.coverage import coverage
-from ecmf_pipeline.extraction.plan import Reading
-from ecmf_pipeline.files import fingerprint
-from ecmf_pipeline.params import Params
-from ecmf_pipeline.texts import read_texts
+from ecmf_pipeline.extraction.plan import Reading, coverage
+from ecmf_pipeline.settings.params import Params
 
 _MEASURED = 4 * TRIAL_CLIPS
 
@@ -53,8 +51,8 @@ class Ahead:
             modality,
             self.manifest,
             self.texts or {},
-            root=layout.features(modality),
-            quarantine_path=layout.quarantine("extract", modality),
+            root=paths.features(modality),
+            quarantine_path=paths.quarantine("extract", modality),
             fingerprint=fingerprint(settings),
             reading=Reading.of_settings(settings),
         ).missing
@@ -74,8 +72,8 @@ def look_ahead(params: Params) -> Ahead:
     """
     return Ahead(
         read_corpus(params.corpus, face_crops=params.faces.are_cut_already),
-        read_manifest(layout.MANIFEST) if layout.MANIFEST.is_file() else None,
-        read_texts(layout.REWRITES) if layout.REWRITES.is_file() else None,
+        read_manifest(paths.MANIFEST) if paths.MANIFEST.is_file() else None,
+        read_texts(paths.REWRITES) if paths.REWRITES.is_file() else None,
     )
 
 

@@ -9,20 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ecmf_pipeline import layout
-from ecmf_pipeline.clips import Modality
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.errors import EcmfError
+from ecmf_pipeline.core.formatting import counted
 from ecmf_pipeline.doctor.checks import Check, State, duration
-from ecmf_pipeline.encoders.config import BaseEncoderConfig, ImportedConfig, TransformersConfig
-from ecmf_pipeline.encoders.embedded import embedded_model
-from ecmf_pipeline.encoders.joined_config import JoinedConfig
+from ecmf_pipeline.encoders.config import BaseEncoderConfig, ImportedConfig, JoinedConfig, TransformersConfig
+from ecmf_pipeline.encoders.embedded.packages import embedded_model
 from ecmf_pipeline.encoders.weights import hub_cache
-from ecmf_pipeline.errors import EcmfError
-from ecmf_pipeline.extraction.gpus import visible_gpus
 from ecmf_pipeline.extraction.plan import branch_settings
-from ecmf_pipeline.params import Params
+from ecmf_pipeline.extraction.step import visible_gpus
 from ecmf_pipeline.runner.machine import usable_cores
+from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.store.listing import encoder_name
-from ecmf_pipeline.words import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +42,17 @@ class Loaded:
 def check_weights(params: Params) -> Check:
     """Whether the weights that ship inside packages are here."""
     names = params.models.names
-    absent = [name for name in names if not embedded_model(name).is_present(layout.MODELS)]
+    absent = [name for name in names if not embedded_model(name).is_present(paths.MODELS)]
     if absent:
         return Check(
             "weights",
             State.FAILURE,
-            f"{len(absent)} of {len(names)} embedded models are not in {layout.MODELS}: {', '.join(absent)}",
+            f"{len(absent)} of {len(names)} embedded models are not in {paths.MODELS}: {', '.join(absent)}",
             "run `ecmf-pipe models`",
             {"wanted": list(names), "absent": absent},
         )
     message = (
-        f"{counted(len(names), 'embedded model')} in {layout.MODELS}" if names else "no embedded models are asked for"
+        f"{counted(len(names), 'embedded model')} in {paths.MODELS}" if names else "no embedded models are asked for"
     )
     return Check("weights", State.OK, message, figures={"wanted": list(names), "absent": []})
 

@@ -9,16 +9,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ecmf_pipeline.clips import Modality
+from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.errors import EcmfError
+from ecmf_pipeline.core.formatting import counted, size
+from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.doctor.checks import Check, State, duration, exit_code
 from ecmf_pipeline.doctor.corpus import Ahead, check_corpus, look_ahead, measured_clips, spoken_clips
 from ecmf_pipeline.doctor.models import Loaded, check_device, check_encoders, check_weights, workers_of
 from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, Answers, Trial, ask_llm, spread, try_extraction
-from ecmf_pipeline.errors import EcmfError
 from ecmf_pipeline.extraction.plan import Reading, input_digests
-from ecmf_pipeline.params import Params, load_params
-from ecmf_pipeline.progress import say
-from ecmf_pipeline.words import counted, size
+from ecmf_pipeline.settings.params import Params, load_params
 
 _LLM_TEXTS = 2 * TRIAL_CLIPS
 _LOADING = " (loading included)"

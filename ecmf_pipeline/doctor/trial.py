@@ -2,26 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from ecmf_pipeline.clips import Clip, Modality
-from ecmf_pipeline.doctor.timing import TimedEngine
-from ecmf_pipeline.encoders.base import ClipText
-from ecmf_pipeline.errors import TryAgain
+from ecmf_pipeline.core.clips import Clip, Modality
+from ecmf_pipeline.core.errors import TryAgain
+from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.extraction.plan import plan_branch
 from ecmf_pipeline.extraction.run import extract, writing
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.enriching import enrich_texts
-from ecmf_pipeline.llm.loop import ScoreBooks
 from ecmf_pipeline.llm.rewrite_prompt import Context
-from ecmf_pipeline.params import Params
-from ecmf_pipeline.runner import LocalProcesses
+from ecmf_pipeline.llm.rewriting import enrich_texts
+from ecmf_pipeline.llm.run import ScoreBooks
+from ecmf_pipeline.runner import Engine, LocalProcesses
 from ecmf_pipeline.runner.machine import usable_cores
+from ecmf_pipeline.runner.step import Done, ItemT, Keeper, StepFactory, Task
+from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.store import FeatureStore, has_fingerprint
+
+
+class TimedEngine:
+    """Another engine, and a clock beside it.
+
+    Args:
+        engine: Who runs the workers; to tell the time of one item it must be a single worker.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._begun = 0.0
+        self._finished: list[tuple[float, int]] = []
+
+    def run(self, tasks: Iterable[Task[ItemT]], factory: StepFactory, keeper: Keeper[Any]) -> Iterator[Done[ItemT]]:
+        """See `runner.Engine`."""
+        self._begun = time.perf_counter()
+        results = cast("Iterator[Done[ItemT]]", self._engine.run(tasks, factory, keeper))
+        with closing(results) as finished:  # type: ignore[type-var]
+            for done in finished:
+                self._finished.append((time.perf_counter(), len(done.task.items)))
+                yield done
+
+    @property
+    def includes_loading(self) -> bool:
+        """Whether there was but one batch, so that loading the models cannot be told from working."""
+        return len(self._finished) == 1
+
+    def seconds_an_item(self) -> float | None:
+        """Seconds for one item. Those of the first batch are left out, for a worker loads its models before it.
+
+        Where there was a single batch, that is told, loading included; None where there was none.
+        """
+        if not self._finished:
+            return None
+        if len(self._finished) == 1:
+            ended, items = self._finished[0]
+            return (ended - self._begun) / items
+        return (self._finished[-1][0] - self._finished[0][0]) / sum(items for _, items in self._finished[1:])
+
 
 TRIAL_CLIPS = 4
 

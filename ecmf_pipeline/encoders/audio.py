@@ -3,21 +3,227 @@
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from transformers import AutoConfig, AutoFeatureExtractor
+from transformers.models.whisper import modeling_whisper
 
-from ecmf_pipeline.encoders.base import Encoder, Preparer
+from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
 from ecmf_pipeline.encoders.config import AudioConfig
+from ecmf_pipeline.encoders.inference import Inference, RunPrecision
 from ecmf_pipeline.encoders.pretrained import check_layers, combine_layers, load_model, load_part
-from ecmf_pipeline.encoders.sound import SAMPLE_RATE, Samples, SoundEncoder, SoundWindow, split_evenly
-from ecmf_pipeline.encoders.whisper import WhisperEncoder, WhisperPreparer
-from ecmf_pipeline.errors import ModelError
+
+SAMPLE_RATE = 16_000
+
+Samples = NDArray[np.float32]
+"""Mono sound at 16 kHz, (n,)."""
+
+CPU_PADDING, GPU_PADDING = 0.05, 0.5
+"""Share by which the longest window of a batch may exceed its shortest. A CPU gains less than a tenth by batches
+(measured on HuBERT-base), so that more padding would cost more than it gains; a GPU stands idle in small batches."""
+
+
+@dataclass(frozen=True, slots=True)
+class SoundWindow:
+    """A stretch of sound as the network takes it.
+
+    Attributes:
+        values: Samples (n,), or a spectrogram (mels, frames).
+        rows: Rows of the network's answer that describe it; those beyond describe padding.
+    """
+
+    values: Samples
+    rows: int
+
+
+def split_evenly(samples: Samples, longest: int) -> list[Samples]:
+    """Cut sound that is longer than ``longest`` samples into the fewest windows, all of one length but for a sample.
+
+    Equal windows leave no short rest that would be described without context.
+    """
+    if not len(samples):
+        return []
+    return np.array_split(samples, -(-len(samples) // longest))
+
+
+def like_lengths(lengths: Sequence[int], most_padding: float) -> Iterator[list[int]]:
+    """Group items so that in no group the longest exceeds the shortest by more than a share.
+
+    Args:
+        lengths: Of each item.
+        most_padding: The share; 0 puts equal lengths together and no others.
+
+    Yields:
+        Indices of the items of one group, the shortest first.
+    """
+    group: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        if group and lengths[index] > lengths[group[0]] * (1 + most_padding):
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
+
+
+class SoundEncoder(Encoder[Samples]):
+    """A frozen network that describes windows of sound, row by row.
+
+    Attributes:
+        pads: Whether windows of different lengths may stand in one batch.
+        most_padding: See `like_lengths`.
+    """
+
+    pads: bool
+    inference: Inference
+
+    def __init__(self, config: AudioConfig, device: str) -> None:
+        self._config = config
+        self._settings = config.settings()
+        self.inference = Inference(device, config.batch_size, cast("RunPrecision", config.resolved(device).precision))
+        self.most_padding = CPU_PADDING if self.inference.device.type == "cpu" else GPU_PADDING
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `AudioConfig.settings`."""
+        return self._settings
+
+    @torch.inference_mode()
+    def encode_prepared(self, prepared: Sequence[Sequence[SoundWindow]]) -> list[Encoding]:
+        """Encode the windows of clips: (T, D) a clip, T = 0 for a clip without windows."""
+        windows = [window for clip in prepared for window in clip]
+        rows = iter(self._rows(windows))
+        return [self._encoding([next(rows) for _ in clip]) for clip in prepared]
+
+    def _rows(self, windows: Sequence[SoundWindow]) -> list[torch.Tensor]:
+        """The rows of each window, (T, D)."""
+        rows = [torch.empty(0)] * len(windows)
+        lengths = [window.values.shape[-1] for window in windows]
+        for group in like_lengths(lengths, self.most_padding if self.pads else 0.0):
+            forward = partial(self._states, [windows[index] for index in group])
+            for span, states in self.inference.batches(len(group), forward):  # (B, longest T, D)
+                for index, state in zip(group[span], states, strict=True):
+                    rows[index] = state[: windows[index].rows].clone()
+        return rows
+
+    def _states(self, windows: Sequence[SoundWindow], span: slice) -> torch.Tensor:
+        return self._forward(windows[span])
+
+    @abstractmethod
+    def _forward(self, windows: Sequence[SoundWindow]) -> torch.Tensor:
+        """States of windows that may stand in one batch, (B, longest T, D)."""
+
+    def _encoding(self, windows: Sequence[torch.Tensor]) -> Encoding:
+        if not windows:
+            return Encoding.empty(self.dim)
+        values = mean_of_runs(torch.cat(list(windows)), self._config.frames_per_row)
+        return Encoding(values.numpy(), np.arange(len(values)))
+
+
+def mean_of_runs(rows: torch.Tensor, run: int) -> torch.Tensor:
+    """Means of ``run`` rows each, the last of what is left: from (T, D) to (ceil(T / run), D)."""
+    return rows if run == 1 else torch.stack([part.mean(dim=0) for part in torch.split(rows, run)])
+
+
+STRIDE = 2
+"""Frames of the spectrogram that one row stands for: the stride of the encoder's second convolution."""
+
+_ENCODER_KEYS = {r"^(model\.)?encoder\.": ""}
+"""From names of weights in a file of the whole model to those of the encoder alone."""
+
+
+class WhisperPreparer(Preparer[Samples]):
+    """Makes log-mel spectrograms by the model's own feature extractor.
+
+    The network was trained on windows of one length (30 s), padded with silence. Longer clips are cut into windows
+    here; of each window the rows up to the true end of its sound count.
+
+    Args:
+        extractor: The model's ``WhisperFeatureExtractor``.
+        longest: Samples in a window at the most; the model's own limit holds too.
+    """
+
+    def __init__(self, extractor: Any, longest: int) -> None:
+        self.extractor = extractor
+        self._longest = min(longest, int(extractor.n_samples))
+        self._samples_per_row = STRIDE * int(extractor.hop_length)
+
+    def described(self) -> dict[str, Any]:
+        """The rate, the bands of the spectrogram, and the longest window in seconds."""
+        return {
+            "sample_rate": SAMPLE_RATE,
+            "mels": int(self.extractor.feature_size),
+            "window_seconds": self._longest / SAMPLE_RATE,
+        }
+
+    def prepare(self, view: Samples) -> list[SoundWindow]:
+        """The windows of a clip, each a spectrogram (mels, frames) of the network's full length."""
+        parts = split_evenly(view, self._longest)
+        if not parts:
+            return []
+        spectrograms = self.extractor(parts, sampling_rate=SAMPLE_RATE, padding="max_length", return_tensors="np")
+        return [
+            SoundWindow(np.asarray(values, np.float32), self.rows(len(part)))
+            for values, part in zip(spectrograms["input_features"], parts, strict=True)
+        ]
+
+    def rows(self, samples: int) -> int:
+        """Rows that describe so many samples: those that begin before their end."""
+        return -(-samples // self._samples_per_row)
+
+
+class WhisperEncoder(SoundEncoder):
+    """The frozen encoder: 50 rows a second. The decoder's weights are never loaded.
+
+    All windows are of one length. The network attends to the silence behind a short clip, as in training; the rows that
+    describe that silence are dropped.
+    """
+
+    pads = True
+    preparer: WhisperPreparer
+
+    def __init__(self, config: AudioConfig, device: str, preparer: WhisperPreparer) -> None:
+        super().__init__(config, device)
+        self.preparer = preparer
+        source = config.source()
+        self.model, _ = load_model(
+            source, modeling_whisper.WhisperEncoder, dtype=self.inference.loaded_as, key_mapping=_ENCODER_KEYS
+        )
+        check_layers(source, self.model, config.layers)
+        shape = self.model.config
+        extractor = preparer.extractor
+        if (extractor.feature_size, extractor.nb_max_frames) != (
+            shape.num_mel_bins,
+            STRIDE * shape.max_source_positions,
+        ):
+            raise ModelError(
+                f"the feature extractor of {source.name} makes {extractor.feature_size} x {extractor.nb_max_frames} "
+                f"spectrograms, its encoder reads {shape.num_mel_bins} x {STRIDE * shape.max_source_positions}",
+                "the files do not belong together",
+            )
+        self.inference.place(self.model)
+
+    @property
+    def dim(self) -> int:
+        """D, the model's hidden size."""
+        return int(self.model.config.hidden_size)
+
+    def _forward(self, windows: Sequence[SoundWindow]) -> torch.Tensor:
+        spectrograms = self.inference.tensor(np.stack([window.values for window in windows]))  # (B, mels, frames)
+        whole = self._config.layers != "last"
+        out = self.model(spectrograms, output_hidden_states=whole)
+        return combine_layers(out.hidden_states if whole else (out.last_hidden_state,), self._config.layers)
+
 
 MODELS_THAT_MASK = frozenset({"hubert", "wav2vec2", "wavlm", "unispeech", "unispeech-sat"})
 """Those whose rows do not change when a batch is padded. In others (data2vec-audio, whose several positional

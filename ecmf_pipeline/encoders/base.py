@@ -20,26 +20,6 @@ Prepared = Any
 
 
 @dataclass(frozen=True, slots=True)
-class ClipText:
-    """The text branch's view of a clip; "" stands for what there is none of.
-
-    Attributes:
-        original: What was said.
-        enriched: The same, enriched by the LLM.
-        translation: The same in the corpus' other language.
-    """
-
-    original: str
-    enriched: str = ""
-    translation: str = ""
-
-    def having(self, columns: Sequence[str]) -> list[str]:
-        """The texts of some columns, in their order; none where one of them is blank."""
-        texts: list[str] = [getattr(self, column) for column in columns]
-        return texts if all(text.strip() for text in texts) else []
-
-
-@dataclass(frozen=True, slots=True)
 class Encoding:
     """The features of one clip.
 

@@ -10,11 +10,11 @@ from transformers import AutoImageProcessor
 from transformers.utils import cached_file
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.core.files import read_text
 from ecmf_pipeline.encoders.preprocess import Preprocessing, read_preprocessing
 from ecmf_pipeline.encoders.pretrained import load_part
 from ecmf_pipeline.encoders.weights import ModelSource
-from ecmf_pipeline.errors import ModelError
-from ecmf_pipeline.files import read_text
 
 _DINOV3 = {"DINOv3ViTImageProcessor", "DINOv3ViTImageProcessorFast"}
 """Processors that exist for torchvision alone."""

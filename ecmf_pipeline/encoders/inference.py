@@ -11,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ecmf_pipeline.errors import ParamsError
-from ecmf_pipeline.memory import want_of_memory
-from ecmf_pipeline.progress import warn
+from ecmf_pipeline.core.errors import ParamsError, want_of_memory
+from ecmf_pipeline.core.progress import warn
 from ecmf_pipeline.runner.machine import multiplies_bf16
 
 RunPrecision = Literal["fp32", "bf16", "fp16"]

@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
 
+from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.config import Layers
 from ecmf_pipeline.encoders.weights import ModelSource, hub_cache
-from ecmf_pipeline.errors import ModelError
 
 Loaded = TypeVar("Loaded")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -12,13 +14,66 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import cached_file
 
-from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding, Preparer
+from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.core.files import read_text
+from ecmf_pipeline.core.transcripts import ClipText
+from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
 from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.encoders.inference import Inference, RunPrecision
 from ecmf_pipeline.encoders.pretrained import check_layers, combine_layers, load_model, load_part
-from ecmf_pipeline.encoders.sentence import sentence_pooling
-from ecmf_pipeline.errors import ModelError
+from ecmf_pipeline.encoders.weights import ModelSource
+
+_POOLING = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_lasttoken": "last",
+    "pooling_mode_max_tokens": "max",
+}
+"""sentence-transformers' name of a pooling, and ours."""
+
+_KNOWN_MODULES = frozenset({"Transformer", "Pooling", "Normalize"})
+
+
+@dataclass(frozen=True, slots=True)
+class SentencePooling:
+    """What follows the network in a sentence-transformers model.
+
+    Attributes:
+        pooling: ``mean``, ``max``, ``cls`` or ``last``; of no meaning where something is unsupported.
+        scales: Whether rows are scaled to length 1.
+        unsupported: What stands there that is not known here; empty where all is.
+    """
+
+    pooling: str
+    scales: bool
+    unsupported: str = ""
+
+
+def sentence_pooling(source: ModelSource) -> tuple[SentencePooling | None, int]:
+    """Read a model's own pooling (None where it has none), and the most tokens that its folder allows."""
+    modules = _read(source, "modules.json") or []
+    limit = int((_read(source, "sentence_bert_config.json") or {}).get("max_seq_length") or 2**31)
+    kinds = {module["type"].rsplit(".", 1)[-1]: module["path"] for module in modules}
+    if unknown := kinds.keys() - _KNOWN_MODULES:
+        return SentencePooling("", scales=False, unsupported=f"its module {min(unknown)}"), limit
+    if "Pooling" not in kinds:
+        return None, limit
+    chosen = _read(source, f"{kinds['Pooling']}/config.json") or {}
+    named = [pooling for key, pooling in _POOLING.items() if chosen.get(key)]
+    if len(named) != 1 or chosen.get("pooling_mode_mean_sqrt_len_tokens"):
+        return SentencePooling("", scales=False, unsupported="its pooling"), limit
+    return SentencePooling(named[0], scales="Normalize" in kinds), limit
+
+
+def _read(source: ModelSource, name: str) -> Any:
+    """A JSON file of the model; None where it has none."""
+    found = load_part(
+        source, lambda model, **where: cached_file(model, name, _raise_exceptions_for_missing_entries=False, **where)
+    )
+    return json.loads(read_text(Path(found))) if found else None
+
 
 _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text"})
 """Models that number positions from behind the padding token's id, so that they have room for fewer tokens."""

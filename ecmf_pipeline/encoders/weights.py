@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ecmf_pipeline.errors import ModelError
-from ecmf_pipeline.files import sha256_file
+from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.core.files import sha256_file
 
 MODELS_HINT = "run `ecmf-pipe models` to fetch the weights that this pipeline uses by default"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ecmf_pipeline.config import Config
+from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.fusion.config import FusionKind
 
 

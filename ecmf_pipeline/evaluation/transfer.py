@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.errors import InputError
+from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.evaluation.scoring import Judge
-from ecmf_pipeline.fusion.blocks import Judgement, predict_in_blocks
-from ecmf_pipeline.fusion.prediction import Ensemble
+from ecmf_pipeline.fusion.prediction import Ensemble, Judgement, predict_in_blocks
 
 NO_ANSWER = ""
 """Of a clip that has no modality the model knows: it counts as wrong."""

@@ -7,8 +7,8 @@ from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ecmf_pipeline.clips import Modality
-from ecmf_pipeline.config import Config
+from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.config import Config
 
 
 def _names(value: object) -> object:

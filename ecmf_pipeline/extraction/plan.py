@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ecmf_pipeline.clips import Clip, Modality
-from ecmf_pipeline.config import Frames
-from ecmf_pipeline.encoders.base import ClipText
+from ecmf_pipeline.core.clips import Clip, Modality
+from ecmf_pipeline.core.config import Frames
+from ecmf_pipeline.core.errors import MissingInput
+from ecmf_pipeline.core.files import fingerprint, sha256_text
+from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.config import (
     DEFAULT_TEXT_COLUMNS,
     BaseEncoderConfig,
@@ -17,12 +19,10 @@ from ecmf_pipeline.encoders.config import (
     settings_of_imported,
     text_columns,
 )
-from ecmf_pipeline.errors import MissingInput
 from ecmf_pipeline.faces import FaceConfig, are_cut_already
-from ecmf_pipeline.files import fingerprint, sha256_text
-from ecmf_pipeline.media import SAMPLE_RATE, MediaConfig, resolved_reader
-from ecmf_pipeline.quarantine import Quarantine
-from ecmf_pipeline.store import FeatureStore, has_fingerprint
+from ecmf_pipeline.media.sampling import SAMPLE_RATE, MediaConfig, resolved_reader
+from ecmf_pipeline.runner.quarantine import Quarantine
+from ecmf_pipeline.store import FeatureStore, current_fingerprint, has_fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,3 +217,50 @@ def plan_branch(
         clip_id for clip_id, digest in digests.items() if clip_id not in held and not quarantine.holds(clip_id, digest)
     )
     return Branch(modality, encoder, settings, quarantine, digests, todo, len(held), len(clips) - len(digests))
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Clips of one modality.
+
+    Attributes:
+        done: Have features of their present input.
+        missing: Are still to be computed.
+        absent: Have no such input (no sound, no words...), or none of the imported features.
+        quarantined: Were found to be bad.
+    """
+
+    done: int
+    missing: int
+    absent: int
+    quarantined: int
+
+
+def coverage(
+    modality: Modality,
+    clips: Sequence[Clip],
+    texts: Mapping[str, ClipText],
+    *,
+    root: Path,
+    quarantine_path: Path,
+    fingerprint: str | None = None,
+    reading: Reading = READING,
+) -> Coverage:
+    """Count a modality's clips.
+
+    Args:
+        modality: Which branch.
+        clips: The manifest.
+        texts: Transcripts by clip id.
+        root: The modality's store.
+        quarantine_path: Its quarantine table.
+        fingerprint: The settings whose features count; None for those in use.
+        reading: Which inputs the branch reads, where there is no store that says so.
+    """
+    current = fingerprint or current_fingerprint(root)
+    store = FeatureStore(root, current) if current and has_fingerprint(root, current) else None
+    digests = present_digests(modality, clips, texts, store, reading)
+    quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=current or "")
+    done = store.held(digests) if store is not None else set()
+    bad = {clip_id for clip_id, digest in digests.items() if quarantine.holds(clip_id, digest)} - done
+    return Coverage(len(done), len(digests) - len(done) - len(bad), len(clips) - len(digests), len(bad))

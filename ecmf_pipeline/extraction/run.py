@@ -7,16 +7,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ecmf_pipeline.clips import Clip, Modality
-from ecmf_pipeline.encoders.base import ClipText
-from ecmf_pipeline.errors import TooManyQuarantined, TryAgain
+from ecmf_pipeline.core.clips import Clip, Modality
+from ecmf_pipeline.core.errors import TooManyQuarantined, TryAgain
+from ecmf_pipeline.core.files import fingerprint
+from ecmf_pipeline.core.progress import warn
+from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.extraction.config import ExtractConfig
-from ecmf_pipeline.extraction.gpus import openers_for, visible_gpus
 from ecmf_pipeline.extraction.plan import Branch
+from ecmf_pipeline.extraction.step import openers_for, visible_gpus
 from ecmf_pipeline.faces import FaceConfig
-from ecmf_pipeline.files import fingerprint
-from ecmf_pipeline.media import MediaConfig
-from ecmf_pipeline.progress import warn
+from ecmf_pipeline.media.sampling import MediaConfig
 from ecmf_pipeline.runner import Engine, Run, RunConfig, RunReport
 from ecmf_pipeline.runner.machine import multiplies_bf16
 from ecmf_pipeline.store import (
@@ -29,8 +29,8 @@ from ecmf_pipeline.store import (
 )
 
 if TYPE_CHECKING:
-    from ecmf_pipeline.extraction.opening import ClipToExtract
-    from ecmf_pipeline.extraction.step import ExtractSteps
+    from ecmf_pipeline.extraction.step import ClipToExtract, ExtractSteps
+
 
 Writers = Mapping[Modality, StoreWriter]
 
@@ -146,7 +146,7 @@ def _settle(
 def _items(branches: Sequence[Branch], clips: Sequence[Clip], texts: Mapping[str, ClipText]) -> list[ClipToExtract]:
     if not branches:
         return []  # no encoder is loaded then, not even the modules that decode
-    from ecmf_pipeline.extraction.opening import ClipToExtract
+    from ecmf_pipeline.extraction.step import ClipToExtract
 
     items = []
     for clip in clips:

@@ -1,26 +1,190 @@
-"""The runner's step that extracts features: one decode of a clip feeds every media branch asked for."""
+"""Open a clip for its branches: one decode feeds all that read it, and of its views only what is prepared is kept.
+
+Nothing here holds the weights of a network, so it may run in other processes than the networks do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from ecmf_pipeline.clips import Modality
-from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
+import numpy as np
+from numpy.typing import NDArray
+
+from ecmf_pipeline.core.clips import Clip, Modality
+from ecmf_pipeline.core.config import Frames
+from ecmf_pipeline.core.errors import (
+    ChangedSinceIndex,
+    ClipError,
+    FeaturesNotFinite,
+    NothingToEncode,
+    want_of_memory,
+)
+from ecmf_pipeline.core.transcripts import ClipText
+from ecmf_pipeline.encoders.base import Encoder, Encoding, Prepared, Preparer
 from ecmf_pipeline.encoders.config import BaseEncoderConfig
-from ecmf_pipeline.errors import ClipError, FeaturesNotFinite, NothingToEncode
-from ecmf_pipeline.extraction.gpus import see_no_gpu, see_one_gpu
-from ecmf_pipeline.extraction.opening import ClipToExtract, ExtractOpener, OpenedClip, OpenedView
+from ecmf_pipeline.extraction.feature_origin import library_versions, provenance_of
 from ecmf_pipeline.extraction.plan import frames_of
-from ecmf_pipeline.extraction.provenance import library_versions, provenance_of
-from ecmf_pipeline.faces import FaceConfig
-from ecmf_pipeline.media import MediaConfig
-from ecmf_pipeline.memory import want_of_memory
-from ecmf_pipeline.runner import Outcome, Step, Target
+from ecmf_pipeline.faces import FaceConfig, FaceFinder, FaceTrack, read_openface
+from ecmf_pipeline.media.sampling import MediaConfig, Sampling, has_changed, read_audio, read_samplings
+from ecmf_pipeline.runner import Opener, Outcome, Step, Target
+from ecmf_pipeline.runner.machine import usable_cores
 from ecmf_pipeline.store import FeatureRow, can_hold, create_settings_group
+
+View = Any
+"""What a preparer reads of a clip; see `Encoder`."""
+
+_Sides = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class ClipToExtract:
+    """A clip and what it misses: all that a worker needs to know of it.
+
+    Attributes:
+        clip: The clip.
+        digests: Digest of its input, by the modality that misses it.
+        text: Its transcripts; None where the text branch does not miss it.
+    """
+
+    clip: Clip
+    digests: Mapping[Modality, str]
+    text: ClipText | None = None
+
+    @property
+    def targets(self) -> Sequence[Target]:
+        """The features to compute."""
+        return [Target(self.clip.clip_id, modality.value, digest) for modality, digest in self.digests.items()]
+
+    def alone(self) -> Sequence[ClipToExtract]:
+        """One for each branch: also where branches share a decode, what breaks one may spare the other."""
+        return [
+            replace(self, digests={modality: digest}, text=self.text if modality is Modality.TEXT else None)
+            for modality, digest in self.digests.items()
+        ]
+
+
+@dataclass(slots=True)
+class OpenedView:
+    """What is left of a modality's view of a clip once it is prepared.
+
+    Attributes:
+        prepared: What the network takes.
+        side: What is kept beside the features, with one entry an item of the view: ``times`` (seconds) at which frames
+            are shown, ``boxes``, ``scores``.
+    """
+
+    prepared: Prepared
+    side: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+
+OpenedClip = dict[Modality, OpenedView | ClipError]
+"""A clip's prepared views; in place of one, why there is none."""
+
+
+class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
+    """Decodes clips and prepares their views.
+
+    Args:
+        preparers: What brings each branch's view into the form that its network takes.
+        frames: How many pictures of a clip the visual branches among them read.
+        corpus_root: What the clips' paths are relative to.
+        media: How clips are sampled.
+        faces: How faces are found.
+        owns_preparers: Whether `close` closes them, too.
+    """
+
+    def __init__(
+        self,
+        preparers: Mapping[Modality, Preparer[View]],
+        frames: Mapping[Modality, Frames],
+        *,
+        corpus_root: Path,
+        media: MediaConfig,
+        faces: FaceConfig,
+        owns_preparers: bool,
+    ) -> None:
+        self._preparers = preparers
+        self._frames = frames
+        self._corpus_root = corpus_root
+        self._media = media
+        self._exits = ExitStack()
+        if owns_preparers:
+            for preparer in preparers.values():
+                self._exits.callback(preparer.close)
+        self._faces = faces
+        is_finding = Modality.FACE in preparers and not faces.are_cut_already
+        self._finder = self._exits.enter_context(FaceFinder(faces)) if is_finding else None
+
+    def close(self) -> None:
+        """Free the native objects that it holds."""
+        self._exits.close()
+
+    def open(self, item: ClipToExtract) -> OpenedClip:
+        """Decode a clip once, for the branches that miss it. A branch's failure stays that branch's."""
+        opened: OpenedClip = {}
+        with want_of_memory():
+            if Modality.TEXT in item.digests:
+                self._prepare(Modality.TEXT, lambda: (item.text, {}), opened)
+            elsewhere = {Modality.TEXT}
+            if self._faces.are_cut_already and Modality.FACE in item.digests:
+                elsewhere.add(Modality.FACE)
+                self._prepare(Modality.FACE, partial(self._face_crops, item.clip), opened)
+            if media := item.digests.keys() - elsewhere:
+                path = self._corpus_root / item.clip.path
+                if has_changed(path, item.clip.bytes):
+                    # Its features would be kept under the digest of what it was.
+                    changed = ChangedSinceIndex("the file has changed since it was indexed: run `ecmf-pipe index`")
+                    opened.update(dict.fromkeys(media, changed))
+                else:
+                    self._open_media(path, media, opened)
+        return opened
+
+    def _face_crops(self, clip: Clip) -> tuple[FaceTrack, _Sides]:
+        path = self._corpus_root / clip.face_path
+        if has_changed(path, clip.face_bytes):
+            raise ChangedSinceIndex("the file of its face crops has changed since indexing: run `ecmf-pipe index`")
+        track = read_openface(path, count=self._frames[Modality.FACE], size=self._faces.crop_size)
+        return track, track.side_arrays(None)
+
+    def _open_media(self, path: Path, wanted: set[Modality], opened: OpenedClip) -> None:
+        if Modality.AUDIO in wanted:
+            self._prepare(Modality.AUDIO, lambda: (read_audio(path), {}), opened)
+        visual = [modality for modality in (Modality.GLOBAL, Modality.FACE) if modality in wanted]
+        if not visual:
+            return
+        counts = list(dict.fromkeys(self._frames[modality] for modality in visual))
+        try:
+            sampled = dict(zip(counts, read_samplings(path, self._media, counts), strict=True))
+        except ClipError as error:
+            opened.update(dict.fromkeys(visual, error))
+            return
+        for modality in visual:
+            reads = self._follow if modality is Modality.FACE else _as_it_is
+            self._prepare(modality, partial(reads, sampled[self._frames[modality]]), opened)
+
+    def _follow(self, sampling: Sampling) -> tuple[FaceTrack, _Sides]:
+        if self._finder is None:
+            raise ValueError("the face branch is not one of this opener's")
+        track = self._finder.track(sampling.frames)
+        return track, track.side_arrays(sampling.times)
+
+    def _prepare(self, modality: Modality, read: Callable[[], tuple[View, _Sides]], opened: OpenedClip) -> None:
+        try:
+            view, side = read()
+            opened[modality] = OpenedView(self._preparers[modality].prepare(view), side)
+        except ClipError as error:
+            opened[modality] = error
+
+
+def _as_it_is(sampling: Sampling) -> tuple[NDArray[np.uint8], _Sides]:
+    return sampling.frames, {"times": sampling.times}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,3 +312,41 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
         side = {name: array[encoding.kept] for name, array in view.side.items()}
         values = encoding.values.astype(dtype)
         return FeatureRow(item.clip.clip_id, item.digests[modality], values, side, self._versions[modality])
+
+
+_DRIVER = Path("/proc/driver/nvidia/gpus")
+
+
+_ANY_GPU = {"auto", "cuda"}
+
+
+def visible_gpus(device: str) -> list[str]:
+    """The GPUs that workers share out, as ``CUDA_VISIBLE_DEVICES`` names them.
+
+    Args:
+        device: ``extract.device``; one that names the CPU or a certain GPU leaves nothing to share out.
+    """
+    if device not in _ANY_GPU:
+        return []
+    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if asked is not None:
+        # As CUDA reads it: what follows the first one that cannot be is not seen.
+        return list(takewhile(lambda name: name and not name.startswith("-"), (n.strip() for n in asked.split(","))))
+    return [str(number) for number in range(len(list(_DRIVER.iterdir())) if _DRIVER.is_dir() else 0)]
+
+
+def see_one_gpu(device: str, worker: int) -> None:
+    """Let this worker process see one GPU, in turn; must run before torch is loaded."""
+    gpus = visible_gpus(device)
+    if len(gpus) > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[worker % len(gpus)]
+
+
+def see_no_gpu() -> None:
+    """Let this process see no GPU: one that only opens clips must not take room on it."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def openers_for(workers: int) -> int:
+    """How many openers feed so many workers on GPUs: the cores shared out among them, less one each, at least two."""
+    return workers * max(2, usable_cores() // workers - 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.files import write_atomic
+from ecmf_pipeline.core.files import write_atomic
 
 Picture = NDArray[np.uint8]
 """RGB, (H, W, 3)."""

@@ -13,10 +13,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.errors import ModelError
+from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.core.native_stderr import native_stderr_silenced
 from ecmf_pipeline.faces.boxes import Box, Detection, intersection_over_union, share_inside
 from ecmf_pipeline.faces.config import FaceConfig
-from ecmf_pipeline.quiet import native_stderr_silenced
 
 INPUT_SIDE = 128
 """Pixels of the network's square input: a smaller view would show it nothing new."""

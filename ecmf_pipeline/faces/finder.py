@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.errors import NoFaceFound
-from ecmf_pipeline.faces.appearance import find_cuts, signature
+from ecmf_pipeline.core.errors import NoFaceFound
+from ecmf_pipeline.core.native_stderr import native_stderr_silenced
 from ecmf_pipeline.faces.boxes import KEYPOINTS, Detection
 from ecmf_pipeline.faces.config import CROP_MARGIN, FaceConfig
-from ecmf_pipeline.faces.cropping import crop_level, crop_square, eye_angle
+from ecmf_pipeline.faces.cropping import crop_level, crop_square, eye_angle, landmark_quality
 from ecmf_pipeline.faces.detector import FaceDetector
-from ecmf_pipeline.faces.quality import landmark_quality
-from ecmf_pipeline.faces.tracking import main_track
-from ecmf_pipeline.quiet import native_stderr_silenced
+from ecmf_pipeline.faces.tracking import find_cuts, main_track, signature
 
 
 @dataclass(frozen=True, slots=True)

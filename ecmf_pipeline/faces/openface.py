@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.errors import ClipError, FileUnreachable
+from ecmf_pipeline.core.errors import ClipError, FileUnreachable
 from ecmf_pipeline.faces.config import CROP_MARGIN
 from ecmf_pipeline.faces.finder import FaceTrack
 

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ecmf_pipeline.fusion.config import FusionConfig, SearchConfig, TrainingConfig
 
 if TYPE_CHECKING:
-    from ecmf_pipeline.fusion.base import FusionModel, FusionOutput
+    from ecmf_pipeline.fusion.baselines import build
     from ecmf_pipeline.fusion.cross_validation import CrossValidation, cross_validate
-    from ecmf_pipeline.fusion.model import EcmfFusion
+    from ecmf_pipeline.fusion.model import EcmfFusion, FusionModel, FusionOutput
     from ecmf_pipeline.fusion.prediction import Ensemble, Prediction, load, predict, save
-    from ecmf_pipeline.fusion.rivals import build
     from ecmf_pipeline.fusion.training import fit
 
 __all__ = [
@@ -39,10 +38,10 @@ _HOMES = {
     "CrossValidation": "cross_validation",
     "EcmfFusion": "model",
     "Ensemble": "prediction",
-    "FusionModel": "base",
-    "FusionOutput": "base",
+    "FusionModel": "model",
+    "FusionOutput": "model",
     "Prediction": "prediction",
-    "build": "rivals",
+    "build": "baselines",
     "cross_validate": "cross_validation",
     "fit": "training",
     "load": "prediction",

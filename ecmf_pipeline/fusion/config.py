@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from ecmf_pipeline.config import Config
+from ecmf_pipeline.core.config import Config
 
 FusionKind = Annotated[str, StringConstraints(pattern=r"^(ecmf|attention|concat|gated|mean_probs|single:[\w-]+)$")]
 """The name of a model: see `FusionConfig.kind`."""

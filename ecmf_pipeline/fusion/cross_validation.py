@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ecmf_pipeline.errors import TooFewClips
+from ecmf_pipeline.core.errors import TooFewClips
+from ecmf_pipeline.core.metrics import scores
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
-from ecmf_pipeline.fusion.given import encode_labels, group_names
+from ecmf_pipeline.fusion.inputs import encode_labels, group_names
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.training import fit
-from ecmf_pipeline.metrics import scores
 
 
 @dataclass(frozen=True)

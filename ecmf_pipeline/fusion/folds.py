@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.errors import TooFewClips
-from ecmf_pipeline.fusion.given import group_names
+from ecmf_pipeline.core.errors import TooFewClips
+from ecmf_pipeline.fusion.inputs import group_names
 
 LEAST_GROUPS_TO_VALIDATE = 3
 """With fewer groups in a training part, keeping one aside whole would leave too little to train on."""

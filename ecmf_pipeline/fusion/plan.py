@@ -1,4 +1,4 @@
-"""What the models of an ensemble have in common, and the training of one of them."""
+"""."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ecmf_pipeline.errors import TooFewClips
-from ecmf_pipeline.fusion.base import FusionModel
+from ecmf_pipeline.core.errors import TooFewClips
+from ecmf_pipeline.fusion.baselines import build
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.folds import validation_rows
 from ecmf_pipeline.fusion.inputs import Inputs
-from ecmf_pipeline.fusion.losses import Examples
-from ecmf_pipeline.fusion.member import MemberTraining
-from ecmf_pipeline.fusion.rivals import build
+from ecmf_pipeline.fusion.member import Examples, MemberTraining
+from ecmf_pipeline.fusion.model import FusionModel
 from ecmf_pipeline.fusion.saved import Member
 
 NEVER = -2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ecmf_pipeline.files import sha256_file, write_json
-from ecmf_pipeline.fusion.base import FusionModel
+from ecmf_pipeline.core.files import sha256_file, write_json
+from ecmf_pipeline.core.pooling import PoolOrFrames
+from ecmf_pipeline.core.progress import progress
+from ecmf_pipeline.extraction.feature_origin import FeatureOrigin
 from ecmf_pipeline.fusion.calibration import EVERYONE, cooled
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
-from ecmf_pipeline.fusion.given import LabelType, as_given
-from ecmf_pipeline.fusion.inputs import Inputs, read_inputs, read_mask
+from ecmf_pipeline.fusion.inputs import Inputs, LabelType, as_given, read_inputs, read_mask
+from ecmf_pipeline.fusion.model import FusionModel
 from ecmf_pipeline.fusion.saved import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -28,8 +30,6 @@ from ecmf_pipeline.fusion.saved import (
     read_saved,
     save_members,
 )
-from ecmf_pipeline.origins import FeatureOrigin
-from ecmf_pipeline.pooling import PoolOrFrames
 
 CHUNK = 512
 """Clips in one forward pass of a prediction: they fit a cache, and the size changes no result beyond rounding."""
@@ -241,3 +241,59 @@ def save(ensemble: Ensemble, folder: str | Path) -> None:
 def load(folder: str | Path) -> Ensemble:
     """Read an ensemble; see `Ensemble.load`."""
     return Ensemble.load(folder)
+
+
+BLOCK = 4 * CHUNK
+"""Clips whose features are read together: of 16 frames and 1,280 columns they take 170 MB. A multiple of `CHUNK`, so
+that chunks, and with them the last bits of predictions, are those of one read."""
+
+Features = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Who judges, and which of its members.
+
+    Attributes:
+        ensemble: The models.
+        held_out: The fold that held each clip out, (n,), -1 for the whole ensemble; see `Ensemble.predict`.
+    """
+
+    ensemble: Ensemble
+    held_out: NDArray[np.int64]
+
+
+def predict_in_blocks(
+    judgements: Mapping[str, Judgement],
+    clip_ids: Sequence[str],
+    read: Callable[[Sequence[str]], Features],
+    *,
+    block: int = BLOCK,
+) -> dict[str, Prediction]:
+    """Let several ensembles judge the same clips, whose features are read once.
+
+    Args:
+        judgements: By name.
+        clip_ids: The clips, (n,).
+        read: From clip ids to their features; each ensemble takes those of its own modalities.
+        block: Clips that are read together.
+
+    Raises:
+        KeyError: When ``read`` lacks a modality of an ensemble.
+    """
+    found: dict[str, list[Prediction]] = {name: [] for name in judgements}
+    for start in progress(range(0, max(len(clip_ids), 1), block), "predict", unit="block"):
+        rows = slice(start, start + block)
+        features = read(clip_ids[rows])
+        for name, judgement in judgements.items():
+            own = {modality: features[modality] for modality in judgement.ensemble.modalities}
+            found[name].append(judgement.ensemble.predict(own, judgement.held_out[rows]))
+    return {
+        name: Prediction(
+            np.concatenate([part.probs for part in parts]),
+            np.concatenate([part.modality_weights for part in parts]),
+            parts[0].label_names,
+            parts[0].label_type,
+        )
+        for name, parts in found.items()
+    }

@@ -11,15 +11,15 @@ from typing import Literal
 import torch
 from pydantic import Field, ValidationError
 
-from ecmf_pipeline.config import Config
-from ecmf_pipeline.errors import ModelError
-from ecmf_pipeline.files import read_json, sha256_file, write_atomic
-from ecmf_pipeline.fusion.base import FusionModel
+from ecmf_pipeline.core.config import Config
+from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.core.files import read_json, sha256_file, write_atomic
+from ecmf_pipeline.core.pooling import PoolOrFrames
+from ecmf_pipeline.extraction.feature_origin import FeatureOrigin
+from ecmf_pipeline.fusion.baselines import build
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
-from ecmf_pipeline.fusion.given import LabelType
-from ecmf_pipeline.fusion.rivals import build
-from ecmf_pipeline.origins import FeatureOrigin
-from ecmf_pipeline.pooling import PoolOrFrames
+from ecmf_pipeline.fusion.inputs import LabelType
+from ecmf_pipeline.fusion.model import FusionModel
 
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "config.json"

@@ -11,17 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ecmf_pipeline.errors import InputError, TooFewClips
+from ecmf_pipeline.core.errors import InputError, TooFewClips
+from ecmf_pipeline.core.progress import progress_bar
 from ecmf_pipeline.fusion.calibration import held_out_temperatures
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.folds import assign_folds
-from ecmf_pipeline.fusion.given import encode_labels, group_names, label_type
-from ecmf_pipeline.fusion.inputs import read_inputs
-from ecmf_pipeline.fusion.losses import Examples
+from ecmf_pipeline.fusion.inputs import encode_labels, group_names, label_type, read_inputs
+from ecmf_pipeline.fusion.member import Examples
 from ecmf_pipeline.fusion.plan import NEVER, Plan
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.search import found_settings
-from ecmf_pipeline.progress import progress_bar
 
 
 def fit(

@@ -1,4 +1,4 @@
-"""How features stand on disk outside of a store; light, since the command line imports it."""
+"""."""
 
 from __future__ import annotations
 

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ecmf_pipeline.core.errors import CorpusError, InputError, MissingInput
+from ecmf_pipeline.core.files import write_atomic
+from ecmf_pipeline.core.metrics import scores, weighted_f1
+from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.label_npz import TEST_ENTRY, TRAIN_ENTRY, read_label_npz
 from ecmf_pipeline.corpora.listing import naming_some
 from ecmf_pipeline.corpora.tables import Table, read_table
-from ecmf_pipeline.errors import CorpusError, InputError, MissingInput
-from ecmf_pipeline.files import write_atomic
-from ecmf_pipeline.metrics import scores, weighted_f1
-from ecmf_pipeline.predictions import PredictionTable
 
 COLUMNS = ("name", "discrete")
 

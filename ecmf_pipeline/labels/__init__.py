@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ecmf_pipeline.labels.combining import CombinedVotes, combine_votes
-    from ecmf_pipeline.labels.sources import SourceReport
+    from ecmf_pipeline.labels.votes import SourceReport
 
 __all__ = ["CombinedVotes", "SourceReport", "combine_votes"]
 
-_HOMES = {"CombinedVotes": "combining", "SourceReport": "sources", "combine_votes": "combining"}
+_HOMES = {"CombinedVotes": "combining", "SourceReport": "votes", "combine_votes": "combining"}
 
 
 def __getattr__(name: str) -> Any:

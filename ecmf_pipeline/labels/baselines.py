@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from ecmf_pipeline.labels import dawid_skene as model
-from ecmf_pipeline.labels.evidence import ABSTAIN, first_choice
+from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -17,11 +17,9 @@ from threadpoolctl import threadpool_limits
 
 from ecmf_pipeline.labels.baselines import majority
 from ecmf_pipeline.labels.dawid_skene import Ballots, ballots
-from ecmf_pipeline.labels.evidence import Evidence, evidence_of
-from ecmf_pipeline.labels.experts import NAMES, PENALTIES, Panel, fit_experts
-from ecmf_pipeline.labels.log_pool import LogPool, fit_log_pool
-from ecmf_pipeline.labels.sources import SourceReport, report_sources
+from ecmf_pipeline.labels.experts import NAMES, PENALTIES, LogPool, Panel, fit_experts, fit_log_pool
 from ecmf_pipeline.labels.unsupervised import combine_without_gold, unsupervised_expert
+from ecmf_pipeline.labels.votes import Evidence, SourceReport, evidence_of, report_sources
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

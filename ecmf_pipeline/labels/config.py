@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ecmf_pipeline.clips import Split
-from ecmf_pipeline.config import Config
+from ecmf_pipeline.core.clips import Split
+from ecmf_pipeline.core.config import Config
 
 if TYPE_CHECKING:
     from ecmf_pipeline.labels.voters import LightGbmVoter, LinearVoter

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.special import softmax
 
-from ecmf_pipeline.labels.evidence import ABSTAIN
+from ecmf_pipeline.labels.votes import ABSTAIN
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

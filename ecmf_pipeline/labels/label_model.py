@@ -22,7 +22,7 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
 from ecmf_pipeline.labels.config import LabelModelConfig
-from ecmf_pipeline.labels.evidence import ABSTAIN, evidence_of, first_choice
+from ecmf_pipeline.labels.votes import ABSTAIN, evidence_of, first_choice
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -5,7 +5,9 @@ Both are sorted, and floats rounded to six digits, so that the same votes always
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,16 +15,118 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.clips import ClipId, Split
-from ecmf_pipeline.files import write_atomic
-from ecmf_pipeline.labels.evidence import ABSTAIN, first_choice
+from ecmf_pipeline.core.clips import ClipId, Split
+from ecmf_pipeline.core.errors import InputError, MissingInput
+from ecmf_pipeline.core.files import read_text, write_atomic
 from ecmf_pipeline.labels.refine import Decision, Verdict
-from ecmf_pipeline.labels.table_checks import probabilities_of, read_table, refuse
+from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def read_table(
+    path: Path,
+    required: Sequence[str],
+    numbers: Sequence[str],
+    hint: str,
+    *,
+    others: Callable[[str], bool] | None = None,
+) -> pd.DataFrame:
+    """Read a csv file that has at least the columns ``required``.
+
+    Text stays as it is ("NA" is a name); cells of ``numbers``, and of ``others`` where present, may be empty.
+
+    Raises:
+        MissingInput: When the file is not there.
+        InputError: When it is no csv file, or a column or a number is missing.
+    """
+    import pandas as pd
+
+    if not path.is_file():
+        raise MissingInput(f"{path} is missing", hint.removesuffix(" again"))
+    text = read_text(path)
+    try:
+        header = _header(text)
+        extra = [name for name in header if others and name not in required and others(name)]
+        frame = pd.read_csv(
+            io.StringIO(text),
+            dtype=dict.fromkeys(header, "str") | dict.fromkeys([*numbers, *extra], "float64"),
+            na_values={name: [""] for name in [*numbers, *extra]},
+            keep_default_na=False,
+        )
+    except (csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error})", hint) from error
+    if absent := [name for name in required if name not in frame.columns]:
+        raise InputError(f"{path} has no column {absent[0]!r}", hint)
+    return frame
+
+
+def _header(text: str) -> list[str]:
+    """The column names, once every record is known to have as many cells: pandas fills or shifts those that do not."""
+    records = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header = next(records, [])
+    for number, record in enumerate(records, start=1):
+        if record and len(record) != len(header):
+            raise ValueError(f"record {number} has {len(record)} cells, not {len(header)}")
+    return header
+
+
+def refuse(path: Path, wrong: NDArray[np.bool_], what: str | Callable[[int], str], hint: str) -> None:
+    """Raise an InputError that names the first record that is wrong, (n,), if any is; ``what`` may look at its row."""
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise InputError(f"{path}: record {row + 1}: {what if isinstance(what, str) else what(row)}", hint)
+
+
+def probabilities_of(path: Path, frame: pd.DataFrame, labels: Sequence[str], hint: str) -> Floats:
+    """The columns ``p_<label>`` of a table of m votes, (m, K), NaN rows where one abstains.
+
+    Raises:
+        InputError: When a row is no distribution, or the table has a column ``label`` too that says otherwise.
+    """
+    values = frame[[f"p_{label}" for label in labels]].to_numpy(np.float64)
+    silent = np.isnan(values).all(axis=1)
+    wrong = ~silent & ~((values >= 0).all(axis=1) & (np.abs(values.sum(axis=1) - 1) < 1e-3))
+    refuse(path, wrong, "the probabilities are not a distribution", hint)
+    if "label" not in frame.columns:
+        return values
+    named = label_indices(path, frame, labels, hint, abstain=True)
+    # Rounding may tie two labels, so the vote must be one of the most probable labels, not the first of them.
+    cast = first_choice(values)
+    rows = np.arange(len(values))
+    wrong = np.where(silent, named >= 0, (named < 0) | (values[rows, named] < values[rows, cast] - 2e-6))
+    said = [*map(repr, labels), "nothing"]  # under `ABSTAIN`, which as an index is the last
+    contrast = "the label is not the vote: it says {}, the probabilities {}".format
+    refuse(path, wrong, lambda row: contrast(said[named[row]], said[cast[row]]), hint)
+    return values
+
+
+def label_indices(path: Path, frame: pd.DataFrame, labels: Sequence[str], hint: str, *, abstain: bool = False) -> Ints:
+    """The column ``label`` of a table as indices, (m,), `ABSTAIN` where it is empty.
+
+    Args:
+        path: The table's file.
+        frame: Its m rows.
+        labels: The K labels it may name.
+        hint: How a wrong one is mended.
+        abstain: Whether a label may be empty.
+
+    Raises:
+        InputError: When a label is none of those.
+    """
+    import pandas as pd
+
+    named = np.asarray(pd.Index(list(labels)).get_indexer(pd.Index(frame["label"])), np.int64)
+    empty = (frame["label"] == "").to_numpy()
+    wrong = (named < 0) & ~(empty & abstain)
+    said = "the label is unknown: {!r} is none of {}".format
+    refuse(path, wrong, lambda row: said(str(frame["label"].iloc[row]), ", ".join(labels)), hint)
+    return named
+
 
 REFINED_COLUMNS = (
     "clip_id",
@@ -223,3 +327,91 @@ def _named(cast: NDArray[np.int64], labels: Sequence[str]) -> NDArray[np.object_
 
 def _write(path: Path, frame: pd.DataFrame) -> None:
     write_atomic(path, frame.to_csv(index=False, lineterminator="\n"), only_if_changed=True)
+
+
+_RESERVED = f"columns of refined.csv that begin with {POSTERIOR!r} are the label model's"
+_HINT = "mend the file, or take it out of params.yaml"
+
+
+def read_verdicts(path: Path, labels: Sequence[str], clip_ids: Sequence[str]) -> tuple[Ints, int]:
+    """Read what a person says of clips: ``clip_id,label``.
+
+    Args:
+        path: The csv file.
+        labels: The K label names.
+        clip_ids: The clips of the manifest, n.
+
+    Returns:
+        The label of each clip, (n,), -1 where there is no verdict, and how many verdicts are about other clips.
+
+    Raises:
+        MissingInput: When the file is not there.
+        InputError: When it is damaged, a label is unknown, a clip stands twice, or none is one of the manifest's.
+    """
+    frame = read_table(path, ("clip_id", "label"), (), _HINT)
+    named = label_indices(path, frame, labels, _HINT)
+    refuse(path, frame.duplicated("clip_id").to_numpy(), "the clip stands twice", _HINT)
+    rows = _rows(path, frame, clip_ids)
+    gold = np.full(len(clip_ids), -1, np.int64)
+    gold[rows[rows >= 0]] = named[rows >= 0]
+    return gold, int((rows < 0).sum())
+
+
+def read_sources(path: Path, labels: Sequence[str], clip_ids: Sequence[str]) -> tuple[dict[str, Floats], int]:
+    """Read votes of any origin: ``clip_id,source`` and ``label`` ("" abstains), ``p_<label>`` of every label, or both.
+
+    Args:
+        path: The csv file; its rows may stand in any order, and a source abstains from clips it has no row for.
+        labels: The K label names.
+        clip_ids: The clips of the manifest, n.
+
+    Returns:
+        Probabilities by source, (n, K), NaN where it abstains, and how many votes are about other clips.
+
+    Raises:
+        MissingInput: When the file is not there.
+        InputError: When it is damaged, a label or a probability is wrong, a label is not what the probabilities beside
+            it say, a source votes twice on a clip or has a name that cannot be used, or no vote is about a clip of the
+            manifest.
+    """
+    probabilities = [f"p_{label}" for label in labels]
+    frame = read_table(path, ("clip_id", "source"), (), _HINT, others=lambda column: column in probabilities)
+    if set(probabilities) <= set(frame.columns):
+        values = probabilities_of(path, frame, labels, _HINT)
+    else:
+        frame = read_table(path, ("clip_id", "source", "label"), (), _HINT)
+        named = label_indices(path, frame, labels, _HINT, abstain=True)
+        values = np.where((named >= 0)[:, None], np.eye(len(labels))[named], np.nan)
+    _refuse_names(path, frame["source"])
+    refuse(path, frame.duplicated(["clip_id", "source"]).to_numpy(), "the source votes twice on this clip", _HINT)
+    rows = _rows(path, frame, clip_ids)
+    votes = {}
+    for source, part in frame.groupby("source", sort=True).indices.items():
+        votes[str(source)] = np.full((len(clip_ids), len(labels)), np.nan)
+        known = part[rows[part] >= 0]
+        votes[str(source)][rows[known]] = values[known]
+    return votes, int((rows < 0).sum())
+
+
+def _refuse_names(path: Path, sources: pd.Series[str]) -> None:
+    """A source's name begins columns of refined.csv, which must not pass for another's, and stands in messages."""
+    refuse(path, (sources == "").to_numpy(), "the source has no name", _HINT)
+    hint = "give the source another name"
+    reserved = np.array([f"{name}_".startswith(POSTERIOR) for name in sources], bool)
+    refuse(path, reserved, lambda row: f"a source must not be called {sources.iloc[row]!r}: {_RESERVED}", hint)
+    odd = np.array([not name.isprintable() for name in sources], bool)
+    refuse(path, odd, lambda row: f"a source must not be called {sources.iloc[row]!r}: it cannot be printed", hint)
+
+
+def _rows(path: Path, frame: pd.DataFrame, clip_ids: Sequence[str]) -> Ints:
+    """The clip that each record is about, -1 where it is none of ``clip_ids``, which must not be so of all."""
+    import pandas as pd
+
+    rows = np.asarray(pd.Index(list(clip_ids)).get_indexer(pd.Index(frame["clip_id"])), np.int64)
+    if len(rows) and (rows < 0).all():
+        raise InputError(
+            f"{path} says nothing of any clip of the corpus: it names {frame['clip_id'].iloc[0]!r}, "
+            f"the corpus {clip_ids[0]!r}",
+            "write clip ids as data/manifest.csv has them, or take the file out of params.yaml",
+        )
+    return rows

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from ecmf_pipeline.labels.dawid_skene import Ballots, DawidSkene, ballots, fit, from_counts
-from ecmf_pipeline.labels.evidence import ABSTAIN, Evidence
-from ecmf_pipeline.labels.log_pool import fit_log_pool
-from ecmf_pipeline.labels.sources import error_correlations
+from ecmf_pipeline.labels.experts import fit_log_pool
+from ecmf_pipeline.labels.votes import ABSTAIN, Evidence, error_correlations
 
 Floats = NDArray[np.float64]
 

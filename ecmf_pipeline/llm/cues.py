@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.errors import InputError, MissingInput
-from ecmf_pipeline.files import read_text, write_atomic
+from ecmf_pipeline.core.errors import InputError, MissingInput
+from ecmf_pipeline.core.files import read_text, write_atomic
 from ecmf_pipeline.llm.rewrite_prompt import CUES
 
 RARE = 0.85

@@ -1,9 +1,4 @@
-"""Paid answers of questions that are not finished: samples, and tries that were not valid, each durable by itself.
-
-A question may take several answers until its row of the cache is known. Each one that is there is a line here, beside
-the spool and outside of what DVC tracks, so that neither a budget, a failing server nor a kill has it paid for again.
-Lines are only ever appended; those of finished questions go when a run begins or ends. A damaged line costs that line.
-"""
+"""."""
 
 from __future__ import annotations
 
@@ -16,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from ecmf_pipeline.files import write_atomic
-from ecmf_pipeline.llm.rows import RAW
+from ecmf_pipeline.core.files import write_atomic
+from ecmf_pipeline.llm.cache import RAW
 from ecmf_pipeline.runner import StepFactory
-from ecmf_pipeline.spool import flush_folder
+from ecmf_pipeline.runner.spool import flush_folder
 
 FILE = "drafts.jsonl"
 """Its name in the folder of a fingerprint's spool."""
+
 
 TRIES = 2
 """An answer that the schema forbids is asked for once more; then the model abstains."""

@@ -13,21 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.clips import Clip
-from ecmf_pipeline.errors import ChangedSinceIndex, ClipError, ParamsError
+from ecmf_pipeline.core.clips import Clip
+from ecmf_pipeline.core.errors import ChangedSinceIndex, ClipError, ParamsError
+from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.faces import FaceConfig, FaceFinder, read_openface
-from ecmf_pipeline.files import fingerprint, sha256_text
-from ecmf_pipeline.llm.asking import LabelAsker
-from ecmf_pipeline.llm.budget import Budget
-from ecmf_pipeline.llm.cache import ScoreCache
+from ecmf_pipeline.llm.cache import DIGITS, RAW, ScoreCache, TextScores
+from ecmf_pipeline.llm.client import Budget
 from ecmf_pipeline.llm.config import LlmConfig, ShownFrames
 from ecmf_pipeline.llm.drafts import Drafts
-from ecmf_pipeline.llm.loop import ScoreBooks, ask_about
 from ecmf_pipeline.llm.prompt import Message, PictureMessage, Prompt, load_prompt
-from ecmf_pipeline.llm.rows import DIGITS, RAW, TextScores
+from ecmf_pipeline.llm.requests import LabelAsker
+from ecmf_pipeline.llm.run import ScoreBooks, ask_about
 from ecmf_pipeline.llm.scoring import Scored
 from ecmf_pipeline.llm.step import BRANCH
-from ecmf_pipeline.media import MediaConfig, has_changed, read_samplings, resolved_reader
+from ecmf_pipeline.media.sampling import MediaConfig, has_changed, read_samplings, resolved_reader
 from ecmf_pipeline.runner import Engine, Outcome, Step, Target
 
 RECIPE = 1

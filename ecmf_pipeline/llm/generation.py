@@ -7,19 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ecmf_pipeline.errors import ClipError
-from ecmf_pipeline.files import fingerprint
-from ecmf_pipeline.llm.budget import Budget
-from ecmf_pipeline.llm.cache import AnswerCache
-from ecmf_pipeline.llm.client import Chat, Generator, question_key
+from ecmf_pipeline.core.errors import ClipError, want_of_memory
+from ecmf_pipeline.core.files import fingerprint
+from ecmf_pipeline.llm.cache import AnswerCache, Written
+from ecmf_pipeline.llm.client import Budget, Chat, Generator, question_key
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.drafts import Drafts
-from ecmf_pipeline.llm.loop import ScoreBooks, ask_about
 from ecmf_pipeline.llm.prompt import Message
-from ecmf_pipeline.llm.rows import Written
+from ecmf_pipeline.llm.run import ScoreBooks, ask_about
 from ecmf_pipeline.llm.schema import InvalidAnswer, Schema, Value
 from ecmf_pipeline.llm.step import BRANCH
-from ecmf_pipeline.memory import want_of_memory
 from ecmf_pipeline.runner import Engine, Outcome, Step, Target
 
 
@@ -69,7 +66,7 @@ class GenerationSteps:
         """Load the model, or open the client."""
         if self.config.backend == "openai":
             from ecmf_pipeline.llm.server import ChatServer
-            from ecmf_pipeline.llm.server_generation import ServerGenerator
+            from ecmf_pipeline.llm.server_protocol import ServerGenerator
 
             server = ChatServer(self.config.model, self.config.server, self.budget or Budget(self.config.budget))
             return GenerationStep(ServerGenerator(server, self.config.server, self.drafts), self.schema)

@@ -10,20 +10,228 @@ run once. Rows that wait for others are filled up with tokens that nobody attend
 
 from __future__ import annotations
 
+import copy
 import json
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from ecmf_pipeline.errors import RequestRefused
+from ecmf_pipeline.core.errors import FeaturesNotFinite, ModelError, RequestRefused
 from ecmf_pipeline.llm.client import Chat, Generated
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.local_model import LocalModel
-from ecmf_pipeline.llm.local_rows import Rows
-from ecmf_pipeline.llm.local_text import Vocabulary
-from ecmf_pipeline.llm.local_values import Writer
+from ecmf_pipeline.llm.local_model import LocalModel, Vocabulary, shortened_at_a_word
 from ecmf_pipeline.llm.prompt import Message
-from ecmf_pipeline.llm.schema import InvalidAnswer, Number, Schema
+from ecmf_pipeline.llm.schema import Flag, InvalidAnswer, Kind, Number, OneOf, Schema, SomeOf, Text, Value
+
+_NEEDED = {"past_key_values", "use_cache", "position_ids"}
+
+
+class Rows:
+    """B texts. What is appended is run when logits are asked for, for all rows at once.
+
+    Rows are filled up to the same width. What fills them is masked, and each token is told its place in its own text,
+    so that it computes what it would compute alone.
+
+    Args:
+        model: The model.
+        prompts: The tokens that each text begins with, (B,).
+        prefix: What all of them begin with and `cache` knows.
+        cache: Keys and values of the prefix; None without one.
+
+    Raises:
+        ModelError: When the model does not keep keys and values that can be used so.
+    """
+
+    def __init__(self, model: LocalModel, prompts: Sequence[list[int]], prefix: Sequence[int], cache: Any) -> None:
+        self.count = len(prompts)
+        self._model = model
+        self._pending = [list(prompt[len(prefix) :]) for prompt in prompts]
+        self._places = [len(prefix)] * self.count
+        self._mask = torch.ones(self.count, len(prefix), dtype=torch.long)  # (B, P)
+        self._cache = _empty_cache(model) if cache is None else model.repeated(cache, self.count)
+        self._last: list[torch.Tensor] = [torch.empty(0)] * self.count
+
+    def append(self, row: int, tokens: Sequence[int]) -> None:
+        """Let a text go on."""
+        self._pending[row] += tokens
+
+    def logits(self, rows: Sequence[int]) -> torch.Tensor:
+        """What may come next in some rows, (len(rows), V).
+
+        Raises:
+            FeaturesNotFinite: When the model computes no numbers.
+        """
+        if any(self._pending):
+            kept = sorted({len(tokens) - 1 for tokens in self._pending if tokens})
+            logits, self._mask = self._run(self._pending, kept, self._cache)
+            for row, tokens in enumerate(self._pending):
+                if tokens:
+                    self._last[row] = logits[row, kept.index(len(tokens) - 1)]
+                    self._places[row] += len(tokens)
+            self._pending = [[] for _ in range(self.count)]
+        last = torch.stack([self._last[row] for row in rows])
+        if last.isnan().any():
+            raise FeaturesNotFinite("the model computes no numbers of what is said")
+        return last
+
+    def likelihoods(self, rows: Sequence[int], options: Sequence[tuple[int, ...]]) -> torch.Tensor:
+        """Log-likelihood of each of several continuations, in some rows; the texts stay as they are.
+
+        Args:
+            rows: Which rows.
+            options: Tokens of each continuation, (K,).
+
+        Returns:
+            Sums over the tokens, (len(rows), K).
+        """
+        first = self.logits(rows).log_softmax(dim=1)  # (R, V)
+        found = torch.stack([first[:, option[0]] for option in options], dim=1)  # (R, K)
+        branches: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for index, option in enumerate(options):
+            branches[option[:-1]].append(index)
+        for branch, indices in branches.items():
+            if not branch:  # one token: all is known
+                continue
+            logits, _ = self._run([branch] * self.count, range(len(branch)), copy.deepcopy(self._cache))
+            steps = logits[list(rows)].log_softmax(dim=2)  # (R, len(branch), V)
+            for index in indices:
+                for position, token in enumerate(options[index][1:]):
+                    found[:, index] += steps[:, position, token]
+        return found
+
+    def _run(
+        self, tokens: Sequence[Sequence[int]], kept: Sequence[int], cache: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits at some positions of what is new, (B, len(kept), V), and the mask with all of it, (B, P + L)."""
+        width = max(map(len, tokens))
+        filled = torch.tensor([[*row, *([0] * (width - len(row)))] for row in tokens])  # (B, L)
+        new = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in tokens])  # (B, L)
+        mask = torch.cat([self._mask, new], dim=1)
+        places = torch.tensor(self._places)[:, None] + (new.cumsum(dim=1) - 1).clamp(min=0)
+        return self._model.logits(filled, mask, kept, cache, places).float().cpu(), mask
+
+
+def _empty_cache(model: LocalModel) -> Any:
+    from transformers import DynamicCache
+
+    cache: Any = DynamicCache(config=model.network.config)
+    if not model.accepts >= _NEEDED or any(cache.is_linear):
+        raise ModelError(
+            f"{model.config.model} keeps no keys and values that rows can share, and cannot write answers here",
+            "take another model for it, or serve this one and set llm.backend: openai",
+        )
+    return cache
+
+
+class Writer:
+    """Writes one value after the other into all rows.
+
+    Args:
+        model: The model.
+        rows: The rows, up to where the answer begins.
+        vocabulary: What may stand in a text.
+    """
+
+    def __init__(self, model: LocalModel, rows: Rows, vocabulary: Vocabulary) -> None:
+        self._model = model
+        self._rows = rows
+        self._vocabulary = vocabulary
+        self._everyone = list(range(rows.count))
+
+    def write(self, text: str, to: Sequence[int] | None = None) -> None:
+        """Put the same text into all rows, or some."""
+        for row in self._everyone if to is None else to:
+            self._rows.append(row, self._after("\n", text))
+
+    def value(self, kind: Kind, end: str) -> Sequence[Value]:
+        """Have every row fill in a value.
+
+        Args:
+            kind: What is allowed.
+            end: What follows a value that no sign of its own ends: the comma or brace, which is written, too.
+        """
+        if isinstance(kind, OneOf):
+            self.write('"')
+            return [kind.words[word] for word in self._choice(self._everyone, _escaped(kind.words), '"', '"')]
+        if isinstance(kind, Flag):
+            return [not word for word in self._choice(self._everyone, ["true", "false"], "\n", "")]
+        if isinstance(kind, Number):
+            numbers = kind.written()
+            return [float(numbers[number]) for number in self._choice(self._everyone, numbers, "\n", end)]
+        return self._several(kind) if isinstance(kind, SomeOf) else self._texts(kind)
+
+    def _choice(
+        self, rows: Sequence[int], options: Sequence[str], after: str, end: str, barred: torch.Tensor | None = None
+    ) -> list[int]:
+        """The index of each row's likeliest option, which is written into it with its ``end``.
+
+        Args:
+            rows: Which rows, (R,).
+            options: What may be written, (K,).
+            after: What stands before it.
+            end: What follows it.
+            barred: What may not be written, in each row, (R, K).
+        """
+        tokens = [tuple(self._after(after, option + end)) for option in options]
+        likelihoods = self._rows.likelihoods(rows, tokens)
+        if barred is not None:
+            likelihoods = likelihoods.masked_fill(barred, -torch.inf)
+        best: list[int] = likelihoods.argmax(dim=1).tolist()
+        for row, option in zip(rows, best, strict=True):
+            self._rows.append(row, tokens[option])
+        return best
+
+    def _several(self, kind: SomeOf) -> list[tuple[str, ...]]:
+        """Several words for each row: it closes the list, or names one more that it has not named yet."""
+        self.write("[")
+        named = torch.zeros(self._rows.count, len(kind.words), dtype=torch.bool)
+        found: list[list[str]] = [[] for _ in self._everyone]
+        going = self._everyone
+        for number in range(min(kind.most, len(kind.words))):
+            goes_on = self._choice(going, ["]", ', "' if number else '"'], "\n", "")
+            going = [row for row, goes in zip(going, goes_on, strict=True) if goes]
+            if not going:
+                break
+            chosen = self._choice(going, _escaped(kind.words), '"', '"', named[going])
+            for row, word in zip(going, chosen, strict=True):
+                named[row, word] = True
+                found[row].append(kind.words[word])
+        self.write("]", going)
+        return [tuple(words) for words in found]
+
+    def _texts(self, kind: Text) -> list[str]:
+        """A text for each row, decoded greedily, with its quotation marks."""
+        self.write('"')
+        tokens: list[list[int]] = [[] for _ in self._everyone]
+        texts = [""] * self._rows.count
+        going = self._everyone
+        while going:
+            ended = set()
+            for row, logits in zip(going, self._rows.logits(going), strict=True):
+                token = self._vocabulary.likeliest(logits, begun=kind.empty or bool(texts[row].strip()))
+                end = self._vocabulary.before_the_end(token)
+                if end is None:
+                    tokens[row].append(token)
+                    self._rows.append(row, [token])
+                texts[row] = self._model.decode(tokens[row]) + (end or "")
+                if end is not None or len(texts[row]) >= kind.longest or len(tokens[row]) >= kind.most_tokens():
+                    self.write(f'{end or ""}"', [row])
+                    ended.add(row)
+            going = [row for row in going if row not in ended]
+        return [shortened_at_a_word(text, kind.longest) for text in texts]
+
+    def _after(self, before: str, text: str) -> list[int]:
+        """Tokens of a text where another stands before it: alone, some tokenizers put a blank before it."""
+        start, whole = self._model.encode(before), self._model.encode(before + text)
+        return whole[len(start) :] if whole[: len(start)] == start else self._model.encode(text)
+
+
+def _escaped(words: Sequence[str]) -> list[str]:
+    """Words as JSON writes them, without their quotation marks."""
+    return [json.dumps(word, ensure_ascii=False)[1:-1] for word in words]
+
 
 _LEAST_SHARED = 16
 """A prefix of fewer tokens is not worth keeping."""

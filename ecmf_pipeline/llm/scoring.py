@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.files import sha256_text
+from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.llm.cache import ScoreCache
+from ecmf_pipeline.llm.client import Budget
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.loop import ScoreBooks, ask_about, nothing_to_ask
+from ecmf_pipeline.llm.prompt import Prompt, load_prompt
+from ecmf_pipeline.llm.requests import steps_of
+from ecmf_pipeline.llm.run import ScoreBooks, ask_about, nothing_to_ask
 from ecmf_pipeline.llm.step import BRANCH, Utterance
 from ecmf_pipeline.runner import Engine, StepFactory, Target
 
@@ -155,3 +159,82 @@ def votes_from_scores(
     lead = ordered[:, -1] - ordered[:, -2]
     votes[~(lead >= margin)] = np.nan  # written so that a NaN lead abstains too
     return votes
+
+
+CALIBRATION = "/calibration/"
+"""Begins the names of the calibration texts; no clip id holds a slash."""
+
+
+def calibration_of_server(config: LlmConfig, prompt: Prompt) -> list[str]:
+    """The texts that a server is asked besides those of the clips; none for a local model, which sees to it itself."""
+    if config.backend != "openai":
+        return []
+    return [text for text in prompt.calibration_texts(config.calibration) if text.strip()]
+
+
+def calibrated(found: Scored, texts: int) -> Scored:
+    """The scores of the clips less the mean of those of the calibration texts.
+
+    Args:
+        found: Scores, (n + texts, K), those of the calibration texts last.
+        texts: How many those are; with none, the scores stay as they are.
+
+    Raises:
+        ModelError: When the model gave no valid answer on any calibration text.
+    """
+    if not texts:
+        return found
+    values, baseline = found.values[:-texts], found.values[-texts:]
+    answered = np.isfinite(baseline).all(axis=1)
+    if not answered.any():
+        raise ModelError(
+            f"the model gave no valid answer on any of the {texts} calibration texts",
+            "see `ecmf-pipe llm export` for what it said; take a model that keeps to a schema, or set "
+            "llm.calibration: none",
+        )
+    return replace(found, values=values - baseline[answered].mean(axis=0))
+
+
+def label_scores(
+    config: LlmConfig,
+    texts: Mapping[str, str],
+    labels: Sequence[str],
+    *,
+    books: ScoreBooks,
+    prompt: Prompt | None = None,
+    retry_quarantined: bool = False,
+    engine: Engine | None = None,
+    budget: Budget | None = None,
+) -> Scored:
+    """The calibrated label scores of what clips say, asking only what no cache knows.
+
+    Args:
+        config: The model and what it is asked.
+        texts: What each clip says, by clip id, (n,); blank ones are not asked.
+        labels: Labels to choose from, (K,).
+        books: Where the stage keeps what it has asked.
+        prompt: The prompt with examples of the corpus; None: as it is packaged.
+        retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
+        engine: Who runs the workers; None: processes of this machine, as ``config`` says.
+        budget: What may still be sent to a server, where a stage asks in several loops; None: one for this loop.
+
+    Returns:
+        The scores, (n, K).
+
+    Raises:
+        ModelError: When the model cannot be loaded, or gave no valid answer on any calibration text.
+        TryAgain: As `scored` does, with what else it raises.
+    """
+    asked = prompt or load_prompt(config.prompt)
+    calibration = calibration_of_server(config, asked)
+    found = scored(
+        {**texts, **{f"{CALIBRATION}{number}": text for number, text in enumerate(calibration)}},
+        labels,
+        fingerprint=fingerprint(config.settings(labels, prompt)),
+        books=books,
+        steps=steps_of(config, asked, labels, budget),
+        config=config,
+        retry_quarantined=retry_quarantined,
+        engine=engine,
+    )
+    return calibrated(found, len(calibration))

@@ -6,7 +6,10 @@ that the budget knows of. Whatever a server sends back is cleared of the key bef
 
 from __future__ import annotations
 
+import math
+import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,15 +21,86 @@ from openai.types.chat import ChatCompletion
 from openai.types.chat.chat_completion import Choice
 from pydantic import ValidationError
 
-from ecmf_pipeline.errors import ModelError, RequestRefused, ServerUnavailable, TryAgain
-from ecmf_pipeline.llm.answers import Answer, Token
-from ecmf_pipeline.llm.budget import Budget
-from ecmf_pipeline.llm.deadline import Abandoned, Calls, Late
+from ecmf_pipeline.core.errors import ModelError, RequestRefused, ServerUnavailable, TryAgain
+from ecmf_pipeline.llm.client import Budget
+from ecmf_pipeline.llm.config import ServerConfig
 from ecmf_pipeline.llm.prompt import Message, PictureMessage
-from ecmf_pipeline.llm.server_config import ServerConfig
-from ecmf_pipeline.llm.server_dialect import Dialect
-from ecmf_pipeline.llm.server_key import ServerKey
-from ecmf_pipeline.llm.tokens import about_tokens
+from ecmf_pipeline.llm.schema import Answer, Token
+from ecmf_pipeline.llm.server_protocol import Abandoned, Calls, Dialect, Late
+
+INSTEAD = "***"
+"""What stands where the key stood."""
+
+_KEY = re.compile(r"[!-~]+")
+"""Printable ASCII without blanks: what a header can hold."""
+
+
+class ServerKey:
+    """The key of one server.
+
+    Attributes:
+        text: The key; empty for a server that wants none.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._spelled = re.compile("".join(map(_spellings, text))) if text else None
+
+    @classmethod
+    def of(cls, config: ServerConfig) -> ServerKey:
+        """The key that the environment holds.
+
+        Raises:
+            ModelError: When the variable is not set, or what it holds can be no key; it is not repeated.
+        """
+        if config.key_env is None:
+            return cls("")
+        if not (text := os.environ.get(config.key_env, "").strip()):
+            raise ModelError(
+                f"the environment variable {config.key_env} is not set",
+                "put the server's key into it, or set llm.server.key_env: null where the server wants none",
+            )
+        if not _KEY.fullmatch(text):
+            raise ModelError(
+                f"the environment variable {config.key_env} holds no key: there are blanks, line breaks or signs "
+                "beyond ASCII in it",
+                "copy the key into it again, the key alone",
+            )
+        return cls(text)
+
+    def cleared(self, text: str) -> str:
+        """The text without the key, however JSON may spell it: what is decoded later does not hold it either."""
+        return self._spelled.sub(INSTEAD, text) if self._spelled else text
+
+
+def _spellings(sign: str) -> str:
+    r"""Matches a sign as it is, escaped, or by its number (\\u0073), also in JSON within JSON."""
+    return rf"(?:\\*{re.escape(sign)}|\\+u00(?i:{ord(sign):02x}))"
+
+
+_TURN = 4
+"""Tokens that frame a turn."""
+
+_PICTURE = 800
+"""Tokens of a picture of up to 512 pixels a side: models and servers differ, this is on the high side."""
+
+
+def about_tokens(messages: Sequence[Message | PictureMessage]) -> int:
+    """An estimate on the high side: four ASCII characters a token, one of any other script."""
+    return sum(_TURN + _about_content(message["content"]) for message in messages)
+
+
+def _about_content(content: str | list[dict[str, Any]]) -> int:
+    if isinstance(content, str):
+        return about(content)
+    return sum(about(part["text"]) if part["type"] == "text" else _PICTURE for part in content)
+
+
+def about(text: str) -> int:
+    """The same of a text."""
+    plain = sum(character.isascii() for character in text)
+    return math.ceil(plain / 4) + len(text) - plain
+
 
 _NOT_NOW = {408, 409, 425, 429}
 _ABOUT_THIS_TEXT = {400, 413, 422}

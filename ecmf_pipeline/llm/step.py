@@ -1,4 +1,4 @@
-"""The runner's step that asks a language model how well each label fits each text."""
+"""."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ from typing import Protocol
 
 import numpy as np
 
-from ecmf_pipeline.errors import ClipError, FeaturesNotFinite
+from ecmf_pipeline.core.errors import (
+    ClipError,
+    FeaturesNotFinite,
+    want_of_memory,
+)
+from ecmf_pipeline.llm.cache import TextScores
 from ecmf_pipeline.llm.client import LabelScorer
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Prompt
-from ecmf_pipeline.llm.rows import TextScores
-from ecmf_pipeline.memory import want_of_memory
-from ecmf_pipeline.runner import Outcome, Step, Target
+from ecmf_pipeline.runner import (
+    Outcome,
+    Step,
+    Target,
+)
 
 BRANCH = "llm"
 """The one branch of this loop."""
@@ -67,7 +74,7 @@ class LocalScorers:
 
     def __call__(self, worker: int) -> LabelScorer:
         """See `Scorers`."""
-        from ecmf_pipeline.llm.local import TransformersScorer
+        from ecmf_pipeline.llm.local_scoring import TransformersScorer
 
         return TransformersScorer(self.config, worker, self.prompt)
 

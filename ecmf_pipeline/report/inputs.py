@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from ecmf_pipeline.clips import Clip
-from ecmf_pipeline.quarantine import QuarantineEntry
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ecmf_pipeline.core.clips import Clip
+from ecmf_pipeline.core.errors import InputError
+from ecmf_pipeline.runner.quarantine import QuarantineEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,3 +157,210 @@ class ReportInput:
     def synthetic(self) -> bool:
         """Whether the corpus is generated."""
         return bool(self.corpus.get("synthetic"))
+
+
+class Part(BaseModel):
+    """A part of the metrics; keys that the report does not know are left alone."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class ClassScores(Part):
+    """Scores of one label."""
+
+    precision: float | None = None
+    recall: float | None = None
+    f1: float | None = None
+    support: int = 0
+
+
+class Scores(Part):
+    """Scores over some clips, as `metrics.scores` gives them."""
+
+    clips: int = 0
+    weighted_f1: float | None = None
+    accuracy: float | None = None
+    per_class: dict[str, ClassScores] = {}
+
+
+class TwoModels(Part):
+    """The fused model trained on the given labels, and the one trained on the refined labels."""
+
+    given: Scores | None = None
+    refined: Scores | None = None
+
+
+class Difference(Part):
+    """A difference in weighted F1 with its 95% bootstrap interval."""
+
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class FusionDifference(Difference):
+    """Fusion minus the best single modality; ``model`` says which fused model, where that is stated."""
+
+    best: str = ""
+    model: Literal["given", "refined"] | None = None
+
+
+class LabelAccuracy(Part):
+    """Accuracy of labels over the clips whose true label is known."""
+
+    clips: int = 0
+    accuracy: float | None = None
+
+
+class LabelScores(Part):
+    """How the training labels fared under refinement, judged by gold labels."""
+
+    given: LabelAccuracy | None = None
+    refined: LabelAccuracy | None = None
+    fixed: int = 0
+    fixed_by_verdicts: int = 0
+    broken: int = 0
+    broken_by_verdicts: int = 0
+    dropped_wrong: int = 0
+    dropped_right: int = 0
+    pseudo: LabelAccuracy | None = None
+    pseudo_by_verdicts: int = 0
+
+
+class Confusion(Part):
+    """Confusion counts, (C, C): rows are true labels, columns predicted ones."""
+
+    labels: list[str] = []
+    counts: list[list[int]] = []
+
+
+class Evaluation(Part):
+    """The whole file."""
+
+    weighted_f1: float | None = None
+    accuracy: float | None = None
+    clips: int = 0
+    judged_by: Literal["gold", "given"] | None = None
+    model: Literal["refined", "given"] | None = None
+    fusion: TwoModels | None = None
+    modalities: dict[str, Scores | None] = {}
+    by_split: dict[str, TwoModels | None] = {}
+    fusion_over_best_modality: FusionDifference | None = None
+    refined_over_given: Difference | None = None
+    labels: LabelScores | None = None
+    confusion: Confusion | None = None
+    no_modality: int = 0
+
+    @property
+    def headline(self) -> Scores | None:
+        """The scores of the fused model that the headline is about."""
+        if self.fusion is None:
+            return None
+        return self.fusion.refined if self.model == "refined" else self.fusion.given
+
+
+def read_evaluation(metrics: Mapping[str, Any] | None) -> Evaluation:
+    """The metrics with their types checked; null counts as absent.
+
+    Raises:
+        InputError: When a value is not of the type it should be.
+    """
+    try:
+        return Evaluation.model_validate(without_null(metrics or {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"the evaluation's {key}: {first['msg']}", "run `ecmf-pipe evaluate` again") from error
+
+
+def without_null(value: Any) -> Any:
+    """Metrics without the keys whose value is null."""
+    if isinstance(value, Mapping):
+        return {key: without_null(inner) for key, inner in value.items() if inner is not None}
+    return value
+
+
+class Reference(Part):
+    """The fusion that all is compared with."""
+
+    kind: str = ""
+    modalities: tuple[str, ...] = ()
+    clips: int = 0
+    weighted_f1: float | None = None
+
+
+class VariantRow(Difference):
+    """One variant, against the reference on the same clips."""
+
+    table: str
+    name: str
+    weighted_f1: float
+
+
+class DamageRow(Difference):
+    """The reference on inputs of which one modality is damaged; ``trained_without`` is a model that never had it."""
+
+    modality: str
+    damage: str
+    weighted_f1: float
+    trained_without: float | None = None
+
+
+class Skipped(Part):
+    """A variant that could not be trained."""
+
+    name: str
+    why: str
+
+
+class Spread(Part):
+    """How one modality's weights are spread over the clips."""
+
+    mean: float
+    std: float
+    q05: float
+    median: float
+    q95: float
+    heaviest: float
+
+
+class Weights(Part):
+    """The modality weights of the reference, out of fold."""
+
+    modalities: dict[str, Spread] = Field(default_factory=dict)
+    effective_modalities: float | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class Optimistic(Part):
+    """The figure of the baseline's protocol."""
+
+    weighted_f1: float
+
+
+class Ablation(Part):
+    """The whole file."""
+
+    judged_by: Literal["gold", "given"] | None = None
+    reference: Reference = Reference()
+    variants: tuple[VariantRow, ...] = ()
+    robustness: tuple[DamageRow, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    weights: Weights = Weights()
+    mertools_protocol: Optimistic | None = None
+
+
+def read_ablation(metrics: Mapping[str, Any] | None) -> Ablation | None:
+    """The metrics with their types checked; None where there are none.
+
+    Raises:
+        InputError: When a value is missing or not of the type it should be.
+    """
+    if metrics is None:
+        return None
+    try:
+        return Ablation.model_validate(without_null(metrics))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"the ablation's {key}: {first['msg']}", "run `ecmf-pipe ablate` again") from error

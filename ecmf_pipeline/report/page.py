@@ -10,18 +10,21 @@ from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ecmf_pipeline.report.ablation import read_ablation
 from ecmf_pipeline.report.blocks import Section, Tile, shortened
 from ecmf_pipeline.report.config import ReportConfig
-from ecmf_pipeline.report.evaluation import read_evaluation
-from ecmf_pipeline.report.inputs import LabelDecision, PredictedClip, ReportInput, SourceVote
+from ecmf_pipeline.report.inputs import (
+    LabelDecision,
+    PredictedClip,
+    ReportInput,
+    SourceVote,
+    read_ablation,
+    read_evaluation,
+)
 from ecmf_pipeline.report.sections.ablation import ablation_section
-from ecmf_pipeline.report.sections.corpus import corpus_section, features_section
-from ecmf_pipeline.report.sections.faces import faces_section
+from ecmf_pipeline.report.sections.corpus import corpus_section, faces_section, features_section
 from ecmf_pipeline.report.sections.provenance import provenance_section, quarantine_section
 from ecmf_pipeline.report.sections.refinement import refinement_section
-from ecmf_pipeline.report.sections.scores import confusion_section, scores_section
-from ecmf_pipeline.report.sections.summary import SYNTHETIC, tiles, verdicts
+from ecmf_pipeline.report.sections.scores import SYNTHETIC, confusion_section, scores_section, tiles, verdicts
 from ecmf_pipeline.report.sections.weights import weights_section
 from ecmf_pipeline.report.verdicts import Verdict
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ecmf_pipeline.core.formatting import part_of
 from ecmf_pipeline.report.blocks import State, count, percent, score, signed
-from ecmf_pipeline.report.evaluation import Difference, Evaluation, LabelScores
-from ecmf_pipeline.words import part_of
+from ecmf_pipeline.report.inputs import Difference, Evaluation, LabelScores
 
 GIVEN_CAVEAT = "This is judged by the given labels, some of which may be wrong."
 

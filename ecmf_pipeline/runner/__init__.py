@@ -1,9 +1,22 @@
 """The runner of every long loop: what is missing goes through workers, batch by batch, and nothing finished is lost."""
 
-from ecmf_pipeline.runner.engine import Done, Engine, InProcess, Task
-from ecmf_pipeline.runner.processes import LocalProcesses
+from ecmf_pipeline.runner.pool import LocalProcesses
 from ecmf_pipeline.runner.run import Run, RunConfig, RunReport
-from ecmf_pipeline.runner.step import Item, Keeper, Opener, Outcome, Sealer, StagedFactory, Step, StepFactory, Target
+from ecmf_pipeline.runner.step import (
+    Done,
+    Engine,
+    InProcess,
+    Item,
+    Keeper,
+    Opener,
+    Outcome,
+    Sealer,
+    StagedFactory,
+    Step,
+    StepFactory,
+    Target,
+    Task,
+)
 
 __all__ = [
     "Done",

@@ -1,18 +1,15 @@
-"""What a long loop is told: the items, the step that works on them, and who keeps and seals what comes out.
-
-A step says how to open one item (which may fail: its targets are quarantined) and how to work on several at once. It
-lives in a worker, which is a process of its own as a rule: factories, items, keepers and rows must be picklable. Where
-workers are few and dear (one a graphics card), openers, processes without models, may open items for them.
-"""
+"""Who runs the workers: the seam behind which this process, processes of this machine and later a cluster fit."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
 
-from ecmf_pipeline.errors import ClipError
+from ecmf_pipeline.core.errors import ClipError, OutOfMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,3 +128,188 @@ class Sealer(Protocol):
         Returns:
             How many rows were sealed.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Task(Generic[ItemT]):
+    """One batch.
+
+    Attributes:
+        name: Unique in the run, and a plain file name; names sort in the order of the items.
+        chunk: Index of the chunk that the batch is a part of.
+        items: What to work on.
+    """
+
+    name: str
+    chunk: int
+    items: tuple[ItemT, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[ItemT]):
+    """What became of one batch.
+
+    Attributes:
+        task: The batch.
+        kept: Rows kept, by branch.
+        errors: The targets that have no row, and why.
+    """
+
+    task: Task[ItemT]
+    kept: Mapping[str, int]
+    errors: Sequence[tuple[Target, ClipError]]
+
+
+class Engine(Protocol):
+    """Who runs the workers."""
+
+    def run(self, tasks: Iterable[Task[ItemT]], factory: StepFactory, keeper: Keeper[Any]) -> Iterator[Done[ItemT]]:
+        """Work on all tasks, in any order; a generator, and closing it stops the workers.
+
+        A task that broke a worker comes back in several pieces, each with a name of its own; so may an item, as
+        `Item.alone` cuts it. Every target comes back exactly once.
+        """
+
+
+class Phase(StrEnum):
+    """What a worker is busy with."""
+
+    OPEN = "read"
+    WORK = "worked on"
+    KEEP = "kept"
+
+
+Watch = Callable[[Phase, int], None]
+"""Is told each phase as it starts, with the position in the batch of the item that is being opened (else 0)."""
+
+
+@dataclass(slots=True)
+class Batch(Generic[ItemT]):
+    """Items that have been opened.
+
+    Attributes:
+        opened: Each with what there is of it now.
+        errors: Those that are bad, and why.
+        too_much: Those for which memory ran out, and what to say of them if it does so again when they are alone.
+    """
+
+    opened: list[tuple[ItemT, Any]] = field(default_factory=list)
+    errors: list[tuple[ItemT, ClipError]] = field(default_factory=list)
+    too_much: list[tuple[ItemT, OutOfMemory]] = field(default_factory=list)
+
+
+def perform(step: Step[ItemT, Any, Any], keeper: Keeper[Any], task: Task[ItemT], watch: Watch) -> Done[ItemT]:
+    """Open, work on and keep one batch: what every worker does, wherever it lives."""
+    return finish(step, keeper, task, open_items(step, task.items, watch), watch)
+
+
+def open_items(opener: Opener[ItemT, Any], items: Sequence[ItemT], watch: Watch) -> Batch[ItemT]:
+    """Open the items of one batch."""
+    batch: Batch[ItemT] = Batch()
+    for position, item in enumerate(items):
+        watch(Phase.OPEN, position)
+        try:
+            batch.opened.append((item, opener.open(item)))
+        except ClipError as error:
+            batch.errors.append((item, error))
+        except MemoryError as error:
+            batch.too_much.append((item, out_of_memory(Phase.OPEN, error)))
+    return batch
+
+
+def finish(
+    step: Step[ItemT, Any, Any], keeper: Keeper[Any], task: Task[ItemT], batch: Batch[ItemT], watch: Watch
+) -> Done[ItemT]:
+    """Work on and keep a batch that has been opened; uses it up."""
+    outcomes = [outcome for item, error in batch.errors for outcome in _all_of(item, error)]
+    if batch.opened:
+        watch(Phase.WORK, 0)
+        outcomes += _work(step, batch.opened, batch.too_much)
+    batch.opened.clear()  # pictures take much room: what comes next needs it
+    for position, item in enumerate(task.items):
+        if any(item is each for each, _ in batch.too_much):
+            for piece in item.alone():
+                outcomes += _perform_alone(step, piece, position, watch)
+    _refuse_silence(outcomes, task.items)
+    rows: dict[str, list[Any]] = defaultdict(list)
+    errors: list[tuple[Target, ClipError]] = []
+    for outcome in outcomes:
+        if isinstance(outcome.result, ClipError):
+            errors.append((outcome.target, outcome.result))
+        else:
+            rows[outcome.target.branch].append(outcome.result)
+    watch(Phase.KEEP, 0)
+    for branch, finished in rows.items():
+        keeper.keep(task.name, branch, finished)
+    return Done(task, {branch: len(finished) for branch, finished in rows.items()}, errors)
+
+
+def _work(
+    step: Step[ItemT, Any, Any], opened: Sequence[tuple[ItemT, Any]], too_much: list[tuple[ItemT, OutOfMemory]]
+) -> list[Outcome[Any]]:
+    """Work on all at once or, where memory is short, one by one; those that even so were too much are added to it."""
+    try:
+        return step.work(opened)
+    except MemoryError:
+        pass  # one of them may be too much, or all of them together
+    outcomes: list[Outcome[Any]] = []
+    for pair in opened:
+        try:
+            outcomes += step.work([pair])
+        except MemoryError as error:
+            too_much.append((pair[0], out_of_memory(Phase.WORK, error)))
+    return outcomes
+
+
+def _perform_alone(step: Step[ItemT, Any, Any], item: ItemT, position: int, watch: Watch) -> Sequence[Outcome[Any]]:
+    """Open and work on an item while no other takes up memory: the last word on whether there is enough."""
+    watch(Phase.OPEN, position)
+    try:
+        opened = step.open(item)
+    except ClipError as error:
+        return _all_of(item, error)
+    except MemoryError as error:
+        return _all_of(item, out_of_memory(Phase.OPEN, error))
+    watch(Phase.WORK, 0)
+    try:
+        return step.work([(item, opened)])
+    except MemoryError as error:
+        return _all_of(item, out_of_memory(Phase.WORK, error))
+
+
+def out_of_memory(phase: Phase, error: MemoryError) -> OutOfMemory:
+    """What is said of a piece for which there was not enough memory although it was alone."""
+    found = f" ({error})" if str(error) else ""
+    return OutOfMemory(f"memory ran out while the clip alone was being {phase.value}{found}")
+
+
+def _all_of(item: ItemT, error: ClipError) -> list[Outcome[Any]]:
+    return [Outcome(target, error) for target in item.targets]
+
+
+def _refuse_silence(outcomes: Sequence[Outcome[Any]], items: Sequence[ItemT]) -> None:
+    """A target that a step says nothing about would be lost without a word."""
+    missing = {target for item in items for target in item.targets} - {outcome.target for outcome in outcomes}
+    if missing:
+        raise RuntimeError(
+            f"the step said nothing about {len(missing)} of its targets, such as {min(missing, key=str)}"
+        )
+
+
+class InProcess:
+    """Runs everything in this very process: no isolation, for debugging and where processes may not be started."""
+
+    def run(self, tasks: Iterable[Task[ItemT]], factory: StepFactory, keeper: Keeper[Any]) -> Iterator[Done[ItemT]]:
+        """Work on the tasks one after the other; see `Engine`."""
+        step: Step[ItemT, Any, Any] | None = None
+        try:
+            for task in tasks:
+                step = step or factory(0)
+                yield perform(step, keeper, task, _unwatched)
+        finally:
+            if step is not None:
+                step.close()
+
+
+def _unwatched(_phase: Phase, _position: int) -> None:
+    """Nobody needs to know: what breaks this process breaks the run."""

@@ -16,10 +16,22 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from ecmf_pipeline.runner.engine import Batch, Done, Phase, Task, finish, open_items, out_of_memory, perform
-from ecmf_pipeline.runner.messages import At, Delivery, Failed, Opened, Ready, Role, Start
-from ecmf_pipeline.runner.parcels import Layout, Parcel, pack, unpack
-from ecmf_pipeline.runner.step import Keeper, Opener, StagedFactory, Step, StepFactory
+from ecmf_pipeline.runner.messages import At, Delivery, Failed, Layout, Opened, Parcel, Ready, Role, Start, pack, unpack
+from ecmf_pipeline.runner.step import (
+    Batch,
+    Done,
+    Keeper,
+    Opener,
+    Phase,
+    StagedFactory,
+    Step,
+    StepFactory,
+    Task,
+    finish,
+    open_items,
+    out_of_memory,
+    perform,
+)
 
 _PR_SET_PDEATHSIG = 1
 _OOM_SCORE_ADJ = 1000  # the highest: a worker costs one batch, anything else on the machine costs more

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from ecmf_pipeline import layout
-from ecmf_pipeline.clips import labels_of
-from ecmf_pipeline.evaluation.ablation import Study, ablate
-from ecmf_pipeline.evaluation.ablation_files import summary, write_ablation
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import labels_of
+from ecmf_pipeline.core.pooling import PoolOrFrames
+from ecmf_pipeline.core.progress import progress_bar, say
+from ecmf_pipeline.evaluation.ablation import Study, ablate, summary, write_ablation
 from ecmf_pipeline.evaluation.scoring import Judge
 from ecmf_pipeline.evaluation.variants import variants
-from ecmf_pipeline.params import load_params
-from ecmf_pipeline.pooling import PoolOrFrames
-from ecmf_pipeline.progress import progress_bar, say
-from ecmf_pipeline.stage_inputs import folds_of, open_stored, read_labelled_corpus, text_halves
+from ecmf_pipeline.settings.params import load_params
+from ecmf_pipeline.stages.shared.inputs import folds_of, open_stored, read_labelled_corpus, text_halves
 
 _SAID_OF = {"mean": "pooled by their mean", "frames": "frame by frame"}
 
@@ -46,5 +45,5 @@ def run() -> None:
     with progress_bar("ablate", len(chosen), unit="variant") as bar:
         found = ablate(study, chosen, lambda: bar.update())
     judged = [clip.clip_id for clip in judge.clips]
-    write_ablation(layout.ABLATION, layout.ABLATE, judged, judge.by, found)
+    write_ablation(paths.ABLATION, paths.ABLATE, judged, judge.by, found)
     say(summary(found.results, judge.by))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ecmf_pipeline import layout
-from ecmf_pipeline.clips import Modality
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.llm.cues import write_cues
-from ecmf_pipeline.params import load_params
-from ecmf_pipeline.progress import say
-from ecmf_pipeline.stage_inputs import read_spoken_manifest
-from ecmf_pipeline.stage_llm import cues_of
+from ecmf_pipeline.settings.params import load_params
+from ecmf_pipeline.stages.shared.inputs import read_spoken_manifest
+from ecmf_pipeline.stages.shared.llm import cues_of
 
 
 def run(modalities: Sequence[Modality]) -> None:
@@ -23,7 +23,7 @@ def run(modalities: Sequence[Modality]) -> None:
     clips = read_spoken_manifest(params)
     for modality in modalities or list(map(Modality, params.rewrite.cues)):
         found = cues_of(params, clips, modality)
-        changed = write_cues(layout.cues(modality), found)
+        changed = write_cues(paths.cues(modality), found)
         told = sum(bool(names) for names in found.values())
         state = "written" if changed else "unchanged"
         say(f"cues {modality.value}: {told} of {len(clips)} clips show any; table {state}")

@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline import layout
-from ecmf_pipeline.clips import labels_of
-from ecmf_pipeline.errors import MissingInput, TooFewClips
-from ecmf_pipeline.evaluation.controls import compare, predict_out_of_fold, training_sets
-from ecmf_pipeline.evaluation.fusion_controls import fusion_predictions
-from ecmf_pipeline.evaluation.label_evidence import LabelEvidence, belief, methods, sources
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import labels_of
+from ecmf_pipeline.core.errors import MissingInput, TooFewClips
+from ecmf_pipeline.core.files import write_atomic, write_json
+from ecmf_pipeline.core.formatting import part_of
+from ecmf_pipeline.core.predictions import PredictionTable
+from ecmf_pipeline.core.progress import say
+from ecmf_pipeline.evaluation.controls import compare, fusion_predictions, predict_out_of_fold, training_sets
+from ecmf_pipeline.evaluation.label_quality import LabelEvidence, belief, methods, sources
 from ecmf_pipeline.evaluation.scoring import Judge, evaluate
 from ecmf_pipeline.evaluation.transfer import judge_transfer, label_map, told, transfer_summary
-from ecmf_pipeline.files import write_atomic, write_json
+from ecmf_pipeline.extraction.feature_origin import refuse_other_features
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.labels.refine import Decision
 from ecmf_pipeline.labels.tables import read_decisions
 from ecmf_pipeline.labels.voters import joined
-from ecmf_pipeline.origins import refuse_other_features
-from ecmf_pipeline.params import Params, load_params
-from ecmf_pipeline.predictions import PredictionTable
-from ecmf_pipeline.progress import say
-from ecmf_pipeline.stage_inputs import (
+from ecmf_pipeline.settings.params import Params, load_params
+from ecmf_pipeline.stages.shared.inputs import (
     Corpus,
     all_votes,
     folds_of,
@@ -39,7 +39,6 @@ from ecmf_pipeline.stage_inputs import (
     read_labelled_corpus,
     read_refined_predictions,
 )
-from ecmf_pipeline.words import part_of
 
 
 def run() -> None:
@@ -47,9 +46,9 @@ def run() -> None:
     params = load_params()
     config = params.evaluate
     corpus = read_labelled_corpus()
-    given = {path.stem: PredictionTable.read(path) for path in sorted(layout.predictions("given").glob("*.csv"))}
-    refined = read_refined_predictions(layout.predictions("refined") / "fusion.csv")
-    decisions = read_decisions(layout.REFINED)
+    given = {path.stem: PredictionTable.read(path) for path in sorted(paths.predictions("given").glob("*.csv"))}
+    refined = read_refined_predictions(paths.predictions("refined") / "fusion.csv")
+    decisions = read_decisions(paths.REFINED)
     verdicts = read_corpus_verdicts(params.refine.verdicts, corpus)
     vouched: dict[str, str] = {
         clip.clip_id: corpus.labels[one] for clip, one in zip(corpus.clips, verdicts, strict=True) if one >= 0
@@ -62,8 +61,8 @@ def run() -> None:
     evidence = _label_evidence(params, corpus, verdicts)
     results["label_model"] = belief(evidence)
     results["label_methods"] = methods(evidence, config)
-    write_json(layout.SOURCES, sources(evidence, corpus.labels))
-    write_json(layout.METRICS / "evaluate.json", results)
+    write_json(paths.SOURCES, sources(evidence, corpus.labels))
+    write_json(paths.METRICS / "evaluate.json", results)
     predicted = refined.by_clip()
     pairs = [[judge.truth(clip), predicted[clip.clip_id]] for clip in judge.clips]
     _write_csv("confusion.csv", [["actual", "predicted"], *pairs])
@@ -132,7 +131,7 @@ def run_transfer(folder: Path, mapping: list[str]) -> None:
     corpus = read_labelled_corpus()
     ensemble = Ensemble.load(folder)
     judge = Judge(corpus.clips, corpus.labels, params.evaluate)
-    here = {path.stem: PredictionTable.read(path).by_clip() for path in layout.predictions("given").glob("*.csv")}
+    here = {path.stem: PredictionTable.read(path).by_clip() for path in paths.predictions("given").glob("*.csv")}
     if "fusion" not in here:
         raise MissingInput(
             "no model trained here has predicted this corpus", "run `ecmf-pipe predict` (or `dvc repro`)"
@@ -152,14 +151,14 @@ def run_transfer(folder: Path, mapping: list[str]) -> None:
         modalities=stored.modalities,
         read=lambda some: stored.read(some, ensemble.pool or params.train.pool),
     )
-    write_json(layout.TRANSFER, results)
+    write_json(paths.TRANSFER, results)
     say(transfer_summary(str(folder), results))
 
 
 def _write_csv(name: str, rows: list[list[str]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    write_atomic(layout.PLOTS / name, text.getvalue())
+    write_atomic(paths.PLOTS / name, text.getvalue())
 
 
 def _with_verdicts(labels: Mapping[str, Any], what: str) -> str:

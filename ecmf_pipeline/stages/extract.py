@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ecmf_pipeline import layout
-from ecmf_pipeline.clips import Modality, read_manifest
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Modality, read_manifest
+from ecmf_pipeline.core.progress import say
+from ecmf_pipeline.core.transcripts import read_texts
 from ecmf_pipeline.extraction.plan import Branch, branch_settings, plan_branch
 from ecmf_pipeline.extraction.run import extract, writing
-from ecmf_pipeline.params import load_params
-from ecmf_pipeline.progress import say
 from ecmf_pipeline.runner import RunReport
-from ecmf_pipeline.sharing import pull_hint
-from ecmf_pipeline.texts import read_texts
+from ecmf_pipeline.settings.params import load_params
+from ecmf_pipeline.sharing.hints import pull_hint
 
 
 def run(modalities: Sequence[Modality], *, workers: int | None = None, retry_quarantined: bool = False) -> None:
@@ -28,20 +28,20 @@ def run(modalities: Sequence[Modality], *, workers: int | None = None, retry_qua
     used = [modality for modality in wanted if modality in params.extract.encoders]
     for modality in set(wanted) - set(used):
         # DVC waits for what the stage writes, also where a modality is not in use.
-        layout.features(modality).mkdir(parents=True, exist_ok=True)
-        layout.QUARANTINE.mkdir(parents=True, exist_ok=True)
-        layout.quarantine("extract", modality).touch()
+        paths.features(modality).mkdir(parents=True, exist_ok=True)
+        paths.QUARANTINE.mkdir(parents=True, exist_ok=True)
+        paths.quarantine("extract", modality).touch()
         say(f"extract {modality.value}: not in extract.encoders, nothing to do")
-    stores = [layout.features(modality) for modality in used]
+    stores = [paths.features(modality) for modality in used]
     if hint := pull_hint(stores):
         say(hint)
-    clips = read_manifest(layout.MANIFEST)
-    texts = read_texts(layout.REWRITES) if Modality.TEXT in used else {}
+    clips = read_manifest(paths.MANIFEST)
+    texts = read_texts(paths.REWRITES) if Modality.TEXT in used else {}
     settings = {
         modality: branch_settings(modality, params.encoder_of(modality), params.media, params.faces)
         for modality in used
     }
-    with writing(settings, layout.features) as writers:
+    with writing(settings, paths.features) as writers:
         branches = [
             plan_branch(
                 modality,
@@ -49,8 +49,8 @@ def run(modalities: Sequence[Modality], *, workers: int | None = None, retry_qua
                 texts,
                 encoder=params.encoder_of(modality),
                 settings=settings[modality],
-                root=layout.features(modality),
-                quarantine_path=layout.quarantine("extract", modality),
+                root=paths.features(modality),
+                quarantine_path=paths.quarantine("extract", modality),
                 retry_quarantined=retry_quarantined,
             )
             for modality in used

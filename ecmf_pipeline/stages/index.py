@@ -5,12 +5,12 @@ It runs in every `dvc repro`, so what it needs to scan is loaded only when there
 
 from __future__ import annotations
 
-from ecmf_pipeline import index_stamp
+from ecmf_pipeline.settings import index_stamp
 
 
 def run() -> None:
     """Repeat what the last run said where its stamp still fits, else read the corpus."""
     if not index_stamp.repeat():
-        from ecmf_pipeline.indexing import index
+        from ecmf_pipeline.settings.resolve import index
 
         index()

@@ -9,21 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ecmf_pipeline import layout
-from ecmf_pipeline.clips import labels_of
-from ecmf_pipeline.dataset import StoredFeatures
-from ecmf_pipeline.errors import MissingInput
-from ecmf_pipeline.files import write_json
-from ecmf_pipeline.fusion.blocks import Judgement, predict_in_blocks
-from ecmf_pipeline.fusion.prediction import Ensemble, Prediction
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import labels_of
+from ecmf_pipeline.core.errors import MissingInput
+from ecmf_pipeline.core.files import write_json
+from ecmf_pipeline.core.pooling import PoolOrFrames
+from ecmf_pipeline.core.predictions import PredictionTable, with_prior
+from ecmf_pipeline.core.progress import say
+from ecmf_pipeline.extraction.feature_origin import refuse_other_features
+from ecmf_pipeline.extraction.features import StoredFeatures
+from ecmf_pipeline.fusion.prediction import Ensemble, Judgement, Prediction, predict_in_blocks
 from ecmf_pipeline.interop.mertools import write_submission
-from ecmf_pipeline.one_clip import predict_clip
-from ecmf_pipeline.origins import refuse_other_features
-from ecmf_pipeline.params import load_params
-from ecmf_pipeline.pooling import PoolOrFrames
-from ecmf_pipeline.predictions import PredictionTable, with_prior
-from ecmf_pipeline.progress import say
-from ecmf_pipeline.stage_inputs import (
+from ecmf_pipeline.settings.params import load_params
+from ecmf_pipeline.stages.shared.inputs import (
     Corpus,
     open_stored,
     origins_of,
@@ -31,23 +29,24 @@ from ecmf_pipeline.stage_inputs import (
     read_labelled_corpus,
     refuse_stale,
 )
+from ecmf_pipeline.stages.shared.single_clip import predict_clip
 
 _RETRAIN = "run `ecmf-pipe train` again"
 _DEPLOYED = "deployed/fusion"
 
 
-def run(labels: layout.Labels) -> None:
+def run(labels: paths.Labels) -> None:
     """Predict all clips with every saved variant, each by the models that held it or its group out.
 
     The submission is another matter: there the whole ensemble judges every clip that was not trained on.
     """
     params = load_params()
     corpus = read_labelled_corpus()
-    folders = sorted(path for path in layout.models_trained_on(labels).glob("*") if path.is_dir())
+    folders = sorted(path for path in paths.models_trained_on(labels).glob("*") if path.is_dir())
     if not folders:
         raise MissingInput(f"no model is trained on {labels} labels yet", f"run `ecmf-pipe train --labels {labels}`")
     ensembles = {folder.name: _usable(Ensemble.load(folder), corpus, params.train.pool) for folder in folders}
-    fusion = ensembles.get("fusion") or Ensemble.load(layout.models_trained_on(labels) / "fusion")
+    fusion = ensembles.get("fusion") or Ensemble.load(paths.models_trained_on(labels) / "fusion")
     if labels == "refined":
         refuse_stale(fusion.labels_sha256, "the saved models were", "run `ecmf-pipe train --labels refined`")
     stored = open_stored(params, corpus.clips)
@@ -60,22 +59,22 @@ def run(labels: layout.Labels) -> None:
     found = _predictions(judgements, corpus, stored, params.train.pool)
     deployed = found.pop(_DEPLOYED)
     for name, table in found.items():
-        table.write(layout.predictions(labels) / f"{name}.csv")
-    for path in layout.predictions(labels).glob("*.*"):
+        table.write(paths.predictions(labels) / f"{name}.csv")
+    for path in paths.predictions(labels).glob("*.*"):
         if path.stem not in found:
             path.unlink()  # of a model that is gone, or of the labels that the last one had learned from
-    deployed.write(layout.deployed_predictions(labels))
+    deployed.write(paths.deployed_predictions(labels))
     if fusion.labels_sha256:
-        write_json(layout.trained_on(labels), {"labels_sha256": fusion.labels_sha256})
-    write_submission(layout.submission(labels), corpus.candidates, deployed.by_clip())
+        write_json(paths.trained_on(labels), {"labels_sha256": fusion.labels_sha256})
+    write_submission(paths.submission(labels), corpus.candidates, deployed.by_clip())
     say(
         f"predict ({labels} labels): {len(corpus.clips)} clips by {', '.join(found)}; "
-        f"{len(corpus.candidates)} candidates in {layout.submission(labels)}; {sum(map(bool, deployed.flags))} clips "
+        f"{len(corpus.candidates)} candidates in {paths.submission(labels)}; {sum(map(bool, deployed.flags))} clips "
         "have no usable modality and get the labels' prior"
     )
 
 
-def show(video: Path | None, text: str, labels: layout.Labels | None, *, as_json: bool) -> None:
+def show(video: Path | None, text: str, labels: paths.Labels | None, *, as_json: bool) -> None:
     """Run one new clip through everything, and print its label, probabilities and modality weights.
 
     Args:
@@ -86,8 +85,8 @@ def show(video: Path | None, text: str, labels: layout.Labels | None, *, as_json
     """
     params = load_params()
     if labels is None:
-        labels = "refined" if (layout.models_trained_on("refined") / "fusion").is_dir() else "given"
-    ensemble = Ensemble.load(layout.models_trained_on(labels) / "fusion")
+        labels = "refined" if (paths.models_trained_on("refined") / "fusion").is_dir() else "given"
+    ensemble = Ensemble.load(paths.models_trained_on(labels) / "fusion")
     known = read_corpus_tables().labels
     if known:  # a corpus without labels has none that a model from elsewhere could differ from
         _check_labels(ensemble, known)

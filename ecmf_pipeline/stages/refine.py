@@ -6,19 +6,16 @@ from collections import Counter
 
 import numpy as np
 
-from ecmf_pipeline import layout
-from ecmf_pipeline.clips import labels_of
-from ecmf_pipeline.files import write_json
-from ecmf_pipeline.labels.assessing import assess
-from ecmf_pipeline.labels.effect import effect_of, source_accounts
-from ecmf_pipeline.labels.next_clips import worth_labelling
-from ecmf_pipeline.labels.refine import decide
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import labels_of
+from ecmf_pipeline.core.files import write_json
+from ecmf_pipeline.core.progress import say
+from ecmf_pipeline.labels.refine import decide, effect_of, find_targets, source_accounts, worth_labelling
+from ecmf_pipeline.labels.rounds import assess
 from ecmf_pipeline.labels.tables import write_next, write_refined
-from ecmf_pipeline.labels.targets import find_targets
 from ecmf_pipeline.labels.voters import family_of
-from ecmf_pipeline.params import load_params
-from ecmf_pipeline.progress import say
-from ecmf_pipeline.stage_inputs import all_votes, folds_of, read_corpus_verdicts, read_labelled_corpus
+from ecmf_pipeline.settings.params import load_params
+from ecmf_pipeline.stages.shared.inputs import all_votes, folds_of, read_corpus_verdicts, read_labelled_corpus
 
 
 def run(*, dry_run: bool = False) -> None:
@@ -44,14 +41,14 @@ def run(*, dry_run: bool = False) -> None:
         say(f"  {sentence}")
     if dry_run:
         return
-    write_refined(layout.REFINED, decisions, votes, assessment.posterior, corpus.labels)
+    write_refined(paths.REFINED, decisions, votes, assessment.posterior, corpus.labels)
     write_next(
-        layout.NEXT,
+        paths.NEXT,
         assessment.posterior,
         decisions,
         worth_labelling(assessment.posterior, gold >= 0, config.label_next),
     )
     write_json(
-        layout.METRICS / "refine.json",
+        paths.METRICS / "refine.json",
         {"decisions": dict(counts), "verdicts": int((gold >= 0).sum()), "sources": source_accounts(assessment)},
     )

@@ -10,21 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from ecmf_pipeline import __version__, layout
-from ecmf_pipeline.clips import Modality
-from ecmf_pipeline.extraction.coverage import coverage
-from ecmf_pipeline.files import read_json, read_text, write_atomic
+from ecmf_pipeline import __version__
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.files import read_json, read_text, write_atomic
+from ecmf_pipeline.core.predictions import PredictionTable
+from ecmf_pipeline.core.progress import say
+from ecmf_pipeline.core.transcripts import read_texts
+from ecmf_pipeline.extraction.plan import coverage
 from ecmf_pipeline.labels.tables import read_refined
-from ecmf_pipeline.params import Params, load_params
-from ecmf_pipeline.predictions import PredictionTable
-from ecmf_pipeline.progress import say
-from ecmf_pipeline.quarantine import read_all
 from ecmf_pipeline.report.contact_sheets import face_sheets
 from ecmf_pipeline.report.inputs import FaceSheet, LabelDecision, PredictedClip, ReportInput, SourceVote
 from ecmf_pipeline.report.page import render
-from ecmf_pipeline.stage_inputs import read_corpus_tables, read_refined_predictions, with_words
+from ecmf_pipeline.runner.quarantine import read_all
+from ecmf_pipeline.settings.params import Params, load_params
+from ecmf_pipeline.stages.shared.inputs import read_corpus_tables, read_refined_predictions, with_words
 from ecmf_pipeline.store import FeatureStore
-from ecmf_pipeline.texts import read_texts
 
 _SHOWN_VERSIONS = (
     "torch",
@@ -45,16 +46,16 @@ def run() -> None:
     """Load the results of all stages and write the page."""
     params = load_params()
     corpus = with_words(params, read_corpus_tables())
-    predicted = read_refined_predictions(layout.deployed_predictions("refined"))
-    texts = read_texts(layout.REWRITES)
-    stores = {modality: FeatureStore.open(layout.features(modality)) for modality in params.extract.encoders}
+    predicted = read_refined_predictions(paths.deployed_predictions("refined"))
+    texts = read_texts(paths.REWRITES)
+    stores = {modality: FeatureStore.open(paths.features(modality)) for modality in params.extract.encoders}
     covered = {
         modality.value: coverage(
             modality,
             corpus.clips,
             texts,
-            root=layout.features(modality),
-            quarantine_path=layout.quarantine("extract", modality),
+            root=paths.features(modality),
+            quarantine_path=paths.quarantine("extract", modality),
         )
         for modality in stores
     }
@@ -64,7 +65,7 @@ def run() -> None:
         sheets, no_sheets = face_sheets(
             stores[Modality.FACE],
             corpus.clips,
-            read_all(layout.QUARANTINE, [Modality.FACE]),
+            read_all(paths.QUARANTINE, [Modality.FACE]),
             corpus_root=params.corpus.root,
             reader=params.media.reader,
             count=params.report.contact_sheets,
@@ -77,9 +78,9 @@ def run() -> None:
             "synthetic": corpus.synthetic,
         },
         clips=corpus.clips,
-        index=read_json(layout.METRICS / "index.json", made_by="index"),
-        findings=list(csv.DictReader(io.StringIO(read_text(layout.FINDINGS)))),
-        quarantine=read_all(layout.QUARANTINE, params.extract.encoders),
+        index=read_json(paths.METRICS / "index.json", made_by="index"),
+        findings=list(csv.DictReader(io.StringIO(read_text(paths.FINDINGS)))),
+        quarantine=read_all(paths.QUARANTINE, params.extract.encoders),
         coverage={
             name: {
                 "done": counts.done,
@@ -93,9 +94,9 @@ def run() -> None:
         dims={modality.value: store.dim for modality, store in stores.items() if store.dim is not None},
         provenance={modality.value: store.provenance for modality, store in stores.items() if store.provenance},
         computed_with={modality.value: store.versions() for modality, store in stores.items()},
-        evaluate=read_json(layout.METRICS / "evaluate.json", made_by="evaluate"),
-        ablate=read_json(layout.ABLATE, made_by="ablate") if layout.ABLATE.is_file() else None,
-        vote_sources=read_json(layout.SOURCES, made_by="evaluate"),
+        evaluate=read_json(paths.METRICS / "evaluate.json", made_by="evaluate"),
+        ablate=read_json(paths.ABLATE, made_by="ablate") if paths.ABLATE.is_file() else None,
+        vote_sources=read_json(paths.SOURCES, made_by="evaluate"),
         predictions=list(_predicted(predicted)),
         refined=list(_decisions()),
         face_sheets=sheets,
@@ -103,8 +104,8 @@ def run() -> None:
         params=_plain(params),
         versions={"ecmf-pipeline": __version__, **{name: version(name) for name in _SHOWN_VERSIONS}},
     )
-    write_atomic(layout.REPORT, render(content, params.report))
-    say(f"report: {layout.REPORT}")
+    write_atomic(paths.REPORT, render(content, params.report))
+    say(f"report: {paths.REPORT}")
 
 
 def _predicted(table: PredictionTable) -> Iterable[PredictedClip]:
@@ -122,7 +123,7 @@ def _predicted(table: PredictionTable) -> Iterable[PredictedClip]:
 
 
 def _decisions() -> Iterable[LabelDecision]:
-    table = read_refined(layout.REFINED)
+    table = read_refined(paths.REFINED)
     sources = [
         name.removesuffix("_vote")
         for name in table.columns

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from ecmf_pipeline import layout
-from ecmf_pipeline.encoders.base import ClipText
-from ecmf_pipeline.llm.enriching import enrich_texts
-from ecmf_pipeline.llm.loop import nothing_to_ask
-from ecmf_pipeline.llm.written import Rewritten
-from ecmf_pipeline.params import load_params
-from ecmf_pipeline.progress import say
-from ecmf_pipeline.sharing import pull_hint
-from ecmf_pipeline.stage_inputs import read_spoken_manifest
-from ecmf_pipeline.stage_llm import ANSWER_BOOKS, REWRITE_BOOKS, HowAsked, contexts_of, labels_to_ask
-from ecmf_pipeline.texts import write_texts
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.progress import say
+from ecmf_pipeline.core.transcripts import ClipText, write_texts
+from ecmf_pipeline.llm.rewriting import Rewritten, enrich_texts
+from ecmf_pipeline.llm.run import nothing_to_ask
+from ecmf_pipeline.settings.params import load_params
+from ecmf_pipeline.sharing.hints import pull_hint
+from ecmf_pipeline.stages.shared.inputs import read_spoken_manifest
+from ecmf_pipeline.stages.shared.llm import ANSWER_BOOKS, REWRITE_BOOKS, HowAsked, contexts_of, labels_to_ask
 
 
 def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
@@ -23,7 +21,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
         retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
     """
     params = load_params()
-    if hint := pull_hint([layout.REWRITE]):
+    if hint := pull_hint([paths.REWRITE]):
         say(hint)
     clips = read_spoken_manifest(params)
     contexts = contexts_of(params, clips)
@@ -45,7 +43,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
         for clip in clips
         if clip.clip_id in found.texts or clip.translation.strip()
     }
-    changed = write_texts(layout.REWRITES, texts)
+    changed = write_texts(paths.REWRITES, texts)
     say(
         f"rewrite: {len(found.texts)} transcripts enriched ({found.unclear} of them unclear by their words), "
         f"{found.asked} asked, {found.cached} from the cache, {found.cut} cut, "

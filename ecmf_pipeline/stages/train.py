@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline import layout
-from ecmf_pipeline.clips import Clip, labels_of
-from ecmf_pipeline.errors import MissingInput, TooFewClips
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Clip, labels_of
+from ecmf_pipeline.core.errors import MissingInput, TooFewClips
+from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.labels.tables import read_decisions
-from ecmf_pipeline.params import load_params
-from ecmf_pipeline.progress import say
-from ecmf_pipeline.stage_inputs import (
+from ecmf_pipeline.settings.params import load_params
+from ecmf_pipeline.stages.shared.inputs import (
     Corpus,
     folds_of,
     open_stored,
@@ -34,7 +34,7 @@ class _Targets:
     weights: NDArray[np.float64]
 
 
-def run(labels: layout.Labels) -> None:
+def run(labels: paths.Labels) -> None:
     """Train on the labels as given, or as refined, and save the models."""
     params = load_params()
     corpus = read_labelled_corpus()
@@ -48,7 +48,7 @@ def run(labels: layout.Labels) -> None:
     variants = {"fusion": list(features)} | ({name: [name] for name in features} if labels == "given" else {})
     folds = folds_of(corpus, params.train.training.folds, params.train.training.seed)
     by_clip: dict[str, int] = {clip.clip_id: fold for clip, fold in zip(corpus.clips, folds.tolist(), strict=True)}
-    folder = layout.models_trained_on(labels)
+    folder = paths.models_trained_on(labels)
     for variant, modalities in variants.items():
         try:
             ensemble = fit(
@@ -89,14 +89,14 @@ def _given(corpus: Corpus) -> _Targets:
 def _refined(corpus: Corpus) -> _Targets:
     decisions = {
         decision.clip_id: decision
-        for decision in read_decisions(layout.REFINED)
+        for decision in read_decisions(paths.REFINED)
         if decision.weight > 0 or decision.old_label
     }
     clips = [clip for clip in corpus.clips if clip.clip_id in decisions]
     chosen = [decisions[clip.clip_id] for clip in clips]
     index = {label: position for position, label in enumerate(corpus.labels)}
     if any((decision.new_label or decision.old_label) not in index for decision in chosen):
-        raise MissingInput(f"{layout.REFINED} has labels that the corpus no longer has", "run `ecmf-pipe refine` again")
+        raise MissingInput(f"{paths.REFINED} has labels that the corpus no longer has", "run `ecmf-pipe refine` again")
     return _Targets(
         clips,
         np.array([index[decision.new_label or decision.old_label] for decision in chosen], np.int64),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ecmf_pipeline import layout
-from ecmf_pipeline.clips import read_manifest
-from ecmf_pipeline.params import load_params
-from ecmf_pipeline.progress import say
-from ecmf_pipeline.quarantine import Quarantine
-from ecmf_pipeline.sharing import pull_hint
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import read_manifest
+from ecmf_pipeline.core.progress import say
+from ecmf_pipeline.runner.quarantine import Quarantine
+from ecmf_pipeline.settings.params import load_params
+from ecmf_pipeline.sharing.hints import pull_hint
 from ecmf_pipeline.transcription.table import Verdict, write_transcripts
 
 
@@ -22,28 +22,28 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     """
     params = load_params()
     config = params.transcribe if workers is None else params.transcribe.model_copy(update={"workers": workers})
-    path = layout.quarantine("transcribe")
+    path = paths.quarantine("transcribe")
     if config.model is None:
         quarantine = Quarantine(path, stage="transcribe")
         quarantine.clear()
         quarantine.write()
-        write_transcripts(layout.TRANSCRIPTS, {})
+        write_transcripts(paths.TRANSCRIPTS, {})
         say("transcribe: transcribe.model is not set, nothing to do")
         return
-    if hint := pull_hint([layout.TRANSCRIPTS.parent]):
+    if hint := pull_hint([paths.TRANSCRIPTS.parent]):
         say(hint)
     from ecmf_pipeline.transcription.run import transcribe
 
     found = transcribe(
-        read_manifest(layout.MANIFEST),
+        read_manifest(paths.MANIFEST),
         config=config,
         corpus_root=params.corpus.root,
-        cache_root=layout.TRANSCRIPT_CACHE,
-        waiting=layout.DATA / ".transcripts.spool",
+        cache_root=paths.TRANSCRIPT_CACHE,
+        waiting=paths.DATA / ".transcripts.spool",
         quarantine_path=path,
         retry_quarantined=retry_quarantined,
     )
-    changed = write_transcripts(layout.TRANSCRIPTS, found.transcripts)
+    changed = write_transcripts(paths.TRANSCRIPTS, found.transcripts)
     verdicts = Counter(transcript.verdict for transcript in found.transcripts.values())
     unused = ", ".join(f"{verdict.value} {verdicts[verdict]}" for verdict in Verdict if verdict is not Verdict.USED)
     say(

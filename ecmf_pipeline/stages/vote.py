@@ -9,20 +9,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline import layout
-from ecmf_pipeline.clips import labels_of
-from ecmf_pipeline.errors import InputError
-from ecmf_pipeline.fusion_voter import FusionVoter
-from ecmf_pipeline.labels.assessing import GIVEN
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import labels_of
+from ecmf_pipeline.core.errors import InputError
+from ecmf_pipeline.core.progress import say
+from ecmf_pipeline.fusion.voter import FusionVoter
 from ecmf_pipeline.labels.config import VoteConfig
-from ecmf_pipeline.labels.outside import read_sources
-from ecmf_pipeline.labels.rounds import Panel, held_out_score, vote_in_rounds
-from ecmf_pipeline.labels.tables import write_votes
+from ecmf_pipeline.labels.rounds import GIVEN, Panel, held_out_score, vote_in_rounds
+from ecmf_pipeline.labels.tables import read_sources, write_votes
 from ecmf_pipeline.labels.voters import ALL, Voter, joined
-from ecmf_pipeline.params import Params, load_params
-from ecmf_pipeline.progress import say
-from ecmf_pipeline.sharing import pull_hint
-from ecmf_pipeline.stage_inputs import (
+from ecmf_pipeline.settings.params import Params, load_params
+from ecmf_pipeline.sharing.hints import pull_hint
+from ecmf_pipeline.stages.shared.inputs import (
     FUSION,
     Corpus,
     folds_of,
@@ -31,7 +29,7 @@ from ecmf_pipeline.stage_inputs import (
     read_labelled_corpus,
     with_words,
 )
-from ecmf_pipeline.stage_llm import LLM_SOURCES, HowAsked, llm_votes
+from ecmf_pipeline.stages.shared.llm import LLM_SOURCES, HowAsked, llm_votes
 
 
 def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
@@ -42,7 +40,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
         retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
     """
     params = load_params()
-    if hint := pull_hint([layout.VOTES.parent]):
+    if hint := pull_hint([paths.VOTES.parent]):
         say(hint)
     corpus = with_words(params, read_labelled_corpus())
     outside = _outside(params, corpus)  # first: what is wrong with a file should not come out after hours of voting
@@ -50,7 +48,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     of_llm, asked = llm_votes(params, corpus, HowAsked(workers, retry_quarantined))
     votes.update(of_llm)
     votes.update(outside)
-    write_votes(layout.VOTES, [clip.clip_id for clip in corpus.clips], votes, corpus.labels)
+    write_votes(paths.VOTES, [clip.clip_id for clip in corpus.clips], votes, corpus.labels)
     say(f"vote: {len(corpus.clips)} clips, {len(votes)} sources")
     for name, probs in votes.items():
         say(f"  {name}: {int(np.isfinite(probs).all(axis=1).sum())} votes, the rest abstentions")

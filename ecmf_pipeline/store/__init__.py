@@ -16,13 +16,7 @@ therefore never touches old bytes.
 """
 
 from ecmf_pipeline.store.features import FeatureStore
-from ecmf_pipeline.store.format import (
-    FORMAT,
-    create_settings_group,
-    current_fingerprint,
-    has_fingerprint,
-    make_current,
-)
+from ecmf_pipeline.store.format import FORMAT, create_settings_group, current_fingerprint, has_fingerprint, make_current
 from ecmf_pipeline.store.rows import FeatureRow, Features, Sequences, can_hold
 from ecmf_pipeline.store.writer import FeatureKeeper, FeatureSealer, StoreWriter
 

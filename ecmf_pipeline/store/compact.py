@@ -19,13 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.errors import StoreError
-from ecmf_pipeline.progress import progress
-from ecmf_pipeline.store.findings import Finding
+from ecmf_pipeline.core.errors import StoreError
+from ecmf_pipeline.core.progress import progress
+from ecmf_pipeline.store.damage import Finding, PartCheck
 from ecmf_pipeline.store.format import settings_attributes, spool_folder
-from ecmf_pipeline.store.part_check import PartCheck
 from ecmf_pipeline.store.parts import PartAttributes, all_versions, array_names, part_number, read_array, write_part
-from ecmf_pipeline.store.standing import Parts, Present, Standing, judge, read_parts, size_of, unknown
+from ecmf_pipeline.store.state import Parts, Present, Standing, judge, read_parts, size_of, unknown
 from ecmf_pipeline.store.verify import settings_findings
 from ecmf_pipeline.store.writer import StoreWriter
 

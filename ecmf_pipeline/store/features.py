@@ -10,14 +10,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.errors import MissingInput, StaleStore, StoreError
-from ecmf_pipeline.pooling import Pool, pool_segments, pooled_width, shortened
-from ecmf_pipeline.store.arrays import widen
+from ecmf_pipeline.core.errors import MissingInput, StaleStore, StoreError
+from ecmf_pipeline.core.pooling import Pool, pool_segments, pooled_width, shortened
 from ecmf_pipeline.store.format import current_fingerprint, has_fingerprint, refuse_later_format, settings_attributes
-from ecmf_pipeline.store.parts import array_names, part_names, read_array, read_attributes
+from ecmf_pipeline.store.parts import array_names, part_names, read_array, read_attributes, widen
 from ecmf_pipeline.store.rows import FeatureRow, Features, Sequences
-from ecmf_pipeline.store.standing import read_parts
-from ecmf_pipeline.store.table import Table
+from ecmf_pipeline.store.state import Table, read_parts
 
 Answer = TypeVar("Answer")
 

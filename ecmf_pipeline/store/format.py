@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ecmf_pipeline.errors import MissingInput, StaleStore, StoreError
-from ecmf_pipeline.files import fingerprint as fingerprint_of
-from ecmf_pipeline.files import write_atomic
-from ecmf_pipeline.spool import flush_folder
+from ecmf_pipeline.core.errors import MissingInput, StaleStore, StoreError
+from ecmf_pipeline.core.files import fingerprint as fingerprint_of
+from ecmf_pipeline.core.files import write_atomic
+from ecmf_pipeline.runner.spool import flush_folder
 
 FORMAT = 2
 """Version of the format; raised when an older reader could misread what is written."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ecmf_pipeline.errors import MissingInput, StoreError
-from ecmf_pipeline.spool import Spool
+from ecmf_pipeline.core.errors import MissingInput, StoreError
+from ecmf_pipeline.runner.spool import Spool
 from ecmf_pipeline.store.format import current_fingerprint, settings_attributes, spool_folder
-from ecmf_pipeline.store.standing import Present, Standing, judge, read_parts, settings_groups, size_of, unknown
+from ecmf_pipeline.store.state import Present, Standing, judge, read_parts, settings_groups, size_of, unknown
 
 _HASH = re.compile(r"\b[0-9a-f]{32,}\b")
 

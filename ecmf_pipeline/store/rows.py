@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ecmf_pipeline.errors import StoreError
+from ecmf_pipeline.core.errors import StoreError
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.errors import StoreError
-from ecmf_pipeline.spool import Spool
-from ecmf_pipeline.spooled import SpooledWriter
+from ecmf_pipeline.core.errors import StoreError
+from ecmf_pipeline.runner.spool import Spool, SpooledWriter
 from ecmf_pipeline.store.features import FeatureStore
 from ecmf_pipeline.store.format import (
     current_fingerprint,

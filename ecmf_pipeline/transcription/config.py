@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ecmf_pipeline.config import Config
+from ecmf_pipeline.core.config import Config
+from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.encoders.weights import ModelSource, locate
-from ecmf_pipeline.errors import ParamsError
 
 RECIPE = 1
 """Raised with every change of code that changes what is heard."""

@@ -4,17 +4,58 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from ecmf_pipeline.clips import Clip
-from ecmf_pipeline.errors import InputError, MissingInput
-from ecmf_pipeline.files import read_text, write_atomic
+from ecmf_pipeline.core.clips import Clip
+from ecmf_pipeline.core.errors import InputError, MissingInput
+from ecmf_pipeline.core.files import read_text, write_atomic
 from ecmf_pipeline.transcription.config import TranscribeConfig
-from ecmf_pipeline.transcription.heard import Heard
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a model has heard in one file.
+
+    Attributes:
+        key: SHA-256 of the file.
+        text: The words on one line; empty where it has heard none.
+        confidence: Mean log-probability of its tokens, the sign that ends them included.
+        language: Code of the language.
+    """
+
+    key: str
+    text: str
+    confidence: float
+    language: str
+
+    def line(self) -> str:
+        """The line of the cache, with its end."""
+        entry = {"key": self.key, "text": self.text, "confidence": self.confidence, "language": self.language}
+        return json.dumps(entry, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+
+    @classmethod
+    def parse(cls, line: bytes) -> Heard:
+        """Read a line.
+
+        Raises:
+            ValueError: When it is damaged.
+        """
+        entry = json.loads(line)
+        try:
+            found = cls(entry["key"], entry["text"], float(entry["confidence"]), entry["language"])
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not a line of transcripts: {line!r}") from error
+        words = (found.key, found.text, found.language)
+        if not all(isinstance(word, str) for word in words) or not math.isfinite(found.confidence):
+            raise ValueError(f"not a line of transcripts: {line!r}")
+        return found
+
 
 _COLUMNS = ["clip_id", "transcript", "language", "confidence", "verdict"]
 

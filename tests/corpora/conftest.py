@@ -12,7 +12,7 @@ import pytest
 
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.listing import CorpusListing
-from ecmf_pipeline.corpora.readers import read_corpus
+from ecmf_pipeline.corpora.registry import read_corpus
 
 WriteMedia = Callable[..., Path]
 ReadCorpus = Callable[..., CorpusListing]

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_pipeline.clips import Clip, ClipId, read_manifest, write_manifest
+from ecmf_pipeline.core.clips import Clip, ClipId, read_manifest, write_manifest
+from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.index import index_corpus
 from ecmf_pipeline.corpora.listing import count_by_kind
-from ecmf_pipeline.corpora.reach import looked_at
-from ecmf_pipeline.corpora.readers import read_corpus
-from ecmf_pipeline.files import sha256_file
+from ecmf_pipeline.corpora.registry import looked_at, read_corpus
 
 
 @pytest.fixture

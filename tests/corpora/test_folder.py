@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from ecmf_pipeline.clips import Clip, ClipId, Split
+from ecmf_pipeline.core.clips import Clip, ClipId, Split
+from ecmf_pipeline.core.errors import CorpusError
 from ecmf_pipeline.corpora.listing import CorpusListing, count_by_kind
-from ecmf_pipeline.errors import CorpusError
 
 Read = Callable[..., CorpusListing]
 

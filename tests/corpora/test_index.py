@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from ecmf_pipeline.clips import read_manifest, write_manifest
+from ecmf_pipeline.core.clips import read_manifest, write_manifest
+from ecmf_pipeline.core.errors import UnreadableMedia
+from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.corpora import measuring
 from ecmf_pipeline.corpora.index import IndexResult, index_corpus
 from ecmf_pipeline.corpora.listing import CorpusListing, count_by_kind
-from ecmf_pipeline.errors import UnreadableMedia
-from ecmf_pipeline.files import sha256_file
 
 Read = Callable[..., CorpusListing]
 Write = Callable[..., Path]

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_pipeline import index_stamp, indexing
+from ecmf_pipeline.core.errors import CorpusError, TooManyQuarantined
 from ecmf_pipeline.corpora import measuring
-from ecmf_pipeline.errors import CorpusError, TooManyQuarantined
 from ecmf_pipeline.llm import prompt
+from ecmf_pipeline.settings import index_stamp
+from ecmf_pipeline.settings import resolve as indexing
 from ecmf_pipeline.stages import index as stage
 
 PARAMS = """
@@ -210,14 +211,23 @@ def test_the_command_line_loads_nothing_that_reads_a_corpus(project: Project) ->
     shown = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "0 files read, 0 quarantined; manifest unchanged" in shown.stdout
     loaded = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
-    assert "ecmf_pipeline.index_stamp" in loaded
-    assert not loaded & {"numpy", "zarr", "yaml", "av", "tqdm", "ecmf_pipeline.params", "ecmf_pipeline.indexing"}
+    assert "ecmf_pipeline.settings.index_stamp" in loaded
+    assert not loaded & {
+        "numpy",
+        "zarr",
+        "yaml",
+        "av",
+        "tqdm",
+        "ecmf_pipeline.settings.params",
+        "ecmf_pipeline.settings.resolve",
+    }
 
 
 def test_the_stamp_needs_the_standard_library_alone(project: Project) -> None:
     project.index()
     code = (
-        "import sys; before = set(sys.modules); from ecmf_pipeline.index_stamp import repeat; assert repeat()\n"
+        "import sys; before = set(sys.modules)\n"
+        "from ecmf_pipeline.settings.index_stamp import repeat; assert repeat()\n"
         "names = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
         "assert names - sys.stdlib_module_names == {'ecmf_pipeline'}, names"
     )

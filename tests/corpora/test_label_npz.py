@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.corpora import label_npz
 from ecmf_pipeline.corpora.label_npz import entries_of, read_label_npz
-from ecmf_pipeline.errors import InputError, MissingInput
 from ecmf_pipeline.interop.mertools import read_labels, score_submission
 
 TRAIN = {"samplenew3_1": {"emo": "happy"}, "samplenew3_2": {"emo": "sad"}}

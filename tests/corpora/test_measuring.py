@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_pipeline.clips import read_manifest
+from ecmf_pipeline.core.clips import read_manifest
+from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.corpora.measuring import BATCH
-from ecmf_pipeline.files import sha256_file
 
 FAULTY_DEMUXER = Path(__file__).parents[1] / "faulty_demuxer"
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_pipeline.clips import Split
+from ecmf_pipeline.core.clips import Split
+from ecmf_pipeline.core.errors import CorpusError, ParamsError
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.listing import FindingKind, count_by_kind
-from ecmf_pipeline.corpora.readers import read_corpus
-from ecmf_pipeline.errors import CorpusError, ParamsError
-from ecmf_pipeline.indexing import index
+from ecmf_pipeline.corpora.registry import read_corpus
+from ecmf_pipeline.settings.resolve import index
 
 HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime\n"
 

@@ -7,8 +7,8 @@ import av
 import numpy as np
 import pytest
 
-from ecmf_pipeline.corpora.probe import Probe, probe_media
-from ecmf_pipeline.errors import FileUnreachable, UnreadableMedia
+from ecmf_pipeline.core.errors import FileUnreachable, UnreadableMedia
+from ecmf_pipeline.media.containers import Probe, probe_media
 
 Write = Callable[..., Path]
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ecmf_pipeline.core.errors import CorpusError, InputError
 from ecmf_pipeline.corpora.listing import FindingKind
 from ecmf_pipeline.corpora.tables import clean_cell, read_table
-from ecmf_pipeline.errors import CorpusError, InputError
 
 
 def written(folder: Path, content: str | bytes) -> Path:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from ecmf_pipeline.clips import Modality
+from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.errors import InputError, ModelError, TryAgain
 from ecmf_pipeline.doctor.checks import Check, State, duration, exit_code
 from ecmf_pipeline.doctor.run import check_disk, projected
-from ecmf_pipeline.doctor.timing import TimedEngine
-from ecmf_pipeline.doctor.trial import Trial, spread
-from ecmf_pipeline.errors import InputError, ModelError, TryAgain
-from ecmf_pipeline.runner.engine import Done, Task
+from ecmf_pipeline.doctor.trial import TimedEngine, Trial, spread
+from ecmf_pipeline.runner.step import Done, Task
 
 
 def of(*states: State) -> list[Check]:
@@ -88,7 +87,7 @@ class Scripted:
 @pytest.mark.parametrize(("seconds", "expected"), [((30.0, 2.0, 4.0), 3.0), ((30.0,), 30.0), ((), None)])
 def test_the_time_of_loading_is_left_out_where_it_can_be(monkeypatch, seconds, expected):
     clock = [100.0]
-    monkeypatch.setattr("ecmf_pipeline.doctor.timing.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("ecmf_pipeline.doctor.trial.time.perf_counter", lambda: clock[0])
     engine = TimedEngine(Scripted(clock))
     assert len(list(engine.run([Task(str(n), 0, (s,)) for n, s in enumerate(seconds)], None, None))) == len(seconds)
     assert engine.seconds_an_item() == expected

@@ -13,9 +13,9 @@ import transformers
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.encoders.audio import like_lengths, split_evenly
 from ecmf_pipeline.encoders.config import AudioConfig
-from ecmf_pipeline.encoders.sound import like_lengths, split_evenly
-from ecmf_pipeline.errors import ModelError
 
 WAVES = ["hubert", "hubert_large", "wav2vec2", "wavlm", "data2vec_audio"]
 

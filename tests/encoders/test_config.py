@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from ecmf_pipeline.clips import Modality
+from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.errors import ModelError, ParamsError
+from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.encoders.config import EfficientNetConfig, EncoderConfig, TextConfig, VisionConfig, text_columns
 from ecmf_pipeline.encoders.inference import pick_device
 from ecmf_pipeline.encoders.weights import folder_hashes, hub_cache, locate
-from ecmf_pipeline.errors import ModelError, ParamsError
-from ecmf_pipeline.files import fingerprint
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

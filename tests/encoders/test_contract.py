@@ -13,7 +13,9 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from ecmf_pipeline.encoders.base import ClipText, Encoder
+from ecmf_pipeline.core.files import fingerprint
+from ecmf_pipeline.core.transcripts import ClipText
+from ecmf_pipeline.encoders.base import Encoder
 from ecmf_pipeline.encoders.config import (
     AudioConfig,
     BaseEncoderConfig,
@@ -25,7 +27,6 @@ from ecmf_pipeline.encoders.config import (
     VideoConfig,
     VisionConfig,
 )
-from ecmf_pipeline.files import fingerprint
 
 
 def copy_with_one_more_byte(path: Path, folder: Path) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.encoders.config import EgemapsConfig
-from ecmf_pipeline.encoders.egemaps import FEWEST_SAMPLES, EgemapsEncoder
+from ecmf_pipeline.encoders.embedded.egemaps import FEWEST_SAMPLES, EgemapsEncoder
 
 
 @pytest.fixture(scope="module")
@@ -43,5 +43,5 @@ def test_sound_that_is_not_finite_has_no_row(encoder: EgemapsEncoder) -> None:
 
 
 def test_it_needs_no_torch() -> None:
-    code = "import sys; import ecmf_pipeline.encoders.egemaps; sys.exit('torch' in sys.modules)"
+    code = "import sys; import ecmf_pipeline.encoders.embedded.egemaps; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

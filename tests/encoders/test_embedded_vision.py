@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from skimage import data
 
-from ecmf_pipeline.encoders import xception
+from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.config import EfficientNetConfig, MiniXceptionConfig
-from ecmf_pipeline.encoders.efficientnet import EfficientNetEncoder
-from ecmf_pipeline.encoders.face import MiniXceptionEncoder
-from ecmf_pipeline.encoders.tf_layers import SameConv2d, SameMaxPool2d, same_padding
-from ecmf_pipeline.errors import ModelError
+from ecmf_pipeline.encoders.embedded import mini_xception as xception
+from ecmf_pipeline.encoders.embedded.efficientnet import EfficientNetEncoder
+from ecmf_pipeline.encoders.embedded.mini_xception import MiniXceptionEncoder
+from ecmf_pipeline.encoders.embedded.tf_layers import SameConv2d, SameMaxPool2d, same_padding
 from ecmf_pipeline.faces import FaceConfig, FaceFinder, FaceTrack
 
 SMILE_LEFT, SMILE_RIGHT = 128 + 44, 128 + 45

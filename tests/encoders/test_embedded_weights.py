@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_pipeline.encoders.embedded import EMBEDDED_MODELS, EmbeddedModel, WeightFile, embedded_model, fetch
-from ecmf_pipeline.errors import ModelError
+from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.encoders.embedded.packages import EMBEDDED_MODELS, EmbeddedModel, WeightFile, embedded_model, fetch
 
 
 def sha256(content: bytes) -> str:

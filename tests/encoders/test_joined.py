@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from ecmf_pipeline.clips import Modality
-from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding
+from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.errors import ModelError, ParamsError
+from ecmf_pipeline.core.files import fingerprint
+from ecmf_pipeline.core.transcripts import ClipText
+from ecmf_pipeline.encoders.base import Encoder, Encoding
 from ecmf_pipeline.encoders.config import (
     AudioConfig,
     BaseEncoderConfig,
     EgemapsConfig,
     ImportedConfig,
+    JoinedConfig,
     MiniXceptionConfig,
     TextConfig,
     VisionConfig,
@@ -25,11 +29,8 @@ from ecmf_pipeline.encoders.config import (
 )
 from ecmf_pipeline.encoders.inference import best_precision
 from ecmf_pipeline.encoders.joined import join
-from ecmf_pipeline.encoders.joined_config import JoinedConfig
-from ecmf_pipeline.errors import ModelError, ParamsError
 from ecmf_pipeline.extraction.plan import settings_of_imported
-from ecmf_pipeline.files import fingerprint
-from ecmf_pipeline.params import validated
+from ecmf_pipeline.settings.params import validated
 from ecmf_pipeline.store.listing import encoder_name
 
 from .test_contract import EncoderContract

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from ecmf_pipeline.encoders.pillow_resize import Filter, resize_as_pillow
+from ecmf_pipeline.encoders.preprocess import Filter, resize_as_pillow
 
 FILTERS: dict[Filter, Image.Resampling] = {
     "bilinear": Image.Resampling.BILINEAR,

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecmf_pipeline.clips import Modality
-from ecmf_pipeline.encoders.base import ClipText
-from ecmf_pipeline.encoders.widths import known_dim
-from ecmf_pipeline.params import Params, validated
+from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.transcripts import ClipText
+from ecmf_pipeline.encoders.config import known_dim
+from ecmf_pipeline.settings.params import Params, validated
 
 KINDS = {
     "clip_large": "clip_two_towers",

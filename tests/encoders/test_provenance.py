@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 
 from ecmf_pipeline import __version__
-from ecmf_pipeline.clips import Modality
+from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.encoders.config import (
     AudioConfig,
     BaseEncoderConfig,
     EgemapsConfig,
+    JoinedConfig,
     MiniXceptionConfig,
     TextConfig,
     VisionConfig,
 )
-from ecmf_pipeline.encoders.joined_config import JoinedConfig
-from ecmf_pipeline.extraction import provenance
-from ecmf_pipeline.extraction.provenance import UNKNOWN, library_versions, provenance_of
-from ecmf_pipeline.media import MediaConfig
+from ecmf_pipeline.extraction import feature_origin as provenance
+from ecmf_pipeline.extraction.feature_origin import UNKNOWN, library_versions, provenance_of
+from ecmf_pipeline.media.sampling import MediaConfig
 
 MEDIA = MediaConfig(reader="pyav")
 

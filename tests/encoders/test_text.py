@@ -14,10 +14,10 @@ import pytest
 import torch
 import transformers
 
-from ecmf_pipeline.encoders.base import ClipText
+from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.encoders.text import pool_tokens
-from ecmf_pipeline.errors import ModelError
 
 TEXTS = ["i miss my mother", "what a nice surprise today", "sad"]
 

@@ -13,9 +13,9 @@ import transformers
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.config import VisionConfig
 from ecmf_pipeline.encoders.preprocess import read_preprocessing
-from ecmf_pipeline.errors import ModelError
 
 
 class TestPreprocessing:

@@ -11,8 +11,8 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.config import VideoConfig
-from ecmf_pipeline.errors import ModelError
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,11 @@ import transformers
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.config import VisionConfig
 from ecmf_pipeline.encoders.image_processors import load_preprocessing
 from ecmf_pipeline.encoders.preprocess import read_preprocessing
 from ecmf_pipeline.encoders.weights import ModelSource
-from ecmf_pipeline.errors import ModelError
 
 FAMILIES = ["clip", "clip_two_towers", "siglip", "vit", "data2vec", "dinov2", "dinov2_registers", "dinov3"]
 EXTRA_TOKENS = {"siglip": 0, "dinov2_registers": 4, "dinov3": 5}

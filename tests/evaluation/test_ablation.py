@@ -7,11 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecmf_pipeline.evaluation.ablation import Ablation, Study, ablate, noisy, shuffled
-from ecmf_pipeline.evaluation.ablation_files import summary, write_ablation
+from ecmf_pipeline.evaluation.ablation import Ablation, Study, ablate, noisy, shuffled, summary, write_ablation
 from ecmf_pipeline.evaluation.config import AblateConfig
-from ecmf_pipeline.evaluation.diagnostics import weight_diagnostics
-from ecmf_pipeline.evaluation.variants import PARTS, variants
+from ecmf_pipeline.evaluation.variants import PARTS, variants, weight_diagnostics
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 
 CLIPS = 60

@@ -9,12 +9,11 @@ import pytest
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from ecmf_pipeline.clips import Clip, ClipId
-from ecmf_pipeline.evaluation.controls import DROPPED, GIVEN, PSEUDO, REBALANCED, TrainingSet
-from ecmf_pipeline.evaluation.fusion_controls import fusion_predictions
+from ecmf_pipeline.core.clips import Clip, ClipId
+from ecmf_pipeline.core.predictions import NO_MODALITY, PredictionTable
+from ecmf_pipeline.evaluation.controls import DROPPED, GIVEN, PSEUDO, REBALANCED, TrainingSet, fusion_predictions
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.training import fit
-from ecmf_pipeline.predictions import NO_MODALITY, PredictionTable
 
 LABELS = ("happy", "sad")
 CLIPS = 60
@@ -62,7 +61,7 @@ def test_sets_that_the_pipeline_trained_on_are_not_trained_again(world: Any, mon
         trained.append(f"{named['description']}, {named['training'].class_weights}")
         return fit(*handed, **named)
 
-    monkeypatch.setattr("ecmf_pipeline.evaluation.fusion_controls.fit", counted)
+    monkeypatch.setattr("ecmf_pipeline.evaluation.controls.fit", counted)
     ones = np.ones(CLIPS)
     sets = {
         GIVEN: TrainingSet(truth, ones, 0.0),

@@ -9,14 +9,20 @@ import pytest
 from numpy.typing import NDArray
 
 from ecmf_pipeline.evaluation.config import EvaluateConfig
-from ecmf_pipeline.evaluation.label_evidence import LabelEvidence, belief, methods, sources
-from ecmf_pipeline.evaluation.label_methods import TAUGHT, USED, compare_methods
-from ecmf_pipeline.labels.assessing import GIVEN
+from ecmf_pipeline.evaluation.label_quality import (
+    TAUGHT,
+    USED,
+    LabelEvidence,
+    belief,
+    compare_methods,
+    methods,
+    sources,
+)
 from ecmf_pipeline.labels.baselines import BASELINES, Baseline
 from ecmf_pipeline.labels.config import LabelModelConfig
+from ecmf_pipeline.labels.rounds import GIVEN
 from ecmf_pipeline.report.blocks import Folded, Table
-from ecmf_pipeline.report.sections.proof import proof_blocks
-from ecmf_pipeline.report.sections.vote_sources import vote_source_blocks
+from ecmf_pipeline.report.sections.evidence import proof_blocks, vote_source_blocks
 from tools.vote_worlds import World, generate
 
 LABELS = ["angry", "happy", "sad"]
@@ -27,7 +33,7 @@ FEW = {name: BASELINES[name] for name in ("majority", "weighted majority", "gold
 
 @pytest.fixture
 def few_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ecmf_pipeline.evaluation.label_methods.BASELINES", FEW)
+    monkeypatch.setattr("ecmf_pipeline.evaluation.label_quality.BASELINES", FEW)
 
 
 def evidence(*, gold: int, verdicts: int = 0) -> LabelEvidence:
@@ -74,7 +80,7 @@ def test_with_few_known_labels_nothing_learns_from_them() -> None:
 
 def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = {"majority": BASELINES["majority"], "theirs": Baseline(BASELINES["majority"].combine, needs="no_such")}
-    monkeypatch.setattr("ecmf_pipeline.evaluation.label_methods.BASELINES", absent)
+    monkeypatch.setattr("ecmf_pipeline.evaluation.label_quality.BASELINES", absent)
     found = methods(evidence(gold=50), CONFIG)
     assert found["left_out"] == {"theirs": "the package no_such is not installed"}
 
@@ -85,7 +91,7 @@ def test_what_learns_never_sees_what_it_is_judged_by(monkeypatch: pytest.MonkeyP
     def parrot(_votes: object, gold: NDArray[np.int64]) -> NDArray[np.float64]:
         return np.where((gold >= 0)[:, None], np.eye(3)[gold], np.eye(3)[0])
 
-    monkeypatch.setattr("ecmf_pipeline.evaluation.label_methods.BASELINES", {"parrot": Baseline(parrot, learns=True)})
+    monkeypatch.setattr("ecmf_pipeline.evaluation.label_quality.BASELINES", {"parrot": Baseline(parrot, learns=True)})
     one = evidence(gold=100, verdicts=100)
     found = compare_methods(one.with_given, lambda gold: parrot(None, gold), one.known, one.folds, CONFIG, learns=True)
     share = (one.known == 0).sum() / (one.known >= 0).sum()

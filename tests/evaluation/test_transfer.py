@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecmf_pipeline.clips import Clip, ClipId
-from ecmf_pipeline.errors import InputError
+from ecmf_pipeline.core.clips import Clip, ClipId
+from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.evaluation.scoring import Judge
 from ecmf_pipeline.evaluation.transfer import judge_transfer, label_map, transfer_summary

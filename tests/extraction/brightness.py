@@ -7,20 +7,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ecmf_pipeline.clips import Clip, ClipId, Modality
-from ecmf_pipeline.config import Frames
-from ecmf_pipeline.encoders.base import ClipText, Encoder, Encoding, Preparer
-from ecmf_pipeline.encoders.config import (
-    BaseEncoderConfig,
-    TextColumn,
-)
+from ecmf_pipeline.core.clips import Clip, ClipId, Modality
+from ecmf_pipeline.core.config import Frames
+from ecmf_pipeline.core.files import sha256_file
+from ecmf_pipeline.core.transcripts import ClipText
+from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
+from ecmf_pipeline.encoders.config import BaseEncoderConfig, TextColumn
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.plan import Branch, branch_settings, plan_branch
 from ecmf_pipeline.extraction.run import extract, writing
 from ecmf_pipeline.faces import FaceConfig, FaceTrack
-from ecmf_pipeline.files import sha256_file
-from ecmf_pipeline.media import MediaConfig
-from ecmf_pipeline.quarantine import Quarantine
+from ecmf_pipeline.media.sampling import MediaConfig
+from ecmf_pipeline.runner.quarantine import Quarantine
 
 MEDIA = MediaConfig(frames=4)
 

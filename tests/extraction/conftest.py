@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from skimage import data
 
-from ecmf_pipeline.extraction import opening as opening_module
+from ecmf_pipeline.extraction import step as opening_module
 from ecmf_pipeline.faces import FaceConfig
 
 sys.path.insert(0, str(Path(__file__).parent))

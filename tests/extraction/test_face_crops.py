@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from brightness import MeanConfig, Project, reasons
 
-from ecmf_pipeline.clips import Clip, ClipId, Modality
-from ecmf_pipeline.errors import TryAgain
-from ecmf_pipeline.extraction.coverage import Coverage, coverage
-from ecmf_pipeline.extraction.plan import Reading, branch_settings
+from ecmf_pipeline.core.clips import Clip, ClipId, Modality
+from ecmf_pipeline.core.errors import TryAgain
+from ecmf_pipeline.core.files import sha256_file
+from ecmf_pipeline.extraction.plan import Coverage, Reading, branch_settings, coverage
 from ecmf_pipeline.faces import FaceConfig
-from ecmf_pipeline.files import sha256_file
-from ecmf_pipeline.media import MediaConfig
+from ecmf_pipeline.media.sampling import MediaConfig
 from ecmf_pipeline.store import FeatureStore
 
 

@@ -9,9 +9,9 @@ import pytest
 from brightness import MEDIA, AsItIs, Project
 from pydantic import ValidationError
 
-from ecmf_pipeline.clips import Modality
-from ecmf_pipeline.config import Frames
-from ecmf_pipeline.encoders.base import ClipText
+from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.config import Frames
+from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.config import (
     BaseEncoderConfig,
     EfficientNetConfig,
@@ -19,13 +19,13 @@ from ecmf_pipeline.encoders.config import (
     MiniXceptionConfig,
     TextConfig,
 )
-from ecmf_pipeline.extraction import opening as opening_module
 from ecmf_pipeline.extraction import run as run_module
+from ecmf_pipeline.extraction import step as opening_module
 from ecmf_pipeline.extraction.config import ExtractConfig
-from ecmf_pipeline.extraction.opening import ClipToExtract, ExtractOpener
 from ecmf_pipeline.extraction.plan import branch_settings, plan_branch
 from ecmf_pipeline.extraction.run import extract, writing
-from ecmf_pipeline.media import MediaConfig, Sampling, read_frames
+from ecmf_pipeline.extraction.step import ClipToExtract, ExtractOpener
+from ecmf_pipeline.media.sampling import MediaConfig, Sampling, read_frames
 from ecmf_pipeline.store import FeatureStore
 
 
@@ -137,7 +137,7 @@ def test_branches_that_read_different_frames_share_one_decode(project, decodes, 
 )
 def test_processes_are_shared_out_by_what_the_machine_has(monkeypatch, project, gpus, workers, openers, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-    monkeypatch.setattr("ecmf_pipeline.extraction.gpus.usable_cores", lambda: 8)
+    monkeypatch.setattr("ecmf_pipeline.extraction.run.usable_cores", lambda: 8)
     config = run_module._with_processes(
         ExtractConfig(workers=workers, openers=openers), [project.plan(Modality.GLOBAL)]
     )

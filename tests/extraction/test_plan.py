@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from brightness import MeanConfig
 
-from ecmf_pipeline.clips import Modality
-from ecmf_pipeline.encoders.base import ClipText
-from ecmf_pipeline.extraction.coverage import Coverage, coverage
-from ecmf_pipeline.extraction.plan import branch_settings, text_digest
+from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.files import sha256_text
+from ecmf_pipeline.core.transcripts import ClipText
+from ecmf_pipeline.extraction.plan import Coverage, branch_settings, coverage, text_digest
 from ecmf_pipeline.faces import FaceConfig
-from ecmf_pipeline.files import sha256_text
-from ecmf_pipeline.media import MediaConfig
+from ecmf_pipeline.media.sampling import MediaConfig
 from ecmf_pipeline.store import FeatureStore
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ecmf_pipeline.clips import Modality
+from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.extraction import step as step_module
 from ecmf_pipeline.store import FeatureStore
 

@@ -8,11 +8,11 @@ import pytest
 from brightness import reasons
 from skimage import data
 
-from ecmf_pipeline.clips import Clip, ClipId, Modality
-from ecmf_pipeline.encoders.base import ClipText
-from ecmf_pipeline.errors import TooManyQuarantined, TryAgain
-from ecmf_pipeline.extraction.opening import ClipToExtract
-from ecmf_pipeline.quarantine import Quarantine
+from ecmf_pipeline.core.clips import Clip, ClipId, Modality
+from ecmf_pipeline.core.errors import TooManyQuarantined, TryAgain
+from ecmf_pipeline.core.transcripts import ClipText
+from ecmf_pipeline.extraction.step import ClipToExtract
+from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.store import FeatureStore
 
 

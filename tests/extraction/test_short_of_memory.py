@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from brightness import MeanEncoder, Project, reasons
 
-from ecmf_pipeline.clips import Modality
-from ecmf_pipeline.encoders.base import ClipText
-from ecmf_pipeline.extraction import opening as opening_module
+from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.transcripts import ClipText
+from ecmf_pipeline.extraction import step as opening_module
 from ecmf_pipeline.faces import FaceTrack
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from skimage import data
 
 from ecmf_pipeline.faces import FaceConfig, FaceFinder
-from ecmf_pipeline.media import MediaConfig, read_frames
+from ecmf_pipeline.media.sampling import MediaConfig, read_frames
 
 Picture = NDArray[np.uint8]
 

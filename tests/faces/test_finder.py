@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from skimage import data
 
-from ecmf_pipeline.errors import ModelError, NoFaceFound
+from ecmf_pipeline.core.errors import ModelError, NoFaceFound
 from ecmf_pipeline.faces import CROP_MARGIN, FaceConfig, FaceFinder
-from ecmf_pipeline.media import MediaConfig, read_frames
+from ecmf_pipeline.media.sampling import MediaConfig, read_frames
 
 
 def test_a_photograph_has_one_face_where_it_is(finder):

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from skimage import data
 
-from ecmf_pipeline.errors import FileUnreachable
+from ecmf_pipeline.core.errors import FileUnreachable
 from ecmf_pipeline.faces import CROP_MARGIN, read_openface
 from ecmf_pipeline.faces.openface import SIDE, UnusableFaceCrops, evenly
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.faces import Detection, main_track
-from ecmf_pipeline.faces.appearance import find_cuts, signature, unlikeness
-from ecmf_pipeline.media import MediaConfig, read_frames
+from ecmf_pipeline.faces.tracking import find_cuts, signature, unlikeness
+from ecmf_pipeline.media.sampling import MediaConfig, read_frames
 
 WIDE = (360, 1000)
 

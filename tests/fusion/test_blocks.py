@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecmf_pipeline.errors import ModelError
+from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.fusion import Ensemble, fit
-from ecmf_pipeline.fusion.blocks import BLOCK, Judgement, predict_in_blocks
-from ecmf_pipeline.fusion.prediction import CHUNK
+from ecmf_pipeline.fusion.prediction import BLOCK, CHUNK, Judgement, predict_in_blocks
 
 
 def test_blocks_change_nothing(ensemble: Ensemble, corpus: Any) -> None:

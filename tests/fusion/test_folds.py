@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ecmf_pipeline.errors import InputError
+from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.fusion.folds import assign_folds, validation_rows
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecmf_pipeline.errors import InputError
+from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.fusion import FusionConfig, TrainingConfig, cross_validate
-from ecmf_pipeline.fusion.given import as_given, encode_labels, group_names, label_type
+from ecmf_pipeline.fusion.inputs import as_given, encode_labels, group_names, label_type
 
 
 def test_groups_are_taken_by_position_and_those_unknown_are_no_group() -> None:

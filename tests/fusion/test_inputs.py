@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ecmf_pipeline.errors import InputError, TooFewClips
+from ecmf_pipeline.core.errors import InputError, TooFewClips
 from ecmf_pipeline.fusion import Ensemble, FusionConfig, TrainingConfig, cross_validate, fit, predict
 from ecmf_pipeline.fusion.inputs import read_inputs
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
-from ecmf_pipeline.errors import InputError
+from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.fusion import EcmfFusion, FusionConfig, FusionModel, build
-from ecmf_pipeline.fusion.base import FeatureDropout
+from ecmf_pipeline.fusion.model import FeatureDropout
 
 DIMS = {"global": 9, "face": 6, "audio": 4, "text": 5}
 BATCH = 5

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecmf_pipeline.errors import InputError, MissingInput, ModelError
+from ecmf_pipeline.core.errors import InputError, MissingInput, ModelError
+from ecmf_pipeline.extraction.feature_origin import FeatureOrigin
 from ecmf_pipeline.fusion import Ensemble, FusionConfig, TrainingConfig, fit, load, predict, save
-from ecmf_pipeline.origins import FeatureOrigin
 
 
 def members_of(ensemble: Ensemble, *folds: int) -> Ensemble:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from ecmf_pipeline.errors import ParamsError
+from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.fusion import FusionConfig, SearchConfig, TrainingConfig, fit
 
 

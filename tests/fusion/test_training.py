@@ -9,11 +9,19 @@ import pandas as pd
 import pytest
 import torch
 
-from ecmf_pipeline.errors import InputError, TooFewClips
+from ecmf_pipeline.core.errors import InputError, TooFewClips
 from ecmf_pipeline.fusion import Ensemble, FusionConfig, TrainingConfig, cross_validate, fit, load, predict
 from ecmf_pipeline.fusion.inputs import Inputs
-from ecmf_pipeline.fusion.losses import Examples, class_weights, hide_modalities, mixed, weighted_loss
-from ecmf_pipeline.fusion.member import Best, batch_size_for, patience_for
+from ecmf_pipeline.fusion.member import (
+    Best,
+    Examples,
+    batch_size_for,
+    class_weights,
+    hide_modalities,
+    mixed,
+    patience_for,
+    weighted_loss,
+)
 
 
 def saved_bytes(ensemble: Ensemble, folder: Path) -> dict[str, bytes]:

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from ecmf_pipeline.cli import app
-from ecmf_pipeline.errors import CorpusError, InputError, MissingInput
+from ecmf_pipeline.cli.main import app
+from ecmf_pipeline.core.errors import CorpusError, InputError, MissingInput
+from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.interop.mertools import full_score, read_answers, read_submission, score_submission, write_submission
-from ecmf_pipeline.predictions import PredictionTable
 
 PREDICTIONS = {"b": "happy", "a": "sad", "妈妈": "angry", "unasked": "sad"}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ecmf_pipeline.clips import Clip, ClipId, Split
+from ecmf_pipeline.core.clips import Clip, ClipId, Split
 
 LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 SKILLS = {"face": 3.0, "text": 2.6, "audio": 2.0, "global": 1.2}

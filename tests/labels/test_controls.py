@@ -9,8 +9,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from ecmf_pipeline.clips import Clip, ClipId, Split
-from ecmf_pipeline.evaluation.belief import leave_one_out, reliability
+from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.evaluation.controls import (
     DROPPED,
@@ -24,9 +23,9 @@ from ecmf_pipeline.evaluation.controls import (
     predict_out_of_fold,
     training_sets,
 )
-from ecmf_pipeline.evaluation.scoring import Judge
+from ecmf_pipeline.evaluation.scoring import Judge, leave_one_out, reliability
 from ecmf_pipeline.labels.refine import Decision, Verdict
-from ecmf_pipeline.report.sections.proof import proof_blocks
+from ecmf_pipeline.report.sections.evidence import proof_blocks
 
 LABELS = ("happy", "sad")
 

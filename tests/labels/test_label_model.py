@@ -10,9 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ecmf_pipeline.labels.evidence import ABSTAIN, first_choice
+from ecmf_pipeline.core.metrics import expected_calibration_error
 from ecmf_pipeline.labels.label_model import Assessment, _loss, assess_labels
-from ecmf_pipeline.metrics import expected_calibration_error
+from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 
 Simulate = Callable[..., Any]
 

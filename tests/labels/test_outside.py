@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from ecmf_pipeline.errors import InputError, MissingInput
-from ecmf_pipeline.labels.outside import read_sources, read_verdicts
+from ecmf_pipeline.core.errors import InputError, MissingInput
+from ecmf_pipeline.labels.tables import read_sources, read_verdicts
 
 LABELS = ("NA", "happy", "sad")
 CLIPS = ("a", "b", "c")

@@ -8,13 +8,19 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from ecmf_pipeline.clips import Clip, ClipId, Split
-from ecmf_pipeline.labels.assessing import assess
+from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.labels.config import LabelModelConfig, RefineConfig
 from ecmf_pipeline.labels.label_model import Assessment, assess_labels
-from ecmf_pipeline.labels.next_clips import worth_labelling
-from ecmf_pipeline.labels.refine import Decision, Verdict, decide
-from ecmf_pipeline.labels.targets import NEVER, find_targets, precision_threshold
+from ecmf_pipeline.labels.refine import (
+    NEVER,
+    Decision,
+    Verdict,
+    decide,
+    find_targets,
+    precision_threshold,
+    worth_labelling,
+)
+from ecmf_pipeline.labels.rounds import assess
 
 Simulate = Callable[..., Any]
 NAMES = ("happy", "sad", "angry")

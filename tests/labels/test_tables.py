@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ecmf_pipeline.clips import ClipId, Split
-from ecmf_pipeline.errors import InputError, MissingInput
+from ecmf_pipeline.core.clips import ClipId, Split
+from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.labels.refine import Decision, Verdict
 from ecmf_pipeline.labels.tables import (
     REFINED_COLUMNS,

@@ -6,14 +6,7 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from ecmf_pipeline.labels.config import LightGbmConfig, LinearConfig
-from ecmf_pipeline.labels.voters import (
-    Voter,
-    abstain_where_unsure,
-    clip_weights,
-    joined,
-    out_of_fold_votes,
-    project,
-)
+from ecmf_pipeline.labels.voters import Voter, abstain_where_unsure, clip_weights, joined, out_of_fold_votes, project
 
 VOTERS = [LinearConfig(), LightGbmConfig(rounds=20)]
 

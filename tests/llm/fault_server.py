@@ -20,13 +20,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from ecmf_pipeline.llm.asking import AskingSteps
 from ecmf_pipeline.llm.cache import ScoreCache, parts
-from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.loop import ScoreBooks
+from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig, ServerConfig
 from ecmf_pipeline.llm.prompt import load_prompt
+from ecmf_pipeline.llm.requests import AskingSteps
+from ecmf_pipeline.llm.run import ScoreBooks
 from ecmf_pipeline.llm.scoring import Scored, scored
-from ecmf_pipeline.llm.server_config import BudgetConfig, ServerConfig
 
 WORDS = ("neutral", "angry", "happy", "sad", "worried", "surprised")
 LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise")

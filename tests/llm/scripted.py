@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.loop import ScoreBooks
+from ecmf_pipeline.llm.run import ScoreBooks
 from ecmf_pipeline.llm.scoring import Scored, scored
 from ecmf_pipeline.llm.step import ScoringSteps
 

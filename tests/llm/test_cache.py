@@ -13,10 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecmf_pipeline.errors import StoreBusy
-from ecmf_pipeline.files import sha256_text
-from ecmf_pipeline.llm.cache import AnswerKeeper, AnswerWriter, ScoreCache, parts
-from ecmf_pipeline.llm.rows import TextScores
+from ecmf_pipeline.core.errors import StoreBusy
+from ecmf_pipeline.core.files import sha256_text
+from ecmf_pipeline.llm.cache import AnswerKeeper, AnswerWriter, ScoreCache, TextScores, parts
 
 
 def row(text: str, *values: float) -> TextScores:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ecmf_pipeline.errors import ModelError
+from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.llm.calibration import fit_calibration, held_out_calibrations
-from ecmf_pipeline.llm.examples import prompts_by_fold
-from ecmf_pipeline.llm.prompt import load_prompt
-from ecmf_pipeline.llm.scoring import Scored, probabilities
-from ecmf_pipeline.llm.server_calibration import calibrated
+from ecmf_pipeline.llm.prompt import load_prompt, prompts_by_fold
+from ecmf_pipeline.llm.scoring import Scored, calibrated, probabilities
 
 
 def drawn(count: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 from fault_server import LABELS, FaultServer, lines, serving
 
-from ecmf_pipeline import layout, llm_commands
-from ecmf_pipeline.clips import Clip, ClipId, Split, write_manifest
-from ecmf_pipeline.errors import BudgetSpent, InputError
-from ecmf_pipeline.files import write_atomic
-from ecmf_pipeline.params import load_params
-from ecmf_pipeline.stage_inputs import read_labelled_corpus, with_words
-from ecmf_pipeline.stage_llm import llm_votes
+from ecmf_pipeline.cli import llm_commands
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Clip, ClipId, Split, write_manifest
+from ecmf_pipeline.core.errors import BudgetSpent, InputError
+from ecmf_pipeline.core.files import write_atomic
+from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages import rewrite
+from ecmf_pipeline.stages.shared.inputs import read_labelled_corpus, with_words
+from ecmf_pipeline.stages.shared.llm import llm_votes
 
 PARAMS = """
 llm:
@@ -32,9 +33,9 @@ llm:
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
     monkeypatch.chdir(tmp_path)
-    write_atomic(layout.CORPUS, json.dumps({"labels": LABELS, "candidates": [], "synthetic": False}))
+    write_atomic(paths.CORPUS, json.dumps({"labels": LABELS, "candidates": [], "synthetic": False}))
     texts = [*lines(9), "line 0", ""]
-    write_manifest(layout.MANIFEST, [Clip(ClipId(f"c{n:02d}"), transcript=text) for n, text in enumerate(texts)])
+    write_manifest(paths.MANIFEST, [Clip(ClipId(f"c{n:02d}"), transcript=text) for n, text in enumerate(texts)])
     with serving(lambda text, _: "prose" if text == "line 3" else "ok") as server:
         ask_of(server, "served")
         yield server
@@ -150,7 +151,7 @@ def test_answers_to_prompts_with_examples_of_the_corpus_are_in_use(capsys: pytes
         )
         for number in range(12)
     ]
-    write_manifest(layout.MANIFEST, clips)
+    write_manifest(paths.MANIFEST, clips)
     params = load_params()
     llm_votes(params, with_words(params, read_labelled_corpus()))
     paid = files()

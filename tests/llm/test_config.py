@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_pipeline.errors import ModelError, ParamsError
-from ecmf_pipeline.files import fingerprint
+from ecmf_pipeline.core.errors import ModelError, ParamsError
+from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.llm.config import LlmConfig
 
 SIX = ["neutral", "angry", "happy", "sad", "worried", "surprise"]

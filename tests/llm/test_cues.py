@@ -10,7 +10,7 @@ import opensmile
 import pytest
 from mediapipe.tasks.python.vision.face_landmarker import Blendshapes
 
-from ecmf_pipeline.errors import InputError, MissingInput
+from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.llm.cues import (
     ACTIONS,
     LOUDNESS,

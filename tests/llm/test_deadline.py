@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from ecmf_pipeline.llm.deadline import Abandoned, Calls, Late
+from ecmf_pipeline.llm.server_protocol import Abandoned, Calls, Late
 
 
 def test_what_a_call_returns_or_raises() -> None:

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from fault_server import FaultServer, ask, lines, serving, settings
 
-from ecmf_pipeline.errors import BudgetSpent, TryAgain
-from ecmf_pipeline.files import sha256_text
+from ecmf_pipeline.core.errors import BudgetSpent, TryAgain
+from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.llm.cache import ScoreCache
+from ecmf_pipeline.llm.config import BudgetConfig
 from ecmf_pipeline.llm.drafts import FILE, Draft, Drafts
-from ecmf_pipeline.llm.server_config import BudgetConfig
 
 
 def ok(_text: str, _attempt: int) -> str:

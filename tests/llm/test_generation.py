@@ -8,17 +8,14 @@ from pathlib import Path
 import pytest
 from fault_server import WORDS, books, lines, often_faulty, serving, settings, truth
 
-from ecmf_pipeline.errors import BudgetSpent
-from ecmf_pipeline.llm.asking import AskingSteps
-from ecmf_pipeline.llm.budget import Budget
-from ecmf_pipeline.llm.cache import AnswerCache
-from ecmf_pipeline.llm.client import Chat, Generated, question_key
-from ecmf_pipeline.llm.config import LlmConfig
+from ecmf_pipeline.core.errors import BudgetSpent
+from ecmf_pipeline.llm.cache import AnswerCache, Written
+from ecmf_pipeline.llm.client import Budget, Chat, Generated, question_key
+from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig
 from ecmf_pipeline.llm.generation import Forms, fill_in, generation_settings
 from ecmf_pipeline.llm.prompt import load_prompt
-from ecmf_pipeline.llm.rows import Written
+from ecmf_pipeline.llm.requests import AskingSteps
 from ecmf_pipeline.llm.schema import Number, OneOf, Schema, SomeOf, Text
-from ecmf_pipeline.llm.server_config import BudgetConfig
 from ecmf_pipeline.llm.step import Utterance
 
 FORM = Schema.of(label=OneOf(WORDS))

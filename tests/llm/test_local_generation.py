@@ -12,13 +12,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ecmf_pipeline.errors import ModelError, RequestRefused
+from ecmf_pipeline.core.errors import ModelError, RequestRefused
 from ecmf_pipeline.llm.client import Chat
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.local_generation import TransformersGenerator
-from ecmf_pipeline.llm.local_model import LocalModel
-from ecmf_pipeline.llm.local_rows import Rows
-from ecmf_pipeline.llm.local_text import shortened_at_a_word
+from ecmf_pipeline.llm.local_generation import Rows, TransformersGenerator
+from ecmf_pipeline.llm.local_model import LocalModel, shortened_at_a_word
 from ecmf_pipeline.llm.rewrite_prompt import Context, load_rewrite_prompt
 from ecmf_pipeline.llm.schema import Flag, Number, OneOf, Schema, SomeOf, Text
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecmf_pipeline.errors import InputError, ParamsError
+from ecmf_pipeline.core.errors import InputError, ParamsError
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.frames import picture_messages
 from ecmf_pipeline.llm.prompt import Prompt, as_data, load_prompt, packaged_prompts

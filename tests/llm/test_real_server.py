@@ -20,12 +20,11 @@ import pytest
 from fault_server import LABELS, ask, books, settings
 from trained_model import train
 
-from ecmf_pipeline.errors import ModelError
-from ecmf_pipeline.llm.config import LlmConfig
+from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig
 from ecmf_pipeline.llm.generation import fill_in
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.schema import OneOf, Schema
-from ecmf_pipeline.llm.server_config import BudgetConfig
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ecmf_pipeline.llm.config import RewriteConfig
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt, packaged_prompts
-from ecmf_pipeline.llm.rewrite import enrich
+from ecmf_pipeline.llm.rewriting import enrich
 
 SIX = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 CONFIG = RewriteConfig(clear=0.5, likely=0.3, second=0.2, margin=0.05)

@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 from scripted import Scripted, ask, books
 
-from ecmf_pipeline.errors import Interrupted, StoreBusy, TooManyQuarantined
-from ecmf_pipeline.files import sha256_text
-from ecmf_pipeline.llm import loop
-from ecmf_pipeline.llm.cache import AnswerWriter, ScoreCache, parts
+from ecmf_pipeline.core.errors import Interrupted, StoreBusy, TooManyQuarantined
+from ecmf_pipeline.core.files import sha256_text
+from ecmf_pipeline.llm import run as loop
+from ecmf_pipeline.llm.cache import AnswerWriter, ScoreCache, TextScores, parts
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.rows import TextScores
 from ecmf_pipeline.llm.scoring import probabilities, scored, votes_from_scores
 from ecmf_pipeline.llm.step import LocalScorers, ScoringSteps
-from ecmf_pipeline.quarantine import QuarantineEntry, read_quarantine
+from ecmf_pipeline.runner.quarantine import QuarantineEntry, read_quarantine
 
 SIX = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 

@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 from fault_server import ANSWER_FAULTS, LABELS, SERVER_FAULTS, ask, kept, lines, serving, settings, truth
 
-from ecmf_pipeline.errors import BudgetSpent, ModelError
-from ecmf_pipeline.files import sha256_text
+from ecmf_pipeline.core.errors import BudgetSpent, ModelError
+from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.llm.cache import ScoreCache
-from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.server_config import BudgetConfig
-from ecmf_pipeline.llm.server_dialect import Dialect
+from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig
+from ecmf_pipeline.llm.server_protocol import Dialect
 
 
 def ok(_text: str, _attempt: int) -> str:

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from fault_server import ask, kept, lines, serving, settings
 
-from ecmf_pipeline.errors import ModelError, TryAgain
-from ecmf_pipeline.llm.budget import Budget
+from ecmf_pipeline.core.errors import ModelError, TryAgain
+from ecmf_pipeline.llm.client import Budget
+from ecmf_pipeline.llm.config import BudgetConfig, ServerConfig
 from ecmf_pipeline.llm.server import ChatServer, _retry_after
-from ecmf_pipeline.llm.server_config import BudgetConfig, ServerConfig
 
 
 def ok(_text: str, _attempt: int) -> str:

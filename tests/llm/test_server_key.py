@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 from fault_server import KEY, LABELS, ask, lines, serving, settings
 
-from ecmf_pipeline.errors import ModelError, ParamsError, TryAgain
-from ecmf_pipeline.files import sha256_text
-from ecmf_pipeline.llm.budget import Budget
+from ecmf_pipeline.core.errors import ModelError, ParamsError, TryAgain
+from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.llm.cache import ScoreCache
-from ecmf_pipeline.llm.server import ChatServer
-from ecmf_pipeline.llm.server_config import BudgetConfig, ServerConfig
-from ecmf_pipeline.llm.server_key import ServerKey
+from ecmf_pipeline.llm.client import Budget
+from ecmf_pipeline.llm.config import BudgetConfig, ServerConfig
+from ecmf_pipeline.llm.server import ChatServer, ServerKey
 
 ESCAPED = "".join(f"\\u{ord(sign):04X}" for sign in KEY)
 TWICE = "".join(f"\\\\u{ord(sign):04x}" for sign in KEY)

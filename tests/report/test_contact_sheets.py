@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from skimage import data
 
-from ecmf_pipeline.clips import Clip, ClipId
-from ecmf_pipeline.errors import UnreadableMedia
-from ecmf_pipeline.files import sha256_file
-from ecmf_pipeline.media import MediaConfig, read_frames, read_frames_at
-from ecmf_pipeline.quarantine import QuarantineEntry
+from ecmf_pipeline.core.clips import Clip, ClipId
+from ecmf_pipeline.core.errors import UnreadableMedia
+from ecmf_pipeline.core.files import sha256_file
+from ecmf_pipeline.media.sampling import MediaConfig, read_frames, read_frames_at
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.contact_sheets import _spread, face_sheets
 from ecmf_pipeline.report.inputs import ReportInput
 from ecmf_pipeline.report.page import render
+from ecmf_pipeline.runner.quarantine import QuarantineEntry
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group
 
 MEDIA = {"frames": 4, "max_side": 1280, "reader": "pyav"}

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from ecmf_pipeline.clips import Clip, ClipId, Split
-from ecmf_pipeline.errors import InputError
-from ecmf_pipeline.quarantine import QuarantineEntry
+from ecmf_pipeline.core.clips import Clip, ClipId, Split
+from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.page import LabelDecision, PredictedClip, ReportInput, SourceVote, render
+from ecmf_pipeline.runner.quarantine import QuarantineEntry
 
 SECTIONS = [
     "corpus", "features", "scores", "confusion", "weights", "ablation", "refinement", "quarantine", "provenance",

@@ -6,7 +6,7 @@ from typing import Any
 
 from ecmf_pipeline.report.blocks import Paragraph, Table
 from ecmf_pipeline.report.inputs import ReportInput
-from ecmf_pipeline.report.sections.sources import sources
+from ecmf_pipeline.report.sections.corpus import sources
 
 SHA, COMMIT = "ab12" * 16, "0123456789" * 4
 CLIP = {

@@ -16,10 +16,11 @@ from pathlib import Path
 from pickle import PickleBuffer
 from typing import Any
 
-from ecmf_pipeline.errors import FileUnreachable, InputError, ModelError, NoFaceFound, UnreadableMedia
-from ecmf_pipeline.files import write_atomic
-from ecmf_pipeline.quarantine import Quarantine
-from ecmf_pipeline.runner import Engine, Opener, Outcome, Run, RunConfig, RunReport, Step, Target, parcels
+from ecmf_pipeline.core.errors import FileUnreachable, InputError, ModelError, NoFaceFound, UnreadableMedia
+from ecmf_pipeline.core.files import write_atomic
+from ecmf_pipeline.runner import Engine, Opener, Outcome, Run, RunConfig, RunReport, Step, Target
+from ecmf_pipeline.runner import messages as parcels
+from ecmf_pipeline.runner.quarantine import Quarantine
 
 BRANCHES = ("a", "b")
 

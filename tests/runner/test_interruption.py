@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from counting import Bench, Number
 
-from ecmf_pipeline.errors import Interrupted
-from ecmf_pipeline.runner.interruption import Interruption, hurried
+from ecmf_pipeline.core.errors import Interrupted
+from ecmf_pipeline.runner.run import Interruption, hurried
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:

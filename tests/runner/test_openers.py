@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from counting import Bench, Doubling, Drawer, Factory, Number, count_parcels, numbers, read_lines
 
-from ecmf_pipeline.errors import EcmfError, ModelError
-from ecmf_pipeline.runner import Done, LocalProcesses, Task, parcels
+from ecmf_pipeline.core.errors import EcmfError, ModelError
+from ecmf_pipeline.runner import Done, LocalProcesses, Task
+from ecmf_pipeline.runner import messages as parcels
 
 pytestmark = pytest.mark.skipif(not parcels.ARE_THERE, reason="openers need Linux")
 

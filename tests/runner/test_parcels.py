@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from counting import count_parcels
 
-from ecmf_pipeline.errors import UnreadableMedia
-from ecmf_pipeline.runner import parcels
-from ecmf_pipeline.runner.parcels import Parcel, pack, unpack
+from ecmf_pipeline.core.errors import UnreadableMedia
+from ecmf_pipeline.runner import messages as parcels
+from ecmf_pipeline.runner.messages import Parcel, pack, unpack
 
 pytestmark = pytest.mark.skipif(not parcels.ARE_THERE, reason="parcels need Linux")
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from counting import Bench, Drawer, Factory, Number, numbers
 
-from ecmf_pipeline.errors import EcmfError
+from ecmf_pipeline.core.errors import EcmfError
 from ecmf_pipeline.runner import LocalProcesses, Task
-from ecmf_pipeline.runner import processes as processes_module
-from ecmf_pipeline.runner.engine import Phase
+from ecmf_pipeline.runner import pool as processes_module
+from ecmf_pipeline.runner.jobs import Waiting
 from ecmf_pipeline.runner.messages import Role
-from ecmf_pipeline.runner.waiting import Waiting
+from ecmf_pipeline.runner.step import Phase
 
 
 @pytest.fixture(params=[0, 2], ids=["workers open", "two openers"])
@@ -158,8 +158,8 @@ def test_a_worker_killed_while_it_keeps_loses_and_doubles_nothing(tmp_path, open
 )
 def test_the_kernels_want_of_memory_is_told_from_other_kills(bench, monkeypatch, name, meanwhile, reason):
     """By the kernel's count before and after; that it counts, a real kill shows below."""
-    monkeypatch.setattr("ecmf_pipeline.runner.hired.count_oom_kills", lambda: 7)
-    monkeypatch.setattr("ecmf_pipeline.runner.crew.count_oom_kills", lambda: 7 + meanwhile)
+    monkeypatch.setattr("ecmf_pipeline.runner.worker_process.count_oom_kills", lambda: 7)
+    monkeypatch.setattr("ecmf_pipeline.runner.pool.count_oom_kills", lambda: 7 + meanwhile)
     report = bench.run([Number(1, opening=f"signal {name}")], workers=1)
     assert bench.reasons("a") == {"1": reason}
     assert report.transient == ({"WorkerKilled": 2} if reason == "WorkerKilled" else {})

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from counting import Bench, Number, numbers
 
-from ecmf_pipeline.errors import InputError, ModelError, TooManyQuarantined
-from ecmf_pipeline.quarantine import Quarantine
+from ecmf_pipeline.core.errors import InputError, ModelError, TooManyQuarantined
+from ecmf_pipeline.runner.quarantine import Quarantine
 
 
 @pytest.fixture

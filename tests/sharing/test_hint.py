@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ecmf_pipeline.sharing import Recorded, pull_hint, recorded_outputs
+from ecmf_pipeline.sharing.hints import Recorded, pull_hint, recorded_outputs
 
 FACE, AUDIO = Path("data/features/face.zarr"), Path("data/features/audio.zarr")
 

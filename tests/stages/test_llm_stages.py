@@ -8,18 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecmf_pipeline import layout, llm_commands
-from ecmf_pipeline.clips import Clip, ClipId, Modality, Split, write_manifest
-from ecmf_pipeline.errors import MissingInput, ParamsError
+from ecmf_pipeline.cli import llm_commands
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Clip, ClipId, Modality, Split, write_manifest
+from ecmf_pipeline.core.errors import MissingInput, ParamsError
+from ecmf_pipeline.core.files import fingerprint, write_atomic
+from ecmf_pipeline.core.transcripts import read_texts
 from ecmf_pipeline.extraction.plan import branch_settings
-from ecmf_pipeline.files import fingerprint, write_atomic
 from ecmf_pipeline.labels.voters import ALL, family_of
-from ecmf_pipeline.params import load_params
-from ecmf_pipeline.stage_inputs import read_labelled_corpus
-from ecmf_pipeline.stage_llm import HowAsked, contexts_of, llm_votes
+from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages import cues, rewrite
+from ecmf_pipeline.stages.shared.inputs import read_labelled_corpus
+from ecmf_pipeline.stages.shared.llm import HowAsked, contexts_of, llm_votes
 from ecmf_pipeline.store import FeatureRow, StoreWriter, create_settings_group, make_current
-from ecmf_pipeline.texts import read_texts
 
 CLIPS = 30
 
@@ -28,8 +29,8 @@ CLIPS = 30
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Path, tiny_model: Path) -> Path:
     """Thirty clips of dialogues; the first smiles and is loud, the last has neither face nor sound."""
     monkeypatch.chdir(tmp_path)
-    layout.DATA.mkdir()
-    layout.MODELS.symlink_to(models.resolve())
+    paths.DATA.mkdir()
+    paths.MODELS.symlink_to(models.resolve())
     write_params(tiny_model)
     clips = [
         Clip(
@@ -46,8 +47,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Path, tiny_
         )
         for number in range(CLIPS)
     ]
-    write_manifest(layout.MANIFEST, clips)
-    write_atomic(layout.CORPUS, json.dumps({"labels": ["happy", "sad"], "candidates": [], "synthetic": False}))
+    write_manifest(paths.MANIFEST, clips)
+    write_atomic(paths.CORPUS, json.dumps({"labels": ["happy", "sad"], "candidates": [], "synthetic": False}))
     rng = np.random.default_rng(0)
     face, audio = rng.uniform(0, 0.1, (CLIPS, 180)), rng.uniform(0.9, 1.1, (CLIPS, 88))
     face[0, 128 + 44 : 128 + 46] = 0.9
@@ -65,7 +66,7 @@ def write_params(model: Path, more: str = "") -> None:
 def fill(modality: Modality, clips: list[Clip], values: np.ndarray) -> None:
     params = load_params()
     settings = branch_settings(modality, params.encoder_of(modality), params.media, params.faces)
-    root = layout.features(modality)
+    root = paths.features(modality)
     create_settings_group(root, settings, dim=values.shape[1], dtype="float32")
     rows = [
         FeatureRow(clip.clip_id, clip.digest, row[None].astype(np.float32), {}, {})
@@ -80,13 +81,13 @@ def fill(modality: Modality, clips: list[Clip], values: np.ndarray) -> None:
 @pytest.mark.usefixtures("project")
 def test_the_rewrite_tells_what_face_and_voice_do(tiny_model: Path) -> None:
     rewrite.run()
-    plain = read_texts(layout.REWRITES)
+    plain = read_texts(paths.REWRITES)
     write_params(tiny_model, "rewrite: {cues: [face, audio]}\n")
     with pytest.raises(MissingInput, match="ecmf-pipe cues"):
         rewrite.run()
     cues.run([])
     rewrite.run()
-    found = read_texts(layout.REWRITES)
+    found = read_texts(paths.REWRITES)
     first, last = "train_dia0_utt0", f"train_dia{(CLIPS - 1) // 10}_utt9"
     assert found[first].enriched.startswith(plain[first].enriched)
     told = found[first].enriched.removeprefix(plain[first].enriched)
@@ -126,7 +127,7 @@ def test_each_input_votes_as_a_source_of_its_own(tiny_model: Path) -> None:
     alone, asked = llm_votes(load_params(), read_labelled_corpus(), how)
     assert list(alone) == ["llm/cues"]
     assert asked[0].asked == 0
-    assert layout.quarantine("vote").is_file()
+    assert paths.quarantine("vote").is_file()
     write_params(tiny_model, "vote: {inputs: []}\n")
     assert llm_votes(load_params(), read_labelled_corpus(), how) == ({}, [])
 

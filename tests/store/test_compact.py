@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecmf_pipeline.errors import StoreError
+from ecmf_pipeline.core.errors import StoreError
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group
 from ecmf_pipeline.store import compact as module
 from ecmf_pipeline.store.compact import Compaction, compact, drop_settings
 from ecmf_pipeline.store.format import spool_folder
 from ecmf_pipeline.store.parts import part_names, read_attributes
 from ecmf_pipeline.store.rows import pack
-from ecmf_pipeline.store.standing import Standing
+from ecmf_pipeline.store.state import Standing
 from ecmf_pipeline.store.verify import verify_store
 
 

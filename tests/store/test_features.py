@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from ecmf_pipeline.errors import MissingInput, StaleStore, StoreError
+from ecmf_pipeline.core.errors import MissingInput, StaleStore, StoreError
 from ecmf_pipeline.store import (
     FeatureRow,
     FeatureStore,

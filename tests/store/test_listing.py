@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from ecmf_pipeline.errors import MissingInput
+from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.store import StoreWriter, create_settings_group, make_current
 from ecmf_pipeline.store.compact import compact
 from ecmf_pipeline.store.format import spool_folder

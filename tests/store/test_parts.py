@@ -13,11 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ecmf_pipeline.errors import StoreError
+from ecmf_pipeline.core.errors import StoreError
 from ecmf_pipeline.store import FeatureRow, FeatureStore
-from ecmf_pipeline.store.arrays import read_whole, widen
 from ecmf_pipeline.store.format import write_group
-from ecmf_pipeline.store.parts import part_number
+from ecmf_pipeline.store.parts import part_number, read_whole, widen
 
 
 def chunk_of(part: Path) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from ecmf_pipeline.errors import StoreError
+from ecmf_pipeline.core.errors import StoreError
 from ecmf_pipeline.store import FeatureStore, StoreWriter, create_settings_group, make_current
 from ecmf_pipeline.store.compact import compact
 from ecmf_pipeline.store.listing import in_words, list_store

@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 import zarr
 
-from ecmf_pipeline.errors import MissingInput, StoreError
-from ecmf_pipeline.files import sha256_text
+from ecmf_pipeline.core.errors import MissingInput, StoreError
+from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.store import FeatureStore, StoreWriter, make_current
-from ecmf_pipeline.store.findings import Kind, damaged_folder
+from ecmf_pipeline.store.damage import Kind, damaged_folder
 from ecmf_pipeline.store.format import spool_folder
-from ecmf_pipeline.store.mend import mend
 from ecmf_pipeline.store.parts import PartAttributes, write_part
 from ecmf_pipeline.store.rows import pack
-from ecmf_pipeline.store.verify import verify_store
+from ecmf_pipeline.store.verify import mend, verify_store
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecmf_pipeline.errors import StoreBusy, StoreError
-from ecmf_pipeline.spool import Spool
+from ecmf_pipeline.core.errors import StoreBusy, StoreError
+from ecmf_pipeline.runner.spool import Spool
 from ecmf_pipeline.store import (
     FeatureKeeper,
     FeatureSealer,
@@ -33,7 +33,7 @@ START = """
 import os, signal, sys, time
 from pathlib import Path
 import numpy as np
-from ecmf_pipeline.errors import StoreBusy
+from ecmf_pipeline.core.errors import StoreBusy
 from ecmf_pipeline.store import FeatureKeeper, FeatureRow, FeatureStore, StoreWriter, parts
 root, fingerprint = Path(sys.argv[1]), sys.argv[2]
 def rows(names): return [FeatureRow(name, "d", np.ones((2, 5), np.float32)) for name in names]

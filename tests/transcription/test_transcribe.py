@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_pipeline import layout
-from ecmf_pipeline.clips import Clip, ClipId, write_manifest
-from ecmf_pipeline.errors import InputError, MissingInput, TryAgain
-from ecmf_pipeline.files import sha256_file
-from ecmf_pipeline.params import load_params
-from ecmf_pipeline.quarantine import read_quarantine
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Clip, ClipId, write_manifest
+from ecmf_pipeline.core.errors import InputError, MissingInput, TryAgain
+from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.runner import InProcess
-from ecmf_pipeline.stage_inputs import read_spoken_manifest
+from ecmf_pipeline.runner.quarantine import read_quarantine
+from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages import transcribe as stage
+from ecmf_pipeline.stages.shared.inputs import read_spoken_manifest
 from ecmf_pipeline.transcription.config import TranscribeConfig
-from ecmf_pipeline.transcription.heard import Heard
 from ecmf_pipeline.transcription.run import Transcribed, transcribe
 from ecmf_pipeline.transcription.table import (
+    Heard,
     Transcript,
     Verdict,
     judge,
@@ -150,17 +150,17 @@ def test_the_stage_is_off_by_default_and_its_words_go_on_where_it_is_on(
     monkeypatch.chdir(tmp_path)
     corpus = f"corpus: {{kind: folder, root: {tmp_path}}}\n"
     Path("params.yaml").write_text(corpus)
-    write_manifest(layout.MANIFEST, clips)
+    write_manifest(paths.MANIFEST, clips)
     stage.run()
     assert "nothing to do" in capsys.readouterr().out
-    assert read_transcripts(layout.TRANSCRIPTS) == {}
-    assert layout.quarantine("transcribe").is_file()
+    assert read_transcripts(paths.TRANSCRIPTS) == {}
+    assert paths.quarantine("transcribe").is_file()
     config = f"{{model: {tiny_whisper}, device: cpu, language: en, min_confidence: -99, max_quarantined: 0.5}}"
     Path("params.yaml").write_text(f"{corpus}transcribe: {config}\n")
     stage.run(workers=0)
     assert "2 files listened to" in capsys.readouterr().out
     heard = {clip.clip_id: clip.transcript for clip in read_spoken_manifest(load_params())}
-    used = {name for name, found in read_transcripts(layout.TRANSCRIPTS).items() if found.verdict is Verdict.USED}
+    used = {name for name, found in read_transcripts(paths.TRANSCRIPTS).items() if found.verdict is Verdict.USED}
     assert used
     assert {name for name, text in heard.items() if text} == used | {"said"}
     assert heard["said"] == "Hello."

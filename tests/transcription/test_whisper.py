@@ -12,7 +12,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from ecmf_pipeline.errors import ModelError
+from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.transcription.config import TranscribeConfig
 from ecmf_pipeline.transcription.whisper import WhisperTranscriber
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from films import Film
 
-from ecmf_pipeline.errors import ClipError
-from ecmf_pipeline.media import MediaConfig, read_audio, read_frames
+from ecmf_pipeline.core.errors import ClipError
+from ecmf_pipeline.media.sampling import MediaConfig, read_audio, read_frames
 
 SAMPLES = 4
 

@@ -8,11 +8,11 @@ import pytest
 from films import Film
 from specimens import build, healthy
 
-from ecmf_pipeline.clips import read_manifest, write_manifest
+from ecmf_pipeline.core.clips import read_manifest, write_manifest
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.folder import read_folder
 from ecmf_pipeline.corpora.index import index_corpus
-from ecmf_pipeline.corpora.scan import without_media_extension
+from ecmf_pipeline.corpora.listing import without_media_extension
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from films import Film
 from judging import pictures_of, sound_of
 from specimens import Specimen, zoo
 
-from ecmf_pipeline.media import MediaConfig, read_frames
-from ecmf_pipeline.orientation import Orientation
+from ecmf_pipeline.media.orientation import Orientation
+from ecmf_pipeline.media.sampling import MediaConfig, read_frames
 
 READERS = ["auto", "decord", "pyav"]
 FILES = [

@@ -23,7 +23,7 @@ from running import (
 )
 from specimens import healthy
 
-from ecmf_pipeline.clips import read_manifest
+from ecmf_pipeline.core.clips import read_manifest
 from ecmf_pipeline.store import FeatureStore
 
 pytestmark = pytest.mark.slow

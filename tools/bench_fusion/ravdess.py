@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.metrics import bootstrap_difference
 from ecmf_pipeline.fusion import CrossValidation, FusionConfig, TrainingConfig, cross_validate
-from ecmf_pipeline.metrics import bootstrap_difference
 
 RAVDESS = Path(__file__).parents[3] / "shared" / "data" / "ravdess" / "au_mfcc_1440x294.npz"
 FOLD_SEEDS = (7, 8, 9, 10, 11)

@@ -7,8 +7,8 @@ from time import process_time
 
 import numpy as np
 
+from ecmf_pipeline.core.metrics import bootstrap_difference
 from ecmf_pipeline.fusion import SearchConfig, TrainingConfig, cross_validate
-from ecmf_pipeline.metrics import bootstrap_difference
 from tools.bench_fusion.ravdess import read_ravdess
 
 TRIALS = 6

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ecmf_pipeline import layout
-from ecmf_pipeline.clips import Modality
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Modality
 from tools.soak.corpus import write_corpus
 from tools.soak.inspection import Fault, Faults, Key, Reference, count, read_contents
 from tools.soak.openings import Openings
@@ -265,7 +265,7 @@ def _options(words: list[str] | None) -> argparse.Namespace:
         help="default: both",
     )
     parser.add_argument("--signal", choices=["KILL", "INT"], default="KILL", help="INT: Ctrl-C to the process group")
-    parser.add_argument("--models", type=Path, default=layout.MODELS, help="the embedded weights")
+    parser.add_argument("--models", type=Path, default=paths.MODELS, help="the embedded weights")
     parser.add_argument("--folder", type=Path, help="where it works; default: where temporary files go")
     return parser.parse_args(words)
 

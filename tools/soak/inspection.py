@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.errors import EcmfError
-from ecmf_pipeline.quarantine import QuarantineEntry, read_quarantine
+from ecmf_pipeline.core.errors import EcmfError
+from ecmf_pipeline.runner.quarantine import QuarantineEntry, read_quarantine
 from ecmf_pipeline.store import FeatureRow, FeatureStore, current_fingerprint
 from ecmf_pipeline.store.format import spool_folder
 from ecmf_pipeline.store.parts import array_names, part_names, read_array, read_attributes

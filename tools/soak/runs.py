@@ -20,8 +20,8 @@ import numpy as np
 import yaml
 
 import ecmf_pipeline
-from ecmf_pipeline import layout
-from ecmf_pipeline.clips import Modality
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.store.format import lock_path
 
 _MARK = "ECMF_SOAK_RUN"
@@ -64,14 +64,14 @@ class Project:
             settings: The ``extract`` section of its params.
             models: The embedded weights.
         """
-        (folder / layout.DATA).mkdir(parents=True)
-        (folder / layout.MODELS).symlink_to(models.resolve(), target_is_directory=True)
+        (folder / paths.DATA).mkdir(parents=True)
+        (folder / paths.MODELS).symlink_to(models.resolve(), target_is_directory=True)
         params = {
             "corpus": {"kind": "folder", "root": str(corpus.resolve())},
             "media": {"frames": 2},
             "extract": settings,
         }
-        (folder / layout.PARAMS).write_text(yaml.safe_dump(params))
+        (folder / paths.PARAMS).write_text(yaml.safe_dump(params))
         encoders = settings["encoders"]
         assert isinstance(encoders, Mapping)
         project = cls(folder, [Modality(name) for name in encoders])
@@ -88,19 +88,19 @@ class Project:
 
     def root(self, modality: Modality) -> Path:
         """A modality's store."""
-        return self.folder / layout.features(modality)
+        return self.folder / paths.features(modality)
 
     def quarantine(self, modality: Modality) -> Path:
         """A modality's quarantine table."""
-        return self.folder / layout.quarantine("extract", modality)
+        return self.folder / paths.quarantine("extract", modality)
 
     def unfinished(self) -> set[Path]:
         """The parts that are being made just now, or were when their writer was killed."""
-        return set((self.folder / layout.DATA / "features").glob(".*.spool/*/part-*"))
+        return set((self.folder / paths.DATA / "features").glob(".*.spool/*/part-*"))
 
     def forget(self) -> None:
         """Remove all that was extracted."""
-        shutil.rmtree(self.folder / layout.DATA / "features", ignore_errors=True)
+        shutil.rmtree(self.folder / paths.DATA / "features", ignore_errors=True)
         for modality in self.modalities:
             self.quarantine(modality).unlink(missing_ok=True)
 

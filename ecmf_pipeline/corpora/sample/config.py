@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from ecmf_pipeline.config import Config
+from ecmf_pipeline.core.config import Config
 
 
 class SampleConfig(Config):

@@ -14,14 +14,112 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import av
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.errors import CorpusError, ModelError
+from ecmf_pipeline.core.files import fingerprint, read_json, sha256_file, write_atomic, write_json
+from ecmf_pipeline.core.progress import progress_bar
 from ecmf_pipeline.corpora.sample.config import SampleConfig
-from ecmf_pipeline.corpora.sample.plan import SHARES, ClipPlan, plan_clips, read_transcripts
-from ecmf_pipeline.errors import CorpusError, ModelError
-from ecmf_pipeline.files import fingerprint, read_json, sha256_file, write_atomic, write_json
-from ecmf_pipeline.progress import progress_bar
+from ecmf_pipeline.corpora.sample.face import FaceRig
+from ecmf_pipeline.corpora.sample.plan import SHARES, ClipPlan, draw_acting, plan_clips, prosody, read_transcripts
+from ecmf_pipeline.corpora.sample.scene import FRAMES_PER_SECOND, draw_speaker, render
+from ecmf_pipeline.corpora.sample.speech import SAMPLE_RATE, Synthesizer, lay_over_room, loudness, speak_within
+
+AAC_FRAME = 1024
+"""Samples that one AAC packet holds."""
+
+
+def encode_mp4(
+    frames: Iterable[NDArray[np.uint8]],
+    samples: NDArray[np.float32] | None,
+    *,
+    frame_rate: int,
+    sample_rate: int,
+    size: int,
+) -> bytes:
+    """Encode H.264 and, unless ``samples`` is None, AAC.
+
+    Args:
+        frames: RGB, uint8 (size, size, 3) each.
+        samples: Mono sound within -1..1, (n,); None for a file without an audio stream.
+        frame_rate: Frames a second.
+        sample_rate: Samples a second.
+        size: Side of a frame, in pixels.
+
+    Returns:
+        The file. It holds no date and no version of the software that wrote it.
+    """
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+        video = container.add_stream("libx264", rate=frame_rate)
+        video.width = video.height = size
+        video.pix_fmt = "yuv420p"
+        video.codec_context.thread_count = 1
+        # Without cpu-independent, x264 165 now and then gives other bytes for the same frames, even on one thread.
+        video.options = {
+            "crf": "23",
+            "preset": "veryfast",
+            "threads": "1",
+            "flags": "+bitexact",
+            "x264-params": "cpu-independent=1",
+        }
+        audio = None
+        if samples is not None:
+            audio = container.add_stream("aac", rate=sample_rate, layout="mono")
+            audio.bit_rate = 64_000
+            audio.options = {"flags": "+bitexact", "threads": "1"}
+        for pixels in frames:
+            planes = cv2.cvtColor(pixels, cv2.COLOR_RGB2YUV_I420)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
+        container.mux(video.encode(None))
+        if audio is not None and samples is not None:
+            for start in range(0, len(samples), AAC_FRAME):
+                block = samples[None, start : start + AAC_FRAME]
+                frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout="mono")
+                frame.sample_rate, frame.pts = sample_rate, start
+                container.mux(audio.encode(frame))
+            container.mux(audio.encode(None))
+    return file.getvalue()
+
+
+SAMPLES_PER_FRAME = SAMPLE_RATE // FRAMES_PER_SECOND
+
+
+def draw_clip(plan: ClipPlan, config: SampleConfig, rig: FaceRig, synthesizer: Synthesizer) -> bytes:
+    """Draw a clip; it depends on its plan and the configuration alone.
+
+    Returns:
+        An mp4 file: H.264 at 25 frames a second and, if the plan says so, AAC at 16 kHz.
+    """
+    rng = np.random.default_rng([config.seed, plan.index])
+    speaker = draw_speaker(rig, plan.speaker, config.seed)
+    acting = draw_acting(plan.gold_label, config.weak, rng)
+    lead, tail = rng.uniform(0.1, 0.4, 2)
+    longest = max(config.max_seconds - lead - tail, config.max_seconds / 2)
+    manner = prosody(acting.voice, rng)
+    speech = speak_within(synthesizer, plan.spoken, speaker.voice, manner, longest)
+    frames = _frame_count(lead + len(speech) / SAMPLE_RATE + tail, config)
+    length = frames * SAMPLES_PER_FRAME
+    start = int((length - len(speech)) * lead / (lead + tail))
+    sound = lay_over_room(speech, start, length, speaker.voice.room, rng)
+    pictures = render(rig, speaker, acting.face, loudness(sound, frames), config.size, rng)
+    return encode_mp4(
+        pictures,
+        sound if plan.has_audio else None,
+        frame_rate=FRAMES_PER_SECOND,
+        sample_rate=SAMPLE_RATE,
+        size=config.size,
+    )
+
+
+def _frame_count(seconds: float, config: SampleConfig) -> int:
+    shortest = int(np.ceil(config.min_seconds * FRAMES_PER_SECOND))
+    longest = max(shortest, int(config.max_seconds * FRAMES_PER_SECOND))
+    return int(np.clip(round(seconds * FRAMES_PER_SECOND), shortest, longest))
+
 
 GENERATOR_VERSION = 1
 """Raised whenever the same settings draw other clips than before."""
@@ -142,7 +240,6 @@ def _start_worker() -> None:
 
 
 def _draw_chunk(plans: Sequence[ClipPlan], config: SampleConfig, landmarks: NDArray[np.float64], folder: Path) -> int:
-    from ecmf_pipeline.corpora.sample.clip import draw_clip
     from ecmf_pipeline.corpora.sample.face import make_rig
     from ecmf_pipeline.corpora.sample.speech import Synthesizer
 

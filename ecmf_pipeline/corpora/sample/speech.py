@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
-from ecmf_pipeline.corpora.sample.acting import Prosody
-from ecmf_pipeline.corpora.sample.speakers import Voice
+from ecmf_pipeline.corpora.sample.plan import Prosody
+from ecmf_pipeline.corpora.sample.scene import Voice
 
 SAMPLE_RATE = 16_000
 """Samples a second of everything this module returns."""

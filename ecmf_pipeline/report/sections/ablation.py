@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ecmf_pipeline.report.ablation import Ablation, VariantRow
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
     Block,
@@ -20,7 +19,7 @@ from ecmf_pipeline.report.blocks import (
     score,
     signed,
 )
-from ecmf_pipeline.report.evaluation import Difference
+from ecmf_pipeline.report.inputs import Ablation, Difference, VariantRow
 from ecmf_pipeline.report.plots import Interval, intervals
 from ecmf_pipeline.report.verdicts import GIVEN_CAVEAT
 

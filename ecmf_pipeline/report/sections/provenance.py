@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ecmf_pipeline.clips import MAX_CLIP_ID_BYTES
+from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
     Block,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from ecmf_pipeline.clips import MAX_CLIP_ID_BYTES, Clip
+from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES, Clip
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
     Block,
@@ -25,12 +25,10 @@ from ecmf_pipeline.report.blocks import (
     shortened,
 )
 from ecmf_pipeline.report.config import ReportConfig
-from ecmf_pipeline.report.evaluation import Evaluation, LabelAccuracy
-from ecmf_pipeline.report.inputs import LabelDecision, ReportInput, SourceVote
+from ecmf_pipeline.report.inputs import Evaluation, LabelAccuracy, LabelDecision, ReportInput, SourceVote
 from ecmf_pipeline.report.plots import Bar, Colour, bars
 from ecmf_pipeline.report.sections.corpus import in_order
-from ecmf_pipeline.report.sections.proof import proof_blocks
-from ecmf_pipeline.report.sections.vote_sources import vote_source_blocks
+from ecmf_pipeline.report.sections.evidence import proof_blocks, vote_source_blocks
 from ecmf_pipeline.report.verdicts import labels_verdict
 
 DECISIONS: dict[str, tuple[Colour, str, str]] = {

@@ -12,6 +12,7 @@ from ecmf_pipeline.report.blocks import (
     Paragraph,
     Section,
     Table,
+    Tile,
     count,
     foreign,
     percent,
@@ -19,17 +20,88 @@ from ecmf_pipeline.report.blocks import (
     shortened,
     signed,
 )
-from ecmf_pipeline.report.evaluation import Confusion, Difference, Evaluation, Scores
-from ecmf_pipeline.report.inputs import ReportInput
+from ecmf_pipeline.report.inputs import Ablation, Confusion, Difference, Evaluation, ReportInput, Scores
 from ecmf_pipeline.report.plots import Bar, Interval, Mark, bars, intervals
 from ecmf_pipeline.report.sections.corpus import in_order
 from ecmf_pipeline.report.verdicts import (
+    Verdict,
     fusion_verdict,
+    headline_score,
     interval,
     judged,
+    labels_verdict,
     majority_f1,
     training_verdict,
 )
+
+SYNTHETIC = (
+    "This corpus is synthetic: its clips were generated, not recorded from people. "
+    "The figures show that the machinery works, not accuracy on people."
+)
+
+
+def tiles(report: ReportInput, evaluation: Evaluation) -> list[Tile]:
+    """The headline strip."""
+    splits = [clip.split.value for clip in report.clips]
+    by_split = [count(splits.count(name), name, name) for name in ("train", "candidate", "unlabeled") if name in splits]
+    value, rests_on = headline_score(evaluation)
+    fusion, refinement = fusion_verdict(evaluation), labels_verdict(evaluation, refined=bool(report.refined))
+    best = evaluation.fusion_over_best_modality
+    against = f"against {best.best}, {interval(best) or 'no interval'}" if best and best.best else "no comparison"
+    labels = evaluation.labels
+    known = labels is not None and labels.given is not None and labels.refined is not None
+    set_aside = len({entry.clip_id for entry in report.quarantine})
+    return [
+        Tile(
+            "Corpus",
+            shortened(str(report.corpus.get("kind") or "not named"), 40),
+            "synthetic: generated clips" if report.synthetic else "not marked as synthetic",
+        ),
+        Tile("Clips", count(len(report.clips)), ", ".join(by_split) or "none"),
+        Tile("Weighted F1", value, rests_on),
+        Tile("Fusion over best single modality", fusion.short, against, fusion.state),
+        Tile(
+            "Training labels after refinement",
+            refinement.short,
+            _accuracies(evaluation) if known else "accuracy not known",
+            refinement.state,
+        ),
+        Tile("Quarantined", count(set_aside, "clip"), count(len(report.quarantine), "entry", "entries")),
+    ]
+
+
+def verdicts(report: ReportInput, evaluation: Evaluation, ablation: Ablation | None = None) -> list[Verdict]:
+    """The answers to: how good, is it the fusion, are the labels better, and is the model the better for them?
+
+    A fusion that has collapsed onto one modality is named besides.
+    """
+    answers = [_score(evaluation), fusion_verdict(evaluation)]
+    answers.append(labels_verdict(evaluation, refined=bool(report.refined)))
+    if report.refined or evaluation.refined_over_given:
+        answers.append(training_verdict(evaluation))
+    warnings = ablation.weights.warnings if ablation else ()
+    return answers + [Verdict("worse", "collapsed", f"{text[:1].upper()}{text[1:]}.") for text in warnings]
+
+
+def _score(evaluation: Evaluation) -> Verdict:
+    value, rests_on = headline_score(evaluation)
+    if evaluation.weighted_f1 is None:
+        return Verdict("unknown", value, f"How good the predictions are cannot be known: {rests_on}.")
+    sentence = f"The fused model reaches a weighted F1 of {value} ({rests_on})."
+    least = majority_f1(evaluation)
+    if least is None:
+        return Verdict(None, value, sentence)
+    if evaluation.weighted_f1 > least:
+        return Verdict(None, value, f"{sentence} Always answering the commonest label would reach {score(least)}.")
+    sentence += f" That is no better than always answering the commonest label, which reaches {score(least)}."
+    return Verdict("worse", value, sentence)
+
+
+def _accuracies(evaluation: Evaluation) -> str:
+    labels = evaluation.labels
+    if labels is None or labels.given is None or labels.refined is None:
+        return ""
+    return f"accuracy {score(labels.given.accuracy)} before, {score(labels.refined.accuracy)} after"
 
 
 def scores_section(report: ReportInput, evaluation: Evaluation) -> Section:

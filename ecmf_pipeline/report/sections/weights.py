@@ -6,8 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from ecmf_pipeline.clips import MAX_CLIP_ID_BYTES
-from ecmf_pipeline.report.ablation import Ablation
+from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES
 from ecmf_pipeline.report.blocks import (
     Block,
     Figure,
@@ -21,7 +20,7 @@ from ecmf_pipeline.report.blocks import (
     percent,
     score,
 )
-from ecmf_pipeline.report.inputs import PredictedClip, ReportInput
+from ecmf_pipeline.report.inputs import Ablation, PredictedClip, ReportInput
 from ecmf_pipeline.report.plots import PALETTE, stacked
 from ecmf_pipeline.report.sections.corpus import in_order
 

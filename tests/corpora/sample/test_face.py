@@ -3,11 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ecmf_pipeline.corpora.sample.acting import EXPRESSIONS, draw_acting, expression
 from ecmf_pipeline.corpora.sample.face import FaceRig
-from ecmf_pipeline.corpora.sample.plan import SHARES
-from ecmf_pipeline.corpora.sample.scene import render
-from ecmf_pipeline.corpora.sample.speakers import draw_speaker
+from ecmf_pipeline.corpora.sample.plan import EXPRESSIONS, SHARES, draw_acting, expression
+from ecmf_pipeline.corpora.sample.scene import draw_speaker, render
 
 
 def test_photograph_at_rest_is_not_warped(rig: FaceRig) -> None:

@@ -8,13 +8,12 @@ import mediapipe
 import pytest
 from mediapipe.tasks.python import BaseOptions, vision
 
-from ecmf_pipeline.corpora.sample.clip import draw_clip
+from ecmf_pipeline.core.errors import CorpusError, ModelError
 from ecmf_pipeline.corpora.sample.config import SampleConfig
 from ecmf_pipeline.corpora.sample.face import FaceRig
-from ecmf_pipeline.corpora.sample.generate import SampleSummary, generate
+from ecmf_pipeline.corpora.sample.generate import SampleSummary, draw_clip, generate
 from ecmf_pipeline.corpora.sample.plan import SHARES, plan_clips
 from ecmf_pipeline.corpora.sample.speech import Synthesizer
-from ecmf_pipeline.errors import CorpusError, ModelError
 
 Sample = tuple[Path, SampleSummary]
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ecmf_pipeline.corpora.sample.acting import Prosody
-from ecmf_pipeline.corpora.sample.speakers import Voice
+from ecmf_pipeline.corpora.sample.plan import Prosody
+from ecmf_pipeline.corpora.sample.scene import Voice
 from ecmf_pipeline.corpora.sample.speech import SAMPLE_RATE, Synthesizer, lay_over_room, loudness, speak_within
 
 VOICE = Voice(hertz=(100, 150), formants=(100, 100, 100), tone=90, rate=175, pitch=42, span=50, room=-55)

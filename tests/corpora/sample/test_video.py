@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ecmf_pipeline.corpora.sample.video import encode_mp4
+from ecmf_pipeline.corpora.sample.generate import encode_mp4
 
 
 def test_encoding_again_gives_the_same_bytes() -> None:

@@ -1,0 +1,108 @@
+"""Make a project folder: dvc.yaml, params.yaml, a git repository and a DVC project."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import ecmf_pipeline
+from ecmf_pipeline.core.errors import InputError
+from ecmf_pipeline.core.files import write_atomic
+from ecmf_pipeline.core.progress import say
+
+IGNORED = {
+    "data": [
+        ".index-cache.json",
+        ".index-stamp.json",
+        ".index.spool",
+        ".index.lock",
+        ".transcripts.spool",
+        ".rewrite.spool",
+        ".votes.spool",
+        "models",
+        "sample",
+        "manifest.csv",
+        "corpus.json",
+        "settings",
+        "transcripts",
+        "rewrite",
+        "votes",
+        "ablation",
+        "submission_given.csv",
+        "submission.csv",
+        "transfer.json",
+        "report",
+    ],
+    "data/index": ["findings.csv"],
+    "data/cues": ["audio.csv", "face.csv"],
+    "data/features": [
+        "global.zarr",
+        "face.zarr",
+        "audio.zarr",
+        "text.zarr",
+        ".*.zarr.spool",
+        ".*.zarr.lock",
+        ".*.zarr.damaged",
+    ],
+    "data/quarantine": [
+        "index.csv",
+        "extract-global.csv",
+        "extract-face.csv",
+        "extract-audio.csv",
+        "extract-text.csv",
+        "transcribe.csv",
+        "rewrite.csv",
+        "vote.csv",
+        "vote-cues.csv",
+        "vote-frames.csv",
+        "vote-examples-*.csv",
+    ],
+    "data/fusion": ["given", "refined"],
+    "data/predictions": ["given", "refined"],
+    "data/labels": ["next.csv", "refined.csv"],
+}
+"""What DVC keeps and git must not, by folder."""
+
+
+def init(folder: Path) -> None:
+    """Lay dvc.yaml and params.yaml in ``folder`` and make it a DVC project.
+
+    Raises:
+        InputError: When the folder already holds one of the two, or git or DVC cannot set it up.
+    """
+    for name in ("dvc.yaml", "params.yaml"):
+        if (folder / name).exists():
+            raise InputError(f"{folder / name} is already there", "choose a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copyfile(_template(name), folder / name)
+    for below, names in IGNORED.items():
+        # DVC writes these lines itself, but takes them back where a run fails: written here they stay.
+        write_atomic(folder / below / ".gitignore", "".join(f"/{name}\n" for name in names))
+    if not _inside_git(folder):
+        _run(["git", "init", "--quiet"], folder)
+    if not (folder / ".dvc").is_dir():
+        _run(["dvc", "init", "--quiet", "--subdir"], folder)
+        _run(["dvc", "config", "core.analytics", "false"], folder)
+    say(f"{folder} is ready: set `corpus` in params.yaml (or keep the sample), then run `dvc repro` in it")
+
+
+def _template(name: str) -> Path:
+    package = Path(ecmf_pipeline.__file__).parent
+    packaged = package / "template" / name
+    return packaged if packaged.is_file() else package.parent / name  # a checkout has them at its top level
+
+
+def _inside_git(folder: Path) -> bool:
+    command = ["git", "rev-parse", "--is-inside-work-tree"]
+    return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0
+
+
+def _run(command: list[str], folder: Path) -> None:
+    try:
+        finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise InputError(f"{command[0]} is not installed", f"install {command[0]}") from error
+    if finished.returncode:
+        raise InputError(f"`{' '.join(command)}` failed: {finished.stderr.strip()}")

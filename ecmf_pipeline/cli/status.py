@@ -1,0 +1,104 @@
+"""`ecmf-pipe status`: what is done, missing, absent and quarantined, by stage and modality."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Clip, Modality, read_manifest
+from ecmf_pipeline.core.progress import say
+from ecmf_pipeline.core.transcripts import ClipText, read_texts
+from ecmf_pipeline.encoders.embedded.packages import embedded_model
+from ecmf_pipeline.extraction.plan import Reading, coverage
+from ecmf_pipeline.runner.quarantine import read_all, read_quarantine
+from ecmf_pipeline.settings.params import Params, load_params
+from ecmf_pipeline.stages.shared.inputs import expected_fingerprint
+from ecmf_pipeline.transcription.table import read_transcripts, with_transcripts
+
+_ROW = "{:<18}{:>9}{:>9}{:>9}{:>13}"
+
+Row = tuple[str, int | str, int | str, int | str, int | str]
+
+
+def run() -> None:
+    """Print one line a stage, and the quarantined clips by reason."""
+    params = load_params()
+    say(_ROW.format("stage", "done", "missing", "absent", "quarantined"))
+    for row in _rows(params):
+        say(_ROW.format(*row))
+    entries = read_all(paths.QUARANTINE, params.extract.encoders)
+    counts: dict[tuple[str, str, str], int] = {}
+    for entry in entries:
+        key = (entry.stage, entry.modality, entry.reason)
+        counts[key] = counts.get(key, 0) + 1
+    for (stage, modality, reason), count in sorted(counts.items()):
+        say(f"  quarantined by {f'{stage} {modality}'.strip()}: {reason} {count}")
+    if entries:
+        say(f"  one line a clip in {paths.QUARANTINE}/")
+
+
+def _rows(params: Params) -> Iterator[Row]:
+    present = sum(embedded_model(name).is_present(paths.MODELS) for name in params.models.names)
+    yield "models", present, len(params.models.names) - present, "", ""
+    if not paths.MANIFEST.is_file():
+        yield "index", 0, "all", "", ""
+        return
+    clips = read_manifest(paths.MANIFEST)
+    if params.transcribe.model and paths.TRANSCRIPTS.is_file():
+        clips = with_transcripts(clips, read_transcripts(paths.TRANSCRIPTS))
+    bad = len(read_quarantine(paths.quarantine("index")))
+    without_file = sum(not clip.path for clip in clips)
+    yield "index", len(clips) - bad - without_file, 0, without_file, bad
+    yield from _clip_rows(params, clips)
+    for name, path in _outputs():
+        yield name, "yes" if path.exists() else "no", "", "", ""
+
+
+def _clip_rows(params: Params, clips: list[Clip]) -> Iterator[Row]:
+    texts = read_texts(paths.REWRITES) if paths.REWRITES.is_file() else {}
+    spoken = {
+        clip.clip_id: (clip.transcript, clip.translation)
+        for clip in clips
+        if clip.transcript.strip() or clip.translation.strip()
+    }
+    rewritten = {clip_id: (text.original, text.translation) for clip_id, text in texts.items()}
+    done = sum(rewritten.get(clip_id) == words for clip_id, words in spoken.items())
+    yield "rewrite", done, len(spoken) - done, len(clips) - len(spoken), ""
+    for modality in params.extract.encoders:
+        counts = coverage(
+            modality,
+            clips,
+            texts,
+            root=paths.features(modality),
+            quarantine_path=paths.quarantine("extract", modality),
+            fingerprint=expected_fingerprint(params, modality),
+            reading=Reading.of(params.encoder_of(modality), params.faces),
+        )
+        # Words that are not rewritten yet are missing, not absent.
+        waiting = _waiting(clips, texts, params.encoder_of(modality).text_columns) if modality is Modality.TEXT else 0
+        row = (counts.done, counts.missing + waiting, counts.absent - waiting, counts.quarantined)
+        yield f"extract {modality.value}", *row
+
+
+def _waiting(clips: Sequence[Clip], texts: Mapping[str, ClipText], columns: Sequence[str]) -> int:
+    """Clips that will have all ``columns`` once they are rewritten, and do not have them yet."""
+    nothing = ClipText("")
+    to_come = [ClipText(clip.transcript, enriched=clip.transcript, translation=clip.translation) for clip in clips]
+    return sum(
+        bool(text.having(columns)) and not texts.get(clip.clip_id, nothing).having(columns)
+        for clip, text in zip(clips, to_come, strict=True)
+    )
+
+
+def _outputs() -> list[tuple[str, Path]]:
+    return [
+        ("train given", paths.models_trained_on("given") / "fusion"),
+        ("predict given", paths.predictions("given") / "fusion.csv"),
+        ("vote", paths.VOTES),
+        ("refine", paths.REFINED),
+        ("train refined", paths.models_trained_on("refined") / "fusion"),
+        ("predict refined", paths.predictions("refined") / "fusion.csv"),
+        ("evaluate", paths.METRICS / "evaluate.json"),
+        ("report", paths.REPORT),
+    ]

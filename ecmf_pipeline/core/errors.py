@@ -1,0 +1,255 @@
+"""Every error this package raises on purpose, named by what the caller must do next.
+
+::
+
+    EcmfError
+    ├── InputError              the user's input is wrong: the command ends with exit code 2
+    │   ├── ParamsError         a key or value of params.yaml
+    │   ├── CorpusError         the corpus folder, its csv files, its labels
+    │   ├── TooFewClips         nothing to train on: too few clips, classes or groups
+    │   ├── MissingInput        a file that an earlier stage writes is not there yet
+    │   ├── ModelError          weights that are absent, altered or of another shape
+    │   └── StoreError          a feature store that cannot be read
+    │       ├── StaleStore      a feature store made with other settings than the ones asked for
+    │       └── StoreBusy       another run is writing to the store just now
+    ├── ClipError               one clip is bad: it is quarantined and the run goes on
+    │   ├── UnreadableMedia     no reader can decode it
+    │   ├── NoVideoStream       it holds no pictures
+    │   ├── TooManyPictures     those asked for of it take more memory than is allowed
+    │   ├── NoAudioStream       it holds no sound
+    │   ├── SilentAudio         its sound is nothing but zeros
+    │   ├── NothingToEncode     the encoder finds nothing in it that it could describe
+    │   ├── FeaturesNotFinite   its features hold NaN, or numbers beyond the store's type
+    │   ├── ChangedSinceIndex   its file is not the one that was indexed: tried again in the next run
+    │   ├── FileUnreachable     its file is gone or may not be read just now: tried again in the next run
+    │   ├── NoFaceFound         no sampled frame shows a face
+    │   ├── WorkerCrashed       it made the process that worked on it crash (a decoder's segmentation fault, say)
+    │   ├── WorkerKilled        the process that worked on it was killed from outside, twice: tried again next time
+    │   ├── OutOfMemory         it takes more memory than there is
+    │   ├── RequestRefused      a server refuses to answer about it
+    │   ├── ServerUnavailable   a server failed each time it was asked about it: tried again in the next run
+    │   └── ClipTimeout         it takes longer than `clip_timeout`
+    ├── TooManyQuarantined      more clips are bad than the params allow: exit code 1
+    ├── BudgetSpent             what params allow to be sent to a server is sent: exit code 1
+    ├── TryAgain                clips failed for reasons that may pass: exit code 1, so that DVC runs the stage again
+    └── Interrupted             Ctrl-C or SIGTERM: exit code 130, what was complete is kept
+
+Anything else that is raised is a bug of ours and propagates with its traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+WORKER_NOTE = "In a worker:"
+"""Begins the note that holds a worker's traceback, on an error that came from one."""
+
+
+class EcmfError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class InputError(EcmfError):
+    """The user's input is wrong.
+
+    Args:
+        message: What is wrong and where.
+        hint: How to mend it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.what = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  {self.hint}" if self.hint else self.what
+
+
+class ParamsError(InputError):
+    """A key or a value of params.yaml is wrong."""
+
+
+class CorpusError(InputError):
+    """The corpus folder or one of its csv files cannot be used."""
+
+
+class TooFewClips(InputError):
+    """There is nothing to train on: too few clips, classes or groups."""
+
+
+class MissingInput(InputError):
+    """A file that an earlier stage writes is not there yet."""
+
+
+class ModelError(InputError):
+    """Model weights are absent, altered or of another shape than the encoder expects."""
+
+
+class StoreError(InputError):
+    """A feature store cannot be read."""
+
+
+class StaleStore(StoreError):
+    """A feature store was made with other settings than the ones asked for."""
+
+
+class StoreBusy(StoreError):
+    """Another run is writing to the feature store, or the LLM's answers, just now."""
+
+
+class ClipError(EcmfError):
+    """One clip is bad; its class name is the reason kept in the quarantine table."""
+
+    is_defect = True
+    """Whether it counts towards the share of bad clips that params allow."""
+
+    is_transient = False
+    """Whether it says nothing about the clip's content, so that the next run tries again."""
+
+    @property
+    def reason(self) -> str:
+        """The reason class of the quarantine table."""
+        return type(self).__name__
+
+
+class UnreadableMedia(ClipError):
+    """No reader can decode the file."""
+
+
+class NoVideoStream(ClipError):
+    """The file holds no pictures."""
+
+
+class TooManyPictures(ClipError):
+    """The pictures that are asked for of the file take more memory than a clip is allowed."""
+
+
+class NoAudioStream(ClipError):
+    """The file holds no sound."""
+
+
+class SilentAudio(ClipError):
+    """The sound is nothing but zeros: a muted track says nothing, and must not pass for a quiet voice.
+
+    That is how the clip is, and no defect of it.
+    """
+
+    is_defect = False
+
+
+class NothingToEncode(ClipError):
+    """The encoder finds nothing in the clip that it could describe (too short, no landmarks)."""
+
+
+class FeaturesNotFinite(ClipError):
+    """The clip's features hold NaN, or numbers beyond what the store's type can hold."""
+
+
+class FileUnreachable(ClipError):
+    """The file is gone or may not be read just now."""
+
+    is_transient = True
+
+
+class ChangedSinceIndex(ClipError):
+    """The file is not the one that was indexed."""
+
+    is_transient = True
+
+
+class NoFaceFound(ClipError):
+    """No sampled frame shows a face."""
+
+
+class WorkerCrashed(ClipError):
+    """The clip makes the process that works on it crash, also when it is tried alone."""
+
+
+class WorkerKilled(ClipError):
+    """The process that works on the clip was killed from outside, also when the clip was tried alone."""
+
+    is_transient = True
+
+
+class OutOfMemory(ClipError):
+    """The clip takes more memory than there is, also when it is tried alone."""
+
+
+class RequestRefused(ClipError):
+    """A server refuses to answer about the clip (too long, its content filter), while it answers about others."""
+
+
+class ServerUnavailable(ClipError):
+    """A server failed each time it was asked about the clip."""
+
+    is_transient = True
+
+
+class ClipTimeout(ClipError):
+    """The clip takes longer than `clip_timeout`, also when it is tried alone."""
+
+
+class TooManyQuarantined(EcmfError):
+    """More clips are quarantined than the params allow; what was computed is kept."""
+
+
+class BudgetSpent(EcmfError):
+    """What params allow to be sent to a server is sent; the answers are kept."""
+
+    def __str__(self) -> str:
+        return (
+            f"{super().__str__()}\n  what was answered is kept; raise llm.budget or run the same command again to go on"
+        )
+
+
+class TryAgain(EcmfError):
+    """Something failed for a reason that may have passed by the next run; what was computed is kept."""
+
+
+class Interrupted(EcmfError):
+    """Ctrl-C or SIGTERM ended a run early; what was complete is committed."""
+
+    exit_code = 130
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}; what was complete is kept, run the same command again to go on"
+
+
+_OPENCV_NO_MEMORY = -4
+_SAID_BY_LIBRARIES = ("out of memory", "not enough memory", "allocate memory", "_alloc_failed", "bad_alloc")
+"""Torch's allocator for the processor (on Linux, on Windows), CUDA, cuBLAS and C++ itself."""
+
+
+@contextmanager
+def want_of_memory() -> Iterator[None]:
+    """Within it, memory that runs out is a MemoryError, also where torch, CUDA, OpenCV or the system say it otherwise.
+
+    Raises:
+        MemoryError: With what the library said.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MemoryError) or not _is_want_of_memory(error):
+            raise
+        raise MemoryError(str(error).partition("\n")[0].strip()) from error
+
+
+def _is_want_of_memory(error: Exception) -> bool:
+    """By names and words: no library is loaded for a type that only one of its own errors can have."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__}
+    if "cv2.error" in kinds:
+        return getattr(error, "code", None) == _OPENCV_NO_MEMORY
+    if "torch.OutOfMemoryError" in kinds:
+        return True
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in said for words in _SAID_BY_LIBRARIES)

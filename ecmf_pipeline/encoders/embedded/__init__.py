@@ -1,0 +1,1 @@
+"""Encoders whose weights ship inside packages."""

@@ -1,0 +1,151 @@
+"""EfficientNet-Lite0: the global branch's default encoder.
+
+Architecture: MBConv without squeeze-and-excitation, ReLU6, stem and head of fixed width, as published with the
+TensorFlow models (tensorflow/tpu, models/official/efficientnet/lite; EfficientNet is arXiv 1905.11946).
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.encoders.config import EfficientNetConfig
+from ecmf_pipeline.encoders.embedded.tf_layers import SameConv2d, batch_norm, fold
+from ecmf_pipeline.encoders.inference import Inference
+from ecmf_pipeline.encoders.preprocess import Preprocessing
+from ecmf_pipeline.encoders.vision import PictureEncoder, PicturePreparer
+from ecmf_pipeline.encoders.weights import MODELS_HINT
+
+SIDE = 224
+DIM = 1280
+
+_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+"""Blocks, kernel, stride of the first block, expansion, output channels."""
+
+
+class MBConv(nn.Module):
+    """Expand, depthwise convolution, project; with a shortcut where the shapes allow."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        width = inputs * expansion
+        if expansion > 1:
+            self.expand_conv, self.bn0 = SameConv2d(inputs, width, 1), batch_norm(width)
+        self.depthwise_conv, self.bn1 = SameConv2d(width, width, kernel, stride, groups=width), batch_norm(width)
+        self.project_conv, self.bn2 = SameConv2d(width, outputs, 1), batch_norm(outputs)
+        self.expands, self.shortcut = expansion > 1, stride == 1 and inputs == outputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """From (B, C, H, W) to (B, C', ceil(H / stride), ceil(W / stride))."""
+        y: torch.Tensor = F.relu6(self.bn0(self.expand_conv(x))) if self.expands else x
+        y = F.relu6(self.bn1(self.depthwise_conv(y)))
+        y = self.bn2(self.project_conv(y))
+        return x + y if self.shortcut else y
+
+    def fold(self) -> None:
+        """Fold the batch norms into the convolutions."""
+        fold(self, [("depthwise_conv", "bn1"), ("project_conv", "bn2")])
+        if self.expands:
+            fold(self, [("expand_conv", "bn0")])
+
+
+class EfficientNetLite0(nn.Module):
+    """The network. Its parameters carry the names of the published state dict, less the leading underscores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_stem, self.bn0 = SameConv2d(3, 32, 3, 2), batch_norm(32)
+        blocks, inputs = [], 32
+        for count, kernel, stride, expansion, outputs in _STAGES:
+            for position in range(count):
+                blocks.append(MBConv(inputs, outputs, kernel, stride if position == 0 else 1, expansion))
+                inputs = outputs
+        self.blocks = nn.ModuleList(blocks)
+        self.conv_head, self.bn1 = SameConv2d(inputs, DIM, 1), batch_norm(DIM)
+        self.fc = nn.Linear(DIM, 1000)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """From pictures (B, 3, 224, 224) to features (B, 1280); ``fc`` turns these into ImageNet logits (B, 1000)."""
+        x = F.relu6(self.bn0(self.conv_stem(x)))  # (B, 32, 112, 112)
+        for block in self.blocks:
+            x = block(x)
+        x = F.relu6(self.bn1(self.conv_head(x)))  # (B, 1280, 7, 7)
+        return x.mean(dim=(2, 3))
+
+    def fold(self) -> None:
+        """Fold the batch norms into the convolutions; call it in eval mode, once."""
+        fold(self, [("conv_stem", "bn0"), ("conv_head", "bn1")])
+        for block in self.blocks:
+            if isinstance(block, MBConv):
+                block.fold()
+
+
+def load_efficientnet(path: Path) -> EfficientNetLite0:
+    """Build the network from a published state dict, in eval mode, its batch norms folded.
+
+    Raises:
+        ModelError: When the file is missing, damaged, or of another shape.
+    """
+    if not path.is_file():
+        raise ModelError(f"the weights {path} are missing", MODELS_HINT)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network = EfficientNetLite0()
+        network.load_state_dict({name.replace("._", ".").lstrip("_"): tensor for name, tensor in state.items()})
+    except (RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
+        raise ModelError(f"{path} does not hold EfficientNet-Lite0's weights ({error})", MODELS_HINT) from error
+    network.eval()
+    network.fold()
+    return network.eval().requires_grad_(False)
+
+
+def efficientnet_preprocessing(config: EfficientNetConfig) -> Preprocessing:
+    """How the network wants its pictures."""
+    stretch = config.fit == "stretch"
+    return Preprocessing(
+        resize=(SIDE, SIDE) if stretch else SIDE,
+        resample="bicubic",
+        crop=None if stretch else (SIDE, SIDE),
+        mean=(127.0,) * 3,
+        std=(128.0,) * 3,
+        arithmetic="torch",  # its pictures were resized by TensorFlow: there is no Pillow to equal
+    )
+
+
+class EfficientNetEncoder(PictureEncoder):
+    """EfficientNet-Lite0 before its classifier: a row a frame."""
+
+    def __init__(self, config: EfficientNetConfig, device: str = "auto") -> None:
+        self._settings = config.settings()
+        self.inference = Inference(device, config.batch_size)
+        self.network = self.inference.place(load_efficientnet(config.weights))
+        self.preparer = PicturePreparer(efficientnet_preprocessing(config))
+
+    @property
+    def dim(self) -> int:
+        """D: 1280."""
+        return DIM
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `EfficientNetConfig.settings`."""
+        return self._settings
+
+    def _forward(self, frames: torch.Tensor) -> torch.Tensor:
+        pictures: torch.Tensor = self.preparer.preprocessing.normalised(frames)
+        features: torch.Tensor = self.network(pictures.contiguous(memory_format=torch.channels_last))
+        return features

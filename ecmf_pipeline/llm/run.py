@@ -1,0 +1,244 @@
+"""The long loop of everything that is asked of a language model: only what is not known, each question once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ecmf_pipeline.core.errors import (
+    ServerUnavailable,
+    TooManyQuarantined,
+    TryAgain,
+)
+from ecmf_pipeline.core.formatting import counted
+from ecmf_pipeline.llm.cache import AnswerCache, AnswerKeeper, AnswerSealer, AnswerWriter, RowT
+from ecmf_pipeline.llm.config import LlmConfig
+from ecmf_pipeline.llm.drafts import FILE, DraftingSteps, Drafts
+from ecmf_pipeline.llm.requests import Threads
+from ecmf_pipeline.llm.step import BRANCH
+from ecmf_pipeline.runner import (
+    Engine,
+    InProcess,
+    Item,
+    LocalProcesses,
+    Run,
+    RunConfig,
+    RunReport,
+    StepFactory,
+)
+from ecmf_pipeline.runner.machine import usable_cores
+from ecmf_pipeline.runner.quarantine import Quarantine
+
+PART_SIZE = 1024
+"""Answers that stand in one file."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreBooks:
+    """Where a stage keeps what it has asked.
+
+    Attributes:
+        stage: The stage.
+        cache: Answers already paid for.
+        waiting: What is not sealed yet; outside of what DVC tracks.
+        quarantine: Table of the clips that the model could not be asked about.
+        earlier: Stages that asked the same before: what they know is read, what they set aside is not asked.
+    """
+
+    stage: str
+    cache: Path
+    waiting: Path
+    quarantine: Path
+    earlier: tuple[ScoreBooks, ...] = ()
+
+
+class Question(Item, Protocol):
+    """What is asked at once, for all the clips that share it."""
+
+    @property
+    def length(self) -> int:
+        """How much there is to read, in characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What became of the questions.
+
+    Attributes:
+        asked: Keys of those that were answered just now.
+        cached: How many were known.
+        quarantined: How many clips are set aside.
+    """
+
+    asked: frozenset[str]
+    cached: int
+    quarantined: int
+
+
+def ask_about(
+    keys: Mapping[str, str],
+    items: Callable[[Mapping[str, Sequence[str]]], Sequence[Question]],
+    *,
+    cache: AnswerCache[RowT],
+    fingerprint: str,
+    books: ScoreBooks,
+    steps: StepFactory,
+    config: LlmConfig,
+    retry_quarantined: bool = False,
+    engine: Engine | None = None,
+) -> Asked:
+    """Ask what the cache does not know, and keep the answers in it.
+
+    Each finished batch is durable at once, and so is each paid answer of a question that takes several, so that a run
+    that is cut short asks only the rest when it is repeated.
+
+    Args:
+        keys: SHA-256 of what is asked about each clip.
+        items: Makes the questions, of the clips that share each key.
+        cache: Of these settings.
+        fingerprint: Of all that changes an answer.
+        books: Where the stage keeps what it has asked.
+        steps: Makes the step of each worker; not called when everything is known.
+        config: How the loop runs.
+        retry_quarantined: Whether what was set aside is tried again.
+        engine: Who runs the workers; None: processes or threads of this machine, as ``config`` says.
+
+    Raises:
+        StoreBusy: When another run asks for the same stage.
+        TryAgain: When a server failed each time it was asked about some clips; at once where it seems to be down.
+        BudgetSpent: When more would have to be asked than the budget allows.
+        TooManyQuarantined: When too many questions make the model fail; what was answered is kept.
+        Interrupted: On Ctrl-C or SIGTERM; what was complete is kept.
+    """
+    with AnswerWriter(cache, books.waiting) as writer, _drafting(books, cache) as drafts:
+        known = {key for key in keys.values() if key in cache}
+        missing = {clip_id: key for clip_id, key in keys.items() if key not in known}
+        quarantine = _set_aside(books, fingerprint, missing, retry=retry_quarantined)
+        report = RunReport(reused={BRANCH: len(keys) - len(missing)})
+        if questions := items(_wanted(missing, quarantine)):
+            run: Run[Question] = Run(
+                steps.keeping(drafts) if isinstance(steps, DraftingSteps) else steps,
+                AnswerKeeper(writer.spool),
+                AnswerSealer(writer, keys),
+                {BRANCH: quarantine},
+                RunConfig(_batch_size(config), PART_SIZE, config.max_quarantined, config.workers, config.clip_timeout),
+                report,
+                engine or _engine(config),
+            )
+            try:
+                run(_in_order(questions), books.stage)
+            except TryAgain as error:
+                raise TryAgain(_see(books, f"{error}; the answers are kept")) from error
+            except TooManyQuarantined as error:
+                _refuse_without_server(config, books, report, error)
+                raise
+            _refuse_without_server(config, books, report)
+        else:
+            quarantine.write()
+            quarantine.refuse_too_many(len(keys), config.max_quarantined)
+    answered = frozenset(key for key in missing.values() if key in cache)
+    return Asked(answered, cached=len(known), quarantined=len(quarantine))
+
+
+def drafts_of(books: ScoreBooks, fingerprint: str) -> Drafts:
+    """What has been paid for of questions that are not finished.
+
+    Args:
+        books: Where the stage keeps what it has asked.
+        fingerprint: Of all that changes an answer.
+    """
+    own, *others = (each.waiting / fingerprint / FILE for each in (books, *books.earlier))
+    return Drafts(own, also=others)
+
+
+@contextmanager
+def _drafting(books: ScoreBooks, cache: AnswerCache[RowT]) -> Iterator[Drafts]:
+    """The drafts for a run that holds the lock; those of questions that have an answer by its end go."""
+    drafts = drafts_of(books, cache.folder.name)
+    drafts.tidy(cache)
+    try:
+        yield drafts
+    finally:
+        drafts.tidy(cache)
+
+
+def _refuse_without_server(
+    config: LlmConfig, books: ScoreBooks, report: RunReport, error: TooManyQuarantined | None = None
+) -> None:
+    """Where a server failed, it is the server that wants mending and not the clips."""
+    if failed := report.transient[ServerUnavailable.__name__]:
+        raise TryAgain(
+            _see(
+                books,
+                f"{counted(failed, 'question')} without an answer, since the server at {config.server.base_url} failed "
+                "each time; the answers are kept",
+            )
+        ) from error
+
+
+def _see(books: ScoreBooks, what: str) -> str:
+    return f"{books.stage}: {what}.\n  See {books.quarantine}, and run it again once the server is well."
+
+
+def nothing_to_ask(books: ScoreBooks) -> None:
+    """Write the empty table of a stage that has nothing to ask: DVC waits for it."""
+    quarantine = Quarantine(books.quarantine, stage=books.stage)
+    quarantine.clear()
+    quarantine.write()
+
+
+def _set_aside(books: ScoreBooks, fingerprint: str, missing: Mapping[str, str], *, retry: bool) -> Quarantine:
+    """The stage's table: of the clips that miss an answer, those whose question was found to break the model."""
+
+    def table(of: ScoreBooks) -> Quarantine:
+        read = Quarantine(of.quarantine, stage=of.stage, fingerprint=fingerprint, section="llm")
+        read.keep_only(dict(missing))
+        return read
+
+    own = table(books)
+    if retry:
+        own.clear()
+        return own
+    bad = {entry.digest: entry for read in (*map(table, books.earlier), own) for entry in read}
+    for clip_id, key in missing.items():
+        if key in bad:  # also when it was another clip, or an earlier stage, that it was tried for
+            own.add(clip_id, bad[key].reason, bad[key].message, key)
+    return own
+
+
+def _wanted(missing: Mapping[str, str], quarantine: Quarantine) -> Mapping[str, Sequence[str]]:
+    """The clips that share each key, without those that are set aside."""
+    clips: dict[str, list[str]] = defaultdict(list)
+    for clip_id, key in missing.items():
+        if not quarantine.holds(clip_id, key):
+            clips[key].append(clip_id)
+    return clips
+
+
+def _in_order(items: Sequence[Question]) -> list[Question]:
+    """Of the questions whose answers will stand in one part, the shorter ones first.
+
+    A batch is as wide as its longest text: on MELD's utterances, batches in the order of the corpus cost twice the
+    processor time.
+    """
+    parts = [items[start : start + PART_SIZE] for start in range(0, len(items), PART_SIZE)]
+    return [item for part in parts for item in sorted(part, key=lambda item: item.length)]
+
+
+def _batch_size(config: LlmConfig) -> int:
+    """Questions that are durable together: a server's answers are paid for one by one."""
+    return 1 if config.backend == "openai" else config.batch_size
+
+
+def _engine(config: LlmConfig) -> Engine:
+    """Workers that share out the cores: a single one has all of them. Waiting for a server takes none."""
+    if config.backend == "openai":
+        return Threads(config.server.concurrency)
+    if config.workers == 0:
+        return InProcess()
+    threads = 1 if config.workers is None else max(1, usable_cores() // config.workers)
+    return LocalProcesses(config.workers, config.clip_timeout, threads)

@@ -1,0 +1,1 @@
+"""Read pictures and sound from video files."""

@@ -1,0 +1,1 @@
+"""Parse params.yaml over its preset, and resolve what it means for each stage."""

@@ -1,0 +1,315 @@
+"""params.yaml: one section a stage and a few that stages share, every section one frozen, strict model.
+
+Only stages see `Params`; each room owns, and is handed, its own section.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.config import Config
+from ecmf_pipeline.core.errors import ParamsError
+from ecmf_pipeline.core.pooling import Pool, PoolOrFrames
+from ecmf_pipeline.corpora.config import CorpusConfig
+from ecmf_pipeline.corpora.sample.config import SampleConfig
+from ecmf_pipeline.encoders.config import (
+    BaseEncoderConfig,
+    EfficientNetConfig,
+    EgemapsConfig,
+    EncoderConfig,
+    ImportedConfig,
+    JoinedConfig,
+    MiniXceptionConfig,
+    TextConfig,
+)
+from ecmf_pipeline.encoders.embedded.packages import ModelsConfig
+from ecmf_pipeline.evaluation.config import AblateConfig, EvaluateConfig
+from ecmf_pipeline.extraction.config import ExtractConfig
+from ecmf_pipeline.faces import FaceConfig
+from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
+from ecmf_pipeline.labels.config import RefineConfig, VoteConfig
+from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
+from ecmf_pipeline.media.sampling import MediaConfig
+from ecmf_pipeline.report.config import ReportConfig
+from ecmf_pipeline.settings.presets import DEFAULT_PRESET, over_preset
+from ecmf_pipeline.transcription.config import TranscribeConfig
+
+
+class IndexConfig(Config):
+    """How the corpus is scanned.
+
+    Attributes:
+        max_quarantined: Share of the corpus' files that may be unreadable before `index` ends with exit code 1.
+        workers: Processes that read new files. None: one for each core; 0: none but the main process, and a file at
+            which the demuxer crashes ends the run.
+        clip_timeout: Seconds that one file may take to be hashed and probed. One that takes longer, twice, is
+            quarantined until it changes, or this does.
+    """
+
+    max_quarantined: float = Field(0.2, ge=0, le=1)
+    workers: int | None = Field(None, ge=0)
+    clip_timeout: float = Field(60.0, gt=0)
+
+
+class TrainConfig(Config):
+    """The `train` stage.
+
+    Attributes:
+        pool: How the rows of a clip become one vector, for training, voting and prediction alike. ``frames``: the
+            fusion takes them as a sequence of `pooling.MOST_FRAMES` at most, and ``fusion.temporal`` says how it sums
+            them up; voters, which take vectors, are given their mean.
+        fusion: The shape of the model.
+        training: Folds, seeds and the optimiser.
+    """
+
+    pool: PoolOrFrames = "mean"
+    fusion: FusionConfig = FusionConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @property
+    def vector_pool(self) -> Pool:
+        """How rows become one vector for what takes nothing else."""
+        return "mean" if self.pool == "frames" else self.pool
+
+
+def _embedded_encoders() -> dict[str, EncoderConfig]:
+    return {
+        "efficientnet_lite0": EfficientNetConfig(),
+        "mini_xception": MiniXceptionConfig(),
+        "egemaps": EgemapsConfig(),
+        "minilm": TextConfig(inputs="both"),
+    }
+
+
+class Params(Config):
+    """All of params.yaml over its preset. What both leave out has its default, which is that of ``embedded``.
+
+    Attributes:
+        preset: The choice of models that the file stands on; see `presets`.
+        corpus: Which clips.
+        models: Which embedded weights are fetched.
+        sample: The synthetic default corpus.
+        index: How the corpus is scanned.
+        media: How clips are sampled.
+        faces: How faces are found and cut out.
+        encoders: Frozen models by name.
+        extract: Which encoder serves which modality.
+        transcribe: Words for clips that come without any.
+        llm: The language model.
+        rewrite: How transcripts are enriched.
+        train: The fusion model and its training; `predict` has no settings of its own.
+        vote: Weak classifiers and LLM votes.
+        refine: How votes become labels.
+        evaluate: Intervals.
+        ablate: Which variants of the fusion are compared with it.
+        report: The HTML report.
+    """
+
+    preset: str = DEFAULT_PRESET
+    corpus: CorpusConfig = CorpusConfig()
+    models: ModelsConfig = ModelsConfig()
+    sample: SampleConfig = SampleConfig()
+    index: IndexConfig = IndexConfig()
+    media: MediaConfig = MediaConfig()
+    faces: FaceConfig = FaceConfig()
+    encoders: dict[str, EncoderConfig] = Field(default_factory=_embedded_encoders)
+    extract: ExtractConfig = ExtractConfig()
+    transcribe: TranscribeConfig = TranscribeConfig()
+    llm: LlmConfig = LlmConfig()
+    rewrite: RewriteConfig = RewriteConfig()
+    train: TrainConfig = TrainConfig()
+    vote: VoteConfig = VoteConfig()
+    refine: RefineConfig = RefineConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    ablate: AblateConfig = AblateConfig()
+    report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for modality in self.extract.encoders:
+            self._check_encoders(modality)
+        if self.corpus.kind == "sample" and self.corpus.root != paths.SAMPLE:
+            raise ValueError(f"corpus.root: the generated corpus stands in {paths.SAMPLE}; set corpus.kind as well")
+        if self.corpus.kind != "sample" and self.corpus.root == paths.SAMPLE:
+            raise ValueError(f"corpus.root: say where the {self.corpus.kind} corpus stands")
+        if self.faces.are_cut_already and self.corpus.kind != "mer":
+            raise ValueError(f"faces.source: {self.faces.source} crops come with corpora of corpus.kind mer alone")
+        if "frames" in self.vote.inputs and self.llm.backend != "openai":
+            raise ValueError("vote.inputs: frames are shown to a server whose model can see: set llm.backend to openai")
+        if "cues" in self.vote.inputs and not self.llm.votes.cues:
+            raise ValueError("llm.votes.cues: vote.inputs asks for cues: name face, audio or both")
+        fusion, search = self.train.fusion, self.train.training.search
+        if odd := search.not_split_by(fusion.heads):
+            raise ValueError(
+                f"train.training.search.hidden: {', '.join(map(str, odd))}: each must be a multiple of "
+                f"train.fusion.heads ({fusion.heads})"
+            )
+        for kind in self.rewrite.cues:
+            self._check_cues(kind, "rewrite.cues")
+        for kind in self.llm.votes.cues if "cues" in self.vote.inputs else ():
+            self._check_cues(kind, "llm.votes.cues")
+        return self
+
+    def _check_cues(self, kind: str, key: str) -> None:
+        modality = Modality(kind)
+        names = self.extract.names_of(modality) if modality in self.extract.encoders else ()
+        wanted = MiniXceptionConfig if modality is Modality.FACE else EgemapsConfig
+        if len(names) != 1 or not isinstance(self.encoders[names[0]], wanted):
+            raise ValueError(
+                f"{key}: {kind} is put into words from {wanted.model_fields['type'].default} alone, and "
+                f"extract.encoders.{kind} is {', '.join(names) or 'not in use'}"
+            )
+
+    def _check_encoders(self, modality: Modality) -> None:
+        names, key = self.extract.names_of(modality), f"extract.encoders.{modality.value}"
+        for name in names:
+            if name not in self.encoders:
+                raise ValueError(f"{key}: no encoder is named {name!r}{_nearest(name, self.encoders)}")
+            if modality not in self.encoders[name].modalities:
+                raise ValueError(f"{key}: {name!r} cannot serve this modality")
+            if len(names) > 1 and isinstance(self.encoders[name], ImportedConfig):
+                raise ValueError(f"{key}: {name!r} stands for imported features, which cannot be joined with others")
+        if len({getattr(self.encoders[name], "frames", None) for name in names}) > 1:
+            raise ValueError(f"{key}: encoders that are joined must say the same of `frames`")
+
+    def label_files(self) -> tuple[str, ...]:
+        """Files of the user's that hold votes or verdicts."""
+        return (*self.vote.sources, *([self.refine.verdicts] if self.refine.verdicts else []))
+
+    def encoder_of(self, modality: Modality) -> BaseEncoderConfig:
+        """The encoder that serves a modality in use, with all decided that is left to the device; several as one."""
+        members = [self.encoders[name].named(name) for name in self.extract.names_of(modality)]
+        encoder = members[0] if len(members) == 1 else JoinedConfig(members=tuple(members))
+        return encoder.resolved(self.extract.device)
+
+
+class _OnceOnly(yaml.SafeLoader):
+    """A safe loader that refuses a key that stands twice, as DVC does."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if doubled := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"key {doubled[0]!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def load_params(path: Path = paths.PARAMS) -> Params:
+    """Read params.yaml of the current directory.
+
+    Raises:
+        ParamsError: When it is missing, is not YAML, or a key or value is wrong; every wrong key is named.
+    """
+    if not path.is_file():
+        raise ParamsError(
+            f"{path} is not in {Path.cwd()}", "change into a project folder, or make one with `ecmf-pipe init FOLDER`"
+        )
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_OnceOnly) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise ParamsError(f"{path} holds no sections", "it starts with `corpus:`; see the README")
+    return validated(document, where=str(path))
+
+
+def validated(document: dict[str, Any], *, where: str) -> Params:
+    """A params document over the preset it names.
+
+    Args:
+        document: What params.yaml says.
+        where: What it is called in messages.
+
+    Raises:
+        ParamsError: When there is no such preset, or a key or value is wrong; every wrong key is named, and whether it
+            stands in the document or in the preset.
+    """
+    preset = document.get("preset", DEFAULT_PRESET)
+    if not isinstance(preset, str):
+        raise ParamsError(f"{where}: `preset`: name one of the presets (found {preset!r})")
+    try:
+        merged = over_preset(preset, document)
+    except ParamsError as error:
+        raise ParamsError(f"{where}: {error.what}", error.hint) from None
+    try:
+        return Params.model_validate(merged)
+    except ValidationError as error:
+        problems = [
+            _problem(dict(detail)) + _whose(dict(detail), document, merged, preset) for detail in error.errors()
+        ]
+        raise ParamsError(f"{where}: " + "\n  ".join(problems)) from error
+
+
+def _whose(detail: dict[str, Any], document: dict[str, Any], merged: dict[str, Any], preset: str) -> str:
+    """A remark where what is wrong stands in the preset alone."""
+    location = _without_union_tags([part for part in detail["loc"] if part != "[key]"])
+    stands, own = _depth(merged, location), _depth(document, location)
+    return f" (from the preset {preset!r})" if stands > own else ""
+
+
+def _depth(document: Any, location: Sequence[Any]) -> int:
+    """How many keys of a place stand in a document."""
+    for depth, part in enumerate(location):
+        try:
+            document = document[part]
+        except (KeyError, IndexError, TypeError):
+            return depth
+    return len(location)
+
+
+def _problem(detail: dict[str, Any]) -> str:
+    location = [part for part in detail["loc"] if part != "[key]"]
+    key = ".".join(str(part) for part in _without_union_tags(location))
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key `{key}`{_nearest(str(location[-1]), _fields_at(location[:-1]))}"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return f"`{key}`: {message} (found {detail['input']!r})" if key else message
+
+
+def _nearest(name: str, known: Sequence[str] | dict[str, Any]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean `{close[0]}`?" if close else f"; there are {', '.join(sorted(known))}"
+
+
+def _fields_at(location: Sequence[Any]) -> list[str]:
+    """The keys that may stand at a place of params.yaml."""
+    models: list[Any] = [Params]
+    for part in location:
+        below = [
+            inner
+            for model in models
+            for inner in _inside(model.model_fields[part].annotation if part in model.model_fields else None)
+        ]
+        if below:
+            models = below
+        elif any(_tag(model) == part for model in models):
+            models = [model for model in models if _tag(model) == part]
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _inside(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that a field's type mentions."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in {Union, types.UnionType, Annotated, dict, list, tuple}:
+        for argument in get_args(annotation):
+            yield from _inside(argument)
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    kind = model.model_fields.get("type")
+    return None if kind is None else str(kind.default)
+
+
+def _without_union_tags(location: Sequence[Any]) -> list[Any]:
+    """``encoders.minilm.transformers_text.model`` stands as ``encoders.minilm.model`` in the file."""
+    tags = {_tag(model) for model in _inside(Params.model_fields["encoders"].annotation)}
+    return [part for position, part in enumerate(location) if position != 2 or part not in tags]

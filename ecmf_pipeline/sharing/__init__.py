@@ -1,0 +1,1 @@
+"""Support for sharing features through DVC remotes."""

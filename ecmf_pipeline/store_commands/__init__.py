@@ -1,1 +1,0 @@
-"""What `ecmf-pipe store ...` does: one module a command."""
