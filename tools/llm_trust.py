@@ -45,8 +45,17 @@ INJECTED = {"emotion_en": ENGLISH, "emotion_zh": CHINESE}
 
 def faults() -> int:
     """Print the faults table; 1 where a wrong label was accepted, or anything was asked again that was known."""
-    sys.path.insert(0, str(TESTS))
-    from fault_server import ANSWER_FAULTS, SERVER_FAULTS, ask, kept, lines, often_faulty, serving, settings, truth
+    from tests.llm.fault_server import (
+        ANSWER_FAULTS,
+        SERVER_FAULTS,
+        ask,
+        kept,
+        lines,
+        often_faulty,
+        serving,
+        settings,
+        truth,
+    )
 
     texts, reached = lines(TEXTS), threading.Event()
 

@@ -10,16 +10,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ecmf_pipeline.core.clips import Clip, read_manifest
+from ecmf_pipeline.store import FeatureStore
+from tests.zoo.films import Film
+from tests.zoo.judging import pictures_of, sound_of
+from tests.zoo.running import BROKEN_BY_THE_DECODER, BROKEN_ONCE, ZooRun, quarantined, run_zoo
+from tests.zoo.specimens import Specimen, zoo
+
 REPOSITORY = Path(__file__).parents[1]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "zoo")]
-
-from films import Film  # noqa: E402
-from judging import pictures_of, sound_of  # noqa: E402
-from running import BROKEN_BY_THE_DECODER, BROKEN_ONCE, ZooRun, quarantined, run_zoo  # noqa: E402
-from specimens import Specimen, zoo  # noqa: E402
-
-from ecmf_pipeline.core.clips import Clip, read_manifest  # noqa: E402
-from ecmf_pipeline.store import FeatureStore  # noqa: E402
 
 Row = tuple[str, str, str, str]
 

@@ -18,7 +18,7 @@ from ecmf_pipeline.core.clips import read_manifest
 from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.corpora.measuring import BATCH
 
-FAULTY_DEMUXER = Path(__file__).parents[1] / "faulty_demuxer"
+FAULTY_DEMUXER = Path(__file__).parent / "faulty_demuxer"
 
 
 class Project:

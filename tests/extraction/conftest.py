@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,7 @@ from skimage import data
 
 from ecmf_pipeline.extraction import step as opening_module
 from ecmf_pipeline.faces import FaceConfig
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from brightness import Project
+from tests.extraction.brightness import Project
 
 
 @pytest.fixture

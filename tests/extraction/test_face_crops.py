@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from brightness import MeanConfig, Project, reasons
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Modality
 from ecmf_pipeline.core.errors import TryAgain
@@ -16,6 +15,7 @@ from ecmf_pipeline.extraction.plan import Coverage, Reading, branch_settings, co
 from ecmf_pipeline.faces import FaceConfig
 from ecmf_pipeline.media.sampling import MediaConfig
 from ecmf_pipeline.store import FeatureStore
+from tests.extraction.brightness import MeanConfig, Project, reasons
 
 
 class TestCropsThatComeWithTheCorpus:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from brightness import MEDIA, AsItIs, Project
 from pydantic import ValidationError
 
 from ecmf_pipeline.core.clips import Modality
@@ -27,6 +26,7 @@ from ecmf_pipeline.extraction.run import extract, writing
 from ecmf_pipeline.extraction.step import ClipToExtract, ExtractOpener
 from ecmf_pipeline.media.sampling import MediaConfig, Sampling, read_frames
 from ecmf_pipeline.store import FeatureStore
+from tests.extraction.brightness import MEDIA, AsItIs, Project
 
 
 @pytest.mark.slow

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from brightness import MeanConfig
-
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.core.transcripts import ClipText
@@ -11,6 +9,7 @@ from ecmf_pipeline.extraction.plan import Coverage, branch_settings, coverage, t
 from ecmf_pipeline.faces import FaceConfig
 from ecmf_pipeline.media.sampling import MediaConfig
 from ecmf_pipeline.store import FeatureStore
+from tests.extraction.brightness import MeanConfig
 
 
 def test_a_changed_transcript_is_computed_again_and_only_it(project):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from brightness import reasons
 from skimage import data
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Modality
@@ -14,6 +13,7 @@ from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.extraction.step import ClipToExtract
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.store import FeatureStore
+from tests.extraction.brightness import reasons
 
 
 def test_media_branches_asked_for_together_share_one_decode(project, decodes):

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from brightness import MeanEncoder, Project, reasons
 
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.extraction import step as opening_module
 from ecmf_pipeline.faces import FaceTrack
+from tests.extraction.brightness import MeanEncoder, Project, reasons
 
 
 def run_short_of_memory(project: Project, monkeypatch: pytest.MonkeyPatch, place: Any, name: str, fails: Any) -> Any:

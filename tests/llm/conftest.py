@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from ecmf_pipeline.llm.config import LlmConfig
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fault_server import LABELS, FaultServer, lines, serving
 
 from ecmf_pipeline.cli import llm_commands
 from ecmf_pipeline.core import paths
@@ -19,6 +18,7 @@ from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages import rewrite
 from ecmf_pipeline.stages.shared.inputs import read_labelled_corpus, with_words
 from ecmf_pipeline.stages.shared.llm import llm_votes
+from tests.llm.fault_server import LABELS, FaultServer, lines, serving
 
 PARAMS = """
 llm:

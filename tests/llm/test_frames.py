@@ -11,7 +11,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from fault_server import LABELS, FaultServer, books, serving, settings
 from skimage import data
 
 from ecmf_pipeline.core.clips import Clip, ClipId
@@ -24,6 +23,7 @@ from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.scoring import Scored
 from ecmf_pipeline.llm.server import about_tokens
 from ecmf_pipeline.media.sampling import MediaConfig
+from tests.llm.fault_server import LABELS, FaultServer, books, serving, settings
 
 
 @pytest.fixture

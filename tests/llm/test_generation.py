@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from fault_server import WORDS, books, lines, often_faulty, serving, settings, truth
 
 from ecmf_pipeline.core.errors import BudgetSpent
 from ecmf_pipeline.llm.cache import AnswerCache, Written
@@ -17,6 +16,7 @@ from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.requests import AskingSteps
 from ecmf_pipeline.llm.schema import Number, OneOf, Schema, SomeOf, Text
 from ecmf_pipeline.llm.step import Utterance
+from tests.llm.fault_server import WORDS, books, lines, often_faulty, serving, settings, truth
 
 FORM = Schema.of(label=OneOf(WORDS))
 PROMPT = {"version": 1}

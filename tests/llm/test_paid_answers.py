@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fault_server import KEY, LABELS, serving
+
+from tests.llm.fault_server import KEY, LABELS, serving
 
 pytestmark = pytest.mark.slow
 

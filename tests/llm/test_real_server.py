@@ -17,14 +17,14 @@ from typing import IO
 
 import numpy as np
 import pytest
-from fault_server import LABELS, ask, books, settings
-from trained_model import train
 
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig
 from ecmf_pipeline.llm.generation import fill_in
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.schema import OneOf, Schema
+from tests.llm.fault_server import LABELS, ask, books, settings
+from tests.llm.trained_model import train
 
 pytestmark = pytest.mark.slow
 

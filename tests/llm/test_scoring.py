@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scripted import Scripted, ask, books
 
 from ecmf_pipeline.core.errors import Interrupted, StoreBusy, TooManyQuarantined
 from ecmf_pipeline.core.files import sha256_text
@@ -20,6 +19,7 @@ from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.scoring import probabilities, scored, votes_from_scores
 from ecmf_pipeline.llm.step import LocalScorers, ScoringSteps
 from ecmf_pipeline.runner.quarantine import QuarantineEntry, read_quarantine
+from tests.llm.scripted import Scripted, ask, books
 
 SIX = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 
@@ -201,10 +201,10 @@ def test_a_second_run_at_once_is_told_so(tmp_path: Path) -> None:
 
 
 def slow_run(folder: Path, workers: int, count: int = 200) -> subprocess.Popen[str]:
-    code = "import sys; from scripted import main; main(*sys.argv[1:])"
+    code = "import sys; from tests.llm.scripted import main; main(*sys.argv[1:])"
     return subprocess.Popen(
         [sys.executable, "-c", code, str(folder), str(workers), str(count)],
-        cwd=Path(__file__).parent,  # so that it finds `scripted`
+        cwd=Path(__file__).parents[2],  # so that it finds `tests`
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fault_server
 import numpy as np
 import pytest
-from fault_server import ANSWER_FAULTS, LABELS, SERVER_FAULTS, ask, kept, lines, serving, settings, truth
 
 from ecmf_pipeline.core.errors import BudgetSpent, ModelError
 from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.llm.cache import ScoreCache
 from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig
 from ecmf_pipeline.llm.server_protocol import Dialect
+from tests.llm import fault_server
+from tests.llm.fault_server import ANSWER_FAULTS, LABELS, SERVER_FAULTS, ask, kept, lines, serving, settings, truth
 
 
 def ok(_text: str, _attempt: int) -> str:

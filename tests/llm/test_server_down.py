@@ -12,12 +12,12 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from fault_server import ask, kept, lines, serving, settings
 
 from ecmf_pipeline.core.errors import ModelError, TryAgain
 from ecmf_pipeline.llm.client import Budget
 from ecmf_pipeline.llm.config import BudgetConfig, ServerConfig
 from ecmf_pipeline.llm.server import ChatServer, _retry_after
+from tests.llm.fault_server import ask, kept, lines, serving, settings
 
 
 def ok(_text: str, _attempt: int) -> str:

@@ -9,7 +9,6 @@ import traceback
 from pathlib import Path
 
 import pytest
-from fault_server import KEY, LABELS, ask, lines, serving, settings
 
 from ecmf_pipeline.core.errors import ModelError, ParamsError, TryAgain
 from ecmf_pipeline.core.files import sha256_text
@@ -17,6 +16,7 @@ from ecmf_pipeline.llm.cache import ScoreCache
 from ecmf_pipeline.llm.client import Budget
 from ecmf_pipeline.llm.config import BudgetConfig, ServerConfig
 from ecmf_pipeline.llm.server import ChatServer, ServerKey
+from tests.llm.fault_server import KEY, LABELS, ask, lines, serving, settings
 
 ESCAPED = "".join(f"\\u{ord(sign):04X}" for sign in KEY)
 TWICE = "".join(f"\\\\u{ord(sign):04x}" for sign in KEY)

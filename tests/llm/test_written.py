@@ -9,7 +9,6 @@ from typing import Any
 import hypothesis
 import pytest
 import yaml
-from fault_server import books, serving, settings
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.llm.rewrite_prompt import CUES, Context, RewritePrompt, load_rewrite_prompt, packaged_rewrite_prompts
 from ecmf_pipeline.llm.rewriting import Rewritten, enrich_texts, put_in_words, write_rewrites
+from tests.llm.fault_server import books, serving, settings
 
 PROMPTS = [load_rewrite_prompt(name) for name in packaged_rewrite_prompts()]
 EN = load_rewrite_prompt("rewrite_en")

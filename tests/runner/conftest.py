@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 Bounded = Callable[[list[str]], "subprocess.CompletedProcess[str]"]
 _MEGABYTES = 192

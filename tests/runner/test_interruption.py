@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from counting import Bench, Number
 
 from ecmf_pipeline.core.errors import Interrupted
 from ecmf_pipeline.runner.run import Interruption, hurried
+from tests.runner.counting import Bench, Number
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
@@ -39,7 +39,7 @@ def running(
 ) -> Iterator[tuple[subprocess.Popen[str], Bench]]:
     """A run of 40 slow items that has kept its first batches, as the leader of a session, as from a terminal."""
     folder.mkdir()
-    program = f"import sys; sys.path[:0] = {sys.path}; import counting; counting.main(*sys.argv[1:])"
+    program = f"import sys; sys.path[:0] = {sys.path}; from tests.runner import counting; counting.main(*sys.argv[1:])"
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(folder), str(workers), str(openers), sealing, later],
         stderr=subprocess.PIPE,

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from counting import Bench, Doubling, Drawer, Factory, Number, count_parcels, numbers, read_lines
 
 from ecmf_pipeline.core.errors import EcmfError, ModelError
 from ecmf_pipeline.runner import Done, LocalProcesses, Task
 from ecmf_pipeline.runner import messages as parcels
+from tests.runner.counting import Bench, Doubling, Drawer, Factory, Number, count_parcels, numbers, read_lines
 
 pytestmark = pytest.mark.skipif(not parcels.ARE_THERE, reason="openers need Linux")
 

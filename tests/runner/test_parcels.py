@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from counting import count_parcels
 
 from ecmf_pipeline.core.errors import UnreadableMedia
 from ecmf_pipeline.runner import messages as parcels
 from ecmf_pipeline.runner.messages import Parcel, pack, unpack
+from tests.runner.counting import count_parcels
 
 pytestmark = pytest.mark.skipif(not parcels.ARE_THERE, reason="parcels need Linux")
 

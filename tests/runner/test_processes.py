@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-from counting import Bench, Drawer, Factory, Number, numbers
 
 from ecmf_pipeline.core.errors import EcmfError
 from ecmf_pipeline.runner import LocalProcesses, Task
@@ -18,6 +17,7 @@ from ecmf_pipeline.runner import pool as processes_module
 from ecmf_pipeline.runner.jobs import Waiting
 from ecmf_pipeline.runner.messages import Role
 from ecmf_pipeline.runner.step import Phase
+from tests.runner.counting import Bench, Drawer, Factory, Number, numbers
 
 
 @pytest.fixture(params=[0, 2], ids=["workers open", "two openers"])
@@ -169,7 +169,7 @@ def test_a_kill_by_the_kernel_for_want_of_memory_costs_the_clip_that_ate_it(benc
     program = f"""
 import sys; sys.path[:0] = {sys.path}
 from pathlib import Path
-from counting import Bench, Number
+from tests.runner.counting import Bench, Number
 items = [Number(1), Number(2, opening="eat all"), Number(3)]
 Bench(Path({str(bench.folder)!r}), openers={bench.openers}).run(items, workers=1)
 """

@@ -8,10 +8,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from counting import Bench, Number, numbers
 
 from ecmf_pipeline.core.errors import InputError, ModelError, TooManyQuarantined
 from ecmf_pipeline.runner.quarantine import Quarantine
+from tests.runner.counting import Bench, Number, numbers
 
 
 @pytest.fixture

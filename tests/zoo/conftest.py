@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # its modules, which `tools/zoo.py` uses too
-
-from specimens import build
+from tests.zoo.specimens import build
 
 
 @pytest.fixture(scope="session")

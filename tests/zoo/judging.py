@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from films import Film
-
 from ecmf_pipeline.core.errors import ClipError
 from ecmf_pipeline.media.sampling import MediaConfig, read_audio, read_frames
+from tests.zoo.films import Film
 
 SAMPLES = 4
 

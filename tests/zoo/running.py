@@ -12,11 +12,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 import yaml
-from films import Film
-from specimens import Specimen, build, healthy
+
+from tests.zoo.films import Film
+from tests.zoo.specimens import Specimen, build, healthy
 
 REPOSITORY = Path(__file__).parents[2]
-FAULTY_DECODER = REPOSITORY / "tests" / "faulty_decoder"
+FAULTY_DECODER = REPOSITORY / "tests" / "media" / "faulty_decoder"
 BROKEN_BY_THE_DECODER: Mapping[str, str] = MappingProxyType(
     {"hangs": "ClipTimeout", "segfaults": "WorkerCrashed", "aborts": "WorkerCrashed", "eats": "OutOfMemory"}
 )

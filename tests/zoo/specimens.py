@@ -9,7 +9,8 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from films import Film, to_streaming
+
+from tests.zoo.films import Film, to_streaming
 
 RIGHT = "right"
 UNREADABLE = frozenset({"UnreadableMedia"})

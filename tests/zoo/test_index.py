@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 
 import pytest
-from films import Film
-from specimens import build, healthy
 
 from ecmf_pipeline.core.clips import read_manifest, write_manifest
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.folder import read_folder
 from ecmf_pipeline.corpora.index import index_corpus
 from ecmf_pipeline.corpora.listing import without_media_extension
+from tests.zoo.films import Film
+from tests.zoo.specimens import build, healthy
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from films import Film
-from judging import pictures_of, sound_of
-from specimens import Specimen, zoo
 
 from ecmf_pipeline.media.orientation import Orientation
 from ecmf_pipeline.media.sampling import MediaConfig, read_frames
+from tests.zoo.films import Film
+from tests.zoo.judging import pictures_of, sound_of
+from tests.zoo.specimens import Specimen, zoo
 
 READERS = ["auto", "decord", "pyav"]
 FILES = [

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from films import Film
-from running import (
+
+from ecmf_pipeline.core.clips import read_manifest
+from ecmf_pipeline.store import FeatureStore
+from tests.zoo.films import Film
+from tests.zoo.running import (
     BRANCHES,
     BROKEN_BY_THE_DECODER,
     BROKEN_ONCE,
@@ -21,10 +24,7 @@ from running import (
     quarantined,
     run_zoo,
 )
-from specimens import healthy
-
-from ecmf_pipeline.core.clips import read_manifest
-from ecmf_pipeline.store import FeatureStore
+from tests.zoo.specimens import healthy
 
 pytestmark = pytest.mark.slow
 
