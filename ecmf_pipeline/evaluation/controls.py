@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.evaluation.scoring import Judge
@@ -21,9 +22,6 @@ from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.labels.config import LinearConfig
 from ecmf_pipeline.labels.refine import Decision, Verdict
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 GIVEN = "given labels"
 REBALANCED = "given labels, classes rebalanced"

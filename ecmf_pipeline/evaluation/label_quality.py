@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.core.metrics import bootstrap_difference, expected_calibration_error, weighted_f1
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.evaluation.scoring import leave_one_out, reliability
@@ -63,8 +64,6 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 6)
 
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Method = Callable[[Ints], Floats]
 """From the labels it may learn from, (n,), -1 where unknown, to probabilities, (n, K)."""
 

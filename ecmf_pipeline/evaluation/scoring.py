@@ -6,17 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.core.clips import Clip, Split
 from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.metrics import bootstrap_difference, confusion, expected_calibration_error, scores
 from ecmf_pipeline.core.predictions import NO_MODALITY, PredictionTable
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.labels.refine import Decision
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 

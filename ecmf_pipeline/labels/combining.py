@@ -15,14 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.labels.baselines import majority
 from ecmf_pipeline.labels.dawid_skene import Ballots, ballots
 from ecmf_pipeline.labels.experts import NAMES, PENALTIES, LogPool, Panel, fit_experts, fit_log_pool
 from ecmf_pipeline.labels.unsupervised import combine_without_gold, unsupervised_expert
 from ecmf_pipeline.labels.votes import Evidence, SourceReport, evidence_of, report_sources
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 LEAST_GOLD = 30
 """With fewer gold labels nothing can be called calibrated."""

@@ -11,15 +11,13 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
+from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.labels import dawid_skene
 from ecmf_pipeline.labels.dawid_skene import Ballots, DawidSkene
 from ecmf_pipeline.labels.votes import Evidence
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +62,6 @@ def fit_log_pool(
     found = minimize(loss, expected, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 100}).x
     return LogPool(found[:sources], found[sources:])
 
-
-Ints = NDArray[np.int64]
 
 NAMES = ("pool", "confusion", "dawid_skene", "stack")
 """The experts, in the order of `Experts.log_probs`."""

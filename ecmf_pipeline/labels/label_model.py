@@ -21,11 +21,9 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
+from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.labels.config import LabelModelConfig
 from ecmf_pipeline.labels.votes import ABSTAIN, evidence_of, first_choice
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 FLOOR = 1e-3
 """Votes are clipped here: no single source may rule a label out, or in."""

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
+from ecmf_pipeline.core.arrays import Bools, Floats, Ints
 from ecmf_pipeline.core.clips import Clip, ClipId, Split, labels_of
 from ecmf_pipeline.labels.config import RefineConfig
 from ecmf_pipeline.labels.label_model import Assessment
 from ecmf_pipeline.labels.votes import ABSTAIN
-
-Floats = NDArray[np.float64]
 
 
 def lessons(posterior: Floats) -> Floats:
@@ -54,8 +53,6 @@ def worth_labelling(posterior: Floats, known: NDArray[np.bool_], count: int) -> 
         chosen += [queue.pop(0) for queue in heads]
     return chosen[:count]
 
-
-Ints = NDArray[np.int64]
 
 NEVER = float("inf")
 """The threshold that nothing reaches."""
@@ -176,9 +173,6 @@ def _words(relabel: float, pseudo: Floats, judged: tuple[int, int], config: Refi
         f"(right {config.pseudo_precision:.0%} of the time by {verdicts} verdicts)"
         + (f"; {closed} of {len(pseudo)} classes get none, since theirs are not that often right" if closed else "")
     )
-
-
-Bools = NDArray[np.bool_]
 
 
 class Verdict(StrEnum):

@@ -15,13 +15,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.core.metrics import weighted_f1
 from ecmf_pipeline.labels.combining import LEAST_GOLD, combine_votes
 from ecmf_pipeline.labels.config import LabelModelConfig, RefineConfig
 from ecmf_pipeline.labels.label_model import Assessment, Source, assess_labels
 from ecmf_pipeline.labels.voters import Voter, out_of_fold_votes
-
-Ints = NDArray[np.int64]
 
 GIVEN = "given label"
 """The given label as a source: what it is worth is measured like any other's."""
@@ -90,9 +89,6 @@ def _restated(assessment: Assessment, posterior: NDArray[np.float64]) -> Assessm
         confidence=posterior.max(axis=1, initial=0.0),
         agreement=np.divide(agreeing, voting, out=np.full(len(labels), np.nan), where=voting > 0),
     )
-
-
-Floats = NDArray[np.float64]
 
 
 class JointVoter(Protocol):

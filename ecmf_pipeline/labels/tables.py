@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.core.clips import ClipId, Split
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import read_text, write_atomic
@@ -23,9 +24,6 @@ from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 def read_table(

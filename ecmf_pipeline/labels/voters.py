@@ -13,11 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.labels.config import LightGbmConfig, LinearConfig
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
 
 ALL = "all"
 """The name of all modalities together, as that of a modality."""
