@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.labels import combine_votes
 from ecmf_pipeline.labels.config import RefineConfig
+from ecmf_pipeline.labels.label_model import GIVEN, assess
 from ecmf_pipeline.labels.refine import decide, lessons, worth_labelling
-from ecmf_pipeline.labels.rounds import GIVEN, assess
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 from tools.meld_noise import BALANCE, Text, clips_of, flip, interval, out_of_fold, read, score, transitions
 from tools.vote_worlds import WORLDS, World, generate, gold_sample

@@ -18,7 +18,7 @@ from ecmf_pipeline.evaluation.scoring import leave_one_out, reliability
 from ecmf_pipeline.labels.baselines import BASELINES
 from ecmf_pipeline.labels.combining import LEAST_GOLD, combine_votes
 from ecmf_pipeline.labels.config import LabelModelConfig
-from ecmf_pipeline.labels.rounds import GIVEN, assess
+from ecmf_pipeline.labels.label_model import GIVEN, assess
 from ecmf_pipeline.labels.voters import family_of
 from ecmf_pipeline.labels.votes import SourceReport, first_choice, report_sources
 

@@ -16,7 +16,7 @@ from scipy.special import softmax
 
 from ecmf_pipeline.core.arrays import Floats
 from ecmf_pipeline.labels.dawid_skene import Ballots, DawidSkene, ballots, fit, from_counts
-from ecmf_pipeline.labels.experts import fit_log_pool
+from ecmf_pipeline.labels.log_pool import fit_log_pool
 from ecmf_pipeline.labels.votes import ABSTAIN, Evidence, error_correlations
 
 STRENGTH = 60.0

@@ -15,7 +15,8 @@ from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.fusion.voter import FusionVoter
 from ecmf_pipeline.labels.config import VoteConfig
-from ecmf_pipeline.labels.rounds import GIVEN, Panel, held_out_score, vote_in_rounds
+from ecmf_pipeline.labels.label_model import GIVEN
+from ecmf_pipeline.labels.rounds import Panel, held_out_score, vote_in_rounds
 from ecmf_pipeline.labels.tables import read_sources, write_votes
 from ecmf_pipeline.labels.voters import ALL, Voter, joined
 from ecmf_pipeline.settings.params import Params, load_params

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.labels.config import LabelModelConfig, RefineConfig
-from ecmf_pipeline.labels.label_model import Assessment, assess_labels
+from ecmf_pipeline.labels.label_model import Assessment, assess, assess_labels
 from ecmf_pipeline.labels.refine import (
     NEVER,
     Decision,
@@ -20,7 +20,6 @@ from ecmf_pipeline.labels.refine import (
     precision_threshold,
     worth_labelling,
 )
-from ecmf_pipeline.labels.rounds import assess
 
 Simulate = Callable[..., Any]
 NAMES = ("happy", "sad", "angry")
