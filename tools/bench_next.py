@@ -172,7 +172,7 @@ def _corrected(
     labels = list(MER_LABELS)
     decisions = decide(assessment, clips_of(noisy), labels, config, families={"text": "text"}, gold=gold)
     weights = np.array([decision.weight for decision in decisions])
-    new = np.array([labels.index(d.new_label) if d.new_label else -1 for d in decisions])
+    new = np.array([labels.index(d.refined_label) if d.refined_label else -1 for d in decisions])
     corrected = float((noisy != gold)[known].mean()) if known.any() else float("nan")
     believed = float((assessment.labels == text.truth).mean())
     return corrected, believed, score(text, np.where(new < 0, noisy, new), weights, BALANCE)

@@ -55,7 +55,7 @@ def training_sets(
         verdicts: Labels that a person vouches for, (n,), -1 where unknown; without any that control is left out.
     """
     index = {label: position for position, label in enumerate(labels)}
-    refined = np.array([index.get(decision.new_label, -1) for decision in decisions], np.int64)
+    refined = np.array([index.get(decision.refined_label, -1) for decision in decisions], np.int64)
     weights = np.array([decision.weight for decision in decisions])
     dropped = np.array([decision.decision is Verdict.DROP for decision in decisions], dtype=bool)
     vouched = (given >= 0) | (verdicts >= 0)

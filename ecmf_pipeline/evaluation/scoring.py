@@ -199,18 +199,18 @@ def label_quality(clips: Sequence[Clip], decisions: Sequence[Decision], verdicts
     """
     gold = {clip.clip_id: clip.gold_label for clip in clips if clip.gold_label}
     known = [decision for decision in decisions if decision.clip_id in gold]
-    labelled = [decision for decision in known if decision.old_label]
+    labelled = [decision for decision in known if decision.given_label]
     used = [decision for decision in labelled if decision.weight > 0]
-    pseudo = [decision for decision in known if not decision.old_label and decision.weight > 0]
+    pseudo = [decision for decision in known if not decision.given_label and decision.weight > 0]
 
     def right(decision: Decision) -> bool:
-        return decision.new_label == gold[decision.clip_id]
+        return decision.refined_label == gold[decision.clip_id]
 
     def was_right(decision: Decision) -> bool:
-        return decision.old_label == gold[decision.clip_id]
+        return decision.given_label == gold[decision.clip_id]
 
     def by_verdict(decision: Decision) -> bool:
-        return verdicts.get(decision.clip_id) == decision.new_label
+        return verdicts.get(decision.clip_id) == decision.refined_label
 
     fixed = [decision for decision in used if right(decision) and not was_right(decision)]
     broken = [decision for decision in used if was_right(decision) and not right(decision)]

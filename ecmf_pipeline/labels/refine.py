@@ -195,30 +195,47 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Vote:
+    """The vote of one source on one clip.
+
+    Attributes:
+        source: Its name, as in ``text/linear``.
+        label: Its first choice; "" when it abstains.
+        probability: Probability of that choice; None when it abstains.
+    """
+
+    source: str
+    label: str
+    probability: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What becomes of one clip's label.
 
     Attributes:
         clip_id: The clip.
         split: Its split.
-        old_label: The given label, "" where there is none.
-        new_label: The label to train on, "" where the clip is not trained on.
+        given_label: The given label, "" where there is none.
+        refined_label: The label to train on, "" where the clip is not trained on.
         decision: What was decided.
         weight: The clip's weight in training, 0 where it is not trained on; labelled clips average one.
-        confidence: Probability that ``new_label`` is right; without one, that of the label model's first choice.
+        confidence: Probability that ``refined_label`` is right; without one, that of the label model's first choice.
         agreement: Share of the voting sources whose vote is the label model's first choice; NaN where none votes.
         reason: Why, in words.
+        votes: One vote a source, where they are known: `read_decisions` reads them on demand.
     """
 
     clip_id: ClipId
     split: Split
-    old_label: str
-    new_label: str
+    given_label: str
+    refined_label: str
     decision: Verdict
     weight: float
     confidence: float
     agreement: float
     reason: str
+    votes: Sequence[Vote] = ()
 
 
 @dataclass(slots=True)
@@ -281,8 +298,8 @@ def decide(
         Decision(
             clip_id=clip.clip_id,
             split=clip.split,
-            old_label=clip.given_label,
-            new_label=labels[draft.new[i]] if draft.new[i] >= 0 else "",
+            given_label=clip.given_label,
+            refined_label=labels[draft.new[i]] if draft.new[i] >= 0 else "",
             decision=draft.verdicts[i],
             weight=float(weights[i]),
             confidence=float(confidence[i]),
@@ -412,9 +429,9 @@ def _reason(assessment: Assessment, labels: Sequence[str], voices: _Voices, row:
 def effect_of(decisions: Sequence[Decision], labels: Sequence[str]) -> list[str]:
     """Clips and weight by class, before and after, one sentence a class that changes, after one about all."""
     sentences = []
-    before = {label: sum(decision.old_label == label for decision in decisions) for label in labels}
-    after = {label: sum(d.new_label == label and d.weight > 0 for d in decisions) for label in labels}
-    weight = {label: sum(d.weight for d in decisions if d.new_label == label) for label in labels}
+    before = {label: sum(decision.given_label == label for decision in decisions) for label in labels}
+    after = {label: sum(d.refined_label == label and d.weight > 0 for d in decisions) for label in labels}
+    weight = {label: sum(d.weight for d in decisions if d.refined_label == label) for label in labels}
     trained = [decision.weight for decision in decisions if decision.weight > 0]
     worth = sum(trained) ** 2 / sum(value**2 for value in trained) if trained else 0.0
     sentences.append(

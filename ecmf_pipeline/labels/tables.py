@@ -19,7 +19,7 @@ from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.core.clips import ClipId, Split
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import read_text, write_atomic
-from ecmf_pipeline.labels.refine import Decision, Verdict
+from ecmf_pipeline.labels.refine import Decision, Verdict, Vote
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 
 if TYPE_CHECKING:
@@ -137,8 +137,8 @@ REFINED_COLUMNS = (
     "agreement",
     "reason",
 )
-"""The columns of refined.csv. After them: ``posterior_<label>`` of each label, ``<source>_vote`` and ``<source>_prob``
-of each source."""
+"""The first columns of refined.csv, each an attribute of `Decision`. After them: ``posterior_<label>`` of each label,
+``<source>_vote`` and ``<source>_prob`` of each source."""
 
 POSTERIOR = "posterior_"
 """What the columns of refined.csv begin with that hold the label model's probability of a label."""
@@ -230,10 +230,8 @@ def write_refined(
     """
     import pandas as pd
 
-    fields = ("clip_id", "split", "old_label", "new_label", "decision", "weight", "confidence", "agreement", "reason")
     columns: dict[str, object] = {
-        column: [getattr(decision, field) for decision in decisions]
-        for column, field in zip(REFINED_COLUMNS, fields, strict=True)
+        column: [getattr(decision, column) for decision in decisions] for column in REFINED_COLUMNS
     }
     for index, label in enumerate(labels):
         columns[f"{POSTERIOR}{label}"] = np.round(np.asarray(posterior, np.float64)[:, index], 6)
@@ -264,7 +262,7 @@ def write_next(path: Path, posterior: NDArray[np.floating], decisions: Sequence[
     columns: dict[str, object] = {
         "clip_id": [decision.clip_id for decision in chosen],
         "split": [decision.split for decision in chosen],
-        "given_label": [decision.old_label for decision in chosen],
+        "given_label": [decision.given_label for decision in chosen],
         "decision": [decision.decision for decision in chosen],
         "first": np.round(ranked[:, -1:].sum(axis=1), 6),
         "second": np.round(ranked[:, -2:-1].sum(axis=1), 6),
@@ -273,8 +271,12 @@ def write_next(path: Path, posterior: NDArray[np.floating], decisions: Sequence[
     _write(path, pd.DataFrame(columns))
 
 
-def read_refined(path: Path) -> pd.DataFrame:
-    """Read refined.csv: `REFINED_COLUMNS` and those after them (a source that abstains has the vote "", and NaN).
+def read_decisions(path: Path, *, votes: bool = False) -> list[Decision]:
+    """Read refined.csv back as the decisions it was written from, sorted by clip id.
+
+    Args:
+        path: The csv file.
+        votes: Whether each decision gets the votes of all sources, too.
 
     Raises:
         MissingInput: When the file is not there.
@@ -287,30 +289,28 @@ def read_refined(path: Path) -> pd.DataFrame:
     unnamed = (frame["weight"] > 0) & (frame["refined_label"] == "")
     refuse(path, unnamed.to_numpy(), "a clip that is trained on has no label", hint)
     refuse(path, frame.duplicated("clip_id").to_numpy(), "the clip stands twice", hint)
-    return frame
-
-
-def read_decisions(path: Path) -> list[Decision]:
-    """Read refined.csv back as the decisions it was written from, sorted by clip id.
-
-    Raises:
-        MissingInput: When the file is not there.
-        InputError: When it is damaged.
-    """
+    of_sources = [name for name in frame.columns if name.endswith("_vote") and not name.startswith(POSTERIOR)]
+    sources = [name.removesuffix("_vote") for name in of_sources] if votes else []
+    columns = [*REFINED_COLUMNS, *(f"{source}_{part}" for source in sources for part in ("vote", "prob"))]
     return [
         Decision(
-            clip_id=ClipId(str(row["clip_id"])),
-            split=Split(str(row["split"])),
-            old_label=str(row["given_label"]),
-            new_label=str(row["refined_label"]),
-            decision=Verdict(str(row["decision"])),
-            weight=float(row["weight"]),
-            confidence=float(row["confidence"]),
-            agreement=float(row["agreement"]),
-            reason=str(row["reason"]),
+            clip_id=ClipId(row["clip_id"]),
+            split=Split(row["split"]),
+            given_label=row["given_label"],
+            refined_label=row["refined_label"],
+            decision=Verdict(row["decision"]),
+            weight=row["weight"],
+            confidence=row["confidence"],
+            agreement=row["agreement"],
+            reason=row["reason"],
+            votes=[_vote(source, row[f"{source}_vote"], row[f"{source}_prob"]) for source in sources],
         )
-        for row in read_refined(path).to_dict("records")
+        for row in frame[columns].to_dict("records")
     ]
+
+
+def _vote(source: str, label: str, probability: float) -> Vote:
+    return Vote(source, label, None if np.isnan(probability) else probability)
 
 
 def _is_probability(column: str) -> bool:

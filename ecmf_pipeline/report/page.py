@@ -13,10 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ecmf_pipeline.report.blocks import Section, Tile, shortened
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.inputs import (
-    LabelDecision,
     PredictedClip,
     ReportInput,
-    SourceVote,
     read_ablation,
     read_evaluation,
 )
@@ -28,7 +26,7 @@ from ecmf_pipeline.report.sections.scores import SYNTHETIC, confusion_section, s
 from ecmf_pipeline.report.sections.weights import weights_section
 from ecmf_pipeline.report.verdicts import Verdict
 
-__all__ = ["LabelDecision", "PredictedClip", "ReportInput", "SourceVote", "render", "render_page"]
+__all__ = ["PredictedClip", "ReportInput", "render", "render_page"]
 
 
 def render(report: ReportInput, config: ReportConfig) -> str:
