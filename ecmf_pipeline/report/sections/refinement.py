@@ -83,10 +83,10 @@ def _decisions(report: ReportInput) -> list[Block]:
         share = percent(tally[name] / len(report.refined))
         groups.append((words, [Bar(float(tally[name]), f"{count(tally[name])} ({share})", colour)]))
     had_label = sum(bool(row.given_label) for row in report.refined)
-    doubted = sum(row.decision == Verdict.REVIEW and bool(row.given_label) for row in report.refined)
+    doubted = sum(row.decision is Verdict.REVIEW and bool(row.given_label) for row in report.refined)
     sentence = (
-        f"Of {count(had_label, 'given label')}, {count(tally['keep'])} were kept, {count(tally['relabel'])} replaced, "
-        f"{count(tally['drop'])} dropped"
+        f"Of {count(had_label, 'given label')}, {count(tally[Verdict.KEEP])} were kept, {count(tally[Verdict.RELABEL])} replaced, "
+        f"{count(tally[Verdict.DROP])} dropped"
         + (f", {count(doubted)} kept with a low weight and listed for review." if doubted else ".")
     )
     meanings = "; ".join(f"{words}: {meaning}" for _, words, meaning in DECISIONS.values())
@@ -97,7 +97,9 @@ def _decisions(report: ReportInput) -> list[Block]:
 
 
 def _matrix(report: ReportInput) -> list[Block]:
-    flows = Counter((row.given_label or ABSENT, _after(row)) for row in report.refined if row.decision != Verdict.LEAVE)
+    flows = Counter(
+        (row.given_label or ABSENT, _after(row)) for row in report.refined if row.decision is not Verdict.LEAVE
+    )
     special = {ABSENT, "dropped", "for review"}
     seen = {label for pair in flows for label in pair} - special
     labels = in_order(report.labels, seen)
@@ -227,16 +229,16 @@ def _votes(votes: Sequence[Vote]) -> Markup:
 
 
 def _after(row: Decision) -> str:
-    if row.decision == Verdict.DROP:
+    if row.decision is Verdict.DROP:
         return "dropped"
-    if row.decision == Verdict.REVIEW and not row.refined_label:
+    if row.decision is Verdict.REVIEW and not row.refined_label:
         return "for review"
     return row.refined_label or ABSENT
 
 
 def _outcome(row: Decision, gold: str) -> str:
     before, after = row.given_label == gold, row.refined_label == gold
-    if row.decision == Verdict.DROP:
+    if row.decision is Verdict.DROP:
         return " (dropped a right label)" if before else " (dropped a wrong label)"
     if not row.refined_label:
         return ""
