@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.corpora.config import MER_LABELS
-from ecmf_pipeline.labels import combine_votes
+from ecmf_pipeline.labels.combining import combine_votes
 from ecmf_pipeline.labels.config import RefineConfig
 from ecmf_pipeline.labels.label_model import GIVEN, assess
 from ecmf_pipeline.labels.refine import decide, lessons, worth_labelling

@@ -22,6 +22,7 @@ from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.labels.config import LinearConfig
 from ecmf_pipeline.labels.refine import Decision, Verdict
+from ecmf_pipeline.labels.voters import build_voter
 
 GIVEN = "given labels"
 REBALANCED = "given labels, classes rebalanced"
@@ -83,7 +84,7 @@ def predict_out_of_fold(features: Floats, training: TrainingSet, folds: Ints, *,
     Returns:
         Labels, (n,), -1 where there are no features, or the training part has fewer than two classes.
     """
-    voter = LinearConfig(balance=training.balance).build()
+    voter = build_voter(LinearConfig(balance=training.balance))
     present = ~np.isnan(features).any(axis=1)
     used = present & (training.labels >= 0) & (training.weights > 0)
     predicted = np.full(len(features), -1, np.int64)

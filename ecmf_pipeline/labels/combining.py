@@ -132,6 +132,15 @@ def combine_votes(
     return CombinedVotes(labels, probs[np.arange(clips), labels], probs, held_out, reports, calibrated, method)
 
 
+def _checked(gold: NDArray[np.integer], clips: int, classes: int) -> Ints:
+    known = np.asarray(gold)
+    if known.shape != (clips,) or not np.issubdtype(known.dtype, np.integer):
+        raise ValueError(f"gold labels must be {clips} integers, not {known.dtype} of shape {known.shape}")
+    if clips and not (known.min() >= -1 and known.max() < classes):
+        raise ValueError(f"gold labels must be from -1 (unknown) to {classes - 1}")
+    return known.astype(np.int64)
+
+
 def _with_gold(
     evidence: Evidence, votes: Ballots, crowd: Floats, clips: Ints, gold: Ints, rng: np.random.Generator
 ) -> tuple[Floats, dict[str, float]]:
@@ -180,15 +189,6 @@ def _out_of_fold(panel: Panel, clips: Ints, gold: Ints, rng: np.random.Generator
         experts = fit_experts(panel, clips[training], gold[training], PENALTIES)
         answers[asked] = np.stack(experts.log_probs(panel, clips[asked]), axis=1)
     return answers
-
-
-def _checked(gold: NDArray[np.integer], clips: int, classes: int) -> Ints:
-    known = np.asarray(gold)
-    if known.shape != (clips,) or not np.issubdtype(known.dtype, np.integer):
-        raise ValueError(f"gold labels must be {clips} integers, not {known.dtype} of shape {known.shape}")
-    if clips and not (known.min() >= -1 and known.max() < classes):
-        raise ValueError(f"gold labels must be from -1 (unknown) to {classes - 1}")
-    return known.astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,20 +37,6 @@ class LogPool:
         return pooled
 
 
-@dataclass(frozen=True, slots=True)
-class Prior:
-    """Normal prior of parameters: their expected values, (p,), and standard deviations, (p,)."""
-
-    mean: Floats
-    spread: Floats
-
-    @classmethod
-    def of(cls, *parts: tuple[Floats, float]) -> Prior:
-        """The prior of several groups of parameters: the expected values of each group, and its deviation."""
-        means, spreads = zip(*parts, strict=True)
-        return cls(np.concatenate(means), np.repeat(spreads, [len(mean) for mean in means]))
-
-
 def fit_log_pool(
     opinions: Floats, target: Floats, *, total: float, weight_spread: float, bias: Floats, bias_spread: float
 ) -> LogPool:
@@ -137,9 +123,18 @@ class NoisyLikelihood:
         return np.log(of_given).sum(), slope
 
 
-def _slope(opinions: Floats, wrong: Floats) -> Floats:
-    """Slope of the negative log-likelihood in weights and biases, (M + K,), where probabilities are off by (n, K)."""
-    return np.concatenate([np.einsum("nmk,nk->m", opinions, wrong), wrong.sum(axis=0)])
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """Normal prior of parameters: their expected values, (p,), and standard deviations, (p,)."""
+
+    mean: Floats
+    spread: Floats
+
+    @classmethod
+    def of(cls, *parts: tuple[Floats, float]) -> Prior:
+        """The prior of several groups of parameters: the expected values of each group, and its deviation."""
+        means, spreads = zip(*parts, strict=True)
+        return cls(np.concatenate(means), np.repeat(spreads, [len(mean) for mean in means]))
 
 
 def most_probable(
@@ -155,3 +150,8 @@ def most_probable(
     bounds = [(0.0, None)] * weights + [(None, None)] * (len(prior.mean) - weights)  # no opinion is worse than none
     found: Floats = minimize(loss, prior.mean, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps}).x
     return found
+
+
+def _slope(opinions: Floats, wrong: Floats) -> Floats:
+    """Slope of the negative log-likelihood in weights and biases, (M + K,), where probabilities are off by (n, K)."""
+    return np.concatenate([np.einsum("nmk,nk->m", opinions, wrong), wrong.sum(axis=0)])

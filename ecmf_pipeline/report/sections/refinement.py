@@ -85,8 +85,8 @@ def _decisions(report: ReportInput) -> list[Block]:
     had_label = sum(bool(row.given_label) for row in report.refined)
     doubted = sum(row.decision is Verdict.REVIEW and bool(row.given_label) for row in report.refined)
     sentence = (
-        f"Of {count(had_label, 'given label')}, {count(tally[Verdict.KEEP])} were kept, {count(tally[Verdict.RELABEL])} replaced, "
-        f"{count(tally[Verdict.DROP])} dropped"
+        f"Of {count(had_label, 'given label')}, {count(tally[Verdict.KEEP])} were kept, "
+        f"{count(tally[Verdict.RELABEL])} replaced, {count(tally[Verdict.DROP])} dropped"
         + (f", {count(doubted)} kept with a low weight and listed for review." if doubted else ".")
     )
     meanings = "; ".join(f"{words}: {meaning}" for _, words, meaning in DECISIONS.values())
