@@ -19,7 +19,7 @@ from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.labels.combining import combine_votes
 from ecmf_pipeline.labels.config import RefineConfig
 from ecmf_pipeline.labels.label_model import GIVEN, assess
-from ecmf_pipeline.labels.refine import decide, lessons, worth_labelling
+from ecmf_pipeline.labels.refine import decide, label_entropy, worth_labelling
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 from tools.meld_noise import BALANCE, Text, clips_of, flip, interval, out_of_fold, read, score, transitions
 from tools.vote_worlds import WORLDS, World, generate, gold_sample
@@ -50,7 +50,7 @@ def entropy(
 ) -> list[int]:
     """The least certain first, whatever their class."""
     rows = np.flatnonzero(open_)
-    return [int(row) for row in rows[np.argsort(-lessons(probs)[rows], kind="stable")[:count]]]
+    return [int(row) for row in rows[np.argsort(-label_entropy(probs)[rows], kind="stable")[:count]]]
 
 
 def margin(

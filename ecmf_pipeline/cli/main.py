@@ -165,12 +165,14 @@ def predict(
         raise InputError("--json is of one clip: give its file as --video, or what is said as --text")
     if video is None and text is not None and not text.strip():
         raise InputError("the text is empty: give what is said as --text, or a clip's file as --video")
-    from ecmf_pipeline.stages import predict as stage
-
     if video is None and text is None:
+        from ecmf_pipeline.stages import predict as stage
+
         stage.run((labels or TrainedOn.GIVEN).value)
     else:
-        stage.show(video, text or "", labels.value if labels else None, as_json=as_json)
+        from ecmf_pipeline.stages.shared import single_clip
+
+        single_clip.run(video, text or "", labels.value if labels else None, as_json=as_json)
 
 
 @app.command()
@@ -205,12 +207,14 @@ def evaluate(
     """Score the predictions and the refined labels against gold labels (or given ones where there is no gold)."""
     if mapping and transfer is None:
         raise InputError("--map is of a model from elsewhere: give its folder as --transfer")
-    from ecmf_pipeline.stages import evaluate as stage
-
     if transfer is None:
+        from ecmf_pipeline.stages import evaluate as stage
+
         stage.run()
     else:
-        stage.run_transfer(transfer, mapping or [])
+        from ecmf_pipeline.stages.shared import transfer as of_elsewhere
+
+        of_elsewhere.run(transfer, mapping or [])
 
 
 @app.command()

@@ -67,3 +67,16 @@ def shortened(rows: NDArray[np.float32], most: int) -> NDArray[np.float32]:
         return rows
     ends = np.linspace(0, len(rows), most + 1).astype(np.int64)
     return pool_segments(rows, np.diff(ends), "mean")
+
+
+def halves(values: NDArray[np.float32], pool: PoolOrFrames) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Features of two inputs that were embedded side by side, apart: (..., D) -> (..., D / 2) twice.
+
+    Args:
+        values: Features read with ``pool``: each statistic of ``mean_std`` holds the columns of both inputs.
+        pool: How they were pooled.
+    """
+    statistics = 2 if pool == "mean_std" else 1
+    columns = values.reshape(*values.shape[:-1], statistics, 2, -1)
+    rows = (*values.shape[:-1], values.shape[-1] // 2)
+    return columns[..., 0, :].reshape(rows), columns[..., 1, :].reshape(rows)

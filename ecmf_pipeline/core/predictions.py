@@ -17,6 +17,9 @@ from ecmf_pipeline.core.files import read_text, write_atomic
 NO_MODALITY = "no usable modality"
 """Flag of a clip that no modality could judge: it gets the training labels' prior, and says so."""
 
+_TIE = 1e-5
+"""Probabilities nearer than this are alike."""
+
 _FIXED = ("clip_id", "split", "label", "out_of_fold", "flag")
 
 
@@ -52,6 +55,14 @@ class PredictionTable:
     def by_clip(self) -> Mapping[str, str]:
         """The likeliest label by clip id."""
         return dict(zip(self.clip_ids, self.labels, strict=True))
+
+    def votes(self) -> NDArray[np.float64]:
+        """The probabilities as votes, (n, K), NaN where the model could not judge a clip or has learned nothing."""
+        ranked = np.sort(self.probs, axis=1)
+        # A model that has learned nothing finds all labels alike: that is an abstention, not a vote for the first one.
+        decided = ranked[:, -1] - ranked[:, -2] > _TIE
+        judged = (np.array([flag != NO_MODALITY for flag in self.flags]) & decided)[:, None]
+        return np.where(judged, self.probs, np.nan).astype(np.float64)
 
     def write(self, path: Path) -> None:
         """Write the table as csv, and beside it as npz, unrounded; the same table gives the same bytes.

@@ -16,13 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.core.clips import Clip
+from ecmf_pipeline.core.errors import TooFewClips
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.evaluation.scoring import Judge
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.labels.config import LinearConfig
 from ecmf_pipeline.labels.refine import Decision, Verdict
-from ecmf_pipeline.labels.voters import build_voter
+from ecmf_pipeline.labels.voters import build_voter, joined
 
 GIVEN = "given labels"
 REBALANCED = "given labels, classes rebalanced"
@@ -42,6 +43,56 @@ class TrainingSet:
     labels: Ints
     weights: Floats
     balance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """The same n clips labelled by classifiers that were trained on each of several training sets.
+
+    Attributes:
+        judge: What the predictions are judged by.
+        clips: The n clips.
+        labels: The K label names.
+        features: By modality, (n, D), a row of NaN where a clip has none.
+        sets: The training sets by name.
+    """
+
+    judge: Judge
+    clips: Sequence[Clip]
+    labels: Sequence[str]
+    features: Mapping[str, NDArray[np.float32]]
+    sets: Mapping[str, TrainingSet]
+
+    def of_linear(self, folds: Ints, *, seed: int) -> dict[str, Any]:
+        """What a linear classifier on all modalities makes of each set; see `predict_out_of_fold` and `compare`."""
+        rows = joined(self.features)
+        found = {name: predict_out_of_fold(rows, one, folds, seed=seed) for name, one in self.sets.items()}
+        return self._compared(found)
+
+    def of_fusion(
+        self, folds: Ints, *, fusion: FusionConfig, training: TrainingConfig, trained: Mapping[str, PredictionTable]
+    ) -> dict[str, Any]:
+        """What the fusion makes of each set, as ``fusion``; or ``no_fusion``, why it cannot be trained on each.
+
+        Args are those of `fusion_predictions`.
+        """
+        try:
+            found = fusion_predictions(
+                self.features,
+                self.sets,
+                folds,
+                self.clips,
+                self.labels,
+                fusion=fusion,
+                training=training,
+                trained=trained,
+            )
+        except TooFewClips as error:
+            return {"no_fusion": f"the fusion model cannot be trained on each training set: {error.what}"}
+        return {"fusion": self._compared(found)}
+
+    def _compared(self, found: Mapping[str, Ints]) -> dict[str, Any]:
+        return compare(self.judge, [clip.clip_id for clip in self.clips], found, self.labels)
 
 
 def training_sets(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Floats, Ints
+from ecmf_pipeline.core.clips import Clip, labels_of
 from ecmf_pipeline.core.metrics import bootstrap_difference, expected_calibration_error, weighted_f1
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.evaluation.scoring import leave_one_out, reliability
@@ -53,6 +54,32 @@ class LabelEvidence:
     groups: NDArray[np.str_] | None
     seed: int
     config: LabelModelConfig
+
+    @classmethod
+    def of(
+        cls,
+        clips: Sequence[Clip],
+        labels: Sequence[str],
+        votes: Mapping[str, Floats],
+        *,
+        verdicts: Ints,
+        folds: Ints,
+        seed: int,
+        config: LabelModelConfig,
+    ) -> LabelEvidence:
+        """The evidence about n clips, whose labels are among the K ``labels``."""
+        index = {label: position for position, label in enumerate(labels)}
+        groups = np.array([clip.group for clip in clips])
+        return cls(
+            votes=votes,
+            given=np.array(labels_of(clips, labels), np.int64),
+            verdicts=verdicts,
+            gold=np.array([index.get(clip.gold_label, -1) for clip in clips], np.int64),
+            folds=folds,
+            groups=groups if all(groups) and len(set(groups)) > 1 else None,
+            seed=seed,
+            config=config,
+        )
 
     @property
     def known(self) -> Ints:

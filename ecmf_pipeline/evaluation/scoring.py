@@ -1,8 +1,11 @@
-"""What `evaluate` measures."""
+"""Scores of predictions by labels that they were not made from, and of labels before and after the refinement."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,8 @@ import numpy as np
 from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.core.clips import Clip, Split
 from ecmf_pipeline.core.errors import MissingInput
+from ecmf_pipeline.core.files import write_atomic
+from ecmf_pipeline.core.formatting import part_of
 from ecmf_pipeline.core.metrics import bootstrap_difference, confusion, expected_calibration_error, scores
 from ecmf_pipeline.core.predictions import NO_MODALITY, PredictionTable
 from ecmf_pipeline.evaluation.config import EvaluateConfig
@@ -64,10 +69,10 @@ def evaluate(
     clips: Sequence[Clip],
     labels: Sequence[str],
     given: Mapping[str, PredictionTable],
-    refined: PredictionTable | None,
-    decisions: Sequence[Decision] | None,
+    refined: PredictionTable,
+    decisions: Sequence[Decision],
     config: EvaluateConfig,
-    verdicts: Mapping[str, str] | None = None,
+    verdicts: Ints,
 ) -> dict[str, Any]:
     """Score everything.
 
@@ -78,28 +83,30 @@ def evaluate(
         refined: Predictions of the fusion trained on refined labels.
         decisions: What the refinement decided.
         config: How intervals are drawn.
-        verdicts: Labels that a person vouches for, by clip id; None: there are none.
+        verdicts: Labels that a person vouches for, (n,), -1 where unknown.
 
     Returns:
-        What ``data/metrics/evaluate.json`` holds. ``weighted_f1`` is the fusion's, trained on refined labels if it was.
+        What ``data/metrics/evaluate.json`` holds. ``weighted_f1`` is the fusion's, trained on refined labels.
     """
     judge = Judge(clips, labels, config)
-    for table in (*given.values(), *([refined] if refined else [])):
+    for table in (*given.values(), refined):
         if table.clip_ids != tuple(clip.clip_id for clip in clips) or table.label_names != tuple(labels):
             raise MissingInput("the predictions are of other clips or labels than the corpus has now", _AGAIN)
-    fusion = {"given": given["fusion"].by_clip()} | ({"refined": refined.by_clip()} if refined else {})
+    fusion = {"given": given["fusion"].by_clip(), "refined": refined.by_clip()}
     alone = {name: table.by_clip() for name, table in given.items() if name != "fusion"}
-    model = "refined" if refined else "given"
-    headline = judge.scores(fusion[model])
+    headline = judge.scores(fusion["refined"])
     modalities = {name: judge.scores(predicted) for name, predicted in alone.items()}
     truth = [judge.truth(clip) for clip in judge.clips]
-    counts = confusion(truth, [fusion[model][clip.clip_id] for clip in judge.clips], labels)
+    counts = confusion(truth, [fusion["refined"][clip.clip_id] for clip in judge.clips], labels)
+    vouched: dict[str, str] = {
+        clip.clip_id: labels[one] for clip, one in zip(clips, verdicts.tolist(), strict=True) if one >= 0
+    }
     return {
         "weighted_f1": headline["weighted_f1"],
         "accuracy": headline["accuracy"],
         "clips": headline["clips"],
         "judged_by": judge.by,
-        "model": model,
+        "model": "refined",
         "fusion": {name: judge.scores(predicted) for name, predicted in fusion.items()},
         "modalities": modalities,
         "by_split": {
@@ -108,10 +115,10 @@ def evaluate(
             if any(clip.split is split for clip in judge.clips)
         },
         "fusion_over_best_modality": _over_best(judge, fusion["given"], alone, modalities),
-        "refined_over_given": judge.difference(fusion["refined"], fusion["given"]) if refined else None,
-        "labels": label_quality(clips, decisions, verdicts or {}) if decisions and judge.by == "gold" else None,
+        "refined_over_given": judge.difference(fusion["refined"], fusion["given"]),
+        "labels": label_quality(clips, decisions, vouched) if judge.by == "gold" else None,
         "confusion": {"labels": list(labels), "counts": counts.tolist()},
-        "no_modality": sum(flag == NO_MODALITY for flag in (refined or given["fusion"]).flags),
+        "no_modality": sum(flag == NO_MODALITY for flag in refined.flags),
     }
 
 
@@ -231,3 +238,65 @@ def leave_one_out(
         scores = reliability(posterior_of(rest), truth)
         found[name] = {"accuracy": scores["accuracy"], "ece": scores["ece"]}
     return found
+
+
+def write_plots(folder: Path, judge: Judge, predictions: PredictionTable, results: Mapping[str, Any]) -> None:
+    """Write what DVC plots: ``confusion.csv``, one row a judged clip, and ``models.csv``, the weighted F1 of each."""
+    predicted = predictions.by_clip()
+    pairs = [[judge.truth(clip), predicted[clip.clip_id]] for clip in judge.clips]
+    _write_csv(folder / "confusion.csv", [["actual", "predicted"], *pairs])
+    models = {name: scores["weighted_f1"] for name, scores in results["modalities"].items()}
+    models |= {f"fusion ({name} labels)": scores["weighted_f1"] for name, scores in results["fusion"].items()}
+    _write_csv(folder / "models.csv", [["model", "weighted_f1"], *([name, str(f1)] for name, f1 in models.items())])
+
+
+def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_atomic(path, text.getvalue())
+
+
+def summary(results: Mapping[str, Any]) -> str:
+    """What `evaluate` measures, in a few lines."""
+    lines = [
+        f"evaluate: weighted F1 {results['weighted_f1']:.4f}, accuracy {results['accuracy']:.4f} over "
+        f"{results['clips']} clips, judged by {results['judged_by']} labels (fusion on {results['model']} labels)"
+    ]
+    if over := results["fusion_over_best_modality"]:
+        lines.append(f"  fusion over {over['best']} alone: {in_words(over)}")
+    if over := results["refined_over_given"]:
+        caveat = "" if results["judged_by"] == "gold" else "; no measure: the refinement was made from these labels"
+        lines.append(f"  refined over given labels: {in_words(over)}{caveat}")
+    if (labels := results["labels"]) and labels["given"]["clips"]:  # gold may be known of candidates alone
+        lines.append(
+            f"  training labels: {labels['given']['accuracy']} right as given, {labels['refined']['accuracy']} refined "
+            f"({_with_verdicts(labels, 'fixed')}; {_with_verdicts(labels, 'broken')}; {labels['dropped_wrong']} wrong "
+            f"and {labels['dropped_right']} right ones left out)"
+        )
+    lines.append(f"  {results['controls']['sentence']}")
+    if fusion := results["controls"].get("fusion"):
+        lines.append(f"  trained with the fusion model, {fusion['sentence']}")
+    if reason := results["controls"].get("no_fusion"):
+        lines.append(f"  {reason}")
+    if believed := results["label_model"]:
+        lines.append(
+            f"  label model: {believed['accuracy']} right over {believed['clips']} clips, calibration error "
+            f"{believed['ece']}"
+        )
+    if ways := results["label_methods"]["methods"]:
+        best = max(ways, key=lambda name: ways[name]["accuracy"])
+        lines.append(
+            f"  of {len(ways)} ways to combine the votes the best on known labels is: {best} ({ways[best]['accuracy']})"
+        )
+    return "\n".join(lines)
+
+
+def _with_verdicts(labels: Mapping[str, Any], what: str) -> str:
+    """How many labels were fixed or broken, and how many of them by a person."""
+    share = part_of(labels[f"{what}_by_verdicts"], labels[what], "by verdicts")
+    return f"{labels[what]} {what}" + (f", {share}" if share else "")
+
+
+def in_words(over: Mapping[str, float]) -> str:
+    """A difference with its interval."""
+    return f"{over['difference']:+.4f} weighted F1 (95% interval {over['low']:+.4f} to {over['high']:+.4f})"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.evaluation.scoring import Judge
+from ecmf_pipeline.evaluation.scoring import Judge, in_words
 from ecmf_pipeline.fusion.prediction import Ensemble, Judgement, predict_in_blocks
 
 NO_ANSWER = ""
@@ -128,11 +128,11 @@ def transfer_summary(model: str, results: Mapping[str, Any]) -> str:
     lines = [
         f"evaluate: {model} by {', '.join(results['modalities'])} on {results['clips']} clips of this corpus, judged "
         f"by {results['judged_by']} labels: weighted F1 {there:.4f}; trained here: {here:.4f}",
-        f"  the model from elsewhere less the one of here: {told(results['loss'])}",
+        f"  the model from elsewhere less the one of here: {in_words(results['loss'])}",
     ]
     if "here_alone" in results:
         (name,), alone = results["modalities"], results["here_alone"]["weighted_f1"]
-        lines.append(f"  less the one of here by {name} alone ({alone:.4f}): {told(results['loss_alone'])}")
+        lines.append(f"  less the one of here by {name} alone ({alone:.4f}): {in_words(results['loss_alone'])}")
     if results["held_out"]:
         lines.append(
             f"  {results['held_out']} clips have names that it knows, {results['trained_on']} of them trained on: "
@@ -141,8 +141,3 @@ def transfer_summary(model: str, results: Mapping[str, Any]) -> str:
     if results["unanswered"]:
         lines.append(f"  {results['unanswered']} clips lack every modality that it knows: they count as wrong")
     return "\n".join(lines)
-
-
-def told(over: Mapping[str, float]) -> str:
-    """A difference with its interval."""
-    return f"{over['difference']:+.4f} weighted F1 (95% interval {over['low']:+.4f} to {over['high']:+.4f})"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import TooFewClips
-from ecmf_pipeline.fusion.inputs import group_names
 
 LEAST_GROUPS_TO_VALIDATE = 3
 """With fewer groups in a training part, keeping one aside whole would leave too little to train on."""
@@ -132,3 +132,24 @@ def _split(splitter: Any, labels: NDArray[np.int64], groups: NDArray[np.int64] |
 
 def _state(rng: np.random.Generator) -> int:
     return int(rng.integers(2**31))
+
+
+def group_names(groups: Iterable[Any]) -> list[str]:
+    """Groups as words, "" where there is none (None, NaN, pandas' NA), (n,); the group 0 is a group like any other.
+
+    Args:
+        groups: Speaker or dialogue of each clip, (n,): words, numbers, or anything that `str` tells apart.
+
+    Raises:
+        ValueError: When they are not one column.
+    """
+    if isinstance(groups, str) or len(getattr(groups, "shape", (0,))) != 1:
+        raise ValueError(f"groups must be (n,), not {getattr(groups, 'shape', groups)!r}")
+    return ["" if is_missing(group) else str(group) for group in groups]
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for none: None, NaN, pandas' NA or NaT."""
+    if isinstance(value, Real):
+        return bool(value != value)  # NaN alone
+    return value is None or type(value).__name__ in {"NAType", "NaTType"}  # without an import of pandas

@@ -11,8 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from ecmf_pipeline.core.clips import Clip, labels_of
+from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import sha256_file, write_json
 from ecmf_pipeline.core.pooling import PoolOrFrames
+from ecmf_pipeline.core.predictions import PredictionTable, with_prior
 from ecmf_pipeline.core.progress import progress
 from ecmf_pipeline.extraction.feature_origin import FeatureOrigin
 from ecmf_pipeline.fusion.calibration import EVERYONE, cooled
@@ -21,6 +24,7 @@ from ecmf_pipeline.fusion.inputs import Inputs, LabelType, as_given, read_inputs
 from ecmf_pipeline.fusion.model import FusionModel
 from ecmf_pipeline.fusion.saved import (
     CONFIG_FILE,
+    RETRAIN,
     WEIGHTS_FILE,
     Member,
     SavedEnsemble,
@@ -114,6 +118,39 @@ class Ensemble:
     def trained_on(self, clip_ids: Iterable[str]) -> NDArray[np.bool_]:
         """Whether each clip was of the training set, (n,)."""
         return np.array([clip_id in self.trained for clip_id in clip_ids], dtype=np.bool_)
+
+    def refuse_other_labels(self, labels: Sequence[str]) -> None:
+        """Refuse to judge a corpus of other labels, or of the same in another order.
+
+        Raises:
+            MissingInput: When they differ.
+        """
+        if self.label_names != tuple(labels):
+            raise MissingInput(
+                f"the saved models know the labels {', '.join(self.label_names)}; the corpus has others now", RETRAIN
+            )
+
+    def refuse_other_pool(self, pool: PoolOrFrames) -> None:
+        """Refuse rows that are pooled otherwise than those that were learned from.
+
+        Raises:
+            MissingInput: When they are.
+        """
+        if self.pool not in {pool, ""}:
+            raise MissingInput(f"the saved models were trained with train.pool {self.pool}; it is {pool} now", RETRAIN)
+
+    def refuse_missing(self, modalities: Iterable[str]) -> None:
+        """Refuse to judge without some of the modalities that were learned from.
+
+        Raises:
+            MissingInput: When one is not among ``modalities``.
+        """
+        known = set(modalities)
+        if missing := [name for name in self.modalities if name not in known]:
+            raise MissingInput(
+                f"the saved models judge by {', '.join(missing)} too, of which there are no features now",
+                f"{RETRAIN}, or `ecmf-pipe extract`",
+            )
 
     def predict(
         self,
@@ -279,3 +316,44 @@ def predict_in_blocks(
         )
         for name, parts in found.items()
     }
+
+
+def out_of_fold(ensemble: Ensemble, clips: Sequence[Clip]) -> Judgement:
+    """Each clip by the members that held it, or its group, out."""
+    return Judgement(ensemble, ensemble.held_out(clip.clip_id for clip in clips))
+
+
+def deployed(ensemble: Ensemble, clips: Sequence[Clip]) -> Judgement:
+    """Each clip by the whole ensemble, but those that were trained on by the members that held them out."""
+    clip_ids = [clip.clip_id for clip in clips]
+    return Judgement(ensemble, np.where(ensemble.trained_on(clip_ids), ensemble.held_out(clip_ids), EVERYONE))
+
+
+def predict_tables(
+    judgements: Mapping[str, Judgement], clips: Sequence[Clip], read: Callable[[Sequence[str]], Features]
+) -> dict[str, PredictionTable]:
+    """The predictions of several ensembles of all clips; what none can judge gets the given labels' shares.
+
+    Args:
+        judgements: By name; all of the same labels.
+        clips: The clips, (n,).
+        read: See `predict_in_blocks`.
+    """
+    found = predict_in_blocks(judgements, [clip.clip_id for clip in clips], read)
+    return {name: _table(judgements[name], clips, prediction) for name, prediction in found.items()}
+
+
+def _table(judgement: Judgement, clips: Sequence[Clip], prediction: Prediction) -> PredictionTable:
+    given = np.array(labels_of(clips, prediction.label_names))
+    prior = np.bincount(given[given >= 0], minlength=len(prediction.label_names)) / (given >= 0).sum()
+    probs, flags = with_prior(prediction.probs, prior.tolist())
+    return PredictionTable(
+        clip_ids=tuple(clip.clip_id for clip in clips),
+        splits=tuple(clip.split.value for clip in clips),
+        out_of_fold=judgement.held_out >= 0,
+        flags=flags,
+        label_names=prediction.label_names,
+        probs=probs,
+        modalities=judgement.ensemble.modalities,
+        modality_weights=prediction.modality_weights,
+    )

@@ -17,8 +17,8 @@ from ecmf_pipeline.core.metrics import scores
 from ecmf_pipeline.core.progress import progress_bar
 from ecmf_pipeline.fusion.calibration import held_out_temperatures
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
-from ecmf_pipeline.fusion.folds import assign_folds
-from ecmf_pipeline.fusion.inputs import encode_labels, group_names, label_type, read_inputs
+from ecmf_pipeline.fusion.folds import assign_folds, group_names
+from ecmf_pipeline.fusion.inputs import encode_labels, label_type, read_inputs
 from ecmf_pipeline.fusion.member import Examples
 from ecmf_pipeline.fusion.plan import NEVER, Plan
 from ecmf_pipeline.fusion.prediction import Ensemble

@@ -236,7 +236,7 @@ def _add_pseudo(
 def _ask_for_review(draft: _Draft, assessment: Assessment, unlabeled: Bools, config: RefineConfig) -> None:
     """Of the clips that stay without a label, those whose verdict would teach most."""
     left = np.flatnonzero(unlabeled & (draft.verdicts == Verdict.LEAVE))
-    taught = lessons(assessment.posterior)[left]
+    taught = label_entropy(assessment.posterior)[left]
     chosen = left[np.argsort(-taught, kind="stable")[: config.review_budget]]
     draft.verdicts[chosen] = Verdict.REVIEW
 
@@ -392,7 +392,7 @@ def _words(relabel: float, pseudo: Floats, judged: tuple[int, int], config: Refi
     )
 
 
-def lessons(posterior: Floats) -> Floats:
+def label_entropy(posterior: Floats) -> Floats:
     """How much a person's verdict on each clip would teach, (n,), in bits.
 
     A verdict teaches what is unknown before it: the entropy of the clip's label given everything. The given label
@@ -417,7 +417,7 @@ def worth_labelling(posterior: Floats, known: NDArray[np.bool_], count: int) -> 
         known: Clips that a person has judged already, (n,).
         count: How many to name.
     """
-    taught, labels = lessons(posterior), posterior.argmax(axis=1)
+    taught, labels = label_entropy(posterior), posterior.argmax(axis=1)
     queues = []
     for label in range(posterior.shape[1]):
         rows = np.flatnonzero((labels == label) & ~known)

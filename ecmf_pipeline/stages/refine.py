@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-import numpy as np
-
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import labels_of
 from ecmf_pipeline.core.files import write_json
 from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.labels.label_model import assess
@@ -28,16 +25,15 @@ def run(*, dry_run: bool = False) -> None:
     config = params.refine
     corpus = read_labelled_corpus()
     votes = all_votes(corpus)
-    given = np.array(labels_of(corpus.clips, corpus.labels), np.int64)
     gold = read_corpus_verdicts(config.verdicts, corpus)
     folds = folds_of(corpus, params.vote.folds, params.vote.seed)
-    assessment = assess(votes, given, gold, folds=folds, seed=params.vote.seed, config=config.label_model)
+    assessment = assess(votes, corpus.given, gold, folds=folds, seed=params.vote.seed, config=config.label_model)
     families = {name: family_of(name) for name in votes}
     decisions = decide(assessment, corpus.clips, corpus.labels, config, families=families, gold=gold)
     counts = Counter(decision.decision.value for decision in decisions)
     would = "would be: " if dry_run else ""
     say(f"refine: {would}" + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
-    for sentence in (*find_targets(assessment, given, gold, config).words, *effect_of(decisions, corpus.labels)):
+    for sentence in (*find_targets(assessment, corpus.given, gold, config).words, *effect_of(decisions, corpus.labels)):
         say(f"  {sentence}")
     if dry_run:
         return

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import replace
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, labels_of
-from ecmf_pipeline.core.errors import MissingInput, TooFewClips
+from ecmf_pipeline.core.errors import TooFewClips
 from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.fusion.training import fit
-from ecmf_pipeline.labels.tables import read_decisions
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import (
-    Corpus,
     folds_of,
+    given_labels,
     open_stored,
     origins_of,
     read_labelled_corpus,
+    refined_labels,
     refined_sha256,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Targets:
-    """What is learned: clips, their labels as indices, and how much each counts."""
-
-    clips: list[Clip]
-    labels: NDArray[np.int64]
-    weights: NDArray[np.float64]
 
 
 def run(labels: paths.Labels) -> None:
@@ -40,9 +27,10 @@ def run(labels: paths.Labels) -> None:
     corpus = read_labelled_corpus()
     # Noted before the labels are read: were they written anew meanwhile, the models must pass for old ones.
     learned_from = refined_sha256() if labels == "refined" else ""
-    targets = _given(corpus) if labels == "given" else _refined(corpus)
-    stored = open_stored(params, targets.clips)
-    features = stored.read([clip.clip_id for clip in targets.clips], params.train.pool)
+    learned = given_labels(corpus) if labels == "given" else refined_labels(corpus)
+    clip_ids = [clip.clip_id for clip in learned.clips]
+    stored = open_stored(params, learned.clips)
+    features = stored.read(clip_ids, params.train.pool)
     origins = origins_of(params, stored)
     # The modalities alone are the fusion's yardstick; one training of each says enough.
     variants = {"fusion": list(features)} | ({name: [name] for name in features} if labels == "given" else {})
@@ -53,11 +41,11 @@ def run(labels: paths.Labels) -> None:
         try:
             ensemble = fit(
                 {name: features[name] for name in modalities},
-                targets.labels,
-                groups=[clip.group for clip in targets.clips],
-                weights=targets.weights,
-                folds=[by_clip[clip.clip_id] for clip in targets.clips],
-                clip_ids=[clip.clip_id for clip in targets.clips],
+                learned.labels,
+                groups=[clip.group for clip in learned.clips],
+                weights=learned.weights,
+                folds=[by_clip[clip_id] for clip_id in clip_ids],
+                clip_ids=clip_ids,
                 label_names=corpus.labels,
                 fusion=params.train.fusion if variant == "fusion" else params.train.fusion.alone(variant),
                 training=params.train.training,
@@ -78,27 +66,4 @@ def run(labels: paths.Labels) -> None:
     for path in folder.iterdir():
         if path.name not in variants:
             shutil.rmtree(path)
-    say(f"train ({labels} labels): {int((targets.weights > 0).sum())} clips")
-
-
-def _given(corpus: Corpus) -> _Targets:
-    clips = [clip for clip in corpus.clips if clip.given_label]
-    return _Targets(clips, np.array(labels_of(clips, corpus.labels), np.int64), np.ones(len(clips)))
-
-
-def _refined(corpus: Corpus) -> _Targets:
-    decisions = {
-        decision.clip_id: decision
-        for decision in read_decisions(paths.REFINED)
-        if decision.weight > 0 or decision.given_label
-    }
-    clips = [clip for clip in corpus.clips if clip.clip_id in decisions]
-    chosen = [decisions[clip.clip_id] for clip in clips]
-    index = {label: position for position, label in enumerate(corpus.labels)}
-    if any((decision.refined_label or decision.given_label) not in index for decision in chosen):
-        raise MissingInput(f"{paths.REFINED} has labels that the corpus no longer has", "run `ecmf-pipe refine` again")
-    return _Targets(
-        clips,
-        np.array([index[decision.refined_label or decision.given_label] for decision in chosen], np.int64),
-        np.array([decision.weight for decision in chosen]),
-    )
+    say(f"train ({labels} labels): {int((learned.weights > 0).sum())} clips")

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import labels_of
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.fusion.voter import FusionVoter
@@ -82,7 +81,7 @@ def _own_sources(params: Params) -> set[str]:
 
 def _classifiers(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64]]:
     config = params.vote
-    given = np.array(labels_of(corpus.clips, corpus.labels), np.int64)
+    given = corpus.given
     verdicts = read_corpus_verdicts(params.refine.verdicts, corpus)
     alone = read_features(params, corpus.clips)
     features: dict[str, NDArray[np.floating]] = {**alone}

@@ -8,7 +8,8 @@ import pytest
 
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
-from ecmf_pipeline.fusion.inputs import as_given, encode_labels, group_names, label_type
+from ecmf_pipeline.fusion.folds import group_names
+from ecmf_pipeline.fusion.inputs import as_given, encode_labels, label_type
 from ecmf_pipeline.fusion.training import cross_validate
 
 

@@ -14,22 +14,21 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, Modality, labels_of, read_manifest
 from ecmf_pipeline.core.errors import CorpusError, MissingInput, ModelError
 from ecmf_pipeline.core.files import fingerprint, read_json, sha256_file
-from ecmf_pipeline.core.predictions import NO_MODALITY, PredictionTable
+from ecmf_pipeline.core.pooling import halves
+from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.core.transcripts import read_texts
 from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.extraction.feature_origin import FeatureOrigin
 from ecmf_pipeline.extraction.features import StoredFeatures, open_features
 from ecmf_pipeline.extraction.plan import branch_settings
-from ecmf_pipeline.labels.tables import read_verdicts, read_votes
+from ecmf_pipeline.fusion.folds import assign_folds
+from ecmf_pipeline.labels.tables import read_decisions, read_verdicts, read_votes
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.transcription.table import read_transcripts, with_transcripts
 
 FUSION = "fusion"
 """The fusion model as a source of votes."""
-
-_TIE = 1e-5
-"""Probabilities nearer than this are alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +46,20 @@ class Corpus:
     labels: list[str]
     candidates: list[str]
     synthetic: bool
+
+    @property
+    def given(self) -> NDArray[np.int64]:
+        """The given labels as indices, (n,), -1 where there is none."""
+        return np.array(labels_of(self.clips, self.labels), np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingLabels:
+    """What models learn: clips, their labels as indices, (m,), and how much each counts, (m,)."""
+
+    clips: list[Clip]
+    labels: NDArray[np.int64]
+    weights: NDArray[np.float64]
 
 
 def read_spoken_manifest(params: Params) -> list[Clip]:
@@ -107,11 +120,35 @@ def folds_of(corpus: Corpus, folds: int, seed: int) -> NDArray[np.int64]:
     They follow from the given labels alone, so that models trained on given and on refined labels are judged by the
     same rule: a clip is judged by models that saw neither it nor another clip of its group.
     """
-    from ecmf_pipeline.fusion.folds import assign_folds
-
-    given = np.array(labels_of(corpus.clips, corpus.labels), np.int64)
     groups = [clip.group for clip in corpus.clips]
-    return assign_folds(given, groups, folds, rng=np.random.default_rng(seed))
+    return assign_folds(corpus.given, groups, folds, rng=np.random.default_rng(seed))
+
+
+def given_labels(corpus: Corpus) -> TrainingLabels:
+    """The clips with a given label, all alike in weight."""
+    clips = [clip for clip in corpus.clips if clip.given_label]
+    return TrainingLabels(clips, np.array(labels_of(clips, corpus.labels), np.int64), np.ones(len(clips)))
+
+
+def refined_labels(corpus: Corpus) -> TrainingLabels:
+    """The clips with a label, given or refined, that `refine` decided on; those of weight 0 stand in folds alone.
+
+    Raises:
+        MissingInput: When `refine` has not run yet, or knew labels that the corpus no longer has.
+    """
+    decisions = {
+        decision.clip_id: decision
+        for decision in read_decisions(paths.REFINED)
+        if decision.weight > 0 or decision.given_label
+    }
+    clips = [clip for clip in corpus.clips if clip.clip_id in decisions]
+    chosen = [decisions[clip.clip_id] for clip in clips]
+    index = {label: position for position, label in enumerate(corpus.labels)}
+    names = [decision.refined_label or decision.given_label for decision in chosen]
+    if not set(names) <= set(index):
+        raise MissingInput(f"{paths.REFINED} has labels that the corpus no longer has", "run `ecmf-pipe refine` again")
+    labels = np.array([index[name] for name in names], np.int64)
+    return TrainingLabels(clips, labels, np.array([decision.weight for decision in chosen]))
 
 
 def open_stored(params: Params, clips: Sequence[Clip]) -> StoredFeatures:
@@ -162,7 +199,7 @@ def all_votes(corpus: Corpus) -> dict[str, NDArray[np.float64]]:
         if list(clip_ids) != [clip.clip_id for clip in corpus.clips]:
             what = f"what `{stage}` wrote is about other clips than the manifest"
             raise MissingInput(what, f"run `ecmf-pipe {stage}`")
-    return table.votes if FUSION in table.votes else {**table.votes, FUSION: fusion_votes(fusion)}
+    return table.votes if FUSION in table.votes else {**table.votes, FUSION: fusion.votes()}
 
 
 def refined_sha256() -> str:
@@ -205,15 +242,6 @@ def read_refined_predictions(path: Path) -> PredictionTable:
     return table
 
 
-def fusion_votes(table: PredictionTable) -> NDArray[np.float64]:
-    """What the fusion model says of every clip, (n, K), NaN where it could not judge one or has learned nothing."""
-    ranked = np.sort(table.probs, axis=1)
-    # A model that has learned nothing finds all labels alike: that is an abstention, not a vote for the first one.
-    decided = ranked[:, -1] - ranked[:, -2] > _TIE
-    judged = (np.array([flag != NO_MODALITY for flag in table.flags]) & decided)[:, None]
-    return np.where(judged, table.probs, np.nan).astype(np.float64)
-
-
 def read_corpus_verdicts(path: str | None, corpus: Corpus) -> NDArray[np.int64]:
     """The labels that a person vouches for, (n,), -1 where unknown."""
     if path is None:
@@ -225,14 +253,11 @@ def read_corpus_verdicts(path: str | None, corpus: Corpus) -> NDArray[np.int64]:
 
 
 def text_halves(params: Params, features: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-    """The text features of the raw and of the enriched transcript alone, where both are embedded.
+    """The text features of the raw and of the enriched transcript alone, by transcript, where both are embedded.
 
     Args:
         params: The project's settings.
         features: By modality, (n, D), or (n, T, D) at frame level.
-
-    Returns:
-        By which transcript, (n, D / 2) or (n, T, D / 2); empty where only one is embedded.
     """
     text = Modality.TEXT
     if text.value not in features or text not in params.extract.encoders:
@@ -240,11 +265,8 @@ def text_halves(params: Params, features: Mapping[str, NDArray[np.float32]]) -> 
     encoder = params.encoder_of(text)
     if not isinstance(encoder, TextConfig) or encoder.inputs != "both":
         return {}
-    statistics = 2 if params.train.pool == "mean_std" else 1  # each of them holds both texts' columns
-    values = features[text.value]
-    columns = values.reshape(*values.shape[:-1], statistics, 2, -1)
-    rows = (*values.shape[:-1], values.shape[-1] // 2)
-    return {name: columns[..., half, :].reshape(rows) for half, name in enumerate(("raw", "enriched"))}
+    raw, enriched = halves(features[text.value], params.train.pool)
+    return {"raw": raw, "enriched": enriched}
 
 
 def expected_fingerprint(params: Params, modality: Modality) -> str | None:

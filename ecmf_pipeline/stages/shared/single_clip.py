@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Modality, Split
 from ecmf_pipeline.core.errors import ClipError, InputError
 from ecmf_pipeline.core.files import fingerprint, sha256_file
+from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.config import ImportedConfig
 from ecmf_pipeline.extraction.feature_origin import FeatureOrigin, refuse_other_features
@@ -21,7 +24,8 @@ from ecmf_pipeline.llm.rewrite_prompt import Context
 from ecmf_pipeline.llm.rewriting import enrich_texts
 from ecmf_pipeline.llm.run import ScoreBooks
 from ecmf_pipeline.media.containers import probe_media
-from ecmf_pipeline.settings.params import Params
+from ecmf_pipeline.settings.params import Params, load_params
+from ecmf_pipeline.stages.shared.inputs import read_corpus_tables
 
 if TYPE_CHECKING:
     from ecmf_pipeline.fusion.prediction import Ensemble
@@ -47,6 +51,35 @@ class ClipPrediction:
     modality_weights: dict[str, float]
     missing: dict[str, str]
     enriched: str
+
+
+def run(video: Path | None, text: str, labels: paths.Labels | None, *, as_json: bool) -> None:
+    """Print the label, probabilities and modality weights of one new clip.
+
+    Args:
+        video: The clip; None: there are words alone.
+        text: What is said in it.
+        labels: Which models judge; None: those trained on refined labels where there are any.
+        as_json: Whether to print JSON alone.
+    """
+    from ecmf_pipeline.fusion.prediction import Ensemble
+
+    params = load_params()
+    if labels is None:
+        labels = "refined" if (paths.models_trained_on("refined") / "fusion").is_dir() else "given"
+    ensemble = Ensemble.load(paths.models_trained_on(labels) / "fusion")
+    known = read_corpus_tables().labels
+    if known:  # a corpus without labels has none that a model from elsewhere could differ from
+        ensemble.refuse_other_labels(known)
+    found = predict_clip(params, ensemble, video, text, known)
+    if as_json:
+        say(json.dumps({"clip": str(video or ""), "model": labels, **asdict(found)}, ensure_ascii=False))
+        return
+    say(f"{video or text}: {found.label} (models trained on {labels} labels)")
+    say("  " + ", ".join(f"{name} {prob:.3f}" for name, prob in found.probs.items()))
+    say("  weights: " + ", ".join(f"{name} {share:.3f}" for name, share in found.modality_weights.items()))
+    for name, reason in found.missing.items():
+        say(f"  {name} is missing: {reason}")
 
 
 def predict_clip(

@@ -1,0 +1,52 @@
+"""A model that was saved elsewhere, judged on this corpus beside the one trained here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.errors import MissingInput
+from ecmf_pipeline.core.files import write_json
+from ecmf_pipeline.core.predictions import PredictionTable
+from ecmf_pipeline.core.progress import say
+from ecmf_pipeline.evaluation.scoring import Judge
+from ecmf_pipeline.evaluation.transfer import judge_transfer, label_map, transfer_summary
+from ecmf_pipeline.extraction.feature_origin import refuse_other_features
+from ecmf_pipeline.fusion.prediction import Ensemble
+from ecmf_pipeline.settings.params import load_params
+from ecmf_pipeline.stages.shared.inputs import open_stored, origins_of, read_labelled_corpus
+
+
+def run(folder: Path, mapping: list[str]) -> None:
+    """Judge the model, and write data/transfer.json.
+
+    Args:
+        folder: The saved model.
+        mapping: ``THEIRS=OURS``: labels of the model that are called otherwise here.
+    """
+    params = load_params()
+    corpus = read_labelled_corpus()
+    ensemble = Ensemble.load(folder)
+    judge = Judge(corpus.clips, corpus.labels, params.evaluate)
+    here = {path.stem: PredictionTable.read(path).by_clip() for path in paths.predictions("given").glob("*.csv")}
+    if "fusion" not in here:
+        raise MissingInput(
+            "no model trained here has predicted this corpus", "run `ecmf-pipe predict` (or `dvc repro`)"
+        )
+    stored = open_stored(params, judge.clips)
+    refuse_other_features(
+        ensemble.origins,
+        origins_of(params, stored),
+        hint="run `ecmf-pipe extract` here with the encoders that it was trained on, or `ecmf-pipe train` again there",
+        columns_alone=True,
+    )
+    results = judge_transfer(
+        ensemble,
+        judge,
+        label_map(ensemble.label_names, corpus.labels, mapping),
+        here=here,
+        modalities=stored.modalities,
+        read=lambda some: stored.read(some, ensemble.pool or params.train.pool),
+    )
+    write_json(paths.TRANSFER, results)
+    say(transfer_summary(str(folder), results))
