@@ -20,11 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.metrics import expected_calibration_error
-from ecmf_pipeline.labels.baselines import BASELINES, WITHOUT_GOLD, Baseline
+from ecmf_pipeline.labels.baselines import BASELINES, Baseline
 from ecmf_pipeline.labels.combining import combine_votes
 from tools.vote_worlds import WORLDS, World, drawn_worlds, generate, gold_sample
 
-Floats = NDArray[np.float64]
+WITHOUT_GOLD = ("majority", "mean of probabilities", "Dawid-Skene", "OneCoin", "MMSR")
+"""Those that can do without gold labels."""
+
 OURS = "combine_votes"
 GOLD_SHARE = 0.05
 DRAWN = 20

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ecmf_pipeline.core.arrays import Bools, Floats, Ints
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.labels.combining import combine_votes
 from ecmf_pipeline.labels.config import RefineConfig
@@ -24,9 +24,6 @@ from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 from tools.meld_noise import BALANCE, Text, clips_of, flip, interval, out_of_fold, read, score, transitions
 from tools.vote_worlds import WORLDS, World, generate, gold_sample
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 Rule = Callable[[Mapping[str, Floats], Floats, Bools, int, np.random.Generator], Sequence[int]]
 """From votes by source, probabilities (n, K), clips that may be asked for (n,) and how many, to the clips."""
 

@@ -13,21 +13,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.special import stdtrit
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
+from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.labels.config import RefineConfig
 from ecmf_pipeline.labels.label_model import assess
 from ecmf_pipeline.labels.refine import decide
 from ecmf_pipeline.labels.voters import clip_weights
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 EMOTIONS = {
     "neutral": "neutral",

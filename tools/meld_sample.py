@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.core.transcripts import ClipText
@@ -25,9 +26,6 @@ PARTS = ("train", "dev", "test")
 
 WORKERS = 2
 """Processes that ask, of one thread each on two cores: on a busy machine threads of one product wait for each other."""
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtr, softmax
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from ecmf_pipeline.core.arrays import Floats, Ints
 
 
 @dataclass(frozen=True, slots=True)

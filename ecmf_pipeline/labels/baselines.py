@@ -184,9 +184,6 @@ BASELINES: Mapping[str, Baseline] = {
 }
 """All of them, by name."""
 
-WITHOUT_GOLD = ("majority", "mean of probabilities", "Dawid-Skene", "OneCoin", "MMSR")
-"""Those that can do without gold labels."""
-
 
 def normalised(rows: Floats) -> Floats:
     """Rows that sum to 1, (n, K); equal shares where a row is all zero."""

@@ -157,9 +157,8 @@ def assess_labels(
     votes: Mapping[str, NDArray[np.floating]],
     given: NDArray[np.integer],
     *,
-    folds: NDArray[np.integer] | None = None,
-    seed: int = 0,
-    config: LabelModelConfig | None = None,
+    folds: NDArray[np.integer],
+    config: LabelModelConfig,
 ) -> Assessment:
     """Weigh given labels against the votes of several sources, where no label is known to be right.
 
@@ -167,21 +166,17 @@ def assess_labels(
         votes: Probabilities by source, (n, K) each; a row that is all NaN abstains. They must be out of fold: a source
             that has seen a clip's given label repeats it.
         given: Given labels, (n,), -1 where there is none.
-        folds: The fold of each labelled clip, (n,), anything elsewhere. Without it five random folds are drawn.
-        seed: Seed of the random folds; unused when ``folds`` is handed in.
+        folds: The fold of each labelled clip, (n,), anything elsewhere.
         config: What to believe before seeing votes.
 
     Raises:
         ValueError: When shapes differ, a row is neither a distribution nor all NaN, or there is no source.
     """
-    config = config or LabelModelConfig()
     evidence = evidence_of(votes, floor=FLOOR).logs  # (n, S, K)
     known: Ints = np.asarray(given, np.int64)
     labelled = known >= 0
     if known.shape != evidence.shape[:1] or known.max(initial=-1) >= evidence.shape[2]:
         raise ValueError(f"given labels {known.shape} do not fit votes of (n, S, K) = {evidence.shape}")
-    if folds is None:
-        folds = np.random.default_rng(seed).permutation(len(known)) % 5
     # The optimiser's vectors are short: on a busy machine waiting for BLAS threads costs ten times the work itself.
     with threadpool_limits(limits=1, user_api="blas"):
         whole = _Pool.fit(evidence[labelled], known[labelled], config)

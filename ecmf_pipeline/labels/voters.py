@@ -217,15 +217,6 @@ def family_of(source: str) -> str:
     return families.get(source, source.partition("/")[0])
 
 
-def abstain_where_unsure(probs: NDArray[np.floating], margin: float) -> Floats:
-    """A copy of probs (n, K) whose rows are NaN where the first choice leads the second by less than ``margin``."""
-    unsure = probs.copy().astype(np.float64)
-    if probs.shape[1] > 1:
-        ranked = np.sort(unsure, axis=1)
-        unsure[ranked[:, -1] - ranked[:, -2] < margin] = np.nan
-    return unsure
-
-
 def project(training: Floats, queries: Floats, components: int) -> tuple[Floats, Floats]:
     """Standardise, then keep at most ``components`` principal components, both fitted on the training rows alone."""
     from sklearn.decomposition import PCA

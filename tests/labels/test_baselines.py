@@ -11,8 +11,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.labels import baselines
-from ecmf_pipeline.labels.baselines import BASELINES, WITHOUT_GOLD, Votes
+from ecmf_pipeline.labels.baselines import BASELINES, Votes
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
+from tools.bench_labels import WITHOUT_GOLD
 from tools.vote_worlds import World, drawn_worlds, generate, gold_sample
 
 WORLD = World("small", (0.75, 0.6, 0.5, 0.4), clips=1500, soft=False)

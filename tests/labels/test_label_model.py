@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ecmf_pipeline.core.metrics import expected_calibration_error
-from ecmf_pipeline.labels.label_model import Assessment, assess_labels
+from ecmf_pipeline.labels.label_model import Assessment
 from ecmf_pipeline.labels.log_pool import NoisyLikelihood
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
+from tests.labels.assessing import assessed
 
 Simulate = Callable[..., Any]
 
@@ -36,7 +37,7 @@ def test_whatever_the_votes_rows_are_distributions_and_inputs_untouched(
 ) -> None:
     votes, given, folds = draw(seed, clips, classes, sources)
     before = {name: probs.copy() for name, probs in votes.items()}
-    combined = assess_labels(votes, given, folds=folds)
+    combined = assessed(votes, given, folds=folds)
     for rows in (combined.probs, combined.posterior):
         assert rows.shape == (clips, classes)
         assert (rows >= 0).all()
@@ -53,25 +54,25 @@ def test_whatever_the_votes_rows_are_distributions_and_inputs_untouched(
 def test_the_order_of_the_clips_does_not_matter(seed: int) -> None:
     votes, given, folds = draw(seed, 40, 4, 3)
     order = np.random.default_rng(seed).permutation(40)
-    straight = assess_labels(votes, given, folds=folds)
-    shuffled = assess_labels({name: probs[order] for name, probs in votes.items()}, given[order], folds=folds[order])
+    straight = assessed(votes, given, folds=folds)
+    shuffled = assessed({name: probs[order] for name, probs in votes.items()}, given[order], folds=folds[order])
     assert_allclose(shuffled.posterior, straight.posterior[order], atol=2e-3)
 
 
 def test_a_clips_given_label_has_no_part_in_its_probs(simulate: Simulate) -> None:
     world = simulate(0, 96)
     folds = np.arange(96) % 5
-    before = assess_labels(world.votes, world.given, folds=folds)
+    before = assessed(world.votes, world.given, folds=folds)
     flipped = world.given.copy()
     flipped[11] = (flipped[11] + 1) % 6
-    after = assess_labels(world.votes, flipped, folds=folds)
+    after = assessed(world.votes, flipped, folds=folds)
     assert_array_equal(after.probs[folds == folds[11]], before.probs[folds == folds[11]])
     assert after.posterior[11, flipped[11]] > before.posterior[11, flipped[11]]
 
 
 def test_the_same_input_gives_the_same_bytes(simulate: Simulate) -> None:
     world = simulate(1, 60, unlabeled=20)
-    first, second = (assess_labels(world.votes, world.given, seed=3) for _ in range(2))
+    first, second = (assessed(world.votes, world.given, seed=3) for _ in range(2))
     assert first.posterior.tobytes() == second.posterior.tobytes()
     assert first.sources == second.sources
 
@@ -80,7 +81,7 @@ def test_more_labels_are_right_than_were_given(simulate: Simulate) -> None:
     gains, errors = [], []
     for seed in range(8):
         world = simulate(seed, 96)
-        combined = assess_labels(world.votes, world.given, seed=seed)
+        combined = assessed(world.votes, world.given, seed=seed)
         right = combined.labels == world.truth
         gains.append(right.mean() - (world.given == world.truth).mean())
         errors.append(expected_calibration_error(combined.confidence, right))
@@ -91,7 +92,7 @@ def test_more_labels_are_right_than_were_given(simulate: Simulate) -> None:
 
 def test_it_beats_every_source_and_finds_the_noise(simulate: Simulate) -> None:
     world = simulate(3, 1500)
-    combined = assess_labels(world.votes, world.given)
+    combined = assessed(world.votes, world.given)
     best = max(np.mean(first_choice(probs) == world.truth) for probs in world.votes.values())
     assert np.mean(combined.probs.argmax(axis=1) == world.truth) > best
     assert expected_calibration_error(combined.confidence, combined.labels == world.truth) < 0.03
@@ -110,7 +111,7 @@ def test_the_slope_of_the_likelihood_is_its_slope() -> None:
 
 def test_clean_labels_are_left_alone(simulate: Simulate) -> None:
     world = simulate(4, 1000, noise=0.0)
-    combined = assess_labels(world.votes, world.given)
+    combined = assessed(world.votes, world.given)
     assert np.mean(combined.labels == world.truth) > 0.99
     assert np.diag(combined.transition).mean() > 0.96
 
@@ -119,7 +120,7 @@ def test_copies_of_a_source_do_not_shout_it_down(simulate: Simulate) -> None:
     world = simulate(5, 600)
     alone = {name: world.votes[name] for name in ("face_linear", "global_linear", "llm")}
     crowd = alone | {f"copy{i}": world.votes["global_linear"] for i in range(8)}
-    straight, crowded = assess_labels(alone, world.given), assess_labels(crowd, world.given)
+    straight, crowded = assessed(alone, world.given), assessed(crowd, world.given)
     assert np.mean(crowded.labels == world.truth) > np.mean(straight.labels == world.truth) - 0.01
     assert expected_calibration_error(crowded.confidence, crowded.labels == world.truth) < 0.05
 
@@ -127,7 +128,7 @@ def test_copies_of_a_source_do_not_shout_it_down(simulate: Simulate) -> None:
 def test_a_source_of_pure_noise_is_discounted(simulate: Simulate) -> None:
     world = simulate(6, 400)
     noise = np.random.default_rng(0).dirichlet(np.full(6, 0.1), 400)
-    combined = assess_labels({"face": world.votes["face_linear"], "noise": noise}, world.given)
+    combined = assessed({"face": world.votes["face_linear"], "noise": noise}, world.given)
     face, junk = combined.sources
     assert junk.weight < 0.2 * face.weight
     assert junk.accuracy < 0.3 < face.accuracy
@@ -139,7 +140,7 @@ def test_abstentions_say_nothing(simulate: Simulate) -> None:
     votes = {name: probs.copy() for name, probs in world.votes.items()} | {"silent": silent}
     for probs in votes.values():
         probs[[5, 100]] = np.nan
-    combined = assess_labels(votes, world.given)
+    combined = assessed(votes, world.given)
     assert np.isnan(combined.agreement[[5, 100]]).all()
     shares = np.bincount(world.given[world.given >= 0], minlength=6) / 96
     assert_allclose(combined.probs[100], shares, atol=0.02)  # nobody voted: the prior
@@ -155,14 +156,14 @@ def test_a_class_that_no_label_names_stays_possible() -> None:
     truth = rng.integers(0, 4, 80)
     probs = 0.9 * np.eye(4)[truth] + 0.025
     given = np.where(truth == 3, -1, truth)
-    combined = assess_labels({"a": probs, "b": probs[:, :]}, given)
+    combined = assessed({"a": probs, "b": probs[:, :]}, given)
     assert np.isfinite(combined.posterior).all()
     assert (combined.labels[truth == 3] == 3).mean() > 0.9
 
 
 def test_one_source_and_no_labels_at_all_still_vote() -> None:
     probs = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [np.nan] * 3])
-    combined = assess_labels({"only": probs}, np.full(3, -1))
+    combined = assessed({"only": probs}, np.full(3, -1))
     assert_array_equal(combined.labels[:2], [0, 2])
     assert_allclose(combined.probs[2], 1 / 3)
     assert_array_equal(combined.agreement, [1, 1, np.nan])
@@ -172,18 +173,18 @@ def test_votes_that_are_none_are_refused() -> None:
     good = np.full((2, 3), 1 / 3)
     given = np.array([0, 1])
     with pytest.raises(ValueError, match="no source"):
-        assess_labels({}, given)
+        assessed({}, given)
     with pytest.raises(ValueError, match=r"must all be \(n, K\)"):
-        assess_labels({"a": good, "b": good[:, :2]}, given)
+        assessed({"a": good, "b": good[:, :2]}, given)
     with pytest.raises(ValueError, match="distribution"):
-        assess_labels({"a": good * 2}, given)
+        assessed({"a": good * 2}, given)
     with pytest.raises(ValueError, match="distribution"):
-        assess_labels({"a": np.array([[np.nan, 0.5, 0.5], [1, 0, 0]])}, given)
+        assessed({"a": np.array([[np.nan, 0.5, 0.5], [1, 0, 0]])}, given)
     with pytest.raises(ValueError, match="do not fit"):
-        assess_labels({"a": good}, np.array([0, 3]))
+        assessed({"a": good}, np.array([0, 3]))
 
 
 def test_given_labels_do_not_make_it_calibrated(simulate: Simulate) -> None:
     world = simulate(0, 30)
-    combined: Assessment = assess_labels(world.votes, world.given)
+    combined: Assessment = assessed(world.votes, world.given)
     assert not combined.calibrated

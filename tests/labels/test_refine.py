@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.labels.config import LabelModelConfig, RefineConfig
-from ecmf_pipeline.labels.label_model import Assessment, assess, assess_labels
+from ecmf_pipeline.labels.label_model import Assessment, assess
 from ecmf_pipeline.labels.refine import (
     NEVER,
     Decision,
@@ -20,6 +20,7 @@ from ecmf_pipeline.labels.refine import (
     precision_threshold,
     worth_labelling,
 )
+from tests.labels.assessing import assessed
 
 Simulate = Callable[..., Any]
 NAMES = ("happy", "sad", "angry")
@@ -112,7 +113,7 @@ def test_thresholds_of_a_pseudo_label(posterior: list[float], casts: list[int], 
 
 def test_a_quota_keeps_the_majority_from_swallowing_the_rest(simulate: Simulate, labels: tuple[str, ...]) -> None:
     world = simulate(0, 60, unlabeled=600)
-    combined = assess_labels(world.votes, world.given)
+    combined = assessed(world.votes, world.given)
     config = RefineConfig(pseudo_quota=0.5, review_budget=0)
     decisions = decide(combined, world.clips, labels, config, families=world.families)
     for label in labels:
@@ -130,7 +131,7 @@ def test_a_quota_keeps_the_majority_from_swallowing_the_rest(simulate: Simulate,
 def test_only_the_splits_that_are_named_get_pseudo_labels(simulate: Simulate, labels: tuple[str, ...]) -> None:
     world = simulate(0, 60, unlabeled=60)
     clips = [replace(clip, split=Split.CANDIDATE) if clip.split is Split.UNLABELED else clip for clip in world.clips]
-    combined = assess_labels(world.votes, world.given)
+    combined = assessed(world.votes, world.given)
     both = decide(combined, clips, labels, RefineConfig(), families=world.families)
     neither = decide(combined, clips, labels, RefineConfig(pseudo_splits=(Split.UNLABELED,)), families=world.families)
     assert sum(d.decision is Verdict.PSEUDO for d in both) > 5
@@ -139,7 +140,7 @@ def test_only_the_splits_that_are_named_get_pseudo_labels(simulate: Simulate, la
 
 def test_gold_labels_change_nothing(simulate: Simulate, labels: tuple[str, ...]) -> None:
     world = simulate(1, 40, unlabeled=20)
-    combined = assess_labels(world.votes, world.given)
+    combined = assessed(world.votes, world.given)
     golden = [replace(clip, gold_label="happy") for clip in world.clips]
     plain = decide(combined, world.clips, labels, RefineConfig(), families=world.families)
     assert decide(combined, golden, labels, RefineConfig(), families=world.families) == plain
@@ -149,7 +150,7 @@ def test_training_labels_get_better_and_few_right_ones_break(simulate: Simulate,
     before, after, broken = [], [], []
     for seed in range(8):
         world = simulate(seed, 96)
-        combined = assess_labels(world.votes, world.given, seed=seed)
+        combined = assessed(world.votes, world.given, seed=seed)
         decisions = decide(combined, world.clips, labels, RefineConfig(), families=world.families)
         right = np.array([d.refined_label == labels[t] for d, t in zip(decisions, world.truth, strict=True)])
         trained = np.array([d.weight > 0 for d in decisions])
@@ -164,7 +165,7 @@ def test_training_labels_get_better_and_few_right_ones_break(simulate: Simulate,
 
 def test_labels_weigh_what_they_are_believed(simulate: Simulate, labels: tuple[str, ...]) -> None:
     world = simulate(2, 300)
-    assessment = assess_labels(world.votes, world.given)
+    assessment = assessed(world.votes, world.given)
     decisions = decide(assessment, world.clips, labels, RefineConfig(), families=world.families)
     weights = np.array([d.weight for d in decisions])
     trained = weights > 0
@@ -204,7 +205,7 @@ def test_enough_verdicts_let_labels_be_replaced_and_they_are_right(simulate: Sim
 
 def test_unlabeled_clips_that_would_teach_most_are_listed(simulate: Simulate, labels: tuple[str, ...]) -> None:
     world = simulate(1, 60, unlabeled=200)
-    assessment = assess_labels(world.votes, world.given)
+    assessment = assessed(world.votes, world.given)
     decisions = decide(assessment, world.clips, labels, RefineConfig(review_budget=7), families=world.families)
     unlabeled = [d for d in decisions if not d.given_label]
     review = [d.confidence for d in unlabeled if d.decision is Verdict.REVIEW]
@@ -214,7 +215,7 @@ def test_unlabeled_clips_that_would_teach_most_are_listed(simulate: Simulate, la
 
 def test_doubtful_clips_come_first_and_no_class_takes_all(simulate: Simulate) -> None:
     world = simulate(2, 600)
-    assessment = assess_labels(world.votes, world.given)
+    assessment = assessed(world.votes, world.given)
     known = np.arange(600) < 50
     rows = np.array(worth_labelling(assessment.posterior, known, 60))
     assert len(set(rows.tolist())) == 60

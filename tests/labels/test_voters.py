@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from ecmf_pipeline.labels.config import LightGbmConfig, LinearConfig
 from ecmf_pipeline.labels.voters import (
     Voter,
-    abstain_where_unsure,
     build_voter,
     clip_weights,
     joined,
@@ -149,14 +148,6 @@ def test_class_weights_balance_by_their_exponent() -> None:
     assert_array_equal(clip_weights(given, 0.0), 1)
     balanced = clip_weights(given, 1.0)
     assert balanced[:3].sum() == pytest.approx(balanced[3])
-
-
-def test_an_unsure_vote_becomes_an_abstention() -> None:
-    probs = np.array([[0.5, 0.3, 0.2], [0.4, 0.35, 0.25], [np.nan] * 3])
-    kept = abstain_where_unsure(probs, 0.1)
-    assert_array_equal(kept[0], probs[0])
-    assert np.isnan(kept[1:]).all()
-    assert not np.isnan(probs[1]).any()
 
 
 def test_all_modalities_side_by_side_say_which_a_clip_lacks() -> None:
