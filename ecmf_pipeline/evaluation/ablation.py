@@ -23,6 +23,14 @@ from ecmf_pipeline.fusion.training import fit
 NOTHING = ""
 """The answer for a clip that a variant cannot judge: it counts as wrong."""
 
+VARIANT_COLUMNS = ("table", "name", "clips", "weighted_f1", "accuracy", "difference", "low", "high")
+
+ROBUSTNESS_COLUMNS = (
+    "modality", "damage", "clips", "weighted_f1", "accuracy", "difference", "low", "high", "trained_without",
+)  # fmt: skip
+
+Damage = Callable[[NDArray[np.float32], np.random.Generator, float], NDArray[np.float32]]
+
 
 @dataclass(frozen=True)
 class Study:
@@ -194,9 +202,6 @@ def robustness(
     return table
 
 
-Damage = Callable[[NDArray[np.float32], np.random.Generator, float], NDArray[np.float32]]
-
-
 def missing(values: NDArray[np.float32], _rng: np.random.Generator, _noise: float) -> NDArray[np.float32]:
     """No clip has the modality."""
     return np.full_like(values, np.nan)
@@ -216,12 +221,6 @@ def shuffled(values: NDArray[np.float32], rng: np.random.Generator, _noise: floa
     changed = values.copy()
     changed[here] = values[here][rng.permutation(int(here.sum()))]
     return changed
-
-
-VARIANT_COLUMNS = ("table", "name", "clips", "weighted_f1", "accuracy", "difference", "low", "high")
-ROBUSTNESS_COLUMNS = (
-    "modality", "damage", "clips", "weighted_f1", "accuracy", "difference", "low", "high", "trained_without",
-)  # fmt: skip
 
 
 def write_ablation(folder: Path, metrics: Path, clip_ids: Sequence[str], judged_by: str, found: Ablation) -> None:
@@ -250,6 +249,14 @@ def write_ablation(folder: Path, metrics: Path, clip_ids: Sequence[str], judged_
     write_atomic(folder / "answers.npz", packed.getvalue())
 
 
+def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue())
+
+
 def summary(results: Mapping[str, Any], judged_by: str) -> str:
     """A line for each variant and each kind of damage, and the warnings."""
     base = results["reference"]
@@ -267,11 +274,3 @@ def summary(results: Mapping[str, Any], judged_by: str) -> str:
 
 def _against(row: Mapping[str, Any]) -> str:
     return f"{row['weighted_f1']:.4f} ({row['difference']:+.4f}, {row['low']:+.4f} to {row['high']:+.4f})"
-
-
-def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue())

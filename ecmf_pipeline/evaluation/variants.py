@@ -12,52 +12,6 @@ from numpy.typing import NDArray
 from ecmf_pipeline.evaluation.config import AblateConfig
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 
-QUANTILES = {"q05": 0.05, "median": 0.5, "q95": 0.95}
-
-
-def weight_diagnostics(
-    weights: NDArray[np.float32], modalities: Sequence[str], *, collapse_above: float
-) -> dict[str, Any]:
-    """Describe the distribution of modality weights.
-
-    Args:
-        weights: (n, M); rows of NaN do not count.
-        modalities: Their names, M.
-        collapse_above: Mean weight of one modality above which a warning names it.
-
-    Returns:
-        ``modalities`` (for each, mean, standard deviation, quantiles, and ``heaviest``, the share of clips where it
-        weighs most), ``effective_modalities`` (the exponential of the mean entropy: 1 where one modality has all the
-        weight, M where all weigh the same) and ``warnings``.
-    """
-    known = weights[~np.isnan(weights).any(axis=1)].astype(np.float64)  # (k, M)
-    if not len(known):
-        return {"modalities": {}, "effective_modalities": None, "warnings": ["no clip has modality weights"]}
-    heaviest = known.argmax(axis=1)  # (k,)
-    described = {
-        name: {
-            "mean": round(float(column.mean()), 6),
-            "std": round(float(column.std()), 6),
-            **{key: round(float(np.quantile(column, share)), 6) for key, share in QUANTILES.items()},
-            "heaviest": round(float((heaviest == index).mean()), 6),
-        }
-        for index, (name, column) in enumerate(zip(modalities, known.T, strict=True))
-    }
-    entropy = -(known * np.log(np.maximum(known, 1e-12))).sum(axis=1)  # (k,)
-    collapsed = [name for name, row in described.items() if row["mean"] > collapse_above]
-    warnings = [
-        f"the fusion has collapsed onto {name}: its mean weight is {described[name]['mean']:.2f}, so that the other "
-        "modalities hardly count"
-        for name in collapsed
-        if len(modalities) > 1
-    ]
-    return {
-        "modalities": described,
-        "effective_modalities": round(float(np.exp(entropy.mean())), 6),
-        "warnings": warnings,
-    }
-
-
 REFERENCE = "fusion"
 
 PARTS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -78,6 +32,8 @@ PARTS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "with mixup 0.2": ({}, {"mixup": 0.2}),
 }
 """What is changed of the fusion's configuration and of its training."""
+
+QUANTILES = {"q05": 0.05, "median": 0.5, "q95": 0.95}
 
 
 @dataclass(frozen=True)
@@ -142,6 +98,18 @@ def variants(
             yield Variant("part", name, features, shape, schooling)
 
 
+def _choices(modalities: Sequence[str]) -> Iterator[tuple[str, str, list[str], str]]:
+    if len(modalities) < 2:
+        return
+    for name in modalities:
+        yield "alone", f"{name} alone", [name], ""
+    if len(modalities) > 2:  # of two, leaving one out is the other alone
+        for name in modalities:
+            yield "left out", f"without {name}", [other for other in modalities if other != name], name
+    if {"global", "face"} < set(modalities):
+        yield "view", "global and face", ["global", "face"], ""
+
+
 def _parts(fusion: FusionConfig, training: TrainingConfig) -> Iterator[tuple[str, FusionConfig, TrainingConfig]]:
     """What of `PARTS` can be changed: a fusion without either path cannot be, the reference need not be again."""
     for name, (shape, schooling) in PARTS.items():
@@ -153,13 +121,44 @@ def _parts(fusion: FusionConfig, training: TrainingConfig) -> Iterator[tuple[str
             yield name, *changed
 
 
-def _choices(modalities: Sequence[str]) -> Iterator[tuple[str, str, list[str], str]]:
-    if len(modalities) < 2:
-        return
-    for name in modalities:
-        yield "alone", f"{name} alone", [name], ""
-    if len(modalities) > 2:  # of two, leaving one out is the other alone
-        for name in modalities:
-            yield "left out", f"without {name}", [other for other in modalities if other != name], name
-    if {"global", "face"} < set(modalities):
-        yield "view", "global and face", ["global", "face"], ""
+def weight_diagnostics(
+    weights: NDArray[np.float32], modalities: Sequence[str], *, collapse_above: float
+) -> dict[str, Any]:
+    """Describe the distribution of modality weights.
+
+    Args:
+        weights: (n, M); rows of NaN do not count.
+        modalities: Their names, M.
+        collapse_above: Mean weight of one modality above which a warning names it.
+
+    Returns:
+        ``modalities`` (for each, mean, standard deviation, quantiles, and ``heaviest``, the share of clips where it
+        weighs most), ``effective_modalities`` (the exponential of the mean entropy: 1 where one modality has all the
+        weight, M where all weigh the same) and ``warnings``.
+    """
+    known = weights[~np.isnan(weights).any(axis=1)].astype(np.float64)  # (k, M)
+    if not len(known):
+        return {"modalities": {}, "effective_modalities": None, "warnings": ["no clip has modality weights"]}
+    heaviest = known.argmax(axis=1)  # (k,)
+    described = {
+        name: {
+            "mean": round(float(column.mean()), 6),
+            "std": round(float(column.std()), 6),
+            **{key: round(float(np.quantile(column, share)), 6) for key, share in QUANTILES.items()},
+            "heaviest": round(float((heaviest == index).mean()), 6),
+        }
+        for index, (name, column) in enumerate(zip(modalities, known.T, strict=True))
+    }
+    entropy = -(known * np.log(np.maximum(known, 1e-12))).sum(axis=1)  # (k,)
+    collapsed = [name for name, row in described.items() if row["mean"] > collapse_above]
+    warnings = [
+        f"the fusion has collapsed onto {name}: its mean weight is {described[name]['mean']:.2f}, so that the other "
+        "modalities hardly count"
+        for name in collapsed
+        if len(modalities) > 1
+    ]
+    return {
+        "modalities": described,
+        "effective_modalities": round(float(np.exp(entropy.mean())), 6),
+        "warnings": warnings,
+    }

@@ -30,6 +30,17 @@ from ecmf_pipeline.fusion.config import TrainingConfig
 from ecmf_pipeline.fusion.inputs import Inputs
 from ecmf_pipeline.fusion.model import BranchedFusion, EcmfFusion, FusionModel
 
+RELIABILITY_PRIOR = 1.0
+"""Pull of M + 1 numbers towards equal trust, in rows: where those they are fitted on are a dozen, it is felt."""
+
+PATIENT_CLIPS = 4_000
+"""Clips learned from without a better validation loss that are enough to stop, if they are two epochs at least."""
+
+SMALLEST_BATCH, LARGEST_BATCH = 32, 128
+
+BATCHES_AN_EPOCH = 32
+"""What a batch size that is not set grows to keep: each step costs, whatever it holds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Examples:
@@ -57,58 +68,6 @@ class Examples:
         inputs = Inputs((self.inputs.features[modality],), self.inputs.present[:, modality : modality + 1])
         alone = Examples(inputs, self.labels, self.weights)
         return alone if bool(here.all()) else alone[here.nonzero().squeeze(1)]
-
-
-def weighted_loss(logits: Tensor, examples: Examples, by_class: Tensor, smoothing: float) -> Tensor:
-    """Mean cross-entropy of (B, C) logits, each clip counted by its own weight times its class's."""
-    losses = F.cross_entropy(logits, examples.labels, reduction="none", label_smoothing=smoothing)  # (B,)
-    counted = examples.weights * by_class[examples.labels]  # (B,)
-    return (losses * counted).sum() / counted.sum()
-
-
-def class_weights(examples: Examples, n_classes: int, kind: str) -> Tensor:
-    """Weight of each class in the loss, (C,): 1, n / (C * count), or its square root."""
-    counts = torch.bincount(examples.labels, examples.weights, minlength=n_classes)  # (C,)
-    if kind == "none":
-        return torch.ones_like(counts)
-    # A class that only the validation rows hold counts as one clip.
-    balanced = counts.sum() / (n_classes * torch.where(counts > 0, counts, torch.ones_like(counts)))
-    return balanced if kind == "balanced" else balanced.sqrt()
-
-
-def hide_modalities(present: Tensor, chance: float, generator: torch.Generator) -> Tensor:
-    """Hide each modality of each clip with a chance, never all that a clip has; (B, M) -> (B, M)."""
-    kept = present & (torch.rand(present.shape, generator=generator) >= chance).to(present.device)
-    return torch.where(kept.any(dim=1, keepdim=True), kept, present)
-
-
-def mixed(examples: Examples, share: float, partners: Tensor) -> Inputs:
-    """Standardised inputs of which each modality is mixed with a partner's where both have it.
-
-    Args:
-        examples: The batch.
-        share: How much of a clip stays its own.
-        partners: Which row each is mixed with, (B,).
-    """
-    inputs = examples.inputs
-    features = []
-    for values, here in zip(inputs.features, inputs.present.unbind(1), strict=True):
-        both = (here & here[partners]).view(-1, *[1] * (values.ndim - 1))
-        # A frame that either clip lacks stays NaN, that is, missing, unless it is one's own alone.
-        blend = torch.where(both, share * values + (1 - share) * values[partners], values)
-        features.append(torch.where(blend.isnan(), values, blend))
-    return Inputs(tuple(features), inputs.present)
-
-
-RELIABILITY_PRIOR = 1.0
-"""Pull of M + 1 numbers towards equal trust, in rows: where those they are fitted on are a dozen, it is felt."""
-
-PATIENT_CLIPS = 4_000
-"""Clips learned from without a better validation loss that are enough to stop, if they are two epochs at least."""
-
-SMALLEST_BATCH, LARGEST_BATCH = 32, 128
-BATCHES_AN_EPOCH = 32
-"""What a batch size that is not set grows to keep: each step costs, whatever it holds."""
 
 
 @dataclass(frozen=True)
@@ -301,6 +260,12 @@ class Best:
         self.module.load_state_dict(self._state)
 
 
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    torch.autograd.backward(loss)
+    optimizer.step()
+
+
 def batch_size_for(clips: int) -> int:
     """A power of two that leaves about `BATCHES_AN_EPOCH` steps an epoch, within limits."""
     wanted = max(1, clips // BATCHES_AN_EPOCH)
@@ -312,15 +277,50 @@ def patience_for(most: int, clips: int) -> int:
     return min(most, max(2, math.ceil(PATIENT_CLIPS / clips)))
 
 
+def weighted_loss(logits: Tensor, examples: Examples, by_class: Tensor, smoothing: float) -> Tensor:
+    """Mean cross-entropy of (B, C) logits, each clip counted by its own weight times its class's."""
+    losses = F.cross_entropy(logits, examples.labels, reduction="none", label_smoothing=smoothing)  # (B,)
+    counted = examples.weights * by_class[examples.labels]  # (B,)
+    return (losses * counted).sum() / counted.sum()
+
+
+def class_weights(examples: Examples, n_classes: int, kind: str) -> Tensor:
+    """Weight of each class in the loss, (C,): 1, n / (C * count), or its square root."""
+    counts = torch.bincount(examples.labels, examples.weights, minlength=n_classes)  # (C,)
+    if kind == "none":
+        return torch.ones_like(counts)
+    # A class that only the validation rows hold counts as one clip.
+    balanced = counts.sum() / (n_classes * torch.where(counts > 0, counts, torch.ones_like(counts)))
+    return balanced if kind == "balanced" else balanced.sqrt()
+
+
+def hide_modalities(present: Tensor, chance: float, generator: torch.Generator) -> Tensor:
+    """Hide each modality of each clip with a chance, never all that a clip has; (B, M) -> (B, M)."""
+    kept = present & (torch.rand(present.shape, generator=generator) >= chance).to(present.device)
+    return torch.where(kept.any(dim=1, keepdim=True), kept, present)
+
+
+def mixed(examples: Examples, share: float, partners: Tensor) -> Inputs:
+    """Standardised inputs of which each modality is mixed with a partner's where both have it.
+
+    Args:
+        examples: The batch.
+        share: How much of a clip stays its own.
+        partners: Which row each is mixed with, (B,).
+    """
+    inputs = examples.inputs
+    features = []
+    for values, here in zip(inputs.features, inputs.present.unbind(1), strict=True):
+        both = (here & here[partners]).view(-1, *[1] * (values.ndim - 1))
+        # A frame that either clip lacks stays NaN, that is, missing, unless it is one's own alone.
+        blend = torch.where(both, share * values + (1 - share) * values[partners], values)
+        features.append(torch.where(blend.isnan(), values, blend))
+    return Inputs(tuple(features), inputs.present)
+
+
 def _weighted_f1(logits: Tensor, examples: Examples) -> float:
     truth, found = examples.labels.tolist(), logits.argmax(dim=1).tolist()
     return weighted_f1([str(label) for label in truth], [str(label) for label in found])
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    torch.autograd.backward(loss)
-    optimizer.step()
 
 
 def _copy(module: nn.Module) -> dict[str, Tensor]:

@@ -25,6 +25,30 @@ from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.search import found_settings
 
 
+@dataclass(frozen=True)
+class CrossValidation:
+    """Out-of-fold predictions of n clips.
+
+    Attributes:
+        probs: Probability of each label, (n, C); a row of NaN where a clip has no modality.
+        predictions: The likeliest label in the type of the labels handed in, (n,): integers (of bools too), floats or
+            names; -1 or "" where there is none.
+        modality_weights: Share of each modality, (n, M).
+        metrics: `metrics.scores` over the clips that have a label and a prediction, and ``unpredicted``: how many have
+            a label alone. With ``protocol: mertools`` also ``mertools``: the same scores of models that kept the epoch
+            which does best on the very fold they are judged by.
+        folds: The fold that held each clip out, (n,).
+        ensemble: The models, to predict other clips with.
+    """
+
+    probs: NDArray[np.float32]
+    predictions: NDArray[Any]
+    modality_weights: NDArray[np.float32]
+    metrics: dict[str, Any]
+    folds: NDArray[np.int64]
+    ensemble: Ensemble
+
+
 def fit(
     features: Mapping[str, ArrayLike],
     labels: ArrayLike,
@@ -64,7 +88,7 @@ def fit(
 
     Raises:
         TooFewClips: When there are too few clips, classes or groups, or ``folds`` hold out no clip.
-        InputError: When a label is unknown or no class index (see `given.encode_labels`), or the device cannot be used.
+        InputError: When a label is unknown or no class index (see `inputs.encode_labels`), or the device cannot be used.
         ValueError: When arrays differ in length, weights are negative, or ``folds`` are no whole numbers from -1 up.
     """
     fusion, training = fusion or FusionConfig(), training or TrainingConfig()
@@ -121,65 +145,6 @@ def fit(
     return replace(ensemble, temperatures=temperatures)
 
 
-def _own_folds(folds: ArrayLike, clips: int) -> NDArray[np.int64]:
-    given = np.asarray(folds)
-    numbers = given.shape == (clips,) and given.dtype.kind in "biuf" and bool(np.isfinite(given).all())
-    if not numbers or (given != np.round(given)).any() or (given < -1).any():
-        raise ValueError(f"folds must be whole numbers from -1 up, one for each of {clips} clips")
-    assigned = given.astype(np.int64)
-    if not (assigned >= 0).any():
-        raise TooFewClips("no clip stands in a fold: there is no model to train", "give some clips a fold from 0 up")
-    return assigned
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    hint = "set it to auto, cpu or cuda"
-    try:
-        device = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used ({error})", hint) from error
-    if device.type == "meta":
-        raise InputError(f"device {name!r} cannot be used (its tensors hold no numbers)", hint)
-    return device
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums are then always taken in the same order, and steps this small are no slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@dataclass(frozen=True)
-class CrossValidation:
-    """Out-of-fold predictions of n clips.
-
-    Attributes:
-        probs: Probability of each label, (n, C); a row of NaN where a clip has no modality.
-        predictions: The likeliest label in the type of the labels handed in, (n,): integers (of bools too), floats or
-            names; -1 or "" where there is none.
-        modality_weights: Share of each modality, (n, M).
-        metrics: `metrics.scores` over the clips that have a label and a prediction, and ``unpredicted``: how many have
-            a label alone. With ``protocol: mertools`` also ``mertools``: the same scores of models that kept the epoch
-            which does best on the very fold they are judged by.
-        folds: The fold that held each clip out, (n,).
-        ensemble: The models, to predict other clips with.
-    """
-
-    probs: NDArray[np.float32]
-    predictions: NDArray[Any]
-    modality_weights: NDArray[np.float32]
-    metrics: dict[str, Any]
-    folds: NDArray[np.int64]
-    ensemble: Ensemble
-
-
 def cross_validate(
     features: Mapping[str, ArrayLike],
     labels: ArrayLike,
@@ -232,3 +197,38 @@ def _scores(classes: NDArray[np.int64], found: NDArray[np.int64], names: Sequenc
     told: dict[str, Any] = scores([names[i] for i in classes[judged]], [names[i] for i in found[judged]], names)
     told["unpredicted"] = int(((classes >= 0) & (found < 0)).sum())
     return told
+
+
+def _own_folds(folds: ArrayLike, clips: int) -> NDArray[np.int64]:
+    given = np.asarray(folds)
+    numbers = given.shape == (clips,) and given.dtype.kind in "biuf" and bool(np.isfinite(given).all())
+    if not numbers or (given != np.round(given)).any() or (given < -1).any():
+        raise ValueError(f"folds must be whole numbers from -1 up, one for each of {clips} clips")
+    assigned = given.astype(np.int64)
+    if not (assigned >= 0).any():
+        raise TooFewClips("no clip stands in a fold: there is no model to train", "give some clips a fold from 0 up")
+    return assigned
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    hint = "set it to auto, cpu or cuda"
+    try:
+        device = torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} cannot be used ({error})", hint) from error
+    if device.type == "meta":
+        raise InputError(f"device {name!r} cannot be used (its tensors hold no numbers)", hint)
+    return device
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums are then always taken in the same order, and steps this small are no slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
