@@ -145,7 +145,7 @@ def _with_gold(
     evidence: Evidence, votes: Ballots, crowd: Floats, clips: Ints, gold: Ints, rng: np.random.Generator
 ) -> tuple[Floats, dict[str, float]]:
     """Probabilities, (n, K), those of gold clips without their gold label, and each expert's weight in the blend."""
-    panel = Panel.of(evidence, votes)
+    panel = ExpertInput.of(evidence, votes)
     unfitted = np.log(np.maximum(crowd, np.exp(-12.0)))
     repeats = int(np.clip(np.ceil(_WANTED_ANSWERS / len(gold)), 1, 5))
     answers = [_out_of_fold(panel, clips, gold, rng) for _ in range(repeats)]  # each (m, experts and penalties, K)
@@ -179,7 +179,7 @@ def _fit_blend(opinions: Floats, gold: Ints) -> LogPool:
     )
 
 
-def _out_of_fold(panel: Panel, clips: Ints, gold: Ints, rng: np.random.Generator) -> Floats:
+def _out_of_fold(panel: ExpertInput, clips: Ints, gold: Ints, rng: np.random.Generator) -> Floats:
     """What experts that have not seen a gold clip say of it, (m, experts and penalties, K)."""
     fold = np.empty(len(gold), np.int64)
     fold[np.lexsort((rng.random(len(gold)), gold))] = np.arange(len(gold)) % FOLDS  # alike in their labels
@@ -192,7 +192,7 @@ def _out_of_fold(panel: Panel, clips: Ints, gold: Ints, rng: np.random.Generator
 
 
 @dataclass(frozen=True, slots=True)
-class Panel:
+class ExpertInput:
     """What all experts look at: n clips, S sources, K labels.
 
     Attributes:
@@ -206,7 +206,7 @@ class Panel:
     columns: Floats
 
     @classmethod
-    def of(cls, evidence: Evidence, votes: Ballots) -> Panel:
+    def of(cls, evidence: Evidence, votes: Ballots) -> ExpertInput:
         """The panel of these votes."""
         columns = evidence.logs.reshape(len(evidence.logs), -1)
         return cls(evidence, votes, columns / (columns.std() + 1e-12))
@@ -221,7 +221,7 @@ class Experts:
     crowd: DawidSkene
     stacks: tuple[Floats, ...]
 
-    def log_probs(self, panel: Panel, clips: Ints | slice) -> list[Floats]:
+    def log_probs(self, panel: ExpertInput, clips: Ints | slice) -> list[Floats]:
         """Log-probabilities, (m, K), of the chosen clips: one for each of `NAMES`, the last for each penalty."""
         pattern = panel.votes.pattern[clips]
         if isinstance(clips, slice):
@@ -238,7 +238,7 @@ class Experts:
         ]
 
 
-def fit_experts(panel: Panel, clips: Ints, gold: Ints, penalties: tuple[float, ...]) -> Experts:
+def fit_experts(panel: ExpertInput, clips: Ints, gold: Ints, penalties: tuple[float, ...]) -> Experts:
     """Fit every expert.
 
     Args:
