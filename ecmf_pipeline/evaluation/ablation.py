@@ -16,6 +16,7 @@ from ecmf_pipeline.core.errors import TooFewClips
 from ecmf_pipeline.core.files import write_atomic, write_json
 from ecmf_pipeline.core.metrics import bootstrap_samples, scores
 from ecmf_pipeline.evaluation.config import AblateConfig
+from ecmf_pipeline.evaluation.scoring import groups_to_draw
 from ecmf_pipeline.evaluation.variants import REFERENCE, Variant, weight_diagnostics
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.training import fit
@@ -97,15 +98,14 @@ class Study:
         is over clips (whole groups where every clip's is known) and seeds.
         """
         judged = self.truth != NOTHING
-        groups = np.array(self.groups)[judged]
-        named = groups if all(groups) and len(set(groups)) > 1 else None
+        groups = groups_to_draw([group for group, one in zip(self.groups, judged, strict=True) if one])
         pairs = [
             bootstrap_samples(
                 one,
                 other,
                 self.truth[judged],
                 rng=np.random.default_rng([self.config.seed, number]),
-                groups=named,
+                groups=groups,
                 draws=self.config.draws,
             )
             for number, (one, other) in enumerate(zip(answers, reference, strict=True))

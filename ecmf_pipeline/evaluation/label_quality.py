@@ -15,7 +15,7 @@ from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.core.clips import Clip, labels_of
 from ecmf_pipeline.core.metrics import bootstrap_difference, expected_calibration_error, weighted_f1
 from ecmf_pipeline.evaluation.config import EvaluateConfig
-from ecmf_pipeline.evaluation.scoring import leave_one_out, reliability
+from ecmf_pipeline.evaluation.scoring import groups_to_draw, leave_one_out, reliability
 from ecmf_pipeline.labels.baselines import BASELINES
 from ecmf_pipeline.labels.combining import LEAST_GOLD, combine_votes
 from ecmf_pipeline.labels.config import LabelModelConfig
@@ -69,14 +69,13 @@ class LabelEvidence:
     ) -> LabelEvidence:
         """The evidence about n clips, whose labels are among the K ``labels``."""
         index = {label: position for position, label in enumerate(labels)}
-        groups = np.array([clip.group for clip in clips])
         return cls(
             votes=votes,
             given=np.array(labels_of(clips, labels), np.int64),
             verdicts=verdicts,
             gold=np.array([index.get(clip.gold_label, -1) for clip in clips], np.int64),
             folds=folds,
-            groups=groups if all(groups) and len(set(groups)) > 1 else None,
+            groups=groups_to_draw([clip.group for clip in clips]),
             seed=seed,
             config=config,
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.core.clips import Clip, Split
@@ -53,44 +54,46 @@ class Judge:
         Whole groups are drawn where every clip's group is known.
         """
         truth = np.array([self.truth(clip) for clip in self.clips])
-        groups = np.array([clip.group for clip in self.clips])
         difference, low, high = bootstrap_difference(
             np.array([first[clip.clip_id] for clip in self.clips]),
             np.array([second[clip.clip_id] for clip in self.clips]),
             truth,
             rng=np.random.default_rng(self._config.seed),
-            groups=groups if all(groups) and len(set(groups)) > 1 else None,
+            groups=groups_to_draw([clip.group for clip in self.clips]),
             draws=self._config.draws,
         )
         return {"difference": round(difference, 6), "low": round(low, 6), "high": round(high, 6)}
 
 
+def groups_to_draw(groups: Sequence[str]) -> NDArray[np.str_] | None:
+    """The groups that a bootstrap draws whole, (n,); None where some clip's is unknown, or all are one."""
+    return np.array(groups) if all(groups) and len(set(groups)) > 1 else None
+
+
 def evaluate(
+    judge: Judge,
     clips: Sequence[Clip],
-    labels: Sequence[str],
     given: Mapping[str, PredictionTable],
     refined: PredictionTable,
     decisions: Sequence[Decision],
-    config: EvaluateConfig,
     verdicts: Ints,
 ) -> dict[str, Any]:
     """Score everything.
 
     Args:
+        judge: What the predictions are judged by.
         clips: The manifest.
-        labels: The labels, in order.
         given: Predictions of the models trained on given labels: ``fusion``, and each modality alone by its name.
         refined: Predictions of the fusion trained on refined labels.
         decisions: What the refinement decided.
-        config: How intervals are drawn.
         verdicts: Labels that a person vouches for, (n,), -1 where unknown.
 
     Returns:
         What ``data/metrics/evaluate.json`` holds. ``weighted_f1`` is the fusion's, trained on refined labels.
     """
-    judge = Judge(clips, labels, config)
+    labels = judge.labels
     for table in (*given.values(), refined):
-        if table.clip_ids != tuple(clip.clip_id for clip in clips) or table.label_names != tuple(labels):
+        if table.clip_ids != tuple(clip.clip_id for clip in clips) or table.label_names != labels:
             raise MissingInput("the predictions are of other clips or labels than the corpus has now", _AGAIN)
     fusion = {"given": given["fusion"].by_clip(), "refined": refined.by_clip()}
     alone = {name: table.by_clip() for name, table in given.items() if name != "fusion"}

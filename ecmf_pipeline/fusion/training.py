@@ -88,7 +88,7 @@ def fit(
 
     Raises:
         TooFewClips: When there are too few clips, classes or groups, or ``folds`` hold out no clip.
-        InputError: When a label is unknown or no class index (see `inputs.encode_labels`), or the device cannot be used.
+        InputError: When a label is unknown or no class index (`inputs.encode_labels`), or the device cannot be used.
         ValueError: When arrays differ in length, weights are negative, or ``folds`` are no whole numbers from -1 up.
     """
     fusion, training = fusion or FusionConfig(), training or TrainingConfig()

@@ -32,7 +32,7 @@ def run() -> None:
     verdicts = read_corpus_verdicts(params.refine.verdicts, corpus)
     folds, seed = folds_of(corpus, params.vote.folds, params.vote.seed), params.vote.seed
     judge = Judge(clips, labels, params.evaluate)
-    results = evaluate(clips, labels, tables, refined, decisions, params.evaluate, verdicts)
+    results = evaluate(judge, clips, tables, refined, decisions, verdicts)
     sets = training_sets(corpus.given, decisions, labels, verdicts)
     controls = Controls(judge, clips, labels, read_features(params, clips), sets)
     results["controls"] = controls.of_linear(folds, seed=seed)

@@ -73,7 +73,8 @@ def test_the_whole_evaluation(clips):
     good = table(clips, ["happy", "happy", "sad", "sad", "sad"])
     bad = table(clips, ["sad", "happy", "sad", "happy", "sad"])
     decisions = [decision("a", "happy", "happy", 1.0), decision("b", "sad", "happy", 1.0, Verdict.RELABEL)]
-    found = evaluate(clips, LABELS, {"fusion": good, "face": bad, "text": bad}, bad, decisions, CONFIG, NO_VERDICTS)
+    tables = {"fusion": good, "face": bad, "text": bad}
+    found = evaluate(Judge(clips, LABELS, CONFIG), clips, tables, bad, decisions, NO_VERDICTS)
     assert found["model"] == "refined"
     assert found["weighted_f1"] == found["fusion"]["refined"]["weighted_f1"] < found["fusion"]["given"]["weighted_f1"]
     assert found["fusion_over_best_modality"]["difference"] > 0
@@ -86,7 +87,7 @@ def test_the_whole_evaluation(clips):
 def test_without_gold_nothing_is_said_about_label_quality(clips):
     bare = [clip(c.clip_id, c.given_label, "", c.split) for c in clips]
     good = table(bare, ["happy", "happy", "sad", "sad", "sad"])
-    found = evaluate(bare, LABELS, {"fusion": good}, good, [], CONFIG, NO_VERDICTS)
+    found = evaluate(Judge(bare, LABELS, CONFIG), bare, {"fusion": good}, good, [], NO_VERDICTS)
     assert found["labels"] is None
     assert found["fusion_over_best_modality"] is None
 
