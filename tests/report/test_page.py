@@ -12,7 +12,8 @@ import pytest
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.report.config import ReportConfig
-from ecmf_pipeline.report.page import LabelDecision, PredictedClip, ReportInput, SourceVote, render
+from ecmf_pipeline.report.inputs import LabelDecision, PredictedClip, ReportInput, SourceVote
+from ecmf_pipeline.report.page import render
 from ecmf_pipeline.runner.quarantine import QuarantineEntry
 
 SECTIONS = [
