@@ -15,7 +15,7 @@ import av
 import numpy as np
 import yaml
 
-from ecmf_pipeline.cli.init import init
+from ecmf_pipeline.sharing.new_project import make_project
 from ecmf_pipeline.store import FeatureRow, StoreWriter, create_settings_group
 
 CLIPS_STORED = 132_000
@@ -92,7 +92,7 @@ def _finished_project(folder: Path) -> Path:
     """A project with a small corpus of sounds without words, in which every stage has run: no weights are needed."""
     if folder.exists():
         return folder
-    init(folder)
+    make_project(folder)
     for number in range(12):
         _sound(folder / "corpus" / f"clip{number:02d}.mp4", 200 + 20 * number)
     labels = [f"clip{number:02d},{'good' if number % 2 else 'bad'}" for number in range(12)]

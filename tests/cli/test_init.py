@@ -11,9 +11,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from ecmf_pipeline.cli.init import IGNORED
 from ecmf_pipeline.cli.main import app
 from ecmf_pipeline.core.paths import DATA
+from ecmf_pipeline.sharing.new_project import IGNORED
 
 NOT_STAGES = {"status", "init", "encoders", "doctor", "score"}
 
