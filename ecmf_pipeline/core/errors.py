@@ -6,6 +6,7 @@
     ├── InputError              the user's input is wrong: the command ends with exit code 2
     │   ├── ParamsError         a key or value of params.yaml
     │   ├── CorpusError         the corpus folder, its csv files, its labels
+    │   │   └── AmbiguousName   a name in a csv file fits several clips: its row is left out
     │   ├── TooFewClips         nothing to train on: too few clips, classes or groups
     │   ├── MissingInput        a file that an earlier stage writes is not there yet
     │   ├── ModelError          weights that are absent, altered or of another shape
@@ -23,6 +24,8 @@
     │   ├── ChangedSinceIndex   its file is not the one that was indexed: tried again in the next run
     │   ├── FileUnreachable     its file is gone or may not be read just now: tried again in the next run
     │   ├── NoFaceFound         no sampled frame shows a face
+    │   ├── UnusableFaceCrops   the file that should hold its face crops holds something else
+    │   ├── UnusableFeatures    what is to be imported for it is no array of features
     │   ├── WorkerCrashed       it made the process that worked on it crash (a decoder's segmentation fault, say)
     │   ├── WorkerKilled        the process that worked on it was killed from outside, twice: tried again next time
     │   ├── OutOfMemory         it takes more memory than there is
@@ -78,6 +81,10 @@ class ParamsError(InputError):
 
 class CorpusError(InputError):
     """The corpus folder or one of its csv files cannot be used."""
+
+
+class AmbiguousName(CorpusError):
+    """A name fits several clips."""
 
 
 class TooFewClips(InputError):
@@ -166,6 +173,14 @@ class ChangedSinceIndex(ClipError):
 
 class NoFaceFound(ClipError):
     """No sampled frame shows a face."""
+
+
+class UnusableFaceCrops(ClipError):
+    """The file that should hold a clip's face crops holds something else."""
+
+
+class UnusableFeatures(ClipError):
+    """What is to be imported for a clip is no array of features."""
 
 
 class WorkerCrashed(ClipError):

@@ -24,12 +24,11 @@ def warn(line: str) -> None:
         sys.stderr.flush()
 
 
-def progress_bar(description: str, total: int, *, initial: int = 0, unit: str = "clip") -> tqdm[NoReturn]:
+def progress_bar(description: str, total: int, *, unit: str = "clip") -> tqdm[NoReturn]:
     """A bar on standard error that is silent when standard error is not a terminal."""
     return tqdm(
         desc=description,
         total=total,
-        initial=initial,
         unit=unit,
         disable=not sys.stderr.isatty(),
         dynamic_ncols=True,

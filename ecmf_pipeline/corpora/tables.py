@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ecmf_pipeline.core.clips import ClipId
-from ecmf_pipeline.core.errors import CorpusError
+from ecmf_pipeline.core.errors import AmbiguousName, CorpusError
 from ecmf_pipeline.core.files import read_text
 from ecmf_pipeline.corpora.listing import Finding, FindingKind, naming_some
 
@@ -138,10 +138,6 @@ MOST_UNKNOWN = 0.5
 
 Resolve = Callable[[str], ClipId]
 """From a name in a csv file to a clip id; raises CorpusError for a name that cannot be one."""
-
-
-class AmbiguousName(CorpusError):
-    """A name fits several clips."""
 
 
 def resolve_names(table: Table, resolve: Resolve) -> tuple[list[ClipId | None], list[Finding]]:
