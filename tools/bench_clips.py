@@ -21,7 +21,7 @@ from ecmf_pipeline.encoders.config import BaseEncoderConfig
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.plan import branch_settings, plan_branch
 from ecmf_pipeline.extraction.run import extract, writing
-from ecmf_pipeline.faces import FaceConfig
+from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.sampling import MediaConfig
 from ecmf_pipeline.store import FeatureStore
 

@@ -20,7 +20,7 @@ from skimage import data
 from ecmf_pipeline.core.clips import Clip, ClipId, Modality
 from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, MiniXceptionConfig
 from ecmf_pipeline.extraction.step import ClipToExtract, ExtractOpener
-from ecmf_pipeline.faces import FaceConfig
+from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.sampling import MediaConfig
 from ecmf_pipeline.runner.machine import memory_settings
 

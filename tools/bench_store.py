@@ -22,7 +22,7 @@ from ecmf_pipeline.encoders.config import EgemapsConfig
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.plan import Branch, branch_settings, plan_branch
 from ecmf_pipeline.extraction.run import extract, writing
-from ecmf_pipeline.faces import FaceConfig
+from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.sampling import MediaConfig
 from ecmf_pipeline.runner import Outcome, Run, RunConfig, RunReport, Step, Target
 from ecmf_pipeline.runner.quarantine import Quarantine

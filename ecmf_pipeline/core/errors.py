@@ -48,6 +48,9 @@ from contextlib import contextmanager
 
 WORKER_NOTE = "In a worker:"
 """Begins the note that holds a worker's traceback, on an error that came from one."""
+_OPENCV_NO_MEMORY = -4
+_SAID_BY_LIBRARIES = ("out of memory", "not enough memory", "allocate memory", "_alloc_failed", "bad_alloc")
+"""Torch's allocator for the processor (on Linux, on Windows), CUDA, cuBLAS and C++ itself."""
 
 
 class EcmfError(Exception):
@@ -235,11 +238,6 @@ class Interrupted(EcmfError):
 
     def __str__(self) -> str:
         return f"{super().__str__()}; what was complete is kept, run the same command again to go on"
-
-
-_OPENCV_NO_MEMORY = -4
-_SAID_BY_LIBRARIES = ("out of memory", "not enough memory", "allocate memory", "_alloc_failed", "bad_alloc")
-"""Torch's allocator for the processor (on Linux, on Windows), CUDA, cuBLAS and C++ itself."""
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from ecmf_pipeline.encoders.config import (
     settings_of_imported,
     text_columns,
 )
-from ecmf_pipeline.faces import FaceConfig, are_cut_already
+from ecmf_pipeline.faces.config import FaceConfig, are_cut_already
 from ecmf_pipeline.media.sampling import SAMPLE_RATE, MediaConfig, resolved_reader
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.store import FeatureStore, current_fingerprint, has_fingerprint

@@ -25,6 +25,8 @@ LARGEST = 2**29
 
 _BROKEN_HEADERS = (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError, OverflowError, EOFError)
 """What NumPy's reader of headers raises on headers that are none."""
+_BROKEN_HDF5 = (OSError, RuntimeError, ValueError, KeyError, TypeError)
+"""What h5py raises on objects that are damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +113,6 @@ def _header(file: BinaryIO) -> ArrayHeader:
 
 def _shown(dtype: np.dtype[Any]) -> str:
     return "Python objects" if dtype.hasobject else str(dtype)[:40]
-
-
-_BROKEN_HDF5 = (OSError, RuntimeError, ValueError, KeyError, TypeError)
-"""What h5py raises on objects that are damaged."""
 
 
 class FeatureSource(ABC):

@@ -41,6 +41,7 @@ HEADINGS = {
     "part": "Parts of the model and of its training",
 }
 """By the name that `ablate` gives a comparison; one that stands here not is shown under its own name."""
+ANCHOR, TITLE = "ablation", "What earns its place"
 
 
 def weights_section(report: ReportInput, ablation: Ablation | None = None) -> Section:
@@ -148,9 +149,6 @@ def ablation_section(ablation: Ablation | None) -> Section:
         rows = [[foreign(row.name), foreign(row.why, 200)] for row in ablation.skipped]
         blocks.append(Table("Variants that could not be trained", ["Variant", "Why"], rows))
     return Section(ANCHOR, TITLE, [*blocks, *_robustness(ablation)])
-
-
-ANCHOR, TITLE = "ablation", "What earns its place"
 
 
 def _introduction(ablation: Ablation) -> str:

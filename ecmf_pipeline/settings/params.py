@@ -34,7 +34,7 @@ from ecmf_pipeline.encoders.config import (
 from ecmf_pipeline.encoders.embedded.packages import ModelsConfig
 from ecmf_pipeline.evaluation.config import AblateConfig, EvaluateConfig
 from ecmf_pipeline.extraction.config import ExtractConfig
-from ecmf_pipeline.faces import FaceConfig
+from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.labels.config import RefineConfig, VoteConfig
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig

@@ -6,7 +6,7 @@ from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.extraction.plan import Coverage, branch_settings, coverage, text_digest
-from ecmf_pipeline.faces import FaceConfig
+from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.sampling import MediaConfig
 from ecmf_pipeline.store import FeatureStore
 from tests.extraction.brightness import MeanConfig

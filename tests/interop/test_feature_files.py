@@ -27,7 +27,7 @@ from ecmf_pipeline.extraction.plan import (
     plan_branch,
     present_digests,
 )
-from ecmf_pipeline.faces import FaceConfig
+from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.interop import feature_import
 from ecmf_pipeline.interop.export import export_features
 from ecmf_pipeline.interop.feature_import import ImportReport, import_features
