@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import MissingInput
-from ecmf_pipeline.core.formatting import counted, size
+from ecmf_pipeline.core.formatting import counted, format_bytes
 from ecmf_pipeline.core.locks import exclusive
 from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.corpora.listing import naming_some
@@ -90,7 +90,7 @@ def _cells(holding: Holding, in_use: object) -> tuple[str, ...]:
         str(holding.clips),
         str(holding.rows),
         str(holding.parts),
-        size(holding.bytes),
+        format_bytes(holding.bytes),
         covered,
     )
 
@@ -157,7 +157,9 @@ def _show(found: Verification) -> None:
     notes = len(found.findings) - len(found.damage)
     said = [counted(len(found.damage), "damage", "damages")] if found.damage else ["sound"]
     said += [counted(notes, "note")] if notes else []
-    say(f"{found.root}: {counted(found.parts, 'part')}, {found.clips} clips, {size(found.bytes)}: {', '.join(said)}")
+    say(
+        f"{found.root}: {counted(found.parts, 'part')}, {found.clips} clips, {format_bytes(found.bytes)}: {', '.join(said)}"
+    )
     for _, findings in groupby(found.findings, key=lambda finding: finding.kind):
         _show_kind(list(findings))
 
@@ -204,12 +206,12 @@ def compact_stores(roots: Sequence[Path], *, drop_absent: bool = False, drop_oth
                 drop_settings(writer, holding.fingerprint)
             say(
                 f"compact {root} {holding.fingerprint} ({holding.encoder}): removed, its settings are not in use: "
-                f"{holding.clips} clips, {size(holding.bytes)}"
+                f"{holding.clips} clips, {format_bytes(holding.bytes)}"
             )
         if others:
             make_current(root, kept)
         if written:
-            say(f"  parts are immutable: the next `dvc push` sends the {size(written)} of new ones")
+            say(f"  parts are immutable: the next `dvc push` sends the {format_bytes(written)} of new ones")
 
 
 def _compact(project: StoreProject, holding: Holding, *, drop_absent: bool) -> int:
@@ -228,8 +230,8 @@ def _gain(done: Compaction) -> str:
         return f"{counted(done.parts[0], 'part')}, nothing to do"
     dropped = [f"{done.dropped[standing]} {what}" for standing, what in _DROPPED.items() if done.dropped[standing]]
     return (
-        f"{done.parts[0]} -> {counted(done.parts[1], 'part')}, {size(done.bytes[0])} -> {size(done.bytes[1])}; "
-        f"rows dropped: {', '.join(dropped) or 'none'}"
+        f"{done.parts[0]} -> {counted(done.parts[1], 'part')}, "
+        f"{format_bytes(done.bytes[0])} -> {format_bytes(done.bytes[1])}; rows dropped: {', '.join(dropped) or 'none'}"
     )
 
 

@@ -241,8 +241,8 @@ class Interrupted(EcmfError):
 
 
 @contextmanager
-def want_of_memory() -> Iterator[None]:
-    """Within it, memory that runs out is a MemoryError, also where torch, CUDA, OpenCV or the system say it otherwise.
+def as_out_of_memory() -> Iterator[None]:
+    """Convert out-of-memory errors of torch, CUDA, OpenCV and the system to MemoryError.
 
     Raises:
         MemoryError: With what the library said.
@@ -250,12 +250,12 @@ def want_of_memory() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, MemoryError) or not _is_want_of_memory(error):
+        if isinstance(error, MemoryError) or not _is_out_of_memory(error):
             raise
         raise MemoryError(str(error).partition("\n")[0].strip()) from error
 
 
-def _is_want_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     """By names and words: no library is loaded for a type that only one of its own errors can have."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM

@@ -15,7 +15,7 @@ from ecmf_pipeline.core.errors import (
     FileUnreachable,
     InputError,
     UnreadableMedia,
-    want_of_memory,
+    as_out_of_memory,
 )
 from ecmf_pipeline.core.files import read_text, sha256_file, write_atomic
 from ecmf_pipeline.corpora.mer import FACE_CROPS_EXTENSION
@@ -176,7 +176,7 @@ class MeasuringStep(Step[File, Measured, Row]):
 
     def open(self, item: File) -> Measured:
         """Measure one file; what is wrong with it is a part of the answer, since its digest is one too."""
-        with want_of_memory():
+        with as_out_of_memory():
             return measure(self._root, item)
 
     def work(self, batch: Sequence[tuple[File, Measured]]) -> list[Outcome[Row]]:

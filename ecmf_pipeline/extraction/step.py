@@ -24,7 +24,7 @@ from ecmf_pipeline.core.errors import (
     ClipError,
     FeaturesNotFinite,
     NothingToEncode,
-    want_of_memory,
+    as_out_of_memory,
 )
 from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Prepared, Preparer
@@ -131,7 +131,7 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
     def open(self, item: ClipToExtract) -> OpenedClip:
         """Decode a clip once, for the branches that miss it. A branch's failure stays that branch's."""
         opened: OpenedClip = {}
-        with want_of_memory():
+        with as_out_of_memory():
             if Modality.TEXT in item.digests:
                 self._prepare(Modality.TEXT, lambda: (item.text, {}), opened)
             elsewhere = {Modality.TEXT}
@@ -292,7 +292,7 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
         for modality, encoder in self._encoders.items():
             here = [(item, opened[modality]) for item, opened in batch if modality in opened]
             good = [(item, view) for item, view in here if isinstance(view, OpenedView)]
-            with want_of_memory():
+            with as_out_of_memory():
                 encodings = encoder.encode_prepared([view.prepared for _, view in good]) if good else []
             results = {
                 item.clip.clip_id: self._row(modality, item, view, encoding)

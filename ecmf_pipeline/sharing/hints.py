@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ecmf_pipeline.core.formatting import size
+from ecmf_pipeline.core.formatting import format_bytes
 
 LOCK = Path("dvc.lock")
 """Records of every output that was made and committed to git its hash, size and number of files."""
@@ -53,7 +53,7 @@ def pull_hint(store_paths: Sequence[Path], *, lock: Path = LOCK) -> str | None:
     if not outs:
         return None
     paths = " ".join(sorted(out.path for out in outs))
-    total, files = size(sum(out.size for out in outs)), sum(out.nfiles for out in outs)
+    total, files = format_bytes(sum(out.size for out in outs)), sum(out.nfiles for out in outs)
     return (
         f"dvc.lock knows features that are not here: {paths} ({total}, {files} files)\n"
         f"  `dvc pull {paths}` may spare computing them (Ctrl-C now loses nothing); without a DVC remote, ask whoever "
