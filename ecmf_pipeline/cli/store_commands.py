@@ -157,9 +157,8 @@ def _show(found: Verification) -> None:
     notes = len(found.findings) - len(found.damage)
     said = [counted(len(found.damage), "damage", "damages")] if found.damage else ["sound"]
     said += [counted(notes, "note")] if notes else []
-    say(
-        f"{found.root}: {counted(found.parts, 'part')}, {found.clips} clips, {format_bytes(found.bytes)}: {', '.join(said)}"
-    )
+    held = f"{counted(found.parts, 'part')}, {found.clips} clips, {format_bytes(found.bytes)}"
+    say(f"{found.root}: {held}: {', '.join(said)}")
     for _, findings in groupby(found.findings, key=lambda finding: finding.kind):
         _show_kind(list(findings))
 
