@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.metrics import expected_calibration_error
-from ecmf_pipeline.labels import combine_votes
 from ecmf_pipeline.labels.baselines import BASELINES, WITHOUT_GOLD, Baseline
+from ecmf_pipeline.labels.combining import combine_votes
 from tools.vote_worlds import WORLDS, World, drawn_worlds, generate, gold_sample
 
 Floats = NDArray[np.float64]

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.corpora.config import MER_LABELS
-from ecmf_pipeline.labels import combine_votes
+from ecmf_pipeline.labels.combining import combine_votes
 from ecmf_pipeline.labels.config import RefineConfig
+from ecmf_pipeline.labels.label_model import GIVEN, assess
 from ecmf_pipeline.labels.refine import decide, lessons, worth_labelling
-from ecmf_pipeline.labels.rounds import GIVEN, assess
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 from tools.meld_noise import BALANCE, Text, clips_of, flip, interval, out_of_fold, read, score, transitions
 from tools.vote_worlds import WORLDS, World, generate, gold_sample
@@ -172,7 +172,7 @@ def _corrected(
     labels = list(MER_LABELS)
     decisions = decide(assessment, clips_of(noisy), labels, config, families={"text": "text"}, gold=gold)
     weights = np.array([decision.weight for decision in decisions])
-    new = np.array([labels.index(d.new_label) if d.new_label else -1 for d in decisions])
+    new = np.array([labels.index(d.refined_label) if d.refined_label else -1 for d in decisions])
     corrected = float((noisy != gold)[known].mean()) if known.any() else float("nan")
     believed = float((assessment.labels == text.truth).mean())
     return corrected, believed, score(text, np.where(new < 0, noisy, new), weights, BALANCE)

@@ -22,8 +22,8 @@ from sklearn.metrics import f1_score
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.labels.config import RefineConfig
+from ecmf_pipeline.labels.label_model import assess
 from ecmf_pipeline.labels.refine import decide
-from ecmf_pipeline.labels.rounds import assess
 from ecmf_pipeline.labels.voters import clip_weights
 
 Floats = NDArray[np.float64]

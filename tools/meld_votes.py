@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ecmf_pipeline.corpora.config import MER_LABELS
-from ecmf_pipeline.labels import combine_votes
+from ecmf_pipeline.labels.combining import combine_votes
 from ecmf_pipeline.labels.config import LinearConfig
+from ecmf_pipeline.labels.voters import build_voter
 from ecmf_pipeline.llm.calibration import LEAST_LABELLED, fit_calibration
 from ecmf_pipeline.llm.prompt import load_prompt, prompts_by_fold
 from ecmf_pipeline.llm.scoring import probabilities
@@ -57,7 +58,7 @@ def ask(samples: Mapping[str, Sample], folder: Path) -> Scores:
 def minilm_votes(samples: Mapping[str, Sample], folder: Path) -> dict[str, Floats]:
     """Log-probabilities of the package's linear voter on MiniLM, fitted on the train part, of dev and test, (n, 6)."""
     features = {part: embedded(sample.texts, folder) for part, sample in samples.items()}
-    voter = LinearConfig().build()
+    voter = build_voter(LinearConfig())
     both = np.concatenate([features["dev"], features["test"]])
     votes = np.log(voter.vote(features["train"], samples["train"].truth, both, seed=0))
     return {"dev": votes[: len(features["dev"])], "test": votes[len(features["dev"]) :]}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.evaluation.scoring import Judge
@@ -21,9 +22,7 @@ from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.labels.config import LinearConfig
 from ecmf_pipeline.labels.refine import Decision, Verdict
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from ecmf_pipeline.labels.voters import build_voter
 
 GIVEN = "given labels"
 REBALANCED = "given labels, classes rebalanced"
@@ -57,7 +56,7 @@ def training_sets(
         verdicts: Labels that a person vouches for, (n,), -1 where unknown; without any that control is left out.
     """
     index = {label: position for position, label in enumerate(labels)}
-    refined = np.array([index.get(decision.new_label, -1) for decision in decisions], np.int64)
+    refined = np.array([index.get(decision.refined_label, -1) for decision in decisions], np.int64)
     weights = np.array([decision.weight for decision in decisions])
     dropped = np.array([decision.decision is Verdict.DROP for decision in decisions], dtype=bool)
     vouched = (given >= 0) | (verdicts >= 0)
@@ -85,7 +84,7 @@ def predict_out_of_fold(features: Floats, training: TrainingSet, folds: Ints, *,
     Returns:
         Labels, (n,), -1 where there are no features, or the training part has fewer than two classes.
     """
-    voter = LinearConfig(balance=training.balance).build()
+    voter = build_voter(LinearConfig(balance=training.balance))
     present = ~np.isnan(features).any(axis=1)
     used = present & (training.labels >= 0) & (training.weights > 0)
     predicted = np.full(len(features), -1, np.int64)

@@ -11,65 +11,96 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.core.metrics import bootstrap_difference, expected_calibration_error, weighted_f1
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.evaluation.scoring import leave_one_out, reliability
 from ecmf_pipeline.labels.baselines import BASELINES
 from ecmf_pipeline.labels.combining import LEAST_GOLD, combine_votes
 from ecmf_pipeline.labels.config import LabelModelConfig
-from ecmf_pipeline.labels.rounds import GIVEN, assess
+from ecmf_pipeline.labels.label_model import GIVEN, assess
 from ecmf_pipeline.labels.voters import family_of
 from ecmf_pipeline.labels.votes import SourceReport, first_choice, report_sources
 
-
-def account_of(reports: Sequence[SourceReport], labels: Sequence[str]) -> dict[str, Any]:
-    """The reports of all sources as they stand in data/metrics/sources.json.
-
-    Args:
-        reports: One a source.
-        labels: The K label names.
-
-    Returns:
-        ``judged_by`` (``gold``, or ``votes`` where too few labels are known to be right), ``labels``, and by name each
-        source's ``coverage``, ``votes``, ``reliability`` with ``low`` and ``high``, ``confusion`` (shares of its votes
-        by true label, K x K, with 95% intervals ``confusion_low`` and ``confusion_high``), and ``error_correlation`` by
-        the other's name. Null stands for what cannot be known.
-    """
-    return {
-        "judged_by": reports[0].judged_by if reports else "votes",
-        "labels": list(labels),
-        "sources": {report.name: _account(report) for report in reports},
-    }
-
-
-def _account(report: SourceReport) -> dict[str, Any]:
-    low, high = report.reliability_interval
-    return {
-        "coverage": round(report.coverage, 6),
-        "votes": report.votes,
-        "reliability": _known(report.reliability),
-        "low": _known(low),
-        "high": _known(high),
-        "confusion": report.confusion.round(4).tolist(),
-        "confusion_low": report.confusion_low.round(4).tolist(),
-        "confusion_high": report.confusion_high.round(4).tolist(),
-        "error_correlation": {
-            name: _known(value) for name, value in report.error_correlation.items() if name != report.name
-        },
-    }
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 6)
-
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Method = Callable[[Ints], Floats]
 """From the labels it may learn from, (n,), -1 where unknown, to probabilities, (n, K)."""
 
 USED = "label model, as the refinement uses it"
+
 TAUGHT = "combine_votes, taught by these labels"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelEvidence:
+    """What the refinement saw of n clips and K labels, and what it did not.
+
+    Attributes:
+        votes: Probabilities by source, (n, K), NaN where it abstains.
+        given: Given labels, (n,), -1 where there is none.
+        verdicts: Labels that a person vouches for, (n,), -1 where unknown: the refinement learned from them.
+        gold: Gold labels, (n,), -1 where unknown: it has not seen them.
+        folds: The fold of every clip, (n,).
+        groups: Speaker or dialogue of every clip, (n,); None where some are unknown.
+        seed: Seed of the folds that verdicts are split into.
+        config: What the label model believes at first.
+    """
+
+    votes: Mapping[str, Floats]
+    given: Ints
+    verdicts: Ints
+    gold: Ints
+    folds: Ints
+    groups: NDArray[np.str_] | None
+    seed: int
+    config: LabelModelConfig
+
+    @property
+    def known(self) -> Ints:
+        """Labels known to be right, (n,), -1 where unknown: gold ones and verdicts."""
+        return np.where(self.gold >= 0, self.gold, self.verdicts)
+
+    @property
+    def with_given(self) -> dict[str, Floats]:
+        """The votes, and the given labels as one more source."""
+        classes = next(iter(self.votes.values())).shape[1]
+        own = np.where((self.given >= 0)[:, None], np.eye(classes)[self.given], np.nan)
+        return {**self.votes, GIVEN: own}
+
+    def posterior(self, votes: Mapping[str, Floats], verdicts: Ints) -> Floats:
+        """The label model's probabilities, (n, K), from some of the votes and verdicts."""
+        return assess(votes, self.given, verdicts, folds=self.folds, seed=self.seed, config=self.config).posterior
+
+
+def belief(evidence: LabelEvidence) -> dict[str, Any] | None:
+    """How far the label model can be believed, by gold labels of clips without a verdict; None without gold labels."""
+    if not (evidence.gold >= 0).any():
+        return None
+    truth = np.where(evidence.verdicts >= 0, -1, evidence.gold)
+
+    def posterior_of(votes: Mapping[str, Floats]) -> Floats:
+        return evidence.posterior(votes, evidence.verdicts)
+
+    families = {name: family_of(name) for name in evidence.votes}
+    without = leave_one_out(evidence.votes, families, truth, posterior_of)
+    return {**reliability(posterior_of(evidence.votes), truth), "without": without}
+
+
+def methods(evidence: LabelEvidence, config: EvaluateConfig) -> dict[str, Any]:
+    """The label model beside the baselines; see `compare_methods`."""
+
+    def used(may_learn_from: Ints) -> Floats:
+        # The refinement learns from verdicts alone, whatever else is known here.
+        return evidence.posterior(evidence.votes, np.where(may_learn_from >= 0, evidence.verdicts, -1))
+
+    return compare_methods(
+        evidence.with_given,
+        used,
+        evidence.known,
+        evidence.folds,
+        config,
+        learns=bool((evidence.verdicts >= 0).any()),
+        groups=evidence.groups,
+    )
 
 
 def compare_methods(
@@ -160,79 +191,6 @@ def _asked(method: Method, known: Ints, folds: Ints, judged: Ints, *, learns: bo
     return answers
 
 
-@dataclass(frozen=True, slots=True)
-class LabelEvidence:
-    """What the refinement saw of n clips and K labels, and what it did not.
-
-    Attributes:
-        votes: Probabilities by source, (n, K), NaN where it abstains.
-        given: Given labels, (n,), -1 where there is none.
-        verdicts: Labels that a person vouches for, (n,), -1 where unknown: the refinement learned from them.
-        gold: Gold labels, (n,), -1 where unknown: it has not seen them.
-        folds: The fold of every clip, (n,).
-        groups: Speaker or dialogue of every clip, (n,); None where some are unknown.
-        seed: Seed of the folds that verdicts are split into.
-        config: What the label model believes at first.
-    """
-
-    votes: Mapping[str, Floats]
-    given: Ints
-    verdicts: Ints
-    gold: Ints
-    folds: Ints
-    groups: NDArray[np.str_] | None
-    seed: int
-    config: LabelModelConfig
-
-    @property
-    def known(self) -> Ints:
-        """Labels known to be right, (n,), -1 where unknown: gold ones and verdicts."""
-        return np.where(self.gold >= 0, self.gold, self.verdicts)
-
-    @property
-    def with_given(self) -> dict[str, Floats]:
-        """The votes, and the given labels as one more source."""
-        classes = next(iter(self.votes.values())).shape[1]
-        own = np.where((self.given >= 0)[:, None], np.eye(classes)[self.given], np.nan)
-        return {**self.votes, GIVEN: own}
-
-    def posterior(self, votes: Mapping[str, Floats], verdicts: Ints) -> Floats:
-        """The label model's probabilities, (n, K), from some of the votes and verdicts."""
-        return assess(votes, self.given, verdicts, folds=self.folds, seed=self.seed, config=self.config).posterior
-
-
-def belief(evidence: LabelEvidence) -> dict[str, Any] | None:
-    """How far the label model can be believed, by gold labels of clips without a verdict; None without gold labels."""
-    if not (evidence.gold >= 0).any():
-        return None
-    truth = np.where(evidence.verdicts >= 0, -1, evidence.gold)
-
-    def posterior_of(votes: Mapping[str, Floats]) -> Floats:
-        return evidence.posterior(votes, evidence.verdicts)
-
-    families = {name: family_of(name) for name in evidence.votes}
-    without = leave_one_out(evidence.votes, families, truth, posterior_of)
-    return {**reliability(posterior_of(evidence.votes), truth), "without": without}
-
-
-def methods(evidence: LabelEvidence, config: EvaluateConfig) -> dict[str, Any]:
-    """The label model beside the baselines; see `compare_methods`."""
-
-    def used(may_learn_from: Ints) -> Floats:
-        # The refinement learns from verdicts alone, whatever else is known here.
-        return evidence.posterior(evidence.votes, np.where(may_learn_from >= 0, evidence.verdicts, -1))
-
-    return compare_methods(
-        evidence.with_given,
-        used,
-        evidence.known,
-        evidence.folds,
-        config,
-        learns=bool((evidence.verdicts >= 0).any()),
-        groups=evidence.groups,
-    )
-
-
 def sources(evidence: LabelEvidence, labels: list[str]) -> dict[str, Any]:
     """How each source fares, by labels known to be right, or by the label model where there are too few of them."""
     votes, known = evidence.with_given, evidence.known
@@ -242,3 +200,44 @@ def sources(evidence: LabelEvidence, labels: list[str]) -> dict[str, Any]:
     cast = np.stack([first_choice(probs) for probs in votes.values()], axis=1)
     everyone = np.ones(len(known), dtype=bool)
     return account_of(report_sources(list(votes), cast, truth, judged if enough else everyone, gold=enough), labels)
+
+
+def account_of(reports: Sequence[SourceReport], labels: Sequence[str]) -> dict[str, Any]:
+    """The reports of all sources as they stand in data/metrics/sources.json.
+
+    Args:
+        reports: One a source.
+        labels: The K label names.
+
+    Returns:
+        ``judged_by`` (``gold``, or ``votes`` where too few labels are known to be right), ``labels``, and by name each
+        source's ``coverage``, ``votes``, ``reliability`` with ``low`` and ``high``, ``confusion`` (shares of its votes
+        by true label, K x K, with 95% intervals ``confusion_low`` and ``confusion_high``), and ``error_correlation`` by
+        the other's name. Null stands for what cannot be known.
+    """
+    return {
+        "judged_by": reports[0].judged_by if reports else "votes",
+        "labels": list(labels),
+        "sources": {report.name: _account(report) for report in reports},
+    }
+
+
+def _account(report: SourceReport) -> dict[str, Any]:
+    low, high = report.reliability_interval
+    return {
+        "coverage": round(report.coverage, 6),
+        "votes": report.votes,
+        "reliability": _known(report.reliability),
+        "low": _known(low),
+        "high": _known(high),
+        "confusion": report.confusion.round(4).tolist(),
+        "confusion_low": report.confusion_low.round(4).tolist(),
+        "confusion_high": report.confusion_high.round(4).tolist(),
+        "error_correlation": {
+            name: _known(value) for name, value in report.error_correlation.items() if name != report.name
+        },
+    }
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 6)

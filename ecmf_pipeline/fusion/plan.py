@@ -1,4 +1,4 @@
-"""."""
+"""Training part, validation part and seeds of each model of an ensemble."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained ensemble, and what it predicts."""
+"""A trained ensemble, and what it predicts: of clips at hand, or block by block of as many as there are."""
 
 from __future__ import annotations
 
@@ -33,6 +33,12 @@ from ecmf_pipeline.fusion.saved import (
 
 CHUNK = 512
 """Clips in one forward pass of a prediction: they fit a cache, and the size changes no result beyond rounding."""
+
+BLOCK = 4 * CHUNK
+"""Clips whose features are read together: of 16 frames and 1,280 columns they take 170 MB. A multiple of `CHUNK`, so
+that chunks, and with them the last bits of predictions, are those of one read."""
+
+Features = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,30 +230,6 @@ def judge(model: FusionModel, inputs: Inputs, rows: torch.Tensor) -> NDArray[np.
         both = torch.cat([output.logits.double().softmax(dim=1), output.weights.double()], dim=1)
         judged.append(both.cpu().numpy())
     return np.concatenate(judged)
-
-
-def predict(
-    ensemble: Ensemble, features: Mapping[str, ArrayLike], masks: Mapping[str, ArrayLike] | None = None
-) -> Prediction:
-    """What all models of an ensemble say of clips it was not trained on; see `Ensemble.predict`."""
-    return ensemble.predict(features, None, masks)
-
-
-def save(ensemble: Ensemble, folder: str | Path) -> None:
-    """Write an ensemble; see `Ensemble.save`."""
-    ensemble.save(folder)
-
-
-def load(folder: str | Path) -> Ensemble:
-    """Read an ensemble; see `Ensemble.load`."""
-    return Ensemble.load(folder)
-
-
-BLOCK = 4 * CHUNK
-"""Clips whose features are read together: of 16 frames and 1,280 columns they take 170 MB. A multiple of `CHUNK`, so
-that chunks, and with them the last bits of predictions, are those of one read."""
-
-Features = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)

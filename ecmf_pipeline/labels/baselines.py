@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.labels import dawid_skene as model
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Votes = Mapping[str, Floats]
 
 _HARDLY_A_PRIOR = 1e-3

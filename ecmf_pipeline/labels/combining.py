@@ -1,28 +1,31 @@
 """Votes of several sources combined into labels whose confidence means what it says.
 
-With gold labels several experts are fitted (`ecmf_pipeline.labels.experts`), each asked about gold clips it has not
-seen, and a log-linear blend of them is fitted to the answers: the blend's few numbers are the temperature, the class
-bias, and how far each expert is to be believed. What the votes say without any gold
+With gold labels several experts are fitted, each asked about gold clips it has not seen, and a log-linear blend of them
+is fitted to the answers: the blend's few numbers are the temperature, the class bias, and how far each expert is to be
+believed. The experts differ in what they can learn from few labels and from many: a pool has one weight a source, a
+confusion matrix K x K numbers a source but takes votes as independent, Dawid and Skene's model sharpens it on clips
+without gold, and a regularised regression sees everything at once. What the votes say without any gold
 (`ecmf_pipeline.labels.unsupervised`) takes part as one more expert, which matters where gold is scarce.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
+from ecmf_pipeline.core.arrays import Floats, Ints
+from ecmf_pipeline.labels import dawid_skene
 from ecmf_pipeline.labels.baselines import majority
-from ecmf_pipeline.labels.dawid_skene import Ballots, ballots
-from ecmf_pipeline.labels.experts import NAMES, PENALTIES, LogPool, Panel, fit_experts, fit_log_pool
+from ecmf_pipeline.labels.dawid_skene import Ballots, DawidSkene, ballots
+from ecmf_pipeline.labels.log_pool import LogPool, fit_log_pool
 from ecmf_pipeline.labels.unsupervised import combine_without_gold, unsupervised_expert
 from ecmf_pipeline.labels.votes import Evidence, SourceReport, evidence_of, report_sources
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 LEAST_GOLD = 30
 """With fewer gold labels nothing can be called calibrated."""
@@ -35,6 +38,21 @@ FOLDS = 5
 
 FLOOR = 1e-2
 """Votes are clipped here."""
+
+NAMES = ("pool", "confusion", "dawid_skene", "stack")
+"""The experts, in the order of `Experts.log_probs`."""
+
+PENALTIES = (0.01, 0.1, 1.0)
+"""C of the stack's regression: which one serves best is found by cross-validation."""
+
+STRENGTH = 4.0
+"""Weight of the prior of a confusion's row, in gold clips."""
+
+LOWEST = -12.0
+"""Log-probabilities are cut off here: no expert may rule a label out."""
+
+_MOST_FOR_NEWTON = 2500
+"""Beyond this many coefficients the Hessian costs more than it saves."""
 
 _WANTED_ANSWERS = 1500
 """Gold clips are split into folds anew until the blend has this many answers to learn from, at most five times."""
@@ -114,6 +132,15 @@ def combine_votes(
     return CombinedVotes(labels, probs[np.arange(clips), labels], probs, held_out, reports, calibrated, method)
 
 
+def _checked(gold: NDArray[np.integer], clips: int, classes: int) -> Ints:
+    known = np.asarray(gold)
+    if known.shape != (clips,) or not np.issubdtype(known.dtype, np.integer):
+        raise ValueError(f"gold labels must be {clips} integers, not {known.dtype} of shape {known.shape}")
+    if clips and not (known.min() >= -1 and known.max() < classes):
+        raise ValueError(f"gold labels must be from -1 (unknown) to {classes - 1}")
+    return known.astype(np.int64)
+
+
 def _with_gold(
     evidence: Evidence, votes: Ballots, crowd: Floats, clips: Ints, gold: Ints, rng: np.random.Generator
 ) -> tuple[Floats, dict[str, float]]:
@@ -164,10 +191,106 @@ def _out_of_fold(panel: Panel, clips: Ints, gold: Ints, rng: np.random.Generator
     return answers
 
 
-def _checked(gold: NDArray[np.integer], clips: int, classes: int) -> Ints:
-    known = np.asarray(gold)
-    if known.shape != (clips,) or not np.issubdtype(known.dtype, np.integer):
-        raise ValueError(f"gold labels must be {clips} integers, not {known.dtype} of shape {known.shape}")
-    if clips and not (known.min() >= -1 and known.max() < classes):
-        raise ValueError(f"gold labels must be from -1 (unknown) to {classes - 1}")
-    return known.astype(np.int64)
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """What all experts look at: n clips, S sources, K labels.
+
+    Attributes:
+        evidence: The votes.
+        votes: Their patterns.
+        columns: Standardised log-votes, (n, S * K).
+    """
+
+    evidence: Evidence
+    votes: Ballots
+    columns: Floats
+
+    @classmethod
+    def of(cls, evidence: Evidence, votes: Ballots) -> Panel:
+        """The panel of these votes."""
+        columns = evidence.logs.reshape(len(evidence.logs), -1)
+        return cls(evidence, votes, columns / (columns.std() + 1e-12))
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """All experts, fitted to some gold clips; the stack once for each penalty asked for."""
+
+    pool: LogPool
+    confusion: DawidSkene
+    crowd: DawidSkene
+    stacks: tuple[Floats, ...]
+
+    def log_probs(self, panel: Panel, clips: Ints | slice) -> list[Floats]:
+        """Log-probabilities, (m, K), of the chosen clips: one for each of `NAMES`, the last for each penalty."""
+        pattern = panel.votes.pattern[clips]
+        if isinstance(clips, slice):
+            by_pattern = [
+                log_softmax(m.scores(panel.votes.rows), axis=1)[pattern] for m in (self.confusion, self.crowd)
+            ]
+        else:
+            rows = panel.votes.rows[pattern]
+            by_pattern = [log_softmax(m.scores(rows), axis=1) for m in (self.confusion, self.crowd)]
+        stacked = [log_softmax(panel.columns[clips] @ c[:-1] + c[-1], axis=1) for c in self.stacks]
+        return [
+            np.maximum(logs, LOWEST)
+            for logs in (self.pool.log_probs(panel.evidence.logs[clips]), *by_pattern, *stacked)
+        ]
+
+
+def fit_experts(panel: Panel, clips: Ints, gold: Ints, penalties: tuple[float, ...]) -> Experts:
+    """Fit every expert.
+
+    Args:
+        panel: The votes on all clips; those without gold are learned from too.
+        clips: The clips whose truth is known here, (m,).
+        gold: Their truth, (m,).
+        penalties: C of each stack.
+    """
+    classes = panel.votes.shape[1]
+    by_class = np.bincount(gold, minlength=classes).astype(np.float64)
+    shares = (by_class + 1.0) / (by_class + 1.0).sum()
+    pool = fit_log_pool(
+        panel.evidence.logs[clips],
+        np.eye(classes)[gold],
+        total=1.2,
+        weight_spread=0.5,
+        bias=np.log(shares),
+        bias_spread=1.0,
+    )
+    counts = panel.votes.by_class(clips, gold)
+    confusion = dawid_skene.from_counts(counts, by_class, STRENGTH)
+    unknown = np.ones(len(panel.columns), dtype=bool)
+    unknown[clips] = False
+    crowd = dawid_skene.fit(
+        panel.votes,
+        panel.votes.counted(unknown & ~panel.evidence.silent),
+        counts,
+        by_class,
+        start=confusion,
+        strength=STRENGTH,
+        rounds=30,
+        tolerance=1e-3,
+    )
+    stacks = tuple(_stack(panel.columns[clips], gold, classes, penalty) for penalty in penalties)
+    return Experts(pool, confusion, crowd, stacks)
+
+
+def _stack(columns: Floats, gold: Ints, classes: int, penalty: float) -> Floats:
+    """Coefficients of a multinomial logistic regression, (S * K + 1, K), the last row the intercepts."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    newton = columns.shape[1] * classes <= _MOST_FOR_NEWTON
+    model = LogisticRegression(C=penalty, max_iter=50, solver="newton-cholesky" if newton else "lbfgs")
+    with warnings.catch_warnings():
+        # A regression that stops early is a weaker expert, which the blend discounts.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(columns, gold)
+    coefficients = np.zeros((columns.shape[1] + 1, classes))
+    coefficients[-1] = LOWEST  # classes that gold does not show
+    fitted = np.vstack([model.coef_.T, model.intercept_])
+    if len(model.classes_) == 2:  # scikit-learn keeps the second class's alone
+        fitted = np.hstack([np.zeros_like(fitted), fitted])
+    coefficients[:, model.classes_] = fitted
+    return coefficients

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from ecmf_pipeline.core.clips import Split
 from ecmf_pipeline.core.config import Config
-
-if TYPE_CHECKING:
-    from ecmf_pipeline.labels.voters import LightGbmVoter, LinearVoter
 
 
 class LinearConfig(Config):
@@ -28,12 +25,6 @@ class LinearConfig(Config):
     inverse_penalty: float = Field(default=0.01, gt=0)
     balance: float = Field(default=0.5, ge=0, le=1)
     iterations: int = Field(default=500, gt=0)
-
-    def build(self) -> LinearVoter:
-        """The voter with these settings."""
-        from ecmf_pipeline.labels.voters import LinearVoter
-
-        return LinearVoter(self)
 
 
 class LightGbmConfig(Config):
@@ -63,12 +54,6 @@ class LightGbmConfig(Config):
     lambda_l2: float = Field(default=5.0, ge=0)
     balance: float = Field(default=0.5, ge=0, le=1)
     num_threads: int = Field(default=1, gt=0)
-
-    def build(self) -> LightGbmVoter:
-        """The voter with these settings."""
-        from ecmf_pipeline.labels.voters import LightGbmVoter
-
-        return LightGbmVoter(self)
 
 
 class VoteConfig(Config):

@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.special import softmax
 
+from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.labels.votes import ABSTAIN
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,8 @@
 The votes are pooled log-linearly: every source has one weight, every class one bias, few enough numbers to learn from
 a hundred clips. Learning all weights together is what keeps correlated sources from counting twice (naive Bayes, which
 multiplies them, ends up overconfident). The given labels that the pool learns from may be wrong, so it is fitted
-through a noise transition, true label to given label (Patrini et al. 2017, arXiv 1609.03683; for the use made of it,
-confident learning, Northcutt et al. 2021, arXiv 1911.00068), under a logistic-normal prior: one noise rate for all, and
-deviations of each pair of classes. A clip is always scored by a pool and a transition that were fitted on other folds.
+through a noise transition (`log_pool.fit_noisy_log_pool`; for the use made of it, confident learning, Northcutt et al.
+2021, arXiv 1911.00068). A clip is always scored by a pool and a transition that were fitted on other folds.
 
 The votes of other folds' clips come from models that knew this clip's given label, as in all stacking. With one number
 a source and a class that leaves no room to pass the label on.
@@ -18,14 +17,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
+from ecmf_pipeline.core.arrays import Floats, Ints
+from ecmf_pipeline.labels.combining import combine_votes
 from ecmf_pipeline.labels.config import LabelModelConfig
+from ecmf_pipeline.labels.log_pool import LogPool, fit_noisy_log_pool
 from ecmf_pipeline.labels.votes import ABSTAIN, evidence_of, first_choice
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+GIVEN = "given label"
+"""The given label as a source: what it is worth is measured like any other's."""
 
 FLOOR = 1e-3
 """Votes are clipped here: no single source may rule a label out, or in."""
@@ -78,21 +80,77 @@ class Assessment:
     calibrated: bool = False
     held_out: Floats | None = None
 
+    @classmethod
+    def of(
+        cls,
+        votes: dict[str, Ints],
+        *,
+        probs: Floats,
+        posterior: Floats,
+        transition: Floats,
+        sources: tuple[Source, ...],
+        calibrated: bool = False,
+        held_out: Floats | None = None,
+    ) -> Assessment:
+        """An assessment with all that follows from votes and posterior."""
+        labels = posterior.argmax(axis=1).astype(np.int64)
+        cast = np.stack(list(votes.values()), axis=1)  # (n, S)
+        voting = (cast != ABSTAIN).sum(axis=1)
+        agreeing = (cast == labels[:, None]).sum(axis=1)
+        agreement = np.divide(agreeing, voting, out=np.full(len(labels), np.nan), where=voting > 0)
+        confidence = posterior.max(axis=1, initial=0.0)
+        return cls(probs, posterior, labels, confidence, agreement, votes, transition, sources, calibrated, held_out)
 
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """A fitted log-linear pool: source weights (S,), class bias (K,), class prior (K,), noise transition (K, K)."""
 
-    weights: Floats
-    bias: Floats
-    prior: Floats
-    transition: Floats
+def assess(
+    votes: Mapping[str, NDArray[np.floating]],
+    given: Ints,
+    gold: Ints,
+    *,
+    folds: Ints,
+    seed: int,
+    config: LabelModelConfig,
+) -> Assessment:
+    """Weigh votes, given labels and gold ones.
 
-    def probs(self, evidence: Floats) -> Floats:
-        """P(true label | votes), (n, K), of evidence (n, S, K); the prior where all sources abstain."""
-        probs = _softmax(np.log(self.prior) + self.bias + np.einsum("nsk,s->nk", evidence, self.weights))
-        probs[~evidence.any(axis=(1, 2))] = self.prior
-        return probs
+    With enough gold labels the given label is one more source, and its reliability is measured. With fewer, how noisy
+    the given labels are is estimated from the votes (`assess_labels`).
+
+    Args:
+        votes: Probabilities by source, (n, K) each, out of fold; a row that is all NaN abstains.
+        given: Given labels, (n,), -1 where there is none.
+        gold: Labels that a person vouches for, (n,), -1 where unknown.
+        folds: The fold of each labelled clip, (n,).
+        seed: Seed of the folds that gold clips are split into.
+        config: What to believe before seeing votes.
+    """
+    blind = assess_labels(votes, given, folds=folds, config=config)
+    known = np.flatnonzero(gold >= 0)
+    if not len(known):
+        return blind
+    classes = blind.probs.shape[1]
+    own = np.where((given >= 0)[:, None], np.eye(classes)[given], np.nan)
+    combined = combine_votes({**votes, GIVEN: own}, gold, seed=seed)
+    if not combined.calibrated:
+        posterior = blind.posterior.copy()
+        posterior[known] = np.eye(classes)[gold[known]]
+        return Assessment.of(
+            blind.votes, probs=blind.probs, posterior=posterior, transition=blind.transition, sources=blind.sources
+        )
+    unaided = combine_votes(votes, gold, seed=seed)
+    return Assessment.of(
+        blind.votes,
+        probs=unaided.held_out,
+        # Where there is no given label, a blend that was fitted with one is not calibrated.
+        posterior=np.where((given >= 0)[:, None], combined.probs, unaided.probs),
+        transition=combined.sources[-1].confusion,
+        sources=tuple(
+            Source(report.name, report.coverage, known_as.agreement, report.reliability, known_as.weight)
+            for report, known_as in zip(combined.sources, blind.sources, strict=False)  # all but the given label
+        ),
+        calibrated=True,
+        held_out=combined.held_out,
+    )
 
 
 def assess_labels(
@@ -126,105 +184,45 @@ def assess_labels(
         folds = np.random.default_rng(seed).permutation(len(known)) % 5
     # The optimiser's vectors are short: on a busy machine waiting for BLAS threads costs ten times the work itself.
     with threadpool_limits(limits=1, user_api="blas"):
-        whole = fit_pool(evidence[labelled], known[labelled], config)
+        whole = _Pool.fit(evidence[labelled], known[labelled], config)
         probs = whole.probs(evidence)
         posterior = probs.copy()
         for fold in np.unique(folds[labelled]):
             held_out = labelled & (folds == fold)
             training = labelled & (folds != fold)
-            pool = fit_pool(evidence[training], known[training], config)
+            pool = _Pool.fit(evidence[training], known[training], config)
             probs[held_out] = pool.probs(evidence[held_out])
-            posterior[held_out] = _normalised(probs[held_out] * pool.transition[:, known[held_out]].T)
-    return _combined(votes, known, probs, posterior, whole)
-
-
-def fit_pool(evidence: Floats, given: Ints, config: LabelModelConfig) -> Pool:
-    """Fit the pool and the noise transition to given labels: the maximum of their joint posterior.
-
-    How noisy the labels are shows in how the votes' say saturates: where all sources agree firmly and one label in six
-    still differs, the label is at fault. Expectation-maximisation finds the same optimum but crawls away from a
-    transition near the identity, so the marginal likelihood is climbed directly.
-
-    Args:
-        evidence: Centred log-votes, (n, S, K), 0 where a source abstains.
-        given: Given labels, (n,); all of them known.
-        config: The priors.
-    """
-    sources, classes = evidence.shape[1:]
-    counts = np.bincount(given, minlength=classes) + 1.0
-    prior = counts / counts.sum()
-    expected = np.concatenate(
-        [
-            np.full(sources, config.source_weight / sources),
-            np.zeros(classes),
-            [np.log((1 - config.noise) * max(classes - 1, 1) / config.noise)],
-            np.zeros(classes * classes),
-        ]
-    )
-    spread = np.repeat(
-        [config.source_spread, config.bias_spread, config.noise_spread, config.transition_spread],
-        [sources, classes, 1, classes * classes],
-    )
-    lowest = [(0.0, None)] * sources + [(None, None)] * (len(expected) - sources)  # no source is worse than none
-    found = minimize(
-        _loss,
-        expected,
-        args=(evidence, given, np.log(prior), expected, spread),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=lowest,
-        options={"maxiter": config.rounds},
-    ).x
-    weights, bias, transition = _unpacked(found, sources, classes)
-    return Pool(weights, bias, prior, transition)
-
-
-def _loss(
-    parameters: Floats, evidence: Floats, given: Ints, log_prior: Floats, expected: Floats, spread: Floats
-) -> tuple[float, Floats]:
-    """Negative log posterior of the parameters, and its gradient."""
-    sources, classes = evidence.shape[1:]
-    weights, bias, transition = _unpacked(parameters, sources, classes)
-    probs = _softmax(log_prior + bias + np.einsum("nsk,s->nk", evidence, weights))  # (n, K)
-    joint = probs * transition[:, given].T  # P(true, given | votes), (n, K)
-    likelihood = joint.sum(axis=1)
-    truth = joint / likelihood[:, None]  # P(true | votes, given), (n, K)
-    counts = np.einsum("ny,ng->yg", truth, np.eye(classes)[given])  # expected clips by true and given label
-    pull = transition * counts.sum(axis=1, keepdims=True) - counts
-    deviation = (parameters - expected) / spread
-    slope = np.concatenate(
-        [
-            np.einsum("nsk,nk->s", evidence, probs - truth),
-            (probs - truth).sum(axis=0),
-            [np.trace(pull)],
-            pull.ravel(),
-        ]
-    )
-    return float(np.sum(deviation**2) / 2 - np.log(likelihood).sum()), slope + deviation / spread
-
-
-def _unpacked(parameters: Floats, sources: int, classes: int) -> tuple[Floats, Floats, Floats]:
-    """Source weights (S,), class bias (K,), noise transition (K, K): a common diagonal plus deviations, softmaxed."""
-    weights, bias = parameters[:sources], parameters[sources : sources + classes]
-    diagonal, deviations = parameters[sources + classes], parameters[sources + classes + 1 :]
-    return weights, bias, _softmax(diagonal * np.eye(classes) + deviations.reshape(classes, classes))
-
-
-def _combined(
-    votes: Mapping[str, NDArray[np.floating]], given: Ints, probs: Floats, posterior: Floats, pool: Pool
-) -> Assessment:
-    labels = posterior.argmax(axis=1).astype(np.int64)
-    ballots = {name: first_choice(rows) for name, rows in votes.items()}
-    cast = np.stack(list(ballots.values()), axis=1)  # (n, S)
-    voting = (cast != ABSTAIN).sum(axis=1)
-    agreeing = (cast == labels[:, None]).sum(axis=1)
-    agreement = np.divide(agreeing, voting, out=np.full(len(given), np.nan), where=voting > 0)
+            joint = probs[held_out] * pool.transition[:, known[held_out]].T
+            posterior[held_out] = joint / joint.sum(axis=1, keepdims=True)
+    cast = {name: first_choice(rows) for name, rows in votes.items()}
     sources = tuple(
-        _source(name, ballots[name], given, posterior, weight)
-        for name, weight in zip(votes, pool.weights.tolist(), strict=True)
+        _source(name, cast[name], known, posterior, weight)
+        for name, weight in zip(votes, whole.pool.weights.tolist(), strict=True)
     )
-    confidence = posterior.max(axis=1, initial=0.0)
-    return Assessment(probs, posterior, labels, confidence, agreement, ballots, pool.transition, sources)
+    return Assessment.of(cast, probs=probs, posterior=posterior, transition=whole.transition, sources=sources)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """A fitted pool, the class prior (K,) that it falls back on, and the noise transition (K, K)."""
+
+    pool: LogPool
+    prior: Floats
+    transition: Floats
+
+    @classmethod
+    def fit(cls, evidence: Floats, given: Ints, config: LabelModelConfig) -> _Pool:
+        """Fit to given labels, (n,), all of them known, by evidence (n, S, K)."""
+        counts = np.bincount(given, minlength=evidence.shape[2]) + 1.0
+        prior = counts / counts.sum()
+        pool, transition = fit_noisy_log_pool(evidence, given, config, bias=np.log(prior))
+        return cls(pool, prior, transition)
+
+    def probs(self, evidence: Floats) -> Floats:
+        """P(true label | votes), (n, K), of evidence (n, S, K); the prior where all sources abstain."""
+        probs: Floats = softmax(self.pool.scores(evidence), axis=1)
+        probs[~evidence.any(axis=(1, 2))] = self.prior
+        return probs
 
 
 def _source(name: str, ballot: Ints, given: Ints, posterior: Floats, weight: float) -> Source:
@@ -237,13 +235,3 @@ def _source(name: str, ballot: Ints, given: Ints, posterior: Floats, weight: flo
         accuracy=float(np.mean(posterior[voted, ballot[voted]])) if len(voted) else float("nan"),
         weight=weight,
     )
-
-
-def _softmax(scores: Floats) -> Floats:
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return _normalised(powers)
-
-
-def _normalised(rows: Floats) -> Floats:
-    normalised: Floats = rows / rows.sum(axis=1, keepdims=True)
-    return normalised

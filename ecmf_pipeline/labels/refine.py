@@ -1,4 +1,8 @@
-"""What becomes of each clip's label."""
+"""What becomes of each clip's label: kept, weighed, replaced, dropped, or shown to a person.
+
+Nothing is overwritten lightly: a given label is replaced, and a clip without one gets a pseudo-label, from the
+probability on at which clips with verdicts show that this is right often enough (`find_targets`).
+"""
 
 from __future__ import annotations
 
@@ -10,52 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
+from ecmf_pipeline.core.arrays import Bools, Floats, Ints
 from ecmf_pipeline.core.clips import Clip, ClipId, Split, labels_of
 from ecmf_pipeline.labels.config import RefineConfig
 from ecmf_pipeline.labels.label_model import Assessment
 from ecmf_pipeline.labels.votes import ABSTAIN
-
-Floats = NDArray[np.float64]
-
-
-def lessons(posterior: Floats) -> Floats:
-    """How much a person's verdict on each clip would teach, (n,), in bits.
-
-    A verdict teaches what is unknown before it: the entropy of the clip's label given everything. The given label
-    counts: an unlikely one is where label and votes contradict each other, and the posterior is torn.
-
-    Args:
-        posterior: What is known of each clip's label, (n, K).
-    """
-    probs = np.clip(posterior, 1e-12, 1.0)
-    bits: Floats = -(probs * np.log2(probs)).sum(axis=1)
-    return bits
-
-
-def worth_labelling(posterior: Floats, known: NDArray[np.bool_], count: int) -> Sequence[int]:
-    """The clips to ask a person about first, at most ``count``, no label in too many of them.
-
-    The clips are taken by what they teach, in turn from each class that is thought likeliest: entropy alone would ask
-    about one confusable pair over and over.
-
-    Args:
-        posterior: What is known of each clip's label, (n, K).
-        known: Clips that a person has judged already, (n,).
-        count: How many to name.
-    """
-    taught, labels = lessons(posterior), posterior.argmax(axis=1)
-    queues = []
-    for label in range(posterior.shape[1]):
-        rows = np.flatnonzero((labels == label) & ~known)
-        queues.append(rows[np.argsort(-taught[rows], kind="stable")].tolist())
-    chosen: list[int] = []
-    while len(chosen) < count and any(queues):
-        heads = sorted((queue for queue in queues if queue), key=lambda queue: -taught[queue[0]])
-        chosen += [queue.pop(0) for queue in heads]
-    return chosen[:count]
-
-
-Ints = NDArray[np.int64]
 
 NEVER = float("inf")
 """The threshold that nothing reaches."""
@@ -63,6 +26,69 @@ NEVER = float("inf")
 CERTAINTY = 0.9
 """How sure it must be, one-sided, that the precision above a threshold is at least the target. Each threshold is judged
 by itself, and the lowest is taken that passes: that it is one is a little less sure."""
+
+
+class Verdict(StrEnum):
+    """What is done with a clip's label."""
+
+    KEEP = "keep"
+    """The given label stands."""
+    DOWN_WEIGHT = "down_weight"
+    """The given label stands, but counts less."""
+    RELABEL = "relabel"
+    """Another label replaces the given one."""
+    DROP = "drop"
+    """The given label is most likely wrong and it is unclear what is right: not trained on."""
+    PSEUDO = "pseudo"
+    """A clip without a given label gets one."""
+    REVIEW = "review"
+    """A human should look. A given label stands meanwhile, by its low weight; a clip without one is not trained on."""
+    LEAVE = "leave"
+    """A clip without a given label stays without."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """The vote of one source on one clip.
+
+    Attributes:
+        source: Its name, as in ``text/linear``.
+        label: Its first choice; "" when it abstains.
+        probability: Probability of that choice; None when it abstains.
+    """
+
+    source: str
+    label: str
+    probability: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of one clip's label.
+
+    Attributes:
+        clip_id: The clip.
+        split: Its split.
+        given_label: The given label, "" where there is none.
+        refined_label: The label to train on, "" where the clip is not trained on.
+        decision: What was decided.
+        weight: The clip's weight in training, 0 where it is not trained on; labelled clips average one.
+        confidence: Probability that ``refined_label`` is right; without one, that of the label model's first choice.
+        agreement: Share of the voting sources whose vote is the label model's first choice; NaN where none votes.
+        reason: Why, in words.
+        votes: One vote a source, where they are known: `read_decisions` reads them on demand.
+    """
+
+    clip_id: ClipId
+    split: Split
+    given_label: str
+    refined_label: str
+    decision: Verdict
+    weight: float
+    confidence: float
+    agreement: float
+    reason: str
+    votes: Sequence[Vote] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +104,194 @@ class Targets:
     relabel: float
     pseudo: Floats
     words: tuple[str, str]
+
+
+def decide(
+    assessment: Assessment,
+    clips: Sequence[Clip],
+    labels: Sequence[str],
+    config: RefineConfig,
+    *,
+    families: Mapping[str, str],
+    gold: Ints | None = None,
+) -> list[Decision]:
+    """Decide about every clip.
+
+    Args:
+        assessment: What the sources say, of the same clips in the same order.
+        clips: The clips; their gold labels are not read.
+        labels: The K label names.
+        config: The thresholds and targets.
+        families: The family of each source: sources that see the same features (all voters of a modality) are one
+            family and count once.
+        gold: Labels that a person vouches for, (n,), -1 where unknown; None: nowhere known.
+
+    Returns:
+        One decision a clip, in the same order.
+
+    Raises:
+        ValueError: When the clips are not those that were voted on, or a source has no family.
+    """
+    if len(clips) != len(assessment.labels) or assessment.probs.shape[1] != len(labels):
+        raise ValueError(f"{len(clips)} clips, {len(labels)} labels but votes of {assessment.probs.shape}")
+    if missing := set(assessment.votes) - set(families):
+        raise ValueError(f"no family for {sorted(missing)}")
+    given = np.array(labels_of(clips, labels), np.int64)
+    gold = np.full(len(clips), -1) if gold is None else gold
+    targets = find_targets(assessment, given, gold, config)
+    backing = families_behind(assessment, families)
+    draft = _Draft(np.full(len(clips), Verdict.LEAVE, object), np.full(len(clips), -1), np.full(len(clips), "", object))
+    _judge_given(draft, assessment, given, backing, targets, config)
+    _obey_verdicts(draft, given, gold)
+    _add_pseudo(draft, assessment, clips, (given < 0) & (gold < 0), backing, targets, config)
+    _ask_for_review(draft, assessment, (given < 0) & (gold < 0), config)
+    weights = _weights(assessment, given, gold, draft.new, config)
+    shown = np.where(draft.new >= 0, draft.new, assessment.labels)
+    confidence = assessment.posterior[np.arange(len(clips)), shown]
+    voices = _Voices.of(assessment, backing)
+    return [
+        Decision(
+            clip_id=clip.clip_id,
+            split=clip.split,
+            given_label=clip.given_label,
+            refined_label=labels[draft.new[i]] if draft.new[i] >= 0 else "",
+            decision=draft.verdicts[i],
+            weight=float(weights[i]),
+            confidence=float(confidence[i]),
+            agreement=float(assessment.agreement[i]),
+            reason=_reason(assessment, labels, voices, i, int(given[i])) + draft.notes[i],
+        )
+        for i, clip in enumerate(clips)
+    ]
+
+
+@dataclass(slots=True)
+class _Draft:
+    """Decisions on n clips while they are made: verdict, new label (-1: not trained on), and what the reason adds."""
+
+    verdicts: NDArray[np.object_]
+    new: Ints
+    notes: NDArray[np.object_]
+
+    def set(self, rows: Bools | Ints, verdict: Verdict, note: str = "") -> None:
+        self.verdicts[rows] = verdict
+        self.notes[rows] = note
+
+
+def _judge_given(
+    draft: _Draft, assessment: Assessment, given: Ints, backing: Ints, targets: Targets, config: RefineConfig
+) -> None:
+    """Verdicts on given labels. Without a vote there is nothing to doubt one by."""
+    labelled = given >= 0
+    doubted = labelled & ~np.isnan(assessment.agreement)
+    belief = assessment.posterior[np.arange(len(given)), given]
+    draft.new[labelled] = given[labelled]
+    draft.set(labelled, Verdict.KEEP)
+    draft.set(doubted & (belief < config.keep_above), Verdict.DOWN_WEIGHT, "; it counts less")
+    draft.set(doubted & (belief < config.review_below), Verdict.REVIEW, "; it counts less, and a person should look")
+    drop = doubted & (belief < config.drop_below)
+    draft.set(drop, Verdict.DROP, "; left out of training")
+    sure = (assessment.labels != given) & (assessment.confidence >= targets.relabel)
+    relabel = doubted & sure & (belief < config.review_below) & (backing >= config.relabel_families)
+    draft.new[drop] = -1
+    draft.new[relabel] = assessment.labels[relabel]
+    draft.set(relabel, Verdict.RELABEL, f"; {config.relabel_precision:.0%} of such replacements are right")
+
+
+def _obey_verdicts(draft: _Draft, given: Ints, gold: Ints) -> None:
+    """A label that a person vouches for stands, whatever the sources say."""
+    known = gold >= 0
+    draft.new[known] = gold[known]
+    draft.set(known & (given == gold), Verdict.KEEP, "; a person's verdict is the same")
+    draft.set(known & (given >= 0) & (given != gold), Verdict.RELABEL, "; replaced by a person's verdict")
+    draft.set(known & (given < 0), Verdict.PSEUDO, "; labelled by a person's verdict")
+
+
+def _add_pseudo(
+    draft: _Draft,
+    assessment: Assessment,
+    clips: Sequence[Clip],
+    unlabeled: Bools,
+    backing: Ints,
+    targets: Targets,
+    config: RefineConfig,
+) -> None:
+    """Enter pseudo-labels, the surest first up to each class's quota."""
+    allowed = unlabeled & np.array([clip.split in config.pseudo_splits for clip in clips], dtype=bool)
+    sure = allowed & (assessment.confidence >= targets.pseudo[assessment.labels])
+    sure &= backing >= config.pseudo_families
+    draft.set(unlabeled & ~sure, Verdict.LEAVE, "; too unsure to use")
+    draft.set(unlabeled & ~allowed, Verdict.LEAVE, "; clips of this split get no pseudo-labels")
+    trained = np.bincount(draft.new[~unlabeled & (draft.new >= 0)], minlength=assessment.probs.shape[1])
+    for label, count in enumerate(trained.tolist()):
+        eligible = np.flatnonzero(sure & (assessment.labels == label)).tolist()
+        eligible.sort(key=lambda i: (-assessment.confidence[i], clips[i].clip_id))
+        quota = int(config.pseudo_quota * count)
+        taken, turned_away = np.array(eligible[:quota], np.int64), np.array(eligible[quota:], np.int64)
+        draft.set(taken, Verdict.PSEUDO)
+        draft.new[taken] = label
+        draft.set(turned_away, Verdict.LEAVE, "; its class has its quota of pseudo-labels")
+
+
+def _ask_for_review(draft: _Draft, assessment: Assessment, unlabeled: Bools, config: RefineConfig) -> None:
+    """Of the clips that stay without a label, those whose verdict would teach most."""
+    left = np.flatnonzero(unlabeled & (draft.verdicts == Verdict.LEAVE))
+    taught = lessons(assessment.posterior)[left]
+    chosen = left[np.argsort(-taught, kind="stable")[: config.review_budget]]
+    draft.verdicts[chosen] = Verdict.REVIEW
+
+
+def _weights(assessment: Assessment, given: Ints, gold: Ints, new: Ints, config: RefineConfig) -> Floats:
+    """What each clip counts: how far its label is believed, scaled so that clips with a given label average one.
+
+    Classes are not evened out: a class whose labels are mostly wrong would get its false members' weight back. The
+    training balances classes by the weights that are left.
+    """
+    rows = np.arange(len(given))
+    belief = np.where(new >= 0, assessment.posterior[rows, new], 0.0)
+    belief[(gold >= 0) & (new >= 0)] = 1.0
+    trained = (new >= 0) & ((given >= 0) | (gold >= 0))
+    mean = belief[trained].mean() if trained.any() else 1.0
+    weights: Floats = np.where(trained, belief / max(mean, 1e-12), config.pseudo_weight * belief)
+    return weights
+
+
+def families_behind(assessment: Assessment, families: Mapping[str, str]) -> Ints:
+    """How many families favour the first choice, (n,): those of whose voting sources more than half vote for it."""
+    behind = np.zeros(len(assessment.labels), np.int64)
+    for family in sorted({families[name] for name in assessment.votes}):
+        casts = np.stack([cast for name, cast in assessment.votes.items() if families[name] == family], axis=1)
+        behind += 2 * (casts == assessment.labels[:, None]).sum(axis=1) > (casts != ABSTAIN).sum(axis=1)
+    return behind
+
+
+@dataclass(frozen=True, slots=True)
+class _Voices:
+    """How many sources vote, how many of them for the first choice, and how many families, (n,) each."""
+
+    voting: Ints
+    agreeing: Ints
+    families: Ints
+
+    @classmethod
+    def of(cls, assessment: Assessment, families: Ints) -> _Voices:
+        casts = np.stack(list(assessment.votes.values()), axis=1)  # (n, S)
+        agreeing = (casts == assessment.labels[:, None]).sum(axis=1)
+        return cls((casts != ABSTAIN).sum(axis=1), agreeing, families)
+
+
+def _reason(assessment: Assessment, labels: Sequence[str], voices: _Voices, row: int, given: int) -> str:
+    first = labels[assessment.labels[row]]
+    if voices.voting[row] == 0:
+        return "no source votes" + (f"; given label {labels[given]} stands" if given >= 0 else "")
+    families = voices.families[row]
+    said = (
+        f"{voices.agreeing[row]} of {voices.voting[row]} sources ({families} "
+        f"{'family' if families == 1 else 'families'}) say {first} (posterior {assessment.confidence[row]:.2f})"
+    )
+    if given < 0 or first == labels[given]:
+        return said
+    return f"{said}; given label {labels[given]} has {assessment.posterior[row, given]:.2f}"
 
 
 def find_targets(assessment: Assessment, given: Ints, gold: Ints, config: RefineConfig) -> Targets:
@@ -178,249 +392,49 @@ def _words(relabel: float, pseudo: Floats, judged: tuple[int, int], config: Refi
     )
 
 
-Bools = NDArray[np.bool_]
+def lessons(posterior: Floats) -> Floats:
+    """How much a person's verdict on each clip would teach, (n,), in bits.
 
-
-class Verdict(StrEnum):
-    """What is done with a clip's label."""
-
-    KEEP = "keep"
-    """The given label stands."""
-    DOWN_WEIGHT = "down_weight"
-    """The given label stands, but counts less."""
-    RELABEL = "relabel"
-    """Another label replaces the given one."""
-    DROP = "drop"
-    """The given label is most likely wrong and it is unclear what is right: not trained on."""
-    PSEUDO = "pseudo"
-    """A clip without a given label gets one."""
-    REVIEW = "review"
-    """A human should look. A given label stands meanwhile, by its low weight; a clip without one is not trained on."""
-    LEAVE = "leave"
-    """A clip without a given label stays without."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What becomes of one clip's label.
-
-    Attributes:
-        clip_id: The clip.
-        split: Its split.
-        old_label: The given label, "" where there is none.
-        new_label: The label to train on, "" where the clip is not trained on.
-        decision: What was decided.
-        weight: The clip's weight in training, 0 where it is not trained on; labelled clips average one.
-        confidence: Probability that ``new_label`` is right; without one, that of the label model's first choice.
-        agreement: Share of the voting sources whose vote is the label model's first choice; NaN where none votes.
-        reason: Why, in words.
-    """
-
-    clip_id: ClipId
-    split: Split
-    old_label: str
-    new_label: str
-    decision: Verdict
-    weight: float
-    confidence: float
-    agreement: float
-    reason: str
-
-
-@dataclass(slots=True)
-class _Draft:
-    """Decisions on n clips while they are made: verdict, new label (-1: not trained on), and what the reason adds."""
-
-    verdicts: NDArray[np.object_]
-    new: Ints
-    notes: NDArray[np.object_]
-
-    def set(self, rows: Bools | Ints, verdict: Verdict, note: str = "") -> None:
-        self.verdicts[rows] = verdict
-        self.notes[rows] = note
-
-
-def decide(
-    assessment: Assessment,
-    clips: Sequence[Clip],
-    labels: Sequence[str],
-    config: RefineConfig,
-    *,
-    families: Mapping[str, str],
-    gold: Ints | None = None,
-) -> list[Decision]:
-    """Decide about every clip.
+    A verdict teaches what is unknown before it: the entropy of the clip's label given everything. The given label
+    counts: an unlikely one is where label and votes contradict each other, and the posterior is torn.
 
     Args:
-        assessment: What the sources say, of the same clips in the same order.
-        clips: The clips; their gold labels are not read.
-        labels: The K label names.
-        config: The thresholds and targets.
-        families: The family of each source: sources that see the same features (all voters of a modality) are one
-            family and count once.
-        gold: Labels that a person vouches for, (n,), -1 where unknown; None: nowhere known.
-
-    Returns:
-        One decision a clip, in the same order.
-
-    Raises:
-        ValueError: When the clips are not those that were voted on, or a source has no family.
+        posterior: What is known of each clip's label, (n, K).
     """
-    if len(clips) != len(assessment.labels) or assessment.probs.shape[1] != len(labels):
-        raise ValueError(f"{len(clips)} clips, {len(labels)} labels but votes of {assessment.probs.shape}")
-    if missing := set(assessment.votes) - set(families):
-        raise ValueError(f"no family for {sorted(missing)}")
-    given = np.array(labels_of(clips, labels), np.int64)
-    gold = np.full(len(clips), -1) if gold is None else gold
-    targets = find_targets(assessment, given, gold, config)
-    backing = families_behind(assessment, families)
-    draft = _Draft(np.full(len(clips), Verdict.LEAVE, object), np.full(len(clips), -1), np.full(len(clips), "", object))
-    _judge_given(draft, assessment, given, backing, targets, config)
-    _obey_verdicts(draft, given, gold)
-    _add_pseudo(draft, assessment, clips, (given < 0) & (gold < 0), backing, targets, config)
-    _ask_for_review(draft, assessment, (given < 0) & (gold < 0), config)
-    weights = _weights(assessment, given, gold, draft.new, config)
-    shown = np.where(draft.new >= 0, draft.new, assessment.labels)
-    confidence = assessment.posterior[np.arange(len(clips)), shown]
-    voices = _Voices.of(assessment, backing)
-    return [
-        Decision(
-            clip_id=clip.clip_id,
-            split=clip.split,
-            old_label=clip.given_label,
-            new_label=labels[draft.new[i]] if draft.new[i] >= 0 else "",
-            decision=draft.verdicts[i],
-            weight=float(weights[i]),
-            confidence=float(confidence[i]),
-            agreement=float(assessment.agreement[i]),
-            reason=_reason(assessment, labels, voices, i, int(given[i])) + draft.notes[i],
-        )
-        for i, clip in enumerate(clips)
-    ]
+    probs = np.clip(posterior, 1e-12, 1.0)
+    bits: Floats = -(probs * np.log2(probs)).sum(axis=1)
+    return bits
 
 
-def families_behind(assessment: Assessment, families: Mapping[str, str]) -> Ints:
-    """How many families favour the first choice, (n,): those of whose voting sources more than half vote for it."""
-    behind = np.zeros(len(assessment.labels), np.int64)
-    for family in sorted({families[name] for name in assessment.votes}):
-        casts = np.stack([cast for name, cast in assessment.votes.items() if families[name] == family], axis=1)
-        behind += 2 * (casts == assessment.labels[:, None]).sum(axis=1) > (casts != ABSTAIN).sum(axis=1)
-    return behind
+def worth_labelling(posterior: Floats, known: NDArray[np.bool_], count: int) -> Sequence[int]:
+    """The clips to ask a person about first, at most ``count``, no label in too many of them.
 
+    The clips are taken by what they teach, in turn from each class that is thought likeliest: entropy alone would ask
+    about one confusable pair over and over.
 
-def _judge_given(
-    draft: _Draft, assessment: Assessment, given: Ints, backing: Ints, targets: Targets, config: RefineConfig
-) -> None:
-    """Verdicts on given labels. Without a vote there is nothing to doubt one by."""
-    labelled = given >= 0
-    doubted = labelled & ~np.isnan(assessment.agreement)
-    belief = assessment.posterior[np.arange(len(given)), given]
-    draft.new[labelled] = given[labelled]
-    draft.set(labelled, Verdict.KEEP)
-    draft.set(doubted & (belief < config.keep_above), Verdict.DOWN_WEIGHT, "; it counts less")
-    draft.set(doubted & (belief < config.review_below), Verdict.REVIEW, "; it counts less, and a person should look")
-    drop = doubted & (belief < config.drop_below)
-    draft.set(drop, Verdict.DROP, "; left out of training")
-    sure = (assessment.labels != given) & (assessment.confidence >= targets.relabel)
-    relabel = doubted & sure & (belief < config.review_below) & (backing >= config.relabel_families)
-    draft.new[drop] = -1
-    draft.new[relabel] = assessment.labels[relabel]
-    draft.set(relabel, Verdict.RELABEL, f"; {config.relabel_precision:.0%} of such replacements are right")
-
-
-def _obey_verdicts(draft: _Draft, given: Ints, gold: Ints) -> None:
-    """A label that a person vouches for stands, whatever the sources say."""
-    known = gold >= 0
-    draft.new[known] = gold[known]
-    draft.set(known & (given == gold), Verdict.KEEP, "; a person's verdict is the same")
-    draft.set(known & (given >= 0) & (given != gold), Verdict.RELABEL, "; replaced by a person's verdict")
-    draft.set(known & (given < 0), Verdict.PSEUDO, "; labelled by a person's verdict")
-
-
-def _add_pseudo(
-    draft: _Draft,
-    assessment: Assessment,
-    clips: Sequence[Clip],
-    unlabeled: Bools,
-    backing: Ints,
-    targets: Targets,
-    config: RefineConfig,
-) -> None:
-    """Enter pseudo-labels, the surest first up to each class's quota."""
-    allowed = unlabeled & np.array([clip.split in config.pseudo_splits for clip in clips], dtype=bool)
-    sure = allowed & (assessment.confidence >= targets.pseudo[assessment.labels])
-    sure &= backing >= config.pseudo_families
-    draft.set(unlabeled & ~sure, Verdict.LEAVE, "; too unsure to use")
-    draft.set(unlabeled & ~allowed, Verdict.LEAVE, "; clips of this split get no pseudo-labels")
-    trained = np.bincount(draft.new[~unlabeled & (draft.new >= 0)], minlength=assessment.probs.shape[1])
-    for label, count in enumerate(trained.tolist()):
-        eligible = np.flatnonzero(sure & (assessment.labels == label)).tolist()
-        eligible.sort(key=lambda i: (-assessment.confidence[i], clips[i].clip_id))
-        quota = int(config.pseudo_quota * count)
-        taken, turned_away = np.array(eligible[:quota], np.int64), np.array(eligible[quota:], np.int64)
-        draft.set(taken, Verdict.PSEUDO)
-        draft.new[taken] = label
-        draft.set(turned_away, Verdict.LEAVE, "; its class has its quota of pseudo-labels")
-
-
-def _ask_for_review(draft: _Draft, assessment: Assessment, unlabeled: Bools, config: RefineConfig) -> None:
-    """Of the clips that stay without a label, those whose verdict would teach most."""
-    left = np.flatnonzero(unlabeled & (draft.verdicts == Verdict.LEAVE))
-    taught = lessons(assessment.posterior)[left]
-    chosen = left[np.argsort(-taught, kind="stable")[: config.review_budget]]
-    draft.verdicts[chosen] = Verdict.REVIEW
-
-
-def _weights(assessment: Assessment, given: Ints, gold: Ints, new: Ints, config: RefineConfig) -> Floats:
-    """What each clip counts: how far its label is believed, scaled so that clips with a given label average one.
-
-    Classes are not evened out: a class whose labels are mostly wrong would get its false members' weight back. The
-    training balances classes by the weights that are left.
+    Args:
+        posterior: What is known of each clip's label, (n, K).
+        known: Clips that a person has judged already, (n,).
+        count: How many to name.
     """
-    rows = np.arange(len(given))
-    belief = np.where(new >= 0, assessment.posterior[rows, new], 0.0)
-    belief[(gold >= 0) & (new >= 0)] = 1.0
-    trained = (new >= 0) & ((given >= 0) | (gold >= 0))
-    mean = belief[trained].mean() if trained.any() else 1.0
-    weights: Floats = np.where(trained, belief / max(mean, 1e-12), config.pseudo_weight * belief)
-    return weights
-
-
-@dataclass(frozen=True, slots=True)
-class _Voices:
-    """How many sources vote, how many of them for the first choice, and how many families, (n,) each."""
-
-    voting: Ints
-    agreeing: Ints
-    families: Ints
-
-    @classmethod
-    def of(cls, assessment: Assessment, families: Ints) -> _Voices:
-        casts = np.stack(list(assessment.votes.values()), axis=1)  # (n, S)
-        agreeing = (casts == assessment.labels[:, None]).sum(axis=1)
-        return cls((casts != ABSTAIN).sum(axis=1), agreeing, families)
-
-
-def _reason(assessment: Assessment, labels: Sequence[str], voices: _Voices, row: int, given: int) -> str:
-    first = labels[assessment.labels[row]]
-    if voices.voting[row] == 0:
-        return "no source votes" + (f"; given label {labels[given]} stands" if given >= 0 else "")
-    families = voices.families[row]
-    said = (
-        f"{voices.agreeing[row]} of {voices.voting[row]} sources ({families} "
-        f"{'family' if families == 1 else 'families'}) say {first} (posterior {assessment.confidence[row]:.2f})"
-    )
-    if given < 0 or first == labels[given]:
-        return said
-    return f"{said}; given label {labels[given]} has {assessment.posterior[row, given]:.2f}"
+    taught, labels = lessons(posterior), posterior.argmax(axis=1)
+    queues = []
+    for label in range(posterior.shape[1]):
+        rows = np.flatnonzero((labels == label) & ~known)
+        queues.append(rows[np.argsort(-taught[rows], kind="stable")].tolist())
+    chosen: list[int] = []
+    while len(chosen) < count and any(queues):
+        heads = sorted((queue for queue in queues if queue), key=lambda queue: -taught[queue[0]])
+        chosen += [queue.pop(0) for queue in heads]
+    return chosen[:count]
 
 
 def effect_of(decisions: Sequence[Decision], labels: Sequence[str]) -> list[str]:
     """Clips and weight by class, before and after, one sentence a class that changes, after one about all."""
     sentences = []
-    before = {label: sum(decision.old_label == label for decision in decisions) for label in labels}
-    after = {label: sum(d.new_label == label and d.weight > 0 for d in decisions) for label in labels}
-    weight = {label: sum(d.weight for d in decisions if d.new_label == label) for label in labels}
+    before = {label: sum(decision.given_label == label for decision in decisions) for label in labels}
+    after = {label: sum(d.refined_label == label and d.weight > 0 for d in decisions) for label in labels}
+    weight = {label: sum(d.weight for d in decisions if d.refined_label == label) for label in labels}
     trained = [decision.weight for decision in decisions if decision.weight > 0]
     worth = sum(trained) ** 2 / sum(value**2 for value in trained) if trained else 0.0
     sentences.append(

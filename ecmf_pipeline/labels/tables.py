@@ -1,6 +1,6 @@
-"""The csv files of this room: the long table of votes and the refined labels.
+"""Csv files of labels: votes, of our own voters and of others, verdicts, refined labels, and clips to label next.
 
-Both are sorted, and floats rounded to six digits, so that the same votes always make the same bytes.
+What is written is sorted, and floats rounded to six digits, so that the same votes always make the same bytes.
 """
 
 from __future__ import annotations
@@ -15,118 +15,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.core.clips import ClipId, Split
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import read_text, write_atomic
-from ecmf_pipeline.labels.refine import Decision, Verdict
+from ecmf_pipeline.labels.refine import Decision, Verdict, Vote
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-
-def read_table(
-    path: Path,
-    required: Sequence[str],
-    numbers: Sequence[str],
-    hint: str,
-    *,
-    others: Callable[[str], bool] | None = None,
-) -> pd.DataFrame:
-    """Read a csv file that has at least the columns ``required``.
-
-    Text stays as it is ("NA" is a name); cells of ``numbers``, and of ``others`` where present, may be empty.
-
-    Raises:
-        MissingInput: When the file is not there.
-        InputError: When it is no csv file, or a column or a number is missing.
-    """
-    import pandas as pd
-
-    if not path.is_file():
-        raise MissingInput(f"{path} is missing", hint.removesuffix(" again"))
-    text = read_text(path)
-    try:
-        header = _header(text)
-        extra = [name for name in header if others and name not in required and others(name)]
-        frame = pd.read_csv(
-            io.StringIO(text),
-            dtype=dict.fromkeys(header, "str") | dict.fromkeys([*numbers, *extra], "float64"),
-            na_values={name: [""] for name in [*numbers, *extra]},
-            keep_default_na=False,
-        )
-    except (csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error})", hint) from error
-    if absent := [name for name in required if name not in frame.columns]:
-        raise InputError(f"{path} has no column {absent[0]!r}", hint)
-    return frame
-
-
-def _header(text: str) -> list[str]:
-    """The column names, once every record is known to have as many cells: pandas fills or shifts those that do not."""
-    records = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header = next(records, [])
-    for number, record in enumerate(records, start=1):
-        if record and len(record) != len(header):
-            raise ValueError(f"record {number} has {len(record)} cells, not {len(header)}")
-    return header
-
-
-def refuse(path: Path, wrong: NDArray[np.bool_], what: str | Callable[[int], str], hint: str) -> None:
-    """Raise an InputError that names the first record that is wrong, (n,), if any is; ``what`` may look at its row."""
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise InputError(f"{path}: record {row + 1}: {what if isinstance(what, str) else what(row)}", hint)
-
-
-def probabilities_of(path: Path, frame: pd.DataFrame, labels: Sequence[str], hint: str) -> Floats:
-    """The columns ``p_<label>`` of a table of m votes, (m, K), NaN rows where one abstains.
-
-    Raises:
-        InputError: When a row is no distribution, or the table has a column ``label`` too that says otherwise.
-    """
-    values = frame[[f"p_{label}" for label in labels]].to_numpy(np.float64)
-    silent = np.isnan(values).all(axis=1)
-    wrong = ~silent & ~((values >= 0).all(axis=1) & (np.abs(values.sum(axis=1) - 1) < 1e-3))
-    refuse(path, wrong, "the probabilities are not a distribution", hint)
-    if "label" not in frame.columns:
-        return values
-    named = label_indices(path, frame, labels, hint, abstain=True)
-    # Rounding may tie two labels, so the vote must be one of the most probable labels, not the first of them.
-    cast = first_choice(values)
-    rows = np.arange(len(values))
-    wrong = np.where(silent, named >= 0, (named < 0) | (values[rows, named] < values[rows, cast] - 2e-6))
-    said = [*map(repr, labels), "nothing"]  # under `ABSTAIN`, which as an index is the last
-    contrast = "the label is not the vote: it says {}, the probabilities {}".format
-    refuse(path, wrong, lambda row: contrast(said[named[row]], said[cast[row]]), hint)
-    return values
-
-
-def label_indices(path: Path, frame: pd.DataFrame, labels: Sequence[str], hint: str, *, abstain: bool = False) -> Ints:
-    """The column ``label`` of a table as indices, (m,), `ABSTAIN` where it is empty.
-
-    Args:
-        path: The table's file.
-        frame: Its m rows.
-        labels: The K labels it may name.
-        hint: How a wrong one is mended.
-        abstain: Whether a label may be empty.
-
-    Raises:
-        InputError: When a label is none of those.
-    """
-    import pandas as pd
-
-    named = np.asarray(pd.Index(list(labels)).get_indexer(pd.Index(frame["label"])), np.int64)
-    empty = (frame["label"] == "").to_numpy()
-    wrong = (named < 0) & ~(empty & abstain)
-    said = "the label is unknown: {!r} is none of {}".format
-    refuse(path, wrong, lambda row: said(str(frame["label"].iloc[row]), ", ".join(labels)), hint)
-    return named
-
 
 REFINED_COLUMNS = (
     "clip_id",
@@ -139,11 +36,15 @@ REFINED_COLUMNS = (
     "agreement",
     "reason",
 )
-"""The columns of refined.csv. After them: ``posterior_<label>`` of each label, ``<source>_vote`` and ``<source>_prob``
-of each source."""
+"""The first columns of refined.csv, each an attribute of `Decision`. After them: ``posterior_<label>`` of each label,
+``<source>_vote`` and ``<source>_prob`` of each source."""
 
 POSTERIOR = "posterior_"
 """What the columns of refined.csv begin with that hold the label model's probability of a label."""
+
+_RESERVED = f"columns of refined.csv that begin with {POSTERIOR!r} are the label model's"
+
+_HINT = "mend the file, or take it out of params.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,157 +105,14 @@ def read_votes(path: Path, labels: Sequence[str]) -> VoteTable:
 
     hint = "run `ecmf-pipe vote` again"
     probabilities = [f"p_{label}" for label in labels]
-    frame = read_table(path, ("clip_id", "source", "label", *probabilities), probabilities, hint)
-    values = probabilities_of(path, frame, labels, hint)
+    frame = _read_table(path, ("clip_id", "source", "label", *probabilities), probabilities, hint)
+    values = _probabilities(path, frame, labels, hint)
     clip_codes, clip_ids = pd.factorize(frame["clip_id"], sort=True)
     source_codes, sources = pd.factorize(frame["source"], sort=True)
-    refuse(path, frame.duplicated(["clip_id", "source"]).to_numpy(), "the source votes twice on this clip", hint)
+    _refuse(path, frame.duplicated(["clip_id", "source"]).to_numpy(), "the source votes twice on this clip", hint)
     votes = np.full((len(sources), len(clip_ids), len(labels)), np.nan)
     votes[source_codes, clip_codes] = values
     return VoteTable(tuple(clip_ids), tuple(labels), dict(zip(sources, votes, strict=True)))
-
-
-def write_refined(
-    path: Path,
-    decisions: Sequence[Decision],
-    votes: Mapping[str, NDArray[np.floating]],
-    posterior: NDArray[np.floating],
-    labels: Sequence[str],
-) -> None:
-    """Write the decisions, sorted by clip, and beside each the posterior and every source's vote and its probability.
-
-    Args:
-        path: The csv file.
-        decisions: One a clip.
-        votes: Probabilities by source, (n, K), rows as the decisions.
-        posterior: The label model's probabilities, (n, K), rows as the decisions.
-        labels: The K label names.
-    """
-    import pandas as pd
-
-    fields = ("clip_id", "split", "old_label", "new_label", "decision", "weight", "confidence", "agreement", "reason")
-    columns: dict[str, object] = {
-        column: [getattr(decision, field) for decision in decisions]
-        for column, field in zip(REFINED_COLUMNS, fields, strict=True)
-    }
-    for index, label in enumerate(labels):
-        columns[f"{POSTERIOR}{label}"] = np.round(np.asarray(posterior, np.float64)[:, index], 6)
-    for source in sorted(votes):
-        probs = np.asarray(votes[source], np.float64)
-        cast = first_choice(probs)
-        columns[f"{source}_vote"] = _named(cast, labels)
-        columns[f"{source}_prob"] = np.round(probs[np.arange(len(probs)), cast], 6)
-    for column in ("weight", "confidence", "agreement"):
-        columns[column] = np.round(np.array(columns[column], np.float64), 6)
-    order = sorted(range(len(decisions)), key=lambda i: decisions[i].clip_id)
-    _write(path, pd.DataFrame(columns).iloc[order])
-
-
-def write_next(path: Path, posterior: NDArray[np.floating], decisions: Sequence[Decision], rows: Sequence[int]) -> None:
-    """Write which clips a person should judge first, the most telling first, and what is thought of them now.
-
-    Args:
-        path: The csv file.
-        posterior: Probabilities, (n, K).
-        decisions: One a clip, n.
-        rows: The chosen clips.
-    """
-    import pandas as pd
-
-    ranked = np.sort(np.asarray(posterior, np.float64), axis=1)[list(rows)]
-    chosen = [decisions[row] for row in rows]
-    columns: dict[str, object] = {
-        "clip_id": [decision.clip_id for decision in chosen],
-        "split": [decision.split for decision in chosen],
-        "given_label": [decision.old_label for decision in chosen],
-        "decision": [decision.decision for decision in chosen],
-        "first": np.round(ranked[:, -1:].sum(axis=1), 6),
-        "second": np.round(ranked[:, -2:-1].sum(axis=1), 6),
-        "reason": [decision.reason for decision in chosen],
-    }
-    _write(path, pd.DataFrame(columns))
-
-
-def read_refined(path: Path) -> pd.DataFrame:
-    """Read refined.csv: `REFINED_COLUMNS` and those after them (a source that abstains has the vote "", and NaN).
-
-    Raises:
-        MissingInput: When the file is not there.
-        InputError: When a column is missing, or a decision or a weight is impossible.
-    """
-    hint = "run `ecmf-pipe refine` again"
-    frame = read_table(path, REFINED_COLUMNS, ("weight", "confidence", "agreement"), hint, others=_is_probability)
-    refuse(path, ~frame["decision"].isin(list(Verdict)).to_numpy(), "there is no such decision", hint)
-    refuse(path, ~(frame["weight"] >= 0).to_numpy(), "the weight is not a number of at least 0", hint)
-    unnamed = (frame["weight"] > 0) & (frame["refined_label"] == "")
-    refuse(path, unnamed.to_numpy(), "a clip that is trained on has no label", hint)
-    refuse(path, frame.duplicated("clip_id").to_numpy(), "the clip stands twice", hint)
-    return frame
-
-
-def read_decisions(path: Path) -> list[Decision]:
-    """Read refined.csv back as the decisions it was written from, sorted by clip id.
-
-    Raises:
-        MissingInput: When the file is not there.
-        InputError: When it is damaged.
-    """
-    return [
-        Decision(
-            clip_id=ClipId(str(row["clip_id"])),
-            split=Split(str(row["split"])),
-            old_label=str(row["given_label"]),
-            new_label=str(row["refined_label"]),
-            decision=Verdict(str(row["decision"])),
-            weight=float(row["weight"]),
-            confidence=float(row["confidence"]),
-            agreement=float(row["agreement"]),
-            reason=str(row["reason"]),
-        )
-        for row in read_refined(path).to_dict("records")
-    ]
-
-
-def _is_probability(column: str) -> bool:
-    return column.startswith(POSTERIOR) or column.endswith("_prob")
-
-
-def _named(cast: NDArray[np.int64], labels: Sequence[str]) -> NDArray[np.object_]:
-    """Label names of votes, "" for `ABSTAIN`, which as an index is the last."""
-    assert ABSTAIN == -1
-    return np.array([*labels, ""], dtype=object)[cast]
-
-
-def _write(path: Path, frame: pd.DataFrame) -> None:
-    write_atomic(path, frame.to_csv(index=False, lineterminator="\n"), only_if_changed=True)
-
-
-_RESERVED = f"columns of refined.csv that begin with {POSTERIOR!r} are the label model's"
-_HINT = "mend the file, or take it out of params.yaml"
-
-
-def read_verdicts(path: Path, labels: Sequence[str], clip_ids: Sequence[str]) -> tuple[Ints, int]:
-    """Read what a person says of clips: ``clip_id,label``.
-
-    Args:
-        path: The csv file.
-        labels: The K label names.
-        clip_ids: The clips of the manifest, n.
-
-    Returns:
-        The label of each clip, (n,), -1 where there is no verdict, and how many verdicts are about other clips.
-
-    Raises:
-        MissingInput: When the file is not there.
-        InputError: When it is damaged, a label is unknown, a clip stands twice, or none is one of the manifest's.
-    """
-    frame = read_table(path, ("clip_id", "label"), (), _HINT)
-    named = label_indices(path, frame, labels, _HINT)
-    refuse(path, frame.duplicated("clip_id").to_numpy(), "the clip stands twice", _HINT)
-    rows = _rows(path, frame, clip_ids)
-    gold = np.full(len(clip_ids), -1, np.int64)
-    gold[rows[rows >= 0]] = named[rows >= 0]
-    return gold, int((rows < 0).sum())
 
 
 def read_sources(path: Path, labels: Sequence[str], clip_ids: Sequence[str]) -> tuple[dict[str, Floats], int]:
@@ -375,15 +133,15 @@ def read_sources(path: Path, labels: Sequence[str], clip_ids: Sequence[str]) -> 
             manifest.
     """
     probabilities = [f"p_{label}" for label in labels]
-    frame = read_table(path, ("clip_id", "source"), (), _HINT, others=lambda column: column in probabilities)
+    frame = _read_table(path, ("clip_id", "source"), (), _HINT, others=lambda column: column in probabilities)
     if set(probabilities) <= set(frame.columns):
-        values = probabilities_of(path, frame, labels, _HINT)
+        values = _probabilities(path, frame, labels, _HINT)
     else:
-        frame = read_table(path, ("clip_id", "source", "label"), (), _HINT)
-        named = label_indices(path, frame, labels, _HINT, abstain=True)
+        frame = _read_table(path, ("clip_id", "source", "label"), (), _HINT)
+        named = _label_indices(path, frame, labels, _HINT, abstain=True)
         values = np.where((named >= 0)[:, None], np.eye(len(labels))[named], np.nan)
     _refuse_names(path, frame["source"])
-    refuse(path, frame.duplicated(["clip_id", "source"]).to_numpy(), "the source votes twice on this clip", _HINT)
+    _refuse(path, frame.duplicated(["clip_id", "source"]).to_numpy(), "the source votes twice on this clip", _HINT)
     rows = _rows(path, frame, clip_ids)
     votes = {}
     for source, part in frame.groupby("source", sort=True).indices.items():
@@ -393,14 +151,153 @@ def read_sources(path: Path, labels: Sequence[str], clip_ids: Sequence[str]) -> 
     return votes, int((rows < 0).sum())
 
 
+def read_verdicts(path: Path, labels: Sequence[str], clip_ids: Sequence[str]) -> tuple[Ints, int]:
+    """Read what a person says of clips: ``clip_id,label``.
+
+    Args:
+        path: The csv file.
+        labels: The K label names.
+        clip_ids: The clips of the manifest, n.
+
+    Returns:
+        The label of each clip, (n,), -1 where there is no verdict, and how many verdicts are about other clips.
+
+    Raises:
+        MissingInput: When the file is not there.
+        InputError: When it is damaged, a label is unknown, a clip stands twice, or none is one of the manifest's.
+    """
+    frame = _read_table(path, ("clip_id", "label"), (), _HINT)
+    named = _label_indices(path, frame, labels, _HINT)
+    _refuse(path, frame.duplicated("clip_id").to_numpy(), "the clip stands twice", _HINT)
+    rows = _rows(path, frame, clip_ids)
+    gold = np.full(len(clip_ids), -1, np.int64)
+    gold[rows[rows >= 0]] = named[rows >= 0]
+    return gold, int((rows < 0).sum())
+
+
+def write_refined(
+    path: Path,
+    decisions: Sequence[Decision],
+    votes: Mapping[str, NDArray[np.floating]],
+    posterior: NDArray[np.floating],
+    labels: Sequence[str],
+) -> None:
+    """Write the decisions, sorted by clip, and beside each the posterior and every source's vote and its probability.
+
+    Args:
+        path: The csv file.
+        decisions: One a clip.
+        votes: Probabilities by source, (n, K), rows as the decisions.
+        posterior: The label model's probabilities, (n, K), rows as the decisions.
+        labels: The K label names.
+    """
+    import pandas as pd
+
+    columns: dict[str, object] = {
+        column: [getattr(decision, column) for decision in decisions] for column in REFINED_COLUMNS
+    }
+    for index, label in enumerate(labels):
+        columns[f"{POSTERIOR}{label}"] = np.round(np.asarray(posterior, np.float64)[:, index], 6)
+    for source in sorted(votes):
+        probs = np.asarray(votes[source], np.float64)
+        cast = first_choice(probs)
+        columns[f"{source}_vote"] = _named(cast, labels)
+        columns[f"{source}_prob"] = np.round(probs[np.arange(len(probs)), cast], 6)
+    for column in ("weight", "confidence", "agreement"):
+        columns[column] = np.round(np.array(columns[column], np.float64), 6)
+    order = sorted(range(len(decisions)), key=lambda i: decisions[i].clip_id)
+    _write(path, pd.DataFrame(columns).iloc[order])
+
+
+def read_decisions(path: Path, *, votes: bool = False) -> list[Decision]:
+    """Read refined.csv back as the decisions it was written from, sorted by clip id.
+
+    Args:
+        path: The csv file.
+        votes: Whether each decision gets the votes of all sources, too.
+
+    Raises:
+        MissingInput: When the file is not there.
+        InputError: When a column is missing, or a decision or a weight is impossible.
+    """
+    hint = "run `ecmf-pipe refine` again"
+    frame = _read_table(path, REFINED_COLUMNS, ("weight", "confidence", "agreement"), hint, others=_is_probability)
+    _refuse(path, ~frame["decision"].isin(list(Verdict)).to_numpy(), "there is no such decision", hint)
+    _refuse(path, ~(frame["weight"] >= 0).to_numpy(), "the weight is not a number of at least 0", hint)
+    unnamed = (frame["weight"] > 0) & (frame["refined_label"] == "")
+    _refuse(path, unnamed.to_numpy(), "a clip that is trained on has no label", hint)
+    _refuse(path, frame.duplicated("clip_id").to_numpy(), "the clip stands twice", hint)
+    of_sources = [name for name in frame.columns if name.endswith("_vote") and not name.startswith(POSTERIOR)]
+    sources = [name.removesuffix("_vote") for name in of_sources] if votes else []
+    columns = [*REFINED_COLUMNS, *(f"{source}_{part}" for source in sources for part in ("vote", "prob"))]
+    return [
+        Decision(
+            clip_id=ClipId(row["clip_id"]),
+            split=Split(row["split"]),
+            given_label=row["given_label"],
+            refined_label=row["refined_label"],
+            decision=Verdict(row["decision"]),
+            weight=row["weight"],
+            confidence=row["confidence"],
+            agreement=row["agreement"],
+            reason=row["reason"],
+            votes=[_vote(source, row[f"{source}_vote"], row[f"{source}_prob"]) for source in sources],
+        )
+        for row in frame[columns].to_dict("records")
+    ]
+
+
+def write_next(path: Path, posterior: NDArray[np.floating], decisions: Sequence[Decision], rows: Sequence[int]) -> None:
+    """Write which clips a person should judge first, the most telling first, and what is thought of them now.
+
+    Args:
+        path: The csv file.
+        posterior: Probabilities, (n, K).
+        decisions: One a clip, n.
+        rows: The chosen clips.
+    """
+    import pandas as pd
+
+    ranked = np.sort(np.asarray(posterior, np.float64), axis=1)[list(rows)]
+    chosen = [decisions[row] for row in rows]
+    columns: dict[str, object] = {
+        "clip_id": [decision.clip_id for decision in chosen],
+        "split": [decision.split for decision in chosen],
+        "given_label": [decision.given_label for decision in chosen],
+        "decision": [decision.decision for decision in chosen],
+        "first": np.round(ranked[:, -1:].sum(axis=1), 6),
+        "second": np.round(ranked[:, -2:-1].sum(axis=1), 6),
+        "reason": [decision.reason for decision in chosen],
+    }
+    _write(path, pd.DataFrame(columns))
+
+
+def _vote(source: str, label: str, probability: float) -> Vote:
+    return Vote(source, label, None if np.isnan(probability) else probability)
+
+
+def _is_probability(column: str) -> bool:
+    return column.startswith(POSTERIOR) or column.endswith("_prob")
+
+
+def _named(cast: NDArray[np.int64], labels: Sequence[str]) -> NDArray[np.object_]:
+    """Label names of votes, "" for `ABSTAIN`, which as an index is the last."""
+    assert ABSTAIN == -1
+    return np.array([*labels, ""], dtype=object)[cast]
+
+
+def _write(path: Path, frame: pd.DataFrame) -> None:
+    write_atomic(path, frame.to_csv(index=False, lineterminator="\n"), only_if_changed=True)
+
+
 def _refuse_names(path: Path, sources: pd.Series[str]) -> None:
     """A source's name begins columns of refined.csv, which must not pass for another's, and stands in messages."""
-    refuse(path, (sources == "").to_numpy(), "the source has no name", _HINT)
+    _refuse(path, (sources == "").to_numpy(), "the source has no name", _HINT)
     hint = "give the source another name"
     reserved = np.array([f"{name}_".startswith(POSTERIOR) for name in sources], bool)
-    refuse(path, reserved, lambda row: f"a source must not be called {sources.iloc[row]!r}: {_RESERVED}", hint)
+    _refuse(path, reserved, lambda row: f"a source must not be called {sources.iloc[row]!r}: {_RESERVED}", hint)
     odd = np.array([not name.isprintable() for name in sources], bool)
-    refuse(path, odd, lambda row: f"a source must not be called {sources.iloc[row]!r}: it cannot be printed", hint)
+    _refuse(path, odd, lambda row: f"a source must not be called {sources.iloc[row]!r}: it cannot be printed", hint)
 
 
 def _rows(path: Path, frame: pd.DataFrame, clip_ids: Sequence[str]) -> Ints:
@@ -415,3 +312,103 @@ def _rows(path: Path, frame: pd.DataFrame, clip_ids: Sequence[str]) -> Ints:
             "write clip ids as data/manifest.csv has them, or take the file out of params.yaml",
         )
     return rows
+
+
+def _read_table(
+    path: Path,
+    required: Sequence[str],
+    numbers: Sequence[str],
+    hint: str,
+    *,
+    others: Callable[[str], bool] | None = None,
+) -> pd.DataFrame:
+    """Read a csv file that has at least the columns ``required``.
+
+    Text stays as it is ("NA" is a name); cells of ``numbers``, and of ``others`` where present, may be empty.
+
+    Raises:
+        MissingInput: When the file is not there.
+        InputError: When it is no csv file, or a column or a number is missing.
+    """
+    import pandas as pd
+
+    if not path.is_file():
+        raise MissingInput(f"{path} is missing", hint.removesuffix(" again"))
+    text = read_text(path)
+    try:
+        header = _header(text)
+        extra = [name for name in header if others and name not in required and others(name)]
+        frame = pd.read_csv(
+            io.StringIO(text),
+            dtype=dict.fromkeys(header, "str") | dict.fromkeys([*numbers, *extra], "float64"),
+            na_values={name: [""] for name in [*numbers, *extra]},
+            keep_default_na=False,
+        )
+    except (csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error})", hint) from error
+    if absent := [name for name in required if name not in frame.columns]:
+        raise InputError(f"{path} has no column {absent[0]!r}", hint)
+    return frame
+
+
+def _header(text: str) -> list[str]:
+    """The column names, once every record is known to have as many cells: pandas fills or shifts those that do not."""
+    records = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header = next(records, [])
+    for number, record in enumerate(records, start=1):
+        if record and len(record) != len(header):
+            raise ValueError(f"record {number} has {len(record)} cells, not {len(header)}")
+    return header
+
+
+def _refuse(path: Path, wrong: NDArray[np.bool_], what: str | Callable[[int], str], hint: str) -> None:
+    """Raise an InputError that names the first record that is wrong, (n,), if any is; ``what`` may look at its row."""
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise InputError(f"{path}: record {row + 1}: {what if isinstance(what, str) else what(row)}", hint)
+
+
+def _probabilities(path: Path, frame: pd.DataFrame, labels: Sequence[str], hint: str) -> Floats:
+    """The columns ``p_<label>`` of a table of m votes, (m, K), NaN rows where one abstains.
+
+    Raises:
+        InputError: When a row is no distribution, or the table has a column ``label`` too that says otherwise.
+    """
+    values = frame[[f"p_{label}" for label in labels]].to_numpy(np.float64)
+    silent = np.isnan(values).all(axis=1)
+    wrong = ~silent & ~((values >= 0).all(axis=1) & (np.abs(values.sum(axis=1) - 1) < 1e-3))
+    _refuse(path, wrong, "the probabilities are not a distribution", hint)
+    if "label" not in frame.columns:
+        return values
+    named = _label_indices(path, frame, labels, hint, abstain=True)
+    # Rounding may tie two labels, so the vote must be one of the most probable labels, not the first of them.
+    cast = first_choice(values)
+    rows = np.arange(len(values))
+    wrong = np.where(silent, named >= 0, (named < 0) | (values[rows, named] < values[rows, cast] - 2e-6))
+    said = [*map(repr, labels), "nothing"]  # under `ABSTAIN`, which as an index is the last
+    contrast = "the label is not the vote: it says {}, the probabilities {}".format
+    _refuse(path, wrong, lambda row: contrast(said[named[row]], said[cast[row]]), hint)
+    return values
+
+
+def _label_indices(path: Path, frame: pd.DataFrame, labels: Sequence[str], hint: str, *, abstain: bool = False) -> Ints:
+    """The column ``label`` of a table as indices, (m,), `ABSTAIN` where it is empty.
+
+    Args:
+        path: The table's file.
+        frame: Its m rows.
+        labels: The K labels it may name.
+        hint: How a wrong one is mended.
+        abstain: Whether a label may be empty.
+
+    Raises:
+        InputError: When a label is none of those.
+    """
+    import pandas as pd
+
+    named = np.asarray(pd.Index(list(labels)).get_indexer(pd.Index(frame["label"])), np.int64)
+    empty = (frame["label"] == "").to_numpy()
+    wrong = (named < 0) & ~(empty & abstain)
+    said = "the label is unknown: {!r} is none of {}".format
+    _refuse(path, wrong, lambda row: said(str(frame["label"].iloc[row]), ", ".join(labels)), hint)
+    return named

@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from ecmf_pipeline.core.arrays import Floats
 from ecmf_pipeline.labels.dawid_skene import Ballots, DawidSkene, ballots, fit, from_counts
-from ecmf_pipeline.labels.experts import fit_log_pool
+from ecmf_pipeline.labels.log_pool import fit_log_pool
 from ecmf_pipeline.labels.votes import ABSTAIN, Evidence, error_correlations
-
-Floats = NDArray[np.float64]
 
 STRENGTH = 60.0
 """Weight of the prior of a confusion's row, in clips."""

@@ -13,11 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.labels.config import LightGbmConfig, LinearConfig
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
+from ecmf_pipeline.core.arrays import Floats, Ints
+from ecmf_pipeline.labels.config import LightGbmConfig, LinearConfig, VoteConfig
 
 ALL = "all"
 """The name of all modalities together, as that of a modality."""
@@ -113,6 +110,16 @@ class LightGbmVoter:
         probs: Floats = np.asarray(model.predict(queries, num_threads=self.config.num_threads), np.float64)
         probs /= probs.sum(axis=1, keepdims=True)
         return probs
+
+
+def build_voter(config: LinearConfig | LightGbmConfig) -> Voter:
+    """The voter with these settings."""
+    return LinearVoter(config) if isinstance(config, LinearConfig) else LightGbmVoter(config)
+
+
+def build_voters(config: VoteConfig) -> dict[str, Voter]:
+    """The voters of each modality, by kind."""
+    return {one.kind: build_voter(one) for one in (config.linear, config.lightgbm) if one is not None}
 
 
 def out_of_fold_votes(

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
+from ecmf_pipeline.core.arrays import Floats, Ints
+
 ABSTAIN = -1
 """The vote of a source that has no opinion of a clip."""
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.errors import InputError
+from ecmf_pipeline.labels.refine import Decision
 from ecmf_pipeline.runner.quarantine import QuarantineEntry
 
 
@@ -35,50 +36,6 @@ class PredictedClip:
     probability: float | None = None
     modality_weights: Mapping[str, float] = field(default_factory=dict)
     flag: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SourceVote:
-    """One source's opinion of one clip.
-
-    Attributes:
-        source: Its name, as in ``text/linear``.
-        label: Its first choice; empty when it abstains.
-        probability: Probability of that choice; None when it abstains or states none.
-    """
-
-    source: str
-    label: str
-    probability: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LabelDecision:
-    """What refinement did with one clip's label.
-
-    Attributes:
-        clip_id: The clip.
-        split: What the clip is for.
-        given_label: The label it came with; empty when there was none.
-        refined_label: The label to train on; empty when there is none.
-        decision: ``keep``, ``relabel``, ``drop``, ``pseudo``, ``review`` or ``leave``.
-        weight: The clip's weight in training, 0 to 1.
-        confidence: Probability of the likeliest label under the label model; None when unknown.
-        agreement: Share of the voting sources that vote for it; None when all abstain.
-        reason: Why, in words.
-        votes: One entry a source.
-    """
-
-    clip_id: str
-    split: str
-    given_label: str
-    refined_label: str
-    decision: str
-    weight: float = 1.0
-    confidence: float | None = None
-    agreement: float | None = None
-    reason: str = ""
-    votes: Sequence[SourceVote] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +102,7 @@ class ReportInput:
     ablate: Mapping[str, Any] | None = None
     vote_sources: Mapping[str, Any] | None = None
     predictions: Sequence[PredictedClip] = ()
-    refined: Sequence[LabelDecision] = ()
+    refined: Sequence[Decision] = ()
     face_sheets: Sequence[FaceSheet] = ()
     no_face_sheets: str = ""
     params: Mapping[str, Any] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES, Clip
+from ecmf_pipeline.labels.refine import Decision, Verdict, Vote
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
     Block,
@@ -27,20 +29,20 @@ from ecmf_pipeline.report.blocks import (
     shortened,
 )
 from ecmf_pipeline.report.config import ReportConfig
-from ecmf_pipeline.report.inputs import Evaluation, LabelAccuracy, LabelDecision, ReportInput, SourceVote
+from ecmf_pipeline.report.inputs import Evaluation, LabelAccuracy, ReportInput
 from ecmf_pipeline.report.plots import Bar, Colour, bars
 from ecmf_pipeline.report.scores import labels_verdict
 
-DECISIONS: dict[str, tuple[Colour, str, str]] = {
-    "keep": ("blue", "kept", "the given label stays"),
-    "down_weight": ("yellow", "down-weighted", "the given label stays, but counts less"),
-    "relabel": ("vermillion", "relabelled", "the sources' label replaces the given one"),
-    "drop": ("grey", "dropped", "the clip is left out of training"),
-    "pseudo": ("green", "pseudo-labelled", "a clip without a label gets one"),
-    "review": ("purple", "for review", "a person should look at it"),
-    "leave": ("sky", "left alone", "a clip without a label stays without"),
+DECISIONS: dict[Verdict, tuple[Colour, str, str]] = {
+    Verdict.KEEP: ("blue", "kept", "the given label stays"),
+    Verdict.DOWN_WEIGHT: ("yellow", "down-weighted", "the given label stays, but counts less"),
+    Verdict.RELABEL: ("vermillion", "relabelled", "the sources' label replaces the given one"),
+    Verdict.DROP: ("grey", "dropped", "the clip is left out of training"),
+    Verdict.PSEUDO: ("green", "pseudo-labelled", "a clip without a label gets one"),
+    Verdict.REVIEW: ("purple", "for review", "a person should look at it"),
+    Verdict.LEAVE: ("sky", "left alone", "a clip without a label stays without"),
 }
-CHANGES = ("relabel", "drop", "review", "down_weight", "pseudo")
+CHANGES = (Verdict.RELABEL, Verdict.DROP, Verdict.REVIEW, Verdict.DOWN_WEIGHT, Verdict.PSEUDO)
 ABSENT = "no label"
 _ERR_TOGETHER = 0.3
 """Sources whose errors correlate more than this are named."""
@@ -78,29 +80,28 @@ def _accuracy(evaluation: Evaluation) -> list[Block]:
 
 def _decisions(report: ReportInput) -> list[Block]:
     tally = Counter(row.decision for row in report.refined)
-    names = in_order(DECISIONS, tally)
     groups = []
-    for name in names:
-        colour, words, _ = DECISIONS.get(name, ("yellow", name, ""))
-        if name in DECISIONS or tally[name]:
-            share = percent(tally[name] / len(report.refined))
-            groups.append((words, [Bar(float(tally[name]), f"{count(tally[name])} ({share})", colour)]))
+    for name, (colour, words, _) in DECISIONS.items():
+        share = percent(tally[name] / len(report.refined))
+        groups.append((words, [Bar(float(tally[name]), f"{count(tally[name])} ({share})", colour)]))
     had_label = sum(bool(row.given_label) for row in report.refined)
-    doubted = sum(row.decision == "review" and bool(row.given_label) for row in report.refined)
+    doubted = sum(row.decision is Verdict.REVIEW and bool(row.given_label) for row in report.refined)
     sentence = (
-        f"Of {count(had_label, 'given label')}, {count(tally['keep'])} were kept, {count(tally['relabel'])} replaced, "
-        f"{count(tally['drop'])} dropped"
+        f"Of {count(had_label, 'given label')}, {count(tally[Verdict.KEEP])} were kept, "
+        f"{count(tally[Verdict.RELABEL])} replaced, {count(tally[Verdict.DROP])} dropped"
         + (f", {count(doubted)} kept with a low weight and listed for review." if doubted else ".")
     )
     meanings = "; ".join(f"{words}: {meaning}" for _, words, meaning in DECISIONS.values())
-    rows = [[DECISIONS.get(name, ("", name, ""))[1], count(tally[name])] for name in names]
+    rows = [[words, count(tally[name])] for name, (_, words, _) in DECISIONS.items()]
     numbers = Table("Clips by decision", ["Decision", "#Clips"], rows)
     drawing = bars(groups, alt=f"Decisions of the refinement. {sentence}")
     return [Heading("Decisions"), Paragraph(sentence), Figure(drawing, f"Clips by decision ({meanings}).", numbers)]
 
 
 def _matrix(report: ReportInput) -> list[Block]:
-    flows = Counter((row.given_label or ABSENT, _after(row)) for row in report.refined if row.decision != "leave")
+    flows = Counter(
+        (row.given_label or ABSENT, _after(row)) for row in report.refined if row.decision is not Verdict.LEAVE
+    )
     special = {ABSENT, "dropped", "for review"}
     seen = {label for pair in flows for label in pair} - special
     labels = in_order(report.labels, seen)
@@ -166,17 +167,16 @@ def _sources(report: ReportInput) -> list[Block]:
 
 
 def _changes(report: ReportInput, config: ReportConfig) -> list[Block]:
-    by_decision: dict[str, list[LabelDecision]] = defaultdict(list)
+    by_decision: dict[Verdict, list[Decision]] = defaultdict(list)
     for row in report.refined:
-        if row.decision in CHANGES or (row.decision not in DECISIONS and row.refined_label != row.given_label):
-            by_decision[row.decision].append(row)
+        by_decision[row.decision].append(row)
     clips: dict[str, Clip] = {clip.clip_id: clip for clip in report.clips}
     blocks: list[Block] = []
-    for name in in_order(CHANGES, by_decision):
-        rows = sorted(by_decision[name], key=lambda row: (-(row.confidence or 0.0), row.clip_id))
+    for name in CHANGES:
+        rows = sorted(by_decision[name], key=lambda row: (-row.confidence, row.clip_id))
         shown = rows[: config.change_rows]
         if shown:
-            words = DECISIONS.get(name, ("", name, ""))[1]
+            words = DECISIONS[name][1]
             table = Table(
                 f"Clips {words}, the most confident first",
                 ["Clip and words", "Label", "Decision", "Votes"],
@@ -187,7 +187,7 @@ def _changes(report: ReportInput, config: ReportConfig) -> list[Block]:
     return [Heading("Each change and its evidence"), *blocks] if blocks else []
 
 
-def _change(row: LabelDecision, clip: Clip | None, config: ReportConfig) -> list[str | Cell]:
+def _change(row: Decision, clip: Clip | None, config: ReportConfig) -> list[str | Cell]:
     words = clip.transcript if clip else ""
     gold = clip.gold_label if clip else ""
     label = Markup("{} \N{RIGHTWARDS ARROW} <b>{}</b>").format(
@@ -195,9 +195,8 @@ def _change(row: LabelDecision, clip: Clip | None, config: ReportConfig) -> list
     )
     if gold:
         label += Markup('<span class="under">gold: {}{}</span>').format(foreign(gold, 40), _outcome(row, gold))
-    confidence = "not known" if row.confidence is None else f"{row.confidence:.2f}"
     details = [f"weight {row.weight:.2f}"]
-    if row.agreement is not None:
+    if not math.isnan(row.agreement):
         details.append(f"{percent(row.agreement)} of sources agree")
     return [
         Markup('{}<span class="under">{}</span>').format(
@@ -205,15 +204,17 @@ def _change(row: LabelDecision, clip: Clip | None, config: ReportConfig) -> list
         ),
         label,
         Markup('confidence {}<span class="under">{}</span><span class="under">{}</span>').format(
-            confidence, ", ".join(details), foreign(row.reason or "no reason is stated", config.text_length)
+            f"{row.confidence:.2f}",
+            ", ".join(details),
+            foreign(row.reason, config.text_length),
         ),
         _votes(row.votes),
     ]
 
 
-def _votes(votes: Sequence[SourceVote]) -> Markup:
+def _votes(votes: Sequence[Vote]) -> Markup:
     """The votes by label, the label with the most votes first; abstentions last."""
-    by_label: dict[str, list[SourceVote]] = defaultdict(list)
+    by_label: dict[str, list[Vote]] = defaultdict(list)
     for vote in votes:
         by_label[vote.label].append(vote)
     ranked = sorted(by_label, key=lambda label: (not label, -len(by_label[label]), label))
@@ -229,17 +230,17 @@ def _votes(votes: Sequence[SourceVote]) -> Markup:
     return Markup("").join(lines) or Markup(UNKNOWN)
 
 
-def _after(row: LabelDecision) -> str:
-    if row.decision == "drop":
+def _after(row: Decision) -> str:
+    if row.decision is Verdict.DROP:
         return "dropped"
-    if row.decision == "review" and not row.refined_label:
+    if row.decision is Verdict.REVIEW and not row.refined_label:
         return "for review"
     return row.refined_label or ABSENT
 
 
-def _outcome(row: LabelDecision, gold: str) -> str:
+def _outcome(row: Decision, gold: str) -> str:
     before, after = row.given_label == gold, row.refined_label == gold
-    if row.decision == "drop":
+    if row.decision is Verdict.DROP:
         return " (dropped a right label)" if before else " (dropped a wrong label)"
     if not row.refined_label:
         return ""

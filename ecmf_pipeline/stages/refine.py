@@ -10,8 +10,8 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import labels_of
 from ecmf_pipeline.core.files import write_json
 from ecmf_pipeline.core.progress import say
+from ecmf_pipeline.labels.label_model import assess
 from ecmf_pipeline.labels.refine import decide, effect_of, find_targets, source_accounts, worth_labelling
-from ecmf_pipeline.labels.rounds import assess
 from ecmf_pipeline.labels.tables import write_next, write_refined
 from ecmf_pipeline.labels.voters import family_of
 from ecmf_pipeline.settings.params import load_params

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
-
 from ecmf_pipeline import __version__
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
@@ -18,9 +16,9 @@ from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.core.transcripts import read_texts
 from ecmf_pipeline.extraction.plan import coverage
-from ecmf_pipeline.labels.tables import read_refined
+from ecmf_pipeline.labels.tables import read_decisions
 from ecmf_pipeline.report.contact_sheets import face_sheets
-from ecmf_pipeline.report.inputs import FaceSheet, LabelDecision, PredictedClip, ReportInput, SourceVote
+from ecmf_pipeline.report.inputs import FaceSheet, PredictedClip, ReportInput
 from ecmf_pipeline.report.page import render
 from ecmf_pipeline.runner.quarantine import read_all
 from ecmf_pipeline.settings.params import Params, load_params
@@ -98,7 +96,7 @@ def run() -> None:
         ablate=read_json(paths.ABLATE, made_by="ablate") if paths.ABLATE.is_file() else None,
         vote_sources=read_json(paths.SOURCES, made_by="evaluate"),
         predictions=list(_predicted(predicted)),
-        refined=list(_decisions()),
+        refined=read_decisions(paths.REFINED, votes=True),
         face_sheets=sheets,
         no_face_sheets=no_sheets,
         params=_plain(params),
@@ -120,32 +118,6 @@ def _predicted(table: PredictionTable) -> Iterable[PredictedClip]:
             modality_weights=dict(zip(table.modalities, weights, strict=True)),
             flag=table.flags[row],
         )
-
-
-def _decisions() -> Iterable[LabelDecision]:
-    table = read_refined(paths.REFINED)
-    sources = [
-        name.removesuffix("_vote")
-        for name in table.columns
-        if name.endswith("_vote") and not name.startswith("posterior_")
-    ]
-    for row in table.to_dict("records"):
-        yield LabelDecision(
-            clip_id=str(row["clip_id"]),
-            split=str(row["split"]),
-            given_label=str(row["given_label"]),
-            refined_label=str(row["refined_label"]),
-            decision=str(row["decision"]),
-            weight=float(row["weight"]),
-            confidence=_number(row["confidence"]),
-            agreement=_number(row["agreement"]),
-            reason=str(row["reason"]),
-            votes=[SourceVote(name, str(row[f"{name}_vote"]), _number(row[f"{name}_prob"])) for name in sources],
-        )
-
-
-def _number(value: Any) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _plain(params: Params) -> dict[str, Any]:

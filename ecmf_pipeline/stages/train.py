@@ -90,15 +90,15 @@ def _refined(corpus: Corpus) -> _Targets:
     decisions = {
         decision.clip_id: decision
         for decision in read_decisions(paths.REFINED)
-        if decision.weight > 0 or decision.old_label
+        if decision.weight > 0 or decision.given_label
     }
     clips = [clip for clip in corpus.clips if clip.clip_id in decisions]
     chosen = [decisions[clip.clip_id] for clip in clips]
     index = {label: position for position, label in enumerate(corpus.labels)}
-    if any((decision.new_label or decision.old_label) not in index for decision in chosen):
+    if any((decision.refined_label or decision.given_label) not in index for decision in chosen):
         raise MissingInput(f"{paths.REFINED} has labels that the corpus no longer has", "run `ecmf-pipe refine` again")
     return _Targets(
         clips,
-        np.array([index[decision.new_label or decision.old_label] for decision in chosen], np.int64),
+        np.array([index[decision.refined_label or decision.given_label] for decision in chosen], np.int64),
         np.array([decision.weight for decision in chosen]),
     )

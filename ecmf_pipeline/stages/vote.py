@@ -14,10 +14,10 @@ from ecmf_pipeline.core.clips import labels_of
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.fusion.voter import FusionVoter
-from ecmf_pipeline.labels.config import VoteConfig
-from ecmf_pipeline.labels.rounds import GIVEN, Panel, held_out_score, vote_in_rounds
+from ecmf_pipeline.labels.label_model import GIVEN
+from ecmf_pipeline.labels.rounds import Panel, held_out_score, vote_in_rounds
 from ecmf_pipeline.labels.tables import read_sources, write_votes
-from ecmf_pipeline.labels.voters import ALL, Voter, joined
+from ecmf_pipeline.labels.voters import ALL, build_voters, joined
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.sharing.hints import pull_hint
 from ecmf_pipeline.stages.shared.inputs import (
@@ -73,7 +73,11 @@ def _own_sources(params: Params) -> set[str]:
     """The names under which this stage and `refine` may enter votes of their own."""
     modalities = [modality.value for modality in params.extract.encoders]
     of_llm = {LLM_SOURCES[shown] for shown in params.vote.inputs}
-    return {FUSION, GIVEN} | of_llm | {f"{name}/{kind}" for name in (*modalities, ALL) for kind in _voters(params.vote)}
+    return (
+        {FUSION, GIVEN}
+        | of_llm
+        | {f"{name}/{kind}" for name in (*modalities, ALL) for kind in build_voters(params.vote)}
+    )
 
 
 def _classifiers(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64]]:
@@ -84,7 +88,7 @@ def _classifiers(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64
     features: dict[str, NDArray[np.floating]] = {**alone}
     if len(alone) > 1:
         features[ALL] = joined(alone)
-    voters = _voters(config)
+    voters = build_voters(config)
     if not voters:
         return {}
     # In one round the fusion's vote is what `predict` wrote; further rounds train it again with the others.
@@ -103,11 +107,6 @@ def _classifiers(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64
     if found.best == 1:
         found.votes.pop(FUSION, None)
     return found.votes
-
-
-def _voters(config: VoteConfig) -> dict[str, Voter]:
-    configs = {"linear": config.linear, "lightgbm": config.lightgbm}
-    return {kind: voter.build() for kind, voter in configs.items() if voter is not None}
 
 
 def _fusion(params: Params, corpus: Corpus, features: Mapping[str, NDArray[np.float32]]) -> FusionVoter:

@@ -11,7 +11,9 @@ from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.evaluation.scoring import Judge
 from ecmf_pipeline.evaluation.transfer import judge_transfer, label_map, transfer_summary
-from ecmf_pipeline.fusion import Ensemble, FusionConfig, TrainingConfig, fit
+from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
+from ecmf_pipeline.fusion.prediction import Ensemble
+from ecmf_pipeline.fusion.training import fit
 
 THEIRS, OURS = ("joy", "anger", "disgust"), ("happy", "angry")
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ecmf_pipeline.fusion import Ensemble, FusionConfig, TrainingConfig, fit
+from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
+from ecmf_pipeline.fusion.prediction import Ensemble
+from ecmf_pipeline.fusion.training import fit
 
 
 @dataclass(frozen=True)

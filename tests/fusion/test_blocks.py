@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.fusion import Ensemble, fit
-from ecmf_pipeline.fusion.prediction import BLOCK, CHUNK, Judgement, predict_in_blocks
+from ecmf_pipeline.fusion.prediction import BLOCK, CHUNK, Ensemble, Judgement, predict_in_blocks
+from ecmf_pipeline.fusion.training import fit
 
 
 def test_blocks_change_nothing(ensemble: Ensemble, corpus: Any) -> None:

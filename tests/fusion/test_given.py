@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.fusion import FusionConfig, TrainingConfig, cross_validate
+from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.inputs import as_given, encode_labels, group_names, label_type
+from ecmf_pipeline.fusion.training import cross_validate
 
 
 def test_groups_are_taken_by_position_and_those_unknown_are_no_group() -> None:

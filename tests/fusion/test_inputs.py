@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from ecmf_pipeline.core.errors import InputError, TooFewClips
-from ecmf_pipeline.fusion import Ensemble, FusionConfig, TrainingConfig, cross_validate, fit, predict
+from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.inputs import read_inputs
+from ecmf_pipeline.fusion.prediction import Ensemble
+from ecmf_pipeline.fusion.training import cross_validate, fit
 
 
 @pytest.mark.parametrize(
@@ -16,7 +18,7 @@ from ecmf_pipeline.fusion.inputs import read_inputs
 )
 def test_a_mask_says_of_each_clip_whether_it_has_the_modality(ensemble: Ensemble, corpus: Any, mask: Any) -> None:
     for call in (
-        lambda: predict(ensemble, corpus.features, {"face": mask}),
+        lambda: ensemble.predict(corpus.features, masks={"face": mask}),
         lambda: fit(corpus.features, corpus.labels, masks={"face": mask}),
     ):
         with pytest.raises(ValueError, match=r"mask of face must be \(48,\) of bool"):
@@ -26,14 +28,14 @@ def test_a_mask_says_of_each_clip_whether_it_has_the_modality(ensemble: Ensemble
 def test_a_long_mask_is_refused_where_its_first_part_would_fit(ensemble: Ensemble, corpus: Any) -> None:
     many = {name: np.tile(values, (11, 1))[:512] for name, values in corpus.features.items()}
     with pytest.raises(ValueError, match=r"mask of face must be \(512,\)"):
-        predict(ensemble, many, {"face": np.ones(600, bool)})
+        ensemble.predict(many, masks={"face": np.ones(600, bool)})
 
 
 @pytest.mark.parametrize("backwards", [np.s_[::-1], np.s_[:, ::-1], np.s_[::-1, ::-1]])
 def test_arrays_that_run_backwards_are_read(ensemble: Ensemble, corpus: Any, backwards: Any) -> None:
     turned = {name: values[backwards] for name, values in corpus.features.items()}
     whole = {name: values.copy() for name, values in turned.items()}
-    np.testing.assert_array_equal(predict(ensemble, turned).probs, predict(ensemble, whole).probs)
+    np.testing.assert_array_equal(ensemble.predict(turned).probs, ensemble.predict(whole).probs)
     for one, two in zip(read_inputs(turned).features, read_inputs(whole).features, strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=0, equal_nan=True)
 
@@ -49,14 +51,14 @@ def test_no_features_and_no_clips_are_said(ensemble: Ensemble, corpus: Any) -> N
         fit({}, corpus.labels)
     assert caught.value.hint
     with pytest.raises(InputError, match=r"features of \[\], .* where \['audio', 'face'\] are expected"):
-        predict(ensemble, {})
+        ensemble.predict({})
     nothing = {name: values[:0] for name, values in corpus.features.items()}
     for folds in (None, []):
         with pytest.raises(TooFewClips) as too_few:
             fit(nothing, corpus.labels[:0], folds=folds)
         assert too_few.value.hint
     with pytest.raises(ValueError, match=r"must be \(n, D\) or \(n, T, D\), not \(1,\)"):
-        predict(ensemble, {"face": 1.0, "audio": 2.0})
+        ensemble.predict({"face": 1.0, "audio": 2.0})
 
 
 def test_a_single_modality_that_is_nowhere_is_said(corpus: Any, quick: TrainingConfig) -> None:

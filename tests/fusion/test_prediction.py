@@ -12,7 +12,9 @@ import pytest
 
 from ecmf_pipeline.core.errors import InputError, MissingInput, ModelError
 from ecmf_pipeline.extraction.feature_origin import FeatureOrigin
-from ecmf_pipeline.fusion import Ensemble, FusionConfig, TrainingConfig, fit, load, predict, save
+from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
+from ecmf_pipeline.fusion.prediction import Ensemble
+from ecmf_pipeline.fusion.training import fit
 
 
 def members_of(ensemble: Ensemble, *folds: int) -> Ensemble:
@@ -105,9 +107,9 @@ def test_a_saved_ensemble_comes_back_whole(ensemble: Ensemble, corpus: Any, tmp_
 
 
 def test_a_folder_may_be_named_by_a_string(ensemble: Ensemble, corpus: Any, tmp_path: Path) -> None:
-    save(ensemble, str(tmp_path / "model"))
-    loaded = load(str(tmp_path / "model"))
-    np.testing.assert_array_equal(predict(loaded, corpus.features).probs, predict(ensemble, corpus.features).probs)
+    ensemble.save(str(tmp_path / "model"))
+    loaded = Ensemble.load(str(tmp_path / "model"))
+    np.testing.assert_array_equal(loaded.predict(corpus.features).probs, ensemble.predict(corpus.features).probs)
 
 
 @pytest.mark.parametrize("kind", ["index", "float", "name", "names in order"])
@@ -120,9 +122,12 @@ def test_predictions_are_labels_as_they_were_handed_in(
         corpus.features, labels, label_names=list(names) if kind == "names in order" else None, fusion=small,
         training=quick,
     )  # fmt: skip
-    save(ensemble, tmp_path)
+    ensemble.save(tmp_path)
     gone = {name: np.arange(48) != 3 for name in corpus.features}
-    for found in (predict(ensemble, corpus.features, gone), predict(load(tmp_path), corpus.features, gone)):
+    for found in (
+        ensemble.predict(corpus.features, masks=gone),
+        Ensemble.load(tmp_path).predict(corpus.features, masks=gone),
+    ):
         assert found.predictions.dtype.kind == labels.dtype.kind
         assert found.predictions[3] == ("" if labels.dtype.kind == "U" else -1)
         others = np.arange(48) != 3
@@ -137,11 +142,11 @@ def test_predictions_are_labels_as_they_were_handed_in(
 def test_an_ensemble_saved_before_labels_had_a_type_answers_in_names(
     ensemble: Ensemble, corpus: Any, tmp_path: Path
 ) -> None:
-    save(ensemble, tmp_path)
+    ensemble.save(tmp_path)
     content = json.loads((tmp_path / "config.json").read_text())
     assert content.pop("label_type") == "index"
     (tmp_path / "config.json").write_text(json.dumps(content))
-    found = predict(load(tmp_path), corpus.features)
+    found = Ensemble.load(tmp_path).predict(corpus.features)
     np.testing.assert_array_equal(found.predictions, np.array(["neutral", "happy", "sad"])[found.classes])
 
 

@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from ecmf_pipeline.core.errors import ParamsError
-from ecmf_pipeline.fusion import FusionConfig, SearchConfig, TrainingConfig, fit
+from ecmf_pipeline.fusion.config import FusionConfig, SearchConfig, TrainingConfig
+from ecmf_pipeline.fusion.training import fit
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ecmf_pipeline.core.errors import InputError, TooFewClips
-from ecmf_pipeline.fusion import Ensemble, FusionConfig, TrainingConfig, cross_validate, fit, load, predict
+from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.inputs import Inputs
 from ecmf_pipeline.fusion.member import (
     Best,
@@ -22,6 +22,8 @@ from ecmf_pipeline.fusion.member import (
     patience_for,
     weighted_loss,
 )
+from ecmf_pipeline.fusion.prediction import Ensemble
+from ecmf_pipeline.fusion.training import cross_validate, fit
 
 
 def saved_bytes(ensemble: Ensemble, folder: Path) -> dict[str, bytes]:
@@ -192,8 +194,8 @@ def test_a_modality_of_one_speaker_alone_stops_no_training(
     training = quick.model_copy(update={"seeds": 4})
     one, two = (fit(features, corpus.labels, corpus.groups, fusion=fusion, training=training) for _ in range(2))
     assert saved_bytes(one, tmp_path / "one") == saved_bytes(two, tmp_path / "two")
-    loaded = load(tmp_path / "one")
-    np.testing.assert_array_equal(predict(loaded, features).probs, predict(one, features).probs)
+    loaded = Ensemble.load(tmp_path / "one")
+    np.testing.assert_array_equal(loaded.predict(features).probs, one.predict(features).probs)
     losses = np.array([member.validation_loss for member in one.members])
     # Where the speaker is held out, no sound is left to learn from: those models alone judge nothing, and say so.
     deaf = np.array([kind == "single:audio" and member.fold == one.folds["0"] for member in one.members])
@@ -220,7 +222,7 @@ def test_fit_and_cross_validate_take_the_same_in_the_same_order(
     other = cross_validate(corpus.features, corpus.labels, corpus.groups, gone, small, quick).ensemble
     named = fit(corpus.features, corpus.labels, groups=corpus.groups, masks=gone, fusion=small, training=quick)
     for ensemble in (other, named):
-        np.testing.assert_array_equal(predict(ensemble, corpus.features).probs, predict(one, corpus.features).probs)
+        np.testing.assert_array_equal(ensemble.predict(corpus.features).probs, one.predict(corpus.features).probs)
 
 
 def test_cross_validation_reports_what_it_could_not_predict(

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.labels import baselines
-from ecmf_pipeline.labels.baselines import BASELINES, WITHOUT_GOLD, Floats, Ints, Votes
+from ecmf_pipeline.labels.baselines import BASELINES, WITHOUT_GOLD, Votes
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 from tools.vote_worlds import World, drawn_worlds, generate, gold_sample
 

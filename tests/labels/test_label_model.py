@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ecmf_pipeline.core.metrics import expected_calibration_error
-from ecmf_pipeline.labels.label_model import Assessment, _loss, assess_labels
+from ecmf_pipeline.labels.label_model import Assessment, assess_labels
+from ecmf_pipeline.labels.log_pool import NoisyLikelihood
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 
 Simulate = Callable[..., Any]
@@ -97,15 +98,13 @@ def test_it_beats_every_source_and_finds_the_noise(simulate: Simulate) -> None:
     assert np.diag(combined.transition).mean() == pytest.approx(0.85, abs=0.04)
 
 
-def test_the_slope_of_the_loss_is_its_slope() -> None:
+def test_the_slope_of_the_likelihood_is_its_slope() -> None:
     rng = np.random.default_rng(0)
-    evidence, given = rng.normal(size=(30, 2, 3)), rng.integers(0, 3, 30)
-    parameters, expected = rng.normal(size=15), rng.normal(size=15)
-    spread = rng.uniform(0.5, 2.0, 15)
-    settings = (evidence, given, np.log([0.2, 0.3, 0.5]), expected, spread)
-    _, slope = _loss(parameters, *settings)
+    likelihood = NoisyLikelihood(rng.normal(size=(30, 2, 3)), rng.integers(0, 3, 30), np.log([0.2, 0.3, 0.5]))
+    parameters = rng.normal(size=15)
+    _, slope = likelihood(parameters)
     step = 1e-6 * np.eye(15)
-    measured = [(_loss(parameters + s, *settings)[0] - _loss(parameters - s, *settings)[0]) / 2e-6 for s in step]
+    measured = [(likelihood(parameters - s)[0] - likelihood(parameters + s)[0]) / 2e-6 for s in step]
     assert_allclose(slope, measured, rtol=1e-5, atol=1e-6)
 
 

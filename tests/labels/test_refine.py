@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.labels.config import LabelModelConfig, RefineConfig
-from ecmf_pipeline.labels.label_model import Assessment, assess_labels
+from ecmf_pipeline.labels.label_model import Assessment, assess, assess_labels
 from ecmf_pipeline.labels.refine import (
     NEVER,
     Decision,
@@ -20,7 +20,6 @@ from ecmf_pipeline.labels.refine import (
     precision_threshold,
     worth_labelling,
 )
-from ecmf_pipeline.labels.rounds import assess
 
 Simulate = Callable[..., Any]
 NAMES = ("happy", "sad", "angry")
@@ -53,7 +52,7 @@ def decided(posterior: list[float], casts: list[int], given: str, config: Refine
 
 def test_a_believed_label_is_kept() -> None:
     decision = decided([0.9, 0.06, 0.04], [0, 0, 0, 1], "happy")
-    assert (decision.decision, decision.new_label) == (Verdict.KEEP, "happy")
+    assert (decision.decision, decision.refined_label) == (Verdict.KEEP, "happy")
     assert decision.weight == pytest.approx(1.0)  # alone in its class, it is the average
     assert decision.reason == "3 of 4 sources (2 families) say happy (posterior 0.90)"
 
@@ -73,7 +72,7 @@ def test_a_believed_label_is_kept() -> None:
 )
 def test_thresholds_of_a_given_label(posterior: list[float], casts: list[int], verdict: Verdict, new: str) -> None:
     decision = decided(posterior, casts, "happy")
-    assert (decision.decision, decision.new_label, decision.old_label) == (verdict, new, "happy")
+    assert (decision.decision, decision.refined_label, decision.given_label) == (verdict, new, "happy")
     assert (decision.weight > 0) == (new != "")
 
 
@@ -106,9 +105,9 @@ def test_thresholds_of_a_pseudo_label(posterior: list[float], casts: list[int], 
     unlabeled = decide(both, clips, NAMES, RefineConfig(), families=FAMILIES)[1]
     assert unlabeled.decision is verdict
     if verdict is Verdict.PSEUDO:
-        assert (unlabeled.new_label, unlabeled.weight) == ("happy", pytest.approx(0.45))
+        assert (unlabeled.refined_label, unlabeled.weight) == ("happy", pytest.approx(0.45))
     else:
-        assert (unlabeled.new_label, unlabeled.weight) == ("", 0.0)
+        assert (unlabeled.refined_label, unlabeled.weight) == ("", 0.0)
 
 
 def test_a_quota_keeps_the_majority_from_swallowing_the_rest(simulate: Simulate, labels: tuple[str, ...]) -> None:
@@ -117,8 +116,8 @@ def test_a_quota_keeps_the_majority_from_swallowing_the_rest(simulate: Simulate,
     config = RefineConfig(pseudo_quota=0.5, review_budget=0)
     decisions = decide(combined, world.clips, labels, config, families=world.families)
     for label in labels:
-        trained = [d for d in decisions if d.old_label and d.new_label == label]
-        pseudo = [d for d in decisions if d.decision is Verdict.PSEUDO and d.new_label == label]
+        trained = [d for d in decisions if d.given_label and d.refined_label == label]
+        pseudo = [d for d in decisions if d.decision is Verdict.PSEUDO and d.refined_label == label]
         turned_away = [
             d for d in decisions if d.reason.endswith("quota of pseudo-labels") and f"say {label} " in d.reason
         ]
@@ -152,7 +151,7 @@ def test_training_labels_get_better_and_few_right_ones_break(simulate: Simulate,
         world = simulate(seed, 96)
         combined = assess_labels(world.votes, world.given, seed=seed)
         decisions = decide(combined, world.clips, labels, RefineConfig(), families=world.families)
-        right = np.array([d.new_label == labels[t] for d, t in zip(decisions, world.truth, strict=True)])
+        right = np.array([d.refined_label == labels[t] for d, t in zip(decisions, world.truth, strict=True)])
         trained = np.array([d.weight > 0 for d in decisions])
         given_right = world.given == world.truth
         before.append(given_right.mean())
@@ -185,7 +184,7 @@ def test_verdicts_stand_and_weigh_in_full(simulate: Simulate, labels: tuple[str,
     expected = {wrong: Verdict.RELABEL, right: Verdict.KEEP, 70: Verdict.PSEUDO}
     for row, verdict in expected.items():
         decision = decisions[row]
-        assert (decision.decision, decision.new_label) == (verdict, labels[world.truth[row]])
+        assert (decision.decision, decision.refined_label) == (verdict, labels[world.truth[row]])
         assert "verdict" in decision.reason
         assert decision.weight == pytest.approx(max(d.weight for d in decisions))
 
@@ -200,14 +199,14 @@ def test_enough_verdicts_let_labels_be_replaced_and_they_are_right(simulate: Sim
     decisions = decide(assessment, world.clips, labels, RefineConfig(), families=world.families, gold=gold)
     replaced = [i for i in np.flatnonzero(gold < 0) if decisions[i].decision is Verdict.RELABEL]
     assert len(replaced) > 50
-    assert np.mean([decisions[i].new_label == labels[world.truth[i]] for i in replaced]) > 0.9
+    assert np.mean([decisions[i].refined_label == labels[world.truth[i]] for i in replaced]) > 0.9
 
 
 def test_unlabeled_clips_that_would_teach_most_are_listed(simulate: Simulate, labels: tuple[str, ...]) -> None:
     world = simulate(1, 60, unlabeled=200)
     assessment = assess_labels(world.votes, world.given)
     decisions = decide(assessment, world.clips, labels, RefineConfig(review_budget=7), families=world.families)
-    unlabeled = [d for d in decisions if not d.old_label]
+    unlabeled = [d for d in decisions if not d.given_label]
     review = [d.confidence for d in unlabeled if d.decision is Verdict.REVIEW]
     assert len(review) == 7
     assert np.mean(review) < np.mean([d.confidence for d in unlabeled if d.decision is Verdict.LEAVE])

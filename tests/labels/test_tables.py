@@ -10,11 +10,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from ecmf_pipeline.core.clips import ClipId, Split
 from ecmf_pipeline.core.errors import InputError, MissingInput
-from ecmf_pipeline.labels.refine import Decision, Verdict
+from ecmf_pipeline.labels.refine import Decision, Verdict, Vote
 from ecmf_pipeline.labels.tables import (
     REFINED_COLUMNS,
     read_decisions,
-    read_refined,
     read_votes,
     write_refined,
     write_votes,
@@ -116,7 +115,7 @@ def test_tables_that_are_not_there_say_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(MissingInput, match="run `ecmf-pipe vote`"):
         read_votes(tmp_path / "votes.csv", ("a",))
     with pytest.raises(MissingInput, match="run `ecmf-pipe refine`"):
-        read_refined(tmp_path / "refined.csv")
+        read_decisions(tmp_path / "refined.csv")
 
 
 def test_votes_of_another_shape_are_a_bug(tmp_path: Path, votes: dict[str, Any]) -> None:
@@ -131,19 +130,23 @@ def test_refined_labels_survive_the_round_trip(
 ) -> None:
     path = tmp_path / "refined.csv"
     write_refined(path, decisions, votes, POSTERIOR, NAMES)
-    frame = read_refined(path)
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *records = csv.reader(file)
     after = [*(f"posterior_{name}" for name in NAMES), *(f"{s}_{x}" for s in sorted(votes) for x in ("vote", "prob"))]
-    assert list(frame.columns) == [*REFINED_COLUMNS, *after]
-    found = frame.set_index("clip_id").loc[CLIPS, [f"posterior_{name}" for name in NAMES]]
+    assert header == [*REFINED_COLUMNS, *after]
+    rows = {record[0]: dict(zip(header, record, strict=True)) for record in records}
+    found = [[float(rows[clip][f"posterior_{name}"]) for name in NAMES] for clip in CLIPS]
     np.testing.assert_allclose(found, POSTERIOR)
-    assert list(frame["clip_id"]) == sorted(CLIPS)
-    row = frame.set_index("clip_id").loc["nan"]
-    assert (row["decision"], row["refined_label"], row["given_label"]) == ("drop", "", "NA")
-    assert row["llm, 你好_vote"] == ""
-    assert np.isnan([row["agreement"], row["llm, 你好_prob"]]).all()
-    assert row["zeta_prob"] == pytest.approx(votes["zeta"][1].max(), abs=1e-6)
-    again = {decision.clip_id: decision for decision in read_decisions(path)}
-    assert {name: (decision.new_label, decision.weight) for name, decision in again.items() if decision.weight} == {
+    again = {decision.clip_id: decision for decision in read_decisions(path, votes=True)}
+    assert list(again) == sorted(CLIPS)
+    dropped = again[ClipId("nan")]
+    assert (dropped.decision, dropped.refined_label, dropped.given_label) == (Verdict.DROP, "", "NA")
+    assert np.isnan(dropped.agreement)
+    of_source = {vote.source: vote for vote in dropped.votes}
+    assert of_source["llm, 你好"] == Vote("llm, 你好", "")
+    assert of_source["zeta"].probability == pytest.approx(votes["zeta"][1].max(), abs=1e-6)
+    assert not any(decision.votes for decision in read_decisions(path))
+    assert {name: (decision.refined_label, decision.weight) for name, decision in again.items() if decision.weight} == {
         CLIPS[0]: (NAMES[0], 0.3),
         CLIPS[2]: (NAMES[1], 0.3),
     }
@@ -181,5 +184,5 @@ def test_damaged_refined_labels_are_refused(
     assert old in text
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(InputError, match=complaint) as caught:
-        read_refined(path)
+        read_decisions(path)
     assert caught.value.hint == "run `ecmf-pipe refine` again"

@@ -6,14 +6,22 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from ecmf_pipeline.labels.config import LightGbmConfig, LinearConfig
-from ecmf_pipeline.labels.voters import Voter, abstain_where_unsure, clip_weights, joined, out_of_fold_votes, project
+from ecmf_pipeline.labels.voters import (
+    Voter,
+    abstain_where_unsure,
+    build_voter,
+    clip_weights,
+    joined,
+    out_of_fold_votes,
+    project,
+)
 
 VOTERS = [LinearConfig(), LightGbmConfig(rounds=20)]
 
 
 @pytest.fixture(params=VOTERS, ids=lambda config: config.kind)
 def voter(request: pytest.FixtureRequest) -> Voter:
-    return request.param.build()
+    return build_voter(request.param)
 
 
 def blobs(
@@ -110,13 +118,13 @@ def test_the_same_seed_gives_the_same_bytes(voter: Voter) -> None:
 
 def test_lightgbm_still_splits_where_clips_are_few() -> None:
     features, given, folds = blobs(96, 6, dim=12)
-    votes = out_of_fold_votes(features, given, folds, LightGbmConfig().build(), n_classes=6)
+    votes = out_of_fold_votes(features, given, folds, build_voter(LightGbmConfig()), n_classes=6)
     assert np.mean(votes.argmax(axis=1) == given) > 0.6  # with leaves of 30 clips: about chance
 
 
 def test_features_that_do_not_fit_are_refused() -> None:
     features, given, folds = blobs(12, 2)
-    voter = LinearConfig().build()
+    voter = build_voter(LinearConfig())
     with pytest.raises(ValueError, match="do not match"):
         out_of_fold_votes(features, given[:-1], folds, voter, n_classes=2)
     with pytest.raises(ValueError, match="beyond 1 classes"):

@@ -11,8 +11,9 @@ import pytest
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.core.errors import InputError
+from ecmf_pipeline.labels.refine import Decision, Verdict, Vote
 from ecmf_pipeline.report.config import ReportConfig
-from ecmf_pipeline.report.inputs import LabelDecision, PredictedClip, ReportInput, SourceVote
+from ecmf_pipeline.report.inputs import PredictedClip, ReportInput
 from ecmf_pipeline.report.page import render
 from ecmf_pipeline.runner.quarantine import QuarantineEntry
 
@@ -141,10 +142,12 @@ def a_run(labels: list[str], *, clips: int = 12, mark: str = "") -> ReportInput:
         predictions.append(PredictedClip(clip_id, split.value, label, 0.9, weights, flag))
         decision = decisions[number % 4] if given else ("pseudo" if number % 2 else "leave")
         after = {"keep": given, "relabel": other, "drop": "", "review": given, "pseudo": label, "leave": ""}[decision]
-        votes = (SourceVote(f"text/linear{mark}", other, 0.8), SourceVote("text/llm", ""))
+        votes = (Vote(f"text/linear{mark}", other, 0.8), Vote("text/llm", ""))
         confidence = 0.5 + number / (2 * clips)
         reason = f"because{mark}"
-        refined.append(LabelDecision(clip_id, split.value, given, after, decision, 0.5, confidence, 0.5, reason, votes))
+        refined.append(
+            Decision(ClipId(clip_id), split, given, after, Verdict(decision), 0.5, confidence, 0.5, reason, votes)
+        )
     entry = QuarantineEntry(
         f"clip000{mark}", "extract", "face", f"NoFaceFound{mark}", f"0 of 16{mark}", "ab", "cd", "now"
     )
@@ -319,7 +322,7 @@ def test_each_foreign_text_reaches_the_page_escaped(place: str) -> None:
         "clip_id": {"refined": [replace(first, clip_id=mark), *rest]},
         "reason": {"refined": [replace(first, reason=mark), *rest]},
         "message": {"quarantine": [replace(run.quarantine[0], message=mark)]},
-        "source": {"refined": [replace(first, votes=[SourceVote(mark, "angry", 0.5)]), *rest]},
+        "source": {"refined": [replace(first, votes=[Vote(mark, "angry", 0.5)]), *rest]},
         "params": {"params": {"corpus": mark}},
     }
     html = render(replace(run, **changes[place]), ReportConfig())
@@ -398,8 +401,6 @@ def test_changes_come_with_the_most_confident_first_and_their_votes() -> None:
     run = a_run(LABELS)
     changed = [row for row in run.refined if row.decision == "relabel"]
     least, most = changed[0], changed[-1]
-    assert least.confidence is not None
-    assert most.confidence is not None
     assert most.confidence > least.confidence
     html = render(run, ReportConfig())
     table = html[html.index("Clips relabelled, the most") : html.index("Clips dropped, the most")]
