@@ -14,7 +14,8 @@ from ecmf_pipeline.core.progress import say
 IGNORED = {
     "data": [
         ".index-cache.json",
-        ".index-stamp.json",
+        ".last-scan.json",
+        ".digests.json",
         ".index.spool",
         ".index.lock",
         ".transcripts.spool",

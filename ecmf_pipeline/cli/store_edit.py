@@ -16,7 +16,7 @@ from ecmf_pipeline.core.formatting import counted, size
 from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.corpora.listing import naming_some
 from ecmf_pipeline.encoders.config import ImportedConfig
-from ecmf_pipeline.extraction.plan import branch_settings
+from ecmf_pipeline.extraction.config import branch_settings
 from ecmf_pipeline.interop.export import export_features
 from ecmf_pipeline.interop.feature_import import ImportReport, import_features
 from ecmf_pipeline.interop.feature_sources import open_source

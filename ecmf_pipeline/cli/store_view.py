@@ -17,8 +17,8 @@ from ecmf_pipeline.core.locks import exclusive
 from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.core.transcripts import ClipText, read_texts
 from ecmf_pipeline.encoders.config import settings_of_imported
-from ecmf_pipeline.extraction.config import ExtractConfig
-from ecmf_pipeline.extraction.plan import Reading, branch_settings, input_digests
+from ecmf_pipeline.extraction.config import ExtractConfig, branch_settings
+from ecmf_pipeline.extraction.plan import Reading, input_digests
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.store.damage import Finding
 from ecmf_pipeline.store.format import lock_path

@@ -16,9 +16,8 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
-from ecmf_pipeline.core.config import Config
+from ecmf_pipeline.core.config import Config, Pool, PoolOrFrames
 from ecmf_pipeline.core.errors import ParamsError
-from ecmf_pipeline.core.pooling import Pool, PoolOrFrames
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.sample.config import SampleConfig
 from ecmf_pipeline.encoders.config import (
@@ -34,11 +33,11 @@ from ecmf_pipeline.encoders.config import (
 from ecmf_pipeline.encoders.embedded.packages import ModelsConfig
 from ecmf_pipeline.evaluation.config import AblateConfig, EvaluateConfig
 from ecmf_pipeline.extraction.config import ExtractConfig
-from ecmf_pipeline.faces import FaceConfig
+from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.labels.config import RefineConfig, VoteConfig
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
-from ecmf_pipeline.media.sampling import MediaConfig
+from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.settings.presets import DEFAULT_PRESET, over_preset
 from ecmf_pipeline.transcription.config import TranscribeConfig
