@@ -48,7 +48,7 @@ def test_what_is_pulled_is_up_to_date_and_new_settings_of_training_need_no_clips
     # DVC brings all there is, and complains of the stages that nobody has run yet.
     assert "data/votes" in theirs("dvc", "pull", fails=True)
     changed = {stage.split("@")[0] for stage in json.loads(theirs("dvc", "status", "--json"))}
-    assert changed == {"index", "vote", "refine", "train", "predict", "ablate", "evaluate", "report"}
+    assert changed == {"index", "settings", "vote", "refine", "train", "predict", "ablate", "evaluate", "report"}
     assert "Running stage" not in theirs("dvc", "repro", "--single-item", "train@given")
     theirs.change({"train": {"training": {"epochs": 3}}})
     planned = theirs("dvc", "repro", "--dry", "--single-item", "train@given")
