@@ -98,6 +98,14 @@ def index() -> None:
 
 
 @app.command()
+def settings() -> None:
+    """Resolve what params, preset, prompts, labels and weights mean for each later stage (data/settings/*.json)."""
+    from ecmf_pipeline.stages import settings as stage
+
+    stage.run()
+
+
+@app.command()
 def transcribe(workers: WorkersOption = None, *, retry_quarantined: RetryOption = False) -> None:
     """Write down what is said in clips without words (transcribe.model: a Whisper model); each file is heard once."""
     from ecmf_pipeline.stages import transcribe as stage

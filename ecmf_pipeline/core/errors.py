@@ -43,7 +43,7 @@ Anything else that is raised is a bug of ours and propagates with its traceback.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 WORKER_NOTE = "In a worker:"
@@ -79,7 +79,17 @@ class InputError(EcmfError):
 
 
 class ParamsError(InputError):
-    """A key or a value of params.yaml is wrong."""
+    """A key or a value of params.yaml is wrong.
+
+    Args:
+        message: What is wrong and where.
+        hint: How to mend it.
+        keys: The keys that are wrong, with dots, as far as they are known.
+    """
+
+    def __init__(self, message: str, hint: str | None = None, *, keys: Sequence[str] = ()) -> None:
+        super().__init__(message, hint)
+        self.keys = tuple(keys)
 
 
 class CorpusError(InputError):

@@ -29,12 +29,13 @@ from ecmf_pipeline.core.errors import (
 from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Prepared, Preparer
 from ecmf_pipeline.encoders.config import BaseEncoderConfig
+from ecmf_pipeline.extraction.config import frames_of
 from ecmf_pipeline.extraction.feature_origin import library_versions, provenance_of
-from ecmf_pipeline.extraction.plan import frames_of
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.finder import FaceFinder, FaceTrack
 from ecmf_pipeline.faces.openface import read_openface
-from ecmf_pipeline.media.sampling import MediaConfig, Sampling, has_changed, read_audio, read_samplings
+from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.media.sampling import Sampling, has_changed, read_audio, read_samplings
 from ecmf_pipeline.runner import Opener, Outcome, Step, Target
 from ecmf_pipeline.runner.machine import usable_cores
 from ecmf_pipeline.store import FeatureRow, can_hold, create_settings_group

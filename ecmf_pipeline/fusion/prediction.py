@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from ecmf_pipeline.core.config import PoolOrFrames
 from ecmf_pipeline.core.files import sha256_file, write_json
-from ecmf_pipeline.core.pooling import PoolOrFrames
 from ecmf_pipeline.core.progress import progress
 from ecmf_pipeline.extraction.feature_origin import FeatureOrigin
 from ecmf_pipeline.fusion.calibration import EVERYONE, cooled

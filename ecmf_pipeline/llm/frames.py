@@ -28,7 +28,8 @@ from ecmf_pipeline.llm.requests import LabelAsker
 from ecmf_pipeline.llm.run import ScoreBooks, ask_about
 from ecmf_pipeline.llm.scoring import Scored
 from ecmf_pipeline.llm.step import BRANCH
-from ecmf_pipeline.media.sampling import MediaConfig, has_changed, read_samplings, resolved_reader
+from ecmf_pipeline.media.config import MediaConfig, resolved_reader
+from ecmf_pipeline.media.sampling import has_changed, read_samplings
 from ecmf_pipeline.runner import Engine, Outcome, Step, Target
 
 RECIPE = 1

@@ -13,7 +13,8 @@ from ecmf_pipeline.core.files import write_atomic
 IGNORED = {
     "data": [
         ".index-cache.json",
-        ".index-stamp.json",
+        ".last-scan.json",
+        ".digests.json",
         ".index.spool",
         ".index.lock",
         ".transcripts.spool",

@@ -11,9 +11,9 @@ import numpy as np
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import labels_of
+from ecmf_pipeline.core.config import PoolOrFrames
 from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import write_json
-from ecmf_pipeline.core.pooling import PoolOrFrames
 from ecmf_pipeline.core.predictions import PredictionTable, with_prior
 from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.extraction.feature_origin import refuse_other_features

@@ -76,7 +76,7 @@ def run() -> None:
             "synthetic": corpus.synthetic,
         },
         clips=corpus.clips,
-        index=read_json(paths.METRICS / "index.json", made_by="index"),
+        index=read_json(paths.INDEX_METRICS, made_by="index"),
         findings=list(csv.DictReader(io.StringIO(read_text(paths.FINDINGS)))),
         quarantine=read_all(paths.QUARANTINE, params.extract.encoders),
         coverage={

@@ -8,7 +8,8 @@ import pytest
 
 from ecmf_pipeline.faces.boxes import Detection
 from ecmf_pipeline.faces.tracking import find_cuts, main_track, signature, unlikeness
-from ecmf_pipeline.media.sampling import MediaConfig, read_frames
+from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.media.sampling import read_frames
 
 WIDE = (360, 1000)
 

@@ -22,7 +22,7 @@ from ecmf_pipeline.llm.frames import as_jpeg, frame_scores
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.scoring import Scored
 from ecmf_pipeline.llm.server import about_tokens
-from ecmf_pipeline.media.sampling import MediaConfig
+from ecmf_pipeline.media.config import MediaConfig
 from tests.llm.fault_server import LABELS, FaultServer, books, serving, settings
 
 
