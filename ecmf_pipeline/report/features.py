@@ -123,7 +123,7 @@ def sources(report: ReportInput) -> list[Block]:
     rows = [
         [
             foreign(name, 40),
-            foreign(_model(origin), 80),
+            foreign(str(origin.get("model") or UNKNOWN), 80),
             foreign(_revision(origin), 60),
             foreign(_weights(origin), 120),
             foreign(_values(origin.get("preprocessing")), 400),
@@ -169,10 +169,6 @@ def _of_settings(settings: Mapping[str, Any]) -> Mapping[str, Any]:
         "weights": weights,
         "precision": encoder.get("precision") or encoder.get("dtype"),
     }
-
-
-def _model(origin: Mapping[str, Any]) -> str:
-    return str(origin.get("model") or UNKNOWN)
 
 
 def _revision(origin: Mapping[str, Any]) -> str:

@@ -108,14 +108,12 @@ def _matrix(report: ReportInput) -> list[Block]:
     starts = [*labels, *([ABSENT] if any(start == ABSENT for start, _ in flows) else [])]
     ends = [*labels, *(end for end in ("dropped", "for review", ABSENT) if any(to == end for _, to in flows))]
     moved = {pair: number for pair, number in flows.items() if pair[0] != pair[1]}
-    most = max(moved.values(), default=0)
+    most = max(moved.values(), default=1)
     rows: list[list[str | Cell]] = []
     for start in starts:
         cells = [
-            Cell(count(flows[start, end]))
-            if start == end
-            else Cell(_or_blank(flows[start, end]), _share(moved, (start, end), most), "change")
-            for end in ends
+            Cell(count(number)) if start == end else Cell(count(number) if number else "", number / most, "change")
+            for end, number in ((end, flows[start, end]) for end in ends)
         ]
         rows.append([foreign(start, 40), *cells])
     changed = {pair: number for pair, number in moved.items() if pair[0] != ABSENT}
@@ -249,14 +247,6 @@ def _outcome(row: Decision, gold: str) -> str:
     if before == after:
         return " (still right)" if after else " (still wrong)"
     return " (corrected)" if after else " (broken)"
-
-
-def _or_blank(number: int) -> str:
-    return count(number) if number else ""
-
-
-def _share(moved: Mapping[tuple[str, str], int], pair: tuple[str, str], most: int) -> float:
-    return moved.get(pair, 0) / most if most else 0.0
 
 
 def _ratio(part: int, whole: int) -> str:
