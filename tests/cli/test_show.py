@@ -1,4 +1,4 @@
-"""What `ecmf-pipe status` tells before anything was computed."""
+"""What `ecmf-pipe status` shows before anything was computed."""
 
 from __future__ import annotations
 
