@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ import av
 import numpy as np
 import yaml
 
-from ecmf_pipeline.cli.init import init
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.corpora.index_cache import IndexCache, Measured
+from ecmf_pipeline.sharing.new_project import make_project
 from ecmf_pipeline.store import FeatureRow, StoreWriter, create_settings_group
 
 CLIPS_STORED = 132_000
@@ -28,7 +32,7 @@ REPEATS = 5
 def dvc_no_op(folder: Path) -> tuple[str, float, float]:
     """CPU seconds of `dvc repro` where all is done, against a project of as many trivial stages.
 
-    A trivial stage copies one small file. Child processes count, ours being the `index` that looks at the corpus.
+    A trivial stage copies one small file. Child processes count: ours are `index` and `settings`, which always run.
     """
     ours = _finished_project(folder / "ours")
     stages = _stages(ours)
@@ -40,19 +44,31 @@ def dvc_no_op(folder: Path) -> tuple[str, float, float]:
 def dvc_no_op_same_graph(folder: Path) -> tuple[str, float, float]:
     """CPU seconds of `dvc repro` where all is done, against the same graph of stages that run `true`.
 
-    What DVC itself takes for a graph like ours; the difference is what our one command adds.
+    What DVC itself takes for a graph like ours; the difference is what the two commands that always run add.
     """
     ours = _finished_project(folder / "ours")
     same = folder / "same"
     shutil.copytree(ours, same, symlinks=True)
-    pipeline = yaml.safe_load((same / "dvc.yaml").read_text(encoding="utf-8"))
-    for stage in pipeline["stages"].values():
-        stage.get("do", stage)["cmd"] = "true"
-    (same / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
-    _run(["dvc", "commit", "--quiet", "--force"], same)
-    _run(["dvc", "repro", "--quiet"], same)
+    _empty_stages(same)
     seconds, reference = _cpu_seconds_of_repro(ours, same)
     return "dvc repro with nothing to do, against the same graph of empty stages", seconds, reference
+
+
+def dvc_no_op_of_a_large_corpus(folder: Path) -> tuple[str, float, float]:
+    """The same with a manifest, a corpus folder and feature stores of 132,000 clips.
+
+    `index` and `settings` are real; the other stages, which a no-op does not run, are empty in both projects.
+    """
+    ours = folder / "large"
+    shutil.copytree(_finished_project(folder / "ours"), ours, symlinks=True)
+    _enlarge(ours)
+    _run(["ecmf-pipe", "index"], ours)
+    _empty_stages(ours, except_for=("index", "settings"))
+    same = folder / "large-same"
+    shutil.copytree(ours, same, symlinks=True)
+    _empty_stages(same)
+    seconds, reference = _cpu_seconds_of_repro(ours, same)
+    return f"the same with {CLIPS_STORED} clips", seconds, reference
 
 
 def pushed_bytes(folder: Path) -> tuple[str, float, float]:
@@ -80,9 +96,11 @@ def pushed_bytes(folder: Path) -> tuple[str, float, float]:
     return what, float(sum(sent.values()) - manifest), float(CLIPS_NEW * WIDTH * 2)
 
 
-def _rows(clips: int, rng: np.random.Generator, *, prefix: str = "clip") -> Iterator[list[FeatureRow]]:
+def _rows(
+    clips: int, rng: np.random.Generator, *, prefix: str = "clip", width: int = WIDTH
+) -> Iterator[list[FeatureRow]]:
     for start in range(0, clips, PART):
-        values = rng.standard_normal((min(PART, clips - start), 1, WIDTH)).astype(np.float16)
+        values = rng.standard_normal((min(PART, clips - start), 1, width)).astype(np.float16)
         yield [
             FeatureRow(f"{prefix}{start + index:06d}", f"{start + index:064x}", row) for index, row in enumerate(values)
         ]
@@ -92,7 +110,7 @@ def _finished_project(folder: Path) -> Path:
     """A project with a small corpus of sounds without words, in which every stage has run: no weights are needed."""
     if folder.exists():
         return folder
-    init(folder)
+    make_project(folder)
     for number in range(12):
         _sound(folder / "corpus" / f"clip{number:02d}.mp4", 200 + 20 * number)
     labels = [f"clip{number:02d},{'good' if number % 2 else 'bad'}" for number in range(12)]
@@ -114,6 +132,45 @@ def _finished_project(folder: Path) -> Path:
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     _run(["dvc", "repro", "--quiet"], folder)
     return folder
+
+
+def _empty_stages(project: Path, *, except_for: Sequence[str] = ()) -> None:
+    """Let the stages of a finished project run `true`, and have DVC take what there is for their outputs."""
+    pipeline = yaml.safe_load((project / "dvc.yaml").read_text(encoding="utf-8"))
+    for name, stage in pipeline["stages"].items():
+        if name not in except_for:
+            stage.get("do", stage)["cmd"] = "true"
+    (project / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
+    _run(["dvc", "commit", "--quiet", "--force"], project)
+    _run(["dvc", "repro", "--quiet"], project)
+
+
+def _enlarge(project: Path) -> None:
+    """Replace a project's corpus by 132,000 small files that `index` has measured already, and its stores."""
+    root = project / "corpus"
+    shutil.rmtree(root)
+    cache = IndexCache(project / paths.INDEX_CACHE, Path(root.name))
+    for number in range(CLIPS_STORED):
+        path = root / f"film{number // PART:03d}" / f"{number % PART:04d}.mp4"
+        if number % PART == 0:
+            path.parent.mkdir(parents=True)
+        path.write_bytes(b"%d" % number)
+        status = path.stat()
+        measured = Measured(f"{number:064x}", duration=3.0, has_video=True, has_audio=True)
+        cache.put(str(path.relative_to(root)), status.st_size, status.st_mtime_ns, measured)
+    cache.save()
+    labels = [
+        f"film{number // PART:03d}__{number % PART:04d},{'good' if number % 2 else 'bad'}" for number in range(99)
+    ]
+    (root / "labels.csv").write_text("\n".join(["name,label", *labels, ""]))
+    for modality in Modality:
+        store = project / paths.features(modality)
+        shutil.rmtree(store, ignore_errors=True)
+        fingerprint = create_settings_group(store, {"bench": modality.value}, dim=8, dtype="float16")
+        with StoreWriter(store, fingerprint) as writer:
+            for rows in _rows(CLIPS_STORED, np.random.default_rng(7), width=8):
+                writer.append(rows)
+    time.sleep(0.1)  # `index` remembers no run that began as soon as something was written
 
 
 def _trivial_project(folder: Path, stages: int) -> Path:

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.clips import Clip, Modality
 from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, MiniXceptionConfig, VisionConfig
 from ecmf_pipeline.extraction.config import ExtractConfig
-from ecmf_pipeline.media.sampling import MediaConfig, read_frames
+from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.media.sampling import read_frames
 from ecmf_pipeline.runner.machine import memory_settings
 from ecmf_pipeline.store import FeatureStore
 from tools.bench_clips import Cost, cost_of, make_clips, run_extraction

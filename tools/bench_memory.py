@@ -20,8 +20,8 @@ from skimage import data
 from ecmf_pipeline.core.clips import Clip, ClipId, Modality
 from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, MiniXceptionConfig
 from ecmf_pipeline.extraction.step import ClipToExtract, ExtractOpener
-from ecmf_pipeline.faces import FaceConfig
-from ecmf_pipeline.media.sampling import MediaConfig
+from ecmf_pipeline.faces.config import FaceConfig
+from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.runner.machine import memory_settings
 
 READERS = ("auto", "decord", "pyav")

@@ -33,8 +33,10 @@ from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from ecmf_pipeline.core.errors import ClipError
 from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders import config as configs
-from ecmf_pipeline.faces import FaceConfig, FaceFinder
-from ecmf_pipeline.media.sampling import MediaConfig, read_audio, read_frames
+from ecmf_pipeline.faces.config import FaceConfig
+from ecmf_pipeline.faces.finder import FaceFinder
+from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.media.sampling import read_audio, read_frames
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group
 from tools.bench_store import cpu_seconds
 

@@ -98,6 +98,14 @@ def index() -> None:
 
 
 @app.command()
+def settings() -> None:
+    """Resolve what params, preset, prompts, labels and weights mean for each later stage (data/settings/*.json)."""
+    from ecmf_pipeline.stages import settings as stage
+
+    stage.run()
+
+
+@app.command()
 def transcribe(workers: WorkersOption = None, *, retry_quarantined: RetryOption = False) -> None:
     """Write down what is said in clips without words (transcribe.model: a Whisper model); each file is heard once."""
     from ecmf_pipeline.stages import transcribe as stage
@@ -244,17 +252,17 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")] = False,
 ) -> None:
     """Score predictions as the challenge does: weighted F1 over the names that have a label; needs no project."""
-    from ecmf_pipeline.cli import score as command
+    from ecmf_pipeline.cli.show import show_score
 
-    command.run(predictions, truth, entry=entry, as_json=as_json)
+    show_score(predictions, truth, entry=entry, as_json=as_json)
 
 
 @app.command()
 def status() -> None:
     """Show, per stage and modality, how many clips are done, missing, absent and quarantined."""
-    from ecmf_pipeline.cli import status as command
+    from ecmf_pipeline.cli.show import show_status
 
-    command.run()
+    show_status()
 
 
 @app.command()
@@ -285,9 +293,11 @@ def doctor(
 @app.command()
 def init(folder: Annotated[Path, typer.Argument(help="A new or empty project folder.")]) -> None:
     """Lay dvc.yaml and params.yaml in a folder and make it a DVC project."""
-    from ecmf_pipeline.cli import init as project
+    from ecmf_pipeline.core.progress import say
+    from ecmf_pipeline.sharing.new_project import make_project
 
-    project.init(folder)
+    make_project(folder)
+    say(f"{folder} is ready: set `corpus` in params.yaml (or keep the sample), then run `dvc repro` in it")
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ StoreArgument = Annotated[Path, typer.Argument(help="A feature store, such as da
 @store_app.command("ls")
 def ls_command(paths: StoresArgument = None) -> None:
     """Show what each store holds, by settings: clips, parts, bytes, how much of the manifest, and what is in use."""
-    from ecmf_pipeline.cli.store_view import list_stores
+    from ecmf_pipeline.cli.store_commands import list_stores
 
     list_stores(paths or [])
 
@@ -37,7 +37,7 @@ def verify_command(
     ] = False,
 ) -> None:
     """Read every byte; say what is damaged or superfluous and how to mend it (exit code 1 when anything is damaged)."""
-    from ecmf_pipeline.cli.store_view import verify
+    from ecmf_pipeline.cli.store_commands import verify
 
     if not verify(paths or [], mends=mend):
         raise typer.Exit(1)
@@ -55,7 +55,7 @@ def compact_command(
     ] = False,
 ) -> None:
     """Merge small parts up to extract.part_size, and drop rows that others replace; may be killed and run again."""
-    from ecmf_pipeline.cli.store_edit import compact_stores
+    from ecmf_pipeline.cli.store_commands import compact_stores
 
     compact_stores(paths or [], drop_absent=drop_absent, drop_other_settings=drop_other_settings)
 
@@ -72,7 +72,7 @@ def export_command(
     out: Annotated[Path, typer.Option(help="The new folder, or file.")],
 ) -> None:
     """Write the features in use as float32, for other programs."""
-    from ecmf_pipeline.cli.store_edit import export
+    from ecmf_pipeline.cli.store_commands import export
 
     export(store, file_format=file_format, level=level, out=out)
 
@@ -85,7 +85,7 @@ def import_command(
     encoder: Annotated[str, typer.Option(help="Their name: the entry of type `imported` in params.yaml.")],
 ) -> None:
     """Take features that were computed elsewhere; what is there already is not taken twice."""
-    from ecmf_pipeline.cli.store_edit import import_into_store
+    from ecmf_pipeline.cli.store_commands import import_into_store
 
     if not import_into_store(path, modality=modality, encoder=encoder):
         raise typer.Exit(1)

@@ -14,3 +14,11 @@ class Config(BaseModel):
     """One section of params.yaml: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+Pool = Literal["mean", "max", "mean_std"]
+"""How a clip's rows become one vector."""
+
+
+PoolOrFrames = Literal["mean", "max", "mean_std", "frames"]
+"""The same, or ``frames``: they stay a sequence."""

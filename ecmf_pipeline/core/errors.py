@@ -6,6 +6,7 @@
     ├── InputError              the user's input is wrong: the command ends with exit code 2
     │   ├── ParamsError         a key or value of params.yaml
     │   ├── CorpusError         the corpus folder, its csv files, its labels
+    │   │   └── AmbiguousName   a name in a csv file fits several clips: its row is left out
     │   ├── TooFewClips         nothing to train on: too few clips, classes or groups
     │   ├── MissingInput        a file that an earlier stage writes is not there yet
     │   ├── ModelError          weights that are absent, altered or of another shape
@@ -23,6 +24,8 @@
     │   ├── ChangedSinceIndex   its file is not the one that was indexed: tried again in the next run
     │   ├── FileUnreachable     its file is gone or may not be read just now: tried again in the next run
     │   ├── NoFaceFound         no sampled frame shows a face
+    │   ├── UnusableFaceCrops   the file that should hold its face crops holds something else
+    │   ├── UnusableFeatures    what is to be imported for it is no array of features
     │   ├── WorkerCrashed       it made the process that worked on it crash (a decoder's segmentation fault, say)
     │   ├── WorkerKilled        the process that worked on it was killed from outside, twice: tried again next time
     │   ├── OutOfMemory         it takes more memory than there is
@@ -40,11 +43,14 @@ Anything else that is raised is a bug of ours and propagates with its traceback.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 WORKER_NOTE = "In a worker:"
 """Begins the note that holds a worker's traceback, on an error that came from one."""
+_OPENCV_NO_MEMORY = -4
+_SAID_BY_LIBRARIES = ("out of memory", "not enough memory", "allocate memory", "_alloc_failed", "bad_alloc")
+"""Torch's allocator for the processor (on Linux, on Windows), CUDA, cuBLAS and C++ itself."""
 
 
 class EcmfError(Exception):
@@ -73,11 +79,25 @@ class InputError(EcmfError):
 
 
 class ParamsError(InputError):
-    """A key or a value of params.yaml is wrong."""
+    """A key or a value of params.yaml is wrong.
+
+    Args:
+        message: What is wrong and where.
+        hint: How to mend it.
+        keys: The keys that are wrong, with dots, as far as they are known.
+    """
+
+    def __init__(self, message: str, hint: str | None = None, *, keys: Sequence[str] = ()) -> None:
+        super().__init__(message, hint)
+        self.keys = tuple(keys)
 
 
 class CorpusError(InputError):
     """The corpus folder or one of its csv files cannot be used."""
+
+
+class AmbiguousName(CorpusError):
+    """A name fits several clips."""
 
 
 class TooFewClips(InputError):
@@ -168,6 +188,14 @@ class NoFaceFound(ClipError):
     """No sampled frame shows a face."""
 
 
+class UnusableFaceCrops(ClipError):
+    """The file that should hold a clip's face crops holds something else."""
+
+
+class UnusableFeatures(ClipError):
+    """What is to be imported for a clip is no array of features."""
+
+
 class WorkerCrashed(ClipError):
     """The clip makes the process that works on it crash, also when it is tried alone."""
 
@@ -222,14 +250,9 @@ class Interrupted(EcmfError):
         return f"{super().__str__()}; what was complete is kept, run the same command again to go on"
 
 
-_OPENCV_NO_MEMORY = -4
-_SAID_BY_LIBRARIES = ("out of memory", "not enough memory", "allocate memory", "_alloc_failed", "bad_alloc")
-"""Torch's allocator for the processor (on Linux, on Windows), CUDA, cuBLAS and C++ itself."""
-
-
 @contextmanager
-def want_of_memory() -> Iterator[None]:
-    """Within it, memory that runs out is a MemoryError, also where torch, CUDA, OpenCV or the system say it otherwise.
+def as_out_of_memory() -> Iterator[None]:
+    """Convert out-of-memory errors of torch, CUDA, OpenCV and the system to MemoryError.
 
     Raises:
         MemoryError: With what the library said.
@@ -237,12 +260,12 @@ def want_of_memory() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, MemoryError) or not _is_want_of_memory(error):
+        if isinstance(error, MemoryError) or not _is_out_of_memory(error):
             raise
         raise MemoryError(str(error).partition("\n")[0].strip()) from error
 
 
-def _is_want_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     """By names and words: no library is loaded for a type that only one of its own errors can have."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM

@@ -1,10 +1,10 @@
-"""Numbers as they are told to the user."""
+"""Format numbers for messages."""
 
 from __future__ import annotations
 
 
-def size(count: float) -> str:
-    """A number of bytes, such as ``405.6 MB``."""
+def format_bytes(count: float) -> str:
+    """Format a number of bytes, such as ``405.6 MB``."""
     for unit in ("B", "kB", "MB"):
         if abs(count) < 1000:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"

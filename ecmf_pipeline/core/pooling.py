@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
-Pool = Literal["mean", "max", "mean_std"]
-"""How a clip's rows become one vector."""
-
-PoolOrFrames = Literal["mean", "max", "mean_std", "frames"]
-"""The same, or ``frames``: they stay a sequence."""
+from ecmf_pipeline.core.config import Pool, PoolOrFrames
 
 MOST_FRAMES = 32
 """Rows that a sequence has at most where nothing else is said: speech has fifty a second, and all would be padded to

@@ -1,12 +1,16 @@
-"""What the user sees: a line for what was done, and on a terminal a progress bar for every loop that may last."""
+"""What the user sees: a line for what was done, and on a terminal a progress bar for every loop that may last.
+
+tqdm is imported where a bar is made: it takes as long to import as `index` has to do where nothing changed.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 Item = TypeVar("Item")
 
@@ -19,17 +23,20 @@ def say(line: str) -> None:
 
 def warn(line: str) -> None:
     """Tell the user, on standard error, what did not go as planned although the run goes on."""
+    from tqdm import tqdm
+
     with tqdm.external_write_mode(file=sys.stderr):
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
 
 
-def progress_bar(description: str, total: int, *, initial: int = 0, unit: str = "clip") -> tqdm[NoReturn]:
+def progress_bar(description: str, total: int, *, unit: str = "clip") -> tqdm[NoReturn]:
     """A bar on standard error that is silent when standard error is not a terminal."""
+    from tqdm import tqdm
+
     return tqdm(
         desc=description,
         total=total,
-        initial=initial,
         unit=unit,
         disable=not sys.stderr.isatty(),
         dynamic_ncols=True,
@@ -41,6 +48,8 @@ def progress(
     items: Iterable[Item], description: str, *, total: int | None = None, unit: str = "clip"
 ) -> Iterator[Item]:
     """Iterate over ``items`` behind a progress bar."""
+    from tqdm import tqdm
+
     yield from tqdm(
         items, desc=description, total=total, unit=unit, disable=not sys.stderr.isatty(), dynamic_ncols=True
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split, validate_clip_id
-from ecmf_pipeline.core.errors import CorpusError
+from ecmf_pipeline.core.errors import AmbiguousName, CorpusError
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.listing import (
     MEDIA_EXTENSIONS,
@@ -30,7 +30,6 @@ from ecmf_pipeline.corpora.listing import (
     without_media_extension,
 )
 from ecmf_pipeline.corpora.tables import (
-    AmbiguousName,
     Table,
     clean_name,
     doubled_rows,

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ecmf_pipeline.core.clips import Clip, ClipId
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Clip, ClipId, write_manifest
+from ecmf_pipeline.core.files import write_atomic, write_json
 from ecmf_pipeline.core.progress import progress_bar
-from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind
-from ecmf_pipeline.corpora.measuring import CacheWriter, File, IndexCache, Measured, Measuring, failure, unreachable
+from ecmf_pipeline.corpora.config import MER_LABELS
+from ecmf_pipeline.corpora.index_cache import IndexCache, Measured
+from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind
+from ecmf_pipeline.corpora.measuring import CacheWriter, File, Measuring, failure, unreachable
+from ecmf_pipeline.runner.quarantine import Quarantine
 
 SECONDS_BETWEEN_SAVES = 20.0
 """The cache is written whole; what was read since stands in the spool meanwhile."""
@@ -86,6 +94,61 @@ def index_corpus(
     )
     findings = (*listing.findings, *_stream_findings(clips, measured), *_same_content(clips, measured))
     return IndexResult(clips, findings, quarantined, hashed=len(changed), reused=reused)
+
+
+def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarantine) -> bool:
+    """Write `last_scan.OUTPUTS`: the quarantine table, the corpus, the findings, the metrics and the manifest.
+
+    Args:
+        listing: What was listed.
+        result: What `index_corpus` made of it.
+        quarantine: The table of `index`, as it was.
+
+    Returns:
+        Whether the manifest has changed.
+    """
+    quarantine.keep_only({entry.clip_id: entry.digest for entry in result.quarantined})
+    for entry in result.quarantined:
+        quarantine.add(entry.clip_id, entry.reason, entry.message, entry.digest)
+    quarantine.write()
+    corpus = {
+        "candidates": list(listing.candidate_order),
+        "labels": list(listing.labels),
+        "synthetic": listing.synthetic,
+    }
+    write_json(paths.CORPUS, corpus)
+    findings = io.StringIO()
+    writer = csv.writer(findings, lineterminator="\n")
+    writer.writerow(["kind", "clip_id", "message", "count"])
+    writer.writerows([finding.kind, finding.clip_id, finding.message, finding.count] for finding in result.findings)
+    write_atomic(paths.FINDINGS, findings.getvalue(), only_if_changed=True)
+    write_json(paths.INDEX_METRICS, {**_counts(result.clips), "findings": count_by_kind(result.findings)})
+    return write_manifest(paths.MANIFEST, result.clips)
+
+
+def summary_of(result: IndexResult, labels: Sequence[str], *, read: int, changed: bool) -> str:
+    """Say what was found; labels of the user's own are listed, so that a typo among them is seen.
+
+    Args:
+        result: What `index_corpus` returned.
+        labels: The labels of the corpus.
+        read: Files that were read.
+        changed: Whether the manifest has changed.
+    """
+    counts = _counts(result.clips)
+    own = "" if set(labels) <= set(MER_LABELS) else f"; labels: {', '.join(labels)}"
+    lines = [
+        f"index: {counts['clips']} clips ({counts['train']} train, {counts['candidate']} candidate, "
+        f"{counts['unlabeled']} unlabeled), {read} files read, {len(result.quarantined)} quarantined; "
+        f"manifest {'written' if changed else 'unchanged'}{own}"
+    ]
+    found = count_by_kind(result.findings).items()
+    return "\n".join([*lines, *(f"  {kind}: {count} (see {paths.FINDINGS})" for kind, count in found)])
+
+
+def _counts(clips: Sequence[Clip]) -> dict[str, int]:
+    splits = Counter(clip.split.value for clip in clips)
+    return {"clips": len(clips), **{split: splits[split] for split in ("train", "candidate", "unlabeled")}}
 
 
 def _look_up(listing: CorpusListing, cache: IndexCache) -> tuple[dict[str, Measured], dict[str, int], list[File]]:

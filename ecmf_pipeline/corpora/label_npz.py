@@ -16,8 +16,6 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from numpy.lib import format as npy
-
 from ecmf_pipeline.core.errors import InputError, MissingInput
 
 TRAIN_ENTRY, TEST_ENTRY = "train_corpus", "test1_corpus"
@@ -95,6 +93,8 @@ def _member(archive: zipfile.ZipFile, entry: str, path: Path) -> bytes:
 def _unpacked(content: bytes, where: str) -> Any:
     stream = io.BytesIO(content)
     try:
+        from numpy.lib import format as npy  # here: few corpora have such a file, and numpy takes 0.1 s to import
+
         version = npy.read_magic(stream)
         read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, _, dtype = read_header(stream)

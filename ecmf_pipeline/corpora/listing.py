@@ -1,4 +1,7 @@
-"""Finding media files below a folder: fast on 100,000 files, safe on link loops, pipes and forbidden folders."""
+"""What a corpus lists: its clips, what is odd about it, and the media files below a folder.
+
+Files are found fast on 100,000 of them, and safely on link loops, pipes and forbidden folders.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from pathlib import Path
 
 from ecmf_pipeline.core.clips import Clip, ClipId, validate_clip_id
 from ecmf_pipeline.core.errors import CorpusError
+
+MEDIA_EXTENSIONS = (".mp4", ".mkv", ".avi", ".mov", ".flv", ".webm")
 
 
 class FindingKind(StrEnum):
@@ -99,9 +104,6 @@ def naming_some(names: Iterable[str], shown: int = 3) -> str:
     listed = list(names)
     more = f" and {len(listed) - shown} more" if len(listed) > shown else ""
     return ", ".join(repr(name) for name in listed[:shown]) + more
-
-
-MEDIA_EXTENSIONS = (".mp4", ".mkv", ".avi", ".mov", ".flv", ".webm")
 
 
 def without_media_extension(name: str) -> str:

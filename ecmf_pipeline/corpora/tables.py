@@ -13,12 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ecmf_pipeline.core.clips import ClipId
-from ecmf_pipeline.core.errors import CorpusError
+from ecmf_pipeline.core.errors import AmbiguousName, CorpusError
 from ecmf_pipeline.core.files import read_text
 from ecmf_pipeline.corpora.listing import Finding, FindingKind, naming_some
 
 LINE_ENDS_AND_TABS = re.compile(r"\s*[\t-\r\x1c-\x1f\x85\u2028\u2029]\s*")
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f\ud800-\udfff]")
+MOST_UNKNOWN = 0.5
+"""Beyond this share of unknown labels it is not the corpus that is odd but the list of classes that is wrong."""
+Resolve = Callable[[str], ClipId]
+"""From a name in a csv file to a clip id; raises CorpusError for a name that cannot be one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +135,6 @@ def _too_wide(path: Path, line: int, row: tuple[str, ...], width: int) -> Findin
         f"{path.name}: line {line} ({row[0][:60]!r}) has {len(row)} cells where the header has {width}; the row is not "
         'used: put a text that holds commas in "double quotes"',
     )
-
-
-MOST_UNKNOWN = 0.5
-"""Beyond this share of unknown labels it is not the corpus that is odd but the list of classes that is wrong."""
-
-Resolve = Callable[[str], ClipId]
-"""From a name in a csv file to a clip id; raises CorpusError for a name that cannot be one."""
-
-
-class AmbiguousName(CorpusError):
-    """A name fits several clips."""
 
 
 def resolve_names(table: Table, resolve: Resolve) -> tuple[list[ClipId | None], list[Finding]]:

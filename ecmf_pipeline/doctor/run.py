@@ -11,7 +11,7 @@ from typing import Any
 
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import EcmfError
-from ecmf_pipeline.core.formatting import counted, size
+from ecmf_pipeline.core.formatting import counted, format_bytes
 from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.doctor.checks import Check, State, duration, exit_code
 from ecmf_pipeline.doctor.corpus import Ahead, check_corpus, look_ahead, measured_clips, spoken_clips
@@ -181,8 +181,8 @@ def check_disk(needed: dict[Modality, float], free: int) -> Check:
         free: Bytes.
     """
     total = sum(needed.values())
-    each = ", ".join(f"{modality.value} {size(count)}" for modality, count in needed.items())
-    message = f"{size(free)} free; features to come need about {size(total)} ({each})"
+    each = ", ".join(f"{modality.value} {format_bytes(count)}" for modality, count in needed.items())
+    message = f"{format_bytes(free)} free; features to come need about {format_bytes(total)} ({each})"
     figures = {"free": free, "needed": round(total), "by_modality": {m.value: round(n) for m, n in needed.items()}}
     if total > free:
         return Check("disk", State.FAILURE, message, "free some space, or use encoders with fewer rows", figures)

@@ -24,6 +24,9 @@ from ecmf_pipeline.runner.step import Done, ItemT, Keeper, StepFactory, Task
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.store import FeatureStore, has_fingerprint
 
+TRIAL_CLIPS = 4
+Anything = TypeVar("Anything")
+
 
 class TimedEngine:
     """Another engine, and a clock beside it.
@@ -62,11 +65,6 @@ class TimedEngine:
             ended, items = self._finished[0]
             return (ended - self._begun) / items
         return (self._finished[-1][0] - self._finished[0][0]) / sum(items for _, items in self._finished[1:])
-
-
-TRIAL_CLIPS = 4
-
-Anything = TypeVar("Anything")
 
 
 @dataclass(frozen=True, slots=True)

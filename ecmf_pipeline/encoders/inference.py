@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ecmf_pipeline.core.errors import ParamsError, want_of_memory
+from ecmf_pipeline.core.errors import ParamsError, as_out_of_memory
 from ecmf_pipeline.core.progress import warn
 from ecmf_pipeline.runner.machine import multiplies_bf16
 
@@ -133,7 +133,7 @@ class Inference:
     def _try(self, span: slice, forward: Callable[[slice], torch.Tensor]) -> torch.Tensor | None:
         """The rows of a span; None where memory ran out and there is something to halve."""
         try:
-            with want_of_memory(), self._autocast():
+            with as_out_of_memory(), self._autocast():
                 return forward(span).float().cpu()
         except MemoryError:
             if span.stop - span.start == 1:

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ecmf_pipeline.core.digests import remembered_sha256
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.core.files import sha256_file
 
 MODELS_HINT = "run `ecmf-pipe models` to fetch the weights that this pipeline uses by default"
 
@@ -46,14 +46,14 @@ def weights_hash(path: Path) -> str:
     """
     if not path.is_file():
         raise ModelError(f"the weights {path} are missing", MODELS_HINT)
-    return sha256_file(path)
+    return remembered_sha256(path)
 
 
 def folder_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every file in a model folder that can change its numbers, by its path inside the folder."""
     names = {path.relative_to(folder): path for path in folder.rglob("*") if path.suffix in MODEL_SUFFIXES}
     return {
-        name.as_posix(): sha256_file(path)
+        name.as_posix(): remembered_sha256(path)
         for name, path in sorted(names.items())
         if path.is_file() and not any(part.startswith(".") for part in name.parts)
     }

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from ecmf_pipeline.core.clips import Modality
-from ecmf_pipeline.core.config import Config
+from ecmf_pipeline.core.config import Config, Frames
+from ecmf_pipeline.encoders.config import (
+    BaseEncoderConfig,
+    ImportedConfig,
+)
+from ecmf_pipeline.faces.config import FaceConfig
+from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig, resolved_reader
 
 
 def _names(value: object) -> object:
@@ -74,3 +80,37 @@ class ExtractConfig(Config):
         """The encoders of a modality in use, in the order of their columns."""
         names = self.encoders[modality]
         return [names] if isinstance(names, str) else names
+
+
+def branch_settings(
+    modality: Modality, encoder: BaseEncoderConfig, media: MediaConfig, faces: FaceConfig
+) -> dict[str, Any]:
+    """All that changes a modality's numbers: the encoder and what prepares its input.
+
+    Raises:
+        ModelError: When weights are missing.
+    """
+    settings: dict[str, Any] = {"modality": modality.value, "encoder": encoder.settings()}
+    if isinstance(encoder, ImportedConfig):
+        return settings  # what prepared their input happened elsewhere
+    if modality in {Modality.GLOBAL, Modality.FACE}:
+        # The recipe is raised whenever a change of code changes which pictures are sampled.
+        settings["media"] = {
+            **media.model_dump(mode="json"),
+            "frames": frames_of(encoder, media),
+            "reader": resolved_reader(media),
+            "recipe": 3,
+        }
+    if modality is Modality.FACE:
+        settings["faces"] = faces.settings()
+        if faces.are_cut_already:
+            settings["media"] = {"frames": settings["media"]["frames"]}  # no video is read
+    if modality is Modality.AUDIO:
+        settings["media"] = {"sample_rate": SAMPLE_RATE}
+    return settings
+
+
+def frames_of(encoder: BaseEncoderConfig, media: MediaConfig) -> Frames:
+    """How many pictures of a clip an encoder reads: what its own params say, else ``media.frames``."""
+    own: Frames | None = getattr(encoder, "frames", None)  # visual encoders have it
+    return media.frames if own is None else own

@@ -15,7 +15,7 @@ from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.encoders.base import Encoder
 from ecmf_pipeline.encoders.config import BaseEncoderConfig, JoinedConfig, text_columns
 from ecmf_pipeline.encoders.joined import JoinedEncoder
-from ecmf_pipeline.media.sampling import MediaConfig, resolved_reader
+from ecmf_pipeline.media.config import MediaConfig, resolved_reader
 
 UNKNOWN = "unknown"
 """The version of a library that is not installed as a package."""

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.clips import Clip, Modality
+from ecmf_pipeline.core.config import PoolOrFrames
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.core.pooling import MOST_FRAMES, PoolOrFrames
+from ecmf_pipeline.core.pooling import MOST_FRAMES
 from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.extraction.plan import present_digests
 from ecmf_pipeline.store import FeatureStore

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline.core.clips import Clip, Modality
-from ecmf_pipeline.core.config import Frames
 from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.core.transcripts import ClipText
@@ -19,8 +18,7 @@ from ecmf_pipeline.encoders.config import (
     settings_of_imported,
     text_columns,
 )
-from ecmf_pipeline.faces import FaceConfig, are_cut_already
-from ecmf_pipeline.media.sampling import SAMPLE_RATE, MediaConfig, resolved_reader
+from ecmf_pipeline.faces.config import FaceConfig, are_cut_already
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.store import FeatureStore, current_fingerprint, has_fingerprint
 
@@ -80,40 +78,6 @@ class Branch:
     def fingerprint(self) -> str:
         """Of the settings."""
         return fingerprint(self.settings)
-
-
-def branch_settings(
-    modality: Modality, encoder: BaseEncoderConfig, media: MediaConfig, faces: FaceConfig
-) -> dict[str, Any]:
-    """All that changes a modality's numbers: the encoder and what prepares its input.
-
-    Raises:
-        ModelError: When weights are missing.
-    """
-    settings: dict[str, Any] = {"modality": modality.value, "encoder": encoder.settings()}
-    if isinstance(encoder, ImportedConfig):
-        return settings  # what prepared their input happened elsewhere
-    if modality in {Modality.GLOBAL, Modality.FACE}:
-        # The recipe is raised whenever a change of code changes which pictures are sampled.
-        settings["media"] = {
-            **media.model_dump(mode="json"),
-            "frames": frames_of(encoder, media),
-            "reader": resolved_reader(media),
-            "recipe": 3,
-        }
-    if modality is Modality.FACE:
-        settings["faces"] = faces.settings()
-        if faces.are_cut_already:
-            settings["media"] = {"frames": settings["media"]["frames"]}  # no video is read
-    if modality is Modality.AUDIO:
-        settings["media"] = {"sample_rate": SAMPLE_RATE}
-    return settings
-
-
-def frames_of(encoder: BaseEncoderConfig, media: MediaConfig) -> Frames:
-    """How many pictures of a clip an encoder reads: what its own params say, else ``media.frames``."""
-    own: Frames | None = getattr(encoder, "frames", None)  # visual encoders have it
-    return media.frames if own is None else own
 
 
 def input_digests(

@@ -24,15 +24,18 @@ from ecmf_pipeline.core.errors import (
     ClipError,
     FeaturesNotFinite,
     NothingToEncode,
-    want_of_memory,
+    as_out_of_memory,
 )
 from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Prepared, Preparer
 from ecmf_pipeline.encoders.config import BaseEncoderConfig
+from ecmf_pipeline.extraction.config import frames_of
 from ecmf_pipeline.extraction.feature_origin import library_versions, provenance_of
-from ecmf_pipeline.extraction.plan import frames_of
-from ecmf_pipeline.faces import FaceConfig, FaceFinder, FaceTrack, read_openface
-from ecmf_pipeline.media.sampling import MediaConfig, Sampling, has_changed, read_audio, read_samplings
+from ecmf_pipeline.faces.config import FaceConfig
+from ecmf_pipeline.faces.finder import FaceFinder, FaceTrack
+from ecmf_pipeline.faces.openface import read_openface
+from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.media.sampling import Sampling, has_changed, read_audio, read_samplings
 from ecmf_pipeline.runner import Opener, Outcome, Step, Target
 from ecmf_pipeline.runner.machine import usable_cores
 from ecmf_pipeline.store import FeatureRow, can_hold, create_settings_group
@@ -129,7 +132,7 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
     def open(self, item: ClipToExtract) -> OpenedClip:
         """Decode a clip once, for the branches that miss it. A branch's failure stays that branch's."""
         opened: OpenedClip = {}
-        with want_of_memory():
+        with as_out_of_memory():
             if Modality.TEXT in item.digests:
                 self._prepare(Modality.TEXT, lambda: (item.text, {}), opened)
             elsewhere = {Modality.TEXT}
@@ -290,7 +293,7 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
         for modality, encoder in self._encoders.items():
             here = [(item, opened[modality]) for item, opened in batch if modality in opened]
             good = [(item, view) for item, view in here if isinstance(view, OpenedView)]
-            with want_of_memory():
+            with as_out_of_memory():
                 encodings = encoder.encode_prepared([view.prepared for _, view in good]) if good else []
             results = {
                 item.clip.clip_id: self._row(modality, item, view, encoding)

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ecmf_pipeline.core.config import Config
+from ecmf_pipeline.core.digests import remembered_sha256
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.core.files import sha256_file
 
 CROP_MARGIN = 1.6
 """Side of the square crop over the side of the face's box: landmark models want some surroundings."""
@@ -58,7 +58,7 @@ class FaceConfig(Config):
             raise ModelError(f"the face detector {self.detector} is missing", "run `ecmf-pipe models`")
         return {
             "source": self.source,
-            "detector": sha256_file(self.detector),
+            "detector": remembered_sha256(self.detector),
             "min_confidence": self.min_confidence,
             "range": self.range,
             "align": self.align,

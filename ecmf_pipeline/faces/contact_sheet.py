@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
-from ecmf_pipeline.core.files import write_atomic
 
 Picture = NDArray[np.uint8]
 """RGB, (H, W, 3)."""
@@ -85,21 +82,12 @@ def mark_face(
 
 def jpeg(picture: Picture) -> bytes:
     """A picture as JPEG; the same picture gives the same bytes."""
-    return _encoded(picture, ".jpg", [_JPEG_QUALITY])
-
-
-def write_sheet(path: Path, sheet: Picture) -> None:
-    """Write a sheet as PNG."""
-    write_atomic(path, _encoded(sheet, ".png", []))
-
-
-def _encoded(picture: Picture, extension: str, quality: list[int]) -> bytes:
     import cv2
 
-    options = [cv2.IMWRITE_JPEG_QUALITY, *quality] if quality else []
-    done, encoded = cv2.imencode(extension, np.ascontiguousarray(picture[..., ::-1]), options)
+    bgr = np.ascontiguousarray(picture[..., ::-1])
+    done, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     if not done:
-        raise ValueError(f"OpenCV cannot write a picture of {picture.shape} as {extension}")
+        raise ValueError(f"OpenCV cannot write a picture of {picture.shape} as JPEG")
     content: bytes = encoded.tobytes()
     return content
 

@@ -1,4 +1,4 @@
-"""Cut faces out of pictures."""
+"""Cut faces out of pictures, and measure how well their landmarks can be trusted."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ from ecmf_pipeline.faces.config import CROP_MARGIN
 
 _LEAST_EYE_DISTANCE = 0.15
 """Of the box's width: eyes that lie nearer to each other are those of a profile, and their slope means little."""
+_FRONTAL = np.array([[-0.5, 0.0], [0.5, 0.0], [0.0, 0.426], [0.0, 1.008], [-1.029, 0.361], [1.029, 0.361]], np.float64)
+"""The six keypoints of a face that looks into the camera, in distances between the eyes: the median over the 31 clips
+of real faces in which they were measured, made symmetric."""
+_LOOSE_FIT = 0.2
+"""Of the distance between the eyes: a face whose keypoints miss the frontal ones by as much has a fit of 1 / e."""
+_SIDE = 64
+_SLIGHT_BLUR = 1.5  # pixels of 64
+_SHARP = 0.7
+"""Share of the gradients' energy that a slight blur takes away: 0.73 to 0.82 in the mean of real clips, 0.45 after a
+blur of 2% of the face's side, 0.23 after one of 4%."""
 
 
 def crop_square(picture: NDArray[np.uint8], box: Box, size: int, *, margin: float = CROP_MARGIN) -> NDArray[np.uint8]:
@@ -92,20 +102,6 @@ def eye_angle(box: Box, landmarks: NDArray[np.float32]) -> float:
     if not np.hypot(across, down) >= _LEAST_EYE_DISTANCE * box[2]:  # NaN is not
         return 0.0
     return float(np.arctan2(down, across))
-
-
-_FRONTAL = np.array([[-0.5, 0.0], [0.5, 0.0], [0.0, 0.426], [0.0, 1.008], [-1.029, 0.361], [1.029, 0.361]], np.float64)
-"""The six keypoints of a face that looks into the camera, in distances between the eyes: the median over the 31 clips
-of real faces in which they were measured, made symmetric."""
-
-_LOOSE_FIT = 0.2
-"""Of the distance between the eyes: a face whose keypoints miss the frontal ones by as much has a fit of 1 / e."""
-
-_SIDE = 64
-_SLIGHT_BLUR = 1.5  # pixels of 64
-_SHARP = 0.7
-"""Share of the gradients' energy that a slight blur takes away: 0.73 to 0.82 in the mean of real clips, 0.45 after a
-blur of 2% of the face's side, 0.23 after one of 4%."""
 
 
 def landmark_quality(picture: NDArray[np.uint8], face: Detection) -> float:

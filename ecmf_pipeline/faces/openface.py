@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.errors import ClipError, FileUnreachable
+from ecmf_pipeline.core.errors import FileUnreachable, UnusableFaceCrops
 from ecmf_pipeline.faces.config import CROP_MARGIN
 from ecmf_pipeline.faces.finder import FaceTrack
 
@@ -24,10 +24,6 @@ box has its usual share of the crop, which is where encoders look for it."""
 
 _BROKEN_HEADERS = (ValueError, TypeError, SyntaxError, TokenError, RecursionError, OverflowError, EOFError)
 """What NumPy raises on files that are none of its own, or are cut off."""
-
-
-class UnusableFaceCrops(ClipError):
-    """The file that should hold a clip's face crops holds something else."""
 
 
 def read_openface(path: Path, *, count: int | Literal["all"], size: int) -> FaceTrack:

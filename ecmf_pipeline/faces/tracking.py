@@ -34,6 +34,17 @@ _CUT = 0.1
 """Between neighbouring samples of real clips without cuts and titles the whole picture's unlikeness stayed below 0.03;
 between pictures of different clips it was above 0.12 in 95 of 100 pairs, and 0.86 at the one real cut. A cut that is
 missed costs little: faces are compared all the same."""
+_TOO_DEAR = 2.0
+_STEP = 0.7
+"""Of the box's side: a head that has moved as far between two frames costs 1."""
+_LOOK = 0.1
+"""An unlikeness that costs 1: it is as rare between pictures of one person as between those of two."""
+_UNKNOWN_PLACE = 1.0
+"""After a cut."""
+_FARTHEST_PLACE = 1.5
+"""However far away, someone who looks like nobody else may be the same."""
+_RECENT = 4
+"""Pictures of a person that new ones are compared with: light and pose change slowly."""
 
 
 def signature(picture: NDArray[np.uint8], box: Box) -> Signature:
@@ -80,19 +91,6 @@ def _histograms(picture: NDArray[np.uint8], middle: tuple[float, float], sides: 
     joined: Signature = np.concatenate(halves).astype(np.float32)
     length = float(np.linalg.norm(joined))
     return joined / length if length else joined
-
-
-_TOO_DEAR = 2.0
-_STEP = 0.7
-"""Of the box's side: a head that has moved as far between two frames costs 1."""
-_LOOK = 0.1
-"""An unlikeness that costs 1: it is as rare between pictures of one person as between those of two."""
-_UNKNOWN_PLACE = 1.0
-"""After a cut."""
-_FARTHEST_PLACE = 1.5
-"""However far away, someone who looks like nobody else may be the same."""
-_RECENT = 4
-"""Pictures of a person that new ones are compared with: light and pose change slowly."""
 
 
 @dataclass(slots=True)

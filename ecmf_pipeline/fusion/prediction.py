@@ -12,9 +12,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from ecmf_pipeline.core.clips import Clip, labels_of
+from ecmf_pipeline.core.config import PoolOrFrames
 from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import sha256_file, write_json
-from ecmf_pipeline.core.pooling import PoolOrFrames
 from ecmf_pipeline.core.predictions import PredictionTable, with_prior
 from ecmf_pipeline.core.progress import progress
 from ecmf_pipeline.extraction.feature_origin import FeatureOrigin

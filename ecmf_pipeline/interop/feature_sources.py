@@ -18,17 +18,15 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.errors import ClipError, InputError, MissingInput
+from ecmf_pipeline.core.errors import InputError, MissingInput, UnusableFeatures
 
 LARGEST = 2**29
 """Bytes that one clip's features may take (a minute of 1024-d rows at 50 a second takes a fortieth)."""
 
 _BROKEN_HEADERS = (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError, OverflowError, EOFError)
 """What NumPy's reader of headers raises on headers that are none."""
-
-
-class UnusableFeatures(ClipError):
-    """What is to be imported for a clip is no array of features."""
+_BROKEN_HDF5 = (OSError, RuntimeError, ValueError, KeyError, TypeError)
+"""What h5py raises on objects that are damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +113,6 @@ def _header(file: BinaryIO) -> ArrayHeader:
 
 def _shown(dtype: np.dtype[Any]) -> str:
     return "Python objects" if dtype.hasobject else str(dtype)[:40]
-
-
-_BROKEN_HDF5 = (OSError, RuntimeError, ValueError, KeyError, TypeError)
-"""What h5py raises on objects that are damaged."""
 
 
 class FeatureSource(ABC):

@@ -1,4 +1,4 @@
-"""."""
+"""Kinds of feature files; light, since the command line imports it."""
 
 from __future__ import annotations
 

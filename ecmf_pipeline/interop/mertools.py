@@ -10,7 +10,7 @@ from typing import Any
 
 from ecmf_pipeline.core.errors import CorpusError, InputError, MissingInput
 from ecmf_pipeline.core.files import write_atomic
-from ecmf_pipeline.core.metrics import scores, weighted_f1
+from ecmf_pipeline.core.metrics import scores
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.label_npz import TEST_ENTRY, TRAIN_ENTRY, read_label_npz
@@ -98,30 +98,18 @@ def read_answers(path: Path, entry: str = TEST_ENTRY) -> dict[str, str]:
     return dict(PredictionTable.read(path).by_clip()) if is_ours else read_submission(path)
 
 
-def score_submission(submission: Mapping[str, str], labels: Mapping[str, str]) -> float:
-    """Weighted F1 over the label file's names, as the challenge scores.
-
-    Args:
-        submission: Predicted label by name (`read_submission`); names without a label are left aside.
-        labels: True label by name (`read_labels`).
-
-    Raises:
-        InputError: When there is nothing to score, or a labelled name is not in the submission.
-    """
-    return weighted_f1(list(labels.values()), _asked(submission, labels))
-
-
 def full_score(submission: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, Any]:
-    """What `score_submission` says, with all that `metrics.scores` tells beside it, and ``unlabeled``.
+    """Score over the label file's names, as the challenge does: all that `metrics.scores` tells, and ``unlabeled``.
 
     Labels are told in the challenge's order where they are the challenge's, else in their own.
 
     Args:
-        submission: As there. ``unlabeled`` counts its names that no label is known of: they are left aside.
-        labels: As there.
+        submission: Predicted label by name (`read_submission`). ``unlabeled`` counts its names that no label is known
+            of: they are left aside.
+        labels: True label by name (`read_labels`).
 
     Raises:
-        InputError: As there.
+        InputError: When there is nothing to score, or a labelled name is not in the submission.
     """
     found, truth = _asked(submission, labels), list(labels.values())
     known = set(truth) | set(found)

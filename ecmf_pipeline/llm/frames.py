@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.errors import ChangedSinceIndex, ClipError, ParamsError
 from ecmf_pipeline.core.files import fingerprint, sha256_text
-from ecmf_pipeline.faces import FaceConfig, FaceFinder, read_openface
+from ecmf_pipeline.faces.config import FaceConfig
+from ecmf_pipeline.faces.finder import FaceFinder
+from ecmf_pipeline.faces.openface import read_openface
 from ecmf_pipeline.llm.cache import DIGITS, RAW, ScoreCache, TextScores
 from ecmf_pipeline.llm.client import Budget
 from ecmf_pipeline.llm.config import LlmConfig, ShownFrames
@@ -26,7 +28,8 @@ from ecmf_pipeline.llm.requests import LabelAsker
 from ecmf_pipeline.llm.run import ScoreBooks, ask_about
 from ecmf_pipeline.llm.scoring import Scored
 from ecmf_pipeline.llm.step import BRANCH
-from ecmf_pipeline.media.sampling import MediaConfig, has_changed, read_samplings, resolved_reader
+from ecmf_pipeline.media.config import MediaConfig, resolved_reader
+from ecmf_pipeline.media.sampling import has_changed, read_samplings
 from ecmf_pipeline.runner import Engine, Outcome, Step, Target
 
 RECIPE = 1

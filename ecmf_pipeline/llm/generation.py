@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ecmf_pipeline.core.errors import ClipError, want_of_memory
+from ecmf_pipeline.core.errors import ClipError, as_out_of_memory
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.llm.cache import AnswerCache, Written
 from ecmf_pipeline.llm.client import Budget, Chat, Generator, question_key
@@ -94,7 +94,7 @@ class GenerationStep(Step[Question, tuple[Message, ...], Written]):
     def work(self, batch: Sequence[tuple[Question, tuple[Message, ...]]]) -> list[Outcome[Written]]:
         """Answer a batch; where one question fails, each is answered alone."""
         try:
-            with want_of_memory():
+            with as_out_of_memory():
                 answers = self._generator.generate([chat for _, chat in batch], self._schema)
         except ClipError as error:
             if len(batch) > 1:

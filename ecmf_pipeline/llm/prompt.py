@@ -12,16 +12,18 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Formatter
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.errors import InputError, ParamsError
 from ecmf_pipeline.core.files import fingerprint, read_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Calibration = Literal["everyday", "content_free", "none"]
 
@@ -339,6 +341,8 @@ def prompts_by_fold(
         folds: Fold of each clip, (n,); no group stands in two.
         seed: Draws the examples.
     """
+    import numpy as np
+
     fits = np.array([SHORTEST <= len(text.strip()) <= LONGEST for text in texts])
     said = [text.strip().casefold() for text in texts]
     prompts = {}

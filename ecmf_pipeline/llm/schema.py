@@ -11,10 +11,11 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Value = str | float | bool | tuple[str, ...]
 
@@ -344,6 +345,8 @@ def read_scores(answer: Answer, words: Sequence[str]) -> NDArray[np.float64]:
 
 
 def _shared_out(token: Token, opening: str, chosen: int, words: Sequence[str]) -> NDArray[np.float64]:
+    import numpy as np  # here and below: `settings`, which runs in every `dvc repro`, needs the schema alone
+
     probs = np.zeros(len(words))
     for text, likelihood in dict(token.alternatives).items():
         if not likelihood <= _MOST:  # written so that NaN is refused too
@@ -366,6 +369,8 @@ def _shared_out(token: Token, opening: str, chosen: int, words: Sequence[str]) -
 
 def share_scores(chosen: Sequence[int], count: int) -> NDArray[np.float64]:
     """Log-share of each of ``count`` labels among samples, (K,), each raised by half a sample (Jeffreys)."""
+    import numpy as np
+
     votes = np.bincount(np.asarray(chosen, np.int64), minlength=count) + 0.5
     scores: NDArray[np.float64] = np.log(votes / votes.sum())
     return scores

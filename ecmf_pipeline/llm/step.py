@@ -11,7 +11,7 @@ import numpy as np
 from ecmf_pipeline.core.errors import (
     ClipError,
     FeaturesNotFinite,
-    want_of_memory,
+    as_out_of_memory,
 )
 from ecmf_pipeline.llm.cache import TextScores
 from ecmf_pipeline.llm.client import LabelScorer
@@ -115,7 +115,7 @@ class ScoringStep(Step[Utterance, str, TextScores]):
 
     def work(self, batch: Sequence[tuple[Utterance, str]]) -> list[Outcome[TextScores]]:
         """Score a batch; the clips that say a text share its row."""
-        with want_of_memory():
+        with as_out_of_memory():
             scores = self._scorer.score([text for _, text in batch], self._labels)  # (B, K)
         outcomes: list[Outcome[TextScores]] = []
         for (item, text), row in zip(batch, scores, strict=True):

@@ -7,7 +7,6 @@ so whose pictures they are is part of the fingerprint. Sound is read by PyAV.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,31 +14,12 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from ecmf_pipeline.core.config import Config, Frames
+from ecmf_pipeline.core.config import Frames
 from ecmf_pipeline.core.errors import NoAudioStream, NoVideoStream, SilentAudio, TooManyPictures, UnreadableMedia
-
-SAMPLE_RATE = 16_000
-"""Hertz; what speech models are trained on."""
-
+from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig, resolved_reader
 
 _MOST_BYTES = 2**30
-
-
-class MediaConfig(Config):
-    """How clips are sampled.
-
-    Attributes:
-        frames: Pictures a clip, uniform in time: the middles of as many equal spans.
-        max_side: Longer pictures are scaled down to this many pixels while they are decoded.
-        reader: ``decord``, ``pyav``, or ``auto``: decord's pictures where it is installed, by whatever reads them with
-            the least work, else PyAV's.
-    """
-
-    frames: int = Field(16, gt=0)
-    max_side: int = Field(1280, gt=63)
-    reader: Literal["auto", "decord", "pyav"] = "auto"
 
 
 _SAME_MOMENT = 2e-3
@@ -187,13 +167,6 @@ def has_changed(path: Path, size: int) -> bool:
         return bool(size) and path.is_file() and path.stat().st_size != size
     except OSError:  # who reads it says what is wrong
         return False
-
-
-def resolved_reader(config: MediaConfig) -> Literal["decord", "pyav"]:
-    """Whose pictures are read on this machine."""
-    if config.reader == "auto":
-        return "decord" if importlib.util.find_spec("decord") else "pyav"
-    return config.reader
 
 
 def _reader(config: MediaConfig) -> Literal["auto", "decord", "pyav"]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -16,7 +16,6 @@ from markupsafe import Markup
 
 UNKNOWN = "\N{EN DASH}"
 """Stands in a table's cell where a value is not known."""
-
 State = Literal["better", "worse", "same", "unknown"]
 
 
@@ -226,3 +225,9 @@ def count(number: int, noun: str = "", plural: str = "") -> str:
 def listing(items: Sequence[str]) -> str:
     """Items as in a sentence: ``a, b and c``."""
     return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
+
+
+def in_order(labels: Iterable[str], seen: Iterable[str]) -> list[str]:
+    """The corpus's labels in their order, then, sorted, those that occur besides."""
+    known = list(dict.fromkeys(labels))
+    return known + sorted(set(seen) - set(known))

@@ -1,10 +1,13 @@
-"""All that a report is made of, already loaded: plain data, no paths."""
+"""All that a report is made of, already loaded: plain data, no paths.
+
+First the results of a run, then the schemas of what `evaluate` and `ablate` measured.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -74,8 +77,8 @@ class ReportInput:
         provenance: For each modality, where its features come from; see docs/store.md. None where a store is silent.
         computed_with: For each modality, the combinations of library versions that computed its rows; an empty one
             stands for rows of which nobody knows.
-        evaluate: The metrics of the `evaluate` stage; see `evaluation.Evaluation`.
-        ablate: The metrics of the `ablate` stage; see `ablation.Ablation`. None where it did not run.
+        evaluate: The metrics of the `evaluate` stage; see `Evaluation`.
+        ablate: The metrics of the `ablate` stage; see `Ablation`. None where it did not run.
         vote_sources: How each source of votes fares, as the `evaluate` stage found out; None where it did not look.
         predictions: One entry a predicted clip.
         refined: One entry a clip that refinement looked at; empty when it did not run.
@@ -216,27 +219,6 @@ class Evaluation(Part):
         return self.fusion.refined if self.model == "refined" else self.fusion.given
 
 
-def read_evaluation(metrics: Mapping[str, Any] | None) -> Evaluation:
-    """The metrics with their types checked; null counts as absent.
-
-    Raises:
-        InputError: When a value is not of the type it should be.
-    """
-    try:
-        return Evaluation.model_validate(without_null(metrics or {}))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"the evaluation's {key}: {first['msg']}", "run `ecmf-pipe evaluate` again") from error
-
-
-def without_null(value: Any) -> Any:
-    """Metrics without the keys whose value is null."""
-    if isinstance(value, Mapping):
-        return {key: without_null(inner) for key, inner in value.items() if inner is not None}
-    return value
-
-
 class Reference(Part):
     """The fusion that all is compared with."""
 
@@ -307,17 +289,40 @@ class Ablation(Part):
     mertools_protocol: Optimistic | None = None
 
 
+def read_evaluation(metrics: Mapping[str, Any] | None) -> Evaluation:
+    """The metrics of `evaluate` with their types checked; null counts as absent.
+
+    Raises:
+        InputError: When a value is not of the type it should be.
+    """
+    return _checked(Evaluation, metrics or {}, made_by="evaluate")
+
+
 def read_ablation(metrics: Mapping[str, Any] | None) -> Ablation | None:
-    """The metrics with their types checked; None where there are none.
+    """The metrics of `ablate` with their types checked; None where there are none.
 
     Raises:
         InputError: When a value is missing or not of the type it should be.
     """
-    if metrics is None:
-        return None
+    return None if metrics is None else _checked(Ablation, metrics, made_by="ablate")
+
+
+_Metrics = TypeVar("_Metrics", bound=Part)
+
+
+def _checked(schema: type[_Metrics], metrics: Mapping[str, Any], *, made_by: str) -> _Metrics:
     try:
-        return Ablation.model_validate(without_null(metrics))
+        return schema.model_validate(_without_null(metrics))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"the ablation's {key}: {first['msg']}", "run `ecmf-pipe ablate` again") from error
+        raise InputError(
+            f"metrics of `{made_by}`, {key}: {first['msg']}", f"run `ecmf-pipe {made_by}` again"
+        ) from error
+
+
+def _without_null(value: Any) -> Any:
+    """Metrics without the keys whose value is null."""
+    if isinstance(value, Mapping):
+        return {key: _without_null(inner) for key, inner in value.items() if inner is not None}
+    return value

@@ -6,19 +6,19 @@ Only stages see `Params`; each room owns, and is handed, its own section.
 from __future__ import annotations
 
 import difflib
-import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self, Union, get_args, get_origin
+from typing import Any, Self, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
-from ecmf_pipeline.core.config import Config
+from ecmf_pipeline.core.config import Config, Pool, PoolOrFrames
 from ecmf_pipeline.core.errors import ParamsError
-from ecmf_pipeline.core.pooling import Pool, PoolOrFrames
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.sample.config import SampleConfig
 from ecmf_pipeline.encoders.config import (
@@ -34,11 +34,11 @@ from ecmf_pipeline.encoders.config import (
 from ecmf_pipeline.encoders.embedded.packages import ModelsConfig
 from ecmf_pipeline.evaluation.config import AblateConfig, EvaluateConfig
 from ecmf_pipeline.extraction.config import ExtractConfig
-from ecmf_pipeline.faces import FaceConfig
+from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.labels.config import RefineConfig, VoteConfig
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
-from ecmf_pipeline.media.sampling import MediaConfig
+from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.settings.presets import DEFAULT_PRESET, over_preset
 from ecmf_pipeline.transcription.config import TranscribeConfig
@@ -138,20 +138,20 @@ class Params(Config):
         for modality in self.extract.encoders:
             self._check_encoders(modality)
         if self.corpus.kind == "sample" and self.corpus.root != paths.SAMPLE:
-            raise ValueError(f"corpus.root: the generated corpus stands in {paths.SAMPLE}; set corpus.kind as well")
+            raise _wrong("corpus.root", f"the generated corpus stands in {paths.SAMPLE}; set corpus.kind as well")
         if self.corpus.kind != "sample" and self.corpus.root == paths.SAMPLE:
-            raise ValueError(f"corpus.root: say where the {self.corpus.kind} corpus stands")
+            raise _wrong("corpus.root", f"say where the {self.corpus.kind} corpus stands")
         if self.faces.are_cut_already and self.corpus.kind != "mer":
-            raise ValueError(f"faces.source: {self.faces.source} crops come with corpora of corpus.kind mer alone")
+            raise _wrong("faces.source", f"{self.faces.source} crops come with corpora of corpus.kind mer alone")
         if "frames" in self.vote.inputs and self.llm.backend != "openai":
-            raise ValueError("vote.inputs: frames are shown to a server whose model can see: set llm.backend to openai")
+            raise _wrong("vote.inputs", "frames are shown to a server whose model can see: set llm.backend to openai")
         if "cues" in self.vote.inputs and not self.llm.votes.cues:
-            raise ValueError("llm.votes.cues: vote.inputs asks for cues: name face, audio or both")
+            raise _wrong("llm.votes.cues", "vote.inputs asks for cues: name face, audio or both")
         fusion, search = self.train.fusion, self.train.training.search
         if odd := search.not_split_by(fusion.heads):
-            raise ValueError(
-                f"train.training.search.hidden: {', '.join(map(str, odd))}: each must be a multiple of "
-                f"train.fusion.heads ({fusion.heads})"
+            raise _wrong(
+                "train.training.search.hidden",
+                f"{', '.join(map(str, odd))}: each must be a multiple of train.fusion.heads ({fusion.heads})",
             )
         for kind in self.rewrite.cues:
             self._check_cues(kind, "rewrite.cues")
@@ -164,22 +164,23 @@ class Params(Config):
         names = self.extract.names_of(modality) if modality in self.extract.encoders else ()
         wanted = MiniXceptionConfig if modality is Modality.FACE else EgemapsConfig
         if len(names) != 1 or not isinstance(self.encoders[names[0]], wanted):
-            raise ValueError(
-                f"{key}: {kind} is put into words from {wanted.model_fields['type'].default} alone, and "
-                f"extract.encoders.{kind} is {', '.join(names) or 'not in use'}"
+            raise _wrong(
+                key,
+                f"{kind} is put into words from {wanted.model_fields['type'].default} alone, and "
+                f"extract.encoders.{kind} is {', '.join(names) or 'not in use'}",
             )
 
     def _check_encoders(self, modality: Modality) -> None:
         names, key = self.extract.names_of(modality), f"extract.encoders.{modality.value}"
         for name in names:
             if name not in self.encoders:
-                raise ValueError(f"{key}: no encoder is named {name!r}{_nearest(name, self.encoders)}")
+                raise _wrong(key, f"no encoder is named {name!r}{_nearest(name, self.encoders)}")
             if modality not in self.encoders[name].modalities:
-                raise ValueError(f"{key}: {name!r} cannot serve this modality")
+                raise _wrong(key, f"{name!r} cannot serve this modality")
             if len(names) > 1 and isinstance(self.encoders[name], ImportedConfig):
-                raise ValueError(f"{key}: {name!r} stands for imported features, which cannot be joined with others")
+                raise _wrong(key, f"{name!r} stands for imported features, which cannot be joined with others")
         if len({getattr(self.encoders[name], "frames", None) for name in names}) > 1:
-            raise ValueError(f"{key}: encoders that are joined must say the same of `frames`")
+            raise _wrong(key, "encoders that are joined must say the same of `frames`")
 
     def label_files(self) -> tuple[str, ...]:
         """Files of the user's that hold votes or verdicts."""
@@ -234,29 +235,58 @@ def validated(document: dict[str, Any], *, where: str) -> Params:
     """
     preset = document.get("preset", DEFAULT_PRESET)
     if not isinstance(preset, str):
-        raise ParamsError(f"{where}: `preset`: name one of the presets (found {preset!r})")
+        raise ParamsError(f"{where}: `preset`: name one of the presets (found {preset!r})", keys=["preset"])
     try:
         merged = over_preset(preset, document)
     except ParamsError as error:
-        raise ParamsError(f"{where}: {error.what}", error.hint) from None
+        raise ParamsError(f"{where}: {error.what}", error.hint, keys=error.keys) from None
     try:
         return Params.model_validate(merged)
     except ValidationError as error:
-        problems = [
-            _problem(dict(detail)) + _whose(dict(detail), document, merged, preset) for detail in error.errors()
+        problems = [_Problem.of(detail, document, merged) for detail in error.errors()]
+        lines = [
+            f"{problem.text} (from the preset {preset!r})" if problem.is_presets else problem.text
+            for problem in problems
         ]
-        raise ParamsError(f"{where}: " + "\n  ".join(problems)) from error
+        raise ParamsError(f"{where}: " + "\n  ".join(lines), keys=[problem.key for problem in problems]) from error
 
 
-def _whose(detail: dict[str, Any], document: dict[str, Any], merged: dict[str, Any], preset: str) -> str:
-    """A remark where what is wrong stands in the preset alone."""
-    location = _without_union_tags([part for part in detail["loc"] if part != "[key]"])
-    stands, own = _depth(merged, location), _depth(document, location)
-    return f" (from the preset {preset!r})" if stands > own else ""
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """A key or value that is wrong.
+
+    Attributes:
+        key: Where it stands, with dots.
+        text: What is wrong.
+        is_presets: Whether it stands in the preset and not in params.yaml.
+    """
+
+    key: str
+    text: str
+    is_presets: bool
+
+    @classmethod
+    def of(cls, detail: ErrorDetails, document: Mapping[str, Any], merged: Mapping[str, Any]) -> Self:
+        """Make one of an error of pydantic, a params document and the same over its preset."""
+        found = [part for part in detail["loc"] if part != "[key]"]
+        location = found[:2] + found[3:] if found[:1] == ["encoders"] else found  # without the type of the encoder
+        key = ".".join(map(str, location)) or detail.get("ctx", {}).get("key", "")
+        if detail["type"] == "extra_forbidden":
+            text = f"unknown key `{key}`{_nearest(str(found[-1]), _known_keys(found[:-1]))}"
+        elif location:
+            text = f"`{key}`: {detail['msg'].removeprefix('Value error, ')} (found {detail['input']!r})"
+        else:
+            text = detail["msg"]
+        return cls(key, text, _depth(merged, location) > _depth(document, location))
+
+
+def _wrong(key: str, what: str) -> PydanticCustomError:
+    """Two sections that do not fit each other, as an error of the key that is most likely wrong."""
+    return PydanticCustomError("inconsistent", "`{key}`: {what}", {"key": key, "what": what})
 
 
 def _depth(document: Any, location: Sequence[Any]) -> int:
-    """How many keys of a place stand in a document."""
+    """Count the keys of a location that a document has."""
     for depth, part in enumerate(location):
         try:
             document = document[part]
@@ -265,51 +295,19 @@ def _depth(document: Any, location: Sequence[Any]) -> int:
     return len(location)
 
 
-def _problem(detail: dict[str, Any]) -> str:
-    location = [part for part in detail["loc"] if part != "[key]"]
-    key = ".".join(str(part) for part in _without_union_tags(location))
-    if detail["type"] == "extra_forbidden":
-        return f"unknown key `{key}`{_nearest(str(location[-1]), _fields_at(location[:-1]))}"
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    return f"`{key}`: {message} (found {detail['input']!r})" if key else message
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known := sorted(known), n=1)
+    if close:
+        return f"; did you mean `{close[0]}`?"
+    return f"; there are {', '.join(known)}" if known else ""
 
 
-def _nearest(name: str, known: Sequence[str] | dict[str, Any]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean `{close[0]}`?" if close else f"; there are {', '.join(sorted(known))}"
-
-
-def _fields_at(location: Sequence[Any]) -> list[str]:
-    """The keys that may stand at a place of params.yaml."""
-    models: list[Any] = [Params]
+def _known_keys(location: Sequence[Any]) -> Iterable[str]:
+    """Return the keys that may stand at a location of a validation error; none if nothing stands there by default."""
+    if location[:1] == ["encoders"]:
+        kinds: Sequence[type[BaseModel]] = get_args(get_args(EncoderConfig)[0])
+        return next(kind.model_fields for kind in kinds if kind.model_fields["type"].default == location[2])
+    place: Any = Params()
     for part in location:
-        below = [
-            inner
-            for model in models
-            for inner in _inside(model.model_fields[part].annotation if part in model.model_fields else None)
-        ]
-        if below:
-            models = below
-        elif any(_tag(model) == part for model in models):
-            models = [model for model in models if _tag(model) == part]
-    return sorted({name for model in models for name in model.model_fields})
-
-
-def _inside(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models that a field's type mentions."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    elif get_origin(annotation) in {Union, types.UnionType, Annotated, dict, list, tuple}:
-        for argument in get_args(annotation):
-            yield from _inside(argument)
-
-
-def _tag(model: type[BaseModel]) -> str | None:
-    kind = model.model_fields.get("type")
-    return None if kind is None else str(kind.default)
-
-
-def _without_union_tags(location: Sequence[Any]) -> list[Any]:
-    """``encoders.minilm.transformers_text.model`` stands as ``encoders.minilm.model`` in the file."""
-    tags = {_tag(model) for model in _inside(Params.model_fields["encoders"].annotation)}
-    return [part for position, part in enumerate(location) if position != 2 or part not in tags]
+        place = getattr(place, str(part), None)
+    return type(place).model_fields if isinstance(place, BaseModel) else ()

@@ -8,7 +8,8 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality, read_manifest
 from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.core.transcripts import read_texts
-from ecmf_pipeline.extraction.plan import Branch, branch_settings, plan_branch
+from ecmf_pipeline.extraction.config import branch_settings
+from ecmf_pipeline.extraction.plan import Branch, plan_branch
 from ecmf_pipeline.extraction.run import extract, writing
 from ecmf_pipeline.runner import RunReport
 from ecmf_pipeline.settings.params import load_params

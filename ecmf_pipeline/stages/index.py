@@ -1,16 +1,46 @@
-"""`index`: scan the corpus and write the manifest; where nothing has changed, say so at once.
+"""`index`: scan the corpus and write the manifest; if nothing has changed, say so at once.
 
-It runs in every `dvc repro`, so what it needs to scan is loaded only when there is something to scan.
+It runs in every `dvc repro`, so what reads files is imported only if there is something to read.
 """
 
 from __future__ import annotations
 
-from ecmf_pipeline.settings import index_stamp
+import time
+
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.progress import say
+from ecmf_pipeline.corpora.last_scan import LastScan
+from ecmf_pipeline.corpora.registry import looked_at
+from ecmf_pipeline.settings.params import Params, load_params
 
 
 def run() -> None:
-    """Repeat what the last run said where its stamp still fits, else read the corpus."""
-    if not index_stamp.repeat():
-        from ecmf_pipeline.settings.resolve import index
+    """Repeat what the last run printed if nothing has changed since, else scan the corpus."""
+    started_ns = time.time_ns()
+    params = load_params()
+    last = LastScan(
+        f"{params.corpus!r} {params.index!r} {params.faces.source}",
+        *looked_at(params.corpus, face_crops=params.faces.are_cut_already),
+    )
+    summary = last.summary()
+    if summary is None:
+        _scan(params, last, started_ns)
+    else:
+        say(summary)
 
-        index()
+
+def _scan(params: Params, last: LastScan, started_ns: int) -> None:
+    from ecmf_pipeline.corpora.index import index_corpus, summary_of, write_index
+    from ecmf_pipeline.corpora.registry import read_corpus
+    from ecmf_pipeline.runner.quarantine import Quarantine
+
+    listing = read_corpus(params.corpus, face_crops=params.faces.are_cut_already)
+    result = index_corpus(
+        listing, paths.INDEX_CACHE, workers=params.index.workers, clip_timeout=params.index.clip_timeout
+    )
+    quarantine = Quarantine(paths.quarantine("index"), stage="index")
+    changed = write_index(listing, result, quarantine)
+    say(summary_of(result, listing.labels, read=result.hashed, changed=changed))
+    quarantine.refuse_too_many(sum(bool(clip.path) for clip in result.clips), params.index.max_quarantined)
+    if all(entry.digest for entry in result.quarantined):  # else a file is to be tried again
+        last.remember(summary_of(result, listing.labels, read=0, changed=False), started_ns=started_ns)

@@ -6,7 +6,6 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
-from typing import Any
 
 from ecmf_pipeline import __version__
 from ecmf_pipeline.core import paths
@@ -21,7 +20,7 @@ from ecmf_pipeline.report.contact_sheets import face_sheets
 from ecmf_pipeline.report.inputs import FaceSheet, PredictedClip, ReportInput
 from ecmf_pipeline.report.page import render
 from ecmf_pipeline.runner.quarantine import read_all
-from ecmf_pipeline.settings.params import Params, load_params
+from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import read_corpus_tables, read_refined_predictions, with_words
 from ecmf_pipeline.store import FeatureStore
 
@@ -76,7 +75,7 @@ def run() -> None:
             "synthetic": corpus.synthetic,
         },
         clips=corpus.clips,
-        index=read_json(paths.METRICS / "index.json", made_by="index"),
+        index=read_json(paths.INDEX_METRICS, made_by="index"),
         findings=list(csv.DictReader(io.StringIO(read_text(paths.FINDINGS)))),
         quarantine=read_all(paths.QUARANTINE, params.extract.encoders),
         coverage={
@@ -99,7 +98,7 @@ def run() -> None:
         refined=read_decisions(paths.REFINED, votes=True),
         face_sheets=sheets,
         no_face_sheets=no_sheets,
-        params=_plain(params),
+        params=params.model_dump(mode="json"),
         versions={"ecmf-pipeline": __version__, **{name: version(name) for name in _SHOWN_VERSIONS}},
     )
     write_atomic(paths.REPORT, render(content, params.report))
@@ -118,7 +117,3 @@ def _predicted(table: PredictionTable) -> Iterable[PredictedClip]:
             modality_weights=dict(zip(table.modalities, weights, strict=True)),
             flag=table.flags[row],
         )
-
-
-def _plain(params: Params) -> dict[str, Any]:
-    return params.model_dump(mode="json")

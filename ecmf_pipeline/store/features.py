@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.config import Pool
 from ecmf_pipeline.core.errors import MissingInput, StaleStore, StoreError
-from ecmf_pipeline.core.pooling import Pool, pool_segments, pooled_width, shortened
+from ecmf_pipeline.core.pooling import pool_segments, pooled_width, shortened
 from ecmf_pipeline.store.format import current_fingerprint, has_fingerprint, refuse_later_format, settings_attributes
 from ecmf_pipeline.store.parts import array_names, part_names, read_array, read_attributes, widen
 from ecmf_pipeline.store.rows import FeatureRow, Features, Sequences

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.clips import Clip
-from ecmf_pipeline.core.errors import ChangedSinceIndex, TryAgain, want_of_memory
+from ecmf_pipeline.core.errors import ChangedSinceIndex, TryAgain, as_out_of_memory
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.llm.cache import AnswerCache, AnswerKeeper, AnswerSealer, AnswerWriter
 from ecmf_pipeline.media.sampling import has_changed, read_audio
@@ -81,7 +81,7 @@ class ListeningStep(Step[Recording, NDArray[np.float32], Heard]):
         """
         if has_changed(item.path, item.bytes):
             raise ChangedSinceIndex("the file has changed since it was indexed: run `ecmf-pipe index`")
-        with want_of_memory():
+        with as_out_of_memory():
             return read_audio(item.path)
 
     def work(self, batch: Sequence[tuple[Recording, NDArray[np.float32]]]) -> list[Outcome[Heard]]:

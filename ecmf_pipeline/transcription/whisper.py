@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-from ecmf_pipeline.core.errors import ModelError, want_of_memory
+from ecmf_pipeline.core.errors import ModelError, as_out_of_memory
 from ecmf_pipeline.encoders.audio import SAMPLE_RATE, Samples, split_evenly
 from ecmf_pipeline.encoders.inference import pick_device
 from ecmf_pipeline.encoders.pretrained import load_model, load_part
@@ -85,7 +85,7 @@ class WhisperTranscriber:
         windows = [window for some in parts for window in some]
         heard: list[_Window] = []
         for start in range(0, len(windows), self._config.batch_size):
-            with want_of_memory():
+            with as_out_of_memory():
                 heard += self._hear(windows[start : start + self._config.batch_size])
         rows = iter(heard)
         return [_joined([next(rows) for _ in some]) for some in parts]

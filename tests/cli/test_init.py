@@ -11,9 +11,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from ecmf_pipeline.cli.init import IGNORED
 from ecmf_pipeline.cli.main import app
 from ecmf_pipeline.core.paths import DATA
+from ecmf_pipeline.sharing.new_project import IGNORED
 
 NOT_STAGES = {"status", "init", "encoders", "doctor", "score"}
 
@@ -56,7 +56,7 @@ def test_every_verb_is_in_the_readme_and_has_help(repository):
 
 def test_caches_are_kept_when_dvc_runs_a_stage_again(repository):
     stages = yaml.safe_load((repository / "dvc.yaml").read_text())["stages"]
-    for name in ("models", "sample", "index", "transcribe", "rewrite", "extract", "vote"):
+    for name in ("models", "sample", "index", "settings", "transcribe", "rewrite", "extract", "vote"):
         outs = stages[name].get("do", stages[name])["outs"]
         assert all(isinstance(out, dict) and next(iter(out.values()))["persist"] for out in outs), name
 
@@ -94,7 +94,8 @@ def test_git_ignores_all_that_dvc_keeps(repository, project):
                     path = path.replace(f"${{item.{name}}}", value)
                 if options.get("cache", True):
                     kept.add(path.replace("${key}", str(item)).replace("${item}", str(item)))
-    beside = {f"data/.index{name}" for name in ("-cache.json", "-stamp.json", ".spool", ".lock")}
+    beside = {f"data/.index{name}" for name in ("-cache.json", ".spool", ".lock")}
+    beside |= {"data/.last-scan.json", "data/.digests.json"}
     beside |= {"data/.transcripts.spool", "data/.rewrite.spool", "data/.votes.spool", "data/transfer.json"}
     beside |= {f"data/quarantine/vote-{name}.csv" for name in ("cues", "frames", "examples-*")}
     beside |= {f"data/features/.*.zarr.{name}" for name in ("spool", "lock", "damaged")}

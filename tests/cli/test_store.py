@@ -19,7 +19,8 @@ from ecmf_pipeline.core.errors import EcmfError, InputError, MissingInput, Store
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.core.locks import exclusive
 from ecmf_pipeline.core.transcripts import ClipText, write_texts
-from ecmf_pipeline.extraction.plan import branch_settings, text_digest
+from ecmf_pipeline.extraction.config import branch_settings
+from ecmf_pipeline.extraction.plan import text_digest
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group, make_current
 from ecmf_pipeline.store.format import lock_path, spool_folder

@@ -99,7 +99,7 @@ def test_the_others_are_listed_and_what_broke_a_worker_is_not_tried_again(
     assert {name for name, clip in clips.items() if not clip.has_video} == set(faults)
     manifest = (project.folder / "data" / "manifest.csv").read_bytes()
     project.count_opened()
-    (project.folder / "data" / ".index-stamp.json").unlink(missing_ok=True)
+    (project.folder / "data" / ".last-scan.json").unlink(missing_ok=True)
     assert "0 files read, 4 quarantined; manifest unchanged" in project.index()
     assert project.count_opened() == {}
     assert (project.folder / "data" / "manifest.csv").read_bytes() == manifest

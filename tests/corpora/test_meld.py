@@ -9,7 +9,7 @@ from ecmf_pipeline.core.errors import CorpusError, ParamsError
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.listing import FindingKind, count_by_kind
 from ecmf_pipeline.corpora.registry import read_corpus
-from ecmf_pipeline.settings.resolve import index
+from ecmf_pipeline.stages.index import run as index
 
 HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime\n"
 

@@ -23,7 +23,7 @@ from ecmf_pipeline.encoders.config import (
 )
 from ecmf_pipeline.extraction import feature_origin as provenance
 from ecmf_pipeline.extraction.feature_origin import UNKNOWN, library_versions, provenance_of
-from ecmf_pipeline.media.sampling import MediaConfig
+from ecmf_pipeline.media.config import MediaConfig
 
 MEDIA = MediaConfig(reader="pyav")
 

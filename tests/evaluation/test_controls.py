@@ -25,7 +25,7 @@ from ecmf_pipeline.evaluation.controls import (
 )
 from ecmf_pipeline.evaluation.scoring import Judge, leave_one_out, reliability
 from ecmf_pipeline.labels.refine import Decision, Verdict
-from ecmf_pipeline.report.sections.evidence import proof_blocks
+from ecmf_pipeline.report.refinement import proof_blocks
 
 LABELS = ("happy", "sad")
 

@@ -22,7 +22,7 @@ from ecmf_pipeline.labels.baselines import BASELINES, Baseline
 from ecmf_pipeline.labels.config import LabelModelConfig
 from ecmf_pipeline.labels.label_model import GIVEN
 from ecmf_pipeline.report.blocks import Folded, Table
-from ecmf_pipeline.report.sections.evidence import proof_blocks, vote_source_blocks
+from ecmf_pipeline.report.refinement import proof_blocks, vote_source_blocks
 from tools.vote_worlds import World, generate
 
 LABELS = ["angry", "happy", "sad"]

@@ -13,11 +13,12 @@ from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
 from ecmf_pipeline.encoders.config import BaseEncoderConfig, TextColumn
-from ecmf_pipeline.extraction.config import ExtractConfig
-from ecmf_pipeline.extraction.plan import Branch, branch_settings, plan_branch
+from ecmf_pipeline.extraction.config import ExtractConfig, branch_settings
+from ecmf_pipeline.extraction.plan import Branch, plan_branch
 from ecmf_pipeline.extraction.run import extract, writing
-from ecmf_pipeline.faces import FaceConfig, FaceTrack
-from ecmf_pipeline.media.sampling import MediaConfig
+from ecmf_pipeline.faces.config import FaceConfig
+from ecmf_pipeline.faces.finder import FaceTrack
+from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.runner.quarantine import Quarantine
 
 MEDIA = MediaConfig(frames=4)

@@ -9,7 +9,7 @@ import pytest
 from skimage import data
 
 from ecmf_pipeline.extraction import step as opening_module
-from ecmf_pipeline.faces import FaceConfig
+from ecmf_pipeline.faces.config import FaceConfig
 from tests.extraction.brightness import Project
 
 

@@ -20,11 +20,12 @@ from ecmf_pipeline.encoders.config import (
 )
 from ecmf_pipeline.extraction import run as run_module
 from ecmf_pipeline.extraction import step as opening_module
-from ecmf_pipeline.extraction.config import ExtractConfig
-from ecmf_pipeline.extraction.plan import branch_settings, plan_branch
+from ecmf_pipeline.extraction.config import ExtractConfig, branch_settings
+from ecmf_pipeline.extraction.plan import plan_branch
 from ecmf_pipeline.extraction.run import extract, writing
 from ecmf_pipeline.extraction.step import ClipToExtract, ExtractOpener
-from ecmf_pipeline.media.sampling import MediaConfig, Sampling, read_frames
+from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.media.sampling import Sampling, read_frames
 from ecmf_pipeline.store import FeatureStore
 from tests.extraction.brightness import MEDIA, AsItIs, Project
 

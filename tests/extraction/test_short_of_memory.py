@@ -11,7 +11,7 @@ import pytest
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.extraction import step as opening_module
-from ecmf_pipeline.faces import FaceTrack
+from ecmf_pipeline.faces.finder import FaceTrack
 from tests.extraction.brightness import MeanEncoder, Project, reasons
 
 

@@ -7,8 +7,10 @@ import pytest
 from numpy.typing import NDArray
 from skimage import data
 
-from ecmf_pipeline.faces import FaceConfig, FaceFinder
-from ecmf_pipeline.media.sampling import MediaConfig, read_frames
+from ecmf_pipeline.faces.config import FaceConfig
+from ecmf_pipeline.faces.finder import FaceFinder
+from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.media.sampling import read_frames
 
 Picture = NDArray[np.uint8]
 

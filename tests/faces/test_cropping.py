@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from skimage import data
 
-from ecmf_pipeline.faces import CROP_MARGIN, FaceConfig, FaceFinder, crop_level, crop_square
-from ecmf_pipeline.faces.cropping import eye_angle
+from ecmf_pipeline.faces.config import CROP_MARGIN, FaceConfig
+from ecmf_pipeline.faces.cropping import crop_level, crop_square, eye_angle
+from ecmf_pipeline.faces.finder import FaceFinder
 
 
 @pytest.fixture(scope="module")

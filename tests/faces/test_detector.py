@@ -56,7 +56,8 @@ def test_the_full_range_finds_each_large_face_once(full_range, finder):
 
 
 def test_the_full_range_finds_two_distant_people_where_the_short_range_finds_none(full_range, finder, shared_data):
-    from ecmf_pipeline.media.sampling import MediaConfig, read_frames
+    from ecmf_pipeline.media.config import MediaConfig
+    from ecmf_pipeline.media.sampling import read_frames
 
     frames, _ = read_frames(shared_data / "clips/video/clip_017.mp4", MediaConfig())
     assert finder.detect(frames[8]) == []

@@ -7,8 +7,10 @@ import pytest
 from skimage import data
 
 from ecmf_pipeline.core.errors import ModelError, NoFaceFound
-from ecmf_pipeline.faces import CROP_MARGIN, FaceConfig, FaceFinder
-from ecmf_pipeline.media.sampling import MediaConfig, read_frames
+from ecmf_pipeline.faces.config import CROP_MARGIN, FaceConfig
+from ecmf_pipeline.faces.finder import FaceFinder
+from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.media.sampling import read_frames
 
 
 def test_a_photograph_has_one_face_where_it_is(finder):

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from skimage import data
 
-from ecmf_pipeline.core.errors import FileUnreachable
-from ecmf_pipeline.faces import CROP_MARGIN, read_openface
-from ecmf_pipeline.faces.openface import SIDE, UnusableFaceCrops, evenly
+from ecmf_pipeline.core.errors import FileUnreachable, UnusableFaceCrops
+from ecmf_pipeline.faces.config import CROP_MARGIN
+from ecmf_pipeline.faces.openface import SIDE, evenly, read_openface
 
 
 def stored(path: Path, count: int) -> NDArray[np.uint8]:

@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from ecmf_pipeline.faces import Detection, main_track
-from ecmf_pipeline.faces.tracking import find_cuts, signature, unlikeness
-from ecmf_pipeline.media.sampling import MediaConfig, read_frames
+from ecmf_pipeline.faces.boxes import Detection
+from ecmf_pipeline.faces.tracking import find_cuts, main_track, signature, unlikeness
+from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.media.sampling import read_frames
 
 WIDE = (360, 1000)
 

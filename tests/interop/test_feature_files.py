@@ -16,24 +16,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Modality
-from ecmf_pipeline.core.errors import CorpusError, InputError, MissingInput, ModelError
+from ecmf_pipeline.core.errors import CorpusError, InputError, MissingInput, ModelError, UnusableFeatures
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.encoders.config import ImportedConfig
-from ecmf_pipeline.extraction.plan import (
-    Coverage,
-    branch_settings,
-    coverage,
-    input_digests,
-    plan_branch,
-    present_digests,
-)
-from ecmf_pipeline.faces import FaceConfig
+from ecmf_pipeline.extraction.config import branch_settings
+from ecmf_pipeline.extraction.plan import Coverage, coverage, input_digests, plan_branch, present_digests
+from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.interop import feature_import
 from ecmf_pipeline.interop.export import export_features
 from ecmf_pipeline.interop.feature_import import ImportReport, import_features
-from ecmf_pipeline.interop.feature_sources import UnusableFeatures, npy_header, open_source, read_npy
+from ecmf_pipeline.interop.feature_sources import npy_header, open_source, read_npy
 from ecmf_pipeline.interop.file_formats import FileFormat, Level
-from ecmf_pipeline.media.sampling import MediaConfig
+from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group
 
 SETTINGS = {"modality": "audio", "encoder": ImportedConfig(name="hubert").settings()}

@@ -157,7 +157,7 @@ def test_the_second_run_computes_nothing(sample_run):
     assert again.returncode == 0, again.stderr
     assert "0 files read" in again.stdout
     ran = [line for line in again.stdout.splitlines() if line.startswith("Running stage")]
-    assert ran == ["Running stage 'index':"]
+    assert ran == ["Running stage 'index':", "Running stage 'settings':"]
     assert {path: path.read_bytes() for path in (sample_run / "data").rglob("*") if path.is_file()} == before
 
 
@@ -242,13 +242,13 @@ def test_a_prompt_of_ones_own_that_changes_runs_the_llm_again(sample_run, reposi
     packaged = repository / "ecmf_pipeline" / "llm" / "prompts" / "emotion_en.yaml"
     prompt.write_text(packaged.read_text())
     params.write_text(merged(shipped, "llm: {prompt: my.yaml}"))
-    assert ecmf_pipe(sample_run, "index").returncode == 0
+    assert ecmf_pipe(sample_run, "settings").returncode == 0
     before = (sample_run / "data/settings/llm.json").read_bytes()
     prompt.write_text(packaged.read_text().replace("speaker", "person"))
-    assert ecmf_pipe(sample_run, "index").returncode == 0
+    assert ecmf_pipe(sample_run, "settings").returncode == 0
     after = (sample_run / "data/settings/llm.json").read_bytes()
     params.write_text(shipped)
-    assert ecmf_pipe(sample_run, "index").returncode == 0
+    assert ecmf_pipe(sample_run, "settings").returncode == 0
     assert before != after
 
 

@@ -15,7 +15,8 @@ from skimage import data
 from ecmf_pipeline.core.clips import Clip, ClipId
 from ecmf_pipeline.core.errors import UnreadableMedia
 from ecmf_pipeline.core.files import sha256_file
-from ecmf_pipeline.media.sampling import MediaConfig, read_frames, read_frames_at
+from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.media.sampling import read_frames, read_frames_at
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.contact_sheets import _spread, face_sheets
 from ecmf_pipeline.report.inputs import ReportInput

@@ -13,7 +13,8 @@ from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.labels.refine import Decision, Verdict, Vote
 from ecmf_pipeline.report.config import ReportConfig
-from ecmf_pipeline.report.page import PredictedClip, ReportInput, render
+from ecmf_pipeline.report.inputs import PredictedClip, ReportInput
+from ecmf_pipeline.report.page import render
 from ecmf_pipeline.runner.quarantine import QuarantineEntry
 
 SECTIONS = [

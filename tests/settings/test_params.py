@@ -29,54 +29,74 @@ def test_what_is_left_out_has_its_default(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "key", "suggestion"),
+    [
+        ("medai: {frames: 8}", "medai", "media"),
+        ("media: {frame: 8}", "media.frame", "frames"),
+        ("train: {training: {epocs: 3}}", "train.training.epocs", "epochs"),
+        ("encoders: {minilm: {type: transformers_text, modle: x}}", "encoders.minilm.modle", "model"),
+        ("encoders: {mine: {type: egemaps, batchsize: 1}}", "encoders.mine.batchsize", "batch_size"),
+        ("vote: {linear: {componets: 3}}", "vote.linear.componets", "components"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_key_that_is_most_like_it(tmp_path, text, key, suggestion):
+    with pytest.raises(ParamsError, match=rf"unknown key `{key}`; did you mean `{suggestion}`\?") as caught:
+        load_params(params(tmp_path, text))
+    assert caught.value.keys == (key,)
+
+
+def test_an_unknown_key_that_is_like_no_other_is_named_with_all_there_are(tmp_path):
+    with pytest.raises(ParamsError, match=r"unknown key `media\.zoom`; there are frames, max_side, reader"):
+        load_params(params(tmp_path, "media: {zoom: 2}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("media: {frames: many}", "media.frames"),
+        ("media: {frames: 0}", "media.frames"),
+        ("corpus: {kind: mre, root: x}", "corpus.kind"),
+        ("faces: {source: openface}", "faces.source"),
+        ("corpus: {kind: mer}", "corpus.root"),
+        ("corpus: {root: elsewhere}", "corpus.root"),
+        ("extract: {encoders: {face: egemaps}}", "extract.encoders.face"),
+        ("extract: {encoders: {face: xception}}", "extract.encoders.face"),
+        ("extract: {encoders: {fcae: mini_xception}}", "extract.encoders.fcae"),
+        ("encoders: {mine: {type: transformers_vision}}", "encoders.mine.model"),
+        ("encoders: {mine: {type: transformers_txt, model: x}}", "encoders.mine"),
+        ("models: {names: [minlm]}", "models.names"),
+        ("vote: {inputs: [frames]}", "vote.inputs"),
+        ("vote: {inputs: [cues]}\nllm: {votes: {cues: []}}", "llm.votes.cues"),
+        ("rewrite: {cues: [face]}\nextract: {encoders: {face: efficientnet_lite0}}", "rewrite.cues"),
+        ("train: {training: {search: {dropout: [1.5]}}}", "train.training.search.dropout.0"),
+        ("train: {training: {search: {layers: [1, -1]}}}", "train.training.search.layers.1"),
+        ("train: {training: {search: {layers: []}}}", "train.training.search.layers"),
+        ("train: {fusion: {hidden: 96, heads: 6}, training: {search: {trials: 2}}}", "train.training.search.hidden"),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_key_alone(tmp_path, text, key):
+    with pytest.raises(ParamsError) as caught:
+        load_params(params(tmp_path, text))
+    assert caught.value.keys == (key,)
+    assert f"`{key}`: " in str(caught.value)
+
+
+def test_a_wrong_name_of_an_encoder_is_shown_with_the_one_that_is_most_like_it(tmp_path):
+    with pytest.raises(ParamsError, match=r"did you mean `mini_xception`\?"):
+        load_params(params(tmp_path, "extract: {encoders: {face: xception}}"))
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("medai: {frames: 8}", "unknown key `medai`; did you mean `media`?"),
-        ("media: {frame: 8}", "unknown key `media.frame`; did you mean `frames`?"),
-        ("train: {training: {epocs: 3}}", "unknown key `train.training.epocs`; did you mean `epochs`?"),
-        (
-            "encoders: {minilm: {type: transformers_text, modle: x}}",
-            "unknown key `encoders.minilm.modle`; did you mean `model`?",
-        ),
-        ("vote: {linear: {componets: 3}}", "unknown key `vote.linear.componets`; did you mean `components`?"),
-        ("media: {frames: many}", "`media.frames`: Input should be a valid integer"),
-        ("media: {frames: 0}", "`media.frames`: Input should be greater than 0"),
-        ("corpus: {kind: mre, root: x}", "`corpus.kind`: Input should be 'sample', 'mer', 'folder' or 'meld'"),
-        (
-            "faces: {source: openface}",
-            "faces.source: openface crops come with corpora of corpus.kind mer alone",
-        ),
-        ("corpus: {kind: mer}", "corpus.root: say where the mer corpus stands"),
-        ("corpus: {root: elsewhere}", "corpus.root: the generated corpus stands in data/sample"),
-        ("extract: {encoders: {face: egemaps}}", "extract.encoders.face: 'egemaps' cannot serve this modality"),
-        ("extract: {encoders: {face: xception}}", "no encoder is named 'xception'; did you mean `mini_xception`?"),
-        ("extract: {encoders: {fcae: mini_xception}}", "`extract.encoders.fcae`"),
-        ("models: {names: [minlm]}", "no embedded model is named 'minlm'"),
-        (
-            "train: {training: {search: {dropout: [1.5]}}}",
-            "`train.training.search.dropout.0`: Input should be less than 1",
-        ),
-        (
-            "train: {fusion: {hidden: 96, heads: 6}, training: {search: {trials: 2}}}",
-            "train.training.search.hidden: 64, 128, 256: each must be a multiple of train.fusion.heads (6)",
-        ),
         ("media: {frames: 2, frames: 3}", "key 'frames' stands twice"),
         ("- a list", "holds no sections"),
         ("media: {frames: [", "is not valid YAML"),
     ],
 )
-def test_a_wrong_key_or_value_is_named(tmp_path, text, message):
-    with pytest.raises(ParamsError) as caught:
+def test_a_file_that_holds_no_params_says_why(tmp_path, text, message):
+    with pytest.raises(ParamsError, match=message):
         load_params(params(tmp_path, text))
-    assert message in str(caught.value)
-
-
-def test_a_wrong_value_in_a_list_is_the_only_one_that_is_named(tmp_path):
-    with pytest.raises(ParamsError) as caught:
-        load_params(params(tmp_path, "train: {training: {search: {layers: [1, -1]}}}"))
-    assert str(caught.value).count("train.training.search") == 1
-    with pytest.raises(ParamsError, match=r"`train.training.search.layers`: name at least one value"):
-        load_params(params(tmp_path, "train: {training: {search: {layers: []}}}"))
 
 
 def test_what_is_not_searched_need_not_fit(tmp_path):
@@ -87,8 +107,7 @@ def test_what_is_not_searched_need_not_fit(tmp_path):
 def test_every_wrong_key_is_named_at_once(tmp_path):
     with pytest.raises(ParamsError) as caught:
         load_params(params(tmp_path, "media: {frame: 8}\nfacse: {}\n"))
-    assert "media.frame" in str(caught.value)
-    assert "facse" in str(caught.value)
+    assert set(caught.value.keys) == {"media.frame", "facse"}
 
 
 def test_a_missing_file_says_where_one_is_made(tmp_path):

@@ -13,7 +13,7 @@ from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.settings.params import Params, load_params, validated
 from ecmf_pipeline.settings.presets import DEFAULT_PRESET, over_preset, preset_document, preset_names
 
-FORMER = """
+IN_FULL = """
 corpus: {kind: sample, root: data/sample, labels: null, transcripts: english}
 models: {names: [efficientnet_lite0, face_landmarker, mini_xception, minilm, smollm2]}
 media: {frames: 16, max_side: 1280, reader: auto}
@@ -28,7 +28,7 @@ extract:
   batch_size: 8
 llm: {model: data/models/smollm2, gguf_file: SmolLM2-135M-Instruct.Q4_1.gguf, prompt: emotion_en, batch_size: 24}
 """
-"""A file from before presets, which spells everything out."""
+"""A file that spells out what the preset says."""
 
 
 def test_the_default_preset_says_the_defaults_of_the_code():
@@ -51,9 +51,9 @@ def test_nothing_in_the_shipped_params_hides_what_a_preset_decides(name, reposit
             assert not shipped[section].get(key), f"{section}.{key} is said in params.yaml, so {name} cannot choose it"
 
 
-def test_a_file_from_before_presets_means_what_it_meant(tmp_path):
-    (tmp_path / "params.yaml").write_text(FORMER)
-    assert load_params(tmp_path / "params.yaml") == Params.model_validate(yaml.safe_load(FORMER)) == Params()
+def test_a_file_that_spells_everything_out_means_the_same(tmp_path):
+    (tmp_path / "params.yaml").write_text(IN_FULL)
+    assert load_params(tmp_path / "params.yaml") == Params.model_validate(yaml.safe_load(IN_FULL)) == Params()
 
 
 @pytest.mark.parametrize(
@@ -96,18 +96,18 @@ def test_merging_changes_neither_document():
 
 
 @pytest.mark.parametrize(
-    ("document", "message"),
+    ("document", "keys"),
     [
-        ({"preset": "ecfm"}, "there is no preset 'ecfm'"),
-        ({"preset": 3}, "`preset`: name one of the presets (found 3)"),
-        ({"encoders": {"minilm": {"inptus": "both"}}}, "unknown key `encoders.minilm.inptus`; did you mean `inputs`?"),
-        ({"encoders": {"minlm": {"inputs": "both"}}}, "`encoders.minlm`"),
+        ({"preset": "ecfm"}, ("preset",)),
+        ({"preset": 3}, ("preset",)),
+        ({"encoders": {"minilm": {"inptus": "both"}}}, ("encoders.minilm.inptus",)),
+        ({"encoders": {"minlm": {"inputs": "both"}}}, ("encoders.minlm",)),
     ],
 )
-def test_what_is_wrong_in_the_users_file_is_named_as_the_users(document, message):
+def test_what_is_wrong_in_the_users_file_is_named_as_the_users(document, keys):
     with pytest.raises(ParamsError) as caught:
         validated(document, where="params.yaml")
-    assert message in str(caught.value)
+    assert caught.value.keys == keys
     assert "from the preset" not in str(caught.value)
 
 

@@ -24,7 +24,7 @@ def damaged(cache: Path) -> list[str]:
 @pytest.mark.parametrize("kind", ["hardlink", "symlink"])
 def test_appending_leaves_a_linked_cache_whole(kind, ours, add_clips):
     ours("dvc", "config", "cache.type", kind)
-    ours("dvc", "checkout", "--relink", "index", "rewrite", "extract")
+    ours("dvc", "checkout", "--relink", "index", "settings", "rewrite", "extract")
     chunk = next((ours.folder / "data" / "features" / "audio.zarr").rglob("values/c/0/0"))
     assert chunk.is_symlink() if kind == "symlink" else chunk.stat().st_nlink == 2
     add_clips(ours, 14, 16)

@@ -7,14 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ecmf_pipeline.sharing.hints import Recorded, pull_hint, recorded_outputs
+from ecmf_pipeline.sharing.hints import pull_hint
 
 FACE, AUDIO = Path("data/features/face.zarr"), Path("data/features/audio.zarr")
-
-
-@pytest.fixture(autouse=True)
-def _no_remotes_of_the_user(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture
@@ -38,14 +33,7 @@ def hint(project: Path, *stores: Path) -> str | None:
     return pull_hint(stores or [FACE, AUDIO], lock=project / "dvc.lock")
 
 
-def remote(project: Path, name: str, where: str = "config", *, default: bool = False) -> None:
-    core = f"[core]\n    remote = {name}\n" if default else ""
-    with (project / ".dvc" / where).open("a") as file:
-        file.write(f"{core}['remote \"{name}\"']\n    url = s3://somewhere/100%\n")
-
-
 def test_an_absent_store_is_named_with_its_size_and_the_command(project):
-    remote(project, "team", default=True)
     said = hint(project)
     assert said is not None
     assert "`dvc pull data/features/face.zarr`" in said
@@ -66,29 +54,8 @@ def test_nothing_is_said_of_stores_that_are_here_or_were_not_asked_for(project):
     assert hint(project) is None
 
 
-def test_without_a_remote_it_says_so(project):
-    said = hint(project)
-    assert said is not None
-    assert "no DVC remote is configured" in said
-    assert "dvc remote add" in said
-
-
-@pytest.mark.parametrize("where", ["config", "config.local"])
-def test_a_remote_that_is_no_default_is_named(project, where):
-    remote(project, "team", where)
-    assert f"`dvc pull -r team {FACE}`" in (hint(project) or "")
-
-
-def test_the_remote_of_the_user_counts(project, tmp_path):
-    (tmp_path / "home" / "dvc").mkdir(parents=True)
-    (tmp_path / "home" / "dvc" / "config").write_text("[core]\nremote = mine\n['remote \"mine\"']\nurl = /somewhere\n")
-    assert f"`dvc pull {FACE}`" in (hint(project) or "")
-
-
-def test_a_project_in_a_subfolder_finds_the_configuration_above(project):
-    (project / ".dvc").rename(project.parent / ".dvc")
-    remote(project.parent, "team", default=True)
-    assert f"`dvc pull {FACE}`" in (hint(project) or "")
+def test_it_says_what_to_do_without_a_remote(project):
+    assert "`dvc remote add -d NAME URL`" in (hint(project) or "")
 
 
 @pytest.mark.parametrize(
@@ -113,10 +80,6 @@ def test_a_missing_lock_file_knows_nothing(project):
     assert hint(project) is None
 
 
-def test_a_damaged_configuration_counts_as_none(project):
-    (project / ".dvc" / "config").write_bytes(b"no section\n\xff")
-    assert "no DVC remote" in (hint(project) or "")
-
-
 def test_an_output_without_numbers_is_one_file(project):
-    assert Recorded("data/quarantine/extract-face.csv", 10, 1) in recorded_outputs(project / "dvc.lock")
+    table = Path("data/quarantine/extract-face.csv")
+    assert f"{table} (10 B, 1 files)" in (hint(project, table) or "")

@@ -22,7 +22,7 @@ def test_a_colleague_trains_on_pulled_features_without_clips_or_weights(remote, 
     assert "pushed" in ours("dvc", "push")
     theirs = ours.clone(tmp_path / "theirs")
     remote.log_in(theirs)
-    theirs("dvc", "pull", "index", "rewrite", "extract")
+    theirs("dvc", "pull", "index", "settings", "rewrite", "extract")
     assert theirs.features() == ours.features() != {}
     # Nothing could be extracted here: there is neither a clip nor a weight.
     assert not (theirs.folder / "corpus").exists()
@@ -35,7 +35,7 @@ def test_what_is_pulled_needs_no_extraction(local_remote, ours, tmp_path):
     local_remote.add(ours)
     ours("dvc", "push")
     theirs = ours.clone(tmp_path / "theirs")
-    theirs("dvc", "pull", "models", "index", "rewrite", "extract")
+    theirs("dvc", "pull", "models", "index", "settings", "rewrite", "extract")
     said = theirs("ecmf-pipe", "extract")
     assert said.count(": 0 done, 14 reused") == 2
     assert "dvc pull" not in said
@@ -48,7 +48,7 @@ def test_what_is_pulled_is_up_to_date_and_new_settings_of_training_need_no_clips
     # DVC brings all there is, and complains of the stages that nobody has run yet.
     assert "data/votes" in theirs("dvc", "pull", fails=True)
     changed = {stage.split("@")[0] for stage in json.loads(theirs("dvc", "status", "--json"))}
-    assert changed == {"index", "vote", "refine", "train", "predict", "ablate", "evaluate", "report"}
+    assert changed == {"index", "settings", "vote", "refine", "train", "predict", "ablate", "evaluate", "report"}
     assert "Running stage" not in theirs("dvc", "repro", "--single-item", "train@given")
     theirs.change({"train": {"training": {"epochs": 3}}})
     planned = theirs("dvc", "repro", "--dry", "--single-item", "train@given")
@@ -83,7 +83,7 @@ def test_another_encoder_and_back_reuses_the_first_features_of_a_colleague(local
     ours.commit("Pictures stretched")
     ours("dvc", "push")
     theirs = ours.clone(tmp_path / "theirs")
-    theirs("dvc", "pull", "models", "index", "rewrite", "extract")
+    theirs("dvc", "pull", "models", "index", "settings", "rewrite", "extract")
     assert "extract global: 0 done, 14 reused" in theirs("ecmf-pipe", "extract", "--modality", "global")
     theirs.change({"encoders": {"efficientnet_lite0": {"type": "efficientnet_lite0", "fit": "crop"}}})
     assert "extract global: 0 done, 14 reused" in theirs("ecmf-pipe", "extract", "--modality", "global")
@@ -93,7 +93,7 @@ def test_features_that_two_people_added_are_united(local_remote, ours, add_clips
     local_remote.add(ours)
     ours("dvc", "push")
     theirs = ours.clone(tmp_path / "theirs")
-    theirs("dvc", "pull", "models", "sample", "index", "rewrite", "extract")
+    theirs("dvc", "pull", "models", "sample", "index", "settings", "rewrite", "extract")
     add_clips(ours, 14, 16)
     ours("dvc", "repro", "extract@audio")
     ours.commit("Clips 14 and 15")
@@ -107,7 +107,7 @@ def test_features_that_two_people_added_are_united(local_remote, ours, add_clips
     assert "CONFLICT" in theirs("git", "pull", "--quiet", "--no-rebase", fails=True)
     shutil.copytree(theirs.folder / "data" / "features", tmp_path / "mine")
     theirs("git", "checkout", "--theirs", "dvc.lock", "data/metrics")
-    theirs("dvc", "pull", "--force", "index", "rewrite", "extract")
+    theirs("dvc", "pull", "--force", "index", "settings", "rewrite", "extract")
     theirs("sh", "-c", f"cp -rn '{tmp_path / 'mine'}/.' data/features/ || true")  # some versions count what they skip
     add_clips(theirs, 14, 16)
     assert "extract audio: 0 done, 18 reused" in theirs("dvc", "repro", "extract@audio")

@@ -16,7 +16,7 @@ from ecmf_pipeline.core.clips import Clip, ClipId, Split, read_manifest, write_m
 from ecmf_pipeline.core.errors import InputError, MissingInput, TooFewClips
 from ecmf_pipeline.core.files import write_atomic
 from ecmf_pipeline.core.predictions import PredictionTable
-from ecmf_pipeline.report.sections.evidence import proof_blocks
+from ecmf_pipeline.report.refinement import proof_blocks
 from ecmf_pipeline.settings import resolve as indexing
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages import evaluate, refine, vote

@@ -14,7 +14,7 @@ from ecmf_pipeline.core.clips import Clip, ClipId, Modality, Split, write_manife
 from ecmf_pipeline.core.errors import MissingInput, ParamsError
 from ecmf_pipeline.core.files import fingerprint, write_atomic
 from ecmf_pipeline.core.transcripts import read_texts
-from ecmf_pipeline.extraction.plan import branch_settings
+from ecmf_pipeline.extraction.config import branch_settings
 from ecmf_pipeline.labels.voters import ALL, family_of
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages import cues, rewrite

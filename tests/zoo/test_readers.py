@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.orientation import Orientation
-from ecmf_pipeline.media.sampling import MediaConfig, read_frames
+from ecmf_pipeline.media.sampling import read_frames
 from tests.zoo.films import Film
 from tests.zoo.judging import pictures_of, sound_of
 from tests.zoo.specimens import Specimen, zoo

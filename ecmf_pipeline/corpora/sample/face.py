@@ -233,8 +233,8 @@ def _closing(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
     return move
 
 
-def _fade(length: int, border: int = 10) -> NDArray[np.float32]:
-    """One inside, falling to zero at both ends."""
+def _fade(length: int) -> NDArray[np.float32]:
+    """One inside, falling to zero over ten values at both ends."""
     distance = np.minimum(np.arange(length), np.arange(length)[::-1])
-    fade: NDArray[np.float32] = np.clip(distance / border, 0, 1).astype(np.float32)
+    fade: NDArray[np.float32] = np.clip(distance / 10, 0, 1).astype(np.float32)
     return fade

@@ -30,6 +30,14 @@ from ecmf_pipeline.corpora.sample.speech import SAMPLE_RATE, Synthesizer, lay_ov
 
 AAC_FRAME = 1024
 """Samples that one AAC packet holds."""
+SAMPLES_PER_FRAME = SAMPLE_RATE // FRAMES_PER_SECOND
+GENERATOR_VERSION = 1
+"""Raised whenever the same settings draw other clips than before."""
+SETTINGS_FILE = "sample.json"
+MEDIA_FOLDER = "video"
+TABLES = ("track1_train_disdim.csv", "track_all_candidates.csv", "subtitle_chieng.csv", "groups.csv", "gold.csv")
+CHUNK = 4
+"""Clips a worker draws before it reports; each chunk starts the synthesiser anew."""
 
 
 def encode_mp4(
@@ -85,9 +93,6 @@ def encode_mp4(
     return file.getvalue()
 
 
-SAMPLES_PER_FRAME = SAMPLE_RATE // FRAMES_PER_SECOND
-
-
 def draw_clip(plan: ClipPlan, config: SampleConfig, rig: FaceRig, synthesizer: Synthesizer) -> bytes:
     """Draw a clip; it depends on its plan and the configuration alone.
 
@@ -119,17 +124,6 @@ def _frame_count(seconds: float, config: SampleConfig) -> int:
     shortest = int(np.ceil(config.min_seconds * FRAMES_PER_SECOND))
     longest = max(shortest, int(config.max_seconds * FRAMES_PER_SECOND))
     return int(np.clip(round(seconds * FRAMES_PER_SECOND), shortest, longest))
-
-
-GENERATOR_VERSION = 1
-"""Raised whenever the same settings draw other clips than before."""
-
-SETTINGS_FILE = "sample.json"
-MEDIA_FOLDER = "video"
-TABLES = ("track1_train_disdim.csv", "track_all_candidates.csv", "subtitle_chieng.csv", "groups.csv", "gold.csv")
-
-CHUNK = 4
-"""Clips a worker draws before it reports; each chunk starts the synthesiser anew."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,20 @@ SHARES: Mapping[str, float] = MappingProxyType(
 
 AMBIGUOUS = "ambiguous"
 """The key of the transcripts that any emotion may be said with."""
+EXPRESSIONS: Mapping[str, Mapping[str, float]] = MappingProxyType(
+    {
+        "neutral": {"rest": 1, "close": 1},
+        "angry": {"rest": 1, "close": 1, "brow_lower": 1.2, "lid_tighten": 0.5, "lip_press": 0.8, "mouth_narrow": 0.3,
+                  "corner_lower": 0.3, "nose_wrinkle": 0.5},
+        "happy": {"corner_raise": 0.6, "cheek_raise": 1, "lid_tighten": 0.3, "jaw_drop": 0.12},
+        "sad": {"rest": 1, "close": 1, "inner_brow_raise": 1, "corner_lower": 1, "lid_droop": 0.6},
+        "worried": {"rest": 1, "close": 0.5, "inner_brow_raise": 1, "brow_lower": 0.3, "lid_raise": 0.5,
+                    "mouth_stretch": 0.9, "jaw_drop": 0.06},
+        "surprise": {"rest": 0.8, "inner_brow_raise": 0.7, "outer_brow_raise": 1.1, "lid_raise": 0.7, "jaw_drop": 0.55,
+                     "mouth_narrow": 0.4},
+    }
+)  # fmt: skip
+"""The facial actions of each emotion at full strength, after the prototypes of Ekman and Friesen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,22 +139,6 @@ def _lines(gold: Sequence[str], ambiguous: float, rng: np.random.Generator) -> l
         lines.append(transcripts[kind][order[kind][turn]])
         said[kind] += 1
     return lines
-
-
-EXPRESSIONS: Mapping[str, Mapping[str, float]] = MappingProxyType(
-    {
-        "neutral": {"rest": 1, "close": 1},
-        "angry": {"rest": 1, "close": 1, "brow_lower": 1.2, "lid_tighten": 0.5, "lip_press": 0.8, "mouth_narrow": 0.3,
-                  "corner_lower": 0.3, "nose_wrinkle": 0.5},
-        "happy": {"corner_raise": 0.6, "cheek_raise": 1, "lid_tighten": 0.3, "jaw_drop": 0.12},
-        "sad": {"rest": 1, "close": 1, "inner_brow_raise": 1, "corner_lower": 1, "lid_droop": 0.6},
-        "worried": {"rest": 1, "close": 0.5, "inner_brow_raise": 1, "brow_lower": 0.3, "lid_raise": 0.5,
-                    "mouth_stretch": 0.9, "jaw_drop": 0.06},
-        "surprise": {"rest": 0.8, "inner_brow_raise": 0.7, "outer_brow_raise": 1.1, "lid_raise": 0.7, "jaw_drop": 0.55,
-                     "mouth_narrow": 0.4},
-    }
-)  # fmt: skip
-"""The facial actions of each emotion at full strength, after the prototypes of Ekman and Friesen."""
 
 
 @dataclass(frozen=True, slots=True)

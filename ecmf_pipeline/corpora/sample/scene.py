@@ -13,6 +13,12 @@ from numpy.typing import NDArray
 from ecmf_pipeline.corpora.sample.face import FaceRig
 from ecmf_pipeline.corpora.sample.plan import expression
 
+FRAMES_PER_SECOND = 25
+SPEECH_JAW = 0.22
+"""How far the jaw opens at the loudest of the speech, of the action `jaw_drop`."""
+NARROWS_EYE: Mapping[str, float] = MappingProxyType({"lid_tighten": 0.7, "lid_droop": 0.5, "cheek_raise": 0.25})
+"""The part of a blink's way that the lids have gone already at the full strength of other actions."""
+
 
 @dataclass(frozen=True, slots=True)
 class Camera:
@@ -112,15 +118,6 @@ def _voice(number: int, rng: np.random.Generator) -> Voice:
         span=float(rng.uniform(44, 54)),
         room=float(rng.uniform(-62, -48)),
     )
-
-
-FRAMES_PER_SECOND = 25
-
-SPEECH_JAW = 0.22
-"""How far the jaw opens at the loudest of the speech, of the action `jaw_drop`."""
-
-NARROWS_EYE: Mapping[str, float] = MappingProxyType({"lid_tighten": 0.7, "lid_droop": 0.5, "cheek_raise": 0.25})
-"""The part of a blink's way that the lids have gone already at the full strength of other actions."""
 
 
 def render(

@@ -26,7 +26,8 @@ from ecmf_pipeline.encoders.config import MiniXceptionConfig
 from ecmf_pipeline.encoders.embedded.tf_layers import SameConv2d, SameMaxPool2d, batch_norm, fold
 from ecmf_pipeline.encoders.inference import Inference
 from ecmf_pipeline.encoders.weights import MODELS_HINT
-from ecmf_pipeline.faces import CROP_MARGIN, FaceTrack
+from ecmf_pipeline.faces.config import CROP_MARGIN
+from ecmf_pipeline.faces.finder import FaceTrack
 
 SIDE = 64
 DIM = 128

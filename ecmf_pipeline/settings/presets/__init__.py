@@ -35,7 +35,9 @@ def preset_text(name: str) -> str:
         ParamsError: When there is no such preset.
     """
     if name not in preset_names():
-        raise ParamsError(f"`preset`: there is no preset {name!r}", f"there are {', '.join(preset_names())}")
+        raise ParamsError(
+            f"`preset`: there is no preset {name!r}", f"there are {', '.join(preset_names())}", keys=["preset"]
+        )
     return (_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
 
 

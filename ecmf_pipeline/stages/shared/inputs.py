@@ -19,9 +19,9 @@ from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.core.transcripts import read_texts
 from ecmf_pipeline.encoders.config import TextConfig
+from ecmf_pipeline.extraction.config import branch_settings
 from ecmf_pipeline.extraction.feature_origin import FeatureOrigin
 from ecmf_pipeline.extraction.features import StoredFeatures, open_features
-from ecmf_pipeline.extraction.plan import branch_settings
 from ecmf_pipeline.fusion.folds import assign_folds
 from ecmf_pipeline.labels.tables import read_decisions, read_verdicts, read_votes
 from ecmf_pipeline.settings.params import Params

@@ -16,9 +16,10 @@ from ecmf_pipeline.core.files import fingerprint, sha256_file
 from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.config import ImportedConfig
+from ecmf_pipeline.extraction.config import branch_settings
 from ecmf_pipeline.extraction.feature_origin import FeatureOrigin, refuse_other_features
 from ecmf_pipeline.extraction.features import open_features
-from ecmf_pipeline.extraction.plan import branch_settings, plan_branch
+from ecmf_pipeline.extraction.plan import plan_branch
 from ecmf_pipeline.extraction.run import extract, writing
 from ecmf_pipeline.llm.rewrite_prompt import Context
 from ecmf_pipeline.llm.rewriting import enrich_texts

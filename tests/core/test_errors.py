@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from ecmf_pipeline.core.errors import want_of_memory
+from ecmf_pipeline.core.errors import as_out_of_memory
 from ecmf_pipeline.llm.step import ScoringStep, Utterance
 from ecmf_pipeline.runner import Target
 
@@ -45,8 +45,8 @@ OutOfMemoryError.__module__ = "torch"
     ],
     ids=str,
 )
-def test_want_of_memory_is_a_memory_error(error):
-    with pytest.raises(MemoryError) as caught, want_of_memory():
+def test_running_out_of_memory_is_a_memory_error(error):
+    with pytest.raises(MemoryError) as caught, as_out_of_memory():
         raise error
     assert "\n" not in str(caught.value)
     assert caught.value is error or caught.value.__cause__ is error
@@ -63,22 +63,22 @@ def test_want_of_memory_is_a_memory_error(error):
     ids=repr,
 )
 def test_anything_else_stays_what_it_is(error):
-    with pytest.raises(type(error)) as caught, want_of_memory():
+    with pytest.raises(type(error)) as caught, as_out_of_memory():
         raise error
     assert caught.value is error
 
 
 def test_other_errors_of_opencv_stay_what_they_are():
     cv2 = pytest.importorskip("cv2")
-    with pytest.raises(cv2.error, match="empty"), want_of_memory():
+    with pytest.raises(cv2.error, match="empty"), as_out_of_memory():
         cv2.resize(np.zeros((0, 0), np.uint8), (4, 4))
 
 
 def test_torch_itself_runs_out_of_memory():
     torch = pytest.importorskip("torch")
-    with pytest.raises(MemoryError, match="allocate memory"), want_of_memory():
+    with pytest.raises(MemoryError, match="allocate memory"), as_out_of_memory():
         torch.empty(10**15)
-    with pytest.raises(MemoryError, match="full"), want_of_memory():
+    with pytest.raises(MemoryError, match="full"), as_out_of_memory():
         raise torch.OutOfMemoryError("full")
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import ecmf_pipeline
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.files import write_atomic
-from ecmf_pipeline.core.progress import say
 
 IGNORED = {
     "data": [
         ".index-cache.json",
-        ".index-stamp.json",
+        ".last-scan.json",
+        ".digests.json",
         ".index.spool",
         ".index.lock",
         ".transcripts.spool",
@@ -65,7 +65,7 @@ IGNORED = {
 """What DVC keeps and git must not, by folder."""
 
 
-def init(folder: Path) -> None:
+def make_project(folder: Path) -> None:
     """Lay dvc.yaml and params.yaml in ``folder`` and make it a DVC project.
 
     Raises:
@@ -85,7 +85,6 @@ def init(folder: Path) -> None:
     if not (folder / ".dvc").is_dir():
         _run(["dvc", "init", "--quiet", "--subdir"], folder)
         _run(["dvc", "config", "core.analytics", "false"], folder)
-    say(f"{folder} is ready: set `corpus` in params.yaml (or keep the sample), then run `dvc repro` in it")
 
 
 def _template(name: str) -> Path:

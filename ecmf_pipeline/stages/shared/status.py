@@ -1,4 +1,4 @@
-"""`ecmf-pipe status`: what is done, missing, absent and quarantined, by stage and modality."""
+"""Count what is done, missing, absent and quarantined, by stage and modality."""
 
 from __future__ import annotations
 
@@ -7,38 +7,24 @@ from pathlib import Path
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, Modality, read_manifest
-from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.core.transcripts import ClipText, read_texts
 from ecmf_pipeline.encoders.embedded.packages import embedded_model
 from ecmf_pipeline.extraction.plan import Reading, coverage
-from ecmf_pipeline.runner.quarantine import read_all, read_quarantine
-from ecmf_pipeline.settings.params import Params, load_params
+from ecmf_pipeline.runner.quarantine import read_quarantine
+from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.stages.shared.inputs import expected_fingerprint
 from ecmf_pipeline.transcription.table import read_transcripts, with_transcripts
 
-_ROW = "{:<18}{:>9}{:>9}{:>9}{:>13}"
-
 Row = tuple[str, int | str, int | str, int | str, int | str]
+"""Stage, done, missing, absent, quarantined."""
 
 
-def run() -> None:
-    """Print one line a stage, and the quarantined clips by reason."""
-    params = load_params()
-    say(_ROW.format("stage", "done", "missing", "absent", "quarantined"))
-    for row in _rows(params):
-        say(_ROW.format(*row))
-    entries = read_all(paths.QUARANTINE, params.extract.encoders)
-    counts: dict[tuple[str, str, str], int] = {}
-    for entry in entries:
-        key = (entry.stage, entry.modality, entry.reason)
-        counts[key] = counts.get(key, 0) + 1
-    for (stage, modality, reason), count in sorted(counts.items()):
-        say(f"  quarantined by {f'{stage} {modality}'.strip()}: {reason} {count}")
-    if entries:
-        say(f"  one line a clip in {paths.QUARANTINE}/")
+def stage_rows(params: Params) -> Iterator[Row]:
+    """Yield the row of each stage, in the order of the pipeline.
 
-
-def _rows(params: Params) -> Iterator[Row]:
+    Raises:
+        InputError: When a table that a stage wrote is damaged.
+    """
     present = sum(embedded_model(name).is_present(paths.MODELS) for name in params.models.names)
     yield "models", present, len(params.models.names) - present, "", ""
     if not paths.MANIFEST.is_file():

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ecmf_pipeline.report.inputs import Evaluation, read_evaluation
-from ecmf_pipeline.report.verdicts import fusion_verdict, labels_verdict, majority_f1, training_verdict
+from ecmf_pipeline.report.scores import fusion_verdict, labels_verdict, majority_f1, training_verdict
 
 ALONE = {"face": {"weighted_f1": 0.5}, "text": {"weighted_f1": 0.6}}
 FUSION = {"given": {"weighted_f1": 0.7}, "refined": {"weighted_f1": 0.7}}

@@ -1,4 +1,4 @@
-"""What `ecmf-pipe status` tells before anything was computed."""
+"""What `ecmf-pipe status` shows before anything was computed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_pipeline.cli import status
+from ecmf_pipeline.cli.show import show_status
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, write_manifest
 from ecmf_pipeline.core.transcripts import ClipText, write_texts
@@ -40,7 +40,7 @@ def test_clips_that_lack_a_transcript_that_is_read_are_absent(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     write_manifest(paths.MANIFEST, CLIPS)
     write_texts(paths.REWRITES, {"both": ClipText("你好", "你好 (happy)", "hello"), "one": ClipText("嗯", "嗯 (sad)")})
-    status.run()
+    show_status()
     rows = {line[:18].strip(): line[18:].split() for line in capsys.readouterr().out.splitlines()}
     assert rows["rewrite"][:3] == ["2", "1", "1"]
     assert rows["extract text"][:3] == ["0", missing, absent]

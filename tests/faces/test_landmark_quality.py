@@ -8,7 +8,8 @@ import pytest
 
 from ecmf_pipeline.faces.boxes import Detection
 from ecmf_pipeline.faces.cropping import _FRONTAL, fit, landmark_quality
-from ecmf_pipeline.media.sampling import MediaConfig, read_frames
+from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.media.sampling import read_frames
 
 
 def test_a_frontal_face_fits_however_it_is_moved_turned_and_scaled():

@@ -1,15 +1,36 @@
-"""`ecmf-pipe score`: predictions against true labels, as the challenge scores them."""
+"""Run the commands that only look, and print what they find: `status` and `score`."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
+from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.interop.mertools import full_score, read_answers
+from ecmf_pipeline.runner.quarantine import read_all
+from ecmf_pipeline.settings.params import load_params
+from ecmf_pipeline.stages.shared.status import stage_rows
+
+_ROW = "{:<18}{:>9}{:>9}{:>9}{:>13}"
 
 
-def run(predictions: Path, truth: Path, *, entry: str, as_json: bool) -> None:
+def show_status() -> None:
+    """Print one line a stage, and the quarantined clips by reason."""
+    params = load_params()
+    say(_ROW.format("stage", "done", "missing", "absent", "quarantined"))
+    for row in stage_rows(params):
+        say(_ROW.format(*row))
+    entries = read_all(paths.QUARANTINE, params.extract.encoders)
+    counts = Counter((entry.stage, entry.modality, entry.reason) for entry in entries)
+    for (stage, modality, reason), count in sorted(counts.items()):
+        say(f"  quarantined by {f'{stage} {modality}'.strip()}: {reason} {count}")
+    if entries:
+        say(f"  one line a clip in {paths.QUARANTINE}/")
+
+
+def show_score(predictions: Path, truth: Path, *, entry: str, as_json: bool) -> None:
     """Print weighted F1, accuracy and the scores of each label.
 
     Args:

@@ -1,0 +1,215 @@
+"""`index` with nothing to do says so without listing the corpus; whatever changes makes it scan again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.errors import CorpusError, TooManyQuarantined
+from ecmf_pipeline.corpora import last_scan, measuring, registry
+from ecmf_pipeline.stages import index as stage
+
+PARAMS = """
+corpus: {kind: KIND, root: corpus}
+index: {workers: 0, max_quarantined: 0.4}
+extract: {encoders: {audio: egemaps}}
+"""
+
+
+class Project:
+    """A project on a folder of clips, in which `index` runs."""
+
+    def __init__(self, folder: Path, write_media: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.scans = 0
+        for name in ("a.mp4", "b.mp4", "deeper/c.mp4"):
+            write_media(folder / "corpus" / name)
+            write_media(folder / "corpus" / "video" / f"video{Path(name).name}")
+        (folder / "corpus" / "labels.csv").write_text("name,label\na,joy\nb,fear\n")
+        (folder / "corpus" / "linked").symlink_to(folder / "elsewhere")
+        write_media(folder / "elsewhere" / "d.mp4")
+        self.set_params()
+        monkeypatch.chdir(folder)
+        read_corpus = registry.read_corpus
+
+        def counted(*words: object, **options: object) -> object:
+            self.scans += 1
+            return read_corpus(*words, **options)
+
+        monkeypatch.setattr(registry, "read_corpus", counted)
+
+    def set_params(self, kind: str = "folder", more: str = "") -> None:
+        (self.folder / "params.yaml").write_text(PARAMS.replace("KIND", kind) + more)
+
+    def index(self) -> bool:
+        """Run, and return whether the corpus was scanned."""
+        time.sleep(0.06)  # a run that begins as soon as something was written is not remembered
+        before = self.scans
+        stage.run()
+        return self.scans > before
+
+
+@pytest.fixture
+def project(tmp_path: Path, write_media: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Project:
+    return Project(tmp_path, write_media, monkeypatch)
+
+
+def test_with_nothing_to_do_it_prints_what_a_scan_would(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.index()
+    assert "7 files read, 0 quarantined; manifest written" in capsys.readouterr().out
+    paths.LAST_SCAN.unlink()
+    assert project.index()
+    again = capsys.readouterr().out
+    assert "0 files read, 0 quarantined; manifest unchanged" in again
+    assert not project.index()
+    assert capsys.readouterr().out == again
+
+
+def _same_size(path: str) -> None:
+    """Change a file's content, but neither its size nor its time of modification."""
+    status = Path(path).stat()
+    Path(path).write_bytes(Path(path).read_bytes().swapcase())
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _append(path: str) -> None:
+    with Path(path).open("a") as file:
+        file.write("# more\n")
+
+
+CHANGES: dict[str, Callable[[], object]] = {
+    "a clip is longer": lambda: _append("corpus/a.mp4"),
+    "a clip is touched": lambda: os.utime("corpus/deeper/c.mp4"),
+    "a clip is another of the same size and time": lambda: _same_size("corpus/a.mp4"),
+    "a clip is new": lambda: shutil.copy("corpus/a.mp4", "corpus/deeper/e.mp4"),
+    "a clip is gone": lambda: Path("corpus/b.mp4").unlink(),
+    "a clip has another name": lambda: Path("corpus/b.mp4").rename("corpus/f.mp4"),
+    "a linked clip is gone": lambda: Path("elsewhere/d.mp4").unlink(),
+    "a folder is gone": lambda: shutil.rmtree("corpus/deeper"),
+    "a link leads nowhere": lambda: Path("elsewhere").rename("lost"),
+    "a label is another": lambda: _same_size("corpus/labels.csv"),
+    "transcripts are new": lambda: Path("corpus/transcripts.csv").write_text("name,text\na,hello\n"),
+    "labels are set": lambda: Path("params.yaml").write_text(
+        Path("params.yaml").read_text().replace("root: corpus", "root: corpus, labels: [joy, fear]")
+    ),
+    "fewer bad files are allowed": lambda: Path("params.yaml").write_text(
+        Path("params.yaml").read_text().replace("0.4", "0.3")
+    ),
+    "the manifest is gone": lambda: paths.MANIFEST.unlink(),
+    "the manifest is another": lambda: _append("data/manifest.csv"),
+    "the corpus file is gone": lambda: paths.CORPUS.unlink(),
+    "the findings are gone": lambda: paths.FINDINGS.unlink(),
+    "the metrics are another": lambda: paths.INDEX_METRICS.write_text("{}"),
+    "the quarantine table is gone": lambda: paths.quarantine("index").unlink(),
+    "the record is empty": lambda: paths.LAST_SCAN.write_text(""),
+    "the record is cut off": lambda: os.truncate(paths.LAST_SCAN, 50),
+    "the record is a list": lambda: paths.LAST_SCAN.write_text("[]"),
+    "the record is no text": lambda: paths.LAST_SCAN.write_bytes(b"\xff\0"),
+    "the record says another thing": lambda: paths.LAST_SCAN.write_text(
+        paths.LAST_SCAN.read_text().replace("7 clips", "8 clips")
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_after_any_change_it_scans(project: Project, change: Callable[[], object]) -> None:
+    project.index()
+    assert not project.index()
+    change()
+    try:
+        assert project.index()
+    except CorpusError as error:
+        pytest.fail(str(error))
+    assert not project.index()
+
+
+def test_params_of_other_stages_do_not_count(project: Project) -> None:
+    project.index()
+    project.set_params(more="llm: {batch_size: 2}\n# a comment\n")
+    assert not project.index()
+
+
+def test_of_mers_layout_only_what_its_reader_sees_counts(project: Project, write_media: Callable[..., Path]) -> None:
+    project.set_params("mer")
+    project.index()
+    write_media(Path("corpus/deeper/g.mp4"))
+    assert not project.index()
+    write_media(Path("corpus/video/g.mp4"))
+    assert project.index()
+    Path("corpus/groups.csv").write_text("name,group\nvideoa,anna\n")
+    assert project.index()
+    assert not project.index()
+
+
+def test_face_crops_count_if_params_ask_for_them(project: Project) -> None:
+    project.set_params("mer", "faces: {source: openface}\n")
+    project.index()
+    assert not project.index()
+    crops = Path("corpus/openface_face/videoa/videoa.npy")
+    crops.parent.mkdir(parents=True)
+    crops.write_bytes(b"never read by index")
+    assert project.index()
+    assert not project.index()
+    project.set_params("mer")
+    assert project.index()
+
+
+def test_another_version_of_the_package_counts(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.index()
+    monkeypatch.setattr(last_scan.ecmf_pipeline, "__file__", str(project.folder / "other" / "__init__.py"))
+    assert project.index()
+
+
+def test_a_file_that_could_not_be_read_is_tried_every_time(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    whole = measuring.sha256_file
+    monkeypatch.setattr(measuring, "sha256_file", lambda path: (refuse if path.name == "a.mp4" else whole)(path))
+    assert project.index()
+    assert project.index()
+    monkeypatch.setattr(measuring, "sha256_file", whole)
+    assert project.index()
+    assert not project.index()
+
+
+def test_a_run_while_something_changes_is_not_remembered(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = registry.read_corpus
+
+    def changing(config: object, **options: object) -> object:
+        listing = read(config, **options)  # type: ignore[arg-type]
+        _same_size("corpus/labels.csv")
+        return listing
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "read_corpus", changing)
+        assert project.index()
+    assert not paths.LAST_SCAN.exists()
+    assert project.index()
+    assert not project.index()
+
+
+def test_a_run_that_fails_is_not_remembered(project: Project) -> None:
+    for name in ("a", "b", "deeper/c"):
+        Path(f"corpus/{name}.mp4").write_text("no film")
+    for _ in range(2):
+        with pytest.raises(TooManyQuarantined):
+            project.index()
+
+
+def test_the_command_line_loads_nothing_that_reads_files_of_the_corpus(project: Project) -> None:
+    project.index()
+    command = [sys.executable, "-X", "importtime", "-m", "ecmf_pipeline", "index"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "0 files read, 0 quarantined; manifest unchanged" in shown.stdout
+    loaded = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
+    assert "ecmf_pipeline.corpora.last_scan" in loaded
+    assert not loaded & {"numpy", "zarr", "av", "tqdm", "torch", "ecmf_pipeline.corpora.index", "ecmf_pipeline.runner"}
