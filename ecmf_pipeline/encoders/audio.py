@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +20,9 @@ from transformers.models.whisper import modeling_whisper
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
 from ecmf_pipeline.encoders.config import AudioConfig
-from ecmf_pipeline.encoders.inference import Inference, RunPrecision
-from ecmf_pipeline.encoders.pretrained import check_layers, combine_layers, load_model, load_part
-
-SAMPLE_RATE = 16_000
+from ecmf_pipeline.encoders.inference import Inference
+from ecmf_pipeline.encoders.pretrained import check_layers, inference_of, load_model, load_part, take_layers
+from ecmf_pipeline.media.audio import SAMPLE_RATE
 
 Samples = NDArray[np.float32]
 """Mono sound at 16 kHz, (n,)."""
@@ -89,14 +88,9 @@ class SoundEncoder(Encoder[Samples]):
 
     def __init__(self, config: AudioConfig, device: str) -> None:
         self._config = config
-        self._settings = config.settings()
-        self.inference = Inference(device, config.batch_size, cast("RunPrecision", config.resolved(device).precision))
+        self.settings = config.settings()
+        self.inference = inference_of(config, device)
         self.most_padding = CPU_PADDING if self.inference.device.type == "cpu" else GPU_PADDING
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """See `AudioConfig.settings`."""
-        return self._settings
 
     @torch.inference_mode()
     def encode_prepared(self, prepared: Sequence[Sequence[SoundWindow]]) -> list[Encoding]:
@@ -220,9 +214,8 @@ class WhisperEncoder(SoundEncoder):
 
     def _forward(self, windows: Sequence[SoundWindow]) -> torch.Tensor:
         spectrograms = self.inference.tensor(np.stack([window.values for window in windows]))  # (B, mels, frames)
-        whole = self._config.layers != "last"
-        out = self.model(spectrograms, output_hidden_states=whole)
-        return combine_layers(out.hidden_states if whole else (out.last_hidden_state,), self._config.layers)
+        out = self.model(spectrograms, output_hidden_states=self._config.layers != "last")
+        return take_layers(out, self._config.layers)
 
 
 MODELS_THAT_MASK = frozenset({"hubert", "wav2vec2", "wavlm", "unispeech", "unispeech-sat"})
@@ -332,10 +325,11 @@ class WaveEncoder(SoundEncoder):
     def _forward(self, windows: Sequence[SoundWindow]) -> torch.Tensor:
         described = [self.convolutions(self.inference.tensor(window.values[None]))[0].T for window in windows]
         batch = nn.utils.rnn.pad_sequence(described, batch_first=True).transpose(1, 2)  # (B, C, longest T)
-        whole = self._config.layers != "last"
         with _mismatched_masks_allowed():
-            out = self.model(batch, attention_mask=self._mask(windows), output_hidden_states=whole)
-        return combine_layers(out.hidden_states if whole else (out.last_hidden_state,), self._config.layers)
+            out = self.model(
+                batch, attention_mask=self._mask(windows), output_hidden_states=self._config.layers != "last"
+            )
+        return take_layers(out, self._config.layers)
 
     def _mask(self, windows: Sequence[SoundWindow]) -> torch.Tensor | None:
         """Which samples are sound, (B, longest n), from which the model tells rows; None where nothing is padded."""

@@ -13,7 +13,8 @@ from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.encoders.base import Encoder
-from ecmf_pipeline.encoders.config import BaseEncoderConfig, JoinedConfig, text_columns
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
+from ecmf_pipeline.encoders.config import JoinedConfig, text_columns
 from ecmf_pipeline.encoders.joined import JoinedEncoder
 from ecmf_pipeline.media.sampling import MediaConfig, resolved_reader
 

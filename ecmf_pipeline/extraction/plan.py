@@ -12,15 +12,11 @@ from ecmf_pipeline.core.config import Frames
 from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.core.transcripts import ClipText
-from ecmf_pipeline.encoders.config import (
-    DEFAULT_TEXT_COLUMNS,
-    BaseEncoderConfig,
-    ImportedConfig,
-    settings_of_imported,
-    text_columns,
-)
+from ecmf_pipeline.encoders.base_config import DEFAULT_TEXT_COLUMNS, BaseEncoderConfig
+from ecmf_pipeline.encoders.config import ImportedConfig, settings_of_imported, text_columns
 from ecmf_pipeline.faces import FaceConfig, are_cut_already
-from ecmf_pipeline.media.sampling import SAMPLE_RATE, MediaConfig, resolved_reader
+from ecmf_pipeline.media.audio import SAMPLE_RATE
+from ecmf_pipeline.media.sampling import MediaConfig, resolved_reader
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.store import FeatureStore, current_fingerprint, has_fingerprint
 

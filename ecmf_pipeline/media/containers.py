@@ -114,3 +114,7 @@ def _duration(container: InputContainer) -> float:
             if packet.pts is not None and packet.time_base
         ]
     return round(max(known, default=0.0), 3)
+
+
+LEAST_READABLE = 0.9
+"""A file of which less than this share of its declared length can be read was cut off: its rest is not guessed."""

@@ -22,12 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import UnreadableMedia
-from ecmf_pipeline.media.containers import open_container
+from ecmf_pipeline.media.containers import LEAST_READABLE, open_container
 from ecmf_pipeline.media.pyav_reader import PyAvVideo
-
-LEAST_READABLE = 0.9
-"""A file of which less than this share of its declared length can be read was cut off: its rest is not guessed."""
-
 
 _ROUNDING = 1e-3  # seconds
 

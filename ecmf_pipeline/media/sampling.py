@@ -8,21 +8,17 @@ so whose pictures they are is part of the fingerprint. Sound is read by PyAV.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from ecmf_pipeline.core.config import Config, Frames
-from ecmf_pipeline.core.errors import NoAudioStream, NoVideoStream, SilentAudio, TooManyPictures, UnreadableMedia
-
-SAMPLE_RATE = 16_000
-"""Hertz; what speech models are trained on."""
-
+from ecmf_pipeline.core.errors import NoVideoStream, TooManyPictures, UnreadableMedia
 
 _MOST_BYTES = 2**30
 
@@ -154,33 +150,6 @@ def sample_indices(spans: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     return np.unique(shown.clip(0, len(spans) - 1)).astype(np.int64)
 
 
-def read_audio(path: Path) -> NDArray[np.float32]:
-    """Read a clip's sound as mono 16 kHz, float32 (n,) in [-1, 1].
-
-    Raises:
-        NoAudioStream: When there is none.
-        SilentAudio: When there is nothing but zeros.
-        UnreadableMedia: When it cannot be decoded, or the file is cut off.
-    """
-    from ecmf_pipeline.media.containers import open_container
-    from ecmf_pipeline.media.readers import LEAST_READABLE
-
-    with open_container(path) as container:
-        if not container.streams.audio:
-            raise NoAudioStream("the file has no audio stream")
-        stream: Any = container.streams.audio[0]
-        blocks = list(_resampled(container.decode(stream)))
-        declared = float(stream.duration * stream.time_base) if stream.duration else 0.0
-    samples = np.concatenate(blocks) if blocks else np.empty(0, np.float32)
-    if len(samples) == 0:
-        raise NoAudioStream("the audio stream holds no sound")
-    if len(samples) / SAMPLE_RATE < LEAST_READABLE * declared:
-        raise UnreadableMedia(f"audio is cut off: {len(samples) / SAMPLE_RATE:.2f} of {declared:.2f} seconds are there")
-    if not samples.any():
-        raise SilentAudio(f"all {len(samples) / SAMPLE_RATE:.2f} seconds of sound are zero")
-    return samples.astype(np.float32, copy=False)
-
-
 def has_changed(path: Path, size: int) -> bool:
     """Whether a file has another size than it had when it was indexed (0: not known)."""
     try:
@@ -199,16 +168,3 @@ def resolved_reader(config: MediaConfig) -> Literal["decord", "pyav"]:
 def _reader(config: MediaConfig) -> Literal["auto", "decord", "pyav"]:
     """What opens a film: ``auto`` gives decord's pictures, so it is no choice where there is no decord."""
     return "auto" if config.reader == "auto" and resolved_reader(config) == "decord" else resolved_reader(config)
-
-
-def _resampled(frames: Iterator[Any]) -> Iterator[NDArray[np.float32]]:
-    """Mono blocks at 16 kHz, (n,). A stream may change its rate or layout in the middle: each run has its resampler."""
-    from itertools import groupby
-
-    import av
-
-    for _, run in groupby(frames, key=lambda frame: (frame.sample_rate, frame.layout.name, frame.format.name)):
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
-        for frame in (*run, None):  # None makes the resampler give out what it still holds
-            for block in resampler.resample(frame):
-                yield block.to_ndarray()[0]

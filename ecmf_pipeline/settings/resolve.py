@@ -22,7 +22,7 @@ from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.index import IndexResult, index_corpus
 from ecmf_pipeline.corpora.listing import CorpusListing, count_by_kind
 from ecmf_pipeline.corpora.registry import looked_at, read_corpus
-from ecmf_pipeline.encoders.config import TransformersConfig
+from ecmf_pipeline.encoders.base_config import TransformersConfig
 from ecmf_pipeline.encoders.weights import hub_reference
 from ecmf_pipeline.extraction.plan import branch_settings
 from ecmf_pipeline.llm.prompt import load_prompt

@@ -15,6 +15,7 @@ from ecmf_pipeline.core.errors import ModelError, ParamsError
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.encoders.config import EfficientNetConfig, EncoderConfig, TextConfig, VisionConfig, text_columns
 from ecmf_pipeline.encoders.inference import pick_device
+from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.encoders.weights import folder_hashes, hub_cache, locate
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -140,7 +141,7 @@ class TestModelSource:
         snapshots = tmp_path / "models--org--name" / "snapshots"
         snapshots.mkdir()
         (snapshots / COMMIT).symlink_to(tiny / "vit", target_is_directory=True)
-        encoder = VisionConfig(model="org/name").build("cpu")
+        encoder = build_encoder(VisionConfig(model="org/name"), "cpu")
         assert encoder.dim == 32
         assert encoder.settings["weights"]["commit"] == COMMIT
 

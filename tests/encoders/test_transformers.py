@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.config import VisionConfig
 from ecmf_pipeline.encoders.preprocess import read_preprocessing
+from ecmf_pipeline.encoders.registry import build_encoder
 
 
 class TestPreprocessing:
@@ -61,7 +62,7 @@ class TestVision:
         kinds = {"clip": "CLIPVisionModel", "vit": "ViTModel", "dinov2": "Dinov2Model", "clip_two_towers": "CLIPModel"}
         model = getattr(transformers, kinds[name]).from_pretrained(tiny / name).eval()
         processor = transformers.AutoImageProcessor.from_pretrained(tiny / name, backend="pil")
-        encodings = VisionConfig(model=str(tiny / name)).build("cpu").encode(frames)
+        encodings = build_encoder(VisionConfig(model=str(tiny / name)), "cpu").encode(frames)
         for clip, encoding in zip(frames, encodings, strict=True):
             pixels = processor(list(clip), return_tensors="pt")["pixel_values"]
             with torch.no_grad():
@@ -76,19 +77,19 @@ class TestVision:
         del state[next(name for name in state if name.endswith("weight"))]
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(ModelError, match="lacks 1 weights"):
-            VisionConfig(model=str(folder)).build("cpu")
+            build_encoder(VisionConfig(model=str(folder)), "cpu")
 
     def test_a_model_without_image_processor_is_a_model_error(self, tiny: Path) -> None:
         with pytest.raises(ModelError, match="cannot load"):
-            VisionConfig(model=str(tiny / "bert")).build("cpu")
+            build_encoder(VisionConfig(model=str(tiny / "bert")), "cpu")
 
     def test_damaged_weights_are_a_model_error(self, altered: Callable[..., Path]) -> None:
         folder = altered("vit")
         (folder / "model.safetensors").write_bytes(b"broken")
         with pytest.raises(ModelError, match="cannot load"):
-            VisionConfig(model=str(folder)).build("cpu")
+            build_encoder(VisionConfig(model=str(folder)), "cpu")
 
     def test_a_processor_that_does_not_fit_its_model_is_a_model_error(self, altered: Callable[..., Path]) -> None:
         folder = altered("vit", "preprocessor_config.json", size={"height": 64, "width": 64})
         with pytest.raises(ModelError, match="does not describe single pictures"):
-            VisionConfig(model=str(folder)).build("cpu")
+            build_encoder(VisionConfig(model=str(folder)), "cpu")

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.encoders.config import VisionConfig
-from ecmf_pipeline.encoders.image_processors import load_preprocessing
-from ecmf_pipeline.encoders.preprocess import read_preprocessing
+from ecmf_pipeline.encoders.preprocess import load_preprocessing, read_preprocessing
+from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.encoders.weights import ModelSource
 
 FAMILIES = ["clip", "clip_two_towers", "siglip", "vit", "data2vec", "dinov2", "dinov2_registers", "dinov3"]
@@ -47,7 +48,7 @@ def plain_output(folder: Path, clip: NDArray[np.uint8], **options: Any) -> Any:
 
 
 def utterance(config: VisionConfig, clip: NDArray[np.uint8]) -> NDArray[np.float32]:
-    encoder = config.build("cpu")
+    encoder = build_encoder(config, "cpu")
     mean: NDArray[np.float32] = encoder.encode([clip])[0].values.mean(axis=0)
     assert mean.shape == (encoder.dim,)
     return mean
@@ -162,7 +163,7 @@ class TestRefusals:
         self, tiny: Path, name: str, options: dict[str, Any], message: str
     ) -> None:
         with pytest.raises(ModelError, match=message):
-            VisionConfig(model=str(tiny / name), **options).build("cpu")
+            build_encoder(VisionConfig(model=str(tiny / name), **options), "cpu")
 
     @pytest.mark.parametrize("pool", ["pooler", "projection"])
     def test_a_pooler_is_of_the_last_layer(self, pool: str) -> None:
@@ -177,7 +178,7 @@ class TestRefusals:
         folder = shutil.copytree(tiny / "clip", tmp_path / "clip")
         transformers.CLIPImageProcessorPil(size={"shortest_edge": 48}, do_center_crop=False).save_pretrained(folder)
         with pytest.raises(ModelError, match="resolution"):
-            VisionConfig(model=str(folder)).build("cpu")
+            build_encoder(VisionConfig(model=str(folder)), "cpu")
         config = VisionConfig(model=str(folder), resolution=48)
         np.testing.assert_array_equal(
             utterance(config, frames[0]), utterance(VisionConfig(model=str(tiny / "clip"), resolution=48), frames[0])
@@ -185,15 +186,16 @@ class TestRefusals:
 
 
 class TestSettings:
-    def test_options_that_came_later_are_in_them_where_they_are_used(self, tiny: Path) -> None:
+    def test_every_option_but_the_number_of_frames_is_in_them(self, tiny: Path) -> None:
         config = VisionConfig(model=str(tiny / "clip"))
-        later = {"layers": (1,), "token_pool": "mean", "resolution": 64, "precision": "bf16"}
-        assert not config.settings().keys() & {*later, "frames"}
-        for name, value in later.items():
-            assert name in config.model_copy(update={name: value}).settings()
+        options = {"layers": (1,), "token_pool": "mean", "resolution": 64, "precision": "bf16"}
+        assert config.settings().keys() == {"type", *options, "recipe", "dtype", "weights"}
+        for name, value in options.items():
+            changed = config.model_copy(update={name: value}).settings()
+            assert fingerprint(changed) != fingerprint(config.settings())
 
     def test_provenance_tells_weights_preprocessing_precision_and_device(self, tiny: Path) -> None:
-        encoder = VisionConfig(model=str(tiny / "clip"), precision="bf16").build("cpu")
+        encoder = build_encoder(VisionConfig(model=str(tiny / "clip"), precision="bf16"), "cpu")
         told = json.loads(json.dumps(encoder.provenance))
         assert told["weights"] == encoder.settings["weights"]
         assert (told["precision"], told["device"]) == ("bf16", "cpu")

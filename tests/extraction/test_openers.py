@@ -11,13 +11,8 @@ from pydantic import ValidationError
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.config import Frames
 from ecmf_pipeline.core.transcripts import ClipText
-from ecmf_pipeline.encoders.config import (
-    BaseEncoderConfig,
-    EfficientNetConfig,
-    EgemapsConfig,
-    MiniXceptionConfig,
-    TextConfig,
-)
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
+from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, MiniXceptionConfig, TextConfig
 from ecmf_pipeline.extraction import run as run_module
 from ecmf_pipeline.extraction import step as opening_module
 from ecmf_pipeline.extraction.config import ExtractConfig

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ecmf_pipeline.core.errors import NoAudioStream, NoVideoStream, SilentAudio, TooManyPictures, UnreadableMedia
+from ecmf_pipeline.media.audio import SAMPLE_RATE, read_audio
 from ecmf_pipeline.media.sampling import (
-    SAMPLE_RATE,
     MediaConfig,
-    read_audio,
     read_frames,
     read_samplings,
     sample_indices,
