@@ -38,6 +38,9 @@ _POOLING = {
 
 _KNOWN_MODULES = frozenset({"Transformer", "Pooling", "Normalize"})
 
+_OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text"})
+"""Models that number positions from behind the padding token's id, so that they have room for fewer tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class SentencePooling:
@@ -68,10 +71,6 @@ def sentence_pooling(source: ModelSource) -> tuple[SentencePooling | None, int]:
     if len(named) != 1 or chosen.get("pooling_mode_mean_sqrt_len_tokens"):
         return SentencePooling("", scales=False, unsupported="its pooling"), limit
     return SentencePooling(named[0], scales="Normalize" in kinds), limit
-
-
-_OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text"})
-"""Models that number positions from behind the padding token's id, so that they have room for fewer tokens."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,8 @@
-"""What is to be extracted: every clip whose features of exactly this input and these settings are not there yet."""
+"""What is to be extracted: every clip whose features of exactly this input and these settings are not there yet.
+
+`branch_settings` is what the fingerprint of a modality's features is made of, `present_digests` which rows of a store
+count, `plan_branch` what a run has to do, and `coverage` how far the runs before have come.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.base_config import DEFAULT_TEXT_COLUMNS, BaseEncoderConfig
-from ecmf_pipeline.encoders.config import ImportedConfig, settings_of_imported, text_columns
+from ecmf_pipeline.encoders.config import ImportedConfig, own_frames, settings_of_imported, text_columns
 from ecmf_pipeline.faces import FaceConfig, are_cut_already
 from ecmf_pipeline.media.audio import SAMPLE_RATE
 from ecmf_pipeline.media.sampling import MediaConfig, resolved_reader
@@ -108,7 +112,7 @@ def branch_settings(
 
 def frames_of(encoder: BaseEncoderConfig, media: MediaConfig) -> Frames:
     """How many pictures of a clip an encoder reads: what its own params say, else ``media.frames``."""
-    own: Frames | None = getattr(encoder, "frames", None)  # visual encoders have it
+    own = own_frames(encoder)
     return media.frames if own is None else own
 
 

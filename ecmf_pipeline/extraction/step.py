@@ -34,7 +34,8 @@ from ecmf_pipeline.extraction.feature_origin import library_versions, provenance
 from ecmf_pipeline.extraction.plan import frames_of
 from ecmf_pipeline.faces import FaceConfig, FaceFinder, FaceTrack, read_openface
 from ecmf_pipeline.media.audio import read_audio
-from ecmf_pipeline.media.sampling import MediaConfig, Sampling, has_changed, read_samplings
+from ecmf_pipeline.media.containers import has_changed
+from ecmf_pipeline.media.sampling import MediaConfig, Sampling, read_samplings
 from ecmf_pipeline.runner import Opener, Outcome, Step, Target
 from ecmf_pipeline.runner.machine import usable_cores
 from ecmf_pipeline.store import FeatureRow, can_hold, create_settings_group

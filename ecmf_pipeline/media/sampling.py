@@ -1,8 +1,8 @@
-"""Open a clip once: sampled frames and mono 16 kHz audio.
+"""The pictures of a clip that are sampled, in one decode.
 
 Pictures are those that decord gives where its wheel exists, and PyAV's elsewhere. Both give the same pixels, which the
 tests check, except where pictures are scaled down (they differ by 0.1 of 255 levels on average), and of a few codecs:
-so whose pictures they are is part of the fingerprint. Sound is read by PyAV.
+so whose pictures they are is part of the fingerprint.
 """
 
 from __future__ import annotations
@@ -19,8 +19,13 @@ from pydantic import Field
 
 from ecmf_pipeline.core.config import Config, Frames
 from ecmf_pipeline.core.errors import NoVideoStream, TooManyPictures, UnreadableMedia
+from ecmf_pipeline.media.readers import Reader, open_video
 
 _MOST_BYTES = 2**30
+"""What the decoded pictures of one clip may take."""
+
+_SAME_MOMENT = 2e-3
+"""Seconds; times are kept as float32, and a minute has 1/500,000 of a second to lose."""
 
 
 class MediaConfig(Config):
@@ -35,11 +40,7 @@ class MediaConfig(Config):
 
     frames: int = Field(16, gt=0)
     max_side: int = Field(1280, gt=63)
-    reader: Literal["auto", "decord", "pyav"] = "auto"
-
-
-_SAME_MOMENT = 2e-3
-"""Seconds; times are kept as float32, and a minute has 1/500,000 of a second to lose."""
+    reader: Reader = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +82,6 @@ def read_samplings(path: Path, config: MediaConfig, counts: Sequence[Frames]) ->
         UnreadableMedia: When they cannot be decoded, or the file is cut off.
         TooManyPictures: When those asked for take more than 1 GB decoded.
     """
-    from ecmf_pipeline.media.readers import open_video
-
     with open_video(path, max_side=config.max_side, reader=_reader(config)) as video:
         spans = video.spans()
         if len(spans) == 0:
@@ -119,8 +118,6 @@ def read_frames_at(path: Path, config: MediaConfig, times: NDArray[np.float32]) 
         NoVideoStream: When there are no pictures.
         UnreadableMedia: When they cannot be decoded, or are not shown at these moments.
     """
-    from ecmf_pipeline.media.readers import open_video
-
     with open_video(path, max_side=config.max_side, reader=_reader(config)) as video:
         starts = video.spans()[:, 0]
         if len(starts) == 0:
@@ -150,14 +147,6 @@ def sample_indices(spans: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     return np.unique(shown.clip(0, len(spans) - 1)).astype(np.int64)
 
 
-def has_changed(path: Path, size: int) -> bool:
-    """Whether a file has another size than it had when it was indexed (0: not known)."""
-    try:
-        return bool(size) and path.is_file() and path.stat().st_size != size
-    except OSError:  # who reads it says what is wrong
-        return False
-
-
 def resolved_reader(config: MediaConfig) -> Literal["decord", "pyav"]:
     """Whose pictures are read on this machine."""
     if config.reader == "auto":
@@ -165,6 +154,6 @@ def resolved_reader(config: MediaConfig) -> Literal["decord", "pyav"]:
     return config.reader
 
 
-def _reader(config: MediaConfig) -> Literal["auto", "decord", "pyav"]:
+def _reader(config: MediaConfig) -> Reader:
     """What opens a film: ``auto`` gives decord's pictures, so it is no choice where there is no decord."""
     return "auto" if config.reader == "auto" and resolved_reader(config) == "decord" else resolved_reader(config)

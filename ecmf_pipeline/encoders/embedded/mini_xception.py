@@ -29,8 +29,12 @@ from ecmf_pipeline.encoders.weights import MODELS_HINT
 from ecmf_pipeline.faces import CROP_MARGIN, FaceTrack
 
 SIDE = 64
+
 EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 """FER2013's classes, in the order of the logits."""
+
+_LUMA = (0.299, 0.587, 0.114)
+"""ITU-R BT.601, which OpenCV's grey pictures (and so FER2013's users) go by."""
 
 
 class SeparableConv2d(nn.Module):
@@ -163,10 +167,6 @@ def _batch_norm(layers: h5py.Group, number: int, name: str) -> dict[str, torch.T
         f"{name}.running_var": _array(layers, layer, "moving_variance"),
         f"{name}.num_batches_tracked": torch.tensor(0),
     }
-
-
-_LUMA = (0.299, 0.587, 0.114)
-"""ITU-R BT.601, which OpenCV's grey pictures (and so FER2013's users) go by."""
 
 
 class BlendshapeReader:
