@@ -33,6 +33,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from ecmf_pipeline.core.errors import ClipError
 from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders import config as configs
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.faces import FaceConfig, FaceFinder
 from ecmf_pipeline.media.audio import read_audio
@@ -84,7 +85,7 @@ def _features_of_clips(videos: Path) -> dict[str, list[Values]]:
     """Features in float32, (T, D) a clip; clips that have none are passed over, as in a run."""
     media, found = MediaConfig(), defaultdict[str, list[Values]](list)
     with FaceFinder(FaceConfig()) as faces, ExitStack() as exits:
-        branches: dict[str, tuple[configs.BaseEncoderConfig, Callable[[Path], Any]]] = {
+        branches: dict[str, tuple[BaseEncoderConfig, Callable[[Path], Any]]] = {
             "global": (configs.EfficientNetConfig(), lambda path: read_frames(path, media)[0]),
             "face": (configs.MiniXceptionConfig(), lambda path: faces.track(read_frames(path, media)[0])),
             "audio": (configs.EgemapsConfig(), read_audio),
