@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
+import transformers
 from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 
-from ecmf_pipeline.encoders.preprocess import Filter, resize_as_pillow
+from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.encoders.preprocess import Filter, read_preprocessing, resize_as_pillow
 
 FILTERS: dict[Filter, Image.Resampling] = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -39,3 +42,40 @@ class TestResize:
         tall = np.ascontiguousarray(data.astronaut()[:, 100:280])
         ours = resize_as_pillow(tall[None], (96, 96), resample)
         assert hashlib.sha256(ours.tobytes()).hexdigest()[:16] == digest
+
+
+class TestProcessors:
+    @pytest.mark.parametrize(
+        "processor",
+        [
+            transformers.CLIPImageProcessorPil(),
+            transformers.ViTImageProcessorPil(),
+            transformers.SiglipImageProcessorPil(),
+            transformers.BeitImageProcessorPil(),
+            transformers.BitImageProcessorPil(),
+            transformers.SiglipImageProcessorPil(size={"height": 256, "width": 192}),
+            transformers.BitImageProcessorPil(size={"shortest_edge": 256}, do_center_crop=True),
+            transformers.CLIPImageProcessorPil(size={"shortest_edge": 60}, crop_size={"height": 97, "width": 64}),
+            transformers.ViTImageProcessorPil(size={"height": 90, "width": 90}, do_normalize=False),
+        ],
+        ids=["clip", "vit", "siglip", "data2vec", "dinov2", "siglip_256", "dinov2_256", "padded", "unnormalised"],
+    )
+    def test_it_equals_pillow_to_the_byte(self, processor: Any, frames: list[NDArray[np.uint8]]) -> None:
+        preprocessing = read_preprocessing(processor)
+        for clip in frames:
+            theirs = np.stack(processor(list(clip), return_tensors="np")["pixel_values"])
+            ours = preprocessing.normalised(preprocessing.resized(clip)).numpy()
+            np.testing.assert_allclose(ours, theirs, atol=2e-6)  # a grey level is 0.0078 or more
+
+    @pytest.mark.parametrize(
+        "processor",
+        [
+            transformers.CLIPImageProcessorPil(resample=1),
+            transformers.CLIPImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 99}),
+            transformers.ConvNextImageProcessorPil(size={"shortest_edge": 224}),  # crops by a share of its own
+        ],
+        ids=["lanczos", "bounded", "convnext"],
+    )
+    def test_what_it_cannot_do_is_refused(self, processor: Any) -> None:
+        with pytest.raises(ModelError):
+            read_preprocessing(processor)

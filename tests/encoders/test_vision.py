@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 import transformers
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.core.files import fingerprint
@@ -201,3 +203,42 @@ class TestSettings:
         assert (told["precision"], told["device"]) == ("bf16", "cpu")
         assert told["preprocessing"]["crop"] == [48, 48]
         assert told["preprocessing"]["resample"] == "bicubic"
+
+
+class TestModels:
+    @pytest.mark.parametrize("name", ["clip", "clip_two_towers", "vit", "dinov2"])
+    def test_rows_equal_a_plain_script(self, tiny: Path, frames: list[NDArray[np.uint8]], name: str) -> None:
+        kinds = {"clip": "CLIPVisionModel", "vit": "ViTModel", "dinov2": "Dinov2Model", "clip_two_towers": "CLIPModel"}
+        model = getattr(transformers, kinds[name]).from_pretrained(tiny / name).eval()
+        processor = transformers.AutoImageProcessor.from_pretrained(tiny / name, backend="pil")
+        encodings = build_encoder(VisionConfig(model=str(tiny / name)), "cpu").encode(frames)
+        for clip, encoding in zip(frames, encodings, strict=True):
+            pixels = processor(list(clip), return_tensors="pt")["pixel_values"]
+            with torch.no_grad():
+                out = (model.vision_model if name == "clip_two_towers" else model)(pixel_values=pixels)
+            rows = out.last_hidden_state[:, 0] if name == "vit" else out.pooler_output
+            cosine = torch.nn.functional.cosine_similarity(rows, torch.from_numpy(encoding.values))
+            assert cosine.min() > 0.9999  # pictures may differ by a grey level
+
+    def test_missing_weights_are_a_model_error(self, altered: Callable[..., Path]) -> None:
+        folder = altered("vit")
+        state = load_file(folder / "model.safetensors")
+        del state[next(name for name in state if name.endswith("weight"))]
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ModelError, match="lacks 1 weights"):
+            build_encoder(VisionConfig(model=str(folder)), "cpu")
+
+    def test_a_model_without_image_processor_is_a_model_error(self, tiny: Path) -> None:
+        with pytest.raises(ModelError, match="cannot load"):
+            build_encoder(VisionConfig(model=str(tiny / "bert")), "cpu")
+
+    def test_damaged_weights_are_a_model_error(self, altered: Callable[..., Path]) -> None:
+        folder = altered("vit")
+        (folder / "model.safetensors").write_bytes(b"broken")
+        with pytest.raises(ModelError, match="cannot load"):
+            build_encoder(VisionConfig(model=str(folder)), "cpu")
+
+    def test_a_processor_that_does_not_fit_its_model_is_a_model_error(self, altered: Callable[..., Path]) -> None:
+        folder = altered("vit", "preprocessor_config.json", size={"height": 64, "width": 64})
+        with pytest.raises(ModelError, match="does not describe single pictures"):
+            build_encoder(VisionConfig(model=str(folder)), "cpu")
