@@ -17,7 +17,7 @@ from skimage.transform import resize
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Modality, Split
 from ecmf_pipeline.core.files import sha256_file
-from ecmf_pipeline.encoders.config import BaseEncoderConfig
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.extraction.config import ExtractConfig, branch_settings
 from ecmf_pipeline.extraction.plan import plan_branch
 from ecmf_pipeline.extraction.run import extract, writing

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.clips import Clip, Modality
 from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, MiniXceptionConfig, VisionConfig
+from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.sampling import read_frames
@@ -204,7 +205,7 @@ def cost_a_clip(
 def forward_cost(config: VisionConfig) -> Cost:
     """The forward pass alone, of one clip's prepared frames on one thread."""
     with threads(1):
-        encoder = config.build("cpu")
+        encoder = build_encoder(config, "cpu")
         frames = np.random.default_rng(0).integers(0, 256, (FRAMES, 224, 224, 3), np.uint8)
         prepared = [encoder.preparer.prepare(frames)]
         encoder.encode_prepared(prepared)

@@ -19,6 +19,7 @@ from skimage import data
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Modality
 from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, MiniXceptionConfig
+from ecmf_pipeline.encoders.registry import build_preparer
 from ecmf_pipeline.extraction.step import ClipToExtract, ExtractOpener
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
@@ -73,7 +74,7 @@ def _measure(reader: str, openings: int) -> tuple[float, float]:
         folder = Path(name)
         clips = [_write(folder / f"{number}.mp4", *size, seconds=1 + number / 4) for number, size in enumerate(_SIZES)]
         opener = ExtractOpener(
-            {modality: encoder.preparer() for modality, encoder in encoders.items()},
+            {modality: build_preparer(encoder) for modality, encoder in encoders.items()},
             FRAMES,
             corpus_root=folder,
             media=media,

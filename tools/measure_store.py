@@ -33,10 +33,13 @@ from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from ecmf_pipeline.core.errors import ClipError
 from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders import config as configs
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
+from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.finder import FaceFinder
+from ecmf_pipeline.media.audio import read_audio
 from ecmf_pipeline.media.config import MediaConfig
-from ecmf_pipeline.media.sampling import read_audio, read_frames
+from ecmf_pipeline.media.sampling import read_frames
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group
 from tools.bench_store import cpu_seconds
 
@@ -58,7 +61,7 @@ def main() -> None:
 def tables(videos: Path, meld: Path, ravdess: Path) -> Iterator[str]:
     """The lines of all tables."""
     utterances, emotions, dialogues = _utterances(meld)
-    texts = configs.TextConfig().build().encode([ClipText(utterance) for utterance in utterances])
+    texts = build_encoder(configs.TextConfig()).encode([ClipText(utterance) for utterance in utterances])
     features = {**_features_of_clips(videos), "text": [text.values for text in texts]}
     for name, clips in features.items():
         yield f"\n{name}: {len(clips)} clips, {sum(map(len, clips))} rows x {clips[0].shape[1]}, {_rounding(clips)}"
@@ -84,13 +87,13 @@ def _features_of_clips(videos: Path) -> dict[str, list[Values]]:
     """Features in float32, (T, D) a clip; clips that have none are passed over, as in a run."""
     media, found = MediaConfig(), defaultdict[str, list[Values]](list)
     with FaceFinder(FaceConfig()) as faces, ExitStack() as exits:
-        branches: dict[str, tuple[configs.BaseEncoderConfig, Callable[[Path], Any]]] = {
+        branches: dict[str, tuple[BaseEncoderConfig, Callable[[Path], Any]]] = {
             "global": (configs.EfficientNetConfig(), lambda path: read_frames(path, media)[0]),
             "face": (configs.MiniXceptionConfig(), lambda path: faces.track(read_frames(path, media)[0])),
             "audio": (configs.EgemapsConfig(), read_audio),
         }
         for name, (config, view) in branches.items():
-            encoder = config.build()
+            encoder = build_encoder(config)
             exits.callback(encoder.close)
             for path in sorted(videos.iterdir()):
                 with suppress(ClipError):

@@ -16,6 +16,7 @@ from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.corpora.config import MER_LABELS, CorpusConfig
 from ecmf_pipeline.corpora.meld import read_meld
 from ecmf_pipeline.encoders.config import TextConfig
+from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Calibration, Prompt
 from ecmf_pipeline.llm.run import ScoreBooks
@@ -135,7 +136,7 @@ def embedded(texts: Sequence[str], folder: Path) -> Floats:
     if file.is_file():
         kept: Floats = np.load(file)
         return kept
-    encoder = config.build("cpu")
+    encoder = build_encoder(config, "cpu")
     said = sorted((row for row, text in enumerate(texts) if text.strip()), key=lambda row: len(texts[row]))
     values = np.zeros((len(texts), 384))
     for start in range(0, len(said), 32):

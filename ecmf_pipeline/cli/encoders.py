@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.progress import say
-from ecmf_pipeline.encoders.config import BaseEncoderConfig, ImportedConfig, TransformersConfig, known_dim
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TransformersConfig
+from ecmf_pipeline.encoders.config import ImportedConfig
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.settings.params import Params, load_params, validated
 from ecmf_pipeline.settings.presets import preset_names
@@ -57,7 +58,7 @@ def _rows(params: Params) -> Iterator[_Row]:
             continue
         for name in params.extract.names_of(modality):
             encoder = params.encoders[name].named(name)
-            width = known_dim(encoder)
+            width = encoder.known_dim()
             yield modality.value, name, _model(encoder), "?-d" if width is None else f"{width}-d", _options(encoder)
     yield "llm", "", _llm(params.llm), "", f"prompt {params.llm.prompt}, {params.llm.dtype}"
 

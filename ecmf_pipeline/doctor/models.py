@@ -14,8 +14,10 @@ from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import EcmfError
 from ecmf_pipeline.core.formatting import counted
 from ecmf_pipeline.doctor.checks import Check, State, duration
-from ecmf_pipeline.encoders.config import BaseEncoderConfig, ImportedConfig, JoinedConfig, TransformersConfig
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TransformersConfig
+from ecmf_pipeline.encoders.config import ImportedConfig, JoinedConfig
 from ecmf_pipeline.encoders.embedded.packages import embedded_model
+from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.encoders.weights import hub_cache
 from ecmf_pipeline.extraction.config import branch_settings
 from ecmf_pipeline.extraction.step import visible_gpus
@@ -104,7 +106,7 @@ def _load(params: Params, modality: Modality) -> tuple[Loaded, float]:
     encoder = params.encoder_of(modality)
     settings = branch_settings(modality, encoder, params.media, params.faces)
     begun = time.perf_counter()
-    built = encoder.build(params.extract.device)
+    built = build_encoder(encoder, params.extract.device)
     seconds = time.perf_counter() - begun
     try:
         return Loaded(settings, built.dim, built.dtype), seconds

@@ -1,4 +1,4 @@
-"""transformers speech models as encoders of sound: those that read waveforms here, Whisper's encoder next door."""
+"""transformers speech models as encoders of sound: those that read waveforms, and Whisper's encoder of spectrograms."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,17 +20,58 @@ from transformers.models.whisper import modeling_whisper
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
 from ecmf_pipeline.encoders.config import AudioConfig
-from ecmf_pipeline.encoders.inference import Inference, RunPrecision
-from ecmf_pipeline.encoders.pretrained import check_layers, combine_layers, load_model, load_part
-
-SAMPLE_RATE = 16_000
+from ecmf_pipeline.encoders.inference import Inference
+from ecmf_pipeline.encoders.pretrained import check_layers, inference_of, load_model, load_part, take_layers
+from ecmf_pipeline.media.config import SAMPLE_RATE
 
 Samples = NDArray[np.float32]
 """Mono sound at 16 kHz, (n,)."""
 
-CPU_PADDING, GPU_PADDING = 0.05, 0.5
+_WHISPER_STRIDE = 2
+"""Frames of the spectrogram that one row stands for: the stride of the second convolution of Whisper's encoder."""
+
+_WHISPER_KEYS = {r"^(model\.)?encoder\.": ""}
+"""From names of weights in a file of the whole Whisper to those of its encoder alone."""
+
+_MODELS_THAT_MASK = frozenset({"hubert", "wav2vec2", "wavlm", "unispeech", "unispeech-sat"})
+"""Those whose rows do not change when a batch is padded. In others (data2vec-audio, whose several positional
+convolutions carry what stands in the padding into the rows before it) only windows of one length share a batch."""
+
+_CPU_PADDING, _GPU_PADDING = 0.05, 0.5
 """Share by which the longest window of a batch may exceed its shortest. A CPU gains less than a tenth by batches
 (measured on HuBERT-base), so that more padding would cost more than it gains; a GPU stands idle in small batches."""
+
+
+def audio_preparer(config: AudioConfig) -> WavePreparer | WhisperPreparer:
+    """What comes before the network of ``config.model``.
+
+    Raises:
+        ModelError: When it cannot be loaded, or wants another sampling rate.
+    """
+    source = config.source()
+    shape = load_part(source, AutoConfig.from_pretrained)
+    if shape.model_type != "whisper" and not hasattr(shape, "conv_stride"):
+        raise ModelError(f"{source.name} does not read waveforms", "choose a HuBERT, wav2vec2, WavLM or Whisper model")
+    extractor = load_part(source, AutoFeatureExtractor.from_pretrained)
+    if extractor.sampling_rate != SAMPLE_RATE:
+        raise ModelError(f"{source.name} wants {extractor.sampling_rate} Hz, not {SAMPLE_RATE}", "choose another model")
+    longest = round(config.window_seconds * SAMPLE_RATE)
+    if shape.model_type == "whisper":
+        return WhisperPreparer(extractor, longest)
+    convolutions = list(zip(shape.conv_kernel, shape.conv_stride, strict=True))
+    return WavePreparer(convolutions, longest, normalises=bool(extractor.do_normalize))
+
+
+def audio_encoder(config: AudioConfig, device: str) -> Encoder[Samples]:
+    """The encoder for ``config.model``.
+
+    Raises:
+        ModelError: When it cannot be loaded, or is no speech model that is known here.
+    """
+    preparer = audio_preparer(config)
+    if isinstance(preparer, WhisperPreparer):
+        return WhisperEncoder(config, device, preparer)
+    return WaveEncoder(config, device, preparer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +130,9 @@ class SoundEncoder(Encoder[Samples]):
 
     def __init__(self, config: AudioConfig, device: str) -> None:
         self._config = config
-        self._settings = config.settings()
-        self.inference = Inference(device, config.batch_size, cast("RunPrecision", config.resolved(device).precision))
-        self.most_padding = CPU_PADDING if self.inference.device.type == "cpu" else GPU_PADDING
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """See `AudioConfig.settings`."""
-        return self._settings
+        self.settings = config.settings()
+        self.inference = inference_of(config, device)
+        self.most_padding = _CPU_PADDING if self.inference.device.type == "cpu" else _GPU_PADDING
 
     @torch.inference_mode()
     def encode_prepared(self, prepared: Sequence[Sequence[SoundWindow]]) -> list[Encoding]:
@@ -133,133 +169,6 @@ class SoundEncoder(Encoder[Samples]):
 def mean_of_runs(rows: torch.Tensor, run: int) -> torch.Tensor:
     """Means of ``run`` rows each, the last of what is left: from (T, D) to (ceil(T / run), D)."""
     return rows if run == 1 else torch.stack([part.mean(dim=0) for part in torch.split(rows, run)])
-
-
-STRIDE = 2
-"""Frames of the spectrogram that one row stands for: the stride of the encoder's second convolution."""
-
-_ENCODER_KEYS = {r"^(model\.)?encoder\.": ""}
-"""From names of weights in a file of the whole model to those of the encoder alone."""
-
-
-class WhisperPreparer(Preparer[Samples]):
-    """Makes log-mel spectrograms by the model's own feature extractor.
-
-    The network was trained on windows of one length (30 s), padded with silence. Longer clips are cut into windows
-    here; of each window the rows up to the true end of its sound count.
-
-    Args:
-        extractor: The model's ``WhisperFeatureExtractor``.
-        longest: Samples in a window at the most; the model's own limit holds too.
-    """
-
-    def __init__(self, extractor: Any, longest: int) -> None:
-        self.extractor = extractor
-        self._longest = min(longest, int(extractor.n_samples))
-        self._samples_per_row = STRIDE * int(extractor.hop_length)
-
-    def described(self) -> dict[str, Any]:
-        """The rate, the bands of the spectrogram, and the longest window in seconds."""
-        return {
-            "sample_rate": SAMPLE_RATE,
-            "mels": int(self.extractor.feature_size),
-            "window_seconds": self._longest / SAMPLE_RATE,
-        }
-
-    def prepare(self, view: Samples) -> list[SoundWindow]:
-        """The windows of a clip, each a spectrogram (mels, frames) of the network's full length."""
-        parts = split_evenly(view, self._longest)
-        if not parts:
-            return []
-        spectrograms = self.extractor(parts, sampling_rate=SAMPLE_RATE, padding="max_length", return_tensors="np")
-        return [
-            SoundWindow(np.asarray(values, np.float32), self.rows(len(part)))
-            for values, part in zip(spectrograms["input_features"], parts, strict=True)
-        ]
-
-    def rows(self, samples: int) -> int:
-        """Rows that describe so many samples: those that begin before their end."""
-        return -(-samples // self._samples_per_row)
-
-
-class WhisperEncoder(SoundEncoder):
-    """The frozen encoder: 50 rows a second. The decoder's weights are never loaded.
-
-    All windows are of one length. The network attends to the silence behind a short clip, as in training; the rows that
-    describe that silence are dropped.
-    """
-
-    pads = True
-    preparer: WhisperPreparer
-
-    def __init__(self, config: AudioConfig, device: str, preparer: WhisperPreparer) -> None:
-        super().__init__(config, device)
-        self.preparer = preparer
-        source = config.source()
-        self.model, _ = load_model(
-            source, modeling_whisper.WhisperEncoder, dtype=self.inference.loaded_as, key_mapping=_ENCODER_KEYS
-        )
-        check_layers(source, self.model, config.layers)
-        shape = self.model.config
-        extractor = preparer.extractor
-        if (extractor.feature_size, extractor.nb_max_frames) != (
-            shape.num_mel_bins,
-            STRIDE * shape.max_source_positions,
-        ):
-            raise ModelError(
-                f"the feature extractor of {source.name} makes {extractor.feature_size} x {extractor.nb_max_frames} "
-                f"spectrograms, its encoder reads {shape.num_mel_bins} x {STRIDE * shape.max_source_positions}",
-                "the files do not belong together",
-            )
-        self.inference.place(self.model)
-
-    @property
-    def dim(self) -> int:
-        """D, the model's hidden size."""
-        return int(self.model.config.hidden_size)
-
-    def _forward(self, windows: Sequence[SoundWindow]) -> torch.Tensor:
-        spectrograms = self.inference.tensor(np.stack([window.values for window in windows]))  # (B, mels, frames)
-        whole = self._config.layers != "last"
-        out = self.model(spectrograms, output_hidden_states=whole)
-        return combine_layers(out.hidden_states if whole else (out.last_hidden_state,), self._config.layers)
-
-
-MODELS_THAT_MASK = frozenset({"hubert", "wav2vec2", "wavlm", "unispeech", "unispeech-sat"})
-"""Those whose rows do not change when a batch is padded. In others (data2vec-audio, whose several positional
-convolutions carry what stands in the padding into the rows before it) only windows of one length share a batch."""
-
-
-def audio_preparer(config: AudioConfig) -> WavePreparer | WhisperPreparer:
-    """What comes before the network of ``config.model``.
-
-    Raises:
-        ModelError: When it cannot be loaded, or wants another sampling rate.
-    """
-    source = config.source()
-    shape = load_part(source, AutoConfig.from_pretrained)
-    if shape.model_type != "whisper" and not hasattr(shape, "conv_stride"):
-        raise ModelError(f"{source.name} does not read waveforms", "choose a HuBERT, wav2vec2, WavLM or Whisper model")
-    extractor = load_part(source, AutoFeatureExtractor.from_pretrained)
-    if extractor.sampling_rate != SAMPLE_RATE:
-        raise ModelError(f"{source.name} wants {extractor.sampling_rate} Hz, not {SAMPLE_RATE}", "choose another model")
-    longest = round(config.window_seconds * SAMPLE_RATE)
-    if shape.model_type == "whisper":
-        return WhisperPreparer(extractor, longest)
-    convolutions = list(zip(shape.conv_kernel, shape.conv_stride, strict=True))
-    return WavePreparer(convolutions, longest, normalises=bool(extractor.do_normalize))
-
-
-def audio_encoder(config: AudioConfig, device: str) -> Encoder[Samples]:
-    """The encoder for ``config.model``.
-
-    Raises:
-        ModelError: When it cannot be loaded, or is no speech model that is known here.
-    """
-    preparer = audio_preparer(config)
-    if isinstance(preparer, WhisperPreparer):
-        return WhisperEncoder(config, device, preparer)
-    return WaveEncoder(config, device, preparer)
 
 
 class WavePreparer(Preparer[Samples]):
@@ -321,7 +230,7 @@ class WaveEncoder(SoundEncoder):
         self.convolutions, self.model.feature_extractor = self.model.feature_extractor, nn.Identity().eval()
         shape = self.model.config
         # a batch norm before the positional convolution makes padding other than zero
-        self.pads = shape.model_type in MODELS_THAT_MASK and not getattr(shape, "conv_pos_batch_norm", False)
+        self.pads = shape.model_type in _MODELS_THAT_MASK and not getattr(shape, "conv_pos_batch_norm", False)
         self._probe(source.name)
 
     @property
@@ -332,10 +241,11 @@ class WaveEncoder(SoundEncoder):
     def _forward(self, windows: Sequence[SoundWindow]) -> torch.Tensor:
         described = [self.convolutions(self.inference.tensor(window.values[None]))[0].T for window in windows]
         batch = nn.utils.rnn.pad_sequence(described, batch_first=True).transpose(1, 2)  # (B, C, longest T)
-        whole = self._config.layers != "last"
         with _mismatched_masks_allowed():
-            out = self.model(batch, attention_mask=self._mask(windows), output_hidden_states=whole)
-        return combine_layers(out.hidden_states if whole else (out.last_hidden_state,), self._config.layers)
+            out = self.model(
+                batch, attention_mask=self._mask(windows), output_hidden_states=self._config.layers != "last"
+            )
+        return take_layers(out, self._config.layers)
 
     def _mask(self, windows: Sequence[SoundWindow]) -> torch.Tensor | None:
         """Which samples are sound, (B, longest n), from which the model tells rows; None where nothing is padded."""
@@ -364,3 +274,83 @@ def _mismatched_masks_allowed() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask", category=UserWarning)
         yield
+
+
+class WhisperPreparer(Preparer[Samples]):
+    """Makes log-mel spectrograms by the own feature extractor of a Whisper.
+
+    The network was trained on windows of one length (30 s), padded with silence. Longer clips are cut into windows
+    here; of each window the rows up to the true end of its sound count.
+
+    Args:
+        extractor: The model's ``WhisperFeatureExtractor``.
+        longest: Samples in a window at the most; the model's own limit holds too.
+    """
+
+    def __init__(self, extractor: Any, longest: int) -> None:
+        self.extractor = extractor
+        self._longest = min(longest, int(extractor.n_samples))
+        self._samples_per_row = _WHISPER_STRIDE * int(extractor.hop_length)
+
+    def described(self) -> dict[str, Any]:
+        """The rate, the bands of the spectrogram, and the longest window in seconds."""
+        return {
+            "sample_rate": SAMPLE_RATE,
+            "mels": int(self.extractor.feature_size),
+            "window_seconds": self._longest / SAMPLE_RATE,
+        }
+
+    def prepare(self, view: Samples) -> list[SoundWindow]:
+        """The windows of a clip, each a spectrogram (mels, frames) of the network's full length."""
+        parts = split_evenly(view, self._longest)
+        if not parts:
+            return []
+        spectrograms = self.extractor(parts, sampling_rate=SAMPLE_RATE, padding="max_length", return_tensors="np")
+        return [
+            SoundWindow(np.asarray(values, np.float32), self.rows(len(part)))
+            for values, part in zip(spectrograms["input_features"], parts, strict=True)
+        ]
+
+    def rows(self, samples: int) -> int:
+        """Rows that describe so many samples: those that begin before their end."""
+        return -(-samples // self._samples_per_row)
+
+
+class WhisperEncoder(SoundEncoder):
+    """Whisper's frozen encoder: 50 rows a second. The decoder's weights are never loaded.
+
+    All windows are of one length. The network attends to the silence behind a short clip, as in training; the rows that
+    describe that silence are dropped.
+    """
+
+    pads = True
+    preparer: WhisperPreparer
+
+    def __init__(self, config: AudioConfig, device: str, preparer: WhisperPreparer) -> None:
+        super().__init__(config, device)
+        self.preparer = preparer
+        source = config.source()
+        self.model, _ = load_model(
+            source, modeling_whisper.WhisperEncoder, dtype=self.inference.loaded_as, key_mapping=_WHISPER_KEYS
+        )
+        check_layers(source, self.model, config.layers)
+        shape, extractor = self.model.config, preparer.extractor
+        made = (extractor.feature_size, extractor.nb_max_frames)
+        read = (shape.num_mel_bins, _WHISPER_STRIDE * shape.max_source_positions)
+        if made != read:
+            raise ModelError(
+                f"the feature extractor of {source.name} makes {made[0]} x {made[1]} spectrograms, its encoder reads "
+                f"{read[0]} x {read[1]}",
+                "the files do not belong together",
+            )
+        self.inference.place(self.model)
+
+    @property
+    def dim(self) -> int:
+        """D, the model's hidden size."""
+        return int(self.model.config.hidden_size)
+
+    def _forward(self, windows: Sequence[SoundWindow]) -> torch.Tensor:
+        spectrograms = self.inference.tensor(np.stack([window.values for window in windows]))  # (B, mels, frames)
+        out = self.model(spectrograms, output_hidden_states=self._config.layers != "last")
+        return take_layers(out, self._config.layers)

@@ -81,6 +81,8 @@ class Encoder(ABC, Generic[View]):
     - text: a `ClipText`.
 
     Attributes:
+        settings: All that changes the numbers, weights' hash included, as plain JSON values. Their hash is the
+            fingerprint.
         preparer: What happens to a view before the network sees it.
         inference: Where and how the network runs; None where there is none.
     """
@@ -91,6 +93,7 @@ class Encoder(ABC, Generic[View]):
     is_clip_level: bool = False
     """Whether it gives one row for a whole clip, whatever the clip's length."""
 
+    settings: dict[str, Any]
     preparer: Preparer[View]
     inference: Inference | None = None
 
@@ -98,11 +101,6 @@ class Encoder(ABC, Generic[View]):
     @abstractmethod
     def dim(self) -> int:
         """D, the width of a feature row."""
-
-    @property
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """All that changes the numbers, weights' hash included, as plain JSON values. Its hash is the fingerprint."""
 
     @property
     def provenance(self) -> dict[str, Any]:

@@ -1,189 +1,45 @@
-"""The params of encoders of frames and face crops."""
+"""The params of each encoder: one class a ``type`` under ``encoders`` in params.yaml, and one for several side by side.
+
+Data alone, as `base_config` is: `registry` says which encoder a class describes.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
-from ecmf_pipeline.core.config import Config, Frames
-from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.encoders.weights import ModelSource, hub_cache, hub_reference, locate, weights_hash
+from ecmf_pipeline.core.config import Frames
+from ecmf_pipeline.encoders.base_config import (
+    DEFAULT_TEXT_COLUMNS,
+    BaseEncoderConfig,
+    Layers,
+    TextColumn,
+    TransformersConfig,
+)
+from ecmf_pipeline.encoders.weights import ModelSource, locate, read_model_config, weights_hash
 
-if TYPE_CHECKING:
-    from ecmf_pipeline.encoders.base import Encoder, Preparer
+PictureTokenPool = Literal["auto", "cls", "mean", "pooler", "projection"]
+"""What a picture's tokens become; see `VisionConfig`."""
 
-MODELS = Path("data/models")
-"""Where `ecmf-pipe models` lays the weights, relative to the project folder."""
+TextPool = Literal["auto", "mean", "max", "cls", "last"]
+"""How the tokens of a text become one row."""
 
-Layers = Literal["last", "last4_mean", "last4_sum"] | Annotated[tuple[int, ...], Field(min_length=1)]
-"""The last hidden layer, the mean or sum of the last four, or the mean of those named: 0 is what enters the first
-layer, -1 what leaves the last."""
-
-Precision = Literal["fp32", "bf16", "fp16", "auto"]
-"""The type that matrices are multiplied in; ``auto``: the fastest that the device has instructions for."""
-
-TextColumn = Literal["original", "enriched", "translation"]
-"""What an encoder may read of a `base.ClipText`."""
-
-DEFAULT_TEXT_COLUMNS: tuple[TextColumn, ...] = ("original",)
-"""What is read unless something else is said."""
-
-
-class BaseEncoderConfig(Config):
-    """What every encoder's params have.
-
-    Attributes:
-        batch_size: Items (frames, crops, clips or texts) in one forward pass; does not change the numbers.
-    """
-
-    modalities: ClassVar[frozenset[Modality]]
-    """The modalities that the encoder can serve."""
-    recipe: ClassVar[int] = 1
-    """Raised by one whenever a change of code changes the numbers."""
-    not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size"})
-    """Fields that do not change the numbers, or stand in the settings as a hash or elsewhere."""
-    added_later: ClassVar[frozenset[str]] = frozenset()
-    """Fields that came after stores had been made: not in the settings at their default, so that these still count."""
-
-    uses_torch: ClassVar[bool] = True
-    """Whether it runs where ``extract.device`` says."""
-
-    computed_by: ClassVar[frozenset[str]] = frozenset({"torch"})
-    """Packages whose version may move the numbers."""
-
-    batch_size: int = Field(16, gt=0)
-
-    def libraries(self) -> frozenset[str]:
-        """The packages that compute it, numpy apart, as their versions are kept beside the features."""
-        return self.computed_by
-
-    @property
-    def text_columns(self) -> tuple[TextColumn, ...]:
-        """The transcripts that it reads, if it reads any: a clip that lacks one of them has no text for it."""
-        return DEFAULT_TEXT_COLUMNS
-
-    def named(self, name: str) -> Self:  # noqa: ARG002 - computed features do not depend on what they are called
-        """These params as those of the entry ``name`` under ``encoders``."""
-        return self
-
-    def resolved(self, device: str) -> Self:  # noqa: ARG002 - what a device decides is told by those that have it
-        """The same with all that is left to the device decided.
-
-        Args:
-            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``.
-        """
-        return self
-
-    def half_types(self) -> frozenset[str]:
-        """The types of half the width that it multiplies matrices in, ``bf16`` or ``fp16``, if any."""
-        return frozenset()
-
-    def settings(self) -> dict[str, Any]:
-        """All that changes the numbers, as plain JSON values: every field but those excepted, and the weights' hashes.
-
-        Raises:
-            ModelError: When weights are missing.
-        """
-        unused = {name for name in self.added_later if getattr(self, name) == type(self).model_fields[name].default}
-        fields = self.model_dump(mode="json", exclude={*self.not_in_settings, *unused})
-        return {**fields, "recipe": self.recipe, "dtype": "float32", "weights": self.weights_settings()}
-
-    def weights_settings(self) -> dict[str, Any]:
-        """What identifies the weights, as plain JSON values.
-
-        Raises:
-            ModelError: When weights are missing.
-        """
-        return {}
-
-    def origin(self) -> dict[str, Any]:
-        """Which model this is, for people to read, as plain JSON values.
-
-        The same on every machine: no folder that only this one has is named.
-        """
-        return {"model": str(getattr(self, "type", type(self).__name__))}
-
-    def preparer(self) -> Preparer[Any]:
-        """Load what comes before the network, alone.
-
-        Raises:
-            ModelError: When what it needs is missing or damaged.
-        """
-        raise NotImplementedError
-
-    def build(self, device: str = "auto") -> Encoder[Any]:
-        """Load the encoder.
-
-        Args:
-            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``.
-
-        Raises:
-            ModelError: When weights are missing, damaged or of another shape.
-            ParamsError: When there is no such device.
-        """
-        raise NotImplementedError
-
-
-class TransformersConfig(BaseEncoderConfig):
-    """What the params of all transformers models have.
-
-    Attributes:
-        model: A local folder, or an id on the model hub. Code that comes with a model is never run.
-        revision: Branch, tag or commit on the hub. Once fetched, a branch stays at the commit in the local cache.
-        precision: The type that matrices are multiplied in (norms, sums and the stored features are not touched by it):
-            half types are about twice as fast where the device has instructions for them. ``auto`` is bf16 on CUDA from
-            compute capability 8 and on CPUs with such instructions, fp16 on older CUDA, else fp32: features made on
-            different devices may then have different fingerprints.
-    """
-
-    not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size", "model", "revision"})
-    added_later: ClassVar[frozenset[str]] = frozenset({"precision"})
-
-    computed_by: ClassVar[frozenset[str]] = frozenset({"torch", "transformers"})
-
-    model: str = Field(min_length=1)
-    revision: str = "main"
-    precision: Precision = "fp32"
-
-    def resolved(self, device: str) -> Self:
-        """The same with ``precision: auto`` decided; see `BaseEncoderConfig.resolved`."""
-        if self.precision != "auto":
-            return self
-        from ecmf_pipeline.encoders.inference import best_precision
-
-        return self.model_copy(update={"precision": best_precision(device)})
-
-    def half_types(self) -> frozenset[str]:
-        """Its precision, unless that is fp32."""
-        return frozenset({self.precision}) - {"fp32"}
-
-    def source(self) -> ModelSource:
-        """Where the model is loaded from; what `settings` hashes is what `build` loads.
-
-        Raises:
-            ModelError: When it cannot be found.
-        """
-        return locate(self.model, self.revision)
-
-    def weights_settings(self) -> dict[str, Any]:
-        """The hub's commit, or the SHA-256 of each file of the folder."""
-        return self.source().settings()
-
-    def origin(self) -> dict[str, Any]:
-        """The id on the hub, the revision asked for and the commit that it is; of a folder, its name."""
-        source = self.source()
-        if source.commit is None:
-            return {"model": Path(self.model).name}
-        return {"model": self.model, "revision": self.revision, "commit": source.commit}
+_COLUMNS_OF: Mapping[str, tuple[TextColumn, ...]] = {
+    "original": ("original",),
+    "enriched": ("enriched",),
+    "translation": ("translation",),
+    "both": ("original", "enriched"),
+}
+"""The transcripts that each word for ``inputs`` stands for."""
 
 
 class EfficientNetConfig(BaseEncoderConfig):
-    """EfficientNet-Lite0 trained on ImageNet, 1280-d, one row a frame.
+    """EfficientNet-Lite0 trained on ImageNet, one row a frame.
 
     Attributes:
         weights: Its PyTorch state dict.
@@ -193,9 +49,10 @@ class EfficientNetConfig(BaseEncoderConfig):
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.GLOBAL, Modality.FACE})
     not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size", "weights", "frames"})
+    dim: ClassVar[int] = 1280
 
     type: Literal["efficientnet_lite0"] = "efficientnet_lite0"
-    weights: Path = MODELS / "efficientnet_lite0" / "efficientnet-lite0-57934424.pth"
+    weights: Path = paths.MODELS / "efficientnet_lite0" / "efficientnet-lite0-57934424.pth"
     fit: Literal["crop", "stretch"] = "crop"
     frames: Frames | None = None
 
@@ -203,22 +60,9 @@ class EfficientNetConfig(BaseEncoderConfig):
         """SHA-256 of the state dict."""
         return {"sha256": weights_hash(self.weights)}
 
-    def preparer(self) -> Preparer[Any]:
-        """Load what comes before the network; see `BaseEncoderConfig.preparer`."""
-        from ecmf_pipeline.encoders.embedded.efficientnet import efficientnet_preprocessing
-        from ecmf_pipeline.encoders.vision import PicturePreparer
-
-        return PicturePreparer(efficientnet_preprocessing(self))
-
-    def build(self, device: str = "auto") -> Encoder[Any]:
-        """Load the encoder; see `BaseEncoderConfig.build`."""
-        from ecmf_pipeline.encoders.embedded.efficientnet import EfficientNetEncoder
-
-        return EfficientNetEncoder(self, device)
-
 
 class MiniXceptionConfig(BaseEncoderConfig):
-    """Mini-Xception trained on FER2013 (128-d) beside MediaPipe's 52 blendshapes: 180-d, one row a face crop.
+    """Mini-Xception trained on FER2013 beside MediaPipe's blendshapes, one row a face crop.
 
     Attributes:
         weights: The mini-Xception's Keras file.
@@ -229,35 +73,23 @@ class MiniXceptionConfig(BaseEncoderConfig):
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.FACE})
     not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size", "weights", "face_landmarker", "frames"})
-
     computed_by: ClassVar[frozenset[str]] = frozenset({"torch", "mediapipe"})
+    expression_dim: ClassVar[int] = 128
+    """Columns of the mini-Xception, which come first."""
+    blendshapes: ClassVar[int] = 52
+    """Columns of the blendshapes, which follow."""
+    dim: ClassVar[int] = expression_dim + blendshapes
 
     type: Literal["mini_xception"] = "mini_xception"
     batch_size: int = Field(64, gt=0)
-    weights: Path = MODELS / "mini_xception" / "emotion_model.hdf5"
-    face_landmarker: Path = MODELS / "face_landmarker" / "face_landmarker.task"
+    weights: Path = paths.MODELS / "mini_xception" / "emotion_model.hdf5"
+    face_landmarker: Path = paths.MODELS / "face_landmarker" / "face_landmarker.task"
     face_scale: float = Field(1.2, ge=1.0, le=1.6)
     frames: Frames | None = None
 
     def weights_settings(self) -> dict[str, Any]:
         """SHA-256 of both files."""
         return {"sha256": weights_hash(self.weights), "face_landmarker_sha256": weights_hash(self.face_landmarker)}
-
-    def preparer(self) -> Preparer[Any]:
-        """Load what comes before the network; see `BaseEncoderConfig.preparer`."""
-        from ecmf_pipeline.encoders.embedded.mini_xception import MiniXceptionPreparer
-
-        return MiniXceptionPreparer(self)
-
-    def build(self, device: str = "auto") -> Encoder[Any]:
-        """Load the encoder; see `BaseEncoderConfig.build`."""
-        from ecmf_pipeline.encoders.embedded.mini_xception import MiniXceptionEncoder
-
-        return MiniXceptionEncoder(self, device)
-
-
-PictureTokenPool = Literal["auto", "cls", "mean", "pooler", "projection"]
-"""What a picture's tokens become; see `VisionConfig`."""
 
 
 class VisionConfig(TransformersConfig):
@@ -278,7 +110,6 @@ class VisionConfig(TransformersConfig):
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.GLOBAL, Modality.FACE})
     recipe: ClassVar[int] = 2  # 2: resized to the byte as Pillow does
     not_in_settings: ClassVar[frozenset[str]] = TransformersConfig.not_in_settings | {"frames"}
-    added_later: ClassVar[frozenset[str]] = TransformersConfig.added_later | {"layers", "token_pool", "resolution"}
 
     type: Literal["transformers_vision"] = "transformers_vision"
     layers: Layers = "last"
@@ -292,18 +123,13 @@ class VisionConfig(TransformersConfig):
             raise ValueError(f"token_pool {self.token_pool} is made of the last layer: set layers to last")
         return self
 
-    def preparer(self) -> Preparer[Any]:
-        """Load what comes before the network; see `BaseEncoderConfig.preparer`."""
-        from ecmf_pipeline.encoders.image_processors import load_preprocessing
-        from ecmf_pipeline.encoders.vision import PicturePreparer
-
-        return PicturePreparer(load_preprocessing(self.source(), self.resolution))
-
-    def build(self, device: str = "auto") -> Encoder[Any]:
-        """Load the encoder; see `BaseEncoderConfig.build`."""
-        from ecmf_pipeline.encoders.vision import VisionEncoder
-
-        return VisionEncoder(self, device)
+    def known_dim(self) -> int | None:
+        """The hidden size, or that of the image embedding; see `TransformersConfig.known_dim`."""
+        if self.token_pool == "projection":
+            width = read_model_config(self.model, self.revision).get("projection_dim")
+            if isinstance(width, int):
+                return width
+        return super().known_dim()
 
 
 class VideoConfig(TransformersConfig):
@@ -328,39 +154,16 @@ class VideoConfig(TransformersConfig):
     rows: Literal["clip", "tubelet"] = "clip"
     frames: Frames | None = None
 
-    def preparer(self) -> Preparer[Any]:
-        """Load what comes before the network; see `BaseEncoderConfig.preparer`."""
-        from ecmf_pipeline.encoders.vision import video_preparer
-
-        return video_preparer(self.source())
-
-    def build(self, device: str = "auto") -> Encoder[Any]:
-        """Load the encoder; see `BaseEncoderConfig.build`."""
-        from ecmf_pipeline.encoders.vision import VideoEncoder
-
-        return VideoEncoder(self, device)
-
 
 class EgemapsConfig(BaseEncoderConfig):
-    """The 88 functionals of eGeMAPSv02, one row a clip."""
+    """The functionals of eGeMAPSv02, one row a clip."""
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.AUDIO})
     uses_torch: ClassVar[bool] = False
     computed_by: ClassVar[frozenset[str]] = frozenset({"opensmile"})
+    dim: ClassVar[int] = 88
 
     type: Literal["egemaps"] = "egemaps"
-
-    def preparer(self) -> Preparer[Any]:
-        """Load openSMILE, which does all the work."""
-        from ecmf_pipeline.encoders.embedded.egemaps import EgemapsPreparer
-
-        return EgemapsPreparer()
-
-    def build(self, device: str = "auto") -> Encoder[Any]:  # noqa: ARG002 - openSMILE knows the CPU alone
-        """Load the encoder; see `BaseEncoderConfig.build`."""
-        from ecmf_pipeline.encoders.embedded.egemaps import EgemapsEncoder
-
-        return EgemapsEncoder(self)
 
 
 class AudioConfig(TransformersConfig):
@@ -374,29 +177,12 @@ class AudioConfig(TransformersConfig):
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.AUDIO})
-    added_later: ClassVar[frozenset[str]] = TransformersConfig.added_later | {"window_seconds"}
 
     type: Literal["transformers_audio"] = "transformers_audio"
     batch_size: int = Field(8, gt=0)
     layers: Layers = "last"
     frames_per_row: int = Field(1, gt=0)
     window_seconds: float = Field(30.0, ge=1.0)
-
-    def preparer(self) -> Preparer[Any]:
-        """Load what comes before the network; see `BaseEncoderConfig.preparer`."""
-        from ecmf_pipeline.encoders.audio import audio_preparer
-
-        return audio_preparer(self)
-
-    def build(self, device: str = "auto") -> Encoder[Any]:
-        """Load the encoder; see `BaseEncoderConfig.build`."""
-        from ecmf_pipeline.encoders.audio import audio_encoder
-
-        return audio_encoder(self, device)
-
-
-TextPool = Literal["auto", "mean", "max", "cls", "last"]
-"""How the tokens of a text become one row."""
 
 
 class TextConfig(TransformersConfig):
@@ -416,17 +202,12 @@ class TextConfig(TransformersConfig):
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.TEXT})
-    added_later: ClassVar[frozenset[str]] = TransformersConfig.added_later | {
-        "token_pool",
-        "special_tokens",
-        "gguf_file",
-    }
 
     computed_by: ClassVar[frozenset[str]] = frozenset({"torch", "transformers", "tokenizers"})
 
     type: Literal["transformers_text"] = "transformers_text"
     batch_size: int = Field(32, gt=0)
-    model: str = Field(str(MODELS / "minilm"), min_length=1)
+    model: str = Field(str(paths.MODELS / "minilm"), min_length=1)
     inputs: TextColumn | Literal["both"] | tuple[TextColumn, ...] = "original"
     max_tokens: int = Field(256, gt=0)
     layers: Layers = "last"
@@ -461,60 +242,10 @@ class TextConfig(TransformersConfig):
         """The transcripts that stand side by side in a row."""
         return _columns(self.inputs)
 
-    def preparer(self) -> Preparer[Any]:
-        """Load what comes before the network; see `BaseEncoderConfig.preparer`."""
-        from ecmf_pipeline.encoders.text import TextPreparer
-
-        return TextPreparer(self)
-
-    def build(self, device: str = "auto") -> Encoder[Any]:
-        """Load the encoder; see `BaseEncoderConfig.build`."""
-        from ecmf_pipeline.encoders.text import TextEncoder
-
-        return TextEncoder(self, device)
-
-
-_COLUMNS_OF: Mapping[str, tuple[TextColumn, ...]] = {
-    "original": ("original",),
-    "enriched": ("enriched",),
-    "translation": ("translation",),
-    "both": ("original", "enriched"),
-}
-
-
-def _columns(inputs: str | Sequence[TextColumn]) -> tuple[TextColumn, ...]:
-    return _COLUMNS_OF[inputs] if isinstance(inputs, str) else tuple(inputs)
-
-
-def text_columns(settings: Mapping[str, Any]) -> tuple[TextColumn, ...]:
-    """The transcripts that a store's features were computed from, told by its settings."""
-    encoder = settings.get("encoder")
-    if not isinstance(encoder, Mapping):
-        return DEFAULT_TEXT_COLUMNS
-    if members := encoder.get("members"):  # of several encoders side by side
-        return tuple(dict.fromkeys(column for member in members for column in text_columns({"encoder": member})))
-    return _columns(encoder["inputs"]) if "inputs" in encoder else DEFAULT_TEXT_COLUMNS
-
-
-__all__ = [
-    "DEFAULT_TEXT_COLUMNS",
-    "MODELS",
-    "AudioConfig",
-    "BaseEncoderConfig",
-    "EfficientNetConfig",
-    "EgemapsConfig",
-    "EncoderConfig",
-    "ImportedConfig",
-    "Layers",
-    "MiniXceptionConfig",
-    "TextColumn",
-    "TextConfig",
-    "TransformersConfig",
-    "VideoConfig",
-    "VisionConfig",
-    "settings_of_imported",
-    "text_columns",
-]
+    def known_dim(self) -> int | None:
+        """The hidden size for each transcript that is embedded; see `TransformersConfig.known_dim`."""
+        width = super().known_dim()
+        return None if width is None else width * len(self.text_columns)
 
 
 class ImportedConfig(BaseEncoderConfig):
@@ -544,34 +275,6 @@ class ImportedConfig(BaseEncoderConfig):
         if not self.name:
             raise ValueError("an imported encoder is told by its name: take the one that `named` returns")
         return {"type": self.type, "name": self.name, "dtype": self.dtype}
-
-    def preparer(self) -> Preparer[Any]:
-        """Imported features cannot be computed.
-
-        Raises:
-            ModelError: Always.
-        """
-        raise self._not_computed()
-
-    def build(self, device: str = "auto") -> Encoder[Any]:  # noqa: ARG002
-        """Imported features cannot be computed.
-
-        Raises:
-            ModelError: Always.
-        """
-        raise self._not_computed()
-
-    def _not_computed(self) -> ModelError:
-        return ModelError(
-            f"{self.name!r} is a name for imported features: they cannot be computed here",
-            f"run `ecmf-pipe store import PATH --modality MODALITY --encoder {self.name}`",
-        )
-
-
-def settings_of_imported(settings: Mapping[str, Any]) -> bool:
-    """Whether a store's settings are those of imported features (of which nobody here knows the input)."""
-    encoder = settings.get("encoder")
-    return isinstance(encoder, Mapping) and encoder.get("type") == "imported"
 
 
 EncoderConfig = Annotated[
@@ -605,14 +308,14 @@ class JoinedConfig(BaseEncoderConfig):
     def _fit_together(self) -> Self:
         if any(isinstance(member, ImportedConfig) for member in self.members):
             raise ValueError("imported features cannot be joined with others: their rows were made elsewhere")
-        if len({_frames(member) for member in self.members}) > 1:
+        if len({own_frames(member) for member in self.members}) > 1:
             raise ValueError("encoders that are joined must say the same of `frames`: their rows stand side by side")
         return self
 
     @property
     def frames(self) -> Frames | None:
         """Pictures of a clip that the members read; None: as ``media.frames`` says."""
-        return _frames(self.members[0])
+        return own_frames(self.members[0])
 
     def resolved(self, device: str) -> Self:
         """The same with all that members leave to the device decided."""
@@ -631,6 +334,11 @@ class JoinedConfig(BaseEncoderConfig):
         """The transcripts that any member reads: a clip that lacks one of them is absent."""
         return tuple(dict.fromkeys(column for member in self.members for column in member.text_columns))
 
+    def known_dim(self) -> int | None:
+        """The sum of the members'; None where one of them is not known."""
+        widths = [width for member in self.members if (width := member.known_dim()) is not None]
+        return sum(widths) if len(widths) == len(self.members) else None
+
     def half_types(self) -> frozenset[str]:
         """Those of all members."""
         return frozenset[str]().union(*(member.half_types() for member in self.members))
@@ -639,65 +347,28 @@ class JoinedConfig(BaseEncoderConfig):
         """Those of all members."""
         return frozenset[str]().union(*(member.libraries() for member in self.members))
 
-    def preparer(self) -> Preparer[Any]:
-        """Load what comes before the members' networks."""
-        from ecmf_pipeline.encoders.joined import JoinedPreparer
 
-        return JoinedPreparer([member.preparer() for member in self.members])
-
-    def build(self, device: str = "auto") -> Encoder[Any]:
-        """Load all members; see `BaseEncoderConfig.build`."""
-        from ecmf_pipeline.encoders.joined import JoinedEncoder
-
-        return JoinedEncoder(self, device)
+def text_columns(settings: Mapping[str, Any]) -> tuple[TextColumn, ...]:
+    """The transcripts that a store's features were computed from, told by its settings."""
+    encoder = settings.get("encoder")
+    if not isinstance(encoder, Mapping):
+        return DEFAULT_TEXT_COLUMNS
+    if members := encoder.get("members"):  # of several encoders side by side
+        return tuple(dict.fromkeys(column for member in members for column in text_columns({"encoder": member})))
+    return _columns(encoder["inputs"]) if "inputs" in encoder else DEFAULT_TEXT_COLUMNS
 
 
-def _frames(member: BaseEncoderConfig) -> Frames | None:
-    """What a member says of `frames`; those that read no pictures say nothing."""
-    frames: Frames | None = getattr(member, "frames", None)
+def settings_of_imported(settings: Mapping[str, Any]) -> bool:
+    """Whether a store's settings are those of imported features (of which nobody here knows the input)."""
+    encoder = settings.get("encoder")
+    return isinstance(encoder, Mapping) and encoder.get("type") == "imported"
+
+
+def _columns(inputs: str | Sequence[TextColumn]) -> tuple[TextColumn, ...]:
+    return _COLUMNS_OF[inputs] if isinstance(inputs, str) else tuple(inputs)
+
+
+def own_frames(encoder: BaseEncoderConfig) -> Frames | None:
+    """What an encoder's own params say of ``frames``; those that read no pictures say nothing."""
+    frames: Frames | None = getattr(encoder, "frames", None)
     return frames
-
-
-_EMBEDDED: Mapping[type[BaseEncoderConfig], int] = {
-    EfficientNetConfig: 1280,
-    MiniXceptionConfig: 180,
-    EgemapsConfig: 88,
-}
-
-
-def known_dim(config: BaseEncoderConfig) -> int | None:
-    """D, the width of a feature row; None where the model's own config is not on this machine, or does not say.
-
-    Args:
-        config: The encoder's params.
-    """
-    if isinstance(config, JoinedConfig):
-        widths = [known_dim(member) for member in config.members]
-        return None if None in widths else sum(width or 0 for width in widths)
-    if not isinstance(config, TransformersConfig):
-        return _EMBEDDED.get(type(config))
-    shape = model_shape(config)
-    vision = shape.get("vision_config", shape)  # of a model with two towers
-    width = shape.get("projection_dim") if getattr(config, "token_pool", "") == "projection" else None
-    width = width or vision.get("hidden_size") or vision.get("d_model")
-    if not isinstance(width, int):
-        return None
-    return width * len(config.text_columns) if isinstance(config, TextConfig) else width
-
-
-def model_shape(config: TransformersConfig) -> dict[str, Any]:
-    """The model's config.json, from its folder or from what the hub's client has fetched; empty where it is neither."""
-    path = _config_path(config.model, config.revision)
-    try:
-        shape = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return shape if isinstance(shape, dict) else {}
-
-
-def _config_path(model: str, revision: str) -> Path:
-    if Path(model).is_dir():
-        return Path(model) / "config.json"
-    reference = hub_reference(model, revision)
-    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
-    return hub_cache() / f"models--{model.replace('/', '--')}" / "snapshots" / commit / "config.json"

@@ -54,8 +54,7 @@ class JoinedPreparer(Preparer[Any]):
 
     def close(self) -> None:
         """Free what the members hold beside memory."""
-        for member in self.members:
-            member.close()
+        _close_all(self.members)
 
 
 class JoinedEncoder(Encoder[Any]):
@@ -63,16 +62,15 @@ class JoinedEncoder(Encoder[Any]):
 
     Of pictures, those that every member describes have a row. A member that gives one row for the whole clip stands
     beside each row of the others. Rows of sound must be as many: members of different rates do not fit.
+
+    Args:
+        config: The members' params.
+        members: The members, loaded, in the same order; `close` closes them.
     """
 
-    def __init__(self, config: JoinedConfig, device: str = "auto") -> None:
-        self._settings = config.settings()
-        with ExitStack() as exits:
-            self.members: list[Encoder[Any]] = []
-            for member in config.members:
-                self.members.append(member.build(device))
-                exits.callback(self.members[-1].close)
-            self._exits = exits.pop_all()
+    def __init__(self, config: JoinedConfig, members: Sequence[Encoder[Any]]) -> None:
+        self.settings = config.settings()
+        self.members = tuple(members)
         self.preparer = JoinedPreparer([member.preparer for member in self.members])
         self.dtype = "float32" if any(member.dtype == "float32" for member in self.members) else "float16"
 
@@ -80,11 +78,6 @@ class JoinedEncoder(Encoder[Any]):
     def dim(self) -> int:
         """D, the sum of the members'."""
         return sum(member.dim for member in self.members)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """See `JoinedConfig.settings`."""
-        return self._settings
 
     def encode_prepared(self, prepared: Sequence[PreparedTogether]) -> list[Encoding]:
         """Encode several clips by every member: (T, D) a clip; see `join`.
@@ -104,7 +97,7 @@ class JoinedEncoder(Encoder[Any]):
 
     def close(self) -> None:
         """Free what the members and their preparers hold beside memory."""
-        self._exits.close()
+        _close_all(self.members)
 
 
 def join(encodings: Sequence[Encoding], clip_level: Sequence[bool], *, has_items: bool) -> Encoding:
@@ -143,3 +136,10 @@ def join(encodings: Sequence[Encoding], clip_level: Sequence[bool], *, has_items
 def _has_items(view: Any) -> bool:
     """Whether a view consists of pictures, one of which a row may lack; sound and text do not."""
     return not isinstance(view, ClipText) and not (isinstance(view, np.ndarray) and view.ndim == 1)
+
+
+def _close_all(parts: Sequence[Encoder[Any] | Preparer[Any]]) -> None:
+    """Close each, the others also where one fails."""
+    with ExitStack() as exits:
+        for part in parts:
+            exits.callback(part.close)

@@ -1,151 +1,37 @@
-"""From RGB pictures of any size to a vision model's input, in torch alone.
+"""From RGB pictures of any size to a vision model's input, as the image processor that comes with the model does it.
 
-torch resizes uint8 pictures with antialiasing as Pillow does, in coarser fixed point: one value in two hundred differs
-by a grey level, one in a hundred thousand by two. It takes a tenth of the time of the processors of transformers, which
-go through Pillow picture by picture.
+Pillow resizes, as it does for the processors of transformers: the same grey levels to the byte. What else they do is
+read from their settings, done for all pictures of a clip at once, and checked against the processor itself.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
+from transformers import AutoImageProcessor
+from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.encoders.pretrained import load_part, read_json_of_model
+from ecmf_pipeline.encoders.weights import ModelSource
 
 Filter = Literal["bilinear", "bicubic"]
-
-_REACH = {"bilinear": 1.0, "bicubic": 2.0}
-"""How far a filter reaches, in pixels of the smaller of the two scales."""
-_FRACTION_BITS = 22
-_ONE = 1 << _FRACTION_BITS
-_BAND = 8
-"""Target pixels whose sums are one matrix product: with more, more of the matrix is zeros (measured: 8 is fastest)."""
-_DOUBT = 2.0**-11
-"""Grey levels by which a float32 sum of 8-bit values under 22-bit weights is surely off by less."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """One direction of a resize.
-
-    Attributes:
-        first: Where the pixels of the source begin that the window is made of.
-        last: And where they end.
-        bands: Target pixels from and to, the source pixels they are made of from and to (counted from ``first``), and
-            their weights, float32 (targets, sources).
-        starts: Each target pixel's first source pixel, counted from ``first``, (n,).
-        weights: Its weights in units of 2^-22, int64 (n, taps), zero beyond its last source pixel.
-    """
-
-    first: int
-    last: int
-    bands: tuple[tuple[int, int, int, int, torch.Tensor], ...]
-    starts: NDArray[np.int64]
-    weights: NDArray[np.int64]
-
-
-def resize_as_pillow(
-    pictures: NDArray[np.uint8], size: tuple[int, int], window: tuple[int, int, int, int], resample: Filter
-) -> NDArray[np.uint8]:
-    """What ``Image.resize(size, resample)`` gives, and of it what is inside a window.
-
-    Args:
-        pictures: RGB, uint8 (T, H, W, 3).
-        size: Target height and width.
-        window: Top, left, height and width of what is kept of the target; it lies inside.
-        resample: Pillow's filter.
-
-    Returns:
-        uint8 (T, window height, window width, 3).
-    """
-    top, left, height, width = window
-    columns = _axis(pictures.shape[2], size[1], left, width, resample)
-    rows = _axis(pictures.shape[1], size[0], top, height, resample)
-    resized = np.empty((len(pictures), height, width, 3), np.uint8)
-    for index, picture in enumerate(pictures):
-        part = picture[rows.first : rows.last, columns.first : columns.last]
-        # Sums run down the first axis, where three colours of a whole line lie side by side.
-        lines = _weighted(cv2.transpose(part), columns)  # (width, rows, 3)
-        resized[index] = _weighted(cv2.transpose(lines), rows)  # (height, width, 3)
-    return resized
-
-
-def _weighted(pixels: NDArray[np.uint8], axis: _Axis) -> NDArray[np.uint8]:
-    """Resize along the first axis: from uint8 (N, M, 3) to uint8 (n, M, 3)."""
-    flat = pixels.reshape(len(pixels), -1)
-    source = torch.from_numpy(flat).float()  # (N, 3M)
-    sums = torch.empty(len(axis.starts), flat.shape[1])  # (n, 3M)
-    for start, stop, first, last, weights in axis.bands:
-        torch.mm(weights, source[first:last], out=sums[start:stop])
-    levels = sums.round()
-    # compared and cast by NumPy, which is several times as fast at it as torch
-    doubtful = np.flatnonzero(sums.sub_(levels).abs_().numpy() > 0.5 - _DOUBT)
-    rounded: NDArray[np.uint8] = levels.clamp_(0, 255).numpy().astype(np.uint8)
-    if len(doubtful):
-        rounded.reshape(-1)[doubtful] = _in_integers(flat, axis, *np.divmod(doubtful, flat.shape[1]))
-    return rounded.reshape(len(axis.starts), *pixels.shape[1:])
-
-
-def _in_integers(
-    pixels: NDArray[np.uint8], axis: _Axis, targets: NDArray[np.int64], places: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """The sums at some targets, (k,), and places of a line, (k,), as Pillow does them."""
-    weights = axis.weights[targets]  # (k, taps)
-    sources = axis.starts[targets][:, None] + np.arange(weights.shape[1])  # (k, taps)
-    values = pixels[np.minimum(sources, len(pixels) - 1), places[:, None]].astype(np.int64)
-    sums = (weights * values).sum(axis=1) + _ONE // 2
-    levels: NDArray[np.int64] = np.clip(sums >> _FRACTION_BITS, 0, 255)
-    return levels
-
-
-@lru_cache(maxsize=64)  # a corpus has few picture sizes
-def _axis(length: int, target: int, start: int, count: int, resample: Filter) -> _Axis:
-    """How ``count`` pixels from ``start`` on, of a line resized from ``length`` to ``target``, are made."""
-    scale = length / target
-    stretch = max(scale, 1.0)
-    reach = _REACH[resample] * stretch
-    centres = (np.arange(start, start + count) + 0.5) * scale
-    starts = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
-    ends = np.minimum((centres + reach + 0.5).astype(np.int64), length)
-    sources = starts[:, None] + np.arange(int((ends - starts).max()))  # (n, taps)
-    weights = _kernel((sources - centres[:, None] + 0.5) / stretch, resample)
-    weights[sources >= ends[:, None]] = 0.0
-    weights /= weights.sum(axis=1, keepdims=True)
-    fixed = np.trunc(weights * _ONE + np.copysign(0.5, weights)).astype(np.int64)
-    first, last = int(starts.min()), int(ends.max())
-    bands = []
-    for begin in range(0, count, _BAND):
-        end = min(begin + _BAND, count)
-        low, high = int(starts[begin:end].min()), int(ends[begin:end].max())
-        dense = np.zeros((end - begin, high - low + fixed.shape[1]))
-        np.put_along_axis(dense, sources[begin:end] - low, fixed[begin:end] / _ONE, axis=1)
-        band = torch.from_numpy(np.ascontiguousarray(dense[:, : high - low], np.float32))
-        bands.append((begin, end, low - first, high - first, band))
-    return _Axis(first, last, tuple(bands), starts - first, fixed)
-
-
-def _kernel(x: NDArray[np.float64], resample: Filter) -> NDArray[np.float64]:
-    """The triangle, or the cubic with a = -0.5, around 0."""
-    x = np.abs(x)
-    if resample == "bilinear":
-        return np.maximum(1.0 - x, 0.0)
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = (((x - 5) * x + 8) * x - 4) * -0.5
-    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
-
+"""A resampling filter, with antialiasing."""
 
 _TOLERANCE = 4.0
-"""Grey levels by which resizing may differ from Pillow's; any other crop or padding differs by tens."""
+"""Grey levels by which this may differ from a model's own processor; any other crop or padding differs by tens."""
 
-_RESAMPLE = {2: "bilinear", 3: "bicubic"}
+_RESAMPLE: dict[int, Filter] = {2: "bilinear", 3: "bicubic"}
 """Pillow's number of a filter, and torch's name for it."""
+
+_DINOV3 = {"DINOv3ViTImageProcessor", "DINOv3ViTImageProcessorFast"}
+"""Processors that exist for torchvision alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,16 +40,15 @@ class Preprocessing:
 
     Attributes:
         resize: Target (height, width); or the target of the shorter side, keeping proportions; or None.
-        resample: ``bilinear`` or ``bicubic``, both antialiased.
+        resample: The filter, antialiased.
         crop: Height and width of the centre that is cut out after resizing; None for no crop.
         mean: Subtracted from each channel of grey levels 0-255.
         std: What the channels are then divided by.
-        arithmetic: Whose: ``pillow`` to the byte; or ``torch``, five times as fast, a grey level off in one of 300
-            places.
+        arithmetic: Whose: ``pillow``; or ``torch``, several times as fast, a grey level off in one of 300 places.
     """
 
     resize: tuple[int, int] | int | None
-    resample: str
+    resample: Filter
     crop: tuple[int, int] | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -190,18 +75,12 @@ class Preprocessing:
         Returns:
             uint8 (T, 3, h, w) on the CPU.
         """
-        if self.resize is None:
-            frames = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
-            return frames if self.crop is None else _centre(frames, self.crop)
-        target = _target(pictures.shape[1], pictures.shape[2], self.resize)
-        if self.arithmetic == "torch":
-            frames = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)  # channels last: the fast way
+        target = None if self.resize is None else _target(pictures.shape[1], pictures.shape[2], self.resize)
+        if target and self.arithmetic == "pillow":
+            pictures = resize_as_pillow(pictures, target, self.resample)
+        frames = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)  # channels last: the fast way
+        if target and self.arithmetic == "torch":
             frames = F.interpolate(frames, target, mode=self.resample, antialias=True)
-        else:
-            inside = (min(target[0], self.crop[0]), min(target[1], self.crop[1])) if self.crop else target
-            window = ((target[0] - inside[0]) // 2, (target[1] - inside[1]) // 2, *inside)
-            resized = resize_as_pillow(pictures, target, window, cast("Filter", self.resample))
-            frames = torch.from_numpy(resized).permute(0, 3, 1, 2)
         return frames if self.crop is None else _centre(frames, self.crop)
 
     def normalised(self, frames: torch.Tensor) -> torch.Tensor:
@@ -243,6 +122,56 @@ class Preprocessing:
                 )
 
 
+def resize_as_pillow(pictures: NDArray[np.uint8], size: tuple[int, int], resample: Filter) -> NDArray[np.uint8]:
+    """Resize each picture by Pillow, its columns first.
+
+    A single call does the same up to Pillow 12; from 13 on it takes the rows of some shapes first, which rounds
+    differently, by up to nine grey levels.
+
+    Args:
+        pictures: RGB, uint8 (T, H, W, 3).
+        size: Target height and width.
+        resample: The filter.
+
+    Returns:
+        uint8 (T, *size, 3).
+    """
+    height, width = size
+    by = Image.Resampling[resample.upper()]
+    resized = np.empty((len(pictures), height, width, 3), np.uint8)
+    for index, picture in enumerate(pictures):
+        image = Image.fromarray(picture)
+        resized[index] = np.asarray(image.resize((width, image.height), by).resize((width, height), by))
+    return resized
+
+
+def load_preprocessing(source: ModelSource, resolution: int | None = None) -> Preprocessing:
+    """Read what a model's own image processor does.
+
+    Args:
+        source: The model.
+        resolution: Side of the square that the model is to see; None: as the processor says.
+
+    Raises:
+        ModelError: When there is none, or when it does something that `Preprocessing` cannot.
+    """
+    values = read_json_of_model(source, "preprocessor_config.json") or {}
+    if values.get("image_processor_type") in _DINOV3:
+        preprocessing = _of_dinov3(values)
+    else:
+        processor = load_part(
+            source, lambda name, **where: AutoImageProcessor.from_pretrained(name, backend="pil", **where)
+        )
+        preprocessing = read_preprocessing(processor)
+    if resolution is not None:
+        return preprocessing.at(resolution)
+    if isinstance(preprocessing.resize, int) and preprocessing.crop is None:
+        raise ModelError(
+            f"the pictures that {source.name} prepares have no one size", "set the encoder's resolution in params.yaml"
+        )
+    return preprocessing
+
+
 def read_preprocessing(processor: Any, *, check: bool = True) -> Preprocessing:
     """Read what an image processor of transformers does.
 
@@ -259,8 +188,8 @@ def read_preprocessing(processor: Any, *, check: bool = True) -> Preprocessing:
         )
     scale = processor.rescale_factor if processor.do_rescale else 1.0
     mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ((0.0,) * 3, (1.0,) * 3)
-    resample = _RESAMPLE.get(int(processor.resample), "") if processor.do_resize else "bilinear"
-    if not resample:
+    resample = _RESAMPLE.get(int(processor.resample)) if processor.do_resize else "bilinear"
+    if resample is None:
         raise ModelError(f"resampling filter {processor.resample} is not supported", "choose another vision model")
     crops = bool(getattr(processor, "do_center_crop", False))
     preprocessing = Preprocessing(
@@ -273,6 +202,34 @@ def read_preprocessing(processor: Any, *, check: bool = True) -> Preprocessing:
     if check:
         preprocessing.check_against(processor)
     return preprocessing
+
+
+def _of_dinov3(values: dict[str, Any]) -> Preprocessing:
+    """What DINOv3's processor does, whose class cannot be loaded without torchvision.
+
+    It resizes in floating point, where this rounds to grey levels: less than one of them apart.
+    """
+    stand_in = _Dinov3Processor(values)
+    if stand_in.do_center_crop and not values.get("crop_size"):
+        raise ModelError("DINOv3's image processor is to crop, but names no size", "the files are incomplete")
+    return read_preprocessing(stand_in, check=False)
+
+
+class _Dinov3Processor:
+    """Attributes of ``DINOv3ViTImageProcessor``, its defaults included (image_processing_dinov3_vit.py)."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        given = {name: value for name, value in values.items() if value is not None}
+        self.do_resize = bool(given.get("do_resize", True))
+        self.do_center_crop = bool(given.get("do_center_crop", False))
+        self.do_rescale = bool(given.get("do_rescale", True))
+        self.do_normalize = bool(given.get("do_normalize", True))
+        self.size = given.get("size", {"height": 224, "width": 224})
+        self.crop_size = given.get("crop_size")
+        self.resample = int(given.get("resample", 2))
+        self.rescale_factor = float(given.get("rescale_factor", 1 / 255))
+        self.image_mean = given.get("image_mean", IMAGENET_DEFAULT_MEAN)
+        self.image_std = given.get("image_std", IMAGENET_DEFAULT_STD)
 
 
 def _size(size: Any) -> tuple[int, int] | int:

@@ -1,21 +1,26 @@
-"""Load frozen transformers models, quietly and completely or not at all."""
+"""Frozen transformers models: loaded quietly, and completely or not at all; and which of their states are taken."""
 
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModel
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.encoders.config import Layers
+from ecmf_pipeline.core.files import read_text
+from ecmf_pipeline.encoders.base_config import Layers, TransformersConfig
+from ecmf_pipeline.encoders.inference import Inference, RunPrecision
 from ecmf_pipeline.encoders.weights import ModelSource, hub_cache
 
 Loaded = TypeVar("Loaded")
@@ -78,19 +83,39 @@ def load_part(source: ModelSource, load: Callable[..., Loaded], **options: Any) 
         raise ModelError(f"cannot load {source.name}: {reason}", "check the model's folder or hub id") from error
 
 
-def combine_layers(hidden_states: Sequence[torch.Tensor], layers: Layers) -> torch.Tensor:
-    """One state a position out of those of all layers.
+def read_json_of_model(source: ModelSource, name: str) -> Any:
+    """Read a JSON file of a model; None where it has none of that name.
+
+    Raises:
+        ModelError: When the hub cannot be asked for it.
+    """
+    found = load_part(
+        source, lambda model, **where: cached_file(model, name, _raise_exceptions_for_missing_entries=False, **where)
+    )
+    return json.loads(read_text(Path(found))) if found else None
+
+
+def inference_of(config: TransformersConfig, device: str) -> Inference:
+    """Where and how the network of a config runs.
+
+    Raises:
+        ParamsError: When there is no such device.
+    """
+    return Inference(device, config.batch_size, cast("RunPrecision", config.resolved(device).precision))
+
+
+def take_layers(out: Any, layers: Layers) -> torch.Tensor:
+    """One state a position out of what a model returns, (B, T, D).
 
     Args:
-        hidden_states: What enters the first layer, and what leaves each, (B, T, D).
+        out: The model's output; unless ``layers`` is ``last``, asked for with ``output_hidden_states``.
         layers: ``last``, ``last4_mean``, ``last4_sum``, or the numbers of those to average.
-
-    Returns:
-        (B, T, D).
     """
     if layers == "last":
-        return hidden_states[-1]
-    chosen = hidden_states[-4:] if isinstance(layers, str) else [hidden_states[number] for number in layers]
+        last: torch.Tensor = out.last_hidden_state
+        return last
+    states = out.hidden_states
+    chosen = states[-4:] if isinstance(layers, str) else [states[number] for number in layers]
     stacked = torch.stack(list(chosen))  # (L, B, T, D)
     return stacked.sum(dim=0) if layers == "last4_sum" else stacked.mean(dim=0)
 

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from transformers import AutoConfig, AutoTokenizer
-from transformers.utils import cached_file
 
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.core.files import read_text
 from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
 from ecmf_pipeline.encoders.config import TextConfig
-from ecmf_pipeline.encoders.inference import Inference, RunPrecision
-from ecmf_pipeline.encoders.pretrained import check_layers, combine_layers, load_model, load_part
+from ecmf_pipeline.encoders.inference import Inference
+from ecmf_pipeline.encoders.pretrained import (
+    check_layers,
+    inference_of,
+    load_model,
+    load_part,
+    read_json_of_model,
+    take_layers,
+)
 from ecmf_pipeline.encoders.weights import ModelSource
 
 _POOLING = {
@@ -34,6 +37,9 @@ _POOLING = {
 """sentence-transformers' name of a pooling, and ours."""
 
 _KNOWN_MODULES = frozenset({"Transformer", "Pooling", "Normalize"})
+
+_OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text"})
+"""Models that number positions from behind the padding token's id, so that they have room for fewer tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,30 +59,18 @@ class SentencePooling:
 
 def sentence_pooling(source: ModelSource) -> tuple[SentencePooling | None, int]:
     """Read a model's own pooling (None where it has none), and the most tokens that its folder allows."""
-    modules = _read(source, "modules.json") or []
-    limit = int((_read(source, "sentence_bert_config.json") or {}).get("max_seq_length") or 2**31)
+    modules = read_json_of_model(source, "modules.json") or []
+    limit = int((read_json_of_model(source, "sentence_bert_config.json") or {}).get("max_seq_length") or 2**31)
     kinds = {module["type"].rsplit(".", 1)[-1]: module["path"] for module in modules}
     if unknown := kinds.keys() - _KNOWN_MODULES:
         return SentencePooling("", scales=False, unsupported=f"its module {min(unknown)}"), limit
     if "Pooling" not in kinds:
         return None, limit
-    chosen = _read(source, f"{kinds['Pooling']}/config.json") or {}
+    chosen = read_json_of_model(source, f"{kinds['Pooling']}/config.json") or {}
     named = [pooling for key, pooling in _POOLING.items() if chosen.get(key)]
     if len(named) != 1 or chosen.get("pooling_mode_mean_sqrt_len_tokens"):
         return SentencePooling("", scales=False, unsupported="its pooling"), limit
     return SentencePooling(named[0], scales="Normalize" in kinds), limit
-
-
-def _read(source: ModelSource, name: str) -> Any:
-    """A JSON file of the model; None where it has none."""
-    found = load_part(
-        source, lambda model, **where: cached_file(model, name, _raise_exceptions_for_missing_entries=False, **where)
-    )
-    return json.loads(read_text(Path(found))) if found else None
-
-
-_OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text"})
-"""Models that number positions from behind the padding token's id, so that they have room for fewer tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +146,8 @@ class TextEncoder(Encoder[ClipText]):
 
     def __init__(self, config: TextConfig, device: str = "auto") -> None:
         self._config = config
-        self._settings = config.settings()
-        self.inference = Inference(device, config.batch_size, cast("RunPrecision", config.resolved(device).precision))
+        self.settings = config.settings()
+        self.inference = inference_of(config, device)
         source = config.source()
         self.model, _ = load_model(source, dtype=self.inference.loaded_as, **gguf_option(config))
         if self.model.config.is_encoder_decoder:
@@ -166,11 +160,6 @@ class TextEncoder(Encoder[ClipText]):
     def dim(self) -> int:
         """D, the model's hidden size for each transcript that is embedded."""
         return int(self.model.config.hidden_size) * len(self._config.text_columns)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """See `TextConfig.settings`."""
-        return self._settings
 
     @torch.inference_mode()
     def encode_prepared(self, prepared: Sequence[Sequence[Tokens]]) -> list[Encoding]:
@@ -192,11 +181,12 @@ class TextEncoder(Encoder[ClipText]):
         ids = _padded([text.ids for text in texts], self.preparer.pad_token)  # (B, T)
         mask = _padded([[1] * len(text.ids) for text in texts], 0)
         counted = self.inference.tensor(_padded([text.counted for text in texts], 0))
-        whole = self._config.layers != "last"
         out = self.model(
-            input_ids=self.inference.tensor(ids), attention_mask=self.inference.tensor(mask), output_hidden_states=whole
+            input_ids=self.inference.tensor(ids),
+            attention_mask=self.inference.tensor(mask),
+            output_hidden_states=self._config.layers != "last",
         )
-        states = combine_layers(out.hidden_states if whole else (out.last_hidden_state,), self._config.layers)
+        states = take_layers(out, self._config.layers)  # (B, T, D)
         pooled = pool_tokens(states.float(), counted, self.preparer.pooling)  # (B, D)
         return F.normalize(pooled, dim=1) if self.preparer.scales else pooled
 

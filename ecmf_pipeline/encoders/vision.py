@@ -1,4 +1,4 @@
-"""Any transformers vision model as an encoder of frames or face crops."""
+"""transformers vision models as encoders of frames or face crops: those of single pictures, and VideoMAE."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +17,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer, pictures_of
 from ecmf_pipeline.encoders.config import VideoConfig, VisionConfig
-from ecmf_pipeline.encoders.image_processors import load_preprocessing
-from ecmf_pipeline.encoders.inference import Inference, RunPrecision
-from ecmf_pipeline.encoders.preprocess import Preprocessing
-from ecmf_pipeline.encoders.pretrained import check_layers, combine_layers, load_model, load_part
+from ecmf_pipeline.encoders.inference import Inference
+from ecmf_pipeline.encoders.preprocess import Preprocessing, load_preprocessing
+from ecmf_pipeline.encoders.pretrained import check_layers, inference_of, load_model, load_part, take_layers
 from ecmf_pipeline.encoders.weights import ModelSource
 
 
@@ -65,6 +64,15 @@ class PictureEncoder(Encoder[Any]):
         """From prepared pictures on the device, uint8 (B, 3, S, S), to rows (B, D)."""
 
 
+def vision_preparer(config: VisionConfig) -> PicturePreparer:
+    """What comes before the network of a model of single pictures.
+
+    Raises:
+        ModelError: When the model has no image processor, or one that is not supported.
+    """
+    return PicturePreparer(load_preprocessing(config.source(), config.resolution))
+
+
 class VisionEncoder(PictureEncoder):
     """A frozen vision model: a row a frame, made as `VisionConfig` says.
 
@@ -73,8 +81,8 @@ class VisionEncoder(PictureEncoder):
 
     def __init__(self, config: VisionConfig, device: str = "auto") -> None:
         self._config = config
-        self._settings = config.settings()
-        self.inference = Inference(device, config.batch_size, cast("RunPrecision", config.resolved(device).precision))
+        self.settings = config.settings()
+        self.inference = inference_of(config, device)
         source = config.source()
         model, trained = load_model(source, dtype=self.inference.loaded_as)
         self.model: nn.Module = getattr(model, "vision_model", model)
@@ -82,7 +90,7 @@ class VisionEncoder(PictureEncoder):
         self._pool = self._chosen_pool(trained)
         if config.layers != "last":
             check_layers(source, self.model, config.layers)
-        self.preparer = PicturePreparer(load_preprocessing(source, config.resolution))
+        self.preparer = vision_preparer(config)
         self._options = self._forward_options()
         self.inference.place(self.model)
         if self._pool == "projection" and self._projection is not None:
@@ -95,11 +103,6 @@ class VisionEncoder(PictureEncoder):
     def dim(self) -> int:
         """D, the width of a row."""
         return self._dim
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """See `VisionConfig.settings`."""
-        return self._settings
 
     def _chosen_pool(self, pooler_is_trained: bool) -> str:
         """What ``auto`` means here, and that the model has what is asked for.
@@ -150,8 +153,7 @@ class VisionEncoder(PictureEncoder):
             return row.flatten(1)  # (B, D), also where convolutional models keep 1 x 1 maps
         if self._pool in {"pooler", "projection"}:
             raise ModelError(f"{self._config.model} has no pooler", "set token_pool to cls or mean")
-        states = out.last_hidden_state if self._config.layers == "last" else out.hidden_states
-        tokens = states if self._config.layers == "last" else combine_layers(states, self._config.layers)  # (B, N, D)
+        tokens = take_layers(out, self._config.layers)  # (B, N, D)
         return self._of_tokens(tokens, pixels.shape[-2], pixels.shape[-1])
 
     def _of_tokens(self, tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -217,16 +219,17 @@ class VideoPreparer(Preparer[Any]):
         return PreparedVideo(np.ascontiguousarray(resized[places]), chosen)
 
 
-def video_preparer(source: ModelSource) -> VideoPreparer:
+def video_preparer(config: VideoConfig) -> VideoPreparer:
     """What comes before the network of a VideoMAE model.
 
     Raises:
         ModelError: When it is none.
     """
-    config = load_part(source, AutoConfig.from_pretrained)
-    if config.model_type != "videomae":
-        raise ModelError(f"{source.name} is {config.model_type}, not VideoMAE", "describe it by transformers_vision")
-    return VideoPreparer(load_preprocessing(source), int(config.num_frames))
+    source = config.source()
+    shape = load_part(source, AutoConfig.from_pretrained)
+    if shape.model_type != "videomae":
+        raise ModelError(f"{source.name} is {shape.model_type}, not VideoMAE", "describe it by transformers_vision")
+    return VideoPreparer(load_preprocessing(source), int(shape.num_frames))
 
 
 class VideoEncoder(Encoder[Any]):
@@ -241,11 +244,11 @@ class VideoEncoder(Encoder[Any]):
     def __init__(self, config: VideoConfig, device: str = "auto") -> None:
         self._config = config
         self.is_clip_level = config.rows == "clip"
-        self._settings = config.settings()
-        self.inference = Inference(device, config.batch_size, cast("RunPrecision", config.resolved(device).precision))
+        self.settings = config.settings()
+        self.inference = inference_of(config, device)
         source = config.source()
-        self.preparer = video_preparer(source)
-        model, self._norm = _load(source)
+        self.preparer = video_preparer(config)
+        model, self._norm = _load_video(source)
         check_layers(source, model, config.layers)
         self.model: Any = self.inference.place(model)
         if self._norm is not None:
@@ -255,11 +258,6 @@ class VideoEncoder(Encoder[Any]):
     def dim(self) -> int:
         """D, the model's hidden size."""
         return int(self.model.config.hidden_size)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """See `VideoConfig.settings`."""
-        return self._settings
 
     def encode_prepared(self, prepared: Sequence[PreparedVideo]) -> list[Encoding]:
         """Encode clips: (1, D) each, or (tubelets, D).
@@ -282,17 +280,15 @@ class VideoEncoder(Encoder[Any]):
         pixels = self.preparer.preprocessing.normalised(videos.flatten(0, 1)).view(videos.shape)
         last = self._config.layers == "last"
         out = self.model(pixel_values=pixels, output_hidden_states=not last)
-        tokens = out.last_hidden_state if last else combine_layers(out.hidden_states, self._config.layers)  # (B, P, D)
+        tokens = take_layers(out, self._config.layers)  # (B, P, D)
         rows = 1 if self._config.rows == "clip" else videos.shape[1] // self.model.config.tubelet_size
-        means: torch.Tensor = tokens.unflatten(1, (rows, -1)).mean(
-            dim=2
-        )  # (B, rows, D): tokens stand tubelet by tubelet
+        means = tokens.reshape(len(tokens), rows, -1, self.dim).mean(dim=2)  # (B, rows, D): tubelet by tubelet
         if self._norm is not None and last:
             means = self._norm(means)
         return means.flatten(1)
 
 
-def _load(source: ModelSource) -> tuple[Any, nn.Module | None]:
+def _load_video(source: ModelSource) -> tuple[Any, nn.Module | None]:
     """The model, and the norm that a fine-tuned checkpoint puts on the mean of its tokens."""
     config = load_part(source, AutoConfig.from_pretrained)
     if "VideoMAEForVideoClassification" not in (config.architectures or ()):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ecmf_pipeline.core.digests import remembered_sha256
 from ecmf_pipeline.core.errors import ModelError
@@ -92,6 +94,26 @@ def hub_cache() -> Path:
 def hub_reference(model: str, revision: str) -> Path:
     """The file in the hub's cache that says which commit a branch or tag is; there once it was asked for."""
     return hub_cache() / f"models--{model.replace('/', '--')}" / "refs" / revision
+
+
+def read_model_config(model: str, revision: str) -> dict[str, Any]:
+    """A model's config.json, from its folder or from what the hub's client has fetched; empty where it is in neither.
+
+    Args:
+        model: A folder or an id on the hub.
+        revision: Branch, tag or commit on the hub.
+    """
+    if Path(model).is_dir():
+        folder = Path(model)
+    else:
+        reference = hub_reference(model, revision)
+        commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+        folder = hub_cache() / f"models--{model.replace('/', '--')}" / "snapshots" / commit
+    try:
+        values = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _hub_commit(model: str, revision: str) -> str:

@@ -9,10 +9,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.config import Config, Frames
-from ecmf_pipeline.encoders.config import (
-    BaseEncoderConfig,
-    ImportedConfig,
-)
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
+from ecmf_pipeline.encoders.config import ImportedConfig, own_frames
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig, resolved_reader
 
@@ -112,5 +110,5 @@ def branch_settings(
 
 def frames_of(encoder: BaseEncoderConfig, media: MediaConfig) -> Frames:
     """How many pictures of a clip an encoder reads: what its own params say, else ``media.frames``."""
-    own: Frames | None = getattr(encoder, "frames", None)  # visual encoders have it
+    own = own_frames(encoder)
     return media.frames if own is None else own

@@ -1,4 +1,7 @@
-"""Where the features of a saved model came from: columns of the same number may mean something else."""
+"""Where features come from: what a store keeps of that for people to read, and what a saved model must find again.
+
+Two encoders may give columns of the same number that mean something else.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.encoders.base import Encoder
-from ecmf_pipeline.encoders.config import BaseEncoderConfig, JoinedConfig, text_columns
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
+from ecmf_pipeline.encoders.config import JoinedConfig, text_columns
 from ecmf_pipeline.encoders.joined import JoinedEncoder
 from ecmf_pipeline.media.config import MediaConfig, resolved_reader
 
@@ -24,49 +28,6 @@ _READERS = {"decord": ("av", "decord"), "pyav": ("av",)}
 """Where decord's pictures are wanted, PyAV looks into the file first, and may read it itself."""
 
 _OF_FACES = ("mediapipe", "opencv-contrib-python")
-
-
-def library_versions(modality: Modality, encoder: BaseEncoderConfig, media: MediaConfig) -> dict[str, str]:
-    """Versions of what computes a modality's features here, by the package's name, sorted.
-
-    Args:
-        modality: Which.
-        encoder: Its encoder.
-        media: How clips are read.
-    """
-    libraries = {"numpy", *encoder.libraries()}
-    if modality in {Modality.GLOBAL, Modality.FACE}:
-        libraries.update(_READERS[resolved_reader(media)])
-    if modality is Modality.FACE:
-        libraries.update(_OF_FACES)
-    if modality is Modality.AUDIO:
-        libraries.add("av")
-    return dict(sorted({"ecmf-pipeline": __version__, **{name: _version(name) for name in libraries}}.items()))
-
-
-def provenance_of(config: BaseEncoderConfig, encoder: Encoder[Any], versions: dict[str, str]) -> dict[str, Any]:
-    """What a settings group says of where its features come from.
-
-    Args:
-        config: The encoder's params.
-        encoder: The same, loaded.
-        versions: Of `library_versions`.
-    """
-    return {**_origin(config, encoder), "versions": versions}
-
-
-def _origin(config: BaseEncoderConfig, encoder: Encoder[Any]) -> dict[str, Any]:
-    if isinstance(config, JoinedConfig) and isinstance(encoder, JoinedEncoder):
-        return {"members": [_origin(*pair) for pair in zip(config.members, encoder.members, strict=True)]}
-    return {**config.origin(), **encoder.provenance}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return UNKNOWN
-
 
 _SAME_COLUMNS = frozenset({"dtype", "precision", "max_tokens", "window_seconds"})
 """Settings of an encoder that change numbers, and not what a column means: how it is computed or stored, and how much
@@ -93,6 +54,16 @@ class FeatureOrigin(Config):
         in one corpus is the translation in another.
         """
         return {"encoder": _columns(self.settings.get("encoder", {}))}
+
+
+def _columns(encoder: Mapping[str, Any]) -> dict[str, Any]:
+    if members := encoder.get("members"):  # of several side by side
+        return {**encoder, "members": [_columns(member) for member in members]}
+    kept = {key: value for key, value in encoder.items() if key not in _SAME_COLUMNS}
+    if "inputs" in kept:
+        texts = text_columns({"encoder": encoder})
+        kept["inputs"] = ["original" if text == "translation" else text for text in texts]
+    return kept
 
 
 def refuse_other_features(
@@ -136,16 +107,6 @@ def _told(was: FeatureOrigin, now: FeatureOrigin, keys: list[str]) -> str:
     return f"features of {before} with other settings than {after} has now ({', '.join(keys[:3])}{more})"
 
 
-def _columns(encoder: Mapping[str, Any]) -> dict[str, Any]:
-    if members := encoder.get("members"):  # of several side by side
-        return {**encoder, "members": [_columns(member) for member in members]}
-    kept = {key: value for key, value in encoder.items() if key not in _SAME_COLUMNS}
-    if "inputs" in kept:
-        texts = text_columns({"encoder": encoder})
-        kept["inputs"] = ["original" if text == "translation" else text for text in texts]
-    return kept
-
-
 def _differing(was: Any, now: Any, key: str = "") -> Iterator[str]:
     """The keys, joined by dots, under which two JSON values differ."""
     if isinstance(was, Mapping) and isinstance(now, Mapping):
@@ -153,3 +114,45 @@ def _differing(was: Any, now: Any, key: str = "") -> Iterator[str]:
             yield from _differing(was.get(name), now.get(name), f"{key}.{name}" if key else name)
     elif was != now:
         yield key
+
+
+def library_versions(modality: Modality, encoder: BaseEncoderConfig, media: MediaConfig) -> dict[str, str]:
+    """Versions of what computes a modality's features here, by the package's name, sorted.
+
+    Args:
+        modality: Which.
+        encoder: Its encoder.
+        media: How clips are read.
+    """
+    libraries = {"numpy", *encoder.libraries()}
+    if modality in {Modality.GLOBAL, Modality.FACE}:
+        libraries.update(_READERS[resolved_reader(media)])
+    if modality is Modality.FACE:
+        libraries.update(_OF_FACES)
+    if modality is Modality.AUDIO:
+        libraries.add("av")
+    return dict(sorted({"ecmf-pipeline": __version__, **{name: _version(name) for name in libraries}}.items()))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return UNKNOWN
+
+
+def provenance_of(config: BaseEncoderConfig, encoder: Encoder[Any], versions: dict[str, str]) -> dict[str, Any]:
+    """What a settings group says of where its features come from.
+
+    Args:
+        config: The encoder's params.
+        encoder: The same, loaded.
+        versions: Of `library_versions`.
+    """
+    return {**_origin(config, encoder), "versions": versions}
+
+
+def _origin(config: BaseEncoderConfig, encoder: Encoder[Any]) -> dict[str, Any]:
+    if isinstance(config, JoinedConfig) and isinstance(encoder, JoinedEncoder):
+        return {"members": [_origin(*pair) for pair in zip(config.members, encoder.members, strict=True)]}
+    return {**config.origin(), **encoder.provenance}

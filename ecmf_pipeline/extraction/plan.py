@@ -1,4 +1,8 @@
-"""What is to be extracted: every clip whose features of exactly this input and these settings are not there yet."""
+"""What is to be extracted: every clip whose features of exactly this input and these settings are not there yet.
+
+`branch_settings` is what the fingerprint of a modality's features is made of, `present_digests` which rows of a store
+count, `plan_branch` what a run has to do, and `coverage` how far the runs before have come.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,8 @@ from ecmf_pipeline.core.clips import Clip, Modality
 from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.core.transcripts import ClipText
-from ecmf_pipeline.encoders.config import (
-    DEFAULT_TEXT_COLUMNS,
-    BaseEncoderConfig,
-    ImportedConfig,
-    settings_of_imported,
-    text_columns,
-)
+from ecmf_pipeline.encoders.base_config import DEFAULT_TEXT_COLUMNS, BaseEncoderConfig
+from ecmf_pipeline.encoders.config import ImportedConfig, settings_of_imported, text_columns
 from ecmf_pipeline.faces.config import FaceConfig, are_cut_already
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.store import FeatureStore, current_fingerprint, has_fingerprint

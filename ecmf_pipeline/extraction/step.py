@@ -28,14 +28,17 @@ from ecmf_pipeline.core.errors import (
 )
 from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Prepared, Preparer
-from ecmf_pipeline.encoders.config import BaseEncoderConfig
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
+from ecmf_pipeline.encoders.registry import build_encoder, build_preparer
 from ecmf_pipeline.extraction.config import frames_of
 from ecmf_pipeline.extraction.feature_origin import library_versions, provenance_of
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.finder import FaceFinder, FaceTrack
 from ecmf_pipeline.faces.openface import read_openface
+from ecmf_pipeline.media.audio import read_audio
 from ecmf_pipeline.media.config import MediaConfig
-from ecmf_pipeline.media.sampling import Sampling, has_changed, read_audio, read_samplings
+from ecmf_pipeline.media.containers import has_changed
+from ecmf_pipeline.media.sampling import Sampling, read_samplings
 from ecmf_pipeline.runner import Opener, Outcome, Step, Target
 from ecmf_pipeline.runner.machine import usable_cores
 from ecmf_pipeline.store import FeatureRow, can_hold, create_settings_group
@@ -234,7 +237,7 @@ class ExtractSteps:
     def opener(self, number: int) -> ExtractOpener:  # noqa: ARG002 - they are all alike
         """Load what comes before the networks; needs no GPU, and takes no room on one."""
         see_no_gpu()
-        preparers = {modality: branch.encoder.preparer() for modality, branch in self.branches.items()}
+        preparers = {modality: build_preparer(branch.encoder) for modality, branch in self.branches.items()}
         return self.opener_with(preparers, owns_preparers=True)
 
     def opener_with(self, preparers: Mapping[Modality, Preparer[Any]], *, owns_preparers: bool) -> ExtractOpener:
@@ -258,7 +261,7 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
         self._encoders: dict[Modality, Encoder[Any]] = {}
         self._versions: dict[Modality, dict[str, str]] = {}
         for modality, branch in plan.branches.items():
-            encoder = branch.encoder.build(plan.device)
+            encoder = build_encoder(branch.encoder, plan.device)
             self._exits.callback(encoder.close)
             self._encoders[modality] = encoder
             self._versions[modality] = library_versions(modality, branch.encoder, plan.media)

@@ -29,7 +29,8 @@ from ecmf_pipeline.llm.run import ScoreBooks, ask_about
 from ecmf_pipeline.llm.scoring import Scored
 from ecmf_pipeline.llm.step import BRANCH
 from ecmf_pipeline.media.config import MediaConfig, resolved_reader
-from ecmf_pipeline.media.sampling import has_changed, read_samplings
+from ecmf_pipeline.media.containers import has_changed
+from ecmf_pipeline.media.sampling import read_samplings
 from ecmf_pipeline.runner import Engine, Outcome, Step, Target
 
 RECIPE = 1

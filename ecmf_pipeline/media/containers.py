@@ -1,4 +1,4 @@
-"""Open a media file's container, the same way wherever one is opened."""
+"""Media files: whether one has changed, its container, opened the same way wherever it is opened, and its streams."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core.errors import FileUnreachable, UnreadableMedia
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+
+LEAST_READABLE = 0.9
+"""A file of which less than this share of its declared length can be read was cut off: its rest is not guessed."""
 
 _NOT_THE_FILES_FAULT = {
     errno.ENOENT,
@@ -30,6 +34,14 @@ _NOT_THE_FILES_FAULT = {
     errno.ENETUNREACH,
 }
 """What disks, networks and limits of the machine answer; the next run may fare better."""
+
+
+def has_changed(path: Path, size: int) -> bool:
+    """Whether a file has another size than it had when it was indexed (0: not known)."""
+    try:
+        return bool(size) and path.is_file() and path.stat().st_size != size
+    except OSError:  # who reads it says what is wrong
+        return False
 
 
 @contextmanager

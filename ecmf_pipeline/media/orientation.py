@@ -32,12 +32,8 @@ class Orientation:
         """Whether pictures are stored as they are shown."""
         return not self.turns and not self.mirrored
 
-    def apply(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Turn a stored picture, (H, W, 3), upright: (H, W, 3) or (W, H, 3)."""
-        return np.ascontiguousarray(self.turned(picture))
-
     def turned(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The same as a view of the stored picture."""
+        """Turn a stored picture, (H, W, 3), upright: a view of it, (H, W, 3) or (W, H, 3)."""
         return np.rot90(picture[::-1] if self.mirrored else picture, -self.turns)
 
 

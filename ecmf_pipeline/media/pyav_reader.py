@@ -26,7 +26,8 @@ _MOST_KEPT = 64 * 2**20
 
 _EIGHT_BITS = {"yuv420p", "yuvj420p"}
 _PROGRESSIVE = 1  # AV_FIELD_PROGRESSIVE
-_ROUNDING = 1e-3  # seconds
+ROUNDING = 1e-3
+"""Seconds by which a picture's time may be off."""
 
 
 class PyAvVideo:
@@ -123,7 +124,7 @@ class PyAvVideo:
             and self._context.field_order == _PROGRESSIVE
             and self.size == self.stored_size
             and len(spans) > 0
-            and bool(spans[0, 0] >= -_ROUNDING)
+            and bool(spans[0, 0] >= -ROUNDING)
         )
 
     def pictures(self, indices: Sequence[int]) -> NDArray[np.uint8]:

@@ -22,14 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import UnreadableMedia
-from ecmf_pipeline.media.containers import open_container
-from ecmf_pipeline.media.pyav_reader import PyAvVideo
+from ecmf_pipeline.media.containers import LEAST_READABLE, open_container
+from ecmf_pipeline.media.pyav_reader import ROUNDING, PyAvVideo
 
-LEAST_READABLE = 0.9
-"""A file of which less than this share of its declared length can be read was cut off: its rest is not guessed."""
-
-
-_ROUNDING = 1e-3  # seconds
+Reader = Literal["auto", "decord", "pyav"]
+"""Whose pictures are asked for; see above."""
 
 
 class VideoReader(Protocol):
@@ -48,7 +45,7 @@ class VideoReader(Protocol):
 
 
 @contextmanager
-def open_video(path: Path, *, max_side: int, reader: Literal["auto", "decord", "pyav"]) -> Iterator[VideoReader]:
+def open_video(path: Path, *, max_side: int, reader: Reader) -> Iterator[VideoReader]:
     """Open a file's first real video stream for the length of a block.
 
     Raises:
@@ -65,7 +62,7 @@ def open_video(path: Path, *, max_side: int, reader: Literal["auto", "decord", "
         yield video
 
 
-def _pick(path: Path, film: PyAvVideo, reader: Literal["auto", "decord", "pyav"]) -> VideoReader:
+def _pick(path: Path, film: PyAvVideo, reader: Reader) -> VideoReader:
     if reader == "pyav" or (reader == "auto" and film.is_plain):
         return film
     if not film.is_only or not film.orientation.is_upright:
@@ -83,7 +80,7 @@ def _decord(path: Path, size: tuple[int, int] | None, otherwise: VideoReader) ->
     spans = video.spans()
     # A clip that was cut without encoding it again begins with pictures that are decoded but not shown. decord
     # counts them and gives others for them: PyAV says which they are.
-    return None if len(spans) and spans[0, 0] < -_ROUNDING else video
+    return None if len(spans) and spans[0, 0] < -ROUNDING else video
 
 
 class DecordVideo:

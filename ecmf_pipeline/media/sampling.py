@@ -1,26 +1,26 @@
-"""Open a clip once: sampled frames and mono 16 kHz audio.
+"""The pictures of a clip that are sampled, in one decode.
 
 Pictures are those that decord gives where its wheel exists, and PyAV's elsewhere. Both give the same pixels, which the
 tests check, except where pictures are scaled down (they differ by 0.1 of 255 levels on average), and of a few codecs:
-so whose pictures they are is part of the fingerprint. Sound is read by PyAV.
+so whose pictures they are is part of the fingerprint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.config import Frames
-from ecmf_pipeline.core.errors import NoAudioStream, NoVideoStream, SilentAudio, TooManyPictures, UnreadableMedia
-from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig, resolved_reader
+from ecmf_pipeline.core.errors import NoVideoStream, TooManyPictures, UnreadableMedia
+from ecmf_pipeline.media.config import MediaConfig, resolved_reader
+from ecmf_pipeline.media.readers import Reader, open_video
 
 _MOST_BYTES = 2**30
-
+"""What the decoded pictures of one clip may take."""
 
 _SAME_MOMENT = 2e-3
 """Seconds; times are kept as float32, and a minute has 1/500,000 of a second to lose."""
@@ -65,8 +65,6 @@ def read_samplings(path: Path, config: MediaConfig, counts: Sequence[Frames]) ->
         UnreadableMedia: When they cannot be decoded, or the file is cut off.
         TooManyPictures: When those asked for take more than 1 GB decoded.
     """
-    from ecmf_pipeline.media.readers import open_video
-
     with open_video(path, max_side=config.max_side, reader=_reader(config)) as video:
         spans = video.spans()
         if len(spans) == 0:
@@ -103,8 +101,6 @@ def read_frames_at(path: Path, config: MediaConfig, times: NDArray[np.float32]) 
         NoVideoStream: When there are no pictures.
         UnreadableMedia: When they cannot be decoded, or are not shown at these moments.
     """
-    from ecmf_pipeline.media.readers import open_video
-
     with open_video(path, max_side=config.max_side, reader=_reader(config)) as video:
         starts = video.spans()[:, 0]
         if len(starts) == 0:
@@ -134,54 +130,6 @@ def sample_indices(spans: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     return np.unique(shown.clip(0, len(spans) - 1)).astype(np.int64)
 
 
-def read_audio(path: Path) -> NDArray[np.float32]:
-    """Read a clip's sound as mono 16 kHz, float32 (n,) in [-1, 1].
-
-    Raises:
-        NoAudioStream: When there is none.
-        SilentAudio: When there is nothing but zeros.
-        UnreadableMedia: When it cannot be decoded, or the file is cut off.
-    """
-    from ecmf_pipeline.media.containers import open_container
-    from ecmf_pipeline.media.readers import LEAST_READABLE
-
-    with open_container(path) as container:
-        if not container.streams.audio:
-            raise NoAudioStream("the file has no audio stream")
-        stream: Any = container.streams.audio[0]
-        blocks = list(_resampled(container.decode(stream)))
-        declared = float(stream.duration * stream.time_base) if stream.duration else 0.0
-    samples = np.concatenate(blocks) if blocks else np.empty(0, np.float32)
-    if len(samples) == 0:
-        raise NoAudioStream("the audio stream holds no sound")
-    if len(samples) / SAMPLE_RATE < LEAST_READABLE * declared:
-        raise UnreadableMedia(f"audio is cut off: {len(samples) / SAMPLE_RATE:.2f} of {declared:.2f} seconds are there")
-    if not samples.any():
-        raise SilentAudio(f"all {len(samples) / SAMPLE_RATE:.2f} seconds of sound are zero")
-    return samples.astype(np.float32, copy=False)
-
-
-def has_changed(path: Path, size: int) -> bool:
-    """Whether a file has another size than it had when it was indexed (0: not known)."""
-    try:
-        return bool(size) and path.is_file() and path.stat().st_size != size
-    except OSError:  # who reads it says what is wrong
-        return False
-
-
-def _reader(config: MediaConfig) -> Literal["auto", "decord", "pyav"]:
+def _reader(config: MediaConfig) -> Reader:
     """What opens a film: ``auto`` gives decord's pictures, so it is no choice where there is no decord."""
     return "auto" if config.reader == "auto" and resolved_reader(config) == "decord" else resolved_reader(config)
-
-
-def _resampled(frames: Iterator[Any]) -> Iterator[NDArray[np.float32]]:
-    """Mono blocks at 16 kHz, (n,). A stream may change its rate or layout in the middle: each run has its resampler."""
-    from itertools import groupby
-
-    import av
-
-    for _, run in groupby(frames, key=lambda frame: (frame.sample_rate, frame.layout.name, frame.format.name)):
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
-        for frame in (*run, None):  # None makes the resampler give out what it still holds
-            for block in resampler.resample(frame):
-                yield block.to_ndarray()[0]

@@ -21,8 +21,8 @@ from ecmf_pipeline.core.config import Config, Pool, PoolOrFrames
 from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.sample.config import SampleConfig
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.encoders.config import (
-    BaseEncoderConfig,
     EfficientNetConfig,
     EgemapsConfig,
     EncoderConfig,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.progress import progress, say
+from ecmf_pipeline.encoders.config import EgemapsConfig
 from ecmf_pipeline.encoders.embedded.packages import EMBEDDED_MODELS, embedded_model, fetch
 from ecmf_pipeline.settings.params import load_params
 
@@ -21,5 +22,5 @@ def show() -> None:
     for model in EMBEDDED_MODELS:
         state = "present" if model.is_present(paths.MODELS) else "absent"
         say(f"{model.name:<20}{state:<9}{model.role}\n{'':<29}{model.package}; licence: {model.licence}")
-    say(f"{'egemaps':<20}{'ordinary':<9}audio: eGeMAPSv02 functionals, 88-d, computed by openSMILE")
+    say(f"{'egemaps':<20}{'ordinary':<9}audio: eGeMAPSv02 functionals, {EgemapsConfig.dim}-d, computed by openSMILE")
     say(f"{'':<29}opensmile; licence: audEERING's, free for research and education, not for products")

@@ -9,18 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ecmf_pipeline.cli.main import app
-from ecmf_pipeline.encoders.config import (
-    AudioConfig,
-    ImportedConfig,
-    JoinedConfig,
-    MiniXceptionConfig,
-    TextConfig,
-    VisionConfig,
-    known_dim,
-)
 from ecmf_pipeline.settings.presets import preset_names
-
-COMMIT = "ab" * 20
 
 
 def save(folder: Path, **shape: object) -> str:
@@ -72,31 +61,3 @@ def test_layers_pooling_and_precision_are_told(project):
     assert line.split()[2:4] == [model, "40-d"]
     assert "layers last4_sum" in line
     assert line.endswith("inputs both, precision bf16")
-
-
-def test_widths_are_known_from_a_folder_and_from_the_hubs_cache(project):
-    folder = save(project / "clip", vision_config={"hidden_size": 24}, projection_dim=16)
-    assert known_dim(VisionConfig(model=folder)) == 24
-    assert known_dim(AudioConfig(model="far/away")) is None
-    cache = project / "hub" / "hub" / "models--far--away"
-    save(cache / "snapshots" / COMMIT, hidden_size=7)
-    assert known_dim(AudioConfig(model="far/away")) is None
-    assert known_dim(AudioConfig(model="far/away", revision=COMMIT)) == 7
-    (cache / "refs").mkdir()
-    (cache / "refs" / "main").write_text(COMMIT)
-    assert known_dim(AudioConfig(model="far/away")) == 7
-    text = TextConfig(model=save(project / "bert", hidden_size=5), inputs="both")
-    assert known_dim(text) == 10
-
-
-def test_a_width_that_depends_on_one_unknown_is_unknown(project):
-    vit = VisionConfig(model=save(project / "vit", hidden_size=5))
-    assert known_dim(JoinedConfig(members=(vit, MiniXceptionConfig()))) == 185
-    assert known_dim(JoinedConfig(members=(vit, VisionConfig(model="far/away")))) is None
-    assert known_dim(ImportedConfig(name="x")) is None
-
-
-def test_a_damaged_config_is_an_unknown_width(project):
-    (project / "broken").mkdir()
-    (project / "broken" / "config.json").write_text("[")
-    assert known_dim(VisionConfig(model=str(project / "broken"))) is None

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.audio import like_lengths, split_evenly
 from ecmf_pipeline.encoders.config import AudioConfig
+from ecmf_pipeline.encoders.registry import build_encoder
 
 WAVES = ["hubert", "hubert_large", "wav2vec2", "wavlm", "data2vec_audio"]
 
@@ -40,13 +41,15 @@ class TestAudio:
     def test_rows_equal_a_plain_script(
         self, tiny: Path, sounds: list[NDArray[np.float32]], name: str, layers: Any
     ) -> None:
-        encodings = AudioConfig(model=str(tiny / name), layers=layers, batch_size=4).build("cpu").encode(sounds)
+        encodings = build_encoder(AudioConfig(model=str(tiny / name), layers=layers, batch_size=4), "cpu").encode(
+            sounds
+        )
         for samples, encoding in zip(sounds, encodings, strict=True):
             np.testing.assert_allclose(encoding.values, rows_of_a_plain_script(tiny / name, samples, layers), atol=1e-5)
 
     @pytest.mark.parametrize("name", WAVES)
     def test_padding_changes_no_row(self, tiny: Path, sounds: list[NDArray[np.float32]], name: str) -> None:
-        encoder = AudioConfig(model=str(tiny / name), layers="last4_sum", batch_size=4).build("cpu")
+        encoder = build_encoder(AudioConfig(model=str(tiny / name), layers="last4_sum", batch_size=4), "cpu")
         encoder.most_padding = 9.0  # as many lengths in a batch as a GPU would never be given
         sounds = [*sounds, sounds[0][:15_900], sounds[2][:700]]
         for samples, encoding in zip(sounds, encoder.encode(sounds), strict=True):
@@ -55,15 +58,15 @@ class TestAudio:
 
     @pytest.mark.parametrize("name", ["hubert", "wav2vec2"])
     def test_too_short_a_sound_has_no_row(self, tiny: Path, name: str) -> None:
-        encoder = AudioConfig(model=str(tiny / name)).build("cpu")
+        encoder = build_encoder(AudioConfig(model=str(tiny / name)), "cpu")
         shortest = 10 + 2 * 5  # the receptive field of the two convolutions
         sounds = [np.full(count, 0.1, np.float32) for count in (0, 1, shortest - 1, shortest)]
         assert [len(encoding.values) for encoding in encoder.encode(sounds)] == [0, 0, 0, 1]
 
     def test_rows_can_be_averaged_in_runs(self, tiny: Path, sounds: list[NDArray[np.float32]]) -> None:
         config = AudioConfig(model=str(tiny / "hubert"))
-        full = config.build("cpu").encode(sounds[:1])[0].values
-        runs = config.model_copy(update={"frames_per_row": 7}).build("cpu").encode(sounds[:1])[0]
+        full = build_encoder(config, "cpu").encode(sounds[:1])[0].values
+        runs = build_encoder(config.model_copy(update={"frames_per_row": 7}), "cpu").encode(sounds[:1])[0]
         assert len(runs.values) == len(runs.kept) == -(-len(full) // 7)
         np.testing.assert_allclose(runs.values[1], full[7:14].mean(axis=0), atol=1e-6)
         np.testing.assert_allclose(runs.values[-1], full[7 * (len(runs.values) - 1) :].mean(axis=0), atol=1e-6)
@@ -71,16 +74,16 @@ class TestAudio:
     def test_another_sampling_rate_is_a_model_error(self, altered: Callable[..., Path]) -> None:
         folder = altered("hubert", "preprocessor_config.json", sampling_rate=44_100)
         with pytest.raises(ModelError, match="44100 Hz"):
-            AudioConfig(model=str(folder)).build("cpu")
+            build_encoder(AudioConfig(model=str(folder)), "cpu")
 
     def test_a_model_that_does_not_read_waveforms_is_a_model_error(self, tiny: Path) -> None:
         with pytest.raises(ModelError, match="does not read waveforms"):
-            AudioConfig(model=str(tiny / "bert")).build("cpu")
+            build_encoder(AudioConfig(model=str(tiny / "bert")), "cpu")
 
     def test_long_clips_are_described_in_windows(self, tiny: Path, sounds: list[NDArray[np.float32]]) -> None:
         long = np.concatenate(sounds)[:50_001]  # 3.1 s
         folder = tiny / "hubert"
-        encoder = AudioConfig(model=str(folder), window_seconds=1.6).build("cpu")
+        encoder = build_encoder(AudioConfig(model=str(folder), window_seconds=1.6), "cpu")
         normalised = (long - long.mean()) / np.sqrt(long.var() + 1e-7)  # as a whole, not window by window
         model = transformers.AutoModel.from_pretrained(folder).eval()
         with torch.no_grad():
@@ -94,10 +97,11 @@ class TestAudio:
     def test_a_window_that_no_clip_exceeds_changes_nothing(self, tiny: Path, sounds: list[NDArray[np.float32]]) -> None:
         config = AudioConfig(model=str(tiny / "wavlm"))
         wider = config.model_copy(update={"window_seconds": 60.0})
-        for one, two in zip(config.build("cpu").encode(sounds), wider.build("cpu").encode(sounds), strict=True):
+        for one, two in zip(
+            build_encoder(config, "cpu").encode(sounds), build_encoder(wider, "cpu").encode(sounds), strict=True
+        ):
             assert one.values.tobytes() == two.values.tobytes()
-        assert "window_seconds" not in config.settings()  # so that earlier stores count
-        assert wider.settings()["window_seconds"] == 60
+        assert (config.settings()["window_seconds"], wider.settings()["window_seconds"]) == (30, 60)
 
     @pytest.mark.parametrize("name", ["hubert", "hubert_large", "wavlm", "whisper"])
     def test_half_precision_turns_features_by_little(
@@ -105,7 +109,9 @@ class TestAudio:
     ) -> None:
         config = AudioConfig(model=str(tiny / name), layers="last4_sum")
         half = config.model_copy(update={"precision": "bf16"})
-        for exact, near in zip(config.build("cpu").encode(sounds), half.build("cpu").encode(sounds), strict=True):
+        for exact, near in zip(
+            build_encoder(config, "cpu").encode(sounds), build_encoder(half, "cpu").encode(sounds), strict=True
+        ):
             one, two = exact.values.mean(axis=0), near.values.mean(axis=0)
             assert one @ two / np.linalg.norm(one) / np.linalg.norm(two) > 0.999
             assert not np.array_equal(one, two)
@@ -115,7 +121,7 @@ class TestAudio:
         config = transformers.Wav2Vec2Config.from_pretrained(folder)
         transformers.Wav2Vec2Model(config).save_pretrained(folder)
         with pytest.raises(ModelError, match="without adapter"):
-            AudioConfig(model=str(folder)).build("cpu")
+            build_encoder(AudioConfig(model=str(folder)), "cpu")
 
 
 class TestWhisper:
@@ -126,7 +132,7 @@ class TestWhisper:
         model = transformers.WhisperModel.from_pretrained(tiny / "whisper").eval()
         extractor = transformers.AutoFeatureExtractor.from_pretrained(tiny / "whisper")
         sounds = [*sounds, sounds[0][:1]]
-        encodings = AudioConfig(model=str(tiny / "whisper"), layers=layers).build("cpu").encode(sounds)
+        encodings = build_encoder(AudioConfig(model=str(tiny / "whisper"), layers=layers), "cpu").encode(sounds)
         for samples, encoding in zip(sounds, encodings, strict=True):
             inputs = extractor(samples, sampling_rate=16_000, return_tensors="pt", return_attention_mask=True)
             with torch.no_grad():
@@ -141,13 +147,13 @@ class TestWhisper:
             np.testing.assert_allclose(encoding.values, states[layers][0, :sounding].numpy(), atol=1e-5)
 
     def test_long_clips_are_described_in_windows(self, tiny: Path, sounds: list[NDArray[np.float32]]) -> None:
-        encoder = AudioConfig(model=str(tiny / "whisper")).build("cpu")
+        encoder = build_encoder(AudioConfig(model=str(tiny / "whisper")), "cpu")
         long = np.concatenate(sounds)[:65_000]  # 4.06 s, in windows of 2 s at the most
         whole, *parts = encoder.encode([long, *np.split(long, [21_667, 43_334])])
         np.testing.assert_allclose(whole.values, np.concatenate([part.values for part in parts]), atol=1e-5)
 
     def test_the_decoder_is_not_loaded(self, tiny: Path) -> None:
-        encoder = AudioConfig(model=str(tiny / "whisper")).build("cpu")
+        encoder = build_encoder(AudioConfig(model=str(tiny / "whisper")), "cpu")
         whole = transformers.WhisperModel.from_pretrained(tiny / "whisper")
         held = sum(weight.numel() for weight in encoder.model.parameters())
         assert held == sum(weight.numel() for weight in whole.encoder.parameters())
@@ -158,12 +164,12 @@ class TestWhisper:
         del state["model.encoder.conv1.weight"]
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(ModelError, match="lacks 1 weights"):
-            AudioConfig(model=str(folder)).build("cpu")
+            build_encoder(AudioConfig(model=str(folder)), "cpu")
 
     def test_another_models_feature_extractor_is_a_model_error(self, altered: Callable[..., Path]) -> None:
         folder = altered("whisper", "preprocessor_config.json", feature_size=20)
         with pytest.raises(ModelError, match="do not belong together"):
-            AudioConfig(model=str(folder)).build("cpu")
+            build_encoder(AudioConfig(model=str(folder)), "cpu")
 
 
 @pytest.mark.parametrize(("count", "longest", "lengths"), [(0, 4, []), (4, 4, [4]), (5, 4, [3, 2]), (9, 4, [3, 3, 3])])

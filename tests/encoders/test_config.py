@@ -13,8 +13,19 @@ from pydantic import TypeAdapter, ValidationError
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import ModelError, ParamsError
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.encoders.config import EfficientNetConfig, EncoderConfig, TextConfig, VisionConfig, text_columns
+from ecmf_pipeline.encoders.config import (
+    AudioConfig,
+    EfficientNetConfig,
+    EncoderConfig,
+    ImportedConfig,
+    JoinedConfig,
+    MiniXceptionConfig,
+    TextConfig,
+    VisionConfig,
+    text_columns,
+)
 from ecmf_pipeline.encoders.inference import pick_device
+from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.encoders.weights import folder_hashes, hub_cache, locate
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -140,7 +151,7 @@ class TestModelSource:
         snapshots = tmp_path / "models--org--name" / "snapshots"
         snapshots.mkdir()
         (snapshots / COMMIT).symlink_to(tiny / "vit", target_is_directory=True)
-        encoder = VisionConfig(model="org/name").build("cpu")
+        encoder = build_encoder(VisionConfig(model="org/name"), "cpu")
         assert encoder.dim == 32
         assert encoder.settings["weights"]["commit"] == COMMIT
 
@@ -164,3 +175,39 @@ class TestDevice:
     def test_an_absent_device_is_a_params_error(self, device: str) -> None:
         with pytest.raises(ParamsError, match=device):
             pick_device(device)
+
+
+def save(folder: Path, **shape: object) -> str:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(shape))
+    return str(folder)
+
+
+class TestKnownDim:
+    def test_it_is_read_from_a_folder_and_from_the_hubs_cache(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+        folder = save(tmp_path / "clip", vision_config={"hidden_size": 24}, projection_dim=16)
+        assert VisionConfig(model=folder).known_dim() == 24
+        assert VisionConfig(model=folder, token_pool="projection").known_dim() == 16
+        assert AudioConfig(model="far/away").known_dim() is None
+        cache = tmp_path / "hub" / "models--far--away"
+        save(cache / "snapshots" / COMMIT, hidden_size=7)
+        assert AudioConfig(model="far/away").known_dim() is None
+        assert AudioConfig(model="far/away", revision=COMMIT).known_dim() == 7
+        fill_cache(tmp_path / "hub", "far/away", "main")
+        assert AudioConfig(model="far/away").known_dim() == 7
+        text = TextConfig(model=save(tmp_path / "bert", hidden_size=5), inputs="both")
+        assert text.known_dim() == 10
+
+    def test_what_depends_on_one_unknown_is_unknown(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+        vit = VisionConfig(model=save(tmp_path / "vit", hidden_size=5))
+        assert JoinedConfig(members=(vit, MiniXceptionConfig())).known_dim() == 185
+        assert JoinedConfig(members=(vit, VisionConfig(model="far/away"))).known_dim() is None
+        assert ImportedConfig(name="x").known_dim() is None
+
+    def test_a_damaged_config_is_unknown(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text("[")
+        assert VisionConfig(model=str(tmp_path)).known_dim() is None

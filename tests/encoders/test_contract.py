@@ -16,9 +16,9 @@ from pydantic import TypeAdapter
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.base import Encoder
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.encoders.config import (
     AudioConfig,
-    BaseEncoderConfig,
     EfficientNetConfig,
     EgemapsConfig,
     EncoderConfig,
@@ -27,6 +27,7 @@ from ecmf_pipeline.encoders.config import (
     VideoConfig,
     VisionConfig,
 )
+from ecmf_pipeline.encoders.registry import build_encoder
 
 
 def copy_with_one_more_byte(path: Path, folder: Path) -> Path:
@@ -53,7 +54,7 @@ class EncoderContract:
     @pytest.fixture(scope="class")
     @classmethod
     def encoder(cls, config: BaseEncoderConfig) -> Iterator[Encoder[Any]]:
-        encoder = config.build("cpu")
+        encoder = build_encoder(config, "cpu")
         yield encoder
         encoder.close()
 
@@ -81,7 +82,7 @@ class EncoderContract:
     def test_batch_size_does_not_matter(
         self, config: BaseEncoderConfig, encoder: Encoder[Any], views: list[Any]
     ) -> None:
-        one_by_one = config.model_copy(update={"batch_size": 1}).build("cpu")
+        one_by_one = build_encoder(config.model_copy(update={"batch_size": 1}), "cpu")
         for one, many in zip(one_by_one.encode(views), encoder.encode(views), strict=True):
             np.testing.assert_allclose(one.values, many.values, atol=self.tolerance, rtol=self.tolerance)
         assert one_by_one.settings == encoder.settings

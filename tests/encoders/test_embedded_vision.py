@@ -20,6 +20,7 @@ from ecmf_pipeline.encoders.embedded import mini_xception as xception
 from ecmf_pipeline.encoders.embedded.efficientnet import EfficientNetEncoder
 from ecmf_pipeline.encoders.embedded.mini_xception import MiniXceptionEncoder
 from ecmf_pipeline.encoders.embedded.tf_layers import SameConv2d, SameMaxPool2d, same_padding
+from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.finder import FaceFinder, FaceTrack
 
@@ -69,13 +70,13 @@ class TestEfficientNet:
         marked[:, :, :80] = 255  # left of the centre square
         weights = models / "efficientnet_lite0" / "efficientnet-lite0-57934424.pth"
         for fit, differs in (("crop", False), ("stretch", True)):
-            encoder = EfficientNetConfig(weights=weights, fit=fit).build("cpu")
+            encoder = build_encoder(EfficientNetConfig(weights=weights, fit=fit), "cpu")
             one, two = encoder.encode([frame, marked])
             assert bool(np.abs(one.values - two.values).max() > 0.1) is differs
 
     def test_missing_weights_are_a_model_error(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="ecmf-pipe models"):
-            EfficientNetConfig(weights=tmp_path / "absent.pth").build("cpu")
+            build_encoder(EfficientNetConfig(weights=tmp_path / "absent.pth"), "cpu")
 
     @pytest.mark.parametrize("broken", ["bytes", "pickle", "shape", "names"])
     def test_other_weights_are_a_model_error(self, tmp_path: Path, models: Path, broken: str) -> None:
@@ -91,7 +92,7 @@ class TestEfficientNet:
             del state["_conv_head.weight"]
             torch.save(state, path)
         with pytest.raises(ModelError, match="does not hold"):
-            EfficientNetConfig(weights=path).build("cpu")
+            build_encoder(EfficientNetConfig(weights=path), "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +152,7 @@ class TestFace:
                 xception.load_mini_xception(path)
         for path in (tmp_path / "absent", broken):
             with pytest.raises(ModelError, match="ecmf-pipe models"):
-                MiniXceptionConfig(weights=weights, face_landmarker=path).build("cpu")
+                build_encoder(MiniXceptionConfig(weights=weights, face_landmarker=path), "cpu")
 
     def test_expressions_of_real_faces_are_better_than_chance(
         self, face_encoder: MiniXceptionEncoder, models: Path, shared_data: Path

@@ -16,20 +16,21 @@ from ecmf_pipeline.core.errors import ModelError, ParamsError
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.base import Encoder, Encoding
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.encoders.config import (
     AudioConfig,
-    BaseEncoderConfig,
     EgemapsConfig,
     ImportedConfig,
     JoinedConfig,
     MiniXceptionConfig,
     TextConfig,
     VisionConfig,
+    settings_of_imported,
     text_columns,
 )
 from ecmf_pipeline.encoders.inference import best_precision
 from ecmf_pipeline.encoders.joined import join
-from ecmf_pipeline.extraction.plan import settings_of_imported
+from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.settings.params import validated
 from ecmf_pipeline.store.listing import encoder_name
 
@@ -85,7 +86,7 @@ class JoinedContract(EncoderContract):
 
     def test_batch_size_does_not_matter(self, config: Any, encoder: Encoder[Any], views: list[Any]) -> None:
         members = tuple(member.model_copy(update={"batch_size": 1}) for member in config.members)
-        one_by_one = config.model_copy(update={"members": members}).build("cpu")
+        one_by_one = build_encoder(config.model_copy(update={"members": members}), "cpu")
         for one, many in zip(one_by_one.encode(views), encoder.encode(views), strict=True):
             np.testing.assert_allclose(one.values, many.values, atol=self.tolerance, rtol=self.tolerance)
         assert one_by_one.settings == encoder.settings
@@ -96,7 +97,7 @@ class JoinedContract(EncoderContract):
     ) -> None:
         of_members = []
         for member in config.members:
-            built = member.build("cpu")
+            built = build_encoder(member, "cpu")
             of_members.append(built.encode(views))
             built.close()
         for joined, *parts in zip(encoder.encode(views), *of_members, strict=True):
@@ -168,7 +169,7 @@ class TestTexts(JoinedContract):
 
 def test_different_rates_are_refused_when_they_are_met(tiny, sounds):
     members = (AudioConfig(model=str(tiny / "hubert")), AudioConfig(model=str(tiny / "wavlm"), frames_per_row=3))
-    encoder = JoinedConfig(members=members).build("cpu")
+    encoder = build_encoder(JoinedConfig(members=members), "cpu")
     with pytest.raises(ModelError, match="rows of one clip"):
         encoder.encode(sounds)
 

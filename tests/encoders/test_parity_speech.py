@@ -14,6 +14,7 @@ from ecmf_pipeline.core.pooling import pool_segments
 from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.base import Encoding
 from ecmf_pipeline.encoders.config import AudioConfig, TextConfig
+from ecmf_pipeline.encoders.registry import build_encoder
 
 TOLERANCE = 1e-4
 
@@ -34,7 +35,7 @@ def test_hubert(tiny: Path, sounds: list[NDArray[np.float32]], name: str) -> Non
         with torch.no_grad():
             hidden_states = model(inputs.input_values, output_hidden_states=True).hidden_states
         script.append(torch.stack(hidden_states)[[-4, -3, -2, -1]].sum(dim=0)[0].mean(dim=0).numpy())
-    encoder = AudioConfig(model=str(tiny / name), layers="last4_sum").build("cpu")
+    encoder = build_encoder(AudioConfig(model=str(tiny / name), layers="last4_sum"), "cpu")
     assert np.abs(utterance_features(encoder.encode(sounds)) - np.stack(script)).max() < TOLERANCE
 
 
@@ -49,5 +50,5 @@ def test_bert(tiny: Path) -> None:
         states = torch.stack(hidden_states)[[-4, -3, -2, -1]].sum(dim=0)[0]
         script.append(states[1:-1].mean(dim=0).numpy())  # without [CLS] and [SEP]
     config = TextConfig(model=str(tiny / "bert"), layers="last4_sum", token_pool="mean", special_tokens=False)
-    features = utterance_features(config.build("cpu").encode([ClipText(text) for text in texts]))
+    features = utterance_features(build_encoder(config, "cpu").encode([ClipText(text) for text in texts]))
     assert np.abs(features - np.stack(script)).max() < TOLERANCE

@@ -10,7 +10,7 @@ import pytest
 
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.transcripts import ClipText
-from ecmf_pipeline.encoders.config import known_dim
+from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.settings.params import Params, validated
 
 KINDS = {
@@ -41,12 +41,12 @@ def test_every_encoder_of_a_preset_describes_clips(preset, tiny, views):
     params = with_small_models(preset, tiny)
     for modality in params.extract.encoders:
         config = params.encoder_of(modality)
-        encoder = config.build("cpu")
+        encoder = build_encoder(config, "cpu")
         try:
             for encoding in encoder.encode(views[modality]):
                 assert len(encoding.values) > 0
                 assert np.isfinite(encoding.values).all()
-                assert encoding.values.shape[1] == encoder.dim == known_dim(config)
+                assert encoding.values.shape[1] == encoder.dim == config.known_dim()
         finally:
             encoder.close()
 

@@ -12,15 +12,16 @@ import pytest
 
 from ecmf_pipeline import __version__
 from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.encoders.config import (
     AudioConfig,
-    BaseEncoderConfig,
     EgemapsConfig,
     JoinedConfig,
     MiniXceptionConfig,
     TextConfig,
     VisionConfig,
 )
+from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.extraction import feature_origin as provenance
 from ecmf_pipeline.extraction.feature_origin import UNKNOWN, library_versions, provenance_of
 from ecmf_pipeline.media.config import MediaConfig
@@ -29,7 +30,7 @@ MEDIA = MediaConfig(reader="pyav")
 
 
 def noted(config: BaseEncoderConfig) -> dict[str, Any]:
-    encoder = config.build("cpu")
+    encoder = build_encoder(config, "cpu")
     try:
         return provenance_of(config, encoder, {"torch": "2"})
     finally:

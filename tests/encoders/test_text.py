@@ -17,6 +17,7 @@ import transformers
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.config import TextConfig
+from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.encoders.text import pool_tokens
 
 TEXTS = ["i miss my mother", "what a nice surprise today", "sad"]
@@ -61,7 +62,7 @@ class TestText:
         model = transformers.AutoModel.from_pretrained(tiny / name).eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(tiny / name)
         config = TextConfig(model=str(tiny / name), layers=layers)
-        encodings = config.build("cpu").encode([ClipText(text) for text in TEXTS])
+        encodings = build_encoder(config, "cpu").encode([ClipText(text) for text in TEXTS])
         for text, encoding in zip(TEXTS, encodings, strict=True):
             tokens = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
             with torch.no_grad():
@@ -75,7 +76,9 @@ class TestText:
         model = transformers.BertModel.from_pretrained(tiny / "bert").eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(tiny / "bert")
         config = TextConfig(model=str(tiny / "bert"), layers="last4_sum", special_tokens=False)
-        for text, encoding in zip(TEXTS, config.build("cpu").encode([ClipText(text) for text in TEXTS]), strict=True):
+        for text, encoding in zip(
+            TEXTS, build_encoder(config, "cpu").encode([ClipText(text) for text in TEXTS]), strict=True
+        ):
             with torch.no_grad():
                 out = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
             words = torch.stack(out.hidden_states)[-4:].sum(dim=0)[0, 1:-1]  # between [CLS] and [SEP]
@@ -86,7 +89,7 @@ class TestText:
         model = transformers.AutoModel.from_pretrained(tiny / "sentence").eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(tiny / "sentence")
         config = TextConfig(model=str(tiny / "sentence"), token_pool=token_pool)
-        [short, row] = config.build("cpu").encode([ClipText("sad"), ClipText("i am happy")])
+        [short, row] = build_encoder(config, "cpu").encode([ClipText("sad"), ClipText("i am happy")])
         assert short.values.shape == (1, 32)
         with torch.no_grad():
             states = model(**tokenizer("i am happy", return_tensors="pt")).last_hidden_state[0]
@@ -97,7 +100,7 @@ class TestText:
         with pytest.raises(ValueError, match="special token"):
             TextConfig(model=str(tiny / "bert"), token_pool="cls", special_tokens=False)
         with pytest.raises(ModelError, match="special token"):
-            TextConfig(model=str(tiny / "sentence"), special_tokens=False).build("cpu")
+            build_encoder(TextConfig(model=str(tiny / "sentence"), special_tokens=False), "cpu")
 
     def test_a_text_of_nothing_but_special_tokens_has_no_row_without_them(self, altered: Callable[..., Path]) -> None:
         folder = altered("bert")
@@ -106,19 +109,20 @@ class TestText:
         (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
         view = ClipText("...")
         for special_tokens, rows in ((True, 1), (False, 0)):
-            encoder = TextConfig(model=str(folder), special_tokens=special_tokens).build("cpu")
+            encoder = build_encoder(TextConfig(model=str(folder), special_tokens=special_tokens), "cpu")
             assert len(encoder.encode([view])[0].values) == rows
 
-    def test_options_that_came_later_leave_earlier_fingerprints_alone(self, tiny: Path) -> None:
+    def test_every_option_is_in_the_settings(self, tiny: Path) -> None:
         settings = TextConfig(model=str(tiny / "bert")).settings()
-        assert settings.keys() == {"type", "inputs", "max_tokens", "layers", "recipe", "dtype", "weights"}
+        options = {"inputs", "max_tokens", "layers", "token_pool", "special_tokens", "gguf_file", "precision"}
+        assert settings.keys() == {"type", *options, "recipe", "dtype", "weights"}
         other = TextConfig(model=str(tiny / "bert"), token_pool="max", special_tokens=False).settings()
         assert (other["token_pool"], other["special_tokens"]) == ("max", False)
 
     def test_weights_in_a_gguf_file(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         write_gguf(tmp_path / "tiny.gguf")
         config = TextConfig(model=str(tmp_path), gguf_file="tiny.gguf", token_pool="last", layers=(-2,))
-        encodings = config.build("cpu").encode([ClipText(text) for text in ("i am so happy", "sad")])
+        encodings = build_encoder(config, "cpu").encode([ClipText(text) for text in ("i am so happy", "sad")])
         assert capfd.readouterr() == ("", "")
         model = transformers.AutoModel.from_pretrained(tmp_path, gguf_file="tiny.gguf").eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path, gguf_file="tiny.gguf")
@@ -135,13 +139,15 @@ class TestText:
         config = transformers.T5Config(vocab_size=19, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
         transformers.T5Model(config).save_pretrained(tmp_path / "t5")
         with pytest.raises(ModelError, match="encoder with a decoder"):
-            TextConfig(model=str(tmp_path / "t5")).build("cpu")
+            build_encoder(TextConfig(model=str(tmp_path / "t5")), "cpu")
 
     @pytest.mark.parametrize("name", ["bert", "roberta", "llama"])
     def test_half_precision_turns_features_by_little(self, tiny: Path, name: str) -> None:
         config = TextConfig(model=str(tiny / name), layers="last4_sum")
         half, views = config.model_copy(update={"precision": "bf16"}), [ClipText(text) for text in TEXTS]
-        for exact, near in zip(config.build("cpu").encode(views), half.build("cpu").encode(views), strict=True):
+        for exact, near in zip(
+            build_encoder(config, "cpu").encode(views), build_encoder(half, "cpu").encode(views), strict=True
+        ):
             one, two = exact.values[0], near.values[0]
             assert one @ two / np.linalg.norm(one) / np.linalg.norm(two) > 0.999
             assert not np.array_equal(one, two)
@@ -149,14 +155,16 @@ class TestText:
     def test_a_sentence_model_pools_as_its_folder_says(self, tiny: Path) -> None:
         model = transformers.AutoModel.from_pretrained(tiny / "sentence").eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(tiny / "sentence")
-        row = TextConfig(model=str(tiny / "sentence")).build("cpu").encode([ClipText("i am happy")])[0].values
+        row = build_encoder(TextConfig(model=str(tiny / "sentence")), "cpu").encode([ClipText("i am happy")])[0].values
         with torch.no_grad():
             states = model(**tokenizer("i am happy", return_tensors="pt")).last_hidden_state
         np.testing.assert_allclose(row, states[:, 0].numpy(), atol=1e-5)
 
     def test_minilm_puts_like_meanings_close_on_the_unit_sphere(self, models: Path) -> None:
         texts = ["I am so happy today!", "What a joyful day for me.", "The train leaves at noon."]
-        encodings = TextConfig(model=str(models / "minilm")).build("cpu").encode([ClipText(text) for text in texts])
+        encodings = build_encoder(TextConfig(model=str(models / "minilm")), "cpu").encode(
+            [ClipText(text) for text in texts]
+        )
         rows = np.concatenate([encoding.values for encoding in encodings])
         np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
         assert rows[0] @ rows[1] > 0.5 > 0.25 > rows[0] @ rows[2]
@@ -164,7 +172,7 @@ class TestText:
     def test_inputs_choose_the_transcript(self, tiny: Path) -> None:
         view = ClipText("i am sad", "so very angry", "what a surprise")
         rows = {
-            inputs: TextConfig(model=str(tiny / "bert"), inputs=inputs).build("cpu").encode([view])[0].values
+            inputs: build_encoder(TextConfig(model=str(tiny / "bert"), inputs=inputs), "cpu").encode([view])[0].values
             for inputs in ("original", "enriched", "translation", "both", ("translation", "original"))
         }
         np.testing.assert_allclose(rows["both"], np.hstack([rows["original"], rows["enriched"]]), atol=1e-6)
@@ -178,7 +186,7 @@ class TestText:
         [("original", ClipText("", "x")), ("enriched", ClipText("x", " ")), ("both", ClipText("x"))],
     )
     def test_a_text_that_is_asked_for_must_be_there(self, tiny: Path, inputs: Any, view: ClipText) -> None:
-        encoder = TextConfig(model=str(tiny / "bert"), inputs=inputs).build("cpu")
+        encoder = build_encoder(TextConfig(model=str(tiny / "bert"), inputs=inputs), "cpu")
         with pytest.raises(ValueError, match=inputs):
             encoder.encode([ClipText("happy", "sad"), view])
 
@@ -187,13 +195,13 @@ class TestText:
         tokenizer = json.loads((folder / "tokenizer.json").read_text())
         tokenizer["normalizer"] = {"type": "Replace", "pattern": {"String": "..."}, "content": ""}
         (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-        some, none = TextConfig(model=str(folder)).build("cpu").encode([ClipText("sad"), ClipText("...")])
+        some, none = build_encoder(TextConfig(model=str(folder)), "cpu").encode([ClipText("sad"), ClipText("...")])
         assert (some.values.shape, none.values.shape) == ((1, 32), (0, 32))
 
     def test_long_texts_are_cut_at_the_smallest_limit(self, tiny: Path, altered: Callable[..., Path]) -> None:
         long = ClipText("sad angry " * 30)
         for folder, asked, kept in ((tiny / "llama", 6, 6), (tiny / "llama", 99, 16), (tiny / "roberta", 99, 13)):
-            encoder = TextConfig(model=str(folder), max_tokens=asked).build("cpu")
+            encoder = build_encoder(TextConfig(model=str(folder), max_tokens=asked), "cpu")
             cut = ClipText(" ".join(long.original.split()[:kept]))
             np.testing.assert_array_equal(encoder.encode([long])[0].values, encoder.encode([cut])[0].values)
 
@@ -204,7 +212,7 @@ class TestText:
         config.num_hidden_layers = 2
         transformers.BertModel(config).save_pretrained(folder)
         with pytest.raises(ModelError, match="has 2 layers"):
-            TextConfig(model=str(folder), layers="last4_sum").build("cpu")
+            build_encoder(TextConfig(model=str(folder), layers="last4_sum"), "cpu")
 
     @pytest.mark.parametrize(
         ("modules", "pooling"),
@@ -222,7 +230,7 @@ class TestText:
         (folder / "modules.json").write_text(json.dumps(listed))
         (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
         with pytest.raises(ModelError, match="not supported"):
-            TextConfig(model=str(folder)).build("cpu")
+            build_encoder(TextConfig(model=str(folder)), "cpu")
 
     @pytest.mark.parametrize(
         ("pooling", "rows"),

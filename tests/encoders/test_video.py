@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.config import VideoConfig
+from ecmf_pipeline.encoders.registry import build_encoder, build_preparer
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +36,13 @@ def plain_tokens(folder: Path, video: NDArray[np.uint8], **options: Any) -> Any:
 class TestVideoMAE:
     def test_a_clips_row_is_the_mean_of_its_tokens(self, tiny: Path, videos: list[NDArray[np.uint8]]) -> None:
         tokens = plain_tokens(tiny / "videomae", videos[0]).last_hidden_state[0]
-        encoding = VideoConfig(model=str(tiny / "videomae")).build("cpu").encode(videos[:1])[0]
+        encoding = build_encoder(VideoConfig(model=str(tiny / "videomae")), "cpu").encode(videos[:1])[0]
         np.testing.assert_allclose(encoding.values[0], tokens.mean(dim=0).numpy(), atol=1e-4)
         assert encoding.kept.tolist() == [2]
 
     def test_a_tubelets_row_is_the_mean_of_its_own(self, tiny: Path, videos: list[NDArray[np.uint8]]) -> None:
         tokens = plain_tokens(tiny / "videomae", videos[0]).last_hidden_state[0]  # 2 tubelets of 9 patches
-        encoding = VideoConfig(model=str(tiny / "videomae"), rows="tubelet").build("cpu").encode(videos[:1])[0]
+        encoding = build_encoder(VideoConfig(model=str(tiny / "videomae"), rows="tubelet"), "cpu").encode(videos[:1])[0]
         rows = [tokens[:9].mean(dim=0).numpy(), tokens[9:].mean(dim=0).numpy()]
         np.testing.assert_allclose(encoding.values, rows, atol=1e-4)
         assert encoding.kept.tolist() == [0, 2]
@@ -52,19 +53,19 @@ class TestVideoMAE:
         tuned = transformers.VideoMAEForVideoClassification.from_pretrained(folder).eval()
         with torch.no_grad():
             row = tuned.fc_norm(mean)
-        encoding = VideoConfig(model=str(folder)).build("cpu").encode(videos[:1])[0]
+        encoding = build_encoder(VideoConfig(model=str(folder)), "cpu").encode(videos[:1])[0]
         np.testing.assert_allclose(encoding.values[0], row.numpy(), atol=1e-4)
 
     def test_layers_are_those_that_are_named(self, tiny: Path, videos: list[NDArray[np.uint8]]) -> None:
         hidden = plain_tokens(tiny / "videomae", videos[0], output_hidden_states=True).hidden_states
-        encoding = VideoConfig(model=str(tiny / "videomae"), layers=(1, 3)).build("cpu").encode(videos[:1])[0]
+        encoding = build_encoder(VideoConfig(model=str(tiny / "videomae"), layers=(1, 3)), "cpu").encode(videos[:1])[0]
         rows = (hidden[1] + hidden[3])[0].mean(dim=0) / 2
         np.testing.assert_allclose(encoding.values[0], rows.numpy(), atol=1e-4)
 
     def test_pictures_are_chosen_evenly_and_repeated_where_there_are_fewer(
         self, tiny: Path, videos: list[NDArray[np.uint8]]
     ) -> None:
-        preparer = VideoConfig(model=str(tiny / "videomae")).preparer()
+        preparer = build_preparer(VideoConfig(model=str(tiny / "videomae")))
         assert preparer.prepare(videos[1]).chosen.tolist() == [1, 3, 5, 7]
         fewer = preparer.prepare(videos[1][:2])
         assert fewer.chosen.tolist() == [0, 0, 1, 1]
@@ -73,4 +74,4 @@ class TestVideoMAE:
 
     def test_a_picture_model_is_a_model_error(self, tiny: Path) -> None:
         with pytest.raises(ModelError, match="not VideoMAE"):
-            VideoConfig(model=str(tiny / "vit")).build("cpu")
+            build_encoder(VideoConfig(model=str(tiny / "vit")), "cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import torch.nn.functional as F
 import transformers
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 
 from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.encoders.config import VisionConfig
-from ecmf_pipeline.encoders.image_processors import load_preprocessing
-from ecmf_pipeline.encoders.preprocess import read_preprocessing
+from ecmf_pipeline.encoders.preprocess import load_preprocessing, read_preprocessing
+from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.encoders.weights import ModelSource
 
 FAMILIES = ["clip", "clip_two_towers", "siglip", "vit", "data2vec", "dinov2", "dinov2_registers", "dinov3"]
@@ -47,7 +50,7 @@ def plain_output(folder: Path, clip: NDArray[np.uint8], **options: Any) -> Any:
 
 
 def utterance(config: VisionConfig, clip: NDArray[np.uint8]) -> NDArray[np.float32]:
-    encoder = config.build("cpu")
+    encoder = build_encoder(config, "cpu")
     mean: NDArray[np.float32] = encoder.encode([clip])[0].values.mean(axis=0)
     assert mean.shape == (encoder.dim,)
     return mean
@@ -162,7 +165,7 @@ class TestRefusals:
         self, tiny: Path, name: str, options: dict[str, Any], message: str
     ) -> None:
         with pytest.raises(ModelError, match=message):
-            VisionConfig(model=str(tiny / name), **options).build("cpu")
+            build_encoder(VisionConfig(model=str(tiny / name), **options), "cpu")
 
     @pytest.mark.parametrize("pool", ["pooler", "projection"])
     def test_a_pooler_is_of_the_last_layer(self, pool: str) -> None:
@@ -177,7 +180,7 @@ class TestRefusals:
         folder = shutil.copytree(tiny / "clip", tmp_path / "clip")
         transformers.CLIPImageProcessorPil(size={"shortest_edge": 48}, do_center_crop=False).save_pretrained(folder)
         with pytest.raises(ModelError, match="resolution"):
-            VisionConfig(model=str(folder)).build("cpu")
+            build_encoder(VisionConfig(model=str(folder)), "cpu")
         config = VisionConfig(model=str(folder), resolution=48)
         np.testing.assert_array_equal(
             utterance(config, frames[0]), utterance(VisionConfig(model=str(tiny / "clip"), resolution=48), frames[0])
@@ -185,17 +188,57 @@ class TestRefusals:
 
 
 class TestSettings:
-    def test_options_that_came_later_are_in_them_where_they_are_used(self, tiny: Path) -> None:
+    def test_every_option_but_the_number_of_frames_is_in_them(self, tiny: Path) -> None:
         config = VisionConfig(model=str(tiny / "clip"))
-        later = {"layers": (1,), "token_pool": "mean", "resolution": 64, "precision": "bf16"}
-        assert not config.settings().keys() & {*later, "frames"}
-        for name, value in later.items():
-            assert name in config.model_copy(update={name: value}).settings()
+        options = {"layers": (1,), "token_pool": "mean", "resolution": 64, "precision": "bf16"}
+        assert config.settings().keys() == {"type", *options, "recipe", "dtype", "weights"}
+        for name, value in options.items():
+            changed = config.model_copy(update={name: value}).settings()
+            assert fingerprint(changed) != fingerprint(config.settings())
 
     def test_provenance_tells_weights_preprocessing_precision_and_device(self, tiny: Path) -> None:
-        encoder = VisionConfig(model=str(tiny / "clip"), precision="bf16").build("cpu")
+        encoder = build_encoder(VisionConfig(model=str(tiny / "clip"), precision="bf16"), "cpu")
         told = json.loads(json.dumps(encoder.provenance))
         assert told["weights"] == encoder.settings["weights"]
         assert (told["precision"], told["device"]) == ("bf16", "cpu")
         assert told["preprocessing"]["crop"] == [48, 48]
         assert told["preprocessing"]["resample"] == "bicubic"
+
+
+class TestModels:
+    @pytest.mark.parametrize("name", ["clip", "clip_two_towers", "vit", "dinov2"])
+    def test_rows_equal_a_plain_script(self, tiny: Path, frames: list[NDArray[np.uint8]], name: str) -> None:
+        kinds = {"clip": "CLIPVisionModel", "vit": "ViTModel", "dinov2": "Dinov2Model", "clip_two_towers": "CLIPModel"}
+        model = getattr(transformers, kinds[name]).from_pretrained(tiny / name).eval()
+        processor = transformers.AutoImageProcessor.from_pretrained(tiny / name, backend="pil")
+        encodings = build_encoder(VisionConfig(model=str(tiny / name)), "cpu").encode(frames)
+        for clip, encoding in zip(frames, encodings, strict=True):
+            pixels = processor(list(clip), return_tensors="pt")["pixel_values"]
+            with torch.no_grad():
+                out = (model.vision_model if name == "clip_two_towers" else model)(pixel_values=pixels)
+            rows = out.last_hidden_state[:, 0] if name == "vit" else out.pooler_output
+            cosine = torch.nn.functional.cosine_similarity(rows, torch.from_numpy(encoding.values))
+            assert cosine.min() > 0.9999  # pictures may differ by a grey level
+
+    def test_missing_weights_are_a_model_error(self, altered: Callable[..., Path]) -> None:
+        folder = altered("vit")
+        state = load_file(folder / "model.safetensors")
+        del state[next(name for name in state if name.endswith("weight"))]
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ModelError, match="lacks 1 weights"):
+            build_encoder(VisionConfig(model=str(folder)), "cpu")
+
+    def test_a_model_without_image_processor_is_a_model_error(self, tiny: Path) -> None:
+        with pytest.raises(ModelError, match="cannot load"):
+            build_encoder(VisionConfig(model=str(tiny / "bert")), "cpu")
+
+    def test_damaged_weights_are_a_model_error(self, altered: Callable[..., Path]) -> None:
+        folder = altered("vit")
+        (folder / "model.safetensors").write_bytes(b"broken")
+        with pytest.raises(ModelError, match="cannot load"):
+            build_encoder(VisionConfig(model=str(folder)), "cpu")
+
+    def test_a_processor_that_does_not_fit_its_model_is_a_model_error(self, altered: Callable[..., Path]) -> None:
+        folder = altered("vit", "preprocessor_config.json", size={"height": 64, "width": 64})
+        with pytest.raises(ModelError, match="does not describe single pictures"):
+            build_encoder(VisionConfig(model=str(folder)), "cpu")

@@ -12,7 +12,8 @@ from ecmf_pipeline.core.config import Frames
 from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
-from ecmf_pipeline.encoders.config import BaseEncoderConfig, TextColumn
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TextColumn
+from ecmf_pipeline.encoders.registry import Implementation, implementation
 from ecmf_pipeline.extraction.config import ExtractConfig, branch_settings
 from ecmf_pipeline.extraction.plan import Branch, plan_branch
 from ecmf_pipeline.extraction.run import extract, writing
@@ -38,12 +39,6 @@ class MeanConfig(BaseEncoderConfig):
     def text_columns(self) -> tuple[TextColumn, ...]:
         return self.inputs
 
-    def preparer(self) -> Preparer[Any]:
-        return AsItIs()
-
-    def build(self, device: str = "auto") -> Encoder[Any]:
-        return MeanEncoder(self)
-
 
 class AsItIs(Preparer[Any]):
     def prepare(self, view: Any) -> Any:
@@ -55,15 +50,12 @@ class MeanEncoder(Encoder[Any]):
 
     def __init__(self, config: MeanConfig) -> None:
         self.config = config
-        self.preparer = config.preparer()
+        self.settings = config.settings()
+        self.preparer = AsItIs()
 
     @property
     def dim(self) -> int:
         return 2
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return self.config.settings()
 
     def encode_prepared(self, prepared):
         return [self._one(view) for view in prepared]
@@ -79,6 +71,11 @@ class MeanEncoder(Encoder[Any]):
         if view.ndim == 1:
             return Encoding(np.zeros((0, 2), np.float32), np.zeros(0, np.int64))  # describes no sound at all
         return Encoding(view.reshape(len(view), -1)[:, :2].astype(np.float32), np.arange(len(view)))
+
+
+@implementation.register
+def _mean(_: MeanConfig) -> Implementation:
+    return Implementation(lambda config, _: MeanEncoder(config), lambda _: AsItIs())
 
 
 class Project:

@@ -11,13 +11,8 @@ from pydantic import ValidationError
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.config import Frames
 from ecmf_pipeline.core.transcripts import ClipText
-from ecmf_pipeline.encoders.config import (
-    BaseEncoderConfig,
-    EfficientNetConfig,
-    EgemapsConfig,
-    MiniXceptionConfig,
-    TextConfig,
-)
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
+from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, MiniXceptionConfig, TextConfig
 from ecmf_pipeline.extraction import run as run_module
 from ecmf_pipeline.extraction import step as opening_module
 from ecmf_pipeline.extraction.config import ExtractConfig, branch_settings
@@ -138,7 +133,7 @@ def test_branches_that_read_different_frames_share_one_decode(project, decodes, 
 )
 def test_processes_are_shared_out_by_what_the_machine_has(monkeypatch, project, gpus, workers, openers, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-    monkeypatch.setattr("ecmf_pipeline.extraction.run.usable_cores", lambda: 8)
+    monkeypatch.setattr("ecmf_pipeline.extraction.step.usable_cores", lambda: 8)
     config = run_module._with_processes(
         ExtractConfig(workers=workers, openers=openers), [project.plan(Modality.GLOBAL)]
     )

@@ -19,6 +19,7 @@ from ecmf_pipeline.core.clips import Clip, ClipId, Modality
 from ecmf_pipeline.core.errors import CorpusError, InputError, MissingInput, ModelError, UnusableFeatures
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.encoders.config import ImportedConfig
+from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.extraction.config import branch_settings
 from ecmf_pipeline.extraction.plan import Coverage, coverage, input_digests, plan_branch, present_digests
 from ecmf_pipeline.faces.config import FaceConfig
@@ -468,7 +469,7 @@ class TestPlanning:
         assert config.settings() == ImportedConfig(name="hubert").named("other").settings()
         assert config.settings() != ImportedConfig().named("other").settings()
         with pytest.raises(ModelError, match="cannot be computed here"):
-            config.build()
+            build_encoder(config)
 
 
 @settings(max_examples=60, deadline=None)

@@ -56,17 +56,17 @@ def test_the_judge_of_the_zoo_sees_pictures_that_lie_on_their_side():
     upright = film.picture(film.shown_at(0.5))
     assert film.faults(upright[None], np.array([0.48], np.float32), 1) == []
     for orientation in (Orientation(1), Orientation(2), Orientation(3), Orientation(0, mirrored=True)):
-        assert film.faults(orientation.apply(upright)[None], np.array([0.48], np.float32), 1)
+        assert film.faults(orientation.turned(upright)[None], np.array([0.48], np.float32), 1)
 
 
 def test_a_picture_turned_and_turned_back_is_the_same():
     picture = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
     for turns in range(4):
-        np.testing.assert_array_equal(Orientation(4 - turns).apply(Orientation(turns).apply(picture)), picture)
+        np.testing.assert_array_equal(Orientation(4 - turns).turned(Orientation(turns).turned(picture)), picture)
     mirror = Orientation(1, mirrored=True)
-    np.testing.assert_array_equal(mirror.apply(mirror.apply(picture)), picture)
-    assert Orientation(1).apply(picture).shape == (3, 2, 3)
-    np.testing.assert_array_equal(Orientation(1).apply(picture)[0, -1], picture[0, 0])  # clockwise
+    np.testing.assert_array_equal(mirror.turned(mirror.turned(picture)), picture)
+    assert Orientation(1).turned(picture).shape == (3, 2, 3)
+    np.testing.assert_array_equal(Orientation(1).turned(picture)[0, -1], picture[0, 0])  # clockwise
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +22,6 @@ from ecmf_pipeline.encoders.vision import PictureEncoder, PicturePreparer
 from ecmf_pipeline.encoders.weights import MODELS_HINT
 
 SIDE = 224
-DIM = 1280
 
 _STAGES = (
     (1, 3, 1, 1, 16),
@@ -75,8 +73,8 @@ class EfficientNetLite0(nn.Module):
                 blocks.append(MBConv(inputs, outputs, kernel, stride if position == 0 else 1, expansion))
                 inputs = outputs
         self.blocks = nn.ModuleList(blocks)
-        self.conv_head, self.bn1 = SameConv2d(inputs, DIM, 1), batch_norm(DIM)
-        self.fc = nn.Linear(DIM, 1000)
+        self.conv_head, self.bn1 = SameConv2d(inputs, EfficientNetConfig.dim, 1), batch_norm(EfficientNetConfig.dim)
+        self.fc = nn.Linear(EfficientNetConfig.dim, 1000)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """From pictures (B, 3, 224, 224) to features (B, 1280); ``fc`` turns these into ImageNet logits (B, 1000)."""
@@ -113,10 +111,10 @@ def load_efficientnet(path: Path) -> EfficientNetLite0:
     return network.eval().requires_grad_(False)
 
 
-def efficientnet_preprocessing(config: EfficientNetConfig) -> Preprocessing:
-    """How the network wants its pictures."""
+def efficientnet_preparer(config: EfficientNetConfig) -> PicturePreparer:
+    """What brings pictures to the network's size."""
     stretch = config.fit == "stretch"
-    return Preprocessing(
+    preprocessing = Preprocessing(
         resize=(SIDE, SIDE) if stretch else SIDE,
         resample="bicubic",
         crop=None if stretch else (SIDE, SIDE),
@@ -124,26 +122,22 @@ def efficientnet_preprocessing(config: EfficientNetConfig) -> Preprocessing:
         std=(128.0,) * 3,
         arithmetic="torch",  # its pictures were resized by TensorFlow: there is no Pillow to equal
     )
+    return PicturePreparer(preprocessing)
 
 
 class EfficientNetEncoder(PictureEncoder):
     """EfficientNet-Lite0 before its classifier: a row a frame."""
 
     def __init__(self, config: EfficientNetConfig, device: str = "auto") -> None:
-        self._settings = config.settings()
+        self.settings = config.settings()
         self.inference = Inference(device, config.batch_size)
         self.network = self.inference.place(load_efficientnet(config.weights))
-        self.preparer = PicturePreparer(efficientnet_preprocessing(config))
+        self.preparer = efficientnet_preparer(config)
 
     @property
     def dim(self) -> int:
-        """D: 1280."""
-        return DIM
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """See `EfficientNetConfig.settings`."""
-        return self._settings
+        """D, the channels of the network's head."""
+        return EfficientNetConfig.dim
 
     def _forward(self, frames: torch.Tensor) -> torch.Tensor:
         pictures: torch.Tensor = self.preparer.preprocessing.normalised(frames)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
 from ecmf_pipeline.encoders.config import EgemapsConfig
+from ecmf_pipeline.media.config import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 FEWEST_SAMPLES = 960
 """60 ms, the longest window of the set: openSMILE has no answer for less."""
 
@@ -30,18 +30,13 @@ class EgemapsPreparer(Preparer[NDArray[np.float32]]):
             feature_set=opensmile.FeatureSet.eGeMAPSv02, feature_level=opensmile.FeatureLevel.Functionals
         )
 
-    @property
-    def dim(self) -> int:
-        """D: 88."""
-        return len(self._smile.feature_names)
-
     def described(self) -> dict[str, Any]:
         """The rate, and what openSMILE computes."""
         return {"sample_rate": SAMPLE_RATE, "feature_set": "eGeMAPSv02", "feature_level": "functionals"}
 
     def prepare(self, view: NDArray[np.float32]) -> NDArray[np.float32]:
         """The functionals of mono samples at 16 kHz, (1, 88); (0, 88) where openSMILE finds no finite answer."""
-        nothing = np.zeros((0, self.dim), np.float32)
+        nothing = np.zeros((0, EgemapsConfig.dim), np.float32)
         if len(view) < FEWEST_SAMPLES or not np.isfinite(view).all():
             return nothing
         row: NDArray[np.float32] = self._smile.process_signal(view, SAMPLE_RATE).to_numpy(np.float32)
@@ -59,18 +54,13 @@ class EgemapsEncoder(Encoder[NDArray[np.float32]]):
     preparer: EgemapsPreparer
 
     def __init__(self, config: EgemapsConfig) -> None:
-        self._settings = config.settings()
+        self.settings = config.settings()
         self.preparer = EgemapsPreparer()
 
     @property
     def dim(self) -> int:
-        """D: 88."""
-        return self.preparer.dim
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """See `EgemapsConfig.settings`."""
-        return self._settings
+        """D, the functionals."""
+        return EgemapsConfig.dim
 
     def encode_prepared(self, prepared: Sequence[NDArray[np.float32]]) -> list[Encoding]:
         """The functionals as they were prepared: (1, 88) or (0, 88) a clip."""

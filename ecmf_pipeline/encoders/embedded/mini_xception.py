@@ -30,9 +30,12 @@ from ecmf_pipeline.faces.config import CROP_MARGIN
 from ecmf_pipeline.faces.finder import FaceTrack
 
 SIDE = 64
-DIM = 128
+
 EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 """FER2013's classes, in the order of the logits."""
+
+_LUMA = (0.299, 0.587, 0.114)
+"""ITU-R BT.601, which OpenCV's grey pictures (and so FER2013's users) go by."""
 
 
 class SeparableConv2d(nn.Module):
@@ -71,9 +74,9 @@ class MiniXception(nn.Module):
         super().__init__()
         self.conv_1, self.norm_1 = nn.Conv2d(1, 8, 3, bias=False), batch_norm(8)
         self.conv_2, self.norm_2 = nn.Conv2d(8, 8, 3, bias=False), batch_norm(8)
-        widths = (8, 16, 32, 64, DIM)
+        widths = (8, 16, 32, 64, MiniXceptionConfig.expression_dim)
         self.blocks = nn.ModuleList(XceptionBlock(a, b) for a, b in pairwise(widths))
-        self.classifier = nn.Conv2d(DIM, len(EXPRESSIONS), 3, padding=1)
+        self.classifier = nn.Conv2d(MiniXceptionConfig.expression_dim, len(EXPRESSIONS), 3, padding=1)
 
     def forward(self, faces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Describe faces.
@@ -167,11 +170,6 @@ def _batch_norm(layers: h5py.Group, number: int, name: str) -> dict[str, torch.T
     }
 
 
-BLENDSHAPES = 52
-_LUMA = (0.299, 0.587, 0.114)
-"""ITU-R BT.601, which OpenCV's grey pictures (and so FER2013's users) go by."""
-
-
 class BlendshapeReader:
     """MediaPipe's face landmarker, asked for its 52 blendshapes alone. Holds a native object: close it.
 
@@ -243,7 +241,8 @@ class MiniXceptionPreparer(Preparer[FaceTrack]):
         """The crops in which a face is found."""
         shapes = [self._reader.read(crop) for crop in view.crops]
         kept = np.array([index for index, shape in enumerate(shapes) if shape is not None], np.int64)
-        blendshapes = np.array([shapes[index] for index in kept], np.float32).reshape(-1, BLENDSHAPES)
+        found = [shapes[index] for index in kept]
+        blendshapes = np.array(found, np.float32).reshape(len(found), MiniXceptionConfig.blendshapes)
         return PreparedFaces(self.grey_faces(view.crops[kept]).numpy(), blendshapes, kept)
 
     def grey_faces(self, crops: NDArray[np.uint8]) -> torch.Tensor:
@@ -267,20 +266,15 @@ class MiniXceptionEncoder(Encoder[FaceTrack]):
     inference: Inference
 
     def __init__(self, config: MiniXceptionConfig, device: str = "auto") -> None:
-        self._settings = config.settings()
+        self.settings = config.settings()
         self.inference = Inference(device, config.batch_size)
         self.network = self.inference.place(load_mini_xception(config.weights))
         self.preparer = MiniXceptionPreparer(config)
 
     @property
     def dim(self) -> int:
-        """D: 180."""
-        return DIM + BLENDSHAPES
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """See `MiniXceptionConfig.settings`."""
-        return self._settings
+        """D, both sides together."""
+        return MiniXceptionConfig.dim
 
     def encode_prepared(self, prepared: Sequence[PreparedFaces]) -> list[Encoding]:
         """Encode face tracks: (T, 180) a clip, T being the crops in which a face was found; ``kept`` tells which."""

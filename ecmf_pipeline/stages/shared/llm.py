@@ -14,6 +14,7 @@ from ecmf_pipeline.core.files import read_json
 from ecmf_pipeline.core.formatting import counted
 from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.corpora.config import MER_LABELS
+from ecmf_pipeline.encoders.config import EgemapsConfig, MiniXceptionConfig
 from ecmf_pipeline.extraction.plan import present_digests
 from ecmf_pipeline.llm.calibration import LabelCalibration, held_out_calibrations
 from ecmf_pipeline.llm.client import Budget
@@ -41,9 +42,6 @@ VOTE_BOOKS = ScoreBooks(
 
 LLM_SOURCES = {"text": "llm", "cues": "llm/cues", "frames": "llm/frames"}
 """The source of votes that each of ``vote.inputs`` makes: it reads the words, what face and voice do, or pictures."""
-
-_DEEP = 128
-"""Columns of mini_xception's features that come before the blendshapes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +110,9 @@ def cues_of(params: Params, clips: Sequence[Clip], modality: Modality) -> dict[s
     digests = present_digests(modality, clips, {}, store)
     rows = store.load([clip.clip_id for clip in clips], digests=digests).values.astype(np.float64)
     if store.dim is None:  # no clip has such an input
-        rows = np.full((len(clips), 180 if modality is Modality.FACE else 88), np.nan)
+        rows = np.full((len(clips), (MiniXceptionConfig if modality is Modality.FACE else EgemapsConfig).dim), np.nan)
     if modality is Modality.FACE:
-        found = face_cues(rows[:, _DEEP:])
+        found = face_cues(rows[:, MiniXceptionConfig.expression_dim :])
     else:
         found = voice_cues(rows, np.array([speech_rate(clip.transcript, clip.duration) for clip in clips]))
     return {clip.clip_id: names for clip, names in zip(clips, found, strict=True)}

@@ -1,0 +1,93 @@
+"""Every type of encoder has its class, and a class from elsewhere can be registered."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any, ClassVar, get_args
+
+import pytest
+
+from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
+from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, EncoderConfig, ImportedConfig, JoinedConfig
+from ecmf_pipeline.encoders.registry import Implementation, build_encoder, build_preparer, implementation
+
+
+class PassingOn(Preparer[Any]):
+    def prepare(self, view: Any) -> Any:
+        return view
+
+
+class ConstantEncoder(Encoder[Any]):
+    def __init__(self, dim: int, *, closed: list[int] | None = None) -> None:
+        self.settings = {"weights": {}}
+        self.preparer = PassingOn()
+        self._dim, self._closed = dim, closed
+
+    @property
+    def dim(self) -> int:
+        return self._dim
+
+    def encode_prepared(self, prepared: Any) -> list[Encoding]:
+        return [Encoding.empty(self.dim) for _ in prepared]
+
+    def close(self) -> None:
+        if self._closed is not None:
+            self._closed.append(self.dim)
+
+
+class ConstantConfig(BaseEncoderConfig):
+    modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.AUDIO})
+    width: int = 3
+
+
+def test_every_type_under_encoders_has_an_implementation():
+    (union, _) = get_args(EncoderConfig)
+    for config in get_args(union):
+        if config is not ImportedConfig:
+            found = implementation(config.model_construct())
+            assert callable(found.encoder)
+            assert callable(found.preparer)
+
+
+def test_a_class_of_ones_own_is_built_once_it_is_registered():
+    with pytest.raises(TypeError, match="ConstantConfig"):
+        build_encoder(ConstantConfig())
+    built: list[tuple[int, str]] = []
+
+    @implementation.register
+    def _(_: ConstantConfig) -> Implementation:
+        def encoder(config: ConstantConfig, device: str) -> ConstantEncoder:
+            built.append((config.width, device))
+            return ConstantEncoder(config.width)
+
+        return Implementation(encoder, lambda _: PassingOn())
+
+    assert build_encoder(ConstantConfig(width=5), "cpu").dim == 5
+    assert built == [(5, "cpu")]
+    assert isinstance(build_preparer(ConstantConfig()), PassingOn)
+
+
+def test_imported_features_are_not_computed():
+    for build in (build_encoder, build_preparer):
+        with pytest.raises(ModelError, match="cannot be computed here"):
+            build(ImportedConfig(name="theirs"))
+
+
+def test_members_that_have_loaded_are_closed_when_another_does_not_load(tmp_path, monkeypatch):
+    closed: list[int] = []
+    monkeypatch.setattr(
+        "ecmf_pipeline.encoders.embedded.egemaps.EgemapsEncoder", lambda _: ConstantEncoder(88, closed=closed)
+    )
+    absent = EfficientNetConfig(weights=tmp_path / "absent.pth")
+    with pytest.raises(ModelError, match="missing"):
+        build_encoder(JoinedConfig(members=(EgemapsConfig(), absent)), "cpu")
+    assert closed == [88]
+
+
+def test_the_registry_loads_no_torch():
+    code = "import sys; import ecmf_pipeline.encoders.registry; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
