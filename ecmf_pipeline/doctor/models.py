@@ -21,7 +21,7 @@ from ecmf_pipeline.extraction.plan import branch_settings
 from ecmf_pipeline.extraction.step import visible_gpus
 from ecmf_pipeline.runner.machine import usable_cores
 from ecmf_pipeline.settings.params import Params
-from ecmf_pipeline.store.listing import encoder_name
+from ecmf_pipeline.store.state import encoder_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,6 @@ from ecmf_pipeline.media.sampling import MediaConfig
 from ecmf_pipeline.runner import Engine, Run, RunConfig, RunReport
 from ecmf_pipeline.runner.machine import multiplies_bf16
 from ecmf_pipeline.store import (
-    FeatureKeeper,
-    FeatureSealer,
     StoreWriter,
     create_settings_group,
     has_fingerprint,
@@ -196,11 +194,9 @@ def _run(
     engine: Engine | None,
 ) -> None:
     names = [branch.modality.value for branch in branches]
-    mine = {branch.modality.value: writers[branch.modality] for branch in branches}
     run: Run[ClipToExtract] = Run(
         steps,
-        FeatureKeeper({name: writer.spool for name, writer in mine.items()}),
-        FeatureSealer(mine),
+        {branch.modality.value: writers[branch.modality] for branch in branches},
         {branch.modality.value: branch.quarantine for branch in branches},
         RunConfig(
             batch_size=config.batch_size,

@@ -1,4 +1,4 @@
-"""What this machine has, and what its kernel says."""
+"""Cores, memory and processor of this machine, and what its kernel counts."""
 
 from __future__ import annotations
 
@@ -31,6 +31,15 @@ def usable_cores() -> int:
     except (OSError, ValueError):  # no control group, or none of version 2
         return cores
     return cores if quota == "max" else max(1, min(cores, math.ceil(int(quota) / int(period))))
+
+
+def threads_per_worker(workers: int | None) -> int:
+    """Threads with which so many workers share out the cores; one if there is a worker for each core.
+
+    Args:
+        workers: As `RunConfig.workers`; a single one has all cores.
+    """
+    return max(1, usable_cores() // workers) if workers else 1
 
 
 def thread_settings(threads: int) -> dict[str, str]:
