@@ -14,11 +14,10 @@ from ecmf_pipeline.core.progress import warn
 from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.plan import Branch
-from ecmf_pipeline.extraction.step import openers_for, visible_gpus
 from ecmf_pipeline.faces import FaceConfig
 from ecmf_pipeline.media.sampling import MediaConfig
 from ecmf_pipeline.runner import Engine, Run, RunConfig, RunReport
-from ecmf_pipeline.runner.machine import multiplies_bf16
+from ecmf_pipeline.runner.machine import multiplies_bf16, openers_for, visible_gpus
 from ecmf_pipeline.store import (
     StoreWriter,
     create_settings_group,

@@ -1,4 +1,4 @@
-"""Reading a store."""
+"""Read a store: which part holds the rows of a clip, and how they become what models take."""
 
 from __future__ import annotations
 

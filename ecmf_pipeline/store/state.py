@@ -1,4 +1,4 @@
-"""Which rows of a store count, and which are superfluous: what `verify`, `compact` and `ls` judge by."""
+"""What a store holds and which of its rows count, from its attributes alone: for `verify`, `compact` and `ls`."""
 
 from __future__ import annotations
 
