@@ -29,8 +29,7 @@ from ecmf_pipeline.store import FeatureStore, StoreWriter, make_current
 from ecmf_pipeline.store.compact import Compaction, compact, drop_settings
 from ecmf_pipeline.store.damage import Finding
 from ecmf_pipeline.store.format import lock_path
-from ecmf_pipeline.store.listing import Holding, in_words, list_store
-from ecmf_pipeline.store.state import Standing
+from ecmf_pipeline.store.state import Holding, RowState, in_words, list_store
 from ecmf_pipeline.store.verify import Verification, mend, verify_store
 
 SHOWN = 20
@@ -49,9 +48,9 @@ _COLUMNS = (
     "of the manifest",
 )
 _DROPPED = {
-    Standing.REPLACED: "superseded",
-    Standing.DUPLICATE: "duplicate",
-    Standing.ABSENT: "of clips that the manifest no longer has",
+    RowState.REPLACED: "superseded",
+    RowState.DUPLICATE: "duplicate",
+    RowState.ABSENT: "of clips that the manifest no longer has",
 }
 
 
@@ -227,7 +226,7 @@ def _compact(project: StoreProject, holding: Holding, *, drop_absent: bool) -> i
 def _gain(done: Compaction) -> str:
     if done.parts[0] == done.parts[1] and not done.written:
         return f"{counted(done.parts[0], 'part')}, nothing to do"
-    dropped = [f"{done.dropped[standing]} {what}" for standing, what in _DROPPED.items() if done.dropped[standing]]
+    dropped = [f"{done.dropped[state]} {what}" for state, what in _DROPPED.items() if done.dropped[state]]
     return (
         f"{done.parts[0]} -> {counted(done.parts[1], 'part')}, "
         f"{format_bytes(done.bytes[0])} -> {format_bytes(done.bytes[1])}; rows dropped: {', '.join(dropped) or 'none'}"

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from ecmf_pipeline.core.files import write_atomic
+from ecmf_pipeline.core.files import flush_folder, write_atomic
 from ecmf_pipeline.llm.cache import RAW
 from ecmf_pipeline.runner import StepFactory
-from ecmf_pipeline.runner.spool import flush_folder
 
 FILE = "drafts.jsonl"
 """Its name in the folder of a fingerprint's spool."""

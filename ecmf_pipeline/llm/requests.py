@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -20,9 +20,10 @@ from ecmf_pipeline.llm.drafts import TRIES, Draft, Drafts
 from ecmf_pipeline.llm.prompt import Message, PictureMessage, Prompt
 from ecmf_pipeline.llm.schema import InvalidAnswer, label_schema, read_label, read_scores, share_scores
 from ecmf_pipeline.llm.step import LocalScorers, ScoringSteps, Utterance
-from ecmf_pipeline.runner import Done, Keeper, Outcome, Step, StepFactory, Task
+from ecmf_pipeline.runner import Done, Outcome, Step, StepFactory, Task
 from ecmf_pipeline.runner.run import hurried
-from ecmf_pipeline.runner.step import perform
+from ecmf_pipeline.runner.spool import Spool
+from ecmf_pipeline.runner.step import perform, unwatched
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,9 @@ class Threads:
     def __init__(self, count: int) -> None:
         self._count = count
 
-    def run(self, tasks: Iterable[Task[Any]], factory: StepFactory, keeper: Keeper[Any]) -> Iterator[Done[Any]]:
+    def run(
+        self, tasks: Iterable[Task[Any]], factory: StepFactory, spools: Mapping[str, Spool[Any]]
+    ) -> Iterator[Done[Any]]:
         """Work on the tasks; see `runner.Engine`. Where one fails, those under way are finished first.
 
         So they are on a first Ctrl-C or SIGTERM; a second one leaves at once.
@@ -201,7 +204,7 @@ class Threads:
                 while True:
                     if first is None:
                         for task in islice(source, self._count - len(pending)):
-                            pending.add(pool.submit(perform, step, keeper, task, _unwatched))
+                            pending.add(pool.submit(perform, step, spools, task, unwatched))
                     if not pending:
                         break
                     finished, pending = wait(pending, return_when=FIRST_COMPLETED)
@@ -232,10 +235,6 @@ def shortened(text: str, tokens: int) -> tuple[str, bool]:
         if room < 0:
             return text[:position], True
     return text, False
-
-
-def _unwatched(_phase: Any, _position: int) -> None:
-    """A request has its own timeout."""
 
 
 def steps_of(config: LlmConfig, prompt: Prompt, labels: Sequence[str], budget: Budget | None = None) -> StepFactory:

@@ -15,22 +15,13 @@ from ecmf_pipeline.core.errors import (
     TryAgain,
 )
 from ecmf_pipeline.core.formatting import counted
-from ecmf_pipeline.llm.cache import AnswerCache, AnswerKeeper, AnswerSealer, AnswerWriter, RowT
+from ecmf_pipeline.llm.cache import AnswerCache, AnswerWriter, RowT
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.drafts import FILE, DraftingSteps, Drafts
 from ecmf_pipeline.llm.requests import Threads
 from ecmf_pipeline.llm.step import BRANCH
-from ecmf_pipeline.runner import (
-    Engine,
-    InProcess,
-    Item,
-    LocalProcesses,
-    Run,
-    RunConfig,
-    RunReport,
-    StepFactory,
-)
-from ecmf_pipeline.runner.machine import usable_cores
+from ecmf_pipeline.runner import Engine, Item, Run, RunConfig, RunReport, StepFactory
+from ecmf_pipeline.runner.machine import threads_per_worker
 from ecmf_pipeline.runner.quarantine import Quarantine
 
 PART_SIZE = 1024
@@ -114,7 +105,7 @@ def ask_about(
         TooManyQuarantined: When too many questions make the model fail; what was answered is kept.
         Interrupted: On Ctrl-C or SIGTERM; what was complete is kept.
     """
-    with AnswerWriter(cache, books.waiting) as writer, _drafting(books, cache) as drafts:
+    with AnswerWriter(cache, books.waiting, keys) as writer, _drafting(books, cache) as drafts:
         known = {key for key in keys.values() if key in cache}
         missing = {clip_id: key for clip_id, key in keys.items() if key not in known}
         quarantine = _set_aside(books, fingerprint, missing, retry=retry_quarantined)
@@ -122,12 +113,18 @@ def ask_about(
         if questions := items(_wanted(missing, quarantine)):
             run: Run[Question] = Run(
                 steps.keeping(drafts) if isinstance(steps, DraftingSteps) else steps,
-                AnswerKeeper(writer.spool),
-                AnswerSealer(writer, keys),
+                {BRANCH: writer},
                 {BRANCH: quarantine},
-                RunConfig(_batch_size(config), PART_SIZE, config.max_quarantined, config.workers, config.clip_timeout),
+                RunConfig(
+                    _batch_size(config),
+                    PART_SIZE,
+                    config.max_quarantined,
+                    config.workers,
+                    config.clip_timeout,
+                    threads=threads_per_worker(config.workers),
+                ),
                 report,
-                engine or _engine(config),
+                engine or (Threads(config.server.concurrency) if config.backend == "openai" else None),
             )
             try:
                 run(_in_order(questions), books.stage)
@@ -232,13 +229,3 @@ def _in_order(items: Sequence[Question]) -> list[Question]:
 def _batch_size(config: LlmConfig) -> int:
     """Questions that are durable together: a server's answers are paid for one by one."""
     return 1 if config.backend == "openai" else config.batch_size
-
-
-def _engine(config: LlmConfig) -> Engine:
-    """Workers that share out the cores: a single one has all of them. Waiting for a server takes none."""
-    if config.backend == "openai":
-        return Threads(config.server.concurrency)
-    if config.workers == 0:
-        return InProcess()
-    threads = 1 if config.workers is None else max(1, usable_cores() // config.workers)
-    return LocalProcesses(config.workers, config.clip_timeout, threads)

@@ -143,7 +143,7 @@ def test_the_soak_sees_what_is_wrong(store, spoil, faults):
 def test_a_torn_or_wrong_batch_is_seen(store):
     reference = Reference.read(store.root, store.quarantine)
     with StoreWriter(store.root, store.fingerprint) as writer:
-        writer.spool.keep("000000", b"half of it")
+        replace(writer.spool, pack=lambda _: b"half of it").keep("000000", [])
     assert count(read_contents(store.root, store.fingerprint).faults) == {Fault.TORN: 1}
     assert count(reference.compare_finished(store.root, store.quarantine)) == {Fault.TORN: 1}
 

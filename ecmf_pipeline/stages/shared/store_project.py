@@ -20,7 +20,7 @@ from ecmf_pipeline.interop.feature_import import ImportReport, import_features
 from ecmf_pipeline.interop.feature_sources import open_source
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.store import make_current
-from ecmf_pipeline.store.listing import Holding
+from ecmf_pipeline.store.state import Holding
 
 _DEPTH = len(paths.features(Modality.AUDIO).parts)
 
