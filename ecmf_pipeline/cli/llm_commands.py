@@ -15,18 +15,17 @@ from ecmf_pipeline.core.files import fingerprint, sha256_text, write_atomic
 from ecmf_pipeline.core.formatting import counted
 from ecmf_pipeline.core.locks import exclusive
 from ecmf_pipeline.core.progress import say
+from ecmf_pipeline.llm.budget import about_tokens
 from ecmf_pipeline.llm.cache import AnswerCache, AnswerWriter, TextScores, Written
-from ecmf_pipeline.llm.client import Chat, question_key
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.drafts import FILE, Drafts
 from ecmf_pipeline.llm.frames import frame_keys, frame_settings, picture_messages
 from ecmf_pipeline.llm.generation import generation_settings, written_under
-from ecmf_pipeline.llm.prompt import Prompt, load_prompt
+from ecmf_pipeline.llm.prompt import Chat, Prompt, load_prompt, question_key
 from ecmf_pipeline.llm.rewrite_prompt import load_rewrite_prompt
 from ecmf_pipeline.llm.rewriting import shortened_context
 from ecmf_pipeline.llm.run import ScoreBooks, drafts_of
 from ecmf_pipeline.llm.scoring import calibration_of_server
-from ecmf_pipeline.llm.server import about_tokens
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.stages.shared.inputs import folds_of, read_labelled_corpus, read_spoken_manifest, with_words
 from ecmf_pipeline.stages.shared.llm import (

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.files import sha256_text, write_atomic
-from ecmf_pipeline.llm.client import Generated
+from ecmf_pipeline.llm.schema import Generated
 from ecmf_pipeline.runner.spool import Spool, SpooledWriter, flush_folder
 
 DIGITS = 6
@@ -61,7 +61,7 @@ class TextScores:
     raw: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, text: str, scores: NDArray[np.float64], *, cut: bool = False) -> TextScores:
+    def of(cls, key: str, scores: NDArray[np.float64], *, cut: bool = False) -> TextScores:
         """Scores of a text, rounded.
 
         Raises:
@@ -69,12 +69,12 @@ class TextScores:
         """
         if not np.isfinite(scores).all():
             raise ValueError(f"scores {scores} are not finite")
-        return cls(sha256_text(text), tuple(np.round(scores, DIGITS).tolist()), cut)
+        return cls(key, tuple(np.round(scores, DIGITS).tolist()), cut)
 
     @classmethod
-    def abstained(cls, text: str, raw: Sequence[str], *, cut: bool = False) -> TextScores:
+    def abstained(cls, key: str, raw: Sequence[str], *, cut: bool = False) -> TextScores:
         """A text on which every answer was invalid."""
-        return cls(sha256_text(text), (), cut, tuple(answer[:RAW] for answer in raw))
+        return cls(key, (), cut, tuple(answer[:RAW] for answer in raw))
 
     def line(self) -> str:
         """The line of the cache, with its end."""
@@ -195,9 +195,7 @@ class AnswerCache(Generic[RowT]):
     def refresh(self) -> None:
         """Read the files that were not there before."""
         for place in self._places:
-            # One file for all was the form of the first version; it is read, and never written to.
-            alone = place / f"{self.folder.name}.jsonl"
-            for path in (*([alone] if alone.is_file() else []), *parts(place / self.folder.name)):
+            for path in parts(place / self.folder.name):
                 if path not in self._read:
                     self._read.add(path)
                     self._rows |= {row.key: row for row in self.parse(path.read_bytes())}

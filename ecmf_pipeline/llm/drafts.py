@@ -1,4 +1,4 @@
-"""."""
+"""Paid answers of questions that take several: what a server said before a run was cut short is not asked for again."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from collections.abc import Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from ecmf_pipeline.core.files import write_atomic
 from ecmf_pipeline.llm.cache import RAW
-from ecmf_pipeline.runner import StepFactory
 from ecmf_pipeline.runner.spool import flush_folder
 
 FILE = "drafts.jsonl"
@@ -97,14 +96,6 @@ class Drafts:
             self._path.unlink(missing_ok=True)
             with suppress(OSError):  # not empty
                 self._path.parent.rmdir()
-
-
-@runtime_checkable
-class DraftingSteps(Protocol):
-    """Makes steps that ask more than once about one thing."""
-
-    def keeping(self, drafts: Drafts) -> StepFactory:
-        """The same, with what has been paid for already and where to keep what will be."""
 
 
 def _line(key: str, number: int, draft: Draft) -> str:

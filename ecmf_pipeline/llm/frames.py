@@ -6,28 +6,30 @@ import base64
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.clips import Clip
-from ecmf_pipeline.core.errors import ChangedSinceIndex, ClipError, ParamsError
+from ecmf_pipeline.core.errors import ChangedSinceIndex, ParamsError
 from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.faces import FaceConfig, FaceFinder, read_openface
-from ecmf_pipeline.llm.cache import DIGITS, RAW, ScoreCache, TextScores
-from ecmf_pipeline.llm.client import Budget
+from ecmf_pipeline.llm.budget import Budget
+from ecmf_pipeline.llm.cache import ScoreCache, TextScores
 from ecmf_pipeline.llm.config import LlmConfig, ShownFrames
 from ecmf_pipeline.llm.drafts import Drafts
 from ecmf_pipeline.llm.prompt import Message, PictureMessage, Prompt, load_prompt
-from ecmf_pipeline.llm.requests import LabelAsker
-from ecmf_pipeline.llm.run import ScoreBooks, ask_about
-from ecmf_pipeline.llm.scoring import Scored
-from ecmf_pipeline.llm.step import BRANCH
+from ecmf_pipeline.llm.requests import LabelAsker, ServerStep, open_server
+from ecmf_pipeline.llm.run import BRANCH, ScoreBooks, ask_about
+from ecmf_pipeline.llm.scoring import Scored, scores_kept
 from ecmf_pipeline.media.sampling import MediaConfig, has_changed, read_samplings, resolved_reader
-from ecmf_pipeline.runner import Engine, Outcome, Step, Target
+from ecmf_pipeline.runner import Engine, Target
+
+if TYPE_CHECKING:
+    from ecmf_pipeline.llm.server import ChatServer
 
 RECIPE = 1
 """Raised with every change of code that changes the pictures."""
@@ -66,8 +68,8 @@ class ShowingSteps:
         corpus_root: What the clips' paths are relative to.
         media: How clips are decoded.
         faces: How faces are found, where they are shown.
-        budget: What may still be sent, where several loops share it; None: one of its own, as ``config`` says.
-        drafts: What has been paid for of clips that are not finished; None: nothing.
+        drafts: What has been paid for of clips that are not finished.
+        budget: What may still be sent.
     """
 
     config: LlmConfig
@@ -76,33 +78,26 @@ class ShowingSteps:
     corpus_root: Path
     media: MediaConfig
     faces: FaceConfig
-    budget: Budget | None = None
-    drafts: Drafts | None = None
-
-    def keeping(self, drafts: Drafts) -> ShowingSteps:
-        """See `drafts.DraftingSteps`."""
-        return replace(self, drafts=drafts)
+    drafts: Drafts
+    budget: Budget
 
     def __call__(self, worker: int) -> ShowingStep:  # noqa: ARG002 - there is one for all threads
         """Open the client."""
-        from ecmf_pipeline.llm.server import ChatServer
-
-        budget = self.budget or Budget(self.config.budget)
-        return ShowingStep(ChatServer(self.config.model, self.config.server, budget), self)
+        return ShowingStep(open_server(self.config, self.budget), self)
 
 
-class ShowingStep(Step[ClipToShow, list[bytes], TextScores]):
-    """Shows a server pictures of clips; safe to use from several threads.
+class ShowingStep(ServerStep[ClipToShow, list[bytes], TextScores]):
+    """Shows a server pictures of clips.
 
     Pictures are decoded by one thread at a time: detectors hold native objects, and the server is what takes long.
 
     Args:
-        server: Who is asked (a `server.ChatServer`).
+        server: Who is asked.
         plan: What is asked.
     """
 
-    def __init__(self, server: Any, plan: ShowingSteps) -> None:
-        self._server = server
+    def __init__(self, server: ChatServer, plan: ShowingSteps) -> None:
+        super().__init__(server)
         self._plan = plan
         self._asker = LabelAsker(server, plan.config.server, plan.prompt.words(plan.labels), plan.drafts)
         self._decoding = threading.Lock()
@@ -119,34 +114,14 @@ class ShowingStep(Step[ClipToShow, list[bytes], TextScores]):
         shown = self._plan.config.votes.frames
         return [as_jpeg(picture, shown) for picture in pictures]
 
-    def work(self, batch: Sequence[tuple[ClipToShow, list[bytes]]]) -> list[Outcome[TextScores]]:
-        """Ask about each clip; those that share its file share the answer."""
-        outcomes: list[Outcome[TextScores]] = []
-        for item, pictures in batch:
-            key, result = item.targets[0].digest, None
-            try:
-                shown = picture_messages(self._plan.prompt, pictures, self._plan.labels)
-                scores, raw = self._asker.scores(key, shown)
-                values = () if scores is None else tuple(np.round(scores, DIGITS).tolist())
-                kept = () if values else tuple(answer[:RAW] for answer in raw)
-                result = TextScores(key, values, raw=kept)
-            except ClipError as error:
-                outcomes += [Outcome(target, error) for target in item.targets]
-                continue
-            outcomes += [Outcome(target, result) for target in item.targets]
-        return outcomes
-
-    def stop(self) -> None:
-        """Send nothing any more."""
-        self._server.stop()
-
-    def abandon(self) -> None:
-        """Send nothing any more, and hear none of the requests under way."""
-        self._server.abandon()
+    def ask(self, item: ClipToShow, opened: list[bytes]) -> TextScores:
+        """The scores of a clip, under the digest of its file."""
+        shown = picture_messages(self._plan.prompt, opened, self._plan.labels)
+        return self._asker.scores(item.targets[0].digest, shown)
 
     def close(self) -> None:
         """Close the client, and free the face detector."""
-        self._server.close()
+        super().close()
         if self._finder is not None:
             self._finder.close()
 
@@ -194,7 +169,7 @@ def frame_scores(
 
     Raises:
         ParamsError: When the prompt does not say how a server is asked about pictures.
-        TryAgain: As `loop.ask_about` does, with what else it raises.
+        TryAgain: As `run.ask_about` does, with what else it raises.
     """
     prompt = load_prompt(config.prompt)
     if prompt.frames is None:
@@ -212,25 +187,14 @@ def frame_scores(
         cache=cache,
         fingerprint=settings,
         books=books,
-        steps=ShowingSteps(config, prompt, tuple(labels), corpus_root, media, faces, budget),
+        steps=lambda drafts: ShowingSteps(
+            config, prompt, tuple(labels), corpus_root, media, faces, drafts, budget or Budget(config.budget)
+        ),
         config=config,
         retry_quarantined=retry_quarantined,
         engine=engine,
     )
-    values = np.full((len(clips), len(labels)), np.nan)
-    for row, clip in enumerate(clips):
-        if (key := keys.get(str(clip.clip_id))) is not None and key in cache:
-            values[row] = cache[key].scores or np.nan
-    return Scored(
-        values,
-        asked=len(found.asked),
-        cached=found.cached,
-        empty=len(clips) - len(keys),
-        truncated=0,
-        quarantined=found.quarantined,
-        damaged=cache.dropped,
-        invalid=sum(key in cache and not cache[key].scores for key in keys.values()),
-    )
+    return scores_kept(cache, [clip.clip_id for clip in clips], keys, labels, found)
 
 
 def picture_messages(

@@ -19,11 +19,10 @@ from typing import Any
 import torch
 
 from ecmf_pipeline.core.errors import FeaturesNotFinite, ModelError, RequestRefused
-from ecmf_pipeline.llm.client import Chat, Generated
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.local_model import LocalModel, Vocabulary, shortened_at_a_word
-from ecmf_pipeline.llm.prompt import Message
-from ecmf_pipeline.llm.schema import Flag, InvalidAnswer, Kind, Number, OneOf, Schema, SomeOf, Text, Value
+from ecmf_pipeline.llm.prompt import Chat, Message
+from ecmf_pipeline.llm.schema import Flag, Generated, InvalidAnswer, Kind, Number, OneOf, Schema, SomeOf, Text, Value
 
 _NEEDED = {"past_key_values", "use_cache", "position_ids"}
 

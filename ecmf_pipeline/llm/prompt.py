@@ -14,14 +14,12 @@ from pathlib import Path
 from string import Formatter
 from typing import Any, Literal, TypedDict
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.errors import InputError, ParamsError
-from ecmf_pipeline.core.files import fingerprint, read_text
+from ecmf_pipeline.core.files import fingerprint, read_text, sha256_text
 
 Calibration = Literal["everyday", "content_free", "none"]
 
@@ -313,43 +311,10 @@ def load_prompt(name: str) -> Prompt:
         raise ParamsError(f"{name} is not a prompt: {error}", "start from a copy of emotion_en.yaml") from error
 
 
-SHORTEST, LONGEST = 12, 120
-"""Characters of an example: too short ones say nothing, long ones cost on every request."""
+Chat = Sequence[Message]
+"""The turns of one question, up to its answer."""
 
 
-def prompts_by_fold(
-    prompt: Prompt,
-    texts: Sequence[str],
-    given: NDArray[np.int64],
-    labels: Sequence[str],
-    folds: NDArray[np.int64],
-    *,
-    seed: int,
-) -> dict[int, Prompt]:
-    """For the clips of each fold, the prompt with an example a label from clips of the other folds.
-
-    Neither a clip nor another of its group ever stands in the prompt it is judged by, nor words that any clip of the
-    fold says: they would come with another clip's label. Only given labels are read.
-
-    Args:
-        prompt: Whose examples are replaced; it keeps its own for labels without a clip that would do.
-        texts: What each clip says, (n,).
-        given: Index of each clip's given label, (n,); -1 where it has none.
-        labels: The labels, (K,).
-        folds: Fold of each clip, (n,); no group stands in two.
-        seed: Draws the examples.
-    """
-    fits = np.array([SHORTEST <= len(text.strip()) <= LONGEST for text in texts])
-    said = [text.strip().casefold() for text in texts]
-    prompts = {}
-    for fold in np.unique(folds):
-        judged = {plain for plain, own in zip(said, folds, strict=True) if own == fold}
-        elsewhere = np.array([plain not in judged for plain in said])
-        rng = np.random.default_rng([seed, int(fold)])
-        examples = {}
-        for index, label in enumerate(labels):
-            candidates = np.flatnonzero(fits & (given == index) & (folds != fold) & elsewhere)
-            if len(candidates):
-                examples[label] = texts[int(rng.choice(candidates))]
-        prompts[int(fold)] = prompt.with_examples(examples)
-    return prompts
+def question_key(chat: Chat) -> str:
+    """SHA-256 of a question."""
+    return sha256_text(json.dumps(list(chat), ensure_ascii=False, sort_keys=True))

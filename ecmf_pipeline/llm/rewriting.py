@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.llm.budget import shortened
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.llm.generation import fill_in
 from ecmf_pipeline.llm.prompt import Prompt, as_data, load_prompt
-from ecmf_pipeline.llm.requests import shortened
 from ecmf_pipeline.llm.rewrite_prompt import Context, RewritePrompt, load_rewrite_prompt
 from ecmf_pipeline.llm.run import ScoreBooks
 from ecmf_pipeline.llm.schema import Value

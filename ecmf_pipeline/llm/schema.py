@@ -369,3 +369,16 @@ def share_scores(chosen: Sequence[int], count: int) -> NDArray[np.float64]:
     votes = np.bincount(np.asarray(chosen, np.int64), minlength=count) + 0.5
     scores: NDArray[np.float64] = np.log(votes / votes.sum())
     return scores
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What a model filled in.
+
+    Attributes:
+        values: The value of each field; None where every answer was invalid: the model abstains.
+        raw: The answers that were not valid, each with the reason before it.
+    """
+
+    values: Mapping[str, Value] | None
+    raw: tuple[str, ...] = ()

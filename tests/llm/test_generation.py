@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core.errors import BudgetSpent
+from ecmf_pipeline.llm.budget import Budget
 from ecmf_pipeline.llm.cache import AnswerCache, Written
-from ecmf_pipeline.llm.client import Budget, Chat, Generated, question_key
 from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig
 from ecmf_pipeline.llm.generation import Forms, fill_in, generation_settings
-from ecmf_pipeline.llm.prompt import load_prompt
-from ecmf_pipeline.llm.requests import AskingSteps
-from ecmf_pipeline.llm.schema import Number, OneOf, Schema, SomeOf, Text
-from ecmf_pipeline.llm.step import Utterance
+from ecmf_pipeline.llm.prompt import Chat, load_prompt, question_key
+from ecmf_pipeline.llm.schema import Generated, Number, OneOf, Schema, SomeOf, Text
+from ecmf_pipeline.llm.scoring import scored, steps_of
 from tests.llm.fault_server import WORDS, books, lines, often_faulty, serving, settings, truth
 
 FORM = Schema.of(label=OneOf(WORDS))
@@ -82,15 +81,19 @@ def test_an_answer_that_was_not_valid_is_paid_for_once(tmp_path: Path) -> None:
 
 
 def test_loops_of_one_run_may_share_a_budget(tmp_path: Path) -> None:
-    budget = Budget(BudgetConfig(max_requests=7))
+    budget, prompt = Budget(BudgetConfig(max_requests=7)), load_prompt("emotion_en")
+
+    def score(folder: str, texts: list[str]) -> int:
+        utterances, steps = dict(zip(texts, texts, strict=True)), steps_of(config, prompt, WORDS, budget)
+        return scored(
+            utterances, WORDS, fingerprint="f", books=books(tmp_path / folder), steps=steps, config=config
+        ).asked
+
     with serving(lambda *_: "ok") as server:
         config = settings(server.url, concurrency=1)
-        fill_in(config, chats(lines(5)), FORM, prompt=PROMPT, books=books(tmp_path / "a"), budget=budget)
-        scorer = AskingSteps(config, load_prompt("emotion_en"), WORDS, budget)(0)
-        assert scorer.work([(Utterance("line 1", ()), "line 1")]) == []
+        assert score("a", lines(5)) == 5
         with pytest.raises(BudgetSpent, match="7 requests"):
-            fill_in(config, chats(lines(5)), FORM, prompt=PROMPT, books=books(tmp_path / "b"), budget=budget)
-        scorer.close()
+            score("b", lines(5))
         assert len(server.asked) == 7
 
 

@@ -15,15 +15,16 @@ from ecmf_pipeline.core.formatting import counted
 from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.extraction.plan import present_digests
+from ecmf_pipeline.llm.budget import Budget
 from ecmf_pipeline.llm.calibration import LabelCalibration, held_out_calibrations
-from ecmf_pipeline.llm.client import Budget
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.cues import count_words, face_cues, read_cues, speech_rate, voice_cues
 from ecmf_pipeline.llm.frames import frame_scores
-from ecmf_pipeline.llm.prompt import Prompt, load_prompt, prompts_by_fold
+from ecmf_pipeline.llm.prompt import Prompt, load_prompt
 from ecmf_pipeline.llm.rewrite_prompt import Context, Neighbours, load_rewrite_prompt, neighbours_of
 from ecmf_pipeline.llm.run import ScoreBooks
-from ecmf_pipeline.llm.scoring import Scored, label_scores, votes_from_scores, without_words
+from ecmf_pipeline.llm.scoring import Scored, label_scores, without_words
+from ecmf_pipeline.llm.votes import prompts_by_fold, votes_from_scores
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.stages.shared.inputs import Corpus, expected_fingerprint, folds_of
 from ecmf_pipeline.store import FeatureStore
