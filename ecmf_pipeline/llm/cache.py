@@ -12,18 +12,18 @@ into a part. A text that was paid for twice merely stands twice; a damaged line 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import FiniteFloat, TypeAdapter
 
 from ecmf_pipeline.core.files import sha256_text, write_atomic
-from ecmf_pipeline.llm.schema import Generated
+from ecmf_pipeline.llm.schema import Value
 from ecmf_pipeline.runner.spool import Spool, SpooledWriter, flush_folder
 
 DIGITS = 6
@@ -56,7 +56,7 @@ class TextScores:
     """
 
     key: str
-    scores: tuple[float, ...]
+    scores: tuple[FiniteFloat, ...]
     cut: bool = False
     raw: tuple[str, ...] = ()
 
@@ -89,15 +89,7 @@ class TextScores:
         Raises:
             ValueError: When it is damaged.
         """
-        try:
-            entry = json.loads(line)
-            scores, raw = tuple(map(float, entry["scores"])), tuple(map(str, entry.get("raw", ())))
-            found = cls(entry["key"], scores, bool(entry.get("cut", False)), raw)
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"not a line of scores: {line!r}") from error
-        if not isinstance(found.key, str) or not all(map(math.isfinite, found.scores)):
-            raise ValueError(f"not a line of scores: {line!r}")
-        return found
+        return _SCORES.validate_json(line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +98,19 @@ class Written:
 
     Attributes:
         key: SHA-256 of the question.
-        answer: The answer, or what was said instead of one.
+        values: The value of each field; None where every answer was invalid: the model abstains.
+        raw: The answers that were not valid, each with the reason before it.
     """
 
     key: str
-    answer: Generated
+    values: Mapping[str, Value] | None = None
+    raw: tuple[str, ...] = ()
 
     def line(self) -> str:
         """The line of the cache, with its end."""
-        entry: dict[str, Any] = {"key": self.key}
-        if self.answer.values is not None:
-            entry["values"] = dict(self.answer.values)
-        if self.answer.raw:
-            entry["raw"] = [answer[:RAW] for answer in self.answer.raw]
+        entry: dict[str, object] = {"key": self.key}
+        entry |= {} if self.values is None else {"values": dict(self.values)}
+        entry |= {"raw": [answer[:RAW] for answer in self.raw]} if self.raw else {}
         return json.dumps(entry, allow_nan=False, separators=(",", ":")) + "\n"
 
     @classmethod
@@ -128,21 +120,13 @@ class Written:
         Raises:
             ValueError: When it is damaged.
         """
-        try:
-            entry = json.loads(line)
-            values, raw = entry.get("values"), tuple(map(str, entry.get("raw", ())))
-            if values is not None:
-                values = {
-                    str(name): tuple(map(str, value)) if isinstance(value, list) else value
-                    for name, value in values.items()
-                }
-            found = cls(entry["key"], Generated(values, raw))
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"not a line of answers: {line!r}") from error
-        if not isinstance(found.key, str) or (values is None and not raw):
+        found = _WRITTEN.validate_json(line)
+        if found.values is None and not found.raw:
             raise ValueError(f"not a line of answers: {line!r}")
         return found
 
+
+_SCORES, _WRITTEN = TypeAdapter(TextScores), TypeAdapter(Written)
 
 RowT = TypeVar("RowT", bound=CacheRow)
 
@@ -187,6 +171,10 @@ class AnswerCache(Generic[RowT]):
     def __getitem__(self, key: str) -> RowT:
         """The answer about what has that SHA-256."""
         return self._rows[key]
+
+    def get(self, key: str) -> RowT | None:
+        """The answer about what has that SHA-256; None where there is none."""
+        return self._rows.get(key)
 
     def rows(self) -> Iterable[RowT]:
         """All that is known."""

@@ -88,7 +88,7 @@ class GenerationStep(Step[Form, Chat, Written]):
                 return [outcome for one in batch for outcome in self.work([one])]
             return [Outcome(target, error) for item, _ in batch for target in item.targets]
         return [
-            Outcome(target, Written(target.digest, answer))
+            Outcome(target, Written(target.digest, answer.values, answer.raw))
             for (item, _), answer in zip(batch, answers, strict=True)
             for target in item.targets
         ]
@@ -184,7 +184,7 @@ def fill_in(
         retry_quarantined=retry_quarantined,
         engine=engine,
     )
-    answers = {clip_id: cache[key].answer if key in cache else None for clip_id, key in keys.items()}
+    answers = {clip_id: cache.get(key) for clip_id, key in keys.items()}
     return Forms(
         {clip_id: answer.values if answer else None for clip_id, answer in answers.items()},
         asked=len(found.asked),
@@ -200,12 +200,11 @@ def written_under(schema: Schema) -> Callable[[bytes], Written]:
 
     def parse(line: bytes) -> Written:
         row = Written.parse(line)
-        if row.answer.values is None:
+        if row.values is None:
             return row
         try:
-            values = schema.read(json.dumps(dict(row.answer.values)))
+            return replace(row, values=schema.read(json.dumps(dict(row.values))))
         except InvalidAnswer as error:
             raise ValueError(f"not a line of these answers: {line!r}") from error
-        return replace(row, answer=replace(row.answer, values=values))
 
     return parse

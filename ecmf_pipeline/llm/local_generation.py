@@ -1,7 +1,7 @@
 """Answers under a schema from a local causal language model.
 
 The braces, names and quotation marks are written by us, so that an answer cannot leave its schema; the model writes the
-values alone. Words and numbers are scored (the likeliest of all that are allowed is taken, its closing sign included),
+values alone. Words are scored (the likeliest of all that are allowed is taken, its closing sign included),
 texts are decoded greedily. Nothing is drawn: the same question gets the same answer.
 
 Several questions are answered side by side, over keys and values that are kept. The prefix that their prompts share is
@@ -22,7 +22,7 @@ from ecmf_pipeline.core.errors import FeaturesNotFinite, ModelError, RequestRefu
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.local_model import LocalModel, Vocabulary, shortened_at_a_word
 from ecmf_pipeline.llm.prompt import Chat, Message
-from ecmf_pipeline.llm.schema import Flag, Generated, InvalidAnswer, Kind, Number, OneOf, Schema, SomeOf, Text, Value
+from ecmf_pipeline.llm.schema import Generated, InvalidAnswer, Kind, OneOf, Schema, SomeOf, Text, Value
 
 _NEEDED = {"past_key_values", "use_cache", "position_ids"}
 
@@ -144,21 +144,15 @@ class Writer:
         for row in self._everyone if to is None else to:
             self._rows.append(row, self._after("\n", text))
 
-    def value(self, kind: Kind, end: str) -> Sequence[Value]:
-        """Have every row fill in a value.
+    def value(self, kind: Kind) -> Sequence[Value]:
+        """Have every row fill in a value, with the sign that ends it.
 
         Args:
             kind: What is allowed.
-            end: What follows a value that no sign of its own ends: the comma or brace, which is written, too.
         """
         if isinstance(kind, OneOf):
             self.write('"')
             return [kind.words[word] for word in self._choice(self._everyone, _escaped(kind.words), '"', '"')]
-        if isinstance(kind, Flag):
-            return [not word for word in self._choice(self._everyone, ["true", "false"], "\n", "")]
-        if isinstance(kind, Number):
-            numbers = kind.written()
-            return [float(numbers[number]) for number in self._choice(self._everyone, numbers, "\n", end)]
         return self._several(kind) if isinstance(kind, SomeOf) else self._texts(kind)
 
     def _choice(
@@ -237,7 +231,7 @@ _LEAST_SHARED = 16
 
 
 class TransformersGenerator:
-    """A `client.Generator` over any causal language model of transformers; loaded with the first question.
+    """Fills in forms with any causal language model of transformers; loaded with the first question.
 
     Args:
         config: The model and its batch size.
@@ -251,18 +245,16 @@ class TransformersGenerator:
         self._cache: object = None
         self._vocabulary: Vocabulary | None = None
 
-    def stop(self) -> None:
-        """Nothing is under way between two calls."""
-
-    def abandon(self) -> None:
-        """Nor elsewhere."""
-
-    def close(self) -> None:
-        """The model goes with its process."""
-
     @torch.inference_mode()
     def generate(self, chats: Sequence[Chat], schema: Schema) -> list[Generated]:
-        """Answer each chat; see `client.Generator`.
+        """Answer each chat.
+
+        Args:
+            chats: The questions, (n,). What is data in them stands there as `prompt.as_data` left it.
+            schema: The form of the answers.
+
+        Returns:
+            The answers, (n,).
 
         Raises:
             RequestRefused: When a question with its answer takes more tokens than the model reads.
@@ -305,10 +297,8 @@ class TransformersGenerator:
         writer = Writer(self._model, rows, self._vocabulary or self._read_vocabulary())
         values: list[dict[str, object]] = [{} for _ in prompts]
         for number, (name, kind) in enumerate(schema.fields):
-            opening = "{" if number == 0 else " " if isinstance(schema.fields[number - 1][1], Number) else ", "
-            writer.write(f"{opening}{json.dumps(name)}: ")
-            last = number == len(schema.fields) - 1
-            for row, value in enumerate(writer.value(kind, end="}" if last else ",")):
+            writer.write(f"{', ' if number else '{'}{json.dumps(name)}: ")
+            for row, value in enumerate(writer.value(kind)):
                 values[row][name] = value
         return [_read(json.dumps(answer, ensure_ascii=False), schema) for answer in values]
 

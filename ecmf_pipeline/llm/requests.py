@@ -23,7 +23,6 @@ from ecmf_pipeline.llm.drafts import TRIES, Draft, Drafts
 from ecmf_pipeline.llm.prompt import Chat, Message, PictureMessage, Prompt, question_key
 from ecmf_pipeline.llm.run import Form, Utterance
 from ecmf_pipeline.llm.schema import (
-    Generated,
     InvalidAnswer,
     Schema,
     label_schema,
@@ -250,7 +249,7 @@ class FormStep(ServerStep[Form, Chat, Written]):
             drawn: dict[str, Any] = {"temperature": config.sample_temperature, "seed": config.seed} if attempt else {}
             answer = self._server.ask(opened, schema.json_schema(), answer_tokens=room, **drawn)
             try:
-                return Written(key, Generated(schema.read(answer.content), tuple(raw)))
+                return Written(key, schema.read(answer.content), tuple(raw))
             except InvalidAnswer as error:
                 raw.append(self._drafts.keep(key, attempt, Draft(None, f"{error}: {answer.content}")).raw)
-        return Written(key, Generated(None, tuple(raw)))
+        return Written(key, None, tuple(raw))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -23,6 +23,7 @@ from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.core.files import fingerprint, read_text
+from ecmf_pipeline.llm.config import RewriteConfig
 from ecmf_pipeline.llm.prompt import Message, unmarked
 from ecmf_pipeline.llm.schema import OneOf, Schema, SomeOf, Text
 
@@ -224,6 +225,10 @@ class RewritePrompt(Config):
         """Words for some of `CUES`."""
         return tuple(self.cue_words[cue] for cue in cues)
 
+    def cue_text(self, cues: Iterable[str]) -> str:
+        """Some of `CUES` in words, as one text; empty where there are none."""
+        return self.wording.between.join(self.cue_words[cue] for cue in cues)
+
     def told(self, cues: Sequence[str]) -> str:
         """What stands after a text where cues, in words, are told without a model; empty where there are none."""
         return self.wording.shown.format(cues=self.wording.between.join(cues)) if cues else ""
@@ -241,6 +246,27 @@ class RewritePrompt(Config):
             (self.marks.cues, ["; ".join(context.cues)] if context.cues else []),
         ]
         return "\n".join(mark.format(text=unmarked(text)) for mark, texts in parts for text in texts)
+
+
+def contexts_of(
+    clips: Sequence[Clip], config: RewriteConfig, cues: Sequence[Mapping[str, Sequence[str]]]
+) -> dict[str, Context]:
+    """What the rewrite may show of each clip with words, by clip id: the words, their neighbours, cues.
+
+    Args:
+        clips: The whole corpus.
+        config: How many neighbours are shown, and by which prompt.
+        cues: Names of cues by clip id, of each branch that is told of.
+    """
+    prompt = load_rewrite_prompt(config.prompt)
+    around = neighbours_of(clips, config.neighbours, config.dialogues)
+    contexts = {}
+    for clip in clips:
+        if clip.transcript.strip():
+            names = [name for table in cues for name in table.get(clip.clip_id, ())]
+            near = around.get(clip.clip_id, Neighbours())
+            contexts[str(clip.clip_id)] = Context(clip.transcript, near.before, near.after, prompt.words_for(names))
+    return contexts
 
 
 def packaged_rewrite_prompts() -> Mapping[str, str]:

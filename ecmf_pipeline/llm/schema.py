@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Value = str | float | bool | tuple[str, ...]
+Value = str | tuple[str, ...]
 
 _FENCE = re.compile(r"\s*```(?:json)?\s*(\{.*\})\s*```\s*", re.DOTALL)
 _PLAIN = re.compile(r'[^"\x00-\x1f\x7f]+')
-_MOST_NUMBERS = 201
 _FRAME = 8
 """Tokens of a field's name and the signs around it, about."""
 
@@ -124,65 +123,7 @@ class Text:
         return self.longest
 
 
-@dataclass(frozen=True, slots=True)
-class Number:
-    """A number between two bounds, which are allowed.
-
-    Attributes:
-        low: The lower bound.
-        high: The upper bound.
-        decimals: Digits after the point; what a server sends is rounded to them.
-    """
-
-    low: float
-    high: float
-    decimals: int = 0
-
-    def __post_init__(self) -> None:
-        if not 2 <= len(self.written()) <= _MOST_NUMBERS:
-            raise ValueError(f"{self} allows {len(self.written())} numbers, not 2 to {_MOST_NUMBERS}")
-
-    def written(self) -> list[str]:
-        """All numbers that it allows, as they are written."""
-        scale = 10**self.decimals
-        steps = range(math.ceil(self.low * scale), math.floor(self.high * scale) + 1)
-        return [f"{step / scale:.{self.decimals}f}" for step in steps]
-
-    def json_schema(self) -> dict[str, Any]:
-        """See `Schema.json_schema`."""
-        return {"type": "number" if self.decimals else "integer"}
-
-    def read(self, value: Any) -> float:
-        """See `Schema.read`."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
-            raise InvalidAnswer(f"is no number from {self.low} to {self.high}")
-        return round(float(value), self.decimals)
-
-    def most_tokens(self) -> int:
-        """See `Schema.most_tokens`."""
-        return max(map(len, self.written()))
-
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """Yes or no."""
-
-    def json_schema(self) -> dict[str, Any]:
-        """See `Schema.json_schema`."""
-        return {"type": "boolean"}
-
-    def read(self, value: Any) -> bool:
-        """See `Schema.read`."""
-        if not isinstance(value, bool):
-            raise InvalidAnswer("is neither true nor false")
-        return value
-
-    def most_tokens(self) -> int:
-        """See `Schema.most_tokens`."""
-        return 1
-
-
-Kind = OneOf | SomeOf | Text | Number | Flag
+Kind = OneOf | SomeOf | Text
 
 
 @dataclass(frozen=True, slots=True)

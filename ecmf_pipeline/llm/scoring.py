@@ -206,18 +206,6 @@ def _utterances(utterances: Mapping[str, str], wanted: Mapping[str, Sequence[str
     ]
 
 
-def without_words(clips: int, labels: int, books: ScoreBooks) -> Scored:
-    """The scores of a corpus in which nobody speaks: no model is needed, and nothing is set aside.
-
-    Args:
-        clips: How many clips there are, n.
-        labels: How many labels, K.
-        books: Where the stage keeps what it has asked.
-    """
-    nothing_to_ask(books)
-    return Scored(np.full((clips, labels), np.nan), 0, 0, clips, 0, 0, 0)
-
-
 def probabilities(
     scores: NDArray[np.float64], *, temperature: float | NDArray[np.float64] = 1.0
 ) -> NDArray[np.float64]:
@@ -295,8 +283,11 @@ def label_scores(
 
     Raises:
         ModelError: When the model cannot be loaded, or gave no valid answer on any calibration text.
-        TryAgain: As `scored` does, with what else it raises.
+        TryAgain: As `run.ask_about` does, with what else it raises.
     """
+    if not any(text.strip() for text in texts.values()):  # nobody speaks: no model is needed
+        nothing_to_ask(books)
+        return Scored(np.full((len(texts), len(labels)), np.nan), 0, 0, len(texts), 0, 0, 0)
     asked = prompt or load_prompt(config.prompt)
     calibration = calibration_of_server(config, asked)
     found = scored(

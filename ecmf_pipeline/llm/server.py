@@ -8,6 +8,7 @@ server sends back is cleared of the key before anything else sees it.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import threading
 from collections.abc import Mapping, Sequence
@@ -234,7 +235,7 @@ class ChatServer:
         except openai.APIConnectionError as error:
             # A connection that was never made: refused, no such host. By name: openai brings one httpx or another.
             unreachable = type(error.__cause__).__name__ == "ConnectError"
-            what = str(error.__cause__) if unreachable else type(error).__name__
+            what = _root_cause(error) if unreachable else type(error).__name__
             raise _Fault(self._key.cleared(what), unreachable=unreachable) from None
         try:
             completion = ChatCompletion.model_validate_json(content)
@@ -289,3 +290,10 @@ class ChatServer:
             return min(told * (1 + 0.1 * jitter), self.config.longest_wait)
         longest = self.config.first_wait * 2.0 ** (attempt - 1)
         return min(longest * (0.5 + 0.5 * jitter), self.config.longest_wait)
+
+
+def _root_cause(error: BaseException) -> str:
+    """The operating system's reason why a connection was not made: the libraries above it say no more than that."""
+    while within := error.exceptions[0] if isinstance(error, ExceptionGroup) else error.__cause__ or error.__context__:
+        error = within
+    return os.strerror(error.errno) if isinstance(error, ConnectionError) and error.errno else str(error)

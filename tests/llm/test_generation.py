@@ -13,7 +13,7 @@ from ecmf_pipeline.llm.cache import AnswerCache, Written
 from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig
 from ecmf_pipeline.llm.generation import Forms, fill_in, generation_settings
 from ecmf_pipeline.llm.prompt import Chat, load_prompt, question_key
-from ecmf_pipeline.llm.schema import Generated, Number, OneOf, Schema, SomeOf, Text
+from ecmf_pipeline.llm.schema import OneOf, Schema, SomeOf, Text
 from ecmf_pipeline.llm.scoring import scored, steps_of
 from tests.llm.fault_server import WORDS, books, lines, often_faulty, serving, settings, truth
 
@@ -58,7 +58,7 @@ def test_an_invalid_answer_is_asked_for_once_more_and_kept(tmp_path: Path) -> No
     assert found.invalid == 1
     (folder,) = (tmp_path / "cache").iterdir()
     cache = AnswerCache(tmp_path / "cache", folder.name, Written.parse)
-    (raw, again) = cache[question_key(chats(lines(2))["c1"])].answer.raw
+    (raw, again) = cache[question_key(chats(lines(2))["c1"])].raw
     assert raw == again == 'label is none of the words that were asked for: {"label": "jubilant"}'
 
 
@@ -98,7 +98,7 @@ def test_loops_of_one_run_may_share_a_budget(tmp_path: Path) -> None:
 
 
 def test_a_local_model_answers_in_workers_and_is_not_asked_again(tiny: LlmConfig, tmp_path: Path) -> None:
-    form = Schema.of(cues=SomeOf(WORDS, most=2), strength=Number(0, 3), why=Text(12))
+    form = Schema.of(cues=SomeOf(WORDS, most=2), why=Text(12))
     config = tiny.model_copy(update={"workers": 0, "batch_size": 2})
     questions = chats([*lines(3), "far too long " * 400, "line 0"])
     found = ask(tmp_path, questions, config.model_copy(update={"max_quarantined": 0.5}), form)
@@ -112,12 +112,11 @@ def test_a_local_model_answers_in_workers_and_is_not_asked_again(tiny: LlmConfig
 
 
 def test_lines_are_read_as_they_were_written() -> None:
-    for answer in (
-        Generated({"cues": ("a", "b"), "why": "她说", "strength": 0.5, "clear": True}),
-        Generated(None, ("not JSON: x",)),
-        Generated({"label": "sad"}, ("not JSON: x",)),
+    for row in (
+        Written("0" * 64, {"cues": ("a", "b"), "why": "她说"}),
+        Written("0" * 64, None, ("not JSON: x",)),
+        Written("0" * 64, {"label": "sad"}, ("not JSON: x",)),
     ):
-        row = Written("0" * 64, answer)
         assert Written.parse(row.line().encode()) == row
     for damaged in (b"{}", b'{"key": "k"}', b"[]", b'{"key": 3, "values": {}}', b'{"key": "k", "values": 3}', b"{"):
         with pytest.raises(ValueError, match=r"line|JSON|Expecting"):
