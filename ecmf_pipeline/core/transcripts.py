@@ -7,18 +7,31 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import read_text, write_atomic
 
-if TYPE_CHECKING:
-    pass
-
-
 _COLUMNS = ["clip_id", "original", "enriched", "translation"]
-_FORMER_COLUMNS = _COLUMNS[:-1]
-"""Of tables from before there were translations."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClipText:
+    """The text branch's view of a clip; "" stands for what there is none of.
+
+    Attributes:
+        original: What was said.
+        enriched: The same, enriched by the LLM.
+        translation: The same in the corpus' other language.
+    """
+
+    original: str
+    enriched: str = ""
+    translation: str = ""
+
+    def having(self, columns: Sequence[str]) -> list[str]:
+        """The texts of some columns, in their order; none where one of them is blank."""
+        texts: list[str] = [getattr(self, column) for column in columns]
+        return texts if all(text.strip() for text in texts) else []
 
 
 def write_texts(path: Path, texts: Mapping[str, ClipText]) -> bool:
@@ -46,26 +59,6 @@ def read_texts(path: Path) -> dict[str, ClipText]:
     if not path.is_file():
         raise MissingInput(f"{path} is missing", "run `ecmf-pipe rewrite` (or `dvc repro`) first")
     header, *rows = list(csv.reader(io.StringIO(read_text(path)))) or [[]]
-    if header not in (_COLUMNS, _FORMER_COLUMNS) or any(len(row) != len(header) for row in rows):
+    if header != _COLUMNS or any(len(row) != len(header) for row in rows):
         raise InputError(f"{path} is damaged", "run `ecmf-pipe rewrite` again")
     return {clip_id: ClipText(*texts) for clip_id, *texts in rows}
-
-
-@dataclass(frozen=True, slots=True)
-class ClipText:
-    """The text branch's view of a clip; "" stands for what there is none of.
-
-    Attributes:
-        original: What was said.
-        enriched: The same, enriched by the LLM.
-        translation: The same in the corpus' other language.
-    """
-
-    original: str
-    enriched: str = ""
-    translation: str = ""
-
-    def having(self, columns: Sequence[str]) -> list[str]:
-        """The texts of some columns, in their order; none where one of them is blank."""
-        texts: list[str] = [getattr(self, column) for column in columns]
-        return texts if all(text.strip() for text in texts) else []

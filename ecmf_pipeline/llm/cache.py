@@ -28,9 +28,9 @@ from ecmf_pipeline.runner.spool import Spool, SpooledWriter, flush_folder
 
 DIGITS = 6
 """Decimals that are kept of a score."""
-
 RAW = 2000
 """Characters that are kept of an answer that was not valid."""
+_PART = re.compile(r"part-(\d{6,})-[0-9a-f]{8}\.jsonl")
 
 
 class CacheRow(Protocol):
@@ -42,6 +42,9 @@ class CacheRow(Protocol):
 
     def line(self) -> str:
         """The line, with its end."""
+
+
+RowT = TypeVar("RowT", bound=CacheRow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +130,6 @@ class Written:
 
 
 _SCORES, _WRITTEN = TypeAdapter(TextScores), TypeAdapter(Written)
-
-RowT = TypeVar("RowT", bound=CacheRow)
-
-_PART = re.compile(r"part-(\d{6,})-[0-9a-f]{8}\.jsonl")
 
 
 class AnswerCache(Generic[RowT]):

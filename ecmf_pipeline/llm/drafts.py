@@ -17,8 +17,6 @@ from ecmf_pipeline.runner.spool import flush_folder
 
 FILE = "drafts.jsonl"
 """Its name in the folder of a fingerprint's spool."""
-
-
 TRIES = 2
 """An answer that the schema forbids is asked for once more; then the model abstains."""
 
@@ -40,14 +38,14 @@ class Drafts:
     """The drafts of one fingerprint; safe to use from several threads of the run that holds the cache's lock.
 
     Args:
-        path: Where they stand; need not exist yet. None: they are kept in memory alone.
+        path: Where they stand; need not exist yet.
         also: Files of other stages that ask the same; they are read only.
     """
 
-    def __init__(self, path: Path | None, *, also: Sequence[Path] = ()) -> None:
+    def __init__(self, path: Path, *, also: Sequence[Path] = ()) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._own = _read(path) if path else {}
+        self._own = _read(path)
         self._others = {place: draft for other in also for place, draft in _read(other).items()}
 
     def __len__(self) -> int:
@@ -64,8 +62,7 @@ class Drafts:
         draft = Draft(draft.label, draft.raw[:RAW])
         with self._lock:
             self._own[key, number] = draft
-            if self._path:
-                _append(self._path, _line(key, number, draft))
+            _append(self._path, _line(key, number, draft))
         return draft
 
     def settled(self, key: str, samples: int) -> int:
@@ -79,7 +76,7 @@ class Drafts:
         Args:
             finished: The keys that the cache has a row of.
         """
-        if self._path is None or not self._path.is_file():
+        if not self._path.is_file():
             return
         with self._lock:
             self._own = {place: draft for place, draft in self._own.items() if place[0] not in finished}
@@ -91,11 +88,10 @@ class Drafts:
 
     def remove(self) -> None:
         """Drop all of them, and the folder where nothing else waits in it."""
-        if self._path is not None:
-            self._own = {}
-            self._path.unlink(missing_ok=True)
-            with suppress(OSError):  # not empty
-                self._path.parent.rmdir()
+        self._own = {}
+        self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty
+            self._path.parent.rmdir()
 
 
 def _line(key: str, number: int, draft: Draft) -> str:

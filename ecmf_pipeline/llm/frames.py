@@ -35,6 +35,99 @@ RECIPE = 1
 """Raised with every change of code that changes the pictures."""
 
 
+def frame_scores(
+    config: LlmConfig,
+    clips: Sequence[Clip],
+    labels: Sequence[str],
+    *,
+    corpus_root: Path,
+    media: MediaConfig,
+    faces: FaceConfig,
+    books: ScoreBooks,
+    retry_quarantined: bool = False,
+    engine: Engine | None = None,
+    budget: Budget | None = None,
+) -> Scored:
+    """Label scores of clips by their pictures, (n, K), asking only about files that no cache knows.
+
+    Args:
+        config: The server, and how many pictures it is shown.
+        clips: The clips, (n,); those without such pictures are not asked about.
+        labels: Labels to choose from, (K,).
+        corpus_root: What the clips' paths are relative to.
+        media: How clips are decoded.
+        faces: How faces are found, where they are shown.
+        books: Where the stage keeps what it has asked.
+        retry_quarantined: Whether clips that were set aside are tried again.
+        engine: Who runs the workers; None: threads, as ``config`` says.
+        budget: What may still be sent, where a stage asks in several loops; None: one for this loop.
+
+    Raises:
+        ParamsError: When the prompt does not say how a server is asked about pictures.
+        TryAgain: As `run.ask_about` does, with what else it raises.
+    """
+    prompt = load_prompt(config.prompt)
+    if prompt.frames is None:
+        raise ParamsError(f"llm.prompt: {config.prompt} has no section `frames`", "copy it from emotion_en.yaml")
+    keys = frame_keys(clips, config.votes.frames, faces)
+    settings = fingerprint(frame_settings(config, labels, media, faces))
+    by_id = {str(clip.clip_id): clip for clip in clips}
+    cache = ScoreCache(books.cache, settings)
+    found = ask_about(
+        keys,
+        lambda wanted: [
+            ClipToShow(by_id[some[0]], tuple(Target(clip_id, BRANCH, key) for clip_id in some))
+            for key, some in wanted.items()
+        ],
+        cache=cache,
+        fingerprint=settings,
+        books=books,
+        steps=lambda drafts: ShowingSteps(
+            config, prompt, tuple(labels), corpus_root, media, faces, drafts, budget or Budget(config.budget)
+        ),
+        config=config,
+        retry_quarantined=retry_quarantined,
+        engine=engine,
+    )
+    return scores_kept(cache, [clip.clip_id for clip in clips], keys, labels, found)
+
+
+def frame_settings(
+    config: LlmConfig, labels: Sequence[str], media: MediaConfig, faces: FaceConfig
+) -> Mapping[str, Any]:
+    """All that changes the scores, beside the files, as plain JSON values.
+
+    Raises:
+        ModelError: When the face detector is asked for and not there.
+    """
+    prompt = load_prompt(config.prompt)
+    prompt.words(labels)  # refuses labels that would share a word
+    asked = prompt.model_dump(mode="json", include={"frames", "labels", "aliases"})
+    words = {name: {"word": label["word"]} for name, label in asked["labels"].items()}
+    shown = config.votes.frames
+    return {
+        "sees": shown.model_dump(mode="json"),
+        "recipe": RECIPE,
+        "reader": resolved_reader(media),
+        "max_side": media.max_side,
+        "faces": faces.settings() if shown.crops else None,
+        "weights": config.weights(),
+        "prompt": sha256_text(json.dumps({**asked, "labels": words}, sort_keys=True, ensure_ascii=False)),
+        "labels": list(labels),
+        "server": config.server.settings(),
+    }
+
+
+def frame_keys(clips: Sequence[Clip], shown: ShownFrames, faces: FaceConfig) -> dict[str, str]:
+    """Digest of the file that pictures of each clip come from, by clip id; clips without such a file are left out."""
+    cut = shown.crops and faces.are_cut_already
+    return {
+        clip.clip_id: clip.face_digest if cut else clip.digest
+        for clip in clips
+        if (clip.face_digest if cut else clip.digest and clip.has_video)
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class ClipToShow:
     """A clip whose pictures the model is to be asked about.
@@ -140,63 +233,6 @@ class ShowingStep(ServerStep[ClipToShow, list[bytes], TextScores]):
         return self._finder.track(sampling.frames).crops
 
 
-def frame_scores(
-    config: LlmConfig,
-    clips: Sequence[Clip],
-    labels: Sequence[str],
-    *,
-    corpus_root: Path,
-    media: MediaConfig,
-    faces: FaceConfig,
-    books: ScoreBooks,
-    retry_quarantined: bool = False,
-    engine: Engine | None = None,
-    budget: Budget | None = None,
-) -> Scored:
-    """Label scores of clips by their pictures, (n, K), asking only about files that no cache knows.
-
-    Args:
-        config: The server, and how many pictures it is shown.
-        clips: The clips, (n,); those without such pictures are not asked about.
-        labels: Labels to choose from, (K,).
-        corpus_root: What the clips' paths are relative to.
-        media: How clips are decoded.
-        faces: How faces are found, where they are shown.
-        books: Where the stage keeps what it has asked.
-        retry_quarantined: Whether clips that were set aside are tried again.
-        engine: Who runs the workers; None: threads, as ``config`` says.
-        budget: What may still be sent, where a stage asks in several loops; None: one for this loop.
-
-    Raises:
-        ParamsError: When the prompt does not say how a server is asked about pictures.
-        TryAgain: As `run.ask_about` does, with what else it raises.
-    """
-    prompt = load_prompt(config.prompt)
-    if prompt.frames is None:
-        raise ParamsError(f"llm.prompt: {config.prompt} has no section `frames`", "copy it from emotion_en.yaml")
-    keys = frame_keys(clips, config.votes.frames, faces)
-    settings = fingerprint(frame_settings(config, labels, media, faces))
-    by_id = {str(clip.clip_id): clip for clip in clips}
-    cache = ScoreCache(books.cache, settings)
-    found = ask_about(
-        keys,
-        lambda wanted: [
-            ClipToShow(by_id[some[0]], tuple(Target(clip_id, BRANCH, key) for clip_id in some))
-            for key, some in wanted.items()
-        ],
-        cache=cache,
-        fingerprint=settings,
-        books=books,
-        steps=lambda drafts: ShowingSteps(
-            config, prompt, tuple(labels), corpus_root, media, faces, drafts, budget or Budget(config.budget)
-        ),
-        config=config,
-        retry_quarantined=retry_quarantined,
-        engine=engine,
-    )
-    return scores_kept(cache, [clip.clip_id for clip in clips], keys, labels, found)
-
-
 def picture_messages(
     prompt: Prompt, pictures: Sequence[bytes], labels: Sequence[str]
 ) -> list[Message | PictureMessage]:
@@ -232,39 +268,3 @@ def as_jpeg(picture: NDArray[np.uint8], shown: ShownFrames) -> bytes:
     if not written:
         raise RuntimeError("OpenCV wrote no JPEG")
     return bytes(data)
-
-
-def frame_keys(clips: Sequence[Clip], shown: ShownFrames, faces: FaceConfig) -> dict[str, str]:
-    """Digest of the file that pictures of each clip come from, by clip id; clips without such a file are left out."""
-    cut = shown.crops and faces.are_cut_already
-    return {
-        clip.clip_id: clip.face_digest if cut else clip.digest
-        for clip in clips
-        if (clip.face_digest if cut else clip.digest and clip.has_video)
-    }
-
-
-def frame_settings(
-    config: LlmConfig, labels: Sequence[str], media: MediaConfig, faces: FaceConfig
-) -> Mapping[str, Any]:
-    """All that changes the scores, beside the files, as plain JSON values.
-
-    Raises:
-        ModelError: When the face detector is asked for and not there.
-    """
-    prompt = load_prompt(config.prompt)
-    prompt.words(labels)  # refuses labels that would share a word
-    asked = prompt.model_dump(mode="json", include={"frames", "labels", "aliases"})
-    words = {name: {"word": label["word"]} for name, label in asked["labels"].items()}
-    shown = config.votes.frames
-    return {
-        "sees": shown.model_dump(mode="json"),
-        "recipe": RECIPE,
-        "reader": resolved_reader(media),
-        "max_side": media.max_side,
-        "faces": faces.settings() if shown.crops else None,
-        "weights": config.weights(),
-        "prompt": sha256_text(json.dumps({**asked, "labels": words}, sort_keys=True, ensure_ascii=False)),
-        "labels": list(labels),
-        "server": config.server.settings(),
-    }

@@ -24,77 +24,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationSteps:
-    """Makes the step of a worker, or the one that all threads share; the model or client is loaded only then.
-
-    Attributes:
-        config: The model.
-        schema: The form of the answers.
-    """
-
-    config: LlmConfig
-    schema: Schema
-
-    def __call__(self, worker: int) -> GenerationStep:
-        """Load the model."""
-        from ecmf_pipeline.llm.local_generation import TransformersGenerator
-
-        return GenerationStep(TransformersGenerator(self.config, worker), self.schema)
-
-
-@dataclass(frozen=True, slots=True)
-class FormSteps:
-    """Makes the step that all threads share.
-
-    Attributes:
-        config: The server, and what may be sent to it.
-        schema: The form of the answers.
-        drafts: What has been paid for of questions that are not finished.
-    """
-
-    config: LlmConfig
-    schema: Schema
-    drafts: Drafts
-
-    def __call__(self, worker: int) -> FormStep:  # noqa: ARG002 - there is one for all threads
-        """Open the client."""
-        server = open_server(self.config, Budget(self.config.budget))
-        return FormStep(server, self.config.server, self.schema, self.drafts)
-
-
-class GenerationStep(Step[Form, Chat, Written]):
-    """Has a model of this machine answer questions.
-
-    Args:
-        generator: The model.
-        schema: The form of the answers.
-    """
-
-    def __init__(self, generator: TransformersGenerator, schema: Schema) -> None:
-        self._generator = generator
-        self._schema = schema
-
-    def open(self, item: Form) -> Chat:
-        """The turns."""
-        return item.chat
-
-    def work(self, batch: Sequence[tuple[Form, Chat]]) -> list[Outcome[Written]]:
-        """Answer a batch; where one question fails, each is answered alone."""
-        try:
-            with want_of_memory():
-                answers = self._generator.generate([chat for _, chat in batch], self._schema)
-        except ClipError as error:
-            if len(batch) > 1:
-                return [outcome for one in batch for outcome in self.work([one])]
-            return [Outcome(target, error) for item, _ in batch for target in item.targets]
-        return [
-            Outcome(target, Written(target.digest, answer.values, answer.raw))
-            for (item, _), answer in zip(batch, answers, strict=True)
-            for target in item.targets
-        ]
-
-
-@dataclass(frozen=True, slots=True)
 class Forms:
     """What a model filled in about each clip.
 
@@ -114,30 +43,6 @@ class Forms:
     quarantined: int
     invalid: int
     damaged: int
-
-
-def generation_settings(config: LlmConfig, schema: Schema, prompt: Mapping[str, Any]) -> dict[str, Any]:
-    """All that changes an answer, as plain JSON values, but for the question itself.
-
-    Args:
-        config: The model.
-        schema: The form of the answers.
-        prompt: The prompt's part: its version, say.
-
-    Raises:
-        ModelError: When the model's files are not there.
-    """
-    how: dict[str, Any] = {"dtype": config.dtype}
-    if config.backend == "openai":
-        server = config.server
-        how = {name: getattr(server, name) for name in ("structured", "answer_tokens", "sample_temperature", "seed")}
-    return {
-        "generates": config.backend,
-        "weights": config.weights(),
-        "schema": schema.settings(),
-        "prompt": dict(prompt),
-        "how": how,
-    }
 
 
 def fill_in(
@@ -195,6 +100,30 @@ def fill_in(
     )
 
 
+def generation_settings(config: LlmConfig, schema: Schema, prompt: Mapping[str, Any]) -> dict[str, Any]:
+    """All that changes an answer, as plain JSON values, but for the question itself.
+
+    Args:
+        config: The model.
+        schema: The form of the answers.
+        prompt: The prompt's part: its version, say.
+
+    Raises:
+        ModelError: When the model's files are not there.
+    """
+    how: dict[str, Any] = {"dtype": config.dtype}
+    if config.backend == "openai":
+        server = config.server
+        how = {name: getattr(server, name) for name in ("structured", "answer_tokens", "sample_temperature", "seed")}
+    return {
+        "generates": config.backend,
+        "weights": config.weights(),
+        "schema": schema.settings(),
+        "prompt": dict(prompt),
+        "how": how,
+    }
+
+
 def written_under(schema: Schema) -> Callable[[bytes], Written]:
     """Reads a line of answers as `Written.parse` does; one whose values the schema forbids is damaged, too."""
 
@@ -208,3 +137,74 @@ def written_under(schema: Schema) -> Callable[[bytes], Written]:
             raise ValueError(f"not a line of these answers: {line!r}") from error
 
     return parse
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationSteps:
+    """Makes the step of a worker, or the one that all threads share; the model or client is loaded only then.
+
+    Attributes:
+        config: The model.
+        schema: The form of the answers.
+    """
+
+    config: LlmConfig
+    schema: Schema
+
+    def __call__(self, worker: int) -> GenerationStep:
+        """Load the model."""
+        from ecmf_pipeline.llm.local_generation import TransformersGenerator
+
+        return GenerationStep(TransformersGenerator(self.config, worker), self.schema)
+
+
+class GenerationStep(Step[Form, Chat, Written]):
+    """Has a model of this machine answer questions.
+
+    Args:
+        generator: The model.
+        schema: The form of the answers.
+    """
+
+    def __init__(self, generator: TransformersGenerator, schema: Schema) -> None:
+        self._generator = generator
+        self._schema = schema
+
+    def open(self, item: Form) -> Chat:
+        """The turns."""
+        return item.chat
+
+    def work(self, batch: Sequence[tuple[Form, Chat]]) -> list[Outcome[Written]]:
+        """Answer a batch; where one question fails, each is answered alone."""
+        try:
+            with want_of_memory():
+                answers = self._generator.generate([chat for _, chat in batch], self._schema)
+        except ClipError as error:
+            if len(batch) > 1:
+                return [outcome for one in batch for outcome in self.work([one])]
+            return [Outcome(target, error) for item, _ in batch for target in item.targets]
+        return [
+            Outcome(target, Written(target.digest, answer.values, answer.raw))
+            for (item, _), answer in zip(batch, answers, strict=True)
+            for target in item.targets
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class FormSteps:
+    """Makes the step that all threads share.
+
+    Attributes:
+        config: The server, and what may be sent to it.
+        schema: The form of the answers.
+        drafts: What has been paid for of questions that are not finished.
+    """
+
+    config: LlmConfig
+    schema: Schema
+    drafts: Drafts
+
+    def __call__(self, worker: int) -> FormStep:  # noqa: ARG002 - there is one for all threads
+        """Open the client."""
+        server = open_server(self.config, Budget(self.config.budget))
+        return FormStep(server, self.config.server, self.schema, self.drafts)

@@ -25,103 +25,99 @@ from ecmf_pipeline.llm.prompt import Chat, Message
 from ecmf_pipeline.llm.schema import Generated, InvalidAnswer, Kind, OneOf, Schema, SomeOf, Text, Value
 
 _NEEDED = {"past_key_values", "use_cache", "position_ids"}
+_LEAST_SHARED = 16
+"""A prefix of fewer tokens is not worth keeping."""
 
 
-class Rows:
-    """B texts. What is appended is run when logits are asked for, for all rows at once.
-
-    Rows are filled up to the same width. What fills them is masked, and each token is told its place in its own text,
-    so that it computes what it would compute alone.
+class TransformersGenerator:
+    """Fills in forms with any causal language model of transformers; loaded with the first question.
 
     Args:
-        model: The model.
-        prompts: The tokens that each text begins with, (B,).
-        prefix: What all of them begin with and `cache` knows.
-        cache: Keys and values of the prefix; None without one.
-
-    Raises:
-        ModelError: When the model does not keep keys and values that can be used so.
+        config: The model and its batch size.
+        worker: Number of the worker that asks.
     """
 
-    def __init__(self, model: LocalModel, prompts: Sequence[list[int]], prefix: Sequence[int], cache: Any) -> None:
-        self.count = len(prompts)
-        self._model = model
-        self._pending = [list(prompt[len(prefix) :]) for prompt in prompts]
-        self._places = [len(prefix)] * self.count
-        self._mask = torch.ones(self.count, len(prefix), dtype=torch.long)  # (B, P)
-        self._cache = _empty_cache(model) if cache is None else model.repeated(cache, self.count)
-        self._last: list[torch.Tensor] = [torch.empty(0)] * self.count
+    def __init__(self, config: LlmConfig, worker: int = 0) -> None:
+        self.config = config
+        self._model = LocalModel(config, worker)
+        self._prefix: list[int] = []
+        self._cache: object = None
+        self._vocabulary: Vocabulary | None = None
 
-    def append(self, row: int, tokens: Sequence[int]) -> None:
-        """Let a text go on."""
-        self._pending[row] += tokens
-
-    def logits(self, rows: Sequence[int]) -> torch.Tensor:
-        """What may come next in some rows, (len(rows), V).
-
-        Raises:
-            FeaturesNotFinite: When the model computes no numbers.
-        """
-        if any(self._pending):
-            kept = sorted({len(tokens) - 1 for tokens in self._pending if tokens})
-            logits, self._mask = self._run(self._pending, kept, self._cache)
-            for row, tokens in enumerate(self._pending):
-                if tokens:
-                    self._last[row] = logits[row, kept.index(len(tokens) - 1)]
-                    self._places[row] += len(tokens)
-            self._pending = [[] for _ in range(self.count)]
-        last = torch.stack([self._last[row] for row in rows])
-        if last.isnan().any():
-            raise FeaturesNotFinite("the model computes no numbers of what is said")
-        return last
-
-    def likelihoods(self, rows: Sequence[int], options: Sequence[tuple[int, ...]]) -> torch.Tensor:
-        """Log-likelihood of each of several continuations, in some rows; the texts stay as they are.
+    @torch.inference_mode()
+    def generate(self, chats: Sequence[Chat], schema: Schema) -> list[Generated]:
+        """Answer each chat.
 
         Args:
-            rows: Which rows.
-            options: Tokens of each continuation, (K,).
+            chats: The questions, (n,). What is data in them stands there as `prompt.as_data` left it.
+            schema: The form of the answers.
 
         Returns:
-            Sums over the tokens, (len(rows), K).
+            The answers, (n,).
+
+        Raises:
+            RequestRefused: When a question with its answer takes more tokens than the model reads.
+            FeaturesNotFinite: When the model computes no numbers.
+            ModelError: When the model cannot be loaded, or keeps no keys and values.
         """
-        first = self.logits(rows).log_softmax(dim=1)  # (R, V)
-        found = torch.stack([first[:, option[0]] for option in options], dim=1)  # (R, K)
-        branches: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for index, option in enumerate(options):
-            branches[option[:-1]].append(index)
-        for branch, indices in branches.items():
-            if not branch:  # one token: all is known
-                continue
-            logits, _ = self._run([branch] * self.count, range(len(branch)), copy.deepcopy(self._cache))
-            steps = logits[list(rows)].log_softmax(dim=2)  # (R, len(branch), V)
-            for index in indices:
-                for position, token in enumerate(options[index][1:]):
-                    found[:, index] += steps[:, position, token]
-        return found
+        prompts = [self._tokens(chat) for chat in chats]
+        longest = max(map(len, prompts), default=0) + schema.most_tokens()
+        if longest > (limit := self._model.reads or longest):
+            raise RequestRefused(f"the question with its answer may take {longest} tokens; the model reads {limit}")
+        self._share(prompts)
+        answers: list[Generated] = []
+        for start in range(0, len(prompts), self.config.batch_size):
+            answers += self._fill_in(prompts[start : start + self.config.batch_size], schema)
+        return answers
 
-    def _run(
-        self, tokens: Sequence[Sequence[int]], kept: Sequence[int], cache: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits at some positions of what is new, (B, len(kept), V), and the mask with all of it, (B, P + L)."""
-        width = max(map(len, tokens))
-        filled = torch.tensor([[*row, *([0] * (width - len(row)))] for row in tokens])  # (B, L)
-        new = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in tokens])  # (B, L)
-        mask = torch.cat([self._mask, new], dim=1)
-        places = torch.tensor(self._places)[:, None] + (new.cumsum(dim=1) - 1).clamp(min=0)
-        return self._model.logits(filled, mask, kept, cache, places).float().cpu(), mask
+    def _tokens(self, chat: Chat) -> list[int]:
+        """The prompt, in the model's chat template where it has one; nothing in it can end a turn."""
+        turns: list[Message] = [
+            {"role": turn["role"], "content": self._model.harmless(turn["content"])} for turn in chat
+        ]
+        if self._model.tokenizer.chat_template:
+            return self._model.encode(self._model.chat(turns))
+        plain = "\n\n".join(turn["content"] for turn in turns)
+        return [*self._model.opening, *self._model.encode(plain + "\n")]
+
+    def _share(self, prompts: Sequence[list[int]]) -> None:
+        """Run what all prompts begin with, unless that is what was kept last time."""
+        size = len(self._prefix)
+        if self._cache is not None and all(len(p) > size and p[:size] == self._prefix for p in prompts):
+            return
+        shared = prompts[0][: _shared(prompts)] if len(prompts) > 1 else []
+        self._prefix = shared if len(shared) >= _LEAST_SHARED else []
+        self._cache = self._model.prefix_cache(self._prefix)
+
+    def _fill_in(self, prompts: Sequence[list[int]], schema: Schema) -> list[Generated]:
+        """One batch, field by field."""
+        prefix = self._prefix if self._cache is not None else []
+        rows = Rows(self._model, prompts, prefix, self._cache if prefix else None)
+        writer = Writer(self._model, rows, self._vocabulary or self._read_vocabulary())
+        values: list[dict[str, object]] = [{} for _ in prompts]
+        for number, (name, kind) in enumerate(schema.fields):
+            writer.write(f"{', ' if number else '{'}{json.dumps(name)}: ")
+            for row, value in enumerate(writer.value(kind)):
+                values[row][name] = value
+        return [_read(json.dumps(answer, ensure_ascii=False), schema) for answer in values]
+
+    def _read_vocabulary(self) -> Vocabulary:
+        self._vocabulary = Vocabulary(self._model)
+        return self._vocabulary
 
 
-def _empty_cache(model: LocalModel) -> Any:
-    from transformers import DynamicCache
+def _shared(prompts: Sequence[list[int]]) -> int:
+    """With how many tokens all prompts begin, leaving each at least one."""
+    shortest = min(map(len, prompts)) - 1
+    return next((i for i in range(shortest) if len({prompt[i] for prompt in prompts}) > 1), shortest)
 
-    cache: Any = DynamicCache(config=model.network.config)
-    if not model.accepts >= _NEEDED or any(cache.is_linear):
-        raise ModelError(
-            f"{model.config.model} keeps no keys and values that rows can share, and cannot write answers here",
-            "take another model for it, or serve this one and set llm.backend: openai",
-        )
-    return cache
+
+def _read(content: str, schema: Schema) -> Generated:
+    """An answer, read like anybody's: a text that holds nothing but parts of characters is invalid, say."""
+    try:
+        return Generated(schema.read(content))
+    except InvalidAnswer as error:
+        return Generated(None, (f"{error}: {content}",))
 
 
 class Writer:
@@ -226,96 +222,98 @@ def _escaped(words: Sequence[str]) -> list[str]:
     return [json.dumps(word, ensure_ascii=False)[1:-1] for word in words]
 
 
-_LEAST_SHARED = 16
-"""A prefix of fewer tokens is not worth keeping."""
+class Rows:
+    """B texts. What is appended is run when logits are asked for, for all rows at once.
 
-
-class TransformersGenerator:
-    """Fills in forms with any causal language model of transformers; loaded with the first question.
+    Rows are filled up to the same width. What fills them is masked, and each token is told its place in its own text,
+    so that it computes what it would compute alone.
 
     Args:
-        config: The model and its batch size.
-        worker: Number of the worker that asks.
+        model: The model.
+        prompts: The tokens that each text begins with, (B,).
+        prefix: What all of them begin with and `cache` knows.
+        cache: Keys and values of the prefix; None without one.
+
+    Raises:
+        ModelError: When the model does not keep keys and values that can be used so.
     """
 
-    def __init__(self, config: LlmConfig, worker: int = 0) -> None:
-        self.config = config
-        self._model = LocalModel(config, worker)
-        self._prefix: list[int] = []
-        self._cache: object = None
-        self._vocabulary: Vocabulary | None = None
+    def __init__(self, model: LocalModel, prompts: Sequence[list[int]], prefix: Sequence[int], cache: Any) -> None:
+        self.count = len(prompts)
+        self._model = model
+        self._pending = [list(prompt[len(prefix) :]) for prompt in prompts]
+        self._places = [len(prefix)] * self.count
+        self._mask = torch.ones(self.count, len(prefix), dtype=torch.long)  # (B, P)
+        self._cache = _empty_cache(model) if cache is None else model.repeated(cache, self.count)
+        self._last: list[torch.Tensor] = [torch.empty(0)] * self.count
 
-    @torch.inference_mode()
-    def generate(self, chats: Sequence[Chat], schema: Schema) -> list[Generated]:
-        """Answer each chat.
+    def append(self, row: int, tokens: Sequence[int]) -> None:
+        """Let a text go on."""
+        self._pending[row] += tokens
 
-        Args:
-            chats: The questions, (n,). What is data in them stands there as `prompt.as_data` left it.
-            schema: The form of the answers.
-
-        Returns:
-            The answers, (n,).
+    def logits(self, rows: Sequence[int]) -> torch.Tensor:
+        """What may come next in some rows, (len(rows), V).
 
         Raises:
-            RequestRefused: When a question with its answer takes more tokens than the model reads.
             FeaturesNotFinite: When the model computes no numbers.
-            ModelError: When the model cannot be loaded, or keeps no keys and values.
         """
-        prompts = [self._tokens(chat) for chat in chats]
-        longest = max(map(len, prompts), default=0) + schema.most_tokens()
-        if longest > (limit := self._model.reads or longest):
-            raise RequestRefused(f"the question with its answer may take {longest} tokens; the model reads {limit}")
-        self._share(prompts)
-        answers: list[Generated] = []
-        for start in range(0, len(prompts), self.config.batch_size):
-            answers += self._fill_in(prompts[start : start + self.config.batch_size], schema)
-        return answers
+        if any(self._pending):
+            kept = sorted({len(tokens) - 1 for tokens in self._pending if tokens})
+            logits, self._mask = self._run(self._pending, kept, self._cache)
+            for row, tokens in enumerate(self._pending):
+                if tokens:
+                    self._last[row] = logits[row, kept.index(len(tokens) - 1)]
+                    self._places[row] += len(tokens)
+            self._pending = [[] for _ in range(self.count)]
+        last = torch.stack([self._last[row] for row in rows])
+        if last.isnan().any():
+            raise FeaturesNotFinite("the model computes no numbers of what is said")
+        return last
 
-    def _tokens(self, chat: Chat) -> list[int]:
-        """The prompt, in the model's chat template where it has one; nothing in it can end a turn."""
-        turns: list[Message] = [
-            {"role": turn["role"], "content": self._model.harmless(turn["content"])} for turn in chat
-        ]
-        if self._model.tokenizer.chat_template:
-            return self._model.encode(self._model.chat(turns))
-        plain = "\n\n".join(turn["content"] for turn in turns)
-        return [*self._model.opening, *self._model.encode(plain + "\n")]
+    def likelihoods(self, rows: Sequence[int], options: Sequence[tuple[int, ...]]) -> torch.Tensor:
+        """Log-likelihood of each of several continuations, in some rows; the texts stay as they are.
 
-    def _share(self, prompts: Sequence[list[int]]) -> None:
-        """Run what all prompts begin with, unless that is what was kept last time."""
-        size = len(self._prefix)
-        if self._cache is not None and all(len(p) > size and p[:size] == self._prefix for p in prompts):
-            return
-        shared = prompts[0][: _shared(prompts)] if len(prompts) > 1 else []
-        self._prefix = shared if len(shared) >= _LEAST_SHARED else []
-        self._cache = self._model.prefix_cache(self._prefix)
+        Args:
+            rows: Which rows.
+            options: Tokens of each continuation, (K,).
 
-    def _fill_in(self, prompts: Sequence[list[int]], schema: Schema) -> list[Generated]:
-        """One batch, field by field."""
-        prefix = self._prefix if self._cache is not None else []
-        rows = Rows(self._model, prompts, prefix, self._cache if prefix else None)
-        writer = Writer(self._model, rows, self._vocabulary or self._read_vocabulary())
-        values: list[dict[str, object]] = [{} for _ in prompts]
-        for number, (name, kind) in enumerate(schema.fields):
-            writer.write(f"{', ' if number else '{'}{json.dumps(name)}: ")
-            for row, value in enumerate(writer.value(kind)):
-                values[row][name] = value
-        return [_read(json.dumps(answer, ensure_ascii=False), schema) for answer in values]
+        Returns:
+            Sums over the tokens, (len(rows), K).
+        """
+        first = self.logits(rows).log_softmax(dim=1)  # (R, V)
+        found = torch.stack([first[:, option[0]] for option in options], dim=1)  # (R, K)
+        branches: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for index, option in enumerate(options):
+            branches[option[:-1]].append(index)
+        for branch, indices in branches.items():
+            if not branch:  # one token: all is known
+                continue
+            logits, _ = self._run([branch] * self.count, range(len(branch)), copy.deepcopy(self._cache))
+            steps = logits[list(rows)].log_softmax(dim=2)  # (R, len(branch), V)
+            for index in indices:
+                for position, token in enumerate(options[index][1:]):
+                    found[:, index] += steps[:, position, token]
+        return found
 
-    def _read_vocabulary(self) -> Vocabulary:
-        self._vocabulary = Vocabulary(self._model)
-        return self._vocabulary
-
-
-def _shared(prompts: Sequence[list[int]]) -> int:
-    """With how many tokens all prompts begin, leaving each at least one."""
-    shortest = min(map(len, prompts)) - 1
-    return next((i for i in range(shortest) if len({prompt[i] for prompt in prompts}) > 1), shortest)
+    def _run(
+        self, tokens: Sequence[Sequence[int]], kept: Sequence[int], cache: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits at some positions of what is new, (B, len(kept), V), and the mask with all of it, (B, P + L)."""
+        width = max(map(len, tokens))
+        filled = torch.tensor([[*row, *([0] * (width - len(row)))] for row in tokens])  # (B, L)
+        new = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in tokens])  # (B, L)
+        mask = torch.cat([self._mask, new], dim=1)
+        places = torch.tensor(self._places)[:, None] + (new.cumsum(dim=1) - 1).clamp(min=0)
+        return self._model.logits(filled, mask, kept, cache, places).float().cpu(), mask
 
 
-def _read(content: str, schema: Schema) -> Generated:
-    """An answer, read like anybody's: a text that holds nothing but parts of characters is invalid, say."""
-    try:
-        return Generated(schema.read(content))
-    except InvalidAnswer as error:
-        return Generated(None, (f"{error}: {content}",))
+def _empty_cache(model: LocalModel) -> Any:
+    from transformers import DynamicCache
+
+    cache: Any = DynamicCache(config=model.network.config)
+    if not model.accepts >= _NEEDED or any(cache.is_linear):
+        raise ModelError(
+            f"{model.config.model} keeps no keys and values that rows can share, and cannot write answers here",
+            "take another model for it, or serve this one and set llm.backend: openai",
+        )
+    return cache

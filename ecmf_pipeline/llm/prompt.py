@@ -22,10 +22,7 @@ from ecmf_pipeline.core.errors import InputError, ParamsError
 from ecmf_pipeline.core.files import fingerprint, read_text, sha256_text
 
 Calibration = Literal["everyday", "content_free", "none"]
-
 _QUOTATION_MARKS = str.maketrans(dict.fromkeys('"“”„‟«»\uff02「」『』', "'"))
-
-
 _MARKS = str.maketrans({"<": "‹", ">": "›", "\uff1c": "‹", "\uff1e": "›"})  # noqa: RUF001 - the look-alikes are meant
 
 
@@ -41,6 +38,10 @@ class PictureMessage(TypedDict):
 
     role: str
     content: list[dict[str, Any]]
+
+
+Chat = Sequence[Message]
+"""The turns of one question, up to its answer."""
 
 
 class KnownLabel(Config):
@@ -272,17 +273,6 @@ class Prompt(Config):
         return [(known.example, known.word) for known in self.labels.values() if known in asked]
 
 
-def unmarked(text: str) -> str:
-    """The text as data that cannot end the marks around it."""
-    return as_data(text).translate(_MARKS)
-
-
-def as_data(text: str) -> str:
-    """The text on one line, with its quotation marks turned into apostrophes and control characters into spaces."""
-    plain = "".join(" " if unicodedata.category(character) in {"Cc", "Cs"} else character for character in text)
-    return " ".join(plain.translate(_QUOTATION_MARKS).split())
-
-
 def packaged_prompts() -> list[str]:
     """Names of the prompts that ship with the package."""
     folder = resources.files("ecmf_pipeline.llm") / "prompts"
@@ -311,10 +301,17 @@ def load_prompt(name: str) -> Prompt:
         raise ParamsError(f"{name} is not a prompt: {error}", "start from a copy of emotion_en.yaml") from error
 
 
-Chat = Sequence[Message]
-"""The turns of one question, up to its answer."""
-
-
 def question_key(chat: Chat) -> str:
     """SHA-256 of a question."""
     return sha256_text(json.dumps(list(chat), ensure_ascii=False, sort_keys=True))
+
+
+def unmarked(text: str) -> str:
+    """The text as data that cannot end the marks around it."""
+    return as_data(text).translate(_MARKS)
+
+
+def as_data(text: str) -> str:
+    """The text on one line, with its quotation marks turned into apostrophes and control characters into spaces."""
+    plain = "".join(" " if unicodedata.category(character) in {"Cc", "Cs"} else character for character in text)
+    return " ".join(plain.translate(_QUOTATION_MARKS).split())

@@ -17,11 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Value = str | tuple[str, ...]
-
 _FENCE = re.compile(r"\s*```(?:json)?\s*(\{.*\})\s*```\s*", re.DOTALL)
 _PLAIN = re.compile(r'[^"\x00-\x1f\x7f]+')
 _FRAME = 8
 """Tokens of a field's name and the signs around it, about."""
+_VALUE = re.compile(r'"label"\s*:\s*"')
+_LEAST = 1e-6
+"""Probability left for the labels that no alternative names, where the others leave less."""
+_MOST = 1e-3
+"""A log-probability is no more than 0, but for rounding."""
 
 
 class InvalidAnswer(Exception):
@@ -175,6 +179,11 @@ class Schema:
         return [[name, type(kind).__name__, json.loads(json.dumps(asdict(kind)))] for name, kind in self.fields]
 
 
+def _check_words(words: Sequence[str]) -> None:
+    if len(set(words)) < max(2, len(words)) or not all(_PLAIN.fullmatch(word) for word in words):
+        raise ValueError(f"{words} are not two or more different words without quotation marks")
+
+
 def read_object(content: str, keys: set[str]) -> Mapping[str, Any]:
     """The JSON object that an answer consists of, in a Markdown fence or not.
 
@@ -203,16 +212,17 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _check_words(words: Sequence[str]) -> None:
-    if len(set(words)) < max(2, len(words)) or not all(_PLAIN.fullmatch(word) for word in words):
-        raise ValueError(f"{words} are not two or more different words without quotation marks")
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What a model filled in.
 
+    Attributes:
+        values: The value of each field; None where every answer was invalid: the model abstains.
+        raw: The answers that were not valid, each with the reason before it.
+    """
 
-_VALUE = re.compile(r'"label"\s*:\s*"')
-_LEAST = 1e-6
-"""Probability left for the labels that no alternative names, where the others leave less."""
-_MOST = 1e-3
-"""A log-probability is no more than 0, but for rounding."""
+    values: Mapping[str, Value] | None
+    raw: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,16 +320,3 @@ def share_scores(chosen: Sequence[int], count: int) -> NDArray[np.float64]:
     votes = np.bincount(np.asarray(chosen, np.int64), minlength=count) + 0.5
     scores: NDArray[np.float64] = np.log(votes / votes.sum())
     return scores
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """What a model filled in.
-
-    Attributes:
-        values: The value of each field; None where every answer was invalid: the model abstains.
-        raw: The answers that were not valid, each with the reason before it.
-    """
-
-    values: Mapping[str, Value] | None
-    raw: tuple[str, ...] = ()

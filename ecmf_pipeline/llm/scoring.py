@@ -49,73 +49,86 @@ class Scored:
     invalid: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ScoringSteps:
-    """Makes the step of each worker, in that worker: the process that only hands out the work never loads torch.
-
-    Attributes:
-        config: Model and batch size.
-        prompt: What is asked.
-        labels: Labels to choose from, (K,).
-    """
-
-    config: LlmConfig
-    prompt: Prompt
-    labels: tuple[str, ...]
-
-    def __call__(self, worker: int) -> ScoringStep:
-        """Load the model."""
-        from ecmf_pipeline.llm.local_scoring import TransformersScorer
-
-        return ScoringStep(TransformersScorer(self.config, worker, self.prompt), self.labels)
-
-
-class ScoringStep(Step[Utterance, str, TextScores]):
-    """Scores the labels for texts.
-
-    Args:
-        scorer: The model.
-        labels: Labels to choose from, (K,).
-    """
-
-    def __init__(self, scorer: TransformersScorer, labels: Sequence[str]) -> None:
-        self._scorer = scorer
-        self._labels = labels
-        scorer.score([], labels)  # loads and calibrates now: the time that it takes is no text's fault
-
-    def open(self, item: Utterance) -> str:
-        """The words."""
-        return item.text
-
-    def work(self, batch: Sequence[tuple[Utterance, str]]) -> list[Outcome[TextScores]]:
-        """Score a batch; the clips that say a text share its row."""
-        with want_of_memory():
-            scores = self._scorer.score([text for _, text in batch], self._labels)  # (B, K)
-        outcomes: list[Outcome[TextScores]] = []
-        for (item, text), row in zip(batch, scores, strict=True):
-            result: TextScores | ClipError
-            if np.isfinite(row).all():
-                result = TextScores.of(sha256_text(text), row, cut=text in self._scorer.cut)
-            else:
-                result = FeaturesNotFinite("the model's scores of what is said are not finite")
-            outcomes += [Outcome(target, result) for target in item.targets]
-        return outcomes
-
-
-def steps_of(
-    config: LlmConfig, prompt: Prompt, labels: Sequence[str], budget: Budget | None = None
-) -> Callable[[Drafts], StepFactory]:
-    """What makes the factory of the steps that score labels; it loads neither a model nor a client library.
+def label_scores(
+    config: LlmConfig,
+    texts: Mapping[str, str],
+    labels: Sequence[str],
+    *,
+    books: ScoreBooks,
+    prompt: Prompt | None = None,
+    retry_quarantined: bool = False,
+    engine: Engine | None = None,
+    budget: Budget | None = None,
+) -> Scored:
+    """The calibrated label scores of what clips say, asking only what no cache knows.
 
     Args:
         config: The model and what it is asked.
-        prompt: The prompt, packaged or with examples of the corpus.
+        texts: What each clip says, by clip id, (n,); blank ones are not asked.
         labels: Labels to choose from, (K,).
-        budget: What may still be sent to a server; None: as ``config`` says.
+        books: Where the stage keeps what it has asked.
+        prompt: The prompt with examples of the corpus; None: as it is packaged.
+        retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
+        engine: Who runs the workers; None: processes of this machine, as ``config`` says.
+        budget: What may still be sent to a server, where a stage asks in several loops; None: one for this loop.
+
+    Returns:
+        The scores, (n, K).
+
+    Raises:
+        ModelError: When the model cannot be loaded, or gave no valid answer on any calibration text.
+        TryAgain: As `run.ask_about` does, with what else it raises.
     """
-    if config.backend == "openai":
-        return lambda drafts: AskingSteps(config, prompt, tuple(labels), drafts, budget or Budget(config.budget))
-    return lambda _: ScoringSteps(config, prompt, tuple(labels))
+    if not any(text.strip() for text in texts.values()):  # nobody speaks: no model is needed
+        nothing_to_ask(books)
+        return Scored(np.full((len(texts), len(labels)), np.nan), 0, 0, len(texts), 0, 0, 0)
+    asked = prompt or load_prompt(config.prompt)
+    calibration = calibration_of_server(config, asked)
+    found = scored(
+        {**texts, **{f"{CALIBRATION}{number}": text for number, text in enumerate(calibration)}},
+        labels,
+        fingerprint=fingerprint(config.settings(labels, prompt)),
+        books=books,
+        steps=steps_of(config, asked, labels, budget),
+        config=config,
+        retry_quarantined=retry_quarantined,
+        engine=engine,
+    )
+    return calibrated(found, len(calibration))
+
+
+def calibration_of_server(config: LlmConfig, prompt: Prompt) -> list[str]:
+    """The texts that a server is asked besides those of the clips; none for a local model, which sees to it itself."""
+    if config.backend != "openai":
+        return []
+    return [text for text in prompt.calibration_texts(config.calibration) if text.strip()]
+
+
+CALIBRATION = "/calibration/"
+"""Begins the names of the calibration texts; no clip id holds a slash."""
+
+
+def calibrated(found: Scored, texts: int) -> Scored:
+    """The scores of the clips less the mean of those of the calibration texts.
+
+    Args:
+        found: Scores, (n + texts, K), those of the calibration texts last.
+        texts: How many those are; with none, the scores stay as they are.
+
+    Raises:
+        ModelError: When the model gave no valid answer on any calibration text.
+    """
+    if not texts:
+        return found
+    values, baseline = found.values[:-texts], found.values[-texts:]
+    answered = np.isfinite(baseline).all(axis=1)
+    if not answered.any():
+        raise ModelError(
+            f"the model gave no valid answer on any of the {texts} calibration texts",
+            "see `ecmf-pipe llm export` for what it said; take a model that keeps to a schema, or set "
+            "llm.calibration: none",
+        )
+    return replace(found, values=values - baseline[answered].mean(axis=0))
 
 
 def scored(
@@ -206,6 +219,75 @@ def _utterances(utterances: Mapping[str, str], wanted: Mapping[str, Sequence[str
     ]
 
 
+def steps_of(
+    config: LlmConfig, prompt: Prompt, labels: Sequence[str], budget: Budget | None = None
+) -> Callable[[Drafts], StepFactory]:
+    """What makes the factory of the steps that score labels; it loads neither a model nor a client library.
+
+    Args:
+        config: The model and what it is asked.
+        prompt: The prompt, packaged or with examples of the corpus.
+        labels: Labels to choose from, (K,).
+        budget: What may still be sent to a server; None: as ``config`` says.
+    """
+    if config.backend == "openai":
+        return lambda drafts: AskingSteps(config, prompt, tuple(labels), drafts, budget or Budget(config.budget))
+    return lambda _: ScoringSteps(config, prompt, tuple(labels))
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringSteps:
+    """Makes the step of each worker, in that worker: the process that only hands out the work never loads torch.
+
+    Attributes:
+        config: Model and batch size.
+        prompt: What is asked.
+        labels: Labels to choose from, (K,).
+    """
+
+    config: LlmConfig
+    prompt: Prompt
+    labels: tuple[str, ...]
+
+    def __call__(self, worker: int) -> ScoringStep:
+        """Load the model."""
+        from ecmf_pipeline.llm.local_scoring import TransformersScorer
+
+        return ScoringStep(TransformersScorer(self.config, worker, self.prompt), self.labels)
+
+
+class ScoringStep(Step[Utterance, str, TextScores]):
+    """Scores the labels for texts.
+
+    Args:
+        scorer: The model.
+        labels: Labels to choose from, (K,).
+    """
+
+    def __init__(self, scorer: TransformersScorer, labels: Sequence[str]) -> None:
+        self._scorer = scorer
+        self._labels = labels
+        scorer.score([], labels)  # loads and calibrates now: the time that it takes is no text's fault
+
+    def open(self, item: Utterance) -> str:
+        """The words."""
+        return item.text
+
+    def work(self, batch: Sequence[tuple[Utterance, str]]) -> list[Outcome[TextScores]]:
+        """Score a batch; the clips that say a text share its row."""
+        with want_of_memory():
+            scores = self._scorer.score([text for _, text in batch], self._labels)  # (B, K)
+        outcomes: list[Outcome[TextScores]] = []
+        for (item, text), row in zip(batch, scores, strict=True):
+            result: TextScores | ClipError
+            if np.isfinite(row).all():
+                result = TextScores.of(sha256_text(text), row, cut=text in self._scorer.cut)
+            else:
+                result = FeaturesNotFinite("the model's scores of what is said are not finite")
+            outcomes += [Outcome(target, result) for target in item.targets]
+        return outcomes
+
+
 def probabilities(
     scores: NDArray[np.float64], *, temperature: float | NDArray[np.float64] = 1.0
 ) -> NDArray[np.float64]:
@@ -219,85 +301,3 @@ def probabilities(
     scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     normalised: NDArray[np.float64] = scaled / scaled.sum(axis=1, keepdims=True)
     return normalised
-
-
-CALIBRATION = "/calibration/"
-"""Begins the names of the calibration texts; no clip id holds a slash."""
-
-
-def calibration_of_server(config: LlmConfig, prompt: Prompt) -> list[str]:
-    """The texts that a server is asked besides those of the clips; none for a local model, which sees to it itself."""
-    if config.backend != "openai":
-        return []
-    return [text for text in prompt.calibration_texts(config.calibration) if text.strip()]
-
-
-def calibrated(found: Scored, texts: int) -> Scored:
-    """The scores of the clips less the mean of those of the calibration texts.
-
-    Args:
-        found: Scores, (n + texts, K), those of the calibration texts last.
-        texts: How many those are; with none, the scores stay as they are.
-
-    Raises:
-        ModelError: When the model gave no valid answer on any calibration text.
-    """
-    if not texts:
-        return found
-    values, baseline = found.values[:-texts], found.values[-texts:]
-    answered = np.isfinite(baseline).all(axis=1)
-    if not answered.any():
-        raise ModelError(
-            f"the model gave no valid answer on any of the {texts} calibration texts",
-            "see `ecmf-pipe llm export` for what it said; take a model that keeps to a schema, or set "
-            "llm.calibration: none",
-        )
-    return replace(found, values=values - baseline[answered].mean(axis=0))
-
-
-def label_scores(
-    config: LlmConfig,
-    texts: Mapping[str, str],
-    labels: Sequence[str],
-    *,
-    books: ScoreBooks,
-    prompt: Prompt | None = None,
-    retry_quarantined: bool = False,
-    engine: Engine | None = None,
-    budget: Budget | None = None,
-) -> Scored:
-    """The calibrated label scores of what clips say, asking only what no cache knows.
-
-    Args:
-        config: The model and what it is asked.
-        texts: What each clip says, by clip id, (n,); blank ones are not asked.
-        labels: Labels to choose from, (K,).
-        books: Where the stage keeps what it has asked.
-        prompt: The prompt with examples of the corpus; None: as it is packaged.
-        retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
-        engine: Who runs the workers; None: processes of this machine, as ``config`` says.
-        budget: What may still be sent to a server, where a stage asks in several loops; None: one for this loop.
-
-    Returns:
-        The scores, (n, K).
-
-    Raises:
-        ModelError: When the model cannot be loaded, or gave no valid answer on any calibration text.
-        TryAgain: As `run.ask_about` does, with what else it raises.
-    """
-    if not any(text.strip() for text in texts.values()):  # nobody speaks: no model is needed
-        nothing_to_ask(books)
-        return Scored(np.full((len(texts), len(labels)), np.nan), 0, 0, len(texts), 0, 0, 0)
-    asked = prompt or load_prompt(config.prompt)
-    calibration = calibration_of_server(config, asked)
-    found = scored(
-        {**texts, **{f"{CALIBRATION}{number}": text for number, text in enumerate(calibration)}},
-        labels,
-        fingerprint=fingerprint(config.settings(labels, prompt)),
-        books=books,
-        steps=steps_of(config, asked, labels, budget),
-        config=config,
-        retry_quarantined=retry_quarantined,
-        engine=engine,
-    )
-    return calibrated(found, len(calibration))

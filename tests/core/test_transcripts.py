@@ -16,13 +16,10 @@ def test_texts_are_read_back(tmp_path):
     assert not write_texts(path, dict(reversed(texts.items())))
 
 
-def test_a_table_from_before_there_were_translations_is_read(tmp_path):
-    path = tmp_path / "rewrites.csv"
-    path.write_text("clip_id,original,enriched\na,Hello.,Hello (happy)\n")
-    assert read_texts(path) == {"a": ClipText("Hello.", "Hello (happy)")}
-
-
-@pytest.mark.parametrize("table", ["", "clip_id,original\n", "clip_id,original,enriched,translation\na,b,c\n"])
+@pytest.mark.parametrize(
+    "table",
+    ["", "clip_id,original\n", "clip_id,original,enriched\na,b,c\n", "clip_id,original,enriched,translation\na,b,c\n"],
+)
 def test_a_damaged_table_is_to_be_written_anew(tmp_path, table):
     path = tmp_path / "rewrites.csv"
     with pytest.raises(MissingInput, match="ecmf-pipe rewrite"):

@@ -125,8 +125,8 @@ def test_a_damaged_line_costs_itself_alone(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_what_is_settled_needs_no_request() -> None:
-    drafts = Drafts(None)
+def test_what_is_settled_needs_no_request(tmp_path: Path) -> None:
+    drafts = Drafts(tmp_path / FILE)
     # Of four samples, from 4 on their second tries: valid at once, invalid twice, valid then, invalid once.
     for number, label in {0: 2, 1: None, 5: None, 2: None, 6: 1, 3: None}.items():
         drafts.keep("a", number, Draft(label))
