@@ -27,9 +27,7 @@ from ecmf_pipeline.media.sampling import MediaConfig
 from ecmf_pipeline.runner import Outcome, Run, RunConfig, RunReport, Step, Target
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.store import (
-    FeatureKeeper,
     FeatureRow,
-    FeatureSealer,
     FeatureStore,
     StoreWriter,
     create_settings_group,
@@ -107,11 +105,9 @@ def add_hundred(folder: Path) -> Figure:
         clips = read_manifest(folder / "more.csv")
         with writing({Modality.AUDIO: corpus.settings}, lambda _: corpus.root) as writers:
             branch = corpus.plan(clips)
-            writer = writers[Modality.AUDIO]
             Run[NewClip](
                 steps,
-                FeatureKeeper({"audio": writer.spool}),
-                FeatureSealer({"audio": writer}),
+                {"audio": writers[Modality.AUDIO]},
                 {"audio": branch.quarantine},
                 RunConfig(batch_size=8, part_size=1024, max_quarantined=0.2, workers=0),
                 RunReport(reused={"audio": branch.reused}),

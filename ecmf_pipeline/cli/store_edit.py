@@ -24,13 +24,12 @@ from ecmf_pipeline.interop.file_formats import FileFormat, Level
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.store import FeatureStore, StoreWriter, make_current
 from ecmf_pipeline.store.compact import Compaction, compact, drop_settings
-from ecmf_pipeline.store.listing import Holding, list_store
-from ecmf_pipeline.store.state import Standing
+from ecmf_pipeline.store.state import Holding, RowState, list_store
 
 _DROPPED = {
-    Standing.REPLACED: "superseded",
-    Standing.DUPLICATE: "duplicate",
-    Standing.ABSENT: "of clips that the manifest no longer has",
+    RowState.REPLACED: "superseded",
+    RowState.DUPLICATE: "duplicate",
+    RowState.ABSENT: "of clips that the manifest no longer has",
 }
 
 
@@ -87,7 +86,7 @@ def _compact(project: StoreProject, holding: Holding, *, drop_absent: bool) -> i
 def _gain(done: Compaction) -> str:
     if done.parts[0] == done.parts[1] and not done.written:
         return f"{counted(done.parts[0], 'part')}, nothing to do"
-    dropped = [f"{done.dropped[standing]} {what}" for standing, what in _DROPPED.items() if done.dropped[standing]]
+    dropped = [f"{done.dropped[state]} {what}" for state, what in _DROPPED.items() if done.dropped[state]]
     return (
         f"{done.parts[0]} -> {counted(done.parts[1], 'part')}, {size(done.bytes[0])} -> {size(done.bytes[1])}; "
         f"rows dropped: {', '.join(dropped) or 'none'}"

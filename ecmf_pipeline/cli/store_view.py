@@ -22,7 +22,7 @@ from ecmf_pipeline.extraction.plan import Reading, branch_settings, input_digest
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.store.damage import Finding
 from ecmf_pipeline.store.format import lock_path
-from ecmf_pipeline.store.listing import Holding, in_words, list_store
+from ecmf_pipeline.store.state import Holding, in_words, list_store
 from ecmf_pipeline.store.verify import Verification, mend, verify_store
 
 _DEPTH = len(paths.features(Modality.AUDIO).parts)

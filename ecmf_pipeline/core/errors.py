@@ -119,6 +119,16 @@ class ClipError(EcmfError):
         return type(self).__name__
 
 
+def clip_error(reason: str) -> type[ClipError]:
+    """Return the class that a reason of the quarantine table names; `ClipError` itself if no class here has that name.
+
+    Args:
+        reason: Name of a class of this module.
+    """
+    named = globals().get(reason)
+    return named if isinstance(named, type) and issubclass(named, ClipError) else ClipError
+
+
 class UnreadableMedia(ClipError):
     """No reader can decode the file."""
 

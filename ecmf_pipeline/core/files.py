@@ -71,6 +71,15 @@ def write_atomic(path: Path, content: str | bytes, *, only_if_changed: bool = Fa
     return True
 
 
+def flush_folder(folder: Path) -> None:
+    """Write a folder's list of names to the disk: without it, a power cut may undo what was renamed into it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, astuple, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ from ecmf_pipeline.corpora.mer import FACE_CROPS_EXTENSION
 from ecmf_pipeline.media.containers import probe_media
 from ecmf_pipeline.runner import Done, Engine, InProcess, LocalProcesses, Outcome, Step, Target, Task
 from ecmf_pipeline.runner.machine import usable_cores
-from ecmf_pipeline.runner.spool import Spool, SpooledWriter
+from ecmf_pipeline.runner.spool import Spool, SpoolWriter
 
 VERSION = 1
 
@@ -225,32 +226,22 @@ def unreachable(error: OSError) -> FileUnreachable:
     return FileUnreachable(f"it cannot be read: {why}")
 
 
-@dataclass(frozen=True, slots=True)
-class MeasuringKeeper:
-    """Keeps what a worker has measured in the spool.
+def pack_rows(head: Mapping[str, object], rows: Sequence[Row]) -> bytes:
+    """Return a finished batch as JSON.
 
-    Attributes:
-        spool: Of this run.
-        head: What the cache says of itself: what a killed run has measured counts for the same corpus alone.
+    Args:
+        head: Of the cache: what a killed run has measured counts for the same corpus alone.
+        rows: What was measured.
     """
-
-    spool: Spool
-    head: Mapping[str, object]
-
-    def keep(self, task: str, branch: str, rows: Sequence[Row]) -> None:  # noqa: ARG002 - there is one branch
-        """Keep one batch; see `runner.Keeper`."""
-        files = [[file.path, file.size, file.mtime_ns, *astuple(found)] for file, found in rows]
-        self.spool.keep(task, json.dumps({**self.head, "files": files}).encode())
+    files = [[file.path, file.size, file.mtime_ns, *astuple(found)] for file, found in rows]
+    return json.dumps({**head, "files": files}).encode()
 
 
-class CacheWriter(SpooledWriter):
+class CacheWriter(SpoolWriter[Row]):
     """The one writer of an index cache; on entering it takes up what a killed run had measured.
 
     Args:
         cache: What is remembered.
-
-    Attributes:
-        keeper: For the workers.
 
     Raises:
         StoreBusy: On entering, when another run is measuring.
@@ -258,9 +249,8 @@ class CacheWriter(SpooledWriter):
 
     def __init__(self, cache: IndexCache) -> None:
         path = cache.path
-        lock, spool = path.with_name(".index.lock"), Spool.start(path.with_name(".index.spool"))
-        super().__init__(spool, lock=lock, what=str(path))
-        self.keeper = MeasuringKeeper(self.spool, cache.head)
+        spool = Spool.start(path.with_name(".index.spool"), partial(pack_rows, cache.head))
+        super().__init__(spool, lock=path.with_name(".index.lock"), what=str(path))
         self._cache = cache
         self._taken = ExitStack()
 
@@ -278,13 +268,10 @@ class CacheWriter(SpooledWriter):
         self._taken.close()
 
     def _remember(self, path: str, size: int, mtime_ns: int, *values: object) -> tuple[str, Measured]:
-        found = Measured(*values)  # type: ignore[arg-type]  # as `MeasuringKeeper` wrote them
+        found = Measured(*values)  # type: ignore[arg-type]  # as `pack_rows` wrote them
         if found.digest:
             self._cache.put(path, size, mtime_ns, found)
         return path, found
-
-    def _look_around(self) -> None:
-        """The cache was read already; another run can only have added to it."""
 
     def _adopt(self, leftovers: Sequence[Path]) -> int:
         count = 0
@@ -297,9 +284,6 @@ class CacheWriter(SpooledWriter):
         for path in leftovers:
             path.unlink()
         return count
-
-    def _next_number(self) -> int:
-        return 0  # there are no parts
 
 
 class Measuring:
@@ -315,7 +299,6 @@ class Measuring:
 
     def __init__(self, root: Path, writer: CacheWriter, *, workers: int | None, clip_timeout: float) -> None:
         self._factory = MeasuringSteps(root)
-        self._keeper = writer.keeper
         self._writer = writer
         self._workers = workers
         self._clip_timeout = clip_timeout
@@ -333,7 +316,9 @@ class Measuring:
         """One pass; files that broke a worker are added to ``broken``, with the reason."""
         by_path = {file.path: file for file in files}
         engine = self._engine(len(files))
-        results = cast("Iterator[Done[File]]", engine.run(_tasks(name, files), self._factory, self._keeper))
+        results = cast(
+            "Iterator[Done[File]]", engine.run(_tasks(name, files), self._factory, {BRANCH: self._writer.spool})
+        )
         with closing(results) as finished:  # type: ignore[type-var]
             for done in finished:
                 for target, error in done.errors:

@@ -18,10 +18,9 @@ from ecmf_pipeline.encoders.config import BaseEncoderConfig, ImportedConfig, Joi
 from ecmf_pipeline.encoders.embedded.packages import embedded_model
 from ecmf_pipeline.encoders.weights import hub_cache
 from ecmf_pipeline.extraction.plan import branch_settings
-from ecmf_pipeline.extraction.step import visible_gpus
-from ecmf_pipeline.runner.machine import usable_cores
+from ecmf_pipeline.runner.machine import usable_cores, visible_gpus
 from ecmf_pipeline.settings.params import Params
-from ecmf_pipeline.store.listing import encoder_name
+from ecmf_pipeline.store.state import encoder_name
 
 
 @dataclass(frozen=True, slots=True)

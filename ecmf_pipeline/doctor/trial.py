@@ -20,7 +20,8 @@ from ecmf_pipeline.llm.rewriting import enrich_texts
 from ecmf_pipeline.llm.run import ScoreBooks
 from ecmf_pipeline.runner import Engine, LocalProcesses
 from ecmf_pipeline.runner.machine import usable_cores
-from ecmf_pipeline.runner.step import Done, ItemT, Keeper, StepFactory, Task
+from ecmf_pipeline.runner.spool import Spool
+from ecmf_pipeline.runner.step import Done, ItemT, StepFactory, Task
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.store import FeatureStore, has_fingerprint
 
@@ -37,10 +38,12 @@ class TimedEngine:
         self._begun = 0.0
         self._finished: list[tuple[float, int]] = []
 
-    def run(self, tasks: Iterable[Task[ItemT]], factory: StepFactory, keeper: Keeper[Any]) -> Iterator[Done[ItemT]]:
+    def run(
+        self, tasks: Iterable[Task[ItemT]], factory: StepFactory, spools: Mapping[str, Spool[Any]]
+    ) -> Iterator[Done[ItemT]]:
         """See `runner.Engine`."""
         self._begun = time.perf_counter()
-        results = cast("Iterator[Done[ItemT]]", self._engine.run(tasks, factory, keeper))
+        results = cast("Iterator[Done[ItemT]]", self._engine.run(tasks, factory, spools))
         with closing(results) as finished:  # type: ignore[type-var]
             for done in finished:
                 self._finished.append((time.perf_counter(), len(done.task.items)))

@@ -14,14 +14,11 @@ from ecmf_pipeline.core.progress import warn
 from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.plan import Branch
-from ecmf_pipeline.extraction.step import openers_for, visible_gpus
 from ecmf_pipeline.faces import FaceConfig
 from ecmf_pipeline.media.sampling import MediaConfig
 from ecmf_pipeline.runner import Engine, Run, RunConfig, RunReport
-from ecmf_pipeline.runner.machine import multiplies_bf16
+from ecmf_pipeline.runner.machine import multiplies_bf16, openers_for, visible_gpus
 from ecmf_pipeline.store import (
-    FeatureKeeper,
-    FeatureSealer,
     StoreWriter,
     create_settings_group,
     has_fingerprint,
@@ -196,11 +193,9 @@ def _run(
     engine: Engine | None,
 ) -> None:
     names = [branch.modality.value for branch in branches]
-    mine = {branch.modality.value: writers[branch.modality] for branch in branches}
     run: Run[ClipToExtract] = Run(
         steps,
-        FeatureKeeper({name: writer.spool for name, writer in mine.items()}),
-        FeatureSealer(mine),
+        {branch.modality.value: writers[branch.modality] for branch in branches},
         {branch.modality.value: branch.quarantine for branch in branches},
         RunConfig(
             batch_size=config.batch_size,

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import FiniteFloat, TypeAdapter
 
-from ecmf_pipeline.core.files import sha256_text, write_atomic
+from ecmf_pipeline.core.files import flush_folder, sha256_text, write_atomic
 from ecmf_pipeline.llm.schema import Value
-from ecmf_pipeline.runner.spool import Spool, SpooledWriter, flush_folder
+from ecmf_pipeline.runner.spool import PartWriter, Spool
 
 DIGITS = 6
 """Decimals that are kept of a score."""
@@ -206,22 +206,24 @@ class ScoreCache(AnswerCache[TextScores]):
         super().__init__(folder, fingerprint, TextScores.parse, also=also)
 
 
-class AnswerWriter(SpooledWriter, Generic[RowT]):
-    """The one writer of a cache; see `SpooledWriter`. On entering it also reads what other runs have added meanwhile.
+class AnswerWriter(PartWriter[RowT], Generic[RowT]):
+    """The one writer of a cache; see `PartWriter`. On entering it also reads what other runs have added meanwhile.
 
     Args:
         cache: What is written to; knows each row as soon as it is added.
         waiting: Folder outside of what DVC tracks and on the cache's file system, for the lock and for what is not yet
             sealed.
+        keys: SHA-256 of what is asked about each clip; None: batches are not sealed by clip, only appended to.
 
     Raises:
         StoreBusy: On entering, when another run writes to the cache.
     """
 
-    def __init__(self, cache: AnswerCache[RowT], waiting: Path) -> None:
-        spool = Spool.start(waiting / cache.folder.name)
+    def __init__(self, cache: AnswerCache[RowT], waiting: Path, keys: Mapping[str, str] | None = None) -> None:
+        spool: Spool[RowT] = Spool.start(waiting / cache.folder.name, pack_rows)
         super().__init__(spool, lock=waiting / "lock", what=f"the answers in {cache.root}")
         self.cache = cache
+        self._keys = keys or {}
 
     def append(self, rows: Iterable[RowT], number: int | None = None) -> int:
         """Add rows as one new part, whole or not at all; what has an answer already is left out.
@@ -247,23 +249,15 @@ class AnswerWriter(SpooledWriter, Generic[RowT]):
         self.cache.refresh()
         return len(new)
 
-    def seal(self, number: int, tasks: Sequence[str], keys: Iterable[str]) -> int:
-        """Turn what workers kept into one part.
-
-        Args:
-            number: The part's place among those of this run.
-            tasks: The names under which batches were kept.
-            keys: The order of the rows; a text of which nothing was kept is passed over.
-
-        Returns:
-            How many answers were kept.
-        """
+    def seal(self, number: int, tasks: Sequence[str], clip_ids: Sequence[str]) -> int:
+        """Make one part of what workers kept; see `PartWriter`. An answer counts once however many clips share it."""
+        keys = [self._keys[clip_id] for clip_id in clip_ids]
         with self._kept(tasks) as batches:
             kept = {row.key: row for payload in batches for row in self.cache.parse(payload)}
             self.append((kept[key] for key in dict.fromkeys(keys) if key in kept), number)
         return len(kept)
 
-    def _look_around(self) -> None:
+    def _refresh(self) -> None:
         self.cache.refresh()
 
     def _adopt(self, leftovers: Sequence[Path]) -> int:
@@ -276,37 +270,10 @@ class AnswerWriter(SpooledWriter, Generic[RowT]):
         return 1 + max((_number(path) for path in parts(self.cache.folder)), default=-1)
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerKeeper:
-    """The workers' side: keeps finished batches in the spool.
-
-    Attributes:
-        spool: Of the run's writer.
-    """
-
-    spool: Spool
-
-    def keep(self, task: str, _branch: str, rows: Sequence[CacheRow]) -> None:
-        """See `runner.Keeper`; there is one branch only, and several clips may share a row."""
-        unique = {row.key: row for row in rows}
-        self.spool.keep(task, "".join(row.line() for row in unique.values()).encode())
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerSealer(Generic[RowT]):
-    """The main process's side: seals chunks of batches into parts.
-
-    Attributes:
-        writer: The open writer.
-        keys: SHA-256 of what is asked about each clip.
-    """
-
-    writer: AnswerWriter[RowT]
-    keys: Mapping[str, str]
-
-    def seal(self, _branch: str, number: int, tasks: Sequence[str], clip_ids: Sequence[str]) -> int:
-        """See `runner.Sealer`; counted are answers, each once however many clips share it."""
-        return self.writer.seal(number, tasks, (self.keys[clip_id] for clip_id in clip_ids))
+def pack_rows(rows: Sequence[CacheRow]) -> bytes:
+    """Return the lines of a finished batch; several clips may share a row."""
+    unique = {row.key: row for row in rows}
+    return "".join(row.line() for row in unique.values()).encode()
 
 
 def parts(folder: Path) -> list[Path]:

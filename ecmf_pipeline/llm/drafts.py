@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ecmf_pipeline.core.files import write_atomic
+from ecmf_pipeline.core.files import flush_folder, write_atomic
 from ecmf_pipeline.llm.cache import RAW
-from ecmf_pipeline.runner.spool import flush_folder
 
 FILE = "drafts.jsonl"
 """Its name in the folder of a fingerprint's spool."""

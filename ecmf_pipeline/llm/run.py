@@ -21,17 +21,14 @@ from ecmf_pipeline.core.errors import (
     TryAgain,
 )
 from ecmf_pipeline.core.formatting import counted
-from ecmf_pipeline.llm.cache import AnswerCache, AnswerKeeper, AnswerSealer, AnswerWriter, RowT
+from ecmf_pipeline.llm.cache import AnswerCache, AnswerWriter, RowT
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.drafts import FILE, Drafts
 from ecmf_pipeline.llm.prompt import Message
 from ecmf_pipeline.runner import (
     Done,
     Engine,
-    InProcess,
     Item,
-    Keeper,
-    LocalProcesses,
     Run,
     RunConfig,
     RunReport,
@@ -39,10 +36,11 @@ from ecmf_pipeline.runner import (
     Target,
     Task,
 )
-from ecmf_pipeline.runner.machine import usable_cores
+from ecmf_pipeline.runner.machine import threads_per_worker
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.runner.run import hurried
-from ecmf_pipeline.runner.step import perform
+from ecmf_pipeline.runner.spool import Spool
+from ecmf_pipeline.runner.step import perform, unwatched
 
 PART_SIZE = 1024
 """Answers that stand in one file."""
@@ -172,7 +170,7 @@ def ask_about(
         TooManyQuarantined: When too many questions make the model fail; what was answered is kept.
         Interrupted: On Ctrl-C or SIGTERM; what was complete is kept.
     """
-    with AnswerWriter(cache, books.waiting) as writer, _drafting(books, cache) as drafts:
+    with AnswerWriter(cache, books.waiting, keys) as writer, _drafting(books, cache) as drafts:
         known = {key for key in keys.values() if key in cache}
         missing = {clip_id: key for clip_id, key in keys.items() if key not in known}
         quarantine = _set_aside(books, fingerprint, missing, retry=retry_quarantined)
@@ -180,12 +178,18 @@ def ask_about(
         if questions := items(_wanted(missing, quarantine)):
             run: Run[Question] = Run(
                 steps(drafts),
-                AnswerKeeper(writer.spool),
-                AnswerSealer(writer, keys),
+                {BRANCH: writer},
                 {BRANCH: quarantine},
-                RunConfig(_batch_size(config), PART_SIZE, config.max_quarantined, config.workers, config.clip_timeout),
+                RunConfig(
+                    _batch_size(config),
+                    PART_SIZE,
+                    config.max_quarantined,
+                    config.workers,
+                    config.clip_timeout,
+                    threads=threads_per_worker(config.workers),
+                ),
                 report,
-                engine or _engine(config),
+                engine or (Threads(config.server.concurrency) if config.backend == "openai" else None),
             )
             try:
                 run(_in_order(questions), books.stage)
@@ -230,7 +234,9 @@ class Threads:
     def __init__(self, count: int) -> None:
         self._count = count
 
-    def run(self, tasks: Iterable[Task[Any]], factory: StepFactory, keeper: Keeper[Any]) -> Iterator[Done[Any]]:
+    def run(
+        self, tasks: Iterable[Task[Any]], factory: StepFactory, spools: Mapping[str, Spool[Any]]
+    ) -> Iterator[Done[Any]]:
         """Work on the tasks; see `runner.Engine`. Where one fails, those under way are finished first.
 
         So they are on a first Ctrl-C or SIGTERM; a second one leaves at once.
@@ -244,7 +250,7 @@ class Threads:
                 while True:
                     if first is None:
                         for task in islice(source, self._count - len(pending)):
-                            pending.add(pool.submit(perform, step, keeper, task, _unwatched))
+                            pending.add(pool.submit(perform, step, spools, task, unwatched))
                     if not pending:
                         break
                     finished, pending = wait(pending, return_when=FIRST_COMPLETED)
@@ -337,17 +343,3 @@ def _in_order(items: Sequence[Question]) -> list[Question]:
 def _batch_size(config: LlmConfig) -> int:
     """Questions that are durable together: a server's answers are paid for one by one."""
     return 1 if config.backend == "openai" else config.batch_size
-
-
-def _engine(config: LlmConfig) -> Engine:
-    """Workers that share out the cores: a single one has all of them. Waiting for a server takes none."""
-    if config.backend == "openai":
-        return Threads(config.server.concurrency)
-    if config.workers == 0:
-        return InProcess()
-    threads = 1 if config.workers is None else max(1, usable_cores() // config.workers)
-    return LocalProcesses(config.workers, config.clip_timeout, threads)
-
-
-def _unwatched(_phase: Any, _position: int) -> None:
-    """A request has its own timeout."""

@@ -2,36 +2,19 @@
 
 from ecmf_pipeline.runner.pool import LocalProcesses
 from ecmf_pipeline.runner.run import Run, RunConfig, RunReport
-from ecmf_pipeline.runner.step import (
-    Done,
-    Engine,
-    InProcess,
-    Item,
-    Keeper,
-    Opener,
-    Outcome,
-    Sealer,
-    StagedFactory,
-    Step,
-    StepFactory,
-    Target,
-    Task,
-)
+from ecmf_pipeline.runner.step import Done, Engine, InProcess, Item, Opener, Outcome, Step, StepFactory, Target, Task
 
 __all__ = [
     "Done",
     "Engine",
     "InProcess",
     "Item",
-    "Keeper",
     "LocalProcesses",
     "Opener",
     "Outcome",
     "Run",
     "RunConfig",
     "RunReport",
-    "Sealer",
-    "StagedFactory",
     "Step",
     "StepFactory",
     "Target",

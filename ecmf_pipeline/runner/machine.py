@@ -1,15 +1,18 @@
-"""What this machine has, and what its kernel says."""
+"""Cores, GPUs and memory of this machine, and what its kernel counts."""
 
 from __future__ import annotations
 
 import math
 import os
+from itertools import takewhile
 from pathlib import Path
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _PROCESSOR = Path("/proc/cpuinfo")
 _BF16 = {"avx512_bf16", "amx_bf16"}
 _KERNEL_COUNTS = Path("/proc/vmstat")
+_DRIVER = Path("/proc/driver/nvidia/gpus")
+_ANY_GPU = {"auto", "cuda"}
 _THREADS = (
     "OMP_NUM_THREADS",  # torch, too
     "OPENBLAS_NUM_THREADS",
@@ -31,6 +34,15 @@ def usable_cores() -> int:
     except (OSError, ValueError):  # no control group, or none of version 2
         return cores
     return cores if quota == "max" else max(1, min(cores, math.ceil(int(quota) / int(period))))
+
+
+def threads_per_worker(workers: int | None) -> int:
+    """Threads with which so many workers share out the cores; one if there is a worker for each core.
+
+    Args:
+        workers: As `RunConfig.workers`; a single one has all cores.
+    """
+    return max(1, usable_cores() // workers) if workers else 1
 
 
 def thread_settings(threads: int) -> dict[str, str]:
@@ -63,3 +75,35 @@ def count_oom_kills() -> int:
     except (OSError, ValueError):
         return 0
     return int(counts.get("oom_kill", 0))
+
+
+def visible_gpus(device: str) -> list[str]:
+    """The GPUs that workers share out, as ``CUDA_VISIBLE_DEVICES`` names them.
+
+    Args:
+        device: ``extract.device``; one that names the CPU or a certain GPU leaves nothing to share out.
+    """
+    if device not in _ANY_GPU:
+        return []
+    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if asked is not None:
+        # As CUDA reads it: what follows the first one that cannot be is not seen.
+        return list(takewhile(lambda name: name and not name.startswith("-"), (n.strip() for n in asked.split(","))))
+    return [str(number) for number in range(len(list(_DRIVER.iterdir())) if _DRIVER.is_dir() else 0)]
+
+
+def see_one_gpu(device: str, worker: int) -> None:
+    """Let this worker process see one GPU, in turn; must run before torch is loaded."""
+    gpus = visible_gpus(device)
+    if len(gpus) > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[worker % len(gpus)]
+
+
+def see_no_gpu() -> None:
+    """Let this process see no GPU: one that only opens clips must not take room on it."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def openers_for(workers: int) -> int:
+    """How many openers feed so many workers on GPUs: the cores shared out among them, less one each, at least two."""
+    return workers * max(2, usable_cores() // workers - 1)

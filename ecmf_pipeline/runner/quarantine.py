@@ -15,7 +15,7 @@ from dataclasses import astuple, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ecmf_pipeline.core.errors import ClipError, InputError, TooManyQuarantined
+from ecmf_pipeline.core.errors import InputError, TooManyQuarantined, clip_error
 from ecmf_pipeline.core.files import read_text, write_atomic
 
 
@@ -43,9 +43,6 @@ class QuarantineEntry:
     fingerprint: str
     time: str
 
-
-_NO_DEFECTS = frozenset(error.__name__ for error in ClipError.__subclasses__() if not error.is_defect)
-_TRANSIENT = frozenset(error.__name__ for error in ClipError.__subclasses__() if error.is_transient)
 
 COLUMNS = tuple(column.name for column in fields(QuarantineEntry))
 
@@ -117,7 +114,7 @@ class Quarantine:
             for clip_id, entry in self._entries.items()
             if current.get(clip_id) == entry.digest
             and entry.fingerprint == self.fingerprint
-            and entry.reason not in _TRANSIENT
+            and not clip_error(entry.reason).is_transient
         }
         self._reasons = Counter(entry.reason for entry in self._entries.values())
 
@@ -140,7 +137,7 @@ class Quarantine:
         Raises:
             TooManyQuarantined: With the reasons counted.
         """
-        defects = sum(count for reason, count in self._reasons.items() if reason not in _NO_DEFECTS)
+        defects = sum(count for reason, count in self._reasons.items() if clip_error(reason).is_defect)
         if defects <= share * total:
             return
         counted = ", ".join(f"{reason} {count}" for reason, count in self.reasons().most_common())

@@ -1,4 +1,4 @@
-"""The one long loop: plan -> work -> keep -> seal.
+"""The one long loop: plan -> read -> compute -> write.
 
 Items are cut into chunks and chunks into batches, the same for any number of workers. A worker keeps each finished
 batch durably at once, so a kill costs the batches in flight; when all of a chunk's batches are back, the main process
@@ -22,7 +22,8 @@ from ecmf_pipeline.core.errors import Interrupted
 from ecmf_pipeline.core.progress import progress_bar
 from ecmf_pipeline.runner.pool import LocalProcesses
 from ecmf_pipeline.runner.quarantine import Quarantine
-from ecmf_pipeline.runner.step import Done, Engine, InProcess, ItemT, Keeper, Sealer, StepFactory, Task
+from ecmf_pipeline.runner.spool import PartWriter
+from ecmf_pipeline.runner.step import Done, Engine, InProcess, ItemT, StepFactory, Task
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STDERR = 2
@@ -145,6 +146,7 @@ class RunConfig:
         workers: How many processes work; None is one for each core, 0 works in this process, without protection.
         clip_timeout: Seconds that one clip may take to be read, and again to be worked on.
         openers: How many further processes open items for the workers; 0: they do it themselves. Not with 0 workers.
+        threads: Threads of each worker's numerical libraries.
     """
 
     batch_size: int
@@ -153,6 +155,7 @@ class RunConfig:
     workers: int | None = None
     clip_timeout: float = 300.0
     openers: int = 0
+    threads: int = 1
 
 
 @dataclass(slots=True)
@@ -169,8 +172,7 @@ class Run(Generic[ItemT]):
 
     Args:
         factory: Builds the step, in each worker.
-        keeper: Makes finished batches durable, in the workers.
-        sealer: Gives them their permanent form, here.
+        writers: The open writer of each branch. Workers keep batches in its spool; here it makes parts of them.
         quarantines: The table of each branch.
         config: How the loop runs.
         report: Knows what is reused, and is told what is done.
@@ -180,16 +182,14 @@ class Run(Generic[ItemT]):
     def __init__(
         self,
         factory: StepFactory,
-        keeper: Keeper[Any],
-        sealer: Sealer,
+        writers: Mapping[str, PartWriter[Any]],
         quarantines: Mapping[str, Quarantine],
         config: RunConfig,
         report: RunReport,
         engine: Engine | None = None,
     ) -> None:
         self._factory = factory
-        self._keeper = keeper
-        self._sealer = sealer
+        self._writers = writers
         self._quarantines = quarantines
         self._config = config
         self._engine = engine or _local_engine(config)
@@ -231,7 +231,8 @@ class Run(Generic[ItemT]):
     def _loop(self, chunks: dict[int, _Chunk[ItemT]], description: str, interruption: Interruption) -> None:
         total = sum(chunk.left for chunk in chunks.values())
         tasks = list(self._tasks(chunks))
-        results = cast("Iterator[Done[ItemT]]", self._engine.run(tasks, self._factory, self._keeper))
+        spools = {branch: writer.spool for branch, writer in self._writers.items()}
+        results = cast("Iterator[Done[ItemT]]", self._engine.run(tasks, self._factory, spools))
         with progress_bar(description, total, unit="target") as bar, closing(results) as finished:  # type: ignore[type-var]
             self._check_share()
             for done in finished:
@@ -288,7 +289,7 @@ class Run(Generic[ItemT]):
         for branch, tasks in chunk.kept.items():
             clip_ids = [target.clip_id for item in chunk.items for target in item.targets if target.branch == branch]
             try:
-                self.report.done[branch] += self._sealer.seal(branch, number, sorted(tasks), clip_ids)
+                self.report.done[branch] += self._writers[branch].seal(number, sorted(tasks), clip_ids)
             except Exception as error:  # noqa: BLE001 - the caller raises it, when the others are sealed
                 first = first or error
         return first
@@ -312,7 +313,7 @@ class Run(Generic[ItemT]):
 def _local_engine(config: RunConfig) -> Engine:
     if config.workers == 0:
         return InProcess()
-    return LocalProcesses(config.workers, config.clip_timeout, openers=config.openers)
+    return LocalProcesses(config.workers, config.clip_timeout, config.threads, config.openers)
 
 
 def _count_targets(items: Sequence[ItemT]) -> int:

@@ -1,4 +1,4 @@
-"""Who runs the workers: the seam behind which this process, processes of this machine and later a cluster fit."""
+"""What workers do: a step reads items and computes rows, batch by batch; an engine decides which process runs it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from ecmf_pipeline.core.errors import ClipError, OutOfMemory
+from ecmf_pipeline.runner.spool import Spool
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,6 @@ class Item(Protocol):
 ItemT = TypeVar("ItemT", bound=Item)
 Opened = TypeVar("Opened")
 Row = TypeVar("Row")
-RowT_contra = TypeVar("RowT_contra", contravariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,49 +84,17 @@ class Step(Opener[ItemT, Opened], Generic[ItemT, Opened, Row]):
 
 
 class StepFactory(Protocol):
-    """Builds the step in the worker that runs it; picklable."""
+    """Builds the step in the worker that runs it; picklable.
+
+    To have items opened by openers (`RunConfig.openers`), it also needs a method ``opener(number)``, which builds, in a
+    process of its own, an `Opener` that opens items as the step does, without its models. What is opened is pickled.
+    """
 
     def __call__(self, worker: int) -> Step[Any, Any, Any]:
         """Build the step and load its models.
 
         Args:
             worker: Number of the worker, 0 to N - 1; picks a graphics card, say.
-        """
-
-
-@runtime_checkable
-class StagedFactory(StepFactory, Protocol):
-    """One that also builds openers, each in a process of its own; what they open is pickled and goes to the workers."""
-
-    def opener(self, number: int) -> Opener[Any, Any]:
-        """Build what opens items as the step does, without its models.
-
-        Args:
-            number: Number of the opener, 0 to N - 1.
-        """
-
-
-class Keeper(Protocol[RowT_contra]):
-    """Keeps finished batches; picklable, used in the workers."""
-
-    def keep(self, task: str, branch: str, rows: Sequence[RowT_contra]) -> None:
-        """Make one branch's rows of one batch durable: they are when this returns."""
-
-
-class Sealer(Protocol):
-    """Gives what the workers kept its permanent form; used in the main process."""
-
-    def seal(self, branch: str, number: int, tasks: Sequence[str], clip_ids: Sequence[str]) -> int:
-        """Seal what was kept under some tasks' names, all or none.
-
-        Args:
-            branch: The table that the rows go to.
-            number: Index of the chunk in this run.
-            tasks: The names.
-            clip_ids: The order of the rows; clips that have none are skipped.
-
-        Returns:
-            How many rows were sealed.
         """
 
 
@@ -163,11 +131,18 @@ class Done(Generic[ItemT]):
 class Engine(Protocol):
     """Who runs the workers."""
 
-    def run(self, tasks: Iterable[Task[ItemT]], factory: StepFactory, keeper: Keeper[Any]) -> Iterator[Done[ItemT]]:
+    def run(
+        self, tasks: Iterable[Task[ItemT]], factory: StepFactory, spools: Mapping[str, Spool[Any]]
+    ) -> Iterator[Done[ItemT]]:
         """Work on all tasks, in any order; a generator, and closing it stops the workers.
 
         A task that broke a worker comes back in several pieces, each with a name of its own; so may an item, as
         `Item.alone` cuts it. Every target comes back exactly once.
+
+        Args:
+            tasks: The batches.
+            factory: Builds the step of each worker.
+            spools: Of each branch; every worker has a copy.
         """
 
 
@@ -198,9 +173,11 @@ class Batch(Generic[ItemT]):
     too_much: list[tuple[ItemT, OutOfMemory]] = field(default_factory=list)
 
 
-def perform(step: Step[ItemT, Any, Any], keeper: Keeper[Any], task: Task[ItemT], watch: Watch) -> Done[ItemT]:
+def perform(
+    step: Step[ItemT, Any, Any], spools: Mapping[str, Spool[Any]], task: Task[ItemT], watch: Watch
+) -> Done[ItemT]:
     """Open, work on and keep one batch: what every worker does, wherever it lives."""
-    return finish(step, keeper, task, open_items(step, task.items, watch), watch)
+    return finish(step, spools, task, open_items(step, task.items, watch), watch)
 
 
 def open_items(opener: Opener[ItemT, Any], items: Sequence[ItemT], watch: Watch) -> Batch[ItemT]:
@@ -218,7 +195,11 @@ def open_items(opener: Opener[ItemT, Any], items: Sequence[ItemT], watch: Watch)
 
 
 def finish(
-    step: Step[ItemT, Any, Any], keeper: Keeper[Any], task: Task[ItemT], batch: Batch[ItemT], watch: Watch
+    step: Step[ItemT, Any, Any],
+    spools: Mapping[str, Spool[Any]],
+    task: Task[ItemT],
+    batch: Batch[ItemT],
+    watch: Watch,
 ) -> Done[ItemT]:
     """Work on and keep a batch that has been opened; uses it up."""
     outcomes = [outcome for item, error in batch.errors for outcome in _all_of(item, error)]
@@ -240,7 +221,7 @@ def finish(
             rows[outcome.target.branch].append(outcome.result)
     watch(Phase.KEEP, 0)
     for branch, finished in rows.items():
-        keeper.keep(task.name, branch, finished)
+        spools[branch].keep(task.name, finished)
     return Done(task, {branch: len(finished) for branch, finished in rows.items()}, errors)
 
 
@@ -299,17 +280,19 @@ def _refuse_silence(outcomes: Sequence[Outcome[Any]], items: Sequence[ItemT]) ->
 class InProcess:
     """Runs everything in this very process: no isolation, for debugging and where processes may not be started."""
 
-    def run(self, tasks: Iterable[Task[ItemT]], factory: StepFactory, keeper: Keeper[Any]) -> Iterator[Done[ItemT]]:
+    def run(
+        self, tasks: Iterable[Task[ItemT]], factory: StepFactory, spools: Mapping[str, Spool[Any]]
+    ) -> Iterator[Done[ItemT]]:
         """Work on the tasks one after the other; see `Engine`."""
         step: Step[ItemT, Any, Any] | None = None
         try:
             for task in tasks:
                 step = step or factory(0)
-                yield perform(step, keeper, task, _unwatched)
+                yield perform(step, spools, task, unwatched)
         finally:
             if step is not None:
                 step.close()
 
 
-def _unwatched(_phase: Phase, _position: int) -> None:
-    """Nobody needs to know: what breaks this process breaks the run."""
+def unwatched(_phase: Phase, _position: int) -> None:
+    """Ignore the phases of a batch: no other process would act on them."""

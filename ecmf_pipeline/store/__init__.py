@@ -15,16 +15,13 @@ input changed gets a new row in a later part: a row counts only when its digest 
 therefore never touches old bytes.
 """
 
-from ecmf_pipeline.store.features import FeatureStore
-from ecmf_pipeline.store.format import FORMAT, create_settings_group, current_fingerprint, has_fingerprint, make_current
-from ecmf_pipeline.store.rows import FeatureRow, Features, Sequences, can_hold
-from ecmf_pipeline.store.writer import FeatureKeeper, FeatureSealer, StoreWriter
+from ecmf_pipeline.store.features import Features, FeatureStore, Sequences
+from ecmf_pipeline.store.format import create_settings_group, current_fingerprint, has_fingerprint, make_current
+from ecmf_pipeline.store.parts import FeatureRow, can_hold
+from ecmf_pipeline.store.writer import StoreWriter
 
 __all__ = [
-    "FORMAT",
-    "FeatureKeeper",
     "FeatureRow",
-    "FeatureSealer",
     "FeatureStore",
     "Features",
     "Sequences",

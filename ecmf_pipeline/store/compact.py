@@ -23,8 +23,17 @@ from ecmf_pipeline.core.errors import StoreError
 from ecmf_pipeline.core.progress import progress
 from ecmf_pipeline.store.damage import Finding, PartCheck
 from ecmf_pipeline.store.format import settings_attributes, spool_folder
-from ecmf_pipeline.store.parts import PartAttributes, all_versions, array_names, part_number, read_array, write_part
-from ecmf_pipeline.store.state import Parts, Present, Standing, judge, read_parts, size_of, unknown
+from ecmf_pipeline.store.parts import (
+    PartAttributes,
+    Parts,
+    all_versions,
+    array_names,
+    part_number,
+    read_array,
+    read_parts,
+    write_part,
+)
+from ecmf_pipeline.store.state import Present, RowState, no_manifest, row_states, size_of
 from ecmf_pipeline.store.verify import settings_findings
 from ecmf_pipeline.store.writer import StoreWriter
 
@@ -63,12 +72,12 @@ class Compaction:
     fingerprint: str
     parts: tuple[int, int] = (0, 0)
     bytes: tuple[int, int] = (0, 0)
-    dropped: Counter[Standing] = field(default_factory=Counter)
+    dropped: Counter[RowState] = field(default_factory=Counter)
     written: int = 0
 
 
 def compact(
-    writer: StoreWriter, present: Present = unknown, *, part_size: int, drop_absent: bool = False
+    writer: StoreWriter, present: Present = no_manifest, *, part_size: int, drop_absent: bool = False
 ) -> Compaction:
     """Merge the parts of one settings group as far as ``part_size`` allows, and drop rows that others replace.
 
@@ -89,10 +98,10 @@ def compact(
     names = [*parts.sound, *parts.superseded]
     before, bytes_before = len(names), sum(size_of(folder / name) for name in names)
     check = _refuse_damage(writer, parts)
-    standings = judge(parts.sound, present(settings_attributes(folder)["settings"], parts.newest()))
-    dropping = {Standing.DUPLICATE, Standing.REPLACED} | ({Standing.ABSENT} if drop_absent else set())
-    keep = {name: tuple(standing not in dropping for standing in part) for name, part in standings.items()}
-    done.dropped = Counter(standing for part in standings.values() for standing in part if standing in dropping)
+    states = row_states(parts.sound, present(settings_attributes(folder)["settings"], parts.newest()))
+    dropping = {RowState.DUPLICATE, RowState.REPLACED} | ({RowState.ABSENT} if drop_absent else set())
+    keep = {name: tuple(state not in dropping for state in part) for name, part in states.items()}
+    done.dropped = Counter(state for part in states.values() for state in part if state in dropping)
     merges = plan_merges(folder, parts, keep, part_size=part_size, row_bytes=_row_bytes(check))
     aside = writer.spool.folder
     aside.mkdir(parents=True, exist_ok=True)

@@ -91,7 +91,7 @@ _MENDS = {
     Kind.SUPERSEDED: "harmless, a `compact` was killed; `ecmf-pipe store compact {root}` finishes it",
     Kind.LEFTOVERS: "harmless; the next `ecmf-pipe extract --modality {name}` takes them up (if none is running now)",
     Kind.STRAY: "no part of the store; move it away unless you know it (`dvc push` sends it along)",
-    Kind.UNCHECKED: "written by an earlier version; damage inside them cannot be told",
+    Kind.UNCHECKED: "written by another program; damage inside them cannot be found",
     Kind.ASIDE: "remove {damaged} when nobody wants to look at it any more",
     Kind.MOVED: "another run writes to the store: verify again when it has ended",
 }

@@ -1,9 +1,10 @@
-"""Reading a store."""
+"""Read a store: which part holds the rows of a clip, and how they become what models take."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from dataclasses import dataclass, field
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,19 +13,60 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import MissingInput, StaleStore, StoreError
 from ecmf_pipeline.core.pooling import Pool, pool_segments, pooled_width, shortened
-from ecmf_pipeline.store.format import current_fingerprint, has_fingerprint, refuse_later_format, settings_attributes
-from ecmf_pipeline.store.parts import array_names, part_names, read_array, read_attributes, widen
-from ecmf_pipeline.store.rows import FeatureRow, Features, Sequences
-from ecmf_pipeline.store.state import Table, read_parts
+from ecmf_pipeline.store.format import (
+    current_fingerprint,
+    has_fingerprint,
+    refuse_other_format,
+    settings_attributes,
+)
+from ecmf_pipeline.store.parts import (
+    FeatureRow,
+    PartAttributes,
+    array_names,
+    part_names,
+    read_array,
+    read_attributes,
+    read_parts,
+)
 
 Answer = TypeVar("Answer")
 
+Numbers = NDArray[np.int64]
 
 _ROWS_AT_ONCE = 256
 """Rows that are pooled together: they stay in a core's cache from widening to averaging."""
 
+_BLOCK = 1 << 16
+"""Elements that are widened at once: they stay in a core's cache between the steps."""
+
 _MOVES = 5
 """How often parts may move between looking where a row stands and reading it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Pooled features in the order they were asked for.
+
+    Attributes:
+        values: (n, D), float32, contiguous; NaN rows where the clip has none.
+        present: (n,), whether the clip has features.
+    """
+
+    values: NDArray[np.float32]
+    present: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """Frame-level features in the order they were asked for, padded to the longest.
+
+    Attributes:
+        values: (n, T, D), float32, contiguous; NaN where there is nothing.
+        mask: (n, T), which of them are there; a clip without features has none.
+    """
+
+    values: NDArray[np.float32]
+    mask: NDArray[np.bool_]
 
 
 class FeatureStore:
@@ -80,9 +122,9 @@ class FeatureStore:
 
         Raises:
             MissingInput: When there is no such store (any more).
-            StoreError: When it is damaged, or was written by a later version.
+            StoreError: When it is damaged, or has another format.
         """
-        refuse_later_format(self.root)
+        refuse_other_format(self.root)
         attributes = settings_attributes(self.folder)
         self.dim, self.settings = attributes["dim"], attributes["settings"]
         self.provenance = attributes.get("provenance", {})
@@ -276,3 +318,126 @@ def _as_slice(numbers: NDArray[np.int64]) -> NDArray[np.int64] | slice:
     if (np.diff(numbers) == 1).all():
         return slice(int(numbers[0]), int(numbers[-1]) + 1)
     return numbers
+
+
+def widen(values: NDArray[Any], out: NDArray[np.float32]) -> None:
+    """Write features as float32.
+
+    Args:
+        values: Of any type.
+        out: Where they go, of the same shape, contiguous.
+    """
+    if values.dtype != np.float16 or not values.flags.c_contiguous or _has_odd_ones(values):
+        out[...] = values
+        return
+    halves, floats = values.reshape(-1).view(np.int16), out.reshape(-1)
+    bits = floats.view(np.int32)
+    for start in range(0, len(halves), _BLOCK):
+        block = bits[start : start + _BLOCK]
+        block[...] = halves[start : start + _BLOCK]  # the sign now fills the upper half
+        np.left_shift(block, 13, out=block)  # 10 bits of mantissa become 23
+        np.bitwise_and(block, np.int32(-0x7000_2000), out=block)  # sign, 5 bits of exponent, mantissa
+        # The exponents' biases are 15 and 127; the product is exact, for subnormal numbers too.
+        np.multiply(floats[start : start + _BLOCK], np.float32(2.0**112), out=floats[start : start + _BLOCK])
+
+
+def _has_odd_ones(values: NDArray[Any]) -> bool:
+    """Whether float16 values hold NaN or infinity (all bits of the exponent set)."""
+    return bool(values.size) and int((values.view(np.uint16) << 1).max()) >= 0xF800
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be read of one part.
+
+    Attributes:
+        part: Its name.
+        positions: Places in what was asked for, (n,), in the order in which their rows stand in the part.
+        starts: First row of each, (n,).
+        lengths: Rows of each, (n,).
+    """
+
+    part: str
+    positions: Numbers
+    starts: Numbers
+    lengths: Numbers
+
+
+@dataclass
+class Table:
+    """All entries of all parts. An entry is a number: the how-manieth of them it is.
+
+    Columns of plain numbers and words, for 132,000 clips must be looked up in a fraction of a second.
+
+    Attributes:
+        parts: Names of the parts, in order.
+        first: The first entry of each part.
+        digests: Digest of each entry's input.
+        lengths: Rows of each entry.
+        newest: The last entry of each clip.
+        older: Those before it, of clips that have several; in order.
+    """
+
+    parts: list[str] = field(default_factory=list)
+    first: list[int] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    newest: dict[str, int] = field(default_factory=dict)
+    older: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, name: str, part: PartAttributes) -> None:
+        """Take up the entries of the next part."""
+        start = len(self.digests)
+        if not self.newest.keys().isdisjoint(part.clip_id):
+            for clip_id in self.newest.keys() & set(part.clip_id):
+                self.older.setdefault(clip_id, []).append(self.newest[clip_id])
+        if len(set(part.clip_id)) < len(part.clip_id):  # a clip stands here once for each of several digests
+            last = {clip_id: entry for entry, clip_id in enumerate(part.clip_id)}
+            for entry, clip_id in enumerate(part.clip_id):
+                if entry < last[clip_id]:
+                    self.older.setdefault(clip_id, []).append(start + entry)
+        self.parts.append(name)
+        self.first.append(start)
+        self.digests.extend(part.digest)
+        self.lengths.extend(part.length)
+        self.newest.update(zip(part.clip_id, range(start, start + len(part.clip_id)), strict=True))
+
+    def find(self, clip_id: str, digest: str) -> int:
+        """The last entry of a clip's features of exactly this input, or -1."""
+        entry = self.newest.get(clip_id, -1)
+        if entry < 0 or self.digests[entry] == digest:
+            return entry
+        return next((older for older in reversed(self.older.get(clip_id, ())) if self.digests[older] == digest), -1)
+
+    def entries(self, clip_ids: Sequence[str], digests: Mapping[str, str] | None) -> Numbers:
+        """The entry of each clip, (n,): of the digest asked for, or the newest; -1 where there is none."""
+        if digests is None:
+            return np.fromiter(map(self.newest.get, clip_ids, repeat(-1)), np.int64, len(clip_ids))
+        # A clip that has no input at all has no digest, and nothing has the digest "".
+        wanted = map(digests.get, clip_ids, repeat(""))
+        return np.fromiter(map(self.find, clip_ids, wanted), np.int64, len(clip_ids))
+
+    def longest(self, entries: Numbers) -> int:
+        """Rows of the longest of some entries; 0 when there are none."""
+        return int(np.array(self.lengths, np.int64)[entries[entries >= 0]].max(initial=0))
+
+    def rows(self, name: str) -> int:
+        """How many rows a part must have."""
+        number = self.parts.index(name)
+        first, end = [*self.first, len(self.lengths)][number : number + 2]
+        return sum(self.lengths[first:end])
+
+    def wanted(self, entries: Numbers) -> Iterator[Wanted]:
+        """What is to be read of each part that is needed, given the entry of each clip asked for (-1: none)."""
+        positions = np.flatnonzero(entries >= 0)
+        positions = positions[np.argsort(entries[positions], kind="stable")]
+        edges = [*self.first, len(self.lengths)]
+        cuts = np.searchsorted(entries[positions], edges)
+        all_lengths = np.array(self.lengths, np.int64)
+        for name, (first, end), (start, stop) in zip(self.parts, pairwise(edges), pairwise(cuts), strict=True):
+            here = positions[start:stop]
+            if len(here):
+                lengths = all_lengths[first:end]
+                starts = np.cumsum(lengths) - lengths
+                within = entries[here] - first
+                yield Wanted(name, here, starts[within], lengths[within])

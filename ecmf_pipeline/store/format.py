@@ -11,11 +11,10 @@ import numpy as np
 
 from ecmf_pipeline.core.errors import MissingInput, StaleStore, StoreError
 from ecmf_pipeline.core.files import fingerprint as fingerprint_of
-from ecmf_pipeline.core.files import write_atomic
-from ecmf_pipeline.runner.spool import flush_folder
+from ecmf_pipeline.core.files import flush_folder, write_atomic
 
 FORMAT = 2
-"""Version of the format; raised when an older reader could misread what is written."""
+"""Version of the format; raised when another reader could misread what is written. No other version is read."""
 
 VERIFY_HINT = "`ecmf-pipe store verify` says what is damaged and how to mend it"
 
@@ -34,7 +33,7 @@ def current_fingerprint(root: Path) -> str | None:
     """The fingerprint of the settings in use, or None when there is no store yet.
 
     Raises:
-        StoreError: When it is damaged, or was written by a later version.
+        StoreError: When it is damaged, or has another format.
     """
     if not (root / "zarr.json").is_file():
         return None
@@ -42,19 +41,20 @@ def current_fingerprint(root: Path) -> str | None:
     version, current = attributes.get("ecmf_store"), attributes.get("current")
     if not isinstance(version, int) or not isinstance(current, str):
         raise StoreError(f"{root / 'zarr.json'} is damaged (it does not say `ecmf_store` or `current`)", VERIFY_HINT)
-    if version > FORMAT:
+    if version != FORMAT:
+        again = f"remove it and run `ecmf-pipe extract --modality {root.stem}`"
         raise StoreError(
-            f"{root} has format {version}, this version reads up to {FORMAT}",
-            "update ecmf-pipeline",
+            f"{root} has format {version}, this version reads {FORMAT}",
+            "update ecmf-pipeline" if version > FORMAT else again,
         )
     return current
 
 
-def refuse_later_format(root: Path) -> None:
-    """Neither read nor write a store of a later version, which may mean something else.
+def refuse_other_format(root: Path) -> None:
+    """Neither read nor write a store of another format.
 
     Raises:
-        StoreError: When the store is of a later version, or damaged.
+        StoreError: When the store has another format, or is damaged.
     """
     current_fingerprint(root)
 
@@ -68,9 +68,9 @@ def make_current(root: Path, fingerprint: str) -> None:
     """Name the store of these settings the one that later stages read.
 
     Raises:
-        StoreError: When the store is damaged, or was written by a later version.
+        StoreError: When the store is damaged, or has another format.
     """
-    refuse_later_format(root)
+    refuse_other_format(root)
     attributes = {"ecmf_store": FORMAT, "current": fingerprint}
     if not (root / "zarr.json").is_file() or group_attributes(root) != attributes:
         write_group(root, attributes)
@@ -101,9 +101,9 @@ def create_settings_group(
 
     Raises:
         StaleStore: When the group was made for another D or type.
-        StoreError: When the store is damaged, or was written by a later version.
+        StoreError: When the store is damaged, or has another format.
     """
-    refuse_later_format(root)
+    refuse_other_format(root)
     fingerprint = fingerprint_of(settings)
     folder = root / fingerprint
     if has_fingerprint(root, fingerprint):

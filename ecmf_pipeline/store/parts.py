@@ -1,109 +1,103 @@
-"""Parts: immutable, each made aside and renamed into place."""
+"""Rows and the parts that hold them: immutable, each made aside and renamed into place."""
 
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
 import uuid
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import google_crc32c
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from ecmf_pipeline.core.errors import MissingInput, StoreError
-from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.runner.spool import flush_folder
+from ecmf_pipeline.core.files import flush_folder, sha256_text
 from ecmf_pipeline.store.format import VERIFY_HINT, group_attributes
 
 _PLAIN_TYPES = {"float16", "float32", "float64", "int16", "int32", "int64"}
 _LITTLE_ENDIAN = {"name": "bytes", "configuration": {"endian": "little"}}
 _CRC32C = {"name": "crc32c"}
 _CRC_BYTES = 4
-_BLOCK = 1 << 16
-"""Elements that are widened at once: they stay in a core's cache between the steps."""
 
 
-def read_whole(folder: Path) -> NDArray[Any]:
-    """Read an array of one chunk.
+@dataclass(frozen=True, slots=True)
+class FeatureRow:
+    """The features of one clip.
+
+    Attributes:
+        clip_id: The clip.
+        digest: Digest of the input they were computed from.
+        values: Features, (T, D), T at least 1.
+        side: Further arrays with one entry a row (``times``, ``boxes``...), (T,) or (T, k).
+        versions: Version of each library that computed them, by name; empty where nobody knows.
+    """
+
+    clip_id: str
+    digest: str
+    values: NDArray[Any]
+    side: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def can_hold(values: NDArray[Any], dtype: DTypeLike) -> bool:
+    """Whether features are finite, and stay so in the type they are stored in."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(values.astype(dtype)).all())
+
+
+def checked(row: FeatureRow, dim: int, dtype: DTypeLike) -> NDArray[Any]:
+    """A row's features in the type they are stored in, (T, D).
 
     Raises:
-        FileNotFoundError: When its document or its chunk is not there (Zarr itself would read zeros).
-        OSError, ValueError, KeyError, TypeError: When it is damaged.
+        ValueError: When their shape does not fit, or they hold a NaN or overflow the type.
     """
-    document = json.loads((folder / "zarr.json").read_bytes())
-    if not _is_plain(document):
-        return _read_by_zarr(folder)
-    dtype = np.dtype(document["data_type"]).newbyteorder("<")
-    shape = tuple(document["shape"])
-    has_crc = _CRC32C in document["codecs"]
-    data = np.fromfile(folder.joinpath("c", *["0"] * len(shape)), np.uint8)
-    expected = dtype.itemsize * int(np.prod(shape)) + _CRC_BYTES * has_crc
-    if len(data) != expected:
-        raise ValueError(f"its chunk has {len(data)} of {expected} bytes")
-    if has_crc:
-        data, stored = data[:-_CRC_BYTES], data[-_CRC_BYTES:]
-        if google_crc32c.value(data) != int.from_bytes(stored.tobytes(), "little"):
-            raise ValueError("its chunk is not what was written: the CRC-32C differs")
-    values: NDArray[Any] = data.view(dtype).reshape(shape)
-    return values
+    if row.values.ndim != 2 or row.values.shape[1] != dim or len(row.values) == 0:
+        raise ValueError(f"{row.clip_id}: features are {row.values.shape}, the store takes (T >= 1, {dim})")
+    if not can_hold(row.values, dtype):
+        raise ValueError(f"{row.clip_id}: features hold NaN or exceed {np.dtype(dtype)}")
+    return row.values.astype(dtype)
 
 
-def widen(values: NDArray[Any], out: NDArray[np.float32]) -> None:
-    """Write features as float32.
+def pack_rows(rows: Sequence[FeatureRow]) -> bytes:
+    """Rows as the bytes of one ``npz`` file; all must have the same arrays beside their values."""
+    about = [[row.clip_id, row.digest, len(row.values), dict(row.versions)] for row in rows]
+    arrays: dict[str, Any] = {"values": np.concatenate([row.values for row in rows])}
+    for name in rows[0].side:
+        arrays[f"side.{name}"] = np.concatenate([np.asarray(row.side[name]) for row in rows])
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays)
+    return buffer.getvalue()
 
-    Args:
-        values: Of any type.
-        out: Where they go, of the same shape, contiguous.
+
+def unpack_rows(payload: bytes) -> list[FeatureRow]:
+    """The rows that `pack_rows` packed.
+
+    Raises:
+        StoreError: When the bytes are damaged (every array in them has a CRC-32).
     """
-    if values.dtype != np.float16 or not values.flags.c_contiguous or _has_odd_ones(values):
-        out[...] = values
-        return
-    halves, floats = values.reshape(-1).view(np.int16), out.reshape(-1)
-    bits = floats.view(np.int32)
-    for start in range(0, len(halves), _BLOCK):
-        block = bits[start : start + _BLOCK]
-        block[...] = halves[start : start + _BLOCK]  # the sign now fills the upper half
-        np.left_shift(block, 13, out=block)  # 10 bits of mantissa become 23
-        np.bitwise_and(block, np.int32(-0x7000_2000), out=block)  # sign, 5 bits of exponent, mantissa
-        # The exponents' biases are 15 and 127; the product is exact, for subnormal numbers too.
-        np.multiply(floats[start : start + _BLOCK], np.float32(2.0**112), out=floats[start : start + _BLOCK])
-
-
-def _has_odd_ones(values: NDArray[Any]) -> bool:
-    """Whether float16 values hold NaN or infinity (all bits of the exponent set)."""
-    return bool(values.size) and int((values.view(np.uint16) << 1).max()) >= 0xF800
-
-
-def _is_plain(document: dict[str, Any]) -> bool:
-    """Whether an array has the one form that we write."""
-    return bool(
-        document["zarr_format"] == 3
-        and document["node_type"] == "array"
-        and document["data_type"] in _PLAIN_TYPES
-        and document["chunk_grid"] == {"name": "regular", "configuration": {"chunk_shape": document["shape"]}}
-        and document["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
-        and document["codecs"] in ([_LITTLE_ENDIAN], [_LITTLE_ENDIAN, _CRC32C])
-        and not document.get("storage_transformers")
-    )
-
-
-def _read_by_zarr(folder: Path) -> NDArray[Any]:
-    import zarr  # takes longer to load than a run with nothing to do
-
-    array = zarr.open_array(folder, mode="r")
-    if array.nchunks != 1:
-        raise ValueError(f"it has {array.nchunks} chunks, the arrays of a part have one")
-    values = np.asarray(array[...])
-    chunk = folder / array.metadata.encode_chunk_key((0,) * array.ndim)
-    if not chunk.is_file():  # asked afterwards: a part that is moved away while it is read must not read as zeros
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(chunk))
-    return values
+    try:
+        with np.load(io.BytesIO(payload), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        about = json.loads(arrays.pop("about").tobytes())
+        values = arrays.pop("values")
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError) as error:
+        raise StoreError(f"a finished batch is damaged ({error})") from error
+    rows, start = [], 0
+    for clip_id, digest, length, versions in about:
+        span = slice(start, start + length)
+        side = {name.removeprefix("side."): array[span] for name, array in arrays.items()}
+        rows.append(FeatureRow(clip_id, digest, values[span], side, versions))
+        start += length
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +188,7 @@ def read_attributes(folder: Path, fingerprint: str) -> PartAttributes:
         raise StoreError(f"{folder / 'zarr.json'} is missing", VERIFY_HINT) from error
     try:
         part = PartAttributes(
-            attributes.get("fingerprint", fingerprint),  # parts of format 1 do not say
+            attributes["fingerprint"],
             attributes["clip_id"],
             attributes["digest"],
             attributes["length"],
@@ -215,6 +209,61 @@ def read_attributes(folder: Path, fingerprint: str) -> PartAttributes:
     return part
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What the parts of a settings group say of their rows.
+
+    Attributes:
+        sound: Those that count and can be read, in order.
+        superseded: Those that were merged into another and still stand.
+        damaged: Those whose attributes cannot be read, and why.
+    """
+
+    sound: dict[str, PartAttributes] = field(default_factory=dict)
+    superseded: list[str] = field(default_factory=list)
+    damaged: dict[str, StoreError] = field(default_factory=dict)
+
+    def newest(self) -> dict[str, str]:
+        """For each clip, the digest of its newest row."""
+        return {
+            clip_id: digest
+            for part in self.sound.values()
+            for clip_id, digest in zip(part.clip_id, part.digest, strict=True)
+        }
+
+    def versions(self) -> list[dict[str, str]]:
+        """The combinations of library versions that computed the rows; an empty one where some are unknown."""
+        return all_versions(chain.from_iterable(part.versions or [{}] for part in self.sound.values()))
+
+    def without(self, names: Iterable[str]) -> Parts:
+        """The same but for some parts that count."""
+        gone = set(names)
+        sound = {name: part for name, part in self.sound.items() if name not in gone}
+        return Parts(sound, self.superseded, self.damaged)
+
+
+def read_parts(folder: Path, fingerprint: str) -> Parts:
+    """Read the attributes of all parts of a settings group; damaged ones hinder nothing.
+
+    Args:
+        folder: The settings group.
+        fingerprint: Of its settings.
+    """
+    parts = Parts()
+    for name in part_names(folder):
+        try:
+            parts.sound[name] = read_attributes(folder / name, fingerprint)
+        except StoreError as error:
+            parts.damaged[name] = error
+        except FileNotFoundError:
+            continue  # merged into another since we saw its name
+    replaced = {old for part in parts.sound.values() for old in part.supersedes}
+    parts.superseded.extend(name for name in parts.sound if name in replaced)
+    for name in parts.superseded:
+        del parts.sound[name]
+    return parts
+
+
 def array_names(folder: Path) -> list[str]:
     """The arrays of a part."""
     return sorted(path.name for path in folder.iterdir() if path.is_dir())
@@ -228,13 +277,62 @@ def read_array(folder: Path) -> NDArray[Any]:
         StoreError: When it cannot be read, or its chunk is missing (which Zarr itself would read as zeros).
     """
     try:
-        return read_whole(folder)
+        return _read_chunk(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         if not folder.parent.is_dir():
             raise FileNotFoundError(folder) from error
         if isinstance(error, FileNotFoundError):
             raise StoreError(f"{error.filename or folder} is missing", VERIFY_HINT) from error
         raise StoreError(f"{folder} cannot be read ({error})", VERIFY_HINT) from error
+
+
+def _read_chunk(folder: Path) -> NDArray[Any]:
+    """Read an array of one chunk.
+
+    Raises:
+        FileNotFoundError: When its document or its chunk is not there (Zarr itself would read zeros).
+        OSError, ValueError, KeyError, TypeError: When it is damaged.
+    """
+    document = json.loads((folder / "zarr.json").read_bytes())
+    if not _is_plain(document):
+        return _read_by_zarr(folder)
+    dtype = np.dtype(document["data_type"]).newbyteorder("<")
+    shape = tuple(document["shape"])
+    data = np.fromfile(folder.joinpath("c", *["0"] * len(shape)), np.uint8)
+    expected = dtype.itemsize * int(np.prod(shape)) + _CRC_BYTES
+    if len(data) != expected:
+        raise ValueError(f"its chunk has {len(data)} of {expected} bytes")
+    data, stored = data[:-_CRC_BYTES], data[-_CRC_BYTES:]
+    if google_crc32c.value(data) != int.from_bytes(stored.tobytes(), "little"):
+        raise ValueError("its chunk is not what was written: the CRC-32C differs")
+    values: NDArray[Any] = data.view(dtype).reshape(shape)
+    return values
+
+
+def _is_plain(document: dict[str, Any]) -> bool:
+    """Whether an array has the one form that we write."""
+    return bool(
+        document["zarr_format"] == 3
+        and document["node_type"] == "array"
+        and document["data_type"] in _PLAIN_TYPES
+        and document["chunk_grid"] == {"name": "regular", "configuration": {"chunk_shape": document["shape"]}}
+        and document["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
+        and document["codecs"] == [_LITTLE_ENDIAN, _CRC32C]
+        and not document.get("storage_transformers")
+    )
+
+
+def _read_by_zarr(folder: Path) -> NDArray[Any]:
+    import zarr  # takes longer to load than a run with nothing to do
+
+    array = zarr.open_array(folder, mode="r")
+    if array.nchunks != 1:
+        raise ValueError(f"it has {array.nchunks} chunks, the arrays of a part have one")
+    values = np.asarray(array[...])
+    chunk = folder / array.metadata.encode_chunk_key((0,) * array.ndim)
+    if not chunk.is_file():  # asked afterwards: a part that is moved away while it is read must not read as zeros
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(chunk))
+    return values
 
 
 def write_part(

@@ -1,123 +1,23 @@
-"""Which rows of a store count, and which are superfluous: what `verify`, `compact` and `ls` judge by."""
+"""What a store holds and which of its rows count, from its attributes alone: for `verify`, `compact` and `ls`."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from itertools import chain, pairwise, repeat
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ecmf_pipeline.core.errors import StoreError
-from ecmf_pipeline.store.parts import PartAttributes, all_versions, part_names, read_attributes
-
-Numbers = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is to be read of one part.
-
-    Attributes:
-        part: Its name.
-        positions: Places in what was asked for, (n,), in the order in which their rows stand in the part.
-        starts: First row of each, (n,).
-        lengths: Rows of each, (n,).
-    """
-
-    part: str
-    positions: Numbers
-    starts: Numbers
-    lengths: Numbers
-
-
-@dataclass
-class Table:
-    """All entries of all parts. An entry is a number: the how-manieth of them it is.
-
-    Columns of plain numbers and words, for 132,000 clips must be looked up in a fraction of a second.
-
-    Attributes:
-        parts: Names of the parts, in order.
-        first: The first entry of each part.
-        digests: Digest of each entry's input.
-        lengths: Rows of each entry.
-        newest: The last entry of each clip.
-        older: Those before it, of clips that have several; in order.
-    """
-
-    parts: list[str] = field(default_factory=list)
-    first: list[int] = field(default_factory=list)
-    digests: list[str] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    newest: dict[str, int] = field(default_factory=dict)
-    older: dict[str, list[int]] = field(default_factory=dict)
-
-    def add(self, name: str, part: PartAttributes) -> None:
-        """Take up the entries of the next part."""
-        start = len(self.digests)
-        if not self.newest.keys().isdisjoint(part.clip_id):
-            for clip_id in self.newest.keys() & set(part.clip_id):
-                self.older.setdefault(clip_id, []).append(self.newest[clip_id])
-        if len(set(part.clip_id)) < len(part.clip_id):  # a clip stands here once for each of several digests
-            last = {clip_id: entry for entry, clip_id in enumerate(part.clip_id)}
-            for entry, clip_id in enumerate(part.clip_id):
-                if entry < last[clip_id]:
-                    self.older.setdefault(clip_id, []).append(start + entry)
-        self.parts.append(name)
-        self.first.append(start)
-        self.digests.extend(part.digest)
-        self.lengths.extend(part.length)
-        self.newest.update(zip(part.clip_id, range(start, start + len(part.clip_id)), strict=True))
-
-    def find(self, clip_id: str, digest: str) -> int:
-        """The last entry of a clip's features of exactly this input, or -1."""
-        entry = self.newest.get(clip_id, -1)
-        if entry < 0 or self.digests[entry] == digest:
-            return entry
-        return next((older for older in reversed(self.older.get(clip_id, ())) if self.digests[older] == digest), -1)
-
-    def entries(self, clip_ids: Sequence[str], digests: Mapping[str, str] | None) -> Numbers:
-        """The entry of each clip, (n,): of the digest asked for, or the newest; -1 where there is none."""
-        if digests is None:
-            return np.fromiter(map(self.newest.get, clip_ids, repeat(-1)), np.int64, len(clip_ids))
-        # A clip that has no input at all has no digest, and nothing has the digest "".
-        wanted = map(digests.get, clip_ids, repeat(""))
-        return np.fromiter(map(self.find, clip_ids, wanted), np.int64, len(clip_ids))
-
-    def longest(self, entries: Numbers) -> int:
-        """Rows of the longest of some entries; 0 when there are none."""
-        return int(np.array(self.lengths, np.int64)[entries[entries >= 0]].max(initial=0))
-
-    def rows(self, name: str) -> int:
-        """How many rows a part must have."""
-        number = self.parts.index(name)
-        first, end = [*self.first, len(self.lengths)][number : number + 2]
-        return sum(self.lengths[first:end])
-
-    def wanted(self, entries: Numbers) -> Iterator[Wanted]:
-        """What is to be read of each part that is needed, given the entry of each clip asked for (-1: none)."""
-        positions = np.flatnonzero(entries >= 0)
-        positions = positions[np.argsort(entries[positions], kind="stable")]
-        edges = [*self.first, len(self.lengths)]
-        cuts = np.searchsorted(entries[positions], edges)
-        all_lengths = np.array(self.lengths, np.int64)
-        for name, (first, end), (start, stop) in zip(self.parts, pairwise(edges), pairwise(cuts), strict=True):
-            here = positions[start:stop]
-            if len(here):
-                lengths = all_lengths[first:end]
-                starts = np.cumsum(lengths) - lengths
-                within = entries[here] - first
-                yield Wanted(name, here, starts[within], lengths[within])
-
+from ecmf_pipeline.core.errors import MissingInput, StoreError
+from ecmf_pipeline.runner.spool import leftover_batches
+from ecmf_pipeline.store.format import current_fingerprint, settings_attributes, spool_folder
+from ecmf_pipeline.store.parts import PartAttributes, part_names, read_parts
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{12}")
+
+_HASH = re.compile(r"\b[0-9a-f]{32,}\b")
 
 Digests = Mapping[str, str | None]
 """Of each clip of the manifest, the digest of its present input; None where it has no such input."""
@@ -127,11 +27,7 @@ Present = Callable[[Mapping[str, Any], Mapping[str, str]], Digests | None]
 no manifest tells."""
 
 
-def unknown(_settings: Mapping[str, Any], _newest: Mapping[str, str]) -> None:
-    """What is present where there is no manifest."""
-
-
-class Standing(StrEnum):
+class RowState(StrEnum):
     """What the row of a clip is to the manifest."""
 
     COUNTS = "counts"
@@ -146,62 +42,148 @@ class Standing(StrEnum):
     """Features of a clip that the manifest no longer has."""
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What the parts of a settings group say of their rows.
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """The features of one modality under one encoder's settings.
 
     Attributes:
-        sound: Those that count and can be read, in order.
-        superseded: Those that were merged into another and still stand.
-        damaged: Those whose attributes cannot be read, and why.
+        root: The store.
+        fingerprint: Of the settings.
+        encoder: What made them.
+        is_current: Whether later stages read them unless params say otherwise.
+        dim: D; None where no clip had such an input, or the settings are damaged.
+        dtype: The stored type; empty where the settings are damaged.
+        clips: Clips that have features.
+        rows: Rows of values: frames, or one a clip.
+        parts: Parts that count.
+        damaged: Parts whose attributes cannot be read.
+        bytes: On disk.
+        present: Clips that have features of their present input; None where there is no manifest.
+        wanted: Clips of the manifest that have such an input; None where there is no manifest.
+        leftovers: Finished batches that stand in no part yet.
+        provenance: Where the features come from; empty where the store does not say.
+        versions: Combinations of library versions that computed the rows; an empty one where some are unknown.
     """
 
-    sound: dict[str, PartAttributes] = field(default_factory=dict)
-    superseded: list[str] = field(default_factory=list)
-    damaged: dict[str, StoreError] = field(default_factory=dict)
-
-    def newest(self) -> dict[str, str]:
-        """For each clip, the digest of its newest row."""
-        return {
-            clip_id: digest
-            for part in self.sound.values()
-            for clip_id, digest in zip(part.clip_id, part.digest, strict=True)
-        }
-
-    def versions(self) -> list[dict[str, str]]:
-        """The combinations of library versions that computed the rows; an empty one where some are unknown."""
-        return all_versions(chain.from_iterable(part.versions or [{}] for part in self.sound.values()))
-
-    def without(self, names: Iterable[str]) -> Parts:
-        """The same but for some parts that count."""
-        gone = set(names)
-        sound = {name: part for name, part in self.sound.items() if name not in gone}
-        return Parts(sound, self.superseded, self.damaged)
+    root: Path
+    fingerprint: str
+    encoder: str
+    is_current: bool
+    dim: int | None
+    dtype: str
+    clips: int
+    rows: int
+    parts: int
+    damaged: int
+    bytes: int
+    present: int | None
+    wanted: int | None
+    leftovers: int
+    provenance: Mapping[str, Any]
+    versions: Sequence[Mapping[str, str]]
 
 
-def read_parts(folder: Path, fingerprint: str) -> Parts:
-    """Read the attributes of all parts of a settings group; damaged ones hinder nothing.
+def no_manifest(_settings: Mapping[str, Any], _newest: Mapping[str, str]) -> None:
+    """What is present where there is no manifest."""
+
+
+def list_store(root: Path, present: Present = no_manifest) -> Iterator[Holding]:
+    """Tell what each settings group of a store holds; damaged ones hinder nothing.
 
     Args:
-        folder: The settings group.
-        fingerprint: Of its settings.
+        root: The ``*.zarr`` folder.
+        present: Tells what the manifest says of each clip.
+
+    Raises:
+        MissingInput: When there is no such folder.
     """
-    parts = Parts()
-    for name in part_names(folder):
-        try:
-            parts.sound[name] = read_attributes(folder / name, fingerprint)
-        except StoreError as error:
-            parts.damaged[name] = error
-        except FileNotFoundError:
-            continue  # merged into another since we saw its name
-    replaced = {old for part in parts.sound.values() for old in part.supersedes}
-    parts.superseded.extend(name for name in parts.sound if name in replaced)
-    for name in parts.superseded:
-        del parts.sound[name]
-    return parts
+    if not root.is_dir():
+        raise MissingInput(f"{root} is missing", "name a feature store, such as data/features/audio.zarr")
+    try:
+        current = current_fingerprint(root)
+    except StoreError:
+        current = None
+    for fingerprint in settings_groups(root):
+        yield _holding(root, fingerprint, current, present)
 
 
-def judge(parts: Mapping[str, PartAttributes], digests: Digests | None) -> dict[str, list[Standing]]:
+def _holding(root: Path, fingerprint: str, current: str | None, present: Present) -> Holding:
+    folder = root / fingerprint
+    try:
+        attributes = settings_attributes(folder)
+    except (StoreError, MissingInput):
+        attributes = {"settings": {}, "dim": None, "dtype": ""}
+    parts = read_parts(folder, fingerprint)
+    newest = parts.newest()
+    digests = present(attributes["settings"], newest)
+    states = row_states(parts.sound, digests)
+    return Holding(
+        root,
+        fingerprint,
+        encoder_name(attributes["settings"]),
+        fingerprint == current,
+        attributes["dim"],
+        attributes["dtype"],
+        len(newest),
+        sum(sum(part.length) for part in parts.sound.values()),
+        len(parts.sound),
+        len(parts.damaged),
+        size_of(folder),
+        None if digests is None else sum(part.count(RowState.COUNTS) for part in states.values()),
+        None if digests is None else sum(digest is not None for digest in digests.values()),
+        len(leftover_batches(spool_folder(root, fingerprint))),
+        attributes.get("provenance", {}),
+        parts.versions(),
+    )
+
+
+def encoder_name(settings: Mapping[str, Any]) -> str:
+    """A short name of the encoder that a store's settings describe.
+
+    Args:
+        settings: Of the store.
+
+    Returns:
+        The model's name on the hub, that of imported features, else the encoder's type; all of them where several
+        encoders are joined; ``unknown`` where the settings do not say.
+    """
+    encoder = settings.get("encoder")
+    if not isinstance(encoder, Mapping):
+        return "unknown"
+    if isinstance(members := encoder.get("members"), Sequence):
+        return " + ".join(encoder_name({"encoder": member}) for member in members)
+    weights = encoder.get("weights")
+    hub = weights.get("model") if isinstance(weights, Mapping) else None
+    if isinstance(hub, str):
+        return hub.rpartition("/")[2]
+    if encoder.get("name"):
+        return f"{encoder['name']} (imported)"
+    return str(encoder.get("type", "unknown"))
+
+
+def in_words(provenance: Mapping[str, Any]) -> str:
+    """Where features come from, on one line: the model first, hashes cut short, versions left out.
+
+    Args:
+        provenance: Of the store, as `create_settings_group` was given it; of encoders side by side, one after another.
+    """
+    if members := provenance.get("members"):
+        return " + ".join(in_words(member) for member in members)
+    first = {key: provenance[key] for key in ("model", "revision", "commit") if key in provenance}
+    shown = first | {key: value for key, value in provenance.items() if key != "versions"}
+    return ", ".join(f"{key} {text}" for key, text in _flattened(shown))
+
+
+def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, f"{prefix}{key}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield f"{prefix}{key}", _HASH.sub(lambda found: found.group()[:12], text)
+
+
+def row_states(parts: Mapping[str, PartAttributes], digests: Digests | None) -> dict[str, list[RowState]]:
     """Tell for every entry of some parts what it is to the manifest.
 
     Of entries that are the same in clip and digest the last counts, so that taking the others away changes neither
@@ -222,28 +204,23 @@ def judge(parts: Mapping[str, PartAttributes], digests: Digests | None) -> dict[
         last[name] = flags[::-1]
     return {
         name: [
-            _standing(entry, held, digests) if is_last else Standing.DUPLICATE
+            _state_of(entry, held, digests) if is_last else RowState.DUPLICATE
             for entry, is_last in zip(zip(part.clip_id, part.digest, strict=True), last[name], strict=True)
         ]
         for name, part in parts.items()
     }
 
 
-def _standing(entry: tuple[str, str], held: set[tuple[str, str]], digests: Digests | None) -> Standing:
+def _state_of(entry: tuple[str, str], held: set[tuple[str, str]], digests: Digests | None) -> RowState:
     clip_id, digest = entry
     if digests is None:
-        return Standing.COUNTS
+        return RowState.COUNTS
     if clip_id not in digests:
-        return Standing.ABSENT
+        return RowState.ABSENT
     present = digests[clip_id]
     if present == digest:
-        return Standing.COUNTS
-    return Standing.REPLACED if present is not None and (clip_id, present) in held else Standing.OUTDATED
-
-
-def counted(standings: Mapping[str, list[Standing]]) -> Counter[Standing]:
-    """How many entries there are of each standing."""
-    return Counter(standing for part in standings.values() for standing in part)
+        return RowState.COUNTS
+    return RowState.REPLACED if present is not None and (clip_id, present) in held else RowState.OUTDATED
 
 
 def settings_groups(root: Path) -> Iterator[str]:

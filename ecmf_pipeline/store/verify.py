@@ -13,7 +13,7 @@ import numpy as np
 from ecmf_pipeline.core.errors import InputError, MissingInput, StoreError
 from ecmf_pipeline.core.files import fingerprint as fingerprint_of
 from ecmf_pipeline.core.progress import progress
-from ecmf_pipeline.runner.spool import Spool
+from ecmf_pipeline.runner.spool import leftover_batches
 from ecmf_pipeline.store.damage import Finding, Kind, PartCheck, damaged_folder
 from ecmf_pipeline.store.format import (
     FORMAT,
@@ -25,25 +25,14 @@ from ecmf_pipeline.store.format import (
     settings_attributes,
     spool_folder,
 )
-from ecmf_pipeline.store.parts import part_names, read_array
-from ecmf_pipeline.store.rows import unpack
-from ecmf_pipeline.store.state import (
-    Digests,
-    Parts,
-    Present,
-    Standing,
-    judge,
-    read_parts,
-    settings_groups,
-    size_of,
-    unknown,
-)
+from ecmf_pipeline.store.parts import Parts, part_names, read_array, read_parts, unpack_rows
+from ecmf_pipeline.store.state import Digests, Present, RowState, no_manifest, row_states, settings_groups, size_of
 
 _ROWS = {
-    Standing.DUPLICATE: (Kind.DUPLICATES, "the same clip and input stand in more than one place"),
-    Standing.REPLACED: (Kind.REPLACED, "of former inputs, beside those of the present ones"),
-    Standing.OUTDATED: (Kind.OUTDATED, "of former inputs, the present ones are not computed yet (or there are none)"),
-    Standing.ABSENT: (Kind.ABSENT, "of clips that the manifest no longer has"),
+    RowState.DUPLICATE: (Kind.DUPLICATES, "the same clip and input stand in more than one place"),
+    RowState.REPLACED: (Kind.REPLACED, "of former inputs, beside those of the present ones"),
+    RowState.OUTDATED: (Kind.OUTDATED, "of former inputs, the present ones are not computed yet (or there are none)"),
+    RowState.ABSENT: (Kind.ABSENT, "of clips that the manifest no longer has"),
 }
 
 
@@ -71,7 +60,7 @@ class Verification:
         return [finding for finding in self.findings if finding.kind.is_damage]
 
 
-def verify_store(root: Path, present: Present = unknown) -> Verification:
+def verify_store(root: Path, present: Present = no_manifest) -> Verification:
     """Read every byte of a store, one part after another.
 
     Args:
@@ -80,7 +69,7 @@ def verify_store(root: Path, present: Present = unknown) -> Verification:
 
     Raises:
         MissingInput: When there is no such folder.
-        StoreError: When the store was written by a later version.
+        StoreError: When the store has another format.
     """
     if not root.is_dir():
         raise MissingInput(f"{root} is missing", "name a feature store, such as data/features/audio.zarr")
@@ -145,16 +134,16 @@ def _attribute_finding(root: Path, folder: Path, fingerprint: str, error: StoreE
 
 def _row_findings(root: Path, folder: Path, parts: Parts, digests: Digests | None) -> Iterator[Finding]:
     """One finding for each way in which rows are superfluous."""
-    clips: dict[Standing, set[str]] = {standing: set() for standing in _ROWS}
-    rows: Counter[Standing] = Counter()
-    for name, standings in judge(parts.sound, digests).items():
-        for clip_id, standing in zip(parts.sound[name].clip_id, standings, strict=True):
-            if standing is not Standing.COUNTS:
-                rows[standing] += 1
-                clips[standing].add(clip_id)
-    for standing, (kind, what) in _ROWS.items():
-        if rows[standing]:
-            yield Finding(kind, root, folder, f"{rows[standing]} rows {what}", len(clips[standing]))
+    clips: dict[RowState, set[str]] = {state: set() for state in _ROWS}
+    rows: Counter[RowState] = Counter()
+    for name, states in row_states(parts.sound, digests).items():
+        for clip_id, state in zip(parts.sound[name].clip_id, states, strict=True):
+            if state is not RowState.COUNTS:
+                rows[state] += 1
+                clips[state].add(clip_id)
+    for state, (kind, what) in _ROWS.items():
+        if rows[state]:
+            yield Finding(kind, root, folder, f"{rows[state]} rows {what}", len(clips[state]))
 
 
 def _root_findings(root: Path, groups: list[str]) -> Iterator[Finding]:
@@ -162,7 +151,7 @@ def _root_findings(root: Path, groups: list[str]) -> Iterator[Finding]:
     try:
         current = current_fingerprint(root)
     except StoreError as error:
-        if _is_newer(root):
+        if _has_other_format(root):
             raise
         yield Finding(Kind.ROOT, root, document, error.what, aside=document)
     else:
@@ -174,12 +163,12 @@ def _root_findings(root: Path, groups: list[str]) -> Iterator[Finding]:
     yield from _strays(root, root, {*groups, "zarr.json"})
 
 
-def _is_newer(root: Path) -> bool:
+def _has_other_format(root: Path) -> bool:
     try:
         version = group_attributes(root).get("ecmf_store")
     except StoreError:
         return False
-    return isinstance(version, int) and version > FORMAT
+    return isinstance(version, int) and version != FORMAT
 
 
 def settings_findings(root: Path, folder: Path) -> Iterator[Finding]:
@@ -218,11 +207,11 @@ def _strays(root: Path, folder: Path, known: set[str]) -> Iterator[Finding]:
 def _beside(root: Path) -> Iterator[Finding]:
     """What killed runs and earlier mending have left beside the store."""
     for folder in sorted(spool_folder(root, "any").parent.glob("*")):
-        batches = Spool.start(folder).leftovers()
+        batches = leftover_batches(folder)
         clips: set[str] = set()
         for path in batches:
             try:
-                clips |= {row.clip_id for row in unpack(path.read_bytes())}
+                clips |= {row.clip_id for row in unpack_rows(path.read_bytes())}
             except FileNotFoundError:
                 continue  # taken up meanwhile
             except StoreError as error:

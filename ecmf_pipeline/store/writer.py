@@ -1,9 +1,8 @@
-"""Writing a store: one writer at a time, batches spooled by workers, chunks sealed into parts."""
+"""Write a store: one writer at a time makes parts of the batches that workers keep."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import StoreError
-from ecmf_pipeline.runner.spool import Spool, SpooledWriter
+from ecmf_pipeline.runner.spool import PartWriter, Spool
 from ecmf_pipeline.store.features import FeatureStore
 from ecmf_pipeline.store.format import (
     current_fingerprint,
     has_fingerprint,
     lock_path,
     make_current,
-    refuse_later_format,
+    refuse_other_format,
     spool_folder,
 )
-from ecmf_pipeline.store.parts import PartAttributes, all_versions, part_names, part_number, write_part
-from ecmf_pipeline.store.rows import FeatureRow, checked, pack, unpack
+from ecmf_pipeline.store.parts import (
+    FeatureRow,
+    PartAttributes,
+    all_versions,
+    checked,
+    pack_rows,
+    part_names,
+    part_number,
+    unpack_rows,
+    write_part,
+)
 
 
-class StoreWriter(SpooledWriter):
-    """The one writer of a store; see `SpooledWriter`.
+class StoreWriter(PartWriter[FeatureRow]):
+    """The one writer of a store; see `PartWriter`.
 
     Args:
         root: The ``*.zarr`` folder of the modality.
@@ -34,11 +42,12 @@ class StoreWriter(SpooledWriter):
 
     Raises:
         StoreBusy: On entering, when another run writes to the store.
-        StoreError: On entering, when the store is damaged, or was written by a later version.
+        StoreError: On entering, when the store is damaged, or has another format.
     """
 
     def __init__(self, root: Path, fingerprint: str) -> None:
-        super().__init__(Spool.start(spool_folder(root, fingerprint)), lock=lock_path(root), what=str(root))
+        spool = Spool.start(spool_folder(root, fingerprint), pack_rows)
+        super().__init__(spool, lock=lock_path(root), what=str(root))
         self.root = root
         self.fingerprint = fingerprint
         self.folder = root / fingerprint
@@ -81,21 +90,9 @@ class StoreWriter(SpooledWriter):
         store.refresh()
 
     def seal(self, number: int, tasks: Sequence[str], clip_ids: Sequence[str]) -> int:
-        """Turn what workers kept into one part.
-
-        Args:
-            number: The part's place among those of this run.
-            tasks: The names under which batches were kept.
-            clip_ids: The order of the rows; a clip of which nothing was kept is passed over.
-
-        Returns:
-            How many clips got features.
-
-        Raises:
-            StoreError: When something that was kept is gone.
-        """
+        """Make one part of what workers kept; see `PartWriter`."""
         with self._kept(tasks) as batches:
-            kept = {row.clip_id: row for payload in batches for row in unpack(payload)}
+            kept = {row.clip_id: row for payload in batches for row in unpack_rows(payload)}
             rows = [kept[clip_id] for clip_id in clip_ids if clip_id in kept]
             self.append(rows, number)
         return len(rows)
@@ -107,8 +104,8 @@ class StoreWriter(SpooledWriter):
             self._store = FeatureStore(self.root, self.fingerprint)
         return self._store
 
-    def _look_around(self) -> None:
-        refuse_later_format(self.root)
+    def _refresh(self) -> None:
+        refuse_other_format(self.root)
         for folder in (self.root, self.folder):
             for path in folder.glob(".zarr.json.*"):
                 path.unlink(missing_ok=True)  # a group's document that a killed process was writing
@@ -128,38 +125,8 @@ class StoreWriter(SpooledWriter):
 
 def _read_batch(path: Path) -> list[FeatureRow]:
     try:
-        return unpack(path.read_bytes())
+        return unpack_rows(path.read_bytes())
     except StoreError as error:
         raise StoreError(
             f"{path}: {error}", "`ecmf-pipe store verify --mend` sets it aside; its clips are then computed again"
         ) from error
-
-
-@dataclass(frozen=True)
-class FeatureKeeper:
-    """The worker's side: keeps finished batches in the spool of each branch's store.
-
-    Attributes:
-        spools: By branch.
-    """
-
-    spools: Mapping[str, Spool]
-
-    def keep(self, task: str, branch: str, rows: Sequence[FeatureRow]) -> None:
-        """Make a finished batch durable."""
-        self.spools[branch].keep(task, pack(rows))
-
-
-@dataclass(frozen=True)
-class FeatureSealer:
-    """The main process's side: turns finished chunks into parts.
-
-    Attributes:
-        writers: By branch.
-    """
-
-    writers: Mapping[str, StoreWriter]
-
-    def seal(self, branch: str, number: int, tasks: Sequence[str], clip_ids: Sequence[str]) -> int:
-        """Turn a chunk's batches into one part; see `StoreWriter.seal`."""
-        return self.writers[branch].seal(number, tasks, clip_ids)

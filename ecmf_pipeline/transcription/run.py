@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.errors import ChangedSinceIndex, TryAgain, want_of_memory
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.llm.cache import AnswerCache, AnswerKeeper, AnswerSealer, AnswerWriter
+from ecmf_pipeline.llm.cache import AnswerCache, AnswerWriter
 from ecmf_pipeline.media.sampling import has_changed, read_audio
-from ecmf_pipeline.runner import Engine, InProcess, LocalProcesses, Outcome, Run, RunConfig, RunReport, Step, Target
-from ecmf_pipeline.runner.machine import usable_cores
+from ecmf_pipeline.runner import Engine, Outcome, Run, RunConfig, RunReport, Step, Target
+from ecmf_pipeline.runner.machine import threads_per_worker
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.transcription.config import TranscribeConfig
 from ecmf_pipeline.transcription.table import Heard, Transcript, judge, lacks_words
@@ -84,7 +84,7 @@ def transcribe(
     if retry_quarantined:
         quarantine.clear()
     cache = AnswerCache(cache_root, settings, Heard.parse)
-    with AnswerWriter(cache, waiting) as writer:
+    with AnswerWriter(cache, waiting, keys) as writer:
         before = set(keys.values()) & {row.key for row in cache.rows()}
         missing = {clip_id: key for clip_id, key in keys.items() if key not in before}
         quarantine.keep_only(missing)
@@ -92,12 +92,18 @@ def transcribe(
         if items := _items(clips, missing, quarantine, corpus_root):
             run: Run[Recording] = Run(
                 ListeningSteps(config),
-                AnswerKeeper(writer.spool),
-                AnswerSealer(writer, keys),
+                {BRANCH: writer},
                 {BRANCH: quarantine},
-                RunConfig(config.batch_size, PART_SIZE, config.max_quarantined, config.workers, config.clip_timeout),
+                RunConfig(
+                    config.batch_size,
+                    PART_SIZE,
+                    config.max_quarantined,
+                    config.workers,
+                    config.clip_timeout,
+                    threads=threads_per_worker(config.workers),
+                ),
                 report,
-                engine or _engine(config),
+                engine,
             )
             run(items, "transcribe")
         else:
@@ -131,13 +137,6 @@ def _items(
         )
         for some in files
     ]
-
-
-def _engine(config: TranscribeConfig) -> Engine:
-    if config.workers == 0:
-        return InProcess()
-    threads = 1 if config.workers is None else max(1, usable_cores() // config.workers)
-    return LocalProcesses(config.workers, config.clip_timeout, threads)
 
 
 @dataclass(frozen=True, slots=True)

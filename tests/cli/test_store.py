@@ -23,7 +23,7 @@ from ecmf_pipeline.extraction.plan import branch_settings, text_digest
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group, make_current
 from ecmf_pipeline.store.format import lock_path, spool_folder
-from ecmf_pipeline.store.rows import pack
+from ecmf_pipeline.store.parts import pack_rows
 
 AUDIO = paths.features(Modality.AUDIO)
 OTHER = {"modality": "audio", "encoder": {"type": "other"}}
@@ -104,7 +104,7 @@ def test_ls_tells_what_is_in_use_and_how_much_of_the_manifest_is_there(project, 
 def test_ls_names_leftovers_and_damage(project):
     spool = spool_folder(AUDIO, project)
     spool.mkdir(parents=True, exist_ok=True)
-    (spool / "dead.0.batch").write_bytes(pack(rows(["e"])))
+    (spool / "dead.0.batch").write_bytes(pack_rows(rows(["e"])))
     (parts(project)[0] / "zarr.json").write_text("{")
     said = store("ls").stdout
     assert f"{project}: 1 part damaged" in said
@@ -254,7 +254,7 @@ def test_taking_up_what_a_killed_run_left_does_not_change_what_is_in_use(project
     make_current(AUDIO, project)
     spool = spool_folder(AUDIO, other)
     spool.mkdir(parents=True, exist_ok=True)
-    (spool / "dead.0.batch").write_bytes(pack(rows(["e"])))
+    (spool / "dead.0.batch").write_bytes(pack_rows(rows(["e"])))
     assert "1 row taken up" in store("compact").stdout
     assert FeatureStore.open(AUDIO).fingerprint == project
     assert set(FeatureStore.open(AUDIO, other).newest()) == {"a", "e"}

@@ -259,7 +259,7 @@ def test_what_a_killed_run_left_counts_for_its_corpus_alone(project: Project) ->
     writer = measuring.CacheWriter(measuring.IndexCache(project.cache, project.root))
     status = (project.root / "a.mp4").stat()
     file = measuring.File("a.mp4", status.st_size, status.st_mtime_ns)
-    writer.keeper.keep("first-000000", measuring.BRANCH, [(file, measuring.Measured("0" * 64, 1.0, True, False))])
+    writer.spool.keep("first-000000", [(file, measuring.Measured("0" * 64, 1.0, True, False))])
     left = (project.cache.with_name(".index.spool"), project.root.with_name("left"))
     shutil.copytree(*left)
     result = index_corpus(listing, project.cache, workers=0)

@@ -78,7 +78,7 @@ class Scripted:
     def __init__(self, clock: list[float]) -> None:
         self.clock = clock
 
-    def run(self, tasks, factory, keeper):
+    def run(self, tasks, factory, spools):
         for task in tasks:
             self.clock[0] += task.items[0]
             yield Done(task, {}, [])

@@ -31,7 +31,7 @@ from ecmf_pipeline.encoders.inference import best_precision
 from ecmf_pipeline.encoders.joined import join
 from ecmf_pipeline.extraction.plan import settings_of_imported
 from ecmf_pipeline.settings.params import validated
-from ecmf_pipeline.store.listing import encoder_name
+from ecmf_pipeline.store.state import encoder_name
 
 from .test_contract import EncoderContract
 

@@ -137,7 +137,7 @@ def test_branches_that_read_different_frames_share_one_decode(project, decodes, 
 )
 def test_processes_are_shared_out_by_what_the_machine_has(monkeypatch, project, gpus, workers, openers, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-    monkeypatch.setattr("ecmf_pipeline.extraction.run.usable_cores", lambda: 8)
+    monkeypatch.setattr("ecmf_pipeline.runner.machine.usable_cores", lambda: 8)
     config = run_module._with_processes(
         ExtractConfig(workers=workers, openers=openers), [project.plan(Modality.GLOBAL)]
     )

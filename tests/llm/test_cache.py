@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ecmf_pipeline.core.errors import StoreBusy
 from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.llm.cache import AnswerKeeper, AnswerWriter, ScoreCache, TextScores, parts
+from ecmf_pipeline.llm.cache import AnswerWriter, ScoreCache, TextScores, parts
 
 
 def row(text: str, *values: float) -> TextScores:
@@ -23,7 +23,8 @@ def row(text: str, *values: float) -> TextScores:
 
 
 def writer(folder: Path, fingerprint: str = "abc") -> AnswerWriter:
-    return AnswerWriter(ScoreCache(folder / "cache", fingerprint), folder / ".spool")
+    keys = {f"clip {text}": sha256_text(text) for text in ("a", "b", "c", "d", "x", "in flight")}
+    return AnswerWriter(ScoreCache(folder / "cache", fingerprint), folder / ".spool", keys)
 
 
 def append(folder: Path, *rows: TextScores, fingerprint: str = "abc") -> None:
@@ -148,14 +149,13 @@ def test_a_score_that_is_no_number_is_refused() -> None:
 
 def test_batches_are_sealed_in_the_order_of_the_texts_and_leave_the_spool(tmp_path: Path) -> None:
     with writer(tmp_path) as open_writer:
-        keeper = AnswerKeeper(open_writer.spool)
-        keeper.keep("000000-0001", "llm", [row("c", 3, 3), row("a", 1, 1)])
-        keeper.keep("000000-0000", "llm", [row("b", 2, 2)])
-        keys = [sha256_text(text) for text in "abxc"]
+        open_writer.spool.keep("000000-0001", [row("c", 3, 3), row("a", 1, 1)])
+        open_writer.spool.keep("000000-0000", [row("b", 2, 2)])
+        clip_ids = [f"clip {text}" for text in "abxc"]
         # The chunks of a run may be ready in any order; their parts stand in the order of the chunks.
-        assert open_writer.seal(1, ["000000-0000", "000000-0001"], keys) == 3
-        keeper.keep("000001-0000", "llm", [row("d", 4, 4)])
-        assert open_writer.seal(0, ["000001-0000"], [sha256_text("d")]) == 1
+        assert open_writer.seal(1, ["000000-0000", "000000-0001"], clip_ids) == 3
+        open_writer.spool.keep("000001-0000", [row("d", 4, 4)])
+        assert open_writer.seal(0, ["000001-0000"], ["clip d"]) == 1
         assert not list(open_writer.spool.folder.glob("*.batch"))
     assert not open_writer.spool.folder.exists()
     first, second = parts(tmp_path / "cache" / "abc")
@@ -168,7 +168,7 @@ def test_batches_are_sealed_in_the_order_of_the_texts_and_leave_the_spool(tmp_pa
 
 def test_what_a_killed_run_left_is_adopted_once(tmp_path: Path) -> None:
     with writer(tmp_path) as killed:
-        AnswerKeeper(killed.spool).keep("000000-0000", "llm", [row("paid", 1, 2), row("sealed", 3, 4)])
+        killed.spool.keep("000000-0000", [row("paid", 1, 2), row("sealed", 3, 4)])
         killed.append([row("sealed", 3, 4)])  # killed between the two: made a part, not yet dropped from the spool
         (killed.spool.folder / ".batch-half-writt").write_bytes(b'{"key": "')
         (killed.spool.folder / "part-000001-01234567.jsonl").write_bytes(b"half")
@@ -184,11 +184,11 @@ def test_what_a_killed_run_left_is_adopted_once(tmp_path: Path) -> None:
 
 def test_a_second_writer_is_told_so_and_harms_nothing(tmp_path: Path) -> None:
     with writer(tmp_path) as first:
-        AnswerKeeper(first.spool).keep("000000-0000", "llm", [row("in flight", 1, 2)])
+        first.spool.keep("000000-0000", [row("in flight", 1, 2)])
         for fingerprint in ("abc", "another"):
             with pytest.raises(StoreBusy, match="another run"), writer(tmp_path, fingerprint):
                 pass
-        assert first.seal(0, ["000000-0000"], [sha256_text("in flight")]) == 1
+        assert first.seal(0, ["000000-0000"], ["clip in flight"]) == 1
     with writer(tmp_path):
         pass
 

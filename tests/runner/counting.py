@@ -1,4 +1,4 @@
-"""A step that doubles numbers, with items that break it; a keeper and a sealer that use json files.
+"""A step that doubles numbers, with items that break it; spools and writers of json files.
 
 Importable by name, since workers must be able to unpickle what is made of it.
 """
@@ -18,8 +18,7 @@ from typing import Any
 
 from ecmf_pipeline.core.errors import FileUnreachable, InputError, ModelError, NoFaceFound, UnreadableMedia
 from ecmf_pipeline.core.files import write_atomic
-from ecmf_pipeline.runner import Engine, Opener, Outcome, Run, RunConfig, RunReport, Step, Target
-from ecmf_pipeline.runner import messages as parcels
+from ecmf_pipeline.runner import Engine, Opener, Outcome, Run, RunConfig, RunReport, Step, Target, shared_arrays
 from ecmf_pipeline.runner.quarantine import Quarantine
 
 BRANCHES = ("a", "b")
@@ -120,7 +119,7 @@ class Doubling(Step[Number, int, "tuple[str, int]"]):
 
     def work(self, batch):
         with (self.scratch / "worked").open("a") as worked:
-            worked.write(f"{len(batch)} {len(read_lines(self.scratch / 'diary'))} {count_parcels()} {os.getpid()}\n")
+            worked.write(f"{len(batch)} {len(read_lines(self.scratch / 'diary'))} {count_shared()} {os.getpid()}\n")
         if len(batch) > 1 and any(item.working == "greedy" for item, _ in batch):
             raise MemoryError
         for item, _ in batch:
@@ -163,13 +162,13 @@ def read_lines(path: Path) -> list[str]:
     return path.read_text().splitlines()
 
 
-def count_parcels(process: int | str = "self") -> int:
-    """Descriptors of a process that hold a parcel; those of mapped files among them."""
+def count_shared(process: int | str = "self") -> int:
+    """Descriptors of a process that hold shared arrays; those of mapped files among them."""
     held = [str(entry.readlink()) for entry in Path(f"/proc/{process}/fd").iterdir() if entry.is_symlink()]
     return sum(name.startswith("/memfd:opened-batch") for name in held)
 
 
-_write = parcels._write
+_write = shared_arrays._write
 
 
 def _refuse_several(file: Any, data: bytes | memoryview) -> int:
@@ -197,15 +196,60 @@ class Factory:
 
     def opener(self, number: int) -> Reading:
         if self.opener_starting == "no room for several":
-            parcels._write = _refuse_several  # this process is the opener's own
+            shared_arrays._write = _refuse_several  # this process is the opener's own
         else:
             misbehave(self.opener_starting, self.scratch)
         return Reading(self.scratch, number)
 
 
 @dataclass(frozen=True)
+class FileSpool:
+    """The spool of a branch: batches are json files."""
+
+    folder: Path
+    branch: str
+    full_at: str = ""
+    keeping: str = ""
+
+    def keep(self, task: str, rows: Sequence[tuple[str, int]]) -> None:
+        misbehave(self.keeping, self.folder)
+        path = self.path(task)
+        if task == self.full_at:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_atomic(path, json.dumps(rows))
+
+    def path(self, task: str) -> Path:
+        return self.folder / "kept" / self.branch / task
+
+
+@dataclass(frozen=True)
+class FileWriter:
+    """The writer of a branch: parts are json files."""
+
+    spool: FileSpool
+    sealing: str = ""
+    unsealable: tuple[str, ...] = ()
+
+    def seal(self, number: int, tasks: Sequence[str], clip_ids: Sequence[str]) -> int:
+        folder, branch = self.spool.folder, self.spool.branch
+        if self.sealing:
+            (folder / "sealing").touch()
+        misbehave(self.sealing, folder)
+        if f"{branch}{number}" in self.unsealable:
+            raise OSError(errno.ENOSPC, "No space left on device", f"{branch}{number}")
+        rows = {}
+        for task in tasks:
+            path = self.spool.path(task)
+            rows |= dict(json.loads(path.read_text()))
+            path.unlink()
+        ordered = [[clip_id, rows[clip_id]] for clip_id in clip_ids if clip_id in rows]
+        write_atomic(folder / "parts" / branch / f"{number:03d}.json", json.dumps(ordered))
+        return len(ordered)
+
+
+@dataclass(frozen=True)
 class Drawer:
-    """Keeper and sealer: batches are files, parts are files."""
+    """The spools and writers of all branches in a folder, and what they have written."""
 
     folder: Path
     full_at: str = ""
@@ -213,27 +257,13 @@ class Drawer:
     sealing: str = ""
     unsealable: tuple[str, ...] = ()
 
-    def keep(self, task: str, branch: str, rows: Sequence[tuple[str, int]]) -> None:
-        misbehave(self.keeping, self.folder)
-        path = self.folder / "kept" / branch / task
-        if task == self.full_at:
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        write_atomic(path, json.dumps(rows))
+    @property
+    def spools(self) -> dict[str, FileSpool]:
+        return {branch: FileSpool(self.folder, branch, self.full_at, self.keeping) for branch in BRANCHES}
 
-    def seal(self, branch: str, number: int, tasks: Sequence[str], clip_ids: Sequence[str]) -> int:
-        if self.sealing:
-            (self.folder / "sealing").touch()
-        misbehave(self.sealing, self.folder)
-        if f"{branch}{number}" in self.unsealable:
-            raise OSError(errno.ENOSPC, "No space left on device", f"{branch}{number}")
-        rows = {}
-        for task in tasks:
-            path = self.folder / "kept" / branch / task
-            rows |= dict(json.loads(path.read_text()))
-            path.unlink()
-        ordered = [[clip_id, rows[clip_id]] for clip_id in clip_ids if clip_id in rows]
-        write_atomic(self.folder / "parts" / branch / f"{number:03d}.json", json.dumps(ordered))
-        return len(ordered)
+    @property
+    def writers(self) -> dict[str, FileWriter]:
+        return {branch: FileWriter(spool, self.sealing, self.unsealable) for branch, spool in self.spools.items()}
 
     def parts(self, branch: str) -> list[list[list[object]]]:
         return [json.loads(path.read_text()) for path in sorted((self.folder / "parts" / branch).glob("*"))]
@@ -275,7 +305,7 @@ class Bench:
     ) -> RunReport:
         config = RunConfig(batch_size, part_size, share, workers, clip_timeout, self.openers)
         factory = Factory(self.folder, self.starting, self.opener_starting)
-        return Run(factory, self.drawer, self.drawer, self.tables, config, RunReport(), engine)(items, "test")
+        return Run(factory, self.drawer.writers, self.tables, config, RunReport(), engine)(items, "test")
 
     def reasons(self, branch: str) -> dict[str, str]:
         """The table as it stands on the disk: reason by clip."""

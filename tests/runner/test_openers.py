@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core.errors import EcmfError, ModelError
-from ecmf_pipeline.runner import Done, LocalProcesses, Task
-from ecmf_pipeline.runner import messages as parcels
-from tests.runner.counting import Bench, Doubling, Drawer, Factory, Number, count_parcels, numbers, read_lines
+from ecmf_pipeline.runner import Done, LocalProcesses, Task, shared_arrays
+from tests.runner.counting import Bench, Doubling, Drawer, Factory, Number, count_shared, numbers, read_lines
 
-pytestmark = pytest.mark.skipif(not parcels.ARE_THERE, reason="openers need Linux")
+pytestmark = pytest.mark.skipif(not shared_arrays.ARE_SUPPORTED, reason="openers need Linux")
 
 
 @pytest.fixture
@@ -24,14 +23,14 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def worked(bench: Bench) -> list[tuple[int, int, int]]:
-    """For each call of the step: how many items it was given, how many had been opened, how many parcels it held."""
+    """For each call of the step: how many items it was given, how many were opened, how many it held."""
     return [tuple(map(int, line.split()[:3])) for line in read_lines(bench.folder / "worked")]  # type: ignore[misc]
 
 
 def run(bench: Bench, tasks: int, *, workers: int, openers: int, working: str = "") -> Iterator[Done[Number]]:
     given = [Task(f"{number:03d}", 0, (Number(number, working=working),)) for number in range(1, tasks + 1)]
     engine = LocalProcesses(workers, 60.0, openers=openers)
-    return engine.run(given, Factory(bench.folder), Drawer(bench.folder))  # type: ignore[return-value]
+    return engine.run(given, Factory(bench.folder), Drawer(bench.folder).spools)  # type: ignore[return-value]
 
 
 def test_openers_open_and_workers_work(bench):
@@ -52,31 +51,31 @@ def test_openers_do_not_run_away_from_slow_workers(bench, workers, openers):
     assert max(ahead) > 1  # they do go ahead
 
 
-def test_no_process_holds_more_parcels_than_it_needs(bench):
-    before = count_parcels()
+def test_no_process_holds_more_shared_arrays_than_it_needs(bench):
+    before = count_shared()
     held_here, held_by_openers = [], []
     for _ in run(bench, 30, workers=1, openers=2):
-        held_here.append(count_parcels() - before)
-        held_by_openers += [count_parcels(process) for process in {process for _, process, _ in bench.diary()}]
+        held_here.append(count_shared() - before)
+        held_by_openers += [count_shared(process) for process in {process for _, process, _ in bench.diary()}]
     assert max(held_here) <= 4
     assert held_by_openers
     assert max(held_by_openers) <= 1
     assert {held for _, _, held in worked(bench)} == {1}  # what it works on, and nothing of before
-    assert count_parcels() == before
+    assert count_shared() == before
 
 
 def test_nothing_is_held_when_the_results_are_closed_or_a_bug_ends_the_run(bench):
-    before = count_parcels()
+    before = count_shared()
     results = run(bench, 30, workers=1, openers=2, working="sleep 0.05")
     next(results)
     results.close()
     with pytest.raises(KeyError):
         bench.run([*numbers(1, 2, 3, 4), Number(5, working="raise KeyError"), Number(6)], workers=1, batch_size=1)
-    assert count_parcels() == before
+    assert count_shared() == before
 
 
 def test_nothing_is_held_of_what_was_opened_for_a_worker_that_died(bench):
-    before = count_parcels()
+    before = count_shared()
     for number, _ in enumerate(run(bench, 8, workers=1, openers=1)):
         if number in (0, 4):
             for process in bench.working():
@@ -84,7 +83,7 @@ def test_nothing_is_held_of_what_was_opened_for_a_worker_that_died(bench):
                     os.kill(process, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
-    assert count_parcels() == before
+    assert count_shared() == before
     assert len(bench.working()) >= 2
 
 
@@ -152,7 +151,7 @@ class Unstaged:
 
 def test_openers_need_a_factory_that_builds_them_and_memory_files(tmp_path, monkeypatch):
     with pytest.raises(TypeError, match="Unstaged cannot build openers, and 2 are asked for"):
-        list(LocalProcesses(1, openers=2).run([], Unstaged(tmp_path), Drawer(tmp_path)))
-    monkeypatch.setattr(parcels, "ARE_THERE", False)
+        list(LocalProcesses(1, openers=2).run([], Unstaged(tmp_path), Drawer(tmp_path).spools))
+    monkeypatch.setattr(shared_arrays, "ARE_SUPPORTED", False)
     with pytest.raises(ValueError, match="openers: 0"):
         LocalProcesses(1, openers=2)

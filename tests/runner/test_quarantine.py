@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ecmf_pipeline.core import errors
 from ecmf_pipeline.core.errors import TooManyQuarantined
 from ecmf_pipeline.runner.quarantine import Quarantine, read_all
 
@@ -72,6 +73,26 @@ def test_a_muted_track_is_set_aside_but_is_no_defect(tmp_path):
     entries.add("a", "SilentAudio", "", "d")
     entries.add("b", "SilentAudio", "", "d")
     entries.refuse_too_many(2, 0.0)
+
+
+def test_entries_of_transient_reasons_are_dropped_however_deep_their_class_is(tmp_path):
+    """A reason is looked up by name among all errors, wherever in the tree its class is defined."""
+
+    class Nested(errors.FileUnreachable):
+        """Below a subclass of `ClipError`."""
+
+    entries = table(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(errors, "Nested", Nested, raising=False)
+        for clip_id, reason in (
+            ("a", "Nested"),
+            ("b", "ServerUnavailable"),
+            ("c", "NoFaceFound"),
+            ("d", "NoSuchReason"),
+        ):
+            entries.add(clip_id, reason, "", "d")
+        entries.keep_only(dict.fromkeys("abcd", "d"))
+    assert [entry.clip_id for entry in entries] == ["c", "d"]
 
 
 def test_a_long_run_writes_its_table_now_and_then_and_at_its_end(tmp_path):

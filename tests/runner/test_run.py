@@ -20,18 +20,18 @@ def bench(tmp_path: Path, openers: int) -> Bench:
 
 
 @pytest.fixture(params=[(0, 0), (2, 0), (2, 2)], ids=["in this process", "two workers", "two openers and two workers"])
-def crew(request: pytest.FixtureRequest) -> tuple[int, int]:
+def processes(request: pytest.FixtureRequest) -> tuple[int, int]:
     return request.param
 
 
 @pytest.fixture
-def workers(crew: tuple[int, int]) -> int:
-    return crew[0]
+def workers(processes: tuple[int, int]) -> int:
+    return processes[0]
 
 
 @pytest.fixture
-def openers(crew: tuple[int, int]) -> int:
-    return crew[1]
+def openers(processes: tuple[int, int]) -> int:
+    return processes[1]
 
 
 def test_everything_is_worked_on_once_and_sealed_in_order_whoever_works(tmp_path):

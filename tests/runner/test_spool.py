@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core import files
-from ecmf_pipeline.runner import spool
-from ecmf_pipeline.runner.spool import Spool
+from ecmf_pipeline.runner.spool import Spool, leftover_batches
 
 
 @pytest.fixture
@@ -19,7 +18,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_what_is_kept_is_read_until_it_is_dropped(folder):
-    mine = Spool.start(folder)
+    mine = Spool.start(folder, bytes)
     assert mine.read("1") is None
     mine.keep("1", b"one")
     mine.keep("2", b"two")
@@ -30,28 +29,31 @@ def test_what_is_kept_is_read_until_it_is_dropped(folder):
     assert (mine.read("1"), mine.read("2")) == (None, b"two")
 
 
-def test_runs_do_not_see_each_other_but_as_leftovers(folder):
-    assert Spool.start(folder).leftovers() == []
-    first, second = Spool(folder, "aaa"), Spool(folder, "aaab")
+def test_runs_do_not_read_each_others_batches(folder):
+    assert leftover_batches(folder) == []
+    first, second = Spool(folder, "aaa", bytes), Spool(folder, "aaab", bytes)
     for task in ("000010", "000002"):
         first.keep(task, task.encode())
     second.keep("000001", b"")
     assert second.read("000002") is None
-    assert [path.read_bytes() for path in second.leftovers()] == [b"000002", b"000010"]
-    assert [path.name for path in first.leftovers()] == ["aaab.000001.batch"]
-    assert Spool.start(folder).run != Spool.start(folder).run
+    assert [path.name for path in leftover_batches(folder)] == [
+        "aaa.000002.batch",
+        "aaa.000010.batch",
+        "aaab.000001.batch",
+    ]
+    assert Spool.start(folder, bytes).run != Spool.start(folder, bytes).run
 
 
 def test_a_batch_that_is_being_written_is_no_leftover(folder, monkeypatch):
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    mine = Spool.start(folder)
+    mine = Spool.start(folder, bytes)
     monkeypatch.setattr(files.os, "fsync", die)
     with pytest.raises(KeyboardInterrupt):
         mine.keep("1", b"one")
     assert mine.read("1") is None
-    assert Spool.start(folder).leftovers() == []
+    assert leftover_batches(folder) == []
 
 
 def test_a_kept_batch_is_on_the_disk_and_so_is_its_name(folder, monkeypatch):
@@ -62,7 +64,7 @@ def test_a_kept_batch_is_on_the_disk_and_so_is_its_name(folder, monkeypatch):
         flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink())
         fsync(descriptor)
 
-    monkeypatch.setattr(spool.os, "fsync", note)
-    Spool.start(folder).keep("1", b"one")
+    monkeypatch.setattr(files.os, "fsync", note)
+    Spool.start(folder, bytes).keep("1", b"one")
     assert [path.parent for path in flushed[:1]] == [folder]
     assert flushed[-1] == folder

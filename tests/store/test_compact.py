@@ -20,9 +20,8 @@ from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_se
 from ecmf_pipeline.store import compact as module
 from ecmf_pipeline.store.compact import Compaction, compact, drop_settings
 from ecmf_pipeline.store.format import spool_folder
-from ecmf_pipeline.store.parts import part_names, read_attributes
-from ecmf_pipeline.store.rows import pack
-from ecmf_pipeline.store.state import Standing
+from ecmf_pipeline.store.parts import pack_rows, part_names, read_attributes
+from ecmf_pipeline.store.state import RowState
 from ecmf_pipeline.store.verify import verify_store
 
 
@@ -107,7 +106,7 @@ def test_superseded_rows_are_dropped_where_the_manifest_tells(root, row, write):
     done = compacted(store, says({"a": "new", "b": "new", "c": "new", "d": None}))
     # b's present input is not computed yet, d has none, e is gone: what they have stays.
     assert set(content(reopened(store))) == {("a", "new"), ("b", "old"), ("c", "new"), ("d", "d"), ("e", "d")}
-    assert done.dropped == {Standing.REPLACED: 2}
+    assert done.dropped == {RowState.REPLACED: 2}
     assert sizes(store) == [5]
 
 
@@ -125,7 +124,7 @@ def test_rows_of_absent_clips_are_dropped_only_on_demand(root, row, write):
     compacted(store, present)
     assert len(reopened(store)) == 3
     done = compacted(store, present, drop_absent=True)
-    assert done.dropped == {Standing.ABSENT: 2}
+    assert done.dropped == {RowState.ABSENT: 2}
     assert set(reopened(store).newest()) == {"a"}
     compacted(store, says({}), drop_absent=True)
     assert sizes(store) == []
@@ -149,7 +148,7 @@ def test_duplicates_are_dropped_always(root, row, write):
     before = reopened(store)
     assert before.newest()["a"] == "d"
     done = compacted(store)
-    assert done.dropped == {Standing.DUPLICATE: 2}
+    assert done.dropped == {RowState.DUPLICATE: 2}
     assert reopened(store).newest() == before.newest()
     assert content(reopened(store)) == content(store)
 
@@ -200,7 +199,7 @@ def test_what_killed_runs_left_is_taken_up_first(root, row, write):
     store = write(root, [row("a")])
     spool = spool_folder(root, store.fingerprint)
     spool.mkdir(parents=True)
-    (spool / "dead.0.batch").write_bytes(pack([row("b")]))
+    (spool / "dead.0.batch").write_bytes(pack_rows([row("b")]))
     compacted(store)
     assert set(reopened(store).newest()) == {"a", "b"}
     assert sizes(store) == [2]

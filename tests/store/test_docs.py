@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecmf_pipeline.store import FORMAT, FeatureStore, create_settings_group, make_current
+from ecmf_pipeline.store import FeatureStore, create_settings_group, make_current
+from ecmf_pipeline.store.format import FORMAT
 from ecmf_pipeline.store.parts import PartAttributes, part_names, write_part
 
 READER_LINES = 20

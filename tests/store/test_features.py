@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from ecmf_pipeline.core.errors import MissingInput, StaleStore, StoreError
 from ecmf_pipeline.store import (
@@ -20,6 +21,7 @@ from ecmf_pipeline.store import (
     current_fingerprint,
     make_current,
 )
+from ecmf_pipeline.store.features import widen
 from ecmf_pipeline.store.format import write_group
 from ecmf_pipeline.store.parts import PartAttributes, part_names, part_number, write_part
 
@@ -218,9 +220,10 @@ def test_an_absent_store_says_what_to_do(root):
         FeatureStore.open(root)
 
 
-def test_a_store_of_a_later_format_is_neither_read_nor_written(root, row, write, settings):
+@pytest.mark.parametrize(("version", "hint"), [(1, "remove it"), (3, "update ecmf-pipeline")])
+def test_a_store_of_another_format_is_neither_read_nor_written(root, row, write, settings, version, hint):
     store = write(root, [row("a")])
-    write_group(root, {"ecmf_store": 3, "current": store.fingerprint})
+    write_group(root, {"ecmf_store": version, "current": store.fingerprint})
     before = (root / "zarr.json").read_bytes()
     for use in (
         lambda: FeatureStore.open(root),
@@ -229,8 +232,9 @@ def test_a_store_of_a_later_format_is_neither_read_nor_written(root, row, write,
         lambda: create_settings_group(root, {**settings, "more": 1}, dim=5, dtype="float16"),
         lambda: make_current(root, store.fingerprint),
     ):
-        with pytest.raises(StoreError, match="format 3"):
+        with pytest.raises(StoreError, match=f"format {version}") as caught:
             use()
+        assert hint in str(caught.value.hint)
     assert (root / "zarr.json").read_bytes() == before
 
 
@@ -260,3 +264,24 @@ def test_whatever_is_appended_is_read_back(tmp_path_factory, write, data):
     assert loaded.present.all()
     means = np.stack([expected[name].mean(axis=0) for name in order])
     np.testing.assert_allclose(loaded.values, means, rtol=1e-5, atol=1e-5)
+
+
+@given(
+    values=arrays.arrays(
+        st.sampled_from([np.float16, np.float32, np.float64]),
+        st.tuples(st.integers(0, 9), st.integers(1, 9)),
+        elements=st.floats(width=16, allow_nan=True, allow_infinity=True, allow_subnormal=True),
+    )
+)
+def test_widening_loses_nothing(values):
+    wide = np.empty(values.shape, np.float32)
+    widen(values, wide)
+    np.testing.assert_array_equal(wide, values.astype(np.float32))
+
+
+def test_every_half_is_widened_to_itself():
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = halves[np.isfinite(halves)].reshape(-1, 2)
+    wide = np.empty(finite.shape, np.float32)
+    widen(finite, wide)
+    assert wide.tobytes() == finite.astype(np.float32).tobytes()  # the sign of zero too

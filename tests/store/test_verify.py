@@ -17,8 +17,7 @@ from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.store import FeatureStore, StoreWriter, make_current
 from ecmf_pipeline.store.damage import Kind, damaged_folder
 from ecmf_pipeline.store.format import spool_folder
-from ecmf_pipeline.store.parts import PartAttributes, write_part
-from ecmf_pipeline.store.rows import pack
+from ecmf_pipeline.store.parts import PartAttributes, pack_rows, write_part
 from ecmf_pipeline.store.verify import mend, verify_store
 
 
@@ -219,6 +218,15 @@ def test_duplicate_rows_are_a_note(store):
     assert (finding.kind, finding.clips) == (Kind.DUPLICATES, 4)
 
 
+def test_arrays_without_a_checksum_are_a_note(store):
+    part = parts_of(store)[0]
+    values = zarr.open_array(part / "values", mode="r")[...]
+    shutil.rmtree(part / "values")
+    zarr.open_group(part).create_array("values", data=values, chunks=values.shape, compressors=None)
+    (finding,) = verify_store(store.root).findings
+    assert (finding.kind, finding.path, finding.aside) == (Kind.UNCHECKED, part / "values", None)
+
+
 def test_superseded_parts_that_still_stand_are_a_note(store, row):
     first = parts_of(store)[0]
     rows = [row(f"c0{clip}") for clip in range(4)]
@@ -233,10 +241,10 @@ def test_superseded_parts_that_still_stand_are_a_note(store, row):
 def test_what_killed_runs_left_is_a_note_and_damaged_batches_are_set_aside(store, row):
     spool = spool_folder(store.root, store.fingerprint)
     spool.mkdir(parents=True)
-    (spool / "run.0.batch").write_bytes(pack([row("x"), row("y")]))
+    (spool / "run.0.batch").write_bytes(pack_rows([row("x"), row("y")]))
     (finding,) = verify_store(store.root).findings
     assert (finding.kind, finding.clips) == (Kind.LEFTOVERS, 2)
-    payload = pack([row("z")])
+    payload = pack_rows([row("z")])
     (spool / "run.1.batch").write_bytes(payload[: len(payload) // 2])
     found = verify_store(store.root)
     assert [finding.kind for finding in found.findings] == [Kind.BATCH, Kind.LEFTOVERS]

@@ -17,8 +17,6 @@ import pytest
 from ecmf_pipeline.core.errors import StoreBusy, StoreError
 from ecmf_pipeline.runner.spool import Spool
 from ecmf_pipeline.store import (
-    FeatureKeeper,
-    FeatureSealer,
     FeatureStore,
     StoreWriter,
     create_settings_group,
@@ -26,15 +24,14 @@ from ecmf_pipeline.store import (
 )
 from ecmf_pipeline.store import parts as parts_module
 from ecmf_pipeline.store.format import spool_folder
-from ecmf_pipeline.store.parts import part_names, part_number
-from ecmf_pipeline.store.rows import pack
+from ecmf_pipeline.store.parts import pack_rows, part_names, part_number
 
 START = """
 import os, signal, sys, time
 from pathlib import Path
 import numpy as np
 from ecmf_pipeline.core.errors import StoreBusy
-from ecmf_pipeline.store import FeatureKeeper, FeatureRow, FeatureStore, StoreWriter, parts
+from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, parts
 root, fingerprint = Path(sys.argv[1]), sys.argv[2]
 def rows(names): return [FeatureRow(name, "d", np.ones((2, 5), np.float32)) for name in names]
 """
@@ -98,7 +95,7 @@ def test_chunks_are_numbered_after_what_was_there_whichever_is_sealed_first(root
     store = write(root, [row("a")], [row("b")])
     with StoreWriter(root, store.fingerprint) as writer:
         for number in (2, 0, 1):
-            writer.spool.keep(f"{number}", pack([row(f"c{number}")]))
+            writer.spool.keep(f"{number}", [row(f"c{number}")])
             assert writer.seal(number, [f"{number}"], [f"c{number}"]) == 1
     store.refresh()
     assert [part_number(name) for name in part_names(store.folder)] == [0, 1, 2, 3, 4]
@@ -111,10 +108,9 @@ def test_a_sealed_part_depends_neither_on_the_order_of_batches_nor_on_how_clips_
     def seal(folder: Path, batches: dict[str, str]) -> dict[str, bytes]:
         store = write(folder / "face.zarr")
         with StoreWriter(store.root, store.fingerprint) as writer:
-            keeper, sealer = FeatureKeeper({"face": writer.spool}), FeatureSealer({"face": writer})
             for task, names in batches.items():
-                pickle.loads(pickle.dumps(keeper)).keep(task, "face", [row(name) for name in names])
-            assert sealer.seal("face", 0, [*batches], clip_ids) == 4
+                pickle.loads(pickle.dumps(writer.spool)).keep(task, [row(name) for name in names])
+            assert writer.seal(0, [*batches], clip_ids) == 4
             assert list(writer.spool.folder.glob("*.batch")) == []
         return {str(path.relative_to(folder)): path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
 
@@ -133,7 +129,7 @@ def one_fingerprint(folder: Path) -> str:
 
 def test_a_batch_that_is_gone_is_never_missed_in_silence(root, fingerprint, row):
     with StoreWriter(root, fingerprint) as writer:
-        writer.spool.keep("t", pack([row("a")]))
+        writer.spool.keep("t", [row("a")])
         with pytest.raises(StoreError, match=r"finished batches are gone \(u\)"):
             writer.seal(0, ["t", "u"], ["a", "b"])
     assert part_names(root / fingerprint) == []
@@ -146,7 +142,7 @@ def test_what_a_killed_run_left_of_other_settings_does_not_put_them_to_use(root,
     with StoreWriter(root, fingerprint) as writer:
         writer.append([row("a")])
     other = create_settings_group(root, {"other": 1}, dim=5, dtype="float16")
-    Spool.start(spool_folder(root, other)).keep("t", pack([row("a")]))
+    Spool.start(spool_folder(root, other), pack_rows).keep("t", [row("a")])
     with StoreWriter(root, other) as writer:
         assert writer.adopted == 1
     assert current_fingerprint(root) == fingerprint
@@ -154,7 +150,7 @@ def test_what_a_killed_run_left_of_other_settings_does_not_put_them_to_use(root,
 
 def test_nothing_is_left_beside_a_store_but_its_lock(root, fingerprint, row):
     with StoreWriter(root, fingerprint) as writer:
-        writer.spool.keep("t", pack([row("a")]))
+        writer.spool.keep("t", [row("a")])
         writer.seal(0, ["t"], ["a"])
     assert beside(root) == []
     assert not spool_folder(root, fingerprint).exists()
@@ -163,11 +159,10 @@ def test_nothing_is_left_beside_a_store_but_its_lock(root, fingerprint, row):
 def test_what_a_killed_run_kept_is_taken_up_once(root, fingerprint, other_process):
     killed = other_process("""
 with StoreWriter(root, fingerprint) as writer:
-    keeper = FeatureKeeper({"face": writer.spool})
-    keeper.keep("0", "face", rows(["a", "b"]))
+    writer.spool.keep("0", rows(["a", "b"]))
     writer.seal(0, ["0"], ["a", "b"])
-    keeper.keep("1", "face", rows(["b", "c"]))
-    keeper.keep("2", "face", rows(["d"]))
+    writer.spool.keep("1", rows(["b", "c"]))
+    writer.spool.keep("2", rows(["d"]))
     os.kill(os.getpid(), signal.SIGKILL)
 """)
     assert killed.wait() == -9
@@ -187,7 +182,7 @@ with StoreWriter(root, fingerprint) as writer:
 def test_a_run_killed_while_it_seals_loses_and_doubles_nothing(root, fingerprint, other_process, moment):
     killed = other_process(f"""
 with StoreWriter(root, fingerprint) as writer:
-    FeatureKeeper({{"face": writer.spool}}).keep("0", "face", rows(["a", "b"]))
+    writer.spool.keep("0", rows(["a", "b"]))
     {moment} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     writer.seal(0, ["0"], ["a", "b"])
 """)
@@ -202,7 +197,7 @@ with StoreWriter(root, fingerprint) as writer:
 def test_a_run_killed_between_the_part_and_its_batches_doubles_nothing(root, fingerprint, other_process):
     killed = other_process("""
 with StoreWriter(root, fingerprint) as writer:
-    FeatureKeeper({"face": writer.spool}).keep("0", "face", rows(["a", "b"]))
+    writer.spool.keep("0", rows(["a", "b"]))
     type(writer.spool).drop = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     writer.seal(0, ["0"], ["a", "b"])
 """)
@@ -215,10 +210,10 @@ with StoreWriter(root, fingerprint) as writer:
 
 
 def test_a_batch_of_a_worker_that_outlived_its_run_is_left_for_the_next(root, fingerprint, row):
-    orphan = Spool.start(spool_folder(root, fingerprint))
+    orphan = Spool.start(spool_folder(root, fingerprint), pack_rows)
     with StoreWriter(root, fingerprint) as writer:
-        orphan.keep("0", pack([row("a")]))
-        writer.spool.keep("0", pack([row("b")]))
+        orphan.keep("0", [row("a")])
+        writer.spool.keep("0", [row("b")])
         assert writer.seal(0, ["0"], ["a", "b"]) == 1
     with StoreWriter(root, fingerprint) as writer:
         assert writer.adopted == 1
@@ -226,10 +221,10 @@ def test_a_batch_of_a_worker_that_outlived_its_run_is_left_for_the_next(root, fi
 
 
 def test_a_damaged_batch_is_named(root, fingerprint, row):
-    spool = Spool.start(spool_folder(root, fingerprint))
-    payload = bytearray(pack([row("a")]))
+    payload = bytearray(pack_rows([row("a")]))
     payload[len(payload) // 2] ^= 1
-    spool.keep("0", bytes(payload))
+    spool = Spool.start(spool_folder(root, fingerprint), lambda _: bytes(payload))
+    spool.keep("0", [row("a")])
     with pytest.raises(StoreError, match=rf"{spool.run}\.0\.batch"), StoreWriter(root, fingerprint):
         pass
     with pytest.raises(StoreError):  # and the lock was given back
@@ -237,7 +232,7 @@ def test_a_damaged_batch_is_named(root, fingerprint, row):
 
 
 def test_batches_wait_where_their_store_was_removed(root, fingerprint, row, write):
-    Spool.start(spool_folder(root, fingerprint)).keep("0", pack([row("a")]))
+    Spool.start(spool_folder(root, fingerprint), pack_rows).keep("0", [row("a")])
     (root / fingerprint / "zarr.json").unlink()
     with StoreWriter(root, fingerprint) as writer:
         assert writer.adopted == 0
@@ -252,7 +247,7 @@ def test_a_full_disk_leaves_no_part_and_keeps_the_batches(root, fingerprint, row
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with StoreWriter(root, fingerprint) as writer:
-        writer.spool.keep("0", pack([row("a")]))
+        writer.spool.keep("0", [row("a")])
         with monkeypatch.context() as patch:
             patch.setattr(parts_module, at, full)
             with pytest.raises(OSError, match="No space"):
@@ -288,7 +283,7 @@ for number in range(8):
     while True:
         try:
             with StoreWriter(root, fingerprint) as writer:
-                FeatureKeeper({"face": writer.spool}).keep("0", "face", rows([f"both{number}", f"%s{number}"]))
+                writer.spool.keep("0", rows([f"both{number}", f"%s{number}"]))
                 writer.seal(0, ["0"], [f"%s{number}", f"both{number}"])
             break
         except StoreBusy:
@@ -306,7 +301,7 @@ def test_arrays_beside_the_values_keep_their_type(root, fingerprint, row):
     boxes = np.arange(8, dtype=np.int16).reshape(2, 4)
     rows = [type(one)("a", "d", one.values, {"boxes": boxes, "scores": np.array([0.5, 1.0])})]
     with StoreWriter(root, fingerprint) as writer:
-        writer.spool.keep("0", pack(rows))
+        writer.spool.keep("0", rows)
         writer.seal(0, ["0"], ["a"])
     side = FeatureStore.open(root).row("a").side
     assert side["boxes"].dtype == np.int16

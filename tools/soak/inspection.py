@@ -15,8 +15,7 @@ from ecmf_pipeline.core.errors import EcmfError
 from ecmf_pipeline.runner.quarantine import QuarantineEntry, read_quarantine
 from ecmf_pipeline.store import FeatureRow, FeatureStore, current_fingerprint
 from ecmf_pipeline.store.format import spool_folder
-from ecmf_pipeline.store.parts import array_names, part_names, read_array, read_attributes
-from ecmf_pipeline.store.rows import unpack
+from ecmf_pipeline.store.parts import array_names, part_names, read_array, read_attributes, unpack_rows
 
 Key = tuple[str, str]
 """A clip and the digest of its input."""
@@ -84,7 +83,7 @@ def read_contents(root: Path, fingerprint: str) -> Contents:
         _read_part(folder / name, fingerprint, contents)
     for path in sorted(spool_folder(root, fingerprint).glob("*.batch")):
         try:
-            contents.spooled += unpack(path.read_bytes())
+            contents.spooled += unpack_rows(path.read_bytes())
         except Exception as error:  # noqa: BLE001 - whatever a torn file raises is the finding
             contents.faults.append((Fault.TORN, f"{path}: {error!r}"))
     return contents

@@ -10,7 +10,7 @@ from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.store import StoreWriter, create_settings_group, make_current
 from ecmf_pipeline.store.compact import compact
 from ecmf_pipeline.store.format import spool_folder
-from ecmf_pipeline.store.listing import encoder_name, list_store
+from ecmf_pipeline.store.state import encoder_name, list_store
 
 
 def test_each_settings_group_is_listed(root, row, write):

@@ -13,10 +13,9 @@ import pytest
 
 from ecmf_pipeline.core.errors import EcmfError
 from ecmf_pipeline.runner import LocalProcesses, Task
-from ecmf_pipeline.runner import pool as processes_module
-from ecmf_pipeline.runner.jobs import Waiting
-from ecmf_pipeline.runner.messages import Role
+from ecmf_pipeline.runner.pool import JobQueue
 from ecmf_pipeline.runner.step import Phase
+from ecmf_pipeline.runner.worker_process import Role
 from tests.runner.counting import Bench, Drawer, Factory, Number, numbers
 
 
@@ -123,13 +122,13 @@ def test_chunks_are_sealed_when_all_of_them_is_back_also_in_pieces(bench):
 
 
 def test_names_stay_short_and_their_own_however_many_clips_of_a_batch_break():
-    waiting = Waiting(Task(name, 0, tuple(map(Number, range(60)))) for name in ("000000-0000", "000000-0001"))
+    queue = JobQueue(Task(name, 0, tuple(map(Number, range(60)))) for name in ("000000-0000", "000000-0001"))
     names = []
-    while job := waiting.take():
+    while job := queue.take():
         names.append(job.task.name)
-        waiting.split(job, Role.WORKER, Phase.OPEN, 0)
-    assert waiting.take_suspect(Role.OPENER) is None
-    while job := waiting.take_suspect(Role.WORKER):
+        queue.split(job, Role.WORKER, Phase.OPEN, 0)
+    assert queue.take_suspect(Role.OPENER) is None
+    while job := queue.take_suspect(Role.WORKER):
         names.append(job.task.name)
         assert len(job.task.items) == 1
     assert len(names) == len(set(names)) == 2 * (60 + 60)
@@ -185,7 +184,7 @@ def test_a_worker_killed_between_clips_is_replaced_and_nothing_is_lost(bench):
     engine = LocalProcesses(1, 30.0, openers=bench.openers)
     tasks = [Task(f"{number}", 0, (Number(number),)) for number in (1, 2, 3)]
     done = []
-    for finished in engine.run(iter(tasks), Factory(bench.folder), Drawer(bench.folder)):
+    for finished in engine.run(iter(tasks), Factory(bench.folder), Drawer(bench.folder).spools):
         done.append(finished.task.name)
         assert finished.errors == []
         if len(done) == 1:
@@ -245,7 +244,9 @@ def test_it_works_off_the_main_thread_too(bench):
 
 def test_closing_the_results_ends_the_workers_at_once(bench):
     tasks = [Task(f"{number}", 0, (Number(number, opening="sleep 30" if number > 1 else ""),)) for number in (1, 2, 3)]
-    results = LocalProcesses(2, 60.0, openers=bench.openers).run(tasks, Factory(bench.folder), Drawer(bench.folder))
+    results = LocalProcesses(2, 60.0, openers=bench.openers).run(
+        tasks, Factory(bench.folder), Drawer(bench.folder).spools
+    )
     next(results)
     begun = time.monotonic()
     results.close()
@@ -259,7 +260,7 @@ def test_closing_the_results_ends_the_workers_at_once(bench):
 def test_a_worker_has_one_thread_its_own_group_and_ends_first_when_memory_runs_out(bench):
     tasks = [Task("1", 0, (Number(1),)), Task("2", 0, (Number(2),))]
     engine = LocalProcesses(1, 60.0, threads=1, openers=bench.openers)
-    for _ in engine.run(tasks, Factory(bench.folder), Drawer(bench.folder)):
+    for _ in engine.run(tasks, Factory(bench.folder), Drawer(bench.folder).spools):
         for process in bench.working() | {process for _, process, _ in bench.diary()}:
             proc = Path(f"/proc/{process}")
             assert b"OMP_NUM_THREADS=1" in (proc / "environ").read_bytes().split(b"\0")
@@ -277,4 +278,4 @@ def test_a_worker_imports_little():
     result = subprocess.run([sys.executable, "-c", listed], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in result.stdout.split()}
     assert not loaded & {"numpy", "torch", "pydantic", "pandas", "zarr", "typer"}
-    assert processes_module.__name__ in result.stdout.split()
+    assert "ecmf_pipeline.runner.worker_process" in result.stdout.split()

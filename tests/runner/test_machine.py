@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from ecmf_pipeline.extraction.step import openers_for, see_no_gpu, see_one_gpu, visible_gpus
+from ecmf_pipeline.runner.machine import openers_for, see_no_gpu, see_one_gpu, visible_gpus
 
 
 @pytest.mark.parametrize(
@@ -38,5 +38,5 @@ def test_an_opener_sees_none(monkeypatch):
 
 @pytest.mark.parametrize(("cores", "workers", "openers"), [(2, 1, 2), (8, 1, 7), (32, 4, 28), (8, 4, 8), (1, 1, 2)])
 def test_openers_take_the_cores_that_workers_leave(monkeypatch, cores, workers, openers):
-    monkeypatch.setattr("ecmf_pipeline.extraction.step.usable_cores", lambda: cores)
+    monkeypatch.setattr("ecmf_pipeline.runner.machine.usable_cores", lambda: cores)
     assert openers_for(workers) == openers
