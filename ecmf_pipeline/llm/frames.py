@@ -18,9 +18,8 @@ from ecmf_pipeline.core.errors import ChangedSinceIndex, ParamsError
 from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.faces import FaceConfig, FaceFinder, read_openface
 from ecmf_pipeline.llm.budget import Budget
-from ecmf_pipeline.llm.cache import ScoreCache, TextScores
+from ecmf_pipeline.llm.cache import Drafts, ScoreCache, TextScores
 from ecmf_pipeline.llm.config import LlmConfig, ShownFrames
-from ecmf_pipeline.llm.drafts import Drafts
 from ecmf_pipeline.llm.prompt import Message, PictureMessage, Prompt, load_prompt
 from ecmf_pipeline.llm.requests import LabelAsker, ServerStep, open_server
 from ecmf_pipeline.llm.run import BRANCH, ScoreBooks, ask_about

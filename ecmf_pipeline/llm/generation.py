@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ecmf_pipeline.core.errors import ClipError, want_of_memory
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.llm.budget import Budget
-from ecmf_pipeline.llm.cache import AnswerCache, Written
+from ecmf_pipeline.llm.cache import AnswerCache, Drafts, Written
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.drafts import Drafts
 from ecmf_pipeline.llm.prompt import Chat, question_key
 from ecmf_pipeline.llm.requests import FormStep, open_server
 from ecmf_pipeline.llm.run import BRANCH, Form, ScoreBooks, ask_about

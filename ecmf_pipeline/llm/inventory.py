@@ -12,9 +12,8 @@ from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.core.locks import exclusive
 from ecmf_pipeline.faces import FaceConfig
 from ecmf_pipeline.llm.budget import about_tokens
-from ecmf_pipeline.llm.cache import AnswerCache, AnswerWriter, TextScores, Written
+from ecmf_pipeline.llm.cache import DRAFTS_FILE, AnswerCache, AnswerWriter, Drafts, TextScores, Written
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.drafts import FILE, Drafts
 from ecmf_pipeline.llm.frames import frame_keys, picture_messages
 from ecmf_pipeline.llm.generation import written_under
 from ecmf_pipeline.llm.prompt import Chat, Prompt, load_prompt, question_key
@@ -55,7 +54,7 @@ def kept_answers(caches: Caches) -> Iterator[Kept]:
 def unfinished(caches: Caches) -> list[tuple[ScoreBooks, str, int]]:
     """How many paid answers of unfinished questions wait, by place and settings; two caches may share a place."""
     places = {books.waiting: books for books, _ in caches}
-    found = [(places[at], path.parent.name) for at in places for path in sorted(at.glob(f"*/{FILE}"))]
+    found = [(places[at], path.parent.name) for at in places for path in sorted(at.glob(f"*/{DRAFTS_FILE}"))]
     return [(books, name, len(drafts_of(books, name))) for books, name in found]
 
 

@@ -17,19 +17,12 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.errors import ClipError
 from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.llm.budget import Budget, shortened
-from ecmf_pipeline.llm.cache import TextScores, Written
+from ecmf_pipeline.llm.cache import TRIES, Draft, Drafts, TextScores, Written
 from ecmf_pipeline.llm.config import LlmConfig, ServerConfig
-from ecmf_pipeline.llm.drafts import TRIES, Draft, Drafts
 from ecmf_pipeline.llm.prompt import Chat, Message, PictureMessage, Prompt, question_key
 from ecmf_pipeline.llm.run import Form, Utterance
-from ecmf_pipeline.llm.schema import (
-    InvalidAnswer,
-    Schema,
-    label_schema,
-    read_label,
-    read_scores,
-    share_scores,
-)
+from ecmf_pipeline.llm.schema import InvalidAnswer, Schema
+from ecmf_pipeline.llm.server_protocol import label_schema, read_label, read_scores, share_scores
 from ecmf_pipeline.runner import Item, Outcome, Step
 
 if TYPE_CHECKING:

@@ -21,9 +21,8 @@ from ecmf_pipeline.core.errors import (
     TryAgain,
 )
 from ecmf_pipeline.core.formatting import counted
-from ecmf_pipeline.llm.cache import AnswerCache, AnswerWriter, RowT
+from ecmf_pipeline.llm.cache import DRAFTS_FILE, AnswerCache, AnswerWriter, Drafts, RowT
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.drafts import FILE, Drafts
 from ecmf_pipeline.llm.prompt import Message
 from ecmf_pipeline.runner import (
     Done,
@@ -213,7 +212,7 @@ def drafts_of(books: ScoreBooks, fingerprint: str) -> Drafts:
         books: Where the stage keeps what it has asked.
         fingerprint: Of all that changes an answer.
     """
-    own, *others = (each.waiting / fingerprint / FILE for each in (books, *books.earlier))
+    own, *others = (each.waiting / fingerprint / DRAFTS_FILE for each in (books, *books.earlier))
     return Drafts(own, also=others)
 
 

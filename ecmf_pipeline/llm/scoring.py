@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.errors import ClipError, FeaturesNotFinite, ModelError, want_of_memory
 from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.llm.budget import Budget
-from ecmf_pipeline.llm.cache import AnswerCache, ScoreCache, TextScores
+from ecmf_pipeline.llm.cache import AnswerCache, Drafts, ScoreCache, TextScores
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.drafts import Drafts
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt
 from ecmf_pipeline.llm.requests import AskingSteps
 from ecmf_pipeline.llm.run import BRANCH, Asked, ScoreBooks, Utterance, ask_about, nothing_to_ask

@@ -24,8 +24,7 @@ from ecmf_pipeline.core.errors import ModelError, RequestRefused, ServerUnavaila
 from ecmf_pipeline.llm.budget import Budget, about_tokens
 from ecmf_pipeline.llm.config import ServerConfig
 from ecmf_pipeline.llm.prompt import Message, PictureMessage
-from ecmf_pipeline.llm.schema import Answer, Token
-from ecmf_pipeline.llm.server_protocol import Dialect, ServerKey, response_format, retry_after
+from ecmf_pipeline.llm.server_protocol import Answer, Dialect, ServerKey, Token, response_format, retry_after
 
 _NOT_NOW = {408, 409, 425, 429}
 _ABOUT_THIS_TEXT = {400, 413, 422}

@@ -14,9 +14,8 @@ import pytest
 
 from ecmf_pipeline.core.errors import BudgetSpent, TryAgain
 from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.llm.cache import ScoreCache
+from ecmf_pipeline.llm.cache import FILE, Draft, Drafts, ScoreCache
 from ecmf_pipeline.llm.config import BudgetConfig
-from ecmf_pipeline.llm.drafts import FILE, Draft, Drafts
 from tests.llm.fault_server import FaultServer, ask, lines, serving, settings
 
 
