@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given
@@ -115,6 +116,7 @@ def test_further_caches_are_read_and_never_written(tmp_path: Path) -> None:
     assert len(ScoreCache(tmp_path / "vote", "abc")) == 1
 
 
+@hypothesis.settings(deadline=None)
 @given(cut=st.integers(min_value=1, max_value=300))
 def test_a_torn_part_costs_the_torn_line_only(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     folder = tmp_path_factory.mktemp("torn")

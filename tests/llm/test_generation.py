@@ -119,7 +119,7 @@ def test_lines_are_read_as_they_were_written() -> None:
     ):
         assert Written.parse(row.line().encode()) == row
     for damaged in (b"{}", b'{"key": "k"}', b"[]", b'{"key": 3, "values": {}}', b'{"key": "k", "values": 3}', b"{"):
-        with pytest.raises(ValueError, match=r"line|JSON|Expecting"):
+        with pytest.raises(ValueError, match=r"not a line|validation error"):
             Written.parse(damaged)
 
 
