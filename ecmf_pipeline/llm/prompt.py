@@ -59,7 +59,7 @@ class KnownLabel(Config):
 
 
 class Wording(Config):
-    """The sentences that an answer is put in; see `rewrite.enrich`.
+    """The sentences that an answer is put in; see `rewriting.enrich`.
 
     Attributes:
         enriched: The whole text, of ``{text}`` (the original words) and ``{cue}``.

@@ -1,7 +1,7 @@
 """What a server is asked: to score labels, and to fill in a form. Each answer is durable before the next is asked for.
 
 A `ServerStep` is shared by the threads of `run.Threads`. An answer that its schema forbids is asked for once more; then
-the model abstains. What has been paid for of a question that is not finished stands in its `drafts.Drafts`.
+the model abstains. What has been paid for of a question that is not finished stands in its `cache.Drafts`.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def enrich_texts(
 
     Raises:
         ModelError: When the model cannot be loaded.
-        TryAgain: As `loop.ask_about` does, with what else it raises.
+        TryAgain: As `run.ask_about` does, with what else it raises.
     """
     prompt = load_rewrite_prompt(rewrite.prompt)
     if rewrite.how == "written":
@@ -166,7 +166,7 @@ def write_rewrites(
 
     Raises:
         ModelError: When the model cannot be loaded.
-        TryAgain: As `loop.ask_about` does, with what else it raises.
+        TryAgain: As `run.ask_about` does, with what else it raises.
     """
     shown = {clip_id: shortened_context(context, config.max_tokens) for clip_id, context in contexts.items()}
     forms = fill_in(
