@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ecmf_pipeline.corpora.config import MER_LABELS
-from ecmf_pipeline.llm.calibration import fit_calibration
-from ecmf_pipeline.llm.scoring import votes_from_scores
+from ecmf_pipeline.llm.votes import fit_calibration, votes_from_scores
 from tools.meld_figures import MARGIN
 from tools.meld_sample import MELD, Sample, read_samples
 from tools.meld_texts import enriched_texts, texts_table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ecmf_pipeline.core.metrics import bootstrap_samples, expected_calibration_error
-from ecmf_pipeline.llm.scoring import votes_from_scores
+from ecmf_pipeline.llm.votes import votes_from_scores
 from tools.meld_sample import Floats, Ints, Sample
 
 MARGIN = 0.2

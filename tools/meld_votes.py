@@ -12,9 +12,9 @@ from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.labels.combining import combine_votes
 from ecmf_pipeline.labels.config import LinearConfig
 from ecmf_pipeline.labels.voters import build_voter
-from ecmf_pipeline.llm.calibration import LEAST_LABELLED, fit_calibration
-from ecmf_pipeline.llm.prompt import load_prompt, prompts_by_fold
+from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.scoring import probabilities
+from ecmf_pipeline.llm.votes import LEAST_LABELLED, fit_calibration, prompts_by_fold
 from tools.meld_figures import HEADER, difference, line
 from tools.meld_sample import Floats, Ints, Sample, embedded, raw_scores
 

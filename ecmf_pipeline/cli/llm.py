@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ecmf_pipeline.core.errors import InputError
+from ecmf_pipeline.core.files import write_atomic
+from ecmf_pipeline.core.formatting import counted
+from ecmf_pipeline.core.progress import say
 
 llm_app = typer.Typer(
     help="Look at, tidy and write out the LLM's answers; count what a run would ask.", no_args_is_help=True
@@ -13,39 +19,78 @@ llm_app = typer.Typer(
 
 
 @llm_app.command("ls")
-def ls_command() -> None:
+def ls() -> None:
     """Show the answers kept, by settings: texts, abstentions for want of a valid answer, and which are in use."""
-    from ecmf_pipeline.cli import llm_commands
+    from ecmf_pipeline.llm.inventory import kept_answers, unfinished
+    from ecmf_pipeline.settings.params import load_params
+    from ecmf_pipeline.stages.shared.llm_questions import CACHES, fingerprints_in_use
 
-    llm_commands.ls()
+    marks = dict.fromkeys(fingerprints_in_use(load_params()).values(), "in use")
+    for kept in kept_answers(CACHES):
+        mark = marks.get(kept.fingerprint, "other settings")
+        answers = f"{counted(kept.answers, 'answer')}, {kept.invalid} without a valid one"
+        say(f"{kept.stage} {kept.fingerprint}: {answers}, {mark}")
+    for books, name, paid in unfinished(CACHES):
+        mark = marks.get(name, "other settings")
+        say(f"{books.stage} {name}: {counted(paid, 'paid answer')} of unfinished questions, {mark}")
 
 
 @llm_app.command("prune")
-def prune_command(
+def prune(
     *, yes: Annotated[bool, typer.Option("--yes", help="Remove them; without it, only say what would go.")] = False
 ) -> None:
     """Remove answers that were given under other settings than those of params.yaml."""
-    from ecmf_pipeline.cli import llm_commands
+    from ecmf_pipeline.llm import inventory
+    from ecmf_pipeline.settings.params import load_params
+    from ecmf_pipeline.stages.shared.llm_questions import CACHES, fingerprints_in_use
 
-    llm_commands.prune(yes=yes)
+    in_use = set(fingerprints_in_use(load_params()).values())
+    for what in inventory.prune(CACHES, in_use, remove=yes):
+        say(f"{what}: {'removed' if yes else 'would go (--yes removes it)'}")
 
 
 @llm_app.command("export")
-def export_command(
+def export(
     out: Annotated[
         Path,
         typer.Argument(help="The new .jsonl file (-: standard output): one line a text, raw invalid answers included."),
     ],
 ) -> None:
     """Write the answers in use with the texts they are about."""
-    from ecmf_pipeline.cli import llm_commands
+    from ecmf_pipeline.settings.params import load_params
+    from ecmf_pipeline.stages.shared.llm import labels_to_ask
+    from ecmf_pipeline.stages.shared.llm_questions import questions
 
-    llm_commands.export(out)
+    if str(out) != "-" and out.exists():
+        raise InputError(f"{out} is already there", "choose a new file")
+    entries = [entry for asked in questions(load_params()) for entry in asked.entries(labels_to_ask())]
+    lines = [json.dumps(entry, ensure_ascii=False, allow_nan=False) for entry in entries]
+    if str(out) == "-":
+        for line in lines:
+            say(line)
+        return
+    write_atomic(out, "".join(f"{line}\n" for line in lines))
+    say(f"{out}: {counted(len(lines), 'answer')}")
 
 
 @llm_app.command("plan")
-def plan_command() -> None:
+def plan() -> None:
     """Count the requests, tokens and, given llm.prices, the cost of what is not known yet; nothing is asked."""
-    from ecmf_pipeline.cli import llm_commands
+    from ecmf_pipeline.llm.inventory import Estimate
+    from ecmf_pipeline.settings.params import load_params
+    from ecmf_pipeline.stages.shared.llm_questions import questions
 
-    llm_commands.plan()
+    params = load_params()
+    total, on_server = Estimate(), params.llm.backend == "openai"
+    for asked in questions(params):
+        missing = len(asked.missing())
+        say(f"{asked.source}: {counted(missing, 'question')} to ask, {len(asked.keys) - missing} known")
+        total += asked.estimate() if on_server else Estimate()
+    if not on_server:
+        say("of a model on this machine: no requests, no cost")
+        return
+    cost = (total.prompts * params.llm.prices.prompt + total.answers * params.llm.prices.answer) / 1e6
+    say(
+        f"{counted(total.requests, 'request')}: about {total.prompts} tokens of prompts and at most {total.answers} of "
+        "answers" + (f", at most about {cost:.2f}" if cost else "")
+    )

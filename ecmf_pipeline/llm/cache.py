@@ -4,33 +4,43 @@ A line is ``{"key": <SHA-256 of the text>, "scores": [...]}``, with ``"cut": tru
 was read. A text on which the model gave no valid answer has no scores but ``"raw": [...]``, what it said instead: it is
 not asked again either. Where a form was filled in, ``values`` stands for the scores.
 
-Nothing is ever appended to a file, so that DVC sends new parts alone and a file that its cache shares stays as it was;
+Nothing is ever appended to a part, so that DVC sends new parts alone and a file that its cache shares stays as it was;
 parts are made aside and renamed into place. What the workers of a run have finished waits in a spool until it is sealed
 into a part. A text that was paid for twice merely stands twice; a damaged line costs that line.
+
+Questions that take several answers have `Drafts` beside the spool until they are finished: what a server said before a
+run was cut short is not asked for again.
 """
 
 from __future__ import annotations
 
 import json
-import math
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import FiniteFloat, TypeAdapter
 
 from ecmf_pipeline.core.files import flush_folder, sha256_text, write_atomic
-from ecmf_pipeline.llm.client import Generated
+from ecmf_pipeline.llm.schema import Value
 from ecmf_pipeline.runner.spool import PartWriter, Spool
 
 DIGITS = 6
 """Decimals that are kept of a score."""
-
 RAW = 2000
 """Characters that are kept of an answer that was not valid."""
+DRAFTS_FILE = "drafts.jsonl"
+"""Its name in the folder of a fingerprint's spool."""
+TRIES = 2
+"""An answer that the schema forbids is asked for once more; then the model abstains."""
+_PART = re.compile(r"part-(\d{6,})-[0-9a-f]{8}\.jsonl")
 
 
 class CacheRow(Protocol):
@@ -42,6 +52,9 @@ class CacheRow(Protocol):
 
     def line(self) -> str:
         """The line, with its end."""
+
+
+RowT = TypeVar("RowT", bound=CacheRow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +69,12 @@ class TextScores:
     """
 
     key: str
-    scores: tuple[float, ...]
+    scores: tuple[FiniteFloat, ...]
     cut: bool = False
     raw: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, text: str, scores: NDArray[np.float64], *, cut: bool = False) -> TextScores:
+    def of(cls, key: str, scores: NDArray[np.float64], *, cut: bool = False) -> TextScores:
         """Scores of a text, rounded.
 
         Raises:
@@ -69,12 +82,12 @@ class TextScores:
         """
         if not np.isfinite(scores).all():
             raise ValueError(f"scores {scores} are not finite")
-        return cls(sha256_text(text), tuple(np.round(scores, DIGITS).tolist()), cut)
+        return cls(key, tuple(np.round(scores, DIGITS).tolist()), cut)
 
     @classmethod
-    def abstained(cls, text: str, raw: Sequence[str], *, cut: bool = False) -> TextScores:
+    def abstained(cls, key: str, raw: Sequence[str], *, cut: bool = False) -> TextScores:
         """A text on which every answer was invalid."""
-        return cls(sha256_text(text), (), cut, tuple(answer[:RAW] for answer in raw))
+        return cls(key, (), cut, tuple(answer[:RAW] for answer in raw))
 
     def line(self) -> str:
         """The line of the cache, with its end."""
@@ -89,15 +102,7 @@ class TextScores:
         Raises:
             ValueError: When it is damaged.
         """
-        try:
-            entry = json.loads(line)
-            scores, raw = tuple(map(float, entry["scores"])), tuple(map(str, entry.get("raw", ())))
-            found = cls(entry["key"], scores, bool(entry.get("cut", False)), raw)
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"not a line of scores: {line!r}") from error
-        if not isinstance(found.key, str) or not all(map(math.isfinite, found.scores)):
-            raise ValueError(f"not a line of scores: {line!r}")
-        return found
+        return _SCORES.validate_json(line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +111,19 @@ class Written:
 
     Attributes:
         key: SHA-256 of the question.
-        answer: The answer, or what was said instead of one.
+        values: The value of each field; None where every answer was invalid: the model abstains.
+        raw: The answers that were not valid, each with the reason before it.
     """
 
     key: str
-    answer: Generated
+    values: Mapping[str, Value] | None = None
+    raw: tuple[str, ...] = ()
 
     def line(self) -> str:
         """The line of the cache, with its end."""
-        entry: dict[str, Any] = {"key": self.key}
-        if self.answer.values is not None:
-            entry["values"] = dict(self.answer.values)
-        if self.answer.raw:
-            entry["raw"] = [answer[:RAW] for answer in self.answer.raw]
+        entry: dict[str, object] = {"key": self.key}
+        entry |= {} if self.values is None else {"values": dict(self.values)}
+        entry |= {"raw": [answer[:RAW] for answer in self.raw]} if self.raw else {}
         return json.dumps(entry, allow_nan=False, separators=(",", ":")) + "\n"
 
     @classmethod
@@ -128,25 +133,13 @@ class Written:
         Raises:
             ValueError: When it is damaged.
         """
-        try:
-            entry = json.loads(line)
-            values, raw = entry.get("values"), tuple(map(str, entry.get("raw", ())))
-            if values is not None:
-                values = {
-                    str(name): tuple(map(str, value)) if isinstance(value, list) else value
-                    for name, value in values.items()
-                }
-            found = cls(entry["key"], Generated(values, raw))
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"not a line of answers: {line!r}") from error
-        if not isinstance(found.key, str) or (values is None and not raw):
+        found = _WRITTEN.validate_json(line)
+        if found.values is None and not found.raw:
             raise ValueError(f"not a line of answers: {line!r}")
         return found
 
 
-RowT = TypeVar("RowT", bound=CacheRow)
-
-_PART = re.compile(r"part-(\d{6,})-[0-9a-f]{8}\.jsonl")
+_SCORES, _WRITTEN = TypeAdapter(TextScores), TypeAdapter(Written)
 
 
 class AnswerCache(Generic[RowT]):
@@ -188,6 +181,10 @@ class AnswerCache(Generic[RowT]):
         """The answer about what has that SHA-256."""
         return self._rows[key]
 
+    def get(self, key: str) -> RowT | None:
+        """The answer about what has that SHA-256; None where there is none."""
+        return self._rows.get(key)
+
     def rows(self) -> Iterable[RowT]:
         """All that is known."""
         return self._rows.values()
@@ -195,9 +192,7 @@ class AnswerCache(Generic[RowT]):
     def refresh(self) -> None:
         """Read the files that were not there before."""
         for place in self._places:
-            # One file for all was the form of the first version; it is read, and never written to.
-            alone = place / f"{self.folder.name}.jsonl"
-            for path in (*([alone] if alone.is_file() else []), *parts(place / self.folder.name)):
+            for path in parts(place / self.folder.name):
                 if path not in self._read:
                     self._read.add(path)
                     self._rows |= {row.key: row for row in self.parse(path.read_bytes())}
@@ -299,3 +294,113 @@ def parts(folder: Path) -> list[Path]:
 
 def _number(path: Path) -> int:
     return int(path.name.split("-")[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """One paid answer.
+
+    Attributes:
+        label: Index of the label that it names; None where it is not valid.
+        raw: What was said instead, with the reason before it.
+    """
+
+    label: int | None
+    raw: str = ""
+
+
+class Drafts:
+    """The drafts of one fingerprint; safe to use from several threads of the run that holds the cache's lock.
+
+    Args:
+        path: Where they stand; need not exist yet.
+        also: Files of other stages that ask the same; they are read only.
+    """
+
+    def __init__(self, path: Path, *, also: Sequence[Path] = ()) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._own = _read_drafts(path)
+        self._others = {place: draft for other in also for place, draft in _read_drafts(other).items()}
+
+    def __len__(self) -> int:
+        """How many there are, without those of other stages."""
+        return len(self._own)
+
+    def get(self, key: str, number: int) -> Draft | None:
+        """The answer to a question's ``number``-th request, where it has been paid for."""
+        with self._lock:
+            return self._own.get((key, number)) or self._others.get((key, number))
+
+    def keep(self, key: str, number: int, draft: Draft) -> Draft:
+        """Make an answer durable before the next is asked for; ``raw`` is cut to what a cache keeps of it."""
+        draft = Draft(draft.label, draft.raw[:RAW])
+        with self._lock:
+            self._own[key, number] = draft
+            _append_line(self._path, _draft_line(key, number, draft))
+        return draft
+
+    def settled(self, key: str, samples: int) -> int:
+        """How many of a question's samples need no request any more: they are valid, or were not in all tries."""
+        tries = ([self.get(key, number + attempt * samples) for attempt in range(TRIES)] for number in range(samples))
+        return sum(all(drafts) or any(draft and draft.label is not None for draft in drafts) for drafts in tries)
+
+    def tidy(self, finished: Container[str]) -> None:
+        """Drop what belongs to finished questions; without any left, the file goes.
+
+        Args:
+            finished: The keys that the cache has a row of.
+        """
+        if not self._path.is_file():
+            return
+        with self._lock:
+            self._own = {place: draft for place, draft in self._own.items() if place[0] not in finished}
+            if self._own:
+                content = "".join(_draft_line(*place, draft) for place, draft in self._own.items())
+                write_atomic(self._path, content, only_if_changed=True)
+            else:
+                self._path.unlink()
+
+    def remove(self) -> None:
+        """Drop all of them, and the folder where nothing else waits in it."""
+        self._own = {}
+        self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty
+            self._path.parent.rmdir()
+
+
+def _draft_line(key: str, number: int, draft: Draft) -> str:
+    said = {"raw": draft.raw} if draft.label is None else {"label": draft.label}
+    return json.dumps({"key": key, "number": number, **said}, separators=(",", ":")) + "\n"
+
+
+def _append_line(path: Path, line: str) -> None:
+    new = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(f"\n{line}".encode())  # a line that a crash cut short before must not take this one with it
+        file.flush()
+        os.fsync(file.fileno())
+    if new:
+        flush_folder(path.parent)
+
+
+def _read_drafts(path: Path) -> dict[tuple[str, int], Draft]:
+    found: dict[tuple[str, int], Draft] = {}
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return found
+    for line in content.split(b"\n"):
+        try:
+            if line:
+                place, draft = _parse_draft(json.loads(line))
+                found[place] = draft
+        except (ValueError, TypeError, KeyError):
+            continue  # torn by a crash: it is asked for again
+    return found
+
+
+def _parse_draft(entry: Any) -> tuple[tuple[str, int], Draft]:
+    place = str(entry["key"]), int(entry["number"])
+    return place, Draft(int(entry["label"])) if "label" in entry else Draft(None, str(entry["raw"]))

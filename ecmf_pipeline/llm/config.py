@@ -15,7 +15,12 @@ from ecmf_pipeline.core.digests import remembered_sha256
 from ecmf_pipeline.core.errors import ModelError, ParamsError
 from ecmf_pipeline.llm.prompt import Calibration, Prompt, load_prompt
 
+CueKind = Literal["face", "audio"]
+"""A branch whose features can be put into words."""
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+_MODEL_FILES = {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"}
+_HINT = "run `ecmf-pipe models` for the embedded model, or give a folder or hub id under `model`"
 
 
 class ServerConfig(Config):
@@ -108,13 +113,6 @@ class PriceConfig(Config):
 
     prompt: float = Field(default=0.0, ge=0)
     answer: float = Field(default=0.0, ge=0)
-
-
-CueKind = Literal["face", "audio"]
-"""A branch whose features can be put into words."""
-
-_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
-_MODEL_FILES = {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"}
 
 
 class ShownFrames(Config):
@@ -313,9 +311,6 @@ class RewriteConfig(Config):
         if groups != {"dialogue", "position"}:
             raise ValueError("dialogues must have the groups (?P<dialogue>...) and (?P<position>...), and no others")
         return self
-
-
-_HINT = "run `ecmf-pipe models` for the embedded model, or give a folder or hub id under `model`"
 
 
 def _model_files(folder: Path) -> list[Path]:

@@ -6,35 +6,129 @@ import base64
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.clips import Clip
-from ecmf_pipeline.core.errors import ChangedSinceIndex, ClipError, ParamsError
+from ecmf_pipeline.core.errors import ChangedSinceIndex, ParamsError
 from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.finder import FaceFinder
 from ecmf_pipeline.faces.openface import read_openface
-from ecmf_pipeline.llm.cache import DIGITS, RAW, ScoreCache, TextScores
-from ecmf_pipeline.llm.client import Budget
+from ecmf_pipeline.llm.budget import Budget
+from ecmf_pipeline.llm.cache import Drafts, ScoreCache, TextScores
 from ecmf_pipeline.llm.config import LlmConfig, ShownFrames
-from ecmf_pipeline.llm.drafts import Drafts
 from ecmf_pipeline.llm.prompt import Message, PictureMessage, Prompt, load_prompt
-from ecmf_pipeline.llm.requests import LabelAsker
-from ecmf_pipeline.llm.run import ScoreBooks, ask_about
-from ecmf_pipeline.llm.scoring import Scored
-from ecmf_pipeline.llm.step import BRANCH
+from ecmf_pipeline.llm.requests import LabelAsker, ServerStep, open_server
+from ecmf_pipeline.llm.run import BRANCH, ScoreBooks, ask_about
+from ecmf_pipeline.llm.scoring import Scored, scores_kept
 from ecmf_pipeline.media.config import MediaConfig, resolved_reader
 from ecmf_pipeline.media.containers import has_changed
 from ecmf_pipeline.media.sampling import read_samplings
-from ecmf_pipeline.runner import Engine, Outcome, Step, Target
+from ecmf_pipeline.runner import Engine, Target
+
+if TYPE_CHECKING:
+    from ecmf_pipeline.llm.server import ChatServer
 
 RECIPE = 1
 """Raised with every change of code that changes the pictures."""
+
+
+def frame_scores(
+    config: LlmConfig,
+    clips: Sequence[Clip],
+    labels: Sequence[str],
+    *,
+    corpus_root: Path,
+    media: MediaConfig,
+    faces: FaceConfig,
+    books: ScoreBooks,
+    retry_quarantined: bool = False,
+    engine: Engine | None = None,
+    budget: Budget | None = None,
+) -> Scored:
+    """Label scores of clips by their pictures, (n, K), asking only about files that no cache knows.
+
+    Args:
+        config: The server, and how many pictures it is shown.
+        clips: The clips, (n,); those without such pictures are not asked about.
+        labels: Labels to choose from, (K,).
+        corpus_root: What the clips' paths are relative to.
+        media: How clips are decoded.
+        faces: How faces are found, where they are shown.
+        books: Where the stage keeps what it has asked.
+        retry_quarantined: Whether clips that were set aside are tried again.
+        engine: Who runs the workers; None: threads, as ``config`` says.
+        budget: What may still be sent, where a stage asks in several loops; None: one for this loop.
+
+    Raises:
+        ParamsError: When the prompt does not say how a server is asked about pictures.
+        TryAgain: As `run.ask_about` does, with what else it raises.
+    """
+    prompt = load_prompt(config.prompt)
+    if prompt.frames is None:
+        raise ParamsError(f"llm.prompt: {config.prompt} has no section `frames`", "copy it from emotion_en.yaml")
+    keys = frame_keys(clips, config.votes.frames, faces)
+    settings = fingerprint(frame_settings(config, labels, media, faces))
+    by_id = {str(clip.clip_id): clip for clip in clips}
+    cache = ScoreCache(books.cache, settings)
+    found = ask_about(
+        keys,
+        lambda wanted: [
+            ClipToShow(by_id[some[0]], tuple(Target(clip_id, BRANCH, key) for clip_id in some))
+            for key, some in wanted.items()
+        ],
+        cache=cache,
+        fingerprint=settings,
+        books=books,
+        steps=lambda drafts: ShowingSteps(
+            config, prompt, tuple(labels), corpus_root, media, faces, drafts, budget or Budget(config.budget)
+        ),
+        config=config,
+        retry_quarantined=retry_quarantined,
+        engine=engine,
+    )
+    return scores_kept(cache, [clip.clip_id for clip in clips], keys, labels, found)
+
+
+def frame_settings(
+    config: LlmConfig, labels: Sequence[str], media: MediaConfig, faces: FaceConfig
+) -> Mapping[str, Any]:
+    """All that changes the scores, beside the files, as plain JSON values.
+
+    Raises:
+        ModelError: When the face detector is asked for and not there.
+    """
+    prompt = load_prompt(config.prompt)
+    prompt.words(labels)  # refuses labels that would share a word
+    asked = prompt.model_dump(mode="json", include={"frames", "labels", "aliases"})
+    words = {name: {"word": label["word"]} for name, label in asked["labels"].items()}
+    shown = config.votes.frames
+    return {
+        "sees": shown.model_dump(mode="json"),
+        "recipe": RECIPE,
+        "reader": resolved_reader(media),
+        "max_side": media.max_side,
+        "faces": faces.settings() if shown.crops else None,
+        "weights": config.weights(),
+        "prompt": sha256_text(json.dumps({**asked, "labels": words}, sort_keys=True, ensure_ascii=False)),
+        "labels": list(labels),
+        "server": config.server.settings(),
+    }
+
+
+def frame_keys(clips: Sequence[Clip], shown: ShownFrames, faces: FaceConfig) -> dict[str, str]:
+    """Digest of the file that pictures of each clip come from, by clip id; clips without such a file are left out."""
+    cut = shown.crops and faces.are_cut_already
+    return {
+        clip.clip_id: clip.face_digest if cut else clip.digest
+        for clip in clips
+        if (clip.face_digest if cut else clip.digest and clip.has_video)
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +164,8 @@ class ShowingSteps:
         corpus_root: What the clips' paths are relative to.
         media: How clips are decoded.
         faces: How faces are found, where they are shown.
-        budget: What may still be sent, where several loops share it; None: one of its own, as ``config`` says.
-        drafts: What has been paid for of clips that are not finished; None: nothing.
+        drafts: What has been paid for of clips that are not finished.
+        budget: What may still be sent.
     """
 
     config: LlmConfig
@@ -80,33 +174,26 @@ class ShowingSteps:
     corpus_root: Path
     media: MediaConfig
     faces: FaceConfig
-    budget: Budget | None = None
-    drafts: Drafts | None = None
-
-    def keeping(self, drafts: Drafts) -> ShowingSteps:
-        """See `drafts.DraftingSteps`."""
-        return replace(self, drafts=drafts)
+    drafts: Drafts
+    budget: Budget
 
     def __call__(self, worker: int) -> ShowingStep:  # noqa: ARG002 - there is one for all threads
         """Open the client."""
-        from ecmf_pipeline.llm.server import ChatServer
-
-        budget = self.budget or Budget(self.config.budget)
-        return ShowingStep(ChatServer(self.config.model, self.config.server, budget), self)
+        return ShowingStep(open_server(self.config, self.budget), self)
 
 
-class ShowingStep(Step[ClipToShow, list[bytes], TextScores]):
-    """Shows a server pictures of clips; safe to use from several threads.
+class ShowingStep(ServerStep[ClipToShow, list[bytes], TextScores]):
+    """Shows a server pictures of clips.
 
     Pictures are decoded by one thread at a time: detectors hold native objects, and the server is what takes long.
 
     Args:
-        server: Who is asked (a `server.ChatServer`).
+        server: Who is asked.
         plan: What is asked.
     """
 
-    def __init__(self, server: Any, plan: ShowingSteps) -> None:
-        self._server = server
+    def __init__(self, server: ChatServer, plan: ShowingSteps) -> None:
+        super().__init__(server)
         self._plan = plan
         self._asker = LabelAsker(server, plan.config.server, plan.prompt.words(plan.labels), plan.drafts)
         self._decoding = threading.Lock()
@@ -123,34 +210,14 @@ class ShowingStep(Step[ClipToShow, list[bytes], TextScores]):
         shown = self._plan.config.votes.frames
         return [as_jpeg(picture, shown) for picture in pictures]
 
-    def work(self, batch: Sequence[tuple[ClipToShow, list[bytes]]]) -> list[Outcome[TextScores]]:
-        """Ask about each clip; those that share its file share the answer."""
-        outcomes: list[Outcome[TextScores]] = []
-        for item, pictures in batch:
-            key, result = item.targets[0].digest, None
-            try:
-                shown = picture_messages(self._plan.prompt, pictures, self._plan.labels)
-                scores, raw = self._asker.scores(key, shown)
-                values = () if scores is None else tuple(np.round(scores, DIGITS).tolist())
-                kept = () if values else tuple(answer[:RAW] for answer in raw)
-                result = TextScores(key, values, raw=kept)
-            except ClipError as error:
-                outcomes += [Outcome(target, error) for target in item.targets]
-                continue
-            outcomes += [Outcome(target, result) for target in item.targets]
-        return outcomes
-
-    def stop(self) -> None:
-        """Send nothing any more."""
-        self._server.stop()
-
-    def abandon(self) -> None:
-        """Send nothing any more, and hear none of the requests under way."""
-        self._server.abandon()
+    def ask(self, item: ClipToShow, opened: list[bytes]) -> TextScores:
+        """The scores of a clip, under the digest of its file."""
+        shown = picture_messages(self._plan.prompt, opened, self._plan.labels)
+        return self._asker.scores(item.targets[0].digest, shown)
 
     def close(self) -> None:
         """Close the client, and free the face detector."""
-        self._server.close()
+        super().close()
         if self._finder is not None:
             self._finder.close()
 
@@ -167,74 +234,6 @@ class ShowingStep(Step[ClipToShow, list[bytes], TextScores]):
             return sampling.frames
         self._finder = self._finder or FaceFinder(plan.faces)
         return self._finder.track(sampling.frames).crops
-
-
-def frame_scores(
-    config: LlmConfig,
-    clips: Sequence[Clip],
-    labels: Sequence[str],
-    *,
-    corpus_root: Path,
-    media: MediaConfig,
-    faces: FaceConfig,
-    books: ScoreBooks,
-    retry_quarantined: bool = False,
-    engine: Engine | None = None,
-    budget: Budget | None = None,
-) -> Scored:
-    """Label scores of clips by their pictures, (n, K), asking only about files that no cache knows.
-
-    Args:
-        config: The server, and how many pictures it is shown.
-        clips: The clips, (n,); those without such pictures are not asked about.
-        labels: Labels to choose from, (K,).
-        corpus_root: What the clips' paths are relative to.
-        media: How clips are decoded.
-        faces: How faces are found, where they are shown.
-        books: Where the stage keeps what it has asked.
-        retry_quarantined: Whether clips that were set aside are tried again.
-        engine: Who runs the workers; None: threads, as ``config`` says.
-        budget: What may still be sent, where a stage asks in several loops; None: one for this loop.
-
-    Raises:
-        ParamsError: When the prompt does not say how a server is asked about pictures.
-        TryAgain: As `loop.ask_about` does, with what else it raises.
-    """
-    prompt = load_prompt(config.prompt)
-    if prompt.frames is None:
-        raise ParamsError(f"llm.prompt: {config.prompt} has no section `frames`", "copy it from emotion_en.yaml")
-    keys = frame_keys(clips, config.votes.frames, faces)
-    settings = fingerprint(frame_settings(config, labels, media, faces))
-    by_id = {str(clip.clip_id): clip for clip in clips}
-    cache = ScoreCache(books.cache, settings)
-    found = ask_about(
-        keys,
-        lambda wanted: [
-            ClipToShow(by_id[some[0]], tuple(Target(clip_id, BRANCH, key) for clip_id in some))
-            for key, some in wanted.items()
-        ],
-        cache=cache,
-        fingerprint=settings,
-        books=books,
-        steps=ShowingSteps(config, prompt, tuple(labels), corpus_root, media, faces, budget),
-        config=config,
-        retry_quarantined=retry_quarantined,
-        engine=engine,
-    )
-    values = np.full((len(clips), len(labels)), np.nan)
-    for row, clip in enumerate(clips):
-        if (key := keys.get(str(clip.clip_id))) is not None and key in cache:
-            values[row] = cache[key].scores or np.nan
-    return Scored(
-        values,
-        asked=len(found.asked),
-        cached=found.cached,
-        empty=len(clips) - len(keys),
-        truncated=0,
-        quarantined=found.quarantined,
-        damaged=cache.dropped,
-        invalid=sum(key in cache and not cache[key].scores for key in keys.values()),
-    )
 
 
 def picture_messages(
@@ -272,39 +271,3 @@ def as_jpeg(picture: NDArray[np.uint8], shown: ShownFrames) -> bytes:
     if not written:
         raise RuntimeError("OpenCV wrote no JPEG")
     return bytes(data)
-
-
-def frame_keys(clips: Sequence[Clip], shown: ShownFrames, faces: FaceConfig) -> dict[str, str]:
-    """Digest of the file that pictures of each clip come from, by clip id; clips without such a file are left out."""
-    cut = shown.crops and faces.are_cut_already
-    return {
-        clip.clip_id: clip.face_digest if cut else clip.digest
-        for clip in clips
-        if (clip.face_digest if cut else clip.digest and clip.has_video)
-    }
-
-
-def frame_settings(
-    config: LlmConfig, labels: Sequence[str], media: MediaConfig, faces: FaceConfig
-) -> Mapping[str, Any]:
-    """All that changes the scores, beside the files, as plain JSON values.
-
-    Raises:
-        ModelError: When the face detector is asked for and not there.
-    """
-    prompt = load_prompt(config.prompt)
-    prompt.words(labels)  # refuses labels that would share a word
-    asked = prompt.model_dump(mode="json", include={"frames", "labels", "aliases"})
-    words = {name: {"word": label["word"]} for name, label in asked["labels"].items()}
-    shown = config.votes.frames
-    return {
-        "sees": shown.model_dump(mode="json"),
-        "recipe": RECIPE,
-        "reader": resolved_reader(media),
-        "max_side": media.max_side,
-        "faces": faces.settings() if shown.crops else None,
-        "weights": config.weights(),
-        "prompt": sha256_text(json.dumps({**asked, "labels": words}, sort_keys=True, ensure_ascii=False)),
-        "labels": list(labels),
-        "server": config.server.settings(),
-    }

@@ -5,118 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core.errors import ClipError, as_out_of_memory
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.llm.cache import AnswerCache, Written
-from ecmf_pipeline.llm.client import Budget, Chat, Generator, question_key
+from ecmf_pipeline.llm.budget import Budget
+from ecmf_pipeline.llm.cache import AnswerCache, Drafts, Written
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.drafts import Drafts
-from ecmf_pipeline.llm.prompt import Message
-from ecmf_pipeline.llm.run import ScoreBooks, ask_about
+from ecmf_pipeline.llm.prompt import Chat, question_key
+from ecmf_pipeline.llm.requests import FormStep, open_server
+from ecmf_pipeline.llm.run import BRANCH, Form, ScoreBooks, ask_about
 from ecmf_pipeline.llm.schema import InvalidAnswer, Schema, Value
-from ecmf_pipeline.llm.step import BRANCH
 from ecmf_pipeline.runner import Engine, Outcome, Step, Target
 
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One chat that the model is to answer.
-
-    Attributes:
-        chat: Its turns.
-        targets: The clips that it is about.
-    """
-
-    chat: tuple[Message, ...]
-    targets: tuple[Target, ...]
-
-    @property
-    def length(self) -> int:
-        """Its characters."""
-        return sum(len(turn["content"]) for turn in self.chat)
-
-    def alone(self) -> Sequence[Question]:
-        """Itself: its clips are asked about in the same words."""
-        return [self]
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationSteps:
-    """Makes the step of a worker, or the one that all threads share; the model or client is loaded only then.
-
-    Attributes:
-        config: The model.
-        schema: The form of the answers.
-        budget: What may still be sent, where several loops share it; None: one of its own, as ``config`` says.
-        drafts: What a server has been paid for of questions that are not finished; None: nothing.
-    """
-
-    config: LlmConfig
-    schema: Schema
-    budget: Budget | None = None
-    drafts: Drafts | None = None
-
-    def keeping(self, drafts: Drafts) -> GenerationSteps:
-        """See `drafts.DraftingSteps`; a model of this machine costs nothing, and its workers are other processes."""
-        return replace(self, drafts=drafts) if self.config.backend == "openai" else self
-
-    def __call__(self, worker: int) -> GenerationStep:
-        """Load the model, or open the client."""
-        if self.config.backend == "openai":
-            from ecmf_pipeline.llm.server import ChatServer
-            from ecmf_pipeline.llm.server_protocol import ServerGenerator
-
-            server = ChatServer(self.config.model, self.config.server, self.budget or Budget(self.config.budget))
-            return GenerationStep(ServerGenerator(server, self.config.server, self.drafts), self.schema)
-        from ecmf_pipeline.llm.local_generation import TransformersGenerator
-
-        return GenerationStep(TransformersGenerator(self.config, worker), self.schema)
-
-
-class GenerationStep(Step[Question, tuple[Message, ...], Written]):
-    """Has a model answer questions.
-
-    Args:
-        generator: The model.
-        schema: The form of the answers.
-    """
-
-    def __init__(self, generator: Generator, schema: Schema) -> None:
-        self._generator = generator
-        self._schema = schema
-
-    def open(self, item: Question) -> tuple[Message, ...]:
-        """The turns."""
-        return item.chat
-
-    def work(self, batch: Sequence[tuple[Question, tuple[Message, ...]]]) -> list[Outcome[Written]]:
-        """Answer a batch; where one question fails, each is answered alone."""
-        try:
-            with as_out_of_memory():
-                answers = self._generator.generate([chat for _, chat in batch], self._schema)
-        except ClipError as error:
-            if len(batch) > 1:
-                return [outcome for one in batch for outcome in self.work([one])]
-            return [Outcome(target, error) for item, _ in batch for target in item.targets]
-        return [
-            Outcome(target, Written(target.digest, answer))
-            for (item, _), answer in zip(batch, answers, strict=True)
-            for target in item.targets
-        ]
-
-    def stop(self) -> None:
-        """Begin nothing any more."""
-        self._generator.stop()
-
-    def abandon(self) -> None:
-        """Begin nothing any more, and wait for nothing that is under way with a server."""
-        self._generator.abandon()
-
-    def close(self) -> None:
-        """Let go of the model."""
-        self._generator.close()
+if TYPE_CHECKING:
+    from ecmf_pipeline.llm.local_generation import TransformersGenerator
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +42,61 @@ class Forms:
     quarantined: int
     invalid: int
     damaged: int
+
+
+def fill_in(
+    config: LlmConfig,
+    chats: Mapping[str, Chat],
+    schema: Schema,
+    *,
+    prompt: Mapping[str, Any],
+    books: ScoreBooks,
+    retry_quarantined: bool = False,
+    engine: Engine | None = None,
+) -> Forms:
+    """Have the model answer about each clip what no cache knows.
+
+    Args:
+        config: The model.
+        chats: The question about each clip, by clip id; equal ones are asked once.
+        schema: The form of the answers.
+        prompt: The prompt's part of the settings: its version, say.
+        books: Where the stage keeps what it has asked.
+        retry_quarantined: Whether questions that were set aside are tried again.
+        engine: Who runs the workers; None: as ``config`` says.
+
+    Raises:
+        ModelError: When the model cannot be loaded.
+        TryAgain: As `run.ask_about` does, with what else it raises.
+    """
+    keys = {clip_id: question_key(chat) for clip_id, chat in chats.items()}
+    settings = fingerprint(generation_settings(config, schema, prompt))
+    cache = AnswerCache(books.cache, settings, written_under(schema), also=[other.cache for other in books.earlier])
+    found = ask_about(
+        keys,
+        lambda wanted: [
+            Form(tuple(chats[clip_ids[0]]), tuple(Target(clip_id, BRANCH, key) for clip_id in clip_ids))
+            for key, clip_ids in wanted.items()
+        ],
+        cache=cache,
+        fingerprint=settings,
+        books=books,
+        steps=lambda drafts: (
+            FormSteps(config, schema, drafts) if config.backend == "openai" else GenerationSteps(config, schema)
+        ),
+        config=config,
+        retry_quarantined=retry_quarantined,
+        engine=engine,
+    )
+    answers = {clip_id: cache.get(key) for clip_id, key in keys.items()}
+    return Forms(
+        {clip_id: answer.values if answer else None for clip_id, answer in answers.items()},
+        asked=len(found.asked),
+        cached=found.cached,
+        quarantined=found.quarantined,
+        invalid=sum(answer is not None and answer.values is None for answer in answers.values()),
+        damaged=cache.dropped,
+    )
 
 
 def generation_settings(config: LlmConfig, schema: Schema, prompt: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,72 +123,87 @@ def generation_settings(config: LlmConfig, schema: Schema, prompt: Mapping[str, 
     }
 
 
-def fill_in(
-    config: LlmConfig,
-    chats: Mapping[str, Chat],
-    schema: Schema,
-    *,
-    prompt: Mapping[str, Any],
-    books: ScoreBooks,
-    retry_quarantined: bool = False,
-    engine: Engine | None = None,
-    budget: Budget | None = None,
-) -> Forms:
-    """Have the model answer about each clip what no cache knows.
-
-    Args:
-        config: The model.
-        chats: The question about each clip, by clip id; equal ones are asked once.
-        schema: The form of the answers.
-        prompt: The prompt's part of the settings: its version, say.
-        books: Where the stage keeps what it has asked.
-        retry_quarantined: Whether questions that were set aside are tried again.
-        engine: Who runs the workers; None: as ``config`` says.
-        budget: What may still be sent to a server, where a stage asks in several loops; None: one for this loop.
-
-    Raises:
-        ModelError: When the model cannot be loaded.
-        TryAgain: As `loop.ask_about` does, with what else it raises.
-    """
-    keys = {clip_id: question_key(chat) for clip_id, chat in chats.items()}
-    settings = fingerprint(generation_settings(config, schema, prompt))
-    cache = AnswerCache(books.cache, settings, written_under(schema), also=[other.cache for other in books.earlier])
-    found = ask_about(
-        keys,
-        lambda wanted: [
-            Question(tuple(chats[clip_ids[0]]), tuple(Target(clip_id, BRANCH, key) for clip_id in clip_ids))
-            for key, clip_ids in wanted.items()
-        ],
-        cache=cache,
-        fingerprint=settings,
-        books=books,
-        steps=GenerationSteps(config, schema, budget),
-        config=config,
-        retry_quarantined=retry_quarantined,
-        engine=engine,
-    )
-    answers = {clip_id: cache[key].answer if key in cache else None for clip_id, key in keys.items()}
-    return Forms(
-        {clip_id: answer.values if answer else None for clip_id, answer in answers.items()},
-        asked=len(found.asked),
-        cached=found.cached,
-        quarantined=found.quarantined,
-        invalid=sum(answer is not None and answer.values is None for answer in answers.values()),
-        damaged=cache.dropped,
-    )
-
-
 def written_under(schema: Schema) -> Callable[[bytes], Written]:
     """Reads a line of answers as `Written.parse` does; one whose values the schema forbids is damaged, too."""
 
     def parse(line: bytes) -> Written:
         row = Written.parse(line)
-        if row.answer.values is None:
+        if row.values is None:
             return row
         try:
-            values = schema.read(json.dumps(dict(row.answer.values)))
+            return replace(row, values=schema.read(json.dumps(dict(row.values))))
         except InvalidAnswer as error:
             raise ValueError(f"not a line of these answers: {line!r}") from error
-        return replace(row, answer=replace(row.answer, values=values))
 
     return parse
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationSteps:
+    """Makes the step of a worker, or the one that all threads share; the model or client is loaded only then.
+
+    Attributes:
+        config: The model.
+        schema: The form of the answers.
+    """
+
+    config: LlmConfig
+    schema: Schema
+
+    def __call__(self, worker: int) -> GenerationStep:
+        """Load the model."""
+        from ecmf_pipeline.llm.local_generation import TransformersGenerator
+
+        return GenerationStep(TransformersGenerator(self.config, worker), self.schema)
+
+
+class GenerationStep(Step[Form, Chat, Written]):
+    """Has a model of this machine answer questions.
+
+    Args:
+        generator: The model.
+        schema: The form of the answers.
+    """
+
+    def __init__(self, generator: TransformersGenerator, schema: Schema) -> None:
+        self._generator = generator
+        self._schema = schema
+
+    def open(self, item: Form) -> Chat:
+        """The turns."""
+        return item.chat
+
+    def work(self, batch: Sequence[tuple[Form, Chat]]) -> list[Outcome[Written]]:
+        """Answer a batch; where one question fails, each is answered alone."""
+        try:
+            with as_out_of_memory():
+                answers = self._generator.generate([chat for _, chat in batch], self._schema)
+        except ClipError as error:
+            if len(batch) > 1:
+                return [outcome for one in batch for outcome in self.work([one])]
+            return [Outcome(target, error) for item, _ in batch for target in item.targets]
+        return [
+            Outcome(target, Written(target.digest, answer.values, answer.raw))
+            for (item, _), answer in zip(batch, answers, strict=True)
+            for target in item.targets
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class FormSteps:
+    """Makes the step that all threads share.
+
+    Attributes:
+        config: The server, and what may be sent to it.
+        schema: The form of the answers.
+        drafts: What has been paid for of questions that are not finished.
+    """
+
+    config: LlmConfig
+    schema: Schema
+    drafts: Drafts
+
+    def __call__(self, worker: int) -> FormStep:  # noqa: ARG002 - there is one for all threads
+        """Open the client."""
+        server = open_server(self.config, Budget(self.config.budget))
+        return FormStep(server, self.config.server, self.schema, self.drafts)

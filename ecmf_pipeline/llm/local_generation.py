@@ -1,7 +1,7 @@
 """Answers under a schema from a local causal language model.
 
 The braces, names and quotation marks are written by us, so that an answer cannot leave its schema; the model writes the
-values alone. Words and numbers are scored (the likeliest of all that are allowed is taken, its closing sign included),
+values alone. Words are scored (the likeliest of all that are allowed is taken, its closing sign included),
 texts are decoded greedily. Nothing is drawn: the same question gets the same answer.
 
 Several questions are answered side by side, over keys and values that are kept. The prefix that their prompts share is
@@ -19,13 +19,207 @@ from typing import Any
 import torch
 
 from ecmf_pipeline.core.errors import FeaturesNotFinite, ModelError, RequestRefused
-from ecmf_pipeline.llm.client import Chat, Generated
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.local_model import LocalModel, Vocabulary, shortened_at_a_word
-from ecmf_pipeline.llm.prompt import Message
-from ecmf_pipeline.llm.schema import Flag, InvalidAnswer, Kind, Number, OneOf, Schema, SomeOf, Text, Value
+from ecmf_pipeline.llm.prompt import Chat, Message
+from ecmf_pipeline.llm.schema import Generated, InvalidAnswer, Kind, OneOf, Schema, SomeOf, Text, Value
 
 _NEEDED = {"past_key_values", "use_cache", "position_ids"}
+_LEAST_SHARED = 16
+"""A prefix of fewer tokens is not worth keeping."""
+
+
+class TransformersGenerator:
+    """Fills in forms with any causal language model of transformers; loaded with the first question.
+
+    Args:
+        config: The model and its batch size.
+        worker: Number of the worker that asks.
+    """
+
+    def __init__(self, config: LlmConfig, worker: int = 0) -> None:
+        self.config = config
+        self._model = LocalModel(config, worker)
+        self._prefix: list[int] = []
+        self._cache: object = None
+        self._vocabulary: Vocabulary | None = None
+
+    @torch.inference_mode()
+    def generate(self, chats: Sequence[Chat], schema: Schema) -> list[Generated]:
+        """Answer each chat.
+
+        Args:
+            chats: The questions, (n,). What is data in them stands there as `prompt.as_data` left it.
+            schema: The form of the answers.
+
+        Returns:
+            The answers, (n,).
+
+        Raises:
+            RequestRefused: When a question with its answer takes more tokens than the model reads.
+            FeaturesNotFinite: When the model computes no numbers.
+            ModelError: When the model cannot be loaded, or keeps no keys and values.
+        """
+        prompts = [self._tokens(chat) for chat in chats]
+        longest = max(map(len, prompts), default=0) + schema.most_tokens()
+        if longest > (limit := self._model.reads or longest):
+            raise RequestRefused(f"the question with its answer may take {longest} tokens; the model reads {limit}")
+        self._share(prompts)
+        answers: list[Generated] = []
+        for start in range(0, len(prompts), self.config.batch_size):
+            answers += self._fill_in(prompts[start : start + self.config.batch_size], schema)
+        return answers
+
+    def _tokens(self, chat: Chat) -> list[int]:
+        """The prompt, in the model's chat template where it has one; nothing in it can end a turn."""
+        turns: list[Message] = [
+            {"role": turn["role"], "content": self._model.harmless(turn["content"])} for turn in chat
+        ]
+        if self._model.tokenizer.chat_template:
+            return self._model.encode(self._model.chat(turns))
+        plain = "\n\n".join(turn["content"] for turn in turns)
+        return [*self._model.opening, *self._model.encode(plain + "\n")]
+
+    def _share(self, prompts: Sequence[list[int]]) -> None:
+        """Run what all prompts begin with, unless that is what was kept last time."""
+        size = len(self._prefix)
+        if self._cache is not None and all(len(p) > size and p[:size] == self._prefix for p in prompts):
+            return
+        shared = prompts[0][: _shared(prompts)] if len(prompts) > 1 else []
+        self._prefix = shared if len(shared) >= _LEAST_SHARED else []
+        self._cache = self._model.prefix_cache(self._prefix)
+
+    def _fill_in(self, prompts: Sequence[list[int]], schema: Schema) -> list[Generated]:
+        """One batch, field by field."""
+        prefix = self._prefix if self._cache is not None else []
+        rows = Rows(self._model, prompts, prefix, self._cache if prefix else None)
+        writer = Writer(self._model, rows, self._vocabulary or self._read_vocabulary())
+        values: list[dict[str, object]] = [{} for _ in prompts]
+        for number, (name, kind) in enumerate(schema.fields):
+            writer.write(f"{', ' if number else '{'}{json.dumps(name)}: ")
+            for row, value in enumerate(writer.value(kind)):
+                values[row][name] = value
+        return [_read(json.dumps(answer, ensure_ascii=False), schema) for answer in values]
+
+    def _read_vocabulary(self) -> Vocabulary:
+        self._vocabulary = Vocabulary(self._model)
+        return self._vocabulary
+
+
+def _shared(prompts: Sequence[list[int]]) -> int:
+    """With how many tokens all prompts begin, leaving each at least one."""
+    shortest = min(map(len, prompts)) - 1
+    return next((i for i in range(shortest) if len({prompt[i] for prompt in prompts}) > 1), shortest)
+
+
+def _read(content: str, schema: Schema) -> Generated:
+    """An answer, read like anybody's: a text that holds nothing but parts of characters is invalid, say."""
+    try:
+        return Generated(schema.read(content))
+    except InvalidAnswer as error:
+        return Generated(None, (f"{error}: {content}",))
+
+
+class Writer:
+    """Writes one value after the other into all rows.
+
+    Args:
+        model: The model.
+        rows: The rows, up to where the answer begins.
+        vocabulary: What may stand in a text.
+    """
+
+    def __init__(self, model: LocalModel, rows: Rows, vocabulary: Vocabulary) -> None:
+        self._model = model
+        self._rows = rows
+        self._vocabulary = vocabulary
+        self._everyone = list(range(rows.count))
+
+    def write(self, text: str, to: Sequence[int] | None = None) -> None:
+        """Put the same text into all rows, or some."""
+        for row in self._everyone if to is None else to:
+            self._rows.append(row, self._after("\n", text))
+
+    def value(self, kind: Kind) -> Sequence[Value]:
+        """Have every row fill in a value, with the sign that ends it.
+
+        Args:
+            kind: What is allowed.
+        """
+        if isinstance(kind, OneOf):
+            self.write('"')
+            return [kind.words[word] for word in self._choice(self._everyone, _escaped(kind.words), '"', '"')]
+        return self._several(kind) if isinstance(kind, SomeOf) else self._texts(kind)
+
+    def _choice(
+        self, rows: Sequence[int], options: Sequence[str], after: str, end: str, barred: torch.Tensor | None = None
+    ) -> list[int]:
+        """The index of each row's likeliest option, which is written into it with its ``end``.
+
+        Args:
+            rows: Which rows, (R,).
+            options: What may be written, (K,).
+            after: What stands before it.
+            end: What follows it.
+            barred: What may not be written, in each row, (R, K).
+        """
+        tokens = [tuple(self._after(after, option + end)) for option in options]
+        likelihoods = self._rows.likelihoods(rows, tokens)
+        if barred is not None:
+            likelihoods = likelihoods.masked_fill(barred, -torch.inf)
+        best: list[int] = likelihoods.argmax(dim=1).tolist()
+        for row, option in zip(rows, best, strict=True):
+            self._rows.append(row, tokens[option])
+        return best
+
+    def _several(self, kind: SomeOf) -> list[tuple[str, ...]]:
+        """Several words for each row: it closes the list, or names one more that it has not named yet."""
+        self.write("[")
+        named = torch.zeros(self._rows.count, len(kind.words), dtype=torch.bool)
+        found: list[list[str]] = [[] for _ in self._everyone]
+        going = self._everyone
+        for number in range(min(kind.most, len(kind.words))):
+            goes_on = self._choice(going, ["]", ', "' if number else '"'], "\n", "")
+            going = [row for row, goes in zip(going, goes_on, strict=True) if goes]
+            if not going:
+                break
+            chosen = self._choice(going, _escaped(kind.words), '"', '"', named[going])
+            for row, word in zip(going, chosen, strict=True):
+                named[row, word] = True
+                found[row].append(kind.words[word])
+        self.write("]", going)
+        return [tuple(words) for words in found]
+
+    def _texts(self, kind: Text) -> list[str]:
+        """A text for each row, decoded greedily, with its quotation marks."""
+        self.write('"')
+        tokens: list[list[int]] = [[] for _ in self._everyone]
+        texts = [""] * self._rows.count
+        going = self._everyone
+        while going:
+            ended = set()
+            for row, logits in zip(going, self._rows.logits(going), strict=True):
+                token = self._vocabulary.likeliest(logits, begun=kind.empty or bool(texts[row].strip()))
+                end = self._vocabulary.before_the_end(token)
+                if end is None:
+                    tokens[row].append(token)
+                    self._rows.append(row, [token])
+                texts[row] = self._model.decode(tokens[row]) + (end or "")
+                if end is not None or len(texts[row]) >= kind.longest or len(tokens[row]) >= kind.most_tokens():
+                    self.write(f'{end or ""}"', [row])
+                    ended.add(row)
+            going = [row for row in going if row not in ended]
+        return [shortened_at_a_word(text, kind.longest) for text in texts]
+
+    def _after(self, before: str, text: str) -> list[int]:
+        """Tokens of a text where another stands before it: alone, some tokenizers put a blank before it."""
+        start, whole = self._model.encode(before), self._model.encode(before + text)
+        return whole[len(start) :] if whole[: len(start)] == start else self._model.encode(text)
+
+
+def _escaped(words: Sequence[str]) -> list[str]:
+    """Words as JSON writes them, without their quotation marks."""
+    return [json.dumps(word, ensure_ascii=False)[1:-1] for word in words]
 
 
 class Rows:
@@ -123,210 +317,3 @@ def _empty_cache(model: LocalModel) -> Any:
             "take another model for it, or serve this one and set llm.backend: openai",
         )
     return cache
-
-
-class Writer:
-    """Writes one value after the other into all rows.
-
-    Args:
-        model: The model.
-        rows: The rows, up to where the answer begins.
-        vocabulary: What may stand in a text.
-    """
-
-    def __init__(self, model: LocalModel, rows: Rows, vocabulary: Vocabulary) -> None:
-        self._model = model
-        self._rows = rows
-        self._vocabulary = vocabulary
-        self._everyone = list(range(rows.count))
-
-    def write(self, text: str, to: Sequence[int] | None = None) -> None:
-        """Put the same text into all rows, or some."""
-        for row in self._everyone if to is None else to:
-            self._rows.append(row, self._after("\n", text))
-
-    def value(self, kind: Kind, end: str) -> Sequence[Value]:
-        """Have every row fill in a value.
-
-        Args:
-            kind: What is allowed.
-            end: What follows a value that no sign of its own ends: the comma or brace, which is written, too.
-        """
-        if isinstance(kind, OneOf):
-            self.write('"')
-            return [kind.words[word] for word in self._choice(self._everyone, _escaped(kind.words), '"', '"')]
-        if isinstance(kind, Flag):
-            return [not word for word in self._choice(self._everyone, ["true", "false"], "\n", "")]
-        if isinstance(kind, Number):
-            numbers = kind.written()
-            return [float(numbers[number]) for number in self._choice(self._everyone, numbers, "\n", end)]
-        return self._several(kind) if isinstance(kind, SomeOf) else self._texts(kind)
-
-    def _choice(
-        self, rows: Sequence[int], options: Sequence[str], after: str, end: str, barred: torch.Tensor | None = None
-    ) -> list[int]:
-        """The index of each row's likeliest option, which is written into it with its ``end``.
-
-        Args:
-            rows: Which rows, (R,).
-            options: What may be written, (K,).
-            after: What stands before it.
-            end: What follows it.
-            barred: What may not be written, in each row, (R, K).
-        """
-        tokens = [tuple(self._after(after, option + end)) for option in options]
-        likelihoods = self._rows.likelihoods(rows, tokens)
-        if barred is not None:
-            likelihoods = likelihoods.masked_fill(barred, -torch.inf)
-        best: list[int] = likelihoods.argmax(dim=1).tolist()
-        for row, option in zip(rows, best, strict=True):
-            self._rows.append(row, tokens[option])
-        return best
-
-    def _several(self, kind: SomeOf) -> list[tuple[str, ...]]:
-        """Several words for each row: it closes the list, or names one more that it has not named yet."""
-        self.write("[")
-        named = torch.zeros(self._rows.count, len(kind.words), dtype=torch.bool)
-        found: list[list[str]] = [[] for _ in self._everyone]
-        going = self._everyone
-        for number in range(min(kind.most, len(kind.words))):
-            goes_on = self._choice(going, ["]", ', "' if number else '"'], "\n", "")
-            going = [row for row, goes in zip(going, goes_on, strict=True) if goes]
-            if not going:
-                break
-            chosen = self._choice(going, _escaped(kind.words), '"', '"', named[going])
-            for row, word in zip(going, chosen, strict=True):
-                named[row, word] = True
-                found[row].append(kind.words[word])
-        self.write("]", going)
-        return [tuple(words) for words in found]
-
-    def _texts(self, kind: Text) -> list[str]:
-        """A text for each row, decoded greedily, with its quotation marks."""
-        self.write('"')
-        tokens: list[list[int]] = [[] for _ in self._everyone]
-        texts = [""] * self._rows.count
-        going = self._everyone
-        while going:
-            ended = set()
-            for row, logits in zip(going, self._rows.logits(going), strict=True):
-                token = self._vocabulary.likeliest(logits, begun=kind.empty or bool(texts[row].strip()))
-                end = self._vocabulary.before_the_end(token)
-                if end is None:
-                    tokens[row].append(token)
-                    self._rows.append(row, [token])
-                texts[row] = self._model.decode(tokens[row]) + (end or "")
-                if end is not None or len(texts[row]) >= kind.longest or len(tokens[row]) >= kind.most_tokens():
-                    self.write(f'{end or ""}"', [row])
-                    ended.add(row)
-            going = [row for row in going if row not in ended]
-        return [shortened_at_a_word(text, kind.longest) for text in texts]
-
-    def _after(self, before: str, text: str) -> list[int]:
-        """Tokens of a text where another stands before it: alone, some tokenizers put a blank before it."""
-        start, whole = self._model.encode(before), self._model.encode(before + text)
-        return whole[len(start) :] if whole[: len(start)] == start else self._model.encode(text)
-
-
-def _escaped(words: Sequence[str]) -> list[str]:
-    """Words as JSON writes them, without their quotation marks."""
-    return [json.dumps(word, ensure_ascii=False)[1:-1] for word in words]
-
-
-_LEAST_SHARED = 16
-"""A prefix of fewer tokens is not worth keeping."""
-
-
-class TransformersGenerator:
-    """A `client.Generator` over any causal language model of transformers; loaded with the first question.
-
-    Args:
-        config: The model and its batch size.
-        worker: Number of the worker that asks.
-    """
-
-    def __init__(self, config: LlmConfig, worker: int = 0) -> None:
-        self.config = config
-        self._model = LocalModel(config, worker)
-        self._prefix: list[int] = []
-        self._cache: object = None
-        self._vocabulary: Vocabulary | None = None
-
-    def stop(self) -> None:
-        """Nothing is under way between two calls."""
-
-    def abandon(self) -> None:
-        """Nor elsewhere."""
-
-    def close(self) -> None:
-        """The model goes with its process."""
-
-    @torch.inference_mode()
-    def generate(self, chats: Sequence[Chat], schema: Schema) -> list[Generated]:
-        """Answer each chat; see `client.Generator`.
-
-        Raises:
-            RequestRefused: When a question with its answer takes more tokens than the model reads.
-            FeaturesNotFinite: When the model computes no numbers.
-            ModelError: When the model cannot be loaded, or keeps no keys and values.
-        """
-        prompts = [self._tokens(chat) for chat in chats]
-        longest = max(map(len, prompts), default=0) + schema.most_tokens()
-        if longest > (limit := self._model.reads or longest):
-            raise RequestRefused(f"the question with its answer may take {longest} tokens; the model reads {limit}")
-        self._share(prompts)
-        answers: list[Generated] = []
-        for start in range(0, len(prompts), self.config.batch_size):
-            answers += self._fill_in(prompts[start : start + self.config.batch_size], schema)
-        return answers
-
-    def _tokens(self, chat: Chat) -> list[int]:
-        """The prompt, in the model's chat template where it has one; nothing in it can end a turn."""
-        turns: list[Message] = [
-            {"role": turn["role"], "content": self._model.harmless(turn["content"])} for turn in chat
-        ]
-        if self._model.tokenizer.chat_template:
-            return self._model.encode(self._model.chat(turns))
-        plain = "\n\n".join(turn["content"] for turn in turns)
-        return [*self._model.opening, *self._model.encode(plain + "\n")]
-
-    def _share(self, prompts: Sequence[list[int]]) -> None:
-        """Run what all prompts begin with, unless that is what was kept last time."""
-        size = len(self._prefix)
-        if self._cache is not None and all(len(p) > size and p[:size] == self._prefix for p in prompts):
-            return
-        shared = prompts[0][: _shared(prompts)] if len(prompts) > 1 else []
-        self._prefix = shared if len(shared) >= _LEAST_SHARED else []
-        self._cache = self._model.prefix_cache(self._prefix)
-
-    def _fill_in(self, prompts: Sequence[list[int]], schema: Schema) -> list[Generated]:
-        """One batch, field by field."""
-        prefix = self._prefix if self._cache is not None else []
-        rows = Rows(self._model, prompts, prefix, self._cache if prefix else None)
-        writer = Writer(self._model, rows, self._vocabulary or self._read_vocabulary())
-        values: list[dict[str, object]] = [{} for _ in prompts]
-        for number, (name, kind) in enumerate(schema.fields):
-            opening = "{" if number == 0 else " " if isinstance(schema.fields[number - 1][1], Number) else ", "
-            writer.write(f"{opening}{json.dumps(name)}: ")
-            last = number == len(schema.fields) - 1
-            for row, value in enumerate(writer.value(kind, end="}" if last else ",")):
-                values[row][name] = value
-        return [_read(json.dumps(answer, ensure_ascii=False), schema) for answer in values]
-
-    def _read_vocabulary(self) -> Vocabulary:
-        self._vocabulary = Vocabulary(self._model)
-        return self._vocabulary
-
-
-def _shared(prompts: Sequence[list[int]]) -> int:
-    """With how many tokens all prompts begin, leaving each at least one."""
-    shortest = min(map(len, prompts)) - 1
-    return next((i for i in range(shortest) if len({prompt[i] for prompt in prompts}) > 1), shortest)
-
-
-def _read(content: str, schema: Schema) -> Generated:
-    """An answer, read like anybody's: a text that holds nothing but parts of characters is invalid, say."""
-    try:
-        return Generated(schema.read(content))
-    except InvalidAnswer as error:
-        return Generated(None, (f"{error}: {content}",))

@@ -18,6 +18,8 @@ from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Message
 
+_BEFORE_THE_END = set(".!?,;:…。！？，；：")  # noqa: RUF001 - Chinese has its own punctuation
+
 
 class LocalModel:
     """Any causal language model of transformers, GGUF files included; loaded when it is first needed.
@@ -168,9 +170,6 @@ def _quiet() -> Iterator[None]:
         return
     with contextlib.redirect_stderr(io.StringIO()):
         yield
-
-
-_BEFORE_THE_END = set(".!?,;:…。！？，；：")  # noqa: RUF001 - Chinese has its own punctuation
 
 
 class Vocabulary:

@@ -54,7 +54,7 @@ class _Row:
 
 
 class TransformersScorer:
-    """A `client.LabelScorer` over any causal language model of transformers, GGUF files included.
+    """Scores labels with any causal language model of transformers, GGUF files included.
 
     The model is loaded when the first score is asked.
 

@@ -19,17 +19,13 @@ from pydantic import Field, ValidationError, model_validator
 
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.errors import InputError, ParamsError
-from ecmf_pipeline.core.files import fingerprint, read_text
+from ecmf_pipeline.core.files import fingerprint, read_text, sha256_text
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    pass
 
 Calibration = Literal["everyday", "content_free", "none"]
-
 _QUOTATION_MARKS = str.maketrans(dict.fromkeys('"“”„‟«»\uff02「」『』', "'"))
-
-
 _MARKS = str.maketrans({"<": "‹", ">": "›", "\uff1c": "‹", "\uff1e": "›"})  # noqa: RUF001 - the look-alikes are meant
 
 
@@ -47,6 +43,10 @@ class PictureMessage(TypedDict):
     content: list[dict[str, Any]]
 
 
+Chat = Sequence[Message]
+"""The turns of one question, up to its answer."""
+
+
 class KnownLabel(Config):
     """How a prompt speaks of one label.
 
@@ -62,7 +62,7 @@ class KnownLabel(Config):
 
 
 class Wording(Config):
-    """The sentences that an answer is put in; see `rewrite.enrich`.
+    """The sentences that an answer is put in; see `rewriting.enrich`.
 
     Attributes:
         enriched: The whole text, of ``{text}`` (the original words) and ``{cue}``.
@@ -276,17 +276,6 @@ class Prompt(Config):
         return [(known.example, known.word) for known in self.labels.values() if known in asked]
 
 
-def unmarked(text: str) -> str:
-    """The text as data that cannot end the marks around it."""
-    return as_data(text).translate(_MARKS)
-
-
-def as_data(text: str) -> str:
-    """The text on one line, with its quotation marks turned into apostrophes and control characters into spaces."""
-    plain = "".join(" " if unicodedata.category(character) in {"Cc", "Cs"} else character for character in text)
-    return " ".join(plain.translate(_QUOTATION_MARKS).split())
-
-
 def packaged_prompts() -> list[str]:
     """Names of the prompts that ship with the package."""
     folder = resources.files("ecmf_pipeline.llm") / "prompts"
@@ -315,45 +304,17 @@ def load_prompt(name: str) -> Prompt:
         raise ParamsError(f"{name} is not a prompt: {error}", "start from a copy of emotion_en.yaml") from error
 
 
-SHORTEST, LONGEST = 12, 120
-"""Characters of an example: too short ones say nothing, long ones cost on every request."""
+def question_key(chat: Chat) -> str:
+    """SHA-256 of a question."""
+    return sha256_text(json.dumps(list(chat), ensure_ascii=False, sort_keys=True))
 
 
-def prompts_by_fold(
-    prompt: Prompt,
-    texts: Sequence[str],
-    given: NDArray[np.int64],
-    labels: Sequence[str],
-    folds: NDArray[np.int64],
-    *,
-    seed: int,
-) -> dict[int, Prompt]:
-    """For the clips of each fold, the prompt with an example a label from clips of the other folds.
+def unmarked(text: str) -> str:
+    """The text as data that cannot end the marks around it."""
+    return as_data(text).translate(_MARKS)
 
-    Neither a clip nor another of its group ever stands in the prompt it is judged by, nor words that any clip of the
-    fold says: they would come with another clip's label. Only given labels are read.
 
-    Args:
-        prompt: Whose examples are replaced; it keeps its own for labels without a clip that would do.
-        texts: What each clip says, (n,).
-        given: Index of each clip's given label, (n,); -1 where it has none.
-        labels: The labels, (K,).
-        folds: Fold of each clip, (n,); no group stands in two.
-        seed: Draws the examples.
-    """
-    import numpy as np
-
-    fits = np.array([SHORTEST <= len(text.strip()) <= LONGEST for text in texts])
-    said = [text.strip().casefold() for text in texts]
-    prompts = {}
-    for fold in np.unique(folds):
-        judged = {plain for plain, own in zip(said, folds, strict=True) if own == fold}
-        elsewhere = np.array([plain not in judged for plain in said])
-        rng = np.random.default_rng([seed, int(fold)])
-        examples = {}
-        for index, label in enumerate(labels):
-            candidates = np.flatnonzero(fits & (given == index) & (folds != fold) & elsewhere)
-            if len(candidates):
-                examples[label] = texts[int(rng.choice(candidates))]
-        prompts[int(fold)] = prompt.with_examples(examples)
-    return prompts
+def as_data(text: str) -> str:
+    """The text on one line, with its quotation marks turned into apostrophes and control characters into spaces."""
+    plain = "".join(" " if unicodedata.category(character) in {"Cc", "Cs"} else character for character in text)
+    return " ".join(plain.translate(_QUOTATION_MARKS).split())

@@ -1,92 +1,75 @@
-"""The runner's step and engine that ask a server: many requests at once, each answer durable when it is there."""
+"""What a server is asked: to score labels, and to fill in a form. Each answer is durable before the next is asked for.
+
+A `ServerStep` is shared by the threads of `run.Threads`. An answer that its schema forbids is asked for once more; then
+the model abstains. What has been paid for of a question that is not finished stands in its `cache.Drafts`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import ClipError
 from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.llm.cache import TextScores
-from ecmf_pipeline.llm.client import Budget
+from ecmf_pipeline.llm.budget import Budget, shortened
+from ecmf_pipeline.llm.cache import TRIES, Draft, Drafts, TextScores, Written
 from ecmf_pipeline.llm.config import LlmConfig, ServerConfig
-from ecmf_pipeline.llm.drafts import TRIES, Draft, Drafts
-from ecmf_pipeline.llm.prompt import Message, PictureMessage, Prompt
-from ecmf_pipeline.llm.schema import InvalidAnswer, label_schema, read_label, read_scores, share_scores
-from ecmf_pipeline.llm.step import LocalScorers, ScoringSteps, Utterance
-from ecmf_pipeline.runner import Done, Outcome, Step, StepFactory, Task
-from ecmf_pipeline.runner.run import hurried
-from ecmf_pipeline.runner.spool import Spool
-from ecmf_pipeline.runner.step import perform, unwatched
+from ecmf_pipeline.llm.prompt import Chat, Message, PictureMessage, Prompt, question_key
+from ecmf_pipeline.llm.run import Form, Utterance
+from ecmf_pipeline.llm.schema import InvalidAnswer, Schema
+from ecmf_pipeline.llm.server_protocol import label_schema, read_label, read_scores, share_scores
+from ecmf_pipeline.runner import Item, Outcome, Step
+
+if TYPE_CHECKING:
+    from ecmf_pipeline.llm.server import ChatServer
+
+ItemT = TypeVar("ItemT", bound=Item)
+OpenedT = TypeVar("OpenedT")
+RowT = TypeVar("RowT")
 
 
-@dataclass(frozen=True, slots=True)
-class AskingSteps:
-    """Makes the step that all threads share. The client library is loaded only then.
-
-    Attributes:
-        config: The server, and what may be spent.
-        prompt: What is asked.
-        labels: Labels to choose from, (K,).
-        budget: What may still be sent, where several loops share it; None: one of its own, as ``config`` says.
-        drafts: What has been paid for of texts that are not finished; None: nothing.
-    """
-
-    config: LlmConfig
-    prompt: Prompt
-    labels: tuple[str, ...]
-    budget: Budget | None = None
-    drafts: Drafts | None = None
-
-    def keeping(self, drafts: Drafts) -> AskingSteps:
-        """See `drafts.DraftingSteps`."""
-        return replace(self, drafts=drafts)
-
-    def __call__(self, worker: int) -> AskingStep:  # noqa: ARG002 - there is one for all threads
-        """Open the client."""
-        from ecmf_pipeline.llm.server import ChatServer
-
-        server = ChatServer(self.config.model, self.config.server, self.budget or Budget(self.config.budget))
-        return AskingStep(server, self.config, self.prompt, self.labels, self.drafts)
-
-
-class AskingStep(Step[Utterance, str, TextScores]):
-    """Asks a server which label fits each text; safe to use from several threads.
+def open_server(config: LlmConfig, budget: Budget) -> ChatServer:
+    """The client of the server that params name; its library is loaded only now.
 
     Args:
-        server: Who is asked (a `server.ChatServer`).
-        config: How labels are scored.
-        prompt: What is asked.
-        labels: Labels to choose from, (K,).
-        drafts: What has been paid for of texts that are not finished; None: nothing.
+        config: The server.
+        budget: What may be sent.
+    """
+    from ecmf_pipeline.llm.server import ChatServer
+
+    return ChatServer(config.model, config.server, budget)
+
+
+class ServerStep(Step[ItemT, OpenedT, RowT]):
+    """Asks a server about one item after the other; safe to use from several threads.
+
+    Args:
+        server: Who is asked.
     """
 
-    def __init__(
-        self, server: Any, config: LlmConfig, prompt: Prompt, labels: Sequence[str], drafts: Drafts | None = None
-    ) -> None:
+    def __init__(self, server: ChatServer) -> None:
         self._server = server
-        self._config = config
-        self._prompt = prompt
-        self._labels = labels
-        self._asker = LabelAsker(server, config.server, prompt.words(labels), drafts)
 
-    def open(self, item: Utterance) -> str:
-        """The words."""
-        return item.text
+    @abstractmethod
+    def ask(self, item: ItemT, opened: OpenedT) -> RowT:
+        """The answer about one item.
 
-    def work(self, batch: Sequence[tuple[Utterance, str]]) -> list[Outcome[TextScores]]:
-        """Ask about each text; the clips that say it share the answer."""
-        outcomes: list[Outcome[TextScores]] = []
-        for item, text in batch:
-            result: TextScores | ClipError
+        Raises:
+            ClipError: When the server cannot answer about it.
+        """
+
+    def work(self, batch: Sequence[tuple[ItemT, OpenedT]]) -> list[Outcome[RowT]]:
+        """Ask about each item; the clips that share it share the answer."""
+        outcomes: list[Outcome[RowT]] = []
+        for item, opened in batch:
+            result: RowT | ClipError
             try:
-                result = self._ask(text)
+                result = self.ask(item, opened)
             except ClipError as error:
                 result = error
             outcomes += [Outcome(target, result) for target in item.targets]
@@ -104,58 +87,107 @@ class AskingStep(Step[Utterance, str, TextScores]):
         """Close the client."""
         self._server.close()
 
-    def _ask(self, text: str) -> TextScores:
-        short, cut = shortened(text, self._config.max_tokens)
-        scores, raw = self._asker.scores(sha256_text(text), self._prompt.chat_messages(short, self._labels))
-        return TextScores.abstained(text, raw, cut=cut) if scores is None else TextScores.of(text, scores, cut=cut)
+
+@dataclass(frozen=True, slots=True)
+class AskingSteps:
+    """Makes the `AskingStep` that all threads share.
+
+    Attributes:
+        config: The server.
+        prompt: What is asked.
+        labels: Labels to choose from, (K,).
+        drafts: What has been paid for of texts that are not finished.
+        budget: What may still be sent.
+    """
+
+    config: LlmConfig
+    prompt: Prompt
+    labels: tuple[str, ...]
+    drafts: Drafts
+    budget: Budget
+
+    def __call__(self, worker: int) -> AskingStep:  # noqa: ARG002 - there is one for all threads
+        """Open the client."""
+        return AskingStep(open_server(self.config, self.budget), self)
+
+
+class AskingStep(ServerStep[Utterance, str, TextScores]):
+    """Asks a server which label fits each text.
+
+    Args:
+        server: Who is asked.
+        plan: What is asked.
+    """
+
+    def __init__(self, server: ChatServer, plan: AskingSteps) -> None:
+        super().__init__(server)
+        self._plan = plan
+        self._asker = LabelAsker(server, plan.config.server, plan.prompt.words(plan.labels), plan.drafts)
+
+    def open(self, item: Utterance) -> str:
+        """The words."""
+        return item.text
+
+    def ask(self, item: Utterance, opened: str) -> TextScores:  # noqa: ARG002 - the words are the item
+        """The scores of a text."""
+        plan = self._plan
+        short, cut = shortened(opened, plan.config.max_tokens)
+        return self._asker.scores(sha256_text(opened), plan.prompt.chat_messages(short, plan.labels), cut=cut)
 
 
 class LabelAsker:
     """Has a server score labels: by the log-probabilities of one answer, or by the share of several.
 
     Args:
-        server: Who is asked (a `server.ChatServer`).
+        server: Who is asked.
         config: How.
         words: The words that stand for the labels, (K,).
-        drafts: What has been paid for of questions that are not finished; None: nothing.
+        drafts: What has been paid for of questions that are not finished.
     """
 
-    def __init__(self, server: Any, config: ServerConfig, words: Sequence[str], drafts: Drafts | None = None) -> None:
+    def __init__(self, server: ChatServer, config: ServerConfig, words: Sequence[str], drafts: Drafts) -> None:
         self._server = server
         self._config = config
         self._words = words
-        self._drafts = Drafts(None) if drafts is None else drafts
+        self._drafts = drafts
         self._schema = label_schema(words)
 
-    def scores(
-        self, key: str, messages: Sequence[Message | PictureMessage]
-    ) -> tuple[NDArray[np.float64] | None, list[str]]:
-        """Log-scores of the labels, (K,), None where it abstains, and the answers that were not valid.
+    def scores(self, key: str, messages: Sequence[Message | PictureMessage], *, cut: bool = False) -> TextScores:
+        """Log-scores of the labels, or that the model abstains, with the answers that were not valid.
 
         Args:
             key: Of the question: what has been paid for under it is not asked for again.
             messages: The turns of the chat.
+            cut: Whether they hold the beginning of a text alone.
 
         Raises:
             ClipError: When the server cannot answer about this.
         """
         raw: list[str] = []
-        if self._config.scoring == "logprobs":
-            for attempt in range(TRIES):
-                if draft := self._drafts.get(key, attempt):
-                    raw.append(draft.raw)
-                    continue
-                answer = self._server.ask(messages, self._schema, logprobs=True)
-                try:
-                    return read_scores(answer, self._words), raw
-                except InvalidAnswer as error:
-                    raw.append(self._drafts.keep(key, attempt, Draft(None, f"{error}: {answer.content}")).raw)
-            return None, raw
+        by_samples = self._config.scoring == "samples"
+        found = self._by_samples(key, messages, raw) if by_samples else self._by_log_probs(key, messages, raw)
+        return TextScores.abstained(key, raw, cut=cut) if found is None else TextScores.of(key, found, cut=cut)
+
+    def _by_log_probs(
+        self, key: str, messages: Sequence[Message | PictureMessage], raw: list[str]
+    ) -> NDArray[np.float64] | None:
+        for attempt in range(TRIES):
+            if draft := self._drafts.get(key, attempt):
+                raw.append(draft.raw)
+                continue
+            answer = self._server.ask(messages, self._schema, logprobs=True)
+            try:
+                return read_scores(answer, self._words)
+            except InvalidAnswer as error:
+                raw.append(self._drafts.keep(key, attempt, Draft(None, f"{error}: {answer.content}")).raw)
+        return None
+
+    def _by_samples(
+        self, key: str, messages: Sequence[Message | PictureMessage], raw: list[str]
+    ) -> NDArray[np.float64] | None:
         samples = range(self._config.samples)
         chosen = [label for number in samples for label in self._sample(key, number, messages, raw)]
-        if 2 * len(chosen) <= self._config.samples:
-            return None, raw
-        return share_scores(chosen, len(self._words)), raw
+        return share_scores(chosen, len(self._words)) if 2 * len(chosen) > self._config.samples else None
 
     def _sample(self, key: str, number: int, messages: Sequence[Message | PictureMessage], raw: list[str]) -> list[int]:
         """The label of one sample; none where it is invalid twice."""
@@ -178,74 +210,39 @@ class LabelAsker:
             return Draft(None, f"{error}: {answer.content}")
 
 
-class Threads:
-    """An engine of threads that share one step: right for work that consists of waiting.
+class FormStep(ServerStep[Form, Chat, Written]):
+    """Has a server fill in forms.
 
     Args:
-        count: Items under way at once.
+        server: Who is asked.
+        config: How.
+        schema: The form of the answers.
+        drafts: What has been paid for of questions that are not finished.
     """
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self, server: ChatServer, config: ServerConfig, schema: Schema, drafts: Drafts) -> None:
+        super().__init__(server)
+        self._config = config
+        self._schema = schema
+        self._drafts = drafts
 
-    def run(
-        self, tasks: Iterable[Task[Any]], factory: StepFactory, spools: Mapping[str, Spool[Any]]
-    ) -> Iterator[Done[Any]]:
-        """Work on the tasks; see `runner.Engine`. Where one fails, those under way are finished first.
+    def open(self, item: Form) -> Chat:
+        """The turns."""
+        return item.chat
 
-        So they are on a first Ctrl-C or SIGTERM; a second one leaves at once.
-        """
-        step: Any = factory(0)
-        source = iter(tasks)
-        first: BaseException | None = None
-        with ThreadPoolExecutor(self._count, thread_name_prefix="ask") as pool:
-            pending: set[Future[Done[Any]]] = set()
+    def ask(self, item: Form, opened: Chat) -> Written:  # noqa: ARG002 - the turns are the item
+        """The likeliest answer; where that is invalid, one that is drawn, since the same would come again."""
+        raw: list[str] = []
+        key, config, schema = question_key(opened), self._config, self._schema
+        room = max(config.answer_tokens, schema.most_tokens())
+        for attempt in range(TRIES):
+            if draft := self._drafts.get(key, attempt):
+                raw.append(draft.raw)
+                continue
+            drawn: dict[str, Any] = {"temperature": config.sample_temperature, "seed": config.seed} if attempt else {}
+            answer = self._server.ask(opened, schema.json_schema(), answer_tokens=room, **drawn)
             try:
-                while True:
-                    if first is None:
-                        for task in islice(source, self._count - len(pending)):
-                            pending.add(pool.submit(perform, step, spools, task, unwatched))
-                    if not pending:
-                        break
-                    finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        if error := future.exception():
-                            first = first or error
-                            step.stop()
-                        else:
-                            yield future.result()
-            finally:
-                step.stop()
-                for future in pending:
-                    future.cancel()
-                try:
-                    with hurried(step.abandon):  # what is under way is paid for; yet nobody has to wait for it
-                        pool.shutdown(wait=True)
-                finally:
-                    step.close()
-        if first is not None:
-            raise first
-
-
-def shortened(text: str, tokens: int) -> tuple[str, bool]:
-    """The beginning of a text that takes about so many tokens, and whether anything was cut."""
-    room = 4.0 * tokens
-    for position, character in enumerate(text):
-        room -= 1 if character.isascii() else 4
-        if room < 0:
-            return text[:position], True
-    return text, False
-
-
-def steps_of(config: LlmConfig, prompt: Prompt, labels: Sequence[str], budget: Budget | None = None) -> StepFactory:
-    """The factory of the steps that score labels; it loads neither a model nor a client library.
-
-    Args:
-        config: The model and what it is asked.
-        prompt: The prompt, packaged or with examples of the corpus.
-        labels: Labels to choose from, (K,).
-        budget: What may still be sent to a server; None: as ``config`` says.
-    """
-    if config.backend == "openai":
-        return AskingSteps(config, prompt, tuple(labels), budget)
-    return ScoringSteps(LocalScorers(config, prompt), tuple(labels))
+                return Written(key, schema.read(answer.content), tuple(raw))
+            except InvalidAnswer as error:
+                raw.append(self._drafts.keep(key, attempt, Draft(None, f"{error}: {answer.content}")).raw)
+        return Written(key, None, tuple(raw))

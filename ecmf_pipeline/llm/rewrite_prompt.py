@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -23,8 +23,19 @@ from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.core.files import fingerprint, read_text
+from ecmf_pipeline.llm.config import RewriteConfig
 from ecmf_pipeline.llm.prompt import Message, unmarked
 from ecmf_pipeline.llm.schema import OneOf, Schema, SomeOf, Text
+
+MOST_EMOTIONS = 2
+LONGEST_CUES = 160
+"""Characters of all cues of an answer."""
+CUES = (
+    *("brows_down", "inner_brows_up", "brows_up", "eyes_wide", "eyes_squinting", "cheeks_up", "nose_wrinkled"),
+    *("jaw_open", "smile", "frown", "lips_pressed", "mouth_stretched", "upper_lip_up", "lips_rolled", "pucker"),
+    *("pitch_high", "pitch_low", "pitch_lively", "pitch_flat", "loud", "quiet", "fast", "slow"),
+)
+"""All that a face or a voice can be said to do; a prompt file has words for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,64 +49,6 @@ class Neighbours:
 
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
-
-
-def neighbours_of(clips: Sequence[Clip], count: int, dialogues: str) -> Mapping[str, Neighbours]:
-    """The nearest utterances before and after each clip.
-
-    Clip ids tell the order: MELD's ``train_dia0_utt3`` does; MER's clips are drawn from many films and their numbers
-    mean nothing. Utterances without words are passed over; where the corpus left some out, the next ones count.
-
-    Args:
-        clips: The clips, of any split: only words are read.
-        count: How many on either side, at most.
-        dialogues: Regular expression of clip ids with the groups ``dialogue`` and ``position``; see `RewriteConfig`.
-
-    Returns:
-        By clip id; clips whose id does not fit are left out.
-    """
-    if count == 0:
-        return {}
-    pattern = re.compile(dialogues)
-    lines: dict[str, list[tuple[int, Clip]]] = defaultdict(list)
-    for clip in clips:
-        found = pattern.fullmatch(clip.clip_id)
-        if found and found["position"].isdecimal():
-            lines[found["dialogue"]].append((int(found["position"]), clip))
-    around: dict[str, Neighbours] = {}
-    for line in lines.values():
-        ordered = [clip for _, clip in sorted(line, key=lambda entry: (entry[0], entry[1].clip_id))]
-        for place, clip in enumerate(ordered):
-            before = [other.transcript for other in ordered[:place] if other.transcript.strip()]
-            after = [other.transcript for other in ordered[place + 1 :] if other.transcript.strip()]
-            around[clip.clip_id] = Neighbours(tuple(before[-count:]), tuple(after[:count]))
-    return around
-
-
-MOST_EMOTIONS = 2
-LONGEST_CUES = 160
-"""Characters of all cues of an answer."""
-
-CUES = (
-    *("brows_down", "inner_brows_up", "brows_up", "eyes_wide", "eyes_squinting", "cheeks_up", "nose_wrinkled"),
-    *("jaw_open", "smile", "frown", "lips_pressed", "mouth_stretched", "upper_lip_up", "lips_rolled", "pucker"),
-    *("pitch_high", "pitch_low", "pitch_lively", "pitch_flat", "loud", "quiet", "fast", "slow"),
-)
-"""All that a face or a voice can be said to do; a prompt file has words for each."""
-
-
-class CueAnswer(Config):
-    """What a model answers.
-
-    Attributes:
-        cues: Phrases that show the emotion, as the model copied them, `BETWEEN` them.
-        emotions: The emotions that they show, the stronger first.
-        clarity: Whether they show any.
-    """
-
-    cues: str
-    emotions: tuple[str, ...] = Field(max_length=MOST_EMOTIONS)
-    clarity: Literal["clear", "unclear"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +66,20 @@ class Context:
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     cues: tuple[str, ...] = ()
+
+
+class CueAnswer(Config):
+    """What a model answers.
+
+    Attributes:
+        cues: Phrases that show the emotion, as the model copied them, `BETWEEN` them.
+        emotions: The emotions that they show, the stronger first.
+        clarity: Whether they show any.
+    """
+
+    cues: str
+    emotions: tuple[str, ...] = Field(max_length=MOST_EMOTIONS)
+    clarity: Literal["clear", "unclear"]
 
 
 class Marks(Config):
@@ -224,6 +191,10 @@ class RewritePrompt(Config):
         """Words for some of `CUES`."""
         return tuple(self.cue_words[cue] for cue in cues)
 
+    def cue_text(self, cues: Iterable[str]) -> str:
+        """Some of `CUES` in words, as one text; empty where there are none."""
+        return self.wording.between.join(self.cue_words[cue] for cue in cues)
+
     def told(self, cues: Sequence[str]) -> str:
         """What stands after a text where cues, in words, are told without a model; empty where there are none."""
         return self.wording.shown.format(cues=self.wording.between.join(cues)) if cues else ""
@@ -274,3 +245,56 @@ def load_rewrite_prompt(name: str) -> RewritePrompt:
         raise ParamsError(
             f"rewrite.prompt: {name} is not a prompt for rewriting: {error}", "start from a copy of rewrite_en.yaml"
         ) from error
+
+
+def contexts_of(
+    clips: Sequence[Clip], config: RewriteConfig, cues: Sequence[Mapping[str, Sequence[str]]]
+) -> dict[str, Context]:
+    """What the rewrite may show of each clip with words, by clip id: the words, their neighbours, cues.
+
+    Args:
+        clips: The whole corpus.
+        config: How many neighbours are shown, and by which prompt.
+        cues: Names of cues by clip id, of each branch that is told of.
+    """
+    prompt = load_rewrite_prompt(config.prompt)
+    around = neighbours_of(clips, config.neighbours, config.dialogues)
+    contexts = {}
+    for clip in clips:
+        if clip.transcript.strip():
+            names = [name for table in cues for name in table.get(clip.clip_id, ())]
+            near = around.get(clip.clip_id, Neighbours())
+            contexts[str(clip.clip_id)] = Context(clip.transcript, near.before, near.after, prompt.words_for(names))
+    return contexts
+
+
+def neighbours_of(clips: Sequence[Clip], count: int, dialogues: str) -> Mapping[str, Neighbours]:
+    """The nearest utterances before and after each clip.
+
+    Clip ids tell the order: MELD's ``train_dia0_utt3`` does; MER's clips are drawn from many films and their numbers
+    mean nothing. Utterances without words are passed over; where the corpus left some out, the next ones count.
+
+    Args:
+        clips: The clips, of any split: only words are read.
+        count: How many on either side, at most.
+        dialogues: Regular expression of clip ids with the groups ``dialogue`` and ``position``; see `RewriteConfig`.
+
+    Returns:
+        By clip id; clips whose id does not fit are left out.
+    """
+    if count == 0:
+        return {}
+    pattern = re.compile(dialogues)
+    lines: dict[str, list[tuple[int, Clip]]] = defaultdict(list)
+    for clip in clips:
+        found = pattern.fullmatch(clip.clip_id)
+        if found and found["position"].isdecimal():
+            lines[found["dialogue"]].append((int(found["position"]), clip))
+    around: dict[str, Neighbours] = {}
+    for line in lines.values():
+        ordered = [clip for _, clip in sorted(line, key=lambda entry: (entry[0], entry[1].clip_id))]
+        for place, clip in enumerate(ordered):
+            before = [other.transcript for other in ordered[:place] if other.transcript.strip()]
+            after = [other.transcript for other in ordered[place + 1 :] if other.transcript.strip()]
+            around[clip.clip_id] = Neighbours(tuple(before[-count:]), tuple(after[:count]))
+    return around

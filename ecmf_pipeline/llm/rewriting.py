@@ -9,15 +9,101 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.llm.budget import shortened
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.llm.generation import fill_in
 from ecmf_pipeline.llm.prompt import Prompt, as_data, load_prompt
-from ecmf_pipeline.llm.requests import shortened
 from ecmf_pipeline.llm.rewrite_prompt import Context, RewritePrompt, load_rewrite_prompt
 from ecmf_pipeline.llm.run import ScoreBooks
 from ecmf_pipeline.llm.schema import Value
 from ecmf_pipeline.llm.scoring import label_scores, probabilities
 from ecmf_pipeline.runner import Engine
+
+_BETWEEN = re.compile("[;；]")  # noqa: RUF001 - both scripts
+_ENDS = " .,;:!?\"'()。，；：！？、…（）“”"  # noqa: RUF001 - both scripts
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """The enriched texts, and what they took.
+
+    Attributes:
+        texts: The enriched text of each clip with words; the original alone where the model abstains.
+        unclear: How many of them name no emotion, since the model found none.
+        alone: How many stand alone: the model was to write, and no answer about them was valid, or they are set aside.
+        unquoted: How many cues were left out, since they stand nowhere in what the model was shown.
+        asked: How many questions were answered just now.
+        cached: How many were answered from the cache.
+        cut: How many clips say more than the model was shown.
+        quarantined: How many clips are set aside.
+        invalid: How many clips the model abstains on because its answers were not valid.
+    """
+
+    texts: Mapping[str, str] = field(default_factory=dict)
+    unclear: int = 0
+    alone: int = 0
+    unquoted: int = 0
+    asked: int = 0
+    cached: int = 0
+    cut: int = 0
+    quarantined: int = 0
+    invalid: int = 0
+
+
+def enrich_texts(
+    llm: LlmConfig,
+    rewrite: RewriteConfig,
+    contexts: Mapping[str, Context],
+    labels: Sequence[str],
+    *,
+    books: ScoreBooks,
+    retry_quarantined: bool = False,
+    engine: Engine | None = None,
+) -> Rewritten:
+    """Enrich what clips say, asking only what no cache knows.
+
+    Args:
+        llm: The model.
+        rewrite: How transcripts are enriched.
+        contexts: What there is to show of each clip with words, by clip id.
+        labels: Labels that are scored, (K,).
+        books: Where the stage keeps what it has asked.
+        retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
+        engine: Who runs the workers; None: as ``llm`` says.
+
+    Raises:
+        ModelError: When the model cannot be loaded.
+        TryAgain: As `run.ask_about` does, with what else it raises.
+    """
+    prompt = load_rewrite_prompt(rewrite.prompt)
+    if rewrite.how == "written":
+        return write_rewrites(
+            contexts, config=llm, prompt=prompt, books=books, retry_quarantined=retry_quarantined, engine=engine
+        )
+    scores = label_scores(
+        llm,
+        {clip_id: context.text for clip_id, context in contexts.items()},
+        labels,
+        books=books,
+        retry_quarantined=retry_quarantined,
+        engine=engine,
+    )
+    wording = load_prompt(llm.prompt)
+    texts, unclear = {}, 0
+    probs = probabilities(scores.values, temperature=rewrite.temperature)
+    for (clip_id, context), row in zip(contexts.items(), probs, strict=True):
+        text = enrich(context.text, row, labels, prompt=wording, config=rewrite)
+        unclear += wording.wording.unclear in text
+        texts[clip_id] = text + prompt.told(context.cues)
+    return Rewritten(
+        texts,
+        unclear,
+        asked=scores.asked,
+        cached=scores.cached,
+        cut=scores.truncated,
+        quarantined=scores.quarantined,
+        invalid=scores.invalid,
+    )
 
 
 def enrich(
@@ -59,37 +145,6 @@ def _cue(probs: NDArray[np.float64], adjectives: Sequence[str], prompt: Prompt, 
     return (wording.clear if clear else wording.likely).format(first=adjectives[first])
 
 
-_BETWEEN = re.compile("[;；]")  # noqa: RUF001 - both scripts
-_ENDS = " .,;:!?\"'()。，；：！？、…（）“”"  # noqa: RUF001 - both scripts
-
-
-@dataclass(frozen=True, slots=True)
-class Rewritten:
-    """The enriched texts, and what they took.
-
-    Attributes:
-        texts: The enriched text of each clip with words; the original alone where the model abstains.
-        unclear: How many of them name no emotion, since the model found none.
-        alone: How many stand alone: the model was to write, and no answer about them was valid, or they are set aside.
-        unquoted: How many cues were left out, since they stand nowhere in what the model was shown.
-        asked: How many questions were answered just now.
-        cached: How many were answered from the cache.
-        cut: How many clips say more than the model was shown.
-        quarantined: How many clips are set aside.
-        invalid: How many clips the model abstains on because its answers were not valid.
-    """
-
-    texts: Mapping[str, str] = field(default_factory=dict)
-    unclear: int = 0
-    alone: int = 0
-    unquoted: int = 0
-    asked: int = 0
-    cached: int = 0
-    cut: int = 0
-    quarantined: int = 0
-    invalid: int = 0
-
-
 def write_rewrites(
     contexts: Mapping[str, Context],
     *,
@@ -111,7 +166,7 @@ def write_rewrites(
 
     Raises:
         ModelError: When the model cannot be loaded.
-        TryAgain: As `loop.ask_about` does, with what else it raises.
+        TryAgain: As `run.ask_about` does, with what else it raises.
     """
     shown = {clip_id: shortened_context(context, config.max_tokens) for clip_id, context in contexts.items()}
     forms = fill_in(
@@ -192,59 +247,3 @@ def shortened_context(context: Context, tokens: int) -> Context:
     """The context with each of its texts cut after about so many tokens."""
     before, after = (tuple(shortened(text, tokens)[0] for text in some) for some in (context.before, context.after))
     return replace(context, text=shortened(context.text, tokens)[0], before=before, after=after)
-
-
-def enrich_texts(
-    llm: LlmConfig,
-    rewrite: RewriteConfig,
-    contexts: Mapping[str, Context],
-    labels: Sequence[str],
-    *,
-    books: ScoreBooks,
-    retry_quarantined: bool = False,
-    engine: Engine | None = None,
-) -> Rewritten:
-    """Enrich what clips say, asking only what no cache knows.
-
-    Args:
-        llm: The model.
-        rewrite: How transcripts are enriched.
-        contexts: What there is to show of each clip with words, by clip id.
-        labels: Labels that are scored, (K,).
-        books: Where the stage keeps what it has asked.
-        retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
-        engine: Who runs the workers; None: as ``llm`` says.
-
-    Raises:
-        ModelError: When the model cannot be loaded.
-        TryAgain: As `loop.ask_about` does, with what else it raises.
-    """
-    prompt = load_rewrite_prompt(rewrite.prompt)
-    if rewrite.how == "written":
-        return write_rewrites(
-            contexts, config=llm, prompt=prompt, books=books, retry_quarantined=retry_quarantined, engine=engine
-        )
-    scores = label_scores(
-        llm,
-        {clip_id: context.text for clip_id, context in contexts.items()},
-        labels,
-        books=books,
-        retry_quarantined=retry_quarantined,
-        engine=engine,
-    )
-    wording = load_prompt(llm.prompt)
-    texts, unclear = {}, 0
-    probs = probabilities(scores.values, temperature=rewrite.temperature)
-    for (clip_id, context), row in zip(contexts.items(), probs, strict=True):
-        text = enrich(context.text, row, labels, prompt=wording, config=rewrite)
-        unclear += wording.wording.unclear in text
-        texts[clip_id] = text + prompt.told(context.cues)
-    return Rewritten(
-        texts,
-        unclear,
-        asked=scores.asked,
-        cached=scores.cached,
-        cut=scores.truncated,
-        quarantined=scores.quarantined,
-        invalid=scores.invalid,
-    )

@@ -1,13 +1,19 @@
-"""The long loop of everything that is asked of a language model: only what is not known, each question once."""
+"""The long loop of everything that is asked of a language model: only what is not known, each question once.
+
+`Threads` is the engine for servers: right for work that consists of waiting. Models of this machine take the engines of
+`runner`.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ecmf_pipeline.core.errors import (
     ServerUnavailable,
@@ -15,17 +21,30 @@ from ecmf_pipeline.core.errors import (
     TryAgain,
 )
 from ecmf_pipeline.core.formatting import counted
-from ecmf_pipeline.llm.cache import AnswerCache, AnswerWriter, RowT
+from ecmf_pipeline.llm.cache import DRAFTS_FILE, AnswerCache, AnswerWriter, Drafts, RowT
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.drafts import FILE, DraftingSteps, Drafts
-from ecmf_pipeline.llm.requests import Threads
-from ecmf_pipeline.llm.step import BRANCH
-from ecmf_pipeline.runner import Engine, Item, Run, RunConfig, RunReport, StepFactory
+from ecmf_pipeline.llm.prompt import Message
+from ecmf_pipeline.runner import (
+    Done,
+    Engine,
+    Item,
+    Run,
+    RunConfig,
+    RunReport,
+    StepFactory,
+    Target,
+    Task,
+)
 from ecmf_pipeline.runner.machine import threads_per_worker
 from ecmf_pipeline.runner.quarantine import Quarantine
+from ecmf_pipeline.runner.run import hurried
+from ecmf_pipeline.runner.spool import Spool
+from ecmf_pipeline.runner.step import perform, unwatched
 
 PART_SIZE = 1024
 """Answers that stand in one file."""
+BRANCH = "llm"
+"""The one branch of this loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +75,50 @@ class Question(Item, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Utterance:
+    """One text that the model is to be asked about.
+
+    Attributes:
+        text: The words.
+        targets: The clips that say them.
+    """
+
+    text: str
+    targets: tuple[Target, ...]
+
+    @property
+    def length(self) -> int:
+        """Its characters."""
+        return len(self.text)
+
+    def alone(self) -> Sequence[Utterance]:
+        """Itself: its clips say one and the same."""
+        return [self]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One chat that the model is to answer by filling in a form.
+
+    Attributes:
+        chat: Its turns.
+        targets: The clips that it is about.
+    """
+
+    chat: tuple[Message, ...]
+    targets: tuple[Target, ...]
+
+    @property
+    def length(self) -> int:
+        """Its characters."""
+        return sum(len(turn["content"]) for turn in self.chat)
+
+    def alone(self) -> Sequence[Form]:
+        """Itself: its clips are asked about in the same words."""
+        return [self]
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """What became of the questions.
 
@@ -77,7 +140,7 @@ def ask_about(
     cache: AnswerCache[RowT],
     fingerprint: str,
     books: ScoreBooks,
-    steps: StepFactory,
+    steps: Callable[[Drafts], StepFactory],
     config: LlmConfig,
     retry_quarantined: bool = False,
     engine: Engine | None = None,
@@ -93,7 +156,8 @@ def ask_about(
         cache: Of these settings.
         fingerprint: Of all that changes an answer.
         books: Where the stage keeps what it has asked.
-        steps: Makes the step of each worker; not called when everything is known.
+        steps: The factory of the steps, of what has been paid for of unfinished questions; not called when everything
+            is known.
         config: How the loop runs.
         retry_quarantined: Whether what was set aside is tried again.
         engine: Who runs the workers; None: processes or threads of this machine, as ``config`` says.
@@ -112,7 +176,7 @@ def ask_about(
         report = RunReport(reused={BRANCH: len(keys) - len(missing)})
         if questions := items(_wanted(missing, quarantine)):
             run: Run[Question] = Run(
-                steps.keeping(drafts) if isinstance(steps, DraftingSteps) else steps,
+                steps(drafts),
                 {BRANCH: writer},
                 {BRANCH: quarantine},
                 RunConfig(
@@ -148,8 +212,64 @@ def drafts_of(books: ScoreBooks, fingerprint: str) -> Drafts:
         books: Where the stage keeps what it has asked.
         fingerprint: Of all that changes an answer.
     """
-    own, *others = (each.waiting / fingerprint / FILE for each in (books, *books.earlier))
+    own, *others = (each.waiting / fingerprint / DRAFTS_FILE for each in (books, *books.earlier))
     return Drafts(own, also=others)
+
+
+def nothing_to_ask(books: ScoreBooks) -> None:
+    """Write the empty table of a stage that has nothing to ask: DVC waits for it."""
+    quarantine = Quarantine(books.quarantine, stage=books.stage)
+    quarantine.clear()
+    quarantine.write()
+
+
+class Threads:
+    """An engine of threads that share one step: right for work that consists of waiting.
+
+    Args:
+        count: Items under way at once.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def run(
+        self, tasks: Iterable[Task[Any]], factory: StepFactory, spools: Mapping[str, Spool[Any]]
+    ) -> Iterator[Done[Any]]:
+        """Work on the tasks; see `runner.Engine`. Where one fails, those under way are finished first.
+
+        So they are on a first Ctrl-C or SIGTERM; a second one leaves at once.
+        """
+        step: Any = factory(0)
+        source = iter(tasks)
+        first: BaseException | None = None
+        with ThreadPoolExecutor(self._count, thread_name_prefix="ask") as pool:
+            pending: set[Future[Done[Any]]] = set()
+            try:
+                while True:
+                    if first is None:
+                        for task in islice(source, self._count - len(pending)):
+                            pending.add(pool.submit(perform, step, spools, task, unwatched))
+                    if not pending:
+                        break
+                    finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        if error := future.exception():
+                            first = first or error
+                            step.stop()
+                        else:
+                            yield future.result()
+            finally:
+                step.stop()
+                for future in pending:
+                    future.cancel()
+                try:
+                    with hurried(step.abandon):  # what is under way is paid for; yet nobody has to wait for it
+                        pool.shutdown(wait=True)
+                finally:
+                    step.close()
+        if first is not None:
+            raise first
 
 
 @contextmanager
@@ -179,13 +299,6 @@ def _refuse_without_server(
 
 def _see(books: ScoreBooks, what: str) -> str:
     return f"{books.stage}: {what}.\n  See {books.quarantine}, and run it again once the server is well."
-
-
-def nothing_to_ask(books: ScoreBooks) -> None:
-    """Write the empty table of a stage that has nothing to ask: DVC waits for it."""
-    quarantine = Quarantine(books.quarantine, stage=books.stage)
-    quarantine.clear()
-    quarantine.write()
 
 
 def _set_aside(books: ScoreBooks, fingerprint: str, missing: Mapping[str, str], *, retry: bool) -> Quarantine:

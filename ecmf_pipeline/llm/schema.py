@@ -7,21 +7,14 @@ it, since `local_generation` writes all but the values itself.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-Value = str | float | bool | tuple[str, ...]
-
+Value = str | tuple[str, ...]
 _FENCE = re.compile(r"\s*```(?:json)?\s*(\{.*\})\s*```\s*", re.DOTALL)
 _PLAIN = re.compile(r'[^"\x00-\x1f\x7f]+')
-_MOST_NUMBERS = 201
 _FRAME = 8
 """Tokens of a field's name and the signs around it, about."""
 
@@ -125,65 +118,7 @@ class Text:
         return self.longest
 
 
-@dataclass(frozen=True, slots=True)
-class Number:
-    """A number between two bounds, which are allowed.
-
-    Attributes:
-        low: The lower bound.
-        high: The upper bound.
-        decimals: Digits after the point; what a server sends is rounded to them.
-    """
-
-    low: float
-    high: float
-    decimals: int = 0
-
-    def __post_init__(self) -> None:
-        if not 2 <= len(self.written()) <= _MOST_NUMBERS:
-            raise ValueError(f"{self} allows {len(self.written())} numbers, not 2 to {_MOST_NUMBERS}")
-
-    def written(self) -> list[str]:
-        """All numbers that it allows, as they are written."""
-        scale = 10**self.decimals
-        steps = range(math.ceil(self.low * scale), math.floor(self.high * scale) + 1)
-        return [f"{step / scale:.{self.decimals}f}" for step in steps]
-
-    def json_schema(self) -> dict[str, Any]:
-        """See `Schema.json_schema`."""
-        return {"type": "number" if self.decimals else "integer"}
-
-    def read(self, value: Any) -> float:
-        """See `Schema.read`."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
-            raise InvalidAnswer(f"is no number from {self.low} to {self.high}")
-        return round(float(value), self.decimals)
-
-    def most_tokens(self) -> int:
-        """See `Schema.most_tokens`."""
-        return max(map(len, self.written()))
-
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """Yes or no."""
-
-    def json_schema(self) -> dict[str, Any]:
-        """See `Schema.json_schema`."""
-        return {"type": "boolean"}
-
-    def read(self, value: Any) -> bool:
-        """See `Schema.read`."""
-        if not isinstance(value, bool):
-            raise InvalidAnswer("is neither true nor false")
-        return value
-
-    def most_tokens(self) -> int:
-        """See `Schema.most_tokens`."""
-        return 1
-
-
-Kind = OneOf | SomeOf | Text | Number | Flag
+Kind = OneOf | SomeOf | Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +170,11 @@ class Schema:
         return [[name, type(kind).__name__, json.loads(json.dumps(asdict(kind)))] for name, kind in self.fields]
 
 
+def _check_words(words: Sequence[str]) -> None:
+    if len(set(words)) < max(2, len(words)) or not all(_PLAIN.fullmatch(word) for word in words):
+        raise ValueError(f"{words} are not two or more different words without quotation marks")
+
+
 def read_object(content: str, keys: set[str]) -> Mapping[str, Any]:
     """The JSON object that an answer consists of, in a Markdown fence or not.
 
@@ -263,114 +203,14 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _check_words(words: Sequence[str]) -> None:
-    if len(set(words)) < max(2, len(words)) or not all(_PLAIN.fullmatch(word) for word in words):
-        raise ValueError(f"{words} are not two or more different words without quotation marks")
-
-
-_VALUE = re.compile(r'"label"\s*:\s*"')
-_LEAST = 1e-6
-"""Probability left for the labels that no alternative names, where the others leave less."""
-_MOST = 1e-3
-"""A log-probability is no more than 0, but for rounding."""
-
-
 @dataclass(frozen=True, slots=True)
-class Token:
-    """One token of an answer.
+class Generated:
+    """What a model filled in.
 
     Attributes:
-        text: The token.
-        alternatives: What could have stood there: (text, log-probability).
+        values: The value of each field; None where every answer was invalid: the model abstains.
+        raw: The answers that were not valid, each with the reason before it.
     """
 
-    text: str
-    alternatives: tuple[tuple[str, float], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One answer of a server.
-
-    Attributes:
-        content: What the model wrote.
-        tokens: Its tokens, where the server was asked for log-probabilities and gave them.
-    """
-
-    content: str
-    tokens: tuple[Token, ...] = ()
-
-
-def label_schema(words: Sequence[str]) -> dict[str, Any]:
-    """The schema of an answer that names one of some words."""
-    return Schema.of(label=OneOf(tuple(words))).json_schema()
-
-
-def read_label(content: str, words: Sequence[str]) -> int:
-    """The index of the word that an answer names.
-
-    Raises:
-        InvalidAnswer: When it names none of them.
-    """
-    label = read_object(content, {"label"})["label"]
-    if not isinstance(label, str) or label not in words:
-        raise InvalidAnswer("names no label that was asked for")
-    return list(words).index(label)
-
-
-def read_scores(answer: Answer, words: Sequence[str]) -> NDArray[np.float64]:
-    """Log-probability of each word as the answer's label, (K,), from the alternatives where the label begins.
-
-    The alternatives are tokens: one counts for the words that begin with it. Where it may begin several, the token that
-    was written counts for the word that was written, and any other is shared equally. The words that no alternative
-    names share what the others leave, and never get more than the least of them.
-
-    Raises:
-        InvalidAnswer: When the answer names none of the words, or its tokens do not spell it, or have what can be no
-            log-probability.
-    """
-    chosen = read_label(answer.content, words)
-    found = _VALUE.search(answer.content)
-    spelled = "".join(token.text for token in answer.tokens)
-    if found is None or spelled[: len(answer.content)] != answer.content:
-        raise InvalidAnswer("its tokens do not spell it")
-    start, before = found.end(), 0
-    for token in answer.tokens:
-        if before + len(token.text) > start:
-            break
-        before += len(token.text)
-    else:
-        raise InvalidAnswer("its tokens do not spell it")
-    return _shared_out(token, answer.content[before:start], chosen, words)
-
-
-def _shared_out(token: Token, opening: str, chosen: int, words: Sequence[str]) -> NDArray[np.float64]:
-    import numpy as np  # here and below: `settings`, which runs in every `dvc repro`, needs the schema alone
-
-    probs = np.zeros(len(words))
-    for text, likelihood in dict(token.alternatives).items():
-        if not likelihood <= _MOST:  # written so that NaN is refused too
-            raise InvalidAnswer(f"gives {likelihood} for a log-probability")
-        if not text.startswith(opening) or not math.isfinite(likelihood):
-            continue
-        begun = text[len(opening) :].split('"')[0]
-        fitting = [index for index, word in enumerate(words) if begun and word.startswith(begun)]
-        if text == token.text and chosen in fitting:
-            fitting = [chosen]
-        probs[fitting] += math.exp(likelihood) / max(1, len(fitting))
-    if probs[chosen] <= 0:
-        raise InvalidAnswer("its label is not among its own alternatives")
-    if (unseen := probs <= 0).any():
-        left = max(1.0 - float(probs.sum()), _LEAST) / int(unseen.sum())
-        probs[unseen] = min(left, float(probs[~unseen].min()))
-    scores: NDArray[np.float64] = np.log(probs)
-    return scores
-
-
-def share_scores(chosen: Sequence[int], count: int) -> NDArray[np.float64]:
-    """Log-share of each of ``count`` labels among samples, (K,), each raised by half a sample (Jeffreys)."""
-    import numpy as np
-
-    votes = np.bincount(np.asarray(chosen, np.int64), minlength=count) + 0.5
-    scores: NDArray[np.float64] = np.log(votes / votes.sum())
-    return scores
+    values: Mapping[str, Value] | None
+    raw: tuple[str, ...] = ()

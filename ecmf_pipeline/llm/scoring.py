@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.core.errors import ClipError, FeaturesNotFinite, ModelError, as_out_of_memory
 from ecmf_pipeline.core.files import fingerprint, sha256_text
-from ecmf_pipeline.llm.cache import ScoreCache
-from ecmf_pipeline.llm.client import Budget
+from ecmf_pipeline.llm.budget import Budget
+from ecmf_pipeline.llm.cache import AnswerCache, Drafts, ScoreCache, TextScores
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt
-from ecmf_pipeline.llm.requests import steps_of
-from ecmf_pipeline.llm.run import ScoreBooks, ask_about, nothing_to_ask
-from ecmf_pipeline.llm.step import BRANCH, Utterance
-from ecmf_pipeline.runner import Engine, StepFactory, Target
+from ecmf_pipeline.llm.requests import AskingSteps
+from ecmf_pipeline.llm.run import BRANCH, Asked, ScoreBooks, Utterance, ask_about, nothing_to_ask
+from ecmf_pipeline.runner import Engine, Outcome, Step, StepFactory, Target
+
+if TYPE_CHECKING:
+    from ecmf_pipeline.llm.local_scoring import TransformersScorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,156 +46,6 @@ class Scored:
     quarantined: int
     damaged: int
     invalid: int = 0
-
-
-def scored(
-    utterances: Mapping[str, str],
-    labels: Sequence[str],
-    *,
-    fingerprint: str,
-    books: ScoreBooks,
-    steps: StepFactory,
-    config: LlmConfig,
-    retry_quarantined: bool = False,
-    engine: Engine | None = None,
-) -> Scored:
-    """Score each utterance, asking the model only what is not known.
-
-    Equal texts are asked once. Each finished batch is durable at once, so a run that is cut short asks only the rest
-    when it is repeated.
-
-    Args:
-        utterances: What each clip says, by clip id, (n,); blank ones are not asked.
-        labels: Labels to choose from, (K,).
-        fingerprint: Of all that changes a score.
-        books: Where the stage keeps what it has asked.
-        steps: Makes the step of each worker; not called when everything is known.
-        config: How the loop runs.
-        retry_quarantined: Whether texts that were set aside are tried again.
-        engine: Who runs the workers; None: processes of this machine, as ``config`` says.
-
-    Raises:
-        StoreBusy: When another run asks for the same stage.
-        TryAgain: When a server failed each time it was asked about some texts.
-        BudgetSpent: When more would have to be asked than the budget allows.
-        TooManyQuarantined: When too many texts make the model fail; what was scored is kept.
-        Interrupted: On Ctrl-C or SIGTERM; what was complete is kept.
-    """
-    keys = {clip_id: sha256_text(text) for clip_id, text in utterances.items() if text.strip()}
-    cache = ScoreCache(books.cache, fingerprint, also=[other.cache for other in books.earlier])
-    found = ask_about(
-        keys,
-        lambda wanted: _utterances(utterances, wanted),
-        cache=cache,
-        fingerprint=fingerprint,
-        books=books,
-        steps=steps,
-        config=config,
-        retry_quarantined=retry_quarantined,
-        engine=engine,
-    )
-    values = np.full((len(utterances), len(labels)), np.nan)
-    for row, clip_id in enumerate(utterances):
-        if clip_id in keys and keys[clip_id] in cache:
-            values[row] = cache[keys[clip_id]].scores or np.nan
-    return Scored(
-        values,
-        asked=len(found.asked),
-        cached=found.cached,
-        empty=len(utterances) - len(keys),
-        truncated=sum(cache[key].cut for key in found.asked),
-        quarantined=found.quarantined,
-        damaged=cache.dropped,
-        invalid=sum(not cache[key].scores for key in keys.values() if key in cache),
-    )
-
-
-def _utterances(utterances: Mapping[str, str], wanted: Mapping[str, Sequence[str]]) -> list[Utterance]:
-    return [
-        Utterance(utterances[clip_ids[0]], tuple(Target(clip_id, BRANCH, key) for clip_id in clip_ids))
-        for key, clip_ids in wanted.items()
-    ]
-
-
-def without_words(clips: int, labels: int, books: ScoreBooks) -> Scored:
-    """The scores of a corpus in which nobody speaks: no model is needed, and nothing is set aside.
-
-    Args:
-        clips: How many clips there are, n.
-        labels: How many labels, K.
-        books: Where the stage keeps what it has asked.
-    """
-    nothing_to_ask(books)
-    return Scored(np.full((clips, labels), np.nan), 0, 0, clips, 0, 0, 0)
-
-
-def probabilities(
-    scores: NDArray[np.float64], *, temperature: float | NDArray[np.float64] = 1.0
-) -> NDArray[np.float64]:
-    """Softmax over the labels, (n, K); rows of NaN stay NaN.
-
-    Args:
-        scores: Log-scores, (n, K).
-        temperature: Divides the scores first: above 1 flattens, below 1 sharpens. One for all, or one for each, (n, 1).
-    """
-    scaled = scores / temperature
-    scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    normalised: NDArray[np.float64] = scaled / scaled.sum(axis=1, keepdims=True)
-    return normalised
-
-
-def votes_from_scores(
-    scores: NDArray[np.float64], *, margin: float, temperature: float | NDArray[np.float64] = 1.0
-) -> NDArray[np.float64]:
-    """The LLM's votes as probabilities, (n, K), with rows of NaN where it abstains.
-
-    It abstains where there are no words (a NaN row of scores) and where the first label leads the second by less than
-    ``margin`` in probability.
-
-    Args:
-        scores: Calibrated log-scores, (n, K), K >= 2.
-        margin: The least lead.
-        temperature: Divides the scores before they become probabilities.
-    """
-    votes = probabilities(scores, temperature=temperature)
-    ordered = np.sort(votes, axis=1)
-    lead = ordered[:, -1] - ordered[:, -2]
-    votes[~(lead >= margin)] = np.nan  # written so that a NaN lead abstains too
-    return votes
-
-
-CALIBRATION = "/calibration/"
-"""Begins the names of the calibration texts; no clip id holds a slash."""
-
-
-def calibration_of_server(config: LlmConfig, prompt: Prompt) -> list[str]:
-    """The texts that a server is asked besides those of the clips; none for a local model, which sees to it itself."""
-    if config.backend != "openai":
-        return []
-    return [text for text in prompt.calibration_texts(config.calibration) if text.strip()]
-
-
-def calibrated(found: Scored, texts: int) -> Scored:
-    """The scores of the clips less the mean of those of the calibration texts.
-
-    Args:
-        found: Scores, (n + texts, K), those of the calibration texts last.
-        texts: How many those are; with none, the scores stay as they are.
-
-    Raises:
-        ModelError: When the model gave no valid answer on any calibration text.
-    """
-    if not texts:
-        return found
-    values, baseline = found.values[:-texts], found.values[-texts:]
-    answered = np.isfinite(baseline).all(axis=1)
-    if not answered.any():
-        raise ModelError(
-            f"the model gave no valid answer on any of the {texts} calibration texts",
-            "see `ecmf-pipe llm export` for what it said; take a model that keeps to a schema, or set "
-            "llm.calibration: none",
-        )
-    return replace(found, values=values - baseline[answered].mean(axis=0))
 
 
 def label_scores(
@@ -223,8 +76,11 @@ def label_scores(
 
     Raises:
         ModelError: When the model cannot be loaded, or gave no valid answer on any calibration text.
-        TryAgain: As `scored` does, with what else it raises.
+        TryAgain: As `run.ask_about` does, with what else it raises.
     """
+    if not any(text.strip() for text in texts.values()):  # nobody speaks: no model is needed
+        nothing_to_ask(books)
+        return Scored(np.full((len(texts), len(labels)), np.nan), 0, 0, len(texts), 0, 0, 0)
     asked = prompt or load_prompt(config.prompt)
     calibration = calibration_of_server(config, asked)
     found = scored(
@@ -238,3 +94,209 @@ def label_scores(
         engine=engine,
     )
     return calibrated(found, len(calibration))
+
+
+def calibration_of_server(config: LlmConfig, prompt: Prompt) -> list[str]:
+    """The texts that a server is asked besides those of the clips; none for a local model, which sees to it itself."""
+    if config.backend != "openai":
+        return []
+    return [text for text in prompt.calibration_texts(config.calibration) if text.strip()]
+
+
+CALIBRATION = "/calibration/"
+"""Begins the names of the calibration texts; no clip id holds a slash."""
+
+
+def calibrated(found: Scored, texts: int) -> Scored:
+    """The scores of the clips less the mean of those of the calibration texts.
+
+    Args:
+        found: Scores, (n + texts, K), those of the calibration texts last.
+        texts: How many those are; with none, the scores stay as they are.
+
+    Raises:
+        ModelError: When the model gave no valid answer on any calibration text.
+    """
+    if not texts:
+        return found
+    values, baseline = found.values[:-texts], found.values[-texts:]
+    answered = np.isfinite(baseline).all(axis=1)
+    if not answered.any():
+        raise ModelError(
+            f"the model gave no valid answer on any of the {texts} calibration texts",
+            "see `ecmf-pipe llm export` for what it said; take a model that keeps to a schema, or set "
+            "llm.calibration: none",
+        )
+    return replace(found, values=values - baseline[answered].mean(axis=0))
+
+
+def scored(
+    utterances: Mapping[str, str],
+    labels: Sequence[str],
+    *,
+    fingerprint: str,
+    books: ScoreBooks,
+    steps: Callable[[Drafts], StepFactory],
+    config: LlmConfig,
+    retry_quarantined: bool = False,
+    engine: Engine | None = None,
+) -> Scored:
+    """Score each utterance, asking the model only what is not known.
+
+    Equal texts are asked once. Each finished batch is durable at once, so a run that is cut short asks only the rest
+    when it is repeated.
+
+    Args:
+        utterances: What each clip says, by clip id, (n,); blank ones are not asked.
+        labels: Labels to choose from, (K,).
+        fingerprint: Of all that changes a score.
+        books: Where the stage keeps what it has asked.
+        steps: See `steps_of`; not called when everything is known.
+        config: How the loop runs.
+        retry_quarantined: Whether texts that were set aside are tried again.
+        engine: Who runs the workers; None: processes of this machine, as ``config`` says.
+
+    Raises:
+        StoreBusy: When another run asks for the same stage.
+        TryAgain: When a server failed each time it was asked about some texts.
+        BudgetSpent: When more would have to be asked than the budget allows.
+        TooManyQuarantined: When too many texts make the model fail; what was scored is kept.
+        Interrupted: On Ctrl-C or SIGTERM; what was complete is kept.
+    """
+    keys = {clip_id: sha256_text(text) for clip_id, text in utterances.items() if text.strip()}
+    cache = ScoreCache(books.cache, fingerprint, also=[other.cache for other in books.earlier])
+    found = ask_about(
+        keys,
+        lambda wanted: _utterances(utterances, wanted),
+        cache=cache,
+        fingerprint=fingerprint,
+        books=books,
+        steps=steps,
+        config=config,
+        retry_quarantined=retry_quarantined,
+        engine=engine,
+    )
+    return scores_kept(cache, list(utterances), keys, labels, found)
+
+
+def scores_kept(
+    cache: AnswerCache[TextScores],
+    clip_ids: Sequence[str],
+    keys: Mapping[str, str],
+    labels: Sequence[str],
+    found: Asked,
+) -> Scored:
+    """The scores that a cache holds of clips, and what a run did for them.
+
+    Args:
+        cache: The answers.
+        clip_ids: The clips, (n,).
+        keys: Key of what is asked about each clip; clips that are not asked about have none.
+        labels: The labels, (K,).
+        found: What became of the questions.
+    """
+    values = np.full((len(clip_ids), len(labels)), np.nan)
+    for row, clip_id in enumerate(clip_ids):
+        if clip_id in keys and keys[clip_id] in cache:
+            values[row] = cache[keys[clip_id]].scores or np.nan
+    return Scored(
+        values,
+        asked=len(found.asked),
+        cached=found.cached,
+        empty=len(clip_ids) - len(keys),
+        truncated=sum(cache[key].cut for key in found.asked),
+        quarantined=found.quarantined,
+        damaged=cache.dropped,
+        invalid=sum(not cache[key].scores for key in keys.values() if key in cache),
+    )
+
+
+def _utterances(utterances: Mapping[str, str], wanted: Mapping[str, Sequence[str]]) -> list[Utterance]:
+    return [
+        Utterance(utterances[clip_ids[0]], tuple(Target(clip_id, BRANCH, key) for clip_id in clip_ids))
+        for key, clip_ids in wanted.items()
+    ]
+
+
+def steps_of(
+    config: LlmConfig, prompt: Prompt, labels: Sequence[str], budget: Budget | None = None
+) -> Callable[[Drafts], StepFactory]:
+    """What makes the factory of the steps that score labels; it loads neither a model nor a client library.
+
+    Args:
+        config: The model and what it is asked.
+        prompt: The prompt, packaged or with examples of the corpus.
+        labels: Labels to choose from, (K,).
+        budget: What may still be sent to a server; None: as ``config`` says.
+    """
+    if config.backend == "openai":
+        return lambda drafts: AskingSteps(config, prompt, tuple(labels), drafts, budget or Budget(config.budget))
+    return lambda _: ScoringSteps(config, prompt, tuple(labels))
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringSteps:
+    """Makes the step of each worker, in that worker: the process that only hands out the work never loads torch.
+
+    Attributes:
+        config: Model and batch size.
+        prompt: What is asked.
+        labels: Labels to choose from, (K,).
+    """
+
+    config: LlmConfig
+    prompt: Prompt
+    labels: tuple[str, ...]
+
+    def __call__(self, worker: int) -> ScoringStep:
+        """Load the model."""
+        from ecmf_pipeline.llm.local_scoring import TransformersScorer
+
+        return ScoringStep(TransformersScorer(self.config, worker, self.prompt), self.labels)
+
+
+class ScoringStep(Step[Utterance, str, TextScores]):
+    """Scores the labels for texts.
+
+    Args:
+        scorer: The model.
+        labels: Labels to choose from, (K,).
+    """
+
+    def __init__(self, scorer: TransformersScorer, labels: Sequence[str]) -> None:
+        self._scorer = scorer
+        self._labels = labels
+        scorer.score([], labels)  # loads and calibrates now: the time that it takes is no text's fault
+
+    def open(self, item: Utterance) -> str:
+        """The words."""
+        return item.text
+
+    def work(self, batch: Sequence[tuple[Utterance, str]]) -> list[Outcome[TextScores]]:
+        """Score a batch; the clips that say a text share its row."""
+        with as_out_of_memory():
+            scores = self._scorer.score([text for _, text in batch], self._labels)  # (B, K)
+        outcomes: list[Outcome[TextScores]] = []
+        for (item, text), row in zip(batch, scores, strict=True):
+            result: TextScores | ClipError
+            if np.isfinite(row).all():
+                result = TextScores.of(sha256_text(text), row, cut=text in self._scorer.cut)
+            else:
+                result = FeaturesNotFinite("the model's scores of what is said are not finite")
+            outcomes += [Outcome(target, result) for target in item.targets]
+        return outcomes
+
+
+def probabilities(
+    scores: NDArray[np.float64], *, temperature: float | NDArray[np.float64] = 1.0
+) -> NDArray[np.float64]:
+    """Softmax over the labels, (n, K); rows of NaN stay NaN.
+
+    Args:
+        scores: Log-scores, (n, K).
+        temperature: Divides the scores first: above 1 flattens, below 1 sharpens. One for all, or one for each, (n, 1).
+    """
+    scaled = scores / temperature
+    scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    normalised: NDArray[np.float64] = scaled / scaled.sum(axis=1, keepdims=True)
+    return normalised

@@ -1,19 +1,18 @@
 """One chat with an OpenAI-compatible server, through OpenAI's own client library.
 
-The library speaks the protocol; tries, waits and budgets are counted here, so that every request that leaves is one
-that the budget knows of. Whatever a server sends back is cleared of the key before anything else sees it.
+The library speaks the protocol, on an event loop in a thread of its own, where a request can be cancelled as a whole;
+tries, waits and budgets are counted here, so that every request that leaves is one that the budget knows of. Whatever a
+server sends back is cleared of the key before anything else sees it.
 """
 
 from __future__ import annotations
 
-import math
+import asyncio
 import os
 import random
-import re
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from email.utils import parsedate_to_datetime
+from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError
 from typing import Any
 
 import openai
@@ -22,85 +21,10 @@ from openai.types.chat.chat_completion import Choice
 from pydantic import ValidationError
 
 from ecmf_pipeline.core.errors import ModelError, RequestRefused, ServerUnavailable, TryAgain
-from ecmf_pipeline.llm.client import Budget
+from ecmf_pipeline.llm.budget import Budget, about_tokens
 from ecmf_pipeline.llm.config import ServerConfig
 from ecmf_pipeline.llm.prompt import Message, PictureMessage
-from ecmf_pipeline.llm.schema import Answer, Token
-from ecmf_pipeline.llm.server_protocol import Abandoned, Calls, Dialect, Late
-
-INSTEAD = "***"
-"""What stands where the key stood."""
-
-_KEY = re.compile(r"[!-~]+")
-"""Printable ASCII without blanks: what a header can hold."""
-
-
-class ServerKey:
-    """The key of one server.
-
-    Attributes:
-        text: The key; empty for a server that wants none.
-    """
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self._spelled = re.compile("".join(map(_spellings, text))) if text else None
-
-    @classmethod
-    def of(cls, config: ServerConfig) -> ServerKey:
-        """The key that the environment holds.
-
-        Raises:
-            ModelError: When the variable is not set, or what it holds can be no key; it is not repeated.
-        """
-        if config.key_env is None:
-            return cls("")
-        if not (text := os.environ.get(config.key_env, "").strip()):
-            raise ModelError(
-                f"the environment variable {config.key_env} is not set",
-                "put the server's key into it, or set llm.server.key_env: null where the server wants none",
-            )
-        if not _KEY.fullmatch(text):
-            raise ModelError(
-                f"the environment variable {config.key_env} holds no key: there are blanks, line breaks or signs "
-                "beyond ASCII in it",
-                "copy the key into it again, the key alone",
-            )
-        return cls(text)
-
-    def cleared(self, text: str) -> str:
-        """The text without the key, however JSON may spell it: what is decoded later does not hold it either."""
-        return self._spelled.sub(INSTEAD, text) if self._spelled else text
-
-
-def _spellings(sign: str) -> str:
-    r"""Matches a sign as it is, escaped, or by its number (\\u0073), also in JSON within JSON."""
-    return rf"(?:\\*{re.escape(sign)}|\\+u00(?i:{ord(sign):02x}))"
-
-
-_TURN = 4
-"""Tokens that frame a turn."""
-
-_PICTURE = 800
-"""Tokens of a picture of up to 512 pixels a side: models and servers differ, this is on the high side."""
-
-
-def about_tokens(messages: Sequence[Message | PictureMessage]) -> int:
-    """An estimate on the high side: four ASCII characters a token, one of any other script."""
-    return sum(_TURN + _about_content(message["content"]) for message in messages)
-
-
-def _about_content(content: str | list[dict[str, Any]]) -> int:
-    if isinstance(content, str):
-        return about(content)
-    return sum(about(part["text"]) if part["type"] == "text" else _PICTURE for part in content)
-
-
-def about(text: str) -> int:
-    """The same of a text."""
-    plain = sum(character.isascii() for character in text)
-    return math.ceil(plain / 4) + len(text) - plain
-
+from ecmf_pipeline.llm.server_protocol import Answer, Dialect, ServerKey, Token, response_format, retry_after
 
 _NOT_NOW = {408, 409, 425, 429}
 _ABOUT_THIS_TEXT = {400, 413, 422}
@@ -152,13 +76,16 @@ class ChatServer:
         self._answered = False
         self._gives_logprobs = False
         self._dialect = Dialect()
-        self._calls = Calls()
         self._lock = threading.Lock()
         self._failed = 0  # questions in a row that it failed on, with no answer to any other in between
         self._key = ServerKey.of(config)
-        self._client = openai.OpenAI(
+        self._client = openai.AsyncOpenAI(
             base_url=config.base_url, api_key=self._key.text or "none", max_retries=0, timeout=config.timeout
         )
+        self._abandoned = False
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="requests", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """Send nothing any more; requests under way are heard to the end, which their timeout sets."""
@@ -167,15 +94,15 @@ class ChatServer:
     def abandon(self) -> None:
         """Send nothing any more, and hear none of the requests under way."""
         self._stopped.set()
-        self._calls.abandon()
+        self._abandoned = True
+        self._loop.call_soon_threadsafe(self._cancel_all)
 
     def close(self) -> None:
-        """Let go of the connections; those that somebody still reads from go with the process.
-
-        A descriptor closed under a reader may be another connection's by the time it reads on.
-        """
-        if not self._calls.running:
-            self._client.close()
+        """Close the connections."""
+        asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     def ask(
         self,
@@ -209,7 +136,7 @@ class ChatServer:
         options: dict[str, Any] = {"temperature": temperature, "max_tokens": room}
         options |= {"seed": seed} if seed is not None else {}
         options |= {"logprobs": True, "top_logprobs": 20} if logprobs else {}
-        options |= _response_format(self.config, schema)
+        options |= response_format(self.config, schema)
         reserved = about_tokens(messages) + room
         fault = _Fault("was not asked")
         for attempt in range(self.config.max_retries + 1):
@@ -292,9 +219,14 @@ class ChatServer:
         return Answer(content)
 
     def _completion(self, messages: Sequence[Message | PictureMessage], sent: dict[str, Any]) -> ChatCompletion | None:
-        create: Any = self._client.chat.completions.with_raw_response.create
+        if self._stopped.is_set():  # it may have had to wait for its share of the budget
+            raise Stopped
         try:
-            raw = self._heard(lambda: create(model=self.model, messages=list(messages), **sent))
+            content = asyncio.run_coroutine_threadsafe(self._sent(messages, sent), self._loop).result()
+        except CancelledError:
+            raise Stopped from None
+        except TimeoutError:
+            raise _Fault(f"no whole answer in {self.config.timeout:g} seconds") from None
         except openai.APIStatusError as error:
             if self._dialect.learn(error.status_code, str(error.message), sent):
                 return None
@@ -302,10 +234,10 @@ class ChatServer:
         except openai.APIConnectionError as error:
             # A connection that was never made: refused, no such host. By name: openai brings one httpx or another.
             unreachable = type(error.__cause__).__name__ == "ConnectError"
-            what = str(error.__cause__) if unreachable else type(error).__name__
+            what = _root_cause(error) if unreachable else type(error).__name__
             raise _Fault(self._key.cleared(what), unreachable=unreachable) from None
         try:
-            completion = ChatCompletion.model_validate_json(raw.http_response.content)
+            completion = ChatCompletion.model_validate_json(content)
         except ValidationError:
             raise _Fault("what it sent is no answer") from None
         if not completion.choices:
@@ -313,22 +245,30 @@ class ChatServer:
         self._answered = True
         return completion
 
-    def _heard(self, request: Callable[[], Any]) -> Any:
-        """What a request brings, if it does so in time: a client's own timeout begins anew with every byte."""
-        if self._stopped.is_set():  # it may have had to wait for its share of the budget
-            raise Stopped
-        try:
-            return self._calls.within(self.config.timeout, request)
-        except Late:
-            raise _Fault(f"no whole answer in {self.config.timeout:g} seconds") from None
-        except Abandoned:
-            raise Stopped from None
+    async def _sent(self, messages: Sequence[Message | PictureMessage], sent: dict[str, Any]) -> bytes:
+        """The body of an answer, if it comes in time: a client's own timeout begins anew with every byte.
+
+        Raises:
+            TimeoutError: When it does not.
+            CancelledError: When nobody waits for it any more.
+        """
+        if self._abandoned:
+            raise CancelledError
+        create: Any = self._client.chat.completions.with_raw_response.create
+        async with asyncio.timeout(self.config.timeout):
+            raw = await create(model=self.model, messages=list(messages), **sent)
+        body: bytes = raw.http_response.content
+        return body
+
+    def _cancel_all(self) -> None:
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
 
     def _refusal(self, error: openai.APIStatusError) -> Exception:
         said = self._key.cleared(" ".join(str(error.message).split()))[:300]
         what = f"HTTP {error.status_code}: {said}"
         if error.code != "insufficient_quota" and (error.status_code in _NOT_NOW or error.status_code >= 500):
-            return _Fault(f"HTTP {error.status_code}", _retry_after(error.response.headers))
+            return _Fault(f"HTTP {error.status_code}", retry_after(error.response.headers))
         if error.status_code in _ABOUT_THIS_TEXT and self._answered:
             return RequestRefused(what)
         return ModelError(
@@ -351,23 +291,8 @@ class ChatServer:
         return min(longest * (0.5 + 0.5 * jitter), self.config.longest_wait)
 
 
-def _response_format(config: ServerConfig, schema: Mapping[str, Any]) -> dict[str, Any]:
-    if config.structured == "none":
-        return {}
-    if config.structured == "json_object":
-        return {"response_format": {"type": "json_object"}}
-    named = {"name": "answer", "strict": True, "schema": dict(schema)}
-    return {"response_format": {"type": "json_schema", "json_schema": named}}
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds, of a header that holds seconds or a date (RFC 9110, 10.2.3); None where it holds neither."""
-    told = headers.get("retry-after", "")
-    try:
-        seconds = float(told)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(told).timestamp() - time.time()
-        except (ValueError, OverflowError, TypeError, OSError):  # no date, or one beyond the calendar
-            return None
-    return max(0.0, seconds) if seconds < float("inf") else None
+def _root_cause(error: BaseException) -> str:
+    """The operating system's reason why a connection was not made: the libraries above it say no more than that."""
+    while within := error.exceptions[0] if isinstance(error, ExceptionGroup) else error.__cause__ or error.__context__:
+        error = within
+    return os.strerror(error.errno) if isinstance(error, ConnectionError) and error.errno else str(error)

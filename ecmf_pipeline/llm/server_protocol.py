@@ -1,99 +1,82 @@
-"""Calls that block for as long as somebody else likes, waited for no longer than they may take."""
+"""What an OpenAI-compatible server is sent and what it sends back, but for the request itself.
+
+Servers differ in their key, in the options that they take, and in when they may be asked again. An answer names a
+label, or gives log-probabilities that score all of them.
+"""
 
 from __future__ import annotations
 
+import math
+import os
 import re
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, InvalidStateError
-from contextlib import suppress
-from typing import Any, TypeVar
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.core.progress import warn
-from ecmf_pipeline.llm.client import Chat, Generated, question_key
 from ecmf_pipeline.llm.config import ServerConfig
-from ecmf_pipeline.llm.drafts import TRIES, Draft, Drafts
-from ecmf_pipeline.llm.schema import InvalidAnswer, Schema
+from ecmf_pipeline.llm.schema import InvalidAnswer, OneOf, Schema, read_object
 
-ResultT = TypeVar("ResultT")
-
-
-class Late(Exception):
-    """A call has not returned in time; nobody waits for it any more."""
-
-
-class Abandoned(Exception):
-    """Nobody waits for any call any more."""
-
-
-class Calls:
-    """Waits for calls, each in a thread of its own that ends with the process at the latest; safe to share by threads.
-
-    A client's timeout counts from one piece of an answer to the next, so that a server that sends a byte now and then
-    keeps a thread for ever. A thread cannot be stopped, but it can be left alone.
-
-    Attributes:
-        running: Calls that have not returned, whether anybody waits for them or not.
-    """
-
-    def __init__(self) -> None:
-        self.running = 0
-        self._lock = threading.Lock()
-        self._waited_for: set[Future[Any]] = set()
-        self._abandoned = False
-
-    def within(self, seconds: float, call: Callable[[], ResultT]) -> ResultT:
-        """What a call returns or raises.
-
-        Args:
-            seconds: How long is waited for it.
-            call: The call.
-
-        Raises:
-            Late: When it takes longer.
-            Abandoned: When `abandon` was called before it returned.
-        """
-        future: Future[ResultT] = Future()
-        with self._lock:
-            if self._abandoned:
-                raise Abandoned
-            self._waited_for.add(future)
-            self.running += 1
-        threading.Thread(target=self._make, args=(future, call), name="request", daemon=True).start()
-        try:
-            return future.result(seconds)
-        except CancelledError:
-            raise Abandoned from None
-        except TimeoutError:  # or the call's own, which is raised again
-            if future.cancel():
-                raise Late from None
-            return future.result()
-        finally:
-            with self._lock:
-                self._waited_for.discard(future)
-
-    def abandon(self) -> None:
-        """Wait for no call any more, neither those under way nor any other."""
-        with self._lock:
-            self._abandoned = True
-            waited_for = set(self._waited_for)
-        for future in waited_for:
-            future.cancel()
-
-    def _make(self, future: Future[Any], call: Callable[[], Any]) -> None:
-        result, raised = None, None
-        try:
-            result = call()
-        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
-            raised = error
-        with self._lock:
-            self.running -= 1
-        with suppress(InvalidStateError):  # nobody waits
-            future.set_result(result) if raised is None else future.set_exception(raised)
-
-
+INSTEAD = "***"
+"""What stands where the key stood."""
+_KEY = re.compile(r"[!-~]+")
+"""Printable ASCII without blanks: what a header can hold."""
 _REFUSING = {400, 422}
 _NOT_HERE = re.compile(r"unsupported|not supported|does not support|only the default", re.IGNORECASE)
+_VALUE = re.compile(r'"label"\s*:\s*"')
+_LEAST = 1e-6
+"""Probability left for the labels that no alternative names, where the others leave less."""
+_MOST = 1e-3
+"""A log-probability is no more than 0, but for rounding."""
+
+
+class ServerKey:
+    """The key of one server.
+
+    Attributes:
+        text: The key; empty for a server that wants none.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._spelled = re.compile("".join(map(_spellings, text))) if text else None
+
+    @classmethod
+    def of(cls, config: ServerConfig) -> ServerKey:
+        """The key that the environment holds.
+
+        Raises:
+            ModelError: When the variable is not set, or what it holds can be no key; it is not repeated.
+        """
+        if config.key_env is None:
+            return cls("")
+        if not (text := os.environ.get(config.key_env, "").strip()):
+            raise ModelError(
+                f"the environment variable {config.key_env} is not set",
+                "put the server's key into it, or set llm.server.key_env: null where the server wants none",
+            )
+        if not _KEY.fullmatch(text):
+            raise ModelError(
+                f"the environment variable {config.key_env} holds no key: there are blanks, line breaks or signs "
+                "beyond ASCII in it",
+                "copy the key into it again, the key alone",
+            )
+        return cls(text)
+
+    def cleared(self, text: str) -> str:
+        """The text without the key, however JSON may spell it: what is decoded later does not hold it either."""
+        return self._spelled.sub(INSTEAD, text) if self._spelled else text
+
+
+def _spellings(sign: str) -> str:
+    r"""Matches a sign as it is, escaped, or by its number (\\u0073), also in JSON within JSON."""
+    return rf"(?:\\*{re.escape(sign)}|\\+u00(?i:{ord(sign):02x}))"
 
 
 class Dialect:
@@ -140,57 +123,121 @@ class Dialect:
         return False
 
 
-class ServerGenerator:
-    """A `client.Generator`; safe to use from several threads.
+def response_format(config: ServerConfig, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that bind an answer to its schema, as far as the server does that."""
+    if config.structured == "none":
+        return {}
+    if config.structured == "json_object":
+        return {"response_format": {"type": "json_object"}}
+    named = {"name": "answer", "strict": True, "schema": dict(schema)}
+    return {"response_format": {"type": "json_schema", "json_schema": named}}
 
-    Args:
-        server: Who is asked (a `server.ChatServer`).
-        config: How.
-        drafts: What has been paid for of questions that are not finished; None: nothing.
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds, of a header that holds seconds or a date (RFC 9110, 10.2.3); None where it holds neither."""
+    told = headers.get("retry-after", "")
+    try:
+        seconds = float(told)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(told).timestamp() - time.time()
+        except (ValueError, OverflowError, TypeError, OSError):  # no date, or one beyond the calendar
+            return None
+    return max(0.0, seconds) if seconds < float("inf") else None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of an answer.
+
+    Attributes:
+        text: The token.
+        alternatives: What could have stood there: (text, log-probability).
     """
 
-    def __init__(self, server: Any, config: ServerConfig, drafts: Drafts | None = None) -> None:
-        self._server = server
-        self._config = config
-        self._drafts = Drafts(None) if drafts is None else drafts
+    text: str
+    alternatives: tuple[tuple[str, float], ...]
 
-    def generate(self, chats: Sequence[Chat], schema: Schema) -> list[Generated]:
-        """Answer each chat; see `client.Generator`.
 
-        Raises:
-            ServerUnavailable: When the server fails again and again.
-            RequestRefused: When it refuses this very request.
-            ModelError: When it refuses all, or cannot do what is asked of it.
-            BudgetSpent: When a request would go beyond the budget.
-            Stopped: When the run is ending.
-        """
-        return [self._answer(chat, schema) for chat in chats]
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer of a server.
 
-    def stop(self) -> None:
-        """Send nothing any more."""
-        self._server.stop()
+    Attributes:
+        content: What the model wrote.
+        tokens: Its tokens, where the server was asked for log-probabilities and gave them.
+    """
 
-    def abandon(self) -> None:
-        """Send nothing any more, and hear none of the requests under way."""
-        self._server.abandon()
+    content: str
+    tokens: tuple[Token, ...] = ()
 
-    def close(self) -> None:
-        """Close the client."""
-        self._server.close()
 
-    def _answer(self, chat: Chat, schema: Schema) -> Generated:
-        """The likeliest answer; where that is invalid, one that is drawn, since the same would come again."""
-        raw: list[str] = []
-        key = question_key(chat)
-        form, room = schema.json_schema(), max(self._config.answer_tokens, schema.most_tokens())
-        for attempt in range(TRIES):
-            if draft := self._drafts.get(key, attempt):
-                raw.append(draft.raw)
-                continue
-            drawn = {"temperature": self._config.sample_temperature, "seed": self._config.seed} if attempt else {}
-            answer = self._server.ask(chat, form, answer_tokens=room, **drawn)
-            try:
-                return Generated(schema.read(answer.content), tuple(raw))
-            except InvalidAnswer as error:
-                raw.append(self._drafts.keep(key, attempt, Draft(None, f"{error}: {answer.content}")).raw)
-        return Generated(None, tuple(raw))
+def label_schema(words: Sequence[str]) -> dict[str, Any]:
+    """The schema of an answer that names one of some words."""
+    return Schema.of(label=OneOf(tuple(words))).json_schema()
+
+
+def read_label(content: str, words: Sequence[str]) -> int:
+    """The index of the word that an answer names.
+
+    Raises:
+        InvalidAnswer: When it names none of them.
+    """
+    label = read_object(content, {"label"})["label"]
+    if not isinstance(label, str) or label not in words:
+        raise InvalidAnswer("names no label that was asked for")
+    return list(words).index(label)
+
+
+def read_scores(answer: Answer, words: Sequence[str]) -> NDArray[np.float64]:
+    """Log-probability of each word as the answer's label, (K,), from the alternatives where the label begins.
+
+    The alternatives are tokens: one counts for the words that begin with it. Where it may begin several, the token that
+    was written counts for the word that was written, and any other is shared equally. The words that no alternative
+    names share what the others leave, and never get more than the least of them.
+
+    Raises:
+        InvalidAnswer: When the answer names none of the words, or its tokens do not spell it, or have what can be no
+            log-probability.
+    """
+    chosen = read_label(answer.content, words)
+    found = _VALUE.search(answer.content)
+    spelled = "".join(token.text for token in answer.tokens)
+    if found is None or spelled[: len(answer.content)] != answer.content:
+        raise InvalidAnswer("its tokens do not spell it")
+    start, before = found.end(), 0
+    for token in answer.tokens:
+        if before + len(token.text) > start:
+            break
+        before += len(token.text)
+    else:
+        raise InvalidAnswer("its tokens do not spell it")
+    return _shared_out(token, answer.content[before:start], chosen, words)
+
+
+def _shared_out(token: Token, opening: str, chosen: int, words: Sequence[str]) -> NDArray[np.float64]:
+    probs = np.zeros(len(words))
+    for text, likelihood in dict(token.alternatives).items():
+        if not likelihood <= _MOST:  # written so that NaN is refused too
+            raise InvalidAnswer(f"gives {likelihood} for a log-probability")
+        if not text.startswith(opening) or not math.isfinite(likelihood):
+            continue
+        begun = text[len(opening) :].split('"')[0]
+        fitting = [index for index, word in enumerate(words) if begun and word.startswith(begun)]
+        if text == token.text and chosen in fitting:
+            fitting = [chosen]
+        probs[fitting] += math.exp(likelihood) / max(1, len(fitting))
+    if probs[chosen] <= 0:
+        raise InvalidAnswer("its label is not among its own alternatives")
+    if (unseen := probs <= 0).any():
+        left = max(1.0 - float(probs.sum()), _LEAST) / int(unseen.sum())
+        probs[unseen] = min(left, float(probs[~unseen].min()))
+    scores: NDArray[np.float64] = np.log(probs)
+    return scores
+
+
+def share_scores(chosen: Sequence[int], count: int) -> NDArray[np.float64]:
+    """Log-share of each of ``count`` labels among samples, (K,), each raised by half a sample (Jeffreys)."""
+    votes = np.bincount(np.asarray(chosen, np.int64), minlength=count) + 0.5
+    scores: NDArray[np.float64] = np.log(votes / votes.sum())
+    return scores

@@ -10,7 +10,7 @@ from ecmf_pipeline.llm.run import nothing_to_ask
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.sharing.hints import pull_hint
 from ecmf_pipeline.stages.shared.inputs import read_spoken_manifest
-from ecmf_pipeline.stages.shared.llm import ANSWER_BOOKS, REWRITE_BOOKS, HowAsked, contexts_of, labels_to_ask
+from ecmf_pipeline.stages.shared.llm import ANSWER_BOOKS, REWRITE_BOOKS, labels_to_ask, read_contexts, with_workers
 
 
 def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
@@ -24,11 +24,11 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     if hint := pull_hint([paths.REWRITE]):
         say(hint)
     clips = read_spoken_manifest(params)
-    contexts = contexts_of(params, clips)
+    contexts = read_contexts(params, clips)
     books = ANSWER_BOOKS if params.rewrite.how == "written" else REWRITE_BOOKS
     if contexts:
         found = enrich_texts(
-            HowAsked(workers).config(params.llm),
+            with_workers(params.llm, workers),
             params.rewrite,
             contexts,
             labels_to_ask(),

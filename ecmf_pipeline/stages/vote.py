@@ -28,7 +28,7 @@ from ecmf_pipeline.stages.shared.inputs import (
     read_labelled_corpus,
     with_words,
 )
-from ecmf_pipeline.stages.shared.llm import LLM_SOURCES, HowAsked, llm_votes
+from ecmf_pipeline.stages.shared.llm import LLM_SOURCES, llm_votes
 
 
 def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
@@ -44,7 +44,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     corpus = with_words(params, read_labelled_corpus())
     outside = _outside(params, corpus)  # first: what is wrong with a file should not come out after hours of voting
     votes = _classifiers(params, corpus)
-    of_llm, asked = llm_votes(params, corpus, HowAsked(workers, retry_quarantined))
+    of_llm, asked = llm_votes(params, corpus, workers=workers, retry_quarantined=retry_quarantined)
     votes.update(of_llm)
     votes.update(outside)
     write_votes(paths.VOTES, [clip.clip_id for clip in corpus.clips], votes, corpus.labels)

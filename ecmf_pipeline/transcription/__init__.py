@@ -1,5 +1,5 @@
 """Words for clips that come without any: Whisper listens, and says how sure it is.
 
-``config`` says which model, ``whisper`` runs it, ``step`` and ``run`` see to it that no clip is listened to twice,
-``table`` is what later stages read.
+``config`` says which model, ``whisper`` runs it, ``run`` sees to it that no clip is listened to twice, and ``table`` is
+what later stages read.
 """

@@ -26,76 +26,6 @@ from ecmf_pipeline.transcription.table import Heard, Transcript, judge, lacks_wo
 if TYPE_CHECKING:
     from ecmf_pipeline.transcription.whisper import WhisperTranscriber
 
-
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """A file to be listened to.
-
-    Attributes:
-        path: The file.
-        bytes: Its size when it was indexed.
-        targets: The clips that it is.
-    """
-
-    path: Path
-    bytes: int
-    targets: tuple[Target, ...]
-
-    def alone(self) -> Sequence[Recording]:
-        """Itself."""
-        return [self]
-
-
-@dataclass(frozen=True, slots=True)
-class ListeningSteps:
-    """Makes the step of each worker, in that worker.
-
-    Attributes:
-        config: The model.
-    """
-
-    config: TranscribeConfig
-
-    def __call__(self, worker: int) -> ListeningStep:
-        """Load the model; workers share out the GPUs there are."""
-        import torch
-
-        from ecmf_pipeline.transcription.whisper import WhisperTranscriber
-
-        config = self.config
-        if config.device in {"auto", "cuda"} and torch.cuda.is_available():
-            config = config.model_copy(update={"device": f"cuda:{worker % torch.cuda.device_count()}"})
-        return ListeningStep(WhisperTranscriber(config))
-
-
-class ListeningStep(Step[Recording, NDArray[np.float32], Heard]):
-    """Writes down what is said in files."""
-
-    def __init__(self, model: WhisperTranscriber) -> None:
-        self._model = model
-
-    def open(self, item: Recording) -> NDArray[np.float32]:
-        """The sound, mono 16 kHz, (n,).
-
-        Raises:
-            ClipError: When there is none, or it cannot be decoded.
-        """
-        if has_changed(item.path, item.bytes):
-            raise ChangedSinceIndex("the file has changed since it was indexed: run `ecmf-pipe index`")
-        with as_out_of_memory():
-            return read_audio(item.path)
-
-    def work(self, batch: Sequence[tuple[Recording, NDArray[np.float32]]]) -> list[Outcome[Heard]]:
-        """Listen to several files."""
-        outcomes: list[Outcome[Heard]] = []
-        for (item, _), found in zip(batch, self._model.transcribe([sound for _, sound in batch]), strict=True):
-            outcomes += [
-                Outcome(target, Heard(target.digest, found.text, found.confidence, found.language))
-                for target in item.targets
-            ]
-        return outcomes
-
-
 BRANCH = "words"
 PART_SIZE = 256
 """Transcripts that stand in one file."""
@@ -208,3 +138,72 @@ def _items(
         )
         for some in files
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A file to be listened to.
+
+    Attributes:
+        path: The file.
+        bytes: Its size when it was indexed.
+        targets: The clips that it is.
+    """
+
+    path: Path
+    bytes: int
+    targets: tuple[Target, ...]
+
+    def alone(self) -> Sequence[Recording]:
+        """Itself."""
+        return [self]
+
+
+@dataclass(frozen=True, slots=True)
+class ListeningSteps:
+    """Makes the step of each worker, in that worker.
+
+    Attributes:
+        config: The model.
+    """
+
+    config: TranscribeConfig
+
+    def __call__(self, worker: int) -> ListeningStep:
+        """Load the model; workers share out the GPUs there are."""
+        import torch
+
+        from ecmf_pipeline.transcription.whisper import WhisperTranscriber
+
+        config = self.config
+        if config.device in {"auto", "cuda"} and torch.cuda.is_available():
+            config = config.model_copy(update={"device": f"cuda:{worker % torch.cuda.device_count()}"})
+        return ListeningStep(WhisperTranscriber(config))
+
+
+class ListeningStep(Step[Recording, NDArray[np.float32], Heard]):
+    """Writes down what is said in files."""
+
+    def __init__(self, model: WhisperTranscriber) -> None:
+        self._model = model
+
+    def open(self, item: Recording) -> NDArray[np.float32]:
+        """The sound, mono 16 kHz, (n,).
+
+        Raises:
+            ClipError: When there is none, or it cannot be decoded.
+        """
+        if has_changed(item.path, item.bytes):
+            raise ChangedSinceIndex("the file has changed since it was indexed: run `ecmf-pipe index`")
+        with as_out_of_memory():
+            return read_audio(item.path)
+
+    def work(self, batch: Sequence[tuple[Recording, NDArray[np.float32]]]) -> list[Outcome[Heard]]:
+        """Listen to several files."""
+        outcomes: list[Outcome[Heard]] = []
+        for (item, _), found in zip(batch, self._model.transcribe([sound for _, sound in batch]), strict=True):
+            outcomes += [
+                Outcome(target, Heard(target.digest, found.text, found.confidence, found.language))
+                for target in item.targets
+            ]
+        return outcomes

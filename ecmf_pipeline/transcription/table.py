@@ -17,6 +17,8 @@ from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import read_text, write_atomic
 from ecmf_pipeline.transcription.config import TranscribeConfig
 
+_COLUMNS = ["clip_id", "transcript", "language", "confidence", "verdict"]
+
 
 @dataclass(frozen=True, slots=True)
 class Heard:
@@ -55,9 +57,6 @@ class Heard:
         if not all(isinstance(word, str) for word in words) or not math.isfinite(found.confidence):
             raise ValueError(f"not a line of transcripts: {line!r}")
         return found
-
-
-_COLUMNS = ["clip_id", "transcript", "language", "confidence", "verdict"]
 
 
 class Verdict(StrEnum):

@@ -17,7 +17,8 @@ def test_texts_are_read_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "table", ["", "clip_id,original,enriched\na,b,c\n", "clip_id,original,enriched,translation\na,b,c\n"]
+    "table",
+    ["", "clip_id,original\n", "clip_id,original,enriched\na,b,c\n", "clip_id,original,enriched,translation\na,b,c\n"],
 )
 def test_a_damaged_table_is_to_be_written_anew(tmp_path, table):
     path = tmp_path / "rewrites.csv"

@@ -23,9 +23,8 @@ from typing import Any
 from ecmf_pipeline.llm.cache import ScoreCache, parts
 from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig, ServerConfig
 from ecmf_pipeline.llm.prompt import load_prompt
-from ecmf_pipeline.llm.requests import AskingSteps
 from ecmf_pipeline.llm.run import ScoreBooks
-from ecmf_pipeline.llm.scoring import Scored, scored
+from ecmf_pipeline.llm.scoring import Scored, scored, steps_of
 
 WORDS = ("neutral", "angry", "happy", "sad", "worried", "surprised")
 LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
@@ -265,7 +264,7 @@ def ask(folder: Path, texts: list[str], config: LlmConfig) -> Scored:
         LABELS,
         fingerprint="f",
         books=books(folder),
-        steps=AskingSteps(config, load_prompt("emotion_en"), LABELS),
+        steps=steps_of(config, load_prompt("emotion_en"), LABELS),
         config=config,
     )
 

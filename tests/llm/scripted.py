@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.run import ScoreBooks
-from ecmf_pipeline.llm.scoring import Scored, scored
-from ecmf_pipeline.llm.step import ScoringSteps
+from ecmf_pipeline.llm.scoring import Scored, ScoringStep, scored
 
 LABELS = ("angry", "happy")
 
@@ -31,9 +30,9 @@ class Scripted:
     folder: Path
     seconds: float = 0.0
 
-    def __call__(self, worker: int) -> ByLength:
+    def __call__(self, worker: int) -> ScoringStep:
         (self.folder / "built").touch()
-        return ByLength(self)
+        return ScoringStep(ByLength(self), LABELS)
 
     @property
     def built(self) -> bool:
@@ -97,7 +96,7 @@ def ask(
         LABELS,
         fingerprint=fingerprint,
         books=stage or books(folder),
-        steps=ScoringSteps(Scripted(folder, seconds), LABELS),
+        steps=lambda _: Scripted(folder, seconds),
         config=LlmConfig(
             batch_size=batch_size, workers=workers, clip_timeout=clip_timeout, max_quarantined=max_quarantined
         ),

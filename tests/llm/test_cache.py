@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,7 +20,7 @@ from ecmf_pipeline.llm.cache import AnswerWriter, ScoreCache, TextScores, parts
 
 
 def row(text: str, *values: float) -> TextScores:
-    return TextScores.of(text, np.array(values))
+    return TextScores.of(sha256_text(text), np.array(values))
 
 
 def writer(folder: Path, fingerprint: str = "abc") -> AnswerWriter:
@@ -40,7 +41,7 @@ def read(folder: Path, *texts: str) -> dict[str, tuple[float, ...]]:
     return known(ScoreCache(folder / "cache", "abc"), *texts)
 
 
-def old_line(text: str, *values: float) -> bytes:
+def plain_line(text: str, *values: float) -> bytes:
     return json.dumps({"key": sha256_text(text), "scores": values}, separators=(",", ":")).encode() + b"\n"
 
 
@@ -52,11 +53,11 @@ def test_what_is_added_is_known_at_once_and_to_the_next_reader(tmp_path: Path) -
     assert read(tmp_path, "hello", "你好", "unknown") == {"hello": (0.333333, -2), "你好": (0, 1)}
 
 
-def test_the_lines_are_those_of_the_first_version(tmp_path: Path) -> None:
-    append(tmp_path, row("hello", 0.5, -2.0), TextScores.of("long", np.array([1.0, 2.0]), cut=True))
+def test_a_line_holds_key_and_scores(tmp_path: Path) -> None:
+    append(tmp_path, row("hello", 0.5, -2.0), TextScores.of(sha256_text("long"), np.array([1.0, 2.0]), cut=True))
     (part,) = parts(tmp_path / "cache" / "abc")
     lines = part.read_bytes().splitlines(keepends=True)
-    assert lines[0] == old_line("hello", 0.5, -2.0)
+    assert lines[0] == plain_line("hello", 0.5, -2.0)
     assert json.loads(lines[1])["cut"] is True
     assert ScoreCache(tmp_path / "cache", "abc")[sha256_text("long")].cut
 
@@ -68,21 +69,19 @@ def test_other_fingerprints_share_nothing(tmp_path: Path) -> None:
 
 def test_a_new_part_leaves_every_older_file_alone(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    (cache / "abc").mkdir(parents=True)
-    (cache / "abc.jsonl").write_bytes(old_line("old form", 1, 2))
     append(tmp_path, row("first", 1, 2))
     shared = tmp_path / "as-dvc-keeps-it"
     shared.mkdir()
-    for path in (cache / "abc.jsonl", *parts(cache / "abc")):
+    for path in parts(cache / "abc"):
         os.link(path, shared / path.name)  # as with DVC's hardlinks
         path.chmod(0o444)
     before = {path: (path.read_bytes(), path.stat().st_ino, path.stat().st_mtime_ns) for path in shared.iterdir()}
     append(tmp_path, row("second", 3, 4))
-    append(tmp_path, row("first", 9, 9), row("old form", 9, 9))  # known: nothing to add
+    append(tmp_path, row("first", 9, 9))  # known: nothing to add
     after = {path: (path.read_bytes(), path.stat().st_ino, path.stat().st_mtime_ns) for path in shared.iterdir()}
     assert after == before
     assert [path.name[:11] for path in parts(cache / "abc")] == ["part-000000", "part-000001"]
-    assert read(tmp_path, "old form", "first", "second") == {"old form": (1, 2), "first": (1, 2), "second": (3, 4)}
+    assert read(tmp_path, "first", "second") == {"first": (1, 2), "second": (3, 4)}
 
 
 def test_equal_parts_have_equal_names_and_others_do_not(tmp_path: Path) -> None:
@@ -105,26 +104,26 @@ def test_parts_of_two_clones_are_read_together(tmp_path: Path) -> None:
 
 def test_further_caches_are_read_and_never_written(tmp_path: Path) -> None:
     append(tmp_path / "rewrite", row("paid", 1, 2))
-    (tmp_path / "older").mkdir()
-    (tmp_path / "older" / "abc.jsonl").write_bytes(old_line("paid long ago", 5, 6))
-    also = [tmp_path / "rewrite" / "cache", tmp_path / "older", tmp_path / "absent"]
+    append(tmp_path / "other", row("paid elsewhere", 5, 6))
+    also = [tmp_path / "rewrite" / "cache", tmp_path / "other" / "cache", tmp_path / "absent"]
     before = {path: path.read_bytes() for folder in also for path in folder.rglob("*") if path.is_file()}
     cache = ScoreCache(tmp_path / "vote", "abc", also=also)
     with AnswerWriter(cache, tmp_path / ".spool") as open_writer:
-        assert open_writer.append([row("paid", 1, 2), row("paid long ago", 1, 2)]) == 0
+        assert open_writer.append([row("paid", 1, 2), row("paid elsewhere", 1, 2)]) == 0
         assert not (tmp_path / "vote").exists()
         assert open_writer.append([row("paid", 1, 2), row("new", 3, 4)]) == 1
     assert {path: path.read_bytes() for folder in also for path in folder.rglob("*") if path.is_file()} == before
     assert len(ScoreCache(tmp_path / "vote", "abc")) == 1
 
 
+@hypothesis.settings(deadline=None)
 @given(cut=st.integers(min_value=1, max_value=300))
-def test_a_torn_old_file_costs_the_torn_line_only(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+def test_a_torn_part_costs_the_torn_line_only(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     folder = tmp_path_factory.mktemp("torn")
     texts = ["one", "two", "three"]
-    content = b"".join(old_line(text, -0.125, 0.25) for text in texts)
-    (folder / "cache").mkdir()
-    (folder / "cache" / "abc.jsonl").write_bytes(content[:-cut])
+    content = b"".join(plain_line(text, -0.125, 0.25) for text in texts)
+    (folder / "cache" / "abc").mkdir(parents=True)
+    (folder / "cache" / "abc" / "part-000000-01234567.jsonl").write_bytes(content[:-cut])
     whole = list(read(folder, *texts))
     assert whole == texts[: len(whole)]
     assert len(whole) >= content[:-cut].count(b"\n")
@@ -133,12 +132,13 @@ def test_a_torn_old_file_costs_the_torn_line_only(tmp_path_factory: pytest.TempP
     assert ScoreCache(folder / "cache", "abc").dropped <= 1
 
 
-@pytest.mark.parametrize("where", ["abc.jsonl", "abc/part-000007-01234567.jsonl"])
-def test_damaged_lines_are_dropped_and_counted(tmp_path: Path, where: str) -> None:
-    path = tmp_path / "cache" / where
+def test_damaged_lines_are_dropped_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "cache" / "abc" / "part-000007-01234567.jsonl"
     path.parent.mkdir(parents=True)
     damage = b'17\n{"key": "x"}\n\xff\xfe\n{"key": "x", "scores": ["?"]}\n{"key": "x", "scores": [NaN]}\n'
-    path.write_bytes(old_line("hello", 1, 2) + damage + b'{"key": ["x"], "scores": [1]}\n\n' + old_line("you", 3, 4))
+    path.write_bytes(
+        plain_line("hello", 1, 2) + damage + b'{"key": ["x"], "scores": [1]}\n\n' + plain_line("you", 3, 4)
+    )
     damaged = ScoreCache(tmp_path / "cache", "abc")
     assert damaged.dropped == 6
     assert known(damaged, "hello", "you") == {"hello": (1, 2), "you": (3, 4)}

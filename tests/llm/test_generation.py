@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core.errors import BudgetSpent
+from ecmf_pipeline.llm.budget import Budget
 from ecmf_pipeline.llm.cache import AnswerCache, Written
-from ecmf_pipeline.llm.client import Budget, Chat, Generated, question_key
 from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig
 from ecmf_pipeline.llm.generation import Forms, fill_in, generation_settings
-from ecmf_pipeline.llm.prompt import load_prompt
-from ecmf_pipeline.llm.requests import AskingSteps
-from ecmf_pipeline.llm.schema import Number, OneOf, Schema, SomeOf, Text
-from ecmf_pipeline.llm.step import Utterance
+from ecmf_pipeline.llm.prompt import Chat, load_prompt, question_key
+from ecmf_pipeline.llm.schema import OneOf, Schema, SomeOf, Text
+from ecmf_pipeline.llm.scoring import scored, steps_of
 from tests.llm.fault_server import WORDS, books, lines, often_faulty, serving, settings, truth
 
 FORM = Schema.of(label=OneOf(WORDS))
@@ -59,7 +58,7 @@ def test_an_invalid_answer_is_asked_for_once_more_and_kept(tmp_path: Path) -> No
     assert found.invalid == 1
     (folder,) = (tmp_path / "cache").iterdir()
     cache = AnswerCache(tmp_path / "cache", folder.name, Written.parse)
-    (raw, again) = cache[question_key(chats(lines(2))["c1"])].answer.raw
+    (raw, again) = cache[question_key(chats(lines(2))["c1"])].raw
     assert raw == again == 'label is none of the words that were asked for: {"label": "jubilant"}'
 
 
@@ -82,20 +81,24 @@ def test_an_answer_that_was_not_valid_is_paid_for_once(tmp_path: Path) -> None:
 
 
 def test_loops_of_one_run_may_share_a_budget(tmp_path: Path) -> None:
-    budget = Budget(BudgetConfig(max_requests=7))
+    budget, prompt = Budget(BudgetConfig(max_requests=7)), load_prompt("emotion_en")
+
+    def score(folder: str, texts: list[str]) -> int:
+        utterances, steps = dict(zip(texts, texts, strict=True)), steps_of(config, prompt, WORDS, budget)
+        return scored(
+            utterances, WORDS, fingerprint="f", books=books(tmp_path / folder), steps=steps, config=config
+        ).asked
+
     with serving(lambda *_: "ok") as server:
         config = settings(server.url, concurrency=1)
-        fill_in(config, chats(lines(5)), FORM, prompt=PROMPT, books=books(tmp_path / "a"), budget=budget)
-        scorer = AskingSteps(config, load_prompt("emotion_en"), WORDS, budget)(0)
-        assert scorer.work([(Utterance("line 1", ()), "line 1")]) == []
+        assert score("a", lines(5)) == 5
         with pytest.raises(BudgetSpent, match="7 requests"):
-            fill_in(config, chats(lines(5)), FORM, prompt=PROMPT, books=books(tmp_path / "b"), budget=budget)
-        scorer.close()
+            score("b", lines(5))
         assert len(server.asked) == 7
 
 
 def test_a_local_model_answers_in_workers_and_is_not_asked_again(tiny: LlmConfig, tmp_path: Path) -> None:
-    form = Schema.of(cues=SomeOf(WORDS, most=2), strength=Number(0, 3), why=Text(12))
+    form = Schema.of(cues=SomeOf(WORDS, most=2), why=Text(12))
     config = tiny.model_copy(update={"workers": 0, "batch_size": 2})
     questions = chats([*lines(3), "far too long " * 400, "line 0"])
     found = ask(tmp_path, questions, config.model_copy(update={"max_quarantined": 0.5}), form)
@@ -109,15 +112,14 @@ def test_a_local_model_answers_in_workers_and_is_not_asked_again(tiny: LlmConfig
 
 
 def test_lines_are_read_as_they_were_written() -> None:
-    for answer in (
-        Generated({"cues": ("a", "b"), "why": "她说", "strength": 0.5, "clear": True}),
-        Generated(None, ("not JSON: x",)),
-        Generated({"label": "sad"}, ("not JSON: x",)),
+    for row in (
+        Written("0" * 64, {"cues": ("a", "b"), "why": "她说"}),
+        Written("0" * 64, None, ("not JSON: x",)),
+        Written("0" * 64, {"label": "sad"}, ("not JSON: x",)),
     ):
-        row = Written("0" * 64, answer)
         assert Written.parse(row.line().encode()) == row
     for damaged in (b"{}", b'{"key": "k"}', b"[]", b'{"key": 3, "values": {}}', b'{"key": "k", "values": 3}', b"{"):
-        with pytest.raises(ValueError, match=r"line|JSON|Expecting"):
+        with pytest.raises(ValueError, match=r"not a line|validation error"):
             Written.parse(damaged)
 
 

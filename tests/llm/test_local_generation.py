@@ -13,20 +13,17 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ecmf_pipeline.core.errors import ModelError, RequestRefused
-from ecmf_pipeline.llm.client import Chat
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.local_generation import Rows, TransformersGenerator
 from ecmf_pipeline.llm.local_model import LocalModel, shortened_at_a_word
+from ecmf_pipeline.llm.prompt import Chat
 from ecmf_pipeline.llm.rewrite_prompt import Context, load_rewrite_prompt
-from ecmf_pipeline.llm.schema import Flag, Number, OneOf, Schema, SomeOf, Text
+from ecmf_pipeline.llm.schema import OneOf, Schema, SomeOf, Text
 
 FORM = Schema.of(
     cues=SomeOf(("crying", "laughter", "a raised voice", "难过"), most=3),
-    clear=Flag(),
-    strength=Number(0, 1, decimals=1),
     emotion=OneOf(("happy", "sad", "sad and angry", "惊讶", "back\\slash")),
     why=Text(40),
-    last=Number(1, 12),
 )
 
 

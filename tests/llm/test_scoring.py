@@ -16,8 +16,9 @@ from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.llm import run as loop
 from ecmf_pipeline.llm.cache import AnswerWriter, ScoreCache, TextScores, parts
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.scoring import probabilities, scored, votes_from_scores
-from ecmf_pipeline.llm.step import LocalScorers, ScoringSteps
+from ecmf_pipeline.llm.prompt import load_prompt
+from ecmf_pipeline.llm.scoring import probabilities, scored, steps_of
+from ecmf_pipeline.llm.votes import votes_from_scores
 from ecmf_pipeline.runner.quarantine import QuarantineEntry, read_quarantine
 from tests.llm.scripted import Scripted, ask, books
 
@@ -58,16 +59,6 @@ def test_what_is_known_is_never_asked_again_nor_the_model_built(tmp_path: Path) 
     ask(tmp_path, [*texts, "abc"])
     assert Scripted(tmp_path).calls()[1:] == [["abc"]]
     assert before.items() < cached(tmp_path).items()
-
-
-def test_the_old_single_file_is_read(tmp_path: Path) -> None:
-    old = tmp_path / "rewrite" / "cache" / "f.jsonl"
-    old.parent.mkdir(parents=True)
-    old.write_text(f'{{"key":"{sha256_text("paid")}","scores":[0.25,-3.5]}}\ndamaged\n')
-    result = ask(tmp_path, ["paid", "new"])
-    assert result.values[0].tolist() == [0.25, -3.5]
-    assert Scripted(tmp_path).asked() == ["new"]
-    assert (result.asked, result.cached, result.damaged) == (1, 1, 1)
 
 
 def test_no_words_at_all_build_no_model_but_the_table_is_there(tmp_path: Path) -> None:
@@ -177,7 +168,7 @@ def test_a_later_stage_asks_neither_what_an_earlier_one_knows_nor_what_it_set_as
     assert b"".join(cached(tmp_path, "vote").values()).count(b"\n") == 1
     # What the earlier stage has found out since is no longer set aside.
     with AnswerWriter(ScoreCache(rewrite.cache, "f"), rewrite.waiting) as writer:
-        writer.append([TextScores.of("nan", np.array([1.0, 2.0]))])
+        writer.append([TextScores.of(sha256_text("nan"), np.array([1.0, 2.0]))])
     assert ask(tmp_path, ["one", "nan", "two"], stage=vote).quarantined == 0
     assert table(tmp_path, "vote") == {}
 
@@ -262,7 +253,7 @@ def test_a_real_model_says_the_same_in_a_worker(tmp_path: Path, tiny: LlmConfig)
             SIX,
             fingerprint="f",
             books=books(tmp_path / str(workers)),
-            steps=ScoringSteps(LocalScorers(tiny), SIX),
+            steps=steps_of(tiny, load_prompt(tiny.prompt), SIX),
             config=tiny.model_copy(update={"workers": workers}),
         )
         values.append(result.values)

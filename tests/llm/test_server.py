@@ -80,7 +80,7 @@ def test_samples_vote_where_there_are_no_log_probabilities(tmp_path: Path) -> No
 
 
 def test_a_server_without_log_probabilities_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fault_server._tokens", lambda _: iter(()))
+    monkeypatch.setattr("tests.llm.fault_server._tokens", lambda _: iter(()))
     with serving(ok) as server, pytest.raises(ModelError, match="scoring: samples"):
         ask(tmp_path, lines(3), settings(server.url))
 
@@ -202,7 +202,7 @@ def test_what_can_be_no_log_probability_is_an_invalid_answer(
             yield token | ({"top_logprobs": others} if "sa" in token["token"] else {})
 
     tokens = fault_server._tokens
-    monkeypatch.setattr("fault_server._tokens", odd)
+    monkeypatch.setattr("tests.llm.fault_server._tokens", odd)
     with serving(ok) as server:
         found = ask(tmp_path, lines(6), settings(server.url))
     assert (found.asked, found.invalid, found.quarantined) == (6, 1, 0)

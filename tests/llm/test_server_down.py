@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core.errors import ModelError, TryAgain
-from ecmf_pipeline.llm.client import Budget
+from ecmf_pipeline.llm.budget import Budget
 from ecmf_pipeline.llm.config import BudgetConfig, ServerConfig
-from ecmf_pipeline.llm.server import ChatServer, _retry_after
+from ecmf_pipeline.llm.server import ChatServer
+from ecmf_pipeline.llm.server_protocol import retry_after
 from tests.llm.fault_server import ask, kept, lines, serving, settings
 
 
@@ -113,10 +114,10 @@ def test_waits_double_with_jitter_and_honour_the_server() -> None:
 
 
 def test_retry_after_is_seconds_or_a_date() -> None:
-    assert _retry_after({"retry-after": "2.5"}) == 2.5
-    assert 50 < (_retry_after({"retry-after": format_datetime(datetime.now(UTC) + timedelta(seconds=60))}) or 0) <= 60
-    assert _retry_after({"retry-after": format_datetime(datetime.now(UTC) - timedelta(seconds=60))}) == 0
-    assert [_retry_after({"retry-after": told}) for told in ("soon", "", "inf", "nan")] == [None] * 4
+    assert retry_after({"retry-after": "2.5"}) == 2.5
+    assert 50 < (retry_after({"retry-after": format_datetime(datetime.now(UTC) + timedelta(seconds=60))}) or 0) <= 60
+    assert retry_after({"retry-after": format_datetime(datetime.now(UTC) - timedelta(seconds=60))}) == 0
+    assert [retry_after({"retry-after": told}) for told in ("soon", "", "inf", "nan")] == [None] * 4
     beyond = ("Mon, 01 Jan 99999999999 00:00:00 GMT", "Mon, 01 Jan 10000 00:00:00 GMT", "9" * 400)
-    assert [_retry_after({"retry-after": told}) for told in beyond] == [None] * 3
-    assert _retry_after({}) is None
+    assert [retry_after({"retry-after": told}) for told in beyond] == [None] * 3
+    assert retry_after({}) is None

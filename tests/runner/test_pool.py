@@ -155,7 +155,7 @@ def test_a_worker_killed_while_it_keeps_loses_and_doubles_nothing(tmp_path, open
     ("name", "meanwhile", "reason"),
     [("SIGKILL", 1, "OutOfMemory"), ("SIGKILL", 0, "WorkerKilled"), ("SIGSEGV", 1, "WorkerCrashed")],
 )
-def test_the_kernels_want_of_memory_is_told_from_other_kills(bench, monkeypatch, name, meanwhile, reason):
+def test_the_kernels_as_out_of_memory_is_told_from_other_kills(bench, monkeypatch, name, meanwhile, reason):
     """By the kernel's count before and after; that it counts, a real kill shows below."""
     monkeypatch.setattr("ecmf_pipeline.runner.worker_process.count_oom_kills", lambda: 7)
     monkeypatch.setattr("ecmf_pipeline.runner.pool.count_oom_kills", lambda: 7 + meanwhile)
@@ -164,7 +164,7 @@ def test_the_kernels_want_of_memory_is_told_from_other_kills(bench, monkeypatch,
     assert report.transient == ({"WorkerKilled": 2} if reason == "WorkerKilled" else {})
 
 
-def test_a_kill_by_the_kernel_for_want_of_memory_costs_the_clip_that_ate_it(bench, little_memory):
+def test_a_kill_by_the_kernel_for_as_out_of_memory_costs_the_clip_that_ate_it(bench, little_memory):
     program = f"""
 import sys; sys.path[:0] = {sys.path}
 from pathlib import Path

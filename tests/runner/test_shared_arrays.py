@@ -98,7 +98,7 @@ def test_a_line_that_is_closed_says_so():
 
 
 @pytest.mark.parametrize("number", [errno.ENOMEM, errno.ENOSPC])
-def test_shared_arrays_for_which_there_is_no_room_are_want_of_memory_and_leave_nothing(monkeypatch, number):
+def test_shared_arrays_for_which_there_is_no_room_are_as_out_of_memory_and_leave_nothing(monkeypatch, number):
     held = count_shared()
 
     def write(*_: object, **__: object) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecmf_pipeline.cli import llm_commands
+from ecmf_pipeline.cli import llm
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Modality, Split, write_manifest
 from ecmf_pipeline.core.errors import MissingInput, ParamsError
@@ -19,7 +19,7 @@ from ecmf_pipeline.labels.voters import ALL, family_of
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages import cues, rewrite
 from ecmf_pipeline.stages.shared.inputs import read_labelled_corpus
-from ecmf_pipeline.stages.shared.llm import HowAsked, contexts_of, llm_votes
+from ecmf_pipeline.stages.shared.llm import llm_votes, read_contexts
 from ecmf_pipeline.store import FeatureRow, StoreWriter, create_settings_group, make_current
 
 CLIPS = 30
@@ -102,7 +102,7 @@ def test_the_context_is_words_neighbours_and_cues(tiny_model: Path) -> None:
     write_params(tiny_model, "rewrite: {how: written, neighbours: 1, cues: [face]}\n")
     cues.run([Modality.FACE])
     clips = read_labelled_corpus().clips
-    contexts = contexts_of(load_params(), clips)
+    contexts = read_contexts(load_params(), clips)
     assert len(contexts) == CLIPS - 1
     assert contexts["train_dia0_utt0"].before == ()
     assert contexts["train_dia0_utt0"].cues == ("corners of the mouth up",)
@@ -112,24 +112,23 @@ def test_the_context_is_words_neighbours_and_cues(tiny_model: Path) -> None:
 
 @pytest.mark.usefixtures("project")
 def test_each_input_votes_as_a_source_of_its_own(tiny_model: Path) -> None:
-    how = HowAsked()
-    words, asked = llm_votes(load_params(), read_labelled_corpus(), how)
+    words, asked = llm_votes(load_params(), read_labelled_corpus())
     assert list(words) == ["llm"]
     assert asked[0].asked == CLIPS - 1
     write_params(tiny_model, "vote: {inputs: [text, cues], llm_margin: 0}\n")
-    both, asked = llm_votes(load_params(), read_labelled_corpus(), how)
+    both, asked = llm_votes(load_params(), read_labelled_corpus())
     assert list(both) == ["llm", "llm/cues"]
     assert (asked[0].asked, asked[0].cached) == (0, CLIPS - 1), "the words were asked about before"
     assert asked[1].asked > 0
     assert np.isfinite(both["llm/cues"][0]).all()
     assert np.isnan(both["llm/cues"][-1]).all(), "a clip without face and sound is not judged by them"
     write_params(tiny_model, "vote: {inputs: [cues]}\n")
-    alone, asked = llm_votes(load_params(), read_labelled_corpus(), how)
+    alone, asked = llm_votes(load_params(), read_labelled_corpus())
     assert list(alone) == ["llm/cues"]
     assert asked[0].asked == 0
     assert paths.quarantine("vote").is_file()
     write_params(tiny_model, "vote: {inputs: []}\n")
-    assert llm_votes(load_params(), read_labelled_corpus(), how) == ({}, [])
+    assert llm_votes(load_params(), read_labelled_corpus()) == ({}, [])
 
 
 def test_sources_that_judge_by_the_same_input_are_one_family() -> None:
@@ -164,25 +163,25 @@ def test_what_is_in_use_is_known_exported_and_not_pruned(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_params(tiny_model, "vote: {inputs: [text, cues]}\n")
-    llm_commands.plan()
+    llm.plan()
     before = capsys.readouterr().out
     assert f"llm: {CLIPS - 1} questions to ask, 0 known" in before
     assert "llm/cues: 0 questions" not in before
     llm_votes(load_params(), read_labelled_corpus())
     write_params(tiny_model, "vote: {inputs: [text, cues]}\nrewrite: {how: written, neighbours: 1}\n")
-    llm_commands.plan()
+    llm.plan()
     after = capsys.readouterr().out
     assert f"rewrite: {CLIPS - 1} questions to ask, 0 known" in after
     assert f"llm: 0 questions to ask, {CLIPS - 1} known" in after
     assert "llm/cues: 0 questions to ask" in after
-    llm_commands.prune(yes=True)
-    llm_commands.ls()
+    llm.prune(yes=True)
+    llm.ls()
     kept = capsys.readouterr().out
     assert kept.count("in use") == 2
     assert "removed" not in kept
-    llm_commands.export(tmp_path / "out.jsonl")
+    llm.export(tmp_path / "out.jsonl")
     entries = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert {entry["source"] for entry in entries} == {"llm", "llm/cues"}
     write_params(tiny_model)
-    llm_commands.prune(yes=False)
+    llm.prune(yes=False)
     assert capsys.readouterr().out.count("would go") == 1, "those about cues"

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
+from ecmf_pipeline.llm import votes
 from ecmf_pipeline.llm.config import LlmConfig, LlmVotesConfig
 from ecmf_pipeline.llm.scoring import Scored
 from ecmf_pipeline.settings.params import Params
-from ecmf_pipeline.stages.shared import llm as stage_llm
 from ecmf_pipeline.stages.shared.inputs import Corpus
 from ecmf_pipeline.stages.shared.llm import llm_votes
 
@@ -43,7 +43,7 @@ def corpus_of(labelled: int) -> tuple[Corpus, np.ndarray]:
 def scores_are(monkeypatch: pytest.MonkeyPatch) -> Callable[[np.ndarray], None]:
     def settle(scores: np.ndarray) -> None:
         found = Scored(scores, len(scores), 0, 0, 0, 0, 0)
-        monkeypatch.setattr(stage_llm, "llm_scores", lambda *_, **__: found)
+        monkeypatch.setattr(votes, "label_scores", lambda *_, **__: found)
 
     return settle
 

@@ -14,9 +14,8 @@ import pytest
 
 from ecmf_pipeline.core.errors import BudgetSpent, TryAgain
 from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.llm.cache import ScoreCache
+from ecmf_pipeline.llm.cache import DRAFTS_FILE, Draft, Drafts, ScoreCache
 from ecmf_pipeline.llm.config import BudgetConfig
-from ecmf_pipeline.llm.drafts import FILE, Draft, Drafts
 from tests.llm.fault_server import FaultServer, ask, lines, serving, settings
 
 
@@ -31,7 +30,7 @@ def asked_twice(server: FaultServer) -> int:
 
 
 def drafts(folder: Path) -> Drafts:
-    return Drafts(folder / ".spool" / "f" / FILE)
+    return Drafts(folder / ".spool" / "f" / DRAFTS_FILE)
 
 
 def test_a_budget_smaller_than_the_texts_under_way_pays_for_nothing_twice(tmp_path: Path) -> None:
@@ -49,7 +48,7 @@ def test_a_budget_smaller_than_the_texts_under_way_pays_for_nothing_twice(tmp_pa
         assert asked_twice(server) == 0
     assert np.isfinite(found.values).all()
     assert (found.values.argmax(axis=1) == np.arange(24) % 6).all()
-    assert not list((tmp_path / ".spool").rglob(FILE))
+    assert not list((tmp_path / ".spool").rglob(DRAFTS_FILE))
 
 
 def test_a_server_that_fails_in_the_middle_of_a_text_is_asked_for_the_rest(tmp_path: Path) -> None:
@@ -107,7 +106,7 @@ def test_a_kill_costs_no_more_than_what_was_under_way(tmp_path: Path) -> None:
 
 
 def test_a_damaged_line_costs_itself_alone(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / FILE
+    path = tmp_path / "deep" / DRAFTS_FILE
     first = Drafts(path)
     first.keep("a", 0, Draft(3))
     with path.open("a") as file:
@@ -125,8 +124,8 @@ def test_a_damaged_line_costs_itself_alone(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_what_is_settled_needs_no_request() -> None:
-    drafts = Drafts(None)
+def test_what_is_settled_needs_no_request(tmp_path: Path) -> None:
+    drafts = Drafts(tmp_path / DRAFTS_FILE)
     # Of four samples, from 4 on their second tries: valid at once, invalid twice, valid then, invalid once.
     for number, label in {0: 2, 1: None, 5: None, 2: None, 6: 1, 3: None}.items():
         drafts.keep("a", number, Draft(label))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.llm.calibration import fit_calibration, held_out_calibrations
-from ecmf_pipeline.llm.prompt import load_prompt, prompts_by_fold
+from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.scoring import Scored, calibrated, probabilities
+from ecmf_pipeline.llm.votes import fit_calibration, held_out_calibrations, prompts_by_fold
 
 
 def drawn(count: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_pipeline.cli import llm_commands
+from ecmf_pipeline.cli import llm
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Split, write_manifest
 from ecmf_pipeline.core.errors import BudgetSpent, InputError
@@ -50,7 +50,7 @@ def files() -> dict[str, bytes]:
 
 
 def test_the_plan_is_what_is_then_asked(server: FaultServer, capsys: pytest.CaptureFixture[str]) -> None:
-    llm_commands.plan()
+    llm.plan()
     said = capsys.readouterr().out
     found = re.search(r"9 requests.*about (\d+) tokens of prompts and at most (\d+) of answers, at most about", said)
     assert found, said
@@ -61,7 +61,7 @@ def test_the_plan_is_what_is_then_asked(server: FaultServer, capsys: pytest.Capt
     assert sent * 0.8 < int(found[1]) < sent * 1.3, "an estimate of what was sent"
     assert int(found[2]) == 9 * 64
     capsys.readouterr()
-    llm_commands.plan()
+    llm.plan()
     assert "0 requests" in capsys.readouterr().out
 
 
@@ -74,13 +74,13 @@ def test_other_settings_are_told_apart_and_pruned_when_told_so(
     both = files()
     assert len(both) == 2
     capsys.readouterr()
-    llm_commands.ls()
+    llm.ls()
     told = capsys.readouterr().out.splitlines()
     assert sorted(line.rsplit(", ", 1)[1] for line in told) == ["in use", "other settings"]
     assert all(": 9 " in line and " 1 without a valid" in line for line in told)
-    llm_commands.prune(yes=False)
+    llm.prune(yes=False)
     assert files() == both
-    llm_commands.prune(yes=True)
+    llm.prune(yes=True)
     assert len(files()) == 1
     assert files().items() < both.items()
     asked = len(server.asked)
@@ -103,38 +103,38 @@ def test_samples_of_unfinished_texts_are_counted_and_pruned(
     Path("params.yaml").write_text(
         Path("params.yaml").read_text().replace("key_env: null", "key_env: null, scoring: samples, concurrency: 9")
     )
-    assert "45 requests" in run(llm_commands.plan)
+    assert "45 requests" in run(llm.plan)
     with pytest.raises(BudgetSpent):
         rewrite.run()
     paid = 5 * sum(content.count(b"key") for name, content in files().items() if "part-" in name)
-    assert "32 requests" in run(llm_commands.plan)
-    assert f": {13 - paid} paid answers of unfinished questions, in use" in run(llm_commands.ls)
-    run(lambda: llm_commands.prune(yes=True))
-    assert "32 requests" in run(llm_commands.plan), "what is in use stays"
+    assert "32 requests" in run(llm.plan)
+    assert f": {13 - paid} paid answers of unfinished questions, in use" in run(llm.ls)
+    run(lambda: llm.prune(yes=True))
+    assert "32 requests" in run(llm.plan), "what is in use stays"
     in_use = Path("params.yaml").read_text()
     ask_of(server, "another")
-    assert f": {13 - paid} paid answers of unfinished questions, other settings" in run(llm_commands.ls)
-    assert "unfinished questions: would go" in run(lambda: llm_commands.prune(yes=False))
-    assert "unfinished questions: removed" in run(lambda: llm_commands.prune(yes=True))
+    assert f": {13 - paid} paid answers of unfinished questions, other settings" in run(llm.ls)
+    assert "unfinished questions: would go" in run(lambda: llm.prune(yes=False))
+    assert "unfinished questions: removed" in run(lambda: llm.prune(yes=True))
     Path("params.yaml").write_text(in_use)
-    assert "45 requests" in run(llm_commands.plan)
+    assert "45 requests" in run(llm.plan)
 
 
 @pytest.mark.usefixtures("server")
 def test_answers_are_written_out_with_what_was_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
     rewrite.run()
-    llm_commands.export(Path("out.jsonl"))
+    llm.export(Path("out.jsonl"))
     rows = {row["text"]: row for row in map(json.loads, Path("out.jsonl").read_text().splitlines())}
     assert list(rows) == lines(9)
     assert max(rows["line 4"]["scores"], key=rows["line 4"]["scores"].get) == LABELS[4]
     assert not rows["line 3"]["scores"]
     assert [answer.split(":")[0] for answer in rows["line 3"]["raw"]] == ["not JSON"] * 2
     capsys.readouterr()
-    llm_commands.export(Path("-"))
+    llm.export(Path("-"))
     assert capsys.readouterr().out == Path("out.jsonl").read_text()
     assert not Path("-").exists()
     with pytest.raises(InputError, match="already there"):
-        llm_commands.export(Path("out.jsonl"))
+        llm.export(Path("out.jsonl"))
 
 
 @pytest.mark.usefixtures("server")
@@ -156,10 +156,10 @@ def test_answers_to_prompts_with_examples_of_the_corpus_are_in_use(capsys: pytes
     llm_votes(params, with_words(params, read_labelled_corpus()))
     paid = files()
     assert len(paid) == 2
-    llm_commands.prune(yes=True)
+    llm.prune(yes=True)
     assert files() == paid
     capsys.readouterr()
-    llm_commands.plan()
+    llm.plan()
     told = capsys.readouterr().out
     assert "llm, fold 0: 0 questions to ask, 6 known" in told
     assert "llm, fold 1: 0 questions to ask, 6 known" in told
