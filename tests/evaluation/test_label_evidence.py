@@ -23,7 +23,7 @@ from ecmf_pipeline.labels.config import LabelModelConfig
 from ecmf_pipeline.labels.rounds import GIVEN
 from ecmf_pipeline.report.blocks import Folded, Table
 from ecmf_pipeline.report.sections.evidence import proof_blocks, vote_source_blocks
-from tools.vote_worlds import World, generate
+from tools.bench.labels.worlds import World, generate
 
 LABELS = ["angry", "happy", "sad"]
 CLIPS = 240

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from ecmf_pipeline.labels import baselines
 from ecmf_pipeline.labels.baselines import BASELINES, WITHOUT_GOLD, Floats, Ints, Votes
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
-from tools.vote_worlds import World, drawn_worlds, generate, gold_sample
+from tools.bench.labels.worlds import World, drawn_worlds, generate, gold_sample
 
 WORLD = World("small", (0.75, 0.6, 0.5, 0.4), clips=1500, soft=False)
 

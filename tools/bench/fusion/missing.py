@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.fusion import TrainingConfig, cross_validate
-from tools.bench_fusion.generated import generate
-from tools.bench_fusion.ravdess import read_ravdess
+from tools.bench.fusion.generated import generate
+from tools.bench.fusion.ravdess import read_ravdess
 
 LABELLED = 2_000
 """Clips of the generated set that are learned from here: every modality costs a training."""

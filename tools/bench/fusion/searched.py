@@ -1,4 +1,4 @@
-"""Whether the search for settings helps (`python -m tools.bench_fusion search`): RAVDESS by actor, nested."""
+"""Whether the search for settings helps (`python -m tools.bench.fusion search`): RAVDESS by actor, nested."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from ecmf_pipeline.core.metrics import bootstrap_difference
 from ecmf_pipeline.fusion import SearchConfig, TrainingConfig, cross_validate
-from tools.bench_fusion.ravdess import read_ravdess
+from tools.bench.fusion.ravdess import read_ravdess
 
 TRIALS = 6
 

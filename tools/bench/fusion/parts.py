@@ -1,4 +1,4 @@
-"""Which parts of `ecmf` and of its training earn their place (`python -m tools.bench_fusion parts`, minutes)."""
+"""Which parts of `ecmf` and of its training earn their place (`python -m tools.bench.fusion parts`, minutes)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ecmf_pipeline.evaluation.variants import variants
 from ecmf_pipeline.fusion import CrossValidation, FusionConfig, TrainingConfig, cross_validate
 from ecmf_pipeline.fusion.folds import assign_folds
 from ecmf_pipeline.fusion.inputs import encode_labels
-from tools.bench_fusion.generated import generate, with_holes
-from tools.bench_fusion.ravdess import read_ravdess
+from tools.bench.fusion.generated import generate, with_holes
+from tools.bench.fusion.ravdess import read_ravdess
 
 RAVDESS_SEEDS, GENERATED_SEEDS = 1, 1
 HOLES = {"face": 0.05, "audio": 0.1, "text": 0.2}

@@ -14,8 +14,8 @@ from ecmf_pipeline.labels.config import LinearConfig
 from ecmf_pipeline.llm.calibration import LEAST_LABELLED, fit_calibration
 from ecmf_pipeline.llm.prompt import load_prompt, prompts_by_fold
 from ecmf_pipeline.llm.scoring import probabilities
-from tools.meld_figures import HEADER, difference, line
-from tools.meld_sample import Floats, Ints, Sample, embedded, raw_scores
+from tools.bench.meld.figures import HEADER, difference, line
+from tools.bench.meld.sample import Floats, Ints, Sample, embedded, raw_scores
 
 PROMPT = "emotion_en"
 FITTED_ON = 300

@@ -21,8 +21,8 @@ from ecmf_pipeline.labels.config import RefineConfig
 from ecmf_pipeline.labels.refine import decide, lessons, worth_labelling
 from ecmf_pipeline.labels.rounds import GIVEN, assess
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
-from tools.meld_noise import BALANCE, Text, clips_of, flip, interval, out_of_fold, read, score, transitions
-from tools.vote_worlds import WORLDS, World, generate, gold_sample
+from tools.bench.labels.meld_noise import BALANCE, Text, clips_of, flip, interval, out_of_fold, read, score, transitions
+from tools.bench.labels.worlds import WORLDS, World, generate, gold_sample
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
