@@ -209,7 +209,7 @@ def _compared(name: str, before: Values, after: Values) -> Comparison:
         one, other = np.asarray(before[key]), np.asarray(after[key])
         if one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes():
             result.values += one.size
-        elif WORDED & set(key.replace("/", " ").split()):
+        elif one.dtype.kind == other.dtype.kind == "U" and WORDED & {*key.split("/"), key.rpartition(" ")[2]}:
             result.worded += 1
         else:
             _count(result, key, one, other)
@@ -229,12 +229,13 @@ def _count(result: Comparison, key: str, one: np.ndarray[Any, Any], other: np.nd
     if one.dtype.kind in "fiu":
         far = np.abs(one.astype(np.float64) - other.astype(np.float64))
         result.largest = max(result.largest, float(np.nanmax(np.where(same, 0, np.nan_to_num(far, nan=np.inf)))))
+    one, other = one[~same], other[~same]
     result.first = result.first or f"{key}: {_shown(one)} against {_shown(other)}"
 
 
 def _shown(value: np.ndarray[Any, Any]) -> str:
-    shown = str(value if value.ndim == 0 else value.ravel()[:3])
-    return shown if len(shown) <= 70 else f"{shown[:67]}..."
+    shown = ", ".join(map(str, value.ravel()[:3].tolist()))
+    return shown if len(shown) <= 90 else f"{shown[:87]}..."
 
 
 if __name__ == "__main__":

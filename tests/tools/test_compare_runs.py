@@ -99,6 +99,12 @@ def test_another_reason_is_counted_apart(run, other):
     assert {one.name: one.worded for one in compare(run, other) if one.worded} == {"labels.csv": 1}
 
 
+def test_a_number_under_the_name_of_a_sentence_counts(run, other):
+    for data, error in ((run, 0.5), (other, 0.25)):
+        (data / "metrics.json").write_text(json.dumps({"calibration": {"error": error, "reason": "why"}}))
+    assert differing(run, other) == {"metrics.json": (1, 0.25, 0)}
+
+
 def test_json_arrays_weights_and_answers(run, other):
     (other / "metrics.json").write_text(json.dumps({"weighted_f1": 0.75, "of": ["a"]}))
     np.savez(other / "answers.npz", labels=np.array(["happy", "worried"]), probs=np.array([0.5, np.nan], np.float32))
