@@ -41,7 +41,6 @@ llm: {workers: 0}
 train: {training: {seeds: 1, epochs: 15}}
 vote: {folds: 3, lightgbm: {rounds: 20}}
 evaluate: {draws: 100}
-ablate: {seeds: 1, fusions: [], modalities: false}
 """
 STAGES = """sample
 index
@@ -57,7 +56,6 @@ refine
 train --labels refined
 predict --labels refined
 evaluate
-ablate
 report"""
 VIDEO = "data/sample/video/sample_00000.mp4"
 
@@ -150,7 +148,7 @@ def main() -> None:
 
 
 def make_project(folder: Path, models: Path) -> None:
-    """Write a small project on the synthetic corpus and run all its stages, without DVC."""
+    """Write a small project on the synthetic corpus and run its stages, without DVC."""
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "models").symlink_to(models)
     shutil.copy(REPOSITORY / "dvc.yaml", folder)
