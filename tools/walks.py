@@ -66,13 +66,15 @@ class Leg:
 
     Attributes:
         words: Of the command line.
-        only: Names of functions: what runs below none of them does not count. Empty: everything counts.
+        only: Names of functions: what runs neither in nor below one of them does not count. Empty: everything counts.
         without: Names of functions: what runs in or below them does not count.
+        also: Names of functions that count themselves, although they run above those of ``only``.
     """
 
     words: tuple[str, ...]
     only: tuple[str, ...] = ()
     without: tuple[str, ...] = ("load_params",)
+    also: tuple[str, ...] = ()
 
 
 WALKS = {
@@ -80,7 +82,7 @@ WALKS = {
     "label": [
         Leg(("vote",), without=("load_params", "llm_votes")),
         Leg(("refine",)),
-        Leg(("report",), only=("_decisions", "_changes")),
+        Leg(("report",), only=("read_decisions", "_decisions", "_changes"), also=("run",)),
     ],
 }
 
@@ -90,7 +92,7 @@ class Entered:
 
     def __init__(self, leg: Leg) -> None:
         self.functions: dict[str, set[str]] = defaultdict(set)
-        self.unseen = {*leg.only, *leg.without}
+        self.unseen = {*leg.only, *leg.without, *leg.also}
         self._leg = leg
         self._root = f"{PACKAGE}{os.sep}"
 
@@ -109,7 +111,7 @@ class Entered:
             self.functions[module].add(name)
 
     def _counts(self, frame: FrameType | None) -> bool:
-        counts = not self._leg.only
+        counts = not self._leg.only or (frame is not None and frame.f_code.co_name in self._leg.also)
         while frame is not None:
             code = frame.f_code
             if code.co_filename.startswith("<frozen importlib"):
@@ -127,14 +129,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.walks", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--list", action="store_true", help="print the modules with the functions that run")
     parser.add_argument("--models", type=Path, default=REPOSITORY / "data" / "models", help="the embedded weights")
+    parser.add_argument("--project", type=Path, help="where the small project is kept, and used again if it is there")
     parser.add_argument("--leg", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.leg:
         trace(WALKS[options.leg[0]][int(options.leg[1])])
         return
     with tempfile.TemporaryDirectory(prefix="walks-") as name:
-        folder = Path(name) / "project"
-        make_project(folder, options.models.resolve())
+        folder = (options.project or Path(name) / "project").resolve()
+        if not (folder / "data" / "report").is_dir():
+            make_project(folder, options.models.resolve())
         for walk, legs in WALKS.items():
             modules: dict[str, set[str]] = defaultdict(set)
             for number in range(len(legs)):
@@ -149,8 +153,9 @@ def main() -> None:
 
 def make_project(folder: Path, models: Path) -> None:
     """Write a small project on the synthetic corpus and run its stages, without DVC."""
-    (folder / "data").mkdir(parents=True)
-    (folder / "data" / "models").symlink_to(models)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    if not (folder / "data" / "models").exists():
+        (folder / "data" / "models").symlink_to(models)
     shutil.copy(REPOSITORY / "dvc.yaml", folder)
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
     changed = _merged(params, yaml.safe_load(SETTINGS))
