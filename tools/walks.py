@@ -98,12 +98,12 @@ class Entered:
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
         """Note the function, unless it runs for an import or outside what counts."""
+        if event != "call":  # first: calls into C come here too, and are the most
+            return
         code = frame.f_code
         file, name = code.co_filename, code.co_qualname
         # The bodies of modules and classes are code without the flag.
-        if event != "call" or not code.co_flags & CO_OPTIMIZED:
-            return
-        if not (file.startswith(self._root) and file.endswith(".py")):
+        if not (file.startswith(self._root) and file.endswith(".py") and code.co_flags & CO_OPTIMIZED):
             return
         self.unseen.discard(code.co_name)
         module = file[len(self._root) : -3].replace(os.sep, ".").removesuffix(".__init__")
