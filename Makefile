@@ -40,10 +40,10 @@ format: env  ## let ruff put the code in order
 
 bench: env models  ## measure, beside a reference in the same run
 	python -m tools.bench
-	python -m tools.bench_encoders
-	python -m tools.bench_memory auto
-	python -m tools.bench_fusion
-	python -m tools.bench_labels
+	python -m tools.bench.encoders
+	python -m tools.bench.memory auto
+	python -m tools.bench.fusion
+	python -m tools.bench.labels
 
 clean:  ## remove what can be rebuilt (not data/, not the DVC cache)
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

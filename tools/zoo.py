@@ -1,4 +1,4 @@
-"""A table of what becomes of the bad and odd files of the zoo: ``python tools/zoo.py [MODELS]``.
+"""A table of what becomes of the bad and odd files of the zoo: ``python -m tools.zoo [MODELS]``.
 
 Makes the zoo of tests/zoo in a temporary folder, runs `index` and `extract` on it with a decoder that hangs and
 crashes on some, and prints a line for each file, in Markdown.

@@ -119,7 +119,7 @@ class LabelModelConfig(Config):
 class RefineConfig(Config):
     """The `refine` stage: when the label model may doubt, drop, replace or add a label.
 
-    The defaults are what `tools.bench_labels` measured: weighting by belief and dropping the least believed helps on
+    The defaults are what `tools.bench.labels` measured: weighting by belief and dropping the least believed helps on
     noisy labels and costs nothing on clean ones, overwriting does not help. So a label is replaced only where verdicts
     show how often that is right.
 

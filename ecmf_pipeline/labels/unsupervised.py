@@ -3,7 +3,7 @@
 Dawid and Skene's model learns from hard votes who can be trusted with what. What it finds teaches a log-linear pool of
 the soft votes how much each source's probabilities mean. The two, and the plain mean of the probabilities, which keeps
 them from straying where sources err together, are multiplied; where too few sources err independently the majority
-stands. Measured by ``tools.bench_labels``: each alone falls below the majority in some settings.
+stands. Measured by ``tools.bench.labels``: each alone falls below the majority in some settings.
 """
 
 from __future__ import annotations

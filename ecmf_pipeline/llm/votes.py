@@ -36,7 +36,7 @@ BIAS_SPREAD = 0.5
 """Standard deviation of each label's bias around 0, before a label is seen: few labels move it little.
 
 Both were chosen on MELD's train and dev parts. With 1 and 1, thirty labels made the log-loss as much better, but one
-draw of them in twenty cost 0.12 of weighted F1; with these it costs 0.01 (`tools.bench_meld_llm` measures it).
+draw of them in twenty cost 0.12 of weighted F1; with these it costs 0.01 (`tools.bench.meld` measures it).
 """
 _LOWEST, _HIGHEST = 0.05, 20.0
 

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tools.vote_worlds import World, generate
 
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.evaluation.label_quality import (
@@ -23,7 +24,7 @@ from ecmf_pipeline.labels.config import LabelModelConfig
 from ecmf_pipeline.labels.label_model import GIVEN
 from ecmf_pipeline.report.blocks import Folded, Table
 from ecmf_pipeline.report.refinement import proof_blocks, vote_source_blocks
-from tools.vote_worlds import World, generate
+from tools.bench.labels.worlds import World, generate
 
 LABELS = ["angry", "happy", "sad"]
 CLIPS = 240

@@ -17,7 +17,7 @@ from ecmf_pipeline.core.metrics import expected_calibration_error
 from ecmf_pipeline.labels.combining import combine_votes
 from ecmf_pipeline.labels.unsupervised import independent_sources
 from ecmf_pipeline.labels.votes import evidence_of, first_choice
-from tools.vote_worlds import WORLDS, World, generate, gold_sample
+from tools.bench.labels.worlds import WORLDS, World, generate, gold_sample
 
 Simulate = Callable[..., Any]
 WORLDS_BY_NAME = {world.name: world for world in WORLDS}

@@ -1,4 +1,4 @@
-"""The tiny language model's params; `scripted` is importable, here and in the workers."""
+"""The tiny language model's params."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ecmf_pipeline.llm.prompt import as_data, load_prompt
-from tools.llm_injected import CHINESE, ENGLISH
+from tools.llm_trust.injected import CHINESE, ENGLISH
 
 SIX = ["neutral", "angry", "happy", "sad", "worried", "surprise"]
 

@@ -1,4 +1,4 @@
-"""Which parts of `ecmf` and of its training earn their place (`python -m tools.bench_fusion parts`, minutes)."""
+"""Which parts of `ecmf` and of its training earn their place (`python -m tools.bench.fusion parts`, minutes)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tools.bench_fusion.generated import generate, with_holes
+from tools.bench_fusion.ravdess import read_ravdess
 
 from ecmf_pipeline.evaluation.ablation import NOTHING, Study
 from ecmf_pipeline.evaluation.config import AblateConfig
@@ -15,8 +17,8 @@ from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.folds import assign_folds
 from ecmf_pipeline.fusion.inputs import encode_labels
 from ecmf_pipeline.fusion.training import CrossValidation, cross_validate
-from tools.bench_fusion.generated import generate, with_holes
-from tools.bench_fusion.ravdess import read_ravdess
+from tools.bench.fusion.generated import generate, with_holes
+from tools.bench.fusion.ravdess import read_ravdess
 
 RAVDESS_SEEDS, GENERATED_SEEDS = 1, 1
 HOLES = {"face": 0.05, "audio": 0.1, "text": 0.2}

@@ -1,7 +1,7 @@
 """Whether memory stays flat: thousands of clips opened one after the other, as a worker opens them.
 
-python -m tools.bench_memory            # both readers, in fresh processes
-python -m tools.bench_memory decord 500 # one reader, so many clips
+python -m tools.bench.memory            # both readers, in fresh processes
+python -m tools.bench.memory decord 500 # one reader, so many clips
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def memory_growth(reader: str, openings: int = OPENINGS) -> tuple[float, float]:
     Returns:
         Resident memory after warm-up and at the end, in MB.
     """
-    words = [sys.executable, "-m", "tools.bench_memory", "--measure", reader, str(openings)]
+    words = [sys.executable, "-m", "tools.bench.memory", "--measure", reader, str(openings)]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | memory_settings())
     warm, end = json.loads(done.stdout.splitlines()[-1])
     return warm, end

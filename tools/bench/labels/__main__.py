@@ -1,4 +1,4 @@
-"""`python -m tools.bench_labels [gold|nogold|speed|meld|next ...]`: is the refinement better than what exists?
+"""`python -m tools.bench.labels [gold|nogold|speed|meld|next ...]`: is the refinement better than what exists?
 
 ``gold`` and ``nogold`` compare `combine_votes` with other methods on generated votes whose truth is known, ``speed``
 times it on 130,000 clips, ``meld`` flips labels of real utterances and counts what each treatment of them gains,
@@ -18,11 +18,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tools.vote_worlds import WORLDS, World, drawn_worlds, generate, gold_sample
 
 from ecmf_pipeline.core.metrics import expected_calibration_error
-from ecmf_pipeline.labels.baselines import BASELINES, Baseline
+from ecmf_pipeline.labels.baselines import BASELINES, WITHOUT_GOLD, Baseline
 from ecmf_pipeline.labels.combining import combine_votes
-from tools.vote_worlds import WORLDS, World, drawn_worlds, generate, gold_sample
+from tools.bench.labels.worlds import WORLDS, World, drawn_worlds, generate, gold_sample
 
 WITHOUT_GOLD = ("majority", "mean of probabilities", "Dawid-Skene", "OneCoin", "MMSR")
 """Those that can do without gold labels."""
@@ -35,7 +36,7 @@ DRAWN = 20
 
 def main() -> None:
     """Run the parts asked for, all by default."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.bench.labels", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="part", help=" ".join(PARTS))
     parser.add_argument("--full", action="store_true", help="every setting, and five seeds")
     parser.add_argument("--seeds", type=int, help="how many; 1, or 5 with --full")
@@ -120,7 +121,7 @@ def speed(arguments: argparse.Namespace) -> None:
 
 def meld(arguments: argparse.Namespace) -> None:
     """What training on noisy labels gains by each treatment of them."""
-    from tools.meld_noise import QUICK, bench, transitions
+    from tools.bench.labels.meld_noise import QUICK, bench, transitions
 
     if (folder := _meld(arguments)) is not None:
         bench(folder, arguments.seeds, tuple(transitions()) if arguments.full else QUICK, _say)
@@ -128,7 +129,7 @@ def meld(arguments: argparse.Namespace) -> None:
 
 def next_clips(arguments: argparse.Namespace) -> None:
     """What verdicts teach, by the rule that picks the clips they are asked for."""
-    from tools.bench_next import generated, utterances
+    from tools.bench.labels.next_clips import generated, utterances
 
     generated(arguments.seeds, _say, full=arguments.full)
     if (folder := _meld(arguments)) is not None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tools.meld_figures import HEADER, difference, line
+from tools.meld_sample import Floats, Ints, Sample, embedded, raw_scores
 
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.labels.combining import combine_votes
@@ -15,8 +17,8 @@ from ecmf_pipeline.labels.voters import build_voter
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.scoring import probabilities
 from ecmf_pipeline.llm.votes import LEAST_LABELLED, fit_calibration, prompts_by_fold
-from tools.meld_figures import HEADER, difference, line
-from tools.meld_sample import Floats, Ints, Sample, embedded, raw_scores
+from tools.bench.meld.figures import HEADER, difference, line
+from tools.bench.meld.sample import Floats, Ints, Sample, embedded, raw_scores
 
 PROMPT = "emotion_en"
 FITTED_ON = 300

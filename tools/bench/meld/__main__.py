@@ -1,6 +1,6 @@
 """What the embedded LLM is worth on MELD's real utterances: its votes, raw and calibrated, and its enriched texts.
 
-Run as ``python -m tools.bench_meld_llm FOLDER``, where FOLDER keeps the scores and embeddings: a second run asks
+Run as ``python -m tools.bench.meld FOLDER``, where FOLDER keeps the scores and embeddings: a second run asks
 nothing. The first takes 0.1 to 0.3 CPU seconds an utterance, about a quarter of an hour in all. Utterances are drawn by
 the seed from those that `corpora.meld` gives one of MER's six labels; the test part is read for figures only.
 """
@@ -13,13 +13,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-
-from ecmf_pipeline.corpora.config import MER_LABELS
-from ecmf_pipeline.llm.votes import fit_calibration, votes_from_scores
 from tools.meld_figures import MARGIN
 from tools.meld_sample import MELD, Sample, read_samples
 from tools.meld_texts import enriched_texts, texts_table
 from tools.meld_votes import Scores, ask, few_table, votes_table
+
+from ecmf_pipeline.corpora.config import MER_LABELS
+from ecmf_pipeline.llm.votes import fit_calibration, votes_from_scores
+from tools.bench.meld.figures import MARGIN
+from tools.bench.meld.sample import MELD, Sample, read_samples
+from tools.bench.meld.texts import enriched_texts, texts_table
+from tools.bench.meld.votes import Scores, ask, few_table, votes_table
 
 PARTS = ("votes", "texts", "quotes")
 QUOTED = 10
@@ -27,7 +31,7 @@ QUOTED = 10
 
 def main() -> None:
     """Print the tables, and some rewrites and votes."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.bench.meld", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("parts", nargs="*", metavar="part", help="votes, texts, quotes; all by default")
     parser.add_argument("--meld", type=Path, default=MELD)

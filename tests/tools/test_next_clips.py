@@ -1,4 +1,4 @@
-"""The rules that `tools.bench_next` compares ask for what they may ask for."""
+"""The rules that `tools.bench.labels.next_clips` compares ask for what they may ask for."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.labels.baselines import mean_probs
-from tools.bench_next import RULES
-from tools.vote_worlds import World, generate
+from tools.bench.labels.next_clips import RULES
+from tools.bench.labels.worlds import World, generate
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from tools.bench_fusion.generated import generate
+from tools.bench_fusion.ravdess import read_ravdess
 
 from ecmf_pipeline.fusion.config import TrainingConfig
 from ecmf_pipeline.fusion.training import cross_validate
-from tools.bench_fusion.generated import generate
-from tools.bench_fusion.ravdess import read_ravdess
+from tools.bench.fusion.generated import generate
+from tools.bench.fusion.ravdess import read_ravdess
 
 LABELLED = 2_000
 """Clips of the generated set that are learned from here: every modality costs a training."""

@@ -1,14 +1,14 @@
-"""`python -m tools.bench_fusion [generated|ravdess|missing|parts|search ...]`: figures beside what they must reach."""
+"""`python -m tools.bench.fusion [generated|ravdess|missing|parts|search ...]`: figures beside what they must reach."""
 
 from __future__ import annotations
 
 import sys
 
-from tools.bench_fusion.generated_figures import generated_figures
-from tools.bench_fusion.missing import missing_figures
-from tools.bench_fusion.parts import parts_figures
-from tools.bench_fusion.ravdess import ravdess_figures
-from tools.bench_fusion.searched import search_figures
+from tools.bench.fusion.generated_figures import generated_figures
+from tools.bench.fusion.missing import missing_figures
+from tools.bench.fusion.parts import parts_figures
+from tools.bench.fusion.ravdess import ravdess_figures
+from tools.bench.fusion.searched import search_figures
 
 FIGURES = {"generated": generated_figures, "ravdess": ravdess_figures, "missing": missing_figures}
 LONGER = {"parts": parts_figures, "search": search_figures}

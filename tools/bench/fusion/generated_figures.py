@@ -8,11 +8,14 @@ from collections.abc import Iterator
 
 import torch
 from sklearn.metrics import f1_score
-
-from ecmf_pipeline.fusion.config import FusionConfig
-from ecmf_pipeline.fusion.training import fit
 from tools.bench_fusion.baseline import EPOCHS, FOLDS, baseline_run
 from tools.bench_fusion.generated import GeneratedSet, generate
+
+from ecmf_pipeline.fusion import fit
+from ecmf_pipeline.fusion.config import FusionConfig
+from ecmf_pipeline.fusion.training import fit
+from tools.bench.fusion.baseline import EPOCHS, FOLDS, baseline_run
+from tools.bench.fusion.generated import GeneratedSet, generate
 
 BASELINE_EPOCHS = 3
 """Epochs of the baseline's loop that are run: enough to tell what one costs; its best come first."""

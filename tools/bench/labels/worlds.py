@@ -79,7 +79,7 @@ WORLDS = (
     World("ten classes, one label each", (0.7, 0.6, 0.5, 0.4), classes=10, clips=8000, soft=False),
     World("many clips", _MIXED, clips=20000),
 )
-"""The settings that `tools.bench_labels` compares the methods in. The method was chosen by them, on seeds 0 and 1."""
+"""The settings that `tools.bench.labels` compares the methods in. The method was chosen by them, on seeds 0 and 1."""
 
 
 def drawn_worlds(count: int, seed: int) -> tuple[World, ...]:

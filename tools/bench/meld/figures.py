@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from tools.meld_sample import Floats, Ints, Sample
 
 from ecmf_pipeline.core.metrics import bootstrap_samples, expected_calibration_error
 from ecmf_pipeline.llm.votes import votes_from_scores
-from tools.meld_sample import Floats, Ints, Sample
+from tools.bench.meld.sample import Floats, Ints, Sample
 
 MARGIN = 0.2
 """The default of `vote.llm_margin`: coverage is the share of votes that lead by it."""

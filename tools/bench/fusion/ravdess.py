@@ -13,7 +13,7 @@ from ecmf_pipeline.core.metrics import bootstrap_difference
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.training import CrossValidation, cross_validate
 
-RAVDESS = Path(__file__).parents[3] / "shared" / "data" / "ravdess" / "au_mfcc_1440x294.npz"
+RAVDESS = Path(__file__).parents[4] / "shared" / "data" / "ravdess" / "au_mfcc_1440x294.npz"
 FOLD_SEEDS = (7, 8, 9, 10, 11)
 """Each deals the actors into other folds and starts the models elsewhere."""
 

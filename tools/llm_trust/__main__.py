@@ -24,12 +24,12 @@ from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.schema import OneOf, Schema
-from tools.llm_injected import CHINESE, ENGLISH
+from tools.llm_trust.injected import CHINESE, ENGLISH
 
 if TYPE_CHECKING:
     from ecmf_pipeline.llm.local_scoring import TransformersScorer
 
-TESTS = Path(__file__).parents[1] / "tests" / "llm"
+TESTS = Path(__file__).parents[2] / "tests" / "llm"
 TEXTS = 500
 LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 UTTERANCES = {

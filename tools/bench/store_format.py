@@ -1,7 +1,7 @@
 """Measures what ADR 4 decides: type, codecs and part size of stores, on features of real clips and real text.
 
-Run it where ``data/models`` is: ``python -m tools.measure_store VIDEO_FOLDER MELD_CSV RAVDESS_NPZ``. CPU seconds are
-the best of several runs. Sizes are those of the features as they are. For times they are repeated, each time with
+Run it where ``data/models`` is: ``python -m tools.bench.store_format VIDEO_FOLDER MELD_CSV RAVDESS_NPZ``. CPU seconds
+are the best of several runs. Sizes are those of the features as they are. For times they are repeated, each time with
 another gain, and so are those of the last table, which asks for files and seconds and not for content.
 """
 
@@ -41,7 +41,7 @@ from ecmf_pipeline.media.audio import read_audio
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.sampling import read_frames
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group
-from tools.bench_store import cpu_seconds
+from tools.bench.store import cpu_seconds
 
 UTTERANCES = 2_000
 NEW_CLIPS = 100

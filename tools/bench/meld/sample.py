@@ -22,7 +22,7 @@ from ecmf_pipeline.llm.prompt import Calibration, Prompt
 from ecmf_pipeline.llm.run import ScoreBooks
 from ecmf_pipeline.llm.scoring import label_scores
 
-MELD = Path(__file__).parents[2] / "shared" / "data" / "meld"
+MELD = Path(__file__).parents[4] / "shared" / "data" / "meld"
 PARTS = ("train", "dev", "test")
 
 WORKERS = 2

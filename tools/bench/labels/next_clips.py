@@ -21,8 +21,8 @@ from ecmf_pipeline.labels.config import RefineConfig
 from ecmf_pipeline.labels.label_model import GIVEN, assess
 from ecmf_pipeline.labels.refine import decide, label_entropy, worth_labelling
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
-from tools.meld_noise import BALANCE, Text, clips_of, flip, interval, out_of_fold, read, score, transitions
-from tools.vote_worlds import WORLDS, World, generate, gold_sample
+from tools.bench.labels.meld_noise import BALANCE, Text, clips_of, flip, interval, out_of_fold, read, score, transitions
+from tools.bench.labels.worlds import WORLDS, World, generate, gold_sample
 
 Rule = Callable[[Mapping[str, Floats], Floats, Bools, int, np.random.Generator], Sequence[int]]
 """From votes by source, probabilities (n, K), clips that may be asked for (n,) and how many, to the clips."""

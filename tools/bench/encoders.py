@@ -29,7 +29,7 @@ from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.sampling import read_frames
 from ecmf_pipeline.runner.machine import memory_settings
 from ecmf_pipeline.store import FeatureStore
-from tools.bench_clips import Cost, cost_of, make_clips, run_extraction
+from tools.bench.clips import Cost, cost_of, make_clips, run_extraction
 
 FRAMES = 16
 CORES = 2
@@ -164,7 +164,7 @@ def report_commands(folder: Path, size: str, frames: int) -> None:
 def decode_cost(paths: Sequence[Path], media: MediaConfig) -> Cost:
     """Of reading the pictures of a clip, once the readers are loaded, in a process set up as workers are."""
     code = (
-        "import sys; from pathlib import Path; from tools.bench_encoders import *\n"
+        "import sys; from pathlib import Path; from tools.bench.encoders import *\n"
         "frames, *paths = sys.argv[1:]; media = MediaConfig(frames=int(frames)); read_frames(Path(paths[0]), media)\n"
         "cost = cost_of(lambda: sum(len(read_frames(Path(path), media)[1]) for path in paths)).each(len(paths))\n"
         "print(cost.cpu, cost.wall)"

@@ -17,9 +17,9 @@ from ecmf_pipeline.llm.config import RewriteConfig
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.rewriting import enrich
 from ecmf_pipeline.llm.scoring import probabilities
-from tools.meld_figures import samples_of, score, told
-from tools.meld_sample import Floats, Ints, Sample, embedded
-from tools.meld_votes import PROMPT, Scores
+from tools.bench.meld.figures import samples_of, score, told
+from tools.bench.meld.sample import Floats, Ints, Sample, embedded
+from tools.bench.meld.votes import PROMPT, Scores
 
 PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 """Inverse penalties to choose from, on the dev part, for each kind of features by itself."""

@@ -1,4 +1,4 @@
-"""Whether the search for settings helps (`python -m tools.bench_fusion search`): RAVDESS by actor, nested."""
+"""Whether the search for settings helps (`python -m tools.bench.fusion search`): RAVDESS by actor, nested."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from time import process_time
 
 import numpy as np
+from tools.bench_fusion.ravdess import read_ravdess
 
 from ecmf_pipeline.core.metrics import bootstrap_difference
 from ecmf_pipeline.fusion.config import SearchConfig, TrainingConfig
 from ecmf_pipeline.fusion.training import cross_validate
-from tools.bench_fusion.ravdess import read_ravdess
+from tools.bench.fusion.ravdess import read_ravdess
 
 TRIALS = 6
 

@@ -1,1 +1,0 @@
-"""Bench of the fusion: a set as large as MER2025's, the baseline's loop, RAVDESS (`python -m tools.bench_fusion`)."""
