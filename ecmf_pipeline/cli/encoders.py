@@ -10,7 +10,7 @@ from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TransformersConfig
 from ecmf_pipeline.encoders.config import ImportedConfig
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.settings.params import Params, load_params, validated
+from ecmf_pipeline.settings.params import Params, load_params, preset_params
 from ecmf_pipeline.settings.presets import preset_names
 
 _SHOWN = ("layers", "token_pool", "special_tokens", "frames", "frames_per_row", "inputs", "precision")
@@ -18,10 +18,6 @@ _SHOWN = ("layers", "token_pool", "special_tokens", "frames", "frames_per_row", 
 
 _Row = tuple[str, str, str, str, str]
 """Modality, entry, model, width, options."""
-
-
-_ANY_CORPUS = {"kind": "mer", "root": "corpus"}
-"""A preset may ask for what corpora of this kind alone bring."""
 
 
 def run() -> None:
@@ -32,9 +28,7 @@ def run() -> None:
     """
     params = load_params()
     tables = {
-        f"preset {name}" + (" (that of params.yaml)" if name == params.preset else ""): list(
-            _rows(validated({"preset": name, "corpus": _ANY_CORPUS}, where=f"preset {name}"))
-        )
+        f"preset {name}" + (" (that of params.yaml)" if name == params.preset else ""): list(_rows(preset_params(name)))
         for name in preset_names()
     }
     tables[f"in use: {paths.PARAMS} over the preset {params.preset}"] = list(_rows(params))

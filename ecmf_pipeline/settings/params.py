@@ -222,6 +222,15 @@ def load_params(path: Path = paths.PARAMS) -> Params:
     return validated(document, where=str(path))
 
 
+def preset_params(name: str) -> Params:
+    """Return the params of a preset on its own, on a corpus of the kind that every preset can be used with.
+
+    Raises:
+        ParamsError: If there is no such preset.
+    """
+    return validated({"preset": name, "corpus": {"kind": "mer", "root": "corpus"}}, where=f"preset {name}")
+
+
 def validated(document: dict[str, Any], *, where: str) -> Params:
     """A params document over the preset it names.
 

@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tools.vote_worlds import World, generate
 
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.evaluation.label_quality import (

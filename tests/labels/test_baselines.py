@@ -8,8 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from tools.bench_labels import WITHOUT_GOLD
-from tools.vote_worlds import World, drawn_worlds, generate, gold_sample
 
 from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.labels import baselines

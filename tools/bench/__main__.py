@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tools.bench_dvc import dvc_no_op, dvc_no_op_of_a_large_corpus, dvc_no_op_same_graph, pushed_bytes
-from tools.bench_store import FIGURES, cpu_seconds
 
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.llm.config import LlmConfig

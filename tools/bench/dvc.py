@@ -55,7 +55,7 @@ def dvc_no_op_same_graph(folder: Path) -> tuple[str, float, float]:
 
 
 def dvc_no_op_of_a_large_corpus(folder: Path) -> tuple[str, float, float]:
-    """The same with a manifest, a corpus folder and feature stores of 132,000 clips.
+    """The same with a corpus, a manifest and feature stores of 132,000 clips.
 
     `index` and `settings` are real; the other stages, which a no-op does not run, are empty in both projects.
     """
@@ -147,22 +147,23 @@ def _empty_stages(project: Path, *, except_for: Sequence[str] = ()) -> None:
 
 def _enlarge(project: Path) -> None:
     """Replace a project's corpus by 132,000 small files that `index` has measured already, and its stores."""
-    root = project / "corpus"
-    shutil.rmtree(root)
-    cache = IndexCache(project / paths.INDEX_CACHE, Path(root.name))
+    root = project.parent / "clips"
+    root.mkdir()
+    cache = IndexCache(project / paths.INDEX_CACHE, root)
+    labels = ["name,label"]
     for number in range(CLIPS_STORED):
-        path = root / f"film{number // PART:03d}" / f"{number % PART:04d}.mp4"
-        if number % PART == 0:
-            path.parent.mkdir(parents=True)
+        name = f"film{number:06d}"
+        path = root / f"{name}.mp4"
         path.write_bytes(b"%d" % number)
         status = path.stat()
         measured = Measured(f"{number:064x}", duration=3.0, has_video=True, has_audio=True)
-        cache.put(str(path.relative_to(root)), status.st_size, status.st_mtime_ns, measured)
+        cache.put(path.name, status.st_size, status.st_mtime_ns, measured)
+        labels.append(f"{name},{'good' if number % 2 else 'bad'}")
     cache.save()
-    labels = [
-        f"film{number // PART:03d}__{number % PART:04d},{'good' if number % 2 else 'bad'}" for number in range(99)
-    ]
-    (root / "labels.csv").write_text("\n".join(["name,label", *labels, ""]))
+    (root / "labels.csv").write_text("\n".join([*labels, ""]))
+    params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+    params["corpus"]["root"] = str(root)
+    (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     for modality in Modality:
         store = project / paths.features(modality)
         shutil.rmtree(store, ignore_errors=True)

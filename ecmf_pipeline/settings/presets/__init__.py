@@ -8,7 +8,6 @@ as soon as it names any modality (one that it leaves out is not used).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +26,16 @@ def preset_names() -> list[str]:
     return sorted((path.stem for path in _FOLDER.glob("*.yaml")), key=lambda name: (name != DEFAULT_PRESET, name))
 
 
-@cache
-def preset_text(name: str) -> str:
-    """A preset's file as it stands, comments included.
+def preset_document(name: str) -> dict[str, Any]:
+    """Read a preset, a partial params document.
 
     Raises:
-        ParamsError: When there is no such preset.
+        ParamsError: If there is no such preset.
     """
     if name not in preset_names():
-        raise ParamsError(
-            f"`preset`: there is no preset {name!r}", f"there are {', '.join(preset_names())}", keys=["preset"]
-        )
-    return (_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
-
-
-def preset_document(name: str) -> dict[str, Any]:
-    """What a preset says, as a partial params document.
-
-    Raises:
-        ParamsError: When there is no such preset.
-    """
-    document: dict[str, Any] = yaml.safe_load(preset_text(name))
+        known = ", ".join(preset_names())
+        raise ParamsError(f"`preset`: there is no preset {name!r}", f"there are {known}", keys=["preset"])
+    document: dict[str, Any] = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     return document
 
 

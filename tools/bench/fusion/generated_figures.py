@@ -8,8 +8,6 @@ from collections.abc import Iterator
 
 import torch
 from sklearn.metrics import f1_score
-from tools.bench_fusion.baseline import EPOCHS, FOLDS, baseline_run
-from tools.bench_fusion.generated import GeneratedSet, generate
 
 from ecmf_pipeline.fusion import fit
 from ecmf_pipeline.fusion.config import FusionConfig

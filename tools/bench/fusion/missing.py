@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from tools.bench_fusion.generated import generate
-from tools.bench_fusion.ravdess import read_ravdess
 
 from ecmf_pipeline.fusion.config import TrainingConfig
 from ecmf_pipeline.fusion.training import cross_validate

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tools.bench_fusion.generated import generate, with_holes
-from tools.bench_fusion.ravdess import read_ravdess
 
 from ecmf_pipeline.evaluation.ablation import NOTHING, Study
 from ecmf_pipeline.evaluation.config import AblateConfig

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from time import process_time
 
 import numpy as np
-from tools.bench_fusion.ravdess import read_ravdess
 
 from ecmf_pipeline.core.metrics import bootstrap_difference
 from ecmf_pipeline.fusion.config import SearchConfig, TrainingConfig

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tools.vote_worlds import WORLDS, World, drawn_worlds, generate, gold_sample
 
 from ecmf_pipeline.core.metrics import expected_calibration_error
 from ecmf_pipeline.labels.baselines import BASELINES, WITHOUT_GOLD, Baseline

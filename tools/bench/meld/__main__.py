@@ -13,10 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from tools.meld_figures import MARGIN
-from tools.meld_sample import MELD, Sample, read_samples
-from tools.meld_texts import enriched_texts, texts_table
-from tools.meld_votes import Scores, ask, few_table, votes_table
 
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.llm.votes import fit_calibration, votes_from_scores

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from tools.meld_sample import Floats, Ints, Sample
 
 from ecmf_pipeline.core.metrics import bootstrap_samples, expected_calibration_error
 from ecmf_pipeline.llm.votes import votes_from_scores

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tools.meld_figures import HEADER, difference, line
-from tools.meld_sample import Floats, Ints, Sample, embedded, raw_scores
 
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.labels.combining import combine_votes
