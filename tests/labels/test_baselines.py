@@ -13,6 +13,7 @@ from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.labels import baselines
 from ecmf_pipeline.labels.baselines import BASELINES, Votes
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
+from tools.bench.labels.__main__ import WITHOUT_GOLD
 from tools.bench.labels.worlds import World, drawn_worlds, generate, gold_sample
 
 WORLD = World("small", (0.75, 0.6, 0.5, 0.4), clips=1500, soft=False)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.llm.config import LlmConfig
-from tools.bench.dvc import dvc_no_op, dvc_no_op_same_graph, pushed_bytes
+from tools.bench.dvc import dvc_no_op, dvc_no_op_of_a_large_corpus, dvc_no_op_same_graph, pushed_bytes
 from tools.bench.store import FIGURES, cpu_seconds
 
 

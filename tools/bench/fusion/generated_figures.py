@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import torch
 from sklearn.metrics import f1_score
 
-from ecmf_pipeline.fusion import fit
 from ecmf_pipeline.fusion.config import FusionConfig
 from ecmf_pipeline.fusion.training import fit
 from tools.bench.fusion.baseline import EPOCHS, FOLDS, baseline_run
