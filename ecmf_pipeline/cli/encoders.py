@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
-from ecmf_pipeline.core.progress import say
+from ecmf_pipeline.core.console import say
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TransformersConfig
 from ecmf_pipeline.encoders.config import ImportedConfig
 from ecmf_pipeline.llm.config import LlmConfig

@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
+from ecmf_pipeline.core.console import counted, say
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.files import write_atomic
-from ecmf_pipeline.core.formatting import counted
-from ecmf_pipeline.core.progress import say
 
 llm_app = typer.Typer(
     help="Look at, tidy and write out the LLM's answers; count what a run would ask.", no_args_is_help=True

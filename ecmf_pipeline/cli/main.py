@@ -293,7 +293,7 @@ def doctor(
 @app.command()
 def init(folder: Annotated[Path, typer.Argument(help="A new or empty project folder.")]) -> None:
     """Lay dvc.yaml and params.yaml in a folder and make it a DVC project."""
-    from ecmf_pipeline.core.progress import say
+    from ecmf_pipeline.core.console import say
     from ecmf_pipeline.sharing.new_project import make_project
 
     make_project(folder)

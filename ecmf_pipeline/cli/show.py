@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.progress import say
+from ecmf_pipeline.core.console import say
 from ecmf_pipeline.interop.mertools import full_score, read_answers
 from ecmf_pipeline.runner.quarantine import read_all
 from ecmf_pipeline.settings.params import load_params

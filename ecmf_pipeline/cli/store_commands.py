@@ -8,10 +8,9 @@ from itertools import groupby
 from pathlib import Path
 
 from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.console import counted, format_bytes, say
 from ecmf_pipeline.core.errors import MissingInput
-from ecmf_pipeline.core.formatting import counted, format_bytes
-from ecmf_pipeline.core.locks import exclusive
-from ecmf_pipeline.core.progress import say
+from ecmf_pipeline.core.files import exclusive
 from ecmf_pipeline.corpora.listing import naming_some
 from ecmf_pipeline.interop.export import export_features
 from ecmf_pipeline.interop.feature_import import ImportReport

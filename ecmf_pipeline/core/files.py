@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import socket
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ecmf_pipeline.core.errors import InputError, MissingInput
+from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.console import say
+from ecmf_pipeline.core.errors import InputError, MissingInput, StoreBusy
 
 
 def read_text(path: Path) -> str:
@@ -95,3 +104,112 @@ def fingerprint(settings: object) -> str:
     """Twelve hex digits that change whenever ``settings`` (plain JSON values) do."""
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return sha256_text(canonical)[:12]
+
+
+_NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+"""What file systems answer that are mounted without locks (some cluster file systems are)."""
+
+
+@contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file ``path`` while the block runs.
+
+    Args:
+        path: The lock file; it is made where it is missing, and stays.
+        what: What is written to, for the message.
+
+    Raises:
+        StoreBusy: When another process, of this machine or of one that shares the file system, holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            _take(descriptor, path)
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
+            raise StoreBusy(
+                f"{what} is being written to by another run ({holder})",
+                "wait until it has ended and run this again: what it computes will not be computed twice",
+            ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS_HERE:
+                raise
+            say(f"{path}: this file system knows no locks; make sure that no other run writes to {what}")
+        os.ftruncate(descriptor, 0)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {now}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, path: Path) -> None:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        is_still_there = os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        is_still_there = False
+    if not is_still_there:
+        raise BlockingIOError  # its last holder has removed it meanwhile, and another may hold a new one
+
+
+_TICK = 50_000_000
+"""Nanoseconds by which the kernel's clock of files may be behind, generously."""
+_COARSE_TICK = 4_000_000_000
+"""The same for file systems whose times have no fractions of a second."""
+_ROW = [int, int, int, int, str]
+"""Types of what is kept of a file: size, both times, inode and digest."""
+
+
+def remembered_sha256(path: Path, cache: Path = paths.DIGESTS) -> str:
+    """Return the SHA-256 of a file's bytes, in hex; read the file only if it is new or has changed.
+
+    Users can set a file's time of modification, but not its time of change (ctime), which is compared too.
+
+    Args:
+        path: The file.
+        cache: Where digests are remembered; nothing is if its folder does not exist or may not be written to.
+    """
+    known = _load(cache)
+    before = _state(path)
+    entry = known.get(str(path))
+    if entry is not None and entry[:-1] == before:
+        return str(entry[-1])
+    started_ns = time.time_ns()
+    digest = sha256_file(path)
+    if _state(path) == before and not is_young(path.stat().st_ctime_ns, started_ns) and _can_hold(cache):
+        # Read again: another process may have remembered something meanwhile. If two write at once, one is lost.
+        kept = {name: row for name, row in _load(cache).items() if Path(name).is_file()}
+        write_atomic(cache, json.dumps({**kept, str(path): [*before, digest]}, indent=1) + "\n")
+    return digest
+
+
+def is_young(changed_ns: int, started_ns: int) -> bool:
+    """Whether a file may have been changed after ``started_ns`` without a change of its times.
+
+    Args:
+        changed_ns: The file's time of change (ctime).
+        started_ns: When reading it started.
+    """
+    return changed_ns >= started_ns - (_TICK if changed_ns % 1_000_000_000 else _COARSE_TICK)
+
+
+def _state(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _can_hold(cache: Path) -> bool:
+    return cache.parent.is_dir() and os.access(cache.parent, os.W_OK)
+
+
+def _load(cache: Path) -> dict[str, list[int | str]]:
+    """Read the remembered digests; a missing or damaged file counts as empty."""
+    try:
+        found = json.loads(cache.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {path: row for path, row in found.items() if isinstance(row, list) and [*map(type, row)] == _ROW}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from ecmf_pipeline.core.clips import Modality
+if TYPE_CHECKING:
+    from ecmf_pipeline.core.clips import Modality
 
 Labels = Literal["given", "refined"]
 """Which labels a model is trained on."""

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, write_manifest
+from ecmf_pipeline.core.console import progress_bar
 from ecmf_pipeline.core.files import write_atomic, write_json
-from ecmf_pipeline.core.progress import progress_bar
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.index_cache import IndexCache, Measured
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind

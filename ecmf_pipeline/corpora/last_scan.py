@@ -20,8 +20,7 @@ from pathlib import Path
 
 import ecmf_pipeline
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.digests import is_young
-from ecmf_pipeline.core.files import sha256_file, write_atomic
+from ecmf_pipeline.core.files import is_young, sha256_file, write_atomic
 
 OUTPUTS = (paths.MANIFEST, paths.CORPUS, paths.FINDINGS, paths.quarantine("index"), paths.INDEX_METRICS)
 """The files that `index` writes."""

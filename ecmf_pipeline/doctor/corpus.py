@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, Modality, read_manifest
+from ecmf_pipeline.core.clips import Clip, ClipText, Modality, read_manifest, read_texts
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.core.transcripts import ClipText, read_texts
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.index import Quarantined, index_corpus
 from ecmf_pipeline.corpora.listing import CorpusListing

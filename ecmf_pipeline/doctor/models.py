@@ -11,8 +11,8 @@ from typing import Any
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.console import counted
 from ecmf_pipeline.core.errors import EcmfError
-from ecmf_pipeline.core.formatting import counted
 from ecmf_pipeline.doctor.checks import Check, State, duration
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TransformersConfig
 from ecmf_pipeline.encoders.config import ImportedConfig, JoinedConfig

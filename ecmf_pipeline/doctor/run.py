@@ -10,9 +10,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.console import counted, format_bytes, say
 from ecmf_pipeline.core.errors import EcmfError
-from ecmf_pipeline.core.formatting import counted, format_bytes
-from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.doctor.checks import Check, State, duration, exit_code
 from ecmf_pipeline.doctor.corpus import Ahead, check_corpus, look_ahead, measured_clips, spoken_clips
 from ecmf_pipeline.doctor.models import Loaded, check_device, check_encoders, check_weights, workers_of

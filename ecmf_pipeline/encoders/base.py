@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from ecmf_pipeline.encoders.inference import Inference
-    from ecmf_pipeline.faces.finder import FaceTrack
+    from ecmf_pipeline.faces.detector import FaceTrack
 
 View = TypeVar("View")
 Prepared = Any

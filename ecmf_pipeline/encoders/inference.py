@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ecmf_pipeline.core.console import warn
 from ecmf_pipeline.core.errors import ParamsError, as_out_of_memory
-from ecmf_pipeline.core.progress import warn
 from ecmf_pipeline.runner.machine import multiplies_bf16
 
 RunPrecision = Literal["fp32", "bf16", "fp16"]

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from transformers import AutoConfig, AutoTokenizer
 
+from ecmf_pipeline.core.clips import ClipText
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
 from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.encoders.inference import Inference

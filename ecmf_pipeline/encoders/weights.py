@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ecmf_pipeline.core.digests import remembered_sha256
 from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.core.files import remembered_sha256
 
 MODELS_HINT = "run `ecmf-pipe models` to fetch the weights that this pipeline uses by default"
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ecmf_pipeline.core.clips import Clip, Modality
+from ecmf_pipeline.core.clips import Clip, ClipText, Modality
 from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import fingerprint, sha256_text
-from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.base_config import DEFAULT_TEXT_COLUMNS, BaseEncoderConfig
 from ecmf_pipeline.encoders.config import ImportedConfig, settings_of_imported, text_columns
 from ecmf_pipeline.faces.config import FaceConfig, are_cut_already

@@ -7,11 +7,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ecmf_pipeline.core.clips import Clip, Modality
+from ecmf_pipeline.core.clips import Clip, ClipText, Modality
+from ecmf_pipeline.core.console import warn
 from ecmf_pipeline.core.errors import TooManyQuarantined, TryAgain
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.core.progress import warn
-from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.plan import Branch
 from ecmf_pipeline.faces.config import FaceConfig

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.clips import Clip, Modality
+from ecmf_pipeline.core.clips import Clip, ClipText, Modality
 from ecmf_pipeline.core.config import Frames
 from ecmf_pipeline.core.errors import (
     ChangedSinceIndex,
@@ -24,14 +24,13 @@ from ecmf_pipeline.core.errors import (
     NothingToEncode,
     as_out_of_memory,
 )
-from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Prepared, Preparer
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.encoders.registry import build_encoder, build_preparer
 from ecmf_pipeline.extraction.config import frames_of
-from ecmf_pipeline.extraction.feature_origin import library_versions, provenance_of
+from ecmf_pipeline.extraction.features import library_versions, provenance_of
 from ecmf_pipeline.faces.config import FaceConfig
-from ecmf_pipeline.faces.finder import FaceFinder, FaceTrack
+from ecmf_pipeline.faces.detector import FaceFinder, FaceTrack
 from ecmf_pipeline.faces.openface import read_openface
 from ecmf_pipeline.media.audio import read_audio
 from ecmf_pipeline.media.config import MediaConfig

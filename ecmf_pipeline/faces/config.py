@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ecmf_pipeline.core.config import Config
-from ecmf_pipeline.core.digests import remembered_sha256
 from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.core.files import remembered_sha256
 
 CROP_MARGIN = 1.6
 """Side of the square crop over the side of the face's box: landmark models want some surroundings."""

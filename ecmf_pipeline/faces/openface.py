@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import FileUnreachable, UnusableFaceCrops
 from ecmf_pipeline.faces.config import CROP_MARGIN
-from ecmf_pipeline.faces.finder import FaceTrack
+from ecmf_pipeline.faces.detector import FaceTrack
 
 SIDE = 112
 """Pixels of OpenFace's square crops."""

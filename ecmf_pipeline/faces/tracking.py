@@ -21,8 +21,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.faces.boxes import Box, Detection, centre, distance
 from ecmf_pipeline.faces.config import CROP_MARGIN
+from ecmf_pipeline.faces.cropping import Box, Detection, centre, distance
 
 Signature = NDArray[np.float32]
 """Unit vector, (1024,)."""

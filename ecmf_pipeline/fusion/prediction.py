@@ -13,11 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from ecmf_pipeline.core.clips import Clip, labels_of
 from ecmf_pipeline.core.config import PoolOrFrames
+from ecmf_pipeline.core.console import progress
 from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import sha256_file, write_json
 from ecmf_pipeline.core.predictions import PredictionTable, with_prior
-from ecmf_pipeline.core.progress import progress
-from ecmf_pipeline.extraction.feature_origin import FeatureOrigin
+from ecmf_pipeline.extraction.features import FeatureOrigin
 from ecmf_pipeline.fusion.calibration import EVERYONE, cooled
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.inputs import Inputs, LabelType, as_given, read_inputs, read_mask

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from ecmf_pipeline.core.config import Config, PoolOrFrames
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.core.files import read_json, sha256_file, write_atomic
-from ecmf_pipeline.extraction.feature_origin import FeatureOrigin
+from ecmf_pipeline.extraction.features import FeatureOrigin
 from ecmf_pipeline.fusion.baselines import build
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.inputs import LabelType

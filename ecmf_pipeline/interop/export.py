@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.clips import validate_clip_id
+from ecmf_pipeline.core.console import progress
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.core.locks import exclusive
-from ecmf_pipeline.core.progress import progress
+from ecmf_pipeline.core.files import exclusive
 from ecmf_pipeline.interop.file_formats import FileFormat, Level
 from ecmf_pipeline.store import FeatureStore
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.console import progress
 from ecmf_pipeline.core.errors import InputError, UnusableFeatures
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.core.progress import progress
 from ecmf_pipeline.corpora.listing import naming_some
 from ecmf_pipeline.corpora.mer import find_prefix_mismatch
 from ecmf_pipeline.interop.feature_sources import FeatureSource

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from ecmf_pipeline.core.config import Config
-from ecmf_pipeline.core.digests import remembered_sha256
 from ecmf_pipeline.core.errors import ModelError, ParamsError
+from ecmf_pipeline.core.files import remembered_sha256
 from ecmf_pipeline.llm.prompt import Calibration, Prompt, load_prompt
 
 CueKind = Literal["face", "audio"]

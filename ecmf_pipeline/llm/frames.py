@@ -17,7 +17,7 @@ from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.errors import ChangedSinceIndex, ParamsError
 from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.faces.config import FaceConfig
-from ecmf_pipeline.faces.finder import FaceFinder
+from ecmf_pipeline.faces.detector import FaceFinder
 from ecmf_pipeline.faces.openface import read_openface
 from ecmf_pipeline.llm.budget import Budget
 from ecmf_pipeline.llm.cache import Drafts, ScoreCache, TextScores

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ecmf_pipeline.core.clips import Clip
-from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.core.locks import exclusive
+from ecmf_pipeline.core.files import exclusive, sha256_text
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.llm.budget import about_tokens
 from ecmf_pipeline.llm.cache import DRAFTS_FILE, AnswerCache, AnswerWriter, Drafts, TextScores, Written

@@ -15,12 +15,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
+from ecmf_pipeline.core.console import counted
 from ecmf_pipeline.core.errors import (
     ServerUnavailable,
     TooManyQuarantined,
     TryAgain,
 )
-from ecmf_pipeline.core.formatting import counted
 from ecmf_pipeline.llm.cache import DRAFTS_FILE, AnswerCache, AnswerWriter, Drafts, RowT
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Message

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.console import warn
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.core.progress import warn
 from ecmf_pipeline.llm.config import ServerConfig
 from ecmf_pipeline.llm.schema import InvalidAnswer, OneOf, Schema, read_object
 

@@ -6,7 +6,10 @@ H.264, 7.4.1): with the usual encoders these are half of all. The pictures that 
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +19,43 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import NoVideoStream, UnreadableMedia
 from ecmf_pipeline.media.containers import moving_pictures, open_container, pictures_stream
-from ecmf_pipeline.media.orientation import Orientation, orientation_of
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+
+
+@dataclass(frozen=True, slots=True)
+class Orientation:
+    """How stored pictures become upright.
+
+    Attributes:
+        turns: Quarter turns clockwise, after mirroring.
+        mirrored: Whether they are turned over, top to bottom, before.
+    """
+
+    turns: int = 0
+    mirrored: bool = False
+
+    @property
+    def is_upright(self) -> bool:
+        """Whether pictures are stored as they are shown."""
+        return not self.turns and not self.mirrored
+
+    def turned(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Turn a stored picture, (H, W, 3), upright: a view of it, (H, W, 3) or (W, H, 3)."""
+        return np.rot90(picture[::-1] if self.mirrored else picture, -self.turns)
+
+
+def orientation_of(frame: Any) -> Orientation:
+    """What a decoded PyAV frame's display matrix says, to the nearest quarter turn."""
+    from av.sidedata.sidedata import Type
+
+    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    if data is None:
+        return Orientation()
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data)[:36])  # x' = a x + c y, y' = b x + d y; y points down
+    return Orientation(turns=round(math.degrees(math.atan2(b, a)) / 90) % 4, mirrored=a * d - b * c < 0)
+
 
 _MOST_KEPT = 64 * 2**20
 """Bytes of a film's packets that are kept from the first pass; of a longer film, the file is read once more."""

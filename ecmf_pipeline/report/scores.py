@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ecmf_pipeline.core.formatting import part_of
+from ecmf_pipeline.core.console import part_of
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
     Block,

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Generic, cast
 
+from ecmf_pipeline.core.console import progress_bar
 from ecmf_pipeline.core.errors import Interrupted
-from ecmf_pipeline.core.progress import progress_bar
 from ecmf_pipeline.runner.pool import LocalProcesses
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.runner.spool import PartWriter

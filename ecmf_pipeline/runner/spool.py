@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Generic, Self, TypeVar
 
 from ecmf_pipeline.core.errors import StoreError
-from ecmf_pipeline.core.files import flush_folder, write_atomic
-from ecmf_pipeline.core.locks import exclusive
+from ecmf_pipeline.core.files import exclusive, flush_folder, write_atomic
 
 RowT = TypeVar("RowT")
 

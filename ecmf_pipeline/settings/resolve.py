@@ -15,9 +15,8 @@ from typing import Any
 from ecmf_pipeline import __version__
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
-from ecmf_pipeline.core.digests import remembered_sha256
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.core.files import fingerprint, write_atomic
+from ecmf_pipeline.core.files import fingerprint, remembered_sha256, write_atomic
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.extraction.config import branch_settings
 from ecmf_pipeline.llm.prompt import load_prompt

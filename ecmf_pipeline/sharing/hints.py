@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ecmf_pipeline.core.formatting import format_bytes
+from ecmf_pipeline.core.console import format_bytes
 
 LOCK = Path("dvc.lock")
 """Records of every output that was made and committed to git its hash, size and number of files."""

@@ -7,7 +7,7 @@ import numpy as np
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import labels_of
 from ecmf_pipeline.core.config import PoolOrFrames
-from ecmf_pipeline.core.progress import progress_bar, say
+from ecmf_pipeline.core.console import progress_bar, say
 from ecmf_pipeline.evaluation.ablation import Study, ablate, summary, write_ablation
 from ecmf_pipeline.evaluation.scoring import Judge
 from ecmf_pipeline.evaluation.variants import variants

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
-from ecmf_pipeline.core.progress import say
+from ecmf_pipeline.core.console import say
 from ecmf_pipeline.llm.cues import write_cues
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import read_spoken_manifest

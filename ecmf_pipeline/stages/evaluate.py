@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.console import say
 from ecmf_pipeline.core.files import write_json
 from ecmf_pipeline.core.predictions import PredictionTable
-from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.evaluation.controls import Controls, training_sets
 from ecmf_pipeline.evaluation.label_quality import LabelEvidence, belief, methods, sources
 from ecmf_pipeline.evaluation.scoring import Judge, evaluate, summary, write_plots

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Modality, read_manifest
-from ecmf_pipeline.core.progress import say
-from ecmf_pipeline.core.transcripts import read_texts
+from ecmf_pipeline.core.clips import Modality, read_manifest, read_texts
+from ecmf_pipeline.core.console import say
 from ecmf_pipeline.extraction.config import branch_settings
 from ecmf_pipeline.extraction.plan import Branch, plan_branch
 from ecmf_pipeline.extraction.run import extract, writing

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.progress import say
+from ecmf_pipeline.core.console import say
 from ecmf_pipeline.corpora.last_scan import LastScan
 from ecmf_pipeline.corpora.registry import looked_at
 from ecmf_pipeline.settings.params import Params, load_params

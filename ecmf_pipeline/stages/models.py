@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.progress import progress, say
+from ecmf_pipeline.core.console import progress, say
 from ecmf_pipeline.encoders.config import EgemapsConfig
 from ecmf_pipeline.encoders.embedded.packages import EMBEDDED_MODELS, embedded_model, fetch
 from ecmf_pipeline.settings.params import load_params

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.console import say
 from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import write_json
-from ecmf_pipeline.core.progress import say
-from ecmf_pipeline.extraction.feature_origin import refuse_other_features
+from ecmf_pipeline.extraction.features import refuse_other_features
 from ecmf_pipeline.fusion.prediction import Ensemble, deployed, out_of_fold, predict_tables
 from ecmf_pipeline.interop.mertools import write_submission
 from ecmf_pipeline.settings.params import load_params

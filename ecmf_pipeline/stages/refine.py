@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.console import say
 from ecmf_pipeline.core.files import write_json
-from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.labels.label_model import assess
 from ecmf_pipeline.labels.refine import decide, effect_of, find_targets, source_accounts, worth_labelling
 from ecmf_pipeline.labels.tables import write_next, write_refined

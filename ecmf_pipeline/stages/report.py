@@ -9,11 +9,10 @@ from importlib.metadata import version
 
 from ecmf_pipeline import __version__
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.clips import Modality, read_texts
+from ecmf_pipeline.core.console import say
 from ecmf_pipeline.core.files import read_json, read_text, write_atomic
 from ecmf_pipeline.core.predictions import PredictionTable
-from ecmf_pipeline.core.progress import say
-from ecmf_pipeline.core.transcripts import read_texts
 from ecmf_pipeline.extraction.plan import coverage
 from ecmf_pipeline.labels.tables import read_decisions
 from ecmf_pipeline.report.contact_sheets import face_sheets

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.progress import say
-from ecmf_pipeline.core.transcripts import ClipText, write_texts
+from ecmf_pipeline.core.clips import ClipText, write_texts
+from ecmf_pipeline.core.console import say
 from ecmf_pipeline.llm.rewriting import Rewritten, enrich_texts
 from ecmf_pipeline.llm.run import nothing_to_ask
 from ecmf_pipeline.settings.params import load_params

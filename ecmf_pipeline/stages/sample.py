@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.console import say
 from ecmf_pipeline.core.files import write_atomic
-from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.settings.params import load_params
 
 

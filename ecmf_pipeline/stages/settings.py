@@ -6,8 +6,8 @@ It runs in every `dvc repro`, since prompt files, weights and label files change
 from __future__ import annotations
 
 from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.console import say
 from ecmf_pipeline.core.files import read_json
-from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.settings.resolve import write_settings
 

@@ -6,8 +6,8 @@ import shutil
 from dataclasses import replace
 
 from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.console import say
 from ecmf_pipeline.core.errors import TooFewClips
-from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import (

@@ -6,7 +6,7 @@ from collections import Counter
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import read_manifest
-from ecmf_pipeline.core.progress import say
+from ecmf_pipeline.core.console import say
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.sharing.hints import pull_hint

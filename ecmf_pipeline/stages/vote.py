@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.console import say
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.fusion.voter import FusionVoter
 from ecmf_pipeline.labels.label_model import GIVEN
 from ecmf_pipeline.labels.rounds import Panel, held_out_score, vote_in_rounds

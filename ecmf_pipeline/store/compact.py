@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.console import progress
 from ecmf_pipeline.core.errors import StoreError
-from ecmf_pipeline.core.progress import progress
 from ecmf_pipeline.store.damage import Finding, PartCheck
 from ecmf_pipeline.store.format import settings_attributes, spool_folder
 from ecmf_pipeline.store.parts import (

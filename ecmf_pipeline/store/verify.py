@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ecmf_pipeline.core.console import progress
 from ecmf_pipeline.core.errors import InputError, MissingInput, StoreError
 from ecmf_pipeline.core.files import fingerprint as fingerprint_of
-from ecmf_pipeline.core.progress import progress
 from ecmf_pipeline.runner.spool import leftover_batches
 from ecmf_pipeline.store.damage import Finding, Kind, PartCheck, damaged_folder
 from ecmf_pipeline.store.format import (

@@ -8,8 +8,7 @@ import pytest
 
 from ecmf_pipeline.cli.show import show_status
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, write_manifest
-from ecmf_pipeline.core.transcripts import ClipText, write_texts
+from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, write_manifest, write_texts
 
 CLIPS = [
     Clip(ClipId("both"), transcript="你好", translation="hello"),

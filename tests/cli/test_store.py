@@ -14,11 +14,9 @@ from typer.testing import CliRunner
 
 from ecmf_pipeline.cli.store import store_app
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, Modality, write_manifest
+from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, write_manifest, write_texts
 from ecmf_pipeline.core.errors import EcmfError, InputError, MissingInput, StoreBusy, StoreError
-from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.core.locks import exclusive
-from ecmf_pipeline.core.transcripts import ClipText, write_texts
+from ecmf_pipeline.core.files import exclusive, fingerprint
 from ecmf_pipeline.extraction.config import branch_settings
 from ecmf_pipeline.extraction.plan import text_digest
 from ecmf_pipeline.settings.params import load_params

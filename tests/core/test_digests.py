@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_pipeline.core import digests
-from ecmf_pipeline.core.digests import remembered_sha256
-from ecmf_pipeline.core.files import sha256_file
+from ecmf_pipeline.core import files
+from ecmf_pipeline.core.files import remembered_sha256, sha256_file
 
 
 class Weights:
@@ -29,7 +28,7 @@ class Weights:
             self.reads += 1
             return sha256_file(path)
 
-        monkeypatch.setattr(digests, "sha256_file", counted)
+        monkeypatch.setattr(files, "sha256_file", counted)
 
     def digest(self) -> str:
         found = remembered_sha256(self.path, self.cache)
@@ -94,7 +93,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(
         return digest
 
     with monkeypatch.context() as patch:
-        patch.setattr(digests, "sha256_file", slow)
+        patch.setattr(files, "sha256_file", slow)
         remembered_sha256(weights.path, weights.cache)
     time.sleep(0.06)
     weights.digest()

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core.errors import StoreBusy
-from ecmf_pipeline.core.locks import exclusive
+from ecmf_pipeline.core.files import exclusive
 
 HOLD = """
 import sys
 from pathlib import Path
-from ecmf_pipeline.core.locks import exclusive
+from ecmf_pipeline.core.files import exclusive
 with exclusive(Path(sys.argv[1]), "it"):
     print("ready", flush=True)
     sys.stdin.read()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ecmf_pipeline.core.clips import ClipText, read_texts, write_texts
 from ecmf_pipeline.core.errors import InputError, MissingInput
-from ecmf_pipeline.core.transcripts import ClipText, read_texts, write_texts
 
 
 def test_texts_are_read_back(tmp_path):

@@ -17,7 +17,7 @@ from skimage import data
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from ecmf_pipeline.faces.cropping import crop_square
-from ecmf_pipeline.faces.finder import FaceTrack
+from ecmf_pipeline.faces.detector import FaceTrack
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "i", "am", "so", "very", "happy", "sad", "angry", "today", "what"]
 VOCABULARY += ["a", "nice", "surprise", "miss", "my", "mother"]

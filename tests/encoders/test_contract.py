@@ -13,8 +13,8 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
+from ecmf_pipeline.core.clips import ClipText
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.base import Encoder
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.encoders.config import (

@@ -22,7 +22,7 @@ from ecmf_pipeline.encoders.embedded.mini_xception import MiniXceptionEncoder
 from ecmf_pipeline.encoders.embedded.tf_layers import SameConv2d, SameMaxPool2d, same_padding
 from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.faces.config import FaceConfig
-from ecmf_pipeline.faces.finder import FaceFinder, FaceTrack
+from ecmf_pipeline.faces.detector import FaceFinder, FaceTrack
 
 SMILE_LEFT, SMILE_RIGHT = 128 + 44, 128 + 45
 SIX_CLASSES = {"neutral": "neutral", "angry": "angry", "happy": "happy", "sad": "sad", "fear": "worried"} | {

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecmf_pipeline.core.clips import Modality
-from ecmf_pipeline.core.transcripts import ClipText
+from ecmf_pipeline.core.clips import ClipText, Modality
 from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.settings.params import Params, validated
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 import transformers
 
+from ecmf_pipeline.core.clips import ClipText
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.encoders.text import pool_tokens

@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ecmf_pipeline.core.clips import Clip, ClipId, Modality
+from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality
 from ecmf_pipeline.core.config import Frames
 from ecmf_pipeline.core.files import sha256_file
-from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TextColumn
 from ecmf_pipeline.encoders.registry import Implementation, implementation
@@ -18,7 +17,7 @@ from ecmf_pipeline.extraction.config import ExtractConfig, branch_settings
 from ecmf_pipeline.extraction.plan import Branch, plan_branch
 from ecmf_pipeline.extraction.run import extract, writing
 from ecmf_pipeline.faces.config import FaceConfig
-from ecmf_pipeline.faces.finder import FaceTrack
+from ecmf_pipeline.faces.detector import FaceTrack
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.runner.quarantine import Quarantine
 

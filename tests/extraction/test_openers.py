@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.clips import ClipText, Modality
 from ecmf_pipeline.core.config import Frames
-from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, MiniXceptionConfig, TextConfig
 from ecmf_pipeline.extraction import run as run_module

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.clips import ClipText, Modality
 from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.extraction.config import branch_settings
 from ecmf_pipeline.extraction.plan import Coverage, coverage, text_digest
 from ecmf_pipeline.faces.config import FaceConfig

@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 from skimage import data
 
-from ecmf_pipeline.core.clips import Clip, ClipId, Modality
+from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality
 from ecmf_pipeline.core.errors import TooManyQuarantined, TryAgain
-from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.extraction.step import ClipToExtract
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.store import FeatureStore

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecmf_pipeline.core.clips import Modality
-from ecmf_pipeline.core.transcripts import ClipText
+from ecmf_pipeline.core.clips import ClipText, Modality
 from ecmf_pipeline.extraction import step as opening_module
-from ecmf_pipeline.faces.finder import FaceTrack
+from ecmf_pipeline.faces.detector import FaceTrack
 from tests.extraction.brightness import MeanEncoder, Project, reasons
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from skimage import data
 
 from ecmf_pipeline.faces.config import FaceConfig
-from ecmf_pipeline.faces.finder import FaceFinder
+from ecmf_pipeline.faces.detector import FaceFinder
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.sampling import read_frames
 

@@ -9,7 +9,7 @@ from skimage import data
 
 from ecmf_pipeline.faces.config import CROP_MARGIN, FaceConfig
 from ecmf_pipeline.faces.cropping import crop_level, crop_square, eye_angle
-from ecmf_pipeline.faces.finder import FaceFinder
+from ecmf_pipeline.faces.detector import FaceFinder
 
 
 @pytest.fixture(scope="module")

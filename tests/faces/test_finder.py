@@ -8,7 +8,7 @@ from skimage import data
 
 from ecmf_pipeline.core.errors import ModelError, NoFaceFound
 from ecmf_pipeline.faces.config import CROP_MARGIN, FaceConfig
-from ecmf_pipeline.faces.finder import FaceFinder
+from ecmf_pipeline.faces.detector import FaceFinder
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.sampling import read_frames
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.core.errors import InputError, MissingInput, ModelError
-from ecmf_pipeline.extraction.feature_origin import FeatureOrigin
+from ecmf_pipeline.extraction.features import FeatureOrigin
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.training import fit

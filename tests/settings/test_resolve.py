@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ecmf_pipeline.core import digests, paths
+from ecmf_pipeline.core import files, paths
 from ecmf_pipeline.core.errors import MissingInput, ParamsError
 from ecmf_pipeline.llm import prompt
 from ecmf_pipeline.settings import resolve
@@ -155,7 +155,7 @@ def test_it_needs_an_indexed_corpus(project: Project) -> None:
 def test_weights_are_read_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.changes()
     read = []
-    monkeypatch.setattr(digests, "sha256_file", read.append)
+    monkeypatch.setattr(files, "sha256_file", read.append)
     project.changes()
     assert read == []
 

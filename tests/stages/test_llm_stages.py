@@ -10,10 +10,9 @@ import pytest
 
 from ecmf_pipeline.cli import llm
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, Modality, Split, write_manifest
+from ecmf_pipeline.core.clips import Clip, ClipId, Modality, Split, read_texts, write_manifest
 from ecmf_pipeline.core.errors import MissingInput, ParamsError
 from ecmf_pipeline.core.files import fingerprint, write_atomic
-from ecmf_pipeline.core.transcripts import read_texts
 from ecmf_pipeline.extraction.config import branch_settings
 from ecmf_pipeline.labels.voters import ALL, family_of
 from ecmf_pipeline.settings.params import load_params

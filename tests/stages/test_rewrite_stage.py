@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, write_manifest
+from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, read_texts, write_manifest
 from ecmf_pipeline.core.files import write_atomic
-from ecmf_pipeline.core.transcripts import ClipText, read_texts
 from ecmf_pipeline.stages import rewrite
 
 

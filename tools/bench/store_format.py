@@ -30,13 +30,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
+from ecmf_pipeline.core.clips import ClipText
 from ecmf_pipeline.core.errors import ClipError
-from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders import config as configs
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.faces.config import FaceConfig
-from ecmf_pipeline.faces.finder import FaceFinder
+from ecmf_pipeline.faces.detector import FaceFinder
 from ecmf_pipeline.media.audio import read_audio
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.sampling import read_frames

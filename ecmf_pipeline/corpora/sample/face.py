@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy.interpolate import RBFInterpolator
 from skimage.data import astronaut
 
+from ecmf_pipeline.core.console import native_stderr_silenced
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.core.native_stderr import native_stderr_silenced
 
 MIRROR: Mapping[int, int] = MappingProxyType(
     {107: 336, 55: 285, 105: 334, 52: 282, 70: 300, 46: 276}  # brows

@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.console import progress_bar
 from ecmf_pipeline.core.errors import CorpusError, ModelError
 from ecmf_pipeline.core.files import fingerprint, read_json, sha256_file, write_atomic, write_json
-from ecmf_pipeline.core.progress import progress_bar
 from ecmf_pipeline.corpora.sample.config import SampleConfig
 from ecmf_pipeline.corpora.sample.face import FaceRig
 from ecmf_pipeline.corpora.sample.plan import SHARES, ClipPlan, draw_acting, plan_clips, prosody, read_transcripts

@@ -11,17 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, Modality, labels_of, read_manifest
+from ecmf_pipeline.core.clips import Clip, Modality, labels_of, read_manifest, read_texts
+from ecmf_pipeline.core.console import say
 from ecmf_pipeline.core.errors import CorpusError, MissingInput, ModelError
 from ecmf_pipeline.core.files import fingerprint, read_json, sha256_file
 from ecmf_pipeline.core.pooling import halves
 from ecmf_pipeline.core.predictions import PredictionTable
-from ecmf_pipeline.core.progress import say
-from ecmf_pipeline.core.transcripts import read_texts
 from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.extraction.config import branch_settings
-from ecmf_pipeline.extraction.feature_origin import FeatureOrigin
-from ecmf_pipeline.extraction.features import StoredFeatures, open_features
+from ecmf_pipeline.extraction.features import FeatureOrigin, StoredFeatures, open_features
 from ecmf_pipeline.fusion.folds import assign_folds
 from ecmf_pipeline.labels.tables import read_decisions, read_verdicts, read_votes
 from ecmf_pipeline.settings.params import Params

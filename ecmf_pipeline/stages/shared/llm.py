@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, Modality, labels_of
+from ecmf_pipeline.core.console import counted, say
 from ecmf_pipeline.core.files import read_json
-from ecmf_pipeline.core.formatting import counted
-from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.encoders.config import EgemapsConfig, MiniXceptionConfig
 from ecmf_pipeline.extraction.plan import present_digests

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, Modality, Split
+from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split
+from ecmf_pipeline.core.console import say
 from ecmf_pipeline.core.errors import ClipError, InputError
 from ecmf_pipeline.core.files import fingerprint, sha256_file
-from ecmf_pipeline.core.progress import say
-from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.encoders.config import ImportedConfig
 from ecmf_pipeline.extraction.config import branch_settings
-from ecmf_pipeline.extraction.feature_origin import FeatureOrigin, refuse_other_features
-from ecmf_pipeline.extraction.features import open_features
+from ecmf_pipeline.extraction.features import FeatureOrigin, open_features, refuse_other_features
 from ecmf_pipeline.extraction.plan import plan_branch
 from ecmf_pipeline.extraction.run import extract, writing
 from ecmf_pipeline.llm.rewrite_prompt import Context

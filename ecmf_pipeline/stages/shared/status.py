@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, Modality, read_manifest
-from ecmf_pipeline.core.transcripts import ClipText, read_texts
+from ecmf_pipeline.core.clips import Clip, ClipText, Modality, read_manifest, read_texts
 from ecmf_pipeline.encoders.embedded.packages import embedded_model
 from ecmf_pipeline.extraction.plan import Reading, coverage
 from ecmf_pipeline.runner.quarantine import read_quarantine

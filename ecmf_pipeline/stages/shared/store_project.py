@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, Modality, read_manifest
+from ecmf_pipeline.core.clips import Clip, ClipText, Modality, read_manifest, read_texts
 from ecmf_pipeline.core.errors import InputError, MissingInput, ModelError, ParamsError
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.core.transcripts import ClipText, read_texts
 from ecmf_pipeline.encoders.config import ImportedConfig, settings_of_imported
 from ecmf_pipeline.extraction.config import ExtractConfig, branch_settings
 from ecmf_pipeline.extraction.plan import Reading, input_digests

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.console import say
 from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import write_json
 from ecmf_pipeline.core.predictions import PredictionTable
-from ecmf_pipeline.core.progress import say
 from ecmf_pipeline.evaluation.scoring import Judge
 from ecmf_pipeline.evaluation.transfer import judge_transfer, label_map, transfer_summary
-from ecmf_pipeline.extraction.feature_origin import refuse_other_features
+from ecmf_pipeline.extraction.features import refuse_other_features
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import open_stored, origins_of, read_labelled_corpus

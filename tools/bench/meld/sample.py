@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Floats, Ints
-from ecmf_pipeline.core.clips import Clip
+from ecmf_pipeline.core.clips import Clip, ClipText
 from ecmf_pipeline.core.files import fingerprint, sha256_text
-from ecmf_pipeline.core.transcripts import ClipText
 from ecmf_pipeline.corpora.config import MER_LABELS, CorpusConfig
 from ecmf_pipeline.corpora.meld import read_meld
 from ecmf_pipeline.encoders.config import TextConfig

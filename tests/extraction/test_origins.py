@@ -8,7 +8,7 @@ from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.encoders.config import EgemapsConfig, ImportedConfig, JoinedConfig, TextConfig
 from ecmf_pipeline.extraction.config import branch_settings
-from ecmf_pipeline.extraction.feature_origin import FeatureOrigin, refuse_other_features
+from ecmf_pipeline.extraction.features import FeatureOrigin, refuse_other_features
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
 
