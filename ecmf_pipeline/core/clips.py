@@ -1,4 +1,4 @@
-"""Clips and the manifest that lists them.
+"""Clips, the manifest that lists them, and their transcripts.
 
 The manifest is the one table every later stage starts from. Its rows are sorted by ``clip_id`` and its bytes depend on
 nothing but its content, so that an unchanged corpus leaves the file, and all that DVC derives from it, alone.

@@ -1,6 +1,6 @@
-"""What the user sees: a line for what was done, and on a terminal a progress bar for every loop that may last.
+"""Print to the terminal: result lines, progress bars, formatted numbers; silence what native libraries print.
 
-tqdm is imported where a bar is made: it takes as long to import as `index` has to do where nothing changed.
+tqdm is imported where a bar is made: it takes as long to import as `index` needs when nothing has changed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading text as people save it, and writing files that are either whole or absent."""
+"""Read text as people save it, write files whole or not at all, hash them once, and lock what one process may write."""
 
 from __future__ import annotations
 

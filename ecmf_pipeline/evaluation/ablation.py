@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.arrays import bootstrap_samples, scores
 from ecmf_pipeline.core.errors import TooFewClips
 from ecmf_pipeline.core.files import write_atomic, write_json
-from ecmf_pipeline.core.metrics import bootstrap_samples, scores
 from ecmf_pipeline.evaluation.config import AblateConfig
 from ecmf_pipeline.evaluation.scoring import groups_to_draw
 from ecmf_pipeline.evaluation.variants import REFERENCE, Variant, weight_diagnostics

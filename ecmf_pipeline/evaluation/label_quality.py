@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.arrays import Floats, Ints
+from ecmf_pipeline.core.arrays import Floats, Ints, bootstrap_difference, expected_calibration_error, weighted_f1
 from ecmf_pipeline.core.clips import Clip, labels_of
-from ecmf_pipeline.core.metrics import bootstrap_difference, expected_calibration_error, weighted_f1
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.evaluation.scoring import groups_to_draw, leave_one_out, reliability
 from ecmf_pipeline.labels.baselines import BASELINES

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.arrays import Floats, Ints
+from ecmf_pipeline.core.arrays import Floats, Ints, bootstrap_difference, confusion, expected_calibration_error, scores
 from ecmf_pipeline.core.clips import Clip, Split
 from ecmf_pipeline.core.console import part_of
 from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import write_atomic
-from ecmf_pipeline.core.metrics import bootstrap_difference, confusion, expected_calibration_error, scores
 from ecmf_pipeline.core.predictions import NO_MODALITY, PredictionTable
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.labels.refine import Decision

@@ -1,4 +1,4 @@
-"""Features of the manifest's clips, read for training and prediction."""
+"""Read stored features for training and prediction, and refuse those of other encoders than a model was trained on."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ecmf_pipeline import __version__
+from ecmf_pipeline.core.arrays import MOST_FRAMES
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality
 from ecmf_pipeline.core.config import Config, PoolOrFrames
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.core.pooling import MOST_FRAMES
 from ecmf_pipeline.encoders.base import Encoder
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.encoders.config import JoinedConfig, text_columns

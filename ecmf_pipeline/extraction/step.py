@@ -32,10 +32,9 @@ from ecmf_pipeline.extraction.features import library_versions, provenance_of
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.detector import FaceFinder, FaceTrack
 from ecmf_pipeline.faces.openface import read_openface
-from ecmf_pipeline.media.audio import read_audio
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.containers import has_changed
-from ecmf_pipeline.media.sampling import Sampling, read_samplings
+from ecmf_pipeline.media.sampling import Sampling, read_audio, read_samplings
 from ecmf_pipeline.runner import Opener, Outcome, Step, Target
 from ecmf_pipeline.runner.machine import see_no_gpu, see_one_gpu
 from ecmf_pipeline.store import FeatureRow, can_hold, create_settings_group

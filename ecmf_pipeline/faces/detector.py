@@ -1,4 +1,4 @@
-"""MediaPipe's BlazeFace (arXiv 1907.05047), shown a picture in several views.
+"""Find the faces of each picture with MediaPipe's BlazeFace (arXiv 1907.05047), and follow the main one through a clip.
 
 The weights are those of the short range: they see 128 x 128 pixels of whatever they are given and find a face of about
 a seventh of its side. So the range is a matter of which views of the picture they are shown.
@@ -16,18 +16,20 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.console import native_stderr_silenced
 from ecmf_pipeline.core.errors import ModelError, NoFaceFound
 from ecmf_pipeline.faces.config import CROP_MARGIN, FaceConfig
-from ecmf_pipeline.faces.cropping import (
+from ecmf_pipeline.faces.tracking import (
     KEYPOINTS,
     Box,
     Detection,
     crop_level,
     crop_square,
     eye_angle,
+    find_cuts,
     intersection_over_union,
     landmark_quality,
+    main_track,
     share_inside,
+    signature,
 )
-from ecmf_pipeline.faces.tracking import find_cuts, main_track, signature
 
 INPUT_SIDE = 128
 """Pixels of the network's square input: a smaller view would show it nothing new."""

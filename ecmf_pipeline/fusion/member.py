@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ecmf_pipeline.core.metrics import weighted_f1
+from ecmf_pipeline.core.arrays import weighted_f1
 from ecmf_pipeline.fusion.config import TrainingConfig
 from ecmf_pipeline.fusion.inputs import Inputs
 from ecmf_pipeline.fusion.model import BranchedFusion, EcmfFusion, FusionModel

@@ -18,18 +18,19 @@ from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import sha256_file, write_json
 from ecmf_pipeline.core.predictions import PredictionTable, with_prior
 from ecmf_pipeline.extraction.features import FeatureOrigin
-from ecmf_pipeline.fusion.calibration import EVERYONE, cooled
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.inputs import Inputs, LabelType, as_given, read_inputs, read_mask
 from ecmf_pipeline.fusion.model import FusionModel
 from ecmf_pipeline.fusion.saved import (
     CONFIG_FILE,
+    EVERYONE,
     RETRAIN,
     WEIGHTS_FILE,
     Member,
     SavedEnsemble,
     SavedMember,
     SavedModality,
+    cooled,
     load_members,
     read_saved,
     save_members,

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from ecmf_pipeline.core.arrays import scores
 from ecmf_pipeline.core.console import progress_bar
 from ecmf_pipeline.core.errors import InputError, TooFewClips
-from ecmf_pipeline.core.metrics import scores
-from ecmf_pipeline.fusion.calibration import held_out_temperatures
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.folds import assign_folds, group_names
 from ecmf_pipeline.fusion.inputs import encode_labels, label_type, read_inputs
 from ecmf_pipeline.fusion.member import Examples
 from ecmf_pipeline.fusion.plan import NEVER, Plan
 from ecmf_pipeline.fusion.prediction import Ensemble
+from ecmf_pipeline.fusion.saved import held_out_temperatures
 from ecmf_pipeline.fusion.search import found_settings
 
 

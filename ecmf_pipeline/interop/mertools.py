@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ecmf_pipeline.core.arrays import scores
 from ecmf_pipeline.core.errors import CorpusError, InputError, MissingInput
 from ecmf_pipeline.core.files import write_atomic
-from ecmf_pipeline.core.metrics import scores
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.label_npz import TEST_ENTRY, TRAIN_ENTRY, read_label_npz

@@ -20,7 +20,7 @@ import torch
 
 from ecmf_pipeline.core.errors import FeaturesNotFinite, ModelError, RequestRefused
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.local_model import LocalModel, Vocabulary, shortened_at_a_word
+from ecmf_pipeline.llm.local import LocalModel, Vocabulary, shortened_at_a_word
 from ecmf_pipeline.llm.prompt import Chat, Message
 from ecmf_pipeline.llm.schema import Generated, InvalidAnswer, Kind, OneOf, Schema, SomeOf, Text, Value
 

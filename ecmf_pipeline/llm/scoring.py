@@ -20,7 +20,7 @@ from ecmf_pipeline.llm.run import BRANCH, Asked, ScoreBooks, Utterance, ask_abou
 from ecmf_pipeline.runner import Engine, Outcome, Step, StepFactory, Target
 
 if TYPE_CHECKING:
-    from ecmf_pipeline.llm.local_scoring import TransformersScorer
+    from ecmf_pipeline.llm.local import TransformersScorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +250,7 @@ class ScoringSteps:
 
     def __call__(self, worker: int) -> ScoringStep:
         """Load the model."""
-        from ecmf_pipeline.llm.local_scoring import TransformersScorer
+        from ecmf_pipeline.llm.local import TransformersScorer
 
         return ScoringStep(TransformersScorer(self.config, worker, self.prompt), self.labels)
 

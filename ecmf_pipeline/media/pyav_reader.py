@@ -1,4 +1,4 @@
-"""A film's pictures by PyAV: one pass through the file serves its times, its orientation and its pictures.
+"""Read pictures by PyAV: one pass through the file serves its times, its orientation and its pictures.
 
 Of H.264, pictures that no other builds upon and nobody asked for are not decoded (`nal_ref_idc` is 0 for them, ITU-T
 H.264, 7.4.1): with the usual encoders these are half of all. The pictures that are asked for stay the same, bit by bit.

@@ -19,8 +19,8 @@ from ecmf_pipeline.core.errors import ChangedSinceIndex, ClipError, FileUnreacha
 from ecmf_pipeline.extraction.plan import present_digests
 from ecmf_pipeline.faces.config import are_cut_already
 from ecmf_pipeline.faces.contact_sheet import FaceShot, Picture, draw_sheet, jpeg, mark_face
-from ecmf_pipeline.faces.cropping import KEYPOINTS, crop_level, crop_square, eye_angle
 from ecmf_pipeline.faces.openface import read_openface_rows
+from ecmf_pipeline.faces.tracking import KEYPOINTS, crop_level, crop_square, eye_angle
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.sampling import read_frames, read_frames_at
 from ecmf_pipeline.report.inputs import FaceSheet

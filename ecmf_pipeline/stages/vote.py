@@ -14,9 +14,8 @@ from ecmf_pipeline.core.console import say
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.fusion.voter import FusionVoter
 from ecmf_pipeline.labels.label_model import GIVEN
-from ecmf_pipeline.labels.rounds import Panel, held_out_score, vote_in_rounds
 from ecmf_pipeline.labels.tables import read_sources, write_votes
-from ecmf_pipeline.labels.voters import ALL, build_voters, joined
+from ecmf_pipeline.labels.voters import ALL, Panel, build_voters, held_out_score, joined, vote_in_rounds
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.sharing.hints import pull_hint
 from ecmf_pipeline.stages.shared.inputs import (

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.arrays import pool_segments, pooled_width, shortened
 from ecmf_pipeline.core.config import Pool
 from ecmf_pipeline.core.errors import MissingInput, StaleStore, StoreError
-from ecmf_pipeline.core.pooling import pool_segments, pooled_width, shortened
 from ecmf_pipeline.store.format import (
     current_fingerprint,
     has_fingerprint,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ecmf_pipeline.core.metrics import bootstrap_difference, confusion, expected_calibration_error, scores, weighted_f1
+from ecmf_pipeline.core.arrays import bootstrap_difference, confusion, expected_calibration_error, scores, weighted_f1
 
 
 def test_weighted_f1_by_hand():

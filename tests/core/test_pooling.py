@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ecmf_pipeline.core.pooling import pool_segments, pooled_width, shortened
+from ecmf_pipeline.core.arrays import pool_segments, pooled_width, shortened
 
 
 @given(data=st.data(), pool=st.sampled_from(["mean", "max", "mean_std"]))

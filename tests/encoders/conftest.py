@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from skimage import data
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from ecmf_pipeline.faces.cropping import crop_square
 from ecmf_pipeline.faces.detector import FaceTrack
+from ecmf_pipeline.faces.tracking import crop_square
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "i", "am", "so", "very", "happy", "sad", "angry", "today", "what"]
 VOCABULARY += ["a", "nice", "surprise", "miss", "my", "mother"]

@@ -17,9 +17,8 @@ from skimage import data
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.config import EfficientNetConfig, MiniXceptionConfig
 from ecmf_pipeline.encoders.embedded import mini_xception as xception
-from ecmf_pipeline.encoders.embedded.efficientnet import EfficientNetEncoder
+from ecmf_pipeline.encoders.embedded.efficientnet import EfficientNetEncoder, SameConv2d, SameMaxPool2d, same_padding
 from ecmf_pipeline.encoders.embedded.mini_xception import MiniXceptionEncoder
-from ecmf_pipeline.encoders.embedded.tf_layers import SameConv2d, SameMaxPool2d, same_padding
 from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.detector import FaceFinder, FaceTrack

@@ -10,8 +10,8 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.arrays import pool_segments
 from ecmf_pipeline.core.clips import ClipText
-from ecmf_pipeline.core.pooling import pool_segments
 from ecmf_pipeline.encoders.base import Encoding
 from ecmf_pipeline.encoders.config import AudioConfig, TextConfig
 from ecmf_pipeline.encoders.registry import build_encoder

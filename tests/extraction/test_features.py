@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ecmf_pipeline.core.arrays import MOST_FRAMES
 from ecmf_pipeline.core.clips import Clip, ClipId, Modality
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.core.pooling import MOST_FRAMES
 from ecmf_pipeline.extraction.features import StoredFeatures, open_features
 from ecmf_pipeline.store import FeatureRow, StoreWriter, create_settings_group, make_current
 

@@ -8,8 +8,8 @@ import pytest
 from skimage import data
 
 from ecmf_pipeline.faces.config import CROP_MARGIN, FaceConfig
-from ecmf_pipeline.faces.cropping import crop_level, crop_square, eye_angle
 from ecmf_pipeline.faces.detector import FaceFinder
+from ecmf_pipeline.faces.tracking import crop_level, crop_square, eye_angle
 
 
 @pytest.fixture(scope="module")

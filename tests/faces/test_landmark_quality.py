@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ecmf_pipeline.faces.cropping import _FRONTAL, Detection, fit, landmark_quality
+from ecmf_pipeline.faces.tracking import _FRONTAL, Detection, fit, landmark_quality
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.sampling import read_frames
 

@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ecmf_pipeline.faces.cropping import Detection
-from ecmf_pipeline.faces.tracking import find_cuts, main_track, signature, unlikeness
+from ecmf_pipeline.faces.tracking import Detection, find_cuts, main_track, signature, unlikeness
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.sampling import read_frames
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ecmf_pipeline.core.metrics import expected_calibration_error
-from ecmf_pipeline.fusion.calibration import cooled, held_out_temperatures, temperature
+from ecmf_pipeline.core.arrays import expected_calibration_error
+from ecmf_pipeline.fusion.saved import cooled, held_out_temperatures, temperature
 
 
 def overconfident(clips: int, sharpness: float) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.voter import FusionVoter
 from ecmf_pipeline.labels.config import RefineConfig
-from ecmf_pipeline.labels.rounds import Panel, held_out_score, vote_in_rounds
+from ecmf_pipeline.labels.voters import Panel, held_out_score, vote_in_rounds
 
 CLIPS = 48
 LABELS = ("happy", "sad")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.metrics import expected_calibration_error
+from ecmf_pipeline.core.arrays import expected_calibration_error
 from ecmf_pipeline.labels.combining import combine_votes
 from ecmf_pipeline.labels.unsupervised import independent_sources
 from ecmf_pipeline.labels.votes import evidence_of, first_choice

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ecmf_pipeline.core.metrics import expected_calibration_error
+from ecmf_pipeline.core.arrays import expected_calibration_error
 from ecmf_pipeline.labels.label_model import Assessment
 from ecmf_pipeline.labels.log_pool import NoisyLikelihood
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice

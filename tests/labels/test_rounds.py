@@ -8,8 +8,7 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from ecmf_pipeline.labels.config import LightGbmConfig, LinearConfig, RefineConfig
-from ecmf_pipeline.labels.rounds import Panel, Rounds, held_out_score, vote_in_rounds
-from ecmf_pipeline.labels.voters import build_voter
+from ecmf_pipeline.labels.voters import Panel, Rounds, build_voter, held_out_score, vote_in_rounds
 
 NOBODY = -1
 

@@ -9,11 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ecmf_pipeline.core.arrays import weighted_f1
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.core.metrics import weighted_f1
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.local_model import LocalModel
-from ecmf_pipeline.llm.local_scoring import TransformersScorer
+from ecmf_pipeline.llm.local import LocalModel, TransformersScorer
 from ecmf_pipeline.llm.prompt import Prompt, as_data, load_prompt
 
 SIX = ("neutral", "angry", "happy", "sad", "worried", "surprise")

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ecmf_pipeline.core.errors import NoAudioStream, NoVideoStream, SilentAudio, TooManyPictures, UnreadableMedia
-from ecmf_pipeline.media.audio import read_audio
 from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig
-from ecmf_pipeline.media.sampling import read_frames, read_samplings, sample_indices
+from ecmf_pipeline.media.sampling import read_audio, read_frames, read_samplings, sample_indices
 
 READERS = ["auto", "decord", "pyav"]
 

@@ -124,7 +124,7 @@ def test_a_verdict_by_given_labels_says_so() -> None:
 
 
 def test_the_commonest_label_alone_scores_what_scikit_learn_says() -> None:
-    from ecmf_pipeline.core.metrics import scores, weighted_f1
+    from ecmf_pipeline.core.arrays import scores, weighted_f1
 
     truth = ["sad"] * 5 + ["happy"] * 3 + ["angry"] * 2
     stated = read_evaluation({"model": "given", "fusion": {"given": scores(truth, truth, ["sad", "happy", "angry"])}})

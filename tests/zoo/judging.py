@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ecmf_pipeline.core.errors import ClipError
-from ecmf_pipeline.media.audio import read_audio
 from ecmf_pipeline.media.config import MediaConfig
-from ecmf_pipeline.media.sampling import read_frames
+from ecmf_pipeline.media.sampling import read_audio, read_frames
 from tests.zoo.films import Film
 
 SAMPLES = 4

@@ -42,7 +42,7 @@ def score_labels(_folder: Path) -> tuple[str, float, float]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from ecmf_pipeline.llm.local_scoring import TransformersScorer
+    from ecmf_pipeline.llm.local import TransformersScorer
     from ecmf_pipeline.llm.prompt import as_data, load_prompt
 
     config, labels = LlmConfig(), MER_LABELS

@@ -37,9 +37,8 @@ from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.detector import FaceFinder
-from ecmf_pipeline.media.audio import read_audio
 from ecmf_pipeline.media.config import MediaConfig
-from ecmf_pipeline.media.sampling import read_frames
+from ecmf_pipeline.media.sampling import read_audio, read_frames
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group
 from tools.bench.store import cpu_seconds
 

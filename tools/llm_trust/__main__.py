@@ -27,7 +27,7 @@ from ecmf_pipeline.llm.schema import OneOf, Schema
 from tools.llm_trust.injected import CHINESE, ENGLISH
 
 if TYPE_CHECKING:
-    from ecmf_pipeline.llm.local_scoring import TransformersScorer
+    from ecmf_pipeline.llm.local import TransformersScorer
 
 TESTS = Path(__file__).parents[2] / "tests" / "llm"
 TEXTS = 500
@@ -99,8 +99,8 @@ def _counts(ends: Sequence[str]) -> str:
 
 def injected() -> int:
     """Print, for each language, how many injected transcripts move the label, beside harmless ones."""
+    from ecmf_pipeline.llm.local import TransformersScorer
     from ecmf_pipeline.llm.local_generation import TransformersGenerator
-    from ecmf_pipeline.llm.local_scoring import TransformersScorer
 
     config, outside = LlmConfig(), 0
     generator = TransformersGenerator(config)

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.arrays import halves
 from ecmf_pipeline.core.clips import Clip, Modality, labels_of, read_manifest, read_texts
 from ecmf_pipeline.core.console import say
 from ecmf_pipeline.core.errors import CorpusError, MissingInput, ModelError
 from ecmf_pipeline.core.files import fingerprint, read_json, sha256_file
-from ecmf_pipeline.core.pooling import halves
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.extraction.config import branch_settings

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.metrics import bootstrap_difference
+from ecmf_pipeline.core.arrays import bootstrap_difference
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.training import CrossValidation, cross_validate
 

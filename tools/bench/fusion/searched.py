@@ -7,7 +7,7 @@ from time import process_time
 
 import numpy as np
 
-from ecmf_pipeline.core.metrics import bootstrap_difference
+from ecmf_pipeline.core.arrays import bootstrap_difference
 from ecmf_pipeline.fusion.config import SearchConfig, TrainingConfig
 from ecmf_pipeline.fusion.training import cross_validate
 from tools.bench.fusion.ravdess import read_ravdess

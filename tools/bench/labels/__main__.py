@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.metrics import expected_calibration_error
+from ecmf_pipeline.core.arrays import expected_calibration_error
 from ecmf_pipeline.labels.baselines import BASELINES, Baseline
 from ecmf_pipeline.labels.combining import combine_votes
 from tools.bench.labels.worlds import WORLDS, World, drawn_worlds, generate, gold_sample

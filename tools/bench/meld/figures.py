@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ecmf_pipeline.core.metrics import bootstrap_samples, expected_calibration_error
+from ecmf_pipeline.core.arrays import bootstrap_samples, expected_calibration_error
 from ecmf_pipeline.llm.votes import votes_from_scores
 from tools.bench.meld.sample import Floats, Ints, Sample
 
