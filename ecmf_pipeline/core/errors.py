@@ -42,15 +42,10 @@ Anything else that is raised is a bug of ours and propagates with its traceback.
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 WORKER_NOTE = "In a worker:"
 """Begins the note that holds a worker's traceback, on an error that came from one."""
-_OPENCV_NO_MEMORY = -4
-_SAID_BY_LIBRARIES = ("out of memory", "not enough memory", "allocate memory", "_alloc_failed", "bad_alloc")
-"""Torch's allocator for the processor (on Linux, on Windows), CUDA, cuBLAS and C++ itself."""
 
 
 class EcmfError(Exception):
@@ -258,31 +253,3 @@ class Interrupted(EcmfError):
 
     def __str__(self) -> str:
         return f"{super().__str__()}; what was complete is kept, run the same command again to go on"
-
-
-@contextmanager
-def as_out_of_memory() -> Iterator[None]:
-    """Convert out-of-memory errors of torch, CUDA, OpenCV and the system to MemoryError.
-
-    Raises:
-        MemoryError: With what the library said.
-    """
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, MemoryError) or not _is_out_of_memory(error):
-            raise
-        raise MemoryError(str(error).partition("\n")[0].strip()) from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """By names and words: no library is loaded for a type that only one of its own errors can have."""
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__}
-    if "cv2.error" in kinds:
-        return getattr(error, "code", None) == _OPENCV_NO_MEMORY
-    if "torch.OutOfMemoryError" in kinds:
-        return True
-    said = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in said for words in _SAID_BY_LIBRARIES)

@@ -10,19 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from ecmf_pipeline.core.errors import (
-    ClipError,
-    FileUnreachable,
-    UnreadableMedia,
-    as_out_of_memory,
-)
+from ecmf_pipeline.core.errors import ClipError, FileUnreachable, UnreadableMedia
 from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.corpora.index_cache import IndexCache, Measured
 from ecmf_pipeline.corpora.mer import FACE_CROPS_EXTENSION
 from ecmf_pipeline.media.containers import probe_media
 from ecmf_pipeline.runner import Done, Engine, InProcess, LocalProcesses, Outcome, Step, Target, Task
-from ecmf_pipeline.runner.machine import usable_cores
-from ecmf_pipeline.runner.spool import Spool, SpoolWriter
+from ecmf_pipeline.runner.machine import as_out_of_memory, usable_cores
+from ecmf_pipeline.runner.step import Spool, SpoolWriter
 
 BRANCH = "index"
 """The one branch of this loop."""

@@ -19,8 +19,7 @@ from ecmf_pipeline.llm.rewriting import enrich_texts
 from ecmf_pipeline.llm.run import ScoreBooks
 from ecmf_pipeline.runner import Engine, LocalProcesses
 from ecmf_pipeline.runner.machine import usable_cores
-from ecmf_pipeline.runner.spool import Spool
-from ecmf_pipeline.runner.step import Done, ItemT, StepFactory, Task
+from ecmf_pipeline.runner.step import Done, ItemT, Spool, StepFactory, Task
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.store import FeatureStore, has_fingerprint
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ecmf_pipeline.core.console import warn
-from ecmf_pipeline.core.errors import ParamsError, as_out_of_memory
-from ecmf_pipeline.runner.machine import multiplies_bf16
+from ecmf_pipeline.core.errors import ParamsError
+from ecmf_pipeline.runner.machine import as_out_of_memory, multiplies_bf16
 
 RunPrecision = Literal["fp32", "bf16", "fp16"]
 """The type that matrices are multiplied in."""

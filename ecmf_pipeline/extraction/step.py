@@ -17,13 +17,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality
 from ecmf_pipeline.core.config import Frames
-from ecmf_pipeline.core.errors import (
-    ChangedSinceIndex,
-    ClipError,
-    FeaturesNotFinite,
-    NothingToEncode,
-    as_out_of_memory,
-)
+from ecmf_pipeline.core.errors import ChangedSinceIndex, ClipError, FeaturesNotFinite, NothingToEncode
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Prepared, Preparer
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.encoders.registry import build_encoder, build_preparer
@@ -36,7 +30,7 @@ from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.containers import has_changed
 from ecmf_pipeline.media.sampling import Sampling, read_audio, read_samplings
 from ecmf_pipeline.runner import Opener, Outcome, Step, Target
-from ecmf_pipeline.runner.machine import see_no_gpu, see_one_gpu
+from ecmf_pipeline.runner.machine import as_out_of_memory, see_no_gpu, see_one_gpu
 from ecmf_pipeline.store import FeatureRow, can_hold, create_settings_group
 
 View = Any

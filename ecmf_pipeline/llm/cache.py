@@ -30,7 +30,7 @@ from pydantic import FiniteFloat, TypeAdapter
 
 from ecmf_pipeline.core.files import flush_folder, sha256_text, write_atomic
 from ecmf_pipeline.llm.schema import Value
-from ecmf_pipeline.runner.spool import PartWriter, Spool
+from ecmf_pipeline.runner.step import PartWriter, Spool
 
 DIGITS = 6
 """Decimals that are kept of a score."""

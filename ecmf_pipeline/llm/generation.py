@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ecmf_pipeline.core.errors import ClipError, as_out_of_memory
+from ecmf_pipeline.core.errors import ClipError
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.llm.budget import Budget
 from ecmf_pipeline.llm.cache import AnswerCache, Drafts, Written
@@ -17,6 +17,7 @@ from ecmf_pipeline.llm.requests import FormStep, open_server
 from ecmf_pipeline.llm.run import BRANCH, Form, ScoreBooks, ask_about
 from ecmf_pipeline.llm.schema import InvalidAnswer, Schema, Value
 from ecmf_pipeline.runner import Engine, Outcome, Step, Target
+from ecmf_pipeline.runner.machine import as_out_of_memory
 
 if TYPE_CHECKING:
     from ecmf_pipeline.llm.local_generation import TransformersGenerator

@@ -38,8 +38,7 @@ from ecmf_pipeline.runner import (
 from ecmf_pipeline.runner.machine import threads_per_worker
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.runner.run import hurried
-from ecmf_pipeline.runner.spool import Spool
-from ecmf_pipeline.runner.step import perform, unwatched
+from ecmf_pipeline.runner.step import Spool, perform, unwatched
 
 PART_SIZE = 1024
 """Answers that stand in one file."""

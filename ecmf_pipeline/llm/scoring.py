@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.errors import ClipError, FeaturesNotFinite, ModelError, as_out_of_memory
+from ecmf_pipeline.core.errors import ClipError, FeaturesNotFinite, ModelError
 from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.llm.budget import Budget
 from ecmf_pipeline.llm.cache import AnswerCache, Drafts, ScoreCache, TextScores
@@ -18,6 +18,7 @@ from ecmf_pipeline.llm.prompt import Prompt, load_prompt
 from ecmf_pipeline.llm.requests import AskingSteps
 from ecmf_pipeline.llm.run import BRANCH, Asked, ScoreBooks, Utterance, ask_about, nothing_to_ask
 from ecmf_pipeline.runner import Engine, Outcome, Step, StepFactory, Target
+from ecmf_pipeline.runner.machine import as_out_of_memory
 
 if TYPE_CHECKING:
     from ecmf_pipeline.llm.local import TransformersScorer

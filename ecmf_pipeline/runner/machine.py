@@ -1,9 +1,12 @@
-"""Cores, GPUs and memory of this machine, and what its kernel counts."""
+"""Cores, GPUs and memory of this machine, and how it says that memory has run out."""
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 
@@ -24,6 +27,9 @@ _THREADS = (
     "RAYON_NUM_THREADS",  # tokenizers
 )
 _KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}  # bytes
+_OPENCV_NO_MEMORY = -4
+_SAID_BY_LIBRARIES = ("out of memory", "not enough memory", "allocate memory", "_alloc_failed", "bad_alloc")
+"""Torch's allocator for the processor (on Linux, on Windows), CUDA, cuBLAS and C++ itself."""
 
 
 def usable_cores() -> int:
@@ -75,6 +81,34 @@ def count_oom_kills() -> int:
     except (OSError, ValueError):
         return 0
     return int(counts.get("oom_kill", 0))
+
+
+@contextmanager
+def as_out_of_memory() -> Iterator[None]:
+    """Convert out-of-memory errors of torch, CUDA, OpenCV and the system to MemoryError.
+
+    Raises:
+        MemoryError: With what the library said.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MemoryError) or not _is_out_of_memory(error):
+            raise
+        raise MemoryError(str(error).partition("\n")[0].strip()) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """By names and words: no library is loaded for a type that only one of its own errors can have."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__}
+    if "cv2.error" in kinds:
+        return getattr(error, "code", None) == _OPENCV_NO_MEMORY
+    if "torch.OutOfMemoryError" in kinds:
+        return True
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in said for words in _SAID_BY_LIBRARIES)
 
 
 def visible_gpus(device: str) -> list[str]:

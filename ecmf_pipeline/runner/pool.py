@@ -27,8 +27,7 @@ from ecmf_pipeline.core.errors import ClipError, ClipTimeout, EcmfError, OutOfMe
 from ecmf_pipeline.runner import shared_arrays
 from ecmf_pipeline.runner.machine import count_oom_kills, usable_cores
 from ecmf_pipeline.runner.shared_arrays import SharedArrays
-from ecmf_pipeline.runner.spool import Spool
-from ecmf_pipeline.runner.step import Done, ItemT, Phase, StepFactory, Task
+from ecmf_pipeline.runner.step import Done, ItemT, Phase, Spool, StepFactory, Task
 from ecmf_pipeline.runner.worker_process import At, Failed, Job, Opened, Ready, Role, WorkerProcess
 
 _KILLED_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGHUP, signal.SIGTERM)

@@ -22,8 +22,7 @@ from ecmf_pipeline.core.console import progress_bar
 from ecmf_pipeline.core.errors import Interrupted
 from ecmf_pipeline.runner.pool import LocalProcesses
 from ecmf_pipeline.runner.quarantine import Quarantine
-from ecmf_pipeline.runner.spool import PartWriter
-from ecmf_pipeline.runner.step import Done, Engine, InProcess, ItemT, StepFactory, Task
+from ecmf_pipeline.runner.step import Done, Engine, InProcess, ItemT, PartWriter, StepFactory, Task
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STDERR = 2

@@ -18,8 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline.runner.shared_arrays import Layout, SharedArrays, pack, unpack
-from ecmf_pipeline.runner.spool import Spool
-from ecmf_pipeline.runner.step import Batch, Done, Opener, Phase, Step, Task, finish, open_items, out_of_memory, perform
+from ecmf_pipeline.runner.step import (
+    Batch,
+    Done,
+    Opener,
+    Phase,
+    Spool,
+    Step,
+    Task,
+    finish,
+    open_items,
+    out_of_memory,
+    perform,
+)
 from ecmf_pipeline.runner.worker_process import At, Delivery, Failed, Opened, Ready, Role, Start
 
 _PR_SET_PDEATHSIG = 1

@@ -16,9 +16,14 @@ therefore never touches old bytes.
 """
 
 from ecmf_pipeline.store.features import Features, FeatureStore, Sequences
-from ecmf_pipeline.store.format import create_settings_group, current_fingerprint, has_fingerprint, make_current
-from ecmf_pipeline.store.parts import FeatureRow, can_hold
-from ecmf_pipeline.store.writer import StoreWriter
+from ecmf_pipeline.store.format import (
+    FeatureRow,
+    create_settings_group,
+    current_fingerprint,
+    has_fingerprint,
+    make_current,
+)
+from ecmf_pipeline.store.writer import StoreWriter, can_hold
 
 __all__ = [
     "FeatureRow",

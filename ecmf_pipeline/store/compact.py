@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.console import progress
 from ecmf_pipeline.core.errors import StoreError
 from ecmf_pipeline.store.damage import Finding, PartCheck
-from ecmf_pipeline.store.format import settings_attributes, spool_folder
-from ecmf_pipeline.store.parts import (
+from ecmf_pipeline.store.format import (
     PartAttributes,
     Parts,
     all_versions,
@@ -31,6 +30,8 @@ from ecmf_pipeline.store.parts import (
     part_number,
     read_array,
     read_parts,
+    settings_attributes,
+    spool_folder,
     write_part,
 )
 from ecmf_pipeline.store.state import Present, RowState, no_manifest, row_states, size_of

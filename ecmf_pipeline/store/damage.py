@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import StoreError
 from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.store.format import group_attributes
-from ecmf_pipeline.store.parts import PartAttributes, array_names, read_array
+from ecmf_pipeline.store.format import PartAttributes, array_names, group_attributes, read_array
 
 
 class Kind(StrEnum):

@@ -15,19 +15,17 @@ from ecmf_pipeline.core.arrays import pool_segments, pooled_width, shortened
 from ecmf_pipeline.core.config import Pool
 from ecmf_pipeline.core.errors import MissingInput, StaleStore, StoreError
 from ecmf_pipeline.store.format import (
-    current_fingerprint,
-    has_fingerprint,
-    refuse_other_format,
-    settings_attributes,
-)
-from ecmf_pipeline.store.parts import (
     FeatureRow,
     PartAttributes,
     array_names,
+    current_fingerprint,
+    has_fingerprint,
     part_names,
     read_array,
     read_attributes,
     read_parts,
+    refuse_other_format,
+    settings_attributes,
 )
 
 Answer = TypeVar("Answer")

@@ -11,9 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline.core.errors import MissingInput, StoreError
-from ecmf_pipeline.runner.spool import leftover_batches
-from ecmf_pipeline.store.format import current_fingerprint, settings_attributes, spool_folder
-from ecmf_pipeline.store.parts import PartAttributes, part_names, read_parts
+from ecmf_pipeline.runner.step import leftover_batches
+from ecmf_pipeline.store.format import (
+    PartAttributes,
+    current_fingerprint,
+    part_names,
+    read_parts,
+    settings_attributes,
+    spool_folder,
+)
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{12}")
 

@@ -13,20 +13,24 @@ import numpy as np
 from ecmf_pipeline.core.console import progress
 from ecmf_pipeline.core.errors import InputError, MissingInput, StoreError
 from ecmf_pipeline.core.files import fingerprint as fingerprint_of
-from ecmf_pipeline.runner.spool import leftover_batches
+from ecmf_pipeline.runner.step import leftover_batches
 from ecmf_pipeline.store.damage import Finding, Kind, PartCheck, damaged_folder
 from ecmf_pipeline.store.format import (
     FORMAT,
+    Parts,
     create_settings_group,
     current_fingerprint,
     group_attributes,
     has_fingerprint,
     make_current,
+    part_names,
+    read_array,
+    read_parts,
     settings_attributes,
     spool_folder,
 )
-from ecmf_pipeline.store.parts import Parts, part_names, read_array, read_parts, unpack_rows
 from ecmf_pipeline.store.state import Digests, Present, RowState, no_manifest, row_states, settings_groups, size_of
+from ecmf_pipeline.store.writer import unpack_rows
 
 _ROWS = {
     RowState.DUPLICATE: (Kind.DUPLICATES, "the same clip and input stand in more than one place"),

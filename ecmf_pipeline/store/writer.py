@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
+import io
+import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from ecmf_pipeline.core.errors import StoreError
-from ecmf_pipeline.runner.spool import PartWriter, Spool
+from ecmf_pipeline.runner.step import PartWriter, Spool
 from ecmf_pipeline.store.features import FeatureStore
 from ecmf_pipeline.store.format import (
+    FeatureRow,
+    PartAttributes,
+    all_versions,
     current_fingerprint,
     has_fingerprint,
     lock_path,
     make_current,
-    refuse_other_format,
-    spool_folder,
-)
-from ecmf_pipeline.store.parts import (
-    FeatureRow,
-    PartAttributes,
-    all_versions,
-    checked,
-    pack_rows,
     part_names,
     part_number,
-    unpack_rows,
+    refuse_other_format,
+    spool_folder,
     write_part,
 )
 
@@ -130,3 +128,55 @@ def _read_batch(path: Path) -> list[FeatureRow]:
         raise StoreError(
             f"{path}: {error}", "`ecmf-pipe store verify --mend` sets it aside; its clips are then computed again"
         ) from error
+
+
+def can_hold(values: NDArray[Any], dtype: DTypeLike) -> bool:
+    """Whether features are finite, and stay so in the type they are stored in."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(values.astype(dtype)).all())
+
+
+def checked(row: FeatureRow, dim: int, dtype: DTypeLike) -> NDArray[Any]:
+    """A row's features in the type they are stored in, (T, D).
+
+    Raises:
+        ValueError: When their shape does not fit, or they hold a NaN or overflow the type.
+    """
+    if row.values.ndim != 2 or row.values.shape[1] != dim or len(row.values) == 0:
+        raise ValueError(f"{row.clip_id}: features are {row.values.shape}, the store takes (T >= 1, {dim})")
+    if not can_hold(row.values, dtype):
+        raise ValueError(f"{row.clip_id}: features hold NaN or exceed {np.dtype(dtype)}")
+    return row.values.astype(dtype)
+
+
+def pack_rows(rows: Sequence[FeatureRow]) -> bytes:
+    """Rows as the bytes of one ``npz`` file; all must have the same arrays beside their values."""
+    about = [[row.clip_id, row.digest, len(row.values), dict(row.versions)] for row in rows]
+    arrays: dict[str, Any] = {"values": np.concatenate([row.values for row in rows])}
+    for name in rows[0].side:
+        arrays[f"side.{name}"] = np.concatenate([np.asarray(row.side[name]) for row in rows])
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays)
+    return buffer.getvalue()
+
+
+def unpack_rows(payload: bytes) -> list[FeatureRow]:
+    """The rows that `pack_rows` packed.
+
+    Raises:
+        StoreError: When the bytes are damaged (every array in them has a CRC-32).
+    """
+    try:
+        with np.load(io.BytesIO(payload), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        about = json.loads(arrays.pop("about").tobytes())
+        values = arrays.pop("values")
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError) as error:
+        raise StoreError(f"a finished batch is damaged ({error})") from error
+    rows, start = [], 0
+    for clip_id, digest, length, versions in about:
+        span = slice(start, start + length)
+        side = {name.removeprefix("side."): array[span] for name, array in arrays.items()}
+        rows.append(FeatureRow(clip_id, digest, values[span], side, versions))
+        start += length
+    return rows

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.clips import Clip
-from ecmf_pipeline.core.errors import ChangedSinceIndex, TryAgain, as_out_of_memory
+from ecmf_pipeline.core.errors import ChangedSinceIndex, TryAgain
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.llm.cache import AnswerCache, AnswerWriter
 from ecmf_pipeline.media.containers import has_changed
 from ecmf_pipeline.media.sampling import read_audio
 from ecmf_pipeline.runner import Engine, Outcome, Run, RunConfig, RunReport, Step, Target
-from ecmf_pipeline.runner.machine import threads_per_worker
+from ecmf_pipeline.runner.machine import as_out_of_memory, threads_per_worker
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.transcription.config import TranscribeConfig
 from ecmf_pipeline.transcription.table import Heard, Transcript, judge, lacks_words

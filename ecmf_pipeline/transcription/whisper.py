@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-from ecmf_pipeline.core.errors import ModelError, as_out_of_memory
+from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.audio import Samples, split_evenly
 from ecmf_pipeline.encoders.inference import pick_device
 from ecmf_pipeline.encoders.pretrained import load_model, load_part
 from ecmf_pipeline.media.config import SAMPLE_RATE
+from ecmf_pipeline.runner.machine import as_out_of_memory
 from ecmf_pipeline.transcription.config import TranscribeConfig
 
 _START, _TRANSCRIBE, _NO_TIMES = "<|startoftranscript|>", "<|transcribe|>", "<|notimestamps|>"

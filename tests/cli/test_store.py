@@ -22,7 +22,7 @@ from ecmf_pipeline.extraction.plan import text_digest
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group, make_current
 from ecmf_pipeline.store.format import lock_path, spool_folder
-from ecmf_pipeline.store.parts import pack_rows
+from ecmf_pipeline.store.writer import pack_rows
 
 AUDIO = paths.features(Modality.AUDIO)
 OTHER = {"modality": "audio", "encoder": {"type": "other"}}

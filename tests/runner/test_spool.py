@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core import files
-from ecmf_pipeline.runner.spool import Spool, leftover_batches
+from ecmf_pipeline.runner.step import Spool, leftover_batches
 
 
 @pytest.fixture

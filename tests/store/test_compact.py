@@ -19,10 +19,10 @@ from ecmf_pipeline.core.errors import StoreError
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group
 from ecmf_pipeline.store import compact as module
 from ecmf_pipeline.store.compact import Compaction, compact, drop_settings
-from ecmf_pipeline.store.format import spool_folder
-from ecmf_pipeline.store.parts import pack_rows, part_names, read_attributes
+from ecmf_pipeline.store.format import part_names, read_attributes, spool_folder
 from ecmf_pipeline.store.state import RowState
 from ecmf_pipeline.store.verify import verify_store
+from ecmf_pipeline.store.writer import pack_rows
 
 
 def says(digests: dict[str, str | None]) -> Callable[..., dict[str, str | None]]:

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.store import FeatureStore, create_settings_group, make_current
-from ecmf_pipeline.store.format import FORMAT
-from ecmf_pipeline.store.parts import PartAttributes, part_names, write_part
+from ecmf_pipeline.store.format import FORMAT, PartAttributes, part_names, write_part
 
 READER_LINES = 20
 

@@ -22,8 +22,7 @@ from ecmf_pipeline.store import (
     make_current,
 )
 from ecmf_pipeline.store.features import widen
-from ecmf_pipeline.store.format import write_group
-from ecmf_pipeline.store.parts import PartAttributes, part_names, part_number, write_part
+from ecmf_pipeline.store.format import PartAttributes, part_names, part_number, write_group, write_part
 
 
 def merge(store: FeatureStore, rows: list[FeatureRow], replaced: list[str]) -> str:

@@ -12,7 +12,7 @@ import zarr
 
 from ecmf_pipeline.core.errors import StoreError
 from ecmf_pipeline.store import FeatureRow, FeatureStore
-from ecmf_pipeline.store.parts import part_number, read_array
+from ecmf_pipeline.store.format import part_number, read_array
 
 
 def chunk_of(part: Path) -> Path:

@@ -10,9 +10,10 @@ import pytest
 from ecmf_pipeline.core.errors import StoreError
 from ecmf_pipeline.store import FeatureStore, StoreWriter, create_settings_group, make_current
 from ecmf_pipeline.store.compact import compact
-from ecmf_pipeline.store.parts import pack_rows, part_names, unpack_rows
+from ecmf_pipeline.store.format import part_names
 from ecmf_pipeline.store.state import in_words, list_store
 from ecmf_pipeline.store.verify import verify_store
+from ecmf_pipeline.store.writer import pack_rows, unpack_rows
 
 OLD, NEW = {"torch": "2.12.0", "av": "17.0"}, {"torch": "2.13.0", "av": "18.1.0"}
 PROVENANCE = {"model": "a/b", "commit": "ab12" * 10, "preprocessing": {"resize": [2, 3]}, "versions": NEW}

@@ -16,9 +16,9 @@ from ecmf_pipeline.core.errors import MissingInput, StoreError
 from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.store import FeatureStore, StoreWriter, make_current
 from ecmf_pipeline.store.damage import Kind, damaged_folder
-from ecmf_pipeline.store.format import spool_folder
-from ecmf_pipeline.store.parts import PartAttributes, pack_rows, write_part
+from ecmf_pipeline.store.format import PartAttributes, spool_folder, write_part
 from ecmf_pipeline.store.verify import mend, verify_store
+from ecmf_pipeline.store.writer import pack_rows
 
 
 @pytest.fixture

@@ -15,23 +15,23 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.core.errors import StoreBusy, StoreError
-from ecmf_pipeline.runner.spool import Spool
+from ecmf_pipeline.llm.cache import parts as parts_module
+from ecmf_pipeline.runner.step import Spool
 from ecmf_pipeline.store import (
     FeatureStore,
     StoreWriter,
     create_settings_group,
     current_fingerprint,
 )
-from ecmf_pipeline.store import parts as parts_module
-from ecmf_pipeline.store.format import spool_folder
-from ecmf_pipeline.store.parts import pack_rows, part_names, part_number
+from ecmf_pipeline.store.format import part_names, part_number, spool_folder
+from ecmf_pipeline.store.writer import pack_rows
 
 START = """
 import os, signal, sys, time
 from pathlib import Path
 import numpy as np
 from ecmf_pipeline.core.errors import StoreBusy
-from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, parts
+from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, format
 root, fingerprint = Path(sys.argv[1]), sys.argv[2]
 def rows(names): return [FeatureRow(name, "d", np.ones((2, 5), np.float32)) for name in names]
 """
@@ -178,7 +178,7 @@ with StoreWriter(root, fingerprint) as writer:
     assert store.load("abcd").present.all()
 
 
-@pytest.mark.parametrize("moment", ["parts._flush", "parts.Path.rename", "parts.flush_folder"])
+@pytest.mark.parametrize("moment", ["format._flush", "format.Path.rename", "format.flush_folder"])
 def test_a_run_killed_while_it_seals_loses_and_doubles_nothing(root, fingerprint, other_process, moment):
     killed = other_process(f"""
 with StoreWriter(root, fingerprint) as writer:

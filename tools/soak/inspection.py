@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.errors import EcmfError
 from ecmf_pipeline.runner.quarantine import QuarantineEntry, read_quarantine
 from ecmf_pipeline.store import FeatureRow, FeatureStore, current_fingerprint
-from ecmf_pipeline.store.format import spool_folder
-from ecmf_pipeline.store.parts import array_names, part_names, read_array, read_attributes, unpack_rows
+from ecmf_pipeline.store.format import array_names, part_names, read_array, read_attributes, spool_folder
+from ecmf_pipeline.store.writer import unpack_rows
 
 Key = tuple[str, str]
 """A clip and the digest of its input."""

@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from ecmf_pipeline.core.errors import as_out_of_memory
 from ecmf_pipeline.llm.run import Utterance
 from ecmf_pipeline.llm.scoring import ScoringStep
 from ecmf_pipeline.runner import Target
+from ecmf_pipeline.runner.machine import as_out_of_memory
 
 
 class OpenCvError(Exception):
@@ -84,7 +84,7 @@ def test_torch_itself_runs_out_of_memory():
 
 
 def test_it_loads_no_library():
-    listed = "import sys, ecmf_pipeline.core.errors; print(*sys.modules)"
+    listed = "import sys, ecmf_pipeline.runner.machine; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", listed], capture_output=True, text=True, check=True)
     assert not {"torch", "cv2", "numpy"} & set(result.stdout.split())
 
