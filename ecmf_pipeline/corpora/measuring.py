@@ -160,7 +160,7 @@ class CacheWriter(SpoolWriter[Row]):
 
     def __init__(self, cache: IndexCache) -> None:
         path = cache.path
-        spool = Spool.start(path.with_name(".index.spool"), partial(pack_rows, cache.head))
+        spool = Spool(path.with_name(".index.spool"), partial(pack_rows, cache.head))
         super().__init__(spool, lock=path.with_name(".index.lock"), what=str(path))
         self._cache = cache
         self._taken = ExitStack()

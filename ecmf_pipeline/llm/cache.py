@@ -230,7 +230,7 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
     """
 
     def __init__(self, cache: AnswerCache[RowT], waiting: Path, keys: Mapping[str, str] | None = None) -> None:
-        spool: Spool[RowT] = Spool.start(waiting / cache.folder.name, pack_rows)
+        spool: Spool[RowT] = Spool(waiting / cache.folder.name, pack_rows)
         super().__init__(spool, lock=waiting / "lock", what=f"the answers in {cache.root}")
         self.cache = cache
         self._keys = keys or {}

@@ -111,11 +111,7 @@ class JobQueue(Generic[ItemT]):
     def split(self, job: Job[ItemT], role: Role, phase: Phase, position: int) -> None:
         """Take back a job that broke its process: the suspected items piece by piece, the others together.
 
-        Args:
-            job: The job.
-            role: Of the process that it broke.
-            phase: What the process was doing. While opening, one item is suspected; while working on all, each is.
-            position: The item that was being opened.
+        While items were opened, the one at ``position`` is suspected; while they were worked on, each is.
         """
         items = job.task.items
         suspected, others = items, items[:0]
@@ -131,26 +127,14 @@ class JobQueue(Generic[ItemT]):
         self._first.extendleft([self.part(job, (piece,)) for item in items for piece in item.alone()][::-1])
 
     def part(self, job: Job[ItemT], items: tuple[ItemT, ...]) -> Job[ItemT]:
-        """Make a job of some items of another. Its name stays short, however often a task breaks: files are named so.
-
-        Args:
-            job: The other job.
-            items: Some of its items.
-        """
+        """Make a job of some items of another. Its name stays short, however often it breaks: files are named so."""
         root = job.root or job.task.name
         self._pieces[root] += 1
         return Job(Task(f"{root}-r{self._pieces[root]:04d}", job.task.chunk, items), root=root)
 
 
 class WorkerPool(Generic[ItemT]):
-    """The workers and openers of one run.
-
-    Args:
-        queue: The jobs.
-        work: The pickled factory and spools.
-        clip_timeout: Seconds that one clip may take to be read, and again to be worked on.
-        threads: Threads of each process's numerical libraries.
-    """
+    """The workers and openers of one run; ``work`` is the pickled factory and spools that they work with."""
 
     def __init__(self, queue: JobQueue[ItemT], work: bytes, clip_timeout: float, threads: int) -> None:
         self._queue = queue
@@ -197,7 +181,7 @@ class WorkerPool(Generic[ItemT]):
     def close(self) -> None:
         """Let all processes end by themselves."""
         for process in self._processes.values():
-            process.close() if process.ready else process.kill()
+            process.connection.close() if process.ready else process.kill()
         for process in self._processes.values():
             process.wait()
         self._processes.clear()
@@ -278,7 +262,8 @@ class WorkerPool(Generic[ItemT]):
         elif process.jobs_given > 1:
             self._queue.put_back(job)  # those before it may have left the process broken: a fresh one is to judge
         elif late:
-            yield _failed(job, timeout_cause(phase, self._clip_timeout))
+            cause = f"not {phase.value} within {self._clip_timeout:g} s, also when it was tried alone"
+            yield _failed(job, ClipTimeout(cause))
         else:
             oom_killed = count_oom_kills() > process.oom_kills
             yield _failed(job, failure_cause(status, phase, oom_killed=oom_killed))
@@ -303,22 +288,11 @@ class WorkerPool(Generic[ItemT]):
 
 
 def failure_cause(status: int, phase: Phase, *, oom_killed: bool) -> ClipError:
-    """Return the reason for setting aside a clip that broke its worker.
-
-    Args:
-        status: Exit status of the worker; minus the signal that ended it.
-        phase: What the worker was doing.
-        oom_killed: Whether the kernel has meanwhile killed processes because memory ran out.
-    """
+    """The reason for setting aside a clip that broke its worker; `oom_killed`: the kernel has meanwhile killed some."""
     found = f"{_end_of(status)} while the clip was being {phase.value}, also when it was tried alone"
     if -status == signal.SIGKILL and oom_killed:
         return OutOfMemory(f"the kernel ran out of memory: {found}")
     return WorkerKilled(found) if -status in _KILLED_FROM_OUTSIDE else WorkerCrashed(found)
-
-
-def timeout_cause(phase: Phase, seconds: float) -> ClipError:
-    """Return the reason for setting aside a clip that took too long."""
-    return ClipTimeout(f"not {phase.value} within {seconds:g} s, also when it was tried alone")
 
 
 def _end_of(status: int) -> str:

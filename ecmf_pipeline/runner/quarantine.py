@@ -10,7 +10,7 @@ import csv
 import io
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import astuple, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,9 +44,6 @@ class QuarantineEntry:
     time: str
 
 
-COLUMNS = tuple(column.name for column in fields(QuarantineEntry))
-
-
 class Quarantine:
     """The entries of one stage and modality.
 
@@ -56,29 +53,18 @@ class Quarantine:
         modality: The branch; empty when clips are set aside as a whole.
         fingerprint: Fingerprint of the settings that clips are tried with now.
         section: Section of params.yaml whose ``max_quarantined`` counts; empty: the stage's own.
-        clock: Seconds that only ever grow; tells when the table was last written.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        stage: str,
-        modality: str = "",
-        fingerprint: str = "",
-        section: str = "",
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, path: Path, *, stage: str, modality: str = "", fingerprint: str = "", section: str = "") -> None:
         self.path = path
         self.stage = stage
         self.modality = modality
         self.fingerprint = fingerprint
         self._section = section or stage
-        self._clock = clock
         self._entries = {entry.clip_id: entry for entry in read_quarantine(path)}
         self._reasons = Counter(entry.reason for entry in self._entries.values())
         self._written = dict(self._entries) if path.is_file() else None
-        self._written_at = clock()
+        self._written_at = time.monotonic()
 
     def __iter__(self) -> Iterator[QuarantineEntry]:
         return iter(sorted(self._entries.values(), key=lambda entry: entry.clip_id))
@@ -157,17 +143,17 @@ class Quarantine:
             least_seconds: Leave it for a later call when the last write is not that long ago: a long run adds entries
                 one by one, and each write writes all of them.
         """
-        if least_seconds and self._clock() - self._written_at < least_seconds:
+        if least_seconds and time.monotonic() - self._written_at < least_seconds:
             return
         if self._entries == self._written:
             return
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(column.name for column in fields(QuarantineEntry))
         writer.writerows(astuple(entry) for entry in self)
         write_atomic(self.path, text.getvalue(), only_if_changed=True)
         self._written = dict(self._entries)
-        self._written_at = self._clock()
+        self._written_at = time.monotonic()
 
 
 def read_quarantine(path: Path) -> list[QuarantineEntry]:

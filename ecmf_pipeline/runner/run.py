@@ -26,6 +26,7 @@ from ecmf_pipeline.runner.step import Done, Engine, InProcess, ItemT, PartWriter
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STDERR = 2
+_SECONDS_BETWEEN_TABLES = 2.0
 
 
 class Interruption:
@@ -105,9 +106,6 @@ def hurried(hurry: Callable[[], None]) -> Iterator[None]:
         with suppress(ValueError):
             for number, before in previous.items():
                 signal.signal(number, signal.SIG_DFL if before is None else before)
-
-
-_SECONDS_BETWEEN_TABLES = 2.0
 
 
 @dataclass
@@ -191,7 +189,11 @@ class Run(Generic[ItemT]):
         self._writers = writers
         self._quarantines = quarantines
         self._config = config
-        self._engine = engine or _local_engine(config)
+        self._engine = engine or (
+            LocalProcesses(config.workers, config.clip_timeout, config.threads, config.openers)
+            if config.workers != 0
+            else InProcess()
+        )
         self._totals: Counter[str] = Counter()
         self._kept = 0
         self.report = report
@@ -214,7 +216,8 @@ class Run(Generic[ItemT]):
                     # A crash or Ctrl-C loses the batches in flight and nothing before them.
                     interruption.settle()
                     if failure := self._end(chunks):
-                        error.add_note(f"Then, as what was complete was put away: {_in_words(failure)}")
+                        said = "".join(traceback.format_exception_only(failure)).strip()
+                        error.add_note(f"Then, as what was complete was put away: {said}")
                         if isinstance(error, KeyboardInterrupt):
                             raise failure from None
                     raise
@@ -309,15 +312,5 @@ class Run(Generic[ItemT]):
             quarantine.refuse_too_many(self._totals[branch], self._config.max_quarantined)
 
 
-def _local_engine(config: RunConfig) -> Engine:
-    if config.workers == 0:
-        return InProcess()
-    return LocalProcesses(config.workers, config.clip_timeout, config.threads, config.openers)
-
-
 def _count_targets(items: Sequence[ItemT]) -> int:
     return sum(len(item.targets) for item in items)
-
-
-def _in_words(error: Exception) -> str:
-    return "".join(traceback.format_exception_only(error)).strip()

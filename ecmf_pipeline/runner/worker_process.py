@@ -215,10 +215,6 @@ class WorkerProcess(Generic[ItemT]):
         """End it at once."""
         self._process.kill()
 
-    def close(self) -> None:
-        """Close the connection: it ends when it has nothing more to do."""
-        self.connection.close()
-
     def wait(self) -> int:
         """Wait a few seconds for its end, then kill it; return its exit status, or minus the signal that ended it."""
         self.connection.close()

@@ -45,17 +45,8 @@ ArrayTypes = Mapping[str, tuple[str, tuple[int, ...]]]
 """The type and the shape of one row of each array of a part."""
 
 
-@dataclass(frozen=True, slots=True)
-class Merge:
-    """Parts that become one.
-
-    Attributes:
-        sources: Their names, in order.
-        keep: For each of them, which of its entries stay.
-    """
-
-    sources: tuple[str, ...]
-    keep: tuple[tuple[bool, ...], ...]
+Merge = Mapping[str, tuple[bool, ...]]
+"""Parts that become one, by name, in order: for each of them, which of its entries stay."""
 
 
 @dataclass
@@ -98,12 +89,14 @@ def compact(
     done = Compaction(writer.fingerprint)
     names = [*parts.sound, *parts.superseded]
     before, bytes_before = len(names), sum(size_of(folder / name) for name in names)
-    check = _refuse_damage(writer, parts)
-    states = row_states(parts.sound, present(settings_attributes(folder)["settings"], parts.newest()))
+    _refuse_damage(writer, parts)
+    attributes = settings_attributes(folder)
+    states = row_states(parts.sound, present(attributes["settings"], parts.newest()))
     dropping = {RowState.DUPLICATE, RowState.REPLACED} | ({RowState.ABSENT} if drop_absent else set())
     keep = {name: tuple(state not in dropping for state in part) for name, part in states.items()}
     done.dropped = Counter(state for part in states.values() for state in part if state in dropping)
-    merges = plan_merges(folder, parts, keep, part_size=part_size, row_bytes=_row_bytes(check))
+    row_bytes = (attributes["dim"] or 0) * np.dtype(attributes["dtype"]).itemsize
+    merges = plan_merges(folder, parts, keep, part_size=part_size, row_bytes=row_bytes)
     aside = writer.spool.folder
     aside.mkdir(parents=True, exist_ok=True)
     for name in parts.superseded:
@@ -111,7 +104,7 @@ def compact(
     for merge in progress(merges, f"compact {writer.root.stem}", total=len(merges), unit="part"):
         done.written += _write(merge, parts, writer)
     emptied = [name for name, kept in keep.items() if not any(kept)]
-    for name in [*chain.from_iterable(merge.sources for merge in merges), *emptied]:
+    for name in [*chain.from_iterable(merges), *emptied]:
         _remove(folder / name, aside)
     left = read_parts(folder, writer.fingerprint).sound
     done.parts = before, len(left)
@@ -136,7 +129,7 @@ def plan_merges(
 
     def close() -> None:
         if len(together.names) > 1 or any(not all(keep[name]) for name in together.names):
-            merges.append(Merge(tuple(together.names), tuple(keep[name] for name in together.names)))
+            merges.append({name: keep[name] for name in together.names})
 
     # Parts of one number (of runs that did not know of each other) stay together: nothing can stand between them.
     for _, names in groupby((name for name in parts.sound if any(keep[name])), key=part_number):
@@ -176,11 +169,7 @@ class _Unit:
 
 
 def array_types(part: Path) -> ArrayTypes:
-    """The arrays of a part: only parts of the same ones can become one.
-
-    Args:
-        part: Its folder.
-    """
+    """The arrays of a part: only parts of the same ones can become one."""
     import zarr
 
     arrays = {name: zarr.open_array(part / name, mode="r") for name in array_names(part)}
@@ -201,16 +190,14 @@ def drop_settings(writer: StoreWriter, fingerprint: str) -> None:
             _remove(folder, aside)
 
 
-def _refuse_damage(writer: StoreWriter, parts: Parts) -> PartCheck:
-    findings: Iterable[Finding] = settings_findings(writer.root, writer.folder)
-    _raise_damage(findings)
+def _refuse_damage(writer: StoreWriter, parts: Parts) -> None:
+    _raise_damage(settings_findings(writer.root, writer.folder))
     for error in parts.damaged.values():
         raise error
     attributes = settings_attributes(writer.folder)
     check = PartCheck(writer.root, writer.folder, attributes["dim"], np.dtype(attributes["dtype"]))
     bar = progress(parts.sound.items(), f"check {writer.root.stem}", total=len(parts.sound), unit="part")
     _raise_damage(finding for name, part in bar for finding in check(name, part))
-    return check
 
 
 def _raise_damage(findings: Iterable[Finding]) -> None:
@@ -219,30 +206,26 @@ def _raise_damage(findings: Iterable[Finding]) -> None:
             raise StoreError(f"{finding}; nothing was changed", finding.mend)
 
 
-def _row_bytes(check: PartCheck) -> int:
-    return (check.dim or 0) * (check.dtype.itemsize if check.dtype is not None else 0)
-
-
 def _write(merge: Merge, parts: Parts, writer: StoreWriter) -> int:
     """Write one merged part and tell its bytes."""
-    entries = list(chain.from_iterable(merge.keep))
-    sources = [parts.sound[name] for name in merge.sources]
+    entries = list(chain.from_iterable(merge.values()))
+    sources = [parts.sound[name] for name in merge]
     attributes = PartAttributes(
         writer.fingerprint,
         list(compress(chain.from_iterable(part.clip_id for part in sources), entries)),
         list(compress(chain.from_iterable(part.digest for part in sources), entries)),
         list(compress(chain.from_iterable(part.length for part in sources), entries)),
-        merge.sources,
+        list(merge),
         all_versions(chain.from_iterable(part.versions or [{}] for part in sources)),
     )
     arrays: dict[str, NDArray[Any]] = {}
-    for array in array_names(writer.folder / merge.sources[0]):
+    for array in array_names(writer.folder / next(iter(merge))):
         pieces = []
-        for name, part, keep in zip(merge.sources, sources, merge.keep, strict=True):
+        for (name, keep), part in zip(merge.items(), sources, strict=True):
             rows = read_array(writer.folder / name / array)
             pieces.append(rows if all(keep) else rows[np.repeat(np.array(keep), part.length)])
         arrays[array] = np.concatenate(pieces)
-    number = part_number(merge.sources[-1])  # the next run's parts come after all that was replaced, in name as in time
+    number = part_number(list(merge)[-1])  # the next run's parts come after all that was replaced, in name as in time
     return size_of(writer.folder / write_part(writer.folder, number, attributes, arrays, aside=writer.spool.folder))
 
 

@@ -50,26 +50,13 @@ class Kind(StrEnum):
         return self not in _NOTES
 
 
-_NOTES = {
-    Kind.DUPLICATES,
-    Kind.REPLACED,
-    Kind.OUTDATED,
-    Kind.ABSENT,
-    Kind.SUPERSEDED,
-    Kind.LEFTOVERS,
-    Kind.STRAY,
-    Kind.UNCHECKED,
-    Kind.ASIDE,
-    Kind.MOVED,
-}
-
 _AGAIN = (
     "`ecmf-pipe store verify --mend {root}` moves the {thing} to {damaged}; then `ecmf-pipe extract --modality {name}` "
     "computes its clips again, and only those (imported features: `ecmf-pipe store import` them again)"
 )
 _COMPACT = "harmless; `ecmf-pipe store compact {root}` drops them"
 
-_MENDS = {
+_DAMAGE = {
     Kind.ROOT: (
         "`ecmf-pipe store verify --mend {root}` writes it anew where it can be told which features are in use, else "
         "the next `ecmf-pipe extract --modality {name}` does; no features are lost"
@@ -78,6 +65,10 @@ _MENDS = {
         "`ecmf-pipe store verify --mend {root}` writes it anew if params.yaml asks for these very settings; else set "
         "params.yaml to them first, or take the file from a colleague's copy. Its parts stay where they are"
     ),
+}
+"""How to mend damage that is not in a part or batch."""
+
+_NOTES = {
     Kind.DUPLICATES: _COMPACT,
     Kind.REPLACED: _COMPACT,
     Kind.OUTDATED: (
@@ -94,6 +85,7 @@ _MENDS = {
     Kind.ASIDE: "remove {damaged} when nobody wants to look at it any more",
     Kind.MOVED: "another run writes to the store: verify again when it has ended",
 }
+"""What is no damage, and what may be done about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +112,10 @@ class Finding:
     def mend(self) -> str:
         """How to mend it."""
         thing = "batch" if self.kind is Kind.BATCH else "part"
-        return _MENDS.get(self.kind, _AGAIN).format(
-            root=self.root, name=self.root.stem, damaged=damaged_folder(self.root), thing=thing
+        return (
+            (_DAMAGE | _NOTES)
+            .get(self.kind, _AGAIN)
+            .format(root=self.root, name=self.root.stem, damaged=damaged_folder(self.root), thing=thing)
         )
 
     def __str__(self) -> str:
@@ -203,31 +197,22 @@ def _read(folder: Path) -> tuple[NDArray[Any] | None, Kind | None, str]:
     import zarr
 
     try:
-        zarr.open_array(folder, mode="r")  # other programs read the store by its documents alone
+        array = zarr.open_array(folder, mode="r")  # other programs read the store by its documents alone
+        has_checksum = _has_checksum(folder)
         values = read_array(folder)
-    except StoreError as error:
-        return None, *_reason(folder, error)
+    except StoreError:
+        chunk = folder / array.metadata.encode_chunk_key((0,) * array.ndim)
+        expected = array.nbytes + (4 if has_checksum else 0)
+        if not chunk.is_file():
+            return None, Kind.MISSING_CHUNK, f"{chunk} is missing"
+        if chunk.stat().st_size < expected:
+            return None, Kind.TRUNCATED_CHUNK, f"{chunk} has {chunk.stat().st_size} of {expected} bytes"
+        return None, Kind.CORRUPTED_CHUNK, f"{chunk} is not what was written (its CRC-32C differs)"
     except (OSError, ValueError, KeyError, TypeError) as error:
         if not folder.parent.is_dir():
             raise FileNotFoundError(folder) from error
         return None, Kind.ARRAY, f"its zarr.json cannot be read ({error})"
-    return values, None if _has_checksum(folder) else Kind.UNCHECKED, "its bytes have no checksum"
-
-
-def _reason(folder: Path, error: StoreError) -> tuple[Kind, str]:
-    import zarr
-
-    try:
-        array = zarr.open_array(folder, mode="r")
-    except (OSError, ValueError, KeyError, TypeError):
-        return Kind.ARRAY, error.what
-    chunk = folder / array.metadata.encode_chunk_key((0,) * array.ndim)
-    expected = array.nbytes + (4 if _has_checksum(folder) else 0)
-    if not chunk.is_file():
-        return Kind.MISSING_CHUNK, f"{chunk} is missing"
-    if chunk.stat().st_size < expected:
-        return Kind.TRUNCATED_CHUNK, f"{chunk} has {chunk.stat().st_size} of {expected} bytes"
-    return Kind.CORRUPTED_CHUNK, f"{chunk} is not what was written (its CRC-32C differs)"
+    return values, None if has_checksum else Kind.UNCHECKED, "its bytes have no checksum"
 
 
 def _has_checksum(folder: Path) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from itertools import pairwise, repeat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +25,10 @@ from ecmf_pipeline.store.format import (
     read_array,
     read_attributes,
     read_parts,
-    refuse_other_format,
     settings_attributes,
 )
 
+Asked = ParamSpec("Asked")
 Answer = TypeVar("Answer")
 
 Numbers = NDArray[np.int64]
@@ -66,6 +67,23 @@ class Sequences:
 
     values: NDArray[np.float32]
     mask: NDArray[np.bool_]
+
+
+def _while_parts_move(
+    read: Callable[Concatenate[FeatureStore, Asked], Answer],
+) -> Callable[Concatenate[FeatureStore, Asked], Answer]:
+    """Have a method read again where parts were merged since the store looked: their rows stand in another one now."""
+
+    @wraps(read)
+    def reading(store: FeatureStore, /, *args: Asked.args, **kwargs: Asked.kwargs) -> Answer:
+        for _ in range(_MOVES):
+            try:
+                return read(store, *args, **kwargs)
+            except FileNotFoundError:
+                store.refresh()
+        return read(store, *args, **kwargs)
+
+    return reading
 
 
 class FeatureStore:
@@ -123,7 +141,7 @@ class FeatureStore:
             MissingInput: When there is no such store (any more).
             StoreError: When it is damaged, or has another format.
         """
-        refuse_other_format(self.root)
+        current_fingerprint(self.root)  # refuses another format
         attributes = settings_attributes(self.folder)
         self.dim, self.settings = attributes["dim"], attributes["settings"]
         self.provenance = attributes.get("provenance", {})
@@ -188,6 +206,7 @@ class FeatureStore:
         find = self._table.find
         return {clip_id for clip_id, digest in digests.items() if find(clip_id, digest) >= 0}
 
+    @_while_parts_move
     def load(
         self, clip_ids: Sequence[str], *, pool: Pool = "mean", digests: Mapping[str, str] | None = None
     ) -> Features:
@@ -202,42 +221,6 @@ class FeatureStore:
         Raises:
             StoreError: When a part is damaged.
         """
-        return self._while_parts_move(lambda: self._load(clip_ids, pool, digests))
-
-    def load_sequences(
-        self, clip_ids: Sequence[str], *, digests: Mapping[str, str] | None = None, most: int | None = None
-    ) -> Sequences:
-        """Read frame-level features, padded to the longest.
-
-        Args:
-            clip_ids: The clips, in the order wanted.
-            digests: As for `load`.
-            most: Rows of a clip at most; longer sequences are averaged in as many runs (`pooling.shortened`). None
-                takes them as they are.
-
-        Raises:
-            StoreError: When a part is damaged.
-        """
-        return self._while_parts_move(lambda: self._load_sequences(clip_ids, digests, most))
-
-    def row(self, clip_id: str, digest: str | None = None) -> FeatureRow:
-        """The frame-level features of one clip with all that is kept beside them.
-
-        Raises:
-            KeyError: When the clip has none.
-            StoreError: When the part is damaged.
-        """
-        return self._while_parts_move(lambda: self._row(clip_id, digest))
-
-    def _while_parts_move(self, read: Callable[[], Answer]) -> Answer:
-        for _ in range(_MOVES):
-            try:
-                return read()
-            except FileNotFoundError:  # parts were merged since we looked: their rows stand in another one now
-                self.refresh()
-        return read()
-
-    def _load(self, clip_ids: Sequence[str], pool: Pool, digests: Mapping[str, str] | None) -> Features:
         entries = self._table.entries(clip_ids, digests)
         values = np.empty((len(clip_ids), pooled_width(self.dim or 0, pool)), np.float32)
         values[entries < 0] = np.nan
@@ -256,11 +239,23 @@ class FeatureStore:
                 values[where] = wide if is_pooled else pool_segments(wide, lengths, pool)
         return Features(values, entries >= 0)
 
-    def _load_sequences(
-        self, clip_ids: Sequence[str], digests: Mapping[str, str] | None, most: int | None
+    @_while_parts_move
+    def load_sequences(
+        self, clip_ids: Sequence[str], *, digests: Mapping[str, str] | None = None, most: int | None = None
     ) -> Sequences:
+        """Read frame-level features, padded to the longest.
+
+        Args:
+            clip_ids: The clips, in the order wanted.
+            digests: As for `load`.
+            most: Rows of a clip at most; longer sequences are averaged in as many runs (`pooling.shortened`). None
+                takes them as they are.
+
+        Raises:
+            StoreError: When a part is damaged.
+        """
         entries = self._table.entries(clip_ids, digests)
-        longest = self._table.longest(entries)
+        longest = int(np.array(self._table.lengths, np.int64)[entries[entries >= 0]].max(initial=0))
         longest = longest if most is None else min(longest, most)
         values = np.full((len(clip_ids), longest, self.dim or 0), np.nan, np.float32)
         mask = np.zeros((len(clip_ids), longest), np.bool_)
@@ -275,7 +270,14 @@ class FeatureStore:
                 mask[position, :kept] = True
         return Sequences(values, mask)
 
-    def _row(self, clip_id: str, digest: str | None) -> FeatureRow:
+    @_while_parts_move
+    def row(self, clip_id: str, digest: str | None = None) -> FeatureRow:
+        """The frame-level features of one clip with all that is kept beside them.
+
+        Raises:
+            KeyError: When the clip has none.
+            StoreError: When the part is damaged.
+        """
         entries = self._table.entries([clip_id], None if digest is None else {clip_id: digest})
         if entries[0] < 0:
             raise KeyError(clip_id)
@@ -415,10 +417,6 @@ class Table:
         # A clip that has no input at all has no digest, and nothing has the digest "".
         wanted = map(digests.get, clip_ids, repeat(""))
         return np.fromiter(map(self.find, clip_ids, wanted), np.int64, len(clip_ids))
-
-    def longest(self, entries: Numbers) -> int:
-        """Rows of the longest of some entries; 0 when there are none."""
-        return int(np.array(self.lengths, np.int64)[entries[entries >= 0]].max(initial=0))
 
     def rows(self, name: str) -> int:
         """How many rows a part must have."""

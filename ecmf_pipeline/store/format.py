@@ -1,4 +1,4 @@
-"""The groups of a store on disk: its root, one group for each fingerprint of settings, and the names beside it."""
+"""A store on disk: one group for each fingerprint of settings, the immutable parts in it, and the names beside it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ FORMAT = 2
 """Version of the format; raised when another reader could misread what is written. No other version is read."""
 
 VERIFY_HINT = "`ecmf-pipe store verify` says what is damaged and how to mend it"
+
+_PLAIN_TYPES = {"float16", "float32", "float64", "int16", "int32", "int64"}
+_LITTLE_ENDIAN = {"name": "bytes", "configuration": {"endian": "little"}}
+_CRC32C = {"name": "crc32c"}
+_CRC_BYTES = 4
 
 
 def spool_folder(root: Path, fingerprint: str) -> Path:
@@ -58,15 +63,6 @@ def current_fingerprint(root: Path) -> str | None:
     return current
 
 
-def refuse_other_format(root: Path) -> None:
-    """Neither read nor write a store of another format.
-
-    Raises:
-        StoreError: When the store has another format, or is damaged.
-    """
-    current_fingerprint(root)
-
-
 def has_fingerprint(root: Path, fingerprint: str) -> bool:
     """Whether there is a store of these settings."""
     return (root / fingerprint / "zarr.json").is_file()
@@ -78,10 +74,8 @@ def make_current(root: Path, fingerprint: str) -> None:
     Raises:
         StoreError: When the store is damaged, or has another format.
     """
-    refuse_other_format(root)
-    attributes = {"ecmf_store": FORMAT, "current": fingerprint}
-    if not (root / "zarr.json").is_file() or group_attributes(root) != attributes:
-        write_group(root, attributes)
+    if current_fingerprint(root) != fingerprint:
+        write_group(root, {"ecmf_store": FORMAT, "current": fingerprint})
 
 
 def create_settings_group(
@@ -111,7 +105,7 @@ def create_settings_group(
         StaleStore: When the group was made for another D or type.
         StoreError: When the store is damaged, or has another format.
     """
-    refuse_other_format(root)
+    current_fingerprint(root)  # refuses another format
     fingerprint = fingerprint_of(settings)
     folder = root / fingerprint
     if has_fingerprint(root, fingerprint):
@@ -141,10 +135,7 @@ def group_attributes(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise MissingInput(f"{folder} is missing", "run `ecmf-pipe extract`") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"{folder / 'zarr.json'} is damaged ({error})",
-            VERIFY_HINT,
-        ) from error
+        raise StoreError(f"{folder / 'zarr.json'} is damaged ({error})", VERIFY_HINT) from error
     if not isinstance(attributes, dict):
         raise StoreError(f"{folder / 'zarr.json'} is damaged (its attributes are no table)", VERIFY_HINT)
     return attributes
@@ -176,12 +167,6 @@ def write_group(folder: Path, attributes: Mapping[str, Any]) -> None:
     write_atomic(folder / "zarr.json", json.dumps(document, indent=2, sort_keys=True) + "\n")
     flush_folder(folder)
     flush_folder(folder.parent)
-
-
-_PLAIN_TYPES = {"float16", "float32", "float64", "int16", "int32", "int64"}
-_LITTLE_ENDIAN = {"name": "bytes", "configuration": {"endian": "little"}}
-_CRC32C = {"name": "crc32c"}
-_CRC_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,12 +323,6 @@ class Parts:
         """The combinations of library versions that computed the rows; an empty one where some are unknown."""
         return all_versions(chain.from_iterable(part.versions or [{}] for part in self.sound.values()))
 
-    def without(self, names: Iterable[str]) -> Parts:
-        """The same but for some parts that count."""
-        gone = set(names)
-        sound = {name: part for name, part in self.sound.items() if name not in gone}
-        return Parts(sound, self.superseded, self.damaged)
-
 
 def read_parts(folder: Path, fingerprint: str) -> Parts:
     """Read the attributes of all parts of a settings group; damaged ones hinder nothing.
@@ -390,12 +369,7 @@ def read_array(folder: Path) -> NDArray[Any]:
 
 
 def _read_chunk(folder: Path) -> NDArray[Any]:
-    """Read an array of one chunk.
-
-    Raises:
-        FileNotFoundError: When its document or its chunk is not there (Zarr itself would read zeros).
-        OSError, ValueError, KeyError, TypeError: When it is damaged.
-    """
+    """Read an array of one chunk; raises OSError, ValueError, KeyError or TypeError where it is damaged."""
     document = json.loads((folder / "zarr.json").read_bytes())
     if not _is_plain(document):
         return _read_by_zarr(folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -199,25 +199,21 @@ def row_states(parts: Mapping[str, PartAttributes], digests: Digests | None) -> 
         parts: The parts that count, in order.
         digests: What the manifest says; None where there is none.
     """
-    held: set[tuple[str, str]] = set()
-    last: dict[str, list[bool]] = {}
-    for name, part in reversed(list(parts.items())):
-        entries = list(zip(part.clip_id, part.digest, strict=True))
-        flags = []
-        for entry in reversed(entries):
-            flags.append(entry not in held)
-            held.add(entry)
-        last[name] = flags[::-1]
+    last = {
+        entry: (name, place)
+        for name, part in parts.items()
+        for place, entry in enumerate(zip(part.clip_id, part.digest, strict=True))
+    }
     return {
         name: [
-            _state_of(entry, held, digests) if is_last else RowState.DUPLICATE
-            for entry, is_last in zip(zip(part.clip_id, part.digest, strict=True), last[name], strict=True)
+            _state_of(entry, last, digests) if last[entry] == (name, place) else RowState.DUPLICATE
+            for place, entry in enumerate(zip(part.clip_id, part.digest, strict=True))
         ]
         for name, part in parts.items()
     }
 
 
-def _state_of(entry: tuple[str, str], held: set[tuple[str, str]], digests: Digests | None) -> RowState:
+def _state_of(entry: tuple[str, str], held: Collection[tuple[str, str]], digests: Digests | None) -> RowState:
     clip_id, digest = entry
     if digests is None:
         return RowState.COUNTS

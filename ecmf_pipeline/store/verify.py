@@ -107,7 +107,7 @@ def _verify_group(found: Verification, fingerprint: str, present: Present) -> No
             damaged.add(name)
         found.parts += 1
         found.bytes += size_of(folder / name)
-    whole = parts.without(damaged)
+    whole = Parts({name: part for name, part in parts.sound.items() if name not in damaged})
     newest = whole.newest()
     found.clips += len(newest)
     for name in parts.superseded:

@@ -1,4 +1,4 @@
-"""Write a store: one writer at a time makes parts of the batches that workers keep."""
+"""Write a store: workers keep batches of rows, one writer at a time makes parts of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from ecmf_pipeline.store.format import (
     make_current,
     part_names,
     part_number,
-    refuse_other_format,
     spool_folder,
     write_part,
 )
@@ -44,7 +43,7 @@ class StoreWriter(PartWriter[FeatureRow]):
     """
 
     def __init__(self, root: Path, fingerprint: str) -> None:
-        spool = Spool.start(spool_folder(root, fingerprint), pack_rows)
+        spool = Spool(spool_folder(root, fingerprint), pack_rows)
         super().__init__(spool, lock=lock_path(root), what=str(root))
         self.root = root
         self.fingerprint = fingerprint
@@ -103,7 +102,7 @@ class StoreWriter(PartWriter[FeatureRow]):
         return self._store
 
     def _refresh(self) -> None:
-        refuse_other_format(self.root)
+        current_fingerprint(self.root)  # refuses another format
         for folder in (self.root, self.folder):
             for path in folder.glob(".zarr.json.*"):
                 path.unlink(missing_ok=True)  # a group's document that a killed process was writing

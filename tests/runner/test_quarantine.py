@@ -95,9 +95,10 @@ def test_entries_of_transient_reasons_are_dropped_however_deep_their_class_is(tm
     assert [entry.clip_id for entry in entries] == ["c", "d"]
 
 
-def test_a_long_run_writes_its_table_now_and_then_and_at_its_end(tmp_path):
+def test_a_long_run_writes_its_table_now_and_then_and_at_its_end(tmp_path, monkeypatch):
     now = [100.0]
-    entries = Quarantine(tmp_path / "t.csv", stage="extract", clock=lambda: now[0])
+    monkeypatch.setattr("ecmf_pipeline.runner.quarantine.time.monotonic", lambda: now[0])
+    entries = Quarantine(tmp_path / "t.csv", stage="extract")
     entries.add("a", "NoFaceFound", "", "d")
     entries.write(least_seconds=2.0)
     assert not entries.path.exists()

@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_what_is_kept_is_read_until_it_is_dropped(folder):
-    mine = Spool.start(folder, bytes)
+    mine = Spool(folder, bytes)
     assert mine.read("1") is None
     mine.keep("1", b"one")
     mine.keep("2", b"two")
@@ -31,7 +31,7 @@ def test_what_is_kept_is_read_until_it_is_dropped(folder):
 
 def test_runs_do_not_read_each_others_batches(folder):
     assert leftover_batches(folder) == []
-    first, second = Spool(folder, "aaa", bytes), Spool(folder, "aaab", bytes)
+    first, second = Spool(folder, bytes, "aaa"), Spool(folder, bytes, "aaab")
     for task in ("000010", "000002"):
         first.keep(task, task.encode())
     second.keep("000001", b"")
@@ -41,14 +41,14 @@ def test_runs_do_not_read_each_others_batches(folder):
         "aaa.000010.batch",
         "aaab.000001.batch",
     ]
-    assert Spool.start(folder, bytes).run != Spool.start(folder, bytes).run
+    assert Spool(folder, bytes).run != Spool(folder, bytes).run
 
 
 def test_a_batch_that_is_being_written_is_no_leftover(folder, monkeypatch):
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    mine = Spool.start(folder, bytes)
+    mine = Spool(folder, bytes)
     monkeypatch.setattr(files.os, "fsync", die)
     with pytest.raises(KeyboardInterrupt):
         mine.keep("1", b"one")
@@ -65,6 +65,6 @@ def test_a_kept_batch_is_on_the_disk_and_so_is_its_name(folder, monkeypatch):
         fsync(descriptor)
 
     monkeypatch.setattr(files.os, "fsync", note)
-    Spool.start(folder, bytes).keep("1", b"one")
+    Spool(folder, bytes).keep("1", b"one")
     assert [path.parent for path in flushed[:1]] == [folder]
     assert flushed[-1] == folder

@@ -142,7 +142,7 @@ def test_what_a_killed_run_left_of_other_settings_does_not_put_them_to_use(root,
     with StoreWriter(root, fingerprint) as writer:
         writer.append([row("a")])
     other = create_settings_group(root, {"other": 1}, dim=5, dtype="float16")
-    Spool.start(spool_folder(root, other), pack_rows).keep("t", [row("a")])
+    Spool(spool_folder(root, other), pack_rows).keep("t", [row("a")])
     with StoreWriter(root, other) as writer:
         assert writer.adopted == 1
     assert current_fingerprint(root) == fingerprint
@@ -210,7 +210,7 @@ with StoreWriter(root, fingerprint) as writer:
 
 
 def test_a_batch_of_a_worker_that_outlived_its_run_is_left_for_the_next(root, fingerprint, row):
-    orphan = Spool.start(spool_folder(root, fingerprint), pack_rows)
+    orphan = Spool(spool_folder(root, fingerprint), pack_rows)
     with StoreWriter(root, fingerprint) as writer:
         orphan.keep("0", [row("a")])
         writer.spool.keep("0", [row("b")])
@@ -223,7 +223,7 @@ def test_a_batch_of_a_worker_that_outlived_its_run_is_left_for_the_next(root, fi
 def test_a_damaged_batch_is_named(root, fingerprint, row):
     payload = bytearray(pack_rows([row("a")]))
     payload[len(payload) // 2] ^= 1
-    spool = Spool.start(spool_folder(root, fingerprint), lambda _: bytes(payload))
+    spool = Spool(spool_folder(root, fingerprint), lambda _: bytes(payload))
     spool.keep("0", [row("a")])
     with pytest.raises(StoreError, match=rf"{spool.run}\.0\.batch"), StoreWriter(root, fingerprint):
         pass
@@ -232,7 +232,7 @@ def test_a_damaged_batch_is_named(root, fingerprint, row):
 
 
 def test_batches_wait_where_their_store_was_removed(root, fingerprint, row, write):
-    Spool.start(spool_folder(root, fingerprint), pack_rows).keep("0", [row("a")])
+    Spool(spool_folder(root, fingerprint), pack_rows).keep("0", [row("a")])
     (root / fingerprint / "zarr.json").unlink()
     with StoreWriter(root, fingerprint) as writer:
         assert writer.adopted == 0
