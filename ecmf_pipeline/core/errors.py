@@ -13,25 +13,7 @@
     │   └── StoreError          a feature store that cannot be read
     │       ├── StaleStore      a feature store made with other settings than the ones asked for
     │       └── StoreBusy       another run is writing to the store just now
-    ├── ClipError               one clip is bad: it is quarantined and the run goes on
-    │   ├── UnreadableMedia     no reader can decode it
-    │   ├── NoVideoStream       it holds no pictures
-    │   ├── TooManyPictures     those asked for of it take more memory than is allowed
-    │   ├── NoAudioStream       it holds no sound
-    │   ├── SilentAudio         its sound is nothing but zeros
-    │   ├── NothingToEncode     the encoder finds nothing in it that it could describe
-    │   ├── FeaturesNotFinite   its features hold NaN, or numbers beyond the store's type
-    │   ├── ChangedSinceIndex   its file is not the one that was indexed: tried again in the next run
-    │   ├── FileUnreachable     its file is gone or may not be read just now: tried again in the next run
-    │   ├── NoFaceFound         no sampled frame shows a face
-    │   ├── UnusableFaceCrops   the file that should hold its face crops holds something else
-    │   ├── UnusableFeatures    what is to be imported for it is no array of features
-    │   ├── WorkerCrashed       it made the process that worked on it crash (a decoder's segmentation fault, say)
-    │   ├── WorkerKilled        the process that worked on it was killed from outside, twice: tried again next time
-    │   ├── OutOfMemory         it takes more memory than there is
-    │   ├── RequestRefused      a server refuses to answer about it
-    │   ├── ServerUnavailable   a server failed each time it was asked about it: tried again in the next run
-    │   └── ClipTimeout         it takes longer than `clip_timeout`
+    ├── ClipError               one clip is bad: it is quarantined, its class is the reason, and the run goes on
     ├── TooManyQuarantined      more clips are bad than the params allow: exit code 1
     ├── BudgetSpent             what params allow to be sent to a server is sent: exit code 1
     ├── TryAgain                clips failed for reasons that may pass: exit code 1, so that DVC runs the stage again
@@ -135,11 +117,7 @@ class ClipError(EcmfError):
 
 
 def clip_error(reason: str) -> type[ClipError]:
-    """Return the class that a reason of the quarantine table names; `ClipError` itself if no class here has that name.
-
-    Args:
-        reason: Name of a class of this module.
-    """
+    """Return the class that a reason of the quarantine table names; `ClipError` itself if there is none."""
     named = globals().get(reason)
     return named if isinstance(named, type) and issubclass(named, ClipError) else ClipError
 

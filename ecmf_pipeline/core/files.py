@@ -20,6 +20,15 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import say
 from ecmf_pipeline.core.errors import InputError, MissingInput, StoreBusy
 
+_NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+"""What file systems answer that are mounted without locks (some cluster file systems are)."""
+_TICK = 50_000_000
+"""Nanoseconds by which the kernel's clock of files may be behind, generously."""
+_COARSE_TICK = 4_000_000_000
+"""The same for file systems whose times have no fractions of a second."""
+_ROW = [int, int, int, int, str]
+"""Types of what is kept of a file: size, both times, inode and digest."""
+
 
 def read_text(path: Path) -> str:
     r"""Read UTF-8 text, with or without a byte-order mark, with any line ends (returned as they are).
@@ -106,10 +115,6 @@ def fingerprint(settings: object) -> str:
     return sha256_text(canonical)[:12]
 
 
-_NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-"""What file systems answer that are mounted without locks (some cluster file systems are)."""
-
-
 @contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file ``path`` while the block runs.
@@ -154,14 +159,6 @@ def _take(descriptor: int, path: Path) -> None:
         raise BlockingIOError  # its last holder has removed it meanwhile, and another may hold a new one
 
 
-_TICK = 50_000_000
-"""Nanoseconds by which the kernel's clock of files may be behind, generously."""
-_COARSE_TICK = 4_000_000_000
-"""The same for file systems whose times have no fractions of a second."""
-_ROW = [int, int, int, int, str]
-"""Types of what is kept of a file: size, both times, inode and digest."""
-
-
 def remembered_sha256(path: Path, cache: Path = paths.DIGESTS) -> str:
     """Return the SHA-256 of a file's bytes, in hex; read the file only if it is new or has changed.
 
@@ -178,7 +175,8 @@ def remembered_sha256(path: Path, cache: Path = paths.DIGESTS) -> str:
         return str(entry[-1])
     started_ns = time.time_ns()
     digest = sha256_file(path)
-    if _state(path) == before and not is_young(path.stat().st_ctime_ns, started_ns) and _can_hold(cache):
+    may_hold = cache.parent.is_dir() and os.access(cache.parent, os.W_OK)
+    if _state(path) == before and not is_young(path.stat().st_ctime_ns, started_ns) and may_hold:
         # Read again: another process may have remembered something meanwhile. If two write at once, one is lost.
         kept = {name: row for name, row in _load(cache).items() if Path(name).is_file()}
         write_atomic(cache, json.dumps({**kept, str(path): [*before, digest]}, indent=1) + "\n")
@@ -186,22 +184,13 @@ def remembered_sha256(path: Path, cache: Path = paths.DIGESTS) -> str:
 
 
 def is_young(changed_ns: int, started_ns: int) -> bool:
-    """Whether a file may have been changed after ``started_ns`` without a change of its times.
-
-    Args:
-        changed_ns: The file's time of change (ctime).
-        started_ns: When reading it started.
-    """
+    """Whether a file with this time of change (ctime) may have been changed later than ``started_ns`` unnoticed."""
     return changed_ns >= started_ns - (_TICK if changed_ns % 1_000_000_000 else _COARSE_TICK)
 
 
 def _state(path: Path) -> list[int]:
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-
-
-def _can_hold(cache: Path) -> bool:
-    return cache.parent.is_dir() and os.access(cache.parent, os.W_OK)
 
 
 def _load(cache: Path) -> dict[str, list[int | str]]:

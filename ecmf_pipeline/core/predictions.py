@@ -84,9 +84,6 @@ class PredictionTable:
             )
         )
         write_atomic(path, text.getvalue())
-        write_atomic(path.with_suffix(".npz"), self._packed())
-
-    def _packed(self) -> bytes:
         packed = io.BytesIO()
         np.savez_compressed(
             packed,
@@ -101,7 +98,7 @@ class PredictionTable:
             modalities=np.array(self.modalities, dtype=np.str_),
             modality_weights=self.modality_weights,
         )
-        return packed.getvalue()
+        write_atomic(path.with_suffix(".npz"), packed.getvalue())
 
     @classmethod
     def read(cls, path: Path) -> PredictionTable:

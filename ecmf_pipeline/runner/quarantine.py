@@ -114,11 +114,7 @@ class Quarantine:
         return +self._reasons
 
     def refuse_too_many(self, total: int, share: float) -> None:
-        """Stop when more than a share of all clips is bad.
-
-        Args:
-            total: How many clips the stage has, bad ones included.
-            share: What params allow.
+        """Stop when more than the share that params allow of all clips (``total``, bad ones included) is bad.
 
         Raises:
             TooManyQuarantined: With the reasons counted.
@@ -169,11 +165,6 @@ def read_quarantine(path: Path) -> list[QuarantineEntry]:
 
 
 def read_all(folder: Path, modalities: Collection[str]) -> list[QuarantineEntry]:
-    """Read the entries of all stages, as one table.
-
-    Args:
-        folder: Where the tables stand.
-        modalities: Those in use; what was set aside for others is of the past.
-    """
+    """Read the entries of all stages as one table, without what was set aside for modalities no longer in use."""
     entries = [entry for path in sorted(folder.glob("*.csv")) for entry in read_quarantine(path)]
     return [entry for entry in entries if not entry.modality or entry.modality in modalities]

@@ -298,12 +298,8 @@ class Engine(Protocol):
         """Work on all tasks, in any order; a generator, and closing it stops the workers.
 
         A task that broke a worker comes back in several pieces, each with a name of its own; so may an item, as
-        `Item.alone` cuts it. Every target comes back exactly once.
-
-        Args:
-            tasks: The batches.
-            factory: Builds the step of each worker.
-            spools: Of each branch; every worker has a copy.
+        `Item.alone` cuts it. Every target comes back exactly once. Each worker has a step of its own, from the factory,
+        and a copy of the spool of each branch.
         """
 
 

@@ -11,7 +11,6 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Mapping
 from contextlib import closing, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,7 +22,6 @@ from ecmf_pipeline.runner.step import (
     Done,
     Opener,
     Phase,
-    Spool,
     Step,
     Task,
     finish,
@@ -118,19 +116,12 @@ def _serve(parent: _ParentConnection) -> None:
     step: Step[Any, Any, Any] = factory(start.number)
     parent.send(Ready())
     while (order := parent.receive()) is not None:
-        parent.send(_perform(parent, step, spools, order))
+        if isinstance(order, Delivery):
+            batch = parent.unpack(order.task, order.layout)
+            parent.send(finish(step, spools, order.task, batch, parent.watch))
+        else:
+            parent.send(perform(step, spools, order, parent.watch))
     step.close()
-
-
-def _perform(
-    parent: _ParentConnection, step: Step[Any, Any, Any], spools: Mapping[str, Spool[Any]], order: object
-) -> Done[Any]:
-    match order:
-        case Task():
-            return perform(step, spools, order, parent.watch)
-        case Delivery(task, layout):
-            return finish(step, spools, task, parent.unpack(task, layout), parent.watch)
-    raise TypeError(f"a worker was given {order!r} to do")
 
 
 def _open(parent: _ParentConnection, opener: Opener[Any, Any], task: Task[Any]) -> None:

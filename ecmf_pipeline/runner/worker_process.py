@@ -155,12 +155,13 @@ class WorkerProcess(Generic[ItemT]):
         self.oom_kills = 0
         self.gone = False
         self.connection, theirs = Pipe()
+        search_path = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)  # it must find what is pickled
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "ecmf_pipeline.runner.worker", str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=_STDERR,  # standard output is for what the command itself prints
-                env=os.environ | thread_settings(threads) | memory_settings() | {"PYTHONPATH": _search_path()},
+                env=os.environ | thread_settings(threads) | memory_settings() | {"PYTHONPATH": search_path},
                 pass_fds=(theirs.fileno(),),
                 process_group=0,  # a terminal's Ctrl-C is for the main process alone
             )
@@ -225,8 +226,3 @@ class WorkerProcess(Generic[ItemT]):
         with suppress(subprocess.TimeoutExpired):  # stuck in the kernel, on a dead network disk say: left behind
             self._process.wait(_SECONDS_TO_END)
         return self._process.returncode or 0
-
-
-def _search_path() -> str:
-    """Return where this process finds modules, so that the worker finds what is pickled."""
-    return os.pathsep.join(path or str(Path.cwd()) for path in sys.path)

@@ -115,15 +115,7 @@ def compact(
 def plan_merges(
     folder: Path, parts: Parts, keep: Mapping[str, tuple[bool, ...]], *, part_size: int, row_bytes: int
 ) -> list[Merge]:
-    """Which neighbours become one part; one part alone where it only loses rows.
-
-    Args:
-        folder: The settings group.
-        parts: Its parts.
-        keep: For each, which of its entries stay; those of which none stay are passed over.
-        part_size: Clips in one part at most.
-        row_bytes: Bytes of one row of values.
-    """
+    """Which neighbours become one part; one part alone where it only loses rows; not those that lose all."""
     merges: list[Merge] = []
     together = _Unit()
 
@@ -177,12 +169,7 @@ def array_types(part: Path) -> ArrayTypes:
 
 
 def drop_settings(writer: StoreWriter, fingerprint: str) -> None:
-    """Remove all that a store holds of other settings than those of its writer.
-
-    Args:
-        writer: Holds the store.
-        fingerprint: Of the other settings.
-    """
+    """Remove all that a store holds of other settings than those of its writer."""
     aside = writer.spool.folder
     aside.mkdir(parents=True, exist_ok=True)
     for folder in (writer.root / fingerprint, spool_folder(writer.root, fingerprint)):

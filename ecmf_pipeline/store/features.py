@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.arrays import pool_segments, pooled_width, shortened
+from ecmf_pipeline.core.arrays import Ints, pool_segments, pooled_width, shortened
 from ecmf_pipeline.core.config import Pool
 from ecmf_pipeline.core.errors import MissingInput, StaleStore, StoreError
 from ecmf_pipeline.store.format import (
@@ -30,8 +30,6 @@ from ecmf_pipeline.store.format import (
 
 Asked = ParamSpec("Asked")
 Answer = TypeVar("Answer")
-
-Numbers = NDArray[np.int64]
 
 _ROWS_AT_ONCE = 256
 """Rows that are pooled together: they stay in a core's cache from widening to averaging."""
@@ -198,11 +196,7 @@ class FeatureStore:
         return self._table.find(clip_id, digest) >= 0
 
     def held(self, digests: Mapping[str, str]) -> set[str]:
-        """Those of many clips whose features of exactly this input are here.
-
-        Args:
-            digests: The digest of each clip's input.
-        """
+        """Those of many clips, given with the digests of their inputs, whose features of exactly these are here."""
         find = self._table.find
         return {clip_id for clip_id, digest in digests.items() if find(clip_id, digest) >= 0}
 
@@ -315,19 +309,14 @@ def _spans(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.
 
 
 def _as_slice(numbers: NDArray[np.int64]) -> NDArray[np.int64] | slice:
-    """Numbers that follow one upon another as a slice, which reads and writes without a copy."""
+    """Ints that follow one upon another as a slice, which reads and writes without a copy."""
     if (np.diff(numbers) == 1).all():
         return slice(int(numbers[0]), int(numbers[-1]) + 1)
     return numbers
 
 
 def widen(values: NDArray[Any], out: NDArray[np.float32]) -> None:
-    """Write features as float32.
-
-    Args:
-        values: Of any type.
-        out: Where they go, of the same shape, contiguous.
-    """
+    """Write features of any type as float32 into ``out``, of the same shape and contiguous."""
     if values.dtype != np.float16 or not values.flags.c_contiguous or _has_odd_ones(values):
         out[...] = values
         return
@@ -359,9 +348,9 @@ class Wanted:
     """
 
     part: str
-    positions: Numbers
-    starts: Numbers
-    lengths: Numbers
+    positions: Ints
+    starts: Ints
+    lengths: Ints
 
 
 @dataclass
@@ -410,7 +399,7 @@ class Table:
             return entry
         return next((older for older in reversed(self.older.get(clip_id, ())) if self.digests[older] == digest), -1)
 
-    def entries(self, clip_ids: Sequence[str], digests: Mapping[str, str] | None) -> Numbers:
+    def entries(self, clip_ids: Sequence[str], digests: Mapping[str, str] | None) -> Ints:
         """The entry of each clip, (n,): of the digest asked for, or the newest; -1 where there is none."""
         if digests is None:
             return np.fromiter(map(self.newest.get, clip_ids, repeat(-1)), np.int64, len(clip_ids))
@@ -424,7 +413,7 @@ class Table:
         first, end = [*self.first, len(self.lengths)][number : number + 2]
         return sum(self.lengths[first:end])
 
-    def wanted(self, entries: Numbers) -> Iterator[Wanted]:
+    def wanted(self, entries: Ints) -> Iterator[Wanted]:
         """What is to be read of each part that is needed, given the entry of each clip asked for (-1: none)."""
         positions = np.flatnonzero(entries >= 0)
         positions = positions[np.argsort(entries[positions], kind="stable")]

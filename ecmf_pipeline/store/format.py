@@ -225,11 +225,7 @@ class PartAttributes:
 
 
 def all_versions(versions: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
-    """Each combination of versions once, in the order in which they come; none where all are unknown.
-
-    Args:
-        versions: Of rows, or of parts; empty where nobody knows.
-    """
+    """Each combination of versions once, in the order in which they come; none where all are unknown (empty)."""
     distinct: list[dict[str, str]] = []
     for one in versions:
         if dict(one) not in distinct:
@@ -258,11 +254,7 @@ def part_number(name: str) -> int:
 
 
 def read_attributes(folder: Path, fingerprint: str) -> PartAttributes:
-    """Read what a part says of its rows.
-
-    Args:
-        folder: The part.
-        fingerprint: Of the settings group it stands in.
+    """Read what a part of the settings group ``fingerprint`` says of its rows.
 
     Raises:
         FileNotFoundError: When the part is gone (it was merged into another meanwhile).
@@ -325,12 +317,7 @@ class Parts:
 
 
 def read_parts(folder: Path, fingerprint: str) -> Parts:
-    """Read the attributes of all parts of a settings group; damaged ones hinder nothing.
-
-    Args:
-        folder: The settings group.
-        fingerprint: Of its settings.
-    """
+    """Read the attributes of all parts of a settings group; damaged ones hinder nothing."""
     parts = Parts()
     for name in part_names(folder):
         try:

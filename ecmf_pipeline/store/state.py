@@ -96,10 +96,6 @@ def no_manifest(_settings: Mapping[str, Any], _newest: Mapping[str, str]) -> Non
 def list_store(root: Path, present: Present = no_manifest) -> Iterator[Holding]:
     """Tell what each settings group of a store holds; damaged ones hinder nothing.
 
-    Args:
-        root: The ``*.zarr`` folder.
-        present: Tells what the manifest says of each clip.
-
     Raises:
         MissingInput: When there is no such folder.
     """
@@ -146,9 +142,6 @@ def _holding(root: Path, fingerprint: str, current: str | None, present: Present
 def encoder_name(settings: Mapping[str, Any]) -> str:
     """A short name of the encoder that a store's settings describe.
 
-    Args:
-        settings: Of the store.
-
     Returns:
         The model's name on the hub, that of imported features, else the encoder's type; all of them where several
         encoders are joined; ``unknown`` where the settings do not say.
@@ -194,10 +187,6 @@ def row_states(parts: Mapping[str, PartAttributes], digests: Digests | None) -> 
 
     Of entries that are the same in clip and digest the last counts, so that taking the others away changes neither
     which row of a clip is the newest, nor what is held.
-
-    Args:
-        parts: The parts that count, in order.
-        digests: What the manifest says; None where there is none.
     """
     last = {
         entry: (name, place)

@@ -67,10 +67,6 @@ class Verification:
 def verify_store(root: Path, present: Present = no_manifest) -> Verification:
     """Read every byte of a store, one part after another.
 
-    Args:
-        root: The ``*.zarr`` folder.
-        present: Tells what the manifest says of each clip.
-
     Raises:
         MissingInput: When there is no such folder.
         StoreError: When the store has another format.
@@ -176,12 +172,7 @@ def _has_other_format(root: Path) -> bool:
 
 
 def settings_findings(root: Path, folder: Path) -> Iterator[Finding]:
-    """What is wrong with the document of a settings group, and what else stands in its folder.
-
-    Args:
-        root: The store.
-        folder: The settings group.
-    """
+    """What is wrong with the document of a settings group, and what else stands in its folder."""
     document = folder / "zarr.json"
     try:
         attributes = settings_attributes(folder)
@@ -238,17 +229,14 @@ def mend(verification: Verification, known: Mapping[str, Mapping[str, Any]]) -> 
     Returns:
         Where each thing that was moved stands now.
     """
-    root = verification.root
     moved: dict[Path, Path] = {}
-    for finding in verification.damage:
+    for finding in sorted(verification.damage, key=lambda finding: finding.kind is Kind.ROOT):  # the root comes last
         if finding.kind is Kind.SETTINGS:
             _mend_settings(finding, known, moved)
-        elif finding.kind is not Kind.ROOT:
-            _move_aside(finding, moved)
-    for finding in verification.damage:
+            continue
+        _move_aside(finding, moved)
         if finding.kind is Kind.ROOT:
-            _move_aside(finding, moved)
-            _mend_root(root, known)
+            _mend_root(verification.root, known)
     return moved
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.core.errors import StoreBusy, StoreError
-from ecmf_pipeline.llm.cache import parts as parts_module
 from ecmf_pipeline.runner.step import Spool
 from ecmf_pipeline.store import (
     FeatureStore,
@@ -23,7 +22,7 @@ from ecmf_pipeline.store import (
     create_settings_group,
     current_fingerprint,
 )
-from ecmf_pipeline.store.format import part_names, part_number, spool_folder
+from ecmf_pipeline.store.format import part_names, part_number, read_attributes, spool_folder
 from ecmf_pipeline.store.writer import pack_rows
 
 START = """
@@ -55,7 +54,7 @@ def entries(store: FeatureStore) -> Counter[tuple[str, str]]:
     """How often each clip and digest stand in the parts themselves."""
     found: Counter[tuple[str, str]] = Counter()
     for name in part_names(store.folder):
-        part = parts_module.read_attributes(store.folder / name, store.fingerprint)
+        part = read_attributes(store.folder / name, store.fingerprint)
         found.update(zip(part.clip_id, part.digest, strict=True))
     return found
 
@@ -117,7 +116,7 @@ def test_a_sealed_part_depends_neither_on_the_order_of_batches_nor_on_how_clips_
     one = seal(tmp_path / "1", {"0": "ab", "1": "de"})
     assert one == seal(tmp_path / "2", {"1": "ed", "0": "ba"})
     assert one == seal(tmp_path / "3", {"0": "a", "0.1": "b", "2": "ed"})
-    attributes = parts_module.read_attributes(next((tmp_path / "1").rglob("part-*")), one_fingerprint(tmp_path / "1"))
+    attributes = read_attributes(next((tmp_path / "1").rglob("part-*")), one_fingerprint(tmp_path / "1"))
     assert attributes.clip_id == ["a", "b", "d", "e"]
 
 
