@@ -248,7 +248,7 @@ def test_a_full_disk_leaves_no_part_and_keeps_the_batches(root, fingerprint, row
     with StoreWriter(root, fingerprint) as writer:
         writer.spool.keep("0", [row("a")])
         with monkeypatch.context() as patch:
-            patch.setattr(parts_module, at, full)
+            patch.setattr(f"ecmf_pipeline.store.format.{at}", full)
             with pytest.raises(OSError, match="No space"):
                 writer.seal(0, ["0"], ["a"])
         assert part_names(root / fingerprint) == []
