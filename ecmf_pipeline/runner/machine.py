@@ -43,11 +43,7 @@ def usable_cores() -> int:
 
 
 def threads_per_worker(workers: int | None) -> int:
-    """Threads with which so many workers share out the cores; one if there is a worker for each core.
-
-    Args:
-        workers: As `RunConfig.workers`; a single one has all cores.
-    """
+    """Threads with which so many workers (as `RunConfig.workers`) share out the cores; one where each core has one."""
     return max(1, usable_cores() // workers) if workers else 1
 
 
@@ -112,11 +108,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def visible_gpus(device: str) -> list[str]:
-    """The GPUs that workers share out, as ``CUDA_VISIBLE_DEVICES`` names them.
-
-    Args:
-        device: ``extract.device``; one that names the CPU or a certain GPU leaves nothing to share out.
-    """
+    """The GPUs that workers share out, as ``CUDA_VISIBLE_DEVICES`` names them; none where a device is named."""
     if device not in _ANY_GPU:
         return []
     asked = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -62,7 +62,6 @@ class Quarantine:
         self.fingerprint = fingerprint
         self._section = section or stage
         self._entries = {entry.clip_id: entry for entry in read_quarantine(path)}
-        self._reasons = Counter(entry.reason for entry in self._entries.values())
         self._written = dict(self._entries) if path.is_file() else None
         self._written_at = time.monotonic()
 
@@ -84,9 +83,6 @@ class Quarantine:
         entry = QuarantineEntry(clip_id, self.stage, self.modality, reason, message, digest, self.fingerprint, now)
         known = self._entries.get(clip_id)
         if known is None or replace(known, time=now) != entry:
-            self._reasons[reason] += 1
-            if known is not None:
-                self._reasons[known.reason] -= 1
             self._entries[clip_id] = entry
 
     def keep_only(self, current: dict[str, str]) -> None:
@@ -102,16 +98,14 @@ class Quarantine:
             and entry.fingerprint == self.fingerprint
             and not clip_error(entry.reason).is_transient
         }
-        self._reasons = Counter(entry.reason for entry in self._entries.values())
 
     def clear(self) -> None:
         """Forget all entries, so that their clips are tried again."""
         self._entries = {}
-        self._reasons = Counter()
 
     def reasons(self) -> Counter[str]:
         """How many entries each reason has."""
-        return +self._reasons
+        return Counter(entry.reason for entry in self._entries.values())
 
     def refuse_too_many(self, total: int, share: float) -> None:
         """Stop when more than the share that params allow of all clips (``total``, bad ones included) is bad.
@@ -119,10 +113,11 @@ class Quarantine:
         Raises:
             TooManyQuarantined: With the reasons counted.
         """
-        defects = sum(count for reason, count in self._reasons.items() if clip_error(reason).is_defect)
+        reasons = self.reasons()
+        defects = sum(count for reason, count in reasons.items() if clip_error(reason).is_defect)
         if defects <= share * total:
             return
-        counted = ", ".join(f"{reason} {count}" for reason, count in self.reasons().most_common())
+        counted = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
         where = f"{self.stage} {self.modality}".strip()
         raise TooManyQuarantined(
             f"{where}: {defects} of {total} clips are bad (quarantined: {counted}), params allow a share of "

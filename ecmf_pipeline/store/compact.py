@@ -11,7 +11,7 @@ import shutil
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, compress, groupby
 from pathlib import Path
 from typing import Any
@@ -41,15 +41,15 @@ from ecmf_pipeline.store.writer import StoreWriter
 BYTES_A_PART = 2**28
 """Parts are not merged beyond this size of their values: a part is read, and was written, in one piece."""
 
-ArrayTypes = Mapping[str, tuple[str, tuple[int, ...]]]
-"""The type and the shape of one row of each array of a part."""
+ArrayTypes = tuple[tuple[str, str, tuple[int, ...]], ...]
+"""The name, the type and the shape of one row of each array of a part."""
 
 
 Merge = Mapping[str, tuple[bool, ...]]
 """Parts that become one, by name, in order: for each of them, which of its entries stay."""
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Compaction:
     """What became of a settings group.
 
@@ -62,10 +62,10 @@ class Compaction:
     """
 
     fingerprint: str
-    parts: tuple[int, int] = (0, 0)
-    bytes: tuple[int, int] = (0, 0)
-    dropped: Counter[RowState] = field(default_factory=Counter)
-    written: int = 0
+    parts: tuple[int, int]
+    bytes: tuple[int, int]
+    dropped: Counter[RowState]
+    written: int
 
 
 def compact(
@@ -86,86 +86,56 @@ def compact(
     """
     folder = writer.folder
     parts = read_parts(folder, writer.fingerprint)
-    done = Compaction(writer.fingerprint)
-    names = [*parts.sound, *parts.superseded]
-    before, bytes_before = len(names), sum(size_of(folder / name) for name in names)
+    before = [size_of(folder / name) for name in [*parts.sound, *parts.superseded]]
     _refuse_damage(writer, parts)
     attributes = settings_attributes(folder)
     states = row_states(parts.sound, present(attributes["settings"], parts.newest()))
     dropping = {RowState.DUPLICATE, RowState.REPLACED} | ({RowState.ABSENT} if drop_absent else set())
     keep = {name: tuple(state not in dropping for state in part) for name, part in states.items()}
-    done.dropped = Counter(state for part in states.values() for state in part if state in dropping)
+    dropped = Counter(state for part in states.values() for state in part if state in dropping)
     row_bytes = (attributes["dim"] or 0) * np.dtype(attributes["dtype"]).itemsize
     merges = plan_merges(folder, parts, keep, part_size=part_size, row_bytes=row_bytes)
     aside = writer.spool.folder
     aside.mkdir(parents=True, exist_ok=True)
     for name in parts.superseded:
         _remove(folder / name, aside)
-    for merge in progress(merges, f"compact {writer.root.stem}", total=len(merges), unit="part"):
-        done.written += _write(merge, parts, writer)
+    bar = progress(merges, f"compact {writer.root.stem}", total=len(merges), unit="part")
+    written = sum(_write(merge, parts, writer) for merge in bar)
     emptied = [name for name, kept in keep.items() if not any(kept)]
     for name in [*chain.from_iterable(merges), *emptied]:
         _remove(folder / name, aside)
-    left = read_parts(folder, writer.fingerprint).sound
-    done.parts = before, len(left)
-    done.bytes = bytes_before, sum(size_of(folder / name) for name in left)
-    return done
+    after = [size_of(folder / name) for name in read_parts(folder, writer.fingerprint).sound]
+    return Compaction(writer.fingerprint, (len(before), len(after)), (sum(before), sum(after)), dropped, written)
 
 
 def plan_merges(
     folder: Path, parts: Parts, keep: Mapping[str, tuple[bool, ...]], *, part_size: int, row_bytes: int
 ) -> list[Merge]:
     """Which neighbours become one part; one part alone where it only loses rows; not those that lose all."""
-    merges: list[Merge] = []
-    together = _Unit()
-
-    def close() -> None:
-        if len(together.names) > 1 or any(not all(keep[name]) for name in together.names):
-            merges.append({name: keep[name] for name in together.names})
-
+    left = [name for name in parts.sound if any(keep[name])]
+    clips = {name: sum(keep[name]) for name in left}
+    size = {name: row_bytes * sum(compress(parts.sound[name].length, keep[name])) for name in left}
+    types = {name: array_types(folder / name) for name in left}
+    together: list[list[str]] = [[]]
     # Parts of one number (of runs that did not know of each other) stay together: nothing can stand between them.
-    for _, names in groupby((name for name in parts.sound if any(keep[name])), key=part_number):
-        unit = _Unit()
-        for name in names:
-            rows = sum(compress(parts.sound[name].length, keep[name]))
-            unit.add(_Unit([name], sum(keep[name]), rows * row_bytes, [array_types(folder / name)]))
-        if together.takes(unit, part_size):
-            together.add(unit)
+    for _, unit in groupby(left, key=part_number):
+        added = list(unit)
+        names = together[-1] + added
+        fits = sum(clips[name] for name in names) <= part_size and sum(size[name] for name in names) <= BYTES_A_PART
+        if fits and len({types[name] for name in names}) == 1:
+            together[-1] = names
         else:
-            close()
-            together = unit if len(unit.types) == 1 else _Unit()
-    close()
-    return merges
-
-
-@dataclass
-class _Unit:
-    """Neighbouring parts."""
-
-    names: list[str] = field(default_factory=list)
-    clips: int = 0
-    size: int = 0
-    types: list[ArrayTypes] = field(default_factory=list)
-
-    def takes(self, other: _Unit, part_size: int) -> bool:
-        """Whether one part may hold both."""
-        fits = self.clips + other.clips <= part_size and self.size + other.size <= BYTES_A_PART
-        return fits and len(self.types) == 1 and self.types == other.types
-
-    def add(self, other: _Unit) -> None:
-        """Take up the next parts."""
-        self.names += other.names
-        self.clips += other.clips
-        self.size += other.size
-        self.types += [types for types in other.types if types not in self.types]
+            together.append(added if len({types[name] for name in added}) == 1 else [])
+    merges = [{name: keep[name] for name in names} for names in together]
+    return [merge for merge in merges if len(merge) > 1 or not all(map(all, merge.values()))]
 
 
 def array_types(part: Path) -> ArrayTypes:
     """The arrays of a part: only parts of the same ones can become one."""
     import zarr
 
-    arrays = {name: zarr.open_array(part / name, mode="r") for name in array_names(part)}
-    return {name: (str(array.dtype), tuple(array.shape[1:])) for name, array in arrays.items()}
+    arrays = [(name, zarr.open_array(part / name, mode="r")) for name in array_names(part)]
+    return tuple((name, str(array.dtype), tuple(array.shape[1:])) for name, array in arrays)
 
 
 def drop_settings(writer: StoreWriter, fingerprint: str) -> None:

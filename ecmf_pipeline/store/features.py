@@ -242,7 +242,7 @@ class FeatureStore:
         Args:
             clip_ids: The clips, in the order wanted.
             digests: As for `load`.
-            most: Rows of a clip at most; longer sequences are averaged in as many runs (`pooling.shortened`). None
+            most: Rows of a clip at most; longer sequences are averaged in as many runs (`arrays.shortened`). None
                 takes them as they are.
 
         Raises:
