@@ -56,13 +56,7 @@ class InputError(EcmfError):
 
 
 class ParamsError(InputError):
-    """A key or a value of params.yaml is wrong.
-
-    Args:
-        message: What is wrong and where.
-        hint: How to mend it.
-        keys: The keys that are wrong, with dots, as far as they are known.
-    """
+    """A key or a value of params.yaml is wrong: ``keys``, with dots, as far as they are known."""
 
     def __init__(self, message: str, hint: str | None = None, *, keys: Sequence[str] = ()) -> None:
         super().__init__(message, hint)

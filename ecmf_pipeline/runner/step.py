@@ -100,11 +100,7 @@ class StepFactory(Protocol):
     """
 
     def __call__(self, worker: int) -> Step[Any, Any, Any]:
-        """Build the step and load its models.
-
-        Args:
-            worker: Number of the worker, 0 to N - 1; picks a graphics card, say.
-        """
+        """Build the step and load its models; the number of the worker, 0 to N - 1, picks a graphics card, say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +118,7 @@ class Spool(Generic[Row]):
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
     def keep(self, task: str, rows: Sequence[Row]) -> None:
-        """Make a finished batch durable, whole or not at all: it is when this returns.
-
-        Args:
-            task: The batch's name, a plain file name; names sort in the order of the work.
-            rows: What was computed.
-        """
+        """Make the rows of a finished task durable, whole or not at all: they are when this returns."""
         write_atomic(self._path(task), self.pack(rows))
         flush_folder(self.folder)
 
@@ -163,7 +154,6 @@ class SpoolWriter(ABC, Generic[Row]):
         what: What is written to, for messages.
 
     Attributes:
-        spool: The same.
         adopted: How many rows of killed runs were taken up.
 
     Raises:

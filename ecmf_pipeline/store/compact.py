@@ -99,7 +99,7 @@ def compact(
     aside.mkdir(parents=True, exist_ok=True)
     for name in parts.superseded:
         _remove(folder / name, aside)
-    bar = progress(merges, f"compact {writer.root.stem}", total=len(merges), unit="part")
+    bar = progress(merges, f"compact {writer.root.stem}", unit="part")
     written = sum(_write(merge, parts, writer) for merge in bar)
     emptied = [name for name, kept in keep.items() if not any(kept)]
     for name in [*chain.from_iterable(merges), *emptied]:
@@ -153,7 +153,7 @@ def _refuse_damage(writer: StoreWriter, parts: Parts) -> None:
         raise error
     attributes = settings_attributes(writer.folder)
     check = PartCheck(writer.root, writer.folder, attributes["dim"], np.dtype(attributes["dtype"]))
-    bar = progress(parts.sound.items(), f"check {writer.root.stem}", total=len(parts.sound), unit="part")
+    bar = progress(parts.sound.items(), f"check {writer.root.stem}", unit="part")
     _raise_damage(finding for name, part in bar for finding in check(name, part))
 
 

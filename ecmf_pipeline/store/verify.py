@@ -93,7 +93,7 @@ def _verify_group(found: Verification, fingerprint: str, present: Present) -> No
         found.findings.append(_attribute_finding(root, folder / name, fingerprint, error))
     settings, check = _check_of(root, folder)
     damaged = set()
-    for name, part in progress(parts.sound.items(), f"verify {root.stem}", total=len(parts.sound), unit="part"):
+    for name, part in progress(parts.sound.items(), f"verify {root.stem}", unit="part"):
         try:
             here = list(check(name, part))
         except (FileNotFoundError, MissingInput):
@@ -107,9 +107,8 @@ def _verify_group(found: Verification, fingerprint: str, present: Present) -> No
     newest = whole.newest()
     found.clips += len(newest)
     for name in parts.superseded:
-        found.findings.append(
-            Finding(Kind.SUPERSEDED, root, folder / name, "merged into another part, and not removed")
-        )
+        message = "merged into another part, and not removed"
+        found.findings.append(Finding(Kind.SUPERSEDED, root, folder / name, message))
     found.findings.extend(_row_findings(root, folder, whole, present(settings, newest)))
 
 
