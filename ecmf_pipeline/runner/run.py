@@ -250,11 +250,9 @@ class Run(Generic[ItemT]):
                 bar.update(_count_targets(done.task.items))
 
     def _count(self, items: Sequence[ItemT]) -> None:
-        self._totals.update({branch: self.report.reused.get(branch, 0) for branch in self._quarantines})
-        for item in items:
-            self._totals.update(target.branch for target in item.targets)
+        self._totals.update(target.branch for item in items for target in item.targets)
         for branch, quarantine in self._quarantines.items():
-            self._totals[branch] += len(quarantine)
+            self._totals[branch] += self.report.reused.get(branch, 0) + len(quarantine)
 
     def _cut(self, items: Sequence[ItemT]) -> dict[int, _Chunk[ItemT]]:
         size = self._config.part_size
