@@ -16,9 +16,8 @@ from ecmf_pipeline.core.clips import Clip, ClipId, write_manifest
 from ecmf_pipeline.core.console import progress_bar
 from ecmf_pipeline.core.files import write_atomic, write_json
 from ecmf_pipeline.corpora.config import MER_LABELS
-from ecmf_pipeline.corpora.index_cache import IndexCache, Measured
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind
-from ecmf_pipeline.corpora.measuring import CacheWriter, File, Measuring, failure, unreachable
+from ecmf_pipeline.corpora.measuring import CacheWriter, File, IndexCache, Measured, Measuring, failure, unreachable
 from ecmf_pipeline.runner.quarantine import Quarantine
 
 SECONDS_BETWEEN_SAVES = 20.0

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Sequence
 
 from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES
 from ecmf_pipeline.report.blocks import (
+    PALETTE,
     UNKNOWN,
     Block,
     Figure,
     Folded,
     Heading,
+    Interval,
     Notice,
     Paragraph,
     Section,
@@ -20,13 +22,14 @@ from ecmf_pipeline.report.blocks import (
     count,
     foreign,
     in_order,
+    intervals,
     listing,
     percent,
     score,
     signed,
+    stacked,
 )
 from ecmf_pipeline.report.inputs import Ablation, Difference, PredictedClip, ReportInput, VariantRow
-from ecmf_pipeline.report.plots import PALETTE, Interval, intervals, stacked
 from ecmf_pipeline.report.scores import GIVEN_CAVEAT
 
 MOST_FLAGGED = 20

@@ -17,8 +17,13 @@ from ecmf_pipeline.report.blocks import (
     shortened,
 )
 from ecmf_pipeline.report.config import ReportConfig
-from ecmf_pipeline.report.corpus import corpus_section, quarantine_section
-from ecmf_pipeline.report.features import faces_section, features_section, provenance_section
+from ecmf_pipeline.report.corpus import (
+    corpus_section,
+    faces_section,
+    features_section,
+    provenance_section,
+    quarantine_section,
+)
 from ecmf_pipeline.report.inputs import (
     Ablation,
     Evaluation,

@@ -13,8 +13,10 @@ from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES, Clip
 from ecmf_pipeline.labels.refine import Decision, Verdict, Vote
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
+    Bar,
     Block,
     Cell,
+    Colour,
     Figure,
     Folded,
     Heading,
@@ -22,6 +24,7 @@ from ecmf_pipeline.report.blocks import (
     Paragraph,
     Section,
     Table,
+    bars,
     count,
     foreign,
     in_order,
@@ -30,7 +33,6 @@ from ecmf_pipeline.report.blocks import (
 )
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.inputs import Evaluation, LabelAccuracy, ReportInput
-from ecmf_pipeline.report.plots import Bar, Colour, bars
 from ecmf_pipeline.report.scores import labels_verdict
 
 DECISIONS: dict[Verdict, tuple[Colour, str, str]] = {

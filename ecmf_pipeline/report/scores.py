@@ -7,25 +7,29 @@ from dataclasses import dataclass
 from ecmf_pipeline.core.console import part_of
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
+    Bar,
     Block,
     Cell,
     Figure,
     Heading,
+    Interval,
+    Mark,
     Notice,
     Paragraph,
     Section,
     State,
     Table,
+    bars,
     count,
     foreign,
     in_order,
+    intervals,
     percent,
     score,
     shortened,
     signed,
 )
 from ecmf_pipeline.report.inputs import Confusion, Difference, Evaluation, LabelScores, ReportInput, Scores
-from ecmf_pipeline.report.plots import Bar, Interval, Mark, bars, intervals
 
 GIVEN_CAVEAT = "This is judged by the given labels, some of which may be wrong."
 

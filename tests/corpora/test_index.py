@@ -11,7 +11,7 @@ import pytest
 from ecmf_pipeline.core.clips import read_manifest, write_manifest
 from ecmf_pipeline.core.errors import UnreadableMedia
 from ecmf_pipeline.core.files import sha256_file
-from ecmf_pipeline.corpora import index_cache, measuring
+from ecmf_pipeline.corpora import measuring
 from ecmf_pipeline.corpora.index import IndexResult, index_corpus
 from ecmf_pipeline.corpora.listing import CorpusListing, count_by_kind
 
@@ -238,16 +238,16 @@ def test_an_interrupt_loses_the_batch_in_hand(
 def test_an_interrupt_while_a_batch_is_taken_in_loses_none_of_it(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put, paths = index_cache.IndexCache.put, []
+    put, paths = measuring.IndexCache.put, []
 
-    def interrupted(cache: index_cache.IndexCache, path: str, *values: Any) -> None:
+    def interrupted(cache: measuring.IndexCache, path: str, *values: Any) -> None:
         if len(paths) == 1:
             raise KeyboardInterrupt
         paths.append(path)
         put(cache, path, *values)
 
     with monkeypatch.context() as patch:
-        patch.setattr(index_cache.IndexCache, "put", interrupted)
+        patch.setattr(measuring.IndexCache, "put", interrupted)
         with pytest.raises(KeyboardInterrupt):
             project.index(workers=0)
     result = project.index(workers=0)
@@ -256,10 +256,10 @@ def test_an_interrupt_while_a_batch_is_taken_in_loses_none_of_it(
 
 def test_what_a_killed_run_left_counts_for_its_corpus_alone(project: Project) -> None:
     listing = project.list()
-    writer = measuring.CacheWriter(index_cache.IndexCache(project.cache, project.root))
+    writer = measuring.CacheWriter(measuring.IndexCache(project.cache, project.root))
     status = (project.root / "a.mp4").stat()
     file = measuring.File("a.mp4", status.st_size, status.st_mtime_ns)
-    writer.spool.keep("first-000000", [(file, index_cache.Measured("0" * 64, 1.0, True, False))])
+    writer.spool.keep("first-000000", [(file, measuring.Measured("0" * 64, 1.0, True, False))])
     left = (project.cache.with_name(".index.spool"), project.root.with_name("left"))
     shutil.copytree(*left)
     result = index_corpus(listing, project.cache, workers=0)
