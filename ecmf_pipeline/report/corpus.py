@@ -1,4 +1,4 @@
-"""Report the corpus: sizes, labels, findings of the index, and the clips that were quarantined."""
+"""Report the corpus, its quarantined clips, the features of each modality, and what the run was made with."""
 
 from __future__ import annotations
 
@@ -48,6 +48,21 @@ LABEL_SETS: dict[str, Colour] = {
 }
 MOST_REASONS = 12
 """Bars of the quarantine chart; the table beside it has them all."""
+COVERAGE: dict[str, tuple[Colour, str]] = {
+    "done": ("blue", "features are stored"),
+    "absent": ("grey", "the clip has no such input"),
+    "quarantined": ("vermillion", "the input could not be used"),
+    "missing": ("yellow", "not extracted yet"),
+}
+_HASH = re.compile(r"[0-9a-f]{32,}")
+_SOURCE_HASH = re.compile(r"\b[0-9a-f]{32,}\b")
+_SHOWN_DIGITS = 12
+_HOW_TO_READ = (
+    "Above, one whole frame with the face's box and landmarks (its crop has a green edge); below, every crop that "
+    "features were computed from, with its time in the clip, the detector's score (s) and the landmark quality (q, 0 "
+    "to 1: low where the face is turned away, blurred or small). All crops of a clip should show one person."
+)
+_SECRET = re.compile(r"(api_?key|secret|password|token)$", re.IGNORECASE)
 
 
 def corpus_section(report: ReportInput, config: ReportConfig) -> Section:
@@ -204,23 +219,6 @@ def _entries(report: ReportInput, config: ReportConfig) -> Table:
     return Table("Quarantined clips", columns, rows, hidden=len(ordered) - len(rows))
 
 
-COVERAGE: dict[str, tuple[Colour, str]] = {
-    "done": ("blue", "features are stored"),
-    "absent": ("grey", "the clip has no such input"),
-    "quarantined": ("vermillion", "the input could not be used"),
-    "missing": ("yellow", "not extracted yet"),
-}
-_HASH = re.compile(r"[0-9a-f]{32,}")
-_SOURCE_HASH = re.compile(r"\b[0-9a-f]{32,}\b")
-_SHOWN_DIGITS = 12
-_HOW_TO_READ = (
-    "Above, one whole frame with the face's box and landmarks (its crop has a green edge); below, every crop that "
-    "features were computed from, with its time in the clip, the detector's score (s) and the landmark quality (q, 0 "
-    "to 1: low where the face is turned away, blurred or small). All crops of a clip should show one person."
-)
-_SECRET = re.compile(r"(api_?key|secret|password|token)$", re.IGNORECASE)
-
-
 def features_section(report: ReportInput) -> Section:
     """Coverage and encoder of each modality, and where its features come from."""
     blocks: list[Block] = []
@@ -260,15 +258,14 @@ def _encoders(report: ReportInput) -> list[Block]:
     for modality, values in report.encoders.items():
         flat = dict(_flattened(values))
         name = next((text for key, text in flat.items() if key.split(".")[-1] in {"type", "encoder", "name"}), UNKNOWN)
-        hashes = [text[:12] for key, text in flat.items() if "weights" in key and _HASH.fullmatch(text)]
+        hashes = [text[:_SHOWN_DIGITS] for key, text in flat.items() if "weights" in key and _HASH.fullmatch(text)]
         width = report.dims.get(modality) or values.get("dim")
-        weights = shortened(", ".join(hashes[:2]) + (f" and {len(hashes) - 2} more" if len(hashes) > 2 else ""), 80)
         rows.append(
             [
                 modality,
                 foreign(name, 60),
                 UNKNOWN if width is None else str(width),
-                weights or "none",
+                shortened(_first_two(hashes), 80) or "none",
                 fingerprint(values),
             ]
         )
@@ -287,7 +284,11 @@ def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[st
 
 
 def _cut_hash(match: re.Match[str]) -> str:
-    return match.group()[:12] + "\N{HORIZONTAL ELLIPSIS}"
+    return match.group()[:_SHOWN_DIGITS] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _first_two(hashes: Sequence[str]) -> str:
+    return ", ".join(hashes[:2]) + (f" and {len(hashes) - 2} more" if len(hashes) > 2 else "")
 
 
 def sources(report: ReportInput) -> list[Block]:
@@ -356,7 +357,7 @@ def _weights(origin: Mapping[str, Any]) -> str:
     hashes = [text[:_SHOWN_DIGITS] for text in found if text != origin.get("commit")]
     if not hashes:
         return "of that commit" if origin.get("commit") else "none"
-    return ", ".join(hashes[:2]) + (f" and {len(hashes) - 2} more" if len(hashes) > 2 else "")
+    return _first_two(hashes)
 
 
 def _values(values: Any) -> str:

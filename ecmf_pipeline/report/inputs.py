@@ -22,8 +22,6 @@ class PredictedClip:
     """What the fused model says of one clip.
 
     Attributes:
-        clip_id: The clip.
-        split: What the clip is for.
         label: The predicted label; empty when there is no prediction.
         probability: Probability of that label; None when there is no prediction.
         modality_weights: Share of each modality, 0 to 1; NaN, or no entry, where nothing could be judged by.
@@ -43,12 +41,9 @@ class FaceSheet:
     """One clip's contact sheet.
 
     Attributes:
-        clip_id: The clip.
-        why: What it was chosen for.
-        about: What it shows, in words.
-        picture: JPEG; empty when there is none.
-        width: Of the picture, in pixels.
-        height: Of the picture, in pixels.
+        why: What the clip was chosen for.
+        about: What the sheet shows, in words.
+        picture: JPEG, (height, width) pixels; empty when there is none.
         problem: Why there is no picture; empty when there is one.
     """
 
@@ -295,7 +290,7 @@ def read_evaluation(metrics: Mapping[str, Any] | None) -> Evaluation:
     Raises:
         InputError: When a value is not of the type it should be.
     """
-    return _checked(Evaluation, metrics or {}, made_by="evaluate")
+    return _checked(Evaluation, metrics or {}, "evaluate")
 
 
 def read_ablation(metrics: Mapping[str, Any] | None) -> Ablation | None:
@@ -304,13 +299,13 @@ def read_ablation(metrics: Mapping[str, Any] | None) -> Ablation | None:
     Raises:
         InputError: When a value is missing or not of the type it should be.
     """
-    return None if metrics is None else _checked(Ablation, metrics, made_by="ablate")
+    return None if metrics is None else _checked(Ablation, metrics, "ablate")
 
 
 _Metrics = TypeVar("_Metrics", bound=Part)
 
 
-def _checked(schema: type[_Metrics], metrics: Mapping[str, Any], *, made_by: str) -> _Metrics:
+def _checked(schema: type[_Metrics], metrics: Mapping[str, Any], made_by: str) -> _Metrics:
     try:
         return schema.model_validate(_without_null(metrics))
     except ValidationError as error:

@@ -158,7 +158,10 @@ def _sources(report: ReportInput) -> list[Block]:
             foreign(source, 60),
             count(tally["voted"]),
             count(tally["abstained"]),
-            *(_ratio(tally[f"{name} same"], tally[name]) for name in ("given", "refined", "gold")),
+            *(
+                percent(tally[f"{name} same"] / tally[name]) if tally[name] else UNKNOWN
+                for name in ("given", "refined", "gold")
+            ),
         ]
         for source, tally in tallies.items()
     ]
@@ -249,10 +252,6 @@ def _outcome(row: Decision, gold: str) -> str:
     if before == after:
         return " (still right)" if after else " (still wrong)"
     return " (corrected)" if after else " (broken)"
-
-
-def _ratio(part: int, whole: int) -> str:
-    return percent(part / whole) if whole else UNKNOWN
 
 
 def proof_blocks(evaluate: Mapping[str, Any] | None) -> list[Block]:
