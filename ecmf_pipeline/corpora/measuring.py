@@ -1,4 +1,7 @@
-"""Reading new files in worker processes: a file at which the demuxer crashes or hangs costs that file, not the run."""
+"""Measure the files of a corpus in worker processes, and remember them, so that only new and changed ones are read.
+
+A file at which the demuxer crashes or hangs costs that file, not the run.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ecmf_pipeline.core.errors import (
     ClipError,
@@ -21,7 +24,7 @@ from ecmf_pipeline.core.errors import (
 from ecmf_pipeline.core.files import read_text, sha256_file, write_atomic
 from ecmf_pipeline.corpora.mer import FACE_CROPS_EXTENSION
 from ecmf_pipeline.media.containers import probe_media
-from ecmf_pipeline.runner import Done, Engine, InProcess, LocalProcesses, Outcome, Step, Target, Task
+from ecmf_pipeline.runner import Engine, InProcess, LocalProcesses, Outcome, Step, Target, Task
 from ecmf_pipeline.runner.machine import usable_cores
 from ecmf_pipeline.runner.spool import Spool, SpoolWriter
 
@@ -35,8 +38,6 @@ class Measured:
     Attributes:
         digest: SHA-256 of its bytes, in hex; empty when they could not be read.
         duration: Seconds.
-        has_video: Whether it holds a video stream.
-        has_audio: Whether it holds an audio stream.
         reason: Class of the error when it is no usable clip, else empty.
         message: That error's text.
     """
@@ -58,7 +59,6 @@ class IndexCache:
         clip_timeout: Seconds that a file may take now. Files that took too long under another limit are not known.
 
     Attributes:
-        path: The same.
         head: What tells its measurements from those of other corpora and versions.
     """
 
@@ -97,15 +97,14 @@ def _load(path: Path, head: dict[str, Any], limit: dict[str, Any]) -> dict[str, 
     if not isinstance(content, dict) or any(content.get(key) != value for key, value in head.items()):
         return {}
     files = content.get("files")
-    if not isinstance(files, dict) or not all(_is_row(row) for row in files.values()):
+    row_types = (int, int, str, float, bool, bool, str, str)
+    if not isinstance(files, dict) or not all(
+        isinstance(row, list) and tuple(map(type, row)) == row_types for row in files.values()
+    ):
         return {}
     if any(content.get(key) != value for key, value in limit.items()):
         return {path: row for path, row in files.items() if row[-2] != ClipTimeout.__name__}
     return files
-
-
-def _is_row(row: object) -> bool:
-    return isinstance(row, list) and tuple(map(type, row)) == (int, int, str, float, bool, bool, str, str)
 
 
 BRANCH = "index"
@@ -148,29 +147,8 @@ class File:
 Row = tuple[File, Measured]
 
 
-@dataclass(frozen=True, slots=True)
-class MeasuringSteps:
-    """Makes the step of each worker.
-
-    Attributes:
-        root: The corpus folder.
-    """
-
-    root: Path
-
-    def __call__(self, worker: int) -> MeasuringStep:  # noqa: ARG002 - all workers do the same
-        """Load PyAV: the time that takes is no file's fault."""
-        import av  # noqa: F401
-
-        return MeasuringStep(self.root)
-
-
 class MeasuringStep(Step[File, Measured, Row]):
-    """Hashes files and looks at their streams.
-
-    Args:
-        root: The corpus folder.
-    """
+    """Hashes files of a corpus folder and looks at their streams."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -183,6 +161,13 @@ class MeasuringStep(Step[File, Measured, Row]):
     def work(self, batch: Sequence[tuple[File, Measured]]) -> list[Outcome[Row]]:
         """Nothing is left to do."""
         return [Outcome(file.targets[0], (file, found)) for file, found in batch]
+
+
+def make_step(root: Path, worker: int) -> MeasuringStep:  # noqa: ARG001 - all workers do the same
+    """Load PyAV, since the time that takes is no file's fault, and make the step of a worker."""
+    import av  # noqa: F401
+
+    return MeasuringStep(root)
 
 
 def measure(root: Path, file: File) -> Measured:
@@ -227,21 +212,13 @@ def unreachable(error: OSError) -> FileUnreachable:
 
 
 def pack_rows(head: Mapping[str, object], rows: Sequence[Row]) -> bytes:
-    """Return a finished batch as JSON.
-
-    Args:
-        head: Of the cache: what a killed run has measured counts for the same corpus alone.
-        rows: What was measured.
-    """
+    """Return a finished batch as JSON; with the cache's head, since it counts for the same corpus alone."""
     files = [[file.path, file.size, file.mtime_ns, *astuple(found)] for file, found in rows]
     return json.dumps({**head, "files": files}).encode()
 
 
 class CacheWriter(SpoolWriter[Row]):
     """The one writer of an index cache; on entering it takes up what a killed run had measured.
-
-    Args:
-        cache: What is remembered.
 
     Raises:
         StoreBusy: On entering, when another run is measuring.
@@ -286,39 +263,26 @@ class CacheWriter(SpoolWriter[Row]):
         return count
 
 
-class Measuring:
-    """Measures files, each batch in a worker process.
+def measure_files(
+    root: Path, files: Sequence[File], writer: CacheWriter, *, workers: int | None, clip_timeout: float
+) -> Iterator[tuple[str, Measured]]:
+    """Measure files, each batch in a worker process, in any order: path and what was found.
 
     Args:
         root: The corpus folder.
+        files: Those to measure.
         writer: Takes what workers keep; entered.
         workers: How many processes; None is one for each core, fewer where there is little to read; 0 reads in this
             process, without protection.
         clip_timeout: Seconds that one file may take.
     """
 
-    def __init__(self, root: Path, writer: CacheWriter, *, workers: int | None, clip_timeout: float) -> None:
-        self._factory = MeasuringSteps(root)
-        self._writer = writer
-        self._workers = workers
-        self._clip_timeout = clip_timeout
-
-    def __call__(self, files: Sequence[File]) -> Iterator[tuple[str, Measured]]:
-        """Measure all files, in any order: path and what was found."""
-        broken: list[File] = []
-        yield from self._run("first", files, broken)
-        # Remembered by its digest, the file that broke a worker does not break one in every run.
-        unhashed: list[File] = []
-        yield from self._run("again", broken, unhashed)
-        yield from ((file.path, failure(file.verdict)) for file in unhashed if file.verdict)
-
-    def _run(self, name: str, files: Sequence[File], broken: list[File]) -> Iterator[tuple[str, Measured]]:
-        """One pass; files that broke a worker are added to ``broken``, with the reason."""
-        by_path = {file.path: file for file in files}
-        engine = self._engine(len(files))
-        results = cast(
-            "Iterator[Done[File]]", engine.run(_tasks(name, files), self._factory, {BRANCH: self._writer.spool})
-        )
+    def measured(name: str, wanted: Sequence[File], broken: list[File]) -> Iterator[tuple[str, Measured]]:
+        """Files that broke a worker are added to ``broken``, with the reason."""
+        by_path = {file.path: file for file in wanted}
+        processes = workers or min(usable_cores(), 1 + len(wanted) // FILES_A_WORKER)
+        engine: Engine = InProcess() if workers == 0 else LocalProcesses(processes, clip_timeout)
+        results = engine.run(_tasks(name, wanted), partial(make_step, root), {BRANCH: writer.spool})
         with closing(results) as finished:  # type: ignore[type-var]
             for done in finished:
                 for target, error in done.errors:
@@ -328,13 +292,14 @@ class Measuring:
                     else:
                         broken.append(replace(file, verdict=file.verdict or error))
                 if done.kept:
-                    yield from self._writer.take(done.task.name)
+                    yield from writer.take(done.task.name)
 
-    def _engine(self, files: int) -> Engine:
-        if self._workers == 0:
-            return InProcess()
-        workers = self._workers or min(usable_cores(), 1 + files // FILES_A_WORKER)
-        return LocalProcesses(workers, self._clip_timeout)
+    broken: list[File] = []
+    yield from measured("first", files, broken)
+    # Remembered by its digest, the file that broke a worker does not break one in every run.
+    unhashed: list[File] = []
+    yield from measured("again", broken, unhashed)
+    yield from ((file.path, failure(file.verdict)) for file in unhashed if file.verdict)
 
 
 def _tasks(name: str, files: Sequence[File]) -> Iterable[Task[File]]:

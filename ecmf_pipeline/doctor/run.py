@@ -115,8 +115,8 @@ def _check_trial(
         needed: Takes up the bytes that each modality's missing features will need.
     """
     clips, unreadable = measured_clips(ahead, folder, params.index.clip_timeout)
-    for bad in unreadable:
-        message = f"{bad.clip_id}: {bad.reason}: {bad.message}"
+    for clip_id, bad in unreadable.items():
+        message = f"{clip_id}: {bad.reason}: {bad.message}"
         yield Check("clip", State.WARNING, message, "`ecmf-pipe index` quarantines such clips")
     texts = dict(list(answers[0].texts.items())[:TRIAL_CLIPS]) if answers else {}
     spoken = [clip for clip in ahead.listing.clips if clip.clip_id in texts]
