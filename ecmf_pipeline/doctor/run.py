@@ -14,7 +14,7 @@ from ecmf_pipeline.core.console import counted, format_bytes, say
 from ecmf_pipeline.core.errors import EcmfError
 from ecmf_pipeline.doctor.checks import Check, State, duration, exit_code
 from ecmf_pipeline.doctor.corpus import Ahead, check_corpus, look_ahead, measured_clips, spoken_clips
-from ecmf_pipeline.doctor.models import Loaded, check_device, check_encoders, check_weights, workers_of
+from ecmf_pipeline.doctor.models import check_device, check_encoders, check_weights, workers_of
 from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, Answers, Trial, ask_llm, spread, try_extraction
 from ecmf_pipeline.extraction.plan import Reading, input_digests
 from ecmf_pipeline.settings.params import Params, load_params
@@ -52,7 +52,7 @@ def examine(params: Params) -> Iterator[Check]:
     """Make all checks, one after another; none of them changes anything of the project."""
     yield check_weights(params)
     yield check_device(params)
-    loaded: dict[Modality, Loaded] = {}
+    loaded: dict[Modality, dict[str, Any]] = {}
     yield from check_encoders(params, loaded)
     try:
         ahead = look_ahead(params)
@@ -99,28 +99,19 @@ def _check_llm(params: Params, ahead: Ahead, folder: Path, answers: list[Answers
 def _check_trial(
     params: Params,
     ahead: Ahead,
-    loaded: dict[Modality, Loaded],
+    loaded: dict[Modality, dict[str, Any]],
     answers: list[Answers],
     folder: Path,
     needed: dict[Modality, float],
 ) -> Iterator[Check]:
-    """Try each encoder that loads on a few clips.
-
-    Args:
-        params: What is asked for.
-        ahead: The corpus.
-        loaded: The encoders that load.
-        answers: What the LLM said, if it did.
-        folder: Where everything goes.
-        needed: Takes up the bytes that each modality's missing features will need.
-    """
+    """Try each encoder that loads on a few clips; ``needed`` takes up the bytes of each modality's missing features."""
     clips, unreadable = measured_clips(ahead, folder, params.index.clip_timeout)
     for clip_id, bad in unreadable.items():
         message = f"{clip_id}: {bad.reason}: {bad.message}"
         yield Check("clip", State.WARNING, message, "`ecmf-pipe index` quarantines such clips")
     texts = dict(list(answers[0].texts.items())[:TRIAL_CLIPS]) if answers else {}
     spoken = [clip for clip in ahead.listing.clips if clip.clip_id in texts]
-    for modality, encoder in loaded.items():
+    for modality, settings in loaded.items():
         name = f"trial {modality.value}"
         if modality is Modality.TEXT and not texts:
             yield Check(name, State.OK, "not tried: the LLM gave no texts, see above")
@@ -129,25 +120,18 @@ def _check_trial(
         having = input_digests(modality, spoken if modality is Modality.TEXT else clips, texts, reading)
         chosen = spread([clip for clip in (*clips, *spoken) if having.pop(clip.clip_id, "")], TRIAL_CLIPS)
         try:
-            trial = try_extraction(params, modality, encoder.settings, chosen, texts, folder)
+            trial = try_extraction(params, modality, settings, chosen, texts, folder)
         except EcmfError as error:
             yield Check.failed(name, error)
             continue
-        missing = ahead.missing(modality, encoder.settings)
+        missing = ahead.missing(modality, settings)
         if trial.bytes_a_clip is not None:
             needed[modality] = trial.bytes_a_clip * missing
         yield projected(name, trial, missing, workers_of(params))
 
 
 def projected(name: str, trial: Trial, missing: int, workers: int) -> Check:
-    """What a trial says of all clips that are still to do.
-
-    Args:
-        name: Of the check.
-        trial: What became of a few clips.
-        missing: How many are still to do.
-        workers: How many will work side by side.
-    """
+    """What a trial of a few clips says of the ``missing`` ones that are still to do, by so many workers."""
     if trial.seconds is None:
         return Check(name, State.WARNING, "none of the clips looked at has such an input: nothing was tried")
     total = trial.seconds * missing / workers
@@ -173,12 +157,7 @@ def projected(name: str, trial: Trial, missing: int, workers: int) -> Check:
 
 
 def check_disk(needed: dict[Modality, float], free: int) -> Check:
-    """Whether the features that are still to be computed fit on the disk.
-
-    Args:
-        needed: Bytes, by modality.
-        free: Bytes.
-    """
+    """Whether the features that are still to be computed (bytes by modality) fit on the disk (bytes free)."""
     total = sum(needed.values())
     each = ", ".join(f"{modality.value} {format_bytes(count)}" for modality, count in needed.items())
     message = f"{format_bytes(free)} free; features to come need about {format_bytes(total)} ({each})"

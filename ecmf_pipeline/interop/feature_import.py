@@ -74,8 +74,9 @@ def import_features(
     report = ImportReport(passed_over=source.passed_over)
     names = _match(source, clip_ids, report)
     widths = _widths(source, names, report)
-    stored = _stored_width(root, fingerprint(settings))
-    report.dim = stored or _common_width(source, widths, report)
+    stored = fingerprint(settings)
+    known_dim = FeatureStore(root, stored).dim if has_fingerprint(root, stored) else None
+    report.dim = known_dim or _common_width(source, widths, report)
     for clip_id, width in widths.items():
         if width != report.dim:
             report.bad[clip_id] = f"it is {width} wide; what was imported before is {report.dim} wide"
@@ -128,10 +129,6 @@ def _widths(source: FeatureSource, names: Mapping[str, str], report: ImportRepor
         except UnusableFeatures as error:
             report.bad[clip_id] = str(error)
     return widths
-
-
-def _stored_width(root: Path, key: str) -> int | None:
-    return FeatureStore(root, key).dim if has_fingerprint(root, key) else None
 
 
 def _common_width(source: FeatureSource, widths: Mapping[str, int], report: ImportReport) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -252,41 +251,26 @@ def validated(document: dict[str, Any], *, where: str) -> Params:
     try:
         return Params.model_validate(merged)
     except ValidationError as error:
-        problems = [_Problem.of(detail, document, merged) for detail in error.errors()]
-        lines = [
-            f"{problem.text} (from the preset {preset!r})" if problem.is_presets else problem.text
-            for problem in problems
-        ]
-        raise ParamsError(f"{where}: " + "\n  ".join(lines), keys=[problem.key for problem in problems]) from error
+        keys, lines = [], []
+        for detail in error.errors():
+            key, text, is_presets = _problem(detail, document, merged)
+            keys.append(key)
+            lines.append(f"{text} (from the preset {preset!r})" if is_presets else text)
+        raise ParamsError(f"{where}: " + "\n  ".join(lines), keys=keys) from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    """A key or value that is wrong.
-
-    Attributes:
-        key: Where it stands, with dots.
-        text: What is wrong.
-        is_presets: Whether it stands in the preset and not in params.yaml.
-    """
-
-    key: str
-    text: str
-    is_presets: bool
-
-    @classmethod
-    def of(cls, detail: ErrorDetails, document: Mapping[str, Any], merged: Mapping[str, Any]) -> Self:
-        """Make one of an error of pydantic, a params document and the same over its preset."""
-        found = [part for part in detail["loc"] if part != "[key]"]
-        location = found[:2] + found[3:] if found[:1] == ["encoders"] else found  # without the type of the encoder
-        key = ".".join(map(str, location)) or detail.get("ctx", {}).get("key", "")
-        if detail["type"] == "extra_forbidden":
-            text = f"unknown key `{key}`{_nearest(str(found[-1]), _known_keys(found[:-1]))}"
-        elif location:
-            text = f"`{key}`: {detail['msg'].removeprefix('Value error, ')} (found {detail['input']!r})"
-        else:
-            text = detail["msg"]
-        return cls(key, text, _depth(merged, location) > _depth(document, location))
+def _problem(detail: ErrorDetails, document: Mapping[str, Any], merged: Mapping[str, Any]) -> tuple[str, str, bool]:
+    """Return the key that is wrong, what is wrong with it, and whether it stands in the preset, not in params.yaml."""
+    found = [part for part in detail["loc"] if part != "[key]"]
+    location = found[:2] + found[3:] if found[:1] == ["encoders"] else found  # without the type of the encoder
+    key = ".".join(map(str, location)) or detail.get("ctx", {}).get("key", "")
+    if detail["type"] == "extra_forbidden":
+        text = f"unknown key `{key}`{_nearest(str(found[-1]), _known_keys(found[:-1]))}"
+    elif location:
+        text = f"`{key}`: {detail['msg'].removeprefix('Value error, ')} (found {detail['input']!r})"
+    else:
+        text = detail["msg"]
+    return key, text, _depth(merged, location) > _depth(document, location)
 
 
 def _wrong(key: str, what: str) -> PydanticCustomError:
