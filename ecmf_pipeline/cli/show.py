@@ -36,13 +36,7 @@ def show_status() -> None:
 
 
 def show_score(predictions: Path, truth: Path, *, entry: str, as_json: bool) -> None:
-    """Print weighted F1, accuracy and the scores of each label.
-
-    Args:
-        predictions: A submission, a table of ``data/predictions``, or the baseline's npz.
-        truth: A label file of the challenge, csv or npz.
-        entry: Which corpus of an npz file.
-        as_json: Whether to print JSON alone.
+    """Print weighted F1, accuracy and the scores of each label; the files are those of `read_answers`.
 
     Raises:
         InputError: When a file cannot be used, or a labelled name has no prediction.

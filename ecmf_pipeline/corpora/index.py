@@ -8,6 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +18,16 @@ from ecmf_pipeline.core.console import progress_bar
 from ecmf_pipeline.core.files import write_atomic, write_json
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind
-from ecmf_pipeline.corpora.measuring import CacheWriter, File, IndexCache, Measured, failure, measure_files, unreachable
+from ecmf_pipeline.corpora.measuring import (
+    CacheWriter,
+    File,
+    IndexCache,
+    Measured,
+    Measurements,
+    failure,
+    measure_files,
+    unreachable,
+)
 from ecmf_pipeline.runner.quarantine import Quarantine
 
 SECONDS_BETWEEN_SAVES = 20.0
@@ -50,7 +60,7 @@ def index_corpus(
     """Measure every file of a listing that is new or has changed (in size or time of change).
 
     Args:
-        listing: What `readers.read_corpus` returned.
+        listing: What `registry.read_corpus` returned.
         cache_path: Where measurements are remembered; may be missing, damaged or deleted at will.
         workers: Processes that read files; None is one for each core, fewer where there is little to read; 0 reads in
             this process, where a file at which the demuxer crashes ends the run.
@@ -100,14 +110,7 @@ def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarant
 
 
 def summary_of(result: IndexResult, labels: Sequence[str], *, read: int, changed: bool) -> str:
-    """Say what was found; labels of the user's own are listed, so that a typo among them is seen.
-
-    Args:
-        result: What `index_corpus` returned.
-        labels: The labels of the corpus.
-        read: How many files were read.
-        changed: Whether the manifest has changed.
-    """
+    """Say what was found and whether the manifest changed; the user's own labels are listed, so that typos are seen."""
     counts = _counts(result.clips)
     own = "" if set(labels) <= set(MER_LABELS) else f"; labels: {', '.join(labels)}"
     lines = [
@@ -145,12 +148,12 @@ def _look_up(listing: CorpusListing, cache: IndexCache) -> tuple[dict[str, Measu
     return measured, sizes, changed
 
 
-def _measure_all(writer: CacheWriter, found: Iterator[tuple[str, Measured]], total: int) -> dict[str, Measured]:
+def _measure_all(writer: CacheWriter, found: Measurements, total: int) -> dict[str, Measured]:
     """Take in what is found; whatever ends the run, the batches that were done are remembered."""
     measured: dict[str, Measured] = {}
     saved = time.monotonic()
     try:
-        with progress_bar("index", total, unit="file") as bar:
+        with progress_bar("index", total, unit="file") as bar, closing(found):  # an interrupt ends the workers first
             for path, measurement in found:
                 measured[path] = measurement
                 bar.update()

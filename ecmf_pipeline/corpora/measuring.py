@@ -6,7 +6,7 @@ A file at which the demuxer crashes or hangs costs that file, not the run.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import partial
@@ -145,6 +145,8 @@ class File:
 
 
 Row = tuple[File, Measured]
+Measurements = Generator[tuple[str, Measured], None, None]
+"""Paths and what was found of them."""
 
 
 class MeasuringStep(Step[File, Measured, Row]):
@@ -265,8 +267,8 @@ class CacheWriter(SpoolWriter[Row]):
 
 def measure_files(
     root: Path, files: Sequence[File], writer: CacheWriter, *, workers: int | None, clip_timeout: float
-) -> Iterator[tuple[str, Measured]]:
-    """Measure files, each batch in a worker process, in any order: path and what was found.
+) -> Measurements:
+    """Measure files, each batch in a worker process, in any order; closing it ends the workers.
 
     Args:
         root: The corpus folder.
@@ -277,7 +279,7 @@ def measure_files(
         clip_timeout: Seconds that one file may take.
     """
 
-    def measured(name: str, wanted: Sequence[File], broken: list[File]) -> Iterator[tuple[str, Measured]]:
+    def measured(name: str, wanted: Sequence[File], broken: list[File]) -> Measurements:
         """Files that broke a worker are added to ``broken``, with the reason."""
         by_path = {file.path: file for file in wanted}
         processes = workers or min(usable_cores(), 1 + len(wanted) // FILES_A_WORKER)

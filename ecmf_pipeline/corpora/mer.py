@@ -114,7 +114,7 @@ class _Tables:
 
     def has(self, names: Sequence[str]) -> bool:
         """Whether any of these tables is there."""
-        return any((self._root / name).exists() for name in names)
+        return bool(self._there(names))
 
     def packed_labels(self, entry: str, labels: Sequence[str]) -> dict[ClipId, str]:
         """One corpus of the baseline's npz as `labels` gives a table's; nothing where it is not there."""
@@ -138,7 +138,7 @@ class _Tables:
         self, names: Sequence[str], columns: Sequence[str], required: Sequence[str]
     ) -> list[dict[ClipId, str]]:
         """Several columns of the first table there is; empty cells for one that is not there and not required."""
-        there = [name for name in names if (self._root / name).exists()]
+        there = self._there(names)
         if not there:
             return [{} for _ in columns]
         for unused in there[1:]:
@@ -157,9 +157,12 @@ class _Tables:
     def labels(self, names: Sequence[str], labels: Sequence[str]) -> dict[ClipId, str]:
         """The column ``discrete`` by clip id; empty where the label is blank or unknown."""
         values = self.values(names, "discrete")
-        known, unknown = keep_known_labels(values, labels, next((n for n in names if (self._root / n).exists()), ""))
+        known, unknown = keep_known_labels(values, labels, next(iter(self._there(names)), ""))
         self.findings += unknown
         return {clip_id: known.get(clip_id, "") for clip_id in values}
+
+    def _there(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if (self._root / name).exists()]
 
     def _resolve(self, name: str) -> ClipId:
         clip_id = ClipId(name)

@@ -25,8 +25,6 @@ class Check:
     """One thing that was looked at.
 
     Attributes:
-        name: What.
-        state: How it turned out.
         message: What was found, in one line.
         hint: How to mend it; empty where there is nothing to mend.
         figures: The same for programs, as plain JSON values.

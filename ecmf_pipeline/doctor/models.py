@@ -64,12 +64,7 @@ def check_device(params: Params) -> Check:
 
 
 def check_encoders(params: Params, loaded: dict[Modality, dict[str, Any]]) -> Iterator[Check]:
-    """Load the encoder of each modality in use, one after another.
-
-    Args:
-        params: What is asked for.
-        loaded: Takes up the settings of those that load: all that changes the features of a modality.
-    """
+    """Load the encoder of each modality in use, one by one; ``loaded`` takes up the settings of those that load."""
     for modality in params.extract.encoders:
         name = f"encoder {modality.value}"
         encoder = params.encoder_of(modality)

@@ -10,12 +10,7 @@ from __future__ import annotations
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ecmf_pipeline.report.ablation import ablation_section, weights_section
-from ecmf_pipeline.report.blocks import (
-    Tile,
-    count,
-    score,
-    shortened,
-)
+from ecmf_pipeline.report.blocks import Tile, count, score, shortened
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.corpus import (
     corpus_section,
@@ -24,13 +19,7 @@ from ecmf_pipeline.report.corpus import (
     provenance_section,
     quarantine_section,
 )
-from ecmf_pipeline.report.inputs import (
-    Ablation,
-    Evaluation,
-    ReportInput,
-    read_ablation,
-    read_evaluation,
-)
+from ecmf_pipeline.report.inputs import Ablation, Evaluation, ReportInput, read_ablation, read_evaluation
 from ecmf_pipeline.report.refinement import refinement_section
 from ecmf_pipeline.report.scores import (
     Verdict,

@@ -66,7 +66,7 @@ def run() -> None:
             corpus.clips,
             read_all(paths.QUARANTINE, [Modality.FACE]),
             corpus_root=params.corpus.root,
-            reader=params.media.reader,
+            media=params.media,
             count=params.report.contact_sheets,
         )
     content = ReportInput(

@@ -132,7 +132,7 @@ def generate(config: SampleConfig, root: Path, *, face_landmarker: Path, workers
     any number of workers. Clips of other settings are removed first.
 
     Args:
-        config: What to draw.
+        config: Size and difficulty.
         root: The corpus folder.
         face_landmarker: MediaPipe's FaceLandmarker task file, which finds the landmarks of the photograph.
         workers: Processes that draw clips; one thread each.
