@@ -321,27 +321,15 @@ def sources(report: ReportInput) -> list[Block]:
 
 
 def _origins(modality: str, report: ReportInput) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    origin = report.provenance.get(modality) or _of_settings(report.encoders[modality])
+    origin = report.provenance.get(modality)
+    if origin is None:  # imported features: their settings have their name and type alone
+        encoder = report.encoders[modality].get("encoder", {})
+        origin = {"model": encoder.get("name"), "precision": encoder.get("dtype")}
     members: Sequence[Mapping[str, Any]] = origin.get("members", ())
     if not members:
         yield modality, origin
     for number, member in enumerate(members, start=1):
         yield f"{modality} ({number} of {len(members)})", member
-
-
-def _of_settings(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the settings of a store that keeps no provenance tell of it."""
-    encoder = settings.get("encoder", settings)
-    if members := encoder.get("members"):
-        return {"members": [_of_settings({"encoder": member}) for member in members]}
-    weights = encoder.get("weights")
-    hub = weights if isinstance(weights, Mapping) and "model" in weights else {}
-    return {
-        "model": hub.get("model") or encoder.get("name") or encoder.get("type"),
-        "commit": hub.get("commit"),
-        "weights": weights,
-        "precision": encoder.get("precision") or encoder.get("dtype"),
-    }
 
 
 def _revision(origin: Mapping[str, Any]) -> str:
@@ -418,17 +406,13 @@ def _photograph(sheet: FaceSheet) -> Photograph:
 def provenance_section(report: ReportInput) -> Section:
     """Corpus, params and versions."""
     root = report.corpus.get("root") or UNKNOWN
+    text = yaml.safe_dump(_without_secrets(report.params), sort_keys=False, allow_unicode=True, width=100)
+    rows = [[foreign(package), foreign(version)] for package, version in sorted(report.versions.items())]
     blocks: list[Block] = [
-        Paragraph(f"Corpus folder: {clean(str(root))}. The same inputs give this page byte for byte.")
+        Paragraph(f"Corpus folder: {clean(str(root))}. The same inputs give this page byte for byte."),
+        Folded("Params of the run", [Verbatim(clean(text))]),
+        Folded("Versions", [Table("Package versions", ["Package", "Version"], rows)]),
     ]
-    if report.params:
-        text = yaml.safe_dump(_without_secrets(report.params), sort_keys=False, allow_unicode=True, width=100)
-        blocks.append(Folded("Params of the run", [Verbatim(clean(text))]))
-    else:
-        blocks.append(Notice("The params of the run were not handed to the report."))
-    if report.versions:
-        rows = [[foreign(package), foreign(version)] for package, version in sorted(report.versions.items())]
-        blocks.append(Folded("Versions", [Table("Package versions", ["Package", "Version"], rows)]))
     return Section("provenance", "Provenance", blocks)
 
 

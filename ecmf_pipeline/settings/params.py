@@ -39,7 +39,7 @@ from ecmf_pipeline.labels.config import RefineConfig, VoteConfig
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.report.config import ReportConfig
-from ecmf_pipeline.settings.presets import DEFAULT_PRESET, over_preset
+from ecmf_pipeline.settings.presets import DEFAULT_PRESET, merged_over, preset_document
 from ecmf_pipeline.transcription.config import TranscribeConfig
 
 
@@ -66,8 +66,6 @@ class TrainConfig(Config):
         pool: How the rows of a clip become one vector, for training, voting and prediction alike. ``frames``: the
             fusion takes them as a sequence of `pooling.MOST_FRAMES` at most, and ``fusion.temporal`` says how it sums
             them up; voters, which take vectors, are given their mean.
-        fusion: The shape of the model.
-        training: Folds, seeds and the optimiser.
     """
 
     pool: PoolOrFrames = "mean"
@@ -94,23 +92,8 @@ class Params(Config):
 
     Attributes:
         preset: The choice of models that the file stands on; see `presets`.
-        corpus: Which clips.
-        models: Which embedded weights are fetched.
-        sample: The synthetic default corpus.
-        index: How the corpus is scanned.
-        media: How clips are sampled.
-        faces: How faces are found and cut out.
-        encoders: Frozen models by name.
-        extract: Which encoder serves which modality.
-        transcribe: Words for clips that come without any.
-        llm: The language model.
-        rewrite: How transcripts are enriched.
+        encoders: Frozen models by name; ``extract`` says which of them serves which modality.
         train: The fusion model and its training; `predict` has no settings of its own.
-        vote: Weak classifiers and LLM votes.
-        refine: How votes become labels.
-        evaluate: Intervals.
-        ablate: Which variants of the fusion are compared with it.
-        report: The HTML report.
     """
 
     preset: str = DEFAULT_PRESET
@@ -181,10 +164,6 @@ class Params(Config):
         if len({getattr(self.encoders[name], "frames", None) for name in names}) > 1:
             raise _wrong(key, "encoders that are joined must say the same of `frames`")
 
-    def label_files(self) -> tuple[str, ...]:
-        """Files of the user's that hold votes or verdicts."""
-        return (*self.vote.sources, *([self.refine.verdicts] if self.refine.verdicts else []))
-
     def encoder_of(self, modality: Modality) -> BaseEncoderConfig:
         """The encoder that serves a modality in use, with all decided that is left to the device; several as one."""
         members = [self.encoders[name].named(name) for name in self.extract.names_of(modality)]
@@ -231,11 +210,7 @@ def preset_params(name: str) -> Params:
 
 
 def validated(document: dict[str, Any], *, where: str) -> Params:
-    """A params document over the preset it names.
-
-    Args:
-        document: What params.yaml says.
-        where: What it is called in messages.
+    """A params document, called ``where`` in messages, over the preset it names.
 
     Raises:
         ParamsError: When there is no such preset, or a key or value is wrong; every wrong key is named, and whether it
@@ -245,7 +220,7 @@ def validated(document: dict[str, Any], *, where: str) -> Params:
     if not isinstance(preset, str):
         raise ParamsError(f"{where}: `preset`: name one of the presets (found {preset!r})", keys=["preset"])
     try:
-        merged = over_preset(preset, document)
+        merged = merged_over(preset_document(preset), document)
     except ParamsError as error:
         raise ParamsError(f"{where}: {error.what}", error.hint, keys=error.keys) from None
     try:
