@@ -43,8 +43,6 @@ class IndexResult:
             used, and a candidate must be predicted whatever its file is like.
         findings: What is odd: the listing's, then the files'.
         quarantined: What was found of the clips whose file cannot be used, sorted by clip id.
-        hashed: Files that were read.
-        reused: Files that had not changed.
     """
 
     clips: tuple[Clip, ...]

@@ -39,7 +39,6 @@ class Measured:
         digest: SHA-256 of its bytes, in hex; empty when they could not be read.
         duration: Seconds.
         reason: Class of the error when it is no usable clip, else empty.
-        message: That error's text.
     """
 
     digest: str
@@ -124,7 +123,6 @@ class File:
 
     Attributes:
         path: Relative to the corpus folder.
-        size: Bytes.
         mtime_ns: Time of change.
         verdict: What is wrong with it, where that is known already: only its digest is still wanted.
     """

@@ -30,7 +30,6 @@ class Table:
     """The cleaned rows of one csv file.
 
     Attributes:
-        path: Where it was read.
         columns: Header names, lower case, in the file's order.
         rows: One cell for each column; see `clean_cell` and, for the first required column, `clean_name`.
         findings: Rows that were left out, and why.

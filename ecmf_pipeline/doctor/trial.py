@@ -70,7 +70,6 @@ class Trial:
     """What became of a few clips of one modality.
 
     Attributes:
-        tried: How many clips were tried.
         absent: How many of the clips have no such input, and were not.
         failed: Clips that failed: id, reason, message.
         seconds: Seconds a clip, with one worker of one thread; None where nothing was tried.

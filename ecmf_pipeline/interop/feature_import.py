@@ -30,10 +30,6 @@ class ImportReport:
     """What became of each clip and of each name.
 
     Attributes:
-        dim: D.
-        new: Clips that had no such features yet.
-        changed: Clips whose features were others.
-        reused: Clips whose features were the same.
         bad: For each clip whose array cannot be used, why; its former features stay.
         blank: Clips whose array is nothing but zeros, the baseline's sign that it found nothing: they have no features.
         missing: Clips of which the source has nothing.

@@ -50,7 +50,6 @@ class Cell:
     """A table's cell with more than text.
 
     Attributes:
-        text: What stands in it.
         shade: How strongly it is tinted, 0 to 1.
         tint: ``count`` for agreement, ``change`` for what deserves a look.
     """
@@ -65,10 +64,8 @@ class Table:
     """A table, possibly cut short.
 
     Attributes:
-        caption: What it shows.
         columns: Headings; one that starts with ``#`` (which is not shown) heads numbers.
         rows: Cells; the first of each row is its heading.
-        hidden: How many rows more there are.
         spread: What the columns after the first have in common, shown above them.
         spread_over: How many columns that is.
     """
@@ -88,7 +85,6 @@ class Figure:
 
     Attributes:
         drawing: An SVG element, from `bars`, `stacked` or `intervals`.
-        caption: What it shows.
         numbers: The same as a table, for those who cannot see it.
     """
 

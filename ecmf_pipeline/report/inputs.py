@@ -62,25 +62,17 @@ class ReportInput:
 
     Attributes:
         corpus: ``kind``, ``root``, ``labels`` (in the order of the model's outputs), ``synthetic``.
-        clips: The manifest.
         index: Metrics of the `index` stage; of them only ``findings`` (count by kind) is read.
         findings: What is odd about the corpus: ``kind``, ``clip_id``, ``message``.
-        quarantine: The entries of all stages.
         coverage: For each modality, how many clips are ``done``, ``absent``, ``quarantined``, ``missing``.
-        encoders: For each modality, the settings of its feature store.
-        dims: For each modality, D.
         provenance: For each modality, where its features come from; see docs/store.md. None where a store is silent.
         computed_with: For each modality, the combinations of library versions that computed its rows; an empty one
             stands for rows of which nobody knows.
         evaluate: The metrics of the `evaluate` stage; see `Evaluation`.
         ablate: The metrics of the `ablate` stage; see `Ablation`. None where it did not run.
         vote_sources: How each source of votes fares, as the `evaluate` stage found out; None where it did not look.
-        predictions: One entry a predicted clip.
         refined: One entry a clip that refinement looked at; empty when it did not run.
-        face_sheets: Contact sheets of some clips' faces.
         no_face_sheets: Why there are none; empty when there are some, or none were asked for.
-        params: The params of the run.
-        versions: Version of each package that matters.
     """
 
     corpus: Mapping[str, Any]

@@ -115,7 +115,6 @@ class SampleSummary:
     """What `generate` did.
 
     Attributes:
-        written: Clips drawn in this run.
         reused: Clips that an earlier run with the same settings had drawn.
         wrong_labels: Given labels that differ from the gold label.
     """

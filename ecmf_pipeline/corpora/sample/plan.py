@@ -42,12 +42,9 @@ class ClipPlan:
 
     Attributes:
         index: Its number; with the seed, all that its pictures and its sound are drawn from.
-        speaker: The speaker's number.
         gold_label: The emotion it is acted with.
         given_label: The label that is handed out, right or wrong; empty for an unlabeled clip.
-        spoken: The words that are spoken.
         transcript: The words that the subtitles know; empty in a few clips.
-        has_audio: Whether the clip gets an audio stream.
     """
 
     index: int
