@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import time
 from collections import Counter
@@ -15,7 +13,7 @@ from pathlib import Path
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, write_manifest
 from ecmf_pipeline.core.console import progress_bar
-from ecmf_pipeline.core.files import write_atomic, write_json
+from ecmf_pipeline.core.files import write_csv, write_json
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind
 from ecmf_pipeline.corpora.measuring import (
@@ -98,11 +96,8 @@ def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarant
         "synthetic": listing.synthetic,
     }
     write_json(paths.CORPUS, corpus)
-    findings = io.StringIO()
-    writer = csv.writer(findings, lineterminator="\n")
-    writer.writerow(["kind", "clip_id", "message", "count"])
-    writer.writerows([finding.kind, finding.clip_id, finding.message, finding.count] for finding in result.findings)
-    write_atomic(paths.FINDINGS, findings.getvalue(), only_if_changed=True)
+    rows = ([finding.kind, finding.clip_id, finding.message, finding.count] for finding in result.findings)
+    write_csv(paths.FINDINGS, ["kind", "clip_id", "message", "count"], rows)
     write_json(paths.INDEX_METRICS, {**_counts(result.clips), "findings": count_by_kind(result.findings)})
     return write_manifest(paths.MANIFEST, result.clips)
 

@@ -48,16 +48,6 @@ class Check:
         hints = "".join(f"\n{'':<26}{line}" for line in self.hint.splitlines())
         return f"{self.state.value:<9}{self.name:<17}{self.message}{hints}"
 
-    def document(self) -> dict[str, Any]:
-        """For programs."""
-        return {
-            "name": self.name,
-            "state": self.state.value,
-            "message": self.message,
-            "hint": self.hint,
-            "figures": dict(self.figures),
-        }
-
 
 def exit_code(checks: Iterable[Check]) -> int:
     """0: all is well; 1: a run would go through, with losses; 2: it would stop."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -43,7 +44,7 @@ def run(*, as_json: bool = False) -> int:
             say(check.line())
     code = exit_code(checks)
     if as_json:
-        document = {"exit_code": code, "checks": [check.document() for check in checks]}
+        document = {"exit_code": code, "checks": [asdict(check) for check in checks]}
         say(json.dumps(document, indent=2, ensure_ascii=False))
     return code
 

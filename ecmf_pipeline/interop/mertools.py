@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline.core.arrays import scores
 from ecmf_pipeline.core.errors import CorpusError, InputError, MissingInput
-from ecmf_pipeline.core.files import write_atomic
+from ecmf_pipeline.core.files import write_csv
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.label_npz import TEST_ENTRY, read_label_npz
@@ -42,12 +40,9 @@ def write_submission(path: Path, names: Sequence[str], predictions: Mapping[str,
             f"{len(lacking)} of {len(names)} candidates have no prediction: {naming_some(lacking)}",
             "run `ecmf-pipe predict` (or `dvc repro`) again",
         )
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows((name, predictions[name]) for name in names)
-    changed = write_atomic(path, text.getvalue(), only_if_changed=True)
-    if list(read_submission(path).items()) != [(name, predictions[name]) for name in names]:
+    rows = [(name, predictions[name]) for name in names]
+    changed = write_csv(path, COLUMNS, rows)
+    if list(read_submission(path).items()) != rows:
         raise CorpusError(f"{path} does not read back as written", "a name or a label holds what csv cannot carry")
     return changed
 

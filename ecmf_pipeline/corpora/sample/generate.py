@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import signal
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.console import progress_bar
 from ecmf_pipeline.core.errors import CorpusError, ModelError
-from ecmf_pipeline.core.files import fingerprint, read_json, sha256_file, write_atomic, write_json
+from ecmf_pipeline.core.files import fingerprint, read_json, sha256_file, write_atomic, write_csv, write_json
 from ecmf_pipeline.corpora.sample.config import SampleConfig
 from ecmf_pipeline.corpora.sample.face import FaceRig, find_landmarks, make_rig
 from ecmf_pipeline.corpora.sample.plan import ClipPlan, draw_acting, plan_clips, prosody, read_transcripts
@@ -91,16 +90,17 @@ def draw_clip(plan: ClipPlan, config: SampleConfig, rig: FaceRig, synthesizer: S
     """
     rng = np.random.default_rng([config.seed, plan.index])
     speaker = draw_speaker(rig, plan.speaker, config.seed)
-    acting = draw_acting(plan.gold_label, config.weak, rng)
+    face = draw_acting(plan.gold_label, config.weak, rng)
+    voice = draw_acting(plan.gold_label, config.weak, rng)
     lead, tail = rng.uniform(0.1, 0.4, 2)
     longest = max(config.max_seconds - lead - tail, config.max_seconds / 2)
-    manner = prosody(acting.voice, rng)
+    manner = prosody(voice, rng)
     speech = speak_within(synthesizer, plan.spoken, speaker.voice, manner, longest)
     frames = _frame_count(lead + len(speech) / SAMPLE_RATE + tail, config)
     length = frames * SAMPLES_PER_FRAME
     start = int((length - len(speech)) * lead / (lead + tail))
     sound = lay_over_room(speech, start, length, speaker.voice.room, rng)
-    pictures = render(rig, speaker, acting.face, loudness(sound, frames), config.size, rng)
+    pictures = render(rig, speaker, face, loudness(sound, frames), config.size, rng)
     return encode_mp4(pictures, sound if plan.has_audio else None, config.size)
 
 
@@ -218,16 +218,8 @@ def _write_tables(plans: Sequence[ClipPlan], root: Path) -> None:
     labelled = [plan for plan in plans if plan.given_label]
     unlabeled = [plan for plan in plans if not plan.given_label]
     train, candidates, subtitles, groups, gold = (root / name for name in TABLES)
-    _write_csv(train, ("name", "discrete"), ((plan.clip_id, plan.given_label) for plan in labelled))
-    _write_csv(candidates, ("name",), ((plan.clip_id,) for plan in unlabeled))
-    _write_csv(subtitles, ("name", "chinese", "english"), ((plan.clip_id, "", plan.transcript) for plan in plans))
-    _write_csv(groups, ("name", "group"), ((plan.clip_id, f"speaker_{plan.speaker}") for plan in plans))
-    _write_csv(gold, ("name", "discrete"), ((plan.clip_id, plan.gold_label) for plan in plans))
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue(), only_if_changed=True)
+    write_csv(train, ("name", "discrete"), ((plan.clip_id, plan.given_label) for plan in labelled))
+    write_csv(candidates, ("name",), ((plan.clip_id,) for plan in unlabeled))
+    write_csv(subtitles, ("name", "chinese", "english"), ((plan.clip_id, "", plan.transcript) for plan in plans))
+    write_csv(groups, ("name", "group"), ((plan.clip_id, f"speaker_{plan.speaker}") for plan in plans))
+    write_csv(gold, ("name", "discrete"), ((plan.clip_id, plan.gold_label) for plan in plans))

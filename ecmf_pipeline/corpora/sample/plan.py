@@ -173,20 +173,8 @@ PROSODY_SPREAD = Prosody(rate=6, pitch=3, span=5, gain=1.2, effort=8)
 """Standard deviation of what is random about a clip's prosody."""
 
 
-@dataclass(frozen=True, slots=True)
-class Acting:
-    """How one clip is acted: for the face and for the voice, the strength of each emotion (absent: none)."""
-
-    face: Mapping[str, float]
-    voice: Mapping[str, float]
-
-
-def draw_acting(gold_label: str, weak: float, rng: np.random.Generator) -> Acting:
-    """Draw how plainly face and voice show the emotion, each on its own."""
-    return Acting(_strengths(gold_label, weak, rng), _strengths(gold_label, weak, rng))
-
-
-def _strengths(gold_label: str, weak: float, rng: np.random.Generator) -> dict[str, float]:
+def draw_acting(gold_label: str, weak: float, rng: np.random.Generator) -> dict[str, float]:
+    """Draw how plainly a clip's face, or its voice, shows the emotion: the strength of each (absent: none)."""
     others = [label for label in SHARES if label != gold_label]
     other = others[int(rng.integers(len(others)))]
     hardly, blended = rng.random() < weak, rng.random() < 0.3
