@@ -73,7 +73,8 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
     labels = config.labels or MER_LABELS
     given = tables.labels(TRAIN_TABLES, labels) or tables.packed_labels(TRAIN_ENTRY, labels)
     packed = {} if tables.has(CANDIDATE_TABLES) else tables.packed_labels(TEST_ENTRY, labels)
-    gold = tables.labels(GOLD_TABLES, labels) or _unless_alike(packed)
+    # Candidates' labels that are all one are how the baseline's file fills in those that nobody knows.
+    gold = tables.labels(GOLD_TABLES, labels) or (packed if len(set(packed.values())) > 1 else {})
     candidates = tables.values(CANDIDATE_TABLES, None) or packed
     transcripts, translations = tables.words(config.transcripts)
     groups = tables.values((GROUPS,), "group")
@@ -167,11 +168,6 @@ class _Tables:
     def _resolve(self, name: str) -> ClipId:
         clip_id = ClipId(name)
         return clip_id if clip_id in self._files else validate_clip_id(name)
-
-
-def _unless_alike(labels: Mapping[ClipId, str]) -> Mapping[ClipId, str]:
-    """The labels; none where they are all one, which is how the baseline's file fills in those nobody knows."""
-    return labels if len(set(labels.values())) > 1 else {}
 
 
 def _split(clip_id: ClipId, given: Mapping[ClipId, str], candidates: Mapping[ClipId, str]) -> Split:

@@ -107,11 +107,13 @@ def _match(source: FeatureSource, clip_ids: Sequence[str], report: ImportReport)
             found[clip_id] = name
     report.missing = [clip_id for clip_id in clip_ids if clip_id not in found]
     if not found:
+        theirs, ours = naming_some(report.extra, 2) or "none", naming_some(report.missing, 2) or "none"
         prefixes = "".join(
             f"\n  {finding.message}" for finding in find_prefix_mismatch(report.missing, set(report.extra))
         )
         raise InputError(
-            f"none of the {len(source.names)} names in {source.path} is a clip of the manifest ({_names(report)})",
+            f"none of the {len(source.names)} names in {source.path} is a clip of the manifest "
+            f"(it has {theirs}, the manifest {ours})",
             f"give the folder that holds <name>.npy itself, or an HDF5 file with one dataset a clip{prefixes}",
         )
     return {clip_id: found[clip_id] for clip_id in clip_ids if clip_id in found and clip_id not in report.bad}
@@ -212,7 +214,3 @@ def _in_parts(rows: Iterable[FeatureRow]) -> Iterator[list[FeatureRow]]:
 
 def _first_bad(report: ImportReport) -> str:
     return "; ".join(f"{clip_id!r}: {why}" for clip_id, why in list(report.bad.items())[:2])
-
-
-def _names(report: ImportReport) -> str:
-    return f"it has {naming_some(report.extra, 2) or 'none'}, the manifest {naming_some(report.missing, 2) or 'none'}"
