@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.clips import ClipText, Modality
 from ecmf_pipeline.core.console import counted, format_bytes, say
 from ecmf_pipeline.core.errors import EcmfError
 from ecmf_pipeline.doctor.checks import Check, State, duration, exit_code
 from ecmf_pipeline.doctor.corpus import Ahead, check_corpus, look_ahead, measured_clips, spoken_clips
 from ecmf_pipeline.doctor.models import check_device, check_encoders, check_weights, workers_of
-from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, Answers, Trial, ask_llm, spread, try_extraction
+from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, Trial, ask_llm, spread, try_extraction
 from ecmf_pipeline.extraction.plan import Reading, input_digests
 from ecmf_pipeline.settings.params import Params, load_params
 
@@ -64,24 +64,22 @@ def examine(params: Params) -> Iterator[Check]:
     needed: dict[Modality, float] = {}
     with TemporaryDirectory(prefix="ecmf-doctor-") as name:
         folder = Path(name)
-        answers: list[Answers] = []
-        yield from _check_llm(params, ahead, folder, answers)
-        yield from _check_trial(params, ahead, loaded, answers, folder, needed)
+        check, texts = _check_llm(params, ahead, folder)
+        yield check
+        yield from _check_trial(params, ahead, loaded, texts, folder, needed)
     if needed:
         yield check_disk(needed, shutil.disk_usage(Path.cwd()).free)
 
 
-def _check_llm(params: Params, ahead: Ahead, folder: Path, answers: list[Answers]) -> Iterator[Check]:
+def _check_llm(params: Params, ahead: Ahead, folder: Path) -> tuple[Check, Mapping[str, ClipText]]:
+    """Ask the LLM about a few texts; they come back enriched."""
     clips = spoken_clips(ahead, _LLM_TEXTS)
     if not clips:
-        yield Check("llm", State.OK, "no clip has words: it is not asked")
-        return
+        return Check("llm", State.OK, "no clip has words: it is not asked"), {}
     try:
         asked = ask_llm(params, clips, ahead.labels, folder)
     except EcmfError as error:
-        yield Check.failed("llm", error)
-        return
-    answers.append(asked)
+        return Check.failed("llm", error), {}
     unasked, seconds = ahead.unasked(), asked.seconds or 0.0
     workers = max(1, params.llm.workers or 1)
     total = seconds * unasked / workers
@@ -92,16 +90,15 @@ def _check_llm(params: Params, ahead: Ahead, folder: Path, answers: list[Answers
     figures = {"seconds_a_text": seconds, "missing": unasked, "projected_seconds": total, "failed": asked.failed}
     if asked.failed:
         lost = f"{message}; {asked.failed} of {len(clips)} texts could not be asked about"
-        yield Check("llm", State.WARNING, lost, "`ecmf-pipe rewrite` quarantines such texts", figures)
-    else:
-        yield Check("llm", State.OK, message, figures=figures)
+        return Check("llm", State.WARNING, lost, "`ecmf-pipe rewrite` quarantines such texts", figures), asked.texts
+    return Check("llm", State.OK, message, figures=figures), asked.texts
 
 
 def _check_trial(
     params: Params,
     ahead: Ahead,
     loaded: dict[Modality, dict[str, Any]],
-    answers: list[Answers],
+    answered: Mapping[str, ClipText],
     folder: Path,
     needed: dict[Modality, float],
 ) -> Iterator[Check]:
@@ -110,7 +107,7 @@ def _check_trial(
     for clip_id, bad in unreadable.items():
         message = f"{clip_id}: {bad.reason}: {bad.message}"
         yield Check("clip", State.WARNING, message, "`ecmf-pipe index` quarantines such clips")
-    texts = dict(list(answers[0].texts.items())[:TRIAL_CLIPS]) if answers else {}
+    texts = dict(list(answered.items())[:TRIAL_CLIPS])
     spoken = [clip for clip in ahead.listing.clips if clip.clip_id in texts]
     for modality, settings in loaded.items():
         name = f"trial {modality.value}"
