@@ -270,10 +270,10 @@ def encoders(
     *, listing: Annotated[bool, typer.Option("--list", help="Show them: the default, and all there is to do.")] = True
 ) -> None:
     """Show the presets with their encoders by modality, and the encoders that params.yaml has in use."""
-    from ecmf_pipeline.cli import encoders as command
+    from ecmf_pipeline.cli.show import show_encoders
 
     if listing:
-        command.run()
+        show_encoders()
 
 
 @app.command()

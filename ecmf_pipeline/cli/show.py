@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.console import say
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TransformersConfig
+from ecmf_pipeline.encoders.config import ImportedConfig
 from ecmf_pipeline.interop.mertools import full_score, read_answers
 from ecmf_pipeline.runner.quarantine import read_all
-from ecmf_pipeline.settings.params import load_params
+from ecmf_pipeline.settings.params import Params, load_params, preset_params
+from ecmf_pipeline.settings.presets import preset_names
 from ecmf_pipeline.stages.shared.status import stage_rows
 
 _ROW = "{:<18}{:>9}{:>9}{:>9}{:>13}"
@@ -31,13 +36,7 @@ def show_status() -> None:
 
 
 def show_score(predictions: Path, truth: Path, *, entry: str, as_json: bool) -> None:
-    """Print weighted F1, accuracy and the scores of each label.
-
-    Args:
-        predictions: A submission, a table of ``data/predictions``, or the baseline's npz.
-        truth: A label file of the challenge, csv or npz.
-        entry: Which corpus of an npz file.
-        as_json: Whether to print JSON alone.
+    """Print weighted F1, accuracy and the scores of each label; the files are those of `read_answers`.
 
     Raises:
         InputError: When a file cannot be used, or a labelled name has no prediction.
@@ -54,3 +53,67 @@ def show_score(predictions: Path, truth: Path, *, entry: str, as_json: bool) -> 
         )
     if found["unlabeled"]:
         say(f"  predictions of names without a label, which do not count: {found['unlabeled']}")
+
+
+_SHOWN_OPTIONS = ("layers", "token_pool", "special_tokens", "frames", "frames_per_row", "inputs", "precision")
+"""What is told of an encoder's params, as far as it has them."""
+
+_EncoderRow = tuple[str, str, str, str, str]
+"""Modality, entry, model, width, options."""
+
+
+def show_encoders() -> None:
+    """Print each preset's models by modality, then those in use.
+
+    Raises:
+        ParamsError: When params.yaml cannot be read.
+    """
+    params = load_params()
+    tables = {
+        f"preset {name}" + (" (that of params.yaml)" if name == params.preset else ""): list(
+            _encoder_rows(preset_params(name))
+        )
+        for name in preset_names()
+    }
+    tables[f"in use: {paths.PARAMS} over the preset {params.preset}"] = list(_encoder_rows(params))
+    widths = [max(len(row[column]) for rows in tables.values() for row in rows) for column in range(4)]
+    for head, rows in tables.items():
+        say(head)
+        for *cells, options in rows:
+            say(
+                "  "
+                + "  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), options]).rstrip()
+            )
+    used = {name for modality in params.extract.encoders for name in params.extract.names_of(modality)}
+    if others := [name for name in params.encoders if name not in used]:
+        say(f"  entries that serve no modality: {', '.join(others)}")
+
+
+def _encoder_rows(params: Params) -> Iterator[_EncoderRow]:
+    for modality in Modality:
+        if modality not in params.extract.encoders:
+            yield modality.value, "-", "not used", "", ""
+            continue
+        for name in params.extract.names_of(modality):
+            encoder = params.encoders[name].named(name)
+            width = encoder.known_dim()
+            yield modality.value, name, _model(encoder), "?-d" if width is None else f"{width}-d", _options(encoder)
+    llm = params.llm
+    model = f"{llm.model}/{llm.gguf_file}" if llm.gguf_file else llm.model
+    yield "llm", "", model, "", f"prompt {llm.prompt}, {llm.dtype}"
+
+
+def _model(encoder: BaseEncoderConfig) -> str:
+    if isinstance(encoder, TransformersConfig):
+        return encoder.model if encoder.revision == "main" else f"{encoder.model}@{encoder.revision[:12]}"
+    return "imported features" if isinstance(encoder, ImportedConfig) else str(getattr(encoder, "type", ""))
+
+
+def _options(encoder: BaseEncoderConfig) -> str:
+    """What the encoder's params say, in words; what they leave open is left out."""
+    options = {name: getattr(encoder, name) for name in _SHOWN_OPTIONS if getattr(encoder, name, None) is not None}
+    words = []
+    for name, value in options.items():
+        text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        words.append(f"{name} {text.lower() if isinstance(value, bool) else text}")
+    return ", ".join(words)

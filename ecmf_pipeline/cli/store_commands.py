@@ -33,19 +33,6 @@ from ecmf_pipeline.store.verify import Verification, mend, verify_store
 
 SHOWN = 20
 """Findings of one kind, and bad arrays, that are listed one by one."""
-_COLUMNS = (
-    "fingerprint",
-    "encoder",
-    "current",
-    "in use",
-    "dim",
-    "dtype",
-    "clips",
-    "rows",
-    "parts",
-    "size",
-    "of the manifest",
-)
 _DROPPED = {
     RowState.REPLACED: "superseded",
     RowState.DUPLICATE: "duplicate",
@@ -54,10 +41,7 @@ _DROPPED = {
 
 
 def list_stores(roots: Sequence[Path]) -> None:
-    """Print one line for each settings group of some stores.
-
-    Args:
-        roots: The stores; none: all of the project.
+    """Print one line for each settings group of the stores named (none: all of the project).
 
     Raises:
         MissingInput: When there is none.
@@ -67,30 +51,32 @@ def list_stores(roots: Sequence[Path]) -> None:
         in_use = project.settings_in_use()
         holdings = list(list_store(root, project.present))
         say(f"{root}:" if holdings else f"{root}: empty")
-        table = [_COLUMNS, *(_cells(holding, in_use) for holding in holdings)]
-        widths = [max(len(row[column]) for row in table) for column in range(len(_COLUMNS))]
-        for row in table if holdings else []:
+        rows = [_cells(holding, in_use) for holding in holdings]
+        table = [list(rows[0]), *(list(row.values()) for row in rows)] if rows else []
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for row in table:
             say("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         for holding in holdings:
             _say_where_from(holding)
             _say_what_is_amiss(holding)
 
 
-def _cells(holding: Holding, in_use: object) -> tuple[str, ...]:
+def _cells(holding: Holding, in_use: object) -> dict[str, str]:
+    """What is shown of a settings group, by heading."""
     covered = "unknown" if holding.present is None else f"{holding.present} of {holding.wanted}"
-    return (
-        holding.fingerprint,
-        holding.encoder,
-        "yes" if holding.is_current else "no",
-        "unknown" if not isinstance(in_use, dict) else "yes" if holding.fingerprint in in_use else "no",
-        "unknown" if holding.dim is None else str(holding.dim),
-        holding.dtype or "unknown",
-        str(holding.clips),
-        str(holding.rows),
-        str(holding.parts),
-        format_bytes(holding.bytes),
-        covered,
-    )
+    return {
+        "fingerprint": holding.fingerprint,
+        "encoder": holding.encoder,
+        "current": "yes" if holding.is_current else "no",
+        "in use": "unknown" if not isinstance(in_use, dict) else "yes" if holding.fingerprint in in_use else "no",
+        "dim": "unknown" if holding.dim is None else str(holding.dim),
+        "dtype": holding.dtype or "unknown",
+        "clips": str(holding.clips),
+        "rows": str(holding.rows),
+        "parts": str(holding.parts),
+        "size": format_bytes(holding.bytes),
+        "of the manifest": covered,
+    }
 
 
 def _say_where_from(holding: Holding) -> None:
@@ -111,10 +97,10 @@ def _say_what_is_amiss(holding: Holding) -> None:
 
 
 def verify(roots: Sequence[Path], *, mends: bool = False) -> bool:
-    """Verify some stores, and print what was found.
+    """Verify the stores named (none: all of the project), and print what was found.
 
     Args:
-        roots: The stores; none: all of the project.
+        roots: The stores.
         mends: Whether damaged parts are moved out of the store, so that the next extraction computes their clips again.
 
     Returns:
@@ -170,10 +156,10 @@ def _show_kind(findings: list[Finding]) -> None:
 
 
 def compact_stores(roots: Sequence[Path], *, drop_absent: bool = False, drop_other_settings: bool = False) -> None:
-    """Compact some stores, and print what it gained.
+    """Compact the stores named (none: all of the project), and print what it gained.
 
     Args:
-        roots: The stores; none: all of the project.
+        roots: The stores.
         drop_absent: Whether rows of clips that the manifest no longer has are dropped too.
         drop_other_settings: Whether features of settings that are not in use are removed.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NewType
 
 from ecmf_pipeline.core.errors import CorpusError, InputError, MissingInput
-from ecmf_pipeline.core.files import read_text, write_atomic
+from ecmf_pipeline.core.files import read_text, write_csv
 
 ClipId = NewType("ClipId", str)
 
@@ -129,11 +129,8 @@ def write_manifest(path: Path, clips: Iterable[Clip]) -> bool:
     counts = Counter(clip.clip_id for clip in rows)
     if doubled := [clip_id for clip_id, count in counts.items() if count > 1]:
         raise CorpusError(f"clip id {doubled[0]!r} stands twice in the manifest", "clip ids must be unique")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(MANIFEST_COLUMNS)
-    writer.writerows([_cell(getattr(clip, column)) for column in MANIFEST_COLUMNS] for clip in rows)
-    return write_atomic(path, text.getvalue(), only_if_changed=True)
+    cells = ([_cell(getattr(clip, column)) for column in MANIFEST_COLUMNS] for clip in rows)
+    return write_csv(path, MANIFEST_COLUMNS, cells)
 
 
 def read_manifest(path: Path) -> list[Clip]:
@@ -226,13 +223,8 @@ def write_texts(path: Path, texts: Mapping[str, ClipText]) -> bool:
     Returns:
         Whether the file's bytes changed.
     """
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows(
-        [clip_id, text.original, text.enriched, text.translation] for clip_id, text in sorted(texts.items())
-    )
-    return write_atomic(path, table.getvalue(), only_if_changed=True)
+    rows = ([clip_id, text.original, text.enriched, text.translation] for clip_id, text in sorted(texts.items()))
+    return write_csv(path, _COLUMNS, rows)
 
 
 def read_texts(path: Path) -> dict[str, ClipText]:

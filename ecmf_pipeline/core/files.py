@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,6 +65,13 @@ def read_json(path: Path, *, made_by: str) -> Any:
 def write_json(path: Path, value: object) -> None:
     """Write JSON with sorted keys, whole or not at all."""
     write_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> bool:
+    """Write a table if it is not there as it is already; return whether the file's bytes changed."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return write_atomic(path, text.getvalue(), only_if_changed=True)
 
 
 def write_atomic(path: Path, content: str | bytes, *, only_if_changed: bool = False) -> bool:

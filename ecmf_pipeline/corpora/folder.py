@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split, validate_clip_id
@@ -67,19 +66,19 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
     files, odd = name_files(paths, lambda path: JOINT.join(without_media_extension(path).split("/")))
     findings += odd
     resolve = _Names(files)
-    labels_csv = _read_labels(root / LABELS, resolve, findings)
-    clip_ids = sorted({*files, *labels_csv.label})
+    columns = _read_labels(root / LABELS, resolve, findings)
+    clip_ids = sorted({*files, *columns["label"]})
     if not clip_ids:
         raise CorpusError(
             f"{root} holds no clips ({', '.join(MEDIA_EXTENSIONS)}) and no rows in {LABELS}{first_of(findings)}",
             "set corpus.root in params.yaml to the folder that holds the clips",
         )
     transcripts, translations = _read_transcripts(root / TRANSCRIPTS, resolve, set(clip_ids), findings)
-    labels = config.labels or spellings([*labels_csv.label.values(), *labels_csv.gold.values()])
-    given, unknown = keep_known_labels(labels_csv.label, labels, f"{LABELS}, column label")
-    gold, unknown_gold = keep_known_labels(labels_csv.gold, labels, f"{LABELS}, column gold")
-    split = _splits(clip_ids, given, labels_csv.split, findings)
-    findings += [*unknown, *unknown_gold, *_missing(files, labels_csv.label, given)]
+    labels = config.labels or spellings([*columns["label"].values(), *columns["gold"].values()])
+    given, unknown = keep_known_labels(columns["label"], labels, f"{LABELS}, column label")
+    gold, unknown_gold = keep_known_labels(columns["gold"], labels, f"{LABELS}, column gold")
+    split = _splits(clip_ids, given, columns["split"], findings)
+    findings += [*unknown, *unknown_gold, *_missing(files, columns["label"], given)]
     clips = tuple(
         Clip(
             clip_id,
@@ -89,7 +88,7 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
             given_label=given.get(clip_id, "") if split[clip_id] is Split.TRAIN else "",
             gold_label=gold.get(clip_id, "") or ("" if split[clip_id] is Split.TRAIN else given.get(clip_id, "")),
             split=split[clip_id],
-            group=labels_csv.group.get(clip_id, ""),
+            group=columns["group"].get(clip_id, ""),
         )
         for clip_id in clip_ids
     )
@@ -123,19 +122,10 @@ class _Names:
         return validate_clip_id(without_media_extension(joined))
 
 
-@dataclass(frozen=True, slots=True)
-class _Labels:
-    """The columns of ``labels.csv`` by clip id."""
-
-    label: dict[ClipId, str] = field(default_factory=dict)
-    gold: dict[ClipId, str] = field(default_factory=dict)
-    group: dict[ClipId, str] = field(default_factory=dict)
-    split: dict[ClipId, str] = field(default_factory=dict)
-
-
-def _read_labels(path: Path, resolve: _Names, findings: list[Finding]) -> _Labels:
+def _read_labels(path: Path, resolve: _Names, findings: list[Finding]) -> dict[str, dict[ClipId, str]]:
+    """`LABEL_COLUMNS` of ``labels.csv``, each by clip id."""
     if not path.exists():
-        return _Labels()
+        return {column: {} for column in LABEL_COLUMNS}
     table = read_table(path, ("name", "label"))
     clip_ids, bad_names = resolve_names(table, resolve)
     findings += [*table.findings, *bad_names, *doubled_rows(table, clip_ids), *_unused_columns(table)]
@@ -143,7 +133,7 @@ def _read_labels(path: Path, resolve: _Names, findings: list[Finding]) -> _Label
     for column in LABEL_COLUMNS:
         columns[column], conflicts = values_by_clip(table, clip_ids, column)
         findings += conflicts
-    return _Labels(**columns)
+    return columns
 
 
 def _unused_columns(table: Table) -> Iterator[Finding]:

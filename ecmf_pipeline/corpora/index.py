@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, write_manifest
 from ecmf_pipeline.core.console import progress_bar
-from ecmf_pipeline.core.files import write_atomic, write_json
+from ecmf_pipeline.core.files import write_csv, write_json
 from ecmf_pipeline.corpora.config import MER_LABELS
-from ecmf_pipeline.corpora.index_cache import IndexCache, Measured
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind
-from ecmf_pipeline.corpora.measuring import CacheWriter, File, Measuring, failure, unreachable
+from ecmf_pipeline.corpora.measuring import (
+    CacheWriter,
+    File,
+    IndexCache,
+    Measured,
+    Measurements,
+    failure,
+    measure_files,
+    unreachable,
+)
 from ecmf_pipeline.runner.quarantine import Quarantine
 
 SECONDS_BETWEEN_SAVES = 20.0
 """The cache is written whole; what was read since stands in the spool meanwhile."""
-
-
-@dataclass(frozen=True, slots=True)
-class Quarantined:
-    """A clip whose file cannot be used.
-
-    Attributes:
-        clip_id: The clip.
-        reason: Class of the error.
-        message: Its text.
-        digest: SHA-256 of the file's bytes; empty when they could not be read.
-    """
-
-    clip_id: ClipId
-    reason: str
-    message: str
-    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +40,12 @@ class IndexResult:
         clips: All clips of the listing, sorted by id. A quarantined one stays, without streams: its words can still be
             used, and a candidate must be predicted whatever its file is like.
         findings: What is odd: the listing's, then the files'.
-        quarantined: Clips whose file cannot be used, sorted by id.
-        hashed: Files that were read.
-        reused: Files that had not changed.
+        quarantined: What was found of the clips whose file cannot be used, sorted by clip id.
     """
 
     clips: tuple[Clip, ...]
     findings: tuple[Finding, ...]
-    quarantined: tuple[Quarantined, ...]
+    quarantined: Mapping[ClipId, Measured]
     hashed: int
     reused: int
 
@@ -68,7 +56,7 @@ def index_corpus(
     """Measure every file of a listing that is new or has changed (in size or time of change).
 
     Args:
-        listing: What `readers.read_corpus` returned.
+        listing: What `registry.read_corpus` returned.
         cache_path: Where measurements are remembered; may be missing, damaged or deleted at will.
         workers: Processes that read files; None is one for each core, fewer where there is little to read; 0 reads in
             this process, where a file at which the demuxer crashes ends the run.
@@ -83,15 +71,11 @@ def index_corpus(
         with CacheWriter(cache) as writer:
             if writer.adopted:
                 measured, sizes, changed = _look_up(listing, cache)
-            measuring = Measuring(listing.root, writer, workers=workers, clip_timeout=clip_timeout)
-            measured |= _measure_all(writer, measuring, changed)
+            found = measure_files(listing.root, changed, writer, workers=workers, clip_timeout=clip_timeout)
+            measured |= _measure_all(writer, found, len(changed))
     reused = len(sizes) - len(changed)
     clips = tuple(_measured_clip(clip, sizes, measured) for clip in listing.clips)
-    quarantined = tuple(
-        Quarantined(clip.clip_id, found.reason, found.message, found.digest)
-        for clip in clips
-        if (found := measured.get(clip.path)) and found.reason
-    )
+    quarantined = {clip.clip_id: bad for clip in clips if (bad := measured.get(clip.path)) is not None and bad.reason}
     findings = (*listing.findings, *_stream_findings(clips, measured), *_same_content(clips, measured))
     return IndexResult(clips, findings, quarantined, hashed=len(changed), reused=reused)
 
@@ -99,17 +83,12 @@ def index_corpus(
 def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarantine) -> bool:
     """Write `last_scan.OUTPUTS`: the quarantine table, the corpus, the findings, the metrics and the manifest.
 
-    Args:
-        listing: What was listed.
-        result: What `index_corpus` made of it.
-        quarantine: The table of `index`, as it was.
-
     Returns:
         Whether the manifest has changed.
     """
-    quarantine.keep_only({entry.clip_id: entry.digest for entry in result.quarantined})
-    for entry in result.quarantined:
-        quarantine.add(entry.clip_id, entry.reason, entry.message, entry.digest)
+    quarantine.keep_only({clip_id: found.digest for clip_id, found in result.quarantined.items()})
+    for clip_id, found in result.quarantined.items():
+        quarantine.add(clip_id, found.reason, found.message, found.digest)
     quarantine.write()
     corpus = {
         "candidates": list(listing.candidate_order),
@@ -117,24 +96,14 @@ def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarant
         "synthetic": listing.synthetic,
     }
     write_json(paths.CORPUS, corpus)
-    findings = io.StringIO()
-    writer = csv.writer(findings, lineterminator="\n")
-    writer.writerow(["kind", "clip_id", "message", "count"])
-    writer.writerows([finding.kind, finding.clip_id, finding.message, finding.count] for finding in result.findings)
-    write_atomic(paths.FINDINGS, findings.getvalue(), only_if_changed=True)
+    rows = ([finding.kind, finding.clip_id, finding.message, finding.count] for finding in result.findings)
+    write_csv(paths.FINDINGS, ["kind", "clip_id", "message", "count"], rows)
     write_json(paths.INDEX_METRICS, {**_counts(result.clips), "findings": count_by_kind(result.findings)})
     return write_manifest(paths.MANIFEST, result.clips)
 
 
 def summary_of(result: IndexResult, labels: Sequence[str], *, read: int, changed: bool) -> str:
-    """Say what was found; labels of the user's own are listed, so that a typo among them is seen.
-
-    Args:
-        result: What `index_corpus` returned.
-        labels: The labels of the corpus.
-        read: Files that were read.
-        changed: Whether the manifest has changed.
-    """
+    """Say what was found and whether the manifest changed; the user's own labels are listed, so that typos are seen."""
     counts = _counts(result.clips)
     own = "" if set(labels) <= set(MER_LABELS) else f"; labels: {', '.join(labels)}"
     lines = [
@@ -172,14 +141,14 @@ def _look_up(listing: CorpusListing, cache: IndexCache) -> tuple[dict[str, Measu
     return measured, sizes, changed
 
 
-def _measure_all(writer: CacheWriter, measuring: Measuring, files: Sequence[File]) -> dict[str, Measured]:
-    """Measure files; whatever ends the run, the batches that were done are remembered."""
+def _measure_all(writer: CacheWriter, found: Measurements, total: int) -> dict[str, Measured]:
+    """Take in what is found; whatever ends the run, the batches that were done are remembered."""
     measured: dict[str, Measured] = {}
     saved = time.monotonic()
     try:
-        with progress_bar("index", len(files), unit="file") as bar:
-            for path, found in measuring(files):
-                measured[path] = found
+        with progress_bar("index", total, unit="file") as bar, closing(found):  # an interrupt ends the workers first
+            for path, measurement in found:
+                measured[path] = measurement
                 bar.update()
                 if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                     writer.save()

@@ -53,7 +53,6 @@ class Finding:
     """One oddity; the run goes on.
 
     Attributes:
-        kind: Which.
         clip_id: The clip it concerns; empty when it concerns several, or a name that cannot be a clip id.
         message: What, where, and how to mend it.
         count: How many clips, rows or files it stands for.
@@ -74,7 +73,6 @@ class CorpusListing:
         clips: Sorted by clip id; what only the file can tell (digest, bytes, duration, streams) is not filled in yet.
         labels: The classes, in the order of the model's outputs; may be empty for a folder without labels.
         candidate_order: The candidates in the order their submission must have.
-        findings: What is odd.
         synthetic: Whether the corpus is generated, so that reports must say so.
     """
 

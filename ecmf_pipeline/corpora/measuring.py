@@ -1,23 +1,103 @@
-"""Reading new files in worker processes: a file at which the demuxer crashes or hangs costs that file, not the run."""
+"""Measure the files of a corpus in worker processes, and remember them, so that only new and changed ones are read.
+
+A file at which the demuxer crashes or hangs costs that file, not the run.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any
 
-from ecmf_pipeline.core.errors import ClipError, FileUnreachable, UnreadableMedia
-from ecmf_pipeline.core.files import sha256_file
-from ecmf_pipeline.corpora.index_cache import IndexCache, Measured
+from ecmf_pipeline.core.errors import ClipError, ClipTimeout, FileUnreachable, InputError, UnreadableMedia
+from ecmf_pipeline.core.files import read_text, sha256_file, write_atomic
 from ecmf_pipeline.corpora.mer import FACE_CROPS_EXTENSION
 from ecmf_pipeline.media.containers import probe_media
-from ecmf_pipeline.runner import Done, Engine, InProcess, LocalProcesses, Outcome, Step, Target, Task
+from ecmf_pipeline.runner import Engine, InProcess, LocalProcesses, Outcome, Step, Target, Task
 from ecmf_pipeline.runner.machine import as_out_of_memory, usable_cores
 from ecmf_pipeline.runner.step import Spool, SpoolWriter
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one file's content says.
+
+    Attributes:
+        digest: SHA-256 of its bytes, in hex; empty when they could not be read.
+        duration: Seconds.
+        reason: Class of the error when it is no usable clip, else empty.
+    """
+
+    digest: str
+    duration: float = 0.0
+    has_video: bool = False
+    has_audio: bool = False
+    reason: str = ""
+    message: str = ""
+
+
+class IndexCache:
+    """Measured files by path, size and time of change. It may be deleted at will: all files are then read anew.
+
+    Args:
+        path: The JSON file it is kept in. A damaged one, or one of another corpus or version, counts as empty.
+        root: The corpus folder, as the settings name it.
+        clip_timeout: Seconds that a file may take now. Files that took too long under another limit are not known.
+
+    Attributes:
+        head: What tells its measurements from those of other corpora and versions.
+    """
+
+    def __init__(self, path: Path, root: Path, clip_timeout: float = 60.0) -> None:
+        self.path = path
+        self.head = {"version": VERSION, "root": root.as_posix()}
+        self._limit = {"clip_timeout": clip_timeout}
+        self._rows: dict[str, list[Any]] = _load(path, self.head, self._limit)
+        self._changed = False
+
+    def get(self, path: str, size: int, mtime_ns: int) -> Measured | None:
+        """What is known of a file, None when it is new or has changed."""
+        row = self._rows.get(path)
+        if row is None or row[0] != size or row[1] != mtime_ns:
+            return None
+        return Measured(*row[2:])
+
+    def put(self, path: str, size: int, mtime_ns: int, measured: Measured) -> None:
+        """Remember a file."""
+        self._rows[path] = [size, mtime_ns, *asdict(measured).values()]
+        self._changed = True
+
+    def save(self) -> None:
+        """Write what is new, whole or not at all."""
+        if self._changed:
+            document = {**self.head, **self._limit, "files": self._rows}
+            write_atomic(self.path, json.dumps(document, ensure_ascii=False))
+            self._changed = False
+
+
+def _load(path: Path, head: dict[str, Any], limit: dict[str, Any]) -> dict[str, list[Any]]:
+    try:
+        content = json.loads(read_text(path))
+    except (OSError, InputError, ValueError):
+        return {}
+    if not isinstance(content, dict) or any(content.get(key) != value for key, value in head.items()):
+        return {}
+    files = content.get("files")
+    row_types = (int, int, str, float, bool, bool, str, str)
+    if not isinstance(files, dict) or not all(
+        isinstance(row, list) and tuple(map(type, row)) == row_types for row in files.values()
+    ):
+        return {}
+    if any(content.get(key) != value for key, value in limit.items()):
+        return {path: row for path, row in files.items() if row[-2] != ClipTimeout.__name__}
+    return files
+
 
 BRANCH = "index"
 """The one branch of this loop."""
@@ -36,7 +116,6 @@ class File:
 
     Attributes:
         path: Relative to the corpus folder.
-        size: Bytes.
         mtime_ns: Time of change.
         verdict: What is wrong with it, where that is known already: only its digest is still wanted.
     """
@@ -57,31 +136,12 @@ class File:
 
 
 Row = tuple[File, Measured]
-
-
-@dataclass(frozen=True, slots=True)
-class MeasuringSteps:
-    """Makes the step of each worker.
-
-    Attributes:
-        root: The corpus folder.
-    """
-
-    root: Path
-
-    def __call__(self, worker: int) -> MeasuringStep:  # noqa: ARG002 - all workers do the same
-        """Load PyAV: the time that takes is no file's fault."""
-        import av  # noqa: F401
-
-        return MeasuringStep(self.root)
+Measurements = Generator[tuple[str, Measured], None, None]
+"""Paths and what was found of them."""
 
 
 class MeasuringStep(Step[File, Measured, Row]):
-    """Hashes files and looks at their streams.
-
-    Args:
-        root: The corpus folder.
-    """
+    """Hashes files of a corpus folder and looks at their streams."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -94,6 +154,13 @@ class MeasuringStep(Step[File, Measured, Row]):
     def work(self, batch: Sequence[tuple[File, Measured]]) -> list[Outcome[Row]]:
         """Nothing is left to do."""
         return [Outcome(file.targets[0], (file, found)) for file, found in batch]
+
+
+def make_step(root: Path, worker: int) -> MeasuringStep:  # noqa: ARG001 - all workers do the same
+    """Load PyAV, since the time that takes is no file's fault, and make the step of a worker."""
+    import av  # noqa: F401
+
+    return MeasuringStep(root)
 
 
 def measure(root: Path, file: File) -> Measured:
@@ -138,21 +205,13 @@ def unreachable(error: OSError) -> FileUnreachable:
 
 
 def pack_rows(head: Mapping[str, object], rows: Sequence[Row]) -> bytes:
-    """Return a finished batch as JSON.
-
-    Args:
-        head: Of the cache: what a killed run has measured counts for the same corpus alone.
-        rows: What was measured.
-    """
+    """Return a finished batch as JSON; with the cache's head, since it counts for the same corpus alone."""
     files = [[file.path, file.size, file.mtime_ns, *astuple(found)] for file, found in rows]
     return json.dumps({**head, "files": files}).encode()
 
 
 class CacheWriter(SpoolWriter[Row]):
     """The one writer of an index cache; on entering it takes up what a killed run had measured.
-
-    Args:
-        cache: What is remembered.
 
     Raises:
         StoreBusy: On entering, when another run is measuring.
@@ -197,39 +256,26 @@ class CacheWriter(SpoolWriter[Row]):
         return count
 
 
-class Measuring:
-    """Measures files, each batch in a worker process.
+def measure_files(
+    root: Path, files: Sequence[File], writer: CacheWriter, *, workers: int | None, clip_timeout: float
+) -> Measurements:
+    """Measure files, each batch in a worker process, in any order; closing it ends the workers.
 
     Args:
         root: The corpus folder.
+        files: Those to measure.
         writer: Takes what workers keep; entered.
         workers: How many processes; None is one for each core, fewer where there is little to read; 0 reads in this
             process, without protection.
         clip_timeout: Seconds that one file may take.
     """
 
-    def __init__(self, root: Path, writer: CacheWriter, *, workers: int | None, clip_timeout: float) -> None:
-        self._factory = MeasuringSteps(root)
-        self._writer = writer
-        self._workers = workers
-        self._clip_timeout = clip_timeout
-
-    def __call__(self, files: Sequence[File]) -> Iterator[tuple[str, Measured]]:
-        """Measure all files, in any order: path and what was found."""
-        broken: list[File] = []
-        yield from self._run("first", files, broken)
-        # Remembered by its digest, the file that broke a worker does not break one in every run.
-        unhashed: list[File] = []
-        yield from self._run("again", broken, unhashed)
-        yield from ((file.path, failure(file.verdict)) for file in unhashed if file.verdict)
-
-    def _run(self, name: str, files: Sequence[File], broken: list[File]) -> Iterator[tuple[str, Measured]]:
-        """One pass; files that broke a worker are added to ``broken``, with the reason."""
-        by_path = {file.path: file for file in files}
-        engine = self._engine(len(files))
-        results = cast(
-            "Iterator[Done[File]]", engine.run(_tasks(name, files), self._factory, {BRANCH: self._writer.spool})
-        )
+    def measured(name: str, wanted: Sequence[File], broken: list[File]) -> Measurements:
+        """Files that broke a worker are added to ``broken``, with the reason."""
+        by_path = {file.path: file for file in wanted}
+        processes = workers or min(usable_cores(), 1 + len(wanted) // FILES_A_WORKER)
+        engine: Engine = InProcess() if workers == 0 else LocalProcesses(processes, clip_timeout)
+        results = engine.run(_tasks(name, wanted), partial(make_step, root), {BRANCH: writer.spool})
         with closing(results) as finished:  # type: ignore[type-var]
             for done in finished:
                 for target, error in done.errors:
@@ -239,13 +285,14 @@ class Measuring:
                     else:
                         broken.append(replace(file, verdict=file.verdict or error))
                 if done.kept:
-                    yield from self._writer.take(done.task.name)
+                    yield from writer.take(done.task.name)
 
-    def _engine(self, files: int) -> Engine:
-        if self._workers == 0:
-            return InProcess()
-        workers = self._workers or min(usable_cores(), 1 + files // FILES_A_WORKER)
-        return LocalProcesses(workers, self._clip_timeout)
+    broken: list[File] = []
+    yield from measured("first", files, broken)
+    # Remembered by its digest, the file that broke a worker does not break one in every run.
+    unhashed: list[File] = []
+    yield from measured("again", broken, unhashed)
+    yield from ((file.path, failure(file.verdict)) for file in unhashed if file.verdict)
 
 
 def _tasks(name: str, files: Sequence[File]) -> Iterable[Task[File]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
@@ -29,16 +29,6 @@ COLUMNS = ("utterance", "speaker", "emotion", "dialogue_id", "utterance_id")
 CANDIDATES = "test"
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    clip_id: ClipId
-    dialogue: str
-    text: str
-    speaker: str
-    emotion: str
-    split: Split
-
-
 def read_meld(config: CorpusConfig) -> CorpusListing:
     """List MELD as it is published, any of its three csv files.
 
@@ -53,24 +43,27 @@ def read_meld(config: CorpusConfig) -> CorpusListing:
     """
     root = existing_folder(config.root, "set corpus.root in params.yaml to the folder that holds train_sent_emo.csv")
     findings: list[Finding] = []
-    rows = list(_rows(root, findings))
+    rows = list(_rows(root, config, findings))
     if not rows:
         raise CorpusError(
             f"{root} holds none of {', '.join(PARTS.values())}, or they hold no utterance",
             "set corpus.root in params.yaml to the folder of MELD's csv files",
         )
-    mapping = MELD_TO_MER if config.mapping is None else _casefolded(config.mapping, {row.emotion for row in rows})
+    mapping = MELD_TO_MER if config.mapping is None else _casefolded(config.mapping, {emotion for _, emotion in rows})
     labels = config.labels or _labels_of(mapping)
     files = _files(root, findings)
-    findings += _label_findings(rows, mapping, labels)
+    findings += _label_findings([emotion for _, emotion in rows], mapping, labels)
     if not files:
         message = "no clip has a file dia{D}_utt{U}.mp4: only what needs no media can run"
         findings.append(Finding(FindingKind.NO_MEDIA, "", message, count=len(rows)))
-    elif lacking := [row.clip_id for row in rows if row.clip_id not in files]:
+    elif lacking := [clip.clip_id for clip, _ in rows if clip.clip_id not in files]:
         message = f"{len(lacking)} utterances have no file: {naming_some(lacking)}"
         findings.append(Finding(FindingKind.LABEL_WITHOUT_FILE, "", message, count=len(lacking)))
-    clips = sorted((_clip(row, mapping, labels, files, config) for row in rows), key=lambda clip: clip.clip_id)
-    order = tuple(row.clip_id for row in rows if row.split is Split.CANDIDATE)
+    clips = sorted(
+        (_labelled(clip, mapping.get(emotion, ""), labels, files) for clip, emotion in rows),
+        key=lambda clip: clip.clip_id,
+    )
+    order = tuple(clip.clip_id for clip, _ in rows if clip.split is Split.CANDIDATE)
     return CorpusListing(root, tuple(clips), labels, order, tuple(findings))
 
 
@@ -92,7 +85,8 @@ def _labels_of(mapping: Mapping[str, str]) -> tuple[str, ...]:
     return MER_LABELS if wanted <= set(MER_LABELS) else tuple(sorted(wanted))
 
 
-def _rows(root: Path, findings: list[Finding]) -> Iterable[_Row]:
+def _rows(root: Path, config: CorpusConfig, findings: list[Finding]) -> Iterable[tuple[Clip, str]]:
+    """Clips without file and label, each with its emotion."""
     seen: set[str] = set()
     for part, name in PARTS.items():
         if not (root / name).is_file():
@@ -112,7 +106,8 @@ def _rows(root: Path, findings: list[Finding]) -> Iterable[_Row]:
                 continue
             seen.add(clip_id)
             split = Split.CANDIDATE if part == CANDIDATES else Split.TRAIN
-            yield _Row(clip_id, of_dialogue, text, " ".join(speaker.split()), emotion.casefold(), split)
+            group = of_dialogue if config.groups == "dialogue" else " ".join(speaker.split())
+            yield Clip(clip_id, transcript=text, split=split, group=group), emotion.casefold()
 
 
 def _files(root: Path, findings: list[Finding]) -> dict[str, str]:
@@ -128,26 +123,21 @@ def _files(root: Path, findings: list[Finding]) -> dict[str, str]:
     return files
 
 
-def _clip(
-    row: _Row, mapping: Mapping[str, str], labels: Sequence[str], files: Mapping[str, str], config: CorpusConfig
-) -> Clip:
-    mapped = mapping.get(row.emotion, "")
+def _labelled(clip: Clip, mapped: str, labels: Sequence[str], files: Mapping[str, str]) -> Clip:
     label = mapped if mapped in labels else ""
-    candidate = row.split is Split.CANDIDATE
-    return Clip(
-        row.clip_id,
-        path=files.get(row.clip_id, ""),
-        transcript=row.text,
+    candidate = clip.split is Split.CANDIDATE
+    return replace(
+        clip,
+        path=files.get(clip.clip_id, ""),
         given_label="" if candidate else label,
         gold_label=label if candidate else "",
-        split=row.split if candidate or label else Split.UNLABELED,
-        group=row.dialogue if config.groups == "dialogue" else row.speaker,
+        split=clip.split if candidate or label else Split.UNLABELED,
     )
 
 
-def _label_findings(rows: Sequence[_Row], mapping: Mapping[str, str], labels: Sequence[str]) -> list[Finding]:
+def _label_findings(emotions: Iterable[str], mapping: Mapping[str, str], labels: Sequence[str]) -> list[Finding]:
     findings = []
-    for emotion, count in sorted(Counter(row.emotion for row in rows).items()):
+    for emotion, count in sorted(Counter(emotions).items()):
         label = mapping.get(emotion, "")
         if label not in labels:
             how = f"is mapped to {label!r}, which is no label" if label else "has no label in corpus.mapping"

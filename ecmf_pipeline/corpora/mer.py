@@ -73,7 +73,8 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
     labels = config.labels or MER_LABELS
     given = tables.labels(TRAIN_TABLES, labels) or tables.packed_labels(TRAIN_ENTRY, labels)
     packed = {} if tables.has(CANDIDATE_TABLES) else tables.packed_labels(TEST_ENTRY, labels)
-    gold = tables.labels(GOLD_TABLES, labels) or _unless_alike(packed)
+    # Candidates' labels that are all one are how the baseline's file fills in those that nobody knows.
+    gold = tables.labels(GOLD_TABLES, labels) or (packed if len(set(packed.values())) > 1 else {})
     candidates = tables.values(CANDIDATE_TABLES, None) or packed
     transcripts, translations = tables.words(config.transcripts)
     groups = tables.values((GROUPS,), "group")
@@ -114,7 +115,7 @@ class _Tables:
 
     def has(self, names: Sequence[str]) -> bool:
         """Whether any of these tables is there."""
-        return any((self._root / name).exists() for name in names)
+        return bool(self._there(names))
 
     def packed_labels(self, entry: str, labels: Sequence[str]) -> dict[ClipId, str]:
         """One corpus of the baseline's npz as `labels` gives a table's; nothing where it is not there."""
@@ -138,7 +139,7 @@ class _Tables:
         self, names: Sequence[str], columns: Sequence[str], required: Sequence[str]
     ) -> list[dict[ClipId, str]]:
         """Several columns of the first table there is; empty cells for one that is not there and not required."""
-        there = [name for name in names if (self._root / name).exists()]
+        there = self._there(names)
         if not there:
             return [{} for _ in columns]
         for unused in there[1:]:
@@ -157,18 +158,16 @@ class _Tables:
     def labels(self, names: Sequence[str], labels: Sequence[str]) -> dict[ClipId, str]:
         """The column ``discrete`` by clip id; empty where the label is blank or unknown."""
         values = self.values(names, "discrete")
-        known, unknown = keep_known_labels(values, labels, next((n for n in names if (self._root / n).exists()), ""))
+        known, unknown = keep_known_labels(values, labels, next(iter(self._there(names)), ""))
         self.findings += unknown
         return {clip_id: known.get(clip_id, "") for clip_id in values}
+
+    def _there(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if (self._root / name).exists()]
 
     def _resolve(self, name: str) -> ClipId:
         clip_id = ClipId(name)
         return clip_id if clip_id in self._files else validate_clip_id(name)
-
-
-def _unless_alike(labels: Mapping[ClipId, str]) -> Mapping[ClipId, str]:
-    """The labels; none where they are all one, which is how the baseline's file fills in those nobody knows."""
-    return labels if len(set(labels.values())) > 1 else {}
 
 
 def _split(clip_id: ClipId, given: Mapping[ClipId, str], candidates: Mapping[ClipId, str]) -> Split:

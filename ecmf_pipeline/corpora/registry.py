@@ -29,11 +29,7 @@ READERS: Mapping[str, Reader] = MappingProxyType(
 
 
 def read_corpus(config: CorpusConfig, *, face_crops: bool = False) -> CorpusListing:
-    """List the corpus that the settings name.
-
-    Args:
-        config: Which corpus.
-        face_crops: Whether crops of faces that come with it are looked for.
+    """List the corpus that the settings name, if wanted with the crops of faces that come with it.
 
     Raises:
         CorpusError: When the corpus is missing or empty, or a csv file in it cannot be used.
@@ -44,12 +40,7 @@ def read_corpus(config: CorpusConfig, *, face_crops: bool = False) -> CorpusList
 
 
 def looked_at(config: CorpusConfig, *, face_crops: bool = False) -> tuple[list[Path], list[Path]]:
-    """The folders that the reader of a corpus lists, and those that it lists with all folders in them.
-
-    Args:
-        config: Which corpus.
-        face_crops: Whether crops of faces that come with it are looked for.
-    """
+    """The folders that the reader of a corpus lists, and those that it lists with all folders in them."""
     if config.kind == "folder":
         return [], [config.root]
     return [config.root, config.root / MEDIA_FOLDER], [config.root / FACE_CROPS_FOLDER] if face_crops else []

@@ -30,7 +30,6 @@ class Table:
     """The cleaned rows of one csv file.
 
     Attributes:
-        path: Where it was read.
         columns: Header names, lower case, in the file's order.
         rows: One cell for each column; see `clean_cell` and, for the first required column, `clean_name`.
         findings: Rows that were left out, and why.
@@ -81,7 +80,11 @@ def read_table(path: Path, required: Sequence[str]) -> Table:
         CorpusError: When a required column is missing or stands twice, or quotes are not closed.
         InputError: When the file is not UTF-8.
     """
-    reader = csv.reader(io.StringIO(_read(path), newline=""), strict=True)
+    try:
+        text = read_text(path)
+    except OSError as error:
+        raise CorpusError(f"{path} cannot be read ({error.strerror})", "it must be a file you may read") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[tuple[str, ...]] = []
     findings: list[Finding] = []
     try:
@@ -104,13 +107,6 @@ def read_table(path: Path, required: Sequence[str]) -> Table:
             'put a cell that holds commas, quotes or line ends in "double quotes", and double the quotes inside it',
         ) from error
     return Table(path, columns, tuple(rows), tuple(findings))
-
-
-def _read(path: Path) -> str:
-    try:
-        return read_text(path)
-    except OSError as error:
-        raise CorpusError(f"{path} cannot be read ({error.strerror})", "it must be a file you may read") from error
 
 
 def _check_header(path: Path, columns: tuple[str, ...], required: Sequence[str]) -> None:

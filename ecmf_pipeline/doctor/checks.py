@@ -25,8 +25,6 @@ class Check:
     """One thing that was looked at.
 
     Attributes:
-        name: What.
-        state: How it turned out.
         message: What was found, in one line.
         hint: How to mend it; empty where there is nothing to mend.
         figures: The same for programs, as plain JSON values.
@@ -49,16 +47,6 @@ class Check:
         """For people; the hint on lines of its own."""
         hints = "".join(f"\n{'':<26}{line}" for line in self.hint.splitlines())
         return f"{self.state.value:<9}{self.name:<17}{self.message}{hints}"
-
-    def document(self) -> dict[str, Any]:
-        """For programs."""
-        return {
-            "name": self.name,
-            "state": self.state.value,
-            "message": self.message,
-            "hint": self.hint,
-            "figures": dict(self.figures),
-        }
 
 
 def exit_code(checks: Iterable[Check]) -> int:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipText, Modality, read_manifest, read_texts
+from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, read_manifest, read_texts
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.corpora.config import MER_LABELS
-from ecmf_pipeline.corpora.index import Quarantined, index_corpus
+from ecmf_pipeline.corpora.index import index_corpus
 from ecmf_pipeline.corpora.listing import CorpusListing
+from ecmf_pipeline.corpora.measuring import Measured
 from ecmf_pipeline.corpora.registry import read_corpus
 from ecmf_pipeline.doctor.checks import Check, State
 from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, spread
@@ -90,18 +91,10 @@ def check_corpus(params: Params, ahead: Ahead) -> Check:
     return Check("corpus", State.OK, f"{message}; {indexed}", figures=figures)
 
 
-def measured_clips(ahead: Ahead, folder: Path, clip_timeout: float) -> tuple[list[Clip], Sequence[Quarantined]]:
-    """Some clips with a file, evenly spread over the corpus, measured as `index` does.
+def measured_clips(ahead: Ahead, folder: Path, clip_timeout: float) -> tuple[list[Clip], Mapping[ClipId, Measured]]:
+    """Measure some clips with a file, evenly spread over the corpus, as `index` does; tell those that cannot be read.
 
     More than are tried, for some may lack what a modality reads.
-
-    Args:
-        ahead: The corpus.
-        folder: Where the measurements go.
-        clip_timeout: Seconds that one file may take.
-
-    Returns:
-        The clips, and those of them whose file cannot be read.
     """
     chosen = spread([clip for clip in ahead.listing.clips if clip.path], _MEASURED)
     listing = replace(ahead.listing, clips=tuple(chosen))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +23,6 @@ from ecmf_pipeline.extraction.config import branch_settings
 from ecmf_pipeline.runner.machine import usable_cores, visible_gpus
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.store.state import encoder_name
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """An encoder that could be loaded.
-
-    Attributes:
-        settings: All that changes the features of its modality.
-        dim: D.
-        dtype: How features are stored.
-    """
-
-    settings: dict[str, Any]
-    dim: int
-    dtype: str
 
 
 def check_weights(params: Params) -> Check:
@@ -78,13 +63,8 @@ def check_device(params: Params) -> Check:
     return Check("device", State.OK, message, figures={"device": device, "workers": workers})
 
 
-def check_encoders(params: Params, loaded: dict[Modality, Loaded]) -> Iterator[Check]:
-    """Load the encoder of each modality in use, one after another.
-
-    Args:
-        params: What is asked for.
-        loaded: Takes up those that load.
-    """
+def check_encoders(params: Params, loaded: dict[Modality, dict[str, Any]]) -> Iterator[Check]:
+    """Load the encoder of each modality in use, one by one; ``loaded`` takes up the settings of those that load."""
     for modality in params.extract.encoders:
         name = f"encoder {modality.value}"
         encoder = params.encoder_of(modality)
@@ -92,55 +72,48 @@ def check_encoders(params: Params, loaded: dict[Modality, Loaded]) -> Iterator[C
             yield Check(name, State.OK, f"{encoder.name}: imported features, nothing is computed here")
             continue
         try:
-            loaded[modality], seconds = _load(params, modality)
+            loaded[modality], check = _load(params, modality)
         except EcmfError as error:
             failed = Check.failed(name, error)
             yield replace(failed, hint=f"{failed.hint}{_of_the_hub(encoder)}")
             continue
-        yield _loaded(params, modality, loaded[modality], seconds)
+        yield check
 
 
-def _load(params: Params, modality: Modality) -> tuple[Loaded, float]:
-    """Load one encoder, let go of it, and tell how long loading took, in seconds."""
+def _load(params: Params, modality: Modality) -> tuple[dict[str, Any], Check]:
+    """Load one encoder and let go of it."""
+    from ecmf_pipeline.encoders.inference import best_precision
+
     encoder = params.encoder_of(modality)
     settings = branch_settings(modality, encoder, params.media, params.faces)
     begun = time.perf_counter()
     built = build_encoder(encoder, params.extract.device)
     seconds = time.perf_counter() - begun
     try:
-        return Loaded(settings, built.dim, built.dtype), seconds
+        dim, dtype = built.dim, built.dtype
     finally:
         built.close()
-
-
-def _loaded(params: Params, modality: Modality, loaded: Loaded, seconds: float) -> Check:
-    names = " + ".join(params.extract.names_of(modality))
-    members = _members(params.encoder_of(modality))
-    precisions = list(dict.fromkeys(str(getattr(member, "precision", "fp32")) for member in members))
-    slow = " (slow: no instructions for it here)" if _lacks_instructions(params, precisions) else ""
+    names = params.extract.names_of(modality)
+    precisions = list(dict.fromkeys(str(getattr(member, "precision", "fp32")) for member in _members(encoder)))
+    lacks_instructions = "bf16" in precisions and best_precision(params.extract.device) != "bf16"
+    slow = " (slow: no instructions for it here)" if lacks_instructions else ""
     message = (
-        f"{names}: {loaded.dim}-d, computed in {' and '.join(precisions)}{slow}, stored as {loaded.dtype}, "
+        f"{' + '.join(names)}: {dim}-d, computed in {' and '.join(precisions)}{slow}, stored as {dtype}, "
         f"loaded in {duration(seconds)}"
     )
     figures = {
-        "encoders": list(params.extract.names_of(modality)),
-        "model": encoder_name(loaded.settings),
-        "dim": loaded.dim,
+        "encoders": list(names),
+        "model": encoder_name(settings),
+        "dim": dim,
         "precision": precisions,
-        "dtype": loaded.dtype,
+        "dtype": dtype,
         "load_seconds": round(seconds, 3),
     }
-    return Check(f"encoder {modality.value}", State.OK, message, figures=figures)
+    return settings, Check(f"encoder {modality.value}", State.OK, message, figures=figures)
 
 
 def _members(encoder: BaseEncoderConfig) -> Sequence[BaseEncoderConfig]:
     return encoder.members if isinstance(encoder, JoinedConfig) else [encoder]
-
-
-def _lacks_instructions(params: Params, precisions: Sequence[str]) -> bool:
-    from ecmf_pipeline.encoders.inference import best_precision
-
-    return "bf16" in precisions and best_precision(params.extract.device) != "bf16"
 
 
 def _of_the_hub(encoder: BaseEncoderConfig) -> str:

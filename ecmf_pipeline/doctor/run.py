@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ecmf_pipeline.core.clips import Modality
+from ecmf_pipeline.core.clips import ClipText, Modality
 from ecmf_pipeline.core.console import counted, format_bytes, say
 from ecmf_pipeline.core.errors import EcmfError
 from ecmf_pipeline.doctor.checks import Check, State, duration, exit_code
 from ecmf_pipeline.doctor.corpus import Ahead, check_corpus, look_ahead, measured_clips, spoken_clips
-from ecmf_pipeline.doctor.models import Loaded, check_device, check_encoders, check_weights, workers_of
-from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, Answers, Trial, ask_llm, spread, try_extraction
+from ecmf_pipeline.doctor.models import check_device, check_encoders, check_weights, workers_of
+from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, Trial, ask_llm, spread, try_extraction
 from ecmf_pipeline.extraction.plan import Reading, input_digests
 from ecmf_pipeline.settings.params import Params, load_params
 
@@ -43,7 +44,7 @@ def run(*, as_json: bool = False) -> int:
             say(check.line())
     code = exit_code(checks)
     if as_json:
-        document = {"exit_code": code, "checks": [check.document() for check in checks]}
+        document = {"exit_code": code, "checks": [asdict(check) for check in checks]}
         say(json.dumps(document, indent=2, ensure_ascii=False))
     return code
 
@@ -52,7 +53,7 @@ def examine(params: Params) -> Iterator[Check]:
     """Make all checks, one after another; none of them changes anything of the project."""
     yield check_weights(params)
     yield check_device(params)
-    loaded: dict[Modality, Loaded] = {}
+    loaded: dict[Modality, dict[str, Any]] = {}
     yield from check_encoders(params, loaded)
     try:
         ahead = look_ahead(params)
@@ -63,24 +64,22 @@ def examine(params: Params) -> Iterator[Check]:
     needed: dict[Modality, float] = {}
     with TemporaryDirectory(prefix="ecmf-doctor-") as name:
         folder = Path(name)
-        answers: list[Answers] = []
-        yield from _check_llm(params, ahead, folder, answers)
-        yield from _check_trial(params, ahead, loaded, answers, folder, needed)
+        check, texts = _check_llm(params, ahead, folder)
+        yield check
+        yield from _check_trial(params, ahead, loaded, texts, folder, needed)
     if needed:
         yield check_disk(needed, shutil.disk_usage(Path.cwd()).free)
 
 
-def _check_llm(params: Params, ahead: Ahead, folder: Path, answers: list[Answers]) -> Iterator[Check]:
+def _check_llm(params: Params, ahead: Ahead, folder: Path) -> tuple[Check, Mapping[str, ClipText]]:
+    """Ask the LLM about a few texts; they come back enriched."""
     clips = spoken_clips(ahead, _LLM_TEXTS)
     if not clips:
-        yield Check("llm", State.OK, "no clip has words: it is not asked")
-        return
+        return Check("llm", State.OK, "no clip has words: it is not asked"), {}
     try:
         asked = ask_llm(params, clips, ahead.labels, folder)
     except EcmfError as error:
-        yield Check.failed("llm", error)
-        return
-    answers.append(asked)
+        return Check.failed("llm", error), {}
     unasked, seconds = ahead.unasked(), asked.seconds or 0.0
     workers = max(1, params.llm.workers or 1)
     total = seconds * unasked / workers
@@ -91,36 +90,26 @@ def _check_llm(params: Params, ahead: Ahead, folder: Path, answers: list[Answers
     figures = {"seconds_a_text": seconds, "missing": unasked, "projected_seconds": total, "failed": asked.failed}
     if asked.failed:
         lost = f"{message}; {asked.failed} of {len(clips)} texts could not be asked about"
-        yield Check("llm", State.WARNING, lost, "`ecmf-pipe rewrite` quarantines such texts", figures)
-    else:
-        yield Check("llm", State.OK, message, figures=figures)
+        return Check("llm", State.WARNING, lost, "`ecmf-pipe rewrite` quarantines such texts", figures), asked.texts
+    return Check("llm", State.OK, message, figures=figures), asked.texts
 
 
 def _check_trial(
     params: Params,
     ahead: Ahead,
-    loaded: dict[Modality, Loaded],
-    answers: list[Answers],
+    loaded: dict[Modality, dict[str, Any]],
+    answered: Mapping[str, ClipText],
     folder: Path,
     needed: dict[Modality, float],
 ) -> Iterator[Check]:
-    """Try each encoder that loads on a few clips.
-
-    Args:
-        params: What is asked for.
-        ahead: The corpus.
-        loaded: The encoders that load.
-        answers: What the LLM said, if it did.
-        folder: Where everything goes.
-        needed: Takes up the bytes that each modality's missing features will need.
-    """
+    """Try each encoder that loads on a few clips; ``needed`` takes up the bytes of each modality's missing features."""
     clips, unreadable = measured_clips(ahead, folder, params.index.clip_timeout)
-    for bad in unreadable:
-        message = f"{bad.clip_id}: {bad.reason}: {bad.message}"
+    for clip_id, bad in unreadable.items():
+        message = f"{clip_id}: {bad.reason}: {bad.message}"
         yield Check("clip", State.WARNING, message, "`ecmf-pipe index` quarantines such clips")
-    texts = dict(list(answers[0].texts.items())[:TRIAL_CLIPS]) if answers else {}
+    texts = dict(list(answered.items())[:TRIAL_CLIPS])
     spoken = [clip for clip in ahead.listing.clips if clip.clip_id in texts]
-    for modality, encoder in loaded.items():
+    for modality, settings in loaded.items():
         name = f"trial {modality.value}"
         if modality is Modality.TEXT and not texts:
             yield Check(name, State.OK, "not tried: the LLM gave no texts, see above")
@@ -129,25 +118,18 @@ def _check_trial(
         having = input_digests(modality, spoken if modality is Modality.TEXT else clips, texts, reading)
         chosen = spread([clip for clip in (*clips, *spoken) if having.pop(clip.clip_id, "")], TRIAL_CLIPS)
         try:
-            trial = try_extraction(params, modality, encoder.settings, chosen, texts, folder)
+            trial = try_extraction(params, modality, settings, chosen, texts, folder)
         except EcmfError as error:
             yield Check.failed(name, error)
             continue
-        missing = ahead.missing(modality, encoder.settings)
+        missing = ahead.missing(modality, settings)
         if trial.bytes_a_clip is not None:
             needed[modality] = trial.bytes_a_clip * missing
         yield projected(name, trial, missing, workers_of(params))
 
 
 def projected(name: str, trial: Trial, missing: int, workers: int) -> Check:
-    """What a trial says of all clips that are still to do.
-
-    Args:
-        name: Of the check.
-        trial: What became of a few clips.
-        missing: How many are still to do.
-        workers: How many will work side by side.
-    """
+    """What a trial of a few clips says of the ``missing`` ones that are still to do, by so many workers."""
     if trial.seconds is None:
         return Check(name, State.WARNING, "none of the clips looked at has such an input: nothing was tried")
     total = trial.seconds * missing / workers
@@ -173,12 +155,7 @@ def projected(name: str, trial: Trial, missing: int, workers: int) -> Check:
 
 
 def check_disk(needed: dict[Modality, float], free: int) -> Check:
-    """Whether the features that are still to be computed fit on the disk.
-
-    Args:
-        needed: Bytes, by modality.
-        free: Bytes.
-    """
+    """Whether the features that are still to be computed (bytes by modality) fit on the disk (bytes free)."""
     total = sum(needed.values())
     each = ", ".join(f"{modality.value} {format_bytes(count)}" for modality, count in needed.items())
     message = f"{format_bytes(free)} free; features to come need about {format_bytes(total)} ({each})"

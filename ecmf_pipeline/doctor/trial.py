@@ -28,11 +28,7 @@ Anything = TypeVar("Anything")
 
 
 class TimedEngine:
-    """Another engine, and a clock beside it.
-
-    Args:
-        engine: Who runs the workers; to tell the time of one item it must be a single worker.
-    """
+    """Another engine, of a single worker, and a clock beside it."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -73,7 +69,6 @@ class Trial:
     """What became of a few clips of one modality.
 
     Attributes:
-        tried: How many clips were tried.
         absent: How many of the clips have no such input, and were not.
         failed: Clips that failed: id, reason, message.
         seconds: Seconds a clip, with one worker of one thread; None where nothing was tried.
@@ -104,15 +99,9 @@ def try_extraction(
     texts: Mapping[str, ClipText],
     folder: Path,
 ) -> Trial:
-    """Extract a modality of some clips, one after the other in a worker process of its own.
+    """Extract a modality of some measured clips, one after the other in a worker process of its own.
 
-    Args:
-        params: What is asked for.
-        modality: Which.
-        settings: All that changes its features.
-        clips: The clips, measured.
-        texts: Their transcripts.
-        folder: Where the features go; nothing else is written.
+    Nothing is written but into the folder.
     """
     root = folder / f"{modality.value}.zarr"
     engine = TimedEngine(LocalProcesses(1, params.extract.clip_timeout))
@@ -175,13 +164,9 @@ class Answers:
 
 
 def ask_llm(params: Params, clips: Sequence[Clip], labels: Sequence[str], folder: Path) -> Answers:
-    """Score and enrich what some clips say, with the LLM in a worker process of its own.
+    """Score and enrich what some clips, all with words, say, with the LLM in a worker process of its own.
 
-    Args:
-        params: What is asked for.
-        clips: The clips; all have words.
-        labels: Labels to choose from, (K,).
-        folder: Where the answers go; nothing else is written.
+    Nothing is written but into the folder.
 
     Raises:
         ModelError: When the model cannot be loaded.

@@ -37,7 +37,6 @@ class ExportReport:
     """What was written.
 
     Attributes:
-        clips: How many clips.
         left_out: Clips of the store that were not asked for, or only with features of an older input.
     """
 

@@ -30,10 +30,6 @@ class ImportReport:
     """What became of each clip and of each name.
 
     Attributes:
-        dim: D.
-        new: Clips that had no such features yet.
-        changed: Clips whose features were others.
-        reused: Clips whose features were the same.
         bad: For each clip whose array cannot be used, why; its former features stay.
         blank: Clips whose array is nothing but zeros, the baseline's sign that it found nothing: they have no features.
         missing: Clips of which the source has nothing.
@@ -74,8 +70,9 @@ def import_features(
     report = ImportReport(passed_over=source.passed_over)
     names = _match(source, clip_ids, report)
     widths = _widths(source, names, report)
-    stored = _stored_width(root, fingerprint(settings))
-    report.dim = stored or _common_width(source, widths, report)
+    stored = fingerprint(settings)
+    known_dim = FeatureStore(root, stored).dim if has_fingerprint(root, stored) else None
+    report.dim = known_dim or _common_width(source, widths, report)
     for clip_id, width in widths.items():
         if width != report.dim:
             report.bad[clip_id] = f"it is {width} wide; what was imported before is {report.dim} wide"
@@ -110,11 +107,13 @@ def _match(source: FeatureSource, clip_ids: Sequence[str], report: ImportReport)
             found[clip_id] = name
     report.missing = [clip_id for clip_id in clip_ids if clip_id not in found]
     if not found:
+        theirs, ours = naming_some(report.extra, 2) or "none", naming_some(report.missing, 2) or "none"
         prefixes = "".join(
             f"\n  {finding.message}" for finding in find_prefix_mismatch(report.missing, set(report.extra))
         )
         raise InputError(
-            f"none of the {len(source.names)} names in {source.path} is a clip of the manifest ({_names(report)})",
+            f"none of the {len(source.names)} names in {source.path} is a clip of the manifest "
+            f"(it has {theirs}, the manifest {ours})",
             f"give the folder that holds <name>.npy itself, or an HDF5 file with one dataset a clip{prefixes}",
         )
     return {clip_id: found[clip_id] for clip_id in clip_ids if clip_id in found and clip_id not in report.bad}
@@ -128,10 +127,6 @@ def _widths(source: FeatureSource, names: Mapping[str, str], report: ImportRepor
         except UnusableFeatures as error:
             report.bad[clip_id] = str(error)
     return widths
-
-
-def _stored_width(root: Path, key: str) -> int | None:
-    return FeatureStore(root, key).dim if has_fingerprint(root, key) else None
 
 
 def _common_width(source: FeatureSource, widths: Mapping[str, int], report: ImportReport) -> int:
@@ -219,7 +214,3 @@ def _in_parts(rows: Iterable[FeatureRow]) -> Iterator[list[FeatureRow]]:
 
 def _first_bad(report: ImportReport) -> str:
     return "; ".join(f"{clip_id!r}: {why}" for clip_id, why in list(report.bad.items())[:2])
-
-
-def _names(report: ImportReport) -> str:
-    return f"it has {naming_some(report.extra, 2) or 'none'}, the manifest {naming_some(report.missing, 2) or 'none'}"

@@ -8,7 +8,6 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any, BinaryIO
@@ -29,39 +28,25 @@ _BROKEN_HDF5 = (OSError, RuntimeError, ValueError, KeyError, TypeError)
 """What h5py raises on objects that are damaged."""
 
 
-@dataclass(frozen=True, slots=True)
-class ArrayHeader:
-    """What an array says of itself.
-
-    Attributes:
-        shape: (D,) or (T, D).
-        dtype: A real number's type.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    @property
-    def width(self) -> int:
-        """D."""
-        return self.shape[-1]
+ArrayHeader = tuple[tuple[int, ...], np.dtype[Any]]
+"""What an array says of itself: its shape, (D,) or (T, D), and its type, a real number's."""
 
 
-def checked_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> ArrayHeader:
+def check_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Refuse what cannot be one clip's features.
 
     Raises:
         UnusableFeatures: When the type is no real number, there are not one or two dimensions, or the size is absurd.
     """
     if dtype.kind not in "fiu" or dtype.itemsize > 8:
-        raise UnusableFeatures(f"it holds {_shown(dtype)}, not numbers (float16, float32, float64 or integers)")
+        what = "Python objects" if dtype.hasobject else str(dtype)[:40]
+        raise UnusableFeatures(f"it holds {what}, not numbers (float16, float32, float64 or integers)")
     if len(shape) not in {1, 2}:
         raise UnusableFeatures(f"its shape is {shape}; features are (D,) or (T, D)")
     if min(shape) < 1:
         raise UnusableFeatures(f"it is empty (its shape is {shape})")
     if (size := dtype.itemsize * math.prod(shape)) > LARGEST:
         raise UnusableFeatures(f"its shape is {shape}: {size / 2**20:,.0f} MB are too much for one clip")
-    return ArrayHeader(shape, dtype)
 
 
 def npy_header(path: Path) -> ArrayHeader:
@@ -104,15 +89,11 @@ def _header(file: BinaryIO) -> ArrayHeader:
         shape, _, dtype = read(file)
     except _BROKEN_HEADERS as error:
         raise UnusableFeatures(f"it is no npy file ({str(error)[:100]})") from error
-    header = checked_header(shape, dtype)
+    check_header(shape, dtype)
     found, wanted = size - file.tell(), dtype.itemsize * math.prod(shape)
     if found != wanted:
         raise UnusableFeatures(f"{found} bytes of values stand in it where its shape {shape} takes {wanted}")
-    return header
-
-
-def _shown(dtype: np.dtype[Any]) -> str:
-    return "Python objects" if dtype.hasobject else str(dtype)[:40]
+    return shape, dtype
 
 
 class FeatureSource(ABC):
@@ -201,7 +182,8 @@ class NpyFolder(FeatureSource):
     def width(self, name: str) -> int:
         """D, of a folder that of its first row."""
         path = self._files[name]
-        return npy_header(self._rows(path)[0] if path.is_dir() else path).width
+        shape, _ = npy_header(self._rows(path)[0] if path.is_dir() else path)
+        return shape[-1]
 
     def read(self, name: str) -> NDArray[Any]:
         """The array; the rows of a folder, one after another."""
@@ -210,11 +192,11 @@ class NpyFolder(FeatureSource):
             return read_npy(path)
         files = self._rows(path)
         headers = [npy_header(file) for file in files]
-        if any(len(header.shape) == 2 and header.shape[0] != 1 for header in headers):
+        if any(len(shape) == 2 and shape[0] != 1 for shape, _ in headers):
             raise UnusableFeatures("a file of its folder holds several rows; one file a row is expected")
-        if len(widths := {header.width for header in headers}) > 1:
+        if len(widths := {shape[-1] for shape, _ in headers}) > 1:
             raise UnusableFeatures(f"its rows are ragged: {', '.join(map(str, sorted(widths)))} wide")
-        if sum(header.dtype.itemsize * header.width for header in headers) > LARGEST:
+        if sum(dtype.itemsize * shape[-1] for shape, dtype in headers) > LARGEST:
             raise UnusableFeatures(f"its {len(files)} rows are too much for one clip")
         return np.stack([read_npy(file).reshape(-1) for file in files])
 
@@ -251,11 +233,11 @@ class Hdf5File(FeatureSource):
 
     def width(self, name: str) -> int:
         """D."""
-        return _dataset(self._group, name)[1].width
+        return int(_dataset(self._group, name).shape[-1])
 
     def read(self, name: str) -> NDArray[Any]:
         """The array."""
-        dataset, _ = _dataset(self._group, name)
+        dataset = _dataset(self._group, name)
         try:
             _refuse_holes(dataset)
             return np.asarray(dataset[()])
@@ -263,7 +245,7 @@ class Hdf5File(FeatureSource):
             raise UnusableFeatures(f"it cannot be read ({str(error)[:100]})") from error
 
 
-def _dataset(group: h5py.Group, name: str) -> tuple[h5py.Dataset, ArrayHeader]:
+def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
     """The dataset of that name, or the one in the group of that name."""
     found = _follow(group, name)
     if isinstance(found, h5py.Group):
@@ -276,9 +258,10 @@ def _dataset(group: h5py.Group, name: str) -> tuple[h5py.Dataset, ArrayHeader]:
     try:
         if found.is_virtual or found.id.get_create_plist().get_external_count():
             raise UnusableFeatures("its values stand in another file")
-        return found, checked_header(found.shape or (), found.dtype)
+        check_header(found.shape or (), found.dtype)
     except _BROKEN_HDF5 as error:
         raise UnusableFeatures(f"it cannot be read ({str(error)[:100]})") from error
+    return found
 
 
 def _follow(group: h5py.Group, name: str) -> Any:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline.core.arrays import scores
 from ecmf_pipeline.core.errors import CorpusError, InputError, MissingInput
-from ecmf_pipeline.core.files import write_atomic
+from ecmf_pipeline.core.files import write_csv
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.corpora.config import MER_LABELS
-from ecmf_pipeline.corpora.label_npz import TEST_ENTRY, TRAIN_ENTRY, read_label_npz
+from ecmf_pipeline.corpora.label_npz import TEST_ENTRY, read_label_npz
 from ecmf_pipeline.corpora.listing import naming_some
-from ecmf_pipeline.corpora.tables import Table, read_table
+from ecmf_pipeline.corpora.tables import read_table
 
 COLUMNS = ("name", "discrete")
 
@@ -42,12 +40,9 @@ def write_submission(path: Path, names: Sequence[str], predictions: Mapping[str,
             f"{len(lacking)} of {len(names)} candidates have no prediction: {naming_some(lacking)}",
             "run `ecmf-pipe predict` (or `dvc repro`) again",
         )
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows((name, predictions[name]) for name in names)
-    changed = write_atomic(path, text.getvalue(), only_if_changed=True)
-    if list(read_submission(path).items()) != [(name, predictions[name]) for name in names]:
+    rows = [(name, predictions[name]) for name in names]
+    changed = write_csv(path, COLUMNS, rows)
+    if list(read_submission(path).items()) != rows:
         raise CorpusError(f"{path} does not read back as written", "a name or a label holds what csv cannot carry")
     return changed
 
@@ -61,23 +56,16 @@ def read_submission(path: Path) -> dict[str, str]:
     """
     if not path.is_file():
         raise MissingInput(f"{path} is missing", "give the path of a csv file with the columns name,discrete")
+    hint = "a submission has one row name,discrete for each candidate"
     table = read_table(path, COLUMNS)
-    _refuse_oddities(table)
-    return dict(zip(table.column("name"), table.column("discrete"), strict=True))
-
-
-def read_labels(path: Path, entry: str = TRAIN_ENTRY) -> dict[str, str]:
-    """Read a label file of the challenge: csv (``name,discrete``), or the baseline's npz.
-
-    Args:
-        path: The file; its ending tells which it is.
-        entry: Which corpus of an npz file.
-
-    Raises:
-        MissingInput: When there is no such file.
-        InputError: When it cannot be used.
-    """
-    return read_label_npz(path, entry) if path.suffix == ".npz" else read_submission(path)
+    if table.findings:
+        raise CorpusError(table.findings[0].message, hint)
+    names, labels = table.column("name"), table.column("discrete")
+    if doubled := sorted(_doubled(names)):
+        raise CorpusError(f"{path}: names that stand twice: {naming_some(doubled)}", hint)
+    if blank := [name or "(no name)" for name, label in zip(names, labels, strict=True) if not label or not name]:
+        raise CorpusError(f"{path}: rows without a name or a label: {naming_some(blank)}", hint)
+    return dict(zip(names, labels, strict=True))
 
 
 def read_answers(path: Path, entry: str = TEST_ENTRY) -> dict[str, str]:
@@ -91,11 +79,13 @@ def read_answers(path: Path, entry: str = TEST_ENTRY) -> dict[str, str]:
         MissingInput: When there is no such file.
         InputError: When it cannot be used.
     """
-    if path.suffix == ".npz" or not path.is_file():
-        return read_labels(path, entry)
-    with path.open(encoding="utf-8", errors="replace") as file:
-        is_ours = file.readline().startswith("clip_id,")
-    return dict(PredictionTable.read(path).by_clip()) if is_ours else read_submission(path)
+    if path.suffix == ".npz":
+        return read_label_npz(path, entry)
+    if path.is_file():
+        with path.open(encoding="utf-8", errors="replace") as file:
+            if file.readline().startswith("clip_id,"):
+                return dict(PredictionTable.read(path).by_clip())
+    return read_submission(path)
 
 
 def full_score(submission: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, Any]:
@@ -106,19 +96,11 @@ def full_score(submission: Mapping[str, str], labels: Mapping[str, str]) -> dict
     Args:
         submission: Predicted label by name (`read_submission`). ``unlabeled`` counts its names that no label is known
             of: they are left aside.
-        labels: True label by name (`read_labels`).
+        labels: True label by name (`read_answers`).
 
     Raises:
         InputError: When there is nothing to score, or a labelled name is not in the submission.
     """
-    found, truth = _asked(submission, labels), list(labels.values())
-    known = set(truth) | set(found)
-    names = [name for name in MER_LABELS if name in known] + sorted(known - set(MER_LABELS))
-    return scores(truth, found, names) | {"unlabeled": len(submission) - len(labels)}
-
-
-def _asked(submission: Mapping[str, str], labels: Mapping[str, str]) -> list[str]:
-    """The submission's labels of the names that are labelled, in their order."""
     if not labels:
         raise InputError("there are no labels to score against", "give a label file with rows name,discrete")
     if lacking := [name for name in labels if name not in submission]:
@@ -126,18 +108,10 @@ def _asked(submission: Mapping[str, str], labels: Mapping[str, str]) -> list[str
             f"{len(lacking)} of {len(labels)} labelled names are not in the submission: {naming_some(lacking)}",
             "the submission needs one row for each candidate",
         )
-    return [submission[name] for name in labels]
-
-
-def _refuse_oddities(table: Table) -> None:
-    hint = "a submission has one row name,discrete for each candidate"
-    if table.findings:
-        raise CorpusError(table.findings[0].message, hint)
-    names, labels = table.column("name"), table.column("discrete")
-    if doubled := sorted(_doubled(names)):
-        raise CorpusError(f"{table.path}: names that stand twice: {naming_some(doubled)}", hint)
-    if blank := [name or "(no name)" for name, label in zip(names, labels, strict=True) if not label or not name]:
-        raise CorpusError(f"{table.path}: rows without a name or a label: {naming_some(blank)}", hint)
+    found, truth = [submission[name] for name in labels], list(labels.values())
+    known = set(truth) | set(found)
+    names = [name for name in MER_LABELS if name in known] + sorted(known - set(MER_LABELS))
+    return scores(truth, found, names) | {"unlabeled": len(submission) - len(labels)}
 
 
 def _doubled(names: Sequence[str]) -> set[str]:

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Sequence
 
 from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES
 from ecmf_pipeline.report.blocks import (
+    PALETTE,
     UNKNOWN,
     Block,
     Figure,
     Folded,
     Heading,
+    Interval,
     Notice,
     Paragraph,
     Section,
@@ -20,14 +22,15 @@ from ecmf_pipeline.report.blocks import (
     count,
     foreign,
     in_order,
+    intervals,
     listing,
     percent,
     score,
     signed,
+    stacked,
 )
 from ecmf_pipeline.report.inputs import Ablation, Difference, PredictedClip, ReportInput, VariantRow
-from ecmf_pipeline.report.plots import PALETTE, Interval, intervals, stacked
-from ecmf_pipeline.report.scores import GIVEN_CAVEAT
+from ecmf_pipeline.report.scores import GIVEN_CAVEAT, bounds
 
 MOST_FLAGGED = 20
 """Rows of the table of clips without a usable modality."""
@@ -71,12 +74,10 @@ def weights_section(report: ReportInput, ablation: Ablation | None = None) -> Se
     ]
     columns = ["Predicted label", "#Clips", *(f"#{name}" for name in modalities)]
     numbers = Table("Mean weight by predicted label", columns, rows)
+    found = ablation.weights.warnings if ablation else ()
+    warnings = [Notice(f"{text[:1].upper()}{text[1:]}.") for text in found]
     figure = Figure(drawing, "Mean weight of each modality, over all clips and by predicted label.", numbers)
-    return Section("weights", title, [*_warnings(ablation), Paragraph(sentence), figure, *_spread(ablation), *flagged])
-
-
-def _warnings(ablation: Ablation | None) -> list[Block]:
-    return [Notice(f"{text[:1].upper()}{text[1:]}.") for text in ablation.weights.warnings] if ablation else []
+    return Section("weights", title, [*warnings, Paragraph(sentence), figure, *_spread(ablation), *flagged])
 
 
 def _spread(ablation: Ablation | None) -> list[Block]:
@@ -177,7 +178,7 @@ def _findings(variants: Sequence[VariantRow]) -> list[str]:
         rows = [row for row in variants if row.table == table]
         if rows:
             parts = [
-                text.format(listing([_subject(row) for row in chosen]))
+                text.format(listing([row.name.removeprefix("without ") for row in chosen]))
                 for text, chosen in ((worse, _below(rows)), (same, [row for row in rows if row not in _below(rows)]))
                 if chosen
             ]
@@ -186,17 +187,13 @@ def _findings(variants: Sequence[VariantRow]) -> list[str]:
     return sentences
 
 
-def _subject(row: VariantRow) -> str:
-    return row.name.removeprefix("without ")
-
-
 def _below(rows: Iterable[VariantRow]) -> list[VariantRow]:
     return [row for row in rows if row.high is not None and row.high < 0]
 
 
 def _drawing(variants: Sequence[VariantRow]) -> Figure:
     rows = [
-        Interval(row.name, row.difference, row.low, row.high, _estimate(row))
+        Interval(row.name, row.difference, row.low, row.high, f"{signed(row.difference)} ({bounds(row) or UNKNOWN})")
         for row in variants
         if row.difference is not None
     ]
@@ -212,7 +209,7 @@ def _tables(variants: Sequence[VariantRow]) -> list[Block]:
     blocks: list[Block] = []
     for name in dict.fromkeys(row.table for row in variants):
         rows = [
-            [foreign(row.name), score(row.weighted_f1), signed(row.difference), _interval(row), _verdict(row)]
+            [foreign(row.name), score(row.weighted_f1), signed(row.difference), bounds(row) or UNKNOWN, _verdict(row)]
             for row in variants
             if row.table == name
         ]
@@ -230,7 +227,7 @@ def _robustness(ablation: Ablation) -> list[Block]:
             foreign(row.damage),
             score(row.weighted_f1),
             signed(row.difference),
-            _interval(row),
+            bounds(row) or UNKNOWN,
             UNKNOWN if row.trained_without is None else score(row.trained_without),
         ]
         for row in ablation.robustness
@@ -247,11 +244,3 @@ def _verdict(row: Difference) -> str:
     if row.low is None or row.high is None:
         return UNKNOWN
     return "worse" if row.high < 0 else "better" if row.low > 0 else "no difference shown"
-
-
-def _interval(row: Difference) -> str:
-    return UNKNOWN if row.low is None or row.high is None else f"{signed(row.low)} to {signed(row.high)}"
-
-
-def _estimate(row: Difference) -> str:
-    return f"{signed(row.difference)} ({_interval(row)})"

@@ -1,14 +1,16 @@
-"""What a page is made of. The template knows how to show each block; sections only say what stands in it.
+"""What a page is made of: blocks, their text, and charts as inline SVG.
 
-Plain strings are escaped by the template. Text that comes from a corpus goes through `foreign` besides, which keeps it
-from disturbing the text around it.
+The template shows each block; sections only say what stands in it. Plain strings are escaped by the template. Text that
+comes from a corpus goes through `foreign` besides, which keeps it from disturbing the text around it. Charts need no
+images and no fonts and take the page's own colours in light, dark and print: those of Okabe and Ito (2008, "Color
+universal design"), told apart by people with any colour vision. Text in them stays text, so labels in any script show.
 """
 
 from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -48,7 +50,6 @@ class Cell:
     """A table's cell with more than text.
 
     Attributes:
-        text: What stands in it.
         shade: How strongly it is tinted, 0 to 1.
         tint: ``count`` for agreement, ``change`` for what deserves a look.
     """
@@ -63,10 +64,8 @@ class Table:
     """A table, possibly cut short.
 
     Attributes:
-        caption: What it shows.
         columns: Headings; one that starts with ``#`` (which is not shown) heads numbers.
         rows: Cells; the first of each row is its heading.
-        hidden: How many rows more there are.
         spread: What the columns after the first have in common, shown above them.
         spread_over: How many columns that is.
     """
@@ -85,8 +84,7 @@ class Figure:
     """A drawing with its caption and, folded away, its numbers.
 
     Attributes:
-        drawing: An SVG element, see `plots`.
-        caption: What it shows.
+        drawing: An SVG element, from `bars`, `stacked` or `intervals`.
         numbers: The same as a table, for those who cannot see it.
     """
 
@@ -98,15 +96,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Photograph:
-    """A picture with its caption.
-
-    Attributes:
-        address: A data URI: the page loads nothing.
-        alt: What it shows, for those who cannot see it.
-        caption: The line below it.
-        width: In pixels.
-        height: In pixels.
-    """
+    """A picture with its caption; its address is a data URI, since the page loads nothing, its size is in pixels."""
 
     kind: ClassVar[str] = "photograph"
     address: str
@@ -139,13 +129,7 @@ Block = Paragraph | Notice | Heading | Table | Figure | Photograph | Folded | Ve
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One part of a page.
-
-    Attributes:
-        anchor: Its name in the page's address.
-        title: Its heading, and its line in the table of contents.
-        blocks: What stands in it.
-    """
+    """One part of a page; the anchor is its name in the page's address."""
 
     anchor: str
     title: str
@@ -154,14 +138,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One figure of the headline strip.
-
-    Attributes:
-        name: What it is.
-        value: The figure or the verdict, in a few words.
-        detail: What it rests on.
-        state: How a verdict turned out; None for what is no verdict.
-    """
+    """One figure of the headline strip with what it rests on; ``state`` is None for what is no verdict."""
 
     name: str
     value: str
@@ -231,3 +208,225 @@ def in_order(labels: Iterable[str], seen: Iterable[str]) -> list[str]:
     """The corpus's labels in their order, then, sorted, those that occur besides."""
     known = list(dict.fromkeys(labels))
     return known + sorted(set(seen) - set(known))
+
+
+Colour = Literal["blue", "vermillion", "green", "purple", "sky", "yellow", "grey"]
+PALETTE: tuple[Colour, ...] = ("blue", "vermillion", "green", "purple", "sky", "yellow", "grey")
+
+WIDTH = 720.0
+LETTER = 7.2
+"""Width of a Latin letter at the charts' 13 px; CJK letters take two."""
+NAME_COLUMNS = 26
+"""Most columns (one a Latin letter, two a CJK one) of a name beside a bar."""
+BAR, BAR_GAP, GROUP_GAP = 16.0, 2.0, 13.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar with the text behind its end; a value of None draws none."""
+
+    value: float | None
+    text: str
+    colour: Colour = "blue"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A line across a bar chart that bars are compared with."""
+
+    value: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A difference with its interval, which may be unknown."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    text: str
+
+
+def bars(
+    groups: Sequence[tuple[str, Sequence[Bar]]],
+    *,
+    alt: str,
+    maximum: float | None = None,
+    legend: Mapping[str, Colour] | None = None,
+    mark: Mark | None = None,
+) -> Markup:
+    """Horizontal bars, in groups that share a name.
+
+    Args:
+        groups: Each group's name and bars.
+        alt: What the chart shows, in a sentence.
+        maximum: End of the axis; the longest bar when None.
+        legend: Meaning of the colours.
+        mark: A line that bars are compared with.
+    """
+    left = _gutter([name for name, _ in groups])
+    longest = max((bar.value or 0.0 for _, group in groups for bar in group), default=0.0)
+    scale = (WIDTH - left - 110) / (maximum or longest or 1.0)
+    top = 24.0 if mark else 6.0
+    bottom = top + sum(len(group) * (BAR + BAR_GAP) + GROUP_GAP - BAR_GAP for _, group in groups) - GROUP_GAP + 5
+    parts = _grid(left, scale, top - 4, bottom, maximum) if maximum else []
+    y = top
+    for name, group in groups:
+        height = len(group) * (BAR + BAR_GAP) - BAR_GAP
+        parts.append(_name(name, left - 10, y + height / 2))
+        for bar in group:
+            length = max(bar.value or 0.0, 0.0) * scale
+            parts.append(_rectangle(left, y, length, BAR, bar.colour))
+            parts.append(_text(left + length + 6, y + BAR / 2, bar.text, "value"))
+            y += BAR + BAR_GAP
+        y += GROUP_GAP - BAR_GAP
+    parts.append(_line(left, top - 4, left, bottom, "axis"))
+    if mark:
+        x = left + mark.value * scale
+        parts.append(_line(x, top - 6, x, bottom, "mark"))
+        parts.append(_text(x, 9, mark.text, "value middle" if x > left + 120 else "value"))
+    return _legend(legend or {}) + _svg(bottom + (22 if maximum else 4), parts, alt)
+
+
+def stacked(
+    names: Sequence[str], layers: Sequence[tuple[str, Colour, Sequence[float]]], *, alt: str, texts: Sequence[str] = ()
+) -> Markup:
+    """Horizontal bars of the same length, split by share.
+
+    Args:
+        names: One name a bar.
+        layers: Each part's name, colour and amount in every bar; amounts need not add up to one.
+        alt: What the chart shows, in a sentence.
+        texts: What stands behind each bar.
+    """
+    left = _gutter(names)
+    full = WIDTH - left - (100 if texts else 10)
+    parts = []
+    for position, name in enumerate(names):
+        y = 4 + position * (BAR + 10)
+        parts.append(_name(name, left - 10, y + BAR / 2))
+        total = sum(amounts[position] for _, _, amounts in layers)
+        x = left
+        for _, colour, amounts in layers:
+            share = amounts[position] / total if total else 0.0
+            parts.append(_rectangle(x, y, share * full, BAR, colour))
+            if share * full > 34:
+                middle = x + share * full / 2
+                parts.append(_text(middle, y + BAR / 2, percent(share), f"middle on {colour}"))
+            x += share * full
+        if texts:
+            parts.append(_text(left + full + 8, y + BAR / 2, texts[position], "value"))
+    height = 4 + len(names) * (BAR + 10)
+    return _legend({name: colour for name, colour, _ in layers}) + _svg(height, parts, alt)
+
+
+def intervals(rows: Sequence[Interval], *, alt: str) -> Markup:
+    """Differences as dots with their intervals as whiskers, around a line at zero."""
+    left = _gutter([row.name for row in rows])
+    ends = [end for row in rows for end in (row.value, row.low, row.high) if end is not None]
+    reach = _round_up(max(map(abs, ends), default=0.0) * 1.08)
+    right = WIDTH - 190
+    centre, scale = (left + right) / 2, (right - left) / (2 * reach)
+    bottom = 8 + 30.0 * len(rows)
+    parts = []
+    for tick in (-reach, -reach / 2, 0.0, reach / 2, reach):
+        x = centre + tick * scale
+        parts.append(_line(x, 4, x, bottom, "grid" if tick else "axis"))
+        shown = f"{tick:+.3g}".replace("-", "\N{MINUS SIGN}") if tick else "0"
+        parts.append(_text(x, bottom + 12, shown, "tick"))
+    for position, row in enumerate(rows):
+        y = 22 + 30.0 * position
+        parts.append(_name(row.name, left - 10, y))
+        if row.low is not None and row.high is not None:
+            low, high = centre + row.low * scale, centre + row.high * scale
+            parts.append(_line(low, y, high, y, "whisker"))
+            parts += [_line(x, y - 5, x, y + 5, "whisker") for x in (low, high)]
+        parts.append(
+            Markup('<circle class="dot" cx="{}" cy="{}" r="5"/>').format(
+                _number(centre + row.value * scale), _number(y)
+            )
+        )
+        parts.append(_text(right + 14, y, row.text, "value"))
+    return _svg(bottom + 24, parts, alt)
+
+
+def columns_of(text: str) -> int:
+    """How many columns a text takes on screen: one a letter, two a CJK letter, none a combining mark."""
+    return sum(
+        0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        for letter in text
+    )
+
+
+def _grid(left: float, scale: float, top: float, bottom: float, maximum: float) -> list[Markup]:
+    """Five lines across the bars with what they stand for."""
+    parts = []
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        x = left + share * maximum * scale
+        parts.append(_line(x, top, x, bottom, "grid"))
+        parts.append(_text(x, bottom + 10, f"{share * maximum:.4g}", "tick"))
+    return parts
+
+
+def _gutter(names: Sequence[str]) -> float:
+    widest = max((columns_of(_cut(name)) for name in names), default=0)
+    return 22 + LETTER * max(widest, 6)
+
+
+def _cut(name: str) -> str:
+    shown = shortened(name, NAME_COLUMNS)
+    while columns_of(shown) > NAME_COLUMNS:
+        shown = shown[:-2].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+    return shown
+
+
+def _round_up(value: float) -> float:
+    """The next value that makes a plain end of an axis, at least 0.01."""
+    value = max(value, 0.01)
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(power * step for step in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if power * step >= value * (1 - 1e-9))
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def _rectangle(x: float, y: float, width: float, height: float, colour: Colour) -> Markup:
+    return Markup('<rect class="bar {}" x="{}" y="{}" width="{}" height="{}"/>').format(
+        colour, _number(x), _number(y), _number(width), _number(height)
+    )
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
+    return Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(
+        style, _number(x1), _number(y1), _number(x2), _number(y2)
+    )
+
+
+def _text(x: float, y: float, text: str, style: str) -> Markup:
+    return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(style, _number(x), _number(y), text)
+
+
+def _name(name: str, x: float, y: float) -> Markup:
+    """A name, cut to fit; the whole of it shows under the pointer."""
+    shown = _cut(name)
+    whole = Markup("<title>{}</title>").format(shortened(name, 500)) if shown != name else Markup("")
+    return Markup('<text class="name" x="{}" y="{}">{}{}</text>').format(_number(x), _number(y), shown, whole)
+
+
+def _legend(meanings: Mapping[str, Colour]) -> Markup:
+    if not meanings:
+        return Markup("")
+    items = Markup("").join(
+        Markup('<li><span class="swatch {}"></span>{}</li>').format(colour, shortened(name, 60))
+        for name, colour in meanings.items()
+    )
+    return Markup('<ul class="legend">{}</ul>').format(items)
+
+
+def _svg(height: float, parts: Sequence[Markup], alt: str) -> Markup:
+    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        _number(WIDTH), _number(height), alt, Markup("").join(parts)
+    )

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ def face_sheets(
     quarantine: Iterable[QuarantineEntry],
     *,
     corpus_root: Path,
-    reader: Literal["auto", "decord", "pyav"],
+    media: MediaConfig,
     count: int,
 ) -> tuple[list[FaceSheet], str]:
     """Contact sheets of clips spread from the worst landmarks to the best, a third of them clips without a face.
@@ -57,7 +57,7 @@ def face_sheets(
         clips: The manifest.
         quarantine: Entries of the face branch.
         corpus_root: What the clips' paths are relative to.
-        reader: Which reader of videos; see `MediaConfig`.
+        media: How videos are read.
         count: How many clips.
 
     Returns:
@@ -68,7 +68,7 @@ def face_sheets(
         return [], "There is no contact sheet: no clip has features of a face that was cut out here."
     if not any(_path_of(one.clip, store.settings, corpus_root).is_file() for one in chosen):
         return [], "There is no contact sheet: the clips are not on this machine."
-    return [_sheet(one, store.settings, corpus_root, reader) for one in chosen], ""
+    return [_sheet(one, store.settings, corpus_root, media) for one in chosen], ""
 
 
 def _choose(
@@ -132,9 +132,7 @@ def _path_of(clip: Clip, settings: Mapping[str, Any], corpus_root: Path) -> Path
     return corpus_root / (clip.face_path if are_cut_already(settings) else clip.path)
 
 
-def _sheet(
-    chosen: _Chosen, settings: Mapping[str, Any], corpus_root: Path, reader: Literal["auto", "decord", "pyav"]
-) -> FaceSheet:
+def _sheet(chosen: _Chosen, settings: Mapping[str, Any], corpus_root: Path, media: MediaConfig) -> FaceSheet:
     clip_id = chosen.clip.clip_id
     path = _path_of(chosen.clip, settings, corpus_root)
     try:
@@ -143,22 +141,20 @@ def _sheet(
         size = chosen.clip.face_bytes if are_cut_already(settings) else chosen.clip.bytes
         if size and path.stat().st_size != size:
             raise ChangedSinceIndex("its file has changed since it was indexed")
-        picture, about = _drawn(chosen, path, settings, reader)
+        picture, about = _drawn(chosen, path, settings, media)
     except ClipError as error:
         return FaceSheet(clip_id, chosen.why, problem=str(error))
     height, width = picture.shape[:2]
     return FaceSheet(clip_id, chosen.why, about, jpeg(picture), width, height)
 
 
-def _drawn(
-    chosen: _Chosen, path: Path, settings: Mapping[str, Any], reader: Literal["auto", "decord", "pyav"]
-) -> tuple[Picture, str]:
+def _drawn(chosen: _Chosen, path: Path, settings: Mapping[str, Any], media: MediaConfig) -> tuple[Picture, str]:
     row = chosen.row
     if are_cut_already(settings):
         if row is None:
             raise FileUnreachable("it has no crops")
         return _of_crops(row, path)
-    media = MediaConfig(frames=_FRAMES_WITHOUT_FACE, max_side=settings["media"]["max_side"], reader=reader)
+    media = MediaConfig(frames=_FRAMES_WITHOUT_FACE, max_side=settings["media"]["max_side"], reader=media.reader)
     if row is None:
         frames, times = read_frames(path, media)
         shots = [FaceShot(_padded(frame), f"{time:.2f} s") for frame, time in zip(frames, times.tolist(), strict=True)]

@@ -1,31 +1,44 @@
-"""Report the corpus: sizes, labels, findings of the index, and the clips that were quarantined."""
+"""Report the corpus, its quarantined clips, the features of each modality, and what the run was made with."""
 
 from __future__ import annotations
 
+import base64
+import json
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import yaml
 
 from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES, Split
+from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
+    Bar,
     Block,
+    Colour,
     Figure,
     Folded,
     Heading,
     Notice,
     Paragraph,
+    Photograph,
     Section,
     Table,
+    Verbatim,
+    bars,
+    clean,
     count,
     foreign,
     in_order,
     listing,
     percent,
     shortened,
+    stacked,
 )
 from ecmf_pipeline.report.config import ReportConfig
-from ecmf_pipeline.report.inputs import ReportInput
-from ecmf_pipeline.report.plots import Bar, Colour, bars
+from ecmf_pipeline.report.inputs import FaceSheet, ReportInput
 
 LABEL_SETS: dict[str, Colour] = {
     "given labels": "blue",
@@ -35,6 +48,21 @@ LABEL_SETS: dict[str, Colour] = {
 }
 MOST_REASONS = 12
 """Bars of the quarantine chart; the table beside it has them all."""
+COVERAGE: dict[str, tuple[Colour, str]] = {
+    "done": ("blue", "features are stored"),
+    "absent": ("grey", "the clip has no such input"),
+    "quarantined": ("vermillion", "the input could not be used"),
+    "missing": ("yellow", "not extracted yet"),
+}
+_HASH = re.compile(r"[0-9a-f]{32,}")
+_SOURCE_HASH = re.compile(r"\b[0-9a-f]{32,}\b")
+_SHOWN_DIGITS = 12
+_HOW_TO_READ = (
+    "Above, one whole frame with the face's box and landmarks (its crop has a green edge); below, every crop that "
+    "features were computed from, with its time in the clip, the detector's score (s) and the landmark quality (q, 0 "
+    "to 1: low where the face is turned away, blurred or small). All crops of a clip should show one person."
+)
+_SECRET = re.compile(r"(api_?key|secret|password|token)$", re.IGNORECASE)
 
 
 def corpus_section(report: ReportInput, config: ReportConfig) -> Section:
@@ -189,3 +217,214 @@ def _entries(report: ReportInput, config: ReportConfig) -> Table:
     ]
     columns = ["Clip", "Stage", "Modality", "Reason", "What was found"]
     return Table("Quarantined clips", columns, rows, hidden=len(ordered) - len(rows))
+
+
+def features_section(report: ReportInput) -> Section:
+    """Coverage and encoder of each modality, and where its features come from."""
+    blocks: list[Block] = []
+    if report.coverage:
+        blocks += _coverage(report)
+    else:
+        blocks.append(Notice("No features were extracted, or their coverage was not handed to the report."))
+    if report.encoders:
+        blocks += _encoders(report)
+        blocks += sources(report)
+    return Section("features", "Features", blocks)
+
+
+def _coverage(report: ReportInput) -> list[Block]:
+    names = list(report.coverage)
+    tallies = {name: {state: int(report.coverage[name].get(state) or 0) for state in COVERAGE} for name in names}
+    totals = {name: sum(tally.values()) for name, tally in tallies.items()}
+    states = [state for state in COVERAGE if any(tally[state] for tally in tallies.values())]
+    layers = [(state, COVERAGE[state][0], [float(tallies[name][state]) for name in names]) for state in states]
+    texts = [f"{count(tallies[name]['done'])} of {count(totals[name])}" for name in names]
+    least = min(names, key=lambda name: tallies[name]["done"] / (totals[name] or 1))
+    sentence = (
+        "Every modality has features of every clip."
+        if all(tallies[name]["done"] == totals[name] for name in names)
+        else f"The modality with the least coverage is {least}: {count(tallies[least]['done'])} of "
+        f"{count(totals[least])} clips have its features. A modality that a clip lacks is masked, never filled in."
+    )
+    meanings = "; ".join(f"{state}: {COVERAGE[state][1]}" for state in states)
+    rows = [[name, *(count(tallies[name][state]) for state in COVERAGE)] for name in names]
+    numbers = Table("Clips by modality and state", ["Modality", *(f"#{state}" for state in COVERAGE)], rows)
+    drawing = stacked(names, layers, alt=f"Coverage of the modalities. {sentence}", texts=texts)
+    return [Paragraph(sentence), Figure(drawing, f"Coverage by modality ({meanings}).", numbers)]
+
+
+def _encoders(report: ReportInput) -> list[Block]:
+    rows, settings = [], []
+    for modality, values in report.encoders.items():
+        flat = dict(_flattened(values))
+        name = next((text for key, text in flat.items() if key.split(".")[-1] in {"type", "encoder", "name"}), UNKNOWN)
+        hashes = [text[:_SHOWN_DIGITS] for key, text in flat.items() if "weights" in key and _HASH.fullmatch(text)]
+        width = report.dims.get(modality) or values.get("dim")
+        rows.append(
+            [
+                modality,
+                foreign(name, 60),
+                UNKNOWN if width is None else str(width),
+                shortened(_first_two(hashes), 80) or "none",
+                fingerprint(values),
+            ]
+        )
+        lines = [[foreign(key, 80), foreign(_HASH.sub(_cut_hash, text))] for key, text in flat.items()]
+        settings.append(Table(f"Settings of {modality}", ["Setting", "Value"], lines))
+    columns = ["Modality", "Encoder", "#D", "Weights (start of SHA-256)", "Fingerprint"]
+    return [Heading("Encoders"), Table("The encoder of each modality", columns, rows), Folded("All settings", settings)]
+
+
+def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _cut_hash(match: re.Match[str]) -> str:
+    return match.group()[:_SHOWN_DIGITS] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _first_two(hashes: Sequence[str]) -> str:
+    return ", ".join(hashes[:2]) + (f" and {len(hashes) - 2} more" if len(hashes) > 2 else "")
+
+
+def sources(report: ReportInput) -> list[Block]:
+    """One row a model; where encoders stand side by side, a modality has several."""
+    rows = [
+        [
+            foreign(name, 40),
+            foreign(str(origin.get("model") or UNKNOWN), 80),
+            foreign(_revision(origin), 60),
+            foreign(_weights(origin), 120),
+            foreign(_values(origin.get("preprocessing")), 400),
+            foreign(str(origin.get("precision") or UNKNOWN), 40),
+            foreign(str(origin.get("device") or UNKNOWN), 40),
+            foreign(_versions(report.computed_with.get(modality, ())), 800),
+        ]
+        for modality in report.encoders
+        for name, origin in _origins(modality, report)
+    ]
+    columns = [
+        "Modality", "Model", "Revision", "Weights (start of SHA-256)", "Preprocessing", "Precision", "Device",
+        "Versions",
+    ]  # fmt: skip
+    silent = [modality for modality in report.encoders if not report.provenance.get(modality)]
+    blocks: list[Block] = [Heading("Provenance"), Table("Where the features come from", columns, rows)]
+    if silent:
+        names = ", ".join(silent)
+        text = f"{names}: the store does not say where its features come from; what its settings say is shown."
+        blocks.append(Paragraph(text))
+    return blocks
+
+
+def _origins(modality: str, report: ReportInput) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    origin = report.provenance.get(modality)
+    if origin is None:  # imported features: their settings have their name and type alone
+        encoder = report.encoders[modality].get("encoder", {})
+        origin = {"model": encoder.get("name"), "precision": encoder.get("dtype")}
+    members: Sequence[Mapping[str, Any]] = origin.get("members", ())
+    if not members:
+        yield modality, origin
+    for number, member in enumerate(members, start=1):
+        yield f"{modality} ({number} of {len(members)})", member
+
+
+def _revision(origin: Mapping[str, Any]) -> str:
+    revision, commit = origin.get("revision"), origin.get("commit")
+    if not commit:
+        return UNKNOWN
+    short = str(commit)[:_SHOWN_DIGITS]
+    return f"{revision}, commit {short}" if revision and revision != commit else f"commit {short}"
+
+
+def _weights(origin: Mapping[str, Any]) -> str:
+    found = _SOURCE_HASH.findall(json.dumps(origin.get("weights") or {}))
+    hashes = [text[:_SHOWN_DIGITS] for text in found if text != origin.get("commit")]
+    if not hashes:
+        return "of that commit" if origin.get("commit") else "none"
+    return _first_two(hashes)
+
+
+def _values(values: Any) -> str:
+    if not isinstance(values, Mapping) or not values:
+        return UNKNOWN
+    return ", ".join(f"{key} {_short(value)}" for key, value in values.items() if value is not None)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        between = " x " if len(value) == 2 else ", "  # a size, or a value for each channel
+        return between.join(_short(inner) for inner in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _versions(combinations: Sequence[Mapping[str, str]]) -> str:
+    if not combinations:
+        return "not noted"
+    named = [", ".join(f"{name} {version}" for name, version in one.items()) or "not noted" for one in combinations]
+    return "; some rows with ".join(named)
+
+
+def faces_section(report: ReportInput) -> Sequence[Section]:
+    """Contact sheets of some clips; no section where none were asked for."""
+    if report.no_face_sheets:
+        return [Section("faces", "Faces", [Notice(report.no_face_sheets)])]
+    if not report.face_sheets:
+        return []
+    shown = [sheet for sheet in report.face_sheets if sheet.picture]
+    blocks: list[Block] = []
+    if shown:
+        blocks += [Paragraph(f"{count(len(shown), 'clip')}, chosen for what can go wrong. {_HOW_TO_READ}")]
+        blocks += [_photograph(sheet) for sheet in shown]
+    if missing := [sheet for sheet in report.face_sheets if not sheet.picture]:
+        rows = [
+            [foreign(sheet.clip_id, MAX_CLIP_ID_BYTES), foreign(sheet.why), foreign(sheet.problem)] for sheet in missing
+        ]
+        are = "1 chosen clip is" if len(missing) == 1 else f"{count(len(missing))} chosen clips are"
+        blocks.append(Notice(f"{are} not shown: the media cannot be read on this machine, or not as they were."))
+        blocks.append(Folded("Which", [Table("Clips that are not shown", ["Clip", "Chosen as", "Why not"], rows)]))
+    return [Section("faces", "Faces", blocks)]
+
+
+def _photograph(sheet: FaceSheet) -> Photograph:
+    address = f"data:image/jpeg;base64,{base64.b64encode(sheet.picture).decode()}"
+    name = foreign(sheet.clip_id, MAX_CLIP_ID_BYTES)
+    return Photograph(
+        address,
+        alt=f"Contact sheet of {shortened(sheet.clip_id, 80)}: {sheet.about}",
+        caption=name + f": {sheet.why}. {sheet.about}",
+        width=sheet.width,
+        height=sheet.height,
+    )
+
+
+def provenance_section(report: ReportInput) -> Section:
+    """Corpus, params and versions."""
+    root = report.corpus.get("root") or UNKNOWN
+    text = yaml.safe_dump(_without_secrets(report.params), sort_keys=False, allow_unicode=True, width=100)
+    rows = [[foreign(package), foreign(version)] for package, version in sorted(report.versions.items())]
+    blocks: list[Block] = [
+        Paragraph(f"Corpus folder: {clean(str(root))}. The same inputs give this page byte for byte."),
+        Folded("Params of the run", [Verbatim(clean(text))]),
+        Folded("Versions", [Table("Package versions", ["Package", "Version"], rows)]),
+    ]
+    return Section("provenance", "Provenance", blocks)
+
+
+def _without_secrets(value: Any) -> Any:
+    """The params with keys of services struck out: a report is made to be passed on."""
+    if isinstance(value, Mapping):
+        return {
+            key: "(not shown)"
+            if isinstance(inner, str) and inner and _SECRET.search(str(key))
+            else _without_secrets(inner)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_without_secrets(inner) for inner in value]
+    return value

@@ -22,8 +22,6 @@ class PredictedClip:
     """What the fused model says of one clip.
 
     Attributes:
-        clip_id: The clip.
-        split: What the clip is for.
         label: The predicted label; empty when there is no prediction.
         probability: Probability of that label; None when there is no prediction.
         modality_weights: Share of each modality, 0 to 1; NaN, or no entry, where nothing could be judged by.
@@ -43,12 +41,9 @@ class FaceSheet:
     """One clip's contact sheet.
 
     Attributes:
-        clip_id: The clip.
-        why: What it was chosen for.
-        about: What it shows, in words.
-        picture: JPEG; empty when there is none.
-        width: Of the picture, in pixels.
-        height: Of the picture, in pixels.
+        why: What the clip was chosen for.
+        about: What the sheet shows, in words.
+        picture: JPEG, (height, width) pixels; empty when there is none.
         problem: Why there is no picture; empty when there is one.
     """
 
@@ -67,25 +62,17 @@ class ReportInput:
 
     Attributes:
         corpus: ``kind``, ``root``, ``labels`` (in the order of the model's outputs), ``synthetic``.
-        clips: The manifest.
         index: Metrics of the `index` stage; of them only ``findings`` (count by kind) is read.
         findings: What is odd about the corpus: ``kind``, ``clip_id``, ``message``.
-        quarantine: The entries of all stages.
         coverage: For each modality, how many clips are ``done``, ``absent``, ``quarantined``, ``missing``.
-        encoders: For each modality, the settings of its feature store.
-        dims: For each modality, D.
         provenance: For each modality, where its features come from; see docs/store.md. None where a store is silent.
         computed_with: For each modality, the combinations of library versions that computed its rows; an empty one
             stands for rows of which nobody knows.
         evaluate: The metrics of the `evaluate` stage; see `Evaluation`.
         ablate: The metrics of the `ablate` stage; see `Ablation`. None where it did not run.
         vote_sources: How each source of votes fares, as the `evaluate` stage found out; None where it did not look.
-        predictions: One entry a predicted clip.
         refined: One entry a clip that refinement looked at; empty when it did not run.
-        face_sheets: Contact sheets of some clips' faces.
         no_face_sheets: Why there are none; empty when there are some, or none were asked for.
-        params: The params of the run.
-        versions: Version of each package that matters.
     """
 
     corpus: Mapping[str, Any]
@@ -295,7 +282,7 @@ def read_evaluation(metrics: Mapping[str, Any] | None) -> Evaluation:
     Raises:
         InputError: When a value is not of the type it should be.
     """
-    return _checked(Evaluation, metrics or {}, made_by="evaluate")
+    return _checked(Evaluation, metrics or {}, "evaluate")
 
 
 def read_ablation(metrics: Mapping[str, Any] | None) -> Ablation | None:
@@ -304,13 +291,13 @@ def read_ablation(metrics: Mapping[str, Any] | None) -> Ablation | None:
     Raises:
         InputError: When a value is missing or not of the type it should be.
     """
-    return None if metrics is None else _checked(Ablation, metrics, made_by="ablate")
+    return None if metrics is None else _checked(Ablation, metrics, "ablate")
 
 
 _Metrics = TypeVar("_Metrics", bound=Part)
 
 
-def _checked(schema: type[_Metrics], metrics: Mapping[str, Any], *, made_by: str) -> _Metrics:
+def _checked(schema: type[_Metrics], metrics: Mapping[str, Any], made_by: str) -> _Metrics:
     try:
         return schema.model_validate(_without_null(metrics))
     except ValidationError as error:

@@ -10,29 +10,23 @@ from __future__ import annotations
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ecmf_pipeline.report.ablation import ablation_section, weights_section
-from ecmf_pipeline.report.blocks import (
-    Tile,
-    count,
-    score,
-    shortened,
-)
+from ecmf_pipeline.report.blocks import Tile, count, score, shortened
 from ecmf_pipeline.report.config import ReportConfig
-from ecmf_pipeline.report.corpus import corpus_section, quarantine_section
-from ecmf_pipeline.report.features import faces_section, features_section, provenance_section
-from ecmf_pipeline.report.inputs import (
-    Ablation,
-    Evaluation,
-    ReportInput,
-    read_ablation,
-    read_evaluation,
+from ecmf_pipeline.report.corpus import (
+    corpus_section,
+    faces_section,
+    features_section,
+    provenance_section,
+    quarantine_section,
 )
+from ecmf_pipeline.report.inputs import Ablation, Evaluation, ReportInput, read_ablation, read_evaluation
 from ecmf_pipeline.report.refinement import refinement_section
 from ecmf_pipeline.report.scores import (
     Verdict,
+    bounds,
     confusion_section,
     fusion_verdict,
     headline_score,
-    interval,
     labels_verdict,
     majority_f1,
     scores_section,
@@ -47,10 +41,6 @@ SYNTHETIC = (
 
 def render(report: ReportInput, config: ReportConfig) -> str:
     """The report as HTML; the same input gives the same text.
-
-    Args:
-        report: The results of a run.
-        config: How much of them to show.
 
     Raises:
         InputError: When a value of ``report.evaluate`` or ``report.ablate`` is not of the type it should be.
@@ -93,9 +83,9 @@ def tiles(report: ReportInput, evaluation: Evaluation) -> list[Tile]:
     value, rests_on = headline_score(evaluation)
     fusion, refinement = fusion_verdict(evaluation), labels_verdict(evaluation, refined=bool(report.refined))
     best = evaluation.fusion_over_best_modality
-    against = f"against {best.best}, {interval(best) or 'no interval'}" if best and best.best else "no comparison"
-    labels = evaluation.labels
-    known = labels is not None and labels.given is not None and labels.refined is not None
+    against = "no comparison"
+    if best and best.best:
+        against = f"against {best.best}, {f'95% interval {bounds(best)}' if bounds(best) else 'no interval'}"
     set_aside = len({entry.clip_id for entry in report.quarantine})
     return [
         Tile(
@@ -109,7 +99,7 @@ def tiles(report: ReportInput, evaluation: Evaluation) -> list[Tile]:
         Tile(
             "Training labels after refinement",
             refinement.short,
-            _accuracies(evaluation) if known else "accuracy not known",
+            _accuracies(evaluation),
             refinement.state,
         ),
         Tile("Quarantined", count(set_aside, "clip"), count(len(report.quarantine), "entry", "entries")),
@@ -146,5 +136,5 @@ def _score(evaluation: Evaluation) -> Verdict:
 def _accuracies(evaluation: Evaluation) -> str:
     labels = evaluation.labels
     if labels is None or labels.given is None or labels.refined is None:
-        return ""
+        return "accuracy not known"
     return f"accuracy {score(labels.given.accuracy)} before, {score(labels.refined.accuracy)} after"

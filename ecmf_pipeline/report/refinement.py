@@ -13,8 +13,10 @@ from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES, Clip
 from ecmf_pipeline.labels.refine import Decision, Verdict, Vote
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
+    Bar,
     Block,
     Cell,
+    Colour,
     Figure,
     Folded,
     Heading,
@@ -22,6 +24,7 @@ from ecmf_pipeline.report.blocks import (
     Paragraph,
     Section,
     Table,
+    bars,
     count,
     foreign,
     in_order,
@@ -30,7 +33,6 @@ from ecmf_pipeline.report.blocks import (
 )
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.inputs import Evaluation, LabelAccuracy, ReportInput
-from ecmf_pipeline.report.plots import Bar, Colour, bars
 from ecmf_pipeline.report.scores import labels_verdict
 
 DECISIONS: dict[Verdict, tuple[Colour, str, str]] = {
@@ -156,7 +158,10 @@ def _sources(report: ReportInput) -> list[Block]:
             foreign(source, 60),
             count(tally["voted"]),
             count(tally["abstained"]),
-            *(_ratio(tally[f"{name} same"], tally[name]) for name in ("given", "refined", "gold")),
+            *(
+                percent(tally[f"{name} same"] / tally[name]) if tally[name] else UNKNOWN
+                for name in ("given", "refined", "gold")
+            ),
         ]
         for source, tally in tallies.items()
     ]
@@ -247,10 +252,6 @@ def _outcome(row: Decision, gold: str) -> str:
     if before == after:
         return " (still right)" if after else " (still wrong)"
     return " (corrected)" if after else " (broken)"
-
-
-def _ratio(part: int, whole: int) -> str:
-    return percent(part / whole) if whole else UNKNOWN
 
 
 def proof_blocks(evaluate: Mapping[str, Any] | None) -> list[Block]:

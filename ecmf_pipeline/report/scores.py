@@ -7,38 +7,36 @@ from dataclasses import dataclass
 from ecmf_pipeline.core.console import part_of
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
+    Bar,
     Block,
     Cell,
     Figure,
     Heading,
+    Interval,
+    Mark,
     Notice,
     Paragraph,
     Section,
     State,
     Table,
+    bars,
     count,
     foreign,
     in_order,
+    intervals,
     percent,
     score,
     shortened,
     signed,
 )
 from ecmf_pipeline.report.inputs import Confusion, Difference, Evaluation, LabelScores, ReportInput, Scores
-from ecmf_pipeline.report.plots import Bar, Interval, Mark, bars, intervals
 
 GIVEN_CAVEAT = "This is judged by the given labels, some of which may be wrong."
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One answer.
-
-    Attributes:
-        state: How it turned out; None for what is no comparison.
-        short: The answer in a few words.
-        sentence: The answer with the numbers it rests on.
-    """
+    """One answer, in a few words and with the numbers it rests on; ``state`` is None for what is no comparison."""
 
     state: State | None
     short: str
@@ -194,17 +192,11 @@ def _worst_mistake(confusion: Confusion, truth: str) -> str:
 
 
 def _estimate(difference: Difference) -> str:
-    spread = interval(difference).removeprefix("95% interval ") or "no interval"
-    return f"{signed(difference.difference)} ({spread})"
+    return f"{signed(difference.difference)} ({bounds(difference) or 'no interval'})"
 
 
 def labels_verdict(evaluation: Evaluation, *, refined: bool) -> Verdict:
-    """Whether refinement raised the training labels' accuracy.
-
-    Args:
-        evaluation: The metrics of `evaluate`.
-        refined: Whether refinement ran.
-    """
+    """Whether refinement, if it ran, raised the training labels' accuracy."""
     if not refined:
         return Verdict(None, "not run", "No refinement was run: the training labels are as they were given.")
     labels = evaluation.labels
@@ -292,11 +284,11 @@ def majority_f1(evaluation: Evaluation) -> float | None:
     return share * 2 * share / (1 + share)
 
 
-def interval(difference: Difference) -> str:
-    """The interval in words; empty when it is not known."""
+def bounds(difference: Difference) -> str:
+    """The ends of the interval; empty when it is not known."""
     if difference.low is None or difference.high is None:
         return ""
-    return f"95% interval {signed(difference.low)} to {signed(difference.high)}"
+    return f"{signed(difference.low)} to {signed(difference.high)}"
 
 
 def _compared(difference: Difference, *, first: str, second: str, judged_by: str | None) -> Verdict:
@@ -305,10 +297,11 @@ def _compared(difference: Difference, *, first: str, second: str, judged_by: str
     shown = f"weighted F1 {signed(amount)}"
     if low is None or high is None:
         sentence = (
-            f"Whether {_lowered(first)} beat {second} cannot be known: {shown}, but no interval says how sure that is."
+            f"Whether {first[:1].lower()}{first[1:]} beat {second} cannot be known: {shown}, but no interval says how "
+            "sure that is."
         )
         return Verdict("unknown", f"no interval, {signed(amount)}", sentence + caveat)
-    shown += f", {interval(difference)}"
+    shown += f", 95% interval {bounds(difference)}"
     if low > 0:
         return Verdict("better", f"better, {signed(amount)}", f"{first} beat {second}: {shown}.{caveat}")
     if high < 0:
@@ -316,10 +309,6 @@ def _compared(difference: Difference, *, first: str, second: str, judged_by: str
         return Verdict("worse", f"worse, {signed(amount)}", sentence)
     sentence = f"{first} did not demonstrably beat {second}: {shown}. The interval includes zero.{caveat}"
     return Verdict("same", f"not shown, {signed(amount)}", sentence)
-
-
-def _lowered(text: str) -> str:
-    return text[:1].lower() + text[1:]
 
 
 def _why_not(evaluation: Evaluation) -> str:

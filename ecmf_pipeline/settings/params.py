@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -40,7 +39,7 @@ from ecmf_pipeline.labels.config import RefineConfig, VoteConfig
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.report.config import ReportConfig
-from ecmf_pipeline.settings.presets import DEFAULT_PRESET, over_preset
+from ecmf_pipeline.settings.presets import DEFAULT_PRESET, merged_over, preset_document
 from ecmf_pipeline.transcription.config import TranscribeConfig
 
 
@@ -67,8 +66,6 @@ class TrainConfig(Config):
         pool: How the rows of a clip become one vector, for training, voting and prediction alike. ``frames``: the
             fusion takes them as a sequence of `pooling.MOST_FRAMES` at most, and ``fusion.temporal`` says how it sums
             them up; voters, which take vectors, are given their mean.
-        fusion: The shape of the model.
-        training: Folds, seeds and the optimiser.
     """
 
     pool: PoolOrFrames = "mean"
@@ -95,23 +92,8 @@ class Params(Config):
 
     Attributes:
         preset: The choice of models that the file stands on; see `presets`.
-        corpus: Which clips.
-        models: Which embedded weights are fetched.
-        sample: The synthetic default corpus.
-        index: How the corpus is scanned.
-        media: How clips are sampled.
-        faces: How faces are found and cut out.
-        encoders: Frozen models by name.
-        extract: Which encoder serves which modality.
-        transcribe: Words for clips that come without any.
-        llm: The language model.
-        rewrite: How transcripts are enriched.
+        encoders: Frozen models by name; ``extract`` says which of them serves which modality.
         train: The fusion model and its training; `predict` has no settings of its own.
-        vote: Weak classifiers and LLM votes.
-        refine: How votes become labels.
-        evaluate: Intervals.
-        ablate: Which variants of the fusion are compared with it.
-        report: The HTML report.
     """
 
     preset: str = DEFAULT_PRESET
@@ -182,10 +164,6 @@ class Params(Config):
         if len({getattr(self.encoders[name], "frames", None) for name in names}) > 1:
             raise _wrong(key, "encoders that are joined must say the same of `frames`")
 
-    def label_files(self) -> tuple[str, ...]:
-        """Files of the user's that hold votes or verdicts."""
-        return (*self.vote.sources, *([self.refine.verdicts] if self.refine.verdicts else []))
-
     def encoder_of(self, modality: Modality) -> BaseEncoderConfig:
         """The encoder that serves a modality in use, with all decided that is left to the device; several as one."""
         members = [self.encoders[name].named(name) for name in self.extract.names_of(modality)]
@@ -232,11 +210,7 @@ def preset_params(name: str) -> Params:
 
 
 def validated(document: dict[str, Any], *, where: str) -> Params:
-    """A params document over the preset it names.
-
-    Args:
-        document: What params.yaml says.
-        where: What it is called in messages.
+    """A params document, called ``where`` in messages, over the preset it names.
 
     Raises:
         ParamsError: When there is no such preset, or a key or value is wrong; every wrong key is named, and whether it
@@ -246,47 +220,32 @@ def validated(document: dict[str, Any], *, where: str) -> Params:
     if not isinstance(preset, str):
         raise ParamsError(f"{where}: `preset`: name one of the presets (found {preset!r})", keys=["preset"])
     try:
-        merged = over_preset(preset, document)
+        merged = merged_over(preset_document(preset), document)
     except ParamsError as error:
         raise ParamsError(f"{where}: {error.what}", error.hint, keys=error.keys) from None
     try:
         return Params.model_validate(merged)
     except ValidationError as error:
-        problems = [_Problem.of(detail, document, merged) for detail in error.errors()]
-        lines = [
-            f"{problem.text} (from the preset {preset!r})" if problem.is_presets else problem.text
-            for problem in problems
-        ]
-        raise ParamsError(f"{where}: " + "\n  ".join(lines), keys=[problem.key for problem in problems]) from error
+        keys, lines = [], []
+        for detail in error.errors():
+            key, text, is_presets = _problem(detail, document, merged)
+            keys.append(key)
+            lines.append(f"{text} (from the preset {preset!r})" if is_presets else text)
+        raise ParamsError(f"{where}: " + "\n  ".join(lines), keys=keys) from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    """A key or value that is wrong.
-
-    Attributes:
-        key: Where it stands, with dots.
-        text: What is wrong.
-        is_presets: Whether it stands in the preset and not in params.yaml.
-    """
-
-    key: str
-    text: str
-    is_presets: bool
-
-    @classmethod
-    def of(cls, detail: ErrorDetails, document: Mapping[str, Any], merged: Mapping[str, Any]) -> Self:
-        """Make one of an error of pydantic, a params document and the same over its preset."""
-        found = [part for part in detail["loc"] if part != "[key]"]
-        location = found[:2] + found[3:] if found[:1] == ["encoders"] else found  # without the type of the encoder
-        key = ".".join(map(str, location)) or detail.get("ctx", {}).get("key", "")
-        if detail["type"] == "extra_forbidden":
-            text = f"unknown key `{key}`{_nearest(str(found[-1]), _known_keys(found[:-1]))}"
-        elif location:
-            text = f"`{key}`: {detail['msg'].removeprefix('Value error, ')} (found {detail['input']!r})"
-        else:
-            text = detail["msg"]
-        return cls(key, text, _depth(merged, location) > _depth(document, location))
+def _problem(detail: ErrorDetails, document: Mapping[str, Any], merged: Mapping[str, Any]) -> tuple[str, str, bool]:
+    """Return the key that is wrong, what is wrong with it, and whether it stands in the preset, not in params.yaml."""
+    found = [part for part in detail["loc"] if part != "[key]"]
+    location = found[:2] + found[3:] if found[:1] == ["encoders"] else found  # without the type of the encoder
+    key = ".".join(map(str, location)) or detail.get("ctx", {}).get("key", "")
+    if detail["type"] == "extra_forbidden":
+        text = f"unknown key `{key}`{_nearest(str(found[-1]), _known_keys(found[:-1]))}"
+    elif location:
+        text = f"`{key}`: {detail['msg'].removeprefix('Value error, ')} (found {detail['input']!r})"
+    else:
+        text = detail["msg"]
+    return key, text, _depth(merged, location) > _depth(document, location)
 
 
 def _wrong(key: str, what: str) -> PydanticCustomError:

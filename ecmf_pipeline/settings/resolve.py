@@ -31,7 +31,7 @@ def write_settings(params: Params, labels: Sequence[str]) -> tuple[list[str], di
 
     Args:
         params: The params.
-        labels: The labels of the corpus; MER's if there are none.
+        labels: Those of the corpus; MER's if there are none.
 
     Returns:
         The names whose settings have changed; and those whose settings are not known, with the reason.
@@ -89,7 +89,8 @@ def _voting(params: Params) -> _Settings:
 
 def _label_files(params: Params) -> _Settings:
     """Return the digest of each file of votes and verdicts that the user names; None if it does not exist."""
-    files = map(Path, params.label_files())
+    verdicts = params.refine.verdicts
+    files = map(Path, (*params.vote.sources, *([verdicts] if verdicts else [])))
     return {str(path): remembered_sha256(path) if path.is_file() else None for path in files}
 
 

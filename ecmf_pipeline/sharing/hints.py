@@ -31,22 +31,21 @@ class _Lock(BaseModel):
     stages: dict[str, _Stage] = {}
 
 
-def pull_hint(store_paths: Sequence[Path], *, lock: Path = LOCK) -> str | None:
+def pull_hint(store_paths: Sequence[Path]) -> str | None:
     """What to say before features are computed that somebody seems to have computed already.
 
     Args:
         store_paths: The stores that a run is about to write to, relative to the project folder.
-        lock: The project's dvc.lock.
 
     Returns:
         One message with the command that fetches them; None where no store is absent that dvc.lock knows. A dvc.lock
         that is missing, damaged or in the midst of a merge knows nothing.
     """
-    absent = {path.as_posix() for path in store_paths if not _holds_files(lock.parent / path)}
+    absent = {path.as_posix() for path in store_paths if not _holds_files(path)}
     if not absent:
         return None
     try:
-        recorded = _Lock.model_validate(yaml.safe_load(lock.read_text(encoding="utf-8")))
+        recorded = _Lock.model_validate(yaml.safe_load(LOCK.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError):
         return None
     outs = [out for stage in recorded.stages.values() for out in stage.outs if out.path in absent and out.nfiles]

@@ -42,5 +42,5 @@ def _scan(params: Params, last: LastScan, started_ns: int) -> None:
     changed = write_index(listing, result, quarantine)
     say(summary_of(result, listing.labels, read=result.hashed, changed=changed))
     quarantine.refuse_too_many(sum(bool(clip.path) for clip in result.clips), params.index.max_quarantined)
-    if all(entry.digest for entry in result.quarantined):  # else a file is to be tried again
+    if all(found.digest for found in result.quarantined.values()):  # else a file is to be tried again
         last.remember(summary_of(result, listing.labels, read=0, changed=False), started_ns=started_ns)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 
 from ecmf_pipeline import __version__
@@ -46,12 +47,14 @@ def run() -> None:
     texts = read_texts(paths.REWRITES)
     stores = {modality: FeatureStore.open(paths.features(modality)) for modality in params.extract.encoders}
     covered = {
-        modality.value: coverage(
-            modality,
-            corpus.clips,
-            texts,
-            root=paths.features(modality),
-            quarantine_path=paths.quarantine("extract", modality),
+        modality.value: asdict(
+            coverage(
+                modality,
+                corpus.clips,
+                texts,
+                root=paths.features(modality),
+                quarantine_path=paths.quarantine("extract", modality),
+            )
         )
         for modality in stores
     }
@@ -63,7 +66,7 @@ def run() -> None:
             corpus.clips,
             read_all(paths.QUARANTINE, [Modality.FACE]),
             corpus_root=params.corpus.root,
-            reader=params.media.reader,
+            media=params.media,
             count=params.report.contact_sheets,
         )
     content = ReportInput(
@@ -77,15 +80,7 @@ def run() -> None:
         index=read_json(paths.INDEX_METRICS, made_by="index"),
         findings=list(csv.DictReader(io.StringIO(read_text(paths.FINDINGS)))),
         quarantine=read_all(paths.QUARANTINE, params.extract.encoders),
-        coverage={
-            name: {
-                "done": counts.done,
-                "missing": counts.missing,
-                "absent": counts.absent,
-                "quarantined": counts.quarantined,
-            }
-            for name, counts in covered.items()
-        },
+        coverage=covered,
         encoders={modality.value: store.settings for modality, store in stores.items()},
         dims={modality.value: store.dim for modality, store in stores.items() if store.dim is not None},
         provenance={modality.value: store.provenance for modality, store in stores.items() if store.provenance},

@@ -11,7 +11,7 @@ import pytest
 from ecmf_pipeline.core.clips import read_manifest, write_manifest
 from ecmf_pipeline.core.errors import UnreadableMedia
 from ecmf_pipeline.core.files import sha256_file
-from ecmf_pipeline.corpora import index_cache, measuring
+from ecmf_pipeline.corpora import measuring
 from ecmf_pipeline.corpora.index import IndexResult, index_corpus
 from ecmf_pipeline.corpora.listing import CorpusListing, count_by_kind
 
@@ -59,7 +59,7 @@ def test_what_the_manifest_says_of_a_file(project: Project, write_media: Write) 
     assert (clips["a"].has_video, clips["a"].has_audio) == (True, False)
     assert (clips["d"].has_video, clips["d"].has_audio) == (True, True)
     assert clips["e"].duration == pytest.approx(0.5, abs=0.11)
-    assert (result.hashed, result.reused, result.quarantined) == (5, 0, ())
+    assert (result.hashed, result.reused, result.quarantined) == (5, 0, {})
 
 
 def test_nothing_new_reads_nothing_and_leaves_every_byte(project: Project) -> None:
@@ -150,7 +150,7 @@ def test_bad_files_are_quarantined_and_the_run_goes_on(
     (project.root / "half.mp4").write_bytes(media_bytes["pictures"][:400])
     write_media(project.root / "sound.mp4", "sound")
     result = project.index()
-    reasons = {str(entry.clip_id): (entry.reason, entry.message) for entry in result.quarantined}
+    reasons = {str(clip_id): (found.reason, found.message) for clip_id, found in result.quarantined.items()}
     assert list(reasons) == ["empty", "half", "noise"]
     assert {reason for reason, _ in reasons.values()} == {UnreadableMedia.__name__}
     assert "empty (0 bytes)" in reasons["empty"][1]
@@ -179,9 +179,9 @@ def test_a_file_that_vanishes_after_the_scan(project: Project) -> None:
     listing = project.list()
     (project.root / "b.mp4").unlink()
     result = index_corpus(listing, project.cache, workers=2)
-    [entry] = result.quarantined
-    assert (entry.clip_id, entry.digest) == ("b", "")
-    assert "vanished" in entry.message
+    [(clip_id, found)] = result.quarantined.items()
+    assert (clip_id, found.digest) == ("b", "")
+    assert "vanished" in found.message
     assert (result.hashed, len(result.clips)) == (2, 3)
 
 
@@ -195,11 +195,11 @@ def test_a_file_that_changes_while_it_is_read(project: Project, monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(measuring, "sha256_file", hash_slowly)
-        [entry] = project.index(workers=0).quarantined
-    assert entry.clip_id == "b"
-    assert "changed while it was read" in entry.message
+        [(clip_id, found)] = project.index(workers=0).quarantined.items()
+    assert clip_id == "b"
+    assert "changed while it was read" in found.message
     result = project.index()
-    assert (result.hashed, result.quarantined) == (1, ())
+    assert (result.hashed, result.quarantined) == (1, {})
 
 
 def test_a_forbidden_file_is_tried_again(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,8 +210,8 @@ def test_a_forbidden_file_is_tried_again(project: Project, monkeypatch: pytest.M
 
     with monkeypatch.context() as patch:
         patch.setattr(measuring, "sha256_file", refuse)
-        [entry] = project.index(workers=0).quarantined
-    assert "Permission denied" in entry.message
+        [found] = project.index(workers=0).quarantined.values()
+    assert "Permission denied" in found.message
     assert project.index().hashed == 1
 
 
@@ -238,16 +238,16 @@ def test_an_interrupt_loses_the_batch_in_hand(
 def test_an_interrupt_while_a_batch_is_taken_in_loses_none_of_it(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put, paths = index_cache.IndexCache.put, []
+    put, paths = measuring.IndexCache.put, []
 
-    def interrupted(cache: index_cache.IndexCache, path: str, *values: Any) -> None:
+    def interrupted(cache: measuring.IndexCache, path: str, *values: Any) -> None:
         if len(paths) == 1:
             raise KeyboardInterrupt
         paths.append(path)
         put(cache, path, *values)
 
     with monkeypatch.context() as patch:
-        patch.setattr(index_cache.IndexCache, "put", interrupted)
+        patch.setattr(measuring.IndexCache, "put", interrupted)
         with pytest.raises(KeyboardInterrupt):
             project.index(workers=0)
     result = project.index(workers=0)
@@ -256,10 +256,10 @@ def test_an_interrupt_while_a_batch_is_taken_in_loses_none_of_it(
 
 def test_what_a_killed_run_left_counts_for_its_corpus_alone(project: Project) -> None:
     listing = project.list()
-    writer = measuring.CacheWriter(index_cache.IndexCache(project.cache, project.root))
+    writer = measuring.CacheWriter(measuring.IndexCache(project.cache, project.root))
     status = (project.root / "a.mp4").stat()
     file = measuring.File("a.mp4", status.st_size, status.st_mtime_ns)
-    writer.spool.keep("first-000000", [(file, index_cache.Measured("0" * 64, 1.0, True, False))])
+    writer.spool.keep("first-000000", [(file, measuring.Measured("0" * 64, 1.0, True, False))])
     left = (project.cache.with_name(".index.spool"), project.root.with_name("left"))
     shutil.copytree(*left)
     result = index_corpus(listing, project.cache, workers=0)
@@ -285,7 +285,7 @@ def test_odd_names_reach_the_manifest(project: Project, write_media: Write) -> N
         write_media(project.root / name)
     (project.root / "transcripts.csv").write_text('name,text\n妈妈,"two\r\nlines, ""quoted"""\n')
     result = project.index()
-    assert result.quarantined == ()
+    assert result.quarantined == {}
     assert all(clip.has_video for clip in result.clips)
     assert {str(clip.clip_id): clip.transcript for clip in result.clips}["妈妈"] == 'two lines, "quoted"'
 
@@ -300,7 +300,7 @@ def test_clips_without_file_stay(project: Project) -> None:
 def test_real_clips(shared_data: Path, tmp_path: Path, read: Read) -> None:
     listing = read(shared_data / "clips", "mer")
     result = index_corpus(listing, tmp_path / "cache.json", workers=2)
-    assert (result.hashed, result.quarantined, result.findings) == (32, (), ())
+    assert (result.hashed, result.quarantined, result.findings) == (32, {}, ())
     assert sum(clip.has_audio for clip in result.clips) == 13
     assert all(clip.has_video and 2 < clip.duration < 20 for clip in result.clips)
     assert index_corpus(listing, tmp_path / "cache.json", workers=2).hashed == 0

@@ -13,7 +13,7 @@ import pytest
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.corpora import label_npz
 from ecmf_pipeline.corpora.label_npz import entries_of, read_label_npz
-from ecmf_pipeline.interop.mertools import full_score, read_labels
+from ecmf_pipeline.interop.mertools import full_score, read_answers
 
 TRAIN = {"samplenew3_1": {"emo": "happy"}, "samplenew3_2": {"emo": "sad"}}
 TEST = {"妈妈": {"emo": "angry"}}
@@ -26,11 +26,11 @@ def write(path: Path, **entries: Any) -> Path:
 
 def test_the_baselines_file_is_read_in_its_order(tmp_path: Path) -> None:
     path = write(tmp_path / "labels.npz", train_corpus=TRAIN, test1_corpus=TEST)
-    assert list(read_labels(path).items()) == [("samplenew3_1", "happy"), ("samplenew3_2", "sad")]
-    assert read_labels(path, "test1_corpus") == {"妈妈": "angry"}
-    assert full_score({"妈妈": "angry"}, read_labels(path, "test1_corpus"))["weighted_f1"] == 1.0
+    assert list(read_label_npz(path).items()) == [("samplenew3_1", "happy"), ("samplenew3_2", "sad")]
+    assert read_answers(path, "test1_corpus") == {"妈妈": "angry"}
+    assert full_score({"妈妈": "angry"}, read_answers(path, "test1_corpus"))["weighted_f1"] == 1.0
     (tmp_path / "labels.csv").write_text("name,discrete\na,sad\n")
-    assert read_labels(tmp_path / "labels.csv") == {"a": "sad"}
+    assert read_answers(tmp_path / "labels.csv") == {"a": "sad"}
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])

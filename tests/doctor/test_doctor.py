@@ -28,10 +28,10 @@ def checks(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
     return {check["name"]: check for check in document["checks"]}
 
 
-def files(folder: Path) -> dict[Path, tuple[int, int]]:
+def files(folder: Path) -> dict[Path, tuple[int, int] | None]:
     cached = ("models", ".digests.json")  # digests of weights are remembered by whoever reads them
     found = [path for path in folder.rglob("*") if not set(cached) & set(path.parts)]
-    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in found}
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None for path in found}
 
 
 @pytest.fixture

@@ -61,7 +61,9 @@ class Corpus:
         return FeatureStore(root, key)
 
     def sheets(self, store: FeatureStore, count: int = 6, quarantine=(), root: Path | None = None):
-        return face_sheets(store, self.clips, quarantine, corpus_root=root or self.root, reader="pyav", count=count)
+        return face_sheets(
+            store, self.clips, quarantine, corpus_root=root or self.root, media=MediaConfig(reader="pyav"), count=count
+        )
 
 
 @pytest.fixture

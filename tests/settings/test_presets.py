@@ -11,7 +11,7 @@ import ecmf_pipeline.settings.presets as presets_room
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.settings.params import Params, load_params, preset_params, validated
-from ecmf_pipeline.settings.presets import DEFAULT_PRESET, over_preset, preset_document, preset_names
+from ecmf_pipeline.settings.presets import DEFAULT_PRESET, merged_over, preset_document, preset_names
 
 IN_FULL = """
 corpus: {kind: sample, root: data/sample, labels: null, transcripts: english}
@@ -90,7 +90,7 @@ def test_maps_are_merged_and_lists_replaced():
 
 def test_merging_changes_neither_document():
     document = {"llm": {"prompt": "emotion_zh"}}
-    over_preset("embedded", document)["llm"]["prompt"] = "mine"
+    merged_over(preset_document("embedded"), document)["llm"]["prompt"] = "mine"
     assert document == {"llm": {"prompt": "emotion_zh"}}
     assert preset_document("embedded")["llm"]["prompt"] == "emotion_en"
 

@@ -13,7 +13,7 @@ FACE, AUDIO = Path("data/features/face.zarr"), Path("data/features/audio.zarr")
 
 
 @pytest.fixture
-def project(tmp_path) -> Path:
+def project(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "project"
     outs = [
         {"path": str(FACE), "hash": "md5", "md5": "1.dir", "size": 2_500_000_000, "nfiles": 40},
@@ -26,15 +26,17 @@ def project(tmp_path) -> Path:
     }
     (folder / ".dvc").mkdir(parents=True)
     (folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
+    monkeypatch.chdir(folder)
     return folder
 
 
-def hint(project: Path, *stores: Path) -> str | None:
-    return pull_hint(stores or [FACE, AUDIO], lock=project / "dvc.lock")
+def hint(*stores: Path) -> str | None:
+    return pull_hint(stores or [FACE, AUDIO])
 
 
-def test_an_absent_store_is_named_with_its_size_and_the_command(project):
-    said = hint(project)
+@pytest.mark.usefixtures("project")
+def test_an_absent_store_is_named_with_its_size_and_the_command():
+    said = hint()
     assert said is not None
     assert "`dvc pull data/features/face.zarr`" in said
     assert "2.5 GB" in said
@@ -44,18 +46,19 @@ def test_an_absent_store_is_named_with_its_size_and_the_command(project):
 
 def test_an_empty_folder_is_as_good_as_none(project):
     (project / FACE).mkdir(parents=True)
-    assert hint(project) is not None
+    assert hint() is not None
 
 
 def test_nothing_is_said_of_stores_that_are_here_or_were_not_asked_for(project):
-    assert hint(project, AUDIO) is None
+    assert hint(AUDIO) is None
     (project / FACE).mkdir(parents=True)
     (project / FACE / "zarr.json").write_text("{}")
-    assert hint(project) is None
+    assert hint() is None
 
 
-def test_it_says_what_to_do_without_a_remote(project):
-    assert "`dvc remote add -d NAME URL`" in (hint(project) or "")
+@pytest.mark.usefixtures("project")
+def test_it_says_what_to_do_without_a_remote():
+    assert "`dvc remote add -d NAME URL`" in (hint() or "")
 
 
 @pytest.mark.parametrize(
@@ -72,14 +75,15 @@ def test_it_says_what_to_do_without_a_remote(project):
 )
 def test_a_damaged_lock_file_knows_nothing(project, damaged):
     (project / "dvc.lock").write_bytes(damaged)
-    assert hint(project) is None
+    assert hint() is None
 
 
 def test_a_missing_lock_file_knows_nothing(project):
     (project / "dvc.lock").unlink()
-    assert hint(project) is None
+    assert hint() is None
 
 
-def test_an_output_without_numbers_is_one_file(project):
+@pytest.mark.usefixtures("project")
+def test_an_output_without_numbers_is_one_file():
     table = Path("data/quarantine/extract-face.csv")
-    assert f"{table} (10 B, 1 files)" in (hint(project, table) or "")
+    assert f"{table} (10 B, 1 files)" in (hint(table) or "")

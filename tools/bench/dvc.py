@@ -18,7 +18,7 @@ import yaml
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
-from ecmf_pipeline.corpora.index_cache import IndexCache, Measured
+from ecmf_pipeline.corpora.measuring import IndexCache, Measured
 from ecmf_pipeline.sharing.new_project import make_project
 from ecmf_pipeline.store import FeatureRow, StoreWriter, create_settings_group
 

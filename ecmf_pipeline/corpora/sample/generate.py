@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import signal
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -21,10 +19,10 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.console import progress_bar
 from ecmf_pipeline.core.errors import CorpusError, ModelError
-from ecmf_pipeline.core.files import fingerprint, read_json, sha256_file, write_atomic, write_json
+from ecmf_pipeline.core.files import fingerprint, read_json, sha256_file, write_atomic, write_csv, write_json
 from ecmf_pipeline.corpora.sample.config import SampleConfig
-from ecmf_pipeline.corpora.sample.face import FaceRig
-from ecmf_pipeline.corpora.sample.plan import SHARES, ClipPlan, draw_acting, plan_clips, prosody, read_transcripts
+from ecmf_pipeline.corpora.sample.face import FaceRig, find_landmarks, make_rig
+from ecmf_pipeline.corpora.sample.plan import ClipPlan, draw_acting, plan_clips, prosody, read_transcripts
 from ecmf_pipeline.corpora.sample.scene import FRAMES_PER_SECOND, draw_speaker, render
 from ecmf_pipeline.corpora.sample.speech import SAMPLE_RATE, Synthesizer, lay_over_room, loudness, speak_within
 
@@ -40,21 +38,12 @@ CHUNK = 4
 """Clips a worker draws before it reports; each chunk starts the synthesiser anew."""
 
 
-def encode_mp4(
-    frames: Iterable[NDArray[np.uint8]],
-    samples: NDArray[np.float32] | None,
-    *,
-    frame_rate: int,
-    sample_rate: int,
-    size: int,
-) -> bytes:
+def encode_mp4(frames: Iterable[NDArray[np.uint8]], samples: NDArray[np.float32] | None, size: int) -> bytes:
     """Encode H.264 and, unless ``samples`` is None, AAC.
 
     Args:
-        frames: RGB, uint8 (size, size, 3) each.
-        samples: Mono sound within -1..1, (n,); None for a file without an audio stream.
-        frame_rate: Frames a second.
-        sample_rate: Samples a second.
+        frames: RGB, uint8 (size, size, 3) each, `FRAMES_PER_SECOND`.
+        samples: Mono sound within -1..1 at `SAMPLE_RATE`, (n,); None for a file without an audio stream.
         size: Side of a frame, in pixels.
 
     Returns:
@@ -62,7 +51,7 @@ def encode_mp4(
     """
     file = io.BytesIO()
     with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        video = container.add_stream("libx264", rate=frame_rate)
+        video = container.add_stream("libx264", rate=FRAMES_PER_SECOND)
         video.width = video.height = size
         video.pix_fmt = "yuv420p"
         video.codec_context.thread_count = 1
@@ -76,7 +65,7 @@ def encode_mp4(
         }
         audio = None
         if samples is not None:
-            audio = container.add_stream("aac", rate=sample_rate, layout="mono")
+            audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
             audio.bit_rate = 64_000
             audio.options = {"flags": "+bitexact", "threads": "1"}
         for pixels in frames:
@@ -87,7 +76,7 @@ def encode_mp4(
             for start in range(0, len(samples), AAC_FRAME):
                 block = samples[None, start : start + AAC_FRAME]
                 frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout="mono")
-                frame.sample_rate, frame.pts = sample_rate, start
+                frame.sample_rate, frame.pts = SAMPLE_RATE, start
                 container.mux(audio.encode(frame))
             container.mux(audio.encode(None))
     return file.getvalue()
@@ -101,23 +90,18 @@ def draw_clip(plan: ClipPlan, config: SampleConfig, rig: FaceRig, synthesizer: S
     """
     rng = np.random.default_rng([config.seed, plan.index])
     speaker = draw_speaker(rig, plan.speaker, config.seed)
-    acting = draw_acting(plan.gold_label, config.weak, rng)
+    face = draw_acting(plan.gold_label, config.weak, rng)
+    voice = draw_acting(plan.gold_label, config.weak, rng)
     lead, tail = rng.uniform(0.1, 0.4, 2)
     longest = max(config.max_seconds - lead - tail, config.max_seconds / 2)
-    manner = prosody(acting.voice, rng)
+    manner = prosody(voice, rng)
     speech = speak_within(synthesizer, plan.spoken, speaker.voice, manner, longest)
     frames = _frame_count(lead + len(speech) / SAMPLE_RATE + tail, config)
     length = frames * SAMPLES_PER_FRAME
     start = int((length - len(speech)) * lead / (lead + tail))
     sound = lay_over_room(speech, start, length, speaker.voice.room, rng)
-    pictures = render(rig, speaker, acting.face, loudness(sound, frames), config.size, rng)
-    return encode_mp4(
-        pictures,
-        sound if plan.has_audio else None,
-        frame_rate=FRAMES_PER_SECOND,
-        sample_rate=SAMPLE_RATE,
-        size=config.size,
-    )
+    pictures = render(rig, speaker, face, loudness(sound, frames), config.size, rng)
+    return encode_mp4(pictures, sound if plan.has_audio else None, config.size)
 
 
 def _frame_count(seconds: float, config: SampleConfig) -> int:
@@ -131,15 +115,12 @@ class SampleSummary:
     """What `generate` did.
 
     Attributes:
-        written: Clips drawn in this run.
         reused: Clips that an earlier run with the same settings had drawn.
-        labels: How many clips have each gold label.
         wrong_labels: Given labels that differ from the gold label.
     """
 
     written: int
     reused: int
-    labels: Mapping[str, int]
     wrong_labels: int
 
 
@@ -150,7 +131,7 @@ def generate(config: SampleConfig, root: Path, *, face_landmarker: Path, workers
     any number of workers. Clips of other settings are removed first.
 
     Args:
-        config: What to draw.
+        config: Size and difficulty.
         root: The corpus folder.
         face_landmarker: MediaPipe's FaceLandmarker task file, which finds the landmarks of the photograph.
         workers: Processes that draw clips; one thread each.
@@ -163,7 +144,13 @@ def generate(config: SampleConfig, root: Path, *, face_landmarker: Path, workers
         raise ModelError(f"{face_landmarker} is missing", "fetch the weights with `ecmf-pipe models`")
     plans = plan_clips(config)
     folder = root / MEDIA_FOLDER
-    _claim(root, _settings(config, face_landmarker))
+    settings = {
+        "config": config.model_dump(mode="json"),
+        "generator_version": GENERATOR_VERSION,
+        "transcripts": fingerprint(read_transcripts()),
+        "face_landmarker": sha256_file(face_landmarker),
+    }
+    _claim(root, settings)
     missing = [plan for plan in plans if not _clip_path(folder, plan).is_file()]
     if missing:
         _draw_all(missing, config, face_landmarker, folder, workers)
@@ -172,18 +159,8 @@ def generate(config: SampleConfig, root: Path, *, face_landmarker: Path, workers
     return SampleSummary(
         written=len(missing),
         reused=len(plans) - len(missing),
-        labels={label: Counter(plan.gold_label for plan in plans)[label] for label in SHARES},
         wrong_labels=sum(plan.given_label not in {"", plan.gold_label} for plan in plans),
     )
-
-
-def _settings(config: SampleConfig, face_landmarker: Path) -> dict[str, Any]:
-    return {
-        "config": config.model_dump(mode="json"),
-        "generator_version": GENERATOR_VERSION,
-        "transcripts": fingerprint(read_transcripts()),
-        "face_landmarker": sha256_file(face_landmarker),
-    }
 
 
 def _claim(root: Path, settings: Mapping[str, Any]) -> None:
@@ -210,8 +187,6 @@ def _draw_all(
     plans: Sequence[ClipPlan], config: SampleConfig, face_landmarker: Path, folder: Path, workers: int
 ) -> None:
     """Draw clips in worker processes; on an interrupt, finish the clips begun and start no other."""
-    from ecmf_pipeline.corpora.sample.face import find_landmarks
-
     landmarks = find_landmarks(face_landmarker)
     chunks = [plans[start : start + CHUNK] for start in range(0, len(plans), CHUNK)]
     pool = ProcessPoolExecutor(
@@ -227,16 +202,11 @@ def _draw_all(
 
 def _start_worker() -> None:
     """One thread a process; an interrupt is the parent's to handle."""
-    import cv2
-
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _draw_chunk(plans: Sequence[ClipPlan], config: SampleConfig, landmarks: NDArray[np.float64], folder: Path) -> int:
-    from ecmf_pipeline.corpora.sample.face import make_rig
-    from ecmf_pipeline.corpora.sample.speech import Synthesizer
-
     rig = make_rig(landmarks)
     with Synthesizer() as synthesizer:
         for plan in plans:
@@ -248,16 +218,8 @@ def _write_tables(plans: Sequence[ClipPlan], root: Path) -> None:
     labelled = [plan for plan in plans if plan.given_label]
     unlabeled = [plan for plan in plans if not plan.given_label]
     train, candidates, subtitles, groups, gold = (root / name for name in TABLES)
-    _write_csv(train, ("name", "discrete"), ((plan.clip_id, plan.given_label) for plan in labelled))
-    _write_csv(candidates, ("name",), ((plan.clip_id,) for plan in unlabeled))
-    _write_csv(subtitles, ("name", "chinese", "english"), ((plan.clip_id, "", plan.transcript) for plan in plans))
-    _write_csv(groups, ("name", "group"), ((plan.clip_id, f"speaker_{plan.speaker}") for plan in plans))
-    _write_csv(gold, ("name", "discrete"), ((plan.clip_id, plan.gold_label) for plan in plans))
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue(), only_if_changed=True)
+    write_csv(train, ("name", "discrete"), ((plan.clip_id, plan.given_label) for plan in labelled))
+    write_csv(candidates, ("name",), ((plan.clip_id,) for plan in unlabeled))
+    write_csv(subtitles, ("name", "chinese", "english"), ((plan.clip_id, "", plan.transcript) for plan in plans))
+    write_csv(groups, ("name", "group"), ((plan.clip_id, f"speaker_{plan.speaker}") for plan in plans))
+    write_csv(gold, ("name", "discrete"), ((plan.clip_id, plan.gold_label) for plan in plans))

@@ -42,12 +42,9 @@ class ClipPlan:
 
     Attributes:
         index: Its number; with the seed, all that its pictures and its sound are drawn from.
-        speaker: The speaker's number.
         gold_label: The emotion it is acted with.
         given_label: The label that is handed out, right or wrong; empty for an unlabeled clip.
-        spoken: The words that are spoken.
         transcript: The words that the subtitles know; empty in a few clips.
-        has_audio: Whether the clip gets an audio stream.
     """
 
     index: int
@@ -176,20 +173,8 @@ PROSODY_SPREAD = Prosody(rate=6, pitch=3, span=5, gain=1.2, effort=8)
 """Standard deviation of what is random about a clip's prosody."""
 
 
-@dataclass(frozen=True, slots=True)
-class Acting:
-    """How one clip is acted: for the face and for the voice, the strength of each emotion (absent: none)."""
-
-    face: Mapping[str, float]
-    voice: Mapping[str, float]
-
-
-def draw_acting(gold_label: str, weak: float, rng: np.random.Generator) -> Acting:
-    """Draw how plainly face and voice show the emotion, each on its own."""
-    return Acting(_strengths(gold_label, weak, rng), _strengths(gold_label, weak, rng))
-
-
-def _strengths(gold_label: str, weak: float, rng: np.random.Generator) -> dict[str, float]:
+def draw_acting(gold_label: str, weak: float, rng: np.random.Generator) -> dict[str, float]:
+    """Draw how plainly a clip's face, or its voice, shows the emotion: the strength of each (absent: none)."""
     others = [label for label in SHARES if label != gold_label]
     other = others[int(rng.integers(len(others)))]
     hardly, blended = rng.random() < weak, rng.random() < 0.3

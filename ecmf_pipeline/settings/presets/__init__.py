@@ -39,25 +39,13 @@ def preset_document(name: str) -> dict[str, Any]:
     return document
 
 
-def over_preset(name: str, document: Mapping[str, Any]) -> dict[str, Any]:
-    """A params document laid over a preset; neither is changed.
-
-    Args:
-        name: The preset.
-        document: What params.yaml says. It need not be valid: what is wrong with it stays in it.
-
-    Raises:
-        ParamsError: When there is no such preset.
-    """
-    return _merged(preset_document(name), document, ())
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any], place: tuple[str, ...]) -> dict[str, Any]:
+def merged_over(below: Mapping[str, Any], above: Mapping[str, Any], place: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A params document laid over a preset, neither changed; what is wrong with the document stays in it."""
     merged = dict(below)
     for key, value in above.items():
         known, here = below.get(key), (*place, key)
         both = isinstance(known, Mapping) and isinstance(value, Mapping)
-        merged[key] = _merged(known, value, here) if both and not _is_whole(here, value) else value  # type: ignore[arg-type]
+        merged[key] = merged_over(known, value, here) if both and not _is_whole(here, value) else value  # type: ignore[arg-type]
     return merged
 
 

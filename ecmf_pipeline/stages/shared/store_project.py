@@ -29,8 +29,7 @@ class StoreProject:
     """A store, and the project around it.
 
     Attributes:
-        root: The store.
-        modality: Which; None where the store does not stand in its place in a project.
+        modality: None where the store does not stand in its place in a project.
         clips: The manifest; None where there is none.
         texts: Transcripts by clip id; None where there are none.
         params: None where there are none, or the project is not the current directory's (their paths start there).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ecmf_pipeline.report.blocks import Paragraph, Table
-from ecmf_pipeline.report.features import sources
+from ecmf_pipeline.report.corpus import sources
 from ecmf_pipeline.report.inputs import ReportInput
 
 SHA, COMMIT = "ab12" * 16, "0123456789" * 4
@@ -61,21 +61,9 @@ def test_rows_of_several_versions_and_of_unknown_ones_are_all_told():
     assert row[-1] == "not noted; some rows with opensmile 2.5.0; some rows with opensmile 2.6.0"
 
 
-def test_a_store_from_before_provenance_shows_what_its_settings_say():
-    settings = {"encoder": {"type": "mini_xception", "weights": {"sha256": SHA}, "dtype": "float32"}}
-    hub = {"encoder": {"type": "transformers_text", "weights": {"model": "a/b", "commit": COMMIT}, "dtype": "float32"}}
-    report = ReportInput(corpus={}, encoders={"face": settings, "text": hub})
-    blocks = sources(report)
-    (said,) = [block.text for block in blocks if isinstance(block, Paragraph)]
-    assert said.startswith("face, text: the store does not say")
-    found = rows(encoders={"face": settings, "text": hub})
-    assert {row[6] for row in found} == {"\N{EN DASH}"}, "nobody noted the device"
-    assert found[0][1:4] == ["mini_xception", "\N{EN DASH}", "ab12ab12ab12"]
-    assert found[1][1:4] == ["a/b", "commit 012345678901", "of that commit"]
-    assert {row[-1] for row in found} == {"not noted"}
-
-
 def test_imported_features_name_themselves():
-    (row,) = rows(encoders={"audio": {"encoder": {"type": "imported", "name": "mine", "dtype": "float32"}}})
-    assert row[1] == "mine"
-    assert row[3] == "none"
+    encoders = {"audio": {"encoder": {"type": "imported", "name": "mine", "dtype": "float32"}}}
+    (said,) = [block.text for block in sources(ReportInput({}, encoders=encoders)) if isinstance(block, Paragraph)]
+    assert said.startswith("audio: the store does not say")
+    (row,) = rows(encoders=encoders)
+    assert row[1:] == ["mine", unknown := "\N{EN DASH}", "none", unknown, "float32", unknown, "not noted"]

@@ -8,8 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecmf_pipeline.report.blocks import percent
-from ecmf_pipeline.report.plots import NAME_COLUMNS, WIDTH, Bar, Interval, Mark, bars, columns_of, intervals, stacked
+from ecmf_pipeline.report.blocks import (
+    NAME_COLUMNS,
+    WIDTH,
+    Bar,
+    Interval,
+    Mark,
+    bars,
+    columns_of,
+    intervals,
+    percent,
+    stacked,
+)
 
 shares = st.floats(0, 1, allow_nan=False)
 
