@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.evaluation.scoring import Judge, in_words
-from ecmf_pipeline.fusion.prediction import Ensemble, Judgement, predict_in_blocks
+from ecmf_pipeline.fusion.prediction import Ensemble
+from ecmf_pipeline.fusion.tables import Judgement, predict_in_blocks
 
 NO_ANSWER = ""
 """Of a clip that has no modality the model knows: it counts as wrong."""

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ecmf_pipeline.core.arrays import is_missing
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.fusion.folds import is_missing
 
 LabelType = Literal["index", "float", "name"]
 """Labels are class indices (bools are), indices that were handed in as floats, or names."""

@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.arrays import validation_rows
 from ecmf_pipeline.core.errors import TooFewClips
-from ecmf_pipeline.fusion.baselines import build
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
-from ecmf_pipeline.fusion.folds import validation_rows
 from ecmf_pipeline.fusion.inputs import Inputs
 from ecmf_pipeline.fusion.member import Examples, MemberTraining
-from ecmf_pipeline.fusion.model import FusionModel
-from ecmf_pipeline.fusion.saved import Member
+from ecmf_pipeline.fusion.model import FusionModel, build
+from ecmf_pipeline.fusion.prediction import Member
 
 NEVER = -2
 """The fold of a row that no model may learn from."""

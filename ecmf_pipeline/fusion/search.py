@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 
+from ecmf_pipeline.core.arrays import assign_folds, group_indices, validation_rows
 from ecmf_pipeline.core.errors import ParamsError
-from ecmf_pipeline.fusion.folds import assign_folds, group_indices, validation_rows
 from ecmf_pipeline.fusion.plan import Plan, Settings
 
 SEARCH_FOLD = 1_000_003

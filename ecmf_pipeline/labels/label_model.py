@@ -23,8 +23,7 @@ from threadpoolctl import threadpool_limits
 from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.labels.combining import combine_votes
 from ecmf_pipeline.labels.config import LabelModelConfig
-from ecmf_pipeline.labels.log_pool import LogPool, fit_noisy_log_pool
-from ecmf_pipeline.labels.votes import ABSTAIN, evidence_of, first_choice
+from ecmf_pipeline.labels.votes import ABSTAIN, LogPool, evidence_of, first_choice, fit_noisy_log_pool
 
 GIVEN = "given label"
 """The given label as a source: what it is worth is measured like any other's."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Corpus
 from ecmf_pipeline.core.console import say
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.fusion.voter import FusionVoter
@@ -20,7 +21,6 @@ from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.sharing.hints import pull_hint
 from ecmf_pipeline.stages.shared.inputs import (
     FUSION,
-    Corpus,
     folds_of,
     read_corpus_verdicts,
     read_features,

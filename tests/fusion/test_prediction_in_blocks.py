@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.fusion.prediction import BLOCK, CHUNK, Ensemble, Judgement, predict_in_blocks
+from ecmf_pipeline.fusion.prediction import CHUNK, Ensemble
+from ecmf_pipeline.fusion.tables import BLOCK, Judgement, predict_in_blocks
 from ecmf_pipeline.fusion.training import fit
 
 
