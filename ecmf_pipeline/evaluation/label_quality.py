@@ -19,7 +19,6 @@ from ecmf_pipeline.labels.baselines import BASELINES
 from ecmf_pipeline.labels.combining import LEAST_GOLD, combine_votes
 from ecmf_pipeline.labels.config import LabelModelConfig
 from ecmf_pipeline.labels.label_model import GIVEN, assess
-from ecmf_pipeline.labels.voters import family_of
 from ecmf_pipeline.labels.votes import SourceReport, first_choice, report_sources
 
 Method = Callable[[Ints], Floats]
@@ -105,8 +104,7 @@ def belief(evidence: LabelEvidence) -> dict[str, Any] | None:
     def posterior_of(votes: Mapping[str, Floats]) -> Floats:
         return evidence.posterior(votes, evidence.verdicts)
 
-    families = {name: family_of(name) for name in evidence.votes}
-    without = leave_one_out(evidence.votes, families, truth, posterior_of)
+    without = leave_one_out(evidence.votes, truth, posterior_of)
     return {**reliability(posterior_of(evidence.votes), truth), "without": without}
 
 
@@ -217,32 +215,24 @@ def _asked(method: Method, known: Ints, folds: Ints, judged: Ints, *, learns: bo
 
 
 def sources(evidence: LabelEvidence, labels: list[str]) -> dict[str, Any]:
-    """How each source fares, by labels known to be right, or by the label model where there are too few of them."""
+    """How each source fares, by labels known to be right, or by the label model where there are too few of them.
+
+    Returns:
+        The content of data/metrics/sources.json: ``judged_by`` (``gold``, or ``votes`` where too few labels are known
+        to be right), ``labels``, and by name each source's ``coverage``, ``votes``, ``reliability`` with ``low`` and
+        ``high``, ``confusion`` (shares of its votes by true label, K x K, with 95% intervals ``confusion_low`` and
+        ``confusion_high``), and ``error_correlation`` by the other's name. Null stands for what cannot be known.
+    """
     votes, known = evidence.with_given, evidence.known
     judged = known >= 0
     enough = int(judged.sum()) >= LEAST_GOLD
     truth = np.eye(len(labels))[known] if enough else evidence.posterior(evidence.votes, evidence.verdicts)
     cast = np.stack([first_choice(probs) for probs in votes.values()], axis=1)
     everyone = np.ones(len(known), dtype=bool)
-    return account_of(report_sources(list(votes), cast, truth, judged if enough else everyone, gold=enough), labels)
-
-
-def account_of(reports: Sequence[SourceReport], labels: Sequence[str]) -> dict[str, Any]:
-    """The reports of all sources as they stand in data/metrics/sources.json.
-
-    Args:
-        reports: One a source.
-        labels: The K label names.
-
-    Returns:
-        ``judged_by`` (``gold``, or ``votes`` where too few labels are known to be right), ``labels``, and by name each
-        source's ``coverage``, ``votes``, ``reliability`` with ``low`` and ``high``, ``confusion`` (shares of its votes
-        by true label, K x K, with 95% intervals ``confusion_low`` and ``confusion_high``), and ``error_correlation`` by
-        the other's name. Null stands for what cannot be known.
-    """
+    reports = report_sources(list(votes), cast, truth, judged if enough else everyone)
     return {
-        "judged_by": reports[0].judged_by if reports else "votes",
-        "labels": list(labels),
+        "judged_by": "gold" if enough else "votes",
+        "labels": labels,
         "sources": {report.name: _account(report) for report in reports},
     }
 

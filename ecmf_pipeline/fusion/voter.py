@@ -15,7 +15,7 @@ from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 
 @dataclass(frozen=True, slots=True)
 class FusionVoter:
-    """Judges clips by all modalities with the model that params choose; see `labels.rounds.JointVoter`.
+    """Judges clips by all modalities with the model that params choose; see `labels.voters.JointVoter`.
 
     Attributes:
         features: By modality, (n, D), a row of NaN where a clip has none.
@@ -32,7 +32,7 @@ class FusionVoter:
     training: TrainingConfig
 
     def votes(self, given: Ints, folds: Ints, weights: Mapping[int, Floats] | None = None) -> Floats:
-        """See `labels.rounds.JointVoter`; a clip without a label is judged like the others of its fold."""
+        """See `labels.voters.JointVoter`; a clip without a label is judged like the others of its fold."""
         found = np.full((len(given), len(self.labels)), np.nan)
         for fold in np.unique(folds).tolist():
             asked = folds == fold

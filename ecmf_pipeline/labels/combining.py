@@ -126,7 +126,7 @@ def combine_votes(
     probs[labelled] = np.eye(classes)[known[labelled]]
     judged = np.zeros(clips, dtype=bool)
     judged[labelled if calibrated else slice(None)] = True
-    reports = report_sources(list(votes), evidence.cast, probs, judged, gold=calibrated)
+    reports = report_sources(list(votes), evidence.cast, probs, judged)
     labels = probs.argmax(axis=1).astype(np.int64)
     return CombinedVotes(labels, probs[np.arange(clips), labels], probs, held_out, reports, calibrated, method)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,9 +85,8 @@ class SourceReport:
     Attributes:
         name: Its name.
         coverage: Share of the clips it votes on.
-        judged_by: What its votes are compared with: gold labels, or what all sources together say, where there are no
+        votes: How many votes are compared, with gold labels, or with what all sources together say, where there are no
             gold labels (which flatters sources that err together).
-        votes: How many votes are compared.
         reliability: Share of them that are right; NaN where there are none.
         reliability_interval: Its 95% interval (Jeffreys).
         confusion: P(vote | truth), (K true, K voted), shrunk towards equal shares by one vote a row.
@@ -100,7 +98,6 @@ class SourceReport:
 
     name: str
     coverage: float
-    judged_by: Literal["gold", "votes"]
     votes: int
     reliability: float
     reliability_interval: tuple[float, float]
@@ -111,7 +108,7 @@ class SourceReport:
 
 
 def report_sources(
-    names: Sequence[str], cast: Ints, truth: Floats, judged: NDArray[np.bool_], *, gold: bool
+    names: Sequence[str], cast: Ints, truth: Floats, judged: NDArray[np.bool_]
 ) -> tuple[SourceReport, ...]:
     """Compare every source with the truth.
 
@@ -120,7 +117,6 @@ def report_sources(
         cast: Their votes, (n, S).
         truth: Probabilities of the truth, (n, K), one-hot where it is known.
         judged: The clips to compare on, (n,).
-        gold: Whether the truth is gold labels there.
     """
     classes = truth.shape[1]
     chosen, known = cast[judged], truth[judged]  # (m, S), (m, K)
@@ -138,7 +134,6 @@ def report_sources(
             SourceReport(
                 name=name,
                 coverage=float((cast[:, index] != ABSTAIN).mean()) if len(cast) else 0.0,
-                judged_by="gold" if gold else "votes",
                 votes=int(voting[:, index].sum()),
                 reliability=right / votes if votes else float("nan"),
                 reliability_interval=(float(low), float(high)),

@@ -16,7 +16,7 @@ from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.fusion.voter import FusionVoter
 from ecmf_pipeline.labels.label_model import GIVEN
 from ecmf_pipeline.labels.tables import read_sources, write_votes
-from ecmf_pipeline.labels.voters import ALL, Panel, build_voters, held_out_score, joined, vote_in_rounds
+from ecmf_pipeline.labels.voters import ALL, Panel, held_out_score, joined, vote_in_rounds, voters_of
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.sharing.hints import pull_hint
 from ecmf_pipeline.stages.shared.inputs import (
@@ -72,9 +72,7 @@ def _own_sources(params: Params) -> set[str]:
     modalities = [modality.value for modality in params.extract.encoders]
     of_llm = {LLM_SOURCES[shown] for shown in params.vote.inputs}
     return (
-        {FUSION, GIVEN}
-        | of_llm
-        | {f"{name}/{kind}" for name in (*modalities, ALL) for kind in build_voters(params.vote)}
+        {FUSION, GIVEN} | of_llm | {f"{name}/{kind}" for name in (*modalities, ALL) for kind in voters_of(params.vote)}
     )
 
 
@@ -86,11 +84,11 @@ def _classifiers(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64
     features: dict[str, NDArray[np.floating]] = {**alone}
     if len(alone) > 1:
         features[ALL] = joined(alone)
-    voters = build_voters(config)
+    voters = voters_of(config)
     if not voters:
         return {}
     # In one round the fusion's vote is what `predict` wrote; further rounds train it again with the others.
-    joint = {FUSION: _fusion(params, corpus, alone)} if config.rounds > 1 else {}
+    joint = {FUSION: _fusion(params, corpus, alone).votes} if config.rounds > 1 else {}
     found = vote_in_rounds(
         Panel(features, voters, len(corpus.labels), config.seed, joint),
         given,

@@ -141,8 +141,7 @@ def test_leaving_a_family_out_shows_what_it_adds() -> None:
     def mean(some: Any) -> NDArray[np.float64]:
         return np.asarray(np.mean(list(some.values()), axis=0))
 
-    families = {"face/linear": "face", "face/lightgbm": "face", "text": "text"}
-    found = leave_one_out(votes, families, truth, mean)
+    found = leave_one_out(votes, truth, mean)
     assert found["text"]["accuracy"] == 1.0
     assert found["face"]["accuracy"] < 0.4
-    assert leave_one_out({"text": poor}, {"text": "text"}, truth, mean) == {}
+    assert leave_one_out({"text": poor}, truth, mean) == {}
