@@ -1,4 +1,4 @@
-"""A trained ensemble, and what it predicts: of clips at hand, or block by block of as many as there are."""
+"""A trained ensemble: what it predicts, and how it is kept on disk (weights as safetensors, all else as JSON)."""
 
 from __future__ import annotations
 
@@ -25,18 +25,12 @@ EVERYONE = -1
 """The key of the temperature for clips that no fold held out."""
 
 
-def cooled(probs: NDArray[np.float64], temperatures: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities (n, C) at the temperature of each clip, (n,); rows of NaN stay so."""
-    with np.errstate(divide="ignore"):
-        scaled = np.log(probs) / temperatures[:, None]
-    raised = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    cool: NDArray[np.float64] = raised / raised.sum(axis=1, keepdims=True)
-    return cool
-
-
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "config.json"
 RETRAIN = "run `ecmf-pipe train` again"
+
+CHUNK = 512
+"""Clips in one forward pass of a prediction: they fit a cache, and the size changes no result beyond rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,130 +52,6 @@ class Member:
     epochs: int
     validation_loss: float
     training: TrainingConfig
-
-
-class SavedModality(Config):
-    """One modality, in order (JSON objects have none here: their keys are sorted)."""
-
-    name: str
-    dim: int = Field(gt=0)
-    origin: FeatureOrigin | None = None
-
-
-class SavedMember(Config):
-    """What is kept of a `Member` beside its weights."""
-
-    fold: int = Field(ge=0)
-    repeat: int = Field(ge=0)
-    epochs: int = Field(ge=0)
-    validation_loss: float | None
-    fusion: FusionConfig
-    training: TrainingConfig
-
-    @classmethod
-    def of(cls, member: Member) -> SavedMember:
-        """What is kept of one."""
-        return cls(
-            fold=member.fold,
-            repeat=member.repeat,
-            epochs=member.epochs,
-            validation_loss=member.validation_loss if math.isfinite(member.validation_loss) else None,
-            fusion=member.model.config,
-            training=member.training,
-        )
-
-
-class SavedEnsemble(Config):
-    """The content of ``config.json``."""
-
-    format: Literal[2] = 2
-    modalities: list[SavedModality] = Field(min_length=1)
-    label_names: list[str] = Field(min_length=2)
-    folds: dict[str, int]
-    trained: list[str]
-    fusion: FusionConfig
-    training: TrainingConfig
-    temperatures: dict[int, float]
-    pool: PoolOrFrames | Literal[""] = ""
-    labels_sha256: str = ""
-    label_type: LabelType = "name"
-    members: list[SavedMember] = Field(min_length=1)
-    weights_sha256: str
-
-    @property
-    def dims(self) -> dict[str, int]:
-        """D of each modality."""
-        return {modality.name: modality.dim for modality in self.modalities}
-
-    @property
-    def origins(self) -> dict[str, FeatureOrigin]:
-        """Where each modality's features came from; those of which nobody said so are left out."""
-        return {modality.name: modality.origin for modality in self.modalities if modality.origin}
-
-
-def save_members(path: Path, members: Sequence[Member]) -> None:
-    """Write the weights of all members; the same weights give the same bytes."""
-    from safetensors.torch import save
-
-    state = {
-        f"{index}.{name}": tensor.detach().cpu().contiguous()
-        for index, member in enumerate(members)
-        for name, tensor in member.model.state_dict().items()
-    }
-    write_atomic(path, save(state))
-
-
-def read_saved(path: Path) -> SavedEnsemble:
-    """The content of a ``config.json``.
-
-    Raises:
-        MissingInput: When there is no saved ensemble.
-        InputError: When the file is not JSON.
-        ModelError: When it is damaged in another way, or of another version.
-    """
-    try:
-        return SavedEnsemble.model_validate(read_json(path, made_by="train"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "it"
-        raise ModelError(f"{path}: {key}: {first['msg']}", RETRAIN) from error
-
-
-def load_members(path: Path, saved: SavedEnsemble) -> Sequence[Member]:
-    """The models that `save_members` wrote.
-
-    Raises:
-        ModelError: When the file is missing, damaged, or not the one that ``saved`` describes.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    if not path.is_file() or sha256_file(path) != saved.weights_sha256:
-        raise ModelError(f"{path} is missing or is not the file that {CONFIG_FILE} describes", RETRAIN)
-    try:
-        state = load(path.read_bytes())
-    except SafetensorError as error:
-        raise ModelError(f"{path} is not a safetensors file ({error})", RETRAIN) from error
-    members = []
-    if {name.partition(".")[0] for name in state} != set(map(str, range(len(saved.members)))):
-        raise ModelError(f"{path} holds other models than {CONFIG_FILE} describes", RETRAIN)
-    for index, entry in enumerate(saved.members):
-        own = {name.removeprefix(f"{index}."): t for name, t in state.items() if name.startswith(f"{index}.")}
-        with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: they must cost no randomness
-            model = build(entry.fusion, saved.dims, len(saved.label_names))
-        try:
-            model.load_state_dict(own)
-        except RuntimeError as error:
-            raise ModelError(
-                f"{path}: member {index} has other tensors than {CONFIG_FILE} describes", RETRAIN
-            ) from error
-        loss = math.nan if entry.validation_loss is None else entry.validation_loss
-        members.append(Member(model.eval(), entry.fold, entry.repeat, entry.epochs, loss, entry.training))
-    return members
-
-
-CHUNK = 512
-"""Clips in one forward pass of a prediction: they fit a cache, and the size changes no result beyond rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,8 +217,15 @@ class Ensemble:
 
     def save(self, folder: str | Path) -> None:
         """Write the weights (safetensors) and the config (JSON); the same ensemble gives the same bytes."""
+        from safetensors.torch import save
+
         folder = Path(folder)
-        save_members(folder / WEIGHTS_FILE, self.members)
+        state = {
+            f"{index}.{name}": tensor.detach().cpu().contiguous()
+            for index, member in enumerate(self.members)
+            for name, tensor in member.model.state_dict().items()
+        }
+        write_atomic(folder / WEIGHTS_FILE, save(state))
         saved = SavedEnsemble(
             modalities=[
                 SavedModality(name=name, dim=dim, origin=self.origins.get(name)) for name, dim in self.dims.items()
@@ -362,7 +239,17 @@ class Ensemble:
             pool=self.pool,
             labels_sha256=self.labels_sha256,
             label_type=self.label_type,
-            members=[SavedMember.of(member) for member in self.members],
+            members=[
+                SavedMember(
+                    fold=member.fold,
+                    repeat=member.repeat,
+                    epochs=member.epochs,
+                    validation_loss=member.validation_loss if math.isfinite(member.validation_loss) else None,
+                    fusion=member.model.config,
+                    training=member.training,
+                )
+                for member in self.members
+            ],
             weights_sha256=sha256_file(folder / WEIGHTS_FILE),
         )
         write_json(folder / CONFIG_FILE, saved.model_dump(mode="json"))
@@ -376,11 +263,17 @@ class Ensemble:
             InputError: When its config is not JSON.
             ModelError: When it is damaged in another way, or of another version.
         """
-        folder = Path(folder)
-        saved = read_saved(folder / CONFIG_FILE)
+        path = Path(folder) / CONFIG_FILE
+        try:
+            saved = SavedEnsemble.model_validate(read_json(path, made_by="train"))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"])) or "it"
+            raise ModelError(f"{path}: {key}: {first['msg']}", RETRAIN) from error
+        dims = {modality.name: modality.dim for modality in saved.modalities}
         return cls(
-            members=tuple(load_members(folder / WEIGHTS_FILE, saved)),
-            dims=saved.dims,
+            members=tuple(_load_members(Path(folder) / WEIGHTS_FILE, saved, dims)),
+            dims=dims,
             label_names=tuple(saved.label_names),
             folds=saved.folds,
             trained=frozenset(saved.trained),
@@ -390,7 +283,7 @@ class Ensemble:
             pool=saved.pool,
             labels_sha256=saved.labels_sha256,
             label_type=saved.label_type,
-            origins=saved.origins,
+            origins={modality.name: modality.origin for modality in saved.modalities if modality.origin},
         )
 
 
@@ -406,3 +299,77 @@ def judge(model: FusionModel, inputs: Inputs, rows: torch.Tensor) -> NDArray[np.
         both = torch.cat([output.logits.double().softmax(dim=1), output.weights.double()], dim=1)
         judged.append(both.cpu().numpy())
     return np.concatenate(judged)
+
+
+class SavedModality(Config):
+    """One modality, in order (JSON objects have none here: their keys are sorted)."""
+
+    name: str
+    dim: int = Field(gt=0)
+    origin: FeatureOrigin | None = None
+
+
+class SavedMember(Config):
+    """What is kept of a `Member` beside its weights."""
+
+    fold: int = Field(ge=0)
+    repeat: int = Field(ge=0)
+    epochs: int = Field(ge=0)
+    validation_loss: float | None
+    fusion: FusionConfig
+    training: TrainingConfig
+
+
+class SavedEnsemble(Config):
+    """The content of ``config.json``."""
+
+    format: Literal[2] = 2
+    modalities: list[SavedModality] = Field(min_length=1)
+    label_names: list[str] = Field(min_length=2)
+    folds: dict[str, int]
+    trained: list[str]
+    fusion: FusionConfig
+    training: TrainingConfig
+    temperatures: dict[int, float]
+    pool: PoolOrFrames | Literal[""] = ""
+    labels_sha256: str = ""
+    label_type: LabelType = "name"
+    members: list[SavedMember] = Field(min_length=1)
+    weights_sha256: str
+
+
+def _load_members(path: Path, saved: SavedEnsemble, dims: dict[str, int]) -> list[Member]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    if not path.is_file() or sha256_file(path) != saved.weights_sha256:
+        raise ModelError(f"{path} is missing or is not the file that {CONFIG_FILE} describes", RETRAIN)
+    try:
+        state = load(path.read_bytes())
+    except SafetensorError as error:
+        raise ModelError(f"{path} is not a safetensors file ({error})", RETRAIN) from error
+    members = []
+    if {name.partition(".")[0] for name in state} != set(map(str, range(len(saved.members)))):
+        raise ModelError(f"{path} holds other models than {CONFIG_FILE} describes", RETRAIN)
+    for index, entry in enumerate(saved.members):
+        own = {name.removeprefix(f"{index}."): t for name, t in state.items() if name.startswith(f"{index}.")}
+        with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: they must cost no randomness
+            model = build(entry.fusion, dims, len(saved.label_names))
+        try:
+            model.load_state_dict(own)
+        except RuntimeError as error:
+            raise ModelError(
+                f"{path}: member {index} has other tensors than {CONFIG_FILE} describes", RETRAIN
+            ) from error
+        loss = math.nan if entry.validation_loss is None else entry.validation_loss
+        members.append(Member(model.eval(), entry.fold, entry.repeat, entry.epochs, loss, entry.training))
+    return members
+
+
+def cooled(probs: NDArray[np.float64], temperatures: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities (n, C) at the temperature of each clip, (n,); rows of NaN stay so."""
+    with np.errstate(divide="ignore"):
+        scaled = np.log(probs) / temperatures[:, None]
+    raised = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    cool: NDArray[np.float64] = raised / raised.sum(axis=1, keepdims=True)
+    return cool

@@ -1,4 +1,4 @@
-"""."""
+"""Predictions of a whole corpus: by several ensembles, block by block of clips, as tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from ecmf_pipeline.fusion.prediction import CHUNK, EVERYONE, Ensemble, Predictio
 BLOCK = 4 * CHUNK
 """Clips whose features are read together: of 16 frames and 1,280 columns they take 170 MB. A multiple of `CHUNK`, so
 that chunks, and with them the last bits of predictions, are those of one read."""
-
 
 Features = Mapping[str, NDArray[np.float32]]
 
@@ -38,8 +37,6 @@ def predict_in_blocks(
     judgements: Mapping[str, Judgement],
     clip_ids: Sequence[str],
     read: Callable[[Sequence[str]], Features],
-    *,
-    block: int = BLOCK,
 ) -> dict[str, Prediction]:
     """Let several ensembles judge the same clips, whose features are read once.
 
@@ -47,14 +44,13 @@ def predict_in_blocks(
         judgements: By name.
         clip_ids: The clips, (n,).
         read: From clip ids to their features; each ensemble takes those of its own modalities.
-        block: Clips that are read together.
 
     Raises:
         KeyError: When ``read`` lacks a modality of an ensemble.
     """
     found: dict[str, list[Prediction]] = {name: [] for name in judgements}
-    for start in progress(range(0, max(len(clip_ids), 1), block), "predict", unit="block"):
-        rows = slice(start, start + block)
+    for start in progress(range(0, max(len(clip_ids), 1), BLOCK), "predict", unit="block"):
+        rows = slice(start, start + BLOCK)
         features = read(clip_ids[rows])
         for name, judgement in judgements.items():
             own = {modality: features[modality] for modality in judgement.ensemble.modalities}
