@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from ecmf_pipeline.core.arrays import assign_folds, group_indices, validation_rows
 from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.fusion.plan import Plan, Settings
+from ecmf_pipeline.fusion.prediction import judge
 
 SEARCH_FOLD = 1_000_003
 """Seeds the models of the search apart from those of the folds."""
@@ -122,10 +124,6 @@ class FusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """The likeliest class of rows of the plan; -1 where the model cannot judge one."""
-        import torch
-
-        from ecmf_pipeline.fusion.prediction import judge
-
         inputs = self.shared.plan.examples.inputs
         rows = torch.from_numpy(numbers[:, 0])
         usable = (inputs.present[rows] & self.member_.model.seen).any(dim=1).cpu().numpy()

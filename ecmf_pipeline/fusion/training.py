@@ -1,4 +1,4 @@
-"""Training of an ensemble: folds times seeds of one model."""
+"""Training of an ensemble: folds times seeds of one model, and the temperatures that calibrate it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,15 @@ from ecmf_pipeline.fusion.member import Examples
 from ecmf_pipeline.fusion.plan import NEVER, Plan
 from ecmf_pipeline.fusion.prediction import EVERYONE, Ensemble
 from ecmf_pipeline.fusion.search import found_settings
+
+LEAST_CLIPS = 20
+"""With fewer, a temperature would be a guess: probabilities are left as they are."""
+
+BOUNDS = (0.2, 5.0)
+
+PRIOR = 2.0
+"""Pull of the log-temperature towards 0, in clips (a standard deviation of 0.5): where a few dozen happen to be all
+right, they are no proof of certainty."""
 
 
 @dataclass(frozen=True)
@@ -230,18 +239,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-LEAST_CLIPS = 20
-"""With fewer, a temperature would be a guess: probabilities are left as they are."""
-
-
-BOUNDS = (0.2, 5.0)
-
-
-PRIOR = 2.0
-"""Pull of the log-temperature towards 0, in clips (a standard deviation of 0.5): where a few dozen happen to be all
-right, they are no proof of certainty."""
 
 
 def held_out_temperatures(
