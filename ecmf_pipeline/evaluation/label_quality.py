@@ -109,55 +109,20 @@ def belief(evidence: LabelEvidence) -> dict[str, Any] | None:
 
 
 def methods(evidence: LabelEvidence, config: EvaluateConfig) -> dict[str, Any]:
-    """The label model beside the baselines; see `compare_methods`."""
-
-    def used(may_learn_from: Ints) -> Floats:
-        # The refinement learns from verdicts alone, whatever else is known here.
-        return evidence.posterior(evidence.votes, np.where(may_learn_from >= 0, evidence.verdicts, -1))
-
-    return compare_methods(
-        evidence.with_given,
-        used,
-        evidence.known,
-        evidence.folds,
-        config,
-        learns=bool((evidence.verdicts >= 0).any()),
-        groups=evidence.groups,
-    )
-
-
-def compare_methods(
-    votes: Mapping[str, Floats],
-    used: Method,
-    known: Ints,
-    folds: Ints,
-    config: EvaluateConfig,
-    *,
-    learns: bool,
-    groups: NDArray[np.str_] | None = None,
-) -> dict[str, Any]:
-    """Judge the label model and every baseline by labels that are known to be right.
+    """Judge the label model and every baseline by labels that are known to be right, whose intervals ``config`` draws.
 
     Whatever learns from such labels is asked about each fold without that fold's. With too few of them
     (`LEAST_GOLD`) only what needs none is compared.
-
-    Args:
-        votes: Probabilities by source, (n, K), NaN where it abstains: the given label may be one of them.
-        used: The label model as the refinement uses it.
-        known: Labels that are known to be right, (n,), -1 where unknown.
-        folds: The fold of every clip, (n,); clips of one group in one fold.
-        config: How intervals are drawn.
-        learns: Whether ``used`` learns from labels that are known to be right.
-        groups: Speakers or dialogues, (n,), which intervals are drawn by.
 
     Returns:
         Accuracy, weighted F1 and calibration error by method, what the label model leads it by (paired 95% interval),
         and the methods that were not compared, with the reason.
     """
+    known, folds = evidence.known, evidence.folds
     judged = np.flatnonzero(known >= 0)
     if not len(judged):
         return {"clips": 0, "methods": {}, "left_out": {}}
-    methods, left_out = _methods(votes, (used, learns), taught=len(judged) >= LEAST_GOLD)
+    methods, left_out = _methods(evidence, taught=len(judged) >= LEAST_GOLD)
     found = {name: _asked(method, known, folds, judged, learns=own) for name, (method, own) in methods.items()}
     truth = known[judged].astype(str)
     chosen = {name: probs.argmax(axis=1) for name, probs in found.items()}
@@ -169,7 +134,7 @@ def compare_methods(
             chosen[name].astype(str),
             truth,
             rng=np.random.default_rng(config.seed),
-            groups=None if groups is None else groups[judged],
+            groups=None if evidence.groups is None else evidence.groups[judged],
             draws=config.draws,
         )
         results[name] = {
@@ -182,11 +147,15 @@ def compare_methods(
     return {"clips": len(judged), "methods": results, "left_out": left_out}
 
 
-def _methods(
-    votes: Mapping[str, Floats], used: tuple[Method, bool], *, taught: bool
-) -> tuple[dict[str, tuple[Method, bool]], dict[str, str]]:
+def _methods(evidence: LabelEvidence, *, taught: bool) -> tuple[dict[str, tuple[Method, bool]], dict[str, str]]:
     """By name what is compared, and whether it learns from gold; and why others are not."""
-    methods: dict[str, tuple[Method, bool]] = {USED: used}
+    votes = evidence.with_given
+
+    def used(may_learn_from: Ints) -> Floats:
+        # The refinement learns from verdicts alone, whatever else is known here.
+        return evidence.posterior(evidence.votes, np.where(may_learn_from >= 0, evidence.verdicts, -1))
+
+    methods: dict[str, tuple[Method, bool]] = {USED: (used, bool((evidence.verdicts >= 0).any()))}
     if taught:
         methods[TAUGHT] = (lambda gold: combine_votes(votes, gold).probs, True)
     left_out = {}
@@ -204,14 +173,8 @@ def _asked(method: Method, known: Ints, folds: Ints, judged: Ints, *, learns: bo
     """What a method says of the judged clips, (m, K), each without the labels of its fold."""
     if not learns:
         return method(np.full(len(known), -1))[judged]
-    answers: Floats | None = None
-    for fold in np.unique(folds[judged]).tolist():
-        probs = method(np.where(folds == fold, -1, known))[judged]
-        answers = probs.copy() if answers is None else answers
-        asked = folds[judged] == fold
-        answers[asked] = probs[asked]
-    assert answers is not None
-    return answers
+    by_fold = {fold: method(np.where(folds == fold, -1, known)) for fold in np.unique(folds[judged]).tolist()}
+    return np.stack([by_fold[folds[row]][row] for row in judged])
 
 
 def sources(evidence: LabelEvidence, labels: list[str]) -> dict[str, Any]:
