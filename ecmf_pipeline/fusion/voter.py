@@ -32,32 +32,28 @@ class FusionVoter:
     training: TrainingConfig
 
     def votes(self, given: Ints, folds: Ints, weights: Mapping[int, Floats] | None = None) -> Floats:
-        """See `labels.voters.JointVoter`; a clip without a label is judged like the others of its fold."""
+        """See `labels.voters.JointVoter`; NaN also where no model can be trained.
+
+        A clip without a label is judged like the others of its fold.
+        """
+        from ecmf_pipeline.fusion.training import fit
+
         found = np.full((len(given), len(self.labels)), np.nan)
         for fold in np.unique(folds).tolist():
             asked = folds == fold
-            found[asked] = self._judged(given, asked, None if weights is None else weights.get(fold))
+            try:
+                ensemble = fit(
+                    self.features,
+                    np.where(asked, -1, given),
+                    groups=self.groups,
+                    weights=None if weights is None else weights.get(fold),
+                    folds=np.where(asked, 0, -1),
+                    label_names=self.labels,
+                    fusion=self.fusion,
+                    training=self.training.model_copy(update={"seeds": 1, "calibration": "none", "protocol": "nested"}),
+                    description="vote: fusion",
+                )
+            except TooFewClips:
+                continue
+            found[asked] = ensemble.predict({name: values[asked] for name, values in self.features.items()}).probs
         return found
-
-    def _judged(self, given: Ints, asked: NDArray[np.bool_], weights: Floats | None) -> Floats:
-        """What models that saw no label of the clips asked about say of them, (m, K); NaN where none can be trained."""
-        from ecmf_pipeline.fusion.training import fit
-
-        training = self.training.model_copy(update={"seeds": 1, "calibration": "none", "protocol": "nested"})
-        try:
-            ensemble = fit(
-                self.features,
-                np.where(asked, -1, given),
-                groups=self.groups,
-                weights=weights,
-                folds=np.where(asked, 0, -1),
-                label_names=self.labels,
-                fusion=self.fusion,
-                training=training,
-                description="vote: fusion",
-            )
-        except TooFewClips:
-            return np.full((int(asked.sum()), len(self.labels)), np.nan)
-        return ensemble.predict({name: values[asked] for name, values in self.features.items()}).probs.astype(
-            np.float64
-        )

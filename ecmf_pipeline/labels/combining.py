@@ -169,14 +169,8 @@ def _with_gold(
 
 def _fit_blend(opinions: Floats, gold: Ints) -> LogPool:
     classes = opinions.shape[2]
-    return fit_log_pool(
-        opinions,
-        np.eye(classes)[gold],
-        total=0.95,
-        weight_spread=0.3,
-        bias=np.zeros(classes),
-        bias_spread=0.1,
-    )
+    target, bias = np.eye(classes)[gold], np.zeros(classes)
+    return fit_log_pool(opinions, target, total=0.95, weight_spread=0.3, bias=bias, bias_spread=0.1)
 
 
 def _out_of_fold(panel: ExpertInput, clips: Ints, gold: Ints, rng: np.random.Generator) -> Floats:
@@ -232,25 +226,12 @@ class Experts:
 
 
 def fit_experts(panel: ExpertInput, clips: Ints, gold: Ints, penalties: tuple[float, ...]) -> Experts:
-    """Fit every expert.
-
-    Args:
-        panel: The votes on all clips; those without gold are learned from too.
-        clips: The clips whose truth is known here, (m,).
-        gold: Their truth, (m,).
-        penalties: C of each stack.
-    """
+    """Fit every expert to clips, (m,), whose truth is known here, (m,); one learns from the others, too."""
     classes = panel.votes.shape[1]
     by_class = np.bincount(gold, minlength=classes).astype(np.float64)
     shares = (by_class + 1.0) / (by_class + 1.0).sum()
-    pool = fit_log_pool(
-        panel.evidence.logs[clips],
-        np.eye(classes)[gold],
-        total=1.2,
-        weight_spread=0.5,
-        bias=np.log(shares),
-        bias_spread=1.0,
-    )
+    logs, target, bias = panel.evidence.logs[clips], np.eye(classes)[gold], np.log(shares)
+    pool = fit_log_pool(logs, target, total=1.2, weight_spread=0.5, bias=bias, bias_spread=1.0)
     counts = panel.votes.by_class(clips, gold)
     confusion = dawid_skene.from_counts(counts, by_class, STRENGTH)
     unknown = np.ones(len(panel.columns), dtype=bool)

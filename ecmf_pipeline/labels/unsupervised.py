@@ -135,14 +135,8 @@ def _model(evidence: Evidence, votes: Ballots, rng: np.random.Generator, strengt
     taught = np.flatnonzero(voted)
     if len(taught) > TAUGHT:
         taught = rng.permutation(taught)[:TAUGHT]
-    pool = fit_log_pool(
-        evidence.logs[taught],
-        crowd[taught],
-        total=1.2,
-        weight_spread=0.5,
-        bias=np.zeros(crowd.shape[1]),
-        bias_spread=1.0,
-    )
+    bias = np.zeros(crowd.shape[1])
+    pool = fit_log_pool(evidence.logs[taught], crowd[taught], total=1.2, weight_spread=0.5, bias=bias, bias_spread=1.0)
     soft = pool.log_probs(evidence.logs) + np.log(mean + 1e-3)
     share = _soft_share(evidence) / 2
     probs = softmax((1 - share) * np.log(crowd + 1e-9) + share * soft, axis=1)
