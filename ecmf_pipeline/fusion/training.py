@@ -1,4 +1,7 @@
-"""Training of an ensemble: folds times seeds of one model, and the temperatures that calibrate it."""
+"""Training of an ensemble: folds times seeds of one model, and the temperatures that calibrate it.
+
+With one model a fold it is one more voter in the rounds of `vote`.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ecmf_pipeline.core.arrays import assign_folds, group_names, scores
+from ecmf_pipeline.core.arrays import Floats, Ints, assign_folds, group_names, scores
 from ecmf_pipeline.core.console import progress_bar
 from ecmf_pipeline.core.errors import InputError, TooFewClips
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.inputs import encode_labels, label_type, read_inputs
 from ecmf_pipeline.fusion.member import Examples
-from ecmf_pipeline.fusion.plan import NEVER, Plan
+from ecmf_pipeline.fusion.plan import NEVER, Plan, found_settings
 from ecmf_pipeline.fusion.prediction import EVERYONE, Ensemble
-from ecmf_pipeline.fusion.search import found_settings
 
 LEAST_CLIPS = 20
 """With fewer, a temperature would be a guess: probabilities are left as they are."""
@@ -276,3 +278,47 @@ def temperature(probs: NDArray[np.float32], labels: NDArray[np.int64], weights: 
 
     found = minimize_scalar(loss, bounds=tuple(np.log(BOUNDS)), method="bounded", options={"xatol": 1e-4})
     return float(np.exp(found.x))
+
+
+@dataclass(frozen=True, slots=True)
+class FusionVoter:
+    """The fusion as a voter, out of fold, on labels weighed by fold; see `labels.voters.JointVoter`.
+
+    Attributes:
+        features: By modality, (n, D), a row of NaN where a clip has none.
+        groups: Speaker or dialogue of each clip, (n,), "" where unknown.
+        labels: The K label names.
+        fusion: The model.
+        training: How it is trained: one model a fold is enough of a vote, and none of its clips calibrates it.
+    """
+
+    features: Mapping[str, NDArray[np.float32]]
+    groups: Sequence[str]
+    labels: Sequence[str]
+    fusion: FusionConfig
+    training: TrainingConfig
+
+    def votes(self, given: Ints, folds: Ints, weights: Mapping[int, Floats] | None = None) -> Floats:
+        """See `labels.voters.JointVoter`; NaN also where no model can be trained.
+
+        A clip without a label is judged like the others of its fold.
+        """
+        found = np.full((len(given), len(self.labels)), np.nan)
+        for fold in np.unique(folds).tolist():
+            asked = folds == fold
+            try:
+                ensemble = fit(
+                    self.features,
+                    np.where(asked, -1, given),
+                    groups=self.groups,
+                    weights=None if weights is None else weights.get(fold),
+                    folds=np.where(asked, 0, -1),
+                    label_names=self.labels,
+                    fusion=self.fusion,
+                    training=self.training.model_copy(update={"seeds": 1, "calibration": "none", "protocol": "nested"}),
+                    description="vote: fusion",
+                )
+            except TooFewClips:
+                continue
+            found[asked] = ensemble.predict({name: values[asked] for name, values in self.features.items()}).probs
+        return found

@@ -9,7 +9,7 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
-from ecmf_pipeline.fusion.voter import FusionVoter
+from ecmf_pipeline.fusion.training import FusionVoter
 from ecmf_pipeline.labels.config import RefineConfig
 from ecmf_pipeline.labels.voters import Panel, held_out_score, vote_in_rounds
 
