@@ -102,14 +102,7 @@ def predict_out_of_fold(features: Floats, training: TrainingSet, folds: Ints, *,
 def compare(
     judge: Judge, clip_ids: Sequence[str], predictions: Mapping[str, Ints], labels: Sequence[str]
 ) -> dict[str, Any]:
-    """Score every control, and say which won.
-
-    Args:
-        judge: What the predictions are judged by.
-        clip_ids: The clips, n.
-        predictions: Labels by control, (n,), -1 where there is none: counted as wrong.
-        labels: The K label names.
-    """
+    """Score the labels that each control gives clips, (n,), and say which won; -1, no label, counts as wrong."""
     names = [*labels, ""]  # -1 takes the last
     named = {
         name: dict(zip(clip_ids, [names[i] for i in found.tolist()], strict=True))

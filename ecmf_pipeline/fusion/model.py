@@ -155,12 +155,7 @@ class FusionModel(nn.Module):
 
     @torch.no_grad()
     def standardise_by(self, features: Sequence[Tensor], present: Tensor) -> None:
-        """Take each modality's mean and deviation from the training rows that have it.
-
-        Args:
-            features: Training rows of each modality, (n, D_m) or (n, T_m, D_m).
-            present: Whether a row has a modality, (n, M).
-        """
+        """Take each modality's mean and deviation from the training rows, (n, D_m) or (n, T_m, D_m), that have it."""
         self.seen.copy_(present.any(dim=0))
         for standardiser, values, here in zip(self.standardisers, features, present.unbind(1), strict=True):
             if isinstance(standardiser, Standardiser) and bool(here.any()):

@@ -80,13 +80,7 @@ def deployed(ensemble: Ensemble, clips: Sequence[Clip]) -> Judgement:
 def predict_tables(
     judgements: Mapping[str, Judgement], clips: Sequence[Clip], read: Callable[[Sequence[str]], Features]
 ) -> dict[str, PredictionTable]:
-    """The predictions of several ensembles of all clips; what none can judge gets the given labels' shares.
-
-    Args:
-        judgements: By name; all of the same labels.
-        clips: The clips, (n,).
-        read: See `predict_in_blocks`.
-    """
+    """What `predict_in_blocks` finds, as tables; clips that cannot be judged get the given labels' shares."""
     found = predict_in_blocks(judgements, [clip.clip_id for clip in clips], read)
     return {name: _table(judgements[name], clips, prediction) for name, prediction in found.items()}
 

@@ -279,15 +279,10 @@ def _reason(assessment: Assessment, labels: Sequence[str], row: int, given: int,
 
 
 def find_targets(assessment: Assessment, given: Ints, gold: Ints, config: RefineConfig) -> Targets:
-    """The lowest thresholds that reach the precisions asked for, estimated on gold clips.
+    """The lowest thresholds that reach the precisions asked for, estimated on clips with a gold label, (n,).
 
-    A gold clip is judged there by what the sources say of it without its gold label.
-
-    Args:
-        assessment: What votes and given labels say; without gold labels of its own nothing can be estimated.
-        given: Given labels, (n,), -1 where there is none.
-        gold: Labels known to be right, (n,), -1 where unknown.
-        config: The precisions, and the thresholds where nothing is known.
+    A gold clip is judged there by what the sources say of it without its gold label. Of an assessment that knows no
+    gold labels nothing can be estimated.
     """
     classes = assessment.probs.shape[1]
     if assessment.held_out is None:
@@ -378,10 +373,7 @@ def worth_labelling(posterior: Floats, known: Bools, count: int) -> Sequence[int
     The clips are taken by what they teach, in turn from each class that is thought likeliest: entropy alone would ask
     about one confusable pair over and over.
 
-    Args:
-        posterior: What is known of each clip's label, (n, K).
-        known: Clips that a person has judged already, (n,).
-        count: How many to name.
+    A clip is asked about by its posterior, (n, K), unless a person has judged it already (``known``, (n,)).
     """
     taught, labels = label_entropy(posterior), posterior.argmax(axis=1)
     queues = []

@@ -177,12 +177,7 @@ def write_refined(
 ) -> None:
     """Write the decisions, sorted by clip, and beside each the posterior and every source's vote and its probability.
 
-    Args:
-        path: The csv file.
-        decisions: One a clip.
-        votes: Probabilities by source, (n, K), rows as the decisions.
-        posterior: The label model's probabilities, (n, K), rows as the decisions.
-        labels: The K label names.
+    Votes and posterior, (n, K), have rows as the decisions.
     """
     import pandas as pd
 

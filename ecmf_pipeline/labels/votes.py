@@ -110,14 +110,7 @@ class SourceReport:
 def report_sources(
     names: Sequence[str], cast: Ints, truth: Floats, judged: NDArray[np.bool_]
 ) -> tuple[SourceReport, ...]:
-    """Compare every source with the truth.
-
-    Args:
-        names: The sources, S.
-        cast: Their votes, (n, S).
-        truth: Probabilities of the truth, (n, K), one-hot where it is known.
-        judged: The clips to compare on, (n,).
-    """
+    """Compare every source's votes, (n, S), with probabilities of the truth, (n, K), on the judged clips, (n,)."""
     classes = truth.shape[1]
     chosen, known = cast[judged], truth[judged]  # (m, S), (m, K)
     voting = chosen != ABSTAIN  # (m, S)
@@ -149,9 +142,7 @@ def report_sources(
 def error_correlations(cast: Ints, truth: Floats) -> Floats:
     """Correlations of the sources' errors, (S, S), each over the clips that both vote on; NaN where it is unknown.
 
-    Args:
-        cast: Their votes, (n, S).
-        truth: Probabilities of the truth, (n, K).
+    Of votes, (n, S), and probabilities of the truth, (n, K).
     """
     voting = cast != ABSTAIN
     chosen = truth[np.arange(len(truth))[:, None], np.where(voting, cast, 0)]
