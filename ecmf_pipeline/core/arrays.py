@@ -20,10 +20,12 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-
 MOST_FRAMES = 32
 """Rows that a sequence has at most where nothing else is said: speech has fifty a second, and all would be padded to
 the longest."""
+
+LEAST_GROUPS_TO_VALIDATE = 3
+"""With fewer groups in a training part, keeping one aside whole would leave too little to train on."""
 
 
 def pooled_width(dim: int, pool: Pool) -> int:
@@ -219,10 +221,6 @@ def _weighted_f1_of(confusions: NDArray[np.float64]) -> NDArray[np.float64]:
     f1 = np.divide(2 * right, support + predicted, out=np.zeros_like(right), where=support + predicted > 0)
     weighted: NDArray[np.float64] = (f1 * support).sum(axis=1) / support.sum(axis=1)
     return weighted
-
-
-LEAST_GROUPS_TO_VALIDATE = 3
-"""With fewer groups in a training part, keeping one aside whole would leave too little to train on."""
 
 
 def assign_folds(

@@ -1,7 +1,8 @@
 """EcmfFusion: one token a modality, self-attention among them, a dynamic weight for each, and residual paths.
 
 After ECMF, the MER2025 entry this package follows: adaptive weighting of modalities, and residual connections that keep
-what each modality said before it listened to the others.
+what each modality said before it listened to the others. The models that it has to beat follow, behind the same
+interface.
 """
 
 from __future__ import annotations

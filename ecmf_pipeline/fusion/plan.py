@@ -26,6 +26,9 @@ from ecmf_pipeline.fusion.prediction import Member, judge
 NEVER = -2
 """The fold of a row that no model may learn from."""
 
+SEARCH_FOLD = 1_000_003
+"""Seeds the models of the search apart from those of the folds."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -162,10 +165,6 @@ def _standardised(model: FusionModel, examples: Examples) -> Examples:
     """Once for all epochs."""
     features = model.standardised(examples.inputs.features, examples.inputs.present)
     return Examples(Inputs(features, examples.inputs.present), examples.labels, examples.weights)
-
-
-SEARCH_FOLD = 1_000_003
-"""Seeds the models of the search apart from those of the folds."""
 
 
 def found_settings(plan: Plan, fold: int) -> Settings:

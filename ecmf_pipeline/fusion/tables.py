@@ -81,21 +81,19 @@ def predict_tables(
     judgements: Mapping[str, Judgement], clips: Sequence[Clip], read: Callable[[Sequence[str]], Features]
 ) -> dict[str, PredictionTable]:
     """What `predict_in_blocks` finds, as tables; clips that cannot be judged get the given labels' shares."""
-    found = predict_in_blocks(judgements, [clip.clip_id for clip in clips], read)
-    return {name: _table(judgements[name], clips, prediction) for name, prediction in found.items()}
-
-
-def _table(judgement: Judgement, clips: Sequence[Clip], prediction: Prediction) -> PredictionTable:
-    given = np.array(labels_of(clips, prediction.label_names))
-    prior = np.bincount(given[given >= 0], minlength=len(prediction.label_names)) / (given >= 0).sum()
-    probs, flags = with_prior(prediction.probs, prior.tolist())
-    return PredictionTable(
-        clip_ids=tuple(clip.clip_id for clip in clips),
-        splits=tuple(clip.split.value for clip in clips),
-        out_of_fold=judgement.held_out >= 0,
-        flags=flags,
-        label_names=prediction.label_names,
-        probs=probs,
-        modalities=judgement.ensemble.modalities,
-        modality_weights=prediction.modality_weights,
-    )
+    tables = {}
+    for name, prediction in predict_in_blocks(judgements, [clip.clip_id for clip in clips], read).items():
+        given = np.array(labels_of(clips, prediction.label_names))
+        prior = np.bincount(given[given >= 0], minlength=len(prediction.label_names)) / (given >= 0).sum()
+        probs, flags = with_prior(prediction.probs, prior.tolist())
+        tables[name] = PredictionTable(
+            clip_ids=tuple(clip.clip_id for clip in clips),
+            splits=tuple(clip.split.value for clip in clips),
+            out_of_fold=judgements[name].held_out >= 0,
+            flags=flags,
+            label_names=prediction.label_names,
+            probs=probs,
+            modalities=judgements[name].ensemble.modalities,
+            modality_weights=prediction.modality_weights,
+        )
+    return tables
