@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Floats, Ints, bootstrap_difference, expected_calibration_error, weighted_f1
-from ecmf_pipeline.core.clips import Clip, labels_of
+from ecmf_pipeline.core.clips import Corpus
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.evaluation.scoring import groups_to_draw, leave_one_out, reliability
 from ecmf_pipeline.labels.baselines import BASELINES
@@ -56,8 +56,7 @@ class LabelEvidence:
     @classmethod
     def of(
         cls,
-        clips: Sequence[Clip],
-        labels: Sequence[str],
+        corpus: Corpus,
         votes: Mapping[str, Floats],
         *,
         verdicts: Ints,
@@ -65,15 +64,15 @@ class LabelEvidence:
         seed: int,
         config: LabelModelConfig,
     ) -> LabelEvidence:
-        """The evidence about n clips, whose labels are among the K ``labels``."""
-        index = {label: position for position, label in enumerate(labels)}
+        """The evidence about a corpus of n clips and K labels."""
+        index = {label: position for position, label in enumerate(corpus.labels)}
         return cls(
             votes=votes,
-            given=np.array(labels_of(clips, labels), np.int64),
+            given=corpus.given,
             verdicts=verdicts,
-            gold=np.array([index.get(clip.gold_label, -1) for clip in clips], np.int64),
+            gold=np.array([index.get(clip.gold_label, -1) for clip in corpus.clips], np.int64),
             folds=folds,
-            groups=groups_to_draw([clip.group for clip in clips]),
+            groups=groups_to_draw([clip.group for clip in corpus.clips]),
             seed=seed,
             config=config,
         )

@@ -56,7 +56,7 @@ def run() -> None:
         except TooFewClips as error:
             results["controls"]["no_fusion"] = f"the fusion model cannot be trained on each training set: {error.what}"
     votes, believed = all_votes(corpus), params.refine.label_model
-    evidence = LabelEvidence.of(clips, labels, votes, verdicts=verdicts, folds=folds, seed=seed, config=believed)
+    evidence = LabelEvidence.of(corpus, votes, verdicts=verdicts, folds=folds, seed=seed, config=believed)
     results["label_model"] = belief(evidence)
     results["label_methods"] = methods(evidence, params.evaluate)
     write_json(paths.SOURCES, sources(evidence, labels))
