@@ -99,11 +99,9 @@ def predict_out_of_fold(features: Floats, training: TrainingSet, folds: Ints, *,
     return predicted
 
 
-def compare(
-    judge: Judge, clip_ids: Sequence[str], predictions: Mapping[str, Ints], labels: Sequence[str]
-) -> dict[str, Any]:
+def compare(judge: Judge, clip_ids: Sequence[str], predictions: Mapping[str, Ints]) -> dict[str, Any]:
     """Score the labels that each control gives clips, (n,), and say which won; -1, no label, counts as wrong."""
-    names = [*labels, ""]  # -1 takes the last
+    names = [*judge.labels, ""]  # -1 takes the last
     named = {
         name: dict(zip(clip_ids, [names[i] for i in found.tolist()], strict=True))
         for name, found in predictions.items()

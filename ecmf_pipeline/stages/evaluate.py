@@ -39,7 +39,7 @@ def run() -> None:
     features = read_features(params, clips)
     rows, clip_ids = joined(features), [clip.clip_id for clip in clips]
     linear = {name: predict_out_of_fold(rows, one, folds, seed=seed) for name, one in sets.items()}
-    results["controls"] = compare(judge, clip_ids, linear, labels)
+    results["controls"] = compare(judge, clip_ids, linear)
     if params.evaluate.fusion_controls:
         try:
             found = fusion_predictions(
@@ -52,7 +52,7 @@ def run() -> None:
                 training=training,
                 trained={"given": tables["fusion"], "refined": refined},
             )
-            results["controls"]["fusion"] = compare(judge, clip_ids, found, labels)
+            results["controls"]["fusion"] = compare(judge, clip_ids, found)
         except TooFewClips as error:
             results["controls"]["no_fusion"] = f"the fusion model cannot be trained on each training set: {error.what}"
     votes, believed = all_votes(corpus), params.refine.label_model

@@ -109,7 +109,7 @@ def test_it_says_plainly_which_training_set_won(
         return np.where(np.arange(60) < count, truth, 1 - truth)
 
     predictions = {name: right(others_right) for name in (GIVEN, REBALANCED)} | {REFINED: right(refined_right)}
-    found = compare(judge, clip_ids, predictions, LABELS)
+    found = compare(judge, clip_ids, predictions)
     assert said in found["sentence"]
     assert (REFINED in found["sentence"]) == (refined_right > others_right)
     over = found["sets"][REFINED]["over_rebalanced"]
