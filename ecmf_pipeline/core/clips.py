@@ -1,4 +1,4 @@
-"""Clips, the manifest that lists them, and their transcripts.
+"""Clips, the manifest that lists them, the corpus they make up, and their transcripts.
 
 The manifest is the one table every later stage starts from. Its rows are sorted by ``clip_id`` and its bytes depend on
 nothing but its content, so that an unchanged corpus leaves the file, and all that DVC derives from it, alone.
@@ -14,10 +14,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import NewType
+from typing import TYPE_CHECKING, Any, NewType
 
+from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.errors import CorpusError, InputError, MissingInput
-from ecmf_pipeline.core.files import read_text, write_csv
+from ecmf_pipeline.core.files import read_json, read_text, write_csv
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 ClipId = NewType("ClipId", str)
 
@@ -240,3 +245,38 @@ def read_texts(path: Path) -> dict[str, ClipText]:
     if header != _COLUMNS or any(len(row) != len(header) for row in rows):
         raise InputError(f"{path} is damaged", "run `ecmf-pipe rewrite` again")
     return {clip_id: ClipText(*texts) for clip_id, *texts in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """The manifest and what `index` wrote beside it.
+
+    Attributes:
+        clips: All clips, sorted by id.
+        labels: The labels, in the order of the model's outputs.
+        candidates: Clip ids in the order of the submission.
+        synthetic: Whether the corpus is generated.
+    """
+
+    clips: list[Clip]
+    labels: list[str]
+    candidates: list[str]
+    synthetic: bool
+
+    @property
+    def given(self) -> NDArray[np.int64]:
+        """The given labels as indices, (n,), -1 where there is none."""
+        import numpy as np  # `index` and `settings` read manifests too, and are to start fast
+
+        return np.array(labels_of(self.clips, self.labels), np.int64)
+
+
+def read_corpus_tables() -> Corpus:
+    """Read what `index` wrote.
+
+    Raises:
+        MissingInput: When it has not run yet.
+    """
+    clips = read_manifest(paths.MANIFEST)
+    corpus: dict[str, Any] = read_json(paths.CORPUS, made_by="index")
+    return Corpus(clips, corpus["labels"], corpus["candidates"], corpus["synthetic"])

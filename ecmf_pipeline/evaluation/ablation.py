@@ -226,13 +226,8 @@ def shuffled(values: NDArray[np.float32], rng: np.random.Generator, _noise: floa
 def write_ablation(folder: Path, metrics: Path, clip_ids: Sequence[str], judged_by: str, found: Ablation) -> None:
     """Write the tables and answers into ``folder`` and the metrics beside the others.
 
-    Args:
-        folder: For ``variants.csv``, ``robustness.csv`` and ``answers.npz`` (``clip_ids``, (j,), ``variants``, (V,),
-            and ``labels``, (V, S, j)).
-        metrics: The JSON file.
-        clip_ids: The judged clips, (j,).
-        judged_by: ``gold`` or ``given``.
-        found: What is written.
+    The folder gets ``variants.csv``, ``robustness.csv`` and ``answers.npz``: ``clip_ids``, (j,), those that are judged,
+    ``variants``, (V,), and ``labels``, (V, S, j).
     """
     results = found.results
     write_json(metrics, {"judged_by": judged_by, **results})

@@ -12,18 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.core.clips import Clip
-from ecmf_pipeline.core.errors import TooFewClips
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.evaluation.scoring import Judge
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.labels.config import LinearConfig
 from ecmf_pipeline.labels.refine import Decision, Verdict
-from ecmf_pipeline.labels.voters import build_voter, joined
+from ecmf_pipeline.labels.voters import vote
 
 GIVEN = "given labels"
 REBALANCED = "given labels, classes rebalanced"
@@ -43,56 +42,6 @@ class TrainingSet:
     labels: Ints
     weights: Floats
     balance: float
-
-
-@dataclass(frozen=True, slots=True)
-class Controls:
-    """The same n clips labelled by classifiers that were trained on each of several training sets.
-
-    Attributes:
-        judge: What the predictions are judged by.
-        clips: The n clips.
-        labels: The K label names.
-        features: By modality, (n, D), a row of NaN where a clip has none.
-        sets: The training sets by name.
-    """
-
-    judge: Judge
-    clips: Sequence[Clip]
-    labels: Sequence[str]
-    features: Mapping[str, NDArray[np.float32]]
-    sets: Mapping[str, TrainingSet]
-
-    def of_linear(self, folds: Ints, *, seed: int) -> dict[str, Any]:
-        """What a linear classifier on all modalities makes of each set; see `predict_out_of_fold` and `compare`."""
-        rows = joined(self.features)
-        found = {name: predict_out_of_fold(rows, one, folds, seed=seed) for name, one in self.sets.items()}
-        return self._compared(found)
-
-    def of_fusion(
-        self, folds: Ints, *, fusion: FusionConfig, training: TrainingConfig, trained: Mapping[str, PredictionTable]
-    ) -> dict[str, Any]:
-        """What the fusion makes of each set, as ``fusion``; or ``no_fusion``, why it cannot be trained on each.
-
-        Args are those of `fusion_predictions`.
-        """
-        try:
-            found = fusion_predictions(
-                self.features,
-                self.sets,
-                folds,
-                self.clips,
-                self.labels,
-                fusion=fusion,
-                training=training,
-                trained=trained,
-            )
-        except TooFewClips as error:
-            return {"no_fusion": f"the fusion model cannot be trained on each training set: {error.what}"}
-        return {"fusion": self._compared(found)}
-
-    def _compared(self, found: Mapping[str, Ints]) -> dict[str, Any]:
-        return compare(self.judge, [clip.clip_id for clip in self.clips], found, self.labels)
 
 
 def training_sets(
@@ -124,7 +73,7 @@ def training_sets(
 
 
 def predict_out_of_fold(features: Floats, training: TrainingSet, folds: Ints, *, seed: int) -> Ints:
-    """Label every clip by a classifier that was trained without its fold.
+    """Label every clip by a linear classifier that was trained without its fold.
 
     Args:
         features: One row a clip, (n, D), NaN where it has none.
@@ -135,7 +84,7 @@ def predict_out_of_fold(features: Floats, training: TrainingSet, folds: Ints, *,
     Returns:
         Labels, (n,), -1 where there are no features, or the training part has fewer than two classes.
     """
-    voter = build_voter(LinearConfig(balance=training.balance))
+    voter = LinearConfig(balance=training.balance)
     present = ~np.isnan(features).any(axis=1)
     used = present & (training.labels >= 0) & (training.weights > 0)
     predicted = np.full(len(features), -1, np.int64)
@@ -144,24 +93,17 @@ def predict_out_of_fold(features: Floats, training: TrainingSet, folds: Ints, *,
         known, compact = np.unique(training.labels[learned], return_inverse=True)
         if len(known) < 2:
             continue
-        probs = voter.vote(features[learned], compact, features[asked], seed=seed, weights=training.weights[learned])
+        weights = training.weights[learned]
+        probs = vote(voter, features[learned], compact, features[asked], seed=seed, weights=weights)
         predicted[asked] = known[probs.argmax(axis=1)]
     return predicted
 
 
-def compare(
-    judge: Judge, clip_ids: Sequence[str], predictions: Mapping[str, Ints], labels: Sequence[str]
-) -> dict[str, Any]:
-    """Score every control, and say which won.
-
-    Args:
-        judge: What the predictions are judged by.
-        clip_ids: The clips, n.
-        predictions: Labels by control, (n,), -1 where there is none: counted as wrong.
-        labels: The K label names.
-    """
+def compare(judge: Judge, clip_ids: Sequence[str], predictions: Mapping[str, Ints]) -> dict[str, Any]:
+    """Score the labels that each control gives clips, (n,), and say which won; -1, no label, counts as wrong."""
+    names = [*judge.labels, ""]  # -1 takes the last
     named = {
-        name: dict(zip(clip_ids, (labels[i] if i >= 0 else "" for i in found.tolist()), strict=True))
+        name: dict(zip(clip_ids, [names[i] for i in found.tolist()], strict=True))
         for name, found in predictions.items()
     }
     results: dict[str, Any] = {}
@@ -220,12 +162,16 @@ def fusion_predictions(
     Raises:
         TooFewClips: When a set leaves too little to train on outside some fold.
     """
-    there = _trained_already(trained, training)
+    if training.class_weights == "none":
+        there = {GIVEN: trained["given"]}
+    else:
+        there = {REBALANCED: trained["given"], PSEUDO: trained["refined"]}
     found = {}
     for name, chosen in sets.items():
         if name in there:
-            found[name] = _labels_of(there[name].probs, list(map(bool, there[name].flags)))
+            found[name] = np.where(np.array(there[name].flags) != "", -1, there[name].probs.argmax(axis=1))
             continue
+        balanced = training.class_weights if training.class_weights != "none" else "sqrt"
         ensemble = fit(
             features,
             chosen.labels,
@@ -235,27 +181,8 @@ def fusion_predictions(
             clip_ids=[clip.clip_id for clip in clips],
             label_names=labels,
             fusion=fusion,
-            training=training.model_copy(update={"class_weights": _class_weights(chosen, training)}),
+            training=training.model_copy(update={"class_weights": balanced if chosen.balance else "none"}),
             description=f"control: {name}",
         )
-        probs = ensemble.predict(features, folds).probs
-        found[name] = _labels_of(probs, np.isnan(probs).any(axis=1))
+        found[name] = ensemble.predict(features, folds).classes
     return found
-
-
-def _class_weights(chosen: TrainingSet, training: TrainingConfig) -> str:
-    if chosen.balance == 0:
-        return "none"
-    return training.class_weights if training.class_weights != "none" else "sqrt"
-
-
-def _trained_already(trained: Mapping[str, PredictionTable], training: TrainingConfig) -> dict[str, PredictionTable]:
-    """What the pipeline's two trainings are called among the controls."""
-    if training.class_weights == "none":
-        return {GIVEN: trained["given"]}
-    return {REBALANCED: trained["given"], PSEUDO: trained["refined"]}
-
-
-def _labels_of(probs: NDArray[np.float32], silent: ArrayLike) -> Ints:
-    labels: Ints = np.where(np.asarray(silent, dtype=bool), -1, np.nan_to_num(probs).argmax(axis=1)).astype(np.int64)
-    return labels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Floats, Ints, bootstrap_difference, expected_calibration_error, weighted_f1
-from ecmf_pipeline.core.clips import Clip, labels_of
+from ecmf_pipeline.core.clips import Corpus
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.evaluation.scoring import groups_to_draw, leave_one_out, reliability
 from ecmf_pipeline.labels.baselines import BASELINES
 from ecmf_pipeline.labels.combining import LEAST_GOLD, combine_votes
 from ecmf_pipeline.labels.config import LabelModelConfig
 from ecmf_pipeline.labels.label_model import GIVEN, assess
-from ecmf_pipeline.labels.voters import family_of
 from ecmf_pipeline.labels.votes import SourceReport, first_choice, report_sources
 
 Method = Callable[[Ints], Floats]
@@ -57,8 +56,7 @@ class LabelEvidence:
     @classmethod
     def of(
         cls,
-        clips: Sequence[Clip],
-        labels: Sequence[str],
+        corpus: Corpus,
         votes: Mapping[str, Floats],
         *,
         verdicts: Ints,
@@ -66,15 +64,15 @@ class LabelEvidence:
         seed: int,
         config: LabelModelConfig,
     ) -> LabelEvidence:
-        """The evidence about n clips, whose labels are among the K ``labels``."""
-        index = {label: position for position, label in enumerate(labels)}
+        """The evidence about a corpus of n clips and K labels."""
+        index = {label: position for position, label in enumerate(corpus.labels)}
         return cls(
             votes=votes,
-            given=np.array(labels_of(clips, labels), np.int64),
+            given=corpus.given,
             verdicts=verdicts,
-            gold=np.array([index.get(clip.gold_label, -1) for clip in clips], np.int64),
+            gold=np.array([index.get(clip.gold_label, -1) for clip in corpus.clips], np.int64),
             folds=folds,
-            groups=groups_to_draw([clip.group for clip in clips]),
+            groups=groups_to_draw([clip.group for clip in corpus.clips]),
             seed=seed,
             config=config,
         )
@@ -105,61 +103,25 @@ def belief(evidence: LabelEvidence) -> dict[str, Any] | None:
     def posterior_of(votes: Mapping[str, Floats]) -> Floats:
         return evidence.posterior(votes, evidence.verdicts)
 
-    families = {name: family_of(name) for name in evidence.votes}
-    without = leave_one_out(evidence.votes, families, truth, posterior_of)
+    without = leave_one_out(evidence.votes, truth, posterior_of)
     return {**reliability(posterior_of(evidence.votes), truth), "without": without}
 
 
 def methods(evidence: LabelEvidence, config: EvaluateConfig) -> dict[str, Any]:
-    """The label model beside the baselines; see `compare_methods`."""
-
-    def used(may_learn_from: Ints) -> Floats:
-        # The refinement learns from verdicts alone, whatever else is known here.
-        return evidence.posterior(evidence.votes, np.where(may_learn_from >= 0, evidence.verdicts, -1))
-
-    return compare_methods(
-        evidence.with_given,
-        used,
-        evidence.known,
-        evidence.folds,
-        config,
-        learns=bool((evidence.verdicts >= 0).any()),
-        groups=evidence.groups,
-    )
-
-
-def compare_methods(
-    votes: Mapping[str, Floats],
-    used: Method,
-    known: Ints,
-    folds: Ints,
-    config: EvaluateConfig,
-    *,
-    learns: bool,
-    groups: NDArray[np.str_] | None = None,
-) -> dict[str, Any]:
-    """Judge the label model and every baseline by labels that are known to be right.
+    """Judge the label model and every baseline by labels that are known to be right, whose intervals ``config`` draws.
 
     Whatever learns from such labels is asked about each fold without that fold's. With too few of them
     (`LEAST_GOLD`) only what needs none is compared.
-
-    Args:
-        votes: Probabilities by source, (n, K), NaN where it abstains: the given label may be one of them.
-        used: The label model as the refinement uses it.
-        known: Labels that are known to be right, (n,), -1 where unknown.
-        folds: The fold of every clip, (n,); clips of one group in one fold.
-        config: How intervals are drawn.
-        learns: Whether ``used`` learns from labels that are known to be right.
-        groups: Speakers or dialogues, (n,), which intervals are drawn by.
 
     Returns:
         Accuracy, weighted F1 and calibration error by method, what the label model leads it by (paired 95% interval),
         and the methods that were not compared, with the reason.
     """
+    known, folds = evidence.known, evidence.folds
     judged = np.flatnonzero(known >= 0)
     if not len(judged):
         return {"clips": 0, "methods": {}, "left_out": {}}
-    methods, left_out = _methods(votes, (used, learns), taught=len(judged) >= LEAST_GOLD)
+    methods, left_out = _methods(evidence, taught=len(judged) >= LEAST_GOLD)
     found = {name: _asked(method, known, folds, judged, learns=own) for name, (method, own) in methods.items()}
     truth = known[judged].astype(str)
     chosen = {name: probs.argmax(axis=1) for name, probs in found.items()}
@@ -171,7 +133,7 @@ def compare_methods(
             chosen[name].astype(str),
             truth,
             rng=np.random.default_rng(config.seed),
-            groups=None if groups is None else groups[judged],
+            groups=None if evidence.groups is None else evidence.groups[judged],
             draws=config.draws,
         )
         results[name] = {
@@ -184,11 +146,15 @@ def compare_methods(
     return {"clips": len(judged), "methods": results, "left_out": left_out}
 
 
-def _methods(
-    votes: Mapping[str, Floats], used: tuple[Method, bool], *, taught: bool
-) -> tuple[dict[str, tuple[Method, bool]], dict[str, str]]:
+def _methods(evidence: LabelEvidence, *, taught: bool) -> tuple[dict[str, tuple[Method, bool]], dict[str, str]]:
     """By name what is compared, and whether it learns from gold; and why others are not."""
-    methods: dict[str, tuple[Method, bool]] = {USED: used}
+    votes = evidence.with_given
+
+    def used(may_learn_from: Ints) -> Floats:
+        # The refinement learns from verdicts alone, whatever else is known here.
+        return evidence.posterior(evidence.votes, np.where(may_learn_from >= 0, evidence.verdicts, -1))
+
+    methods: dict[str, tuple[Method, bool]] = {USED: (used, bool((evidence.verdicts >= 0).any()))}
     if taught:
         methods[TAUGHT] = (lambda gold: combine_votes(votes, gold).probs, True)
     left_out = {}
@@ -206,43 +172,29 @@ def _asked(method: Method, known: Ints, folds: Ints, judged: Ints, *, learns: bo
     """What a method says of the judged clips, (m, K), each without the labels of its fold."""
     if not learns:
         return method(np.full(len(known), -1))[judged]
-    answers: Floats | None = None
-    for fold in np.unique(folds[judged]).tolist():
-        probs = method(np.where(folds == fold, -1, known))[judged]
-        answers = probs.copy() if answers is None else answers
-        asked = folds[judged] == fold
-        answers[asked] = probs[asked]
-    assert answers is not None
-    return answers
+    by_fold = {fold: method(np.where(folds == fold, -1, known)) for fold in np.unique(folds[judged]).tolist()}
+    return np.stack([by_fold[folds[row]][row] for row in judged])
 
 
 def sources(evidence: LabelEvidence, labels: list[str]) -> dict[str, Any]:
-    """How each source fares, by labels known to be right, or by the label model where there are too few of them."""
+    """How each source fares, by labels known to be right, or by the label model where there are too few of them.
+
+    Returns:
+        The content of data/metrics/sources.json: ``judged_by`` (``gold``, or ``votes`` where too few labels are known
+        to be right), ``labels``, and by name each source's ``coverage``, ``votes``, ``reliability`` with ``low`` and
+        ``high``, ``confusion`` (shares of its votes by true label, K x K, with 95% intervals ``confusion_low`` and
+        ``confusion_high``), and ``error_correlation`` by the other's name. Null stands for what cannot be known.
+    """
     votes, known = evidence.with_given, evidence.known
     judged = known >= 0
     enough = int(judged.sum()) >= LEAST_GOLD
     truth = np.eye(len(labels))[known] if enough else evidence.posterior(evidence.votes, evidence.verdicts)
     cast = np.stack([first_choice(probs) for probs in votes.values()], axis=1)
     everyone = np.ones(len(known), dtype=bool)
-    return account_of(report_sources(list(votes), cast, truth, judged if enough else everyone, gold=enough), labels)
-
-
-def account_of(reports: Sequence[SourceReport], labels: Sequence[str]) -> dict[str, Any]:
-    """The reports of all sources as they stand in data/metrics/sources.json.
-
-    Args:
-        reports: One a source.
-        labels: The K label names.
-
-    Returns:
-        ``judged_by`` (``gold``, or ``votes`` where too few labels are known to be right), ``labels``, and by name each
-        source's ``coverage``, ``votes``, ``reliability`` with ``low`` and ``high``, ``confusion`` (shares of its votes
-        by true label, K x K, with 95% intervals ``confusion_low`` and ``confusion_high``), and ``error_correlation`` by
-        the other's name. Null stands for what cannot be known.
-    """
+    reports = report_sources(list(votes), cast, truth, judged if enough else everyone)
     return {
-        "judged_by": reports[0].judged_by if reports else "votes",
-        "labels": list(labels),
+        "judged_by": "gold" if enough else "votes",
+        "labels": labels,
         "sources": {report.name: _account(report) for report in reports},
     }
 

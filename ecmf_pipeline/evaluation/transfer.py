@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.evaluation.scoring import Judge, in_words
-from ecmf_pipeline.fusion.prediction import Ensemble, Judgement, predict_in_blocks
+from ecmf_pipeline.fusion.prediction import Ensemble
+from ecmf_pipeline.fusion.tables import Judgement, predict_in_blocks
 
 NO_ANSWER = ""
 """Of a clip that has no modality the model knows: it counts as wrong."""
@@ -39,10 +40,6 @@ def label_map(theirs: Sequence[str], ours: Sequence[str], changes: Sequence[str]
     return mapped
 
 
-Read = Callable[[Sequence[str]], Mapping[str, NDArray[np.float32]]]
-"""From clip ids to the features of this corpus, by modality."""
-
-
 def judge_transfer(
     ensemble: Ensemble,
     judge: Judge,
@@ -50,7 +47,7 @@ def judge_transfer(
     *,
     here: Mapping[str, Mapping[str, str]],
     modalities: Sequence[str],
-    read: Read,
+    read: Callable[[Sequence[str]], Mapping[str, NDArray[np.float32]]],
 ) -> dict[str, Any]:
     """Score a model from elsewhere beside the one trained here, on the same clips.
 
@@ -65,7 +62,7 @@ def judge_transfer(
             of these is compared besides, where the model from elsewhere shares that modality alone.
         modalities: Those of which this corpus has features. Those that the model does not know are not used, and of
             those that are not here it judges every clip as missing them.
-        read: Reads them.
+        read: From clip ids to the features of this corpus, by modality.
 
     Raises:
         InputError: When no modality is shared, or the features have another width.

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ecmf_pipeline.core.arrays import is_missing
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.fusion.folds import is_missing
 
 LabelType = Literal["index", "float", "name"]
 """Labels are class indices (bools are), indices that were handed in as floats, or names."""
@@ -148,22 +148,17 @@ def encode_labels(
         raise InputError(f"label_names {list(label_names)} name a label twice", "name each label once")
     values = _column(labels)
     if values.dtype.kind in _NUMBERS:
-        return _encode_indices(_whole(values), label_names)
+        indices = _whole(values)
+        names = tuple(label_names) if label_names is not None else tuple(map(str, range(indices.max(initial=-1) + 1)))
+        if len(indices) and not -1 <= indices.min() <= indices.max() < len(names):
+            raise InputError(f"label indices {indices.min()} to {indices.max()} where {len(names)} labels are known")
+        return indices, names
     words = ["" if is_missing(value) else str(value) for value in values.tolist()]
     names = tuple(label_names) if label_names is not None else tuple(sorted(set(words) - {""}))
     index = {name: position for position, name in enumerate(names)} | {"": -1}
     if unknown := sorted(set(words) - set(index)):
         raise InputError(f"label {unknown[0]!r} is unknown", f"the labels are {', '.join(names)}")
     return np.array([index[word] for word in words], dtype=np.int64), names
-
-
-def _encode_indices(
-    indices: NDArray[np.int64], label_names: Sequence[str] | None
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    names = tuple(label_names) if label_names is not None else tuple(map(str, range(indices.max(initial=-1) + 1)))
-    if len(indices) and not -1 <= indices.min() <= indices.max() < len(names):
-        raise InputError(f"label indices {indices.min()} to {indices.max()} where {len(names)} labels are known")
-    return indices, names
 
 
 def _column(labels: ArrayLike) -> NDArray[Any]:

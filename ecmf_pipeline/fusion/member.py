@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -93,20 +94,24 @@ class MemberTraining:
     rng: np.random.Generator
     by_f1: bool = False
 
+    @cached_property
+    def by_class(self) -> Tensor:
+        """Weight of each class in the loss, (C,)."""
+        return class_weights(self.learned, self.model.n_classes, self.config.class_weights)
+
     def run(self) -> tuple[int, float]:
         """Train; returns the epochs that the last step lasted and the validation loss it reached."""
-        by_class = class_weights(self.learned, self.model.n_classes, self.config.class_weights)  # (C,)
         if not isinstance(self.model, BranchedFusion):
-            return self._learn_together(by_class)
+            return self._learn_together()
         if isinstance(self.model, EcmfFusion) and not self.config.staged:
-            return self._learn_together(by_class)
-        self._learn_branches(self.model, by_class)
+            return self._learn_together()
+        self._learn_branches(self.model)
         if not isinstance(self.model, EcmfFusion):
-            return 0, self._final_loss(by_class)
-        self._fit_reliability(self.model, by_class)
-        return self._learn_together(by_class, set(self.model.branches.parameters()))
+            return 0, self._final_loss()
+        self._fit_reliability(self.model)
+        return self._learn_together(set(self.model.branches.parameters()))
 
-    def _learn_branches(self, model: BranchedFusion, by_class: Tensor) -> None:
+    def _learn_branches(self, model: BranchedFusion) -> None:
         for index, branch in enumerate(model.branches):
             learned, validated = self.learned.only(index), self.validated.only(index)
             if not bool(model.seen[index]) or not len(learned) or not len(validated):
@@ -116,9 +121,9 @@ class MemberTraining:
                 alone: Tensor = branch(examples.inputs.features[0])[1]
                 return alone
 
-            self._descend(branch, branch.parameters(), learned, validated, logits, logits, by_class)
+            self._descend(branch, branch.parameters(), learned, validated, logits, logits)
 
-    def _fit_reliability(self, model: EcmfFusion, by_class: Tensor) -> None:
+    def _fit_reliability(self, model: EcmfFusion) -> None:
         """Before the last step the attention and the classifier add nothing: only what each branch says counts."""
         model.eval()
         present = self.validated.inputs.present & model.seen
@@ -132,7 +137,7 @@ class MemberTraining:
             weights = model.reliability.expand(present.shape).masked_fill(~present, -torch.inf).softmax(dim=1)  # (n, M)
             fused = model.gain.exp() * (weights[:, :, None] * logits).sum(dim=1)  # (n, C)
             pull = model.reliability.square().sum() + model.gain.square()
-            value = weighted_loss(fused, self.validated, by_class, 0.0) + RELIABILITY_PRIOR / len(self.validated) * pull
+            value = self._loss(fused, self.validated) + RELIABILITY_PRIOR / len(self.validated) * pull
             torch.autograd.backward(value)
             return value
 
@@ -140,14 +145,14 @@ class MemberTraining:
         for parameter in (model.reliability, model.gain):
             parameter.requires_grad_(False)  # what the branches learned from would undo the fit
 
-    def _learn_together(self, by_class: Tensor, learned: Set[nn.Parameter] = frozenset()) -> tuple[int, float]:
+    def _learn_together(self, learned: Set[nn.Parameter] = frozenset()) -> tuple[int, float]:
         """Train what joins the branches at one rate, and what has ``learned`` before at another."""
         gently = self.config.joint_learning_rate
         for parameter in learned:
             parameter.requires_grad_(gently > 0)
-        logits: Callable[[Examples], Tensor] = self._heard
+        logits: Callable[[Examples], Tensor] = self._logits
         if isinstance(self.model, BranchedFusion) and learned and not gently:
-            logits = self._heard_once(self.model)
+            logits = self._logits_past_branches(self.model)
 
         def logits_of_some(examples: Examples) -> Tensor:
             present = hide_modalities(
@@ -160,21 +165,13 @@ class MemberTraining:
             {"params": [parameter for parameter in trained if parameter not in learned]},
             {"params": [parameter for parameter in trained if parameter in learned], "lr": gently},
         ]
-        return self._descend(
-            self.model,
-            [group for group in groups if group["params"]],
-            self.learned,
-            self.validated,
-            logits_of_some,
-            logits,
-            by_class,
-            by_f1=self.by_f1,
-        )
+        used = [group for group in groups if group["params"]]
+        return self._descend(self.model, used, self.learned, self.validated, logits_of_some, logits, by_f1=self.by_f1)
 
-    def _heard(self, examples: Examples) -> Tensor:
+    def _logits(self, examples: Examples) -> Tensor:
         return self.model.combine(examples.inputs.features, examples.inputs.present).logits
 
-    def _heard_once(self, model: BranchedFusion) -> Callable[[Examples], Tensor]:
+    def _logits_past_branches(self, model: BranchedFusion) -> Callable[[Examples], Tensor]:
         """Logits of the rows kept aside while the branches stay: what those say of them is computed once."""
         model.eval()
         with torch.no_grad():
@@ -189,7 +186,6 @@ class MemberTraining:
         validated: Examples,
         training_logits: Callable[[Examples], Tensor],
         logits: Callable[[Examples], Tensor],
-        by_class: Tensor,
         *,
         by_f1: bool = False,
     ) -> tuple[int, float]:
@@ -205,38 +201,41 @@ class MemberTraining:
                 order = torch.randperm(len(learned), generator=self.generator)  # (n,)
                 for start in range(0, len(order), batch_size):
                     rows = order[start : start + batch_size].to(learned.labels.device)
-                    _step(optimizer, self._training_loss(learned[rows], training_logits, by_class))
+                    optimizer.zero_grad()
+                    torch.autograd.backward(self._training_loss(learned[rows], training_logits))
+                    optimizer.step()
             module.eval()
             with torch.no_grad():
                 found = logits(validated)
-            loss = float(weighted_loss(found, validated, by_class, 0.0))
+            loss = float(self._loss(found, validated))
             best.offer(-_weighted_f1(found, validated) if by_f1 else loss, epoch, loss)
             if epoch - best.epoch >= patience:
                 break
         best.restore()
         return best.epoch, best.loss
 
-    def _training_loss(self, batch: Examples, logits: Callable[[Examples], Tensor], by_class: Tensor) -> Tensor:
+    def _training_loss(self, batch: Examples, logits: Callable[[Examples], Tensor]) -> Tensor:
         smoothing = self.config.label_smoothing
         if not self.config.mixup:
-            return weighted_loss(logits(batch), batch, by_class, smoothing)
+            return self._loss(logits(batch), batch, smoothing)
         share = float(self.rng.beta(self.config.mixup, self.config.mixup))
         partners = torch.randperm(len(batch), generator=self.generator).to(batch.labels.device)
         found = logits(Examples(mixed(batch, share, partners), batch.labels, batch.weights))
         theirs = Examples(batch.inputs, batch.labels[partners], batch.weights[partners])
-        own = weighted_loss(found, batch, by_class, smoothing)
-        return share * own + (1 - share) * weighted_loss(found, theirs, by_class, smoothing)
+        return share * self._loss(found, batch, smoothing) + (1 - share) * self._loss(found, theirs, smoothing)
 
     @torch.no_grad()
-    def _final_loss(self, by_class: Tensor) -> float:
+    def _final_loss(self) -> float:
         self.model.eval()
         inputs = self.validated.inputs
         rows = (inputs.present & self.model.seen).any(dim=1).nonzero().squeeze(1)
         if not len(rows):
             return float("nan")
         judged = self.validated[rows]
-        found = self.model.combine(judged.inputs.features, judged.inputs.present).logits
-        return float(weighted_loss(found, judged, by_class, 0.0))
+        return float(self._loss(self._logits(judged), judged))
+
+    def _loss(self, logits: Tensor, examples: Examples, smoothing: float = 0.0) -> Tensor:
+        return weighted_loss(logits, examples, self.by_class, smoothing)
 
 
 class Best:
@@ -249,21 +248,14 @@ class Best:
         self._lowest = float("inf")
         self._state = _copy(module)
 
-    def offer(self, criterion: float, epoch: int, loss: float | None = None) -> None:
+    def offer(self, criterion: float, epoch: int, loss: float) -> None:
         """Keep the weights as they are now if their criterion (the loss itself, mostly) is lower."""
         if criterion < self._lowest:
-            self._lowest, self.loss = criterion, criterion if loss is None else loss
-            self.epoch, self._state = epoch, _copy(self.module)
+            self._lowest, self.loss, self.epoch, self._state = criterion, loss, epoch, _copy(self.module)
 
     def restore(self) -> None:
         """Put the best weights back."""
         self.module.load_state_dict(self._state)
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    torch.autograd.backward(loss)
-    optimizer.step()
 
 
 def batch_size_for(clips: int) -> int:
@@ -301,12 +293,9 @@ def hide_modalities(present: Tensor, chance: float, generator: torch.Generator) 
 
 
 def mixed(examples: Examples, share: float, partners: Tensor) -> Inputs:
-    """Standardised inputs of which each modality is mixed with a partner's where both have it.
+    """Standardised inputs of which each modality is mixed with a partner's, (B,), where both have it.
 
-    Args:
-        examples: The batch.
-        share: How much of a clip stays its own.
-        partners: Which row each is mixed with, (B,).
+    A clip keeps ``share`` of its own.
     """
     inputs = examples.inputs
     features = []

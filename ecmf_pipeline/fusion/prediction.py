@@ -1,8 +1,9 @@
-"""A trained ensemble, and what it predicts: of clips at hand, or block by block of as many as there are."""
+"""A trained ensemble: what it predicts, and how it is kept on disk (weights as safetensors, all else as JSON)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,40 +11,47 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field, ValidationError
 
-from ecmf_pipeline.core.clips import Clip, labels_of
-from ecmf_pipeline.core.config import PoolOrFrames
-from ecmf_pipeline.core.console import progress
-from ecmf_pipeline.core.errors import MissingInput
-from ecmf_pipeline.core.files import sha256_file, write_json
-from ecmf_pipeline.core.predictions import PredictionTable, with_prior
+from ecmf_pipeline.core.config import Config, PoolOrFrames
+from ecmf_pipeline.core.errors import MissingInput, ModelError
+from ecmf_pipeline.core.files import read_json, sha256_file, write_atomic, write_json
 from ecmf_pipeline.extraction.features import FeatureOrigin
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.inputs import Inputs, LabelType, as_given, read_inputs, read_mask
-from ecmf_pipeline.fusion.model import FusionModel
-from ecmf_pipeline.fusion.saved import (
-    CONFIG_FILE,
-    EVERYONE,
-    RETRAIN,
-    WEIGHTS_FILE,
-    Member,
-    SavedEnsemble,
-    SavedMember,
-    SavedModality,
-    cooled,
-    load_members,
-    read_saved,
-    save_members,
-)
+from ecmf_pipeline.fusion.model import FusionModel, build
+
+EVERYONE = -1
+"""The key of the temperature for clips that no fold held out."""
+
+
+WEIGHTS_FILE = "weights.safetensors"
+CONFIG_FILE = "config.json"
+RETRAIN = "run `ecmf-pipe train` again"
 
 CHUNK = 512
 """Clips in one forward pass of a prediction: they fit a cache, and the size changes no result beyond rounding."""
 
-BLOCK = 4 * CHUNK
-"""Clips whose features are read together: of 16 frames and 1,280 columns they take 170 MB. A multiple of `CHUNK`, so
-that chunks, and with them the last bits of predictions, are those of one read."""
 
-Features = Mapping[str, NDArray[np.float32]]
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One trained model of an ensemble.
+
+    Attributes:
+        model: The model, in eval mode.
+        fold: The fold it never saw.
+        repeat: Which of the fold's models it is.
+        epochs: Passes over the training part, all modalities together, after which its validation loss was lowest.
+        validation_loss: That loss; NaN where no clip was left to judge the model by.
+        training: How it was trained; a search may have chosen other settings than the ensemble's.
+    """
+
+    model: FusionModel
+    fold: int
+    repeat: int
+    epochs: int
+    validation_loss: float
+    training: TrainingConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +217,15 @@ class Ensemble:
 
     def save(self, folder: str | Path) -> None:
         """Write the weights (safetensors) and the config (JSON); the same ensemble gives the same bytes."""
+        from safetensors.torch import save
+
         folder = Path(folder)
-        save_members(folder / WEIGHTS_FILE, self.members)
+        state = {
+            f"{index}.{name}": tensor.detach().cpu().contiguous()
+            for index, member in enumerate(self.members)
+            for name, tensor in member.model.state_dict().items()
+        }
+        write_atomic(folder / WEIGHTS_FILE, save(state))
         saved = SavedEnsemble(
             modalities=[
                 SavedModality(name=name, dim=dim, origin=self.origins.get(name)) for name, dim in self.dims.items()
@@ -224,7 +239,17 @@ class Ensemble:
             pool=self.pool,
             labels_sha256=self.labels_sha256,
             label_type=self.label_type,
-            members=[SavedMember.of(member) for member in self.members],
+            members=[
+                SavedMember(
+                    fold=member.fold,
+                    repeat=member.repeat,
+                    epochs=member.epochs,
+                    validation_loss=member.validation_loss if math.isfinite(member.validation_loss) else None,
+                    fusion=member.model.config,
+                    training=member.training,
+                )
+                for member in self.members
+            ],
             weights_sha256=sha256_file(folder / WEIGHTS_FILE),
         )
         write_json(folder / CONFIG_FILE, saved.model_dump(mode="json"))
@@ -238,11 +263,17 @@ class Ensemble:
             InputError: When its config is not JSON.
             ModelError: When it is damaged in another way, or of another version.
         """
-        folder = Path(folder)
-        saved = read_saved(folder / CONFIG_FILE)
+        path = Path(folder) / CONFIG_FILE
+        try:
+            saved = SavedEnsemble.model_validate(read_json(path, made_by="train"))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"])) or "it"
+            raise ModelError(f"{path}: {key}: {first['msg']}", RETRAIN) from error
+        dims = {modality.name: modality.dim for modality in saved.modalities}
         return cls(
-            members=tuple(load_members(folder / WEIGHTS_FILE, saved)),
-            dims=saved.dims,
+            members=tuple(_load_members(Path(folder) / WEIGHTS_FILE, saved, dims)),
+            dims=dims,
             label_names=tuple(saved.label_names),
             folds=saved.folds,
             trained=frozenset(saved.trained),
@@ -252,7 +283,7 @@ class Ensemble:
             pool=saved.pool,
             labels_sha256=saved.labels_sha256,
             label_type=saved.label_type,
-            origins=saved.origins,
+            origins={modality.name: modality.origin for modality in saved.modalities if modality.origin},
         )
 
 
@@ -270,91 +301,75 @@ def judge(model: FusionModel, inputs: Inputs, rows: torch.Tensor) -> NDArray[np.
     return np.concatenate(judged)
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """Who judges, and which of its members.
+class SavedModality(Config):
+    """One modality, in order (JSON objects have none here: their keys are sorted)."""
 
-    Attributes:
-        ensemble: The models.
-        held_out: The fold that held each clip out, (n,), -1 for the whole ensemble; see `Ensemble.predict`.
-    """
-
-    ensemble: Ensemble
-    held_out: NDArray[np.int64]
+    name: str
+    dim: int = Field(gt=0)
+    origin: FeatureOrigin | None = None
 
 
-def predict_in_blocks(
-    judgements: Mapping[str, Judgement],
-    clip_ids: Sequence[str],
-    read: Callable[[Sequence[str]], Features],
-    *,
-    block: int = BLOCK,
-) -> dict[str, Prediction]:
-    """Let several ensembles judge the same clips, whose features are read once.
+class SavedMember(Config):
+    """What is kept of a `Member` beside its weights."""
 
-    Args:
-        judgements: By name.
-        clip_ids: The clips, (n,).
-        read: From clip ids to their features; each ensemble takes those of its own modalities.
-        block: Clips that are read together.
-
-    Raises:
-        KeyError: When ``read`` lacks a modality of an ensemble.
-    """
-    found: dict[str, list[Prediction]] = {name: [] for name in judgements}
-    for start in progress(range(0, max(len(clip_ids), 1), block), "predict", unit="block"):
-        rows = slice(start, start + block)
-        features = read(clip_ids[rows])
-        for name, judgement in judgements.items():
-            own = {modality: features[modality] for modality in judgement.ensemble.modalities}
-            found[name].append(judgement.ensemble.predict(own, judgement.held_out[rows]))
-    return {
-        name: Prediction(
-            np.concatenate([part.probs for part in parts]),
-            np.concatenate([part.modality_weights for part in parts]),
-            parts[0].label_names,
-            parts[0].label_type,
-        )
-        for name, parts in found.items()
-    }
+    fold: int = Field(ge=0)
+    repeat: int = Field(ge=0)
+    epochs: int = Field(ge=0)
+    validation_loss: float | None
+    fusion: FusionConfig
+    training: TrainingConfig
 
 
-def out_of_fold(ensemble: Ensemble, clips: Sequence[Clip]) -> Judgement:
-    """Each clip by the members that held it, or its group, out."""
-    return Judgement(ensemble, ensemble.held_out(clip.clip_id for clip in clips))
+class SavedEnsemble(Config):
+    """The content of ``config.json``."""
+
+    format: Literal[2] = 2
+    modalities: list[SavedModality] = Field(min_length=1)
+    label_names: list[str] = Field(min_length=2)
+    folds: dict[str, int]
+    trained: list[str]
+    fusion: FusionConfig
+    training: TrainingConfig
+    temperatures: dict[int, float]
+    pool: PoolOrFrames | Literal[""] = ""
+    labels_sha256: str = ""
+    label_type: LabelType = "name"
+    members: list[SavedMember] = Field(min_length=1)
+    weights_sha256: str
 
 
-def deployed(ensemble: Ensemble, clips: Sequence[Clip]) -> Judgement:
-    """Each clip by the whole ensemble, but those that were trained on by the members that held them out."""
-    clip_ids = [clip.clip_id for clip in clips]
-    return Judgement(ensemble, np.where(ensemble.trained_on(clip_ids), ensemble.held_out(clip_ids), EVERYONE))
+def _load_members(path: Path, saved: SavedEnsemble, dims: dict[str, int]) -> list[Member]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    if not path.is_file() or sha256_file(path) != saved.weights_sha256:
+        raise ModelError(f"{path} is missing or is not the file that {CONFIG_FILE} describes", RETRAIN)
+    try:
+        state = load(path.read_bytes())
+    except SafetensorError as error:
+        raise ModelError(f"{path} is not a safetensors file ({error})", RETRAIN) from error
+    members = []
+    if {name.partition(".")[0] for name in state} != set(map(str, range(len(saved.members)))):
+        raise ModelError(f"{path} holds other models than {CONFIG_FILE} describes", RETRAIN)
+    for index, entry in enumerate(saved.members):
+        own = {name.removeprefix(f"{index}."): t for name, t in state.items() if name.startswith(f"{index}.")}
+        with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: they must cost no randomness
+            model = build(entry.fusion, dims, len(saved.label_names))
+        try:
+            model.load_state_dict(own)
+        except RuntimeError as error:
+            raise ModelError(
+                f"{path}: member {index} has other tensors than {CONFIG_FILE} describes", RETRAIN
+            ) from error
+        loss = math.nan if entry.validation_loss is None else entry.validation_loss
+        members.append(Member(model.eval(), entry.fold, entry.repeat, entry.epochs, loss, entry.training))
+    return members
 
 
-def predict_tables(
-    judgements: Mapping[str, Judgement], clips: Sequence[Clip], read: Callable[[Sequence[str]], Features]
-) -> dict[str, PredictionTable]:
-    """The predictions of several ensembles of all clips; what none can judge gets the given labels' shares.
-
-    Args:
-        judgements: By name; all of the same labels.
-        clips: The clips, (n,).
-        read: See `predict_in_blocks`.
-    """
-    found = predict_in_blocks(judgements, [clip.clip_id for clip in clips], read)
-    return {name: _table(judgements[name], clips, prediction) for name, prediction in found.items()}
-
-
-def _table(judgement: Judgement, clips: Sequence[Clip], prediction: Prediction) -> PredictionTable:
-    given = np.array(labels_of(clips, prediction.label_names))
-    prior = np.bincount(given[given >= 0], minlength=len(prediction.label_names)) / (given >= 0).sum()
-    probs, flags = with_prior(prediction.probs, prior.tolist())
-    return PredictionTable(
-        clip_ids=tuple(clip.clip_id for clip in clips),
-        splits=tuple(clip.split.value for clip in clips),
-        out_of_fold=judgement.held_out >= 0,
-        flags=flags,
-        label_names=prediction.label_names,
-        probs=probs,
-        modalities=judgement.ensemble.modalities,
-        modality_weights=prediction.modality_weights,
-    )
+def cooled(probs: NDArray[np.float64], temperatures: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities (n, C) at the temperature of each clip, (n,); rows of NaN stay so."""
+    with np.errstate(divide="ignore"):
+        scaled = np.log(probs) / temperatures[:, None]
+    raised = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    cool: NDArray[np.float64] = raised / raised.sum(axis=1, keepdims=True)
+    return cool

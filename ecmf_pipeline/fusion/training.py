@@ -1,4 +1,7 @@
-"""Training of an ensemble: folds times seeds of one model."""
+"""Training of an ensemble: folds times seeds of one model, and the temperatures that calibrate it.
+
+With one model a fold it is one more voter in the rounds of `vote`.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,23 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ecmf_pipeline.core.arrays import scores
+from ecmf_pipeline.core.arrays import Floats, Ints, assign_folds, group_names, scores
 from ecmf_pipeline.core.console import progress_bar
 from ecmf_pipeline.core.errors import InputError, TooFewClips
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
-from ecmf_pipeline.fusion.folds import assign_folds, group_names
 from ecmf_pipeline.fusion.inputs import encode_labels, label_type, read_inputs
 from ecmf_pipeline.fusion.member import Examples
-from ecmf_pipeline.fusion.plan import NEVER, Plan
-from ecmf_pipeline.fusion.prediction import Ensemble
-from ecmf_pipeline.fusion.saved import held_out_temperatures
-from ecmf_pipeline.fusion.search import found_settings
+from ecmf_pipeline.fusion.plan import NEVER, Plan, found_settings
+from ecmf_pipeline.fusion.prediction import EVERYONE, Ensemble
+
+LEAST_CLIPS = 20
+"""With fewer, a temperature would be a guess: probabilities are left as they are."""
+
+BOUNDS = (0.2, 5.0)
+
+PRIOR = 2.0
+"""Pull of the log-temperature towards 0, in clips (a standard deviation of 0.5): where a few dozen happen to be all
+right, they are no proof of certainty."""
 
 
 @dataclass(frozen=True)
@@ -232,3 +241,84 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def held_out_temperatures(
+    probs: NDArray[np.float32], labels: NDArray[np.int64], weights: NDArray[np.float64], folds: NDArray[np.int64]
+) -> dict[int, float]:
+    """One temperature for each fold, fitted on the clips of the other folds; and one for all other clips.
+
+    So the fit never looks at a clip's own label. What it looks at, the other folds' probabilities, is of models that
+    may have learned from that label: through the temperature it moves how certain the clip's probabilities are a
+    little, and never which label is likeliest.
+
+    Args:
+        probs: Out-of-fold probabilities, (n, C); rows of NaN do not count.
+        labels: Class indices, (n,).
+        weights: How much each clip counts, (n,).
+        folds: The fold of each clip, (n,).
+    """
+    known = ~np.isnan(probs[:, 0])
+    chosen = {EVERYONE: known} | {int(fold): known & (folds != fold) for fold in np.unique(folds)}
+    return {fold: temperature(probs[rows], labels[rows], weights[rows]) for fold, rows in chosen.items()}
+
+
+def temperature(probs: NDArray[np.float32], labels: NDArray[np.int64], weights: NDArray[np.float64]) -> float:
+    """The temperature of the lowest weighted negative log-likelihood, within `BOUNDS`; 1.0 for too few clips."""
+    from scipy.optimize import minimize_scalar
+
+    if len(probs) < LEAST_CLIPS:
+        return 1.0
+    logs = np.log(np.maximum(probs.astype(np.float64), 1e-12))  # (n, C)
+
+    def loss(log_temperature: float) -> float:
+        scaled = logs / np.exp(log_temperature)
+        likelihood = scaled[np.arange(len(labels)), labels] - np.logaddexp.reduce(scaled, axis=1)
+        return PRIOR / len(labels) * log_temperature**2 - float(np.average(likelihood, weights=weights))
+
+    found = minimize_scalar(loss, bounds=tuple(np.log(BOUNDS)), method="bounded", options={"xatol": 1e-4})
+    return float(np.exp(found.x))
+
+
+@dataclass(frozen=True, slots=True)
+class FusionVoter:
+    """The fusion as a voter, out of fold, on labels weighed by fold; see `labels.voters.JointVoter`.
+
+    Attributes:
+        features: By modality, (n, D), a row of NaN where a clip has none.
+        groups: Speaker or dialogue of each clip, (n,), "" where unknown.
+        labels: The K label names.
+        fusion: The model.
+        training: How it is trained: one model a fold is enough of a vote, and none of its clips calibrates it.
+    """
+
+    features: Mapping[str, NDArray[np.float32]]
+    groups: Sequence[str]
+    labels: Sequence[str]
+    fusion: FusionConfig
+    training: TrainingConfig
+
+    def votes(self, given: Ints, folds: Ints, weights: Mapping[int, Floats] | None = None) -> Floats:
+        """See `labels.voters.JointVoter`; NaN also where no model can be trained.
+
+        A clip without a label is judged like the others of its fold.
+        """
+        found = np.full((len(given), len(self.labels)), np.nan)
+        for fold in np.unique(folds).tolist():
+            asked = folds == fold
+            try:
+                ensemble = fit(
+                    self.features,
+                    np.where(asked, -1, given),
+                    groups=self.groups,
+                    weights=None if weights is None else weights.get(fold),
+                    folds=np.where(asked, 0, -1),
+                    label_names=self.labels,
+                    fusion=self.fusion,
+                    training=self.training.model_copy(update={"seeds": 1, "calibration": "none", "protocol": "nested"}),
+                    description="vote: fusion",
+                )
+            except TooFewClips:
+                continue
+            found[asked] = ensemble.predict({name: values[asked] for name, values in self.features.items()}).probs
+        return found

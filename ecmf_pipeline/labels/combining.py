@@ -23,9 +23,8 @@ from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.labels import dawid_skene
 from ecmf_pipeline.labels.baselines import majority
 from ecmf_pipeline.labels.dawid_skene import Ballots, DawidSkene, ballots
-from ecmf_pipeline.labels.log_pool import LogPool, fit_log_pool
 from ecmf_pipeline.labels.unsupervised import combine_without_gold, unsupervised_expert
-from ecmf_pipeline.labels.votes import Evidence, SourceReport, evidence_of, report_sources
+from ecmf_pipeline.labels.votes import Evidence, LogPool, SourceReport, evidence_of, fit_log_pool, report_sources
 
 LEAST_GOLD = 30
 """With fewer gold labels nothing can be called calibrated."""
@@ -112,11 +111,11 @@ def combine_votes(
     with threadpool_limits(limits=1, user_api="blas"):
         if not taught:
             plain = majority({name: np.asarray(probs, np.float64) for name, probs in votes.items()}, known)
-            crowd = combine_without_gold(evidence, pattern, plain, rng)
-            probs, method = crowd.probs.copy(), f"without gold labels: {crowd.method}"
+            probs, how = combine_without_gold(evidence, pattern, plain, rng)
+            method = f"without gold labels: {how}"
         else:
             crowd = unsupervised_expert(evidence, pattern, rng)
-            probs, weights = _with_gold(evidence, pattern, crowd.probs, usable, known[usable], rng)
+            probs, weights = _with_gold(evidence, pattern, crowd, usable, known[usable], rng)
             shares = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
             few = "" if calibrated else ", too few to calibrate it"
             method = f"blend fitted to {len(usable)} gold labels{few} ({shares})"
@@ -127,7 +126,7 @@ def combine_votes(
     probs[labelled] = np.eye(classes)[known[labelled]]
     judged = np.zeros(clips, dtype=bool)
     judged[labelled if calibrated else slice(None)] = True
-    reports = report_sources(list(votes), evidence.cast, probs, judged, gold=calibrated)
+    reports = report_sources(list(votes), evidence.cast, probs, judged)
     labels = probs.argmax(axis=1).astype(np.int64)
     return CombinedVotes(labels, probs[np.arange(clips), labels], probs, held_out, reports, calibrated, method)
 
@@ -145,8 +144,9 @@ def _with_gold(
     evidence: Evidence, votes: Ballots, crowd: Floats, clips: Ints, gold: Ints, rng: np.random.Generator
 ) -> tuple[Floats, dict[str, float]]:
     """Probabilities, (n, K), those of gold clips without their gold label, and each expert's weight in the blend."""
-    panel = ExpertInput.of(evidence, votes)
-    unfitted = np.log(np.maximum(crowd, np.exp(-12.0)))
+    columns = evidence.logs.reshape(len(evidence.logs), -1)
+    panel = ExpertInput(evidence, votes, columns / (columns.std() + 1e-12))
+    unfitted = np.log(np.maximum(crowd, np.exp(LOWEST)))
     repeats = int(np.clip(np.ceil(_WANTED_ANSWERS / len(gold)), 1, 5))
     answers = [_out_of_fold(panel, clips, gold, rng) for _ in range(repeats)]  # each (m, experts and penalties, K)
     opinions = np.mean(answers, axis=0)
@@ -169,14 +169,8 @@ def _with_gold(
 
 def _fit_blend(opinions: Floats, gold: Ints) -> LogPool:
     classes = opinions.shape[2]
-    return fit_log_pool(
-        opinions,
-        np.eye(classes)[gold],
-        total=0.95,
-        weight_spread=0.3,
-        bias=np.zeros(classes),
-        bias_spread=0.1,
-    )
+    target, bias = np.eye(classes)[gold], np.zeros(classes)
+    return fit_log_pool(opinions, target, total=0.95, weight_spread=0.3, bias=bias, bias_spread=0.1)
 
 
 def _out_of_fold(panel: ExpertInput, clips: Ints, gold: Ints, rng: np.random.Generator) -> Floats:
@@ -205,12 +199,6 @@ class ExpertInput:
     votes: Ballots
     columns: Floats
 
-    @classmethod
-    def of(cls, evidence: Evidence, votes: Ballots) -> ExpertInput:
-        """The panel of these votes."""
-        columns = evidence.logs.reshape(len(evidence.logs), -1)
-        return cls(evidence, votes, columns / (columns.std() + 1e-12))
-
 
 @dataclass(frozen=True, slots=True)
 class Experts:
@@ -224,13 +212,12 @@ class Experts:
     def log_probs(self, panel: ExpertInput, clips: Ints | slice) -> list[Floats]:
         """Log-probabilities, (m, K), of the chosen clips: one for each of `NAMES`, the last for each penalty."""
         pattern = panel.votes.pattern[clips]
+        hard = (self.confusion, self.crowd)
         if isinstance(clips, slice):
-            by_pattern = [
-                log_softmax(m.scores(panel.votes.rows), axis=1)[pattern] for m in (self.confusion, self.crowd)
-            ]
+            by_pattern = [log_softmax(model.scores(panel.votes.rows), axis=1)[pattern] for model in hard]
         else:
             rows = panel.votes.rows[pattern]
-            by_pattern = [log_softmax(m.scores(rows), axis=1) for m in (self.confusion, self.crowd)]
+            by_pattern = [log_softmax(model.scores(rows), axis=1) for model in hard]
         stacked = [log_softmax(panel.columns[clips] @ c[:-1] + c[-1], axis=1) for c in self.stacks]
         return [
             np.maximum(logs, LOWEST)
@@ -239,25 +226,12 @@ class Experts:
 
 
 def fit_experts(panel: ExpertInput, clips: Ints, gold: Ints, penalties: tuple[float, ...]) -> Experts:
-    """Fit every expert.
-
-    Args:
-        panel: The votes on all clips; those without gold are learned from too.
-        clips: The clips whose truth is known here, (m,).
-        gold: Their truth, (m,).
-        penalties: C of each stack.
-    """
+    """Fit every expert to clips, (m,), whose truth is known here, (m,); one learns from the others, too."""
     classes = panel.votes.shape[1]
     by_class = np.bincount(gold, minlength=classes).astype(np.float64)
     shares = (by_class + 1.0) / (by_class + 1.0).sum()
-    pool = fit_log_pool(
-        panel.evidence.logs[clips],
-        np.eye(classes)[gold],
-        total=1.2,
-        weight_spread=0.5,
-        bias=np.log(shares),
-        bias_spread=1.0,
-    )
+    logs, target, bias = panel.evidence.logs[clips], np.eye(classes)[gold], np.log(shares)
+    pool = fit_log_pool(logs, target, total=1.2, weight_spread=0.5, bias=bias, bias_spread=1.0)
     counts = panel.votes.by_class(clips, gold)
     confusion = dawid_skene.from_counts(counts, by_class, STRENGTH)
     unknown = np.ones(len(panel.columns), dtype=bool)

@@ -35,7 +35,7 @@ class LightGbmConfig(Config):
         rounds: Trees per class.
         num_leaves: Leaves of a tree.
         learning_rate: Shrinkage of each tree.
-        min_child_samples: Fewest clips in a leaf; a small training part lowers it, see `LightGbmVoter`.
+        min_child_samples: Fewest clips in a leaf; but at most half a class of average size.
         feature_fraction: Share of the components each tree sees.
         bagging_fraction: Share of the clips each tree sees.
         lambda_l2: L2 penalty on leaf values.

@@ -120,7 +120,6 @@ def fit(
     *,
     start: DawidSkene,
     strength: float,
-    weight: float = 1.0,
     rounds: int = 50,
     tolerance: float = 1e-4,
 ) -> DawidSkene:
@@ -133,12 +132,11 @@ def fit(
         known_classes: Clips by class where it is known, (K,).
         start: Where to begin.
         strength: See `from_counts`.
-        weight: What a clip of unknown truth counts beside a gold one.
         rounds: Upper bound of the steps.
         tolerance: Stop when no class share and no confusion moves further than this.
     """
     seen = unknown > 0
-    rows, unknown = votes.rows[seen], weight * unknown[seen]
+    rows, unknown = votes.rows[seen], unknown[seen]
     sources, classes = votes.shape
     model = start
     for _ in range(rounds):

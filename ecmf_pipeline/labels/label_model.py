@@ -13,7 +13,8 @@ a source and a class that leaves no room to pass the label on.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,7 @@ from threadpoolctl import threadpool_limits
 from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.labels.combining import combine_votes
 from ecmf_pipeline.labels.config import LabelModelConfig
-from ecmf_pipeline.labels.log_pool import LogPool, fit_noisy_log_pool
-from ecmf_pipeline.labels.votes import ABSTAIN, evidence_of, first_choice
+from ecmf_pipeline.labels.votes import ABSTAIN, LogPool, evidence_of, first_choice, fit_noisy_log_pool
 
 GIVEN = "given label"
 """The given label as a source: what it is worth is measured like any other's."""
@@ -52,54 +52,48 @@ class Source:
     weight: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Assessment:
     """What votes and given labels together say of n clips and K labels.
 
     Attributes:
+        votes: Each source's first choice, (n,), `ABSTAIN` where it has none.
         probs: P(true label | votes), (n, K); the clip's own given label has no part in it.
         posterior: P(true label | votes, given label), (n, K); equals ``probs`` where there is no given label.
-        labels: The posterior's first choice, (n,).
-        confidence: The posterior of ``labels``, (n,).
-        agreement: Share of the voting sources that vote for ``labels``, (n,); NaN where all abstain.
-        votes: Each source's first choice, (n,), `ABSTAIN` where it has none.
         transition: Estimated P(given label | true label), (K, K), rows are true labels.
         sources: One entry a source, in the order they were handed in.
         calibrated: Whether the probabilities were fitted to gold labels. Given labels cannot do that.
         held_out: The posterior, (n, K), in which a gold clip is judged without its gold label; None without gold.
     """
 
+    votes: dict[str, Ints]
     probs: Floats
     posterior: Floats
-    labels: Ints
-    confidence: Floats
-    agreement: Floats
-    votes: dict[str, Ints]
     transition: Floats
     sources: tuple[Source, ...]
     calibrated: bool = False
     held_out: Floats | None = None
 
-    @classmethod
-    def of(
-        cls,
-        votes: dict[str, Ints],
-        *,
-        probs: Floats,
-        posterior: Floats,
-        transition: Floats,
-        sources: tuple[Source, ...],
-        calibrated: bool = False,
-        held_out: Floats | None = None,
-    ) -> Assessment:
-        """An assessment with all that follows from votes and posterior."""
-        labels = posterior.argmax(axis=1).astype(np.int64)
-        cast = np.stack(list(votes.values()), axis=1)  # (n, S)
+    @cached_property
+    def labels(self) -> Ints:
+        """The posterior's first choice, (n,)."""
+        labels: Ints = self.posterior.argmax(axis=1).astype(np.int64)
+        return labels
+
+    @cached_property
+    def confidence(self) -> Floats:
+        """The posterior of `labels`, (n,)."""
+        highest: Floats = self.posterior.max(axis=1, initial=0.0)
+        return highest
+
+    @cached_property
+    def agreement(self) -> Floats:
+        """Share of the voting sources that vote for `labels`, (n,); NaN where all abstain."""
+        cast = np.stack(list(self.votes.values()), axis=1)  # (n, S)
         voting = (cast != ABSTAIN).sum(axis=1)
-        agreeing = (cast == labels[:, None]).sum(axis=1)
-        agreement = np.divide(agreeing, voting, out=np.full(len(labels), np.nan), where=voting > 0)
-        confidence = posterior.max(axis=1, initial=0.0)
-        return cls(probs, posterior, labels, confidence, agreement, votes, transition, sources, calibrated, held_out)
+        agreeing = (cast == self.labels[:, None]).sum(axis=1)
+        shares: Floats = np.divide(agreeing, voting, out=np.full(len(cast), np.nan), where=voting > 0)
+        return shares
 
 
 def assess(
@@ -134,11 +128,9 @@ def assess(
     if not combined.calibrated:
         posterior = blind.posterior.copy()
         posterior[known] = np.eye(classes)[gold[known]]
-        return Assessment.of(
-            blind.votes, probs=blind.probs, posterior=posterior, transition=blind.transition, sources=blind.sources
-        )
+        return replace(blind, posterior=posterior)
     unaided = combine_votes(votes, gold, seed=seed)
-    return Assessment.of(
+    return Assessment(
         blind.votes,
         probs=unaided.held_out,
         # Where there is no given label, a blend that was fitted with one is not calibrated.
@@ -194,7 +186,7 @@ def assess_labels(
         _source(name, cast[name], known, posterior, weight)
         for name, weight in zip(votes, whole.pool.weights.tolist(), strict=True)
     )
-    return Assessment.of(cast, probs=probs, posterior=posterior, transition=whole.transition, sources=sources)
+    return Assessment(cast, probs=probs, posterior=posterior, transition=whole.transition, sources=sources)
 
 
 @dataclass(frozen=True, slots=True)

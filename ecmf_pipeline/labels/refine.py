@@ -148,7 +148,6 @@ def decide(
     weights = _weights(assessment, given, gold, draft.new, config)
     shown = np.where(draft.new >= 0, draft.new, assessment.labels)
     confidence = assessment.posterior[np.arange(len(clips)), shown]
-    voices = _Voices.of(assessment, backing)
     return [
         Decision(
             clip_id=clip.clip_id,
@@ -159,7 +158,7 @@ def decide(
             weight=float(weights[i]),
             confidence=float(confidence[i]),
             agreement=float(assessment.agreement[i]),
-            reason=_reason(assessment, labels, voices, i, int(given[i])) + draft.notes[i],
+            reason=_reason(assessment, labels, i, int(given[i]), int(backing[i])) + draft.notes[i],
         )
         for i, clip in enumerate(clips)
     ]
@@ -265,28 +264,13 @@ def families_behind(assessment: Assessment, families: Mapping[str, str]) -> Ints
     return behind
 
 
-@dataclass(frozen=True, slots=True)
-class _Voices:
-    """How many sources vote, how many of them for the first choice, and how many families, (n,) each."""
-
-    voting: Ints
-    agreeing: Ints
-    families: Ints
-
-    @classmethod
-    def of(cls, assessment: Assessment, families: Ints) -> _Voices:
-        casts = np.stack(list(assessment.votes.values()), axis=1)  # (n, S)
-        agreeing = (casts == assessment.labels[:, None]).sum(axis=1)
-        return cls((casts != ABSTAIN).sum(axis=1), agreeing, families)
-
-
-def _reason(assessment: Assessment, labels: Sequence[str], voices: _Voices, row: int, given: int) -> str:
+def _reason(assessment: Assessment, labels: Sequence[str], row: int, given: int, families: int) -> str:
     first = labels[assessment.labels[row]]
-    if voices.voting[row] == 0:
+    casts = [cast[row] for cast in assessment.votes.values() if cast[row] != ABSTAIN]
+    if not casts:
         return "no source votes" + (f"; given label {labels[given]} stands" if given >= 0 else "")
-    families = voices.families[row]
     said = (
-        f"{voices.agreeing[row]} of {voices.voting[row]} sources ({families} "
+        f"{casts.count(assessment.labels[row])} of {len(casts)} sources ({families} "
         f"{'family' if families == 1 else 'families'}) say {first} (posterior {assessment.confidence[row]:.2f})"
     )
     if given < 0 or first == labels[given]:
@@ -295,26 +279,18 @@ def _reason(assessment: Assessment, labels: Sequence[str], voices: _Voices, row:
 
 
 def find_targets(assessment: Assessment, given: Ints, gold: Ints, config: RefineConfig) -> Targets:
-    """The lowest thresholds that reach the precisions asked for, estimated on gold clips.
+    """The lowest thresholds that reach the precisions asked for, estimated on clips with a gold label, (n,).
 
-    A gold clip is judged there by what the sources say of it without its gold label.
-
-    Args:
-        assessment: What votes and given labels say; without gold labels of its own nothing can be estimated.
-        given: Given labels, (n,), -1 where there is none.
-        gold: Labels known to be right, (n,), -1 where unknown.
-        config: The precisions, and the thresholds where nothing is known.
+    A gold clip is judged there by what the sources say of it without its gold label. Of an assessment that knows no
+    gold labels nothing can be estimated.
     """
     classes = assessment.probs.shape[1]
     if assessment.held_out is None:
-        return Targets(
-            NEVER,
-            np.full(classes, config.pseudo_above),
-            (
-                "no given label is replaced: there are not enough verdicts to know how often that would be right",
-                f"pseudo-labels need a probability of {config.pseudo_above:.2f}; how often they are right is not known",
-            ),
+        words = (
+            "no given label is replaced: there are not enough verdicts to know how often that would be right",
+            f"pseudo-labels need a probability of {config.pseudo_above:.2f}; how often they are right is not known",
         )
+        return Targets(NEVER, np.full(classes, config.pseudo_above), words)
     known = gold >= 0
     choice = assessment.held_out.argmax(axis=1)
     confidence = assessment.held_out.max(axis=1)
@@ -324,17 +300,13 @@ def find_targets(assessment: Assessment, given: Ints, gold: Ints, config: Refine
     choice, confidence = assessment.probs.argmax(axis=1), assessment.probs.max(axis=1)
     right = choice == gold
     overall = precision_threshold(confidence[known], right[known], config.pseudo_precision)
-    pseudo = np.array(
-        [
-            _of_class(confidence[voted], right[voted], overall, config)
-            for voted in (known & (choice == label) for label in range(classes))
-        ]
-    )
-    judged = int(replaced.sum()), int(known.sum())
-    return Targets(max(relabel, config.relabel_above), pseudo, _words(relabel, pseudo, judged, config))
+    of_classes = [known & (choice == label) for label in range(classes)]
+    pseudo = np.array([_of_class(confidence[voted], right[voted], overall, config) for voted in of_classes])
+    relabel = max(relabel, config.relabel_above)
+    return Targets(relabel, pseudo, _words(relabel, pseudo, int(replaced.sum()), int(known.sum()), config))
 
 
-def _of_class(confidence: Floats, right: NDArray[np.bool_], overall: float, config: RefineConfig) -> float:
+def _of_class(confidence: Floats, right: Bools, overall: float, config: RefineConfig) -> float:
     """The threshold of one class's pseudo-labels, from the gold clips that the votes put there.
 
     Where those are too few to show the precision, that of all classes stands in for it, unless they show less.
@@ -348,16 +320,10 @@ def _of_class(confidence: Floats, right: NDArray[np.bool_], overall: float, conf
     return NEVER if len(above) and above.mean() < target else threshold
 
 
-def precision_threshold(confidence: Floats, right: NDArray[np.bool_], target: float) -> float:
+def precision_threshold(confidence: Floats, right: Bools, target: float) -> float:
     """The lowest confidence above which the share of right labels is at least ``target``, with `CERTAINTY`.
 
-    Args:
-        confidence: Of each label, (m,).
-        right: Whether it was right, (m,).
-        target: The precision that is wanted.
-
-    Returns:
-        The threshold, `NEVER` where none reaches the target.
+    Of m labels: how sure each was, (m,), and whether it was right, (m,). `NEVER` where none reaches the target.
     """
     order = np.argsort(-confidence, kind="stable")
     hits = np.cumsum(right[order]).astype(np.float64)
@@ -369,8 +335,7 @@ def precision_threshold(confidence: Floats, right: NDArray[np.bool_], target: fl
     return float(ranked[reached[-1]]) if len(reached) else NEVER
 
 
-def _words(relabel: float, pseudo: Floats, judged: tuple[int, int], config: RefineConfig) -> tuple[str, str]:
-    replaced, verdicts = judged
+def _words(relabel: float, pseudo: Floats, replaced: int, verdicts: int, config: RefineConfig) -> tuple[str, str]:
     if relabel == NEVER:
         first = (
             f"no given label is replaced: above no threshold are {config.relabel_precision:.0%} of the replacements "
@@ -378,7 +343,7 @@ def _words(relabel: float, pseudo: Floats, judged: tuple[int, int], config: Refi
         )
     else:
         first = (
-            f"a given label is replaced from a probability of {max(relabel, config.relabel_above):.2f} on, "
+            f"a given label is replaced from a probability of {relabel:.2f} on, "
             f"right {config.relabel_precision:.0%} of the time by {replaced} replacements with a verdict"
         )
     reached = pseudo[pseudo < NEVER]
@@ -393,29 +358,22 @@ def _words(relabel: float, pseudo: Floats, judged: tuple[int, int], config: Refi
 
 
 def label_entropy(posterior: Floats) -> Floats:
-    """How much a person's verdict on each clip would teach, (n,), in bits.
+    """How much a person's verdict on each clip would teach, (n,), in bits: the entropy of its posterior, (n, K).
 
-    A verdict teaches what is unknown before it: the entropy of the clip's label given everything. The given label
-    counts: an unlikely one is where label and votes contradict each other, and the posterior is torn.
-
-    Args:
-        posterior: What is known of each clip's label, (n, K).
+    The given label counts: an unlikely one is where label and votes contradict each other, and the posterior is torn.
     """
     probs = np.clip(posterior, 1e-12, 1.0)
     bits: Floats = -(probs * np.log2(probs)).sum(axis=1)
     return bits
 
 
-def worth_labelling(posterior: Floats, known: NDArray[np.bool_], count: int) -> Sequence[int]:
+def worth_labelling(posterior: Floats, known: Bools, count: int) -> Sequence[int]:
     """The clips to ask a person about first, at most ``count``, no label in too many of them.
 
     The clips are taken by what they teach, in turn from each class that is thought likeliest: entropy alone would ask
     about one confusable pair over and over.
 
-    Args:
-        posterior: What is known of each clip's label, (n, K).
-        known: Clips that a person has judged already, (n,).
-        count: How many to name.
+    A clip is asked about by its posterior, (n, K), unless a person has judged it already (``known``, (n,)).
     """
     taught, labels = label_entropy(posterior), posterior.argmax(axis=1)
     queues = []
@@ -431,24 +389,22 @@ def worth_labelling(posterior: Floats, known: NDArray[np.bool_], count: int) -> 
 
 def effect_of(decisions: Sequence[Decision], labels: Sequence[str]) -> list[str]:
     """Clips and weight by class, before and after, one sentence a class that changes, after one about all."""
-    sentences = []
     before = {label: sum(decision.given_label == label for decision in decisions) for label in labels}
     after = {label: sum(d.refined_label == label and d.weight > 0 for d in decisions) for label in labels}
     weight = {label: sum(d.weight for d in decisions if d.refined_label == label) for label in labels}
     trained = [decision.weight for decision in decisions if decision.weight > 0]
     worth = sum(trained) ** 2 / sum(value**2 for value in trained) if trained else 0.0
-    sentences.append(
-        f"trained on: {sum(before.values())} clips before, {sum(after.values())} after, whose uneven weights are worth "
-        f"{worth:.0f} even ones"
-    )
     total, whole = max(sum(before.values()), 1), max(sum(weight.values()), 1e-12)
-    sentences += [
-        f"{label}: {before[label]} clips ({before[label] / total:.1%}) before, {after[label]} after, "
-        f"{weight[label] / whole:.1%} of the weight"
-        for label in labels
-        if before[label] or after[label]
+    return [
+        f"trained on: {sum(before.values())} clips before, {sum(after.values())} after, whose uneven weights are worth "
+        f"{worth:.0f} even ones",
+        *(
+            f"{label}: {before[label]} clips ({before[label] / total:.1%}) before, {after[label]} after, "
+            f"{weight[label] / whole:.1%} of the weight"
+            for label in labels
+            if before[label] or after[label]
+        ),
     ]
-    return sentences
 
 
 def source_accounts(assessment: Assessment) -> dict[str, dict[str, float | None]]:

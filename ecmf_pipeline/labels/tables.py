@@ -20,7 +20,7 @@ from ecmf_pipeline.core.clips import ClipId, Split
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import read_text, write_atomic
 from ecmf_pipeline.labels.refine import Decision, Verdict, Vote
-from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
+from ecmf_pipeline.labels.votes import first_choice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,16 +49,9 @@ _HINT = "mend the file, or take it out of params.yaml"
 
 @dataclass(frozen=True, slots=True)
 class VoteTable:
-    """The votes of several sources.
-
-    Attributes:
-        clip_ids: The n clips, sorted.
-        labels: The K label names.
-        votes: Probabilities by source, (n, K); a row that is all NaN abstains.
-    """
+    """Clips, sorted, (n,), and their votes: probabilities by source, (n, K); a row that is all NaN abstains."""
 
     clip_ids: tuple[str, ...]
-    labels: tuple[str, ...]
     votes: dict[str, Floats]
 
 
@@ -112,7 +105,7 @@ def read_votes(path: Path, labels: Sequence[str]) -> VoteTable:
     _refuse(path, frame.duplicated(["clip_id", "source"]).to_numpy(), "the source votes twice on this clip", hint)
     votes = np.full((len(sources), len(clip_ids), len(labels)), np.nan)
     votes[source_codes, clip_codes] = values
-    return VoteTable(tuple(clip_ids), tuple(labels), dict(zip(sources, votes, strict=True)))
+    return VoteTable(tuple(clip_ids), dict(zip(sources, votes, strict=True)))
 
 
 def read_sources(path: Path, labels: Sequence[str], clip_ids: Sequence[str]) -> tuple[dict[str, Floats], int]:
@@ -184,12 +177,7 @@ def write_refined(
 ) -> None:
     """Write the decisions, sorted by clip, and beside each the posterior and every source's vote and its probability.
 
-    Args:
-        path: The csv file.
-        decisions: One a clip.
-        votes: Probabilities by source, (n, K), rows as the decisions.
-        posterior: The label model's probabilities, (n, K), rows as the decisions.
-        labels: The K label names.
+    Votes and posterior, (n, K), have rows as the decisions.
     """
     import pandas as pd
 
@@ -230,6 +218,10 @@ def read_decisions(path: Path, *, votes: bool = False) -> list[Decision]:
     of_sources = [name for name in frame.columns if name.endswith("_vote") and not name.startswith(POSTERIOR)]
     sources = [name.removesuffix("_vote") for name in of_sources] if votes else []
     columns = [*REFINED_COLUMNS, *(f"{source}_{part}" for source in sources for part in ("vote", "prob"))]
+
+    def vote(source: str, label: str, probability: float) -> Vote:
+        return Vote(source, label, None if np.isnan(probability) else probability)
+
     return [
         Decision(
             clip_id=ClipId(row["clip_id"]),
@@ -241,39 +233,26 @@ def read_decisions(path: Path, *, votes: bool = False) -> list[Decision]:
             confidence=row["confidence"],
             agreement=row["agreement"],
             reason=row["reason"],
-            votes=[_vote(source, row[f"{source}_vote"], row[f"{source}_prob"]) for source in sources],
+            votes=[vote(source, row[f"{source}_vote"], row[f"{source}_prob"]) for source in sources],
         )
         for row in frame[columns].to_dict("records")
     ]
 
 
 def write_next(path: Path, posterior: NDArray[np.floating], decisions: Sequence[Decision], rows: Sequence[int]) -> None:
-    """Write which clips a person should judge first, the most telling first, and what is thought of them now.
+    """Write which clips, by row, a person should judge first, the most telling first, and what is thought of them now.
 
-    Args:
-        path: The csv file.
-        posterior: Probabilities, (n, K).
-        decisions: One a clip, n.
-        rows: The chosen clips.
+    The posterior is (n, K), as `write_refined` has it.
     """
     import pandas as pd
 
     ranked = np.sort(np.asarray(posterior, np.float64), axis=1)[list(rows)]
-    chosen = [decisions[row] for row in rows]
-    columns: dict[str, object] = {
-        "clip_id": [decision.clip_id for decision in chosen],
-        "split": [decision.split for decision in chosen],
-        "given_label": [decision.given_label for decision in chosen],
-        "decision": [decision.decision for decision in chosen],
-        "first": np.round(ranked[:, -1:].sum(axis=1), 6),
-        "second": np.round(ranked[:, -2:-1].sum(axis=1), 6),
-        "reason": [decision.reason for decision in chosen],
-    }
-    _write(path, pd.DataFrame(columns))
-
-
-def _vote(source: str, label: str, probability: float) -> Vote:
-    return Vote(source, label, None if np.isnan(probability) else probability)
+    fields = ("clip_id", "split", "given_label", "decision", "reason")
+    columns: dict[str, object] = {field: [getattr(decisions[row], field) for row in rows] for field in fields}
+    frame = pd.DataFrame(columns)
+    frame.insert(4, "first", np.round(ranked[:, -1], 6))
+    frame.insert(5, "second", np.round(ranked[:, -2], 6))
+    _write(path, frame)
 
 
 def _is_probability(column: str) -> bool:
@@ -282,7 +261,6 @@ def _is_probability(column: str) -> bool:
 
 def _named(cast: NDArray[np.int64], labels: Sequence[str]) -> NDArray[np.object_]:
     """Label names of votes, "" for `ABSTAIN`, which as an index is the last."""
-    assert ABSTAIN == -1
     return np.array([*labels, ""], dtype=object)[cast]
 
 
@@ -325,10 +303,6 @@ def _read_table(
     """Read a csv file that has at least the columns ``required``.
 
     Text stays as it is ("NA" is a name); cells of ``numbers``, and of ``others`` where present, may be empty.
-
-    Raises:
-        MissingInput: When the file is not there.
-        InputError: When it is no csv file, or a column or a number is missing.
     """
     import pandas as pd
 
@@ -369,11 +343,7 @@ def _refuse(path: Path, wrong: NDArray[np.bool_], what: str | Callable[[int], st
 
 
 def _probabilities(path: Path, frame: pd.DataFrame, labels: Sequence[str], hint: str) -> Floats:
-    """The columns ``p_<label>`` of a table of m votes, (m, K), NaN rows where one abstains.
-
-    Raises:
-        InputError: When a row is no distribution, or the table has a column ``label`` too that says otherwise.
-    """
+    """The columns ``p_<label>`` of m votes, (m, K), NaN where one abstains; a column ``label`` must say the same."""
     values = frame[[f"p_{label}" for label in labels]].to_numpy(np.float64)
     silent = np.isnan(values).all(axis=1)
     wrong = ~silent & ~((values >= 0).all(axis=1) & (np.abs(values.sum(axis=1) - 1) < 1e-3))
@@ -392,18 +362,7 @@ def _probabilities(path: Path, frame: pd.DataFrame, labels: Sequence[str], hint:
 
 
 def _label_indices(path: Path, frame: pd.DataFrame, labels: Sequence[str], hint: str, *, abstain: bool = False) -> Ints:
-    """The column ``label`` of a table as indices, (m,), `ABSTAIN` where it is empty.
-
-    Args:
-        path: The table's file.
-        frame: Its m rows.
-        labels: The K labels it may name.
-        hint: How a wrong one is mended.
-        abstain: Whether a label may be empty.
-
-    Raises:
-        InputError: When a label is none of those.
-    """
+    """The column ``label`` of a table as indices, (m,), `ABSTAIN` where it is empty, as only ``abstain`` allows."""
     import pandas as pd
 
     named = np.asarray(pd.Index(list(labels)).get_indexer(pd.Index(frame["label"])), np.int64)

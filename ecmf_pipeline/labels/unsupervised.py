@@ -8,16 +8,13 @@ stands. Measured by ``tools.bench.labels``: each alone falls below the majority 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from ecmf_pipeline.core.arrays import Floats
+from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.labels.dawid_skene import Ballots, DawidSkene, ballots, fit, from_counts
-from ecmf_pipeline.labels.log_pool import fit_log_pool
-from ecmf_pipeline.labels.votes import ABSTAIN, Evidence, error_correlations
+from ecmf_pipeline.labels.votes import ABSTAIN, Evidence, error_correlations, fit_log_pool
 
 STRENGTH = 60.0
 """Weight of the prior of a confusion's row, in clips."""
@@ -50,18 +47,9 @@ LEAST_TO_JUDGE = 4
 """Of three sources two that err together pass for the truth, and nothing in their votes shows it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unsupervised:
-    """Probabilities (n, K), class shares (K,), and how they were found, in words."""
-
-    probs: Floats
-    shares: Floats
-    method: str
-
-
 def combine_without_gold(
     evidence: Evidence, votes: Ballots, majority: Floats, rng: np.random.Generator
-) -> Unsupervised:
+) -> tuple[Floats, str]:
     """Combine votes whose truth is nowhere known; rows where all abstain get the class shares.
 
     Whose votes are right can be told from the votes alone only where enough sources err independently: of too few, some
@@ -72,6 +60,9 @@ def combine_without_gold(
         votes: Their patterns.
         majority: The shares of the votes, (n, K).
         rng: Picks the clips that teach the pool, and those by which the model is judged.
+
+    Returns:
+        Probabilities, (n, K), and how they were found, in words.
     """
     if evidence.logs.shape[1] >= LEAST_SOURCES and not evidence.silent.all():
         doubt = _doubt(evidence, majority, np.random.default_rng(rng.integers(2**63)))
@@ -94,17 +85,15 @@ def _doubt(evidence: Evidence, majority: Floats, rng: np.random.Generator) -> st
     return ""
 
 
-def unsupervised_expert(evidence: Evidence, votes: Ballots, rng: np.random.Generator) -> Unsupervised:
-    """What the votes say by themselves, for a blend that gold labels weigh: bolder, since they will tell."""
-    return _model(evidence, votes, rng, EXPERT_STRENGTH)
+def unsupervised_expert(evidence: Evidence, votes: Ballots, rng: np.random.Generator) -> Floats:
+    """What the votes say by themselves, (n, K), for a blend that gold labels weigh: bolder, since they will tell."""
+    return _model(evidence, votes, rng, EXPERT_STRENGTH)[0]
 
 
 def independent_sources(evidence: Evidence, truth: Floats) -> float:
-    """How many independent sources the votes are worth: S over the mean, by source, of the summed error correlations.
+    """How many independent sources the votes are worth, by what is taken for the truth, (n, K).
 
-    Args:
-        evidence: The votes.
-        truth: What is taken for the truth, (n, K).
+    It is S over the mean, by source, of the summed error correlations.
     """
     # NaN: two sources that never vote on the same clip cannot be seen to err together.
     correlation = np.clip(np.nan_to_num(error_correlations(evidence.cast, truth)), 0.0, 1.0)
@@ -112,15 +101,11 @@ def independent_sources(evidence: Evidence, truth: Floats) -> float:
     return float(len(correlation) / correlation.sum(axis=1).mean())
 
 
-def hinging(cast: NDArray[np.int64], classes: int, rng: np.random.Generator) -> float:
+def hinging(cast: Ints, classes: int, rng: np.random.Generator) -> float:
     """How many labels of Dawid and Skene's model change when a source is left out: a share, the mean over sources.
 
-    The source that changes most does not count: it may be the one that knows.
-
-    Args:
-        cast: Hard votes, (n, S), `ABSTAIN` where there is none.
-        classes: K.
-        rng: Picks `LEFT_OUT_OF` clips where there are more.
+    The source that changes most does not count: it may be the one that knows. ``cast`` are hard votes, (n, S); ``rng``
+    picks `LEFT_OUT_OF` clips where there are more.
     """
     if len(cast) > LEFT_OUT_OF:
         cast = cast[rng.permutation(len(cast))[:LEFT_OUT_OF]]
@@ -133,14 +118,14 @@ def hinging(cast: NDArray[np.int64], classes: int, rng: np.random.Generator) -> 
     return float(np.mean(sorted(changed)[:-1]))
 
 
-def _labels(cast: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+def _labels(cast: Ints, classes: int) -> Ints:
     votes = ballots(cast, classes)
     model = _from_majority(votes, (cast != ABSTAIN).any(axis=1), STRENGTH)
-    labels: NDArray[np.int64] = model.scores(votes.rows).argmax(axis=1)[votes.pattern]
+    labels: Ints = model.scores(votes.rows).argmax(axis=1)[votes.pattern]
     return labels
 
 
-def _model(evidence: Evidence, votes: Ballots, rng: np.random.Generator, strength: float) -> Unsupervised:
+def _model(evidence: Evidence, votes: Ballots, rng: np.random.Generator, strength: float) -> tuple[Floats, str]:
     mean = _mean_probs(evidence)
     voted = ~evidence.silent
     if evidence.logs.shape[1] < LEAST_SOURCES or not voted.any():
@@ -150,25 +135,18 @@ def _model(evidence: Evidence, votes: Ballots, rng: np.random.Generator, strengt
     taught = np.flatnonzero(voted)
     if len(taught) > TAUGHT:
         taught = rng.permutation(taught)[:TAUGHT]
-    pool = fit_log_pool(
-        evidence.logs[taught],
-        crowd[taught],
-        total=1.2,
-        weight_spread=0.5,
-        bias=np.zeros(crowd.shape[1]),
-        bias_spread=1.0,
-    )
+    bias = np.zeros(crowd.shape[1])
+    pool = fit_log_pool(evidence.logs[taught], crowd[taught], total=1.2, weight_spread=0.5, bias=bias, bias_spread=1.0)
     soft = pool.log_probs(evidence.logs) + np.log(mean + 1e-3)
     share = _soft_share(evidence) / 2
     probs = softmax((1 - share) * np.log(crowd + 1e-9) + share * soft, axis=1)
     return _completed(probs, evidence, "Dawid-Skene, a pool it teaches, and the mean")
 
 
-def _completed(probs: Floats, evidence: Evidence, method: str) -> Unsupervised:
+def _completed(probs: Floats, evidence: Evidence, method: str) -> tuple[Floats, str]:
     voted = ~evidence.silent
     shares = probs[voted].sum(axis=0) + 1.0
-    shares = shares / shares.sum()
-    return Unsupervised(np.where(voted[:, None], probs, shares), shares, method)
+    return np.where(voted[:, None], probs, shares / shares.sum()), method
 
 
 def _from_majority(votes: Ballots, voted: NDArray[np.bool_], strength: float) -> DawidSkene:

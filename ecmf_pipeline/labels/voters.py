@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,113 +22,86 @@ ALL = "all"
 """The name of all modalities together, as that of a modality."""
 
 
-class Voter(Protocol):
-    """A classifier that is fitted and asked in one go."""
-
-    def vote(
-        self, training: Floats, given: Ints, queries: Floats, *, seed: int, weights: Floats | None = None
-    ) -> Floats:
-        """Fit on some clips and judge others.
-
-        Args:
-            training: Features of the clips to learn from, (m, D).
-            given: Their labels, (m,): 0 .. C-1, every one of the C labels present, C > 1.
-            queries: Features of the clips to judge, (q, D).
-            seed: Seed of whatever is random.
-            weights: How much each clip to learn from counts, (m,), above zero; None: alike.
-
-        Returns:
-            Probabilities, (q, C).
-        """
-        ...
+VoterConfig = LinearConfig | LightGbmConfig
 
 
-class LinearVoter:
-    """Multinomial logistic regression on standardised principal components; see `LinearConfig`."""
-
-    def __init__(self, config: LinearConfig) -> None:
-        self.config = config
-
-    def vote(
-        self, training: Floats, given: Ints, queries: Floats, *, seed: int, weights: Floats | None = None
-    ) -> Floats:
-        """See `Voter.vote`."""
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.linear_model import LogisticRegression
-
-        training, queries = project(training, queries, self.config.components)
-        model = LogisticRegression(
-            C=self.config.inverse_penalty, max_iter=self.config.iterations, random_state=seed, solver="lbfgs"
-        )
-        with warnings.catch_warnings():
-            # Stopping at the bound of steps costs a weak voter nothing that the label model would not discount.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(training, given, sample_weight=clip_weights(given, self.config.balance, weights))
-        probs: Floats = model.predict_proba(queries)
-        return probs
-
-
-class LightGbmVoter:
-    """Gradient boosted trees on principal components; see `LightGbmConfig`.
-
-    A leaf holds at least ``min_child_samples`` clips, but no more than half a class of average size (m / 2C, one at the
-    least): with 77 clips of six classes the usual 30 would leave no split to make.
-    """
-
-    def __init__(self, config: LightGbmConfig) -> None:
-        self.config = config
-
-    def vote(
-        self, training: Floats, given: Ints, queries: Floats, *, seed: int, weights: Floats | None = None
-    ) -> Floats:
-        """See `Voter.vote`."""
-        import lightgbm
-
-        training, queries = project(training, queries, self.config.components)
-        classes = int(given.max()) + 1
-        settings = {
-            "objective": "multiclass",
-            "num_class": classes,
-            "num_leaves": self.config.num_leaves,
-            "learning_rate": self.config.learning_rate,
-            "min_data_in_leaf": max(1, min(self.config.min_child_samples, len(given) // (2 * classes))),
-            "feature_fraction": self.config.feature_fraction,
-            "bagging_fraction": self.config.bagging_fraction,
-            "bagging_freq": 1,
-            "lambda_l2": self.config.lambda_l2,
-            "num_threads": self.config.num_threads,
-            "seed": seed,
-            "deterministic": True,
-            "force_row_wise": True,
-            "verbose": -1,
-        }
-        data = lightgbm.Dataset(
-            training,
-            label=given,
-            weight=clip_weights(given, self.config.balance, weights),
-            params={"verbose": -1, "feature_pre_filter": False},
-        )
-        model = lightgbm.train(settings, data, num_boost_round=self.config.rounds)
-        probs: Floats = np.asarray(model.predict(queries, num_threads=self.config.num_threads), np.float64)
-        probs /= probs.sum(axis=1, keepdims=True)
-        return probs
-
-
-def build_voter(config: LinearConfig | LightGbmConfig) -> Voter:
-    """The voter with these settings."""
-    return LinearVoter(config) if isinstance(config, LinearConfig) else LightGbmVoter(config)
-
-
-def build_voters(config: VoteConfig) -> dict[str, Voter]:
+def voters_of(config: VoteConfig) -> dict[str, VoterConfig]:
     """The voters of each modality, by kind."""
-    return {one.kind: build_voter(one) for one in (config.linear, config.lightgbm) if one is not None}
+    return {one.kind: one for one in (config.linear, config.lightgbm) if one is not None}
+
+
+def vote(
+    config: VoterConfig, training: Floats, given: Ints, queries: Floats, *, seed: int, weights: Floats | None = None
+) -> Floats:
+    """Fit a classifier on some clips and judge others.
+
+    Args:
+        config: The classifier.
+        training: Features of the clips to learn from, (m, D).
+        given: Their labels, (m,): 0 .. C-1, every one of the C labels present, C > 1.
+        queries: Features of the clips to judge, (q, D).
+        seed: Seed of whatever is random.
+        weights: How much each clip to learn from counts, (m,), above zero; None: alike.
+
+    Returns:
+        Probabilities, (q, C).
+    """
+    training, queries = project(training, queries, config.components)
+    counts = clip_weights(given, config.balance, weights)
+    if isinstance(config, LinearConfig):
+        return _linear(config, training, given, queries, counts, seed)
+    return _lightgbm(config, training, given, queries, counts, seed)
+
+
+def _linear(config: LinearConfig, training: Floats, given: Ints, queries: Floats, counts: Floats, seed: int) -> Floats:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=config.inverse_penalty, max_iter=config.iterations, random_state=seed, solver="lbfgs")
+    with warnings.catch_warnings():
+        # Stopping at the bound of steps costs a weak voter nothing that the label model would not discount.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(training, given, sample_weight=counts)
+    probs: Floats = model.predict_proba(queries)
+    return probs
+
+
+def _lightgbm(
+    config: LightGbmConfig, training: Floats, given: Ints, queries: Floats, counts: Floats, seed: int
+) -> Floats:
+    """A leaf holds at most half a class of average size (m / 2C): the usual 30 of 77 clips would leave no split."""
+    import lightgbm
+
+    classes = int(given.max()) + 1
+    settings = {
+        "objective": "multiclass",
+        "num_class": classes,
+        "num_leaves": config.num_leaves,
+        "learning_rate": config.learning_rate,
+        "min_data_in_leaf": max(1, min(config.min_child_samples, len(given) // (2 * classes))),
+        "feature_fraction": config.feature_fraction,
+        "bagging_fraction": config.bagging_fraction,
+        "bagging_freq": 1,
+        "lambda_l2": config.lambda_l2,
+        "num_threads": config.num_threads,
+        "seed": seed,
+        "deterministic": True,
+        "force_row_wise": True,
+        "verbose": -1,
+    }
+    quiet = {"verbose": -1, "feature_pre_filter": False}
+    data = lightgbm.Dataset(training, label=given, weight=counts, params=quiet)
+    model = lightgbm.train(settings, data, num_boost_round=config.rounds)
+    probs: Floats = np.asarray(model.predict(queries, num_threads=config.num_threads), np.float64)
+    probs /= probs.sum(axis=1, keepdims=True)
+    return probs
 
 
 def out_of_fold_votes(
     features: NDArray[np.floating],
     given: NDArray[np.integer],
     folds: NDArray[np.integer],
-    voter: Voter,
+    voter: VoterConfig,
     *,
     n_classes: int,
     seed: int = 0,
@@ -176,7 +148,8 @@ def out_of_fold_votes(
             continue  # nothing to tell apart: this fold's clips get no vote
         asked = np.concatenate([held_out, unlabeled])
         probs = np.zeros((len(asked), n_classes))
-        probs[:, known] = voter.vote(
+        probs[:, known] = vote(
+            voter,
             np.asarray(features[training], np.float64),
             compact,
             np.asarray(features[asked], np.float64),
@@ -248,18 +221,12 @@ def clip_weights(given: Ints, balance: float, weights: Floats | None = None) -> 
     return balanced
 
 
-class JointVoter(Protocol):
-    """Who judges by all modalities at once, has its own features, and trains a model a fold: the fusion."""
+JointVoter = Callable[[Ints, Ints, Mapping[int, Floats] | None], Floats]
+"""Judges by all modalities at once, has its own features, and trains a model a fold: the fusion.
 
-    def votes(self, given: Ints, folds: Ints, weights: Mapping[int, Floats] | None = None) -> Floats:
-        """Out-of-fold probabilities, (n, K), NaN where it abstains.
-
-        Args:
-            given: Given labels, (n,), -1 where there is none.
-            folds: The fold of each clip, (n,): it is judged by models that saw no label of its fold.
-            weights: By fold that is held out, how much each clip counts for the models that judge it, (n,).
-        """
-        ...
+From given labels, (n,), -1 where there is none, the fold of each clip, (n,), and, by fold that is held out, how much
+each clip counts for the models that judge it, (n,), to out-of-fold probabilities, (n, K), NaN where it abstains. A clip
+is judged by models that saw no label of its fold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +242,7 @@ class Panel:
     """
 
     features: Mapping[str, NDArray[np.floating]]
-    voters: Mapping[str, Voter]
+    voters: Mapping[str, VoterConfig]
     n_classes: int
     seed: int
     joint: Mapping[str, JointVoter] = field(default_factory=dict)
@@ -289,7 +256,7 @@ class Panel:
             for name, values in self.features.items()
             for kind, voter in self.voters.items()
         }
-        return found | {name: voter.votes(given, folds, weights) for name, voter in self.joint.items()}
+        return found | {name: vote_of(given, folds, weights) for name, vote_of in self.joint.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,25 @@
-"""How each source of votes fares: reliability, confusion, and with whom it errs."""
+"""Votes of several sources: as evidence, pooled, and how each source fares.
+
+A log-linear pool has one weight a source and one bias a class. It is fitted by L-BFGS-B to the maximum of a posterior:
+normal priors on all parameters, and the cross-entropy with what is known of the truth. Truth may be known as
+probabilities (`fit_log_pool`), or through labels of which some are wrong (`fit_noisy_log_pool`). Then a transition from
+true to given label is fitted along (Patrini et al. 2017, arXiv 1609.03683), under a logistic-normal prior: one noise
+rate for all, and deviations of each pair of classes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
 from scipy.stats import beta
 
 from ecmf_pipeline.core.arrays import Floats, Ints
+from ecmf_pipeline.labels.config import LabelModelConfig
 
 ABSTAIN = -1
 """The vote of a source that has no opinion of a clip."""
@@ -76,9 +85,8 @@ class SourceReport:
     Attributes:
         name: Its name.
         coverage: Share of the clips it votes on.
-        judged_by: What its votes are compared with: gold labels, or what all sources together say, where there are no
+        votes: How many votes are compared, with gold labels, or with what all sources together say, where there are no
             gold labels (which flatters sources that err together).
-        votes: How many votes are compared.
         reliability: Share of them that are right; NaN where there are none.
         reliability_interval: Its 95% interval (Jeffreys).
         confusion: P(vote | truth), (K true, K voted), shrunk towards equal shares by one vote a row.
@@ -90,7 +98,6 @@ class SourceReport:
 
     name: str
     coverage: float
-    judged_by: Literal["gold", "votes"]
     votes: int
     reliability: float
     reliability_interval: tuple[float, float]
@@ -101,24 +108,16 @@ class SourceReport:
 
 
 def report_sources(
-    names: Sequence[str], cast: Ints, truth: Floats, judged: NDArray[np.bool_], *, gold: bool
+    names: Sequence[str], cast: Ints, truth: Floats, judged: NDArray[np.bool_]
 ) -> tuple[SourceReport, ...]:
-    """Compare every source with the truth.
-
-    Args:
-        names: The sources, S.
-        cast: Their votes, (n, S).
-        truth: Probabilities of the truth, (n, K), one-hot where it is known.
-        judged: The clips to compare on, (n,).
-        gold: Whether the truth is gold labels there.
-    """
+    """Compare every source's votes, (n, S), with probabilities of the truth, (n, K), on the judged clips, (n,)."""
     classes = truth.shape[1]
-    voting = cast[judged] != ABSTAIN  # (m, S)
-    known = truth[judged]
-    correlation = error_correlations(cast[judged], known)
+    chosen, known = cast[judged], truth[judged]  # (m, S), (m, K)
+    voting = chosen != ABSTAIN  # (m, S)
+    correlation = error_correlations(chosen, known)
     reports = []
     for index, name in enumerate(names):
-        counts = known[voting[:, index]].T @ np.eye(classes)[cast[judged][voting[:, index], index]]  # (K, K)
+        counts = known[voting[:, index]].T @ np.eye(classes)[chosen[voting[:, index], index]]  # (K, K)
         total = counts.sum(axis=1, keepdims=True)
         right, votes = float(np.trace(counts)), float(counts.sum())
         low, high = beta.ppf([0.025, 0.975], right + 0.5, votes - right + 0.5)
@@ -128,7 +127,6 @@ def report_sources(
             SourceReport(
                 name=name,
                 coverage=float((cast[:, index] != ABSTAIN).mean()) if len(cast) else 0.0,
-                judged_by="gold" if gold else "votes",
                 votes=int(voting[:, index].sum()),
                 reliability=right / votes if votes else float("nan"),
                 reliability_interval=(float(low), float(high)),
@@ -144,9 +142,7 @@ def report_sources(
 def error_correlations(cast: Ints, truth: Floats) -> Floats:
     """Correlations of the sources' errors, (S, S), each over the clips that both vote on; NaN where it is unknown.
 
-    Args:
-        cast: Their votes, (n, S).
-        truth: Probabilities of the truth, (n, K).
+    Of votes, (n, S), and probabilities of the truth, (n, K).
     """
     voting = cast != ABSTAIN
     chosen = truth[np.arange(len(truth))[:, None], np.where(voting, cast, 0)]
@@ -164,3 +160,137 @@ def error_correlations(cast: Ints, truth: Floats) -> Floats:
     usable = (shared > 1) & (scale > 1e-12)
     correlations: Floats = np.divide(covariance, scale, out=np.full_like(covariance, np.nan), where=usable)
     return correlations
+
+
+@dataclass(frozen=True, slots=True)
+class LogPool:
+    """One weight an opinion, (M,), none below zero, and one bias a class, (K,)."""
+
+    weights: Floats
+    bias: Floats
+
+    def scores(self, opinions: Floats) -> Floats:
+        """Unnormalised log-probabilities, (n, K), of log-opinions (n, M, K)."""
+        scores: Floats = self.bias + np.einsum("nmk,m->nk", opinions, self.weights)
+        return scores
+
+    def log_probs(self, opinions: Floats) -> Floats:
+        """Log-probabilities, (n, K), of log-opinions (n, M, K)."""
+        pooled: Floats = log_softmax(self.scores(opinions), axis=1)
+        return pooled
+
+
+def fit_log_pool(
+    opinions: Floats, target: Floats, *, total: float, weight_spread: float, bias: Floats, bias_spread: float
+) -> LogPool:
+    """The weights and biases that are most probable given what is known of the truth.
+
+    Args:
+        opinions: Log-opinions, (n, M, K).
+        target: Probabilities of the truth, (n, K), one-hot where it is known.
+        total: What all weights together are expected to be: 1 is the opinions' geometric mean.
+        weight_spread: Standard deviation of a weight around its share of that.
+        bias: What the class biases are expected to be, (K,).
+        bias_spread: Standard deviation of a bias around that.
+    """
+    sources = opinions.shape[1]
+
+    def likelihood(parameters: Floats) -> tuple[float, Floats]:
+        logs = LogPool(parameters[:sources], parameters[sources:]).log_probs(opinions)
+        return (logs * target).sum(), _slope(opinions, np.exp(logs) - target)
+
+    prior = ((np.full(sources, total / sources), weight_spread), (bias, bias_spread))
+    found = most_probable(likelihood, prior, weights=sources, steps=100)
+    return LogPool(found[:sources], found[sources:])
+
+
+def fit_noisy_log_pool(
+    opinions: Floats, given: Ints, config: LabelModelConfig, *, bias: Floats
+) -> tuple[LogPool, Floats]:
+    """The pool, and the noise transition, that are most probable given labels of which some are wrong.
+
+    How noisy the labels are shows in how the votes' say saturates: where all sources agree firmly and one label in six
+    still differs, the label is at fault. Expectation-maximisation finds the same optimum but crawls away from a
+    transition near the identity, so the marginal likelihood is climbed directly.
+
+    Args:
+        opinions: Log-opinions, (n, M, K).
+        given: Given labels, (n,); all of them known.
+        config: The priors.
+        bias: What the class biases are expected to be, (K,).
+
+    Returns:
+        The pool, and P(given label | true label), (K, K), rows are true labels.
+    """
+    sources, classes = opinions.shape[1:]
+    log_odds = np.log((1 - config.noise) * max(classes - 1, 1) / config.noise)
+    prior = (
+        (np.full(sources, config.source_weight / sources), config.source_spread),
+        (np.zeros(classes), config.bias_spread),
+        (np.array([log_odds]), config.noise_spread),
+        (np.zeros(classes * classes), config.transition_spread),
+    )
+    likelihood = NoisyLikelihood(opinions, given, bias)
+    return likelihood.unpacked(most_probable(likelihood, prior, weights=sources, steps=config.rounds))
+
+
+@dataclass(frozen=True, slots=True)
+class NoisyLikelihood:
+    """Likelihood of given labels, (n,), of which some are wrong, by opinions, (n, M, K), and expected biases, (K,).
+
+    Its parameters are the weights, the deviations of the biases from what is expected, the log-odds of a right given
+    label, and each class pair's deviation from those, (M + K + 1 + K * K,).
+    """
+
+    opinions: Floats
+    given: Ints
+    bias: Floats
+
+    def unpacked(self, parameters: Floats) -> tuple[LogPool, Floats]:
+        """The pool, and the transition from true to given label, (K, K)."""
+        sources, classes = self.opinions.shape[1:]
+        log_odds, deviations = parameters[sources + classes], parameters[sources + classes + 1 :]
+        transition: Floats = softmax(log_odds * np.eye(classes) + deviations.reshape(classes, classes), axis=1)
+        return LogPool(parameters[:sources], self.bias + parameters[sources : sources + classes]), transition
+
+    def __call__(self, parameters: Floats) -> tuple[float, Floats]:
+        """The log-likelihood, and the slope of its negative."""
+        pool, transition = self.unpacked(parameters)
+        probs = softmax(pool.scores(self.opinions), axis=1)  # (n, K)
+        joint = probs * transition[:, self.given].T  # P(true, given | votes), (n, K)
+        of_given = joint.sum(axis=1)
+        truth = joint / of_given[:, None]  # P(true | votes, given), (n, K)
+        counts = np.einsum("ny,ng->yg", truth, np.eye(len(transition))[self.given])  # expected clips by true and given
+        pull = transition * counts.sum(axis=1, keepdims=True) - counts
+        slope = np.concatenate([_slope(self.opinions, probs - truth), [np.trace(pull)], pull.ravel()])
+        return np.log(of_given).sum(), slope
+
+
+def most_probable(
+    likelihood: Callable[[Floats], tuple[float, Floats]],
+    prior: Sequence[tuple[Floats, float]],
+    *,
+    weights: int,
+    steps: int,
+) -> Floats:
+    """The parameters of the highest posterior, of a log-likelihood given with the slope of its negative.
+
+    The prior is normal: of each group of parameters, the expected values and their standard deviation. The first
+    parameters are ``weights`` weights.
+    """
+    means, spreads = zip(*prior, strict=True)
+    mean, spread = np.concatenate(means), np.repeat(spreads, [len(values) for values in means])
+
+    def loss(parameters: Floats) -> tuple[float, Floats]:
+        logs, slope = likelihood(parameters)
+        deviation = (parameters - mean) / spread
+        return float((deviation**2).sum() / 2 - logs), slope + deviation / spread
+
+    bounds = [(0.0, None)] * weights + [(None, None)] * (len(mean) - weights)  # no opinion is worse than none
+    found: Floats = minimize(loss, mean, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps}).x
+    return found
+
+
+def _slope(opinions: Floats, wrong: Floats) -> Floats:
+    """Slope of the negative log-likelihood in weights and biases, (M + K,), where probabilities are off by (n, K)."""
+    return np.concatenate([np.einsum("nmk,nk->m", opinions, wrong), wrong.sum(axis=0)])

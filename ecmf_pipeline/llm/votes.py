@@ -171,7 +171,7 @@ def calibrated_votes(
     return votes_from_scores(values, margin=margin), fitted
 
 
-def votes_from_scores(scores: Floats, *, margin: float, temperature: float | Floats = 1.0) -> Floats:
+def votes_from_scores(scores: Floats, *, margin: float) -> Floats:
     """The LLM's votes as probabilities, (n, K), with rows of NaN where it abstains.
 
     It abstains where there are no words (a NaN row of scores) and where the first label leads the second by less than
@@ -180,9 +180,8 @@ def votes_from_scores(scores: Floats, *, margin: float, temperature: float | Flo
     Args:
         scores: Calibrated log-scores, (n, K), K >= 2.
         margin: The least lead.
-        temperature: Divides the scores before they become probabilities.
     """
-    votes = probabilities(scores, temperature=temperature)
+    votes = probabilities(scores)
     ordered = np.sort(votes, axis=1)
     lead = ordered[:, -1] - ordered[:, -2]
     votes[~(lead >= margin)] = np.nan  # written so that a NaN lead abstains too

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import say
+from ecmf_pipeline.core.errors import TooFewClips
 from ecmf_pipeline.core.files import write_json
 from ecmf_pipeline.core.predictions import PredictionTable
-from ecmf_pipeline.evaluation.controls import Controls, training_sets
+from ecmf_pipeline.evaluation.controls import compare, fusion_predictions, predict_out_of_fold, training_sets
 from ecmf_pipeline.evaluation.label_quality import LabelEvidence, belief, methods, sources
 from ecmf_pipeline.evaluation.scoring import Judge, evaluate, summary, write_plots
 from ecmf_pipeline.labels.tables import read_decisions
+from ecmf_pipeline.labels.voters import joined
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import (
     all_votes,
@@ -34,17 +36,27 @@ def run() -> None:
     judge = Judge(clips, labels, params.evaluate)
     results = evaluate(judge, clips, tables, refined, decisions, verdicts)
     sets = training_sets(corpus.given, decisions, labels, verdicts)
-    controls = Controls(judge, clips, labels, read_features(params, clips), sets)
-    results["controls"] = controls.of_linear(folds, seed=seed)
+    features = read_features(params, clips)
+    rows, clip_ids = joined(features), [clip.clip_id for clip in clips]
+    linear = {name: predict_out_of_fold(rows, one, folds, seed=seed) for name, one in sets.items()}
+    results["controls"] = compare(judge, clip_ids, linear)
     if params.evaluate.fusion_controls:
-        results["controls"] |= controls.of_fusion(
-            folds_of(corpus, training.folds, training.seed),
-            fusion=params.train.fusion,
-            training=training,
-            trained={"given": tables["fusion"], "refined": refined},
-        )
+        try:
+            found = fusion_predictions(
+                features,
+                sets,
+                folds_of(corpus, training.folds, training.seed),
+                clips,
+                labels,
+                fusion=params.train.fusion,
+                training=training,
+                trained={"given": tables["fusion"], "refined": refined},
+            )
+            results["controls"]["fusion"] = compare(judge, clip_ids, found)
+        except TooFewClips as error:
+            results["controls"]["no_fusion"] = f"the fusion model cannot be trained on each training set: {error.what}"
     votes, believed = all_votes(corpus), params.refine.label_model
-    evidence = LabelEvidence.of(clips, labels, votes, verdicts=verdicts, folds=folds, seed=seed, config=believed)
+    evidence = LabelEvidence.of(corpus, votes, verdicts=verdicts, folds=folds, seed=seed, config=believed)
     results["label_model"] = belief(evidence)
     results["label_methods"] = methods(evidence, params.evaluate)
     write_json(paths.SOURCES, sources(evidence, labels))

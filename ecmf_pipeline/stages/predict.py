@@ -7,7 +7,8 @@ from ecmf_pipeline.core.console import say
 from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import write_json
 from ecmf_pipeline.extraction.features import refuse_other_features
-from ecmf_pipeline.fusion.prediction import Ensemble, deployed, out_of_fold, predict_tables
+from ecmf_pipeline.fusion.prediction import Ensemble
+from ecmf_pipeline.fusion.tables import deployed, out_of_fold, predict_tables
 from ecmf_pipeline.interop.mertools import write_submission
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import open_stored, origins_of, read_labelled_corpus, refuse_stale

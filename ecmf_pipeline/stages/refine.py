@@ -38,12 +38,8 @@ def run(*, dry_run: bool = False) -> None:
     if dry_run:
         return
     write_refined(paths.REFINED, decisions, votes, assessment.posterior, corpus.labels)
-    write_next(
-        paths.NEXT,
-        assessment.posterior,
-        decisions,
-        worth_labelling(assessment.posterior, gold >= 0, config.label_next),
-    )
+    chosen = worth_labelling(assessment.posterior, gold >= 0, config.label_next)
+    write_next(paths.NEXT, assessment.posterior, decisions, chosen)
     write_json(
         paths.METRICS / "refine.json",
         {"decisions": dict(counts), "verdicts": int((gold >= 0).sum()), "sources": source_accounts(assessment)},

@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from ecmf_pipeline import __version__
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Modality, read_texts
+from ecmf_pipeline.core.clips import Modality, read_corpus_tables, read_texts
 from ecmf_pipeline.core.console import say
 from ecmf_pipeline.core.files import read_json, read_text, write_atomic
 from ecmf_pipeline.core.predictions import PredictionTable
@@ -21,7 +21,7 @@ from ecmf_pipeline.report.inputs import FaceSheet, PredictedClip, ReportInput
 from ecmf_pipeline.report.page import render
 from ecmf_pipeline.runner.quarantine import read_all
 from ecmf_pipeline.settings.params import load_params
-from ecmf_pipeline.stages.shared.inputs import read_corpus_tables, read_refined_predictions, with_words
+from ecmf_pipeline.stages.shared.inputs import read_refined_predictions, with_words
 from ecmf_pipeline.store import FeatureStore
 
 _SHOWN_VERSIONS = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -10,17 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core import paths
+from ecmf_pipeline.core.clips import Corpus
 from ecmf_pipeline.core.console import say
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.fusion.voter import FusionVoter
 from ecmf_pipeline.labels.label_model import GIVEN
 from ecmf_pipeline.labels.tables import read_sources, write_votes
-from ecmf_pipeline.labels.voters import ALL, Panel, build_voters, held_out_score, joined, vote_in_rounds
+from ecmf_pipeline.labels.voters import ALL, JointVoter, Panel, held_out_score, joined, vote_in_rounds, voters_of
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.sharing.hints import pull_hint
 from ecmf_pipeline.stages.shared.inputs import (
     FUSION,
-    Corpus,
     folds_of,
     read_corpus_verdicts,
     read_features,
@@ -72,9 +70,7 @@ def _own_sources(params: Params) -> set[str]:
     modalities = [modality.value for modality in params.extract.encoders]
     of_llm = {LLM_SOURCES[shown] for shown in params.vote.inputs}
     return (
-        {FUSION, GIVEN}
-        | of_llm
-        | {f"{name}/{kind}" for name in (*modalities, ALL) for kind in build_voters(params.vote)}
+        {FUSION, GIVEN} | of_llm | {f"{name}/{kind}" for name in (*modalities, ALL) for kind in voters_of(params.vote)}
     )
 
 
@@ -86,11 +82,16 @@ def _classifiers(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64
     features: dict[str, NDArray[np.floating]] = {**alone}
     if len(alone) > 1:
         features[ALL] = joined(alone)
-    voters = build_voters(config)
+    voters = voters_of(config)
     if not voters:
         return {}
     # In one round the fusion's vote is what `predict` wrote; further rounds train it again with the others.
-    joint = {FUSION: _fusion(params, corpus, alone)} if config.rounds > 1 else {}
+    joint: dict[str, JointVoter] = {}
+    if config.rounds > 1:
+        from ecmf_pipeline.fusion.training import FusionVoter
+
+        groups = [clip.group for clip in corpus.clips]
+        joint[FUSION] = FusionVoter(alone, groups, corpus.labels, params.train.fusion, params.train.training).votes
     found = vote_in_rounds(
         Panel(features, voters, len(corpus.labels), config.seed, joint),
         given,
@@ -105,8 +106,3 @@ def _classifiers(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64
     if found.best == 1:
         found.votes.pop(FUSION, None)
     return found.votes
-
-
-def _fusion(params: Params, corpus: Corpus, features: Mapping[str, NDArray[np.float32]]) -> FusionVoter:
-    groups = [clip.group for clip in corpus.clips]
-    return FusionVoter(features, groups, corpus.labels, params.train.fusion, params.train.training)

@@ -109,7 +109,7 @@ def test_it_says_plainly_which_training_set_won(
         return np.where(np.arange(60) < count, truth, 1 - truth)
 
     predictions = {name: right(others_right) for name in (GIVEN, REBALANCED)} | {REFINED: right(refined_right)}
-    found = compare(judge, clip_ids, predictions, LABELS)
+    found = compare(judge, clip_ids, predictions)
     assert said in found["sentence"]
     assert (REFINED in found["sentence"]) == (refined_right > others_right)
     over = found["sets"][REFINED]["over_rebalanced"]
@@ -141,8 +141,7 @@ def test_leaving_a_family_out_shows_what_it_adds() -> None:
     def mean(some: Any) -> NDArray[np.float64]:
         return np.asarray(np.mean(list(some.values()), axis=0))
 
-    families = {"face/linear": "face", "face/lightgbm": "face", "text": "text"}
-    found = leave_one_out(votes, families, truth, mean)
+    found = leave_one_out(votes, truth, mean)
     assert found["text"]["accuracy"] == 1.0
     assert found["face"]["accuracy"] < 0.4
-    assert leave_one_out({"text": poor}, {"text": "text"}, truth, mean) == {}
+    assert leave_one_out({"text": poor}, truth, mean) == {}

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.core.arrays import expected_calibration_error
-from ecmf_pipeline.fusion.saved import cooled, held_out_temperatures, temperature
+from ecmf_pipeline.fusion.prediction import cooled
+from ecmf_pipeline.fusion.training import held_out_temperatures, temperature
 
 
 def overconfident(clips: int, sharpness: float) -> tuple[np.ndarray, np.ndarray]:

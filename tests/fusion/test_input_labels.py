@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ecmf_pipeline.core.arrays import group_names
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
-from ecmf_pipeline.fusion.folds import group_names
 from ecmf_pipeline.fusion.inputs import as_given, encode_labels, label_type
 from ecmf_pipeline.fusion.training import cross_validate
 

@@ -11,9 +11,8 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.fusion.baselines import build
 from ecmf_pipeline.fusion.config import FusionConfig
-from ecmf_pipeline.fusion.model import EcmfFusion, FeatureDropout, FusionModel
+from ecmf_pipeline.fusion.model import EcmfFusion, FeatureDropout, FusionModel, build
 
 DIMS = {"global": 9, "face": 6, "audio": 4, "text": 5}
 BATCH = 5

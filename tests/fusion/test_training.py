@@ -334,7 +334,7 @@ def test_the_best_epoch_is_kept() -> None:
     best = Best(layer)
     for epoch, loss in enumerate([3.0, 1.0, 2.0]):
         torch.nn.init.constant_(layer.weight, epoch)
-        best.offer(loss, epoch)
+        best.offer(loss, epoch, loss)
     best.restore()
     assert (float(layer.weight.detach()), best.epoch, best.loss) == (1.0, 1, 1.0)
 

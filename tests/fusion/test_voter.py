@@ -9,7 +9,7 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
-from ecmf_pipeline.fusion.voter import FusionVoter
+from ecmf_pipeline.fusion.training import FusionVoter
 from ecmf_pipeline.labels.config import RefineConfig
 from ecmf_pipeline.labels.voters import Panel, held_out_score, vote_in_rounds
 
@@ -61,7 +61,7 @@ def test_it_obeys_the_weights_of_each_fold_and_abstains_where_nothing_can_be_lea
 def test_it_takes_part_in_the_rounds() -> None:
     fusion, truth, folds = voter()
     always = iter(range(100))
-    panel = Panel({}, {}, 2, 0, {"fusion": fusion})
+    panel = Panel({}, {}, 2, 0, {"fusion": fusion.votes})
     found = vote_in_rounds(panel, truth, folds, rounds=2, score=lambda _: float(next(always)), config=RefineConfig())
     assert found.best == 2
     assert set(found.votes) == {"fusion"}

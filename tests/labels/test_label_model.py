@@ -12,8 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from ecmf_pipeline.core.arrays import expected_calibration_error
 from ecmf_pipeline.labels.label_model import Assessment
-from ecmf_pipeline.labels.log_pool import NoisyLikelihood
-from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
+from ecmf_pipeline.labels.votes import ABSTAIN, NoisyLikelihood, first_choice
 from tests.labels.assessing import assessed
 
 Simulate = Callable[..., Any]

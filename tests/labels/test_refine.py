@@ -30,15 +30,9 @@ FAMILIES = {"face_linear": "face", "face_lightgbm": "face", "text": "text", "llm
 def evidence(posterior: list[float], casts: list[int]) -> Assessment:
     """One clip, of which everything is known; casts of face_linear, face_lightgbm, text, llm."""
     row = np.array([posterior])
-    label = int(row.argmax())
-    voting = [cast for cast in casts if cast >= 0]
-    agreement = np.mean([cast == label for cast in voting]) if voting else np.nan
     return Assessment(
         probs=row,
         posterior=row,
-        labels=np.array([label]),
-        confidence=row.max(axis=1),
-        agreement=np.array([agreement]),
         votes={name: np.array([cast]) for name, cast in zip(FAMILIES, casts, strict=True)},
         transition=np.eye(3),
         sources=(),
@@ -99,7 +93,6 @@ def test_thresholds_of_a_pseudo_label(posterior: list[float], casts: list[int], 
     both = replace(
         pair,
         **{name: np.repeat(getattr(pair, name), 2, axis=0) for name in ("probs", "posterior")},
-        **{name: np.repeat(getattr(pair, name), 2) for name in ("labels", "confidence", "agreement")},
         votes={name: np.repeat(cast, 2) for name, cast in pair.votes.items()},
     )
     clips = [Clip(ClipId("a"), given_label="happy", split=Split.TRAIN), Clip(ClipId("b"))]
@@ -248,9 +241,6 @@ def test_a_class_that_is_known_to_be_wrong_too_often_gets_no_pseudo_label() -> N
     known = Assessment(
         probs=probs,
         posterior=probs,
-        labels=found,
-        confidence=probs.max(axis=1),
-        agreement=np.ones(900),
         votes={},
         transition=np.eye(3),
         sources=(),

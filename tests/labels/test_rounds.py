@@ -8,7 +8,7 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from ecmf_pipeline.labels.config import LightGbmConfig, LinearConfig, RefineConfig
-from ecmf_pipeline.labels.voters import Panel, Rounds, build_voter, held_out_score, vote_in_rounds
+from ecmf_pipeline.labels.voters import Panel, Rounds, held_out_score, vote_in_rounds
 
 NOBODY = -1
 
@@ -22,7 +22,7 @@ def world(clips: int, *, noise: float) -> tuple[Panel, NDArray[np.int64], NDArra
     }
     flipped = rng.random(clips) < noise
     given = np.where(flipped, (truth + 1) % 3, truth)
-    panel = Panel(features, {"linear": build_voter(LinearConfig(inverse_penalty=1.0))}, 3, 0)
+    panel = Panel(features, {"linear": LinearConfig(inverse_penalty=1.0)}, 3, 0)
     return panel, given, truth, rng.permutation(clips) % 4
 
 
@@ -76,7 +76,7 @@ def test_it_stops_when_nothing_is_gained_and_keeps_the_best_round() -> None:
 
 def test_lightgbm_takes_weights_too() -> None:
     panel, given, _, folds = world(96, noise=0.2)
-    trees = Panel(panel.features, {"lightgbm": build_voter(LightGbmConfig(rounds=10))}, 3, 0)
+    trees = Panel(panel.features, {"lightgbm": LightGbmConfig(rounds=10)}, 3, 0)
     even = trees.votes(given, folds)
     weights = dict.fromkeys(range(4), np.where(np.arange(96) % 2 == 0, 1.0, 0.0))
     weighted = trees.votes(given, folds, weights)

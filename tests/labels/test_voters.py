@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.labels.config import LightGbmConfig, LinearConfig
 from ecmf_pipeline.labels.voters import (
-    Voter,
-    build_voter,
+    VoterConfig,
     clip_weights,
     joined,
     out_of_fold_votes,
@@ -19,8 +18,8 @@ VOTERS = [LinearConfig(), LightGbmConfig(rounds=20)]
 
 
 @pytest.fixture(params=VOTERS, ids=lambda config: config.kind)
-def voter(request: pytest.FixtureRequest) -> Voter:
-    return build_voter(request.param)
+def voter(request: pytest.FixtureRequest) -> VoterConfig:
+    return request.param
 
 
 def blobs(
@@ -34,7 +33,7 @@ def blobs(
     return features, truth, folds
 
 
-def test_a_clips_own_given_label_never_reaches_its_vote(voter: Voter) -> None:
+def test_a_clips_own_given_label_never_reaches_its_vote(voter: VoterConfig) -> None:
     features, given, folds = blobs(80, 4)
     before = out_of_fold_votes(features, given, folds, voter, n_classes=4)
     flipped = given.copy()
@@ -45,7 +44,7 @@ def test_a_clips_own_given_label_never_reaches_its_vote(voter: Voter) -> None:
     assert not np.array_equal(after[~same_fold], before[~same_fold])  # it does reach the others
 
 
-def test_votes_learn_what_there_is_to_learn(voter: Voter) -> None:
+def test_votes_learn_what_there_is_to_learn(voter: VoterConfig) -> None:
     features, truth, folds = blobs(120, 4, unlabeled=40)
     given = truth.copy()
     given[120:] = -1
@@ -54,14 +53,14 @@ def test_votes_learn_what_there_is_to_learn(voter: Voter) -> None:
     assert np.mean(votes.argmax(axis=1)[120:] == truth[120:]) > 0.8
 
 
-def test_noise_is_not_learned_by_heart(voter: Voter) -> None:
+def test_noise_is_not_learned_by_heart(voter: VoterConfig) -> None:
     features, _, folds = blobs(120, 4)
     given = np.random.default_rng(3).integers(0, 4, 120)
     votes = out_of_fold_votes(features, given, folds, voter, n_classes=4)
     assert np.mean(votes.argmax(axis=1) == given) < 0.45  # chance is 0.25
 
 
-def test_missing_features_abstain_and_the_rest_is_judged(voter: Voter) -> None:
+def test_missing_features_abstain_and_the_rest_is_judged(voter: VoterConfig) -> None:
     features, given, folds = blobs(60, 3, unlabeled=10)
     given[60:] = -1
     features[[3, 64]] = np.nan
@@ -73,7 +72,7 @@ def test_missing_features_abstain_and_the_rest_is_judged(voter: Voter) -> None:
     assert_array_equal(features, untouched)
 
 
-def test_absent_classes_get_probability_zero_in_their_own_column(voter: Voter) -> None:
+def test_absent_classes_get_probability_zero_in_their_own_column(voter: VoterConfig) -> None:
     features, truth, folds = blobs(60, 3)
     given = np.array([1, 3, 4])[truth]  # labels 0, 2 and 5 never occur
     votes = out_of_fold_votes(features, given, folds, voter, n_classes=6)
@@ -81,7 +80,7 @@ def test_absent_classes_get_probability_zero_in_their_own_column(voter: Voter) -
     assert np.mean(votes.argmax(axis=1) == given) > 0.8
 
 
-def test_a_class_held_out_whole_is_never_voted_for(voter: Voter) -> None:
+def test_a_class_held_out_whole_is_never_voted_for(voter: VoterConfig) -> None:
     features, given, folds = blobs(60, 3)
     folds = np.where(given == 2, 0, 1 + folds % 2)
     votes = out_of_fold_votes(features, given, folds, voter, n_classes=3)
@@ -90,26 +89,26 @@ def test_a_class_held_out_whole_is_never_voted_for(voter: Voter) -> None:
 
 
 @pytest.mark.parametrize(("clips", "classes"), [(12, 6), (20, 6), (5, 2), (3, 3)])
-def test_tiny_corpora_are_judged_without_a_warning(voter: Voter, clips: int, classes: int) -> None:
+def test_tiny_corpora_are_judged_without_a_warning(voter: VoterConfig, clips: int, classes: int) -> None:
     features, given, folds = blobs(clips, classes, unlabeled=3, dim=300)
     given[clips:] = -1
     votes = out_of_fold_votes(features, given, folds, voter, n_classes=classes)
     np.testing.assert_allclose(votes.sum(axis=1), 1)
 
 
-def test_constant_features_vote_without_a_warning(voter: Voter) -> None:
+def test_constant_features_vote_without_a_warning(voter: VoterConfig) -> None:
     _, given, folds = blobs(30, 3)
     votes = out_of_fold_votes(np.ones((30, 200)), given, folds, voter, n_classes=3)
     np.testing.assert_allclose(votes.sum(axis=1), 1)
 
 
-def test_with_one_label_or_none_every_clip_abstains(voter: Voter) -> None:
+def test_with_one_label_or_none_every_clip_abstains(voter: VoterConfig) -> None:
     features, given, folds = blobs(12, 2)
     for same in (np.zeros_like(given), np.full_like(given, -1)):
         assert np.isnan(out_of_fold_votes(features, same, folds, voter, n_classes=2)).all()
 
 
-def test_the_same_seed_gives_the_same_bytes(voter: Voter) -> None:
+def test_the_same_seed_gives_the_same_bytes(voter: VoterConfig) -> None:
     features, given, folds = blobs(60, 3)
     first, second = (out_of_fold_votes(features, given, folds, voter, n_classes=3, seed=5) for _ in range(2))
     assert first.tobytes() == second.tobytes()
@@ -117,13 +116,13 @@ def test_the_same_seed_gives_the_same_bytes(voter: Voter) -> None:
 
 def test_lightgbm_still_splits_where_clips_are_few() -> None:
     features, given, folds = blobs(96, 6, dim=12)
-    votes = out_of_fold_votes(features, given, folds, build_voter(LightGbmConfig()), n_classes=6)
+    votes = out_of_fold_votes(features, given, folds, LightGbmConfig(), n_classes=6)
     assert np.mean(votes.argmax(axis=1) == given) > 0.6  # with leaves of 30 clips: about chance
 
 
 def test_features_that_do_not_fit_are_refused() -> None:
     features, given, folds = blobs(12, 2)
-    voter = build_voter(LinearConfig())
+    voter = LinearConfig()
     with pytest.raises(ValueError, match="do not match"):
         out_of_fold_votes(features, given[:-1], folds, voter, n_classes=2)
     with pytest.raises(ValueError, match="beyond 1 classes"):

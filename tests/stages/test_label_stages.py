@@ -194,7 +194,7 @@ def test_a_control_that_the_fusion_cannot_be_trained_on_is_told(
     def too_few(*_: object, **__: object) -> None:
         raise TooFewClips("3 clips are left", "label more")
 
-    monkeypatch.setattr("ecmf_pipeline.evaluation.controls.fusion_predictions", too_few)
+    monkeypatch.setattr("ecmf_pipeline.stages.evaluate.fusion_predictions", too_few)
     monkeypatch.setattr("ecmf_pipeline.evaluation.label_quality.BASELINES", {})
     evaluate.run()
     controls = json.loads((paths.METRICS / "evaluate.json").read_text())["controls"]

@@ -8,12 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ecmf_pipeline.core.clips import Clip, ClipId, Split
+from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split
 from ecmf_pipeline.llm import votes
 from ecmf_pipeline.llm.config import LlmConfig, LlmVotesConfig
 from ecmf_pipeline.llm.scoring import Scored
 from ecmf_pipeline.settings.params import Params
-from ecmf_pipeline.stages.shared.inputs import Corpus
 from ecmf_pipeline.stages.shared.llm import llm_votes
 
 LABELS = ["angry", "happy", "sad"]

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.arrays import halves
-from ecmf_pipeline.core.clips import Clip, Modality, labels_of, read_manifest, read_texts
+from ecmf_pipeline.core.arrays import assign_folds, halves
+from ecmf_pipeline.core.clips import Clip, Corpus, Modality, labels_of, read_corpus_tables, read_manifest, read_texts
 from ecmf_pipeline.core.console import say
 from ecmf_pipeline.core.errors import CorpusError, MissingInput, ModelError
 from ecmf_pipeline.core.files import fingerprint, read_json, sha256_file
@@ -20,35 +19,12 @@ from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.extraction.config import branch_settings
 from ecmf_pipeline.extraction.features import FeatureOrigin, StoredFeatures, open_features
-from ecmf_pipeline.fusion.folds import assign_folds
 from ecmf_pipeline.labels.tables import read_decisions, read_verdicts, read_votes
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.transcription.table import read_transcripts, with_transcripts
 
 FUSION = "fusion"
 """The fusion model as a source of votes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Corpus:
-    """The manifest and what `index` wrote beside it.
-
-    Attributes:
-        clips: All clips, sorted by id.
-        labels: The labels, in the order of the model's outputs.
-        candidates: Clip ids in the order of the submission.
-        synthetic: Whether the corpus is generated.
-    """
-
-    clips: list[Clip]
-    labels: list[str]
-    candidates: list[str]
-    synthetic: bool
-
-    @property
-    def given(self) -> NDArray[np.int64]:
-        """The given labels as indices, (n,), -1 where there is none."""
-        return np.array(labels_of(self.clips, self.labels), np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +43,6 @@ def read_spoken_manifest(params: Params) -> list[Clip]:
         MissingInput: When `index` has not run yet, or `transcribe` has not where params name a model for it.
     """
     return _with_words(params, read_manifest(paths.MANIFEST))
-
-
-def read_corpus_tables() -> Corpus:
-    """Read what `index` wrote.
-
-    Raises:
-        MissingInput: When it has not run yet.
-    """
-    clips = read_manifest(paths.MANIFEST)
-    corpus: dict[str, Any] = read_json(paths.CORPUS, made_by="index")
-    return Corpus(clips, corpus["labels"], corpus["candidates"], corpus["synthetic"])
 
 
 def with_words(params: Params, corpus: Corpus) -> Corpus:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, Modality, labels_of
+from ecmf_pipeline.core.clips import Clip, Corpus, Modality, labels_of
 from ecmf_pipeline.core.console import counted, say
 from ecmf_pipeline.core.files import read_json
 from ecmf_pipeline.corpora.config import MER_LABELS
@@ -24,7 +24,7 @@ from ecmf_pipeline.llm.run import ScoreBooks, nothing_to_ask
 from ecmf_pipeline.llm.scoring import Scored, label_scores
 from ecmf_pipeline.llm.votes import calibrated_votes, calibration_summary, without_short, word_scores
 from ecmf_pipeline.settings.params import Params
-from ecmf_pipeline.stages.shared.inputs import Corpus, expected_fingerprint, folds_of
+from ecmf_pipeline.stages.shared.inputs import expected_fingerprint, folds_of
 from ecmf_pipeline.store import FeatureStore
 
 REWRITE_BOOKS = ScoreBooks("rewrite", paths.REWRITE_CACHE, paths.DATA / ".rewrite.spool", paths.quarantine("rewrite"))

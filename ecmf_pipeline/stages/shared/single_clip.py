@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split
+from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split, read_corpus_tables
 from ecmf_pipeline.core.console import say
 from ecmf_pipeline.core.errors import ClipError, InputError
 from ecmf_pipeline.core.files import fingerprint, sha256_file
@@ -24,7 +24,6 @@ from ecmf_pipeline.llm.rewriting import enrich_texts
 from ecmf_pipeline.llm.run import ScoreBooks
 from ecmf_pipeline.media.containers import probe_media
 from ecmf_pipeline.settings.params import Params, load_params
-from ecmf_pipeline.stages.shared.inputs import read_corpus_tables
 
 if TYPE_CHECKING:
     from ecmf_pipeline.fusion.prediction import Ensemble

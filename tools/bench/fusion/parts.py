@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.arrays import assign_folds
 from ecmf_pipeline.evaluation.ablation import NOTHING, Study
 from ecmf_pipeline.evaluation.config import AblateConfig
 from ecmf_pipeline.evaluation.variants import variants
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
-from ecmf_pipeline.fusion.folds import assign_folds
 from ecmf_pipeline.fusion.inputs import encode_labels
 from ecmf_pipeline.fusion.training import CrossValidation, cross_validate
 from tools.bench.fusion.generated import generate, with_holes

@@ -11,7 +11,7 @@ import numpy as np
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.labels.combining import combine_votes
 from ecmf_pipeline.labels.config import LinearConfig
-from ecmf_pipeline.labels.voters import build_voter
+from ecmf_pipeline.labels.voters import vote
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.scoring import probabilities
 from ecmf_pipeline.llm.votes import LEAST_LABELLED, fit_calibration, prompts_by_fold
@@ -58,9 +58,9 @@ def ask(samples: Mapping[str, Sample], folder: Path) -> Scores:
 def minilm_votes(samples: Mapping[str, Sample], folder: Path) -> dict[str, Floats]:
     """Log-probabilities of the package's linear voter on MiniLM, fitted on the train part, of dev and test, (n, 6)."""
     features = {part: embedded(sample.texts, folder) for part, sample in samples.items()}
-    voter = build_voter(LinearConfig())
+    voter = LinearConfig()
     both = np.concatenate([features["dev"], features["test"]])
-    votes = np.log(voter.vote(features["train"], samples["train"].truth, both, seed=0))
+    votes = np.log(vote(voter, features["train"], samples["train"].truth, both, seed=0))
     return {"dev": votes[: len(features["dev"])], "test": votes[len(features["dev"]) :]}
 
 

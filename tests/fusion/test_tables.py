@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.fusion.prediction import BLOCK, CHUNK, Ensemble, Judgement, predict_in_blocks
+from ecmf_pipeline.fusion.prediction import CHUNK, Ensemble
+from ecmf_pipeline.fusion.tables import BLOCK, Judgement, predict_in_blocks
 from ecmf_pipeline.fusion.training import fit
 
 
-def test_blocks_change_nothing(ensemble: Ensemble, corpus: Any) -> None:
+def test_blocks_change_nothing(ensemble: Ensemble, corpus: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ecmf_pipeline.fusion.tables.BLOCK", 20)
     held_out = ensemble.held_out(corpus.clip_ids)
     asked: list[Sequence[str]] = []
 
@@ -24,7 +26,7 @@ def test_blocks_change_nothing(ensemble: Ensemble, corpus: Any) -> None:
         return {name: values[rows] for name, values in {**corpus.features, "not known": np.zeros((48, 1))}.items()}
 
     judgements = {"fold": Judgement(ensemble, held_out), "all": Judgement(ensemble, np.full(48, -1))}
-    found = predict_in_blocks(judgements, corpus.clip_ids, read, block=20)
+    found = predict_in_blocks(judgements, corpus.clip_ids, read)
     assert [len(some) for some in asked] == [20, 20, 8]
     for name, folds in (("fold", held_out), ("all", None)):
         whole = ensemble.predict(corpus.features, folds)

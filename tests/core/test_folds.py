@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from ecmf_pipeline.core.arrays import assign_folds, validation_rows
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.fusion.folds import assign_folds, validation_rows
 
 
 def rng() -> np.random.Generator:
