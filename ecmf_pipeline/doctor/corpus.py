@@ -70,7 +70,7 @@ def look_ahead(params: Params) -> Ahead:
         InputError: When a table of an earlier run is damaged.
     """
     return Ahead(
-        read_corpus(params.corpus, face_crops=params.faces.are_cut_already),
+        read_corpus(params.corpus, face_crops=params.faces.source == "openface"),
         read_manifest(paths.MANIFEST) if paths.MANIFEST.is_file() else None,
         read_texts(paths.REWRITES) if paths.REWRITES.is_file() else None,
     )

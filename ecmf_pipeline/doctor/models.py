@@ -19,7 +19,6 @@ from ecmf_pipeline.encoders.config import ImportedConfig, JoinedConfig
 from ecmf_pipeline.encoders.embedded.packages import embedded_model
 from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.encoders.weights import hub_cache
-from ecmf_pipeline.extraction.config import branch_settings
 from ecmf_pipeline.runner.machine import usable_cores, visible_gpus
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.store.state import encoder_name
@@ -103,7 +102,7 @@ def check_encoders(params: Params, loaded: dict[Modality, Loaded]) -> Iterator[C
 def _load(params: Params, modality: Modality) -> tuple[Loaded, float]:
     """Load one encoder, let go of it, and tell how long loading took, in seconds."""
     encoder = params.encoder_of(modality)
-    settings = branch_settings(modality, encoder, params.media, params.faces)
+    settings = params.settings_of(modality)
     begun = time.perf_counter()
     built = build_encoder(encoder, params.extract.device)
     seconds = time.perf_counter() - begun
@@ -114,7 +113,7 @@ def _load(params: Params, modality: Modality) -> tuple[Loaded, float]:
 
 
 def _loaded(params: Params, modality: Modality, loaded: Loaded, seconds: float) -> Check:
-    names = " + ".join(params.extract.names_of(modality))
+    names = " + ".join(params.extract.encoders[modality])
     members = _members(params.encoder_of(modality))
     precisions = list(dict.fromkeys(str(getattr(member, "precision", "fp32")) for member in members))
     slow = " (slow: no instructions for it here)" if _lacks_instructions(params, precisions) else ""
@@ -123,7 +122,7 @@ def _loaded(params: Params, modality: Modality, loaded: Loaded, seconds: float) 
         f"loaded in {duration(seconds)}"
     )
     figures = {
-        "encoders": list(params.extract.names_of(modality)),
+        "encoders": list(params.extract.encoders[modality]),
         "model": encoder_name(loaded.settings),
         "dim": loaded.dim,
         "precision": precisions,

@@ -308,14 +308,14 @@ class JoinedConfig(BaseEncoderConfig):
     def _fit_together(self) -> Self:
         if any(isinstance(member, ImportedConfig) for member in self.members):
             raise ValueError("imported features cannot be joined with others: their rows were made elsewhere")
-        if len({own_frames(member) for member in self.members}) > 1:
+        if len({getattr(member, "frames", None) for member in self.members}) > 1:
             raise ValueError("encoders that are joined must say the same of `frames`: their rows stand side by side")
         return self
 
     @property
     def frames(self) -> Frames | None:
         """Pictures of a clip that the members read; None: as ``media.frames`` says."""
-        return own_frames(self.members[0])
+        return getattr(self.members[0], "frames", None)
 
     def resolved(self, device: str) -> Self:
         """The same with all that members leave to the device decided."""
@@ -368,7 +368,7 @@ def _columns(inputs: str | Sequence[TextColumn]) -> tuple[TextColumn, ...]:
     return _COLUMNS_OF[inputs] if isinstance(inputs, str) else tuple(inputs)
 
 
-def own_frames(encoder: BaseEncoderConfig) -> Frames | None:
-    """What an encoder's own params say of ``frames``; those that read no pictures say nothing."""
-    frames: Frames | None = getattr(encoder, "frames", None)
-    return frames
+def frames_of(encoder: BaseEncoderConfig, otherwise: int) -> Frames:
+    """Return how many pictures of a clip an encoder reads; ``otherwise`` if its params leave that open."""
+    own: Frames | None = getattr(encoder, "frames", None)
+    return otherwise if own is None else own

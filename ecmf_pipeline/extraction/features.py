@@ -44,7 +44,7 @@ class FeatureOrigin(Config):
     Attributes:
         encoders: Names under ``encoders`` in params.yaml, in the order of their columns. For people to read: the same
             settings under another name are the same features.
-        settings: Those of the store (`extraction.plan.branch_settings`), whose hash is the fingerprint.
+        settings: Those of the store (`Params.settings_of`), whose hash is the fingerprint.
     """
 
     encoders: tuple[str, ...] = Field(min_length=1)

@@ -1,6 +1,6 @@
 """What is to be extracted: every clip whose features of exactly this input and these settings are not there yet.
 
-`branch_settings` is what the fingerprint of a modality's features is made of, `present_digests` which rows of a store
+`present_digests` tells which rows of a store
 count, `plan_branch` what a run has to do, and `coverage` how far the runs before have come.
 """
 
@@ -16,7 +16,7 @@ from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.encoders.base_config import DEFAULT_TEXT_COLUMNS, BaseEncoderConfig
 from ecmf_pipeline.encoders.config import ImportedConfig, settings_of_imported, text_columns
-from ecmf_pipeline.faces.config import FaceConfig, are_cut_already
+from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.store import FeatureStore, current_fingerprint, has_fingerprint
 
@@ -36,12 +36,12 @@ class Reading:
     @classmethod
     def of(cls, encoder: BaseEncoderConfig, faces: FaceConfig) -> Reading:
         """What an encoder reads, as params say; needs no weights."""
-        return cls(encoder.text_columns, faces.are_cut_already)
+        return cls(encoder.text_columns, faces.source == "openface")
 
     @classmethod
     def of_settings(cls, settings: Mapping[str, Any]) -> Reading:
         """What features of some settings were computed from."""
-        return cls(text_columns(settings), are_cut_already(settings))
+        return cls(text_columns(settings), settings.get("faces", {}).get("source") == "openface")
 
 
 READING = Reading()
@@ -153,7 +153,7 @@ def plan_branch(
         clips: The manifest.
         texts: Transcripts by clip id.
         encoder: The modality's encoder.
-        settings: What `branch_settings` says.
+        settings: All that changes the features.
         root: The store.
         quarantine_path: The modality's quarantine table.
         retry_quarantined: Whether quarantined clips are tried again although nothing changed.

@@ -26,8 +26,8 @@ from ecmf_pipeline.core.errors import (
 )
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Prepared, Preparer
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
+from ecmf_pipeline.encoders.config import frames_of
 from ecmf_pipeline.encoders.registry import build_encoder, build_preparer
-from ecmf_pipeline.extraction.config import frames_of
 from ecmf_pipeline.extraction.features import library_versions, provenance_of
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.detector import FaceFinder, FaceTrack
@@ -121,7 +121,7 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
             for preparer in preparers.values():
                 self._exits.callback(preparer.close)
         self._faces = faces
-        is_finding = Modality.FACE in preparers and not faces.are_cut_already
+        is_finding = Modality.FACE in preparers and faces.source != "openface"
         self._finder = self._exits.enter_context(FaceFinder(faces)) if is_finding else None
 
     def close(self) -> None:
@@ -135,7 +135,7 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
             if Modality.TEXT in item.digests:
                 self._prepare(Modality.TEXT, lambda: (item.text, {}), opened)
             elsewhere = {Modality.TEXT}
-            if self._faces.are_cut_already and Modality.FACE in item.digests:
+            if self._faces.source == "openface" and Modality.FACE in item.digests:
                 elsewhere.add(Modality.FACE)
                 self._prepare(Modality.FACE, partial(self._face_crops, item.clip), opened)
             if media := item.digests.keys() - elsewhere:
@@ -240,7 +240,7 @@ class ExtractSteps:
         """What opens clips for some preparers; see `ExtractOpener`."""
         return ExtractOpener(
             preparers,
-            {modality: frames_of(branch.encoder, self.media) for modality, branch in self.branches.items()},
+            {modality: frames_of(branch.encoder, self.media.frames) for modality, branch in self.branches.items()},
             corpus_root=self.corpus_root,
             media=self.media,
             faces=self.faces,

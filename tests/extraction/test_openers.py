@@ -14,12 +14,13 @@ from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, MiniXceptionConfig, TextConfig
 from ecmf_pipeline.extraction import run as run_module
 from ecmf_pipeline.extraction import step as opening_module
-from ecmf_pipeline.extraction.config import ExtractConfig, branch_settings
+from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.plan import plan_branch
 from ecmf_pipeline.extraction.run import extract, writing
 from ecmf_pipeline.extraction.step import ClipToExtract, ExtractOpener
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.sampling import Sampling, read_frames
+from ecmf_pipeline.settings.params import branch_settings
 from ecmf_pipeline.store import FeatureStore
 from tests.extraction.brightness import MEDIA, AsItIs, Project
 
