@@ -15,7 +15,7 @@ from ecmf_pipeline.corpora.listing import CorpusListing
 from ecmf_pipeline.corpora.registry import read_corpus
 from ecmf_pipeline.doctor.checks import Check, State
 from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, spread
-from ecmf_pipeline.extraction.plan import Reading, coverage
+from ecmf_pipeline.extraction.run import Reading, coverage
 from ecmf_pipeline.settings.params import Params
 
 _MEASURED = 4 * TRIAL_CLIPS

@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline import __version__
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality
 from ecmf_pipeline.core.config import Frames
 from ecmf_pipeline.core.errors import (
@@ -26,13 +28,13 @@ from ecmf_pipeline.core.errors import (
 )
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Prepared, Preparer
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
-from ecmf_pipeline.encoders.config import frames_of
+from ecmf_pipeline.encoders.config import JoinedConfig, frames_of
+from ecmf_pipeline.encoders.joined import JoinedEncoder
 from ecmf_pipeline.encoders.registry import build_encoder, build_preparer
-from ecmf_pipeline.extraction.features import library_versions, provenance_of
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.detector import FaceFinder, FaceTrack
 from ecmf_pipeline.faces.openface import read_openface
-from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.media.config import MediaConfig, resolved_reader
 from ecmf_pipeline.media.containers import has_changed
 from ecmf_pipeline.media.sampling import Sampling, read_audio, read_samplings
 from ecmf_pipeline.runner import Opener, Outcome, Step, Target
@@ -314,3 +316,56 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
         side = {name: array[encoding.kept] for name, array in view.side.items()}
         values = encoding.values.astype(dtype)
         return FeatureRow(item.clip.clip_id, item.digests[modality], values, side, self._versions[modality])
+
+
+UNKNOWN = "unknown"
+"""The version of a library that is not installed as a package."""
+
+
+_READERS = {"decord": ("av", "decord"), "pyav": ("av",)}
+"""Where decord's pictures are wanted, PyAV looks into the file first, and may read it itself."""
+
+
+_OF_FACES = ("mediapipe", "opencv-contrib-python")
+
+
+def library_versions(modality: Modality, encoder: BaseEncoderConfig, media: MediaConfig) -> dict[str, str]:
+    """Versions of what computes a modality's features here, by the package's name, sorted.
+
+    Args:
+        modality: Which.
+        encoder: Its encoder.
+        media: How clips are read.
+    """
+    libraries = {"numpy", *encoder.libraries()}
+    if modality in {Modality.GLOBAL, Modality.FACE}:
+        libraries.update(_READERS[resolved_reader(media)])
+    if modality is Modality.FACE:
+        libraries.update(_OF_FACES)
+    if modality is Modality.AUDIO:
+        libraries.add("av")
+    return dict(sorted({"ecmf-pipeline": __version__, **{name: _version(name) for name in libraries}}.items()))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return UNKNOWN
+
+
+def provenance_of(config: BaseEncoderConfig, encoder: Encoder[Any], versions: dict[str, str]) -> dict[str, Any]:
+    """What a settings group says of where its features come from.
+
+    Args:
+        config: The encoder's params.
+        encoder: The same, loaded.
+        versions: Of `library_versions`.
+    """
+    return {**_origin(config, encoder), "versions": versions}
+
+
+def _origin(config: BaseEncoderConfig, encoder: Encoder[Any]) -> dict[str, Any]:
+    if isinstance(config, JoinedConfig) and isinstance(encoder, JoinedEncoder):
+        return {"members": [_origin(*pair) for pair in zip(config.members, encoder.members, strict=True)]}
+    return {**config.origin(), **encoder.provenance}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.clips import Clip, Modality
 from ecmf_pipeline.core.errors import ChangedSinceIndex, ClipError, FileUnreachable
-from ecmf_pipeline.extraction.plan import Reading, present_digests
+from ecmf_pipeline.extraction.run import Reading, present_digests
 from ecmf_pipeline.faces.contact_sheet import FaceShot, Picture, draw_sheet, jpeg, mark_face
 from ecmf_pipeline.faces.openface import read_openface_rows
 from ecmf_pipeline.faces.tracking import KEYPOINTS, crop_level, crop_square, eye_angle

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality, read_manifest, read_texts
 from ecmf_pipeline.core.console import say
-from ecmf_pipeline.extraction.plan import Branch, plan_branch
-from ecmf_pipeline.extraction.run import extract, writing
+from ecmf_pipeline.extraction.run import Branch, extract, plan_branch, writing
 from ecmf_pipeline.runner import RunReport
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.sharing.hints import pull_hint

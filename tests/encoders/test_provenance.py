@@ -22,8 +22,8 @@ from ecmf_pipeline.encoders.config import (
     VisionConfig,
 )
 from ecmf_pipeline.encoders.registry import build_encoder
-from ecmf_pipeline.extraction import features as provenance
-from ecmf_pipeline.extraction.features import UNKNOWN, library_versions, provenance_of
+from ecmf_pipeline.extraction import step as provenance
+from ecmf_pipeline.extraction.step import UNKNOWN, library_versions, provenance_of
 from ecmf_pipeline.media.config import MediaConfig
 
 MEDIA = MediaConfig(reader="pyav")

@@ -15,8 +15,7 @@ from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, Min
 from ecmf_pipeline.extraction import run as run_module
 from ecmf_pipeline.extraction import step as opening_module
 from ecmf_pipeline.extraction.config import ExtractConfig
-from ecmf_pipeline.extraction.plan import plan_branch
-from ecmf_pipeline.extraction.run import extract, writing
+from ecmf_pipeline.extraction.run import extract, plan_branch, writing
 from ecmf_pipeline.extraction.step import ClipToExtract, ExtractOpener
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.sampling import Sampling, read_frames

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ecmf_pipeline.core.clips import ClipText, Modality
 from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.extraction.plan import Coverage, coverage, text_digest
+from ecmf_pipeline.extraction.run import Coverage, coverage, text_digest
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.settings.params import branch_settings

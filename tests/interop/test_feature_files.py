@@ -20,7 +20,7 @@ from ecmf_pipeline.core.errors import CorpusError, InputError, MissingInput, Mod
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.encoders.config import ImportedConfig
 from ecmf_pipeline.encoders.registry import build_encoder
-from ecmf_pipeline.extraction.plan import Coverage, coverage, input_digests, plan_branch, present_digests
+from ecmf_pipeline.extraction.run import Coverage, coverage, input_digests, plan_branch, present_digests
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.interop import feature_import
 from ecmf_pipeline.interop.export import export_features

@@ -20,8 +20,7 @@ from ecmf_pipeline.core.clips import Clip, ClipId, Modality, Split, read_manifes
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.encoders.config import EgemapsConfig
 from ecmf_pipeline.extraction.config import ExtractConfig
-from ecmf_pipeline.extraction.plan import Branch, plan_branch
-from ecmf_pipeline.extraction.run import extract, writing
+from ecmf_pipeline.extraction.run import Branch, extract, plan_branch, writing
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.runner import Outcome, Run, RunConfig, RunReport, Step, Target

@@ -16,8 +16,7 @@ from ecmf_pipeline.core.errors import ClipError, InputError
 from ecmf_pipeline.core.files import fingerprint, sha256_file
 from ecmf_pipeline.encoders.config import ImportedConfig
 from ecmf_pipeline.extraction.features import FeatureOrigin, open_features, refuse_other_features
-from ecmf_pipeline.extraction.plan import plan_branch
-from ecmf_pipeline.extraction.run import extract, writing
+from ecmf_pipeline.extraction.run import extract, plan_branch, writing
 from ecmf_pipeline.llm.rewrite_prompt import Context
 from ecmf_pipeline.llm.rewriting import enrich_texts
 from ecmf_pipeline.llm.run import ScoreBooks

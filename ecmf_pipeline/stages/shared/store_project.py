@@ -14,7 +14,7 @@ from ecmf_pipeline.core.errors import InputError, MissingInput, ModelError, Para
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.encoders.config import ImportedConfig, settings_of_imported
 from ecmf_pipeline.extraction.config import ExtractConfig
-from ecmf_pipeline.extraction.plan import Reading, input_digests
+from ecmf_pipeline.extraction.run import Reading, input_digests
 from ecmf_pipeline.interop.feature_import import ImportReport, import_features
 from ecmf_pipeline.interop.feature_sources import open_source
 from ecmf_pipeline.settings.params import Params, load_params
