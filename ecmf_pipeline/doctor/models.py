@@ -14,11 +14,10 @@ from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.console import counted
 from ecmf_pipeline.core.errors import EcmfError
 from ecmf_pipeline.doctor.checks import Check, State, duration
-from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TransformersConfig
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TransformersConfig, hub_cache
 from ecmf_pipeline.encoders.config import ImportedConfig, JoinedConfig
 from ecmf_pipeline.encoders.embedded.packages import embedded_model
 from ecmf_pipeline.encoders.registry import build_encoder
-from ecmf_pipeline.encoders.weights import hub_cache
 from ecmf_pipeline.runner.machine import usable_cores, visible_gpus
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.store.state import encoder_name

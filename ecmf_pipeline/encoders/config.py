@@ -18,10 +18,13 @@ from ecmf_pipeline.encoders.base_config import (
     DEFAULT_TEXT_COLUMNS,
     BaseEncoderConfig,
     Layers,
+    ModelSource,
     TextColumn,
     TransformersConfig,
+    locate,
+    read_model_config,
+    weights_hash,
 )
-from ecmf_pipeline.encoders.weights import ModelSource, locate, read_model_config, weights_hash
 
 PictureTokenPool = Literal["auto", "cls", "mean", "pooler", "projection"]
 """What a picture's tokens become; see `VisionConfig`."""

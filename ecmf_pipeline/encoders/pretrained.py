@@ -19,9 +19,8 @@ from transformers.utils import logging as transformers_logging
 
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.core.files import read_text
-from ecmf_pipeline.encoders.base_config import Layers, TransformersConfig
+from ecmf_pipeline.encoders.base_config import Layers, ModelSource, TransformersConfig, hub_cache
 from ecmf_pipeline.encoders.inference import Inference, RunPrecision
-from ecmf_pipeline.encoders.weights import ModelSource, hub_cache
 
 Loaded = TypeVar("Loaded")
 

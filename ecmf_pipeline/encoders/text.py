@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoTokenizer
 from ecmf_pipeline.core.clips import ClipText
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
+from ecmf_pipeline.encoders.base_config import ModelSource
 from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.encoders.inference import Inference
 from ecmf_pipeline.encoders.pretrained import (
@@ -26,7 +27,6 @@ from ecmf_pipeline.encoders.pretrained import (
     read_json_of_model,
     take_layers,
 )
-from ecmf_pipeline.encoders.weights import ModelSource
 
 _POOLING = {
     "pooling_mode_mean_tokens": "mean",

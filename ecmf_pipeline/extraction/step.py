@@ -26,10 +26,9 @@ from ecmf_pipeline.core.errors import (
     NothingToEncode,
     as_out_of_memory,
 )
-from ecmf_pipeline.encoders.base import Encoder, Encoding, Prepared, Preparer
+from ecmf_pipeline.encoders.base import Encoder, Encoding, JoinedEncoder, Prepared, Preparer
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.encoders.config import JoinedConfig, frames_of
-from ecmf_pipeline.encoders.joined import JoinedEncoder
 from ecmf_pipeline.encoders.registry import build_encoder, build_preparer
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.detector import FaceFinder, FaceTrack

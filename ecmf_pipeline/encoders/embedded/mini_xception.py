@@ -22,10 +22,10 @@ from torch import nn
 from ecmf_pipeline.core.console import native_stderr_silenced
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
+from ecmf_pipeline.encoders.base_config import MODELS_HINT
 from ecmf_pipeline.encoders.config import MiniXceptionConfig
 from ecmf_pipeline.encoders.embedded.efficientnet import SameConv2d, SameMaxPool2d, batch_norm, fold
 from ecmf_pipeline.encoders.inference import Inference
-from ecmf_pipeline.encoders.weights import MODELS_HINT
 from ecmf_pipeline.faces.config import CROP_MARGIN
 from ecmf_pipeline.faces.detector import FaceTrack
 
