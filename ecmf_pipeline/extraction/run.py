@@ -1,4 +1,8 @@
-"""Run planned branches: what is missing goes through one decode of each clip; what is there is left alone."""
+"""Plan and run an extraction: every clip whose features of exactly this input and these settings are not stored yet.
+
+`present_digests` tells which rows of a store count, `plan_branch` what a run has to do, and `coverage` how far earlier
+runs have come. `extract` decodes each clip once for all branches that miss it, and leaves alone what is there.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality
 from ecmf_pipeline.core.console import warn
@@ -28,9 +32,6 @@ from ecmf_pipeline.store import (
     has_fingerprint,
     make_current,
 )
-
-if TYPE_CHECKING:
-    from ecmf_pipeline.extraction.step import ClipToExtract, ExtractSteps
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,11 +298,39 @@ def extract(
     """
     report = RunReport(reused={branch.modality.value: branch.reused for branch in branches})
     working, too_bad = _settle(branches, writers, report, config)
-    if items := _items(working, clips, texts):
+    if working:
+        # Imported only if features are missing: it loads what decodes, and what loads the encoders.
+        from ecmf_pipeline.extraction.step import ClipToExtract, EncoderOfBranch, ExtractSteps
+
         config = _with_processes(config, working)
         _warn_of_slow_types(config.device, working)
-        steps = _steps(working, writers, corpus_root, media, faces, config)
-        _run(steps, items, working, writers, config, report, engine)
+        encoders = {
+            branch.modality: EncoderOfBranch(branch.encoder, branch.settings, writers[branch.modality].root)
+            for branch in working
+        }
+        items = []
+        for clip in clips:
+            missing = {
+                branch.modality: branch.digests[clip.clip_id] for branch in working if clip.clip_id in branch.todo
+            }
+            if missing:
+                items.append(ClipToExtract(clip, missing, texts[clip.clip_id] if Modality.TEXT in missing else None))
+        run: Run[ClipToExtract] = Run(
+            ExtractSteps(encoders, corpus_root, media, faces, config.device, is_staged=bool(config.openers)),
+            {branch.modality.value: writers[branch.modality] for branch in working},
+            {branch.modality.value: branch.quarantine for branch in working},
+            RunConfig(
+                batch_size=config.batch_size,
+                part_size=config.part_size,
+                max_quarantined=config.max_quarantined,
+                workers=config.workers,
+                clip_timeout=config.clip_timeout,
+                openers=config.openers or 0,
+            ),
+            report,
+            engine,
+        )
+        run(items, f"extract {'+'.join(branch.modality.value for branch in working)}")
     for branch in working:
         make_current(writers[branch.modality].root, branch.fingerprint)
     if too_bad:
@@ -317,8 +346,9 @@ def extract(
 
 def _warn_of_slow_types(device: str, branches: Sequence[Branch]) -> None:
     """Say that a processor lacks instructions for a type that is asked for; of GPUs `doctor` tells."""
-    on_cpu = [branch for branch in branches if not visible_gpus(device) and "cuda" not in device]
-    wanted = frozenset[str]().union(*(branch.encoder.half_types() for branch in on_cpu))
+    if "cuda" in device or visible_gpus(device):
+        return
+    wanted = frozenset[str]().union(*(branch.encoder.half_types() for branch in branches))
     if missing := sorted(wanted - ({"bf16"} if multiplies_bf16() else set())):
         warn(f"extract: this processor has no instructions for {' and '.join(missing)}: right, but slower than fp32")
 
@@ -351,36 +381,6 @@ def _settle(
     return working, too_bad
 
 
-def _items(branches: Sequence[Branch], clips: Sequence[Clip], texts: Mapping[str, ClipText]) -> list[ClipToExtract]:
-    if not branches:
-        return []  # no encoder is loaded then, not even the modules that decode
-    from ecmf_pipeline.extraction.step import ClipToExtract
-
-    items = []
-    for clip in clips:
-        missing = {branch.modality: branch.digests[clip.clip_id] for branch in branches if clip.clip_id in branch.todo}
-        if missing:
-            items.append(ClipToExtract(clip, missing, texts[clip.clip_id] if Modality.TEXT in missing else None))
-    return items
-
-
-def _steps(
-    branches: Sequence[Branch],
-    writers: Writers,
-    corpus_root: Path,
-    media: MediaConfig,
-    faces: FaceConfig,
-    config: ExtractConfig,
-) -> ExtractSteps:
-    from ecmf_pipeline.extraction.step import EncoderOfBranch, ExtractSteps
-
-    encoders = {
-        branch.modality: EncoderOfBranch(branch.encoder, branch.settings, writers[branch.modality].root)
-        for branch in branches
-    }
-    return ExtractSteps(encoders, corpus_root, media, faces, config.device, is_staged=bool(config.openers))
-
-
 def _with_processes(config: ExtractConfig, branches: Sequence[Branch]) -> ExtractConfig:
     """The same with what is left to the machine decided: GPUs, where there are any, are shared out, else the cores."""
     gpus = visible_gpus(config.device) if any(branch.encoder.uses_torch for branch in branches) else []
@@ -392,31 +392,3 @@ def _with_processes(config: ExtractConfig, branches: Sequence[Branch]) -> Extrac
     else:
         openers = openers_for(workers) if gpus and workers else 0
     return config.model_copy(update={"workers": workers, "openers": openers})
-
-
-def _run(
-    steps: ExtractSteps,
-    items: Sequence[ClipToExtract],
-    branches: Sequence[Branch],
-    writers: Writers,
-    config: ExtractConfig,
-    report: RunReport,
-    engine: Engine | None,
-) -> None:
-    names = [branch.modality.value for branch in branches]
-    run: Run[ClipToExtract] = Run(
-        steps,
-        {branch.modality.value: writers[branch.modality] for branch in branches},
-        {branch.modality.value: branch.quarantine for branch in branches},
-        RunConfig(
-            batch_size=config.batch_size,
-            part_size=config.part_size,
-            max_quarantined=config.max_quarantined,
-            workers=config.workers,
-            clip_timeout=config.clip_timeout,
-            openers=config.openers or 0,
-        ),
-        report,
-        engine,
-    )
-    run(items, f"extract {'+'.join(names)}")

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline import __version__
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality
-from ecmf_pipeline.core.config import Frames
 from ecmf_pipeline.core.errors import (
     ChangedSinceIndex,
     ClipError,
@@ -95,35 +94,22 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
     """Decodes clips and prepares their views.
 
     Args:
-        preparers: What brings each branch's view into the form that its network takes.
-        frames: How many pictures of a clip the visual branches among them read.
-        corpus_root: What the clips' paths are relative to.
-        media: How clips are sampled.
-        faces: How faces are found.
-        owns_preparers: Whether `close` closes them, too.
+        plan: What is extracted, and how clips are read.
+        preparers: What brings each branch's view into the form that its network takes; the caller closes them. None:
+            they are built here, and closed by `close`.
     """
 
-    def __init__(
-        self,
-        preparers: Mapping[Modality, Preparer[View]],
-        frames: Mapping[Modality, Frames],
-        *,
-        corpus_root: Path,
-        media: MediaConfig,
-        faces: FaceConfig,
-        owns_preparers: bool,
-    ) -> None:
-        self._preparers = preparers
-        self._frames = frames
-        self._corpus_root = corpus_root
-        self._media = media
+    def __init__(self, plan: ExtractSteps, preparers: Mapping[Modality, Preparer[View]] | None = None) -> None:
+        self._corpus_root, self._media, self._faces = plan.corpus_root, plan.media, plan.faces
+        self._frames = {m: frames_of(branch.encoder, plan.media.frames) for m, branch in plan.branches.items()}
         self._exits = ExitStack()
-        if owns_preparers:
+        if preparers is None:
+            preparers = {modality: build_preparer(branch.encoder) for modality, branch in plan.branches.items()}
             for preparer in preparers.values():
                 self._exits.callback(preparer.close)
-        self._faces = faces
-        is_finding = Modality.FACE in preparers and faces.source != "openface"
-        self._finder = self._exits.enter_context(FaceFinder(faces)) if is_finding else None
+        self._preparers = preparers
+        is_finding = Modality.FACE in preparers and plan.faces.source != "openface"
+        self._finder = self._exits.enter_context(FaceFinder(plan.faces)) if is_finding else None
 
     def close(self) -> None:
         """Free the native objects that it holds."""
@@ -223,7 +209,6 @@ class ExtractSteps:
     media: MediaConfig
     faces: FaceConfig
     device: str
-
     is_staged: bool = False
 
     def __call__(self, worker: int) -> ExtractStep:
@@ -234,19 +219,7 @@ class ExtractSteps:
     def opener(self, number: int) -> ExtractOpener:  # noqa: ARG002 - they are all alike
         """Load what comes before the networks; needs no GPU, and takes no room on one."""
         see_no_gpu()
-        preparers = {modality: build_preparer(branch.encoder) for modality, branch in self.branches.items()}
-        return self.opener_with(preparers, owns_preparers=True)
-
-    def opener_with(self, preparers: Mapping[Modality, Preparer[Any]], *, owns_preparers: bool) -> ExtractOpener:
-        """What opens clips for some preparers; see `ExtractOpener`."""
-        return ExtractOpener(
-            preparers,
-            {modality: frames_of(branch.encoder, self.media.frames) for modality, branch in self.branches.items()},
-            corpus_root=self.corpus_root,
-            media=self.media,
-            faces=self.faces,
-            owns_preparers=owns_preparers,
-        )
+        return ExtractOpener(self)
 
 
 class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
@@ -283,7 +256,7 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
 
     def _new_opener(self) -> ExtractOpener:
         preparers = {modality: encoder.preparer for modality, encoder in self._encoders.items()}
-        opener = self._plan.opener_with(preparers, owns_preparers=False)  # they are the encoders' own
+        opener = ExtractOpener(self._plan, preparers)
         self._exits.callback(opener.close)
         return opener
 
