@@ -297,23 +297,16 @@ EncoderConfig = Annotated[
 class JoinedConfig(BaseEncoderConfig):
     """Several encoders whose rows stand side by side: what a list under ``extract.encoders`` makes.
 
+    Params see to it that each member can serve the modality, computes its features, and reads as many pictures.
+
     Attributes:
         members: The encoders, in the order of their columns; of them the settings are made.
         batch_size: Not used: each member has its own.
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset(Modality)
-    """In principle all; params see to it that each member can serve the modality."""
 
     members: tuple[EncoderConfig, ...] = Field(min_length=2)
-
-    @model_validator(mode="after")
-    def _fit_together(self) -> Self:
-        if any(isinstance(member, ImportedConfig) for member in self.members):
-            raise ValueError("imported features cannot be joined with others: their rows were made elsewhere")
-        if len({getattr(member, "frames", None) for member in self.members}) > 1:
-            raise ValueError("encoders that are joined must say the same of `frames`: their rows stand side by side")
-        return self
 
     @property
     def frames(self) -> Frames | None:

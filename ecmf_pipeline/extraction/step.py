@@ -32,8 +32,8 @@ from ecmf_pipeline.encoders.registry import build_encoder, build_preparer
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.detector import FaceFinder, FaceTrack
 from ecmf_pipeline.faces.openface import read_openface
-from ecmf_pipeline.media.config import MediaConfig, resolved_reader
-from ecmf_pipeline.media.containers import has_changed
+from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.media.containers import has_changed, resolved_reader
 from ecmf_pipeline.media.sampling import Sampling, read_audio, read_samplings
 from ecmf_pipeline.runner import Opener, Outcome, Step, Target
 from ecmf_pipeline.runner.machine import see_no_gpu, see_one_gpu

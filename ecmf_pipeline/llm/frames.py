@@ -26,8 +26,8 @@ from ecmf_pipeline.llm.prompt import Message, PictureMessage, Prompt, load_promp
 from ecmf_pipeline.llm.requests import LabelAsker, ServerStep, open_server
 from ecmf_pipeline.llm.run import BRANCH, ScoreBooks, ask_about
 from ecmf_pipeline.llm.scoring import Scored, scores_kept
-from ecmf_pipeline.media.config import MediaConfig, resolved_reader
-from ecmf_pipeline.media.containers import has_changed
+from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.media.containers import has_changed, resolved_reader
 from ecmf_pipeline.media.sampling import read_samplings
 from ecmf_pipeline.runner import Engine, Target
 

@@ -242,10 +242,7 @@ class _Taken:
             return
         if self._damaged_at is not None:
             raise UnreadableMedia(f"the pictures are damaged: the one at {self._damaged_at:.2f} s cannot be decoded")
-        self._take(_rgb(frame, self._size), self._orientation)
-
-    def _take(self, picture: NDArray[np.uint8], orientation: Orientation) -> None:
-        upright = orientation.turned(picture)
+        upright = self._orientation.turned(_rgb(frame, self._size))
         if self._pictures is None:
             self._pictures = np.empty((self._most, *upright.shape), np.uint8)
         self._pictures[self.count] = upright

@@ -39,7 +39,8 @@ from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.labels.config import RefineConfig, VoteConfig
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
-from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig, resolved_reader
+from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig
+from ecmf_pipeline.media.containers import resolved_reader
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.settings.presets import DEFAULT_PRESET, over_preset
 from ecmf_pipeline.transcription.config import TranscribeConfig

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
 from ecmf_pipeline.core.clips import ClipText, Modality
 from ecmf_pipeline.core.errors import ModelError, ParamsError
@@ -19,7 +18,6 @@ from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.encoders.config import (
     AudioConfig,
     EgemapsConfig,
-    ImportedConfig,
     JoinedConfig,
     MiniXceptionConfig,
     TextConfig,
@@ -236,8 +234,3 @@ def test_what_is_left_to_the_device_is_decided_for_each_member(members):
     params = validated({"encoders": members, "extract": {"encoders": {"face": ["vit", "dinov2"]}}}, where="params.yaml")
     joined = params.encoder_of(Modality.FACE)
     assert [member.precision for member in joined.members] == [best_precision("auto"), "fp32"]
-
-
-def test_imported_features_are_never_joined():
-    with pytest.raises(ValidationError, match="imported features cannot be joined"):
-        JoinedConfig(members=(ImportedConfig(name="a"), EgemapsConfig()))
