@@ -64,7 +64,7 @@ def workers_of(params: Params) -> int:
 
 def check_device(params: Params) -> Check:
     """Where encoders run."""
-    from ecmf_pipeline.encoders.inference import pick_device
+    from ecmf_pipeline.encoders.base_config import pick_device
 
     try:
         device = str(pick_device(params.extract.device))
@@ -136,7 +136,7 @@ def _members(encoder: BaseEncoderConfig) -> Sequence[BaseEncoderConfig]:
 
 
 def _lacks_instructions(params: Params, precisions: Sequence[str]) -> bool:
-    from ecmf_pipeline.encoders.inference import best_precision
+    from ecmf_pipeline.encoders.base_config import best_precision
 
     return "bf16" in precisions and best_precision(params.extract.device) != "bf16"
 

@@ -20,8 +20,7 @@ from transformers.models.whisper import modeling_whisper
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
 from ecmf_pipeline.encoders.config import AudioConfig
-from ecmf_pipeline.encoders.inference import Inference
-from ecmf_pipeline.encoders.pretrained import check_layers, inference_of, load_model, load_part, take_layers
+from ecmf_pipeline.encoders.inference import Inference, check_layers, inference_of, load_model, load_part, take_layers
 from ecmf_pipeline.media.config import SAMPLE_RATE
 
 Samples = NDArray[np.float32]

@@ -1,6 +1,7 @@
-"""What the params of every encoder have, and those of every transformers model. Data alone: nothing here imports torch.
+"""What the params of all encoders have in common: fields, the weights that they name, the device and precision.
 
-`registry` maps the class of a config to the encoder that it describes.
+Weights are told from file names and hashes. torch is imported only where a device has to be asked. `registry` maps the
+class of a config to the encoder that it describes.
 """
 
 from __future__ import annotations
@@ -10,14 +11,34 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.config import Config
-from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.core.errors import ModelError, ParamsError
 from ecmf_pipeline.core.files import remembered_sha256
+from ecmf_pipeline.runner.machine import multiplies_bf16
+
+if TYPE_CHECKING:
+    import torch
+
+Layers = Literal["last", "last4_mean", "last4_sum"] | Annotated[tuple[int, ...], Field(min_length=1)]
+"""The last hidden layer, the mean or sum of the last four, or the mean of those named: 0 is what enters the first
+layer, -1 what leaves the last."""
+
+Precision = Literal["fp32", "bf16", "fp16", "auto"]
+"""The type that matrices are multiplied in; ``auto``: the fastest that the device has instructions for."""
+
+RunPrecision = Literal["fp32", "bf16", "fp16"]
+"""The type that matrices are multiplied in."""
+
+TextColumn = Literal["original", "enriched", "translation"]
+"""What an encoder may read of a `core.transcripts.ClipText`."""
+
+DEFAULT_TEXT_COLUMNS: tuple[TextColumn, ...] = ("original",)
+"""What is read unless something else is said."""
 
 MODELS_HINT = "run `ecmf-pipe models` to fetch the weights that this pipeline uses by default"
 
@@ -152,18 +173,36 @@ def _fetch_config(model: str, revision: str) -> None:
         ) from error
 
 
-Layers = Literal["last", "last4_mean", "last4_sum"] | Annotated[tuple[int, ...], Field(min_length=1)]
-"""The last hidden layer, the mean or sum of the last four, or the mean of those named: 0 is what enters the first
-layer, -1 what leaves the last."""
+def pick_device(device: str) -> torch.device:
+    """The torch device that ``device`` names.
 
-Precision = Literal["fp32", "bf16", "fp16", "auto"]
-"""The type that matrices are multiplied in; ``auto``: the fastest that the device has instructions for."""
+    Args:
+        device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:<n>``.
 
-TextColumn = Literal["original", "enriched", "translation"]
-"""What an encoder may read of a `core.transcripts.ClipText`."""
+    Raises:
+        ParamsError: When this machine has no such device.
+    """
+    import torch
 
-DEFAULT_TEXT_COLUMNS: tuple[TextColumn, ...] = ("original",)
-"""What is read unless something else is said."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+    except RuntimeError as error:
+        raise ParamsError(f"device {device!r} is not one that torch knows", "auto, cpu, cuda or cuda:<n>") from error
+    if picked.type == "cuda" and (picked.index or 0) >= torch.cuda.device_count():
+        raise ParamsError(f"device {device!r} is not on this machine", "set the device to auto or cpu")
+    return picked
+
+
+def best_precision(device: str) -> RunPrecision:
+    """The fastest precision that a device has instructions for: bf16, else (older CUDA) fp16, else fp32."""
+    import torch
+
+    picked = pick_device(device)
+    if picked.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(picked) >= (8, 0) else "fp16"
+    return "bf16" if picked.type == "cpu" and multiplies_bf16() else "fp32"
 
 
 class BaseEncoderConfig(Config):
@@ -265,8 +304,6 @@ class TransformersConfig(BaseEncoderConfig):
         """The same with ``precision: auto`` decided; see `BaseEncoderConfig.resolved`."""
         if self.precision != "auto":
             return self
-        from ecmf_pipeline.encoders.inference import best_precision
-
         return self.model_copy(update={"precision": best_precision(device)})
 
     def half_types(self) -> frozenset[str]:

@@ -22,8 +22,7 @@ from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer, pictures_of
 from ecmf_pipeline.encoders.base_config import ModelSource
-from ecmf_pipeline.encoders.inference import Inference
-from ecmf_pipeline.encoders.pretrained import load_part, read_json_of_model
+from ecmf_pipeline.encoders.inference import Inference, load_part, read_json_of_model
 
 Filter = Literal["bilinear", "bicubic"]
 """A resampling filter, with antialiasing."""

@@ -18,8 +18,8 @@ from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
 from ecmf_pipeline.encoders.base_config import ModelSource
 from ecmf_pipeline.encoders.config import TextConfig
-from ecmf_pipeline.encoders.inference import Inference
-from ecmf_pipeline.encoders.pretrained import (
+from ecmf_pipeline.encoders.inference import (
+    Inference,
     check_layers,
     inference_of,
     load_model,

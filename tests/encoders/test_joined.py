@@ -14,7 +14,7 @@ from ecmf_pipeline.core.clips import ClipText, Modality
 from ecmf_pipeline.core.errors import ModelError, ParamsError
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.encoders.base import Encoder, Encoding, join
-from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, best_precision
 from ecmf_pipeline.encoders.config import (
     AudioConfig,
     EgemapsConfig,
@@ -25,7 +25,6 @@ from ecmf_pipeline.encoders.config import (
     settings_of_imported,
     text_columns,
 )
-from ecmf_pipeline.encoders.inference import best_precision
 from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.settings.params import validated
 from ecmf_pipeline.store.state import encoder_name
