@@ -138,13 +138,10 @@ class PyAvVideo:
         return times
 
     @cached_property
-    def _spans(self) -> NDArray[np.float64]:
-        spans = [(pts * self._base, pts * self._base + length * self._base) for pts, length in self._shown]
-        return np.array(spans, np.float64).reshape(-1, 2)
-
     def spans(self) -> NDArray[np.float64]:
         """Start and end of every picture in seconds, in order of time, (n, 2)."""
-        return self._spans
+        spans = [(pts * self._base, pts * self._base + length * self._base) for pts, length in self._shown]
+        return np.array(spans, np.float64).reshape(-1, 2)
 
     @property
     def is_plain(self) -> bool:
@@ -153,7 +150,7 @@ class PyAvVideo:
         That is measured for progressive 8-bit 4:2:0 H.264 that is not scaled, of which nothing is hidden, and all times
         are known.
         """
-        spans = self.spans()
+        spans = self.spans
         return (
             self._is_simple
             and self._context.pix_fmt in _EIGHT_BITS

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +34,7 @@ class VideoReader(Protocol):
     size: tuple[int, int]
     """Width and height of the pictures as they are decoded, in pixels."""
 
+    @property
     def spans(self) -> NDArray[np.float64]:
         """Start and end of every picture in seconds, in order of time, (n, 2)."""
         ...
@@ -53,7 +55,7 @@ def open_video(path: Path, config: MediaConfig) -> Iterator[VideoReader]:
     with open_container(path) as container:
         film = PyAvVideo(path, container, config.max_side)
         video = _pick(path, film, config)
-        spans = video.spans()
+        spans = video.spans
         readable = float(spans[-1, 1] - spans[0, 0]) if len(spans) else 0.0
         if readable < LEAST_READABLE * film.seconds:
             raise UnreadableMedia(f"video is cut off: {readable:.2f} of {film.seconds:.2f} declared seconds are there")
@@ -67,20 +69,13 @@ def _pick(path: Path, film: PyAvVideo, config: MediaConfig) -> VideoReader:
         return film
     if not film.is_only or not film.orientation.is_upright:
         return film
-    size = film.size if film.size != film.stored_size else None
-    return _decord(path, size, film) or film
-
-
-def _decord(path: Path, size: tuple[int, int] | None, otherwise: VideoReader) -> VideoReader | None:
-    """The file in decord, None where its pictures would not be those that are shown."""
     try:
-        video = DecordVideo(path, size, otherwise)
+        video = DecordVideo(path, film)
     except UnreadableMedia:  # PyAV has opened it: whether it can go on, too, it says itself
-        return None
-    spans = video.spans()
+        return film
     # A clip that was cut without encoding it again begins with pictures that are decoded but not shown. decord
     # counts them and gives others for them: PyAV says which they are.
-    return None if len(spans) and spans[0, 0] < -ROUNDING else video
+    return film if len(video.spans) and video.spans[0, 0] < -ROUNDING else video
 
 
 class DecordVideo:
@@ -88,17 +83,16 @@ class DecordVideo:
 
     Args:
         path: The file.
-        size: Width and height to scale to, None to leave them.
-        otherwise: The same film in the reader whose pictures count where decord's FFmpeg complains.
+        film: The same in PyAV: its pictures are as large, and they count where decord's FFmpeg complains.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int] | None, otherwise: VideoReader) -> None:
+    def __init__(self, path: Path, film: PyAvVideo) -> None:
         import decord
 
         self._errors = (decord.DECORDError, RuntimeError)
-        self._otherwise = otherwise
-        self.size = otherwise.size
-        width, height = size or (-1, -1)
+        self._film = film
+        self.size = film.size
+        width, height = (-1, -1) if film.size == film.stored_size else film.size
         try:
             with _native_stderr() as said:
                 # Absolute, or FFmpeg takes a colon in a name for a protocol.
@@ -107,6 +101,7 @@ class DecordVideo:
             raise UnreadableMedia(f"decord: {_first_line(str(error))}") from error
         self._complaint = said[0]
 
+    @cached_property
     def spans(self) -> NDArray[np.float64]:
         """Start and end of every picture in seconds, (n, 2)."""
         count = len(self._reader)
@@ -122,9 +117,9 @@ class DecordVideo:
         complaint = self._complaint or said[0]
         if not complaint:
             return pictures
-        if len(self._otherwise.spans()) != len(self._reader):
+        if len(self._film.spans) != len(self._reader):
             raise UnreadableMedia(f"the pictures are damaged: {_first_line(complaint)}")
-        return self._otherwise.pictures(indices)
+        return self._film.pictures(indices)
 
 
 @contextmanager
@@ -196,7 +191,7 @@ def read_samplings(path: Path, config: MediaConfig, counts: Sequence[Frames]) ->
         TooManyPictures: When those asked for take more than 1 GB decoded.
     """
     with open_video(path, config) as video:
-        spans = video.spans()
+        spans = video.spans
         chosen = [np.arange(len(spans)) if count == "all" else sample_indices(spans, count) for count in counts]
         union = np.unique(np.concatenate(chosen))
         _refuse_too_many(len(union), video.size)
@@ -230,7 +225,7 @@ def read_frames_at(path: Path, config: MediaConfig, times: NDArray[np.float32]) 
         UnreadableMedia: When they cannot be decoded, or are not shown at these moments.
     """
     with open_video(path, config) as video:
-        starts = video.spans()[:, 0]
+        starts = video.spans[:, 0]
         indices = np.abs(starts[None, :] - times[:, None].astype(np.float64)).argmin(axis=1)
         if np.abs(starts[indices] - times).max(initial=0.0) > _SAME_MOMENT or len(np.unique(indices)) < len(times):
             raise UnreadableMedia("its pictures are shown at other moments than when they were read")
