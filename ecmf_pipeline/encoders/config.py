@@ -32,13 +32,8 @@ PictureTokenPool = Literal["auto", "cls", "mean", "pooler", "projection"]
 TextPool = Literal["auto", "mean", "max", "cls", "last"]
 """How the tokens of a text become one row."""
 
-_COLUMNS_OF: Mapping[str, tuple[TextColumn, ...]] = {
-    "original": ("original",),
-    "enriched": ("enriched",),
-    "translation": ("translation",),
-    "both": ("original", "enriched"),
-}
-"""The transcripts that each word for ``inputs`` stands for."""
+_BOTH: tuple[TextColumn, ...] = ("original", "enriched")
+"""The transcripts that ``inputs: both`` stands for."""
 
 
 class EfficientNetConfig(BaseEncoderConfig):
@@ -226,7 +221,7 @@ class TextConfig(TransformersConfig):
             return inputs
         if not inputs or len(set(inputs)) < len(inputs):
             raise ValueError("name one transcript or several different ones")
-        if inputs == _COLUMNS_OF["both"]:
+        if inputs == _BOTH:
             return "both"
         return inputs[0] if len(inputs) == 1 else inputs
 
@@ -360,8 +355,10 @@ def settings_of_imported(settings: Mapping[str, Any]) -> bool:
     return isinstance(encoder, Mapping) and encoder.get("type") == "imported"
 
 
-def _columns(inputs: str | Sequence[TextColumn]) -> tuple[TextColumn, ...]:
-    return _COLUMNS_OF[inputs] if isinstance(inputs, str) else tuple(inputs)
+def _columns(inputs: TextColumn | Literal["both"] | Sequence[TextColumn]) -> tuple[TextColumn, ...]:
+    if isinstance(inputs, str):
+        return _BOTH if inputs == "both" else (inputs,)
+    return tuple(inputs)
 
 
 def frames_of(encoder: BaseEncoderConfig, otherwise: int) -> Frames:
