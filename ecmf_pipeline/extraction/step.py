@@ -44,6 +44,14 @@ View = Any
 
 _Sides = dict[str, NDArray[Any]]
 
+UNKNOWN = "unknown"
+"""The version of a library that is not installed as a package."""
+
+_READERS = {"decord": ("av", "decord"), "pyav": ("av",)}
+"""Where decord's pictures are wanted, PyAV looks into the file first, and may read it itself."""
+
+_OF_FACES = ("mediapipe", "opencv-contrib-python")
+
 
 @dataclass(frozen=True, slots=True)
 class ClipToExtract:
@@ -231,16 +239,15 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
         self._encoders: dict[Modality, Encoder[Any]] = {}
         self._versions: dict[Modality, dict[str, str]] = {}
         for modality, branch in plan.branches.items():
-            encoder = build_encoder(branch.encoder, plan.device)
+            encoder = self._encoders[modality] = build_encoder(branch.encoder, plan.device)
             self._exits.callback(encoder.close)
-            self._encoders[modality] = encoder
-            self._versions[modality] = library_versions(modality, branch.encoder, plan.media)
+            versions = self._versions[modality] = library_versions(modality, branch.encoder, plan.media)
             create_settings_group(
                 branch.root,
                 branch.settings,
                 dim=encoder.dim,
                 dtype=encoder.dtype,
-                provenance=provenance_of(branch.encoder, encoder, self._versions[modality]),
+                provenance={**provenance_of(branch.encoder, encoder), "versions": versions},
             )
         # Where openers open, a worker does so for suspects alone: the face detector is loaded when one comes.
         self._opener = None if plan.is_staged else self._new_opener()
@@ -290,25 +297,8 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
         return FeatureRow(item.clip.clip_id, item.digests[modality], values, side, self._versions[modality])
 
 
-UNKNOWN = "unknown"
-"""The version of a library that is not installed as a package."""
-
-
-_READERS = {"decord": ("av", "decord"), "pyav": ("av",)}
-"""Where decord's pictures are wanted, PyAV looks into the file first, and may read it itself."""
-
-
-_OF_FACES = ("mediapipe", "opencv-contrib-python")
-
-
 def library_versions(modality: Modality, encoder: BaseEncoderConfig, media: MediaConfig) -> dict[str, str]:
-    """Versions of what computes a modality's features here, by the package's name, sorted.
-
-    Args:
-        modality: Which.
-        encoder: Its encoder.
-        media: How clips are read.
-    """
+    """Return the versions of what computes a modality's features here, by the package's name, sorted."""
     libraries = {"numpy", *encoder.libraries()}
     if modality in {Modality.GLOBAL, Modality.FACE}:
         libraries.update(_READERS[resolved_reader(media)])
@@ -326,18 +316,8 @@ def _version(package: str) -> str:
         return UNKNOWN
 
 
-def provenance_of(config: BaseEncoderConfig, encoder: Encoder[Any], versions: dict[str, str]) -> dict[str, Any]:
-    """What a settings group says of where its features come from.
-
-    Args:
-        config: The encoder's params.
-        encoder: The same, loaded.
-        versions: Of `library_versions`.
-    """
-    return {**_origin(config, encoder), "versions": versions}
-
-
-def _origin(config: BaseEncoderConfig, encoder: Encoder[Any]) -> dict[str, Any]:
+def provenance_of(config: BaseEncoderConfig, encoder: Encoder[Any]) -> dict[str, Any]:
+    """Return where the features of an encoder, given by its params and loaded, come from; of joined ones by member."""
     if isinstance(config, JoinedConfig) and isinstance(encoder, JoinedEncoder):
-        return {"members": [_origin(*pair) for pair in zip(config.members, encoder.members, strict=True)]}
+        return {"members": [provenance_of(*pair) for pair in zip(config.members, encoder.members, strict=True)]}
     return {**config.origin(), **encoder.provenance}

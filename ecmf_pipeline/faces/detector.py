@@ -7,7 +7,7 @@ a seventh of its side. So the range is a matter of which views of the picture th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -142,15 +142,8 @@ class FaceTrack:
     frames: NDArray[np.int64]
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
-    landmarks: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, KEYPOINTS, 2), np.float32))
-    landmark_quality: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
-
-    def __post_init__(self) -> None:
-        count = len(self.frames)
-        if len(self.landmarks) == 0:
-            object.__setattr__(self, "landmarks", np.full((count, KEYPOINTS, 2), np.nan, np.float32))
-        if len(self.landmark_quality) == 0:
-            object.__setattr__(self, "landmark_quality", np.full(count, np.nan, np.float32))
+    landmarks: NDArray[np.float32]
+    landmark_quality: NDArray[np.float32]
 
     def side_arrays(self, times: NDArray[np.float32] | None = None) -> dict[str, NDArray[Any]]:
         """What is kept beside the features, with one entry a crop.
