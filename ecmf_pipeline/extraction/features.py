@@ -76,14 +76,11 @@ def refuse_other_features(
         InputError: When those of a modality differ.
     """
     found = []
-    for name in trained:
-        if name not in now:
+    for name, was in trained.items():
+        if (is_now := now.get(name)) is None:
             continue
-        was, is_now = trained[name], now[name]
-        keys = list(
-            _differing(was.columns, is_now.columns) if columns_alone else _differing(was.settings, is_now.settings)
-        )
-        if keys:
+        pair = (was.columns, is_now.columns) if columns_alone else (was.settings, is_now.settings)
+        if keys := list(_differing(*pair)):
             found.append(f"{name}: the saved model was trained on {_told(was, is_now, keys)}")
     if found:
         raise InputError("; ".join(found), hint)

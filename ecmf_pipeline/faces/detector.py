@@ -135,7 +135,7 @@ class FaceTrack:
         boxes: Boxes in pixels of the sampled frames: left, top, width, height, float32 (F, 4).
         scores: The detector's confidence, float32 (F,); NaN where no detector was asked.
         landmarks: BlazeFace's keypoints in pixels of the sampled frames, float32 (F, 6, 2); NaN where unknown.
-        landmark_quality: See `cropping.landmark_quality`, float32 (F,); NaN where unknown.
+        landmark_quality: See `tracking.landmark_quality`, float32 (F,); NaN where unknown.
     """
 
     crops: NDArray[np.uint8]
