@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.config import Config
@@ -19,7 +19,9 @@ def _names(value: object) -> tuple[str, ...]:
     return names
 
 
-EncoderNames = Annotated[tuple[str, ...], BeforeValidator(_names)]
+EncoderNames = Annotated[
+    tuple[str, ...], BeforeValidator(_names), PlainSerializer(lambda names: names[0] if len(names) == 1 else names)
+]
 """One or several entries under ``encoders``; the rows of several stand side by side, in this order."""
 
 
