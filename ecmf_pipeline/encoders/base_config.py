@@ -31,9 +31,6 @@ layer, -1 what leaves the last."""
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 """The type that matrices are multiplied in; ``auto``: the fastest that the device has instructions for."""
 
-RunPrecision = Literal["fp32", "bf16", "fp16"]
-"""The type that matrices are multiplied in."""
-
 TextColumn = Literal["original", "enriched", "translation"]
 """What an encoder may read of a `core.transcripts.ClipText`."""
 
@@ -195,7 +192,7 @@ def pick_device(device: str) -> torch.device:
     return picked
 
 
-def best_precision(device: str) -> RunPrecision:
+def best_precision(device: str) -> Precision:
     """The fastest precision that a device has instructions for: bf16, else (older CUDA) fp16, else fp32."""
     import torch
 

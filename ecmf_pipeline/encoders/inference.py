@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from ecmf_pipeline.core.files import read_text
 from ecmf_pipeline.encoders.base_config import (
     Layers,
     ModelSource,
-    RunPrecision,
+    Precision,
     TransformersConfig,
     hub_cache,
     pick_device,
@@ -107,7 +107,7 @@ def inference_of(config: TransformersConfig, device: str) -> Inference:
     Raises:
         ParamsError: When there is no such device.
     """
-    return Inference(device, config.batch_size, cast("RunPrecision", config.resolved(device).precision))
+    return Inference(device, config.batch_size, config.resolved(device).precision)
 
 
 def take_layers(out: Any, layers: Layers) -> torch.Tensor:
@@ -164,7 +164,8 @@ class Inference:
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``.
         batch_size: Items in one forward pass.
-        precision: The type that matrices are multiplied in; sums, norms and activations stay in float32.
+        precision: The type that matrices are multiplied in, no longer ``auto``; sums, norms and activations stay in
+            float32.
 
     Attributes:
         device: Where the network runs.
@@ -172,7 +173,7 @@ class Inference:
         precision: The same.
     """
 
-    def __init__(self, device: str, batch_size: int, precision: RunPrecision = "fp32") -> None:
+    def __init__(self, device: str, batch_size: int, precision: Precision = "fp32") -> None:
         self.device = pick_device(device)
         self.batch_size = batch_size
         self.precision = precision
