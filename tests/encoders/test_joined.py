@@ -207,9 +207,9 @@ def test_a_list_of_one_is_that_one(members):
         (["vit", "vit"], "`extract.encoders.face`: an encoder is named twice"),
         ([], "`extract.encoders.face`: name an entry under `encoders`, or a list of several"),
         (3, "`extract.encoders.face`: name an entry under `encoders`, or a list of several"),
-        (["vit", "dino"], "extract.encoders.face: no encoder is named 'dino'; did you mean `dinov2`?"),
-        (["vit", "egemaps"], "extract.encoders.face: 'egemaps' cannot serve this modality"),
-        (["vit", "elsewhere"], "extract.encoders.face: 'elsewhere' stands for imported features"),
+        (["vit", "dino"], "`extract.encoders.face`: no encoder is named 'dino'; did you mean `dinov2`?"),
+        (["vit", "egemaps"], "`extract.encoders.face`: 'egemaps' cannot serve this modality"),
+        (["vit", "elsewhere"], "`extract.encoders.face`: 'elsewhere' stands for imported features"),
     ],
 )
 def test_a_wrong_list_is_named(members, face, message):
@@ -221,7 +221,7 @@ def test_a_wrong_list_is_named(members, face, message):
 
 def test_members_must_read_the_same_pictures(members):
     members["vit"]["frames"] = 4
-    with pytest.raises(ParamsError, match=r"extract\.encoders\.face: encoders that are joined must say the same of"):
+    with pytest.raises(ParamsError, match=r"`extract\.encoders\.face`: encoders that are joined must say the same of"):
         validated({"encoders": members, "extract": {"encoders": {"face": ["vit", "dinov2"]}}}, where="params.yaml")
     members["dinov2"]["frames"] = 4
     params = validated({"encoders": members, "extract": {"encoders": {"face": ["vit", "dinov2"]}}}, where="params.yaml")
