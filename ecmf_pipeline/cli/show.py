@@ -84,7 +84,7 @@ def show_encoders() -> None:
                 "  "
                 + "  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), options]).rstrip()
             )
-    used = {name for modality in params.extract.encoders for name in params.extract.names_of(modality)}
+    used = {name for modality in params.extract.encoders for name in params.extract.encoders[modality]}
     if others := [name for name in params.encoders if name not in used]:
         say(f"  entries that serve no modality: {', '.join(others)}")
 
@@ -94,7 +94,7 @@ def _encoder_rows(params: Params) -> Iterator[_EncoderRow]:
         if modality not in params.extract.encoders:
             yield modality.value, "-", "not used", "", ""
             continue
-        for name in params.extract.names_of(modality):
+        for name in params.extract.encoders[modality]:
             encoder = params.encoders[name].named(name)
             width = encoder.known_dim()
             yield modality.value, name, _model(encoder), "?-d" if width is None else f"{width}-d", _options(encoder)

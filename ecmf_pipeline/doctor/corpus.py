@@ -16,7 +16,7 @@ from ecmf_pipeline.corpora.measuring import Measured
 from ecmf_pipeline.corpora.registry import read_corpus
 from ecmf_pipeline.doctor.checks import Check, State
 from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, spread
-from ecmf_pipeline.extraction.plan import Reading, coverage
+from ecmf_pipeline.extraction.run import Reading, coverage
 from ecmf_pipeline.settings.params import Params
 
 _MEASURED = 4 * TRIAL_CLIPS
@@ -71,7 +71,7 @@ def look_ahead(params: Params) -> Ahead:
         InputError: When a table of an earlier run is damaged.
     """
     return Ahead(
-        read_corpus(params.corpus, face_crops=params.faces.are_cut_already),
+        read_corpus(params.corpus, face_crops=params.faces.source == "openface"),
         read_manifest(paths.MANIFEST) if paths.MANIFEST.is_file() else None,
         read_texts(paths.REWRITES) if paths.REWRITES.is_file() else None,
     )

@@ -14,12 +14,10 @@ from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.console import counted
 from ecmf_pipeline.core.errors import EcmfError
 from ecmf_pipeline.doctor.checks import Check, State, duration
-from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TransformersConfig
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TransformersConfig, hub_cache
 from ecmf_pipeline.encoders.config import ImportedConfig, JoinedConfig
 from ecmf_pipeline.encoders.embedded.packages import embedded_model
 from ecmf_pipeline.encoders.registry import build_encoder
-from ecmf_pipeline.encoders.weights import hub_cache
-from ecmf_pipeline.extraction.config import branch_settings
 from ecmf_pipeline.runner.machine import usable_cores, visible_gpus
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.store.state import encoder_name
@@ -51,7 +49,7 @@ def workers_of(params: Params) -> int:
 
 def check_device(params: Params) -> Check:
     """Where encoders run."""
-    from ecmf_pipeline.encoders.inference import pick_device
+    from ecmf_pipeline.encoders.base_config import pick_device
 
     try:
         device = str(pick_device(params.extract.device))
@@ -82,10 +80,10 @@ def check_encoders(params: Params, loaded: dict[Modality, dict[str, Any]]) -> It
 
 def _load(params: Params, modality: Modality) -> tuple[dict[str, Any], Check]:
     """Load one encoder and let go of it."""
-    from ecmf_pipeline.encoders.inference import best_precision
+    from ecmf_pipeline.encoders.base_config import best_precision
 
     encoder = params.encoder_of(modality)
-    settings = branch_settings(modality, encoder, params.media, params.faces)
+    settings = params.settings_of(modality)
     begun = time.perf_counter()
     built = build_encoder(encoder, params.extract.device)
     seconds = time.perf_counter() - begun
@@ -93,7 +91,7 @@ def _load(params: Params, modality: Modality) -> tuple[dict[str, Any], Check]:
         dim, dtype = built.dim, built.dtype
     finally:
         built.close()
-    names = params.extract.names_of(modality)
+    names = params.extract.encoders[modality]
     precisions = list(dict.fromkeys(str(getattr(member, "precision", "fp32")) for member in _members(encoder)))
     lacks_instructions = "bf16" in precisions and best_precision(params.extract.device) != "bf16"
     slow = " (slow: no instructions for it here)" if lacks_instructions else ""

@@ -17,7 +17,7 @@ from ecmf_pipeline.doctor.checks import Check, State, duration, exit_code
 from ecmf_pipeline.doctor.corpus import Ahead, check_corpus, look_ahead, measured_clips, spoken_clips
 from ecmf_pipeline.doctor.models import check_device, check_encoders, check_weights, workers_of
 from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, Trial, ask_llm, spread, try_extraction
-from ecmf_pipeline.extraction.plan import Reading, input_digests
+from ecmf_pipeline.extraction.run import Reading, input_digests
 from ecmf_pipeline.settings.params import Params, load_params
 
 _LLM_TEXTS = 2 * TRIAL_CLIPS

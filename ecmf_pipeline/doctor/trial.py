@@ -11,8 +11,7 @@ from typing import Any, TypeVar, cast
 
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality
 from ecmf_pipeline.core.errors import TryAgain
-from ecmf_pipeline.extraction.plan import plan_branch
-from ecmf_pipeline.extraction.run import extract, writing
+from ecmf_pipeline.extraction.run import extract, plan_branch, writing
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.rewrite_prompt import Context
 from ecmf_pipeline.llm.rewriting import enrich_texts

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,8 +19,7 @@ from transformers.models.whisper import modeling_whisper
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
 from ecmf_pipeline.encoders.config import AudioConfig
-from ecmf_pipeline.encoders.inference import Inference
-from ecmf_pipeline.encoders.pretrained import check_layers, inference_of, load_model, load_part, take_layers
+from ecmf_pipeline.encoders.inference import Inference, check_layers, inference_of, load_model, load_part, take_layers
 from ecmf_pipeline.media.config import SAMPLE_RATE
 
 Samples = NDArray[np.float32]
@@ -126,6 +124,7 @@ class SoundEncoder(Encoder[Samples]):
     """
 
     pads: bool
+    model: Any
     inference: Inference
 
     def __init__(self, config: AudioConfig, device: str) -> None:
@@ -133,6 +132,11 @@ class SoundEncoder(Encoder[Samples]):
         self.settings = config.settings()
         self.inference = inference_of(config, device)
         self.most_padding = _CPU_PADDING if self.inference.device.type == "cpu" else _GPU_PADDING
+
+    @property
+    def dim(self) -> int:
+        """D, the model's hidden size."""
+        return int(self.model.config.hidden_size)
 
     @torch.inference_mode()
     def encode_prepared(self, prepared: Sequence[Sequence[SoundWindow]]) -> list[Encoding]:
@@ -162,13 +166,10 @@ class SoundEncoder(Encoder[Samples]):
     def _encoding(self, windows: Sequence[torch.Tensor]) -> Encoding:
         if not windows:
             return Encoding.empty(self.dim)
-        values = mean_of_runs(torch.cat(list(windows)), self._config.frames_per_row)
+        values = torch.cat(list(windows))
+        if (run := self._config.frames_per_row) > 1:
+            values = torch.stack([part.mean(dim=0) for part in torch.split(values, run)])  # (ceil(T / run), D)
         return Encoding(values.numpy(), np.arange(len(values)))
-
-
-def mean_of_runs(rows: torch.Tensor, run: int) -> torch.Tensor:
-    """Means of ``run`` rows each, the last of what is left: from (T, D) to (ceil(T / run), D)."""
-    return rows if run == 1 else torch.stack([part.mean(dim=0) for part in torch.split(rows, run)])
 
 
 class WavePreparer(Preparer[Samples]):
@@ -233,15 +234,12 @@ class WaveEncoder(SoundEncoder):
         self.pads = shape.model_type in _MODELS_THAT_MASK and not getattr(shape, "conv_pos_batch_norm", False)
         self._probe(source.name)
 
-    @property
-    def dim(self) -> int:
-        """D, the model's hidden size."""
-        return int(self.model.config.hidden_size)
-
     def _forward(self, windows: Sequence[SoundWindow]) -> torch.Tensor:
         described = [self.convolutions(self.inference.tensor(window.values[None]))[0].T for window in windows]
         batch = nn.utils.rnn.pad_sequence(described, batch_first=True).transpose(1, 2)  # (B, C, longest T)
-        with _mismatched_masks_allowed():
+        with warnings.catch_warnings():
+            # WavLM gives torch a mask of truth values beside one of numbers, which works.
+            warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask", category=UserWarning)
             out = self.model(
                 batch, attention_mask=self._mask(windows), output_hidden_states=self._config.layers != "last"
             )
@@ -266,14 +264,6 @@ class WaveEncoder(SoundEncoder):
             raise ModelError(f"{name} does not describe waveforms ({error})", "choose another model") from error
         if states.shape[1:] != (window.rows, self.dim):
             raise ModelError(f"{name} makes {states.shape[1]} rows of {window.rows}", "choose a model without adapter")
-
-
-@contextmanager
-def _mismatched_masks_allowed() -> Iterator[None]:
-    """WavLM gives torch a mask of truth values beside one of numbers, which works and draws a warning."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask", category=UserWarning)
-        yield
 
 
 class WhisperPreparer(Preparer[Samples]):
@@ -344,11 +334,6 @@ class WhisperEncoder(SoundEncoder):
                 "the files do not belong together",
             )
         self.inference.place(self.model)
-
-    @property
-    def dim(self) -> int:
-        """D, the model's hidden size."""
-        return int(self.model.config.hidden_size)
 
     def _forward(self, windows: Sequence[SoundWindow]) -> torch.Tensor:
         spectrograms = self.inference.tensor(np.stack([window.values for window in windows]))  # (B, mels, frames)

@@ -1,18 +1,28 @@
-"""What the params of every encoder have, and those of every transformers model. Data alone: nothing here imports torch.
+"""What the params of all encoders have in common: fields, the weights that they name, the device and precision.
 
-`registry` maps the class of a config to the encoder that it describes.
+Weights are told from file names and hashes. torch is imported only where a device has to be asked. `registry` maps the
+class of a config to the encoder that it describes.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.config import Config
-from ecmf_pipeline.encoders.weights import ModelSource, locate, read_model_config
+from ecmf_pipeline.core.errors import ModelError, ParamsError
+from ecmf_pipeline.core.files import remembered_sha256
+from ecmf_pipeline.runner.machine import multiplies_bf16
+
+if TYPE_CHECKING:
+    import torch
 
 Layers = Literal["last", "last4_mean", "last4_sum"] | Annotated[tuple[int, ...], Field(min_length=1)]
 """The last hidden layer, the mean or sum of the last four, or the mean of those named: 0 is what enters the first
@@ -26,6 +36,170 @@ TextColumn = Literal["original", "enriched", "translation"]
 
 DEFAULT_TEXT_COLUMNS: tuple[TextColumn, ...] = ("original",)
 """What is read unless something else is said."""
+
+MODELS_HINT = "run `ecmf-pipe models` to fetch the weights that this pipeline uses by default"
+
+MODEL_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".json", ".txt", ".model", ".gguf", ".jinja"})
+"""Files of a model folder that can change its numbers: weights, configs, vocabularies, templates."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a transformers model is loaded from.
+
+    Attributes:
+        name: A local folder, or an id on the model hub.
+        commit: The hub's commit, in hex; None for a local folder.
+    """
+
+    name: str
+    commit: str | None = None
+
+    def settings(self) -> dict[str, object]:
+        """What identifies the weights, as plain JSON values: the hub's commit, or the SHA-256 of each file."""
+        if self.commit is not None:
+            return {"model": self.name, "commit": self.commit}
+        return {"files": folder_hashes(Path(self.name))}
+
+
+def weights_hash(path: Path) -> str:
+    """SHA-256 of a file of weights, in hex.
+
+    Raises:
+        ModelError: When it is missing.
+    """
+    if not path.is_file():
+        raise ModelError(f"the weights {path} are missing", MODELS_HINT)
+    return remembered_sha256(path)
+
+
+def folder_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file in a model folder that can change its numbers, by its path inside the folder."""
+    names = {path.relative_to(folder): path for path in folder.rglob("*") if path.suffix in MODEL_SUFFIXES}
+    return {
+        name.as_posix(): remembered_sha256(path)
+        for name, path in sorted(names.items())
+        if path.is_file() and not any(part.startswith(".") for part in name.parts)
+    }
+
+
+def locate(model: str, revision: str, needed: str = "config.json", *, hint: str = MODELS_HINT) -> ModelSource:
+    """Find the model that ``model`` names: a local folder if there is one, else an id on the model hub.
+
+    Args:
+        model: A folder or an id.
+        revision: Branch, tag or commit on the hub.
+        needed: A file without which a folder is none of a model.
+        hint: How to mend a folder that is missing, or none of a model.
+
+    Raises:
+        ModelError: When it is neither, or when the hub cannot be asked which commit ``revision`` is.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        if not (folder / needed).is_file():
+            raise ModelError(f"{folder} holds no {needed}: it is not a transformers model", hint)
+        return ModelSource(model)
+    if not _HUB_ID.fullmatch(model):
+        raise ModelError(f"the model folder {folder} is missing", hint)
+    return ModelSource(model, _hub_commit(model, revision))
+
+
+def hub_cache() -> Path:
+    """The folder in which the model hub's client keeps what it has fetched, by the environment variables it reads."""
+    if folder := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(folder).expanduser()
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
+    return Path(os.environ.get("HF_HOME", cache)).expanduser() / "hub"
+
+
+def hub_reference(model: str, revision: str) -> Path:
+    """The file in the hub's cache that says which commit a branch or tag is; there once it was asked for."""
+    return hub_cache() / f"models--{model.replace('/', '--')}" / "refs" / revision
+
+
+def read_model_config(model: str, revision: str) -> dict[str, Any]:
+    """A model's config.json, from its folder or from what the hub's client has fetched; empty where it is in neither.
+
+    Args:
+        model: A folder or an id on the hub.
+        revision: Branch, tag or commit on the hub.
+    """
+    if Path(model).is_dir():
+        folder = Path(model)
+    else:
+        reference = hub_reference(model, revision)
+        commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+        folder = hub_cache() / f"models--{model.replace('/', '--')}" / "snapshots" / commit
+    try:
+        values = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _hub_commit(model: str, revision: str) -> str:
+    """The commit that ``revision`` is.
+
+    The cached answer stands until the cache is emptied: a moving branch of the hub must not make features stale behind
+    the user's back.
+    """
+    if _COMMIT.fullmatch(revision):
+        return revision
+    reference = hub_reference(model, revision)
+    if not reference.is_file():
+        _fetch_config(model, revision)  # which writes the reference
+    if not reference.is_file():
+        raise ModelError(f"{model}: the hub does not say which commit {revision!r} is", "name the commit as `revision`")
+    return reference.read_text(encoding="utf-8").strip()
+
+
+def _fetch_config(model: str, revision: str) -> None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        hf_hub_download(model, "config.json", revision=revision, cache_dir=hub_cache())
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"{model!r} is neither a folder here nor a model that the hub gives us ({type(error).__name__})",
+            "name a local folder with a transformers model in it, or check the id, its revision and the network",
+        ) from error
+
+
+def pick_device(device: str) -> torch.device:
+    """The torch device that ``device`` names.
+
+    Args:
+        device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:<n>``.
+
+    Raises:
+        ParamsError: When this machine has no such device.
+    """
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+    except RuntimeError as error:
+        raise ParamsError(f"device {device!r} is not one that torch knows", "auto, cpu, cuda or cuda:<n>") from error
+    if picked.type == "cuda" and (picked.index or 0) >= torch.cuda.device_count():
+        raise ParamsError(f"device {device!r} is not on this machine", "set the device to auto or cpu")
+    return picked
+
+
+def best_precision(device: str) -> Precision:
+    """The fastest precision that a device has instructions for: bf16, else (older CUDA) fp16, else fp32."""
+    import torch
+
+    picked = pick_device(device)
+    if picked.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(picked) >= (8, 0) else "fp16"
+    return "bf16" if picked.type == "cpu" and multiplies_bf16() else "fp32"
 
 
 class BaseEncoderConfig(Config):
@@ -127,8 +301,6 @@ class TransformersConfig(BaseEncoderConfig):
         """The same with ``precision: auto`` decided; see `BaseEncoderConfig.resolved`."""
         if self.precision != "auto":
             return self
-        from ecmf_pipeline.encoders.inference import best_precision
-
         return self.model_copy(update={"precision": best_precision(device)})
 
     def half_types(self) -> frozenset[str]:

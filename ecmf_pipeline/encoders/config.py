@@ -18,10 +18,13 @@ from ecmf_pipeline.encoders.base_config import (
     DEFAULT_TEXT_COLUMNS,
     BaseEncoderConfig,
     Layers,
+    ModelSource,
     TextColumn,
     TransformersConfig,
+    locate,
+    read_model_config,
+    weights_hash,
 )
-from ecmf_pipeline.encoders.weights import ModelSource, locate, read_model_config, weights_hash
 
 PictureTokenPool = Literal["auto", "cls", "mean", "pooler", "projection"]
 """What a picture's tokens become; see `VisionConfig`."""
@@ -29,13 +32,8 @@ PictureTokenPool = Literal["auto", "cls", "mean", "pooler", "projection"]
 TextPool = Literal["auto", "mean", "max", "cls", "last"]
 """How the tokens of a text become one row."""
 
-_COLUMNS_OF: Mapping[str, tuple[TextColumn, ...]] = {
-    "original": ("original",),
-    "enriched": ("enriched",),
-    "translation": ("translation",),
-    "both": ("original", "enriched"),
-}
-"""The transcripts that each word for ``inputs`` stands for."""
+_BOTH: tuple[TextColumn, ...] = ("original", "enriched")
+"""The transcripts that ``inputs: both`` stands for."""
 
 
 class EfficientNetConfig(BaseEncoderConfig):
@@ -223,7 +221,7 @@ class TextConfig(TransformersConfig):
             return inputs
         if not inputs or len(set(inputs)) < len(inputs):
             raise ValueError("name one transcript or several different ones")
-        if inputs == _COLUMNS_OF["both"]:
+        if inputs == _BOTH:
             return "both"
         return inputs[0] if len(inputs) == 1 else inputs
 
@@ -294,28 +292,21 @@ EncoderConfig = Annotated[
 class JoinedConfig(BaseEncoderConfig):
     """Several encoders whose rows stand side by side: what a list under ``extract.encoders`` makes.
 
+    Params see to it that each member can serve the modality, computes its features, and reads as many pictures.
+
     Attributes:
         members: The encoders, in the order of their columns; of them the settings are made.
         batch_size: Not used: each member has its own.
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset(Modality)
-    """In principle all; params see to it that each member can serve the modality."""
 
     members: tuple[EncoderConfig, ...] = Field(min_length=2)
-
-    @model_validator(mode="after")
-    def _fit_together(self) -> Self:
-        if any(isinstance(member, ImportedConfig) for member in self.members):
-            raise ValueError("imported features cannot be joined with others: their rows were made elsewhere")
-        if len({own_frames(member) for member in self.members}) > 1:
-            raise ValueError("encoders that are joined must say the same of `frames`: their rows stand side by side")
-        return self
 
     @property
     def frames(self) -> Frames | None:
         """Pictures of a clip that the members read; None: as ``media.frames`` says."""
-        return own_frames(self.members[0])
+        return getattr(self.members[0], "frames", None)
 
     def resolved(self, device: str) -> Self:
         """The same with all that members leave to the device decided."""
@@ -364,11 +355,13 @@ def settings_of_imported(settings: Mapping[str, Any]) -> bool:
     return isinstance(encoder, Mapping) and encoder.get("type") == "imported"
 
 
-def _columns(inputs: str | Sequence[TextColumn]) -> tuple[TextColumn, ...]:
-    return _COLUMNS_OF[inputs] if isinstance(inputs, str) else tuple(inputs)
+def _columns(inputs: TextColumn | Literal["both"] | Sequence[TextColumn]) -> tuple[TextColumn, ...]:
+    if isinstance(inputs, str):
+        return _BOTH if inputs == "both" else (inputs,)
+    return tuple(inputs)
 
 
-def own_frames(encoder: BaseEncoderConfig) -> Frames | None:
-    """What an encoder's own params say of ``frames``; those that read no pictures say nothing."""
-    frames: Frames | None = getattr(encoder, "frames", None)
-    return frames
+def frames_of(encoder: BaseEncoderConfig, otherwise: int) -> Frames:
+    """Return how many pictures of a clip an encoder reads; ``otherwise`` if its params leave that open."""
+    own: Frames | None = getattr(encoder, "frames", None)
+    return otherwise if own is None else own

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,9 +22,8 @@ from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT
 
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer, pictures_of
-from ecmf_pipeline.encoders.inference import Inference
-from ecmf_pipeline.encoders.pretrained import load_part, read_json_of_model
-from ecmf_pipeline.encoders.weights import ModelSource
+from ecmf_pipeline.encoders.base_config import ModelSource
+from ecmf_pipeline.encoders.inference import Inference, load_part, read_json_of_model
 
 Filter = Literal["bilinear", "bicubic"]
 """A resampling filter, with antialiasing."""
@@ -36,6 +36,20 @@ _RESAMPLE: dict[int, Filter] = {2: "bilinear", 3: "bicubic"}
 
 _DINOV3 = {"DINOv3ViTImageProcessor", "DINOv3ViTImageProcessorFast"}
 """Processors that exist for torchvision alone."""
+
+_DINOV3_DEFAULTS = {
+    "do_resize": True,
+    "do_center_crop": False,
+    "do_rescale": True,
+    "do_normalize": True,
+    "size": {"height": 224, "width": 224},
+    "crop_size": None,
+    "resample": 2,
+    "rescale_factor": 1 / 255,
+    "image_mean": IMAGENET_DEFAULT_MEAN,
+    "image_std": IMAGENET_DEFAULT_STD,
+}
+"""Attributes of ``DINOv3ViTImageProcessor`` (image_processing_dinov3_vit.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,27 +227,11 @@ def _of_dinov3(values: dict[str, Any]) -> Preprocessing:
 
     It resizes in floating point, where this rounds to grey levels: less than one of them apart.
     """
-    stand_in = _Dinov3Processor(values)
-    if stand_in.do_center_crop and not values.get("crop_size"):
+    given = {name: values[name] for name in _DINOV3_DEFAULTS if values.get(name) is not None}
+    stand_in = SimpleNamespace(**{**_DINOV3_DEFAULTS, **given})
+    if stand_in.do_center_crop and not stand_in.crop_size:
         raise ModelError("DINOv3's image processor is to crop, but names no size", "the files are incomplete")
     return read_preprocessing(stand_in, check=False)
-
-
-class _Dinov3Processor:
-    """Attributes of ``DINOv3ViTImageProcessor``, its defaults included (image_processing_dinov3_vit.py)."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        given = {name: value for name, value in values.items() if value is not None}
-        self.do_resize = bool(given.get("do_resize", True))
-        self.do_center_crop = bool(given.get("do_center_crop", False))
-        self.do_rescale = bool(given.get("do_rescale", True))
-        self.do_normalize = bool(given.get("do_normalize", True))
-        self.size = given.get("size", {"height": 224, "width": 224})
-        self.crop_size = given.get("crop_size")
-        self.resample = int(given.get("resample", 2))
-        self.rescale_factor = float(given.get("rescale_factor", 1 / 255))
-        self.image_mean = given.get("image_mean", IMAGENET_DEFAULT_MEAN)
-        self.image_std = given.get("image_std", IMAGENET_DEFAULT_STD)
 
 
 def _size(size: Any) -> tuple[int, int] | int:

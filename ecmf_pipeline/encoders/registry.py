@@ -126,7 +126,7 @@ def _text(_: TextConfig) -> Implementation:
 
 @implementation.register
 def _joined(_: JoinedConfig) -> Implementation:
-    from ecmf_pipeline.encoders.joined import JoinedEncoder, JoinedPreparer
+    from ecmf_pipeline.encoders.base import JoinedEncoder, JoinedPreparer
 
     def encoder(config: JoinedConfig, device: str) -> Encoder[Any]:
         members = []

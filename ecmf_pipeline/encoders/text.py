@@ -16,9 +16,10 @@ from transformers import AutoConfig, AutoTokenizer
 from ecmf_pipeline.core.clips import ClipText
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
+from ecmf_pipeline.encoders.base_config import ModelSource
 from ecmf_pipeline.encoders.config import TextConfig
-from ecmf_pipeline.encoders.inference import Inference
-from ecmf_pipeline.encoders.pretrained import (
+from ecmf_pipeline.encoders.inference import (
+    Inference,
     check_layers,
     inference_of,
     load_model,
@@ -26,7 +27,6 @@ from ecmf_pipeline.encoders.pretrained import (
     read_json_of_model,
     take_layers,
 )
-from ecmf_pipeline.encoders.weights import ModelSource
 
 _POOLING = {
     "pooling_mode_mean_tokens": "mean",
@@ -42,35 +42,24 @@ _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "came
 """Models that number positions from behind the padding token's id, so that they have room for fewer tokens."""
 
 
-@dataclass(frozen=True, slots=True)
-class SentencePooling:
-    """What follows the network in a sentence-transformers model.
+def _sentence_pooling(source: ModelSource) -> tuple[str, bool]:
+    """Read how a sentence-transformers model pools tokens, and whether it scales rows to length 1; else ``mean``.
 
-    Attributes:
-        pooling: ``mean``, ``max``, ``cls`` or ``last``; of no meaning where something is unsupported.
-        scales: Whether rows are scaled to length 1.
-        unsupported: What stands there that is not known here; empty where all is.
+    Raises:
+        ModelError: If it does something that is not known here.
     """
-
-    pooling: str
-    scales: bool
-    unsupported: str = ""
-
-
-def sentence_pooling(source: ModelSource) -> tuple[SentencePooling | None, int]:
-    """Read a model's own pooling (None where it has none), and the most tokens that its folder allows."""
     modules = read_json_of_model(source, "modules.json") or []
-    limit = int((read_json_of_model(source, "sentence_bert_config.json") or {}).get("max_seq_length") or 2**31)
     kinds = {module["type"].rsplit(".", 1)[-1]: module["path"] for module in modules}
+    hint = "choose another model, or a token_pool of yours"
     if unknown := kinds.keys() - _KNOWN_MODULES:
-        return SentencePooling("", scales=False, unsupported=f"its module {min(unknown)}"), limit
+        raise ModelError(f"{source.name}: its module {min(unknown)} is not supported", hint)
     if "Pooling" not in kinds:
-        return None, limit
+        return "mean", False
     chosen = read_json_of_model(source, f"{kinds['Pooling']}/config.json") or {}
     named = [pooling for key, pooling in _POOLING.items() if chosen.get(key)]
     if len(named) != 1 or chosen.get("pooling_mode_mean_sqrt_len_tokens"):
-        return SentencePooling("", scales=False, unsupported="its pooling"), limit
-    return SentencePooling(named[0], scales="Normalize" in kinds), limit
+        raise ModelError(f"{source.name}: its pooling is not supported", hint)
+    return named[0], "Normalize" in kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +88,13 @@ class TextPreparer(Preparer[ClipText]):
         source = config.source()
         self._config = config
         self._tokenizer = load_part(source, AutoTokenizer.from_pretrained, **gguf_option(config))
-        own, limit = sentence_pooling(source)
-        if own and own.unsupported and config.token_pool == "auto":
-            raise ModelError(
-                f"{source.name}: {own.unsupported} is not supported", "choose another model, or a token_pool of yours"
-            )
-        self.pooling, self.scales = (own.pooling, own.scales) if own else ("mean", False)
-        if config.token_pool != "auto":
-            self.pooling, self.scales = config.token_pool, False
+        self.pooling, self.scales = (
+            _sentence_pooling(source) if config.token_pool == "auto" else (config.token_pool, False)
+        )
         if self.pooling == "cls" and not config.special_tokens:
             raise ModelError(f"{source.name} pools by its first, a special token", "leave special_tokens true")
         self.pad_token = self._tokenizer.pad_token_id or 0
+        limit = int((read_json_of_model(source, "sentence_bert_config.json") or {}).get("max_seq_length") or 2**31)
         self._max_tokens = min(config.max_tokens, self._tokenizer.model_max_length, limit, _positions(config))
 
     def described(self) -> dict[str, Any]:

@@ -15,11 +15,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification
 
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer, pictures_of
+from ecmf_pipeline.encoders.base_config import ModelSource
 from ecmf_pipeline.encoders.config import VideoConfig, VisionConfig
-from ecmf_pipeline.encoders.inference import Inference
+from ecmf_pipeline.encoders.inference import Inference, check_layers, inference_of, load_model, load_part, take_layers
 from ecmf_pipeline.encoders.preprocess import PictureEncoder, PicturePreparer, Preprocessing, load_preprocessing
-from ecmf_pipeline.encoders.pretrained import check_layers, inference_of, load_model, load_part, take_layers
-from ecmf_pipeline.encoders.weights import ModelSource
 
 
 def vision_preparer(config: VisionConfig) -> PicturePreparer:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from ecmf_pipeline.core.clips import Modality
-from ecmf_pipeline.core.config import Config, Frames
-from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
-from ecmf_pipeline.encoders.config import ImportedConfig, own_frames
-from ecmf_pipeline.faces.config import FaceConfig
-from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig, resolved_reader
+from ecmf_pipeline.core.config import Config
 
 
-def _names(value: object) -> object:
-    if isinstance(value, str) and value:
-        return value
-    names = list(value) if isinstance(value, list | tuple) else []
+def _names(value: object) -> tuple[str, ...]:
+    names = tuple(value) if isinstance(value, list | tuple) else (value,)
     if not names or not all(isinstance(name, str) and name for name in names):
         raise ValueError("name an entry under `encoders`, or a list of several")
     if len(set(names)) < len(names):
@@ -26,8 +19,10 @@ def _names(value: object) -> object:
     return names
 
 
-EncoderNames = Annotated[str | tuple[str, ...], BeforeValidator(_names)]
-"""An entry under ``encoders``, or several whose rows stand side by side."""
+EncoderNames = Annotated[
+    tuple[str, ...], BeforeValidator(_names), PlainSerializer(lambda names: names[0] if len(names) == 1 else names)
+]
+"""One or several entries under ``encoders``; the rows of several stand side by side, in this order."""
 
 
 class ExtractConfig(Config):
@@ -53,10 +48,10 @@ class ExtractConfig(Config):
 
     encoders: dict[Modality, EncoderNames] = Field(
         default={
-            Modality.GLOBAL: "efficientnet_lite0",
-            Modality.FACE: "mini_xception",
-            Modality.AUDIO: "egemaps",
-            Modality.TEXT: "minilm",
+            Modality.GLOBAL: ("efficientnet_lite0",),
+            Modality.FACE: ("mini_xception",),
+            Modality.AUDIO: ("egemaps",),
+            Modality.TEXT: ("minilm",),
         },
         min_length=1,
     )
@@ -73,42 +68,3 @@ class ExtractConfig(Config):
         if self.openers and self.workers == 0:
             raise ValueError("openers: there are none without workers (workers: 0)")
         return self
-
-    def names_of(self, modality: Modality) -> Sequence[str]:
-        """The encoders of a modality in use, in the order of their columns."""
-        names = self.encoders[modality]
-        return [names] if isinstance(names, str) else names
-
-
-def branch_settings(
-    modality: Modality, encoder: BaseEncoderConfig, media: MediaConfig, faces: FaceConfig
-) -> dict[str, Any]:
-    """All that changes a modality's numbers: the encoder and what prepares its input.
-
-    Raises:
-        ModelError: When weights are missing.
-    """
-    settings: dict[str, Any] = {"modality": modality.value, "encoder": encoder.settings()}
-    if isinstance(encoder, ImportedConfig):
-        return settings  # what prepared their input happened elsewhere
-    if modality in {Modality.GLOBAL, Modality.FACE}:
-        # The recipe is raised whenever a change of code changes which pictures are sampled.
-        settings["media"] = {
-            **media.model_dump(mode="json"),
-            "frames": frames_of(encoder, media),
-            "reader": resolved_reader(media),
-            "recipe": 3,
-        }
-    if modality is Modality.FACE:
-        settings["faces"] = faces.settings()
-        if faces.are_cut_already:
-            settings["media"] = {"frames": settings["media"]["frames"]}  # no video is read
-    if modality is Modality.AUDIO:
-        settings["media"] = {"sample_rate": SAMPLE_RATE}
-    return settings
-
-
-def frames_of(encoder: BaseEncoderConfig, media: MediaConfig) -> Frames:
-    """How many pictures of a clip an encoder reads: what its own params say, else ``media.frames``."""
-    own = own_frames(encoder)
-    return media.frames if own is None else own

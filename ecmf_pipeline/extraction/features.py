@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ecmf_pipeline import __version__
 from ecmf_pipeline.core.arrays import MOST_FRAMES
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality
 from ecmf_pipeline.core.config import Config, PoolOrFrames
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.encoders.base import Encoder
-from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
-from ecmf_pipeline.encoders.config import JoinedConfig, text_columns
-from ecmf_pipeline.encoders.joined import JoinedEncoder
-from ecmf_pipeline.extraction.plan import present_digests
-from ecmf_pipeline.media.config import MediaConfig, resolved_reader
+from ecmf_pipeline.encoders.config import text_columns
+from ecmf_pipeline.extraction.run import present_digests
 from ecmf_pipeline.store import FeatureStore
-
-UNKNOWN = "unknown"
-"""The version of a library that is not installed as a package."""
-
-_READERS = {"decord": ("av", "decord"), "pyav": ("av",)}
-"""Where decord's pictures are wanted, PyAV looks into the file first, and may read it itself."""
-
-_OF_FACES = ("mediapipe", "opencv-contrib-python")
 
 _SAME_COLUMNS = frozenset({"dtype", "precision", "max_tokens", "window_seconds"})
 """Settings of an encoder that change numbers, and not what a column means: how it is computed or stored, and how much
@@ -44,7 +30,7 @@ class FeatureOrigin(Config):
     Attributes:
         encoders: Names under ``encoders`` in params.yaml, in the order of their columns. For people to read: the same
             settings under another name are the same features.
-        settings: Those of the store (`extraction.plan.branch_settings`), whose hash is the fingerprint.
+        settings: Those of the store (`Params.settings_of`), whose hash is the fingerprint.
     """
 
     encoders: tuple[str, ...] = Field(min_length=1)
@@ -90,14 +76,11 @@ def refuse_other_features(
         InputError: When those of a modality differ.
     """
     found = []
-    for name in trained:
-        if name not in now:
+    for name, was in trained.items():
+        if (is_now := now.get(name)) is None:
             continue
-        was, is_now = trained[name], now[name]
-        keys = list(
-            _differing(was.columns, is_now.columns) if columns_alone else _differing(was.settings, is_now.settings)
-        )
-        if keys:
+        pair = (was.columns, is_now.columns) if columns_alone else (was.settings, is_now.settings)
+        if keys := list(_differing(*pair)):
             found.append(f"{name}: the saved model was trained on {_told(was, is_now, keys)}")
     if found:
         raise InputError("; ".join(found), hint)
@@ -118,48 +101,6 @@ def _differing(was: Any, now: Any, key: str = "") -> Iterator[str]:
             yield from _differing(was.get(name), now.get(name), f"{key}.{name}" if key else name)
     elif was != now:
         yield key
-
-
-def library_versions(modality: Modality, encoder: BaseEncoderConfig, media: MediaConfig) -> dict[str, str]:
-    """Versions of what computes a modality's features here, by the package's name, sorted.
-
-    Args:
-        modality: Which.
-        encoder: Its encoder.
-        media: How clips are read.
-    """
-    libraries = {"numpy", *encoder.libraries()}
-    if modality in {Modality.GLOBAL, Modality.FACE}:
-        libraries.update(_READERS[resolved_reader(media)])
-    if modality is Modality.FACE:
-        libraries.update(_OF_FACES)
-    if modality is Modality.AUDIO:
-        libraries.add("av")
-    return dict(sorted({"ecmf-pipeline": __version__, **{name: _version(name) for name in libraries}}.items()))
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return UNKNOWN
-
-
-def provenance_of(config: BaseEncoderConfig, encoder: Encoder[Any], versions: dict[str, str]) -> dict[str, Any]:
-    """What a settings group says of where its features come from.
-
-    Args:
-        config: The encoder's params.
-        encoder: The same, loaded.
-        versions: Of `library_versions`.
-    """
-    return {**_origin(config, encoder), "versions": versions}
-
-
-def _origin(config: BaseEncoderConfig, encoder: Encoder[Any]) -> dict[str, Any]:
-    if isinstance(config, JoinedConfig) and isinstance(encoder, JoinedEncoder):
-        return {"members": [_origin(*pair) for pair in zip(config.members, encoder.members, strict=True)]}
-    return {**config.origin(), **encoder.provenance}
 
 
 @dataclass(frozen=True)

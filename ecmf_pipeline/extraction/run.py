@@ -1,31 +1,244 @@
-"""Run planned branches: what is missing goes through one decode of each clip; what is there is left alone."""
+"""Plan and run an extraction: every clip whose features of exactly this input and these settings are not stored yet.
+
+`present_digests` tells which rows of a store count, `plan_branch` what a run has to do, and `coverage` how far earlier
+runs have come. `extract` decodes each clip once for all branches that miss it, and leaves alone what is there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality
 from ecmf_pipeline.core.console import warn
-from ecmf_pipeline.core.errors import TooManyQuarantined, TryAgain
-from ecmf_pipeline.core.files import fingerprint
+from ecmf_pipeline.core.errors import MissingInput, TooManyQuarantined, TryAgain
+from ecmf_pipeline.core.files import fingerprint, sha256_text
+from ecmf_pipeline.encoders.base_config import DEFAULT_TEXT_COLUMNS, BaseEncoderConfig
+from ecmf_pipeline.encoders.config import ImportedConfig, settings_of_imported, text_columns
 from ecmf_pipeline.extraction.config import ExtractConfig
-from ecmf_pipeline.extraction.plan import Branch
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.runner import Engine, Run, RunConfig, RunReport
 from ecmf_pipeline.runner.machine import multiplies_bf16, openers_for, visible_gpus
+from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.store import (
+    FeatureStore,
     StoreWriter,
     create_settings_group,
+    current_fingerprint,
     has_fingerprint,
     make_current,
 )
 
-if TYPE_CHECKING:
-    from ecmf_pipeline.extraction.step import ClipToExtract, ExtractSteps
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Which of a clip's inputs a branch reads.
+
+    Attributes:
+        columns: The transcripts that a text encoder reads.
+        face_crops: Whether the face branch reads crops that come with the corpus, and no video.
+    """
+
+    columns: Sequence[str] = DEFAULT_TEXT_COLUMNS
+    face_crops: bool = False
+
+    @classmethod
+    def of(cls, encoder: BaseEncoderConfig, faces: FaceConfig) -> Reading:
+        """What an encoder reads, as params say; needs no weights."""
+        return cls(encoder.text_columns, faces.source == "openface")
+
+    @classmethod
+    def of_settings(cls, settings: Mapping[str, Any]) -> Reading:
+        """What features of some settings were computed from."""
+        return cls(text_columns(settings), settings.get("faces", {}).get("source") == "openface")
+
+
+READING = Reading()
+"""What branches read unless something else is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One modality of a run, planned.
+
+    Attributes:
+        modality: Which.
+        encoder: Its encoder's params.
+        settings: All that changes the numbers.
+        quarantine: Its bad clips.
+        digests: Digest of the input of every clip that has one.
+        todo: Clips to compute.
+        reused: Clips whose features are there.
+        absent: Clips without such an input (no sound, no words...): masked, not bad.
+    """
+
+    modality: Modality
+    encoder: BaseEncoderConfig
+    settings: dict[str, Any]
+    quarantine: Quarantine
+    digests: dict[str, str]
+    todo: frozenset[str]
+    reused: int
+    absent: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the settings."""
+        return fingerprint(self.settings)
+
+
+def input_digests(
+    modality: Modality, clips: Sequence[Clip], texts: Mapping[str, ClipText], reading: Reading = READING
+) -> dict[str, str]:
+    """Digest of each clip's input to a modality; clips without such an input are left out.
+
+    Args:
+        modality: Which branch.
+        clips: The manifest.
+        texts: Transcripts by clip id (the text branch alone reads them).
+        reading: Which inputs the branch reads: a clip that lacks one of them is left out.
+    """
+    if modality is Modality.TEXT:
+        return {
+            clip.clip_id: text_digest(texts[clip.clip_id], reading.columns)
+            for clip in clips
+            if clip.clip_id in texts and texts[clip.clip_id].having(reading.columns)
+        }
+    if modality is Modality.AUDIO:
+        return {clip.clip_id: clip.digest for clip in clips if clip.has_audio}
+    if modality is Modality.FACE and reading.face_crops:
+        return {clip.clip_id: clip.face_digest for clip in clips if clip.face_digest}
+    return {clip.clip_id: clip.digest for clip in clips if clip.has_video}
+
+
+def present_digests(
+    modality: Modality,
+    clips: Sequence[Clip],
+    texts: Mapping[str, ClipText],
+    store: FeatureStore | None,
+    reading: Reading = READING,
+) -> dict[str, str]:
+    """Digest of the row of each clip that counts in a store; clips without the modality are left out.
+
+    Computed features must come from the clip's present input (`input_digests`). Of imported ones nobody here knows
+    the input: the newest count, and a clip of which none were imported is without the modality.
+
+    Args:
+        modality: Which branch.
+        clips: The manifest.
+        texts: Transcripts by clip id.
+        store: The features asked for; None where there are none yet.
+        reading: Which inputs the branch reads, where there is no store that says so.
+    """
+    if store is None:
+        return input_digests(modality, clips, texts, reading)
+    if not settings_of_imported(store.settings):
+        return input_digests(modality, clips, texts, Reading.of_settings(store.settings))
+    newest = store.newest()
+    return {clip.clip_id: newest[clip.clip_id] for clip in clips if clip.clip_id in newest}
+
+
+def text_digest(text: ClipText, columns: Sequence[str] = DEFAULT_TEXT_COLUMNS) -> str:
+    """Digest of a clip's transcripts; the translation counts where it is among the ``columns`` that are read."""
+    words = f"{text.original}\0{text.enriched}"
+    return sha256_text(f"{words}\0{text.translation}" if "translation" in columns else words)
+
+
+def plan_branch(
+    modality: Modality,
+    clips: Sequence[Clip],
+    texts: Mapping[str, ClipText],
+    *,
+    encoder: BaseEncoderConfig,
+    settings: dict[str, Any],
+    root: Path,
+    quarantine_path: Path,
+    retry_quarantined: bool = False,
+) -> Branch:
+    """Compare what a modality's store holds with what the manifest asks for.
+
+    Args:
+        modality: Which branch.
+        clips: The manifest.
+        texts: Transcripts by clip id.
+        encoder: The modality's encoder.
+        settings: All that changes the features.
+        root: The store.
+        quarantine_path: The modality's quarantine table.
+        retry_quarantined: Whether quarantined clips are tried again although nothing changed.
+
+    Raises:
+        MissingInput: When the features are to be imported, and none were yet.
+    """
+    key = fingerprint(settings)
+    store = FeatureStore(root, key) if has_fingerprint(root, key) else None
+    if isinstance(encoder, ImportedConfig) and (store is None or not len(store)):
+        raise MissingInput(
+            f"no features of {encoder.name!r} were imported for {modality.value}, and they cannot be computed here",
+            f"run `ecmf-pipe store import PATH --modality {modality.value} --encoder {encoder.name}`, or `dvc pull` if "
+            "a colleague did",
+        )
+    digests = present_digests(modality, clips, texts, store, Reading.of_settings(settings))
+    quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=key)
+    quarantine.keep_only(digests)
+    if retry_quarantined:
+        quarantine.clear()
+    held = store.held(digests) if store is not None else set()
+    todo = frozenset(
+        clip_id for clip_id, digest in digests.items() if clip_id not in held and not quarantine.holds(clip_id, digest)
+    )
+    return Branch(modality, encoder, settings, quarantine, digests, todo, len(held), len(clips) - len(digests))
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Clips of one modality.
+
+    Attributes:
+        done: Have features of their present input.
+        missing: Are still to be computed.
+        absent: Have no such input (no sound, no words...), or none of the imported features.
+        quarantined: Were found to be bad.
+    """
+
+    done: int
+    missing: int
+    absent: int
+    quarantined: int
+
+
+def coverage(
+    modality: Modality,
+    clips: Sequence[Clip],
+    texts: Mapping[str, ClipText],
+    *,
+    root: Path,
+    quarantine_path: Path,
+    fingerprint: str | None = None,
+    reading: Reading = READING,
+) -> Coverage:
+    """Count a modality's clips.
+
+    Args:
+        modality: Which branch.
+        clips: The manifest.
+        texts: Transcripts by clip id.
+        root: The modality's store.
+        quarantine_path: Its quarantine table.
+        fingerprint: The settings whose features count; None for those in use.
+        reading: Which inputs the branch reads, where there is no store that says so.
+    """
+    current = fingerprint or current_fingerprint(root)
+    store = FeatureStore(root, current) if current and has_fingerprint(root, current) else None
+    digests = present_digests(modality, clips, texts, store, reading)
+    quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=current or "")
+    done = store.held(digests) if store is not None else set()
+    bad = {clip_id for clip_id, digest in digests.items() if quarantine.holds(clip_id, digest)} - done
+    return Coverage(len(done), len(digests) - len(done) - len(bad), len(clips) - len(digests), len(bad))
 
 
 Writers = Mapping[Modality, StoreWriter]
@@ -85,11 +298,39 @@ def extract(
     """
     report = RunReport(reused={branch.modality.value: branch.reused for branch in branches})
     working, too_bad = _settle(branches, writers, report, config)
-    if items := _items(working, clips, texts):
+    if working:
+        # Imported only if features are missing: it loads what decodes, and what loads the encoders.
+        from ecmf_pipeline.extraction.step import ClipToExtract, EncoderOfBranch, ExtractSteps
+
         config = _with_processes(config, working)
         _warn_of_slow_types(config.device, working)
-        steps = _steps(working, writers, corpus_root, media, faces, config)
-        _run(steps, items, working, writers, config, report, engine)
+        encoders = {
+            branch.modality: EncoderOfBranch(branch.encoder, branch.settings, writers[branch.modality].root)
+            for branch in working
+        }
+        items = []
+        for clip in clips:
+            missing = {
+                branch.modality: branch.digests[clip.clip_id] for branch in working if clip.clip_id in branch.todo
+            }
+            if missing:
+                items.append(ClipToExtract(clip, missing, texts[clip.clip_id] if Modality.TEXT in missing else None))
+        run: Run[ClipToExtract] = Run(
+            ExtractSteps(encoders, corpus_root, media, faces, config.device, is_staged=bool(config.openers)),
+            {branch.modality.value: writers[branch.modality] for branch in working},
+            {branch.modality.value: branch.quarantine for branch in working},
+            RunConfig(
+                batch_size=config.batch_size,
+                part_size=config.part_size,
+                max_quarantined=config.max_quarantined,
+                workers=config.workers,
+                clip_timeout=config.clip_timeout,
+                openers=config.openers or 0,
+            ),
+            report,
+            engine,
+        )
+        run(items, f"extract {'+'.join(branch.modality.value for branch in working)}")
     for branch in working:
         make_current(writers[branch.modality].root, branch.fingerprint)
     if too_bad:
@@ -105,8 +346,9 @@ def extract(
 
 def _warn_of_slow_types(device: str, branches: Sequence[Branch]) -> None:
     """Say that a processor lacks instructions for a type that is asked for; of GPUs `doctor` tells."""
-    on_cpu = [branch for branch in branches if not visible_gpus(device) and "cuda" not in device]
-    wanted = frozenset[str]().union(*(branch.encoder.half_types() for branch in on_cpu))
+    if "cuda" in device or visible_gpus(device):
+        return
+    wanted = frozenset[str]().union(*(branch.encoder.half_types() for branch in branches))
     if missing := sorted(wanted - ({"bf16"} if multiplies_bf16() else set())):
         warn(f"extract: this processor has no instructions for {' and '.join(missing)}: right, but slower than fp32")
 
@@ -139,36 +381,6 @@ def _settle(
     return working, too_bad
 
 
-def _items(branches: Sequence[Branch], clips: Sequence[Clip], texts: Mapping[str, ClipText]) -> list[ClipToExtract]:
-    if not branches:
-        return []  # no encoder is loaded then, not even the modules that decode
-    from ecmf_pipeline.extraction.step import ClipToExtract
-
-    items = []
-    for clip in clips:
-        missing = {branch.modality: branch.digests[clip.clip_id] for branch in branches if clip.clip_id in branch.todo}
-        if missing:
-            items.append(ClipToExtract(clip, missing, texts[clip.clip_id] if Modality.TEXT in missing else None))
-    return items
-
-
-def _steps(
-    branches: Sequence[Branch],
-    writers: Writers,
-    corpus_root: Path,
-    media: MediaConfig,
-    faces: FaceConfig,
-    config: ExtractConfig,
-) -> ExtractSteps:
-    from ecmf_pipeline.extraction.step import EncoderOfBranch, ExtractSteps
-
-    encoders = {
-        branch.modality: EncoderOfBranch(branch.encoder, branch.settings, writers[branch.modality].root)
-        for branch in branches
-    }
-    return ExtractSteps(encoders, corpus_root, media, faces, config.device, is_staged=bool(config.openers))
-
-
 def _with_processes(config: ExtractConfig, branches: Sequence[Branch]) -> ExtractConfig:
     """The same with what is left to the machine decided: GPUs, where there are any, are shared out, else the cores."""
     gpus = visible_gpus(config.device) if any(branch.encoder.uses_torch for branch in branches) else []
@@ -180,31 +392,3 @@ def _with_processes(config: ExtractConfig, branches: Sequence[Branch]) -> Extrac
     else:
         openers = openers_for(workers) if gpus and workers else 0
     return config.model_copy(update={"workers": workers, "openers": openers})
-
-
-def _run(
-    steps: ExtractSteps,
-    items: Sequence[ClipToExtract],
-    branches: Sequence[Branch],
-    writers: Writers,
-    config: ExtractConfig,
-    report: RunReport,
-    engine: Engine | None,
-) -> None:
-    names = [branch.modality.value for branch in branches]
-    run: Run[ClipToExtract] = Run(
-        steps,
-        {branch.modality.value: writers[branch.modality] for branch in branches},
-        {branch.modality.value: branch.quarantine for branch in branches},
-        RunConfig(
-            batch_size=config.batch_size,
-            part_size=config.part_size,
-            max_quarantined=config.max_quarantined,
-            workers=config.workers,
-            clip_timeout=config.clip_timeout,
-            openers=config.openers or 0,
-        ),
-        report,
-        engine,
-    )
-    run(items, f"extract {'+'.join(names)}")

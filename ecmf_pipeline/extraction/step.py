@@ -9,25 +9,25 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline import __version__
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality
-from ecmf_pipeline.core.config import Frames
 from ecmf_pipeline.core.errors import ChangedSinceIndex, ClipError, FeaturesNotFinite, NothingToEncode
-from ecmf_pipeline.encoders.base import Encoder, Encoding, Prepared, Preparer
+from ecmf_pipeline.encoders.base import Encoder, Encoding, JoinedEncoder, Prepared, Preparer
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
+from ecmf_pipeline.encoders.config import JoinedConfig, frames_of
 from ecmf_pipeline.encoders.registry import build_encoder, build_preparer
-from ecmf_pipeline.extraction.config import frames_of
-from ecmf_pipeline.extraction.features import library_versions, provenance_of
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.detector import FaceFinder, FaceTrack
 from ecmf_pipeline.faces.openface import read_openface
 from ecmf_pipeline.media.config import MediaConfig
-from ecmf_pipeline.media.containers import has_changed
+from ecmf_pipeline.media.containers import has_changed, resolved_reader
 from ecmf_pipeline.media.sampling import Sampling, read_audio, read_samplings
 from ecmf_pipeline.runner import Opener, Outcome, Step, Target
 from ecmf_pipeline.runner.machine import as_out_of_memory, see_no_gpu, see_one_gpu
@@ -37,6 +37,14 @@ View = Any
 """What a preparer reads of a clip; see `Encoder`."""
 
 _Sides = dict[str, NDArray[Any]]
+
+UNKNOWN = "unknown"
+"""The version of a library that is not installed as a package."""
+
+_READERS = {"decord": ("av", "decord"), "pyav": ("av",)}
+"""Where decord's pictures are wanted, PyAV looks into the file first, and may read it itself."""
+
+_OF_FACES = ("mediapipe", "opencv-contrib-python")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,35 +96,22 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
     """Decodes clips and prepares their views.
 
     Args:
-        preparers: What brings each branch's view into the form that its network takes.
-        frames: How many pictures of a clip the visual branches among them read.
-        corpus_root: What the clips' paths are relative to.
-        media: How clips are sampled.
-        faces: How faces are found.
-        owns_preparers: Whether `close` closes them, too.
+        plan: What is extracted, and how clips are read.
+        preparers: What brings each branch's view into the form that its network takes; the caller closes them. None:
+            they are built here, and closed by `close`.
     """
 
-    def __init__(
-        self,
-        preparers: Mapping[Modality, Preparer[View]],
-        frames: Mapping[Modality, Frames],
-        *,
-        corpus_root: Path,
-        media: MediaConfig,
-        faces: FaceConfig,
-        owns_preparers: bool,
-    ) -> None:
-        self._preparers = preparers
-        self._frames = frames
-        self._corpus_root = corpus_root
-        self._media = media
+    def __init__(self, plan: ExtractSteps, preparers: Mapping[Modality, Preparer[View]] | None = None) -> None:
+        self._corpus_root, self._media, self._faces = plan.corpus_root, plan.media, plan.faces
+        self._frames = {m: frames_of(branch.encoder, plan.media.frames) for m, branch in plan.branches.items()}
         self._exits = ExitStack()
-        if owns_preparers:
+        if preparers is None:
+            preparers = {modality: build_preparer(branch.encoder) for modality, branch in plan.branches.items()}
             for preparer in preparers.values():
                 self._exits.callback(preparer.close)
-        self._faces = faces
-        is_finding = Modality.FACE in preparers and not faces.are_cut_already
-        self._finder = self._exits.enter_context(FaceFinder(faces)) if is_finding else None
+        self._preparers = preparers
+        is_finding = Modality.FACE in preparers and plan.faces.source != "openface"
+        self._finder = self._exits.enter_context(FaceFinder(plan.faces)) if is_finding else None
 
     def close(self) -> None:
         """Free the native objects that it holds."""
@@ -129,7 +124,7 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
             if Modality.TEXT in item.digests:
                 self._prepare(Modality.TEXT, lambda: (item.text, {}), opened)
             elsewhere = {Modality.TEXT}
-            if self._faces.are_cut_already and Modality.FACE in item.digests:
+            if self._faces.source == "openface" and Modality.FACE in item.digests:
                 elsewhere.add(Modality.FACE)
                 self._prepare(Modality.FACE, partial(self._face_crops, item.clip), opened)
             if media := item.digests.keys() - elsewhere:
@@ -216,7 +211,6 @@ class ExtractSteps:
     media: MediaConfig
     faces: FaceConfig
     device: str
-
     is_staged: bool = False
 
     def __call__(self, worker: int) -> ExtractStep:
@@ -227,19 +221,7 @@ class ExtractSteps:
     def opener(self, number: int) -> ExtractOpener:  # noqa: ARG002 - they are all alike
         """Load what comes before the networks; needs no GPU, and takes no room on one."""
         see_no_gpu()
-        preparers = {modality: build_preparer(branch.encoder) for modality, branch in self.branches.items()}
-        return self.opener_with(preparers, owns_preparers=True)
-
-    def opener_with(self, preparers: Mapping[Modality, Preparer[Any]], *, owns_preparers: bool) -> ExtractOpener:
-        """What opens clips for some preparers; see `ExtractOpener`."""
-        return ExtractOpener(
-            preparers,
-            {modality: frames_of(branch.encoder, self.media) for modality, branch in self.branches.items()},
-            corpus_root=self.corpus_root,
-            media=self.media,
-            faces=self.faces,
-            owns_preparers=owns_preparers,
-        )
+        return ExtractOpener(self)
 
 
 class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
@@ -251,16 +233,15 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
         self._encoders: dict[Modality, Encoder[Any]] = {}
         self._versions: dict[Modality, dict[str, str]] = {}
         for modality, branch in plan.branches.items():
-            encoder = build_encoder(branch.encoder, plan.device)
+            encoder = self._encoders[modality] = build_encoder(branch.encoder, plan.device)
             self._exits.callback(encoder.close)
-            self._encoders[modality] = encoder
-            self._versions[modality] = library_versions(modality, branch.encoder, plan.media)
+            versions = self._versions[modality] = library_versions(modality, branch.encoder, plan.media)
             create_settings_group(
                 branch.root,
                 branch.settings,
                 dim=encoder.dim,
                 dtype=encoder.dtype,
-                provenance=provenance_of(branch.encoder, encoder, self._versions[modality]),
+                provenance={**provenance_of(branch.encoder, encoder), "versions": versions},
             )
         # Where openers open, a worker does so for suspects alone: the face detector is loaded when one comes.
         self._opener = None if plan.is_staged else self._new_opener()
@@ -276,7 +257,7 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
 
     def _new_opener(self) -> ExtractOpener:
         preparers = {modality: encoder.preparer for modality, encoder in self._encoders.items()}
-        opener = self._plan.opener_with(preparers, owns_preparers=False)  # they are the encoders' own
+        opener = ExtractOpener(self._plan, preparers)
         self._exits.callback(opener.close)
         return opener
 
@@ -308,3 +289,29 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
         side = {name: array[encoding.kept] for name, array in view.side.items()}
         values = encoding.values.astype(dtype)
         return FeatureRow(item.clip.clip_id, item.digests[modality], values, side, self._versions[modality])
+
+
+def library_versions(modality: Modality, encoder: BaseEncoderConfig, media: MediaConfig) -> dict[str, str]:
+    """Return the versions of what computes a modality's features here, by the package's name, sorted."""
+    libraries = {"numpy", *encoder.libraries()}
+    if modality in {Modality.GLOBAL, Modality.FACE}:
+        libraries.update(_READERS[resolved_reader(media)])
+    if modality is Modality.FACE:
+        libraries.update(_OF_FACES)
+    if modality is Modality.AUDIO:
+        libraries.add("av")
+    return dict(sorted({"ecmf-pipeline": __version__, **{name: _version(name) for name in libraries}}.items()))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return UNKNOWN
+
+
+def provenance_of(config: BaseEncoderConfig, encoder: Encoder[Any]) -> dict[str, Any]:
+    """Return where the features of an encoder, given by its params and loaded, come from; of joined ones by member."""
+    if isinstance(config, JoinedConfig) and isinstance(encoder, JoinedEncoder):
+        return {"members": [provenance_of(*pair) for pair in zip(config.members, encoder.members, strict=True)]}
+    return {**config.origin(), **encoder.provenance}

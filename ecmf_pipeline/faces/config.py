@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +13,6 @@ from ecmf_pipeline.core.files import remembered_sha256
 
 CROP_MARGIN = 1.6
 """Side of the square crop over the side of the face's box: landmark models want some surroundings."""
-
-OPENFACE = "openface"
-"""The value of ``faces.source`` that reads crops which OpenFace has cut."""
 
 
 class FaceConfig(Config):
@@ -40,35 +36,12 @@ class FaceConfig(Config):
     align: Literal["none", "eyes"] = "none"
     crop_size: int = Field(256, ge=64)
 
-    @property
-    def are_cut_already(self) -> bool:
-        """Whether the crops come with the corpus."""
-        return self.source == OPENFACE
-
     def settings(self) -> dict[str, Any]:
         """All that changes the crops."""
-        if self.are_cut_already:
-            return {
-                "source": self.source,
-                "crop_size": self.crop_size,
-                "margin": CROP_MARGIN,
-                "recipe": 1,  # raised whenever a change of code changes these crops
-            }
+        # A recipe is raised whenever a change of code changes the crops.
+        if self.source == "openface":
+            return {**self.model_dump(include={"source", "crop_size"}), "margin": CROP_MARGIN, "recipe": 1}
         if not self.detector.is_file():
             raise ModelError(f"the face detector {self.detector} is missing", "run `ecmf-pipe models`")
-        return {
-            "source": self.source,
-            "detector": remembered_sha256(self.detector),
-            "min_confidence": self.min_confidence,
-            "range": self.range,
-            "align": self.align,
-            "crop_size": self.crop_size,
-            "margin": CROP_MARGIN,
-            "recipe": 2,  # raised whenever a change of code changes the crops
-        }
-
-
-def are_cut_already(settings: Mapping[str, Any]) -> bool:
-    """Whether a store's settings say that its faces were cut before they came to us."""
-    faces = settings.get("faces")
-    return isinstance(faces, Mapping) and faces.get("source") == OPENFACE
+        detector = remembered_sha256(self.detector)
+        return {**self.model_dump(mode="json"), "detector": detector, "margin": CROP_MARGIN, "recipe": 2}

@@ -7,7 +7,7 @@ a seventh of its side. So the range is a matter of which views of the picture th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -51,55 +51,6 @@ class View:
 
     box: tuple[int, int, int, int]
     is_tile: bool = False
-
-
-class FaceDetector:
-    """Finds all faces of a picture; holds a native detector, so close it."""
-
-    def __init__(self, config: FaceConfig) -> None:
-        from mediapipe.tasks.python import BaseOptions, vision
-
-        if not config.detector.is_file():
-            raise ModelError(f"the face detector {config.detector} is missing", "run `ecmf-pipe models`")
-        self._range = config.range
-        options = vision.FaceDetectorOptions(
-            base_options=BaseOptions(model_asset_path=str(config.detector)),
-            min_detection_confidence=config.min_confidence,
-        )
-        with native_stderr_silenced():
-            self._detector = vision.FaceDetector.create_from_options(options)
-            self.detect(np.zeros((64, 64, 3), np.uint8))  # the first picture brings more chatter
-
-    def close(self) -> None:
-        """Free the native detector."""
-        with native_stderr_silenced():
-            self._detector.close()
-
-    def detect(self, picture: NDArray[np.uint8]) -> list[Detection]:
-        """All faces of one RGB picture, uint8 (H, W, 3), the surest first."""
-        height, width = picture.shape[:2]
-        large, small = [], []
-        for view in views(width, height, self._range):
-            found = self._look(picture, view)
-            if view.is_tile:
-                small += [face for face in found if not _is_cut(face.box, view, width, height)]
-            else:
-                large += found
-        return _distinct(large, small)
-
-    def find_again(self, crop: NDArray[np.uint8], box: Box) -> Detection | None:
-        """The face that a crop, uint8 (S, S, 3), was cut for and that fills a box in it; None when it is not found."""
-        found = self._look(crop, View((0, 0, crop.shape[1], crop.shape[0])))
-        there = [face for face in found if intersection_over_union(face.box, box) > _SAME_FACE]
-        return max(there, key=lambda face: intersection_over_union(face.box, box), default=None)
-
-    def _look(self, picture: NDArray[np.uint8], view: View) -> list[Detection]:
-        import mediapipe
-
-        left, top, width, height = view.box
-        part = np.ascontiguousarray(picture[top : top + height, left : left + width])
-        image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=part)
-        return [_moved(found, view) for found in self._detector.detect(image).detections]
 
 
 def views(width: int, height: int, reach: Literal["short", "full"]) -> list[View]:
@@ -184,22 +135,15 @@ class FaceTrack:
         boxes: Boxes in pixels of the sampled frames: left, top, width, height, float32 (F, 4).
         scores: The detector's confidence, float32 (F,); NaN where no detector was asked.
         landmarks: BlazeFace's keypoints in pixels of the sampled frames, float32 (F, 6, 2); NaN where unknown.
-        landmark_quality: See `cropping.landmark_quality`, float32 (F,); NaN where unknown.
+        landmark_quality: See `tracking.landmark_quality`, float32 (F,); NaN where unknown.
     """
 
     crops: NDArray[np.uint8]
     frames: NDArray[np.int64]
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
-    landmarks: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, KEYPOINTS, 2), np.float32))
-    landmark_quality: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
-
-    def __post_init__(self) -> None:
-        count = len(self.frames)
-        if len(self.landmarks) == 0:
-            object.__setattr__(self, "landmarks", np.full((count, KEYPOINTS, 2), np.nan, np.float32))
-        if len(self.landmark_quality) == 0:
-            object.__setattr__(self, "landmark_quality", np.full(count, np.nan, np.float32))
+    landmarks: NDArray[np.float32]
+    landmark_quality: NDArray[np.float32]
 
     def side_arrays(self, times: NDArray[np.float32] | None = None) -> dict[str, NDArray[Any]]:
         """What is kept beside the features, with one entry a crop.
@@ -222,8 +166,18 @@ class FaceFinder:
     """Finds the main face of clips; holds a native detector, so close it (or use it as a context manager)."""
 
     def __init__(self, config: FaceConfig) -> None:
+        from mediapipe.tasks.python import BaseOptions, vision
+
+        if not config.detector.is_file():
+            raise ModelError(f"the face detector {config.detector} is missing", "run `ecmf-pipe models`")
         self._config = config
-        self._detector = FaceDetector(config)
+        options = vision.FaceDetectorOptions(
+            base_options=BaseOptions(model_asset_path=str(config.detector)),
+            min_detection_confidence=config.min_confidence,
+        )
+        with native_stderr_silenced():
+            self._detector = vision.FaceDetector.create_from_options(options)
+            self.detect(np.zeros((64, 64, 3), np.uint8))  # the first picture brings more chatter
 
     def __enter__(self) -> FaceFinder:
         return self
@@ -233,11 +187,20 @@ class FaceFinder:
 
     def close(self) -> None:
         """Free the native detector."""
-        self._detector.close()
+        with native_stderr_silenced():
+            self._detector.close()
 
     def detect(self, picture: NDArray[np.uint8]) -> list[Detection]:
         """All faces of one RGB picture, uint8 (H, W, 3), the surest first."""
-        return self._detector.detect(picture)
+        height, width = picture.shape[:2]
+        large, small = [], []
+        for view in views(width, height, self._config.range):
+            found = self._look(picture, view)
+            if view.is_tile:
+                small += [face for face in found if not _is_cut(face.box, view, width, height)]
+            else:
+                large += found
+        return _distinct(large, small)
 
     def track(self, frames: NDArray[np.uint8]) -> FaceTrack:
         """Follow the main face through sampled frames, uint8 (T, H, W, 3); see `tracking`.
@@ -273,5 +236,19 @@ class FaceFinder:
         # The eyes of a face that was small in its view are a few pixels off: they are looked for again in the crop.
         side = size / CROP_MARGIN
         whole = ((size - side) / 2, (size - side) / 2, side, side)
-        nearer = self._detector.find_again(crop, whole) or face
+        nearer = self._find_again(crop, whole) or face
         return crop_level(picture, face.box, eye_angle(nearer.box, nearer.landmarks), size)
+
+    def _find_again(self, crop: NDArray[np.uint8], box: Box) -> Detection | None:
+        """The face that a crop, uint8 (S, S, 3), was cut for and that fills a box in it; None when it is not found."""
+        found = self._look(crop, View((0, 0, crop.shape[1], crop.shape[0])))
+        there = [face for face in found if intersection_over_union(face.box, box) > _SAME_FACE]
+        return max(there, key=lambda face: intersection_over_union(face.box, box), default=None)
+
+    def _look(self, picture: NDArray[np.uint8], view: View) -> list[Detection]:
+        import mediapipe
+
+        left, top, width, height = view.box
+        part = np.ascontiguousarray(picture[top : top + height, left : left + width])
+        image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=part)
+        return [_moved(found, view) for found in self._detector.detect(image).detections]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.errors import FileUnreachable, UnusableFaceCrops
 from ecmf_pipeline.faces.config import CROP_MARGIN
 from ecmf_pipeline.faces.detector import FaceTrack
+from ecmf_pipeline.faces.tracking import KEYPOINTS
 
 SIDE = 112
 """Pixels of OpenFace's square crops."""
@@ -76,6 +77,8 @@ def _track(stored: NDArray[np.uint8], rows: NDArray[np.int64], size: int) -> Fac
         frames=rows,
         boxes=np.tile(np.array([0, 0, SIDE, SIDE], np.float32), (len(rows), 1)),
         scores=np.full(len(rows), np.nan, np.float32),
+        landmarks=np.full((len(rows), KEYPOINTS, 2), np.nan, np.float32),
+        landmark_quality=np.full(len(rows), np.nan, np.float32),
     )
 
 

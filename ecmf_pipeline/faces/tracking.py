@@ -30,11 +30,6 @@ KEYPOINTS = 6
 """BlazeFace's: right eye, left eye (the person's own right and left), tip of the nose, mouth, right ear, left ear."""
 
 
-def unknown_landmarks() -> NDArray[np.float32]:
-    """NaN for each keypoint, (6, 2)."""
-    return np.full((KEYPOINTS, 2), np.nan, np.float32)
-
-
 @dataclass(frozen=True, slots=True)
 class Detection:
     """One face in one frame.
@@ -47,7 +42,7 @@ class Detection:
 
     box: Box
     score: float
-    landmarks: NDArray[np.float32] = field(default_factory=unknown_landmarks, compare=False)
+    landmarks: NDArray[np.float32] = field(compare=False)
 
 
 def centre(box: Box) -> tuple[float, float]:

@@ -60,7 +60,7 @@ def import_features(
         source: The features.
         clip_ids: The manifest's clips.
         root: The ``*.zarr`` folder of the modality.
-        settings: Those of the imported encoder (`branch_settings`).
+        settings: Those of the imported encoder (`Params.settings_of`).
         dtype: NumPy name of the stored type.
 
     Raises:

@@ -26,8 +26,8 @@ from ecmf_pipeline.llm.prompt import Message, PictureMessage, Prompt, load_promp
 from ecmf_pipeline.llm.requests import LabelAsker, ServerStep, open_server
 from ecmf_pipeline.llm.run import BRANCH, ScoreBooks, ask_about
 from ecmf_pipeline.llm.scoring import Scored, scores_kept
-from ecmf_pipeline.media.config import MediaConfig, resolved_reader
-from ecmf_pipeline.media.containers import has_changed
+from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.media.containers import has_changed, resolved_reader
 from ecmf_pipeline.media.sampling import read_samplings
 from ecmf_pipeline.runner import Engine, Target
 
@@ -123,7 +123,7 @@ def frame_settings(
 
 def frame_keys(clips: Sequence[Clip], shown: ShownFrames, faces: FaceConfig) -> dict[str, str]:
     """Digest of the file that pictures of each clip come from, by clip id; clips without such a file are left out."""
-    cut = shown.crops and faces.are_cut_already
+    cut = shown.crops and faces.source == "openface"
     return {
         clip.clip_id: clip.face_digest if cut else clip.digest
         for clip in clips
@@ -223,7 +223,7 @@ class ShowingStep(ServerStep[ClipToShow, list[bytes], TextScores]):
 
     def _pictures(self, clip: Clip) -> NDArray[np.uint8]:
         plan, shown = self._plan, self._plan.config.votes.frames
-        if shown.crops and plan.faces.are_cut_already:
+        if shown.crops and plan.faces.source == "openface":
             path = plan.corpus_root / clip.face_path
             return read_openface(path, count=shown.count, size=plan.faces.crop_size).crops
         path = plan.corpus_root / clip.path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Literal
 
 from pydantic import Field
@@ -26,10 +25,3 @@ class MediaConfig(Config):
     frames: int = Field(16, gt=0)
     max_side: int = Field(1280, gt=63)
     reader: Literal["auto", "decord", "pyav"] = "auto"
-
-
-def resolved_reader(config: MediaConfig) -> Literal["decord", "pyav"]:
-    """Whose pictures are read on this machine."""
-    if config.reader == "auto":
-        return "decord" if importlib.util.find_spec("decord") else "pyav"
-    return config.reader

@@ -1,16 +1,18 @@
-"""Media files: whether one has changed, its container, opened the same way wherever it is opened, and its streams."""
+"""Media files: who reads their pictures, whether one has changed, its container and its streams."""
 
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ecmf_pipeline.core.errors import FileUnreachable, UnreadableMedia
+from ecmf_pipeline.media.config import MediaConfig
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -34,6 +36,13 @@ _NOT_THE_FILES_FAULT = {
     errno.ENETUNREACH,
 }
 """What disks, networks and limits of the machine answer; the next run may fare better."""
+
+
+def resolved_reader(config: MediaConfig) -> Literal["decord", "pyav"]:
+    """Whose pictures are read on this machine."""
+    if config.reader == "auto":
+        return "decord" if importlib.util.find_spec("decord") else "pyav"
+    return config.reader
 
 
 def has_changed(path: Path, size: int) -> bool:

@@ -138,13 +138,10 @@ class PyAvVideo:
         return times
 
     @cached_property
-    def _spans(self) -> NDArray[np.float64]:
-        spans = [(pts * self._base, pts * self._base + length * self._base) for pts, length in self._shown]
-        return np.array(spans, np.float64).reshape(-1, 2)
-
     def spans(self) -> NDArray[np.float64]:
         """Start and end of every picture in seconds, in order of time, (n, 2)."""
-        return self._spans
+        spans = [(pts * self._base, pts * self._base + length * self._base) for pts, length in self._shown]
+        return np.array(spans, np.float64).reshape(-1, 2)
 
     @property
     def is_plain(self) -> bool:
@@ -153,7 +150,7 @@ class PyAvVideo:
         That is measured for progressive 8-bit 4:2:0 H.264 that is not scaled, of which nothing is hidden, and all times
         are known.
         """
-        spans = self.spans()
+        spans = self.spans
         return (
             self._is_simple
             and self._context.pix_fmt in _EIGHT_BITS
@@ -242,10 +239,7 @@ class _Taken:
             return
         if self._damaged_at is not None:
             raise UnreadableMedia(f"the pictures are damaged: the one at {self._damaged_at:.2f} s cannot be decoded")
-        self._take(_rgb(frame, self._size), self._orientation)
-
-    def _take(self, picture: NDArray[np.uint8], orientation: Orientation) -> None:
-        upright = orientation.turned(picture)
+        upright = self._orientation.turned(_rgb(frame, self._size))
         if self._pictures is None:
             self._pictures = np.empty((self._most, *upright.shape), np.uint8)
         self._pictures[self.count] = upright

@@ -13,21 +13,19 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.config import Frames
 from ecmf_pipeline.core.errors import NoAudioStream, NoVideoStream, SilentAudio, TooManyPictures, UnreadableMedia
-from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig, resolved_reader
-from ecmf_pipeline.media.containers import LEAST_READABLE, open_container
+from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig
+from ecmf_pipeline.media.containers import LEAST_READABLE, open_container, resolved_reader
 from ecmf_pipeline.media.pyav_reader import ROUNDING, PyAvVideo
-
-Reader = Literal["auto", "decord", "pyav"]
-"""Whose pictures are asked for; see above."""
 
 
 class VideoReader(Protocol):
@@ -36,6 +34,7 @@ class VideoReader(Protocol):
     size: tuple[int, int]
     """Width and height of the pictures as they are decoded, in pixels."""
 
+    @property
     def spans(self) -> NDArray[np.float64]:
         """Start and end of every picture in seconds, in order of time, (n, 2)."""
         ...
@@ -46,42 +45,37 @@ class VideoReader(Protocol):
 
 
 @contextmanager
-def open_video(path: Path, *, max_side: int, reader: Reader) -> Iterator[VideoReader]:
+def open_video(path: Path, config: MediaConfig) -> Iterator[VideoReader]:
     """Open a file's first real video stream for the length of a block.
 
     Raises:
-        NoVideoStream: When there is none.
+        NoVideoStream: When there is none, or no picture in it.
         UnreadableMedia: When the file cannot be opened or is cut off.
     """
     with open_container(path) as container:
-        film = PyAvVideo(path, container, max_side)
-        video = _pick(path, film, reader)
-        spans = video.spans()
+        film = PyAvVideo(path, container, config.max_side)
+        video = _pick(path, film, config)
+        spans = video.spans
         readable = float(spans[-1, 1] - spans[0, 0]) if len(spans) else 0.0
         if readable < LEAST_READABLE * film.seconds:
             raise UnreadableMedia(f"video is cut off: {readable:.2f} of {film.seconds:.2f} declared seconds are there")
+        if len(spans) == 0:
+            raise NoVideoStream("the video stream holds no picture")
         yield video
 
 
-def _pick(path: Path, film: PyAvVideo, reader: Reader) -> VideoReader:
-    if reader == "pyav" or (reader == "auto" and film.is_plain):
+def _pick(path: Path, film: PyAvVideo, config: MediaConfig) -> VideoReader:
+    if resolved_reader(config) == "pyav" or (config.reader == "auto" and film.is_plain):
         return film
     if not film.is_only or not film.orientation.is_upright:
         return film
-    size = film.size if film.size != film.stored_size else None
-    return _decord(path, size, film) or film
-
-
-def _decord(path: Path, size: tuple[int, int] | None, otherwise: VideoReader) -> VideoReader | None:
-    """The file in decord, None where its pictures would not be those that are shown."""
     try:
-        video = DecordVideo(path, size, otherwise)
+        video = DecordVideo(path, film)
     except UnreadableMedia:  # PyAV has opened it: whether it can go on, too, it says itself
-        return None
-    spans = video.spans()
+        return film
     # A clip that was cut without encoding it again begins with pictures that are decoded but not shown. decord
     # counts them and gives others for them: PyAV says which they are.
-    return None if len(spans) and spans[0, 0] < -ROUNDING else video
+    return film if len(video.spans) and video.spans[0, 0] < -ROUNDING else video
 
 
 class DecordVideo:
@@ -89,17 +83,16 @@ class DecordVideo:
 
     Args:
         path: The file.
-        size: Width and height to scale to, None to leave them.
-        otherwise: The same film in the reader whose pictures count where decord's FFmpeg complains.
+        film: The same in PyAV: its pictures are as large, and they count where decord's FFmpeg complains.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int] | None, otherwise: VideoReader) -> None:
+    def __init__(self, path: Path, film: PyAvVideo) -> None:
         import decord
 
         self._errors = (decord.DECORDError, RuntimeError)
-        self._otherwise = otherwise
-        self.size = otherwise.size
-        width, height = size or (-1, -1)
+        self._film = film
+        self.size = film.size
+        width, height = (-1, -1) if film.size == film.stored_size else film.size
         try:
             with _native_stderr() as said:
                 # Absolute, or FFmpeg takes a colon in a name for a protocol.
@@ -108,6 +101,7 @@ class DecordVideo:
             raise UnreadableMedia(f"decord: {_first_line(str(error))}") from error
         self._complaint = said[0]
 
+    @cached_property
     def spans(self) -> NDArray[np.float64]:
         """Start and end of every picture in seconds, (n, 2)."""
         count = len(self._reader)
@@ -123,9 +117,9 @@ class DecordVideo:
         complaint = self._complaint or said[0]
         if not complaint:
             return pictures
-        if len(self._otherwise.spans()) != len(self._reader):
+        if len(self._film.spans) != len(self._reader):
             raise UnreadableMedia(f"the pictures are damaged: {_first_line(complaint)}")
-        return self._otherwise.pictures(indices)
+        return self._film.pictures(indices)
 
 
 @contextmanager
@@ -196,10 +190,8 @@ def read_samplings(path: Path, config: MediaConfig, counts: Sequence[Frames]) ->
         UnreadableMedia: When they cannot be decoded, or the file is cut off.
         TooManyPictures: When those asked for take more than 1 GB decoded.
     """
-    with open_video(path, max_side=config.max_side, reader=_reader(config)) as video:
-        spans = video.spans()
-        if len(spans) == 0:
-            raise NoVideoStream("the video stream holds no picture")
+    with open_video(path, config) as video:
+        spans = video.spans
         chosen = [np.arange(len(spans)) if count == "all" else sample_indices(spans, count) for count in counts]
         union = np.unique(np.concatenate(chosen))
         _refuse_too_many(len(union), video.size)
@@ -232,10 +224,8 @@ def read_frames_at(path: Path, config: MediaConfig, times: NDArray[np.float32]) 
         NoVideoStream: When there are no pictures.
         UnreadableMedia: When they cannot be decoded, or are not shown at these moments.
     """
-    with open_video(path, max_side=config.max_side, reader=_reader(config)) as video:
-        starts = video.spans()[:, 0]
-        if len(starts) == 0:
-            raise NoVideoStream("the video stream holds no picture")
+    with open_video(path, config) as video:
+        starts = video.spans[:, 0]
         indices = np.abs(starts[None, :] - times[:, None].astype(np.float64)).argmin(axis=1)
         if np.abs(starts[indices] - times).max(initial=0.0) > _SAME_MOMENT or len(np.unique(indices)) < len(times):
             raise UnreadableMedia("its pictures are shown at other moments than when they were read")
@@ -259,11 +249,6 @@ def sample_indices(spans: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     moments = begin + (np.arange(count) + 0.5) * (end - begin) / count + 5e-4
     shown = np.searchsorted(spans[:, 0], moments, side="right") - 1
     return np.unique(shown.clip(0, len(spans) - 1)).astype(np.int64)
-
-
-def _reader(config: MediaConfig) -> Reader:
-    """What opens a film: ``auto`` gives decord's pictures, so it is no choice where there is no decord."""
-    return "auto" if config.reader == "auto" and resolved_reader(config) == "decord" else resolved_reader(config)
 
 
 def read_audio(path: Path) -> NDArray[np.float32]:

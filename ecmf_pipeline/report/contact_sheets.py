@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.clips import Clip, Modality
 from ecmf_pipeline.core.errors import ChangedSinceIndex, ClipError, FileUnreachable
-from ecmf_pipeline.extraction.plan import present_digests
-from ecmf_pipeline.faces.config import are_cut_already
+from ecmf_pipeline.extraction.run import Reading, present_digests
 from ecmf_pipeline.faces.contact_sheet import FaceShot, Picture, draw_sheet, jpeg, mark_face
 from ecmf_pipeline.faces.openface import read_openface_rows
 from ecmf_pipeline.faces.tracking import KEYPOINTS, crop_level, crop_square, eye_angle
@@ -129,7 +128,7 @@ def _rank(rows: Sequence[FeatureRow], at: int) -> str:
 
 
 def _path_of(clip: Clip, settings: Mapping[str, Any], corpus_root: Path) -> Path:
-    return corpus_root / (clip.face_path if are_cut_already(settings) else clip.path)
+    return corpus_root / (clip.face_path if Reading.of_settings(settings).face_crops else clip.path)
 
 
 def _sheet(chosen: _Chosen, settings: Mapping[str, Any], corpus_root: Path, media: MediaConfig) -> FaceSheet:
@@ -138,7 +137,7 @@ def _sheet(chosen: _Chosen, settings: Mapping[str, Any], corpus_root: Path, medi
     try:
         if not path.is_file():
             raise FileUnreachable("its file is not on this machine")
-        size = chosen.clip.face_bytes if are_cut_already(settings) else chosen.clip.bytes
+        size = chosen.clip.face_bytes if Reading.of_settings(settings).face_crops else chosen.clip.bytes
         if size and path.stat().st_size != size:
             raise ChangedSinceIndex("its file has changed since it was indexed")
         picture, about = _drawn(chosen, path, settings, media)
@@ -150,7 +149,7 @@ def _sheet(chosen: _Chosen, settings: Mapping[str, Any], corpus_root: Path, medi
 
 def _drawn(chosen: _Chosen, path: Path, settings: Mapping[str, Any], media: MediaConfig) -> tuple[Picture, str]:
     row = chosen.row
-    if are_cut_already(settings):
+    if Reading.of_settings(settings).face_crops:
         if row is None:
             raise FileUnreachable("it has no crops")
         return _of_crops(row, path)

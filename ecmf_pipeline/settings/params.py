@@ -29,6 +29,7 @@ from ecmf_pipeline.encoders.config import (
     JoinedConfig,
     MiniXceptionConfig,
     TextConfig,
+    frames_of,
 )
 from ecmf_pipeline.encoders.embedded.packages import ModelsConfig
 from ecmf_pipeline.evaluation.config import AblateConfig, EvaluateConfig
@@ -37,7 +38,8 @@ from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.labels.config import RefineConfig, VoteConfig
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
-from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig
+from ecmf_pipeline.media.containers import resolved_reader
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.settings.presets import DEFAULT_PRESET, merged_over, preset_document
 from ecmf_pipeline.transcription.config import TranscribeConfig
@@ -123,7 +125,7 @@ class Params(Config):
             raise _wrong("corpus.root", f"the generated corpus stands in {paths.SAMPLE}; set corpus.kind as well")
         if self.corpus.kind != "sample" and self.corpus.root == paths.SAMPLE:
             raise _wrong("corpus.root", f"say where the {self.corpus.kind} corpus stands")
-        if self.faces.are_cut_already and self.corpus.kind != "mer":
+        if self.faces.source == "openface" and self.corpus.kind != "mer":
             raise _wrong("faces.source", f"{self.faces.source} crops come with corpora of corpus.kind mer alone")
         if "frames" in self.vote.inputs and self.llm.backend != "openai":
             raise _wrong("vote.inputs", "frames are shown to a server whose model can see: set llm.backend to openai")
@@ -143,7 +145,7 @@ class Params(Config):
 
     def _check_cues(self, kind: str, key: str) -> None:
         modality = Modality(kind)
-        names = self.extract.names_of(modality) if modality in self.extract.encoders else ()
+        names = self.extract.encoders.get(modality, ())
         wanted = MiniXceptionConfig if modality is Modality.FACE else EgemapsConfig
         if len(names) != 1 or not isinstance(self.encoders[names[0]], wanted):
             raise _wrong(
@@ -153,7 +155,7 @@ class Params(Config):
             )
 
     def _check_encoders(self, modality: Modality) -> None:
-        names, key = self.extract.names_of(modality), f"extract.encoders.{modality.value}"
+        names, key = self.extract.encoders[modality], f"extract.encoders.{modality.value}"
         for name in names:
             if name not in self.encoders:
                 raise _wrong(key, f"no encoder is named {name!r}{_nearest(name, self.encoders)}")
@@ -166,9 +168,49 @@ class Params(Config):
 
     def encoder_of(self, modality: Modality) -> BaseEncoderConfig:
         """The encoder that serves a modality in use, with all decided that is left to the device; several as one."""
-        members = [self.encoders[name].named(name) for name in self.extract.names_of(modality)]
+        members = [self.encoders[name].named(name) for name in self.extract.encoders[modality]]
         encoder = members[0] if len(members) == 1 else JoinedConfig(members=tuple(members))
         return encoder.resolved(self.extract.device)
+
+    def settings_of(self, modality: Modality, encoder: BaseEncoderConfig | None = None) -> dict[str, Any]:
+        """Return all that changes the features of a modality; see `branch_settings`.
+
+        Args:
+            modality: Which.
+            encoder: Another encoder than the one that serves it.
+
+        Raises:
+            ModelError: If weights are missing.
+        """
+        return branch_settings(modality, encoder or self.encoder_of(modality), self.media, self.faces)
+
+
+def branch_settings(
+    modality: Modality, encoder: BaseEncoderConfig, media: MediaConfig, faces: FaceConfig
+) -> dict[str, Any]:
+    """All that changes a modality's numbers: the encoder and what prepares its input.
+
+    Raises:
+        ModelError: When weights are missing.
+    """
+    settings: dict[str, Any] = {"modality": modality.value, "encoder": encoder.settings()}
+    if isinstance(encoder, ImportedConfig):
+        return settings  # what prepared their input happened elsewhere
+    if modality in {Modality.GLOBAL, Modality.FACE}:
+        # The recipe is raised whenever a change of code changes which pictures are sampled.
+        settings["media"] = {
+            **media.model_dump(mode="json"),
+            "frames": frames_of(encoder, media.frames),
+            "reader": resolved_reader(media),
+            "recipe": 3,
+        }
+    if modality is Modality.FACE:
+        settings["faces"] = faces.settings()
+        if faces.source == "openface":
+            settings["media"] = {"frames": settings["media"]["frames"]}  # no video is read
+    if modality is Modality.AUDIO:
+        settings["media"] = {"sample_rate": SAMPLE_RATE}
+    return settings
 
 
 class _OnceOnly(yaml.SafeLoader):

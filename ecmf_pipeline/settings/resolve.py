@@ -18,7 +18,6 @@ from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.core.files import fingerprint, remembered_sha256, write_atomic
 from ecmf_pipeline.corpora.config import MER_LABELS
-from ecmf_pipeline.extraction.config import branch_settings
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.rewrite_prompt import load_rewrite_prompt
 from ecmf_pipeline.settings.params import Params
@@ -69,7 +68,7 @@ def resolve(params: Params, labels: Sequence[str]) -> Mapping[str, Callable[[], 
 def _extraction(params: Params, modality: Modality) -> _Settings:
     if modality not in params.extract.encoders:
         return {"used": False}
-    return branch_settings(modality, params.encoder_of(modality), params.media, params.faces)
+    return params.settings_of(modality)
 
 
 def _rewriting(params: Params) -> _Settings:

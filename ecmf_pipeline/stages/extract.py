@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality, read_manifest, read_texts
 from ecmf_pipeline.core.console import say
-from ecmf_pipeline.extraction.config import branch_settings
-from ecmf_pipeline.extraction.plan import Branch, plan_branch
-from ecmf_pipeline.extraction.run import extract, writing
+from ecmf_pipeline.extraction.run import Branch, extract, plan_branch, writing
 from ecmf_pipeline.runner import RunReport
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.sharing.hints import pull_hint
@@ -37,10 +35,7 @@ def run(modalities: Sequence[Modality], *, workers: int | None = None, retry_qua
         say(hint)
     clips = read_manifest(paths.MANIFEST)
     texts = read_texts(paths.REWRITES) if Modality.TEXT in used else {}
-    settings = {
-        modality: branch_settings(modality, params.encoder_of(modality), params.media, params.faces)
-        for modality in used
-    }
+    settings = {modality: params.settings_of(modality) for modality in used}
     with writing(settings, paths.features) as writers:
         branches = [
             plan_branch(

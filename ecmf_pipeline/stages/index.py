@@ -20,7 +20,7 @@ def run() -> None:
     params = load_params()
     last = LastScan(
         f"{params.corpus!r} {params.index!r} {params.faces.source}",
-        *looked_at(params.corpus, face_crops=params.faces.are_cut_already),
+        *looked_at(params.corpus, face_crops=params.faces.source == "openface"),
     )
     summary = last.summary()
     if summary is None:
@@ -34,7 +34,7 @@ def _scan(params: Params, last: LastScan, started_ns: int) -> None:
     from ecmf_pipeline.corpora.registry import read_corpus
     from ecmf_pipeline.runner.quarantine import Quarantine
 
-    listing = read_corpus(params.corpus, face_crops=params.faces.are_cut_already)
+    listing = read_corpus(params.corpus, face_crops=params.faces.source == "openface")
     result = index_corpus(
         listing, paths.INDEX_CACHE, workers=params.index.workers, clip_timeout=params.index.clip_timeout
     )

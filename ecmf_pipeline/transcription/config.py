@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.errors import ParamsError
-from ecmf_pipeline.encoders.weights import ModelSource, locate
+from ecmf_pipeline.encoders.base_config import ModelSource, locate
 
 RECIPE = 1
 """Raised with every change of code that changes what is heard."""

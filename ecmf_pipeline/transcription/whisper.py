@@ -16,8 +16,8 @@ from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForCondi
 
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.audio import Samples, split_evenly
-from ecmf_pipeline.encoders.inference import pick_device
-from ecmf_pipeline.encoders.pretrained import load_model, load_part
+from ecmf_pipeline.encoders.base_config import pick_device
+from ecmf_pipeline.encoders.inference import load_model, load_part
 from ecmf_pipeline.media.config import SAMPLE_RATE
 from ecmf_pipeline.runner.machine import as_out_of_memory
 from ecmf_pipeline.transcription.config import TranscribeConfig

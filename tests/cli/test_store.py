@@ -17,8 +17,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, write_manifest, write_texts
 from ecmf_pipeline.core.errors import EcmfError, InputError, MissingInput, StoreBusy, StoreError
 from ecmf_pipeline.core.files import exclusive, fingerprint
-from ecmf_pipeline.extraction.config import branch_settings
-from ecmf_pipeline.extraction.plan import text_digest
+from ecmf_pipeline.extraction.run import text_digest
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group, make_current
 from ecmf_pipeline.store.format import lock_path, spool_folder
@@ -77,7 +76,7 @@ def project(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch, m
 
 def audio_settings() -> dict[str, Any]:
     params = load_params()
-    return branch_settings(Modality.AUDIO, params.encoder_of(Modality.AUDIO), params.media, params.faces)
+    return params.settings_of(Modality.AUDIO)
 
 
 def parts(key: str) -> list[Path]:

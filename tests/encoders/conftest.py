@@ -191,6 +191,8 @@ def face_track(pictures: list[NDArray[np.uint8]]) -> FaceTrack:
         frames=np.arange(count) * 2,
         boxes=np.tile(np.array(ASTRONAUT_BOX, np.float32), (count, 1)),
         scores=np.ones(count, np.float32),
+        landmarks=np.full((count, 6, 2), np.nan, np.float32),
+        landmark_quality=np.full(count, np.nan, np.float32),
     )
 
 

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import ModelError, ParamsError
 from ecmf_pipeline.core.files import fingerprint
+from ecmf_pipeline.encoders.base_config import folder_hashes, hub_cache, locate, pick_device
 from ecmf_pipeline.encoders.config import (
     AudioConfig,
     EfficientNetConfig,
@@ -24,9 +25,7 @@ from ecmf_pipeline.encoders.config import (
     VisionConfig,
     text_columns,
 )
-from ecmf_pipeline.encoders.inference import pick_device
 from ecmf_pipeline.encoders.registry import build_encoder
-from ecmf_pipeline.encoders.weights import folder_hashes, hub_cache, locate
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.encoders.embedded.packages import EMBEDDED_MODELS, EmbeddedModel, WeightFile, embedded_model, fetch
+from ecmf_pipeline.encoders.embedded.packages import EMBEDDED_MODELS, EmbeddedModel, WeightFile, fetch
 
 
 def sha256(content: bytes) -> str:
@@ -93,5 +93,3 @@ def test_the_catalogue_is_whole(models):
     for model in EMBEDDED_MODELS:
         assert model.licence
         assert model.is_present(models), model.name
-    with pytest.raises(ModelError, match="minilm"):
-        embedded_model("minlm")

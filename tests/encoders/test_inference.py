@@ -10,8 +10,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from ecmf_pipeline.encoders.base_config import best_precision
 from ecmf_pipeline.encoders.config import AudioConfig, TextConfig, VisionConfig
-from ecmf_pipeline.encoders.inference import Inference, best_precision
+from ecmf_pipeline.encoders.inference import Inference
 from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.runner import machine
 

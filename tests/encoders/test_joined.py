@@ -9,17 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
 from ecmf_pipeline.core.clips import ClipText, Modality
 from ecmf_pipeline.core.errors import ModelError, ParamsError
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.encoders.base import Encoder, Encoding
-from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
+from ecmf_pipeline.encoders.base import Encoder, Encoding, join
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, best_precision
 from ecmf_pipeline.encoders.config import (
     AudioConfig,
     EgemapsConfig,
-    ImportedConfig,
     JoinedConfig,
     MiniXceptionConfig,
     TextConfig,
@@ -27,8 +25,6 @@ from ecmf_pipeline.encoders.config import (
     settings_of_imported,
     text_columns,
 )
-from ecmf_pipeline.encoders.inference import best_precision
-from ecmf_pipeline.encoders.joined import join
 from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.settings.params import validated
 from ecmf_pipeline.store.state import encoder_name
@@ -211,9 +207,9 @@ def test_a_list_of_one_is_that_one(members):
         (["vit", "vit"], "`extract.encoders.face`: an encoder is named twice"),
         ([], "`extract.encoders.face`: name an entry under `encoders`, or a list of several"),
         (3, "`extract.encoders.face`: name an entry under `encoders`, or a list of several"),
-        (["vit", "dino"], "extract.encoders.face: no encoder is named 'dino'; did you mean `dinov2`?"),
-        (["vit", "egemaps"], "extract.encoders.face: 'egemaps' cannot serve this modality"),
-        (["vit", "elsewhere"], "extract.encoders.face: 'elsewhere' stands for imported features"),
+        (["vit", "dino"], "`extract.encoders.face`: no encoder is named 'dino'; did you mean `dinov2`?"),
+        (["vit", "egemaps"], "`extract.encoders.face`: 'egemaps' cannot serve this modality"),
+        (["vit", "elsewhere"], "`extract.encoders.face`: 'elsewhere' stands for imported features"),
     ],
 )
 def test_a_wrong_list_is_named(members, face, message):
@@ -225,7 +221,7 @@ def test_a_wrong_list_is_named(members, face, message):
 
 def test_members_must_read_the_same_pictures(members):
     members["vit"]["frames"] = 4
-    with pytest.raises(ParamsError, match=r"extract\.encoders\.face: encoders that are joined must say the same of"):
+    with pytest.raises(ParamsError, match=r"`extract\.encoders\.face`: encoders that are joined must say the same of"):
         validated({"encoders": members, "extract": {"encoders": {"face": ["vit", "dinov2"]}}}, where="params.yaml")
     members["dinov2"]["frames"] = 4
     params = validated({"encoders": members, "extract": {"encoders": {"face": ["vit", "dinov2"]}}}, where="params.yaml")
@@ -237,8 +233,3 @@ def test_what_is_left_to_the_device_is_decided_for_each_member(members):
     params = validated({"encoders": members, "extract": {"encoders": {"face": ["vit", "dinov2"]}}}, where="params.yaml")
     joined = params.encoder_of(Modality.FACE)
     assert [member.precision for member in joined.members] == [best_precision("auto"), "fp32"]
-
-
-def test_imported_features_are_never_joined():
-    with pytest.raises(ValidationError, match="imported features cannot be joined"):
-        JoinedConfig(members=(ImportedConfig(name="a"), EgemapsConfig()))

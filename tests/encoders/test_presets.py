@@ -59,6 +59,6 @@ def test_a_preset_asks_the_llm_in_the_language_of_its_transcripts(preset):
 
 def test_ecmf_is_what_it_says(tiny):
     params = with_small_models("ecmf", tiny)
-    assert params.extract.names_of(Modality.FACE) == ("expression_vit", "dinov2_large")
+    assert params.extract.encoders[Modality.FACE] == ("expression_vit", "dinov2_large")
     assert {encoder.precision for encoder in params.encoders.values()} == {"bf16"}
     assert params.llm.gguf_file is None

@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.core.files import fingerprint
+from ecmf_pipeline.encoders.base_config import ModelSource
 from ecmf_pipeline.encoders.config import VisionConfig
 from ecmf_pipeline.encoders.preprocess import load_preprocessing, read_preprocessing
 from ecmf_pipeline.encoders.registry import build_encoder
-from ecmf_pipeline.encoders.weights import ModelSource
 
 FAMILIES = ["clip", "clip_two_towers", "siglip", "vit", "data2vec", "dinov2", "dinov2_registers", "dinov3"]
 EXTRA_TOKENS = {"siglip": 0, "dinov2_registers": 4, "dinov3": 5}

@@ -13,13 +13,13 @@ from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TextColumn
 from ecmf_pipeline.encoders.registry import Implementation, implementation
-from ecmf_pipeline.extraction.config import ExtractConfig, branch_settings
-from ecmf_pipeline.extraction.plan import Branch, plan_branch
-from ecmf_pipeline.extraction.run import extract, writing
+from ecmf_pipeline.extraction.config import ExtractConfig
+from ecmf_pipeline.extraction.run import Branch, extract, plan_branch, writing
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.detector import FaceTrack
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.runner.quarantine import Quarantine
+from ecmf_pipeline.settings.params import branch_settings
 
 MEDIA = MediaConfig(frames=4)
 

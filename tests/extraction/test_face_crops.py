@@ -11,10 +11,10 @@ import pytest
 from ecmf_pipeline.core.clips import Clip, ClipId, Modality
 from ecmf_pipeline.core.errors import TryAgain
 from ecmf_pipeline.core.files import sha256_file
-from ecmf_pipeline.extraction.config import branch_settings
-from ecmf_pipeline.extraction.plan import Coverage, Reading, coverage
+from ecmf_pipeline.extraction.run import Coverage, Reading, coverage
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.settings.params import branch_settings
 from ecmf_pipeline.store import FeatureStore
 from tests.extraction.brightness import MeanConfig, Project, reasons
 

@@ -14,14 +14,14 @@ from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, MiniXceptionConfig, TextConfig
 from ecmf_pipeline.extraction import run as run_module
 from ecmf_pipeline.extraction import step as opening_module
-from ecmf_pipeline.extraction.config import ExtractConfig, branch_settings
-from ecmf_pipeline.extraction.plan import plan_branch
-from ecmf_pipeline.extraction.run import extract, writing
-from ecmf_pipeline.extraction.step import ClipToExtract, ExtractOpener
+from ecmf_pipeline.extraction.config import ExtractConfig
+from ecmf_pipeline.extraction.run import extract, plan_branch, writing
+from ecmf_pipeline.extraction.step import ClipToExtract, EncoderOfBranch, ExtractOpener, ExtractSteps
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.sampling import Sampling, read_frames
+from ecmf_pipeline.settings.params import branch_settings
 from ecmf_pipeline.store import FeatureStore
-from tests.extraction.brightness import MEDIA, AsItIs, Project
+from tests.extraction.brightness import MEDIA, MeanConfig, Project
 
 
 @pytest.mark.slow
@@ -98,14 +98,11 @@ def test_branches_that_read_different_frames_share_one_decode(project, decodes, 
         return given[tuple(counts)]
 
     monkeypatch.setattr(opening_module, "read_samplings", kept)
-    opener = ExtractOpener(
-        {Modality.GLOBAL: AsItIs(), Modality.FACE: AsItIs()},
-        {Modality.GLOBAL: 3, Modality.FACE: "all"},
-        corpus_root=project.folder,
-        media=MEDIA,
-        faces=project.faces,
-        owns_preparers=True,
-    )
+    branches = {
+        modality: EncoderOfBranch(MeanConfig(frames=frames), {}, project.root(modality))
+        for modality, frames in ((Modality.GLOBAL, 3), (Modality.FACE, "all"))
+    }
+    opener = ExtractOpener(ExtractSteps(branches, project.folder, MEDIA, project.faces, "cpu"))
     opened = opener.open(ClipToExtract(project.clips[0], {Modality.GLOBAL: "a", Modality.FACE: "a"}))
     opener.close()
     assert decodes == ["face"]

@@ -7,10 +7,10 @@ import pytest
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.encoders.config import EgemapsConfig, ImportedConfig, JoinedConfig, TextConfig
-from ecmf_pipeline.extraction.config import branch_settings
 from ecmf_pipeline.extraction.features import FeatureOrigin, refuse_other_features
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.settings.params import branch_settings
 
 MEAN = {"text": FeatureOrigin(encoders=("minilm",), settings={"modality": "text", "encoder": {"type": "a", "dim": 8}})}
 """Any origin, of a modality that no test changes."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ecmf_pipeline.core.clips import ClipText, Modality
 from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.extraction.config import branch_settings
-from ecmf_pipeline.extraction.plan import Coverage, coverage, text_digest
+from ecmf_pipeline.extraction.run import Coverage, coverage, text_digest
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.settings.params import branch_settings
 from ecmf_pipeline.store import FeatureStore
 from tests.extraction.brightness import MeanConfig
 

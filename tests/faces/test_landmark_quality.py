@@ -33,7 +33,7 @@ def test_a_face_that_is_turned_away_fits_less_the_further_it_turns(yaw):
 
 def test_points_in_one_place_fit_nothing_and_unknown_ones_say_so():
     assert fit(np.full((6, 2), 7, np.float32)) == 0.0
-    unknown = Detection((0, 0, 10, 10), 0.9)
+    unknown = Detection((0, 0, 10, 10), 0.9, np.full((6, 2), np.nan, np.float32))
     assert np.isnan(landmark_quality(np.zeros((20, 20, 3), np.uint8), unknown))
 
 

@@ -14,7 +14,7 @@ WIDE = (360, 1000)
 
 
 def face(x: float, y: float = 40.0, side: float = 40.0, score: float = 0.9) -> Detection:
-    return Detection((x, y, side, side), score)
+    return Detection((x, y, side, side), score, np.full((6, 2), np.nan, np.float32))
 
 
 def look(kind: int) -> np.ndarray:

@@ -20,8 +20,7 @@ from ecmf_pipeline.core.errors import CorpusError, InputError, MissingInput, Mod
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.encoders.config import ImportedConfig
 from ecmf_pipeline.encoders.registry import build_encoder
-from ecmf_pipeline.extraction.config import branch_settings
-from ecmf_pipeline.extraction.plan import Coverage, coverage, input_digests, plan_branch, present_digests
+from ecmf_pipeline.extraction.run import Coverage, coverage, input_digests, plan_branch, present_digests
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.interop import feature_import
 from ecmf_pipeline.interop.export import export_features
@@ -29,6 +28,7 @@ from ecmf_pipeline.interop.feature_import import ImportReport, import_features
 from ecmf_pipeline.interop.feature_sources import npy_header, open_source, read_npy
 from ecmf_pipeline.interop.file_formats import FileFormat, Level
 from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.settings.params import branch_settings
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group
 
 SETTINGS = {"modality": "audio", "encoder": ImportedConfig(name="hubert").settings()}

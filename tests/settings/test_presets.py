@@ -77,7 +77,7 @@ def test_an_entry_without_a_type_changes_the_presets():
 
 def test_the_modalities_that_are_named_are_all_that_is_used():
     used = validated({"extract": {"encoders": {"audio": "egemaps"}, "batch_size": 3}}, where="params.yaml").extract
-    assert dict(used.encoders) == {Modality.AUDIO: "egemaps"}
+    assert dict(used.encoders) == {Modality.AUDIO: ("egemaps",)}
     assert used.batch_size == 3
     assert validated({"extract": {"encoders": {}}}, where="params.yaml") == Params()
 

@@ -13,7 +13,6 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Modality, Split, read_texts, write_manifest
 from ecmf_pipeline.core.errors import MissingInput, ParamsError
 from ecmf_pipeline.core.files import fingerprint, write_atomic
-from ecmf_pipeline.extraction.config import branch_settings
 from ecmf_pipeline.labels.voters import ALL, family_of
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages import cues, rewrite
@@ -64,7 +63,7 @@ def write_params(model: Path, more: str = "") -> None:
 
 def fill(modality: Modality, clips: list[Clip], values: np.ndarray) -> None:
     params = load_params()
-    settings = branch_settings(modality, params.encoder_of(modality), params.media, params.faces)
+    settings = params.settings_of(modality)
     root = paths.features(modality)
     create_settings_group(root, settings, dim=values.shape[1], dtype="float32")
     rows = [

@@ -18,11 +18,11 @@ from skimage.transform import resize
 from ecmf_pipeline.core.clips import Clip, ClipId, Modality, Split
 from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
-from ecmf_pipeline.extraction.config import ExtractConfig, branch_settings
-from ecmf_pipeline.extraction.plan import plan_branch
-from ecmf_pipeline.extraction.run import extract, writing
+from ecmf_pipeline.extraction.config import ExtractConfig
+from ecmf_pipeline.extraction.run import extract, plan_branch, writing
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.settings.params import branch_settings
 from ecmf_pipeline.store import FeatureStore
 
 SIZES = {"480p": (854, 480), "720p": (1280, 720), "900p": (1600, 900), "1080p": (1920, 1080)}

@@ -19,8 +19,7 @@ from skimage import data
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Modality
 from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, MiniXceptionConfig
-from ecmf_pipeline.encoders.registry import build_preparer
-from ecmf_pipeline.extraction.step import ClipToExtract, ExtractOpener
+from ecmf_pipeline.extraction.step import ClipToExtract, EncoderOfBranch, ExtractOpener, ExtractSteps
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.runner.machine import memory_settings
@@ -28,9 +27,6 @@ from ecmf_pipeline.runner.machine import memory_settings
 READERS = ("auto", "decord", "pyav")
 OPENINGS = 2000
 WARM_UP = 200
-FRAMES = {Modality.GLOBAL: 16, Modality.FACE: 4}
-"""Few faces a clip: what leaks, leaks by the call, and the landmarker takes most of the time."""
-
 _SIZES = ((320, 240), (480, 360), (640, 480), (360, 480), (854, 480), (426, 240))
 
 
@@ -66,21 +62,16 @@ def main(*words: str) -> None:
 def _measure(reader: str, openings: int) -> tuple[float, float]:
     media, warm = MediaConfig(reader=reader), 0.0
     encoders = {
-        Modality.GLOBAL: EfficientNetConfig(),
-        Modality.FACE: MiniXceptionConfig(),
+        Modality.GLOBAL: EfficientNetConfig(frames=16),
+        # few faces a clip: what leaks, leaks by the call, and the landmarker takes most of the time
+        Modality.FACE: MiniXceptionConfig(frames=4),
         Modality.AUDIO: EgemapsConfig(),
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clips = [_write(folder / f"{number}.mp4", *size, seconds=1 + number / 4) for number, size in enumerate(_SIZES)]
-        opener = ExtractOpener(
-            {modality: build_preparer(encoder) for modality, encoder in encoders.items()},
-            FRAMES,
-            corpus_root=folder,
-            media=media,
-            faces=FaceConfig(),
-            owns_preparers=True,
-        )
+        branches = {modality: EncoderOfBranch(encoder, {}, folder) for modality, encoder in encoders.items()}
+        opener = ExtractOpener(ExtractSteps(branches, folder, media, FaceConfig(), "cpu"))
         items = [ClipToExtract(clip, dict.fromkeys(encoders, clip.digest)) for clip in clips]
         for number in range(openings):
             opened = opener.open(items[number % len(items)])

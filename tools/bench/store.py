@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.clips import Clip, ClipId, Modality, Split, read_manifest, write_manifest
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.encoders.config import EgemapsConfig
-from ecmf_pipeline.extraction.config import ExtractConfig, branch_settings
-from ecmf_pipeline.extraction.plan import Branch, plan_branch
-from ecmf_pipeline.extraction.run import extract, writing
+from ecmf_pipeline.extraction.config import ExtractConfig
+from ecmf_pipeline.extraction.run import Branch, extract, plan_branch, writing
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.runner import Outcome, Run, RunConfig, RunReport, Step, Target
 from ecmf_pipeline.runner.quarantine import Quarantine
+from ecmf_pipeline.settings.params import branch_settings
 from ecmf_pipeline.store import (
     FeatureRow,
     FeatureStore,

@@ -15,10 +15,10 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ecmf_pipeline.core.errors import ModelError
+from ecmf_pipeline.encoders.base_config import MODELS_HINT
 from ecmf_pipeline.encoders.config import EfficientNetConfig
 from ecmf_pipeline.encoders.inference import Inference
 from ecmf_pipeline.encoders.preprocess import PictureEncoder, PicturePreparer, Preprocessing
-from ecmf_pipeline.encoders.weights import MODELS_HINT
 
 BATCH_NORM_EPSILON = 1e-3
 """TensorFlow's default."""

@@ -22,10 +22,10 @@ from torch import nn
 from ecmf_pipeline.core.console import native_stderr_silenced
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
+from ecmf_pipeline.encoders.base_config import MODELS_HINT
 from ecmf_pipeline.encoders.config import MiniXceptionConfig
 from ecmf_pipeline.encoders.embedded.efficientnet import SameConv2d, SameMaxPool2d, batch_norm, fold
 from ecmf_pipeline.encoders.inference import Inference
-from ecmf_pipeline.encoders.weights import MODELS_HINT
 from ecmf_pipeline.faces.config import CROP_MARGIN
 from ecmf_pipeline.faces.detector import FaceTrack
 
@@ -170,43 +170,6 @@ def _batch_norm(layers: h5py.Group, number: int, name: str) -> dict[str, torch.T
     }
 
 
-class BlendshapeReader:
-    """MediaPipe's face landmarker, asked for its 52 blendshapes alone. Holds a native object: close it.
-
-    The blendshapes are those of ARKit less ``tongueOut``, after ``_neutral``; `names` gives their order.
-    """
-
-    def __init__(self, bundle: Path) -> None:
-        from mediapipe.tasks.python import BaseOptions, vision
-
-        if not bundle.is_file():
-            raise ModelError(f"the face landmarker {bundle} is missing", MODELS_HINT)
-        options = vision.FaceLandmarkerOptions(
-            base_options=BaseOptions(model_asset_path=str(bundle)), output_face_blendshapes=True, num_faces=1
-        )
-        try:
-            with native_stderr_silenced():
-                self._landmarker = vision.FaceLandmarker.create_from_options(options)
-                self.read(np.zeros((SIDE, SIDE, 3), np.uint8))  # the first picture brings more chatter
-        except (RuntimeError, ValueError) as error:
-            raise ModelError(f"{bundle} is not a face landmarker ({error})", MODELS_HINT) from error
-
-    def close(self) -> None:
-        """Free the native landmarker."""
-        with native_stderr_silenced():
-            self._landmarker.close()
-
-    def read(self, crop: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """Blendshapes in [0, 1], (52,), of the face in an RGB crop, uint8 (S, S, 3); None when none is found."""
-        import mediapipe
-
-        image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(crop))
-        found = self._landmarker.detect(image).face_blendshapes
-        if not found:
-            return None
-        return np.array([shape.score for shape in sorted(found[0], key=lambda shape: shape.index)], np.float32)
-
-
 @dataclass(frozen=True, slots=True)
 class PreparedFaces:
     """What the mini-Xception takes of a face track, and what stands beside its features.
@@ -223,15 +186,31 @@ class PreparedFaces:
 
 
 class MiniXceptionPreparer(Preparer[FaceTrack]):
-    """Reads the blendshapes of a track's crops, and makes small grey faces of them. Holds a native object: close it."""
+    """Reads the blendshapes of a track's crops, and makes small grey faces of them. Holds a native object: close it.
+
+    The 52 blendshapes of MediaPipe's face landmarker are those of ARKit less ``tongueOut``, after ``_neutral``.
+    """
 
     def __init__(self, config: MiniXceptionConfig) -> None:
-        self._face_scale = config.face_scale
-        self._reader = BlendshapeReader(config.face_landmarker)
+        from mediapipe.tasks.python import BaseOptions, vision
+
+        self._face_scale, bundle = config.face_scale, config.face_landmarker
+        if not bundle.is_file():
+            raise ModelError(f"the face landmarker {bundle} is missing", MODELS_HINT)
+        options = vision.FaceLandmarkerOptions(
+            base_options=BaseOptions(model_asset_path=str(bundle)), output_face_blendshapes=True, num_faces=1
+        )
+        try:
+            with native_stderr_silenced():
+                self._landmarker = vision.FaceLandmarker.create_from_options(options)
+                self._blendshapes(np.zeros((SIDE, SIDE, 3), np.uint8))  # the first picture brings more chatter
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(f"{bundle} is not a face landmarker ({error})", MODELS_HINT) from error
 
     def close(self) -> None:
         """Free the native landmarker."""
-        self._reader.close()
+        with native_stderr_silenced():
+            self._landmarker.close()
 
     def described(self) -> dict[str, Any]:
         """What the mini-Xception sees of a crop; the landmarker sees all of it."""
@@ -239,11 +218,21 @@ class MiniXceptionPreparer(Preparer[FaceTrack]):
 
     def prepare(self, view: FaceTrack) -> PreparedFaces:
         """The crops in which a face is found."""
-        shapes = [self._reader.read(crop) for crop in view.crops]
+        shapes = [self._blendshapes(crop) for crop in view.crops]
         kept = np.array([index for index, shape in enumerate(shapes) if shape is not None], np.int64)
         found = [shapes[index] for index in kept]
         blendshapes = np.array(found, np.float32).reshape(len(found), MiniXceptionConfig.blendshapes)
         return PreparedFaces(self.grey_faces(view.crops[kept]).numpy(), blendshapes, kept)
+
+    def _blendshapes(self, crop: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """Blendshapes in [0, 1], (52,), of the face in an RGB crop, uint8 (S, S, 3); None when none is found."""
+        import mediapipe
+
+        image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(crop))
+        found = self._landmarker.detect(image).face_blendshapes
+        if not found:
+            return None
+        return np.array([shape.score for shape in sorted(found[0], key=lambda shape: shape.index)], np.float32)
 
     def grey_faces(self, crops: NDArray[np.uint8]) -> torch.Tensor:
         """What the mini-Xception sees of crops, uint8 (F, S, S, 3): grey levels in [-1, 1], float32 (F, 1, 64, 64).

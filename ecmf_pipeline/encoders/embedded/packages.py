@@ -174,15 +174,8 @@ class ModelsConfig(Config):
 
 
 def embedded_model(name: str) -> EmbeddedModel:
-    """The embedded model of that name.
-
-    Raises:
-        ModelError: When there is none.
-    """
-    for model in EMBEDDED_MODELS:
-        if model.name == name:
-            return model
-    raise ModelError(f"no embedded model is named {name!r}", f"there are {', '.join(m.name for m in EMBEDDED_MODELS)}")
+    """Return the embedded model of a name, one of those that `ModelsConfig` accepts."""
+    return next(model for model in EMBEDDED_MODELS if model.name == name)
 
 
 def fetch(model: EmbeddedModel, folder: Path) -> bool:

@@ -17,7 +17,6 @@ from ecmf_pipeline.core.errors import CorpusError, MissingInput, ModelError
 from ecmf_pipeline.core.files import fingerprint, read_json, sha256_file
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.encoders.config import TextConfig
-from ecmf_pipeline.extraction.config import branch_settings
 from ecmf_pipeline.extraction.features import FeatureOrigin, StoredFeatures, open_features
 from ecmf_pipeline.labels.tables import read_decisions, read_verdicts, read_votes
 from ecmf_pipeline.settings.params import Params
@@ -136,7 +135,7 @@ def open_stored(params: Params, clips: Sequence[Clip]) -> StoredFeatures:
 def origins_of(params: Params, stored: StoredFeatures) -> dict[str, FeatureOrigin]:
     """Where the features of each modality come from, as saved models remember it."""
     return {
-        name: FeatureOrigin(encoders=tuple(params.extract.names_of(Modality(name))), settings=store.settings)
+        name: FeatureOrigin(encoders=params.extract.encoders[Modality(name)], settings=store.settings)
         for name, store in stored.stores.items()
     }
 
@@ -235,6 +234,6 @@ def text_halves(params: Params, features: Mapping[str, NDArray[np.float32]]) -> 
 def expected_fingerprint(params: Params, modality: Modality) -> str | None:
     """The settings that params ask of a modality's features; None where its weights are not here to tell."""
     try:
-        return fingerprint(branch_settings(modality, params.encoder_of(modality), params.media, params.faces))
+        return fingerprint(params.settings_of(modality))
     except ModelError:
         return None  # features pulled from a colleague are read without the weights that made them

@@ -14,7 +14,7 @@ from ecmf_pipeline.core.console import counted, say
 from ecmf_pipeline.core.files import read_json
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.encoders.config import EgemapsConfig, MiniXceptionConfig
-from ecmf_pipeline.extraction.plan import present_digests
+from ecmf_pipeline.extraction.run import present_digests
 from ecmf_pipeline.llm.budget import Budget
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.cues import face_cues, read_cues, speech_rate, voice_cues

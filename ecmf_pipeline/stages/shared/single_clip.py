@@ -15,10 +15,8 @@ from ecmf_pipeline.core.console import say
 from ecmf_pipeline.core.errors import ClipError, InputError
 from ecmf_pipeline.core.files import fingerprint, sha256_file
 from ecmf_pipeline.encoders.config import ImportedConfig
-from ecmf_pipeline.extraction.config import branch_settings
 from ecmf_pipeline.extraction.features import FeatureOrigin, open_features, refuse_other_features
-from ecmf_pipeline.extraction.plan import plan_branch
-from ecmf_pipeline.extraction.run import extract, writing
+from ecmf_pipeline.extraction.run import extract, plan_branch, writing
 from ecmf_pipeline.llm.rewrite_prompt import Context
 from ecmf_pipeline.llm.rewriting import enrich_texts
 from ecmf_pipeline.llm.run import ScoreBooks
@@ -109,8 +107,8 @@ def predict_clip(
 def _settings(params: Params, ensemble: Ensemble) -> dict[Modality, dict[str, Any]]:
     """Of each branch in use that the models listen to; how clips are read may differ from where they were trained."""
     used = [Modality(name) for name in ensemble.modalities if Modality(name) in params.extract.encoders]
-    settings = {m: branch_settings(m, params.encoder_of(m), params.media, params.faces) for m in used}
-    now = {m.value: FeatureOrigin(encoders=tuple(params.extract.names_of(m)), settings=settings[m]) for m in used}
+    settings = {m: params.settings_of(m) for m in used}
+    now = {m.value: FeatureOrigin(encoders=params.extract.encoders[m], settings=settings[m]) for m in used}
     refuse_other_features(ensemble.origins, now, hint="run `ecmf-pipe train` again", columns_alone=True)
     return settings
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality, read_manifest, read_texts
 from ecmf_pipeline.encoders.embedded.packages import embedded_model
-from ecmf_pipeline.extraction.plan import Reading, coverage
+from ecmf_pipeline.extraction.run import Reading, coverage
 from ecmf_pipeline.runner.quarantine import read_quarantine
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.stages.shared.inputs import expected_fingerprint

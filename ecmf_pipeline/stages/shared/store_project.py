@@ -13,8 +13,8 @@ from ecmf_pipeline.core.clips import Clip, ClipText, Modality, read_manifest, re
 from ecmf_pipeline.core.errors import InputError, MissingInput, ModelError, ParamsError
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.encoders.config import ImportedConfig, settings_of_imported
-from ecmf_pipeline.extraction.config import ExtractConfig, branch_settings
-from ecmf_pipeline.extraction.plan import Reading, input_digests
+from ecmf_pipeline.extraction.config import ExtractConfig
+from ecmf_pipeline.extraction.run import Reading, input_digests
 from ecmf_pipeline.interop.feature_import import ImportReport, import_features
 from ecmf_pipeline.interop.feature_sources import open_source
 from ecmf_pipeline.settings.params import Params, load_params
@@ -70,9 +70,8 @@ class StoreProject:
             return None
         if self.modality not in self.params.extract.encoders:
             return {}
-        encoder = self.params.encoder_of(self.modality)
         try:
-            settings = branch_settings(self.modality, encoder, self.params.media, self.params.faces)
+            settings = self.params.settings_of(self.modality)
         except ModelError:
             return None
         return {fingerprint(settings): settings}
@@ -154,7 +153,7 @@ def import_encoder(params: Params, path: Path, *, modality: Modality, encoder: s
     config = _config(params, encoder)
     clip_ids = [clip.clip_id for clip in read_manifest(paths.MANIFEST)]
     root = paths.features(modality)
-    settings = branch_settings(modality, config, params.media, params.faces)
+    settings = params.settings_of(modality, config)
     with open_source(path) as source:
         report = import_features(source, clip_ids, root, settings, dtype=config.dtype)
     if encoder in params.encoders and uses_encoder(params, modality, encoder):
@@ -164,7 +163,7 @@ def import_encoder(params: Params, path: Path, *, modality: Modality, encoder: s
 
 def uses_encoder(params: Params, modality: Modality, encoder: str) -> bool:
     """Whether a modality uses an encoder, and that one alone."""
-    return params.extract.encoders.get(modality) in (encoder, (encoder,))
+    return params.extract.encoders.get(modality) == (encoder,)
 
 
 def _config(params: Params, encoder: str) -> ImportedConfig:
