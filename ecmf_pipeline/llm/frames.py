@@ -19,12 +19,11 @@ from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.detector import FaceFinder
 from ecmf_pipeline.faces.openface import read_openface
-from ecmf_pipeline.llm.budget import Budget
-from ecmf_pipeline.llm.cache import Drafts, ScoreCache, TextScores
+from ecmf_pipeline.llm.server_run import Budget, Drafts
+from ecmf_pipeline.llm.answers import BRANCH, ScoreBooks, ScoreCache, TextScores, ask_about
 from ecmf_pipeline.llm.config import LlmConfig, ShownFrames
 from ecmf_pipeline.llm.prompt import Message, PictureMessage, Prompt, load_prompt
 from ecmf_pipeline.llm.requests import LabelAsker, ServerStep, open_server
-from ecmf_pipeline.llm.run import BRANCH, ScoreBooks, ask_about
 from ecmf_pipeline.llm.scoring import Scored, scores_kept
 from ecmf_pipeline.media.config import MediaConfig, resolved_reader
 from ecmf_pipeline.media.containers import has_changed
@@ -67,7 +66,7 @@ def frame_scores(
 
     Raises:
         ParamsError: When the prompt does not say how a server is asked about pictures.
-        TryAgain: As `run.ask_about` does, with what else it raises.
+        TryAgain: As `answers.ask_about` does, with what else it raises.
     """
     prompt = load_prompt(config.prompt)
     if prompt.frames is None:

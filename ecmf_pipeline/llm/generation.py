@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core.errors import ClipError, as_out_of_memory
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.llm.budget import Budget
-from ecmf_pipeline.llm.cache import AnswerCache, Drafts, Written
+from ecmf_pipeline.llm.server_run import Budget, Drafts
+from ecmf_pipeline.llm.answers import BRANCH, AnswerCache, Form, ScoreBooks, Written, ask_about
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Chat, question_key
 from ecmf_pipeline.llm.requests import FormStep, open_server
-from ecmf_pipeline.llm.run import BRANCH, Form, ScoreBooks, ask_about
 from ecmf_pipeline.llm.schema import InvalidAnswer, Schema, Value
 from ecmf_pipeline.runner import Engine, Outcome, Step, Target
 
@@ -67,7 +66,7 @@ def fill_in(
 
     Raises:
         ModelError: When the model cannot be loaded.
-        TryAgain: As `run.ask_about` does, with what else it raises.
+        TryAgain: As `answers.ask_about` does, with what else it raises.
     """
     keys = {clip_id: question_key(chat) for clip_id, chat in chats.items()}
     settings = fingerprint(generation_settings(config, schema, prompt))

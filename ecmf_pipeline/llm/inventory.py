@@ -10,15 +10,13 @@ from typing import Any
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.files import exclusive, sha256_text
 from ecmf_pipeline.faces.config import FaceConfig
-from ecmf_pipeline.llm.budget import about_tokens
-from ecmf_pipeline.llm.cache import DRAFTS_FILE, AnswerCache, AnswerWriter, Drafts, TextScores, Written
+from ecmf_pipeline.llm.server_run import DRAFTS_FILE, Drafts, about_tokens
+from ecmf_pipeline.llm.answers import AnswerCache, AnswerWriter, ScoreBooks, TextScores, Written, drafts_of
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.frames import frame_keys, picture_messages
 from ecmf_pipeline.llm.generation import written_under
-from ecmf_pipeline.llm.prompt import Chat, Prompt, load_prompt, question_key
-from ecmf_pipeline.llm.rewrite_prompt import Context, RewritePrompt
+from ecmf_pipeline.llm.prompt import Chat, Context, Prompt, RewritePrompt, load_prompt, question_key
 from ecmf_pipeline.llm.rewriting import shortened_context
-from ecmf_pipeline.llm.run import ScoreBooks, drafts_of
 from ecmf_pipeline.llm.scoring import calibration_of_server
 
 Caches = Sequence[tuple[ScoreBooks, Callable[[bytes], TextScores | Written]]]

@@ -1,7 +1,7 @@
 """What a server is asked: to score labels, and to fill in a form. Each answer is durable before the next is asked for.
 
-A `ServerStep` is shared by the threads of `run.Threads`. An answer that its schema forbids is asked for once more; then
-the model abstains. What has been paid for of a question that is not finished stands in its `cache.Drafts`.
+A `ServerStep` is shared by the threads of `server_run.Threads`. An answer that its schema forbids is asked for once more; then
+the model abstains. What has been paid for of a question that is not finished stands in its `server_run.Drafts`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import ClipError
 from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.llm.budget import Budget, shortened
-from ecmf_pipeline.llm.cache import TRIES, Draft, Drafts, TextScores, Written
+from ecmf_pipeline.llm.server_run import TRIES, Budget, Draft, Drafts, shortened
+from ecmf_pipeline.llm.answers import Form, TextScores, Utterance, Written
 from ecmf_pipeline.llm.config import LlmConfig, ServerConfig
 from ecmf_pipeline.llm.prompt import Chat, Message, PictureMessage, Prompt, question_key
-from ecmf_pipeline.llm.run import Form, Utterance
 from ecmf_pipeline.llm.schema import InvalidAnswer, Schema
 from ecmf_pipeline.llm.server_protocol import label_schema, read_label, read_scores, share_scores
 from ecmf_pipeline.runner import Item, Outcome, Step

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.llm.budget import shortened
+from ecmf_pipeline.core.clips import Clip
+from ecmf_pipeline.llm.server_run import shortened
+from ecmf_pipeline.llm.answers import ScoreBooks
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.llm.generation import fill_in
-from ecmf_pipeline.llm.prompt import Prompt, as_data, load_prompt
-from ecmf_pipeline.llm.rewrite_prompt import Context, RewritePrompt, load_rewrite_prompt
-from ecmf_pipeline.llm.run import ScoreBooks
+from ecmf_pipeline.llm.prompt import (
+    Context,
+    Prompt,
+    RewritePrompt,
+    as_data,
+    load_prompt,
+    load_rewrite_prompt,
+)
 from ecmf_pipeline.llm.schema import Value
 from ecmf_pipeline.llm.scoring import label_scores, probabilities
 from ecmf_pipeline.runner import Engine
@@ -73,7 +81,7 @@ def enrich_texts(
 
     Raises:
         ModelError: When the model cannot be loaded.
-        TryAgain: As `run.ask_about` does, with what else it raises.
+        TryAgain: As `answers.ask_about` does, with what else it raises.
     """
     prompt = load_rewrite_prompt(rewrite.prompt)
     if rewrite.how == "written":
@@ -166,7 +174,7 @@ def write_rewrites(
 
     Raises:
         ModelError: When the model cannot be loaded.
-        TryAgain: As `run.ask_about` does, with what else it raises.
+        TryAgain: As `answers.ask_about` does, with what else it raises.
     """
     shown = {clip_id: shortened_context(context, config.max_tokens) for clip_id, context in contexts.items()}
     forms = fill_in(
@@ -247,3 +255,69 @@ def shortened_context(context: Context, tokens: int) -> Context:
     """The context with each of its texts cut after about so many tokens."""
     before, after = (tuple(shortened(text, tokens)[0] for text in some) for some in (context.before, context.after))
     return replace(context, text=shortened(context.text, tokens)[0], before=before, after=after)
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The words around one utterance, in the order of the dialogue.
+
+    Attributes:
+        before: What was said before it.
+        after: What was said after it.
+    """
+
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+
+def contexts_of(
+    clips: Sequence[Clip], config: RewriteConfig, cues: Sequence[Mapping[str, Sequence[str]]]
+) -> dict[str, Context]:
+    """What the rewrite may show of each clip with words, by clip id: the words, their neighbours, cues.
+
+    Args:
+        clips: The whole corpus.
+        config: How many neighbours are shown, and by which prompt.
+        cues: Names of cues by clip id, of each branch that is told of.
+    """
+    prompt = load_rewrite_prompt(config.prompt)
+    around = neighbours_of(clips, config.neighbours, config.dialogues)
+    contexts = {}
+    for clip in clips:
+        if clip.transcript.strip():
+            names = [name for table in cues for name in table.get(clip.clip_id, ())]
+            near = around.get(clip.clip_id, Neighbours())
+            contexts[str(clip.clip_id)] = Context(clip.transcript, near.before, near.after, prompt.words_for(names))
+    return contexts
+
+
+def neighbours_of(clips: Sequence[Clip], count: int, dialogues: str) -> Mapping[str, Neighbours]:
+    """The nearest utterances before and after each clip.
+
+    Clip ids tell the order: MELD's ``train_dia0_utt3`` does; MER's clips are drawn from many films and their numbers
+    mean nothing. Utterances without words are passed over; where the corpus left some out, the next ones count.
+
+    Args:
+        clips: The clips, of any split: only words are read.
+        count: How many on either side, at most.
+        dialogues: Regular expression of clip ids with the groups ``dialogue`` and ``position``; see `RewriteConfig`.
+
+    Returns:
+        By clip id; clips whose id does not fit are left out.
+    """
+    if count == 0:
+        return {}
+    pattern = re.compile(dialogues)
+    lines: dict[str, list[tuple[int, Clip]]] = defaultdict(list)
+    for clip in clips:
+        found = pattern.fullmatch(clip.clip_id)
+        if found and found["position"].isdecimal():
+            lines[found["dialogue"]].append((int(found["position"]), clip))
+    around: dict[str, Neighbours] = {}
+    for line in lines.values():
+        ordered = [clip for _, clip in sorted(line, key=lambda entry: (entry[0], entry[1].clip_id))]
+        for place, clip in enumerate(ordered):
+            before = [other.transcript for other in ordered[:place] if other.transcript.strip()]
+            after = [other.transcript for other in ordered[place + 1 :] if other.transcript.strip()]
+            around[clip.clip_id] = Neighbours(tuple(before[-count:]), tuple(after[:count]))
+    return around

@@ -11,12 +11,21 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import ClipError, FeaturesNotFinite, ModelError, as_out_of_memory
 from ecmf_pipeline.core.files import fingerprint, sha256_text
-from ecmf_pipeline.llm.budget import Budget
-from ecmf_pipeline.llm.cache import AnswerCache, Drafts, ScoreCache, TextScores
+from ecmf_pipeline.llm.server_run import Budget, Drafts
+from ecmf_pipeline.llm.answers import (
+    BRANCH,
+    AnswerCache,
+    Asked,
+    ScoreBooks,
+    ScoreCache,
+    TextScores,
+    Utterance,
+    ask_about,
+    nothing_to_ask,
+)
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt
 from ecmf_pipeline.llm.requests import AskingSteps
-from ecmf_pipeline.llm.run import BRANCH, Asked, ScoreBooks, Utterance, ask_about, nothing_to_ask
 from ecmf_pipeline.runner import Engine, Outcome, Step, StepFactory, Target
 
 if TYPE_CHECKING:
@@ -76,7 +85,7 @@ def label_scores(
 
     Raises:
         ModelError: When the model cannot be loaded, or gave no valid answer on any calibration text.
-        TryAgain: As `run.ask_about` does, with what else it raises.
+        TryAgain: As `answers.ask_about` does, with what else it raises.
     """
     if not any(text.strip() for text in texts.values()):  # nobody speaks: no model is needed
         nothing_to_ask(books)

@@ -21,7 +21,7 @@ from openai.types.chat.chat_completion import Choice
 from pydantic import ValidationError
 
 from ecmf_pipeline.core.errors import ModelError, RequestRefused, ServerUnavailable, TryAgain
-from ecmf_pipeline.llm.budget import Budget, about_tokens
+from ecmf_pipeline.llm.server_run import Budget, about_tokens
 from ecmf_pipeline.llm.config import ServerConfig
 from ecmf_pipeline.llm.prompt import Message, PictureMessage
 from ecmf_pipeline.llm.server_protocol import Answer, Dialect, ServerKey, Token, response_format, retry_after

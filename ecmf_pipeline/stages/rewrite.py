@@ -5,8 +5,8 @@ from __future__ import annotations
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import ClipText, write_texts
 from ecmf_pipeline.core.console import say
+from ecmf_pipeline.llm.answers import nothing_to_ask
 from ecmf_pipeline.llm.rewriting import Rewritten, enrich_texts
-from ecmf_pipeline.llm.run import nothing_to_ask
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.sharing.hints import pull_hint
 from ecmf_pipeline.stages.shared.inputs import read_spoken_manifest

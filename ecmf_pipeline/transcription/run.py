@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.errors import ChangedSinceIndex, TryAgain, as_out_of_memory
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.llm.cache import AnswerCache, AnswerWriter
+from ecmf_pipeline.llm.answers import AnswerCache, AnswerWriter
 from ecmf_pipeline.media.containers import has_changed
 from ecmf_pipeline.media.sampling import read_audio
 from ecmf_pipeline.runner import Engine, Outcome, Run, RunConfig, RunReport, Step, Target

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.core.errors import as_out_of_memory
-from ecmf_pipeline.llm.run import Utterance
+from ecmf_pipeline.llm.answers import Utterance
 from ecmf_pipeline.llm.scoring import ScoringStep
 from ecmf_pipeline.runner import Target
 

@@ -20,10 +20,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from ecmf_pipeline.llm.cache import ScoreCache, parts
+from ecmf_pipeline.llm.answers import ScoreBooks, ScoreCache, parts
 from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig, ServerConfig
 from ecmf_pipeline.llm.prompt import load_prompt
-from ecmf_pipeline.llm.run import ScoreBooks
 from ecmf_pipeline.llm.scoring import Scored, scored, steps_of
 
 WORDS = ("neutral", "angry", "happy", "sad", "worried", "surprised")

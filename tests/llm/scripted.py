@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.llm.answers import ScoreBooks
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.run import ScoreBooks
 from ecmf_pipeline.llm.scoring import Scored, ScoringStep, scored
 
 LABELS = ("angry", "happy")

@@ -17,7 +17,7 @@ from ecmf_pipeline.core.clips import Clip, ClipId
 from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.faces.config import FaceConfig
-from ecmf_pipeline.llm.budget import about_tokens
+from ecmf_pipeline.llm.server_run import about_tokens
 from ecmf_pipeline.llm.config import LlmConfig, LlmVotesConfig, ShownFrames
 from ecmf_pipeline.llm.frames import as_jpeg, frame_scores
 from ecmf_pipeline.llm.prompt import load_prompt

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core.errors import BudgetSpent
-from ecmf_pipeline.llm.budget import Budget
-from ecmf_pipeline.llm.cache import AnswerCache, Written
+from ecmf_pipeline.llm.server_run import Budget
+from ecmf_pipeline.llm.answers import AnswerCache, Written
 from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig
 from ecmf_pipeline.llm.generation import Forms, fill_in, generation_settings
 from ecmf_pipeline.llm.prompt import Chat, load_prompt, question_key

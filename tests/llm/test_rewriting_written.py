@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
-from ecmf_pipeline.llm.rewrite_prompt import CUES, Context, RewritePrompt, load_rewrite_prompt, packaged_rewrite_prompts
+from ecmf_pipeline.llm.prompt import CUES, Context, RewritePrompt, load_rewrite_prompt, packaged_rewrite_prompts
 from ecmf_pipeline.llm.rewriting import Rewritten, enrich_texts, put_in_words, write_rewrites
 from tests.llm.fault_server import books, serving, settings
 

@@ -13,8 +13,8 @@ import pytest
 
 from ecmf_pipeline.core.errors import Interrupted, StoreBusy, TooManyQuarantined
 from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.llm import run as loop
-from ecmf_pipeline.llm.cache import AnswerWriter, ScoreCache, TextScores, parts
+from ecmf_pipeline.llm import answers as loop
+from ecmf_pipeline.llm.answers import AnswerWriter, ScoreCache, TextScores, parts
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.scoring import probabilities, scored, steps_of

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core.errors import ModelError, TryAgain
-from ecmf_pipeline.llm.budget import Budget
+from ecmf_pipeline.llm.server_run import Budget
 from ecmf_pipeline.llm.config import BudgetConfig, ServerConfig
 from ecmf_pipeline.llm.server import ChatServer
 from ecmf_pipeline.llm.server_protocol import retry_after

@@ -19,9 +19,9 @@ from ecmf_pipeline.extraction.config import branch_settings
 from ecmf_pipeline.extraction.features import FeatureOrigin, open_features, refuse_other_features
 from ecmf_pipeline.extraction.plan import plan_branch
 from ecmf_pipeline.extraction.run import extract, writing
-from ecmf_pipeline.llm.rewrite_prompt import Context
+from ecmf_pipeline.llm.answers import ScoreBooks
+from ecmf_pipeline.llm.prompt import Context
 from ecmf_pipeline.llm.rewriting import enrich_texts
-from ecmf_pipeline.llm.run import ScoreBooks
 from ecmf_pipeline.media.containers import probe_media
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.stages.shared.inputs import read_corpus_tables

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from ecmf_pipeline.core.clips import Clip, ClipId
 from ecmf_pipeline.llm.config import RewriteConfig
-from ecmf_pipeline.llm.rewrite_prompt import Neighbours, neighbours_of
+from ecmf_pipeline.llm.rewriting import Neighbours, neighbours_of
 
 MELD = RewriteConfig().dialogues
 

@@ -15,31 +15,32 @@ run was cut short is not asked for again.
 from __future__ import annotations
 
 import json
-import os
 import re
-import threading
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import FiniteFloat, TypeAdapter
 
+from ecmf_pipeline.core.console import counted
+from ecmf_pipeline.core.errors import ServerUnavailable, TooManyQuarantined, TryAgain
 from ecmf_pipeline.core.files import flush_folder, sha256_text, write_atomic
+from ecmf_pipeline.llm.server_run import DRAFTS_FILE, RAW, Drafts, Threads
+from ecmf_pipeline.llm.config import LlmConfig
+from ecmf_pipeline.llm.prompt import Message
 from ecmf_pipeline.llm.schema import Value
+from ecmf_pipeline.runner import Engine, Item, Run, RunConfig, RunReport, StepFactory, Target
+from ecmf_pipeline.runner.machine import threads_per_worker
+from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.runner.spool import PartWriter, Spool
 
 DIGITS = 6
 """Decimals that are kept of a score."""
-RAW = 2000
-"""Characters that are kept of an answer that was not valid."""
-DRAFTS_FILE = "drafts.jsonl"
-"""Its name in the folder of a fingerprint's spool."""
-TRIES = 2
-"""An answer that the schema forbids is asked for once more; then the model abstains."""
 _PART = re.compile(r"part-(\d{6,})-[0-9a-f]{8}\.jsonl")
 
 
@@ -296,111 +297,255 @@ def _number(path: Path) -> int:
     return int(path.name.split("-")[1])
 
 
+PART_SIZE = 1024
+"""Answers that stand in one file."""
+BRANCH = "llm"
+"""The one branch of this loop."""
+
+
 @dataclass(frozen=True, slots=True)
-class Draft:
-    """One paid answer.
+class ScoreBooks:
+    """Where a stage keeps what it has asked.
 
     Attributes:
-        label: Index of the label that it names; None where it is not valid.
-        raw: What was said instead, with the reason before it.
+        stage: The stage.
+        cache: Answers already paid for.
+        waiting: What is not sealed yet; outside of what DVC tracks.
+        quarantine: Table of the clips that the model could not be asked about.
+        earlier: Stages that asked the same before: what they know is read, what they set aside is not asked.
     """
 
-    label: int | None
-    raw: str = ""
+    stage: str
+    cache: Path
+    waiting: Path
+    quarantine: Path
+    earlier: tuple[ScoreBooks, ...] = ()
 
 
-class Drafts:
-    """The drafts of one fingerprint; safe to use from several threads of the run that holds the cache's lock.
+class Question(Item, Protocol):
+    """What is asked at once, for all the clips that share it."""
+
+    @property
+    def length(self) -> int:
+        """How much there is to read, in characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One text that the model is to be asked about.
+
+    Attributes:
+        text: The words.
+        targets: The clips that say them.
+    """
+
+    text: str
+    targets: tuple[Target, ...]
+
+    @property
+    def length(self) -> int:
+        """Its characters."""
+        return len(self.text)
+
+    def alone(self) -> Sequence[Utterance]:
+        """Itself: its clips say one and the same."""
+        return [self]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One chat that the model is to answer by filling in a form.
+
+    Attributes:
+        chat: Its turns.
+        targets: The clips that it is about.
+    """
+
+    chat: tuple[Message, ...]
+    targets: tuple[Target, ...]
+
+    @property
+    def length(self) -> int:
+        """Its characters."""
+        return sum(len(turn["content"]) for turn in self.chat)
+
+    def alone(self) -> Sequence[Form]:
+        """Itself: its clips are asked about in the same words."""
+        return [self]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What became of the questions.
+
+    Attributes:
+        asked: Keys of those that were answered just now.
+        cached: How many were known.
+        quarantined: How many clips are set aside.
+    """
+
+    asked: frozenset[str]
+    cached: int
+    quarantined: int
+
+
+def ask_about(
+    keys: Mapping[str, str],
+    items: Callable[[Mapping[str, Sequence[str]]], Sequence[Question]],
+    *,
+    cache: AnswerCache[RowT],
+    fingerprint: str,
+    books: ScoreBooks,
+    steps: Callable[[Drafts], StepFactory],
+    config: LlmConfig,
+    retry_quarantined: bool = False,
+    engine: Engine | None = None,
+) -> Asked:
+    """Ask what the cache does not know, and keep the answers in it.
+
+    Each finished batch is durable at once, and so is each paid answer of a question that takes several, so that a run
+    that is cut short asks only the rest when it is repeated.
 
     Args:
-        path: Where they stand; need not exist yet.
-        also: Files of other stages that ask the same; they are read only.
+        keys: SHA-256 of what is asked about each clip.
+        items: Makes the questions, of the clips that share each key.
+        cache: Of these settings.
+        fingerprint: Of all that changes an answer.
+        books: Where the stage keeps what it has asked.
+        steps: The factory of the steps, of what has been paid for of unfinished questions; not called when everything
+            is known.
+        config: How the loop runs.
+        retry_quarantined: Whether what was set aside is tried again.
+        engine: Who runs the workers; None: processes or threads of this machine, as ``config`` says.
+
+    Raises:
+        StoreBusy: When another run asks for the same stage.
+        TryAgain: When a server failed each time it was asked about some clips; at once where it seems to be down.
+        BudgetSpent: When more would have to be asked than the budget allows.
+        TooManyQuarantined: When too many questions make the model fail; what was answered is kept.
+        Interrupted: On Ctrl-C or SIGTERM; what was complete is kept.
     """
-
-    def __init__(self, path: Path, *, also: Sequence[Path] = ()) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._own = _read_drafts(path)
-        self._others = {place: draft for other in also for place, draft in _read_drafts(other).items()}
-
-    def __len__(self) -> int:
-        """How many there are, without those of other stages."""
-        return len(self._own)
-
-    def get(self, key: str, number: int) -> Draft | None:
-        """The answer to a question's ``number``-th request, where it has been paid for."""
-        with self._lock:
-            return self._own.get((key, number)) or self._others.get((key, number))
-
-    def keep(self, key: str, number: int, draft: Draft) -> Draft:
-        """Make an answer durable before the next is asked for; ``raw`` is cut to what a cache keeps of it."""
-        draft = Draft(draft.label, draft.raw[:RAW])
-        with self._lock:
-            self._own[key, number] = draft
-            _append_line(self._path, _draft_line(key, number, draft))
-        return draft
-
-    def settled(self, key: str, samples: int) -> int:
-        """How many of a question's samples need no request any more: they are valid, or were not in all tries."""
-        tries = ([self.get(key, number + attempt * samples) for attempt in range(TRIES)] for number in range(samples))
-        return sum(all(drafts) or any(draft and draft.label is not None for draft in drafts) for drafts in tries)
-
-    def tidy(self, finished: Container[str]) -> None:
-        """Drop what belongs to finished questions; without any left, the file goes.
-
-        Args:
-            finished: The keys that the cache has a row of.
-        """
-        if not self._path.is_file():
-            return
-        with self._lock:
-            self._own = {place: draft for place, draft in self._own.items() if place[0] not in finished}
-            if self._own:
-                content = "".join(_draft_line(*place, draft) for place, draft in self._own.items())
-                write_atomic(self._path, content, only_if_changed=True)
-            else:
-                self._path.unlink()
-
-    def remove(self) -> None:
-        """Drop all of them, and the folder where nothing else waits in it."""
-        self._own = {}
-        self._path.unlink(missing_ok=True)
-        with suppress(OSError):  # not empty
-            self._path.parent.rmdir()
+    with AnswerWriter(cache, books.waiting, keys) as writer, _drafting(books, cache) as drafts:
+        known = {key for key in keys.values() if key in cache}
+        missing = {clip_id: key for clip_id, key in keys.items() if key not in known}
+        quarantine = _set_aside(books, fingerprint, missing, retry=retry_quarantined)
+        report = RunReport(reused={BRANCH: len(keys) - len(missing)})
+        if questions := items(_wanted(missing, quarantine)):
+            run: Run[Question] = Run(
+                steps(drafts),
+                {BRANCH: writer},
+                {BRANCH: quarantine},
+                RunConfig(
+                    _batch_size(config),
+                    PART_SIZE,
+                    config.max_quarantined,
+                    config.workers,
+                    config.clip_timeout,
+                    threads=threads_per_worker(config.workers),
+                ),
+                report,
+                engine or (Threads(config.server.concurrency) if config.backend == "openai" else None),
+            )
+            try:
+                run(_in_order(questions), books.stage)
+            except TryAgain as error:
+                raise TryAgain(_see(books, f"{error}; the answers are kept")) from error
+            except TooManyQuarantined as error:
+                _refuse_without_server(config, books, report, error)
+                raise
+            _refuse_without_server(config, books, report)
+        else:
+            quarantine.write()
+            quarantine.refuse_too_many(len(keys), config.max_quarantined)
+    answered = frozenset(key for key in missing.values() if key in cache)
+    return Asked(answered, cached=len(known), quarantined=len(quarantine))
 
 
-def _draft_line(key: str, number: int, draft: Draft) -> str:
-    said = {"raw": draft.raw} if draft.label is None else {"label": draft.label}
-    return json.dumps({"key": key, "number": number, **said}, separators=(",", ":")) + "\n"
+def drafts_of(books: ScoreBooks, fingerprint: str) -> Drafts:
+    """What has been paid for of questions that are not finished.
+
+    Args:
+        books: Where the stage keeps what it has asked.
+        fingerprint: Of all that changes an answer.
+    """
+    own, *others = (each.waiting / fingerprint / DRAFTS_FILE for each in (books, *books.earlier))
+    return Drafts(own, also=others)
 
 
-def _append_line(path: Path, line: str) -> None:
-    new = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        file.write(f"\n{line}".encode())  # a line that a crash cut short before must not take this one with it
-        file.flush()
-        os.fsync(file.fileno())
-    if new:
-        flush_folder(path.parent)
+def nothing_to_ask(books: ScoreBooks) -> None:
+    """Write the empty table of a stage that has nothing to ask: DVC waits for it."""
+    quarantine = Quarantine(books.quarantine, stage=books.stage)
+    quarantine.clear()
+    quarantine.write()
 
 
-def _read_drafts(path: Path) -> dict[tuple[str, int], Draft]:
-    found: dict[tuple[str, int], Draft] = {}
+@contextmanager
+def _drafting(books: ScoreBooks, cache: AnswerCache[RowT]) -> Iterator[Drafts]:
+    """The drafts for a run that holds the lock; those of questions that have an answer by its end go."""
+    drafts = drafts_of(books, cache.folder.name)
+    drafts.tidy(cache)
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return found
-    for line in content.split(b"\n"):
-        try:
-            if line:
-                place, draft = _parse_draft(json.loads(line))
-                found[place] = draft
-        except (ValueError, TypeError, KeyError):
-            continue  # torn by a crash: it is asked for again
-    return found
+        yield drafts
+    finally:
+        drafts.tidy(cache)
 
 
-def _parse_draft(entry: Any) -> tuple[tuple[str, int], Draft]:
-    place = str(entry["key"]), int(entry["number"])
-    return place, Draft(int(entry["label"])) if "label" in entry else Draft(None, str(entry["raw"]))
+def _refuse_without_server(
+    config: LlmConfig, books: ScoreBooks, report: RunReport, error: TooManyQuarantined | None = None
+) -> None:
+    """Where a server failed, it is the server that wants mending and not the clips."""
+    if failed := report.transient[ServerUnavailable.__name__]:
+        raise TryAgain(
+            _see(
+                books,
+                f"{counted(failed, 'question')} without an answer, since the server at {config.server.base_url} failed "
+                "each time; the answers are kept",
+            )
+        ) from error
+
+
+def _see(books: ScoreBooks, what: str) -> str:
+    return f"{books.stage}: {what}.\n  See {books.quarantine}, and run it again once the server is well."
+
+
+def _set_aside(books: ScoreBooks, fingerprint: str, missing: Mapping[str, str], *, retry: bool) -> Quarantine:
+    """The stage's table: of the clips that miss an answer, those whose question was found to break the model."""
+
+    def table(of: ScoreBooks) -> Quarantine:
+        read = Quarantine(of.quarantine, stage=of.stage, fingerprint=fingerprint, section="llm")
+        read.keep_only(dict(missing))
+        return read
+
+    own = table(books)
+    if retry:
+        own.clear()
+        return own
+    bad = {entry.digest: entry for read in (*map(table, books.earlier), own) for entry in read}
+    for clip_id, key in missing.items():
+        if key in bad:  # also when it was another clip, or an earlier stage, that it was tried for
+            own.add(clip_id, bad[key].reason, bad[key].message, key)
+    return own
+
+
+def _wanted(missing: Mapping[str, str], quarantine: Quarantine) -> Mapping[str, Sequence[str]]:
+    """The clips that share each key, without those that are set aside."""
+    clips: dict[str, list[str]] = defaultdict(list)
+    for clip_id, key in missing.items():
+        if not quarantine.holds(clip_id, key):
+            clips[key].append(clip_id)
+    return clips
+
+
+def _in_order(items: Sequence[Question]) -> list[Question]:
+    """Of the questions whose answers will stand in one part, the shorter ones first.
+
+    A batch is as wide as its longest text: on MELD's utterances, batches in the order of the corpus cost twice the
+    processor time.
+    """
+    parts = [items[start : start + PART_SIZE] for start in range(0, len(items), PART_SIZE)]
+    return [item for part in parts for item in sorted(part, key=lambda item: item.length)]
+
+
+def _batch_size(config: LlmConfig) -> int:
+    """Questions that are durable together: a server's answers are paid for one by one."""
+    return 1 if config.backend == "openai" else config.batch_size
