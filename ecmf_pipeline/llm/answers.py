@@ -1,15 +1,13 @@
-"""Answers already paid for: immutable parts of whole lines, in a folder per fingerprint.
+"""Answers of language models: the cache of them, and the long loop that asks only what it does not hold, each once.
 
-A line is ``{"key": <SHA-256 of the text>, "scores": [...]}``, with ``"cut": true`` where only the beginning of the text
-was read. A text on which the model gave no valid answer has no scores but ``"raw": [...]``, what it said instead: it is
-not asked again either. Where a form was filled in, ``values`` stands for the scores.
+Answers already paid for are immutable parts of whole lines, in a folder per fingerprint. A line is
+``{"key": <SHA-256 of the text>, "scores": [...]}``, with ``"cut": true`` where only the beginning of the text was read.
+A text on which the model gave no valid answer has no scores but ``"raw": [...]``, what it said instead: it is not asked
+again either. Where a form was filled in, ``values`` stands for the scores.
 
 Nothing is ever appended to a part, so that DVC sends new parts alone and a file that its cache shares stays as it was;
 parts are made aside and renamed into place. What the workers of a run have finished waits in a spool until it is sealed
 into a part. A text that was paid for twice merely stands twice; a damaged line costs that line.
-
-Questions that take several answers have `Drafts` beside the spool until they are finished: what a server said before a
-run was cut short is not asked for again.
 """
 
 from __future__ import annotations
@@ -17,8 +15,8 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -30,15 +28,18 @@ from pydantic import FiniteFloat, TypeAdapter
 from ecmf_pipeline.core.console import counted
 from ecmf_pipeline.core.errors import ServerUnavailable, TooManyQuarantined, TryAgain
 from ecmf_pipeline.core.files import flush_folder, sha256_text, write_atomic
-from ecmf_pipeline.llm.server_run import DRAFTS_FILE, RAW, Drafts, Threads
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.prompt import Message
 from ecmf_pipeline.llm.schema import Value
-from ecmf_pipeline.runner import Engine, Item, Run, RunConfig, RunReport, StepFactory, Target
+from ecmf_pipeline.llm.server_run import DRAFTS_FILE, RAW, Drafts, Threads
+from ecmf_pipeline.runner import Engine, Run, RunConfig, RunReport, StepFactory, Target
 from ecmf_pipeline.runner.machine import threads_per_worker
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.runner.spool import PartWriter, Spool
 
+PART_SIZE = 1024
+"""Answers that stand in one file."""
+BRANCH = "llm"
+"""The one branch of the loop."""
 DIGITS = 6
 """Decimals that are kept of a score."""
 _PART = re.compile(r"part-(\d{6,})-[0-9a-f]{8}\.jsonl")
@@ -56,6 +57,7 @@ class CacheRow(Protocol):
 
 
 RowT = TypeVar("RowT", bound=CacheRow)
+Asked = TypeVar("Asked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,7 @@ class AnswerCache(Generic[RowT]):
 
     Attributes:
         root: Where this cache stands.
+        fingerprint: Of all that changes an answer.
         folder: The parts of this fingerprint.
         dropped: How many damaged lines were passed over while reading.
     """
@@ -162,6 +165,7 @@ class AnswerCache(Generic[RowT]):
         self, folder: Path, fingerprint: str, parse: Callable[[bytes], RowT], *, also: Sequence[Path] = ()
     ) -> None:
         self.root = folder
+        self.fingerprint = fingerprint
         self.folder = folder / fingerprint
         self.dropped = 0
         self._parse = parse
@@ -193,7 +197,7 @@ class AnswerCache(Generic[RowT]):
     def refresh(self) -> None:
         """Read the files that were not there before."""
         for place in self._places:
-            for path in parts(place / self.folder.name):
+            for path in parts(place / self.fingerprint):
                 if path not in self._read:
                     self._read.add(path)
                     self._rows |= {row.key: row for row in self.parse(path.read_bytes())}
@@ -231,7 +235,7 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
     """
 
     def __init__(self, cache: AnswerCache[RowT], waiting: Path, keys: Mapping[str, str] | None = None) -> None:
-        spool: Spool[RowT] = Spool.start(waiting / cache.folder.name, pack_rows)
+        spool: Spool[RowT] = Spool.start(waiting / cache.fingerprint, pack_rows)
         super().__init__(spool, lock=waiting / "lock", what=f"the answers in {cache.root}")
         self.cache = cache
         self._keys = keys or {}
@@ -297,12 +301,6 @@ def _number(path: Path) -> int:
     return int(path.name.split("-")[1])
 
 
-PART_SIZE = 1024
-"""Answers that stand in one file."""
-BRANCH = "llm"
-"""The one branch of this loop."""
-
-
 @dataclass(frozen=True, slots=True)
 class ScoreBooks:
     """Where a stage keeps what it has asked.
@@ -322,60 +320,25 @@ class ScoreBooks:
     earlier: tuple[ScoreBooks, ...] = ()
 
 
-class Question(Item, Protocol):
-    """What is asked at once, for all the clips that share it."""
-
-    @property
-    def length(self) -> int:
-        """How much there is to read, in characters."""
-
-
 @dataclass(frozen=True, slots=True)
-class Utterance:
-    """One text that the model is to be asked about.
+class Question(Generic[Asked]):
+    """What is asked at once, for all the clips that share it.
 
     Attributes:
-        text: The words.
-        targets: The clips that say them.
+        about: A text, the turns of a chat, or a clip whose pictures are shown.
+        targets: The clips.
     """
 
-    text: str
+    about: Asked
     targets: tuple[Target, ...]
 
-    @property
-    def length(self) -> int:
-        """Its characters."""
-        return len(self.text)
-
-    def alone(self) -> Sequence[Utterance]:
-        """Itself: its clips say one and the same."""
-        return [self]
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """One chat that the model is to answer by filling in a form.
-
-    Attributes:
-        chat: Its turns.
-        targets: The clips that it is about.
-    """
-
-    chat: tuple[Message, ...]
-    targets: tuple[Target, ...]
-
-    @property
-    def length(self) -> int:
-        """Its characters."""
-        return sum(len(turn["content"]) for turn in self.chat)
-
-    def alone(self) -> Sequence[Form]:
+    def alone(self) -> Sequence[Question[Asked]]:
         """Itself: its clips are asked about in the same words."""
         return [self]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Answered:
     """What became of the questions.
 
     Attributes:
@@ -391,16 +354,16 @@ class Asked:
 
 def ask_about(
     keys: Mapping[str, str],
-    items: Callable[[Mapping[str, Sequence[str]]], Sequence[Question]],
+    asked: Mapping[str, Asked],
+    length: Callable[[Asked], int],
     *,
     cache: AnswerCache[RowT],
-    fingerprint: str,
     books: ScoreBooks,
-    steps: Callable[[Drafts], StepFactory],
+    steps: StepFactory,
     config: LlmConfig,
     retry_quarantined: bool = False,
     engine: Engine | None = None,
-) -> Asked:
+) -> Answered:
     """Ask what the cache does not know, and keep the answers in it.
 
     Each finished batch is durable at once, and so is each paid answer of a question that takes several, so that a run
@@ -408,12 +371,11 @@ def ask_about(
 
     Args:
         keys: SHA-256 of what is asked about each clip.
-        items: Makes the questions, of the clips that share each key.
+        asked: What that is; clips that share a key share a question.
+        length: How much there is to read of it, in characters.
         cache: Of these settings.
-        fingerprint: Of all that changes an answer.
         books: Where the stage keeps what it has asked.
-        steps: The factory of the steps, of what has been paid for of unfinished questions; not called when everything
-            is known.
+        steps: Makes the steps; not called when everything is known.
         config: How the loop runs.
         retry_quarantined: Whether what was set aside is tried again.
         engine: Who runs the workers; None: processes or threads of this machine, as ``config`` says.
@@ -425,18 +387,29 @@ def ask_about(
         TooManyQuarantined: When too many questions make the model fail; what was answered is kept.
         Interrupted: On Ctrl-C or SIGTERM; what was complete is kept.
     """
-    with AnswerWriter(cache, books.waiting, keys) as writer, _drafting(books, cache) as drafts:
+    on_server = config.backend == "openai"
+    with AnswerWriter(cache, books.waiting, keys) as writer, ExitStack() as at_end:
+        if on_server:
+            at_end.callback(lambda: drafts_of(books, cache.fingerprint).tidy(cache))
         known = {key for key in keys.values() if key in cache}
         missing = {clip_id: key for clip_id, key in keys.items() if key not in known}
-        quarantine = _set_aside(books, fingerprint, missing, retry=retry_quarantined)
+        quarantine = _set_aside(books, cache.fingerprint, missing, retry=retry_quarantined)
         report = RunReport(reused={BRANCH: len(keys) - len(missing)})
-        if questions := items(_wanted(missing, quarantine)):
-            run: Run[Question] = Run(
-                steps(drafts),
+        wanted: dict[str, list[str]] = defaultdict(list)
+        for clip_id, key in missing.items():
+            if not quarantine.holds(clip_id, key):
+                wanted[key].append(clip_id)
+        questions = [
+            Question(asked[clip_ids[0]], tuple(Target(clip_id, BRANCH, key) for clip_id in clip_ids))
+            for key, clip_ids in wanted.items()
+        ]
+        if questions:
+            run: Run[Question[Asked]] = Run(
+                steps,
                 {BRANCH: writer},
                 {BRANCH: quarantine},
                 RunConfig(
-                    _batch_size(config),
+                    1 if on_server else config.batch_size,  # a server's answers are paid for one by one
                     PART_SIZE,
                     config.max_quarantined,
                     config.workers,
@@ -444,10 +417,10 @@ def ask_about(
                     threads=threads_per_worker(config.workers),
                 ),
                 report,
-                engine or (Threads(config.server.concurrency) if config.backend == "openai" else None),
+                engine or (Threads(config.server.concurrency) if on_server else None),
             )
             try:
-                run(_in_order(questions), books.stage)
+                run(_in_order(questions, length), books.stage)
             except TryAgain as error:
                 raise TryAgain(_see(books, f"{error}; the answers are kept")) from error
             except TooManyQuarantined as error:
@@ -458,16 +431,11 @@ def ask_about(
             quarantine.write()
             quarantine.refuse_too_many(len(keys), config.max_quarantined)
     answered = frozenset(key for key in missing.values() if key in cache)
-    return Asked(answered, cached=len(known), quarantined=len(quarantine))
+    return Answered(answered, cached=len(known), quarantined=len(quarantine))
 
 
 def drafts_of(books: ScoreBooks, fingerprint: str) -> Drafts:
-    """What has been paid for of questions that are not finished.
-
-    Args:
-        books: Where the stage keeps what it has asked.
-        fingerprint: Of all that changes an answer.
-    """
+    """What has been paid for of questions that are not finished; these wait beside the spool."""
     own, *others = (each.waiting / fingerprint / DRAFTS_FILE for each in (books, *books.earlier))
     return Drafts(own, also=others)
 
@@ -477,17 +445,6 @@ def nothing_to_ask(books: ScoreBooks) -> None:
     quarantine = Quarantine(books.quarantine, stage=books.stage)
     quarantine.clear()
     quarantine.write()
-
-
-@contextmanager
-def _drafting(books: ScoreBooks, cache: AnswerCache[RowT]) -> Iterator[Drafts]:
-    """The drafts for a run that holds the lock; those of questions that have an answer by its end go."""
-    drafts = drafts_of(books, cache.folder.name)
-    drafts.tidy(cache)
-    try:
-        yield drafts
-    finally:
-        drafts.tidy(cache)
 
 
 def _refuse_without_server(
@@ -527,25 +484,11 @@ def _set_aside(books: ScoreBooks, fingerprint: str, missing: Mapping[str, str], 
     return own
 
 
-def _wanted(missing: Mapping[str, str], quarantine: Quarantine) -> Mapping[str, Sequence[str]]:
-    """The clips that share each key, without those that are set aside."""
-    clips: dict[str, list[str]] = defaultdict(list)
-    for clip_id, key in missing.items():
-        if not quarantine.holds(clip_id, key):
-            clips[key].append(clip_id)
-    return clips
-
-
-def _in_order(items: Sequence[Question]) -> list[Question]:
+def _in_order(questions: Sequence[Question[Asked]], length: Callable[[Asked], int]) -> list[Question[Asked]]:
     """Of the questions whose answers will stand in one part, the shorter ones first.
 
     A batch is as wide as its longest text: on MELD's utterances, batches in the order of the corpus cost twice the
     processor time.
     """
-    parts = [items[start : start + PART_SIZE] for start in range(0, len(items), PART_SIZE)]
-    return [item for part in parts for item in sorted(part, key=lambda item: item.length)]
-
-
-def _batch_size(config: LlmConfig) -> int:
-    """Questions that are durable together: a server's answers are paid for one by one."""
-    return 1 if config.backend == "openai" else config.batch_size
+    parts = [questions[start : start + PART_SIZE] for start in range(0, len(questions), PART_SIZE)]
+    return [question for part in parts for question in sorted(part, key=lambda question: length(question.about))]

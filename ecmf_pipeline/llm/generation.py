@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core.errors import ClipError, as_out_of_memory
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.llm.server_run import Budget, Drafts
-from ecmf_pipeline.llm.answers import BRANCH, AnswerCache, Form, ScoreBooks, Written, ask_about
+from ecmf_pipeline.llm.answers import AnswerCache, Question, ScoreBooks, Written, ask_about, drafts_of
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Chat, question_key
-from ecmf_pipeline.llm.requests import FormStep, open_server
+from ecmf_pipeline.llm.requests import FormStep
 from ecmf_pipeline.llm.schema import InvalidAnswer, Schema, Value
-from ecmf_pipeline.runner import Engine, Outcome, Step, Target
+from ecmf_pipeline.runner import Engine, Outcome, Step
 
 if TYPE_CHECKING:
     from ecmf_pipeline.llm.local_generation import TransformersGenerator
@@ -73,15 +73,14 @@ def fill_in(
     cache = AnswerCache(books.cache, settings, written_under(schema), also=[other.cache for other in books.earlier])
     found = ask_about(
         keys,
-        lambda wanted: [
-            Form(tuple(chats[clip_ids[0]]), tuple(Target(clip_id, BRANCH, key) for clip_id in clip_ids))
-            for key, clip_ids in wanted.items()
-        ],
+        chats,
+        lambda chat: sum(len(turn["content"]) for turn in chat),
         cache=cache,
-        fingerprint=settings,
         books=books,
-        steps=lambda drafts: (
-            FormSteps(config, schema, drafts) if config.backend == "openai" else GenerationSteps(config, schema)
+        steps=(
+            (lambda _: FormStep(config, schema, drafts_of(books, settings)))
+            if config.backend == "openai"
+            else partial(_generation_step, config, schema)
         ),
         config=config,
         retry_quarantined=retry_quarantined,
@@ -137,26 +136,14 @@ def written_under(schema: Schema) -> Callable[[bytes], Written]:
     return parse
 
 
-@dataclass(frozen=True, slots=True)
-class GenerationSteps:
-    """Makes the step of a worker, or the one that all threads share; the model or client is loaded only then.
+def _generation_step(config: LlmConfig, schema: Schema, worker: int) -> GenerationStep:
+    """Load the model, in a worker."""
+    from ecmf_pipeline.llm.local_generation import TransformersGenerator
 
-    Attributes:
-        config: The model.
-        schema: The form of the answers.
-    """
-
-    config: LlmConfig
-    schema: Schema
-
-    def __call__(self, worker: int) -> GenerationStep:
-        """Load the model."""
-        from ecmf_pipeline.llm.local_generation import TransformersGenerator
-
-        return GenerationStep(TransformersGenerator(self.config, worker), self.schema)
+    return GenerationStep(TransformersGenerator(config, worker), schema)
 
 
-class GenerationStep(Step[Form, Chat, Written]):
+class GenerationStep(Step[Question[Chat], Chat, Written]):
     """Has a model of this machine answer questions.
 
     Args:
@@ -168,11 +155,11 @@ class GenerationStep(Step[Form, Chat, Written]):
         self._generator = generator
         self._schema = schema
 
-    def open(self, item: Form) -> Chat:
+    def open(self, item: Question[Chat]) -> Chat:
         """The turns."""
-        return item.chat
+        return item.about
 
-    def work(self, batch: Sequence[tuple[Form, Chat]]) -> list[Outcome[Written]]:
+    def work(self, batch: Sequence[tuple[Question[Chat], Chat]]) -> list[Outcome[Written]]:
         """Answer a batch; where one question fails, each is answered alone."""
         try:
             with as_out_of_memory():
@@ -186,23 +173,3 @@ class GenerationStep(Step[Form, Chat, Written]):
             for (item, _), answer in zip(batch, answers, strict=True)
             for target in item.targets
         ]
-
-
-@dataclass(frozen=True, slots=True)
-class FormSteps:
-    """Makes the step that all threads share.
-
-    Attributes:
-        config: The server, and what may be sent to it.
-        schema: The form of the answers.
-        drafts: What has been paid for of questions that are not finished.
-    """
-
-    config: LlmConfig
-    schema: Schema
-    drafts: Drafts
-
-    def __call__(self, worker: int) -> FormStep:  # noqa: ARG002 - there is one for all threads
-        """Open the client."""
-        server = open_server(self.config, Budget(self.config.budget))
-        return FormStep(server, self.config.server, self.schema, self.drafts)

@@ -10,7 +10,6 @@ from typing import Any
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.files import exclusive, sha256_text
 from ecmf_pipeline.faces.config import FaceConfig
-from ecmf_pipeline.llm.server_run import DRAFTS_FILE, Drafts, about_tokens
 from ecmf_pipeline.llm.answers import AnswerCache, AnswerWriter, ScoreBooks, TextScores, Written, drafts_of
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.frames import frame_keys, picture_messages
@@ -18,6 +17,7 @@ from ecmf_pipeline.llm.generation import written_under
 from ecmf_pipeline.llm.prompt import Chat, Context, Prompt, RewritePrompt, load_prompt, question_key
 from ecmf_pipeline.llm.rewriting import shortened_context
 from ecmf_pipeline.llm.scoring import calibration_of_server
+from ecmf_pipeline.llm.server_run import DRAFTS_FILE, Drafts, about_tokens
 
 Caches = Sequence[tuple[ScoreBooks, Callable[[bytes], TextScores | Written]]]
 """Where answers are kept, and how a line of them is read."""

@@ -1,4 +1,4 @@
-"""Prompts: versioned texts that ask for the emotion of one utterance, and the words the answer is given in.
+"""Prompts: versioned texts that ask for the emotion of an utterance, or for the cues of a written rewrite.
 
 A transcript is data. It stands on one line between quotation marks that it cannot itself contain, so nothing a speaker
 says can end the quotation, add an example or change the task.
@@ -11,9 +11,10 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from importlib.abc import Traversable
 from pathlib import Path
 from string import Formatter
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -23,12 +24,18 @@ from ecmf_pipeline.core.errors import InputError, ParamsError
 from ecmf_pipeline.core.files import fingerprint, read_text, sha256_text
 from ecmf_pipeline.llm.schema import OneOf, Schema, SomeOf, Text
 
-if TYPE_CHECKING:
-    pass
-
 Calibration = Literal["everyday", "content_free", "none"]
 _QUOTATION_MARKS = str.maketrans(dict.fromkeys('"“”„‟«»\uff02「」『』', "'"))
 _MARKS = str.maketrans({"<": "‹", ">": "›", "\uff1c": "‹", "\uff1e": "›"})  # noqa: RUF001 - the look-alikes are meant
+MOST_EMOTIONS = 2
+LONGEST_CUES = 160
+"""Characters of all cues of an answer."""
+CUES = (
+    *("brows_down", "inner_brows_up", "brows_up", "eyes_wide", "eyes_squinting", "cheeks_up", "nose_wrinkled"),
+    *("jaw_open", "smile", "frown", "lips_pressed", "mouth_stretched", "upper_lip_up", "lips_rolled", "pucker"),
+    *("pitch_high", "pitch_low", "pitch_lively", "pitch_flat", "loud", "quiet", "fast", "slow"),
+)
+"""All that a face or a voice can be said to do; a prompt file has words for each."""
 
 
 class Message(TypedDict):
@@ -83,27 +90,13 @@ class Wording(Config):
     unclear: str
 
 
-class ChatWording(Config):
-    """How a server is asked, in the turns of a chat, with answers in JSON.
+class ServerWording(Config):
+    """How a server is asked about an utterance, or about pictures alone: in the turns of a chat, with answers in JSON.
 
     Attributes:
         version: Raised with every change of this section.
         instruction: The task; ``{labels}`` is where the labels are listed.
-        item: One utterance, ``{text}``, between marks that it cannot itself contain.
-    """
-
-    version: int = Field(ge=1)
-    instruction: str
-    item: str
-
-
-class FrameWording(Config):
-    """How a server is asked about pictures alone.
-
-    Attributes:
-        version: Raised with every change of this section.
-        instruction: The task; ``{labels}`` is where the labels are listed.
-        item: What stands after the pictures.
+        item: One utterance, ``{text}``, between marks that it cannot itself contain; or what stands after the pictures.
     """
 
     version: int = Field(ge=1)
@@ -144,13 +137,13 @@ class Prompt(Config):
     content_free: tuple[str, ...] = Field(min_length=1)
     everyday: tuple[str, ...] = Field(min_length=1)
     wording: Wording
-    chat: ChatWording | None = None
-    frames: FrameWording | None = None
+    chat: ServerWording | None = None
+    frames: ServerWording | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Prompt:
         """Every place to fill is there and nothing else, every alias leads somewhere."""
-        for template, places in (
+        _check_places(
             (self.instruction, ["labels"]),
             (self.item, ["text"]),
             *([(self.chat.instruction, ["labels"]), (self.chat.item, ["text"])] if self.chat else []),
@@ -161,11 +154,7 @@ class Prompt(Config):
             (self.wording.likely, ["first"]),
             (self.wording.likely_second, ["first", "second"]),
             (self.wording.unclear, []),
-        ):
-            if (found := [place for _, place, _, _ in Formatter().parse(template) if place is not None]) != places:
-                raise ValueError(
-                    f"{template!r} has the places {found} to fill, not {places} (a brace that is meant stands twice)"
-                )
+        )
         if lost := sorted(set(self.aliases.values()) - set(self.labels)):
             raise ValueError(f"aliases lead to unknown labels: {', '.join(lost)}")
         return self
@@ -242,7 +231,7 @@ class Prompt(Config):
         if self.chat is None:
             raise ParamsError("the prompt has no section `chat`", "copy it from emotion_en.yaml")
         item = self.chat.item
-        listed = ", ".join(json.dumps(word, ensure_ascii=False) for word in self.words(labels))
+        listed = json_words(self.words(labels))
         turns: list[Message] = [{"role": "system", "content": self.chat.instruction.format(labels=listed)}]
         for example, word in self._examples(labels):
             turns.append({"role": "user", "content": item.format(text=unmarked(example))})
@@ -276,61 +265,6 @@ class Prompt(Config):
     def _examples(self, labels: Sequence[str]) -> list[tuple[str, str]]:
         asked = [known for known in self.known(labels) if known]
         return [(known.example, known.word) for known in self.labels.values() if known in asked]
-
-
-def packaged_prompts() -> list[str]:
-    """Names of the prompts that ship with the package."""
-    folder = resources.files("ecmf_pipeline.llm") / "prompts"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
-def load_prompt(name: str) -> Prompt:
-    """Read a packaged prompt by its name, or one's own by the path of its ``.yaml`` file.
-
-    Raises:
-        ParamsError: When there is none, or it is not a prompt.
-    """
-    if name.endswith(".yaml"):
-        if not Path(name).is_file():
-            raise ParamsError(f"the prompt file {name} is missing")
-        text = read_text(Path(name))
-    elif name in packaged_prompts():
-        text = (resources.files("ecmf_pipeline.llm") / "prompts" / f"{name}.yaml").read_text(encoding="utf-8")
-    else:
-        raise ParamsError(
-            f"there is no prompt {name!r}", f"take {' or '.join(packaged_prompts())}, or the path of a .yaml file"
-        )
-    try:
-        return Prompt.model_validate(yaml.safe_load(text))
-    except (yaml.YAMLError, ValidationError) as error:
-        raise ParamsError(f"{name} is not a prompt: {error}", "start from a copy of emotion_en.yaml") from error
-
-
-def question_key(chat: Chat) -> str:
-    """SHA-256 of a question."""
-    return sha256_text(json.dumps(list(chat), ensure_ascii=False, sort_keys=True))
-
-
-def unmarked(text: str) -> str:
-    """The text as data that cannot end the marks around it."""
-    return as_data(text).translate(_MARKS)
-
-
-def as_data(text: str) -> str:
-    """The text on one line, with its quotation marks turned into apostrophes and control characters into spaces."""
-    plain = "".join(" " if unicodedata.category(character) in {"Cc", "Cs"} else character for character in text)
-    return " ".join(plain.translate(_QUOTATION_MARKS).split())
-
-
-MOST_EMOTIONS = 2
-LONGEST_CUES = 160
-"""Characters of all cues of an answer."""
-CUES = (
-    *("brows_down", "inner_brows_up", "brows_up", "eyes_wide", "eyes_squinting", "cheeks_up", "nose_wrinkled"),
-    *("jaw_open", "smile", "frown", "lips_pressed", "mouth_stretched", "upper_lip_up", "lips_rolled", "pucker"),
-    *("pitch_high", "pitch_low", "pitch_lively", "pitch_flat", "loud", "quiet", "fast", "slow"),
-)
-"""All that a face or a voice can be said to do; a prompt file has words for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,7 +364,7 @@ class RewritePrompt(Config):
     def _complete(self) -> RewritePrompt:
         """Every place to fill is there and nothing else; examples keep to the schema; each cue has words."""
         wording = self.wording
-        for template, places in (
+        _check_places(
             (self.instruction, ["emotions"]),
             *((mark, ["text"]) for mark in self.marks.model_dump().values()),
             (wording.enriched, ["text", "cue"]),
@@ -438,11 +372,7 @@ class RewritePrompt(Config):
             (wording.clear_cues, ["emotions", "cues"]),
             (wording.unclear, []),
             (wording.shown, ["cues"]),
-        ):
-            if (found := [place for _, place, _, _ in Formatter().parse(template) if place is not None]) != places:
-                raise ValueError(
-                    f"{template!r} has the places {found} to fill, not {places} (a brace that is meant stands twice)"
-                )
+        )
         for example in self.examples:
             if unknown := set(example.answer.emotions) - set(self.emotions):
                 raise ValueError(f"the example {example.text!r} names {sorted(unknown)}, not among `emotions`")
@@ -460,7 +390,7 @@ class RewritePrompt(Config):
 
     def messages(self, context: Context) -> list[Message]:
         """The turns that ask about one utterance, up to the answer."""
-        listed = ", ".join(json.dumps(word, ensure_ascii=False) for word in self.emotions)
+        listed = json_words(self.emotions)
         turns: list[Message] = [{"role": "system", "content": self.instruction.format(emotions=listed)}]
         for example in self.examples:
             shown = Context(example.text, example.before, example.after, example.cues)
@@ -496,34 +426,88 @@ class RewritePrompt(Config):
         return "\n".join(mark.format(text=unmarked(text)) for mark, texts in parts for text in texts)
 
 
-def packaged_rewrite_prompts() -> Mapping[str, str]:
-    """The prompts for rewriting that ship with the package: their text by name."""
-    folder = resources.files("ecmf_pipeline.llm") / "prompts" / "rewrite"
-    files = sorted((entry.name, entry) for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-    return {name.removesuffix(".yaml"): entry.read_text(encoding="utf-8") for name, entry in files}
+PromptT = TypeVar("PromptT", Prompt, RewritePrompt)
+
+
+def packaged_prompts() -> Mapping[str, Traversable]:
+    """The files of the prompts that ship with the package, by name."""
+    return _packaged("prompts")
+
+
+def packaged_rewrite_prompts() -> Mapping[str, Traversable]:
+    """The files of the prompts for rewriting that ship with the package, by name."""
+    return _packaged("prompts/rewrite")
+
+
+def load_prompt(name: str) -> Prompt:
+    """Read a packaged prompt by its name, or one's own by the path of its ``.yaml`` file.
+
+    Raises:
+        ParamsError: When there is none, or it is not a prompt.
+    """
+    return _load(name, Prompt, packaged_prompts(), "", "a prompt", "emotion_en")
 
 
 def load_rewrite_prompt(name: str) -> RewritePrompt:
-    """Read a packaged prompt by its name, or one's own by the path of its ``.yaml`` file.
+    """Read a packaged prompt for rewriting by its name, or one's own by the path of its ``.yaml`` file.
 
     Raises:
         ParamsError: When there is none, or it is no prompt for rewriting.
     """
-    packaged = packaged_rewrite_prompts()
+    return _load(
+        name, RewritePrompt, packaged_rewrite_prompts(), "rewrite.prompt: ", "a prompt for rewriting", "rewrite_en"
+    )
+
+
+def _packaged(folder: str) -> dict[str, Traversable]:
+    files = sorted(resources.files("ecmf_pipeline.llm").joinpath(folder).iterdir(), key=lambda file: file.name)
+    return {file.name.removesuffix(".yaml"): file for file in files if file.name.endswith(".yaml")}
+
+
+def _load(
+    name: str, kind: type[PromptT], packaged: Mapping[str, Traversable], param: str, what: str, example: str
+) -> PromptT:
     if name.endswith(".yaml"):
         if not Path(name).is_file():
-            raise ParamsError(f"rewrite.prompt: the prompt file {name} is missing")
+            raise ParamsError(f"{param}the prompt file {name} is missing")
         text = read_text(Path(name))
     elif name in packaged:
-        text = packaged[name]
+        text = packaged[name].read_text(encoding="utf-8")
     else:
         raise ParamsError(
-            f"rewrite.prompt: there is no prompt {name!r}",
-            f"take {' or '.join(packaged)}, or the path of a .yaml file",
+            f"{param}there is no prompt {name!r}", f"take {' or '.join(packaged)}, or the path of a .yaml file"
         )
     try:
-        return RewritePrompt.model_validate(yaml.safe_load(text))
+        return kind.model_validate(yaml.safe_load(text))
     except (yaml.YAMLError, ValidationError) as error:
-        raise ParamsError(
-            f"rewrite.prompt: {name} is not a prompt for rewriting: {error}", "start from a copy of rewrite_en.yaml"
-        ) from error
+        raise ParamsError(f"{param}{name} is not {what}: {error}", f"start from a copy of {example}.yaml") from error
+
+
+def _check_places(*templates: tuple[str, Sequence[str]]) -> None:
+    """Refuse a template that has other places to fill than those given."""
+    for template, places in templates:
+        if (found := [place for _, place, _, _ in Formatter().parse(template) if place is not None]) != places:
+            raise ValueError(
+                f"{template!r} has the places {found} to fill, not {places} (a brace that is meant stands twice)"
+            )
+
+
+def json_words(words: Sequence[str]) -> str:
+    """Words as JSON writes them, as a server is told them."""
+    return ", ".join(json.dumps(word, ensure_ascii=False) for word in words)
+
+
+def question_key(chat: Chat) -> str:
+    """SHA-256 of a question."""
+    return sha256_text(json.dumps(list(chat), ensure_ascii=False, sort_keys=True))
+
+
+def unmarked(text: str) -> str:
+    """The text as data that cannot end the marks around it."""
+    return as_data(text).translate(_MARKS)
+
+
+def as_data(text: str) -> str:
+    """The text on one line, with its quotation marks turned into apostrophes and control characters into spaces."""
+    plain = "".join(" " if unicodedata.category(character) in {"Cc", "Cs"} else character for character in text)
+    return " ".join(plain.translate(_QUOTATION_MARKS).split())

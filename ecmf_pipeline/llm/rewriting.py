@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.clips import Clip
-from ecmf_pipeline.llm.server_run import shortened
 from ecmf_pipeline.llm.answers import ScoreBooks
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.llm.generation import fill_in
@@ -25,6 +24,7 @@ from ecmf_pipeline.llm.prompt import (
 )
 from ecmf_pipeline.llm.schema import Value
 from ecmf_pipeline.llm.scoring import label_scores, probabilities
+from ecmf_pipeline.llm.server_run import shortened
 from ecmf_pipeline.runner import Engine
 
 _BETWEEN = re.compile("[;；]")  # noqa: RUF001 - both scripts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,22 +12,22 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import ClipError, FeaturesNotFinite, ModelError, as_out_of_memory
 from ecmf_pipeline.core.files import fingerprint, sha256_text
-from ecmf_pipeline.llm.server_run import Budget, Drafts
 from ecmf_pipeline.llm.answers import (
-    BRANCH,
     AnswerCache,
-    Asked,
+    Answered,
+    Question,
     ScoreBooks,
     ScoreCache,
     TextScores,
-    Utterance,
     ask_about,
+    drafts_of,
     nothing_to_ask,
 )
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt
-from ecmf_pipeline.llm.requests import AskingSteps
-from ecmf_pipeline.runner import Engine, Outcome, Step, StepFactory, Target
+from ecmf_pipeline.llm.requests import AskingStep
+from ecmf_pipeline.llm.server_run import Budget, Drafts
+from ecmf_pipeline.runner import Engine, Outcome, Step, StepFactory
 
 if TYPE_CHECKING:
     from ecmf_pipeline.llm.local import TransformersScorer
@@ -91,13 +92,14 @@ def label_scores(
         nothing_to_ask(books)
         return Scored(np.full((len(texts), len(labels)), np.nan), 0, 0, len(texts), 0, 0, 0)
     asked = prompt or load_prompt(config.prompt)
+    settings = fingerprint(config.settings(labels, prompt))
     calibration = calibration_of_server(config, asked)
     found = scored(
         {**texts, **{f"{CALIBRATION}{number}": text for number, text in enumerate(calibration)}},
         labels,
-        fingerprint=fingerprint(config.settings(labels, prompt)),
+        fingerprint=settings,
         books=books,
-        steps=steps_of(config, asked, labels, budget),
+        steps=steps_of(config, asked, labels, drafts=partial(drafts_of, books, settings), budget=budget),
         config=config,
         retry_quarantined=retry_quarantined,
         engine=engine,
@@ -145,7 +147,7 @@ def scored(
     *,
     fingerprint: str,
     books: ScoreBooks,
-    steps: Callable[[Drafts], StepFactory],
+    steps: StepFactory,
     config: LlmConfig,
     retry_quarantined: bool = False,
     engine: Engine | None = None,
@@ -176,9 +178,9 @@ def scored(
     cache = ScoreCache(books.cache, fingerprint, also=[other.cache for other in books.earlier])
     found = ask_about(
         keys,
-        lambda wanted: _utterances(utterances, wanted),
+        utterances,
+        len,
         cache=cache,
-        fingerprint=fingerprint,
         books=books,
         steps=steps,
         config=config,
@@ -193,7 +195,7 @@ def scores_kept(
     clip_ids: Sequence[str],
     keys: Mapping[str, str],
     labels: Sequence[str],
-    found: Asked,
+    found: Answered,
 ) -> Scored:
     """The scores that a cache holds of clips, and what a run did for them.
 
@@ -220,51 +222,36 @@ def scores_kept(
     )
 
 
-def _utterances(utterances: Mapping[str, str], wanted: Mapping[str, Sequence[str]]) -> list[Utterance]:
-    return [
-        Utterance(utterances[clip_ids[0]], tuple(Target(clip_id, BRANCH, key) for clip_id in clip_ids))
-        for key, clip_ids in wanted.items()
-    ]
-
-
 def steps_of(
-    config: LlmConfig, prompt: Prompt, labels: Sequence[str], budget: Budget | None = None
-) -> Callable[[Drafts], StepFactory]:
-    """What makes the factory of the steps that score labels; it loads neither a model nor a client library.
+    config: LlmConfig,
+    prompt: Prompt,
+    labels: Sequence[str],
+    *,
+    drafts: Callable[[], Drafts],
+    budget: Budget | None = None,
+) -> StepFactory:
+    """What makes the steps that score labels; neither a model nor a client library is loaded before it does.
 
     Args:
         config: The model and what it is asked.
         prompt: The prompt, packaged or with examples of the corpus.
         labels: Labels to choose from, (K,).
+        drafts: Opens what has been paid for of texts that are not finished.
         budget: What may still be sent to a server; None: as ``config`` says.
     """
     if config.backend == "openai":
-        return lambda drafts: AskingSteps(config, prompt, tuple(labels), drafts, budget or Budget(config.budget))
-    return lambda _: ScoringSteps(config, prompt, tuple(labels))
+        return lambda _: AskingStep(config, prompt, labels, drafts(), budget or Budget(config.budget))
+    return partial(_scoring_step, config, prompt, tuple(labels))
 
 
-@dataclass(frozen=True, slots=True)
-class ScoringSteps:
-    """Makes the step of each worker, in that worker: the process that only hands out the work never loads torch.
+def _scoring_step(config: LlmConfig, prompt: Prompt, labels: tuple[str, ...], worker: int) -> ScoringStep:
+    """Load the model, in a worker: the process that only hands out the work never loads torch."""
+    from ecmf_pipeline.llm.local import TransformersScorer
 
-    Attributes:
-        config: Model and batch size.
-        prompt: What is asked.
-        labels: Labels to choose from, (K,).
-    """
-
-    config: LlmConfig
-    prompt: Prompt
-    labels: tuple[str, ...]
-
-    def __call__(self, worker: int) -> ScoringStep:
-        """Load the model."""
-        from ecmf_pipeline.llm.local import TransformersScorer
-
-        return ScoringStep(TransformersScorer(self.config, worker, self.prompt), self.labels)
+    return ScoringStep(TransformersScorer(config, worker, prompt), labels)
 
 
-class ScoringStep(Step[Utterance, str, TextScores]):
+class ScoringStep(Step[Question[str], str, TextScores]):
     """Scores the labels for texts.
 
     Args:
@@ -277,11 +264,11 @@ class ScoringStep(Step[Utterance, str, TextScores]):
         self._labels = labels
         scorer.score([], labels)  # loads and calibrates now: the time that it takes is no text's fault
 
-    def open(self, item: Utterance) -> str:
+    def open(self, item: Question[str]) -> str:
         """The words."""
-        return item.text
+        return item.about
 
-    def work(self, batch: Sequence[tuple[Utterance, str]]) -> list[Outcome[TextScores]]:
+    def work(self, batch: Sequence[tuple[Question[str], str]]) -> list[Outcome[TextScores]]:
         """Score a batch; the clips that say a text share its row."""
         with as_out_of_memory():
             scores = self._scorer.score([text for _, text in batch], self._labels)  # (B, K)

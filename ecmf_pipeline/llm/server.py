@@ -21,10 +21,10 @@ from openai.types.chat.chat_completion import Choice
 from pydantic import ValidationError
 
 from ecmf_pipeline.core.errors import ModelError, RequestRefused, ServerUnavailable, TryAgain
-from ecmf_pipeline.llm.server_run import Budget, about_tokens
 from ecmf_pipeline.llm.config import ServerConfig
 from ecmf_pipeline.llm.prompt import Message, PictureMessage
 from ecmf_pipeline.llm.server_protocol import Answer, Dialect, ServerKey, Token, response_format, retry_after
+from ecmf_pipeline.llm.server_run import Budget, about_tokens
 
 _NOT_NOW = {408, 409, 425, 429}
 _ABOUT_THIS_TEXT = {400, 413, 422}

@@ -1,4 +1,8 @@
-"""What requests cost: tokens estimated before they are sent, texts cut to size, and the limits of one run."""
+"""A run that asks a server: its threads, the limits of what it may send, and the drafts of what it has paid for.
+
+Tokens are estimated before they are sent, and texts cut to size. Questions that take several answers have `Drafts`
+until they are finished: what a server said before a run was cut short is not asked for again.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,12 @@ from ecmf_pipeline.runner.run import hurried
 from ecmf_pipeline.runner.spool import Spool
 from ecmf_pipeline.runner.step import perform, unwatched
 
+RAW = 2000
+"""Characters that are kept of an answer that was not valid."""
+DRAFTS_FILE = "drafts.jsonl"
+"""Name of the drafts in the folder of a fingerprint's spool."""
+TRIES = 2
+"""An answer that the schema forbids is asked for once more; then the model abstains."""
 _TURN = 4
 """Tokens that frame a turn."""
 _PICTURE = 800
@@ -31,9 +41,6 @@ _PICTURE = 800
 
 class Budget:
     """Counts requests and tokens of one run, over all its threads.
-
-    Args:
-        config: The limits.
 
     Attributes:
         requests: Requests sent.
@@ -48,10 +55,7 @@ class Budget:
         self.tokens = 0
 
     def reserve(self, tokens: int) -> None:
-        """Make room for one request before it is sent; waits where only requests under way leave no room for it.
-
-        Args:
-            tokens: The most that it is expected to take; `settle` replaces it by what it took.
+        """Make room for a request of at most so many tokens; waits where only those under way leave no room for it.
 
         Raises:
             BudgetSpent: When it would go beyond a limit. It is not sent then.
@@ -83,17 +87,15 @@ class Budget:
 
 def about_tokens(messages: Sequence[Message | PictureMessage]) -> int:
     """An estimate on the high side: four ASCII characters a token, one of any other script."""
-    return sum(_TURN + _about_content(message["content"]) for message in messages)
+    count = 0
+    for message in messages:
+        content = message["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        count += _TURN + sum(_of_text(part["text"]) if part["type"] == "text" else _PICTURE for part in parts)
+    return count
 
 
-def _about_content(content: str | list[dict[str, Any]]) -> int:
-    if isinstance(content, str):
-        return about(content)
-    return sum(about(part["text"]) if part["type"] == "text" else _PICTURE for part in content)
-
-
-def about(text: str) -> int:
-    """The same of a text."""
+def _of_text(text: str) -> int:
     plain = sum(character.isascii() for character in text)
     return math.ceil(plain / 4) + len(text) - plain
 
@@ -106,18 +108,6 @@ def shortened(text: str, tokens: int) -> tuple[str, bool]:
         if room < 0:
             return text[:position], True
     return text, False
-
-
-RAW = 2000
-"""Characters that are kept of an answer that was not valid."""
-
-
-DRAFTS_FILE = "drafts.jsonl"
-"""Its name in the folder of a fingerprint's spool."""
-
-
-TRIES = 2
-"""An answer that the schema forbids is asked for once more; then the model abstains."""
 
 
 @dataclass(frozen=True, slots=True)

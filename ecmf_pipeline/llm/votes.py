@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from ecmf_pipeline.llm.server_run import Budget
 from ecmf_pipeline.llm.answers import ScoreBooks
 from ecmf_pipeline.llm.config import LlmConfig, LlmVotesConfig
 from ecmf_pipeline.llm.cues import count_words
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt
 from ecmf_pipeline.llm.scoring import Scored, label_scores, probabilities
+from ecmf_pipeline.llm.server_run import Budget
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -96,7 +96,7 @@ def ask(
         LABELS,
         fingerprint=fingerprint,
         books=stage or books(folder),
-        steps=lambda _: Scripted(folder, seconds),
+        steps=Scripted(folder, seconds),
         config=LlmConfig(
             batch_size=batch_size, workers=workers, clip_timeout=clip_timeout, max_quarantined=max_quarantined
         ),

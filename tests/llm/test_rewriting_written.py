@@ -162,7 +162,7 @@ def test_cues_are_told_after_a_scored_rewrite(tiny: LlmConfig, tmp_path: Path) -
 
 
 def test_a_prompt_of_ones_own(tmp_path: Path) -> None:
-    document = yaml.safe_load(packaged_rewrite_prompts()["rewrite_en"])
+    document = yaml.safe_load(packaged_rewrite_prompts()["rewrite_en"].read_text(encoding="utf-8"))
     own = tmp_path / "own.yaml"
     own.write_text(yaml.safe_dump(document | {"version": 7}))
     prompt = load_rewrite_prompt(str(own))

@@ -15,7 +15,6 @@ from ecmf_pipeline.core.files import read_json
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.encoders.config import EgemapsConfig, MiniXceptionConfig
 from ecmf_pipeline.extraction.plan import present_digests
-from ecmf_pipeline.llm.server_run import Budget
 from ecmf_pipeline.llm.answers import ScoreBooks, nothing_to_ask
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.cues import face_cues, read_cues, speech_rate, voice_cues
@@ -23,6 +22,7 @@ from ecmf_pipeline.llm.frames import frame_scores
 from ecmf_pipeline.llm.prompt import Context, load_rewrite_prompt
 from ecmf_pipeline.llm.rewriting import contexts_of
 from ecmf_pipeline.llm.scoring import Scored, label_scores
+from ecmf_pipeline.llm.server_run import Budget
 from ecmf_pipeline.llm.votes import calibrated_votes, calibration_summary, without_short, word_scores
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.stages.shared.inputs import Corpus, expected_fingerprint, folds_of
