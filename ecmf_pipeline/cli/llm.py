@@ -25,10 +25,9 @@ def ls() -> None:
     from ecmf_pipeline.stages.shared.llm_questions import CACHES, fingerprints_in_use
 
     marks = dict.fromkeys(fingerprints_in_use(load_params()).values(), "in use")
-    for kept in kept_answers(CACHES):
-        mark = marks.get(kept.fingerprint, "other settings")
-        answers = f"{counted(kept.answers, 'answer')}, {kept.invalid} without a valid one"
-        say(f"{kept.stage} {kept.fingerprint}: {answers}, {mark}")
+    for books, name, answers, invalid in kept_answers(CACHES):
+        mark = marks.get(name, "other settings")
+        say(f"{books.stage} {name}: {counted(answers, 'answer')}, {invalid} without a valid one, {mark}")
     for books, name, paid in unfinished(CACHES):
         mark = marks.get(name, "other settings")
         say(f"{books.stage} {name}: {counted(paid, 'paid answer')} of unfinished questions, {mark}")

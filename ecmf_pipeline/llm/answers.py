@@ -303,7 +303,7 @@ def _number(path: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ScoreBooks:
-    """Where a stage keeps what it has asked.
+    """Where a stage keeps what it has asked, and whether it tries again what it could not ask.
 
     Attributes:
         stage: The stage.
@@ -311,6 +311,7 @@ class ScoreBooks:
         waiting: What is not sealed yet; outside of what DVC tracks.
         quarantine: Table of the clips that the model could not be asked about.
         earlier: Stages that asked the same before: what they know is read, what they set aside is not asked.
+        retry_quarantined: Whether what the stage set aside is tried again although nothing changed.
     """
 
     stage: str
@@ -318,6 +319,7 @@ class ScoreBooks:
     waiting: Path
     quarantine: Path
     earlier: tuple[ScoreBooks, ...] = ()
+    retry_quarantined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,7 +363,6 @@ def ask_about(
     books: ScoreBooks,
     steps: StepFactory,
     config: LlmConfig,
-    retry_quarantined: bool = False,
     engine: Engine | None = None,
 ) -> Answered:
     """Ask what the cache does not know, and keep the answers in it.
@@ -377,7 +378,6 @@ def ask_about(
         books: Where the stage keeps what it has asked.
         steps: Makes the steps; not called when everything is known.
         config: How the loop runs.
-        retry_quarantined: Whether what was set aside is tried again.
         engine: Who runs the workers; None: processes or threads of this machine, as ``config`` says.
 
     Raises:
@@ -393,7 +393,7 @@ def ask_about(
             at_end.callback(lambda: drafts_of(books, cache.fingerprint).tidy(cache))
         known = {key for key in keys.values() if key in cache}
         missing = {clip_id: key for clip_id, key in keys.items() if key not in known}
-        quarantine = _set_aside(books, cache.fingerprint, missing, retry=retry_quarantined)
+        quarantine = _set_aside(books, cache.fingerprint, missing)
         report = RunReport(reused={BRANCH: len(keys) - len(missing)})
         wanted: dict[str, list[str]] = defaultdict(list)
         for clip_id, key in missing.items():
@@ -465,7 +465,7 @@ def _see(books: ScoreBooks, what: str) -> str:
     return f"{books.stage}: {what}.\n  See {books.quarantine}, and run it again once the server is well."
 
 
-def _set_aside(books: ScoreBooks, fingerprint: str, missing: Mapping[str, str], *, retry: bool) -> Quarantine:
+def _set_aside(books: ScoreBooks, fingerprint: str, missing: Mapping[str, str]) -> Quarantine:
     """The stage's table: of the clips that miss an answer, those whose question was found to break the model."""
 
     def table(of: ScoreBooks) -> Quarantine:
@@ -474,7 +474,7 @@ def _set_aside(books: ScoreBooks, fingerprint: str, missing: Mapping[str, str], 
         return read
 
     own = table(books)
-    if retry:
+    if books.retry_quarantined:
         own.clear()
         return own
     bad = {entry.digest: entry for read in (*map(table, books.earlier), own) for entry in read}

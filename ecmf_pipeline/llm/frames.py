@@ -27,7 +27,6 @@ from ecmf_pipeline.llm.server_run import Budget, Drafts
 from ecmf_pipeline.media.config import MediaConfig, resolved_reader
 from ecmf_pipeline.media.containers import has_changed
 from ecmf_pipeline.media.sampling import read_samplings
-from ecmf_pipeline.runner import Engine
 
 if TYPE_CHECKING:
     pass
@@ -45,8 +44,6 @@ def frame_scores(
     media: MediaConfig,
     faces: FaceConfig,
     books: ScoreBooks,
-    retry_quarantined: bool = False,
-    engine: Engine | None = None,
     budget: Budget | None = None,
 ) -> Scored:
     """Label scores of clips by their pictures, (n, K), asking only about files that no cache knows.
@@ -59,8 +56,6 @@ def frame_scores(
         media: How clips are decoded.
         faces: How faces are found, where they are shown.
         books: Where the stage keeps what it has asked.
-        retry_quarantined: Whether clips that were set aside are tried again.
-        engine: Who runs the workers; None: threads, as ``config`` says.
         budget: What may still be sent, where a stage asks in several loops; None: one for this loop.
 
     Raises:
@@ -90,8 +85,6 @@ def frame_scores(
             budget or Budget(config.budget),
         ),
         config=config,
-        retry_quarantined=retry_quarantined,
-        engine=engine,
     )
     return scores_kept(cache, [clip.clip_id for clip in clips], keys, labels, found)
 

@@ -50,7 +50,6 @@ def fill_in(
     *,
     prompt: Mapping[str, Any],
     books: ScoreBooks,
-    retry_quarantined: bool = False,
     engine: Engine | None = None,
 ) -> Forms:
     """Have the model answer about each clip what no cache knows.
@@ -61,7 +60,6 @@ def fill_in(
         schema: The form of the answers.
         prompt: The prompt's part of the settings: its version, say.
         books: Where the stage keeps what it has asked.
-        retry_quarantined: Whether questions that were set aside are tried again.
         engine: Who runs the workers; None: as ``config`` says.
 
     Raises:
@@ -83,7 +81,6 @@ def fill_in(
             else partial(_generation_step, config, schema)
         ),
         config=config,
-        retry_quarantined=retry_quarantined,
         engine=engine,
     )
     answers = {clip_id: cache.get(key) for clip_id, key in keys.items()}

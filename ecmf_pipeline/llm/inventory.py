@@ -23,29 +23,12 @@ Caches = Sequence[tuple[ScoreBooks, Callable[[bytes], TextScores | Written]]]
 """Where answers are kept, and how a line of them is read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """The answers of one cache under one fingerprint.
-
-    Attributes:
-        stage: Who asked.
-        fingerprint: Of the settings.
-        answers: How many there are.
-        invalid: On how many of them the model abstains, for want of a valid answer.
-    """
-
-    stage: str
-    fingerprint: str
-    answers: int
-    invalid: int
-
-
-def kept_answers(caches: Caches) -> Iterator[Kept]:
-    """What each cache holds, by settings."""
+def kept_answers(caches: Caches) -> Iterator[tuple[ScoreBooks, str, int, int]]:
+    """What each cache holds: its place and settings, how many answers, and on how many the model abstains."""
     for books, parse in caches:
         for name in _fingerprints(books):
             rows = list(AnswerCache(books.cache, name, parse).rows())
-            yield Kept(books.stage, name, len(rows), sum(_is_invalid(row) for row in rows))
+            yield books, name, len(rows), sum(_is_invalid(row) for row in rows)
 
 
 def unfinished(caches: Caches) -> list[tuple[ScoreBooks, str, int]]:

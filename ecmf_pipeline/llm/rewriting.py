@@ -65,7 +65,6 @@ def enrich_texts(
     labels: Sequence[str],
     *,
     books: ScoreBooks,
-    retry_quarantined: bool = False,
     engine: Engine | None = None,
 ) -> Rewritten:
     """Enrich what clips say, asking only what no cache knows.
@@ -76,7 +75,6 @@ def enrich_texts(
         contexts: What there is to show of each clip with words, by clip id.
         labels: Labels that are scored, (K,).
         books: Where the stage keeps what it has asked.
-        retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
         engine: Who runs the workers; None: as ``llm`` says.
 
     Raises:
@@ -85,15 +83,12 @@ def enrich_texts(
     """
     prompt = load_rewrite_prompt(rewrite.prompt)
     if rewrite.how == "written":
-        return write_rewrites(
-            contexts, config=llm, prompt=prompt, books=books, retry_quarantined=retry_quarantined, engine=engine
-        )
+        return write_rewrites(contexts, config=llm, prompt=prompt, books=books, engine=engine)
     scores = label_scores(
         llm,
         {clip_id: context.text for clip_id, context in contexts.items()},
         labels,
         books=books,
-        retry_quarantined=retry_quarantined,
         engine=engine,
     )
     wording = load_prompt(llm.prompt)
@@ -159,7 +154,6 @@ def write_rewrites(
     config: LlmConfig,
     prompt: RewritePrompt,
     books: ScoreBooks,
-    retry_quarantined: bool = False,
     engine: Engine | None = None,
 ) -> Rewritten:
     """Have the model find the cues of each utterance, asking only what is not known.
@@ -169,7 +163,6 @@ def write_rewrites(
         config: The model.
         prompt: What it is asked.
         books: Where the answers are kept.
-        retry_quarantined: Whether texts that were set aside are tried again.
         engine: Who runs the workers; None: as ``config`` says.
 
     Raises:
@@ -183,7 +176,6 @@ def write_rewrites(
         prompt.schema_of_answers(),
         prompt=prompt.settings(),
         books=books,
-        retry_quarantined=retry_quarantined,
         engine=engine,
     )
     texts, unclear, unquoted = {}, 0, 0

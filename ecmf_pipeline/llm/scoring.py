@@ -65,7 +65,6 @@ def label_scores(
     *,
     books: ScoreBooks,
     prompt: Prompt | None = None,
-    retry_quarantined: bool = False,
     engine: Engine | None = None,
     budget: Budget | None = None,
 ) -> Scored:
@@ -77,7 +76,6 @@ def label_scores(
         labels: Labels to choose from, (K,).
         books: Where the stage keeps what it has asked.
         prompt: The prompt with examples of the corpus; None: as it is packaged.
-        retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
         engine: Who runs the workers; None: processes of this machine, as ``config`` says.
         budget: What may still be sent to a server, where a stage asks in several loops; None: one for this loop.
 
@@ -101,7 +99,6 @@ def label_scores(
         books=books,
         steps=steps_of(config, asked, labels, drafts=partial(drafts_of, books, settings), budget=budget),
         config=config,
-        retry_quarantined=retry_quarantined,
         engine=engine,
     )
     return calibrated(found, len(calibration))
@@ -149,7 +146,6 @@ def scored(
     books: ScoreBooks,
     steps: StepFactory,
     config: LlmConfig,
-    retry_quarantined: bool = False,
     engine: Engine | None = None,
 ) -> Scored:
     """Score each utterance, asking the model only what is not known.
@@ -164,7 +160,6 @@ def scored(
         books: Where the stage keeps what it has asked.
         steps: See `steps_of`; not called when everything is known.
         config: How the loop runs.
-        retry_quarantined: Whether texts that were set aside are tried again.
         engine: Who runs the workers; None: processes of this machine, as ``config`` says.
 
     Raises:
@@ -184,7 +179,6 @@ def scored(
         books=books,
         steps=steps,
         config=config,
-        retry_quarantined=retry_quarantined,
         engine=engine,
     )
     return scores_kept(cache, list(utterances), keys, labels, found)

@@ -50,7 +50,6 @@ def word_scores(
     *,
     seed: int,
     books: ScoreBooks,
-    retry_quarantined: bool = False,
     budget: Budget | None = None,
 ) -> Scored:
     """The label scores of what clips say, (n, K); with examples of the corpus, each fold is asked by its own prompt.
@@ -63,11 +62,10 @@ def word_scores(
         folds: Fold of each clip, (n,); no group stands in two.
         seed: Draws the examples.
         books: Where the stage keeps what it has asked.
-        retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
         budget: What may still be sent to a server; None: as ``config`` says.
     """
     if config.votes.examples == "packaged":
-        return label_scores(config, texts, labels, books=books, retry_quarantined=retry_quarantined, budget=budget)
+        return label_scores(config, texts, labels, books=books, budget=budget)
     clip_ids, said = list(texts), list(texts.values())
     found = []
     values = np.full((len(texts), len(labels)), np.nan)
@@ -81,7 +79,6 @@ def word_scores(
             labels,
             books=own,
             prompt=prompt,
-            retry_quarantined=retry_quarantined,
             budget=budget,
         )
         values[rows] = some.values
