@@ -292,6 +292,17 @@ class Panel:
         return found | {name: voter.votes(given, folds, weights) for name, voter in self.joint.items()}
 
 
+def build_panel(
+    config: VoteConfig,
+    features: Mapping[str, NDArray[np.floating]],
+    n_classes: int,
+    joint: Mapping[str, JointVoter],
+) -> Panel:
+    """The voters of each modality, and of `ALL` together where there are several; see `Panel`."""
+    together = {ALL: joined(features)} if len(features) > 1 else {}
+    return Panel({**features, **together}, build_voters(config), n_classes, config.seed, joint)
+
+
 @dataclass(frozen=True, slots=True)
 class Rounds:
     """The votes of the best round, and how each round did on held-out labels, the first one first."""

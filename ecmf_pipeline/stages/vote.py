@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.fusion.voter import FusionVoter
 from ecmf_pipeline.labels.label_model import GIVEN
 from ecmf_pipeline.labels.tables import read_sources, write_votes
-from ecmf_pipeline.labels.voters import ALL, Panel, build_voters, held_out_score, joined, vote_in_rounds
+from ecmf_pipeline.labels.voters import ALL, build_panel, build_voters, held_out_score, vote_in_rounds
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.sharing.hints import pull_hint
 from ecmf_pipeline.stages.shared.inputs import (
@@ -69,30 +68,23 @@ def _outside(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64]]:
 
 def _own_sources(params: Params) -> set[str]:
     """The names under which this stage and `refine` may enter votes of their own."""
-    modalities = [modality.value for modality in params.extract.encoders]
+    judged = [*(modality.value for modality in params.extract.encoders), ALL]
     of_llm = {LLM_SOURCES[shown] for shown in params.vote.inputs}
-    return (
-        {FUSION, GIVEN}
-        | of_llm
-        | {f"{name}/{kind}" for name in (*modalities, ALL) for kind in build_voters(params.vote)}
-    )
+    return {FUSION, GIVEN, *of_llm, *(f"{name}/{kind}" for name in judged for kind in build_voters(params.vote))}
 
 
 def _classifiers(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64]]:
-    config = params.vote
-    given = corpus.given
+    config, given = params.vote, corpus.given
     verdicts = read_corpus_verdicts(params.refine.verdicts, corpus)
-    alone = read_features(params, corpus.clips)
-    features: dict[str, NDArray[np.floating]] = {**alone}
-    if len(alone) > 1:
-        features[ALL] = joined(alone)
-    voters = build_voters(config)
-    if not voters:
-        return {}
+    features = read_features(params, corpus.clips)
     # In one round the fusion's vote is what `predict` wrote; further rounds train it again with the others.
-    joint = {FUSION: _fusion(params, corpus, alone)} if config.rounds > 1 else {}
+    groups = [clip.group for clip in corpus.clips]
+    fusion = FusionVoter(features, groups, corpus.labels, params.train.fusion, params.train.training)
+    panel = build_panel(config, features, len(corpus.labels), {FUSION: fusion} if config.rounds > 1 else {})
+    if not panel.voters:
+        return {}
     found = vote_in_rounds(
-        Panel(features, voters, len(corpus.labels), config.seed, joint),
+        panel,
         given,
         folds_of(corpus, config.folds, config.seed),
         rounds=config.rounds,
@@ -105,8 +97,3 @@ def _classifiers(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64
     if found.best == 1:
         found.votes.pop(FUSION, None)
     return found.votes
-
-
-def _fusion(params: Params, corpus: Corpus, features: Mapping[str, NDArray[np.float32]]) -> FusionVoter:
-    groups = [clip.group for clip in corpus.clips]
-    return FusionVoter(features, groups, corpus.labels, params.train.fusion, params.train.training)

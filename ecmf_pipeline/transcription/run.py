@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,13 +87,12 @@ def transcribe(
         quarantine.clear()
     cache = AnswerCache(cache_root, settings, Heard.parse)
     with AnswerWriter(cache, waiting, keys) as writer:
-        before = set(keys.values()) & {row.key for row in cache.rows()}
-        missing = {clip_id: key for clip_id, key in keys.items() if key not in before}
+        missing = {clip_id: key for clip_id, key in keys.items() if key not in cache}
         quarantine.keep_only(missing)
         report = RunReport(reused={BRANCH: len(keys) - len(missing)})
         if items := _items(clips, missing, quarantine, corpus_root):
             run: Run[Recording] = Run(
-                ListeningSteps(config),
+                partial(_listening_step, config),
                 {BRANCH: writer},
                 {BRANCH: quarantine},
                 RunConfig(
@@ -159,26 +159,15 @@ class Recording:
         return [self]
 
 
-@dataclass(frozen=True, slots=True)
-class ListeningSteps:
-    """Makes the step of each worker, in that worker.
+def _listening_step(config: TranscribeConfig, worker: int) -> ListeningStep:
+    """Load the model, in a worker; workers share out the GPUs there are."""
+    import torch
 
-    Attributes:
-        config: The model.
-    """
+    from ecmf_pipeline.transcription.whisper import WhisperTranscriber
 
-    config: TranscribeConfig
-
-    def __call__(self, worker: int) -> ListeningStep:
-        """Load the model; workers share out the GPUs there are."""
-        import torch
-
-        from ecmf_pipeline.transcription.whisper import WhisperTranscriber
-
-        config = self.config
-        if config.device in {"auto", "cuda"} and torch.cuda.is_available():
-            config = config.model_copy(update={"device": f"cuda:{worker % torch.cuda.device_count()}"})
-        return ListeningStep(WhisperTranscriber(config))
+    if config.device in {"auto", "cuda"} and torch.cuda.is_available():
+        config = config.model_copy(update={"device": f"cuda:{worker % torch.cuda.device_count()}"})
+    return ListeningStep(WhisperTranscriber(config))
 
 
 class ListeningStep(Step[Recording, NDArray[np.float32], Heard]):
