@@ -32,7 +32,6 @@ class Forms:
         cached: How many were answered from the cache.
         quarantined: How many clips are set aside.
         invalid: How many clips the model abstains on because its answers were not valid.
-        damaged: How many lines of the cache could not be read; what they were about was asked again.
     """
 
     values: Mapping[str, Mapping[str, Value] | None]
@@ -40,7 +39,6 @@ class Forms:
     cached: int
     quarantined: int
     invalid: int
-    damaged: int
 
 
 def fill_in(
@@ -90,7 +88,6 @@ def fill_in(
         cached=found.cached,
         quarantined=found.quarantined,
         invalid=sum(answer is not None and answer.values is None for answer in answers.values()),
-        damaged=cache.dropped,
     )
 
 

@@ -1,4 +1,8 @@
-"""The written rewrite: cues and emotions that a model finds in an utterance, asked once, checked, and put in words."""
+"""The rewrite: what each clip says, with the emotional cues in it put in words after it.
+
+Scored, a sentence follows from the model's label scores by fixed rules; written, the model finds cues and emotions,
+which are checked and put in words.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +33,62 @@ from ecmf_pipeline.runner import Engine
 
 _BETWEEN = re.compile("[;；]")  # noqa: RUF001 - both scripts
 _ENDS = " .,;:!?\"'()。，；：！？、…（）“”"  # noqa: RUF001 - both scripts
+
+Neighbours = tuple[tuple[str, ...], tuple[str, ...]]
+"""The words before and after one utterance."""
+
+
+def contexts_of(
+    clips: Sequence[Clip], config: RewriteConfig, cues: Sequence[Mapping[str, Sequence[str]]]
+) -> dict[str, Context]:
+    """What the rewrite may show of each clip with words, by clip id: the words, their neighbours, cues.
+
+    Args:
+        clips: The whole corpus.
+        config: How many neighbours are shown, and by which prompt.
+        cues: Names of cues by clip id, of each branch that is told of.
+    """
+    prompt = load_rewrite_prompt(config.prompt)
+    around = neighbours_of(clips, config.neighbours, config.dialogues)
+    contexts = {}
+    for clip in clips:
+        if clip.transcript.strip():
+            names = [name for table in cues for name in table.get(clip.clip_id, ())]
+            before, after = around.get(clip.clip_id, ((), ()))
+            contexts[str(clip.clip_id)] = Context(clip.transcript, before, after, prompt.words_for(names))
+    return contexts
+
+
+def neighbours_of(clips: Sequence[Clip], count: int, dialogues: str) -> Mapping[str, Neighbours]:
+    """The nearest utterances before and after each clip, in the order of the dialogue.
+
+    Clip ids tell the order: MELD's ``train_dia0_utt3`` does; MER's clips are drawn from many films and their numbers
+    mean nothing. Utterances without words are passed over; where the corpus left some out, the next ones count.
+
+    Args:
+        clips: The clips, of any split: only words are read.
+        count: How many on either side, at most.
+        dialogues: Regular expression of clip ids with the groups ``dialogue`` and ``position``; see `RewriteConfig`.
+
+    Returns:
+        By clip id; clips whose id does not fit are left out.
+    """
+    if count == 0:
+        return {}
+    pattern = re.compile(dialogues)
+    lines: dict[str, list[tuple[int, Clip]]] = defaultdict(list)
+    for clip in clips:
+        found = pattern.fullmatch(clip.clip_id)
+        if found and found["position"].isdecimal():
+            lines[found["dialogue"]].append((int(found["position"]), clip))
+    around: dict[str, Neighbours] = {}
+    for line in lines.values():
+        ordered = [clip for _, clip in sorted(line, key=lambda entry: (entry[0], entry[1].clip_id))]
+        for place, clip in enumerate(ordered):
+            before = [other.transcript for other in ordered[:place] if other.transcript.strip()]
+            after = [other.transcript for other in ordered[place + 1 :] if other.transcript.strip()]
+            around[clip.clip_id] = tuple(before[-count:]), tuple(after[:count])
+    return around
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,19 +216,7 @@ def write_rewrites(
     books: ScoreBooks,
     engine: Engine | None = None,
 ) -> Rewritten:
-    """Have the model find the cues of each utterance, asking only what is not known.
-
-    Args:
-        contexts: What is shown of each clip with words, by clip id.
-        config: The model.
-        prompt: What it is asked.
-        books: Where the answers are kept.
-        engine: Who runs the workers; None: as ``config`` says.
-
-    Raises:
-        ModelError: When the model cannot be loaded.
-        TryAgain: As `answers.ask_about` does, with what else it raises.
-    """
+    """Have the model find the cues of each utterance, asking only what is not known; see `enrich_texts`."""
     shown = {clip_id: shortened_context(context, config.max_tokens) for clip_id, context in contexts.items()}
     forms = fill_in(
         config,
@@ -247,69 +295,3 @@ def shortened_context(context: Context, tokens: int) -> Context:
     """The context with each of its texts cut after about so many tokens."""
     before, after = (tuple(shortened(text, tokens)[0] for text in some) for some in (context.before, context.after))
     return replace(context, text=shortened(context.text, tokens)[0], before=before, after=after)
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbours:
-    """The words around one utterance, in the order of the dialogue.
-
-    Attributes:
-        before: What was said before it.
-        after: What was said after it.
-    """
-
-    before: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
-
-
-def contexts_of(
-    clips: Sequence[Clip], config: RewriteConfig, cues: Sequence[Mapping[str, Sequence[str]]]
-) -> dict[str, Context]:
-    """What the rewrite may show of each clip with words, by clip id: the words, their neighbours, cues.
-
-    Args:
-        clips: The whole corpus.
-        config: How many neighbours are shown, and by which prompt.
-        cues: Names of cues by clip id, of each branch that is told of.
-    """
-    prompt = load_rewrite_prompt(config.prompt)
-    around = neighbours_of(clips, config.neighbours, config.dialogues)
-    contexts = {}
-    for clip in clips:
-        if clip.transcript.strip():
-            names = [name for table in cues for name in table.get(clip.clip_id, ())]
-            near = around.get(clip.clip_id, Neighbours())
-            contexts[str(clip.clip_id)] = Context(clip.transcript, near.before, near.after, prompt.words_for(names))
-    return contexts
-
-
-def neighbours_of(clips: Sequence[Clip], count: int, dialogues: str) -> Mapping[str, Neighbours]:
-    """The nearest utterances before and after each clip.
-
-    Clip ids tell the order: MELD's ``train_dia0_utt3`` does; MER's clips are drawn from many films and their numbers
-    mean nothing. Utterances without words are passed over; where the corpus left some out, the next ones count.
-
-    Args:
-        clips: The clips, of any split: only words are read.
-        count: How many on either side, at most.
-        dialogues: Regular expression of clip ids with the groups ``dialogue`` and ``position``; see `RewriteConfig`.
-
-    Returns:
-        By clip id; clips whose id does not fit are left out.
-    """
-    if count == 0:
-        return {}
-    pattern = re.compile(dialogues)
-    lines: dict[str, list[tuple[int, Clip]]] = defaultdict(list)
-    for clip in clips:
-        found = pattern.fullmatch(clip.clip_id)
-        if found and found["position"].isdecimal():
-            lines[found["dialogue"]].append((int(found["position"]), clip))
-    around: dict[str, Neighbours] = {}
-    for line in lines.values():
-        ordered = [clip for _, clip in sorted(line, key=lambda entry: (entry[0], entry[1].clip_id))]
-        for place, clip in enumerate(ordered):
-            before = [other.transcript for other in ordered[:place] if other.transcript.strip()]
-            after = [other.transcript for other in ordered[place + 1 :] if other.transcript.strip()]
-            around[clip.clip_id] = Neighbours(tuple(before[-count:]), tuple(after[:count]))
-    return around

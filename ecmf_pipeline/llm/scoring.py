@@ -45,7 +45,6 @@ class Scored:
         truncated: How many of the texts asked were too long and cut.
         quarantined: How many utterances are set aside, by this run or earlier ones.
         invalid: How many utterances the model abstains on because its answers were not valid.
-        damaged: How many lines of the cache could not be read; their texts were asked again.
     """
 
     values: NDArray[np.float64]
@@ -54,7 +53,6 @@ class Scored:
     empty: int
     truncated: int
     quarantined: int
-    damaged: int
     invalid: int = 0
 
 
@@ -88,7 +86,7 @@ def label_scores(
     """
     if not any(text.strip() for text in texts.values()):  # nobody speaks: no model is needed
         nothing_to_ask(books)
-        return Scored(np.full((len(texts), len(labels)), np.nan), 0, 0, len(texts), 0, 0, 0)
+        return Scored(np.full((len(texts), len(labels)), np.nan), 0, 0, len(texts), 0, 0)
     asked = prompt or load_prompt(config.prompt)
     settings = fingerprint(config.settings(labels, prompt))
     calibration = calibration_of_server(config, asked)
@@ -148,26 +146,16 @@ def scored(
     config: LlmConfig,
     engine: Engine | None = None,
 ) -> Scored:
-    """Score each utterance, asking the model only what is not known.
-
-    Equal texts are asked once. Each finished batch is durable at once, so a run that is cut short asks only the rest
-    when it is repeated.
+    """Score what each clip says, by clip id, (n,), uncalibrated; blank texts are not asked; see `answers.ask_about`.
 
     Args:
-        utterances: What each clip says, by clip id, (n,); blank ones are not asked.
+        utterances: The texts.
         labels: Labels to choose from, (K,).
         fingerprint: Of all that changes a score.
         books: Where the stage keeps what it has asked.
-        steps: See `steps_of`; not called when everything is known.
+        steps: See `steps_of`.
         config: How the loop runs.
         engine: Who runs the workers; None: processes of this machine, as ``config`` says.
-
-    Raises:
-        StoreBusy: When another run asks for the same stage.
-        TryAgain: When a server failed each time it was asked about some texts.
-        BudgetSpent: When more would have to be asked than the budget allows.
-        TooManyQuarantined: When too many texts make the model fail; what was scored is kept.
-        Interrupted: On Ctrl-C or SIGTERM; what was complete is kept.
     """
     keys = {clip_id: sha256_text(text) for clip_id, text in utterances.items() if text.strip()}
     cache = ScoreCache(books.cache, fingerprint, also=[other.cache for other in books.earlier])
@@ -191,15 +179,7 @@ def scores_kept(
     labels: Sequence[str],
     found: Answered,
 ) -> Scored:
-    """The scores that a cache holds of clips, and what a run did for them.
-
-    Args:
-        cache: The answers.
-        clip_ids: The clips, (n,).
-        keys: Key of what is asked about each clip; clips that are not asked about have none.
-        labels: The labels, (K,).
-        found: What became of the questions.
-    """
+    """The scores of clips, (n, K), and what a run did for them; clips without a key were not asked about."""
     values = np.full((len(clip_ids), len(labels)), np.nan)
     for row, clip_id in enumerate(clip_ids):
         if clip_id in keys and keys[clip_id] in cache:
@@ -211,7 +191,6 @@ def scores_kept(
         empty=len(clip_ids) - len(keys),
         truncated=sum(cache[key].cut for key in found.asked),
         quarantined=found.quarantined,
-        damaged=cache.dropped,
         invalid=sum(not cache[key].scores for key in keys.values() if key in cache),
     )
 
@@ -277,14 +256,12 @@ class ScoringStep(Step[Question[str], str, TextScores]):
         return outcomes
 
 
-def probabilities(
-    scores: NDArray[np.float64], *, temperature: float | NDArray[np.float64] = 1.0
-) -> NDArray[np.float64]:
+def probabilities(scores: NDArray[np.float64], *, temperature: float = 1.0) -> NDArray[np.float64]:
     """Softmax over the labels, (n, K); rows of NaN stay NaN.
 
     Args:
         scores: Log-scores, (n, K).
-        temperature: Divides the scores first: above 1 flattens, below 1 sharpens. One for all, or one for each, (n, 1).
+        temperature: Divides the scores first: above 1 flattens, below 1 sharpens.
     """
     scaled = scores / temperature
     scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))

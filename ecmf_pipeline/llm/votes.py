@@ -55,14 +55,14 @@ def word_scores(
     """The label scores of what clips say, (n, K); with examples of the corpus, each fold is asked by its own prompt.
 
     Args:
-        config: The model and what it is asked.
-        texts: What each clip says, by clip id, (n,); blank ones are not asked.
-        labels: Labels to choose from, (K,).
-        given: Index of each clip's given label, (n,); -1 where it has none.
-        folds: Fold of each clip, (n,); no group stands in two.
+        config: As `label_scores` has it, like texts, labels, books and budget.
+        texts: What each clip says, by clip id, (n,).
+        labels: The labels, (K,).
+        given: As `prompts_by_fold` has it, like folds and seed.
+        folds: Fold of each clip, (n,).
         seed: Draws the examples.
         books: Where the stage keeps what it has asked.
-        budget: What may still be sent to a server; None: as ``config`` says.
+        budget: What may still be sent to a server.
     """
     if config.votes.examples == "packaged":
         return label_scores(config, texts, labels, books=books, budget=budget)
@@ -85,7 +85,7 @@ def word_scores(
         found.append(some)
     counts = {
         name: sum(getattr(some, name) for some in found)
-        for name in ("asked", "cached", "empty", "truncated", "quarantined", "damaged", "invalid")
+        for name in ("asked", "cached", "empty", "truncated", "quarantined", "invalid")
     }
     return Scored(values, **counts)
 
@@ -168,7 +168,7 @@ def calibrated_votes(
     return votes_from_scores(values, margin=margin), fitted
 
 
-def votes_from_scores(scores: Floats, *, margin: float, temperature: float | Floats = 1.0) -> Floats:
+def votes_from_scores(scores: Floats, *, margin: float) -> Floats:
     """The LLM's votes as probabilities, (n, K), with rows of NaN where it abstains.
 
     It abstains where there are no words (a NaN row of scores) and where the first label leads the second by less than
@@ -177,9 +177,8 @@ def votes_from_scores(scores: Floats, *, margin: float, temperature: float | Flo
     Args:
         scores: Calibrated log-scores, (n, K), K >= 2.
         margin: The least lead.
-        temperature: Divides the scores before they become probabilities.
     """
-    votes = probabilities(scores, temperature=temperature)
+    votes = probabilities(scores)
     ordered = np.sort(votes, axis=1)
     lead = ordered[:, -1] - ordered[:, -2]
     votes[~(lead >= margin)] = np.nan  # written so that a NaN lead abstains too

@@ -281,4 +281,4 @@ def test_votes_abstain_below_the_margin_and_without_words() -> None:
     nan = float("nan")
     np.testing.assert_allclose(votes, np.array([[0.6, 0.4], [nan, nan], [0.2, 0.8], [nan, nan]]))
     assert not np.isnan(votes_from_scores(scores, margin=0)[:3]).any()
-    assert np.isnan(votes_from_scores(scores, margin=0.15, temperature=100)).all()
+    assert np.isnan(votes_from_scores(scores / 100, margin=0.15)).all()
