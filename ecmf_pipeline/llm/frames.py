@@ -20,7 +20,7 @@ from ecmf_pipeline.faces.detector import FaceFinder
 from ecmf_pipeline.faces.openface import read_openface
 from ecmf_pipeline.llm.answers import Question, ScoreBooks, ScoreCache, TextScores, ask_about, drafts_of
 from ecmf_pipeline.llm.config import LlmConfig, ShownFrames
-from ecmf_pipeline.llm.prompt import Message, PictureMessage, Prompt, json_words, load_prompt
+from ecmf_pipeline.llm.prompt import Message, PictureMessage, Prompt, Turn, json_words, load_prompt
 from ecmf_pipeline.llm.requests import LabelAsker, ServerStep
 from ecmf_pipeline.llm.scoring import Scored, scores_kept
 from ecmf_pipeline.llm.server_run import Budget, Drafts
@@ -198,9 +198,7 @@ class ShowingStep(ServerStep[Question[Clip], list[bytes], TextScores]):
         return self._finder.track(sampling.frames).crops
 
 
-def picture_messages(
-    prompt: Prompt, pictures: Sequence[bytes], labels: Sequence[str]
-) -> list[Message | PictureMessage]:
+def picture_messages(prompt: Prompt, pictures: Sequence[bytes], labels: Sequence[str]) -> list[Turn]:
     """The turns that ask about pictures.
 
     Args:

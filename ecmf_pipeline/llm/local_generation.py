@@ -14,6 +14,7 @@ import copy
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -42,7 +43,6 @@ class TransformersGenerator:
         self._model = LocalModel(config, worker)
         self._prefix: list[int] = []
         self._cache: object = None
-        self._vocabulary: Vocabulary | None = None
 
     @torch.inference_mode()
     def generate(self, chats: Sequence[Chat], schema: Schema) -> list[Generated]:
@@ -93,7 +93,7 @@ class TransformersGenerator:
         """One batch, field by field."""
         prefix = self._prefix if self._cache is not None else []
         rows = Rows(self._model, prompts, prefix, self._cache if prefix else None)
-        writer = Writer(self._model, rows, self._vocabulary or self._read_vocabulary())
+        writer = Writer(self._model, rows, self._vocabulary)
         values: list[dict[str, object]] = [{} for _ in prompts]
         for number, (name, kind) in enumerate(schema.fields):
             writer.write(f"{', ' if number else '{'}{json.dumps(name)}: ")
@@ -101,9 +101,9 @@ class TransformersGenerator:
                 values[row][name] = value
         return [_read(json.dumps(answer, ensure_ascii=False), schema) for answer in values]
 
-    def _read_vocabulary(self) -> Vocabulary:
-        self._vocabulary = Vocabulary(self._model)
-        return self._vocabulary
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self._model)
 
 
 def _shared(prompts: Sequence[list[int]]) -> int:
@@ -121,13 +121,7 @@ def _read(content: str, schema: Schema) -> Generated:
 
 
 class Writer:
-    """Writes one value after the other into all rows.
-
-    Args:
-        model: The model.
-        rows: The rows, up to where the answer begins.
-        vocabulary: What may stand in a text.
-    """
+    """Writes one value after the other into all rows, which end where the answer begins."""
 
     def __init__(self, model: LocalModel, rows: Rows, vocabulary: Vocabulary) -> None:
         self._model = model
@@ -141,11 +135,7 @@ class Writer:
             self._rows.append(row, self._after("\n", text))
 
     def value(self, kind: Kind) -> Sequence[Value]:
-        """Have every row fill in a value, with the sign that ends it.
-
-        Args:
-            kind: What is allowed.
-        """
+        """Have every row fill in a value of this kind, with the sign that ends it."""
         if isinstance(kind, OneOf):
             self.write('"')
             return [kind.words[word] for word in self._choice(self._everyone, _escaped(kind.words), '"', '"')]
@@ -218,7 +208,7 @@ class Writer:
 
 
 def _escaped(words: Sequence[str]) -> list[str]:
-    """Words as JSON writes them, without their quotation marks."""
+    """Each word as JSON writes it, without its quotation marks."""
     return [json.dumps(word, ensure_ascii=False)[1:-1] for word in words]
 
 
@@ -323,11 +313,7 @@ _BEFORE_THE_END = set(".!?,;:…。！？，；：")  # noqa: RUF001 - Chinese h
 
 
 class Vocabulary:
-    """What a model's tokens are good for inside of a text on one line.
-
-    Args:
-        model: Whose tokens.
-    """
+    """What a model's tokens are good for inside of a text on one line."""
 
     def __init__(self, model: LocalModel) -> None:
         tokenizer = model.tokenizer

@@ -52,6 +52,7 @@ class PictureMessage(TypedDict):
     content: list[dict[str, Any]]
 
 
+Turn = Message | PictureMessage
 Chat = Sequence[Message]
 """The turns of one question, up to its answer."""
 

@@ -17,7 +17,7 @@ from ecmf_pipeline.core.errors import ClipError
 from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.llm.answers import Question, TextScores, Written
 from ecmf_pipeline.llm.config import LlmConfig, ServerConfig
-from ecmf_pipeline.llm.prompt import Chat, Message, PictureMessage, Prompt, question_key
+from ecmf_pipeline.llm.prompt import Chat, Prompt, Turn, question_key
 from ecmf_pipeline.llm.schema import InvalidAnswer, Schema
 from ecmf_pipeline.llm.server_protocol import label_schema, read_label, read_scores, share_scores
 from ecmf_pipeline.llm.server_run import TRIES, Budget, Draft, Drafts, shortened
@@ -124,11 +124,11 @@ class LabelAsker:
         self._drafts = drafts
         self._schema = label_schema(words)
 
-    def scores(self, key: str, messages: Sequence[Message | PictureMessage], *, cut: bool = False) -> TextScores:
+    def scores(self, key: str, messages: Sequence[Turn], *, cut: bool = False) -> TextScores:
         """Log-scores of the labels, or that the model abstains, with the answers that were not valid.
 
         Args:
-            key: Of the question: what has been paid for under it is not asked for again.
+            key: What has been paid for under it is not asked for again.
             messages: The turns of the chat.
             cut: Whether they hold the beginning of a text alone.
 
@@ -140,9 +140,7 @@ class LabelAsker:
         found = self._by_samples(key, messages, raw) if by_samples else self._by_log_probs(key, messages, raw)
         return TextScores.abstained(key, raw, cut=cut) if found is None else TextScores.of(key, found, cut=cut)
 
-    def _by_log_probs(
-        self, key: str, messages: Sequence[Message | PictureMessage], raw: list[str]
-    ) -> NDArray[np.float64] | None:
+    def _by_log_probs(self, key: str, messages: Sequence[Turn], raw: list[str]) -> NDArray[np.float64] | None:
         for attempt in range(TRIES):
             if draft := self._drafts.get(key, attempt):
                 raw.append(draft.raw)
@@ -154,14 +152,12 @@ class LabelAsker:
                 raw.append(self._drafts.keep(key, attempt, Draft(None, f"{error}: {answer.content}")).raw)
         return None
 
-    def _by_samples(
-        self, key: str, messages: Sequence[Message | PictureMessage], raw: list[str]
-    ) -> NDArray[np.float64] | None:
+    def _by_samples(self, key: str, messages: Sequence[Turn], raw: list[str]) -> NDArray[np.float64] | None:
         samples = range(self._config.samples)
         chosen = [label for number in samples for label in self._sample(key, number, messages, raw)]
         return share_scores(chosen, len(self._words)) if 2 * len(chosen) > self._config.samples else None
 
-    def _sample(self, key: str, number: int, messages: Sequence[Message | PictureMessage], raw: list[str]) -> list[int]:
+    def _sample(self, key: str, number: int, messages: Sequence[Turn], raw: list[str]) -> list[int]:
         """The label of one sample; none where it is invalid twice."""
         for attempt in range(TRIES):
             place = number + attempt * self._config.samples
@@ -171,7 +167,7 @@ class LabelAsker:
             raw.append(draft.raw)
         return []
 
-    def _drawn(self, place: int, messages: Sequence[Message | PictureMessage]) -> Draft:
+    def _drawn(self, place: int, messages: Sequence[Turn]) -> Draft:
         """One answer of the server, drawn with a seed of its own."""
         config = self._config
         seed = config.seed + place

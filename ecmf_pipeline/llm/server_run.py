@@ -21,7 +21,7 @@ from typing import Any
 from ecmf_pipeline.core.errors import BudgetSpent
 from ecmf_pipeline.core.files import flush_folder, write_atomic
 from ecmf_pipeline.llm.config import BudgetConfig
-from ecmf_pipeline.llm.prompt import Message, PictureMessage
+from ecmf_pipeline.llm.prompt import Turn
 from ecmf_pipeline.runner import Done, StepFactory, Task
 from ecmf_pipeline.runner.run import hurried
 from ecmf_pipeline.runner.spool import Spool
@@ -85,7 +85,7 @@ class Budget:
             self._settled.notify_all()
 
 
-def about_tokens(messages: Sequence[Message | PictureMessage]) -> int:
+def about_tokens(messages: Sequence[Turn]) -> int:
     """An estimate on the high side: four ASCII characters a token, one of any other script."""
     count = 0
     for message in messages:
@@ -160,11 +160,7 @@ class Drafts:
         return sum(all(drafts) or any(draft and draft.label is not None for draft in drafts) for drafts in tries)
 
     def tidy(self, finished: Container[str]) -> None:
-        """Drop what belongs to finished questions; without any left, the file goes.
-
-        Args:
-            finished: The keys that the cache has a row of.
-        """
+        """Drop what belongs to finished questions, which the cache has; without any left, the file goes."""
         if not self._path.is_file():
             return
         with self._lock:
@@ -208,24 +204,17 @@ def _read_drafts(path: Path) -> dict[tuple[str, int], Draft]:
     for line in content.split(b"\n"):
         try:
             if line:
-                place, draft = _parse_draft(json.loads(line))
-                found[place] = draft
+                entry = json.loads(line)
+                label = int(entry["label"]) if "label" in entry else None
+                raw = "" if "label" in entry else str(entry["raw"])
+                found[str(entry["key"]), int(entry["number"])] = Draft(label, raw)
         except (ValueError, TypeError, KeyError):
             continue  # torn by a crash: it is asked for again
     return found
 
 
-def _parse_draft(entry: Any) -> tuple[tuple[str, int], Draft]:
-    place = str(entry["key"]), int(entry["number"])
-    return place, Draft(int(entry["label"])) if "label" in entry else Draft(None, str(entry["raw"]))
-
-
 class Threads:
-    """An engine of threads that share one step: right for work that consists of waiting.
-
-    Args:
-        count: Items under way at once.
-    """
+    """An engine of so many threads that share one step: right for work that consists of waiting."""
 
     def __init__(self, count: int) -> None:
         self._count = count

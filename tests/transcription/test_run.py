@@ -136,7 +136,7 @@ def test_lines_are_read_as_they_were_written() -> None:
     row = Heard("0" * 64, "她说:“好”", -0.5, "zh")
     assert Heard.parse(row.line().encode()) == row
     for damaged in (b"{}", b"{", b"[]", json.dumps({"key": 1, "text": "", "confidence": 0, "language": ""}).encode()):
-        with pytest.raises(ValueError, match=r"line|JSON|Expecting"):
+        with pytest.raises(ValueError, match="validation error"):
             Heard.parse(damaged)
 
 
