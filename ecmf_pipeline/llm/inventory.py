@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,24 +66,6 @@ def prune(caches: Caches, in_use: set[str], *, remove: bool) -> Iterator[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """What it takes to ask a server.
-
-    Attributes:
-        requests: How many requests.
-        prompts: About how many tokens of prompts.
-        answers: How many tokens of answers at most.
-    """
-
-    requests: int = 0
-    prompts: int = 0
-    answers: int = 0
-
-    def __add__(self, other: Estimate) -> Estimate:
-        return Estimate(self.requests + other.requests, self.prompts + other.prompts, self.answers + other.answers)
-
-
-@dataclass(frozen=True, slots=True)
 class Questions:
     """All that a source asks about the corpus.
 
@@ -108,12 +91,15 @@ class Questions:
         """What no answer is known about, by key."""
         return {key: text for text, key in self.keys.items() if key not in self.cache}
 
-    def estimate(self) -> Estimate:
-        """What it takes to ask a server about what is missing; what has been paid for is not asked again."""
-        found = Estimate()
+    def estimate(self) -> Counter[str]:
+        """What it takes to ask a server about what is missing: requests, tokens of prompts, at most those of answers.
+
+        What has been paid for is not asked again.
+        """
+        found: Counter[str] = Counter()
         for key, text in self.missing().items():
             left = self.samples - self.drafts.settled(key, self.samples)
-            found += Estimate(left, left * self.tokens(text), left * self.answer_tokens)
+            found.update(requests=left, prompts=left * self.tokens(text), answers=left * self.answer_tokens)
         return found
 
     def entries(self, labels: Sequence[str]) -> Iterator[dict[str, Any]]:

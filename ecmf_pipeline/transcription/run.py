@@ -18,7 +18,7 @@ from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.llm.answers import AnswerCache, AnswerWriter
 from ecmf_pipeline.media.containers import has_changed
 from ecmf_pipeline.media.sampling import read_audio
-from ecmf_pipeline.runner import Engine, Outcome, Run, RunConfig, RunReport, Step, Target
+from ecmf_pipeline.runner import Outcome, Run, RunConfig, RunReport, Step, Target
 from ecmf_pipeline.runner.machine import threads_per_worker
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.transcription.config import TranscribeConfig
@@ -58,7 +58,6 @@ def transcribe(
     waiting: Path,
     quarantine_path: Path,
     retry_quarantined: bool = False,
-    engine: Engine | None = None,
 ) -> Transcribed:
     """Transcribe clips with sound of which the corpus knows no words; each file is listened to once, ever.
 
@@ -70,7 +69,6 @@ def transcribe(
         waiting: What is not sealed yet; outside of what DVC tracks.
         quarantine_path: Table of the clips that could not be listened to.
         retry_quarantined: Whether those are tried again although nothing changed.
-        engine: Who runs the workers; None: processes of this machine, as ``config`` says.
 
     Raises:
         ModelError: When the model cannot be loaded.
@@ -104,7 +102,6 @@ def transcribe(
                     threads=threads_per_worker(config.workers),
                 ),
                 report,
-                engine,
             )
             run(items, "transcribe")
         else:
