@@ -87,11 +87,6 @@ class TextScores:
             raise ValueError(f"scores {scores} are not finite")
         return cls(key, tuple(np.round(scores, DIGITS).tolist()), cut)
 
-    @classmethod
-    def abstained(cls, key: str, raw: Sequence[str], *, cut: bool = False) -> TextScores:
-        """A text on which every answer was invalid."""
-        return cls(key, (), cut, tuple(answer[:RAW] for answer in raw))
-
     def line(self) -> str:
         """The line of the cache, with its end."""
         entry: dict[str, object] = {"key": self.key, "scores": list(self.scores)}

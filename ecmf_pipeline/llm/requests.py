@@ -18,8 +18,8 @@ from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.llm.answers import Question, TextScores, Written
 from ecmf_pipeline.llm.config import LlmConfig, ServerConfig
 from ecmf_pipeline.llm.prompt import Chat, Prompt, Turn, question_key
-from ecmf_pipeline.llm.schema import InvalidAnswer, Schema
-from ecmf_pipeline.llm.server_protocol import label_schema, read_label, read_scores, share_scores
+from ecmf_pipeline.llm.schema import InvalidAnswer, OneOf, Schema
+from ecmf_pipeline.llm.server_protocol import read_label, read_scores, share_scores
 from ecmf_pipeline.llm.server_run import TRIES, Budget, Draft, Drafts, shortened
 from ecmf_pipeline.runner import Item, Outcome, Step
 
@@ -122,7 +122,7 @@ class LabelAsker:
         self._config = config
         self._words = words
         self._drafts = drafts
-        self._schema = label_schema(words)
+        self._schema = Schema.of(label=OneOf(tuple(words))).json_schema()
 
     def scores(self, key: str, messages: Sequence[Turn], *, cut: bool = False) -> TextScores:
         """Log-scores of the labels, or that the model abstains, with the answers that were not valid.
@@ -138,7 +138,7 @@ class LabelAsker:
         raw: list[str] = []
         by_samples = self._config.scoring == "samples"
         found = self._by_samples(key, messages, raw) if by_samples else self._by_log_probs(key, messages, raw)
-        return TextScores.abstained(key, raw, cut=cut) if found is None else TextScores.of(key, found, cut=cut)
+        return TextScores(key, (), cut, tuple(raw)) if found is None else TextScores.of(key, found, cut=cut)
 
     def _by_log_probs(self, key: str, messages: Sequence[Turn], raw: list[str]) -> NDArray[np.float64] | None:
         for attempt in range(TRIES):

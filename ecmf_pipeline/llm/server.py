@@ -147,7 +147,10 @@ class ChatServer:
             except _Fault as error:
                 fault = error
                 if fault.unreachable and attempt >= _TRIES_TO_REACH - 1 and not self._answered:
-                    raise ModelError(*self._unreachable(fault)) from None
+                    raise ModelError(
+                        f"no server can be reached at {self.config.base_url} ({fault})",
+                        "start it, or mend llm.server.base_url, then run the same command again",
+                    ) from None
             else:
                 with self._lock:
                     self._failed = 0
@@ -270,12 +273,6 @@ class ChatServer:
         return ModelError(
             f"{self.config.base_url} refuses to answer as {self.model} ({what})",
             "check llm.model, llm.server (base_url, key_env, structured, scoring) and the account",
-        )
-
-    def _unreachable(self, fault: _Fault) -> tuple[str, str]:
-        return (
-            f"no server can be reached at {self.config.base_url} ({fault})",
-            "start it, or mend llm.server.base_url, then run the same command again",
         )
 
     def _wait(self, attempt: int, told: float | None) -> float:

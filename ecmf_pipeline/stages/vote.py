@@ -37,7 +37,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
         retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
     """
     params = load_params()
-    if hint := pull_hint([paths.VOTES.parent]):
+    if not paths.VOTES.is_file() and (hint := pull_hint([paths.VOTES.parent])):
         say(hint)
     corpus = with_words(params, read_labelled_corpus())
     outside = _outside(params, corpus)  # first: what is wrong with a file should not come out after hours of voting
