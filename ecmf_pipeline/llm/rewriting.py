@@ -98,7 +98,6 @@ class Rewritten:
     Attributes:
         texts: The enriched text of each clip with words; the original alone where the model abstains.
         unclear: How many of them name no emotion, since the model found none.
-        alone: How many stand alone: the model was to write, and no answer about them was valid, or they are set aside.
         unquoted: How many cues were left out, since they stand nowhere in what the model was shown.
         asked: How many questions were answered just now.
         cached: How many were answered from the cache.
@@ -109,7 +108,6 @@ class Rewritten:
 
     texts: Mapping[str, str] = field(default_factory=dict)
     unclear: int = 0
-    alone: int = 0
     unquoted: int = 0
     asked: int = 0
     cached: int = 0
@@ -235,7 +233,6 @@ def write_rewrites(
     return Rewritten(
         texts,
         unclear=unclear,
-        alone=sum(values is None for values in forms.values.values()),
         unquoted=unquoted,
         asked=forms.asked,
         cached=forms.cached,

@@ -110,7 +110,7 @@ def test_an_invalid_answer_is_asked_for_once_more_then_the_original_stands_alone
         again = write(tmp_path, {"a": Context("Oh, what a day!"), "b": Context("No.")}, settings(server.url))
         assert len(server.asked) == 4
     assert found.texts == again.texts == {"a": '"Oh, what a day!" The speaker sounds happy (what a day).', "b": "No."}
-    assert (found.invalid, found.alone, found.unclear, found.asked, again.cached) == (1, 1, 0, 2, 2)
+    assert (found.invalid, found.unclear, found.asked, again.cached) == (1, 0, 2, 2)
     assert any("jubilant" in path.read_text() for path in (tmp_path / "cache").rglob("*.jsonl")), "the raw answer"
 
 
