@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -25,10 +26,9 @@ def ls() -> None:
     from ecmf_pipeline.stages.shared.llm_questions import CACHES, fingerprints_in_use
 
     marks = dict.fromkeys(fingerprints_in_use(load_params()).values(), "in use")
-    for kept in kept_answers(CACHES):
-        mark = marks.get(kept.fingerprint, "other settings")
-        answers = f"{counted(kept.answers, 'answer')}, {kept.invalid} without a valid one"
-        say(f"{kept.stage} {kept.fingerprint}: {answers}, {mark}")
+    for books, name, answers, invalid in kept_answers(CACHES):
+        mark = marks.get(name, "other settings")
+        say(f"{books.stage} {name}: {counted(answers, 'answer')}, {invalid} without a valid one, {mark}")
     for books, name, paid in unfinished(CACHES):
         mark = marks.get(name, "other settings")
         say(f"{books.stage} {name}: {counted(paid, 'paid answer')} of unfinished questions, {mark}")
@@ -75,21 +75,22 @@ def export(
 @llm_app.command("plan")
 def plan() -> None:
     """Count the requests, tokens and, given llm.prices, the cost of what is not known yet; nothing is asked."""
-    from ecmf_pipeline.llm.inventory import Estimate
     from ecmf_pipeline.settings.params import load_params
     from ecmf_pipeline.stages.shared.llm_questions import questions
 
     params = load_params()
-    total, on_server = Estimate(), params.llm.backend == "openai"
+    total: Counter[str] = Counter()
+    on_server = params.llm.backend == "openai"
     for asked in questions(params):
         missing = len(asked.missing())
         say(f"{asked.source}: {counted(missing, 'question')} to ask, {len(asked.keys) - missing} known")
-        total += asked.estimate() if on_server else Estimate()
+        if on_server:
+            total.update(asked.estimate())
     if not on_server:
         say("of a model on this machine: no requests, no cost")
         return
-    cost = (total.prompts * params.llm.prices.prompt + total.answers * params.llm.prices.answer) / 1e6
+    cost = (total["prompts"] * params.llm.prices.prompt + total["answers"] * params.llm.prices.answer) / 1e6
     say(
-        f"{counted(total.requests, 'request')}: about {total.prompts} tokens of prompts and at most {total.answers} of "
-        "answers" + (f", at most about {cost:.2f}" if cost else "")
+        f"{counted(total['requests'], 'request')}: about {total['prompts']} tokens of prompts and at most "
+        f"{total['answers']} of answers" + (f", at most about {cost:.2f}" if cost else "")
     )

@@ -12,10 +12,10 @@ from typing import Any, TypeVar, cast
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality
 from ecmf_pipeline.core.errors import TryAgain
 from ecmf_pipeline.extraction.run import extract, plan_branch, writing
+from ecmf_pipeline.llm.answers import ScoreBooks
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.rewrite_prompt import Context
+from ecmf_pipeline.llm.prompt import Context
 from ecmf_pipeline.llm.rewriting import enrich_texts
-from ecmf_pipeline.llm.run import ScoreBooks
 from ecmf_pipeline.runner import Engine, LocalProcesses
 from ecmf_pipeline.runner.machine import usable_cores
 from ecmf_pipeline.runner.step import Done, ItemT, Spool, StepFactory, Task

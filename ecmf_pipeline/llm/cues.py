@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import read_text, write_atomic
-from ecmf_pipeline.llm.rewrite_prompt import CUES
+from ecmf_pipeline.llm.prompt import CUES
 
 RARE = 0.85
 LEAST_ACTION = 0.15

@@ -6,7 +6,6 @@ import base64
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,20 +18,18 @@ from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.detector import FaceFinder
 from ecmf_pipeline.faces.openface import read_openface
-from ecmf_pipeline.llm.budget import Budget
-from ecmf_pipeline.llm.cache import Drafts, ScoreCache, TextScores
+from ecmf_pipeline.llm.answers import Question, ScoreBooks, ScoreCache, TextScores, ask_about, drafts_of
 from ecmf_pipeline.llm.config import LlmConfig, ShownFrames
-from ecmf_pipeline.llm.prompt import Message, PictureMessage, Prompt, load_prompt
-from ecmf_pipeline.llm.requests import LabelAsker, ServerStep, open_server
-from ecmf_pipeline.llm.run import BRANCH, ScoreBooks, ask_about
+from ecmf_pipeline.llm.prompt import Message, PictureMessage, Prompt, Turn, json_words, load_prompt
+from ecmf_pipeline.llm.requests import LabelAsker, ServerStep
 from ecmf_pipeline.llm.scoring import Scored, scores_kept
+from ecmf_pipeline.llm.server_run import Budget, Drafts
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.containers import has_changed, resolved_reader
 from ecmf_pipeline.media.sampling import read_samplings
-from ecmf_pipeline.runner import Engine, Target
 
 if TYPE_CHECKING:
-    from ecmf_pipeline.llm.server import ChatServer
+    pass
 
 RECIPE = 1
 """Raised with every change of code that changes the pictures."""
@@ -47,8 +44,6 @@ def frame_scores(
     media: MediaConfig,
     faces: FaceConfig,
     books: ScoreBooks,
-    retry_quarantined: bool = False,
-    engine: Engine | None = None,
     budget: Budget | None = None,
 ) -> Scored:
     """Label scores of clips by their pictures, (n, K), asking only about files that no cache knows.
@@ -61,36 +56,35 @@ def frame_scores(
         media: How clips are decoded.
         faces: How faces are found, where they are shown.
         books: Where the stage keeps what it has asked.
-        retry_quarantined: Whether clips that were set aside are tried again.
-        engine: Who runs the workers; None: threads, as ``config`` says.
         budget: What may still be sent, where a stage asks in several loops; None: one for this loop.
 
     Raises:
         ParamsError: When the prompt does not say how a server is asked about pictures.
-        TryAgain: As `run.ask_about` does, with what else it raises.
+        TryAgain: As `answers.ask_about` does, with what else it raises.
     """
     prompt = load_prompt(config.prompt)
     if prompt.frames is None:
         raise ParamsError(f"llm.prompt: {config.prompt} has no section `frames`", "copy it from emotion_en.yaml")
     keys = frame_keys(clips, config.votes.frames, faces)
     settings = fingerprint(frame_settings(config, labels, media, faces))
-    by_id = {str(clip.clip_id): clip for clip in clips}
     cache = ScoreCache(books.cache, settings)
     found = ask_about(
         keys,
-        lambda wanted: [
-            ClipToShow(by_id[some[0]], tuple(Target(clip_id, BRANCH, key) for clip_id in some))
-            for key, some in wanted.items()
-        ],
+        {clip.clip_id: clip for clip in clips},
+        lambda _: 0,  # as many pictures of one size
         cache=cache,
-        fingerprint=settings,
         books=books,
-        steps=lambda drafts: ShowingSteps(
-            config, prompt, tuple(labels), corpus_root, media, faces, drafts, budget or Budget(config.budget)
+        steps=lambda _: ShowingStep(
+            config,
+            prompt,
+            labels,
+            corpus_root,
+            media,
+            faces,
+            drafts_of(books, settings),
+            budget or Budget(config.budget),
         ),
         config=config,
-        retry_quarantined=retry_quarantined,
-        engine=engine,
     )
     return scores_kept(cache, [clip.clip_id for clip in clips], keys, labels, found)
 
@@ -131,33 +125,12 @@ def frame_keys(clips: Sequence[Clip], shown: ShownFrames, faces: FaceConfig) -> 
     }
 
 
-@dataclass(frozen=True, slots=True)
-class ClipToShow:
-    """A clip whose pictures the model is to be asked about.
+class ShowingStep(ServerStep[Question[Clip], list[bytes], TextScores]):
+    """Shows a server pictures of clips.
 
-    Attributes:
-        clip: The clip; those that share its file are targets, too.
-        targets: What is asked for.
-    """
+    Pictures are decoded by one thread at a time: detectors hold native objects, and the server is what takes long.
 
-    clip: Clip
-    targets: tuple[Target, ...]
-
-    @property
-    def length(self) -> int:
-        """All alike: as many pictures of one size."""
-        return 0
-
-    def alone(self) -> Sequence[ClipToShow]:
-        """Itself."""
-        return [self]
-
-
-@dataclass(frozen=True, slots=True)
-class ShowingSteps:
-    """Makes the step that all threads share.
-
-    Attributes:
+    Args:
         config: The server, and how many pictures it is shown.
         prompt: What is asked.
         labels: Labels to choose from, (K,).
@@ -168,51 +141,41 @@ class ShowingSteps:
         budget: What may still be sent.
     """
 
-    config: LlmConfig
-    prompt: Prompt
-    labels: tuple[str, ...]
-    corpus_root: Path
-    media: MediaConfig
-    faces: FaceConfig
-    drafts: Drafts
-    budget: Budget
-
-    def __call__(self, worker: int) -> ShowingStep:  # noqa: ARG002 - there is one for all threads
-        """Open the client."""
-        return ShowingStep(open_server(self.config, self.budget), self)
-
-
-class ShowingStep(ServerStep[ClipToShow, list[bytes], TextScores]):
-    """Shows a server pictures of clips.
-
-    Pictures are decoded by one thread at a time: detectors hold native objects, and the server is what takes long.
-
-    Args:
-        server: Who is asked.
-        plan: What is asked.
-    """
-
-    def __init__(self, server: ChatServer, plan: ShowingSteps) -> None:
-        super().__init__(server)
-        self._plan = plan
-        self._asker = LabelAsker(server, plan.config.server, plan.prompt.words(plan.labels), plan.drafts)
+    def __init__(
+        self,
+        config: LlmConfig,
+        prompt: Prompt,
+        labels: Sequence[str],
+        corpus_root: Path,
+        media: MediaConfig,
+        faces: FaceConfig,
+        drafts: Drafts,
+        budget: Budget,
+    ) -> None:
+        super().__init__(config, budget)
+        self._shown = config.votes.frames
+        self._prompt = prompt
+        self._labels = labels
+        self._root = corpus_root
+        self._media = media
+        self._faces = faces
+        self._asker = LabelAsker(self._server, config.server, prompt.words(labels), drafts)
         self._decoding = threading.Lock()
         self._finder: FaceFinder | None = None
 
-    def open(self, item: ClipToShow) -> list[bytes]:
+    def open(self, item: Question[Clip]) -> list[bytes]:
         """The clip's pictures as JPEG files.
 
         Raises:
             ClipError: When it cannot be read, or shows no face where faces are asked for.
         """
         with self._decoding:
-            pictures = self._pictures(item.clip)
-        shown = self._plan.config.votes.frames
-        return [as_jpeg(picture, shown) for picture in pictures]
+            pictures = self._pictures(item.about)
+        return [as_jpeg(picture, self._shown) for picture in pictures]
 
-    def ask(self, item: ClipToShow, opened: list[bytes]) -> TextScores:
+    def ask(self, item: Question[Clip], opened: list[bytes]) -> TextScores:
         """The scores of a clip, under the digest of its file."""
-        shown = picture_messages(self._plan.prompt, opened, self._plan.labels)
+        shown = picture_messages(self._prompt, opened, self._labels)
         return self._asker.scores(item.targets[0].digest, shown)
 
     def close(self) -> None:
@@ -222,23 +185,20 @@ class ShowingStep(ServerStep[ClipToShow, list[bytes], TextScores]):
             self._finder.close()
 
     def _pictures(self, clip: Clip) -> NDArray[np.uint8]:
-        plan, shown = self._plan, self._plan.config.votes.frames
-        if shown.crops and plan.faces.source == "openface":
-            path = plan.corpus_root / clip.face_path
-            return read_openface(path, count=shown.count, size=plan.faces.crop_size).crops
-        path = plan.corpus_root / clip.path
+        shown, faces = self._shown, self._faces
+        if shown.crops and faces.source == "openface":
+            return read_openface(self._root / clip.face_path, count=shown.count, size=faces.crop_size).crops
+        path = self._root / clip.path
         if has_changed(path, clip.bytes):
             raise ChangedSinceIndex("the file has changed since it was indexed: run `ecmf-pipe index`")
-        (sampling,) = read_samplings(path, plan.media, [shown.count])
+        (sampling,) = read_samplings(path, self._media, [shown.count])
         if not shown.crops:
             return sampling.frames
-        self._finder = self._finder or FaceFinder(plan.faces)
+        self._finder = self._finder or FaceFinder(faces)
         return self._finder.track(sampling.frames).crops
 
 
-def picture_messages(
-    prompt: Prompt, pictures: Sequence[bytes], labels: Sequence[str]
-) -> list[Message | PictureMessage]:
+def picture_messages(prompt: Prompt, pictures: Sequence[bytes], labels: Sequence[str]) -> list[Turn]:
     """The turns that ask about pictures.
 
     Args:
@@ -248,13 +208,12 @@ def picture_messages(
     """
     if prompt.frames is None:
         raise ValueError("the prompt has no section `frames`")
-    listed = ", ".join(json.dumps(word, ensure_ascii=False) for word in prompt.words(labels))
     content: list[dict[str, Any]] = [
         {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"}}
         for data in pictures
     ]
     content.append({"type": "text", "text": prompt.frames.item})
-    task = prompt.frames.instruction.format(labels=listed)
+    task = prompt.frames.instruction.format(labels=json_words(prompt.words(labels)))
     return [Message(role="system", content=task), PictureMessage(role="user", content=content)]
 
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core.errors import ClipError
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.llm.budget import Budget
-from ecmf_pipeline.llm.cache import AnswerCache, Drafts, Written
+from ecmf_pipeline.llm.answers import AnswerCache, Question, ScoreBooks, Written, ask_about, drafts_of
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Chat, question_key
-from ecmf_pipeline.llm.requests import FormStep, open_server
-from ecmf_pipeline.llm.run import BRANCH, Form, ScoreBooks, ask_about
+from ecmf_pipeline.llm.requests import FormStep
 from ecmf_pipeline.llm.schema import InvalidAnswer, Schema, Value
-from ecmf_pipeline.runner import Engine, Outcome, Step, Target
+from ecmf_pipeline.runner import Engine, Outcome, Step
 from ecmf_pipeline.runner.machine import as_out_of_memory
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ class Forms:
         cached: How many were answered from the cache.
         quarantined: How many clips are set aside.
         invalid: How many clips the model abstains on because its answers were not valid.
-        damaged: How many lines of the cache could not be read; what they were about was asked again.
     """
 
     values: Mapping[str, Mapping[str, Value] | None]
@@ -42,7 +40,6 @@ class Forms:
     cached: int
     quarantined: int
     invalid: int
-    damaged: int
 
 
 def fill_in(
@@ -52,7 +49,6 @@ def fill_in(
     *,
     prompt: Mapping[str, Any],
     books: ScoreBooks,
-    retry_quarantined: bool = False,
     engine: Engine | None = None,
 ) -> Forms:
     """Have the model answer about each clip what no cache knows.
@@ -63,30 +59,27 @@ def fill_in(
         schema: The form of the answers.
         prompt: The prompt's part of the settings: its version, say.
         books: Where the stage keeps what it has asked.
-        retry_quarantined: Whether questions that were set aside are tried again.
         engine: Who runs the workers; None: as ``config`` says.
 
     Raises:
         ModelError: When the model cannot be loaded.
-        TryAgain: As `run.ask_about` does, with what else it raises.
+        TryAgain: As `answers.ask_about` does, with what else it raises.
     """
     keys = {clip_id: question_key(chat) for clip_id, chat in chats.items()}
     settings = fingerprint(generation_settings(config, schema, prompt))
     cache = AnswerCache(books.cache, settings, written_under(schema), also=[other.cache for other in books.earlier])
     found = ask_about(
         keys,
-        lambda wanted: [
-            Form(tuple(chats[clip_ids[0]]), tuple(Target(clip_id, BRANCH, key) for clip_id in clip_ids))
-            for key, clip_ids in wanted.items()
-        ],
+        chats,
+        lambda chat: sum(len(turn["content"]) for turn in chat),
         cache=cache,
-        fingerprint=settings,
         books=books,
-        steps=lambda drafts: (
-            FormSteps(config, schema, drafts) if config.backend == "openai" else GenerationSteps(config, schema)
+        steps=(
+            (lambda _: FormStep(config, schema, drafts_of(books, settings)))
+            if config.backend == "openai"
+            else partial(_generation_step, config, schema)
         ),
         config=config,
-        retry_quarantined=retry_quarantined,
         engine=engine,
     )
     answers = {clip_id: cache.get(key) for clip_id, key in keys.items()}
@@ -96,7 +89,6 @@ def fill_in(
         cached=found.cached,
         quarantined=found.quarantined,
         invalid=sum(answer is not None and answer.values is None for answer in answers.values()),
-        damaged=cache.dropped,
     )
 
 
@@ -139,26 +131,14 @@ def written_under(schema: Schema) -> Callable[[bytes], Written]:
     return parse
 
 
-@dataclass(frozen=True, slots=True)
-class GenerationSteps:
-    """Makes the step of a worker, or the one that all threads share; the model or client is loaded only then.
+def _generation_step(config: LlmConfig, schema: Schema, worker: int) -> GenerationStep:
+    """Load the model, in a worker."""
+    from ecmf_pipeline.llm.local_generation import TransformersGenerator
 
-    Attributes:
-        config: The model.
-        schema: The form of the answers.
-    """
-
-    config: LlmConfig
-    schema: Schema
-
-    def __call__(self, worker: int) -> GenerationStep:
-        """Load the model."""
-        from ecmf_pipeline.llm.local_generation import TransformersGenerator
-
-        return GenerationStep(TransformersGenerator(self.config, worker), self.schema)
+    return GenerationStep(TransformersGenerator(config, worker), schema)
 
 
-class GenerationStep(Step[Form, Chat, Written]):
+class GenerationStep(Step[Question[Chat], Chat, Written]):
     """Has a model of this machine answer questions.
 
     Args:
@@ -170,11 +150,11 @@ class GenerationStep(Step[Form, Chat, Written]):
         self._generator = generator
         self._schema = schema
 
-    def open(self, item: Form) -> Chat:
+    def open(self, item: Question[Chat]) -> Chat:
         """The turns."""
-        return item.chat
+        return item.about
 
-    def work(self, batch: Sequence[tuple[Form, Chat]]) -> list[Outcome[Written]]:
+    def work(self, batch: Sequence[tuple[Question[Chat], Chat]]) -> list[Outcome[Written]]:
         """Answer a batch; where one question fails, each is answered alone."""
         try:
             with as_out_of_memory():
@@ -188,23 +168,3 @@ class GenerationStep(Step[Form, Chat, Written]):
             for (item, _), answer in zip(batch, answers, strict=True)
             for target in item.targets
         ]
-
-
-@dataclass(frozen=True, slots=True)
-class FormSteps:
-    """Makes the step that all threads share.
-
-    Attributes:
-        config: The server, and what may be sent to it.
-        schema: The form of the answers.
-        drafts: What has been paid for of questions that are not finished.
-    """
-
-    config: LlmConfig
-    schema: Schema
-    drafts: Drafts
-
-    def __call__(self, worker: int) -> FormStep:  # noqa: ARG002 - there is one for all threads
-        """Open the client."""
-        server = open_server(self.config, Budget(self.config.budget))
-        return FormStep(server, self.config.server, self.schema, self.drafts)

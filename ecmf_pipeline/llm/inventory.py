@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,44 +11,25 @@ from typing import Any
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.files import exclusive, sha256_text
 from ecmf_pipeline.faces.config import FaceConfig
-from ecmf_pipeline.llm.budget import about_tokens
-from ecmf_pipeline.llm.cache import DRAFTS_FILE, AnswerCache, AnswerWriter, Drafts, TextScores, Written
+from ecmf_pipeline.llm.answers import AnswerCache, AnswerWriter, ScoreBooks, TextScores, Written, drafts_of
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.frames import frame_keys, picture_messages
 from ecmf_pipeline.llm.generation import written_under
-from ecmf_pipeline.llm.prompt import Chat, Prompt, load_prompt, question_key
-from ecmf_pipeline.llm.rewrite_prompt import Context, RewritePrompt
+from ecmf_pipeline.llm.prompt import Chat, Context, Prompt, RewritePrompt, load_prompt, question_key
 from ecmf_pipeline.llm.rewriting import shortened_context
-from ecmf_pipeline.llm.run import ScoreBooks, drafts_of
 from ecmf_pipeline.llm.scoring import calibration_of_server
+from ecmf_pipeline.llm.server_run import DRAFTS_FILE, Drafts, about_tokens
 
 Caches = Sequence[tuple[ScoreBooks, Callable[[bytes], TextScores | Written]]]
 """Where answers are kept, and how a line of them is read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """The answers of one cache under one fingerprint.
-
-    Attributes:
-        stage: Who asked.
-        fingerprint: Of the settings.
-        answers: How many there are.
-        invalid: On how many of them the model abstains, for want of a valid answer.
-    """
-
-    stage: str
-    fingerprint: str
-    answers: int
-    invalid: int
-
-
-def kept_answers(caches: Caches) -> Iterator[Kept]:
-    """What each cache holds, by settings."""
+def kept_answers(caches: Caches) -> Iterator[tuple[ScoreBooks, str, int, int]]:
+    """What each cache holds: its place and settings, how many answers, and on how many the model abstains."""
     for books, parse in caches:
         for name in _fingerprints(books):
             rows = list(AnswerCache(books.cache, name, parse).rows())
-            yield Kept(books.stage, name, len(rows), sum(_is_invalid(row) for row in rows))
+            yield books, name, len(rows), sum(_is_invalid(row) for row in rows)
 
 
 def unfinished(caches: Caches) -> list[tuple[ScoreBooks, str, int]]:
@@ -84,24 +66,6 @@ def prune(caches: Caches, in_use: set[str], *, remove: bool) -> Iterator[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """What it takes to ask a server.
-
-    Attributes:
-        requests: How many requests.
-        prompts: About how many tokens of prompts.
-        answers: How many tokens of answers at most.
-    """
-
-    requests: int = 0
-    prompts: int = 0
-    answers: int = 0
-
-    def __add__(self, other: Estimate) -> Estimate:
-        return Estimate(self.requests + other.requests, self.prompts + other.prompts, self.answers + other.answers)
-
-
-@dataclass(frozen=True, slots=True)
 class Questions:
     """All that a source asks about the corpus.
 
@@ -127,12 +91,15 @@ class Questions:
         """What no answer is known about, by key."""
         return {key: text for text, key in self.keys.items() if key not in self.cache}
 
-    def estimate(self) -> Estimate:
-        """What it takes to ask a server about what is missing; what has been paid for is not asked again."""
-        found = Estimate()
+    def estimate(self) -> Counter[str]:
+        """What it takes to ask a server about what is missing: requests, tokens of prompts, at most those of answers.
+
+        What has been paid for is not asked again.
+        """
+        found: Counter[str] = Counter()
         for key, text in self.missing().items():
             left = self.samples - self.drafts.settled(key, self.samples)
-            found += Estimate(left, left * self.tokens(text), left * self.answer_tokens)
+            found.update(requests=left, prompts=left * self.tokens(text), answers=left * self.answer_tokens)
         return found
 
     def entries(self, labels: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -14,13 +14,14 @@ import copy
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from ecmf_pipeline.core.errors import FeaturesNotFinite, ModelError, RequestRefused
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.local import LocalModel, Vocabulary, shortened_at_a_word
+from ecmf_pipeline.llm.local import LocalModel
 from ecmf_pipeline.llm.prompt import Chat, Message
 from ecmf_pipeline.llm.schema import Generated, InvalidAnswer, Kind, OneOf, Schema, SomeOf, Text, Value
 
@@ -42,7 +43,6 @@ class TransformersGenerator:
         self._model = LocalModel(config, worker)
         self._prefix: list[int] = []
         self._cache: object = None
-        self._vocabulary: Vocabulary | None = None
 
     @torch.inference_mode()
     def generate(self, chats: Sequence[Chat], schema: Schema) -> list[Generated]:
@@ -93,7 +93,7 @@ class TransformersGenerator:
         """One batch, field by field."""
         prefix = self._prefix if self._cache is not None else []
         rows = Rows(self._model, prompts, prefix, self._cache if prefix else None)
-        writer = Writer(self._model, rows, self._vocabulary or self._read_vocabulary())
+        writer = Writer(self._model, rows, self._vocabulary)
         values: list[dict[str, object]] = [{} for _ in prompts]
         for number, (name, kind) in enumerate(schema.fields):
             writer.write(f"{', ' if number else '{'}{json.dumps(name)}: ")
@@ -101,9 +101,9 @@ class TransformersGenerator:
                 values[row][name] = value
         return [_read(json.dumps(answer, ensure_ascii=False), schema) for answer in values]
 
-    def _read_vocabulary(self) -> Vocabulary:
-        self._vocabulary = Vocabulary(self._model)
-        return self._vocabulary
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self._model)
 
 
 def _shared(prompts: Sequence[list[int]]) -> int:
@@ -121,13 +121,7 @@ def _read(content: str, schema: Schema) -> Generated:
 
 
 class Writer:
-    """Writes one value after the other into all rows.
-
-    Args:
-        model: The model.
-        rows: The rows, up to where the answer begins.
-        vocabulary: What may stand in a text.
-    """
+    """Writes one value after the other into all rows, which end where the answer begins."""
 
     def __init__(self, model: LocalModel, rows: Rows, vocabulary: Vocabulary) -> None:
         self._model = model
@@ -141,11 +135,7 @@ class Writer:
             self._rows.append(row, self._after("\n", text))
 
     def value(self, kind: Kind) -> Sequence[Value]:
-        """Have every row fill in a value, with the sign that ends it.
-
-        Args:
-            kind: What is allowed.
-        """
+        """Have every row fill in a value of this kind, with the sign that ends it."""
         if isinstance(kind, OneOf):
             self.write('"')
             return [kind.words[word] for word in self._choice(self._everyone, _escaped(kind.words), '"', '"')]
@@ -218,7 +208,7 @@ class Writer:
 
 
 def _escaped(words: Sequence[str]) -> list[str]:
-    """Words as JSON writes them, without their quotation marks."""
+    """Each word as JSON writes it, without its quotation marks."""
     return [json.dumps(word, ensure_ascii=False)[1:-1] for word in words]
 
 
@@ -317,3 +307,60 @@ def _empty_cache(model: LocalModel) -> Any:
             "take another model for it, or serve this one and set llm.backend: openai",
         )
     return cache
+
+
+_BEFORE_THE_END = set(".!?,;:…。！？，；：")  # noqa: RUF001 - Chinese has its own punctuation
+
+
+class Vocabulary:
+    """What a model's tokens are good for inside of a text on one line."""
+
+    def __init__(self, model: LocalModel) -> None:
+        tokenizer = model.tokenizer
+        size = len(tokenizer)
+        self._pieces: list[str] = [
+            tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in range(size)
+        ]
+        own = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+        ends = [_ends(piece) for piece in self._pieces]
+        self._barred = torch.tensor(
+            [
+                token in own or not (ends[token] or _harmless(piece))  # (V,)
+                for token, piece in enumerate(self._pieces)
+            ]
+        )
+        self._no_beginning = torch.tensor(
+            [ends[token] or not piece.strip() for token, piece in enumerate(self._pieces)]
+        )
+
+    def likeliest(self, logits: torch.Tensor, *, begun: bool) -> int:
+        """The likeliest token that may come next.
+
+        Args:
+            logits: Of all tokens, (V,); a model may have more than its tokenizer.
+            begun: Whether the text may end here, or hold a blank.
+        """
+        barred = self._barred if begun else self._barred | self._no_beginning
+        return int(logits[: len(barred)].masked_fill(barred, -torch.inf).argmax())
+
+    def before_the_end(self, token: int) -> str | None:
+        """What a token that ends the text says before the quotation mark; None for one that does not end it."""
+        piece = self._pieces[token]
+        return piece.split('"')[0] if '"' in piece else None
+
+
+def _ends(piece: str) -> bool:
+    return '"' in piece and set(piece.split('"')[0]) <= _BEFORE_THE_END
+
+
+def _harmless(piece: str) -> bool:
+    """Whether it stays on the line and inside of the quotation marks; parts of characters do."""
+    return not set(piece) & {'"', "\\"} and all(sign.isprintable() for sign in piece) and bool(piece)
+
+
+def shortened_at_a_word(text: str, longest: int) -> str:
+    """The text, or as many of its whole words as there is room for; a script without blanks is cut anywhere."""
+    if len(text) <= longest:
+        return text
+    begun = text[: longest + 1]
+    return begun.rsplit(" ", 1)[0] if " " in begun.strip() else text[:longest]

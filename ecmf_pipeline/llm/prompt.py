@@ -1,4 +1,4 @@
-"""Prompts: versioned texts that ask for the emotion of one utterance, and the words the answer is given in.
+"""Prompts: versioned texts that ask for the emotion of an utterance, or for the cues of a written rewrite.
 
 A transcript is data. It stands on one line between quotation marks that it cannot itself contain, so nothing a speaker
 says can end the quotation, add an example or change the task.
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
+from importlib.abc import Traversable
 from pathlib import Path
 from string import Formatter
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -20,13 +22,20 @@ from pydantic import Field, ValidationError, model_validator
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.errors import InputError, ParamsError
 from ecmf_pipeline.core.files import fingerprint, read_text, sha256_text
-
-if TYPE_CHECKING:
-    pass
+from ecmf_pipeline.llm.schema import OneOf, Schema, SomeOf, Text
 
 Calibration = Literal["everyday", "content_free", "none"]
 _QUOTATION_MARKS = str.maketrans(dict.fromkeys('"“”„‟«»\uff02「」『』', "'"))
 _MARKS = str.maketrans({"<": "‹", ">": "›", "\uff1c": "‹", "\uff1e": "›"})  # noqa: RUF001 - the look-alikes are meant
+MOST_EMOTIONS = 2
+LONGEST_CUES = 160
+"""Characters of all cues of an answer."""
+CUES = (
+    *("brows_down", "inner_brows_up", "brows_up", "eyes_wide", "eyes_squinting", "cheeks_up", "nose_wrinkled"),
+    *("jaw_open", "smile", "frown", "lips_pressed", "mouth_stretched", "upper_lip_up", "lips_rolled", "pucker"),
+    *("pitch_high", "pitch_low", "pitch_lively", "pitch_flat", "loud", "quiet", "fast", "slow"),
+)
+"""All that a face or a voice can be said to do; a prompt file has words for each."""
 
 
 class Message(TypedDict):
@@ -43,6 +52,7 @@ class PictureMessage(TypedDict):
     content: list[dict[str, Any]]
 
 
+Turn = Message | PictureMessage
 Chat = Sequence[Message]
 """The turns of one question, up to its answer."""
 
@@ -81,27 +91,13 @@ class Wording(Config):
     unclear: str
 
 
-class ChatWording(Config):
-    """How a server is asked, in the turns of a chat, with answers in JSON.
+class ServerWording(Config):
+    """How a server is asked about an utterance, or about pictures alone: in the turns of a chat, with answers in JSON.
 
     Attributes:
         version: Raised with every change of this section.
         instruction: The task; ``{labels}`` is where the labels are listed.
-        item: One utterance, ``{text}``, between marks that it cannot itself contain.
-    """
-
-    version: int = Field(ge=1)
-    instruction: str
-    item: str
-
-
-class FrameWording(Config):
-    """How a server is asked about pictures alone.
-
-    Attributes:
-        version: Raised with every change of this section.
-        instruction: The task; ``{labels}`` is where the labels are listed.
-        item: What stands after the pictures.
+        item: One utterance, ``{text}``, between marks that it cannot itself contain; or what stands after the pictures.
     """
 
     version: int = Field(ge=1)
@@ -142,13 +138,13 @@ class Prompt(Config):
     content_free: tuple[str, ...] = Field(min_length=1)
     everyday: tuple[str, ...] = Field(min_length=1)
     wording: Wording
-    chat: ChatWording | None = None
-    frames: FrameWording | None = None
+    chat: ServerWording | None = None
+    frames: ServerWording | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Prompt:
         """Every place to fill is there and nothing else, every alias leads somewhere."""
-        for template, places in (
+        _check_places(
             (self.instruction, ["labels"]),
             (self.item, ["text"]),
             *([(self.chat.instruction, ["labels"]), (self.chat.item, ["text"])] if self.chat else []),
@@ -159,11 +155,7 @@ class Prompt(Config):
             (self.wording.likely, ["first"]),
             (self.wording.likely_second, ["first", "second"]),
             (self.wording.unclear, []),
-        ):
-            if (found := [place for _, place, _, _ in Formatter().parse(template) if place is not None]) != places:
-                raise ValueError(
-                    f"{template!r} has the places {found} to fill, not {places} (a brace that is meant stands twice)"
-                )
+        )
         if lost := sorted(set(self.aliases.values()) - set(self.labels)):
             raise ValueError(f"aliases lead to unknown labels: {', '.join(lost)}")
         return self
@@ -240,7 +232,7 @@ class Prompt(Config):
         if self.chat is None:
             raise ParamsError("the prompt has no section `chat`", "copy it from emotion_en.yaml")
         item = self.chat.item
-        listed = ", ".join(json.dumps(word, ensure_ascii=False) for word in self.words(labels))
+        listed = json_words(self.words(labels))
         turns: list[Message] = [{"role": "system", "content": self.chat.instruction.format(labels=listed)}]
         for example, word in self._examples(labels):
             turns.append({"role": "user", "content": item.format(text=unmarked(example))})
@@ -276,10 +268,176 @@ class Prompt(Config):
         return [(known.example, known.word) for known in self.labels.values() if known in asked]
 
 
-def packaged_prompts() -> list[str]:
-    """Names of the prompts that ship with the package."""
-    folder = resources.files("ecmf_pipeline.llm") / "prompts"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a model is shown of one utterance.
+
+    Attributes:
+        text: The words spoken.
+        before: What was said before them, in order.
+        after: What was said after them, in order.
+        cues: What face and voice do, in words.
+    """
+
+    text: str
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    cues: tuple[str, ...] = ()
+
+
+class CueAnswer(Config):
+    """What a model answers.
+
+    Attributes:
+        cues: Phrases that show the emotion, as the model copied them, `BETWEEN` them.
+        emotions: The emotions that they show, the stronger first.
+        clarity: Whether they show any.
+    """
+
+    cues: str
+    emotions: tuple[str, ...] = Field(max_length=MOST_EMOTIONS)
+    clarity: Literal["clear", "unclear"]
+
+
+class Marks(Config):
+    """Where each part stands, ``{text}`` between marks that it cannot itself contain."""
+
+    before: str
+    after: str
+    cues: str
+    utterance: str
+
+
+class Example(Config):
+    """An utterance with its answer, written for the prompt."""
+
+    text: str
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    cues: tuple[str, ...] = ()
+    answer: CueAnswer
+
+
+class RewriteWording(Config):
+    """The sentences that an answer is put in.
+
+    Attributes:
+        enriched: The whole text, of ``{text}`` (the original words) and ``{cue}``.
+        clear: The sentence where ``{emotions}`` are clear and no cue can be quoted.
+        clear_cues: The same with ``{cues}``.
+        unclear: The sentence where there are no cues.
+        shown: What face and voice do, ``{cues}``, where no model writes.
+        between: What stands between cues.
+        and_: What stands between two emotions (``and`` in the file).
+    """
+
+    enriched: str
+    clear: str
+    clear_cues: str
+    unclear: str
+    shown: str
+    between: str
+    and_: str = Field(alias="and")
+
+
+class RewritePrompt(Config):
+    """One prompt file. A brace that is meant stands twice (``{{``): single ones are places to fill.
+
+    Attributes:
+        version: Raised with every change of the file.
+        instruction: The task; ``{emotions}`` is where the emotions are listed.
+        marks: Where each part of what is shown stands.
+        emotions: The words that an answer may name.
+        examples: Utterances with their answers.
+        wording: The sentences that an answer is put in.
+        cue_words: Words for each of `CUES`.
+    """
+
+    version: int = Field(ge=1)
+    instruction: str
+    marks: Marks
+    emotions: tuple[str, ...] = Field(min_length=2)
+    examples: tuple[Example, ...]
+    wording: RewriteWording
+    cue_words: dict[str, str]
+
+    @model_validator(mode="after")
+    def _complete(self) -> RewritePrompt:
+        """Every place to fill is there and nothing else; examples keep to the schema; each cue has words."""
+        wording = self.wording
+        _check_places(
+            (self.instruction, ["emotions"]),
+            *((mark, ["text"]) for mark in self.marks.model_dump().values()),
+            (wording.enriched, ["text", "cue"]),
+            (wording.clear, ["emotions"]),
+            (wording.clear_cues, ["emotions", "cues"]),
+            (wording.unclear, []),
+            (wording.shown, ["cues"]),
+        )
+        for example in self.examples:
+            if unknown := set(example.answer.emotions) - set(self.emotions):
+                raise ValueError(f"the example {example.text!r} names {sorted(unknown)}, not among `emotions`")
+        if set(self.cue_words) != set(CUES):
+            raise ValueError(f"cue_words differ from what there is: {sorted(set(self.cue_words) ^ set(CUES))}")
+        return self
+
+    def schema_of_answers(self) -> Schema:
+        """The form of an answer: what is found first is written first."""
+        return Schema.of(
+            cues=Text(LONGEST_CUES, empty=True),
+            emotions=SomeOf(self.emotions, MOST_EMOTIONS),
+            clarity=OneOf(("clear", "unclear")),
+        )
+
+    def messages(self, context: Context) -> list[Message]:
+        """The turns that ask about one utterance, up to the answer."""
+        listed = json_words(self.emotions)
+        turns: list[Message] = [{"role": "system", "content": self.instruction.format(emotions=listed)}]
+        for example in self.examples:
+            shown = Context(example.text, example.before, example.after, example.cues)
+            turns.append({"role": "user", "content": self._shown(shown)})
+            answer = json.dumps(example.answer.model_dump(mode="json"), ensure_ascii=False)
+            turns.append({"role": "assistant", "content": answer})
+        return [*turns, {"role": "user", "content": self._shown(context)}]
+
+    def words_for(self, cues: Sequence[str]) -> tuple[str, ...]:
+        """Words for some of `CUES`."""
+        return tuple(self.cue_words[cue] for cue in cues)
+
+    def cue_text(self, cues: Iterable[str]) -> str:
+        """Some of `CUES` in words, as one text; empty where there are none."""
+        return self.wording.between.join(self.cue_words[cue] for cue in cues)
+
+    def told(self, cues: Sequence[str]) -> str:
+        """What stands after a text where cues, in words, are told without a model; empty where there are none."""
+        return self.wording.shown.format(cues=self.wording.between.join(cues)) if cues else ""
+
+    def settings(self) -> dict[str, object]:
+        """The prompt's part of a fingerprint: words for cues count where they are shown, wordings need no model."""
+        asked = self.model_dump(mode="json", exclude={"wording", "cue_words"})
+        return {"version": self.version, "hash": fingerprint(asked)}
+
+    def _shown(self, context: Context) -> str:
+        parts: list[tuple[str, Sequence[str]]] = [
+            (self.marks.before, context.before),
+            (self.marks.utterance, [context.text]),
+            (self.marks.after, context.after),
+            (self.marks.cues, ["; ".join(context.cues)] if context.cues else []),
+        ]
+        return "\n".join(mark.format(text=unmarked(text)) for mark, texts in parts for text in texts)
+
+
+PromptT = TypeVar("PromptT", Prompt, RewritePrompt)
+
+
+def packaged_prompts() -> Mapping[str, Traversable]:
+    """The files of the prompts that ship with the package, by name."""
+    return _packaged("prompts")
+
+
+def packaged_rewrite_prompts() -> Mapping[str, Traversable]:
+    """The files of the prompts for rewriting that ship with the package, by name."""
+    return _packaged("prompts/rewrite")
 
 
 def load_prompt(name: str) -> Prompt:
@@ -288,20 +446,56 @@ def load_prompt(name: str) -> Prompt:
     Raises:
         ParamsError: When there is none, or it is not a prompt.
     """
+    return _load(name, Prompt, packaged_prompts(), "", "a prompt", "emotion_en")
+
+
+def load_rewrite_prompt(name: str) -> RewritePrompt:
+    """Read a packaged prompt for rewriting by its name, or one's own by the path of its ``.yaml`` file.
+
+    Raises:
+        ParamsError: When there is none, or it is no prompt for rewriting.
+    """
+    return _load(
+        name, RewritePrompt, packaged_rewrite_prompts(), "rewrite.prompt: ", "a prompt for rewriting", "rewrite_en"
+    )
+
+
+def _packaged(folder: str) -> dict[str, Traversable]:
+    files = sorted(resources.files("ecmf_pipeline.llm").joinpath(folder).iterdir(), key=lambda file: file.name)
+    return {file.name.removesuffix(".yaml"): file for file in files if file.name.endswith(".yaml")}
+
+
+def _load(
+    name: str, kind: type[PromptT], packaged: Mapping[str, Traversable], param: str, what: str, example: str
+) -> PromptT:
     if name.endswith(".yaml"):
         if not Path(name).is_file():
-            raise ParamsError(f"the prompt file {name} is missing")
+            raise ParamsError(f"{param}the prompt file {name} is missing")
         text = read_text(Path(name))
-    elif name in packaged_prompts():
-        text = (resources.files("ecmf_pipeline.llm") / "prompts" / f"{name}.yaml").read_text(encoding="utf-8")
+    elif name in packaged:
+        text = packaged[name].read_text(encoding="utf-8")
     else:
         raise ParamsError(
-            f"there is no prompt {name!r}", f"take {' or '.join(packaged_prompts())}, or the path of a .yaml file"
+            f"{param}there is no prompt {name!r}", f"take {' or '.join(packaged)}, or the path of a .yaml file"
         )
     try:
-        return Prompt.model_validate(yaml.safe_load(text))
+        return kind.model_validate(yaml.safe_load(text))
     except (yaml.YAMLError, ValidationError) as error:
-        raise ParamsError(f"{name} is not a prompt: {error}", "start from a copy of emotion_en.yaml") from error
+        raise ParamsError(f"{param}{name} is not {what}: {error}", f"start from a copy of {example}.yaml") from error
+
+
+def _check_places(*templates: tuple[str, Sequence[str]]) -> None:
+    """Refuse a template that has other places to fill than those given."""
+    for template, places in templates:
+        if (found := [place for _, place, _, _ in Formatter().parse(template) if place is not None]) != places:
+            raise ValueError(
+                f"{template!r} has the places {found} to fill, not {places} (a brace that is meant stands twice)"
+            )
+
+
+def json_words(words: Sequence[str]) -> str:
+    """Words as JSON writes them, as a server is told them."""
+    return ", ".join(json.dumps(word, ensure_ascii=False) for word in words)
 
 
 def question_key(chat: Chat) -> str:

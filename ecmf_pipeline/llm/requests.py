@@ -1,14 +1,13 @@
 """What a server is asked: to score labels, and to fill in a form. Each answer is durable before the next is asked for.
 
-A `ServerStep` is shared by the threads of `run.Threads`. An answer that its schema forbids is asked for once more; then
-the model abstains. What has been paid for of a question that is not finished stands in its `cache.Drafts`.
+A `ServerStep` is shared by the threads of `server_run.Threads`. An answer that its schema forbids is asked for once
+more; then the model abstains. What has been paid for of a question that is not finished stands in its `Drafts`.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -16,13 +15,12 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import ClipError
 from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.llm.budget import Budget, shortened
-from ecmf_pipeline.llm.cache import TRIES, Draft, Drafts, TextScores, Written
+from ecmf_pipeline.llm.answers import Question, TextScores, Written
 from ecmf_pipeline.llm.config import LlmConfig, ServerConfig
-from ecmf_pipeline.llm.prompt import Chat, Message, PictureMessage, Prompt, question_key
-from ecmf_pipeline.llm.run import Form, Utterance
-from ecmf_pipeline.llm.schema import InvalidAnswer, Schema
-from ecmf_pipeline.llm.server_protocol import label_schema, read_label, read_scores, share_scores
+from ecmf_pipeline.llm.prompt import Chat, Prompt, Turn, question_key
+from ecmf_pipeline.llm.schema import InvalidAnswer, OneOf, Schema
+from ecmf_pipeline.llm.server_protocol import read_label, read_scores, share_scores
+from ecmf_pipeline.llm.server_run import TRIES, Budget, Draft, Drafts, shortened
 from ecmf_pipeline.runner import Item, Outcome, Step
 
 if TYPE_CHECKING:
@@ -33,27 +31,18 @@ OpenedT = TypeVar("OpenedT")
 RowT = TypeVar("RowT")
 
 
-def open_server(config: LlmConfig, budget: Budget) -> ChatServer:
-    """The client of the server that params name; its library is loaded only now.
+class ServerStep(Step[ItemT, OpenedT, RowT]):
+    """Asks the server that params name about one item after the other; safe to use from several threads.
 
     Args:
-        config: The server.
+        config: The server; its client library is loaded only now.
         budget: What may be sent.
     """
-    from ecmf_pipeline.llm.server import ChatServer
 
-    return ChatServer(config.model, config.server, budget)
+    def __init__(self, config: LlmConfig, budget: Budget) -> None:
+        from ecmf_pipeline.llm.server import ChatServer
 
-
-class ServerStep(Step[ItemT, OpenedT, RowT]):
-    """Asks a server about one item after the other; safe to use from several threads.
-
-    Args:
-        server: Who is asked.
-    """
-
-    def __init__(self, server: ChatServer) -> None:
-        self._server = server
+        self._server = ChatServer(config.model, config.server, budget)
 
     @abstractmethod
     def ask(self, item: ItemT, opened: OpenedT) -> RowT:
@@ -88,11 +77,10 @@ class ServerStep(Step[ItemT, OpenedT, RowT]):
         self._server.close()
 
 
-@dataclass(frozen=True, slots=True)
-class AskingSteps:
-    """Makes the `AskingStep` that all threads share.
+class AskingStep(ServerStep[Question[str], str, TextScores]):
+    """Asks a server which label fits each text.
 
-    Attributes:
+    Args:
         config: The server.
         prompt: What is asked.
         labels: Labels to choose from, (K,).
@@ -100,39 +88,23 @@ class AskingSteps:
         budget: What may still be sent.
     """
 
-    config: LlmConfig
-    prompt: Prompt
-    labels: tuple[str, ...]
-    drafts: Drafts
-    budget: Budget
+    def __init__(
+        self, config: LlmConfig, prompt: Prompt, labels: Sequence[str], drafts: Drafts, budget: Budget
+    ) -> None:
+        super().__init__(config, budget)
+        self._max_tokens = config.max_tokens
+        self._prompt = prompt
+        self._labels = labels
+        self._asker = LabelAsker(self._server, config.server, prompt.words(labels), drafts)
 
-    def __call__(self, worker: int) -> AskingStep:  # noqa: ARG002 - there is one for all threads
-        """Open the client."""
-        return AskingStep(open_server(self.config, self.budget), self)
-
-
-class AskingStep(ServerStep[Utterance, str, TextScores]):
-    """Asks a server which label fits each text.
-
-    Args:
-        server: Who is asked.
-        plan: What is asked.
-    """
-
-    def __init__(self, server: ChatServer, plan: AskingSteps) -> None:
-        super().__init__(server)
-        self._plan = plan
-        self._asker = LabelAsker(server, plan.config.server, plan.prompt.words(plan.labels), plan.drafts)
-
-    def open(self, item: Utterance) -> str:
+    def open(self, item: Question[str]) -> str:
         """The words."""
-        return item.text
+        return item.about
 
-    def ask(self, item: Utterance, opened: str) -> TextScores:  # noqa: ARG002 - the words are the item
+    def ask(self, item: Question[str], opened: str) -> TextScores:  # noqa: ARG002 - the words are the item
         """The scores of a text."""
-        plan = self._plan
-        short, cut = shortened(opened, plan.config.max_tokens)
-        return self._asker.scores(sha256_text(opened), plan.prompt.chat_messages(short, plan.labels), cut=cut)
+        short, cut = shortened(opened, self._max_tokens)
+        return self._asker.scores(sha256_text(opened), self._prompt.chat_messages(short, self._labels), cut=cut)
 
 
 class LabelAsker:
@@ -150,13 +122,13 @@ class LabelAsker:
         self._config = config
         self._words = words
         self._drafts = drafts
-        self._schema = label_schema(words)
+        self._schema = Schema.of(label=OneOf(tuple(words))).json_schema()
 
-    def scores(self, key: str, messages: Sequence[Message | PictureMessage], *, cut: bool = False) -> TextScores:
+    def scores(self, key: str, messages: Sequence[Turn], *, cut: bool = False) -> TextScores:
         """Log-scores of the labels, or that the model abstains, with the answers that were not valid.
 
         Args:
-            key: Of the question: what has been paid for under it is not asked for again.
+            key: What has been paid for under it is not asked for again.
             messages: The turns of the chat.
             cut: Whether they hold the beginning of a text alone.
 
@@ -166,11 +138,9 @@ class LabelAsker:
         raw: list[str] = []
         by_samples = self._config.scoring == "samples"
         found = self._by_samples(key, messages, raw) if by_samples else self._by_log_probs(key, messages, raw)
-        return TextScores.abstained(key, raw, cut=cut) if found is None else TextScores.of(key, found, cut=cut)
+        return TextScores(key, (), cut, tuple(raw)) if found is None else TextScores.of(key, found, cut=cut)
 
-    def _by_log_probs(
-        self, key: str, messages: Sequence[Message | PictureMessage], raw: list[str]
-    ) -> NDArray[np.float64] | None:
+    def _by_log_probs(self, key: str, messages: Sequence[Turn], raw: list[str]) -> NDArray[np.float64] | None:
         for attempt in range(TRIES):
             if draft := self._drafts.get(key, attempt):
                 raw.append(draft.raw)
@@ -182,14 +152,12 @@ class LabelAsker:
                 raw.append(self._drafts.keep(key, attempt, Draft(None, f"{error}: {answer.content}")).raw)
         return None
 
-    def _by_samples(
-        self, key: str, messages: Sequence[Message | PictureMessage], raw: list[str]
-    ) -> NDArray[np.float64] | None:
+    def _by_samples(self, key: str, messages: Sequence[Turn], raw: list[str]) -> NDArray[np.float64] | None:
         samples = range(self._config.samples)
         chosen = [label for number in samples for label in self._sample(key, number, messages, raw)]
         return share_scores(chosen, len(self._words)) if 2 * len(chosen) > self._config.samples else None
 
-    def _sample(self, key: str, number: int, messages: Sequence[Message | PictureMessage], raw: list[str]) -> list[int]:
+    def _sample(self, key: str, number: int, messages: Sequence[Turn], raw: list[str]) -> list[int]:
         """The label of one sample; none where it is invalid twice."""
         for attempt in range(TRIES):
             place = number + attempt * self._config.samples
@@ -199,7 +167,7 @@ class LabelAsker:
             raw.append(draft.raw)
         return []
 
-    def _drawn(self, place: int, messages: Sequence[Message | PictureMessage]) -> Draft:
+    def _drawn(self, place: int, messages: Sequence[Turn]) -> Draft:
         """One answer of the server, drawn with a seed of its own."""
         config = self._config
         seed = config.seed + place
@@ -210,27 +178,26 @@ class LabelAsker:
             return Draft(None, f"{error}: {answer.content}")
 
 
-class FormStep(ServerStep[Form, Chat, Written]):
+class FormStep(ServerStep[Question[Chat], Chat, Written]):
     """Has a server fill in forms.
 
     Args:
-        server: Who is asked.
-        config: How.
+        config: The server.
         schema: The form of the answers.
         drafts: What has been paid for of questions that are not finished.
     """
 
-    def __init__(self, server: ChatServer, config: ServerConfig, schema: Schema, drafts: Drafts) -> None:
-        super().__init__(server)
-        self._config = config
+    def __init__(self, config: LlmConfig, schema: Schema, drafts: Drafts) -> None:
+        super().__init__(config, Budget(config.budget))
+        self._config = config.server
         self._schema = schema
         self._drafts = drafts
 
-    def open(self, item: Form) -> Chat:
+    def open(self, item: Question[Chat]) -> Chat:
         """The turns."""
-        return item.chat
+        return item.about
 
-    def ask(self, item: Form, opened: Chat) -> Written:  # noqa: ARG002 - the turns are the item
+    def ask(self, item: Question[Chat], opened: Chat) -> Written:  # noqa: ARG002 - the turns are the item
         """The likeliest answer; where that is invalid, one that is drawn, since the same would come again."""
         raw: list[str] = []
         key, config, schema = question_key(opened), self._config, self._schema

@@ -1,26 +1,94 @@
-"""The written rewrite: cues and emotions that a model finds in an utterance, asked once, checked, and put in words."""
+"""The rewrite: what each clip says, with the emotional cues in it put in words after it.
+
+Scored, a sentence follows from the model's label scores by fixed rules; written, the model finds cues and emotions,
+which are checked and put in words.
+"""
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.llm.budget import shortened
+from ecmf_pipeline.core.clips import Clip
+from ecmf_pipeline.llm.answers import ScoreBooks
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.llm.generation import fill_in
-from ecmf_pipeline.llm.prompt import Prompt, as_data, load_prompt
-from ecmf_pipeline.llm.rewrite_prompt import Context, RewritePrompt, load_rewrite_prompt
-from ecmf_pipeline.llm.run import ScoreBooks
+from ecmf_pipeline.llm.prompt import (
+    Context,
+    Prompt,
+    RewritePrompt,
+    as_data,
+    load_prompt,
+    load_rewrite_prompt,
+)
 from ecmf_pipeline.llm.schema import Value
 from ecmf_pipeline.llm.scoring import label_scores, probabilities
+from ecmf_pipeline.llm.server_run import shortened
 from ecmf_pipeline.runner import Engine
 
 _BETWEEN = re.compile("[;；]")  # noqa: RUF001 - both scripts
 _ENDS = " .,;:!?\"'()。，；：！？、…（）“”"  # noqa: RUF001 - both scripts
+
+Neighbours = tuple[tuple[str, ...], tuple[str, ...]]
+"""The words before and after one utterance."""
+
+
+def contexts_of(
+    clips: Sequence[Clip], config: RewriteConfig, cues: Sequence[Mapping[str, Sequence[str]]]
+) -> dict[str, Context]:
+    """What the rewrite may show of each clip with words, by clip id: the words, their neighbours, cues.
+
+    Args:
+        clips: The whole corpus.
+        config: How many neighbours are shown, and by which prompt.
+        cues: Names of cues by clip id, of each branch that is told of.
+    """
+    prompt = load_rewrite_prompt(config.prompt)
+    around = neighbours_of(clips, config.neighbours, config.dialogues)
+    contexts = {}
+    for clip in clips:
+        if clip.transcript.strip():
+            names = [name for table in cues for name in table.get(clip.clip_id, ())]
+            before, after = around.get(clip.clip_id, ((), ()))
+            contexts[str(clip.clip_id)] = Context(clip.transcript, before, after, prompt.words_for(names))
+    return contexts
+
+
+def neighbours_of(clips: Sequence[Clip], count: int, dialogues: str) -> Mapping[str, Neighbours]:
+    """The nearest utterances before and after each clip, in the order of the dialogue.
+
+    Clip ids tell the order: MELD's ``train_dia0_utt3`` does; MER's clips are drawn from many films and their numbers
+    mean nothing. Utterances without words are passed over; where the corpus left some out, the next ones count.
+
+    Args:
+        clips: The clips, of any split: only words are read.
+        count: How many on either side, at most.
+        dialogues: Regular expression of clip ids with the groups ``dialogue`` and ``position``; see `RewriteConfig`.
+
+    Returns:
+        By clip id; clips whose id does not fit are left out.
+    """
+    if count == 0:
+        return {}
+    pattern = re.compile(dialogues)
+    lines: dict[str, list[tuple[int, Clip]]] = defaultdict(list)
+    for clip in clips:
+        found = pattern.fullmatch(clip.clip_id)
+        if found and found["position"].isdecimal():
+            lines[found["dialogue"]].append((int(found["position"]), clip))
+    around: dict[str, Neighbours] = {}
+    for line in lines.values():
+        ordered = [clip for _, clip in sorted(line, key=lambda entry: (entry[0], entry[1].clip_id))]
+        for place, clip in enumerate(ordered):
+            before = [other.transcript for other in ordered[:place] if other.transcript.strip()]
+            after = [other.transcript for other in ordered[place + 1 :] if other.transcript.strip()]
+            around[clip.clip_id] = tuple(before[-count:]), tuple(after[:count])
+    return around
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +98,6 @@ class Rewritten:
     Attributes:
         texts: The enriched text of each clip with words; the original alone where the model abstains.
         unclear: How many of them name no emotion, since the model found none.
-        alone: How many stand alone: the model was to write, and no answer about them was valid, or they are set aside.
         unquoted: How many cues were left out, since they stand nowhere in what the model was shown.
         asked: How many questions were answered just now.
         cached: How many were answered from the cache.
@@ -41,7 +108,6 @@ class Rewritten:
 
     texts: Mapping[str, str] = field(default_factory=dict)
     unclear: int = 0
-    alone: int = 0
     unquoted: int = 0
     asked: int = 0
     cached: int = 0
@@ -57,7 +123,6 @@ def enrich_texts(
     labels: Sequence[str],
     *,
     books: ScoreBooks,
-    retry_quarantined: bool = False,
     engine: Engine | None = None,
 ) -> Rewritten:
     """Enrich what clips say, asking only what no cache knows.
@@ -68,24 +133,20 @@ def enrich_texts(
         contexts: What there is to show of each clip with words, by clip id.
         labels: Labels that are scored, (K,).
         books: Where the stage keeps what it has asked.
-        retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
         engine: Who runs the workers; None: as ``llm`` says.
 
     Raises:
         ModelError: When the model cannot be loaded.
-        TryAgain: As `run.ask_about` does, with what else it raises.
+        TryAgain: As `answers.ask_about` does, with what else it raises.
     """
     prompt = load_rewrite_prompt(rewrite.prompt)
     if rewrite.how == "written":
-        return write_rewrites(
-            contexts, config=llm, prompt=prompt, books=books, retry_quarantined=retry_quarantined, engine=engine
-        )
+        return write_rewrites(contexts, config=llm, prompt=prompt, books=books, engine=engine)
     scores = label_scores(
         llm,
         {clip_id: context.text for clip_id, context in contexts.items()},
         labels,
         books=books,
-        retry_quarantined=retry_quarantined,
         engine=engine,
     )
     wording = load_prompt(llm.prompt)
@@ -151,23 +212,9 @@ def write_rewrites(
     config: LlmConfig,
     prompt: RewritePrompt,
     books: ScoreBooks,
-    retry_quarantined: bool = False,
     engine: Engine | None = None,
 ) -> Rewritten:
-    """Have the model find the cues of each utterance, asking only what is not known.
-
-    Args:
-        contexts: What is shown of each clip with words, by clip id.
-        config: The model.
-        prompt: What it is asked.
-        books: Where the answers are kept.
-        retry_quarantined: Whether texts that were set aside are tried again.
-        engine: Who runs the workers; None: as ``config`` says.
-
-    Raises:
-        ModelError: When the model cannot be loaded.
-        TryAgain: As `run.ask_about` does, with what else it raises.
-    """
+    """Have the model find the cues of each utterance, asking only what is not known; see `enrich_texts`."""
     shown = {clip_id: shortened_context(context, config.max_tokens) for clip_id, context in contexts.items()}
     forms = fill_in(
         config,
@@ -175,7 +222,6 @@ def write_rewrites(
         prompt.schema_of_answers(),
         prompt=prompt.settings(),
         books=books,
-        retry_quarantined=retry_quarantined,
         engine=engine,
     )
     texts, unclear, unquoted = {}, 0, 0
@@ -187,7 +233,6 @@ def write_rewrites(
     return Rewritten(
         texts,
         unclear=unclear,
-        alone=sum(values is None for values in forms.values.values()),
         unquoted=unquoted,
         asked=forms.asked,
         cached=forms.cached,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,13 +12,22 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import ClipError, FeaturesNotFinite, ModelError
 from ecmf_pipeline.core.files import fingerprint, sha256_text
-from ecmf_pipeline.llm.budget import Budget
-from ecmf_pipeline.llm.cache import AnswerCache, Drafts, ScoreCache, TextScores
+from ecmf_pipeline.llm.answers import (
+    AnswerCache,
+    Answered,
+    Question,
+    ScoreBooks,
+    ScoreCache,
+    TextScores,
+    ask_about,
+    drafts_of,
+    nothing_to_ask,
+)
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt
-from ecmf_pipeline.llm.requests import AskingSteps
-from ecmf_pipeline.llm.run import BRANCH, Asked, ScoreBooks, Utterance, ask_about, nothing_to_ask
-from ecmf_pipeline.runner import Engine, Outcome, Step, StepFactory, Target
+from ecmf_pipeline.llm.requests import AskingStep
+from ecmf_pipeline.llm.server_run import Budget, Drafts
+from ecmf_pipeline.runner import Engine, Outcome, Step, StepFactory
 from ecmf_pipeline.runner.machine import as_out_of_memory
 
 if TYPE_CHECKING:
@@ -36,7 +46,6 @@ class Scored:
         truncated: How many of the texts asked were too long and cut.
         quarantined: How many utterances are set aside, by this run or earlier ones.
         invalid: How many utterances the model abstains on because its answers were not valid.
-        damaged: How many lines of the cache could not be read; their texts were asked again.
     """
 
     values: NDArray[np.float64]
@@ -45,7 +54,6 @@ class Scored:
     empty: int
     truncated: int
     quarantined: int
-    damaged: int
     invalid: int = 0
 
 
@@ -56,7 +64,6 @@ def label_scores(
     *,
     books: ScoreBooks,
     prompt: Prompt | None = None,
-    retry_quarantined: bool = False,
     engine: Engine | None = None,
     budget: Budget | None = None,
 ) -> Scored:
@@ -68,7 +75,6 @@ def label_scores(
         labels: Labels to choose from, (K,).
         books: Where the stage keeps what it has asked.
         prompt: The prompt with examples of the corpus; None: as it is packaged.
-        retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
         engine: Who runs the workers; None: processes of this machine, as ``config`` says.
         budget: What may still be sent to a server, where a stage asks in several loops; None: one for this loop.
 
@@ -77,21 +83,21 @@ def label_scores(
 
     Raises:
         ModelError: When the model cannot be loaded, or gave no valid answer on any calibration text.
-        TryAgain: As `run.ask_about` does, with what else it raises.
+        TryAgain: As `answers.ask_about` does, with what else it raises.
     """
     if not any(text.strip() for text in texts.values()):  # nobody speaks: no model is needed
         nothing_to_ask(books)
-        return Scored(np.full((len(texts), len(labels)), np.nan), 0, 0, len(texts), 0, 0, 0)
+        return Scored(np.full((len(texts), len(labels)), np.nan), 0, 0, len(texts), 0, 0)
     asked = prompt or load_prompt(config.prompt)
+    settings = fingerprint(config.settings(labels, prompt))
     calibration = calibration_of_server(config, asked)
     found = scored(
         {**texts, **{f"{CALIBRATION}{number}": text for number, text in enumerate(calibration)}},
         labels,
-        fingerprint=fingerprint(config.settings(labels, prompt)),
+        fingerprint=settings,
         books=books,
-        steps=steps_of(config, asked, labels, budget),
+        steps=steps_of(config, asked, labels, drafts=partial(drafts_of, books, settings), budget=budget),
         config=config,
-        retry_quarantined=retry_quarantined,
         engine=engine,
     )
     return calibrated(found, len(calibration))
@@ -137,44 +143,31 @@ def scored(
     *,
     fingerprint: str,
     books: ScoreBooks,
-    steps: Callable[[Drafts], StepFactory],
+    steps: StepFactory,
     config: LlmConfig,
-    retry_quarantined: bool = False,
     engine: Engine | None = None,
 ) -> Scored:
-    """Score each utterance, asking the model only what is not known.
-
-    Equal texts are asked once. Each finished batch is durable at once, so a run that is cut short asks only the rest
-    when it is repeated.
+    """Score what each clip says, by clip id, (n,), uncalibrated; blank texts are not asked; see `answers.ask_about`.
 
     Args:
-        utterances: What each clip says, by clip id, (n,); blank ones are not asked.
+        utterances: The texts.
         labels: Labels to choose from, (K,).
         fingerprint: Of all that changes a score.
         books: Where the stage keeps what it has asked.
-        steps: See `steps_of`; not called when everything is known.
+        steps: See `steps_of`.
         config: How the loop runs.
-        retry_quarantined: Whether texts that were set aside are tried again.
         engine: Who runs the workers; None: processes of this machine, as ``config`` says.
-
-    Raises:
-        StoreBusy: When another run asks for the same stage.
-        TryAgain: When a server failed each time it was asked about some texts.
-        BudgetSpent: When more would have to be asked than the budget allows.
-        TooManyQuarantined: When too many texts make the model fail; what was scored is kept.
-        Interrupted: On Ctrl-C or SIGTERM; what was complete is kept.
     """
     keys = {clip_id: sha256_text(text) for clip_id, text in utterances.items() if text.strip()}
     cache = ScoreCache(books.cache, fingerprint, also=[other.cache for other in books.earlier])
     found = ask_about(
         keys,
-        lambda wanted: _utterances(utterances, wanted),
+        utterances,
+        len,
         cache=cache,
-        fingerprint=fingerprint,
         books=books,
         steps=steps,
         config=config,
-        retry_quarantined=retry_quarantined,
         engine=engine,
     )
     return scores_kept(cache, list(utterances), keys, labels, found)
@@ -185,17 +178,9 @@ def scores_kept(
     clip_ids: Sequence[str],
     keys: Mapping[str, str],
     labels: Sequence[str],
-    found: Asked,
+    found: Answered,
 ) -> Scored:
-    """The scores that a cache holds of clips, and what a run did for them.
-
-    Args:
-        cache: The answers.
-        clip_ids: The clips, (n,).
-        keys: Key of what is asked about each clip; clips that are not asked about have none.
-        labels: The labels, (K,).
-        found: What became of the questions.
-    """
+    """The scores of clips, (n, K), and what a run did for them; clips without a key were not asked about."""
     values = np.full((len(clip_ids), len(labels)), np.nan)
     for row, clip_id in enumerate(clip_ids):
         if clip_id in keys and keys[clip_id] in cache:
@@ -207,56 +192,40 @@ def scores_kept(
         empty=len(clip_ids) - len(keys),
         truncated=sum(cache[key].cut for key in found.asked),
         quarantined=found.quarantined,
-        damaged=cache.dropped,
         invalid=sum(not cache[key].scores for key in keys.values() if key in cache),
     )
 
 
-def _utterances(utterances: Mapping[str, str], wanted: Mapping[str, Sequence[str]]) -> list[Utterance]:
-    return [
-        Utterance(utterances[clip_ids[0]], tuple(Target(clip_id, BRANCH, key) for clip_id in clip_ids))
-        for key, clip_ids in wanted.items()
-    ]
-
-
 def steps_of(
-    config: LlmConfig, prompt: Prompt, labels: Sequence[str], budget: Budget | None = None
-) -> Callable[[Drafts], StepFactory]:
-    """What makes the factory of the steps that score labels; it loads neither a model nor a client library.
+    config: LlmConfig,
+    prompt: Prompt,
+    labels: Sequence[str],
+    *,
+    drafts: Callable[[], Drafts],
+    budget: Budget | None = None,
+) -> StepFactory:
+    """What makes the steps that score labels; neither a model nor a client library is loaded before it does.
 
     Args:
         config: The model and what it is asked.
         prompt: The prompt, packaged or with examples of the corpus.
         labels: Labels to choose from, (K,).
+        drafts: Opens what has been paid for of texts that are not finished.
         budget: What may still be sent to a server; None: as ``config`` says.
     """
     if config.backend == "openai":
-        return lambda drafts: AskingSteps(config, prompt, tuple(labels), drafts, budget or Budget(config.budget))
-    return lambda _: ScoringSteps(config, prompt, tuple(labels))
+        return lambda _: AskingStep(config, prompt, labels, drafts(), budget or Budget(config.budget))
+    return partial(_scoring_step, config, prompt, tuple(labels))
 
 
-@dataclass(frozen=True, slots=True)
-class ScoringSteps:
-    """Makes the step of each worker, in that worker: the process that only hands out the work never loads torch.
+def _scoring_step(config: LlmConfig, prompt: Prompt, labels: tuple[str, ...], worker: int) -> ScoringStep:
+    """Load the model, in a worker: the process that only hands out the work never loads torch."""
+    from ecmf_pipeline.llm.local import TransformersScorer
 
-    Attributes:
-        config: Model and batch size.
-        prompt: What is asked.
-        labels: Labels to choose from, (K,).
-    """
-
-    config: LlmConfig
-    prompt: Prompt
-    labels: tuple[str, ...]
-
-    def __call__(self, worker: int) -> ScoringStep:
-        """Load the model."""
-        from ecmf_pipeline.llm.local import TransformersScorer
-
-        return ScoringStep(TransformersScorer(self.config, worker, self.prompt), self.labels)
+    return ScoringStep(TransformersScorer(config, worker, prompt), labels)
 
 
-class ScoringStep(Step[Utterance, str, TextScores]):
+class ScoringStep(Step[Question[str], str, TextScores]):
     """Scores the labels for texts.
 
     Args:
@@ -269,11 +238,11 @@ class ScoringStep(Step[Utterance, str, TextScores]):
         self._labels = labels
         scorer.score([], labels)  # loads and calibrates now: the time that it takes is no text's fault
 
-    def open(self, item: Utterance) -> str:
+    def open(self, item: Question[str]) -> str:
         """The words."""
-        return item.text
+        return item.about
 
-    def work(self, batch: Sequence[tuple[Utterance, str]]) -> list[Outcome[TextScores]]:
+    def work(self, batch: Sequence[tuple[Question[str], str]]) -> list[Outcome[TextScores]]:
         """Score a batch; the clips that say a text share its row."""
         with as_out_of_memory():
             scores = self._scorer.score([text for _, text in batch], self._labels)  # (B, K)
@@ -288,14 +257,12 @@ class ScoringStep(Step[Utterance, str, TextScores]):
         return outcomes
 
 
-def probabilities(
-    scores: NDArray[np.float64], *, temperature: float | NDArray[np.float64] = 1.0
-) -> NDArray[np.float64]:
+def probabilities(scores: NDArray[np.float64], *, temperature: float = 1.0) -> NDArray[np.float64]:
     """Softmax over the labels, (n, K); rows of NaN stay NaN.
 
     Args:
         scores: Log-scores, (n, K).
-        temperature: Divides the scores first: above 1 flattens, below 1 sharpens. One for all, or one for each, (n, 1).
+        temperature: Divides the scores first: above 1 flattens, below 1 sharpens.
     """
     scaled = scores / temperature
     scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))

@@ -21,10 +21,10 @@ from openai.types.chat.chat_completion import Choice
 from pydantic import ValidationError
 
 from ecmf_pipeline.core.errors import ModelError, RequestRefused, ServerUnavailable, TryAgain
-from ecmf_pipeline.llm.budget import Budget, about_tokens
 from ecmf_pipeline.llm.config import ServerConfig
-from ecmf_pipeline.llm.prompt import Message, PictureMessage
+from ecmf_pipeline.llm.prompt import Turn
 from ecmf_pipeline.llm.server_protocol import Answer, Dialect, ServerKey, Token, response_format, retry_after
+from ecmf_pipeline.llm.server_run import Budget, about_tokens
 
 _NOT_NOW = {408, 409, 425, 429}
 _ABOUT_THIS_TEXT = {400, 413, 422}
@@ -106,7 +106,7 @@ class ChatServer:
 
     def ask(
         self,
-        messages: Sequence[Message | PictureMessage],
+        messages: Sequence[Turn],
         schema: Mapping[str, Any],
         *,
         temperature: float = 0.0,
@@ -147,7 +147,10 @@ class ChatServer:
             except _Fault as error:
                 fault = error
                 if fault.unreachable and attempt >= _TRIES_TO_REACH - 1 and not self._answered:
-                    raise ModelError(*self._unreachable(fault)) from None
+                    raise ModelError(
+                        f"no server can be reached at {self.config.base_url} ({fault})",
+                        "start it, or mend llm.server.base_url, then run the same command again",
+                    ) from None
             else:
                 with self._lock:
                     self._failed = 0
@@ -164,18 +167,14 @@ class ChatServer:
             return ServerUnavailable(f"the server failed {self.config.max_retries + 1} times, {last}")
         return TryAgain(f"the server at {self.config.base_url} failed on {failed} questions in a row, {last}")
 
-    def _once(
-        self, messages: Sequence[Message | PictureMessage], options: dict[str, Any], reserved: int, *, logprobs: bool
-    ) -> Answer:
+    def _once(self, messages: Sequence[Turn], options: dict[str, Any], reserved: int, *, logprobs: bool) -> Answer:
         if self._stopped.is_set():
             raise Stopped
         while (completion := self._paid_for(messages, options, reserved)) is None:
             pass
         return self._read(completion.choices[0], logprobs=logprobs)
 
-    def _paid_for(
-        self, messages: Sequence[Message | PictureMessage], options: dict[str, Any], reserved: int
-    ) -> ChatCompletion | None:
+    def _paid_for(self, messages: Sequence[Turn], options: dict[str, Any], reserved: int) -> ChatCompletion | None:
         """Send one request; None where the server wants it put otherwise, which is known from then on."""
         sent = self._dialect.put(options)
         self.budget.reserve(reserved)
@@ -218,7 +217,7 @@ class ChatServer:
             )
         return Answer(content)
 
-    def _completion(self, messages: Sequence[Message | PictureMessage], sent: dict[str, Any]) -> ChatCompletion | None:
+    def _completion(self, messages: Sequence[Turn], sent: dict[str, Any]) -> ChatCompletion | None:
         if self._stopped.is_set():  # it may have had to wait for its share of the budget
             raise Stopped
         try:
@@ -245,7 +244,7 @@ class ChatServer:
         self._answered = True
         return completion
 
-    async def _sent(self, messages: Sequence[Message | PictureMessage], sent: dict[str, Any]) -> bytes:
+    async def _sent(self, messages: Sequence[Turn], sent: dict[str, Any]) -> bytes:
         """The body of an answer, if it comes in time: a client's own timeout begins anew with every byte.
 
         Raises:
@@ -274,12 +273,6 @@ class ChatServer:
         return ModelError(
             f"{self.config.base_url} refuses to answer as {self.model} ({what})",
             "check llm.model, llm.server (base_url, key_env, structured, scoring) and the account",
-        )
-
-    def _unreachable(self, fault: _Fault) -> tuple[str, str]:
-        return (
-            f"no server can be reached at {self.config.base_url} ({fault})",
-            "start it, or mend llm.server.base_url, then run the same command again",
         )
 
     def _wait(self, attempt: int, told: float | None) -> float:

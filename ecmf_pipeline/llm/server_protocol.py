@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.console import warn
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.llm.config import ServerConfig
-from ecmf_pipeline.llm.schema import InvalidAnswer, OneOf, Schema, read_object
+from ecmf_pipeline.llm.schema import InvalidAnswer, read_object
 
 INSTEAD = "***"
 """What stands where the key stood."""
@@ -170,11 +170,6 @@ class Answer:
 
     content: str
     tokens: tuple[Token, ...] = ()
-
-
-def label_schema(words: Sequence[str]) -> dict[str, Any]:
-    """The schema of an answer that names one of some words."""
-    return Schema.of(label=OneOf(tuple(words))).json_schema()
 
 
 def read_label(content: str, words: Sequence[str]) -> int:

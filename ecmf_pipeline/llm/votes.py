@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from ecmf_pipeline.llm.budget import Budget
+from ecmf_pipeline.llm.answers import ScoreBooks
 from ecmf_pipeline.llm.config import LlmConfig, LlmVotesConfig
 from ecmf_pipeline.llm.cues import count_words
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt
-from ecmf_pipeline.llm.run import ScoreBooks
 from ecmf_pipeline.llm.scoring import Scored, label_scores, probabilities
+from ecmf_pipeline.llm.server_run import Budget
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -50,24 +50,22 @@ def word_scores(
     *,
     seed: int,
     books: ScoreBooks,
-    retry_quarantined: bool = False,
     budget: Budget | None = None,
 ) -> Scored:
     """The label scores of what clips say, (n, K); with examples of the corpus, each fold is asked by its own prompt.
 
     Args:
-        config: The model and what it is asked.
-        texts: What each clip says, by clip id, (n,); blank ones are not asked.
-        labels: Labels to choose from, (K,).
-        given: Index of each clip's given label, (n,); -1 where it has none.
-        folds: Fold of each clip, (n,); no group stands in two.
+        config: As `label_scores` has it, like texts, labels, books and budget.
+        texts: What each clip says, by clip id, (n,).
+        labels: The labels, (K,).
+        given: As `prompts_by_fold` has it, like folds and seed.
+        folds: Fold of each clip, (n,).
         seed: Draws the examples.
         books: Where the stage keeps what it has asked.
-        retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
-        budget: What may still be sent to a server; None: as ``config`` says.
+        budget: What may still be sent to a server.
     """
     if config.votes.examples == "packaged":
-        return label_scores(config, texts, labels, books=books, retry_quarantined=retry_quarantined, budget=budget)
+        return label_scores(config, texts, labels, books=books, budget=budget)
     clip_ids, said = list(texts), list(texts.values())
     found = []
     values = np.full((len(texts), len(labels)), np.nan)
@@ -81,14 +79,13 @@ def word_scores(
             labels,
             books=own,
             prompt=prompt,
-            retry_quarantined=retry_quarantined,
             budget=budget,
         )
         values[rows] = some.values
         found.append(some)
     counts = {
         name: sum(getattr(some, name) for some in found)
-        for name in ("asked", "cached", "empty", "truncated", "quarantined", "damaged", "invalid")
+        for name in ("asked", "cached", "empty", "truncated", "quarantined", "invalid")
     }
     return Scored(values, **counts)
 

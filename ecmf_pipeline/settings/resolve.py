@@ -18,8 +18,7 @@ from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.core.files import fingerprint, remembered_sha256, write_atomic
 from ecmf_pipeline.corpora.config import MER_LABELS
-from ecmf_pipeline.llm.prompt import load_prompt
-from ecmf_pipeline.llm.rewrite_prompt import load_rewrite_prompt
+from ecmf_pipeline.llm.prompt import load_prompt, load_rewrite_prompt
 from ecmf_pipeline.settings.params import Params
 
 _Settings = dict[str, Any]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import ClipText, write_texts
 from ecmf_pipeline.core.console import say
+from ecmf_pipeline.llm.answers import nothing_to_ask
 from ecmf_pipeline.llm.rewriting import Rewritten, enrich_texts
-from ecmf_pipeline.llm.run import nothing_to_ask
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.sharing.hints import pull_hint
 from ecmf_pipeline.stages.shared.inputs import read_spoken_manifest
@@ -25,7 +27,9 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
         say(hint)
     clips = read_spoken_manifest(params)
     contexts = read_contexts(params, clips)
-    books = ANSWER_BOOKS if params.rewrite.how == "written" else REWRITE_BOOKS
+    books = replace(
+        ANSWER_BOOKS if params.rewrite.how == "written" else REWRITE_BOOKS, retry_quarantined=retry_quarantined
+    )
     if contexts:
         found = enrich_texts(
             with_workers(params.llm, workers),
@@ -33,7 +37,6 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
             contexts,
             labels_to_ask(),
             books=books,
-            retry_quarantined=retry_quarantined,
         )
     else:
         nothing_to_ask(books)

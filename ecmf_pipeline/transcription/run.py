@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,10 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.errors import ChangedSinceIndex, TryAgain
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.llm.cache import AnswerCache, AnswerWriter
+from ecmf_pipeline.llm.answers import AnswerCache, AnswerWriter
 from ecmf_pipeline.media.containers import has_changed
 from ecmf_pipeline.media.sampling import read_audio
-from ecmf_pipeline.runner import Engine, Outcome, Run, RunConfig, RunReport, Step, Target
+from ecmf_pipeline.runner import Outcome, Run, RunConfig, RunReport, Step, Target
 from ecmf_pipeline.runner.machine import as_out_of_memory, threads_per_worker
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.transcription.config import TranscribeConfig
@@ -57,7 +58,6 @@ def transcribe(
     waiting: Path,
     quarantine_path: Path,
     retry_quarantined: bool = False,
-    engine: Engine | None = None,
 ) -> Transcribed:
     """Transcribe clips with sound of which the corpus knows no words; each file is listened to once, ever.
 
@@ -69,7 +69,6 @@ def transcribe(
         waiting: What is not sealed yet; outside of what DVC tracks.
         quarantine_path: Table of the clips that could not be listened to.
         retry_quarantined: Whether those are tried again although nothing changed.
-        engine: Who runs the workers; None: processes of this machine, as ``config`` says.
 
     Raises:
         ModelError: When the model cannot be loaded.
@@ -86,13 +85,12 @@ def transcribe(
         quarantine.clear()
     cache = AnswerCache(cache_root, settings, Heard.parse)
     with AnswerWriter(cache, waiting, keys) as writer:
-        before = set(keys.values()) & {row.key for row in cache.rows()}
-        missing = {clip_id: key for clip_id, key in keys.items() if key not in before}
+        missing = {clip_id: key for clip_id, key in keys.items() if key not in cache}
         quarantine.keep_only(missing)
         report = RunReport(reused={BRANCH: len(keys) - len(missing)})
         if items := _items(clips, missing, quarantine, corpus_root):
             run: Run[Recording] = Run(
-                ListeningSteps(config),
+                partial(_listening_step, config),
                 {BRANCH: writer},
                 {BRANCH: quarantine},
                 RunConfig(
@@ -104,7 +102,6 @@ def transcribe(
                     threads=threads_per_worker(config.workers),
                 ),
                 report,
-                engine,
             )
             run(items, "transcribe")
         else:
@@ -159,26 +156,15 @@ class Recording:
         return [self]
 
 
-@dataclass(frozen=True, slots=True)
-class ListeningSteps:
-    """Makes the step of each worker, in that worker.
+def _listening_step(config: TranscribeConfig, worker: int) -> ListeningStep:
+    """Load the model, in a worker; workers share out the GPUs there are."""
+    import torch
 
-    Attributes:
-        config: The model.
-    """
+    from ecmf_pipeline.transcription.whisper import WhisperTranscriber
 
-    config: TranscribeConfig
-
-    def __call__(self, worker: int) -> ListeningStep:
-        """Load the model; workers share out the GPUs there are."""
-        import torch
-
-        from ecmf_pipeline.transcription.whisper import WhisperTranscriber
-
-        config = self.config
-        if config.device in {"auto", "cuda"} and torch.cuda.is_available():
-            config = config.model_copy(update={"device": f"cuda:{worker % torch.cuda.device_count()}"})
-        return ListeningStep(WhisperTranscriber(config))
+    if config.device in {"auto", "cuda"} and torch.cuda.is_available():
+        config = config.model_copy(update={"device": f"cuda:{worker % torch.cuda.device_count()}"})
+    return ListeningStep(WhisperTranscriber(config))
 
 
 class ListeningStep(Step[Recording, NDArray[np.float32], Heard]):

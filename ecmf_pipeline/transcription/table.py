@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+
+from pydantic import FiniteFloat, TypeAdapter
 
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.errors import InputError, MissingInput
@@ -33,13 +34,12 @@ class Heard:
 
     key: str
     text: str
-    confidence: float
+    confidence: FiniteFloat
     language: str
 
     def line(self) -> str:
         """The line of the cache, with its end."""
-        entry = {"key": self.key, "text": self.text, "confidence": self.confidence, "language": self.language}
-        return json.dumps(entry, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
 
     @classmethod
     def parse(cls, line: bytes) -> Heard:
@@ -48,15 +48,10 @@ class Heard:
         Raises:
             ValueError: When it is damaged.
         """
-        entry = json.loads(line)
-        try:
-            found = cls(entry["key"], entry["text"], float(entry["confidence"]), entry["language"])
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"not a line of transcripts: {line!r}") from error
-        words = (found.key, found.text, found.language)
-        if not all(isinstance(word, str) for word in words) or not math.isfinite(found.confidence):
-            raise ValueError(f"not a line of transcripts: {line!r}")
-        return found
+        return _HEARD.validate_json(line)
+
+
+_HEARD = TypeAdapter(Heard)
 
 
 class Verdict(StrEnum):

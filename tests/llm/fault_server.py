@@ -16,14 +16,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.message import Message
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from ecmf_pipeline.llm.cache import ScoreCache, parts
+from ecmf_pipeline.llm.answers import ScoreBooks, ScoreCache, drafts_of, parts
 from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig, ServerConfig
 from ecmf_pipeline.llm.prompt import load_prompt
-from ecmf_pipeline.llm.run import ScoreBooks
 from ecmf_pipeline.llm.scoring import Scored, scored, steps_of
 
 WORDS = ("neutral", "angry", "happy", "sad", "worried", "surprised")
@@ -264,7 +264,7 @@ def ask(folder: Path, texts: list[str], config: LlmConfig) -> Scored:
         LABELS,
         fingerprint="f",
         books=books(folder),
-        steps=steps_of(config, load_prompt("emotion_en"), LABELS),
+        steps=steps_of(config, load_prompt("emotion_en"), LABELS, drafts=partial(drafts_of, books(folder), "f")),
         config=config,
     )
 

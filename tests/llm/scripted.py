@@ -10,14 +10,14 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.llm.answers import ScoreBooks
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.run import ScoreBooks
 from ecmf_pipeline.llm.scoring import Scored, ScoringStep, scored
 
 LABELS = ("angry", "happy")
@@ -95,12 +95,11 @@ def ask(
         {f"c{number}": text for number, text in enumerate(texts)},
         LABELS,
         fingerprint=fingerprint,
-        books=stage or books(folder),
-        steps=lambda _: Scripted(folder, seconds),
+        books=replace(stage or books(folder), retry_quarantined=retry),
+        steps=Scripted(folder, seconds),
         config=LlmConfig(
             batch_size=batch_size, workers=workers, clip_timeout=clip_timeout, max_quarantined=max_quarantined
         ),
-        retry_quarantined=retry,
     )
 
 

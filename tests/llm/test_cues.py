@@ -22,7 +22,7 @@ from ecmf_pipeline.llm.cues import (
     voice_cues,
     write_cues,
 )
-from ecmf_pipeline.llm.rewrite_prompt import CUES
+from ecmf_pipeline.llm.prompt import CUES
 
 
 def test_actions_are_the_blendshapes_that_mediapipe_numbers_so() -> None:

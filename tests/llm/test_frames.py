@@ -17,11 +17,11 @@ from ecmf_pipeline.core.clips import Clip, ClipId
 from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.faces.config import FaceConfig
-from ecmf_pipeline.llm.budget import about_tokens
 from ecmf_pipeline.llm.config import LlmConfig, LlmVotesConfig, ShownFrames
 from ecmf_pipeline.llm.frames import as_jpeg, frame_scores
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.scoring import Scored
+from ecmf_pipeline.llm.server_run import about_tokens
 from ecmf_pipeline.media.config import MediaConfig
 from tests.llm.fault_server import LABELS, FaultServer, books, serving, settings
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from ecmf_pipeline.core.errors import BudgetSpent
-from ecmf_pipeline.llm.budget import Budget
-from ecmf_pipeline.llm.cache import AnswerCache, Written
+from ecmf_pipeline.llm.answers import AnswerCache, Written, drafts_of
 from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig
 from ecmf_pipeline.llm.generation import Forms, fill_in, generation_settings
 from ecmf_pipeline.llm.prompt import Chat, load_prompt, question_key
 from ecmf_pipeline.llm.schema import OneOf, Schema, SomeOf, Text
 from ecmf_pipeline.llm.scoring import scored, steps_of
+from ecmf_pipeline.llm.server_run import Budget
 from tests.llm.fault_server import WORDS, books, lines, often_faulty, serving, settings, truth
 
 FORM = Schema.of(label=OneOf(WORDS))
@@ -84,10 +85,10 @@ def test_loops_of_one_run_may_share_a_budget(tmp_path: Path) -> None:
     budget, prompt = Budget(BudgetConfig(max_requests=7)), load_prompt("emotion_en")
 
     def score(folder: str, texts: list[str]) -> int:
-        utterances, steps = dict(zip(texts, texts, strict=True)), steps_of(config, prompt, WORDS, budget)
-        return scored(
-            utterances, WORDS, fingerprint="f", books=books(tmp_path / folder), steps=steps, config=config
-        ).asked
+        at = books(tmp_path / folder)
+        steps = steps_of(config, prompt, WORDS, drafts=partial(drafts_of, at, "f"), budget=budget)
+        utterances = dict(zip(texts, texts, strict=True))
+        return scored(utterances, WORDS, fingerprint="f", books=at, steps=steps, config=config).asked
 
     with serving(lambda *_: "ok") as server:
         config = settings(server.url, concurrency=1)

@@ -14,10 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ecmf_pipeline.core.errors import ModelError, RequestRefused
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.local import LocalModel, shortened_at_a_word
-from ecmf_pipeline.llm.local_generation import Rows, TransformersGenerator
-from ecmf_pipeline.llm.prompt import Chat
-from ecmf_pipeline.llm.rewrite_prompt import Context, load_rewrite_prompt
+from ecmf_pipeline.llm.local import LocalModel
+from ecmf_pipeline.llm.local_generation import Rows, TransformersGenerator, shortened_at_a_word
+from ecmf_pipeline.llm.prompt import Chat, Context, load_rewrite_prompt
 from ecmf_pipeline.llm.schema import OneOf, Schema, SomeOf, Text
 
 FORM = Schema.of(

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from ecmf_pipeline.core.errors import InputError, ParamsError
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.frames import picture_messages
-from ecmf_pipeline.llm.prompt import Prompt, as_data, load_prompt, packaged_prompts
-from ecmf_pipeline.llm.rewrite_prompt import Context, load_rewrite_prompt
+from ecmf_pipeline.llm.prompt import Context, Prompt, as_data, load_prompt, load_rewrite_prompt, packaged_prompts
 
 SIX = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 INJECTIONS = [

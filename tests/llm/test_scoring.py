@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ import pytest
 
 from ecmf_pipeline.core.errors import Interrupted, StoreBusy, TooManyQuarantined
 from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.llm import run as loop
-from ecmf_pipeline.llm.cache import AnswerWriter, ScoreCache, TextScores, parts
+from ecmf_pipeline.llm import answers as loop
+from ecmf_pipeline.llm.answers import AnswerWriter, ScoreCache, TextScores, drafts_of, parts
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.scoring import probabilities, scored, steps_of
@@ -253,7 +254,7 @@ def test_a_real_model_says_the_same_in_a_worker(tmp_path: Path, tiny: LlmConfig)
             SIX,
             fingerprint="f",
             books=books(tmp_path / str(workers)),
-            steps=steps_of(tiny, load_prompt(tiny.prompt), SIX),
+            steps=steps_of(tiny, load_prompt(tiny.prompt), SIX, drafts=partial(drafts_of, books(tmp_path), "f")),
             config=tiny.model_copy(update={"workers": workers}),
         )
         values.append(result.values)

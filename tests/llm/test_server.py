@@ -15,7 +15,7 @@ import pytest
 
 from ecmf_pipeline.core.errors import BudgetSpent, ModelError
 from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.llm.cache import ScoreCache
+from ecmf_pipeline.llm.answers import ScoreCache
 from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig
 from ecmf_pipeline.llm.server_protocol import Dialect
 from tests.llm import fault_server

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core.errors import ModelError, TryAgain
-from ecmf_pipeline.llm.budget import Budget
 from ecmf_pipeline.llm.config import BudgetConfig, ServerConfig
 from ecmf_pipeline.llm.server import ChatServer
 from ecmf_pipeline.llm.server_protocol import retry_after
+from ecmf_pipeline.llm.server_run import Budget
 from tests.llm.fault_server import ask, kept, lines, serving, settings
 
 

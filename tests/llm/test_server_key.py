@@ -12,11 +12,11 @@ import pytest
 
 from ecmf_pipeline.core.errors import ModelError, ParamsError, TryAgain
 from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.llm.budget import Budget
-from ecmf_pipeline.llm.cache import ScoreCache
+from ecmf_pipeline.llm.answers import ScoreCache
 from ecmf_pipeline.llm.config import BudgetConfig, ServerConfig
 from ecmf_pipeline.llm.server import ChatServer
 from ecmf_pipeline.llm.server_protocol import ServerKey
+from ecmf_pipeline.llm.server_run import Budget
 from tests.llm.fault_server import KEY, LABELS, ask, lines, serving, settings
 
 ESCAPED = "".join(f"\\u{ord(sign):04X}" for sign in KEY)

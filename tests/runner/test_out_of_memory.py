@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from ecmf_pipeline.llm.run import Utterance
+from ecmf_pipeline.llm.answers import Question
 from ecmf_pipeline.llm.scoring import ScoringStep
 from ecmf_pipeline.runner import Target
 from ecmf_pipeline.runner.machine import as_out_of_memory
@@ -101,7 +101,7 @@ class Greedy:
 
 
 def test_a_language_model_says_it_so_too():
-    item = Utterance("so", (Target("clip", "llm", "digest"),))
+    item = Question("so", (Target("clip", "llm", "digest"),))
     with pytest.raises(MemoryError, match="can't allocate"):
         ScoringStep(Greedy(), ["joy", "grief"]).work([(item, "so")])
     assert item.alone() == [item]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,13 +15,14 @@ from ecmf_pipeline.core.files import read_json
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.encoders.config import EgemapsConfig, MiniXceptionConfig
 from ecmf_pipeline.extraction.run import present_digests
-from ecmf_pipeline.llm.budget import Budget
+from ecmf_pipeline.llm.answers import ScoreBooks, nothing_to_ask
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.cues import face_cues, read_cues, speech_rate, voice_cues
 from ecmf_pipeline.llm.frames import frame_scores
-from ecmf_pipeline.llm.rewrite_prompt import Context, contexts_of, load_rewrite_prompt
-from ecmf_pipeline.llm.run import ScoreBooks, nothing_to_ask
+from ecmf_pipeline.llm.prompt import Context, load_rewrite_prompt
+from ecmf_pipeline.llm.rewriting import contexts_of
 from ecmf_pipeline.llm.scoring import Scored, label_scores
+from ecmf_pipeline.llm.server_run import Budget
 from ecmf_pipeline.llm.votes import calibrated_votes, calibration_summary, without_short, word_scores
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.stages.shared.inputs import expected_fingerprint, folds_of
@@ -126,66 +127,41 @@ def llm_votes(
         By source (``llm`` reads the words, ``llm/cues`` what face and voice do, ``llm/frames`` sees pictures),
         probabilities, (n, K), rows of NaN where it abstains.
     """
-    given = np.array(labels_of(corpus.clips, corpus.labels), np.int64)
-    folds = folds_of(corpus, params.vote.folds, params.vote.seed)
-    votes, scores = {}, _scores_by_source(params, corpus, given, folds, workers, retry_quarantined=retry_quarantined)
-    for source, found in scores.items():
-        votes[source], fitted = calibrated_votes(
-            found.values, given, folds, params.llm.votes, margin=params.vote.llm_margin
-        )
-        say(f"vote: {source} {calibration_summary(fitted)}")
-    return votes, list(scores.values())
-
-
-def _scores_by_source(
-    params: Params,
-    corpus: Corpus,
-    given: NDArray[np.int64],
-    folds: NDArray[np.int64],
-    workers: int | None,
-    *,
-    retry_quarantined: bool,
-) -> Mapping[str, Scored]:
     config, budget = with_workers(params.llm, workers), Budget(params.llm.budget)
-    inputs, labels, scores = params.vote.inputs, corpus.labels, {}
+    clips, labels, inputs = corpus.clips, corpus.labels, params.vote.inputs
+    given = np.array(labels_of(clips, labels), np.int64)
+    folds = folds_of(corpus, params.vote.folds, params.vote.seed)
+    own, of_cues, of_frames = (
+        replace(books, retry_quarantined=retry_quarantined) for books in (VOTE_BOOKS, CUE_BOOKS, FRAME_BOOKS)
+    )
+    scores: dict[str, Scored] = {}
     if "text" in inputs:
-        texts: dict[str, str] = {clip.clip_id: clip.transcript for clip in corpus.clips}
-        found = word_scores(
-            config,
-            texts,
-            labels,
-            given,
-            folds,
-            seed=params.vote.seed,
-            books=VOTE_BOOKS,
-            retry_quarantined=retry_quarantined,
-            budget=budget,
-        )
+        texts: dict[str, str] = {clip.clip_id: clip.transcript for clip in clips}
+        found = word_scores(config, texts, labels, given, folds, seed=params.vote.seed, books=own, budget=budget)
         least = params.vote.llm_least_words
         scores["llm"], short = without_short(found, list(texts.values()), least)
         if short:
             say(f"vote: llm abstains on {counted(short, 'transcript')} of fewer than {least} words")
     else:
-        nothing_to_ask(VOTE_BOOKS)  # DVC waits for the table
+        nothing_to_ask(own)  # DVC waits for the table
     if "cues" in inputs:  # without the words; a clip that shows nothing unusual is not judged
-        scores["llm/cues"] = label_scores(
-            about_cues(config),
-            cue_texts(params, corpus.clips),
-            labels,
-            books=CUE_BOOKS,
-            retry_quarantined=retry_quarantined,
-            budget=budget,
-        )
+        shown = cue_texts(params, clips)
+        scores["llm/cues"] = label_scores(about_cues(config), shown, labels, books=of_cues, budget=budget)
     if "frames" in inputs:
         scores["llm/frames"] = frame_scores(
             config,
-            corpus.clips,
+            clips,
             labels,
             corpus_root=params.corpus.root,
             media=params.media,
             faces=params.faces,
-            books=FRAME_BOOKS,
-            retry_quarantined=retry_quarantined,
+            books=of_frames,
             budget=budget,
         )
-    return scores
+    votes = {}
+    for source, asked in scores.items():
+        votes[source], fitted = calibrated_votes(
+            asked.values, given, folds, params.llm.votes, margin=params.vote.llm_margin
+        )
+        say(f"vote: {source} {calibration_summary(fitted)}")
+    return votes, list(scores.values())

@@ -8,12 +8,11 @@ import numpy as np
 
 from ecmf_pipeline.core.clips import Clip, labels_of
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.llm.cache import TextScores, Written
+from ecmf_pipeline.llm.answers import TextScores, Written
 from ecmf_pipeline.llm.frames import frame_settings
 from ecmf_pipeline.llm.generation import generation_settings
 from ecmf_pipeline.llm.inventory import Caches, Questions, frame_questions, rewrite_questions, score_questions
-from ecmf_pipeline.llm.prompt import Prompt, load_prompt
-from ecmf_pipeline.llm.rewrite_prompt import load_rewrite_prompt
+from ecmf_pipeline.llm.prompt import Prompt, load_prompt, load_rewrite_prompt
 from ecmf_pipeline.llm.votes import prompts_by_fold
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.stages.shared.inputs import folds_of, read_labelled_corpus, read_spoken_manifest, with_words

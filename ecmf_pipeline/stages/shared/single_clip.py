@@ -17,9 +17,9 @@ from ecmf_pipeline.core.files import fingerprint, sha256_file
 from ecmf_pipeline.encoders.config import ImportedConfig
 from ecmf_pipeline.extraction.features import FeatureOrigin, open_features, refuse_other_features
 from ecmf_pipeline.extraction.run import extract, plan_branch, writing
-from ecmf_pipeline.llm.rewrite_prompt import Context
+from ecmf_pipeline.llm.answers import ScoreBooks
+from ecmf_pipeline.llm.prompt import Context
 from ecmf_pipeline.llm.rewriting import enrich_texts
-from ecmf_pipeline.llm.run import ScoreBooks
 from ecmf_pipeline.media.containers import probe_media
 from ecmf_pipeline.settings.params import Params, load_params
 

@@ -16,9 +16,9 @@ from ecmf_pipeline.corpora.config import MER_LABELS, CorpusConfig
 from ecmf_pipeline.corpora.meld import read_meld
 from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.encoders.registry import build_encoder
+from ecmf_pipeline.llm.answers import ScoreBooks
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Calibration, Prompt
-from ecmf_pipeline.llm.run import ScoreBooks
 from ecmf_pipeline.llm.scoring import label_scores
 
 MELD = Path(__file__).parents[4] / "shared" / "data" / "meld"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ecmf_pipeline.core.errors import StoreBusy
 from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.llm.cache import AnswerWriter, ScoreCache, TextScores, parts
+from ecmf_pipeline.llm.answers import AnswerWriter, ScoreCache, TextScores, parts
 
 
 def row(text: str, *values: float) -> TextScores:
@@ -205,7 +205,7 @@ def test_a_writer_knows_what_another_run_has_added_since(tmp_path: Path) -> None
 HOLDER = """
 import sys
 from pathlib import Path
-from ecmf_pipeline.llm.cache import ScoreCache, AnswerWriter
+from ecmf_pipeline.llm.answers import ScoreCache, AnswerWriter
 folder = Path(sys.argv[1])
 with AnswerWriter(ScoreCache(folder / "cache", "abc"), folder / ".spool"):
     print("held", flush=True)

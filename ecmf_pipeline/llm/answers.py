@@ -1,45 +1,47 @@
-"""Answers already paid for: immutable parts of whole lines, in a folder per fingerprint.
+"""Answers of language models: the cache of them, and the long loop that asks only what it does not hold, each once.
 
-A line is ``{"key": <SHA-256 of the text>, "scores": [...]}``, with ``"cut": true`` where only the beginning of the text
-was read. A text on which the model gave no valid answer has no scores but ``"raw": [...]``, what it said instead: it is
-not asked again either. Where a form was filled in, ``values`` stands for the scores.
+Answers already paid for are immutable parts of whole lines, in a folder per fingerprint. A line is
+``{"key": <SHA-256 of the text>, "scores": [...]}``, with ``"cut": true`` where only the beginning of the text was read.
+A text on which the model gave no valid answer has no scores but ``"raw": [...]``, what it said instead: it is not asked
+again either. Where a form was filled in, ``values`` stands for the scores.
 
 Nothing is ever appended to a part, so that DVC sends new parts alone and a file that its cache shares stays as it was;
 parts are made aside and renamed into place. What the workers of a run have finished waits in a spool until it is sealed
 into a part. A text that was paid for twice merely stands twice; a damaged line costs that line.
-
-Questions that take several answers have `Drafts` beside the spool until they are finished: what a server said before a
-run was cut short is not asked for again.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import threading
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import FiniteFloat, TypeAdapter
 
+from ecmf_pipeline.core.console import counted
+from ecmf_pipeline.core.errors import ServerUnavailable, TooManyQuarantined, TryAgain
 from ecmf_pipeline.core.files import flush_folder, sha256_text, write_atomic
+from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.schema import Value
+from ecmf_pipeline.llm.server_run import DRAFTS_FILE, RAW, Drafts, Threads
+from ecmf_pipeline.runner import Engine, Run, RunConfig, RunReport, StepFactory, Target
+from ecmf_pipeline.runner.machine import threads_per_worker
+from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.runner.step import PartWriter, Spool
 
+PART_SIZE = 1024
+"""Answers that stand in one file."""
+BRANCH = "llm"
+"""The one branch of the loop."""
 DIGITS = 6
 """Decimals that are kept of a score."""
-RAW = 2000
-"""Characters that are kept of an answer that was not valid."""
-DRAFTS_FILE = "drafts.jsonl"
-"""Its name in the folder of a fingerprint's spool."""
-TRIES = 2
-"""An answer that the schema forbids is asked for once more; then the model abstains."""
 _PART = re.compile(r"part-(\d{6,})-[0-9a-f]{8}\.jsonl")
 
 
@@ -55,6 +57,7 @@ class CacheRow(Protocol):
 
 
 RowT = TypeVar("RowT", bound=CacheRow)
+Asked = TypeVar("Asked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +86,6 @@ class TextScores:
         if not np.isfinite(scores).all():
             raise ValueError(f"scores {scores} are not finite")
         return cls(key, tuple(np.round(scores, DIGITS).tolist()), cut)
-
-    @classmethod
-    def abstained(cls, key: str, raw: Sequence[str], *, cut: bool = False) -> TextScores:
-        """A text on which every answer was invalid."""
-        return cls(key, (), cut, tuple(answer[:RAW] for answer in raw))
 
     def line(self) -> str:
         """The line of the cache, with its end."""
@@ -153,6 +151,7 @@ class AnswerCache(Generic[RowT]):
 
     Attributes:
         root: Where this cache stands.
+        fingerprint: Of all that changes an answer.
         folder: The parts of this fingerprint.
         dropped: How many damaged lines were passed over while reading.
     """
@@ -161,6 +160,7 @@ class AnswerCache(Generic[RowT]):
         self, folder: Path, fingerprint: str, parse: Callable[[bytes], RowT], *, also: Sequence[Path] = ()
     ) -> None:
         self.root = folder
+        self.fingerprint = fingerprint
         self.folder = folder / fingerprint
         self.dropped = 0
         self._parse = parse
@@ -192,7 +192,7 @@ class AnswerCache(Generic[RowT]):
     def refresh(self) -> None:
         """Read the files that were not there before."""
         for place in self._places:
-            for path in parts(place / self.folder.name):
+            for path in parts(place / self.fingerprint):
                 if path not in self._read:
                     self._read.add(path)
                     self._rows |= {row.key: row for row in self.parse(path.read_bytes())}
@@ -230,7 +230,7 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
     """
 
     def __init__(self, cache: AnswerCache[RowT], waiting: Path, keys: Mapping[str, str] | None = None) -> None:
-        spool: Spool[RowT] = Spool(waiting / cache.folder.name, pack_rows)
+        spool: Spool[RowT] = Spool(waiting / cache.fingerprint, pack_rows)
         super().__init__(spool, lock=waiting / "lock", what=f"the answers in {cache.root}")
         self.cache = cache
         self._keys = keys or {}
@@ -297,110 +297,193 @@ def _number(path: Path) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
-    """One paid answer.
+class ScoreBooks:
+    """Where a stage keeps what it has asked, and whether it tries again what it could not ask.
 
     Attributes:
-        label: Index of the label that it names; None where it is not valid.
-        raw: What was said instead, with the reason before it.
+        stage: The stage.
+        cache: Answers already paid for.
+        waiting: What is not sealed yet; outside of what DVC tracks.
+        quarantine: Table of the clips that the model could not be asked about.
+        earlier: Stages that asked the same before: what they know is read, what they set aside is not asked.
+        retry_quarantined: Whether what the stage set aside is tried again although nothing changed.
     """
 
-    label: int | None
-    raw: str = ""
+    stage: str
+    cache: Path
+    waiting: Path
+    quarantine: Path
+    earlier: tuple[ScoreBooks, ...] = ()
+    retry_quarantined: bool = False
 
 
-class Drafts:
-    """The drafts of one fingerprint; safe to use from several threads of the run that holds the cache's lock.
+@dataclass(frozen=True, slots=True)
+class Question(Generic[Asked]):
+    """What is asked at once, for all the clips that share it.
+
+    Attributes:
+        about: A text, the turns of a chat, or a clip whose pictures are shown.
+        targets: The clips.
+    """
+
+    about: Asked
+    targets: tuple[Target, ...]
+
+    def alone(self) -> Sequence[Question[Asked]]:
+        """Itself: its clips are asked about in the same words."""
+        return [self]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What became of the questions.
+
+    Attributes:
+        asked: Keys of those that were answered just now.
+        cached: How many were known.
+        quarantined: How many clips are set aside.
+    """
+
+    asked: frozenset[str]
+    cached: int
+    quarantined: int
+
+
+def ask_about(
+    keys: Mapping[str, str],
+    asked: Mapping[str, Asked],
+    length: Callable[[Asked], int],
+    *,
+    cache: AnswerCache[RowT],
+    books: ScoreBooks,
+    steps: StepFactory,
+    config: LlmConfig,
+    engine: Engine | None = None,
+) -> Answered:
+    """Ask what the cache does not know, and keep the answers in it.
+
+    Each finished batch is durable at once, and so is each paid answer of a question that takes several, so that a run
+    that is cut short asks only the rest when it is repeated.
 
     Args:
-        path: Where they stand; need not exist yet.
-        also: Files of other stages that ask the same; they are read only.
+        keys: SHA-256 of what is asked about each clip.
+        asked: What that is; clips that share a key share a question.
+        length: How much there is to read of it, in characters.
+        cache: Of these settings.
+        books: Where the stage keeps what it has asked.
+        steps: Makes the steps; not called when everything is known.
+        config: How the loop runs.
+        engine: Who runs the workers; None: processes or threads of this machine, as ``config`` says.
+
+    Raises:
+        StoreBusy: When another run asks for the same stage.
+        TryAgain: When a server failed each time it was asked about some clips; at once where it seems to be down.
+        BudgetSpent: When more would have to be asked than the budget allows.
+        TooManyQuarantined: When too many questions make the model fail; what was answered is kept.
+        Interrupted: On Ctrl-C or SIGTERM; what was complete is kept.
     """
-
-    def __init__(self, path: Path, *, also: Sequence[Path] = ()) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._own = _read_drafts(path)
-        self._others = {place: draft for other in also for place, draft in _read_drafts(other).items()}
-
-    def __len__(self) -> int:
-        """How many there are, without those of other stages."""
-        return len(self._own)
-
-    def get(self, key: str, number: int) -> Draft | None:
-        """The answer to a question's ``number``-th request, where it has been paid for."""
-        with self._lock:
-            return self._own.get((key, number)) or self._others.get((key, number))
-
-    def keep(self, key: str, number: int, draft: Draft) -> Draft:
-        """Make an answer durable before the next is asked for; ``raw`` is cut to what a cache keeps of it."""
-        draft = Draft(draft.label, draft.raw[:RAW])
-        with self._lock:
-            self._own[key, number] = draft
-            _append_line(self._path, _draft_line(key, number, draft))
-        return draft
-
-    def settled(self, key: str, samples: int) -> int:
-        """How many of a question's samples need no request any more: they are valid, or were not in all tries."""
-        tries = ([self.get(key, number + attempt * samples) for attempt in range(TRIES)] for number in range(samples))
-        return sum(all(drafts) or any(draft and draft.label is not None for draft in drafts) for drafts in tries)
-
-    def tidy(self, finished: Container[str]) -> None:
-        """Drop what belongs to finished questions; without any left, the file goes.
-
-        Args:
-            finished: The keys that the cache has a row of.
-        """
-        if not self._path.is_file():
-            return
-        with self._lock:
-            self._own = {place: draft for place, draft in self._own.items() if place[0] not in finished}
-            if self._own:
-                content = "".join(_draft_line(*place, draft) for place, draft in self._own.items())
-                write_atomic(self._path, content, only_if_changed=True)
-            else:
-                self._path.unlink()
-
-    def remove(self) -> None:
-        """Drop all of them, and the folder where nothing else waits in it."""
-        self._own = {}
-        self._path.unlink(missing_ok=True)
-        with suppress(OSError):  # not empty
-            self._path.parent.rmdir()
+    on_server = config.backend == "openai"
+    with AnswerWriter(cache, books.waiting, keys) as writer, ExitStack() as at_end:
+        if on_server:
+            at_end.callback(lambda: drafts_of(books, cache.fingerprint).tidy(cache))
+        known = {key for key in keys.values() if key in cache}
+        missing = {clip_id: key for clip_id, key in keys.items() if key not in known}
+        quarantine = _set_aside(books, cache.fingerprint, missing)
+        report = RunReport(reused={BRANCH: len(keys) - len(missing)})
+        wanted: dict[str, list[str]] = defaultdict(list)
+        for clip_id, key in missing.items():
+            if not quarantine.holds(clip_id, key):
+                wanted[key].append(clip_id)
+        questions = [
+            Question(asked[clip_ids[0]], tuple(Target(clip_id, BRANCH, key) for clip_id in clip_ids))
+            for key, clip_ids in wanted.items()
+        ]
+        if questions:
+            run: Run[Question[Asked]] = Run(
+                steps,
+                {BRANCH: writer},
+                {BRANCH: quarantine},
+                RunConfig(
+                    1 if on_server else config.batch_size,  # a server's answers are paid for one by one
+                    PART_SIZE,
+                    config.max_quarantined,
+                    config.workers,
+                    config.clip_timeout,
+                    threads=threads_per_worker(config.workers),
+                ),
+                report,
+                engine or (Threads(config.server.concurrency) if on_server else None),
+            )
+            try:
+                run(_in_order(questions, length), books.stage)
+            except TryAgain as error:
+                raise TryAgain(_see(books, f"{error}; the answers are kept")) from error
+            except TooManyQuarantined as error:
+                _refuse_without_server(config, books, report, error)
+                raise
+            _refuse_without_server(config, books, report)
+        else:
+            quarantine.write()
+            quarantine.refuse_too_many(len(keys), config.max_quarantined)
+    answered = frozenset(key for key in missing.values() if key in cache)
+    return Answered(answered, cached=len(known), quarantined=len(quarantine))
 
 
-def _draft_line(key: str, number: int, draft: Draft) -> str:
-    said = {"raw": draft.raw} if draft.label is None else {"label": draft.label}
-    return json.dumps({"key": key, "number": number, **said}, separators=(",", ":")) + "\n"
+def drafts_of(books: ScoreBooks, fingerprint: str) -> Drafts:
+    """What has been paid for of questions that are not finished; these wait beside the spool."""
+    own, *others = (each.waiting / fingerprint / DRAFTS_FILE for each in (books, *books.earlier))
+    return Drafts(own, also=others)
 
 
-def _append_line(path: Path, line: str) -> None:
-    new = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        file.write(f"\n{line}".encode())  # a line that a crash cut short before must not take this one with it
-        file.flush()
-        os.fsync(file.fileno())
-    if new:
-        flush_folder(path.parent)
+def nothing_to_ask(books: ScoreBooks) -> None:
+    """Write the empty table of a stage that has nothing to ask: DVC waits for it."""
+    quarantine = Quarantine(books.quarantine, stage=books.stage)
+    quarantine.clear()
+    quarantine.write()
 
 
-def _read_drafts(path: Path) -> dict[tuple[str, int], Draft]:
-    found: dict[tuple[str, int], Draft] = {}
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return found
-    for line in content.split(b"\n"):
-        try:
-            if line:
-                place, draft = _parse_draft(json.loads(line))
-                found[place] = draft
-        except (ValueError, TypeError, KeyError):
-            continue  # torn by a crash: it is asked for again
-    return found
+def _refuse_without_server(
+    config: LlmConfig, books: ScoreBooks, report: RunReport, error: TooManyQuarantined | None = None
+) -> None:
+    """Where a server failed, it is the server that wants mending and not the clips."""
+    if failed := report.transient[ServerUnavailable.__name__]:
+        raise TryAgain(
+            _see(
+                books,
+                f"{counted(failed, 'question')} without an answer, since the server at {config.server.base_url} failed "
+                "each time; the answers are kept",
+            )
+        ) from error
 
 
-def _parse_draft(entry: Any) -> tuple[tuple[str, int], Draft]:
-    place = str(entry["key"]), int(entry["number"])
-    return place, Draft(int(entry["label"])) if "label" in entry else Draft(None, str(entry["raw"]))
+def _see(books: ScoreBooks, what: str) -> str:
+    return f"{books.stage}: {what}.\n  See {books.quarantine}, and run it again once the server is well."
+
+
+def _set_aside(books: ScoreBooks, fingerprint: str, missing: Mapping[str, str]) -> Quarantine:
+    """The stage's table: of the clips that miss an answer, those whose question was found to break the model."""
+
+    def table(of: ScoreBooks) -> Quarantine:
+        read = Quarantine(of.quarantine, stage=of.stage, fingerprint=fingerprint, section="llm")
+        read.keep_only(dict(missing))
+        return read
+
+    own = table(books)
+    if books.retry_quarantined:
+        own.clear()
+        return own
+    bad = {entry.digest: entry for read in (*map(table, books.earlier), own) for entry in read}
+    for clip_id, key in missing.items():
+        if key in bad:  # also when it was another clip, or an earlier stage, that it was tried for
+            own.add(clip_id, bad[key].reason, bad[key].message, key)
+    return own
+
+
+def _in_order(questions: Sequence[Question[Asked]], length: Callable[[Asked], int]) -> list[Question[Asked]]:
+    """Of the questions whose answers will stand in one part, the shorter ones first.
+
+    A batch is as wide as its longest text: on MELD's utterances, batches in the order of the corpus cost twice the
+    processor time.
+    """
+    parts = [questions[start : start + PART_SIZE] for start in range(0, len(questions), PART_SIZE)]
+    return [question for part in parts for question in sorted(part, key=lambda question: length(question.about))]

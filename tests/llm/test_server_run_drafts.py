@@ -14,8 +14,9 @@ import pytest
 
 from ecmf_pipeline.core.errors import BudgetSpent, TryAgain
 from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.llm.cache import DRAFTS_FILE, Draft, Drafts, ScoreCache
+from ecmf_pipeline.llm.answers import ScoreCache
 from ecmf_pipeline.llm.config import BudgetConfig
+from ecmf_pipeline.llm.server_run import DRAFTS_FILE, Draft, Drafts
 from tests.llm.fault_server import FaultServer, ask, lines, serving, settings
 
 
