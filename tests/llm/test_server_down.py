@@ -64,11 +64,11 @@ def test_an_answer_in_between_means_that_the_server_is_there(tmp_path: Path) -> 
 @pytest.mark.parametrize("fault", ["slow body", "slow head"])
 def test_an_answer_that_never_ends_is_given_up(tmp_path: Path, fault: str) -> None:
     with serving(lambda text, attempt: fault if text == "line 3" or attempt == 0 else "ok") as server:
-        config = settings(server.url, max_retries=1, timeout=0.5)
+        config = settings(server.url, max_retries=1, timeout=1.5)
         with pytest.raises(TryAgain, match="1 question without"):
             ask(tmp_path, lines(8), config)
     assert len(kept(tmp_path)) == 7
-    assert "last: no whole answer in 0.5 seconds" in (tmp_path / "quarantine.csv").read_text()
+    assert "last: no whole answer in 1.5 seconds" in (tmp_path / "quarantine.csv").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -139,9 +139,9 @@ def test_sources_that_judge_by_the_same_input_are_one_family() -> None:
     [
         ("vote: {inputs: [frames]}", "set llm.backend to openai"),
         ("vote: {inputs: [text, cues, text]}", "names text twice"),
-        ("rewrite: {cues: [face]}\nextract: {encoders: {text: minilm}}", "rewrite.cues: face is put into words"),
-        ("vote: {inputs: [cues]}\nextract: {encoders: {text: minilm}}", "llm.votes.cues: face is put into words"),
-        ("vote: {inputs: [cues]}\nllm: {votes: {cues: []}}", "llm.votes.cues: vote.inputs asks for cues"),
+        ("rewrite: {cues: [face]}\nextract: {encoders: {text: minilm}}", "`rewrite.cues`: face is put into words"),
+        ("vote: {inputs: [cues]}\nextract: {encoders: {text: minilm}}", "`llm.votes.cues`: face is put into words"),
+        ("vote: {inputs: [cues]}\nllm: {votes: {cues: []}}", "`llm.votes.cues`: vote.inputs asks for cues"),
         ("rewrite: {cues: [text]}", "rewrite.cues"),
         ("vote: {inputs: [smell]}", "vote.inputs"),
         ("transcribe: {language: English}", "transcribe.language"),
