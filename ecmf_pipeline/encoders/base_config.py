@@ -19,7 +19,6 @@ from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.errors import ModelError, ParamsError
 from ecmf_pipeline.core.files import remembered_sha256
-from ecmf_pipeline.runner.machine import multiplies_bf16
 
 if TYPE_CHECKING:
     import torch
@@ -195,6 +194,8 @@ def pick_device(device: str) -> torch.device:
 def best_precision(device: str) -> Precision:
     """The fastest precision that a device has instructions for: bf16, else (older CUDA) fp16, else fp32."""
     import torch
+
+    from ecmf_pipeline.runner.machine import multiplies_bf16
 
     picked = pick_device(device)
     if picked.type == "cuda":
