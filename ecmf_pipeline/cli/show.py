@@ -1,4 +1,4 @@
-"""Run the commands that only look, and print what they find: `status` and `score`."""
+"""Run the commands that only look, and print what they find: `status`, `encoders` and `score`."""
 
 from __future__ import annotations
 

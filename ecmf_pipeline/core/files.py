@@ -9,11 +9,12 @@ import hashlib
 import io
 import json
 import os
+import re
 import socket
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ _TICK = 50_000_000
 """Nanoseconds by which the kernel's clock of files may be behind, generously."""
 _COARSE_TICK = 4_000_000_000
 """The same for file systems whose times have no fractions of a second."""
+_SHA256 = re.compile("[0-9a-f]{64}")
 _ROW = [int, int, int, int, str]
 """Types of what is kept of a file: size, both times, inode and digest."""
 
@@ -188,7 +190,8 @@ def remembered_sha256(path: Path, cache: Path = paths.DIGESTS) -> str:
     if _state(path) == before and not is_young(path.stat().st_ctime_ns, started_ns) and may_hold:
         # Read again: another process may have remembered something meanwhile. If two write at once, one is lost.
         kept = {name: row for name, row in _load(cache).items() if Path(name).is_file()}
-        write_atomic(cache, json.dumps({**kept, str(path): [*before, digest]}, indent=1) + "\n")
+        with suppress(OSError):  # a full disk must not end a command that only reads: the file is then read again
+            write_atomic(cache, json.dumps({**kept, str(path): [*before, digest]}, indent=1) + "\n")
     return digest
 
 
@@ -210,4 +213,5 @@ def _load(cache: Path) -> dict[str, list[int | str]]:
         return {}
     if not isinstance(found, dict):
         return {}
-    return {path: row for path, row in found.items() if isinstance(row, list) and [*map(type, row)] == _ROW}
+    rows = {path: row for path, row in found.items() if isinstance(row, list) and [*map(type, row)] == _ROW}
+    return {path: row for path, row in rows.items() if _SHA256.fullmatch(row[-1])}

@@ -15,6 +15,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,9 +72,13 @@ class LastScan:
         except OSError:
             signature = None
         if signature is None:
-            self.record.unlink(missing_ok=True)
+            with suppress(OSError):
+                self.record.unlink(missing_ok=True)
             return False
-        write_atomic(self.record, json.dumps({"summary": summary, "signature": signature}, indent=1) + "\n")
+        try:
+            write_atomic(self.record, json.dumps({"summary": summary, "signature": signature}, indent=1) + "\n")
+        except OSError:  # the scan itself is done; the next run scans again
+            return False
         return True
 
     def _signature(self, summary: object, started_ns: int | None = None) -> str | None:

@@ -50,7 +50,7 @@ def run(*, as_json: bool = False) -> int:
 
 
 def examine(params: Params) -> Iterator[Check]:
-    """Make all checks, one after another; none of them changes anything of the project."""
+    """Make all checks, one after another; none of them changes the project, but for remembered digests."""
     yield check_weights(params)
     yield check_device(params)
     loaded: dict[Modality, dict[str, Any]] = {}

@@ -82,7 +82,7 @@ class Encoder(ABC, Generic[View]):
     ``View`` is what the encoder reads of a clip:
 
     - global: RGB frames, uint8 (T, H, W, 3);
-    - face: a `faces.FaceTrack`;
+    - face: a `faces.detector.FaceTrack`;
     - audio: mono samples at 16 kHz, float32 (n,);
     - text: a `ClipText`.
 

@@ -31,7 +31,7 @@ Precision = Literal["fp32", "bf16", "fp16", "auto"]
 """The type that matrices are multiplied in; ``auto``: the fastest that the device has instructions for."""
 
 TextColumn = Literal["original", "enriched", "translation"]
-"""What an encoder may read of a `core.transcripts.ClipText`."""
+"""What an encoder may read of a `core.clips.ClipText`."""
 
 DEFAULT_TEXT_COLUMNS: tuple[TextColumn, ...] = ("original",)
 """What is read unless something else is said."""

@@ -43,7 +43,7 @@ class CrossValidation:
         predictions: The likeliest label in the type of the labels handed in, (n,): integers (of bools too), floats or
             names; -1 or "" where there is none.
         modality_weights: Share of each modality, (n, M).
-        metrics: `metrics.scores` over the clips that have a label and a prediction, and ``unpredicted``: how many have
+        metrics: `arrays.scores` over the clips that have a label and a prediction, and ``unpredicted``: how many have
             a label alone. With ``protocol: mertools`` also ``mertools``: the same scores of models that kept the epoch
             which does best on the very fold they are judged by.
         folds: The fold that held each clip out, (n,).

@@ -89,7 +89,7 @@ def read_answers(path: Path, entry: str = TEST_ENTRY) -> dict[str, str]:
 
 
 def full_score(submission: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, Any]:
-    """Score over the label file's names, as the challenge does: all that `metrics.scores` tells, and ``unlabeled``.
+    """Score over the label file's names, as the challenge does: all that `arrays.scores` tells, and ``unlabeled``.
 
     Labels are told in the challenge's order where they are the challenge's, else in their own.
 

@@ -3,7 +3,7 @@
 The votes are pooled log-linearly: every source has one weight, every class one bias, few enough numbers to learn from
 a hundred clips. Learning all weights together is what keeps correlated sources from counting twice (naive Bayes, which
 multiplies them, ends up overconfident). The given labels that the pool learns from may be wrong, so it is fitted
-through a noise transition (`log_pool.fit_noisy_log_pool`; for the use made of it, confident learning, Northcutt et al.
+through a noise transition (`votes.fit_noisy_log_pool`; for the use made of it, confident learning, Northcutt et al.
 2021, arXiv 1911.00068). A clip is always scored by a pool and a transition that were fitted on other folds.
 
 The votes of other folds' clips come from models that knew this clip's given label, as in all stacking. With one number

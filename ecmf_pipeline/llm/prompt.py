@@ -289,7 +289,7 @@ class CueAnswer(Config):
     """What a model answers.
 
     Attributes:
-        cues: Phrases that show the emotion, as the model copied them, `BETWEEN` them.
+        cues: Phrases that show the emotion, as the model copied them, separated by semicolons.
         emotions: The emotions that they show, the stronger first.
         clarity: Whether they show any.
     """

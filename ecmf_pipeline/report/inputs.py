@@ -122,7 +122,7 @@ class ClassScores(Part):
 
 
 class Scores(Part):
-    """Scores over some clips, as `metrics.scores` gives them."""
+    """Scores over some clips, as `arrays.scores` gives them."""
 
     clips: int = 0
     weighted_f1: float | None = None

@@ -113,6 +113,8 @@ class Quarantine:
         Raises:
             TooManyQuarantined: With the reasons counted.
         """
+        if len(self._entries) <= share * total:
+            return  # asked after every batch: entries are counted by reason only if there are too many
         reasons = self.reasons()
         defects = sum(count for reason, count in reasons.items() if clip_error(reason).is_defect)
         if defects <= share * total:

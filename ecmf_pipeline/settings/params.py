@@ -66,7 +66,7 @@ class TrainConfig(Config):
 
     Attributes:
         pool: How the rows of a clip become one vector, for training, voting and prediction alike. ``frames``: the
-            fusion takes them as a sequence of `pooling.MOST_FRAMES` at most, and ``fusion.temporal`` says how it sums
+            fusion takes them as a sequence of `arrays.MOST_FRAMES` at most, and ``fusion.temporal`` says how it sums
             them up; voters, which take vectors, are given their mean.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -129,3 +130,18 @@ def test_a_missing_file_is_an_error(weights: Weights) -> None:
     weights.path.unlink()
     with pytest.raises(FileNotFoundError):
         remembered_sha256(weights.path, weights.cache)
+
+
+def test_a_cache_that_cannot_be_written_costs_only_another_read(weights: Weights) -> None:
+    weights.cache.mkdir()
+    weights.digest()
+    weights.digest()
+    assert weights.reads == 2
+
+
+def test_what_is_no_digest_is_not_believed(weights: Weights) -> None:
+    weights.digest()
+    [(name, row)] = json.loads(weights.cache.read_bytes()).items()
+    weights.cache.write_text(json.dumps({name: [*row[:-1], "nonsense"]}))
+    weights.digest()
+    assert weights.reads == 2

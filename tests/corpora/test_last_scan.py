@@ -213,3 +213,9 @@ def test_the_command_line_loads_nothing_that_reads_files_of_the_corpus(project: 
     loaded = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
     assert "ecmf_pipeline.corpora.last_scan" in loaded
     assert not loaded & {"numpy", "zarr", "av", "tqdm", "torch", "ecmf_pipeline.corpora.index", "ecmf_pipeline.runner"}
+
+
+def test_a_record_that_cannot_be_written_costs_only_another_scan(project: Project) -> None:
+    paths.LAST_SCAN.mkdir(parents=True)
+    assert project.index() == project.index()
+    assert paths.LAST_SCAN.is_dir()

@@ -40,7 +40,7 @@ def test_every_specimen_is_a_clip_or_a_finding_that_names_it(indexed):
 
 def test_what_is_quarantined_could_not_be_read(indexed):
     _, _, specimens, result = indexed
-    reasons = {entry.clip_id: entry.reason for entry in result.quarantined}
+    reasons = {clip_id: found.reason for clip_id, found in result.quarantined.items()}
     for specimen in specimens:
         reason = reasons.pop(without_media_extension(specimen.name), None)
         if reason:
@@ -51,7 +51,7 @@ def test_what_is_quarantined_could_not_be_read(indexed):
 
 def test_streams_and_lengths_are_those_of_the_films(indexed):
     _, _, specimens, result = indexed
-    quarantined = {entry.clip_id for entry in result.quarantined}
+    quarantined = set(result.quarantined)
     clips = {clip.path: clip for clip in result.clips if clip.clip_id not in quarantined}
     for specimen in specimens:
         if specimen.name not in clips:

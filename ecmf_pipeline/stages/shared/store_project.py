@@ -47,7 +47,7 @@ class StoreProject:
         return (self.params.extract if self.params else ExtractConfig()).part_size
 
     def present(self, settings: Mapping[str, Any], newest: Mapping[str, str]) -> dict[str, str | None] | None:
-        """The digest of each clip's present input, None for clips without one; see `store.standing.Present`."""
+        """The digest of each clip's present input, None for clips without one; see `store.state.Present`."""
         if self.clips is None or self.modality is None:
             return None
         if settings_of_imported(settings):
