@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ecmf_pipeline.core.console import counted, say
+from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.core.files import write_atomic
 
@@ -28,10 +28,10 @@ def ls() -> None:
     marks = dict.fromkeys(fingerprints_in_use(load_params()).values(), "in use")
     for books, name, answers, invalid in kept_answers(CACHES):
         mark = marks.get(name, "other settings")
-        say(f"{books.stage} {name}: {counted(answers, 'answer')}, {invalid} without a valid one, {mark}")
+        echo(f"{books.stage} {name}: {format_count(answers, 'answer')}, {invalid} without a valid one, {mark}")
     for books, name, paid in unfinished(CACHES):
         mark = marks.get(name, "other settings")
-        say(f"{books.stage} {name}: {counted(paid, 'paid answer')} of unfinished questions, {mark}")
+        echo(f"{books.stage} {name}: {format_count(paid, 'paid answer')} of unfinished questions, {mark}")
 
 
 @llm_app.command("prune")
@@ -45,7 +45,7 @@ def prune(
 
     in_use = set(fingerprints_in_use(load_params()).values())
     for what in inventory.prune(CACHES, in_use, remove=yes):
-        say(f"{what}: {'removed' if yes else 'would go (--yes removes it)'}")
+        echo(f"{what}: {'removed' if yes else 'would go (--yes removes it)'}")
 
 
 @llm_app.command("export")
@@ -66,10 +66,10 @@ def export(
     lines = [json.dumps(entry, ensure_ascii=False, allow_nan=False) for entry in entries]
     if str(out) == "-":
         for line in lines:
-            say(line)
+            echo(line)
         return
     write_atomic(out, "".join(f"{line}\n" for line in lines))
-    say(f"{out}: {counted(len(lines), 'answer')}")
+    echo(f"{out}: {format_count(len(lines), 'answer')}")
 
 
 @llm_app.command("plan")
@@ -83,14 +83,14 @@ def plan() -> None:
     on_server = params.llm.backend == "openai"
     for asked in questions(params):
         missing = len(asked.missing())
-        say(f"{asked.source}: {counted(missing, 'question')} to ask, {len(asked.keys) - missing} known")
+        echo(f"{asked.source}: {format_count(missing, 'question')} to ask, {len(asked.keys) - missing} known")
         if on_server:
             total.update(asked.estimate())
     if not on_server:
-        say("of a model on this machine: no requests, no cost")
+        echo("of a model on this machine: no requests, no cost")
         return
     cost = (total["prompts"] * params.llm.prices.prompt + total["answers"] * params.llm.prices.answer) / 1e6
-    say(
-        f"{counted(total['requests'], 'request')}: about {total['prompts']} tokens of prompts and at most "
+    echo(
+        f"{format_count(total['requests'], 'request')}: about {total['prompts']} tokens of prompts and at most "
         f"{total['answers']} of answers" + (f", at most about {cost:.2f}" if cost else "")
     )

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from ecmf_pipeline.cli.llm import llm_app
 from ecmf_pipeline.cli.store import store_app
 from ecmf_pipeline.core.clips import Modality
-from ecmf_pipeline.core.errors import WORKER_NOTE, EcmfError, InputError, Interrupted
+from ecmf_pipeline.core.errors import WORKER_NOTE, EcmfError, InputError, Interrupted, format_message
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _USERS_OWN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
@@ -293,11 +293,11 @@ def doctor(
 @app.command()
 def init(folder: Annotated[Path, typer.Argument(help="A new or empty project folder.")]) -> None:
     """Lay dvc.yaml and params.yaml in a folder and make it a DVC project."""
-    from ecmf_pipeline.core.console import say
+    from ecmf_pipeline.core.console import echo
     from ecmf_pipeline.sharing.new_project import make_project
 
     make_project(folder)
-    say(f"{folder} is ready: set `corpus` in params.yaml (or keep the sample), then run `dvc repro` in it")
+    echo(f"{folder} is ready: set `corpus` in params.yaml (or keep the sample), then run `dvc repro` in it")
 
 
 def main() -> None:
@@ -306,21 +306,21 @@ def main() -> None:
     try:
         app()
     except EcmfError as error:
-        _tell(f"error: {error}", error)
+        _print_error(str(error), error)
         sys.exit(error.exit_code)
     except OSError as error:
         if error.errno in _NO_SPACE:  # often without a file name: a library was writing
             where = f"{error.filename}: " if error.filename else ""
-            hint = "what was complete is kept: free some space and run the same command again to go on"
-            _tell(f"error: {where}{error.strerror}\n  {hint}", error)
+            hint = "completed work is kept: free some space and run the same command again to continue"
+            _print_error(format_message(f"{where}{error.strerror}", hint), error)
             sys.exit(2)
         if error.errno not in _USERS_OWN or error.filename is None:
             raise
-        sys.stderr.write(f"error: {error.filename}: {error.strerror}\n")
+        _print_error(f"{error.filename}: {error.strerror}", error)
         sys.exit(2)
 
 
-def _tell(message: str, error: Exception) -> None:
-    """Write a message, and what else went wrong meanwhile; a worker's traceback is for bugs alone."""
+def _print_error(message: str, error: Exception) -> None:
+    """Print an error and its notes; a worker's traceback is left out, since it serves bug reports only."""
     notes = [note for note in getattr(error, "__notes__", ()) if not note.startswith(WORKER_NOTE)]
-    sys.stderr.write("".join(f"{line}\n" for line in (message, *notes)))
+    sys.stderr.write("".join(f"{line}\n" for line in (f"error: {message}", *notes)))

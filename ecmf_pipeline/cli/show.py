@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
-from ecmf_pipeline.core.console import say
+from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TransformersConfig
 from ecmf_pipeline.encoders.config import ImportedConfig
 from ecmf_pipeline.interop.mertools import full_score, read_answers
@@ -24,15 +24,15 @@ _ROW = "{:<18}{:>9}{:>9}{:>9}{:>13}"
 def show_status() -> None:
     """Print one line a stage, and the quarantined clips by reason."""
     params = load_params()
-    say(_ROW.format("stage", "done", "missing", "absent", "quarantined"))
+    echo(_ROW.format("stage", "done", "missing", "absent", "quarantined"))
     for row in stage_rows(params):
-        say(_ROW.format(*row))
+        echo(_ROW.format(*row))
     entries = read_all(paths.QUARANTINE, params.extract.encoders)
     counts = Counter((entry.stage, entry.modality, entry.reason) for entry in entries)
     for (stage, modality, reason), count in sorted(counts.items()):
-        say(f"  quarantined by {f'{stage} {modality}'.strip()}: {reason} {count}")
+        echo(f"  quarantined by {f'{stage} {modality}'.strip()}: {reason} {count}")
     if entries:
-        say(f"  one line a clip in {paths.QUARANTINE}/")
+        echo(f"  one line a clip in {paths.QUARANTINE}/")
 
 
 def show_score(predictions: Path, truth: Path, *, entry: str, as_json: bool) -> None:
@@ -43,16 +43,16 @@ def show_score(predictions: Path, truth: Path, *, entry: str, as_json: bool) -> 
     """
     found = full_score(read_answers(predictions, entry), read_answers(truth, entry))
     if as_json:
-        say(json.dumps(found, ensure_ascii=False))
+        echo(json.dumps(found, ensure_ascii=False))
         return
-    say(f"score: weighted F1 {found['weighted_f1']:.4f}, accuracy {found['accuracy']:.4f} over {found['clips']} names")
+    echo(f"score: weighted F1 {found['weighted_f1']:.4f}, accuracy {found['accuracy']:.4f} over {found['clips']} names")
     for label, row in found["per_class"].items():
-        say(
+        echo(
             f"  {label}: F1 {row['f1']:.4f}, precision {row['precision']:.4f}, recall {row['recall']:.4f}, "
             f"{row['support']} names"
         )
     if found["unlabeled"]:
-        say(f"  predictions of names without a label, which do not count: {found['unlabeled']}")
+        echo(f"  predictions of names without a label, which do not count: {found['unlabeled']}")
 
 
 _SHOWN_OPTIONS = ("layers", "token_pool", "special_tokens", "frames", "frames_per_row", "inputs", "precision")
@@ -78,15 +78,15 @@ def show_encoders() -> None:
     tables[f"in use: {paths.PARAMS} over the preset {params.preset}"] = list(_encoder_rows(params))
     widths = [max(len(row[column]) for rows in tables.values() for row in rows) for column in range(4)]
     for head, rows in tables.items():
-        say(head)
+        echo(head)
         for *cells, options in rows:
-            say(
+            echo(
                 "  "
                 + "  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), options]).rstrip()
             )
     used = {name for modality in params.extract.encoders for name in params.extract.encoders[modality]}
     if others := [name for name in params.encoders if name not in used]:
-        say(f"  entries that serve no modality: {', '.join(others)}")
+        echo(f"  entries that serve no modality: {', '.join(others)}")
 
 
 def _encoder_rows(params: Params) -> Iterator[_EncoderRow]:

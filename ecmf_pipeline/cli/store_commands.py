@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from ecmf_pipeline.core.clips import Modality
-from ecmf_pipeline.core.console import counted, format_bytes, say
+from ecmf_pipeline.core.console import echo, format_bytes, format_count
 from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import exclusive
 from ecmf_pipeline.corpora.listing import naming_some
@@ -50,12 +50,12 @@ def list_stores(roots: Sequence[Path]) -> None:
         project = project_of(root)
         in_use = project.settings_in_use()
         holdings = list(list_store(root, project.present))
-        say(f"{root}:" if holdings else f"{root}: empty")
+        echo(f"{root}:" if holdings else f"{root}: empty")
         rows = [_cells(holding, in_use) for holding in holdings]
         table = [list(rows[0]), *(list(row.values()) for row in rows)] if rows else []
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         for row in table:
-            say("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+            echo("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         for holding in holdings:
             _say_where_from(holding)
             _say_what_is_amiss(holding)
@@ -81,19 +81,19 @@ def _cells(holding: Holding, in_use: object) -> dict[str, str]:
 
 def _say_where_from(holding: Holding) -> None:
     if origin := in_words(holding.provenance):
-        say(f"  {holding.fingerprint}: {origin}")
+        echo(f"  {holding.fingerprint}: {origin}")
     for versions in holding.versions:
         with_what = ", ".join(f"{library} {version}" for library, version in versions.items())
-        say(f"  {holding.fingerprint}: computed with {with_what or 'versions that nobody noted (some parts)'}")
+        echo(f"  {holding.fingerprint}: computed with {with_what or 'versions that nobody noted (some parts)'}")
 
 
 def _say_what_is_amiss(holding: Holding) -> None:
     if holding.damaged:
-        what = f"{counted(holding.damaged, 'part')} damaged: see `ecmf-pipe store verify {holding.root}`"
-        say(f"  {holding.fingerprint}: {what}")
+        what = f"{format_count(holding.damaged, 'part')} damaged: see `ecmf-pipe store verify {holding.root}`"
+        echo(f"  {holding.fingerprint}: {what}")
     if holding.leftovers:
-        what = counted(holding.leftovers, "finished batch", "finished batches")
-        say(f"  {holding.fingerprint}: {what} in no part yet: of a run that is under way, or was killed")
+        what = format_count(holding.leftovers, "finished batch", "finished batches")
+        echo(f"  {holding.fingerprint}: {what} in no part yet: of a run that is under way, or was killed")
 
 
 def verify(roots: Sequence[Path], *, mends: bool = False) -> bool:
@@ -130,29 +130,29 @@ def _mended(project: StoreProject) -> Verification:
         return found
     moved = mend(found, project.settings_in_use() or {})
     for old, new in moved.items():
-        say(f"  moved {old} to {new}")
+        echo(f"  moved {old} to {new}")
     after = verify_store(project.root, project.present)
-    left = f"{counted(len(after.damage), 'finding')} left, see above" if after.damage else "all else is sound"
-    say(f"  {counted(len(moved), 'thing')} moved, none deleted; {left}")
+    left = f"{format_count(len(after.damage), 'finding')} left, see above" if after.damage else "all else is sound"
+    echo(f"  {format_count(len(moved), 'thing')} moved, none deleted; {left}")
     return after
 
 
 def _show(found: Verification) -> None:
     notes = len(found.findings) - len(found.damage)
-    said = [counted(len(found.damage), "damage", "damages")] if found.damage else ["sound"]
-    said += [counted(notes, "note")] if notes else []
-    held = f"{counted(found.parts, 'part')}, {found.clips} clips, {format_bytes(found.bytes)}"
-    say(f"{found.root}: {held}: {', '.join(said)}")
+    said = [format_count(len(found.damage), "damage", "damages")] if found.damage else ["sound"]
+    said += [format_count(notes, "note")] if notes else []
+    held = f"{format_count(found.parts, 'part')}, {found.clips} clips, {format_bytes(found.bytes)}"
+    echo(f"{found.root}: {held}: {', '.join(said)}")
     for _, findings in groupby(found.findings, key=lambda finding: finding.kind):
         _show_kind(list(findings))
 
 
 def _show_kind(findings: list[Finding]) -> None:
     for finding in findings[:SHOWN]:
-        say(f"  {finding}")
+        echo(f"  {finding}")
     if len(findings) > SHOWN:
-        say(f"  {findings[0].kind.value}: {len(findings) - SHOWN} more")
-    say(f"    mend: {findings[0].mend}")
+        echo(f"  {findings[0].kind.value}: {len(findings) - SHOWN} more")
+    echo(f"    mend: {findings[0].mend}")
 
 
 def compact_stores(roots: Sequence[Path], *, drop_absent: bool = False, drop_other_settings: bool = False) -> None:
@@ -172,7 +172,7 @@ def compact_stores(roots: Sequence[Path], *, drop_absent: bool = False, drop_oth
         project = project_of(root)
         holdings = list(list_store(root))
         if not holdings:
-            say(f"compact {root}: empty, nothing to do")
+            echo(f"compact {root}: empty, nothing to do")
             continue
         if drop_absent and project.clips is None:
             raise MissingInput(
@@ -187,14 +187,14 @@ def compact_stores(roots: Sequence[Path], *, drop_absent: bool = False, drop_oth
         for holding in others:
             with StoreWriter(root, kept) as writer:
                 drop_settings(writer, holding.fingerprint)
-            say(
+            echo(
                 f"compact {root} {holding.fingerprint} ({holding.encoder}): removed, its settings are not in use: "
                 f"{holding.clips} clips, {format_bytes(holding.bytes)}"
             )
         if others:
             make_current(root, kept)
         if written:
-            say(f"  parts are immutable: the next `dvc push` sends the {format_bytes(written)} of new ones")
+            echo(f"  parts are immutable: the next `dvc push` sends the {format_bytes(written)} of new ones")
 
 
 def _compact(project: StoreProject, holding: Holding, *, drop_absent: bool) -> int:
@@ -203,17 +203,17 @@ def _compact(project: StoreProject, holding: Holding, *, drop_absent: bool) -> i
         adopted = writer.adopted
     what = f"compact {project.root} {holding.fingerprint} ({holding.encoder})"
     if adopted:
-        say(f"{what}: {counted(adopted, 'row')} taken up that a killed run had left")
-    say(f"{what}: {_gain(done)}")
+        echo(f"{what}: {format_count(adopted, 'row')} taken up that a killed run had left")
+    echo(f"{what}: {_gain(done)}")
     return done.written
 
 
 def _gain(done: Compaction) -> str:
     if done.parts[0] == done.parts[1] and not done.written:
-        return f"{counted(done.parts[0], 'part')}, nothing to do"
+        return f"{format_count(done.parts[0], 'part')}, nothing to do"
     dropped = [f"{done.dropped[state]} {what}" for state, what in _DROPPED.items() if done.dropped[state]]
     return (
-        f"{done.parts[0]} -> {counted(done.parts[1], 'part')}, "
+        f"{done.parts[0]} -> {format_count(done.parts[1], 'part')}, "
         f"{format_bytes(done.bytes[0])} -> {format_bytes(done.bytes[1])}; rows dropped: {', '.join(dropped) or 'none'}"
     )
 
@@ -227,7 +227,7 @@ def export(root: Path, *, file_format: FileFormat, level: Level, out: Path) -> N
     present = project_of(root).present(store.settings, store.newest())
     digests = None if present is None else {clip_id: digest for clip_id, digest in present.items() if digest}
     report = export_features(store, out, file_format=file_format, level=level, digests=digests)
-    say(
+    echo(
         f"export: {report.clips} clips of {root} ({store.dim}-d) in {out}; {report.left_out} left out, which the "
         "manifest no longer has as they were"
     )
@@ -246,7 +246,7 @@ def import_into_store(path: Path, *, modality: Modality, encoder: str) -> bool:
     params = load_params()
     report = import_encoder(params, path, modality=modality, encoder=encoder)
     for line in (*_lines(report, f"import {modality.value} {encoder}"), *_params_to_add(params, modality, encoder)):
-        say(line)
+        echo(line)
     return not report.bad
 
 

@@ -11,24 +11,32 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+from ecmf_pipeline.core.errors import format_message
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 Item = TypeVar("Item")
 
 
-def say(line: str) -> None:
-    """Tell the user, on standard output, what a stage did."""
+def echo(line: str) -> None:
+    """Print a result line to standard output."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
-def warn(line: str) -> None:
-    """Tell the user, on standard error, what did not go as planned although the run goes on."""
+def warn(message: str, hint: str | None = None, command: str | None = None) -> None:
+    """Print a warning to standard error, above any progress bar; the run continues.
+
+    Args:
+        message: What happened and where.
+        hint: How to fix it.
+        command: The shell command that fixes it.
+    """
     from tqdm import tqdm
 
     with tqdm.external_write_mode(file=sys.stderr):
-        sys.stderr.write(f"{line}\n")
+        sys.stderr.write(f"warning: {format_message(message, hint, command)}\n")
         sys.stderr.flush()
 
 
@@ -66,12 +74,12 @@ def format_bytes(count: float) -> str:
     return f"{count:.1f} GB"
 
 
-def counted(count: int, one: str, many: str | None = None) -> str:
+def format_count(count: int, one: str, many: str | None = None) -> str:
     """A number of things, such as ``1 part``, ``2 parts``."""
     return f"{count} {one if count == 1 else many or f'{one}s'}"
 
 
-def part_of(part: int, whole: int, what: str) -> str:
+def format_part(part: int, whole: int, what: str) -> str:
     """How much of a number is so, such as "2 of them by verdicts"; empty for none of it."""
     if not part:
         return ""

@@ -31,35 +31,65 @@ WORKER_NOTE = "In a worker:"
 
 
 class EcmfError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors raised on purpose.
+
+    The message reads ``what failed, where`` (file, key or clip); the hint and the command tell how to fix it::
+
+        error: data/manifest.csv does not exist
+        hint: run the stage that writes it
+          ecmf-pipe index
+
+    Args:
+        message: What failed and where.
+        hint: How to fix it.
+        command: The shell command that fixes it, without backquotes.
+    """
 
     exit_code = 1
 
+    default_hint: str | None = None
+    """Hint of errors raised without one."""
+
+    def __init__(self, message: str = "", hint: str | None = None, *, command: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint or self.default_hint
+        self.command = command
+
+    def __str__(self) -> str:
+        return format_message(self.message, self.hint, self.command)
+
+
+def format_message(message: str, hint: str | None = None, command: str | None = None) -> str:
+    """Join a message, its hint and its command: one, two or three lines."""
+    lines = [message]
+    if hint or command:
+        lines.append(f"hint: {hint or 'run'}")
+    if command:
+        lines.append(f"  {command}")
+    return "\n".join(lines)
+
 
 class InputError(EcmfError):
-    """The user's input is wrong.
-
-    Args:
-        message: What is wrong and where.
-        hint: How to mend it.
-    """
+    """The user's input is wrong: the command ends with exit code 2."""
 
     exit_code = 2
 
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.what = message
-        self.hint = hint
-
-    def __str__(self) -> str:
-        return f"{self.what}\n  {self.hint}" if self.hint else self.what
-
 
 class ParamsError(InputError):
-    """A key or a value of params.yaml is wrong: ``keys``, with dots, as far as they are known."""
+    """A key or value of params.yaml is wrong.
 
-    def __init__(self, message: str, hint: str | None = None, *, keys: Sequence[str] = ()) -> None:
-        super().__init__(message, hint)
+    Args:
+        message: What is wrong and where.
+        hint: How to fix it.
+        command: The shell command that fixes it.
+        keys: The keys concerned, dotted, such as ``train.hidden``; empty if unknown.
+    """
+
+    def __init__(
+        self, message: str, hint: str | None = None, *, command: str | None = None, keys: Sequence[str] = ()
+    ) -> None:
+        super().__init__(message, hint, command=command)
         self.keys = tuple(keys)
 
 
@@ -206,22 +236,19 @@ class TooManyQuarantined(EcmfError):
 
 
 class BudgetSpent(EcmfError):
-    """What params allow to be sent to a server is sent; the answers are kept."""
+    """The request or token budget of `llm.budget` is spent; answers received so far are kept."""
 
-    def __str__(self) -> str:
-        return (
-            f"{super().__str__()}\n  what was answered is kept; raise llm.budget or run the same command again to go on"
-        )
+    default_hint = "answers received so far are kept: raise llm.budget, or run the same command again to continue"
 
 
 class TryAgain(EcmfError):
-    """Something failed for a reason that may have passed by the next run; what was computed is kept."""
+    """Some items failed for a transient reason; completed work is kept."""
+
+    default_hint = "completed work is kept: run the same command again"
 
 
 class Interrupted(EcmfError):
-    """Ctrl-C or SIGTERM ended a run early; what was complete is committed."""
+    """Ctrl-C or SIGTERM ended a run early; completed work is kept."""
 
     exit_code = 130
-
-    def __str__(self) -> str:
-        return f"{super().__str__()}; what was complete is kept, run the same command again to go on"
+    default_hint = "completed work is kept: run the same command again to continue"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.console import say
+from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import InputError, MissingInput, StoreBusy
 
 _NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -151,7 +151,7 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         except OSError as error:
             if error.errno not in _NO_LOCKS_HERE:
                 raise
-            say(f"{path}: this file system knows no locks; make sure that no other run writes to {what}")
+            echo(f"{path}: this file system knows no locks; make sure that no other run writes to {what}")
         os.ftruncate(descriptor, 0)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {now}\n".encode(), 0)

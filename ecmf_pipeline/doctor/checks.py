@@ -40,7 +40,7 @@ class Check:
     def failed(cls, name: str, error: EcmfError) -> Check:
         """What stopped a check would stop a run."""
         if isinstance(error, InputError):
-            return cls(name, State.FAILURE, error.what, error.hint or "")
+            return cls(name, State.FAILURE, error.message, error.hint or "")
         return cls(name, State.FAILURE, str(error))
 
     def line(self) -> str:

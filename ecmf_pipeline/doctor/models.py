@@ -11,7 +11,7 @@ from typing import Any
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
-from ecmf_pipeline.core.console import counted
+from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import EcmfError
 from ecmf_pipeline.doctor.checks import Check, State, duration
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TransformersConfig, hub_cache
@@ -36,7 +36,9 @@ def check_weights(params: Params) -> Check:
             {"wanted": list(names), "absent": absent},
         )
     message = (
-        f"{counted(len(names), 'embedded model')} in {paths.MODELS}" if names else "no embedded models are asked for"
+        f"{format_count(len(names), 'embedded model')} in {paths.MODELS}"
+        if names
+        else "no embedded models are asked for"
     )
     return Check("weights", State.OK, message, figures={"wanted": list(names), "absent": []})
 

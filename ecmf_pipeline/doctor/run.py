@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ecmf_pipeline.core.clips import ClipText, Modality
-from ecmf_pipeline.core.console import counted, format_bytes, say
+from ecmf_pipeline.core.console import echo, format_bytes, format_count
 from ecmf_pipeline.core.errors import EcmfError
 from ecmf_pipeline.doctor.checks import Check, State, duration, exit_code
 from ecmf_pipeline.doctor.corpus import Ahead, check_corpus, look_ahead, measured_clips, spoken_clips
@@ -41,11 +41,11 @@ def run(*, as_json: bool = False) -> int:
     for check in examine(params):
         checks.append(check)
         if not as_json:
-            say(check.line())
+            echo(check.line())
     code = exit_code(checks)
     if as_json:
         document = {"exit_code": code, "checks": [asdict(check) for check in checks]}
-        say(json.dumps(document, indent=2, ensure_ascii=False))
+        echo(json.dumps(document, indent=2, ensure_ascii=False))
     return code
 
 
@@ -85,7 +85,7 @@ def _check_llm(params: Params, ahead: Ahead, folder: Path) -> tuple[Check, Mappi
     total = seconds * unasked / workers
     message = (
         f"{params.llm.model} answers, {duration(seconds)} a text{_LOADING if asked.includes_loading else ''}; "
-        f"{counted(unasked, 'text')} to ask: {duration(total)}"
+        f"{format_count(unasked, 'text')} to ask: {duration(total)}"
     )
     figures = {"seconds_a_text": seconds, "missing": unasked, "projected_seconds": total, "failed": asked.failed}
     if asked.failed:
@@ -135,9 +135,9 @@ def projected(name: str, trial: Trial, missing: int, workers: int) -> Check:
     total = trial.seconds * missing / workers
     done = trial.tried - len(trial.failed)
     message = (
-        f"{done} of {counted(trial.tried, 'clip')}, "
+        f"{done} of {format_count(trial.tried, 'clip')}, "
         f"{duration(trial.seconds)} each{_LOADING if trial.includes_loading else ''}; "
-        f"{missing} to do by {counted(workers, 'worker')}: {duration(total)}"
+        f"{missing} to do by {format_count(workers, 'worker')}: {duration(total)}"
     )
     figures: dict[str, Any] = {
         "tried": trial.tried,

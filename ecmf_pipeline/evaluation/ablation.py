@@ -148,7 +148,7 @@ def ablate(study: Study, chosen: Sequence[Variant], advance: Callable[[], object
         try:
             found = study.answers(study.train(variant), variant.features)
         except TooFewClips as error:
-            skipped.append({"name": variant.name, "why": error.what})
+            skipped.append({"name": variant.name, "why": error.message})
             continue
         finally:
             advance()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Floats, Ints, bootstrap_difference, confusion, expected_calibration_error, scores
 from ecmf_pipeline.core.clips import Clip, Split
-from ecmf_pipeline.core.console import part_of
+from ecmf_pipeline.core.console import format_part
 from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import write_atomic
 from ecmf_pipeline.core.predictions import NO_MODALITY, PredictionTable
@@ -290,7 +290,7 @@ def summary(results: Mapping[str, Any]) -> str:
 
 def _with_verdicts(labels: Mapping[str, Any], what: str) -> str:
     """How many labels were fixed or broken, and how many of them by a person."""
-    share = part_of(labels[f"{what}_by_verdicts"], labels[what], "by verdicts")
+    share = format_part(labels[f"{what}_by_verdicts"], labels[what], "by verdicts")
     return f"{labels[what]} {what}" + (f", {share}" if share else "")
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import FiniteFloat, TypeAdapter
 
-from ecmf_pipeline.core.console import counted
+from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import ServerUnavailable, TooManyQuarantined, TryAgain
 from ecmf_pipeline.core.files import flush_folder, sha256_text, write_atomic
 from ecmf_pipeline.llm.config import LlmConfig
@@ -450,8 +450,8 @@ def _refuse_without_server(
         raise TryAgain(
             _see(
                 books,
-                f"{counted(failed, 'question')} without an answer, since the server at {config.server.base_url} failed "
-                "each time; the answers are kept",
+                f"{format_count(failed, 'question')} without an answer, since the server at {config.server.base_url} "
+                "failed each time; the answers are kept",
             )
         ) from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ecmf_pipeline.core.console import part_of
+from ecmf_pipeline.core.console import format_part
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
     Bar,
@@ -343,7 +343,7 @@ def _account(labels: LabelScores) -> str:
 
 def _of_a_person(part: int, whole: int) -> str:
     """How many labels are a person's work, not the method's; empty where none is."""
-    return f" ({share})" if (share := part_of(part, whole, "by verdicts")) else ""
+    return f" ({share})" if (share := format_part(part, whole, "by verdicts")) else ""
 
 
 def judged(evaluation: Evaluation) -> str:

@@ -264,7 +264,7 @@ def validated(document: dict[str, Any], *, where: str) -> Params:
     try:
         merged = merged_over(preset_document(preset), document)
     except ParamsError as error:
-        raise ParamsError(f"{where}: {error.what}", error.hint, keys=error.keys) from None
+        raise ParamsError(f"{where}: {error.message}", error.hint, keys=error.keys) from None
     try:
         return Params.model_validate(merged)
     except ValidationError as error:

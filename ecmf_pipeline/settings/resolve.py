@@ -42,8 +42,8 @@ def write_settings(params: Params, labels: Sequence[str]) -> tuple[list[str], di
         try:
             settings = settings_of()
         except ModelError as error:  # the stage that needs these weights reports it; others go on
-            unknown[name] = error.what
-            settings = {"unknown": error.what}
+            unknown[name] = error.message
+            settings = {"unknown": error.message}
         text = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         if write_atomic(paths.SETTINGS / f"{name}.json", text, only_if_changed=True):
             changed.append(name)

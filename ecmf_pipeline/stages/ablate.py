@@ -7,7 +7,7 @@ import numpy as np
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import labels_of
 from ecmf_pipeline.core.config import PoolOrFrames
-from ecmf_pipeline.core.console import progress_bar, say
+from ecmf_pipeline.core.console import echo, progress_bar
 from ecmf_pipeline.evaluation.ablation import Study, ablate, summary, write_ablation
 from ecmf_pipeline.evaluation.scoring import Judge
 from ecmf_pipeline.evaluation.variants import variants
@@ -46,4 +46,4 @@ def run() -> None:
         found = ablate(study, chosen, lambda: bar.update())
     judged = [clip.clip_id for clip in judge.clips]
     write_ablation(paths.ABLATION, paths.ABLATE, judged, judge.by, found)
-    say(summary(found.results, judge.by))
+    echo(summary(found.results, judge.by))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
-from ecmf_pipeline.core.console import say
+from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.llm.cues import write_cues
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import read_spoken_manifest
@@ -26,4 +26,4 @@ def run(modalities: Sequence[Modality]) -> None:
         changed = write_cues(paths.cues(modality), found)
         told = sum(bool(names) for names in found.values())
         state = "written" if changed else "unchanged"
-        say(f"cues {modality.value}: {told} of {len(clips)} clips show any; table {state}")
+        echo(f"cues {modality.value}: {told} of {len(clips)} clips show any; table {state}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.console import say
+from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import TooFewClips
 from ecmf_pipeline.core.files import write_json
 from ecmf_pipeline.core.predictions import PredictionTable
@@ -54,7 +54,9 @@ def run() -> None:
             )
             results["controls"]["fusion"] = compare(judge, clip_ids, found)
         except TooFewClips as error:
-            results["controls"]["no_fusion"] = f"the fusion model cannot be trained on each training set: {error.what}"
+            results["controls"]["no_fusion"] = (
+                f"the fusion model cannot be trained on each training set: {error.message}"
+            )
     votes, believed = all_votes(corpus), params.refine.label_model
     evidence = LabelEvidence.of(corpus, votes, verdicts=verdicts, folds=folds, seed=seed, config=believed)
     results["label_model"] = belief(evidence)
@@ -62,4 +64,4 @@ def run() -> None:
     write_json(paths.SOURCES, sources(evidence, labels))
     write_json(paths.METRICS / "evaluate.json", results)
     write_plots(paths.PLOTS, judge, refined, results)
-    say(summary(results))
+    echo(summary(results))

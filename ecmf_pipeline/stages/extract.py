@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality, read_manifest, read_texts
-from ecmf_pipeline.core.console import say
+from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.extraction.run import Branch, extract, plan_branch, writing
 from ecmf_pipeline.runner import RunReport
 from ecmf_pipeline.settings.params import load_params
@@ -29,10 +29,10 @@ def run(modalities: Sequence[Modality], *, workers: int | None = None, retry_qua
         paths.features(modality).mkdir(parents=True, exist_ok=True)
         paths.QUARANTINE.mkdir(parents=True, exist_ok=True)
         paths.quarantine("extract", modality).touch()
-        say(f"extract {modality.value}: not in extract.encoders, nothing to do")
+        echo(f"extract {modality.value}: not in extract.encoders, nothing to do")
     stores = [paths.features(modality) for modality in used]
     if hint := pull_hint(stores):
-        say(hint)
+        echo(hint)
     clips = read_manifest(paths.MANIFEST)
     texts = read_texts(paths.REWRITES) if Modality.TEXT in used else {}
     settings = {modality: params.settings_of(modality) for modality in used}
@@ -61,7 +61,7 @@ def run(modalities: Sequence[Modality], *, workers: int | None = None, retry_qua
             config=params.extract if workers is None else params.extract.model_copy(update={"workers": workers}),
         )
         for branch in branches:
-            say(_summary(branch, report, writers[branch.modality].adopted))
+            echo(_summary(branch, report, writers[branch.modality].adopted))
 
 
 def _summary(branch: Branch, report: RunReport, adopted: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.console import say
+from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.corpora.last_scan import LastScan
 from ecmf_pipeline.corpora.registry import looked_at
 from ecmf_pipeline.settings.params import Params, load_params
@@ -26,7 +26,7 @@ def run() -> None:
     if summary is None:
         _scan(params, last, started_ns)
     else:
-        say(summary)
+        echo(summary)
 
 
 def _scan(params: Params, last: LastScan, started_ns: int) -> None:
@@ -40,7 +40,7 @@ def _scan(params: Params, last: LastScan, started_ns: int) -> None:
     )
     quarantine = Quarantine(paths.quarantine("index"), stage="index")
     changed = write_index(listing, result, quarantine)
-    say(summary_of(result, listing.labels, read=result.hashed, changed=changed))
+    echo(summary_of(result, listing.labels, read=result.hashed, changed=changed))
     quarantine.refuse_too_many(sum(bool(clip.path) for clip in result.clips), params.index.max_quarantined)
     if all(found.digest for found in result.quarantined.values()):  # else a file is to be tried again
         last.remember(summary_of(result, listing.labels, read=0, changed=False), started_ns=started_ns)

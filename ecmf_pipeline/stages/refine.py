@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.console import say
+from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.files import write_json
 from ecmf_pipeline.labels.label_model import assess
 from ecmf_pipeline.labels.refine import decide, effect_of, find_targets, source_accounts, worth_labelling
@@ -32,9 +32,9 @@ def run(*, dry_run: bool = False) -> None:
     decisions = decide(assessment, corpus.clips, corpus.labels, config, families=families, gold=gold)
     counts = Counter(decision.decision.value for decision in decisions)
     would = "would be: " if dry_run else ""
-    say(f"refine: {would}" + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
+    echo(f"refine: {would}" + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
     for sentence in (*find_targets(assessment, corpus.given, gold, config).words, *effect_of(decisions, corpus.labels)):
-        say(f"  {sentence}")
+        echo(f"  {sentence}")
     if dry_run:
         return
     write_refined(paths.REFINED, decisions, votes, assessment.posterior, corpus.labels)

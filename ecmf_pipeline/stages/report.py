@@ -11,7 +11,7 @@ from importlib.metadata import version
 from ecmf_pipeline import __version__
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality, read_corpus_tables, read_texts
-from ecmf_pipeline.core.console import say
+from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.files import read_json, read_text, write_atomic
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.extraction.run import coverage
@@ -96,7 +96,7 @@ def run() -> None:
         versions={"ecmf-pipeline": __version__, **{name: version(name) for name in _SHOWN_VERSIONS}},
     )
     write_atomic(paths.REPORT, render(content, params.report))
-    say(f"report: {paths.REPORT}")
+    echo(f"report: {paths.REPORT}")
 
 
 def _predicted(table: PredictionTable) -> Iterable[PredictedClip]:

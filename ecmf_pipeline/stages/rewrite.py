@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import ClipText, write_texts
-from ecmf_pipeline.core.console import say
+from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.llm.answers import nothing_to_ask
 from ecmf_pipeline.llm.rewriting import Rewritten, enrich_texts
 from ecmf_pipeline.settings.params import load_params
@@ -24,7 +24,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     """
     params = load_params()
     if hint := pull_hint([paths.REWRITE]):
-        say(hint)
+        echo(hint)
     clips = read_spoken_manifest(params)
     contexts = read_contexts(params, clips)
     books = replace(
@@ -47,11 +47,11 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
         if clip.clip_id in found.texts or clip.translation.strip()
     }
     changed = write_texts(paths.REWRITES, texts)
-    say(
+    echo(
         f"rewrite: {len(found.texts)} transcripts enriched ({found.unclear} of them unclear by their words), "
         f"{found.asked} asked, {found.cached} from the cache, {found.cut} cut, "
         f"{found.quarantined} quarantined, {found.invalid} without a valid answer; "
         f"table {'written' if changed else 'unchanged'}"
     )
     if found.unquoted:
-        say(f"  {found.unquoted} cues that the model named stand nowhere in what it was shown, and were left out")
+        echo(f"  {found.unquoted} cues that the model named stand nowhere in what it was shown, and were left out")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.console import say
+from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.files import write_atomic
 from ecmf_pipeline.settings.params import load_params
 
@@ -16,10 +16,10 @@ def run() -> None:
     if params.corpus.kind != "sample":
         if not paths.SAMPLE.is_dir():
             write_atomic(paths.SAMPLE / "README.txt", "The synthetic corpus stands here when corpus.kind is sample.\n")
-        say(f"sample: corpus.kind is {params.corpus.kind}, nothing to generate")
+        echo(f"sample: corpus.kind is {params.corpus.kind}, nothing to generate")
         return
     from ecmf_pipeline.corpora.sample.generate import generate
 
     landmarker = paths.MODELS / "face_landmarker" / "face_landmarker.task"
     summary = generate(params.sample, paths.SAMPLE, face_landmarker=landmarker, workers=os.cpu_count() or 1)
-    say(f"sample: {summary.written} clips written, {summary.reused} reused, {summary.wrong_labels} labels made wrong")
+    echo(f"sample: {summary.written} clips written, {summary.reused} reused, {summary.wrong_labels} labels made wrong")

@@ -6,7 +6,7 @@ It runs in every `dvc repro`, since prompt files, weights and label files change
 from __future__ import annotations
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.console import say
+from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.files import read_json
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.settings.resolve import write_settings
@@ -18,6 +18,6 @@ def run() -> None:
     labels = read_json(paths.CORPUS, made_by="index")["labels"]
     changed, unknown = write_settings(params, labels)
     paths.CUES.mkdir(parents=True, exist_ok=True)  # `rewrite` depends on it, also if params ask for no cues
-    say(f"settings: {', '.join(changed) + ' changed' if changed else 'unchanged'}")
+    echo(f"settings: {', '.join(changed) + ' changed' if changed else 'unchanged'}")
     for name, reason in unknown.items():
-        say(f"  {name}: {reason}")
+        echo(f"  {name}: {reason}")

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import replace
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.console import say
+from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import TooFewClips
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.settings.params import load_params
@@ -54,16 +54,16 @@ def run(labels: paths.Labels) -> None:
         except TooFewClips as error:
             if variant == "fusion":
                 raise
-            say(f"  {variant} alone cannot be trained, and is left out of the comparison: {error.what}")
+            echo(f"  {variant} alone cannot be trained, and is left out of the comparison: {error.message}")
             shutil.rmtree(folder / variant, ignore_errors=True)
             continue
         # Clips that were not trained on have a fold too: their group may have been.
         known = {name: origins[name] for name in modalities}
         told = replace(ensemble, folds=by_clip, pool=params.train.pool, labels_sha256=learned_from, origins=known)
         told.save(folder / variant)
-        say(f"  {variant}: {len(ensemble.members)} models")
+        echo(f"  {variant}: {len(ensemble.members)} models")
     # A modality that is no longer in use must not be predicted with.
     for path in folder.iterdir():
         if path.name not in variants:
             shutil.rmtree(path)
-    say(f"train ({labels} labels): {int((learned.weights > 0).sum())} clips")
+    echo(f"train ({labels} labels): {int((learned.weights > 0).sum())} clips")

@@ -6,7 +6,7 @@ from collections import Counter
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import read_manifest
-from ecmf_pipeline.core.console import say
+from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.sharing.hints import pull_hint
@@ -28,10 +28,10 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
         quarantine.clear()
         quarantine.write()
         write_transcripts(paths.TRANSCRIPTS, {})
-        say("transcribe: transcribe.model is not set, nothing to do")
+        echo("transcribe: transcribe.model is not set, nothing to do")
         return
     if hint := pull_hint([paths.TRANSCRIPTS.parent]):
-        say(hint)
+        echo(hint)
     from ecmf_pipeline.transcription.run import transcribe
 
     found = transcribe(
@@ -46,7 +46,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     changed = write_transcripts(paths.TRANSCRIPTS, found.transcripts)
     verdicts = Counter(transcript.verdict for transcript in found.transcripts.values())
     unused = ", ".join(f"{verdict.value} {verdicts[verdict]}" for verdict in Verdict if verdict is not Verdict.USED)
-    say(
+    echo(
         f"transcribe: {found.heard} files listened to, {found.reused} clips from the cache, "
         f"{verdicts[Verdict.USED]} transcripts used ({unused}), {found.quarantined} quarantined; "
         f"table {'written' if changed else 'unchanged'}"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Corpus
-from ecmf_pipeline.core.console import say
+from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.labels.label_model import GIVEN
 from ecmf_pipeline.labels.tables import read_sources, write_votes
@@ -37,7 +37,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     """
     params = load_params()
     if not paths.VOTES.is_file() and (hint := pull_hint([paths.VOTES.parent])):
-        say(hint)
+        echo(hint)
     corpus = with_words(params, read_labelled_corpus())
     outside = _outside(params, corpus)  # first: what is wrong with a file should not come out after hours of voting
     votes = _classifiers(params, corpus)
@@ -45,11 +45,11 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     votes.update(of_llm)
     votes.update(outside)
     write_votes(paths.VOTES, [clip.clip_id for clip in corpus.clips], votes, corpus.labels)
-    say(f"vote: {len(corpus.clips)} clips, {len(votes)} sources")
+    echo(f"vote: {len(corpus.clips)} clips, {len(votes)} sources")
     for name, probs in votes.items():
-        say(f"  {name}: {int(np.isfinite(probs).all(axis=1).sum())} votes, the rest abstentions")
+        echo(f"  {name}: {int(np.isfinite(probs).all(axis=1).sum())} votes, the rest abstentions")
     counts = [sum(getattr(scores, name) for scores in asked) for name in ("asked", "cached", "quarantined", "invalid")]
-    say("  {} questions asked, {} from the cache, {} clips quarantined, {} without a valid answer".format(*counts))
+    echo("  {} questions asked, {} from the cache, {} clips quarantined, {} without a valid answer".format(*counts))
 
 
 def _outside(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64]]:
@@ -61,7 +61,7 @@ def _outside(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64]]:
             raise InputError(f"{path}: there is a source {doubled[0]!r} already", "give the source another name")
         votes.update(found)
         if others:
-            say(f"  {others} votes in {path} are about clips that the corpus does not have")
+            echo(f"  {others} votes in {path} are about clips that the corpus does not have")
     return votes
 
 
@@ -102,7 +102,7 @@ def _classifiers(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64
     )
     if config.rounds > 1:
         shown = ", ".join(f"{score:.4f}" for score in found.scores)
-        say(f"vote: weighted F1 on held-out labels by round: {shown}; round {found.best} is used")
+        echo(f"vote: weighted F1 on held-out labels by round: {shown}; round {found.best} is used")
     if found.best == 1:
         found.votes.pop(FUSION, None)
     return found.votes

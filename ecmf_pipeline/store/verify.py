@@ -126,9 +126,9 @@ def _attribute_finding(root: Path, folder: Path, fingerprint: str, error: StoreE
         made_with = group_attributes(folder).get("fingerprint", fingerprint)
         clips = len(group_attributes(folder).get("clip_id", ()))
     except InputError:
-        return Finding(Kind.ATTRIBUTES, root, folder, error.what, None, folder)
+        return Finding(Kind.ATTRIBUTES, root, folder, error.message, None, folder)
     kind = Kind.ATTRIBUTES if made_with == fingerprint else Kind.FOREIGN
-    return Finding(kind, root, folder, error.what, clips, folder)
+    return Finding(kind, root, folder, error.message, clips, folder)
 
 
 def _row_findings(root: Path, folder: Path, parts: Parts, digests: Digests | None) -> Iterator[Finding]:
@@ -152,7 +152,7 @@ def _root_findings(root: Path, groups: list[str]) -> Iterator[Finding]:
     except StoreError as error:
         if _has_other_format(root):
             raise
-        yield Finding(Kind.ROOT, root, document, error.what, aside=document)
+        yield Finding(Kind.ROOT, root, document, error.message, aside=document)
     else:
         if current is None and any(part_names(root / group) for group in groups):  # else no run came that far
             yield Finding(Kind.ROOT, root, document, "it is missing")
@@ -176,7 +176,7 @@ def settings_findings(root: Path, folder: Path) -> Iterator[Finding]:
     try:
         attributes = settings_attributes(folder)
     except (StoreError, MissingInput) as error:
-        yield Finding(Kind.SETTINGS, root, document, error.what, aside=document if document.is_file() else None)
+        yield Finding(Kind.SETTINGS, root, document, error.message, aside=document if document.is_file() else None)
         return
     told = fingerprint_of(attributes["settings"])
     if told == attributes.get("fingerprint") != folder.name:
@@ -209,7 +209,7 @@ def _beside(root: Path) -> Iterator[Finding]:
             except FileNotFoundError:
                 continue  # taken up meanwhile
             except StoreError as error:
-                yield Finding(Kind.BATCH, root, path, error.what, None, path)
+                yield Finding(Kind.BATCH, root, path, error.message, None, path)
         if clips:
             yield Finding(Kind.LEFTOVERS, root, folder, f"{len(batches)} finished batches, in no part yet", len(clips))
     if damaged_folder(root).is_dir():

@@ -33,8 +33,10 @@ def test_the_second_one_is_told_who_holds_it(lock):
     with exclusive(lock, "the store"):
         with pytest.raises(StoreBusy) as caught, exclusive(lock, "the store"):
             pass
-        assert caught.value.what.startswith(f"the store is being written to by another run (process {os.getpid()} on ")
-        assert os.uname().nodename in caught.value.what
+        assert caught.value.message.startswith(
+            f"the store is being written to by another run (process {os.getpid()} on "
+        )
+        assert os.uname().nodename in caught.value.message
     with exclusive(lock, "the store"):
         pass
 

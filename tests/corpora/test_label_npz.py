@@ -116,7 +116,7 @@ def test_flipped_bytes_are_damage(tmp_path: Path) -> None:
             try:
                 read(damaged)
             except InputError as error:
-                told.append(error.what)
+                told.append(error.message)
     assert any("Error -3 while decompressing" in what for what in told)
     assert all(str(tmp_path) in what for what in told)
 

@@ -42,7 +42,7 @@ def refusal(was: FeatureOrigin, now: FeatureOrigin, *, columns_alone: bool = Fal
             {"audio": was, **MEAN}, {"audio": now, **MEAN}, hint="train again", columns_alone=columns_alone
         )
     except InputError as error:
-        return error.what
+        return error.message
     return ""
 
 
@@ -59,8 +59,8 @@ def test_every_modality_that_differs_is_named_in_one_message() -> None:
             {"audio": imported("a"), "face": imported("b")}, {"audio": imported("c"), "face": imported("d")}, hint="h"
         )
     assert caught.value.hint == "h"
-    assert "audio: the saved model was trained on features of a" in caught.value.what
-    assert "face: the saved model was trained on features of b, and they are of d now" in caught.value.what
+    assert "audio: the saved model was trained on features of a" in caught.value.message
+    assert "face: the saved model was trained on features of b, and they are of d now" in caught.value.message
 
 
 def test_other_settings_under_the_same_name_are_refused_and_told() -> None:

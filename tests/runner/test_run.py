@@ -116,7 +116,7 @@ def test_a_step_that_forgets_a_target_is_a_bug(bench, workers):
 def test_an_error_keeps_its_attributes_and_one_that_cannot_be_pickled_its_name(bench):
     with pytest.raises(InputError) as caught:
         bench.run([Number(1, working="raise InputError")], workers=1)
-    assert (caught.value.what, caught.value.hint) == ("what", "how to mend it")
+    assert (caught.value.message, caught.value.hint) == ("what", "how to mend it")
     with pytest.raises(RuntimeError, match="Stubborn: onetwo"):
         bench.run([Number(1, working="raise Stubborn")], workers=1)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.arrays import assign_folds, halves
 from ecmf_pipeline.core.clips import Clip, Corpus, Modality, labels_of, read_corpus_tables, read_manifest, read_texts
-from ecmf_pipeline.core.console import say
+from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import CorpusError, MissingInput, ModelError
 from ecmf_pipeline.core.files import fingerprint, read_json, sha256_file
 from ecmf_pipeline.core.predictions import PredictionTable
@@ -210,7 +210,7 @@ def read_corpus_verdicts(path: str | None, corpus: Corpus) -> NDArray[np.int64]:
         return np.full(len(corpus.clips), -1)
     gold, others = read_verdicts(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
     if others:
-        say(f"  {others} verdicts in {path} are about clips that the corpus does not have")
+        echo(f"  {others} verdicts in {path} are about clips that the corpus does not have")
     return gold
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, Corpus, Modality, labels_of
-from ecmf_pipeline.core.console import counted, say
+from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.files import read_json
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.encoders.config import EgemapsConfig, MiniXceptionConfig
@@ -141,7 +141,7 @@ def llm_votes(
         least = params.vote.llm_least_words
         scores["llm"], short = without_short(found, list(texts.values()), least)
         if short:
-            say(f"vote: llm abstains on {counted(short, 'transcript')} of fewer than {least} words")
+            echo(f"vote: llm abstains on {format_count(short, 'transcript')} of fewer than {least} words")
     else:
         nothing_to_ask(own)  # DVC waits for the table
     if "cues" in inputs:  # without the words; a clip that shows nothing unusual is not judged
@@ -163,5 +163,5 @@ def llm_votes(
         votes[source], fitted = calibrated_votes(
             asked.values, given, folds, params.llm.votes, margin=params.vote.llm_margin
         )
-        say(f"vote: {source} {calibration_summary(fitted)}")
+        echo(f"vote: {source} {calibration_summary(fitted)}")
     return votes, list(scores.values())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split, read_corpus_tables
-from ecmf_pipeline.core.console import say
+from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import ClipError, InputError
 from ecmf_pipeline.core.files import fingerprint, sha256_file
 from ecmf_pipeline.encoders.config import ImportedConfig
@@ -69,13 +69,13 @@ def run(video: Path | None, text: str, labels: paths.Labels | None, *, as_json: 
         ensemble.refuse_other_labels(known)
     found = predict_clip(params, ensemble, video, text, known)
     if as_json:
-        say(json.dumps({"clip": str(video or ""), "model": labels, **asdict(found)}, ensure_ascii=False))
+        echo(json.dumps({"clip": str(video or ""), "model": labels, **asdict(found)}, ensure_ascii=False))
         return
-    say(f"{video or text}: {found.label} (models trained on {labels} labels)")
-    say("  " + ", ".join(f"{name} {prob:.3f}" for name, prob in found.probs.items()))
-    say("  weights: " + ", ".join(f"{name} {share:.3f}" for name, share in found.modality_weights.items()))
+    echo(f"{video or text}: {found.label} (models trained on {labels} labels)")
+    echo("  " + ", ".join(f"{name} {prob:.3f}" for name, prob in found.probs.items()))
+    echo("  weights: " + ", ".join(f"{name} {share:.3f}" for name, share in found.modality_weights.items()))
     for name, reason in found.missing.items():
-        say(f"  {name} is missing: {reason}")
+        echo(f"  {name} is missing: {reason}")
 
 
 def predict_clip(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.console import say
+from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import write_json
 from ecmf_pipeline.core.predictions import PredictionTable
@@ -49,4 +49,4 @@ def run(folder: Path, mapping: list[str]) -> None:
         read=lambda some: stored.read(some, ensemble.pool or params.train.pool),
     )
     write_json(paths.TRANSFER, results)
-    say(transfer_summary(str(folder), results))
+    echo(transfer_summary(str(folder), results))
