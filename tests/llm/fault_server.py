@@ -21,10 +21,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from ecmf_pipeline.llm.answers import ScoreBooks, ScoreCache, drafts_of, parts
+from ecmf_pipeline.llm.answers import ScoreBooks, ScoreCache, open_drafts, part_files
 from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig, ServerConfig
 from ecmf_pipeline.llm.prompt import load_prompt
-from ecmf_pipeline.llm.scoring import Scored, scored, steps_of
+from ecmf_pipeline.llm.scoring import Scored, score_texts, scoring_steps
 
 WORDS = ("neutral", "angry", "happy", "sad", "worried", "surprised")
 LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
@@ -259,19 +259,19 @@ def books(folder: Path) -> ScoreBooks:
 
 def ask(folder: Path, texts: list[str], config: LlmConfig) -> Scored:
     """Have the server score texts; the n-th is what clip ``cn`` says."""
-    return scored(
+    return score_texts(
         {f"c{number}": text for number, text in enumerate(texts)},
         LABELS,
         fingerprint="f",
         books=books(folder),
-        steps=steps_of(config, load_prompt("emotion_en"), LABELS, drafts=partial(drafts_of, books(folder), "f")),
+        steps=scoring_steps(config, load_prompt("emotion_en"), LABELS, drafts=partial(open_drafts, books(folder), "f")),
         config=config,
     )
 
 
 def kept(folder: Path) -> set[str]:
     """Digests of the texts whose answers are on the disk, sealed or not."""
-    files = [*parts(folder / "cache" / "f"), *(folder / ".spool").rglob("*.batch")]
+    files = [*part_files(folder / "cache" / "f"), *(folder / ".spool").rglob("*.batch")]
     cache = ScoreCache(folder / "none", "f")
     return {row.key for path in files for row in cache.parse(path.read_bytes())}
 

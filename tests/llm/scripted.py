@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.llm.answers import ScoreBooks
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.scoring import Scored, ScoringStep, scored
+from ecmf_pipeline.llm.scoring import Scored, ScoringStep, score_texts
 
 LABELS = ("angry", "happy")
 
@@ -91,7 +91,7 @@ def ask(
     max_quarantined: float = 1.0,
 ) -> Scored:
     """Have the scripted model score texts; the n-th is what clip ``cn`` says."""
-    return scored(
+    return score_texts(
         {f"c{number}": text for number, text in enumerate(texts)},
         LABELS,
         fingerprint=fingerprint,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ecmf_pipeline.core.errors import StoreBusy
 from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.llm.answers import AnswerWriter, ScoreCache, TextScores, parts
+from ecmf_pipeline.llm.answers import AnswerWriter, ScoreCache, TextScores, part_files
 
 
 def row(text: str, *values: float) -> TextScores:
@@ -55,7 +55,7 @@ def test_what_is_added_is_known_at_once_and_to_the_next_reader(tmp_path: Path) -
 
 def test_a_line_holds_key_and_scores(tmp_path: Path) -> None:
     append(tmp_path, row("hello", 0.5, -2.0), TextScores.of(sha256_text("long"), np.array([1.0, 2.0]), cut=True))
-    (part,) = parts(tmp_path / "cache" / "abc")
+    (part,) = part_files(tmp_path / "cache" / "abc")
     lines = part.read_bytes().splitlines(keepends=True)
     assert lines[0] == plain_line("hello", 0.5, -2.0)
     assert json.loads(lines[1])["cut"] is True
@@ -72,7 +72,7 @@ def test_a_new_part_leaves_every_older_file_alone(tmp_path: Path) -> None:
     append(tmp_path, row("first", 1, 2))
     shared = tmp_path / "as-dvc-keeps-it"
     shared.mkdir()
-    for path in parts(cache / "abc"):
+    for path in part_files(cache / "abc"):
         os.link(path, shared / path.name)  # as with DVC's hardlinks
         path.chmod(0o444)
     before = {path: (path.read_bytes(), path.stat().st_ino, path.stat().st_mtime_ns) for path in shared.iterdir()}
@@ -80,7 +80,7 @@ def test_a_new_part_leaves_every_older_file_alone(tmp_path: Path) -> None:
     append(tmp_path, row("first", 9, 9))  # known: nothing to add
     after = {path: (path.read_bytes(), path.stat().st_ino, path.stat().st_mtime_ns) for path in shared.iterdir()}
     assert after == before
-    assert [path.name[:11] for path in parts(cache / "abc")] == ["part-000000", "part-000001"]
+    assert [path.name[:11] for path in part_files(cache / "abc")] == ["part-000000", "part-000001"]
     assert read(tmp_path, "first", "second") == {"first": (1, 2), "second": (3, 4)}
 
 
@@ -88,18 +88,18 @@ def test_equal_parts_have_equal_names_and_others_do_not(tmp_path: Path) -> None:
     names = []
     for folder, value in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
         append(tmp_path / folder, row("hello", value, 0))
-        names += [path.name for path in parts(tmp_path / folder / "cache" / "abc")]
+        names += [path.name for path in part_files(tmp_path / folder / "cache" / "abc")]
     assert names[0] == names[1] != names[2]
 
 
 def test_parts_of_two_clones_are_read_together(tmp_path: Path) -> None:
     append(tmp_path / "a", row("both", 1, 2), row("only a", 1, 2))
     append(tmp_path / "b", row("only b", 3, 4), row("both", 1, 2))
-    for path in parts(tmp_path / "b" / "cache" / "abc"):
+    for path in part_files(tmp_path / "b" / "cache" / "abc"):
         path.rename(tmp_path / "a" / "cache" / "abc" / path.name)
     assert read(tmp_path / "a", "both", "only a", "only b") == {"both": (1, 2), "only a": (1, 2), "only b": (3, 4)}
     append(tmp_path / "a", row("next", 5, 6))
-    assert parts(tmp_path / "a" / "cache" / "abc")[-1].name.startswith("part-000001")
+    assert part_files(tmp_path / "a" / "cache" / "abc")[-1].name.startswith("part-000001")
 
 
 def test_further_caches_are_read_and_never_written(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_batches_are_sealed_in_the_order_of_the_texts_and_leave_the_spool(tmp_pa
         assert open_writer.seal(0, ["000001-0000"], ["clip d"]) == 1
         assert not list(open_writer.spool.folder.glob("*.batch"))
     assert not open_writer.spool.folder.exists()
-    first, second = parts(tmp_path / "cache" / "abc")
+    first, second = part_files(tmp_path / "cache" / "abc")
     assert [json.loads(line)["key"] for line in second.read_text().splitlines()] == [
         sha256_text(text) for text in "abc"
     ]
@@ -181,7 +181,7 @@ def test_what_a_killed_run_left_is_adopted_once(tmp_path: Path) -> None:
         assert not list(next_writer.spool.folder.iterdir())
     with writer(tmp_path) as third:
         assert third.adopted == 0
-    assert sum(path.read_bytes().count(b"\n") for path in parts(tmp_path / "cache" / "abc")) == 2
+    assert sum(path.read_bytes().count(b"\n") for path in part_files(tmp_path / "cache" / "abc")) == 2
 
 
 def test_a_second_writer_is_told_so_and_harms_nothing(tmp_path: Path) -> None:

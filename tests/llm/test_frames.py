@@ -18,10 +18,10 @@ from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.llm.config import LlmConfig, LlmVotesConfig, ShownFrames
-from ecmf_pipeline.llm.frames import as_jpeg, frame_scores
+from ecmf_pipeline.llm.frames import encode_jpeg, frame_scores
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.scoring import Scored
-from ecmf_pipeline.llm.server_run import about_tokens
+from ecmf_pipeline.llm.server_run import estimate_tokens
 from ecmf_pipeline.media.config import MediaConfig
 from tests.llm.fault_server import LABELS, FaultServer, books, serving, settings
 
@@ -115,19 +115,19 @@ def test_faces_are_cut_out_where_that_is_asked(tmp_path: Path, clips: list[Clip]
 def test_a_picture_is_scaled_and_keeps_its_colours() -> None:
     picture = np.zeros((100, 200, 3), np.uint8)
     picture[:, :, 0] = 220  # red
-    content = as_jpeg(picture, ShownFrames(side=64))
+    content = encode_jpeg(picture, ShownFrames(side=64))
     read = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     assert read.shape == (32, 64, 3)
     assert read[:, :, 2].mean() > 200 > 20 > read[:, :, 0].mean()
-    assert as_jpeg(picture, ShownFrames(side=64)) == content
+    assert encode_jpeg(picture, ShownFrames(side=64)) == content
 
 
 def test_pictures_count_in_the_budget() -> None:
     picture = {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64," + "A" * 40000}}
     text = {"type": "text", "text": "What?"}
-    few = about_tokens([{"role": "user", "content": [picture, text]}])
+    few = estimate_tokens([{"role": "user", "content": [picture, text]}])
     assert 500 < few < 2000
-    assert about_tokens([{"role": "user", "content": [picture, picture, text]}]) > 1.5 * few
+    assert estimate_tokens([{"role": "user", "content": [picture, picture, text]}]) > 1.5 * few
 
 
 def test_a_prompt_must_say_how_pictures_are_asked_about(

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core.errors import BudgetSpent
-from ecmf_pipeline.llm.answers import AnswerCache, Written, drafts_of
+from ecmf_pipeline.llm.answers import AnswerCache, Written, open_drafts
 from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig
-from ecmf_pipeline.llm.generation import Forms, fill_in, generation_settings
+from ecmf_pipeline.llm.generation import FilledForms, fill_in_forms, generation_settings
 from ecmf_pipeline.llm.prompt import Chat, load_prompt, question_key
 from ecmf_pipeline.llm.schema import OneOf, Schema, SomeOf, Text
-from ecmf_pipeline.llm.scoring import scored, steps_of
+from ecmf_pipeline.llm.scoring import score_texts, scoring_steps
 from ecmf_pipeline.llm.server_run import Budget
 from tests.llm.fault_server import WORDS, books, lines, often_faulty, serving, settings, truth
 
@@ -29,8 +29,8 @@ def chats(texts: list[str]) -> dict[str, Chat]:
     }
 
 
-def ask(folder: Path, questions: Mapping[str, Chat], config: LlmConfig, schema: Schema = FORM) -> Forms:
-    return fill_in(config, questions, schema, prompt=PROMPT, books=books(folder))
+def ask(folder: Path, questions: Mapping[str, Chat], config: LlmConfig, schema: Schema = FORM) -> FilledForms:
+    return fill_in_forms(config, questions, schema, prompt=PROMPT, books=books(folder))
 
 
 def test_no_wrong_answer_is_accepted_and_none_is_paid_twice(tmp_path: Path) -> None:
@@ -86,9 +86,9 @@ def test_loops_of_one_run_may_share_a_budget(tmp_path: Path) -> None:
 
     def score(folder: str, texts: list[str]) -> int:
         at = books(tmp_path / folder)
-        steps = steps_of(config, prompt, WORDS, drafts=partial(drafts_of, at, "f"), budget=budget)
+        steps = scoring_steps(config, prompt, WORDS, drafts=partial(open_drafts, at, "f"), budget=budget)
         utterances = dict(zip(texts, texts, strict=True))
-        return scored(utterances, WORDS, fingerprint="f", books=at, steps=steps, config=config).asked
+        return score_texts(utterances, WORDS, fingerprint="f", books=at, steps=steps, config=config).asked
 
     with serving(lambda *_: "ok") as server:
         config = settings(server.url, concurrency=1)

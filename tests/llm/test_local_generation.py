@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ecmf_pipeline.core.errors import ModelError, RequestRefused
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.local import LocalModel
-from ecmf_pipeline.llm.local_generation import Rows, TransformersGenerator, shortened_at_a_word
+from ecmf_pipeline.llm.local_generation import Batch, TransformersGenerator, truncate_at_word
 from ecmf_pipeline.llm.prompt import Chat, Context, load_rewrite_prompt
 from ecmf_pipeline.llm.schema import OneOf, Schema, SomeOf, Text
 
@@ -89,7 +89,7 @@ def test_a_word_is_the_likeliest_of_all_by_plain_forwards(tiny: LlmConfig, tiny_
 def test_rows_of_other_lengths_change_no_logits(tiny: LlmConfig) -> None:
     model = LocalModel(tiny)
     prompts = [[5, 6, 7], [8], [9, 10, 11, 12, 13]]
-    rows = Rows(model, prompts, [], None)
+    rows = Batch(model, prompts, [], None)
     rows.logits([0])
     grown = [[*prompt, *more] for prompt, more in zip(prompts, ([20, 21], [], [22]), strict=True)]
     for row, prompt in enumerate(prompts):
@@ -119,7 +119,7 @@ def test_a_model_without_keys_and_values_is_named(tiny: LlmConfig, monkeypatch: 
 
 
 def test_a_text_is_cut_at_a_word() -> None:
-    assert shortened_at_a_word("one two three", 9) == "one two"
-    assert shortened_at_a_word("one two three", 7) == "one two"
-    assert shortened_at_a_word("one two", 7) == "one two"
-    assert shortened_at_a_word("没有空格的句子", 4) == "没有空格"
+    assert truncate_at_word("one two three", 9) == "one two"
+    assert truncate_at_word("one two three", 7) == "one two"
+    assert truncate_at_word("one two", 7) == "one two"
+    assert truncate_at_word("没有空格的句子", 4) == "没有空格"

@@ -181,9 +181,11 @@ def test_the_embedded_model_tells_plain_emotions_apart(models: Path) -> None:
     scorer = TransformersScorer(LlmConfig(model=str(models / "smollm2"), device="cpu"))
     texts = [text for label in SIX for text in PLAIN_WORDS[label]]
     truth = [label for label in SIX for _ in PLAIN_WORDS[label]]
-    calibrated = scorer.score(texts, SIX)
-    raw = calibrated + scorer._baselines[SIX]
-    predicted = {name: [SIX[i] for i in values.argmax(axis=1)] for name, values in (("c", calibrated), ("r", raw))}
+    calibrated_scores = scorer.score(texts, SIX)
+    raw = calibrated_scores + scorer._baselines[SIX]
+    predicted = {
+        name: [SIX[i] for i in values.argmax(axis=1)] for name, values in (("c", calibrated_scores), ("r", raw))
+    }
     assert weighted_f1(truth, predicted["c"]) >= 0.55
     assert weighted_f1(truth, predicted["c"]) > weighted_f1(truth, predicted["r"])
     assert torch.get_num_threads() == threads

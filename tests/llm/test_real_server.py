@@ -20,7 +20,7 @@ import pytest
 
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig
-from ecmf_pipeline.llm.generation import fill_in
+from ecmf_pipeline.llm.generation import fill_in_forms
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.schema import OneOf, Schema
 from tests.llm.fault_server import LABELS, ask, books, settings
@@ -99,7 +99,7 @@ def test_its_samples_become_scores_and_are_not_asked_for_again(served: LlmConfig
 def test_it_fills_in_a_form(served: LlmConfig, tmp_path: Path) -> None:
     chats = {text: PROMPT.chat_messages(text, LABELS) for text in [*TRUTH, OUTSIDE]}
     form = Schema.of(label=OneOf(tuple(WORDS)))
-    found = fill_in(served, chats, form, prompt={"version": 1}, books=books(tmp_path))
+    found = fill_in_forms(served, chats, form, prompt={"version": 1}, books=books(tmp_path))
     assert found.values == {**{text: {"label": word} for text, word in TRUTH.items()}, OUTSIDE: None}
     assert (found.asked, found.invalid) == (6, 1)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.llm.prompt import CUES, Context, RewritePrompt, load_rewrite_prompt, packaged_rewrite_prompts
-from ecmf_pipeline.llm.rewriting import Rewritten, enrich_texts, put_in_words, write_rewrites
+from ecmf_pipeline.llm.rewriting import Rewritten, enrich_texts, enrich_with_answer, generate_rewrites
 from tests.llm.fault_server import books, serving, settings
 
 PROMPTS = [load_rewrite_prompt(name) for name in packaged_rewrite_prompts()]
@@ -31,7 +31,7 @@ def said(**values: Any) -> str:
 
 
 def write(folder: Path, contexts: dict[str, Context], config: LlmConfig) -> Rewritten:
-    return write_rewrites(contexts, config=config, prompt=EN, books=books(folder))
+    return generate_rewrites(contexts, config=config, prompt=EN, books=books(folder))
 
 
 def test_there_are_prompts_in_both_languages() -> None:
@@ -42,7 +42,7 @@ def test_there_are_prompts_in_both_languages() -> None:
 def test_the_examples_of_a_prompt_keep_to_its_schema_and_quote(prompt: RewritePrompt) -> None:
     for example in prompt.examples:
         values = prompt.schema_of_answers().read(json.dumps(example.answer.model_dump(mode="json")))
-        worded = put_in_words(Context(example.text, cues=example.cues), values, prompt)
+        worded = enrich_with_answer(Context(example.text, cues=example.cues), values, prompt)
         assert worded.unquoted == 0
         assert worded.unclear is (example.answer.clarity == "unclear")
     assert set(prompt.cue_words) == set(CUES)
@@ -64,7 +64,7 @@ def test_the_examples_of_a_prompt_keep_to_its_schema_and_quote(prompt: RewritePr
 )
 def test_a_cue_is_told_only_where_it_can_be_quoted(values: dict[str, Any] | None, text: str, unquoted: int) -> None:
     context = Context("I miss her so much.", before=("The loss of her mother.",), cues=("brows lowered",))
-    worded = put_in_words(context, values, EN)
+    worded = enrich_with_answer(context, values, EN)
     assert worded.text.endswith(text)
     assert worded.text.startswith('"I miss her so much."' if values else "I miss her so much.")
     assert worded.unquoted == unquoted
@@ -73,7 +73,7 @@ def test_a_cue_is_told_only_where_it_can_be_quoted(values: dict[str, Any] | None
 @hypothesis.settings(deadline=None)
 @given(st.text(), st.text(max_size=160), st.sampled_from(PROMPTS), st.sampled_from(["clear", "unclear"]))
 def test_the_original_words_are_always_there(text: str, cues: str, prompt: RewritePrompt, clarity: str) -> None:
-    worded = put_in_words(Context(text), answer(cues, (prompt.emotions[0],), clarity), prompt)
+    worded = enrich_with_answer(Context(text), answer(cues, (prompt.emotions[0],), clarity), prompt)
     assert text.strip() in worded.text
 
 
@@ -146,10 +146,10 @@ def test_a_local_model_writes_too(tiny: LlmConfig, tmp_path: Path) -> None:
     prompt = EN.model_copy(update={"instruction": "Emotions: {emotions}", "examples": ()})
     config = tiny.model_copy(update={"workers": 0})
     contexts = {"a": Context("I miss her."), "b": Context("Go away!")}
-    found = write_rewrites(contexts, config=config, prompt=prompt, books=books(tmp_path))
+    found = generate_rewrites(contexts, config=config, prompt=prompt, books=books(tmp_path))
     assert (found.asked, found.invalid, found.quarantined) == (2, 0, 0)
     assert all(context.text in found.texts[clip] for clip, context in contexts.items())
-    again = write_rewrites(contexts, config=config, prompt=prompt, books=books(tmp_path))
+    again = generate_rewrites(contexts, config=config, prompt=prompt, books=books(tmp_path))
     assert (again.texts, again.asked) == (found.texts, 0)
 
 

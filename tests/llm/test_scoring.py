@@ -15,10 +15,10 @@ import pytest
 from ecmf_pipeline.core.errors import Interrupted, StoreBusy, TooManyQuarantined
 from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.llm import answers as loop
-from ecmf_pipeline.llm.answers import AnswerWriter, ScoreCache, TextScores, drafts_of, parts
+from ecmf_pipeline.llm.answers import AnswerWriter, ScoreCache, TextScores, open_drafts, part_files
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import load_prompt
-from ecmf_pipeline.llm.scoring import probabilities, scored, steps_of
+from ecmf_pipeline.llm.scoring import probabilities, score_texts, scoring_steps
 from ecmf_pipeline.llm.votes import votes_from_scores
 from ecmf_pipeline.runner.quarantine import QuarantineEntry, read_quarantine
 from tests.llm.scripted import Scripted, ask, books
@@ -31,7 +31,7 @@ def table(folder: Path, stage: str = "rewrite") -> dict[str, QuarantineEntry]:
 
 
 def cached(folder: Path, stage: str = "rewrite") -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in parts(folder / stage / "cache" / "f")}
+    return {path.name: path.read_bytes() for path in part_files(folder / stage / "cache" / "f")}
 
 
 def asked(folder: Path, text: str) -> int:
@@ -168,7 +168,7 @@ def test_a_later_stage_asks_neither_what_an_earlier_one_knows_nor_what_it_set_as
     }
     assert b"".join(cached(tmp_path, "vote").values()).count(b"\n") == 1
     # What the earlier stage has found out since is no longer set aside.
-    with AnswerWriter(ScoreCache(rewrite.cache, "f"), rewrite.waiting) as writer:
+    with AnswerWriter(ScoreCache(rewrite.cache, "f"), rewrite.spool_folder) as writer:
         writer.append([TextScores.of(sha256_text("nan"), np.array([1.0, 2.0]))])
     assert ask(tmp_path, ["one", "nan", "two"], stage=vote).quarantined == 0
     assert table(tmp_path, "vote") == {}
@@ -185,7 +185,7 @@ def test_too_many_texts_set_aside_stop_the_stage_also_the_next_time(tmp_path: Pa
 
 def test_a_second_run_at_once_is_told_so(tmp_path: Path) -> None:
     ask(tmp_path, ["one"])
-    with AnswerWriter(ScoreCache(books(tmp_path).cache, "f"), books(tmp_path).waiting):
+    with AnswerWriter(ScoreCache(books(tmp_path).cache, "f"), books(tmp_path).spool_folder):
         with pytest.raises(StoreBusy, match="cache"):
             ask(tmp_path, ["one", "two"])
         ask(tmp_path, ["two"], stage=books(tmp_path, "vote", books(tmp_path)))  # another stage's is its own
@@ -239,22 +239,22 @@ def test_ctrl_c_keeps_what_is_complete(tmp_path: Path, workers: int) -> None:
     sealed = b"".join(cached(tmp_path).values()).count(b"\n")
     assert sealed
     # A batch that was just being taken over may still stand in the spool, for the next run.
-    waiting = sum(path.read_bytes().count(b"\n") for path in (tmp_path / ".rewrite.spool").rglob("*.batch"))
+    unsealed = sum(path.read_bytes().count(b"\n") for path in (tmp_path / ".rewrite.spool").rglob("*.batch"))
     begun = len(Scripted(tmp_path).asked())
-    assert max(9, begun - 3) <= sealed + waiting <= begun < 200
-    assert ask(tmp_path, [f"text {number:03d}" for number in range(200)]).cached == sealed + waiting
+    assert max(9, begun - 3) <= sealed + unsealed <= begun < 200
+    assert ask(tmp_path, [f"text {number:03d}" for number in range(200)]).cached == sealed + unsealed
 
 
 def test_a_real_model_says_the_same_in_a_worker(tmp_path: Path, tiny: LlmConfig) -> None:
     texts = ["I miss my mother.", "No!", "A much longer utterance, which goes on about the shop.", "Wow"]
     values = []
     for workers in (0, 1):
-        result = scored(
+        result = score_texts(
             {str(number): text for number, text in enumerate(texts)},
             SIX,
             fingerprint="f",
             books=books(tmp_path / str(workers)),
-            steps=steps_of(tiny, load_prompt(tiny.prompt), SIX, drafts=partial(drafts_of, books(tmp_path), "f")),
+            steps=scoring_steps(tiny, load_prompt(tiny.prompt), SIX, drafts=partial(open_drafts, books(tmp_path), "f")),
             config=tiny.model_copy(update={"workers": workers}),
         )
         values.append(result.values)

@@ -17,7 +17,7 @@ from ecmf_pipeline.core.errors import BudgetSpent, ModelError
 from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.llm.answers import ScoreCache
 from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig
-from ecmf_pipeline.llm.server_protocol import Dialect
+from ecmf_pipeline.llm.server_protocol import RequestOptions
 from tests.llm import fault_server
 from tests.llm.fault_server import ANSWER_FAULTS, LABELS, SERVER_FAULTS, ask, kept, lines, serving, settings, truth
 
@@ -129,7 +129,7 @@ def test_a_refusal_that_speaks_of_something_else_changes_nothing() -> None:
         (400, "the text is about temperature"),
         (500, "max_tokens unsupported"),
     ):
-        dialect = Dialect()
+        dialect = RequestOptions()
         assert not dialect.learn(status, said, sent)
         assert dialect.put(sent) == sent
 

@@ -7,7 +7,7 @@ import pytest
 
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.llm.prompt import load_prompt
-from ecmf_pipeline.llm.scoring import Scored, calibrated, probabilities
+from ecmf_pipeline.llm.scoring import Scored, probabilities, subtract_calibration
 from ecmf_pipeline.llm.votes import fit_calibration, held_out_calibrations, prompts_by_fold
 
 
@@ -129,7 +129,7 @@ def test_no_example_says_what_is_judged_under_it() -> None:
 
 def test_a_servers_scores_are_calibrated_by_what_it_says_of_the_calibration_texts() -> None:
     values = np.array([[1.0, 2.0], [np.nan, np.nan], [0.5, 0.0], [np.nan, np.nan], [1.5, 1.0]])
-    found = calibrated(Scored(values, 5, 0, 0, 0, 0, 0), 3)
+    found = subtract_calibration(Scored(values, 5, 0, 0, 0, 0, 0), 3)
     np.testing.assert_array_equal(found.values, np.array([[0.0, 1.5], [np.nan, np.nan]]))
     with pytest.raises(ModelError, match="calibration"):
-        calibrated(Scored(np.full((3, 2), np.nan), 3, 0, 0, 0, 0, 0), 2)
+        subtract_calibration(Scored(np.full((3, 2), np.nan), 3, 0, 0, 0, 0, 0), 2)
