@@ -16,7 +16,7 @@ from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.llm.prompt import CUES, Context, RewritePrompt, load_rewrite_prompt, packaged_rewrite_prompts
 from ecmf_pipeline.llm.rewriting import Rewritten, enrich_texts, enrich_with_answer, generate_rewrites
-from tests.llm.fault_server import books, serving, settings
+from tests.llm.fault_server import books, server_config, serving
 
 PROMPTS = [load_rewrite_prompt(name) for name in packaged_rewrite_prompts()]
 EN = load_rewrite_prompt("rewrite_en")
@@ -27,7 +27,7 @@ def answer(cues: str = "", emotions: tuple[str, ...] = (), clarity: str = "clear
 
 
 def said(**values: Any) -> str:
-    return "say " + json.dumps({"cues": "", "emotions": [], "clarity": "unclear"} | values)
+    return "content: " + json.dumps({"cues": "", "emotions": [], "clarity": "unclear"} | values)
 
 
 def write(folder: Path, contexts: dict[str, Context], config: LlmConfig) -> Rewritten:
@@ -89,7 +89,7 @@ def test_neighbours_and_cues_are_shown_and_count_as_the_question(tmp_path: Path)
     alone = {"a": Context("Fine.")}
     more = {"a": Context("Fine.", before=("You forgot it.",), after=("Sorry!",), cues=("brows lowered",))}
     with serving(lambda *_: said()) as server:
-        config = settings(server.url)
+        config = server_config(server.url)
         assert write(tmp_path, alone, config).asked == 1
         assert write(tmp_path, more, config).asked == 1
         assert write(tmp_path, {**more, "b": more["a"]}, config).asked == 0
@@ -105,10 +105,10 @@ def test_an_invalid_answer_is_asked_for_once_more_then_the_original_stands_alone
     jubilant = said(emotions=["jubilant"], clarity="clear")
     happy = said(cues="what a day", emotions=["happy"], clarity="clear")
     with serving(lambda text, n: jubilant if text == "No." or n == 0 else happy) as server:
-        found = write(tmp_path, {"a": Context("Oh, what a day!"), "b": Context("No.")}, settings(server.url))
-        assert len(server.asked) == 4
-        again = write(tmp_path, {"a": Context("Oh, what a day!"), "b": Context("No.")}, settings(server.url))
-        assert len(server.asked) == 4
+        found = write(tmp_path, {"a": Context("Oh, what a day!"), "b": Context("No.")}, server_config(server.url))
+        assert len(server.received) == 4
+        again = write(tmp_path, {"a": Context("Oh, what a day!"), "b": Context("No.")}, server_config(server.url))
+        assert len(server.received) == 4
     assert found.texts == again.texts == {"a": '"Oh, what a day!" The speaker sounds happy (what a day).', "b": "No."}
     assert (found.invalid, found.unclear, found.asked, again.cached) == (1, 0, 2, 2)
     assert any("jubilant" in path.read_text() for path in (tmp_path / "cache").rglob("*.jsonl")), "the raw answer"
@@ -121,14 +121,14 @@ def test_an_invalid_answer_is_asked_for_once_more_then_the_original_stands_alone
 def test_a_kept_answer_that_its_form_forbids_is_asked_again(tmp_path: Path, change: dict[str, Any]) -> None:
     contexts = {"a": Context("Oh, what a day!"), "b": Context("No.")}
     with serving(lambda *_: said(emotions=["happy"], clarity="clear")) as server:
-        first = write(tmp_path, contexts, settings(server.url))
+        first = write(tmp_path, contexts, server_config(server.url))
         (part,) = (tmp_path / "cache").rglob("*.jsonl")
         damaged, whole = map(json.loads, part.read_text().splitlines())
         values = {name: value for name, value in (damaged["values"] | change).items() if value is not None}
         part.write_text("".join(json.dumps(row) + "\n" for row in (damaged | {"values": values}, whole)))
-        again = write(tmp_path, contexts, settings(server.url))
-        assert len(server.asked) == 3
-        assert write(tmp_path, contexts, settings(server.url)).asked == 0
+        again = write(tmp_path, contexts, server_config(server.url))
+        assert len(server.received) == 3
+        assert write(tmp_path, contexts, server_config(server.url)).asked == 0
     assert again.texts == first.texts
     assert (again.asked, again.cached, again.invalid) == (1, 1, 0)
 
@@ -136,7 +136,7 @@ def test_a_kept_answer_that_its_form_forbids_is_asked_again(tmp_path: Path, chan
 def test_long_words_are_cut_for_the_model_and_whole_in_the_text(tmp_path: Path) -> None:
     long = "word " * 300 + "end"
     with serving(lambda *_: said()) as server:
-        found = write(tmp_path, {"a": Context(long)}, settings(server.url))
+        found = write(tmp_path, {"a": Context(long)}, server_config(server.url))
         assert len(server.requests[0]["messages"][-1]["content"]) < 600
     assert long in found.texts["a"]
     assert found.cut == 1

@@ -21,7 +21,7 @@ from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.scoring import probabilities, score_texts, scoring_steps
 from ecmf_pipeline.llm.votes import votes_from_scores
 from ecmf_pipeline.runner.quarantine import QuarantineEntry, read_quarantine
-from tests.llm.scripted import Scripted, ask, books
+from tests.llm.scripted import ScriptedModel, books, score
 
 SIX = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 
@@ -35,12 +35,12 @@ def cached(folder: Path, stage: str = "rewrite") -> dict[str, bytes]:
 
 
 def asked(folder: Path, text: str) -> int:
-    return Scripted(folder).asked().count(text)
+    return ScriptedModel(folder).texts().count(text)
 
 
 def test_each_text_is_asked_once_and_blank_ones_never(tmp_path: Path) -> None:
-    result = ask(tmp_path, ["abc", "", "abc", "  \n", "abcdef", "x" * 30])
-    assert Scripted(tmp_path).asked() == ["abc", "abcdef", "x" * 30]
+    result = score(tmp_path, ["abc", "", "abc", "  \n", "abcdef", "x" * 30])
+    assert ScriptedModel(tmp_path).texts() == ["abc", "abcdef", "x" * 30]
     expected = [[1.0, -1.0], [np.nan] * 2, [1.0, -1.0], [np.nan] * 2, [2.0, -1.0], [10.0, -1.0]]
     np.testing.assert_array_equal(result.values, np.array(expected))
     assert (result.asked, result.cached, result.empty, result.truncated, result.quarantined) == (3, 0, 2, 1, 0)
@@ -49,23 +49,23 @@ def test_each_text_is_asked_once_and_blank_ones_never(tmp_path: Path) -> None:
 
 def test_what_is_known_is_never_asked_again_nor_the_model_built(tmp_path: Path) -> None:
     texts = ["a", "ab", "", "x" * 30]
-    first = ask(tmp_path, texts)
+    first = score(tmp_path, texts)
     before = cached(tmp_path)
     (tmp_path / "built").unlink()
-    again = ask(tmp_path, texts, workers=2)
+    again = score(tmp_path, texts, workers=2)
     np.testing.assert_array_equal(first.values, again.values)  # the fresh scores are rounded like the kept ones
     assert (again.asked, again.cached, again.truncated) == (0, 3, 0)
-    assert not Scripted(tmp_path).built
+    assert not ScriptedModel(tmp_path).built
     assert cached(tmp_path) == before
-    ask(tmp_path, [*texts, "abc"])
-    assert Scripted(tmp_path).calls()[1:] == [["abc"]]
+    score(tmp_path, [*texts, "abc"])
+    assert ScriptedModel(tmp_path).calls()[1:] == [["abc"]]
     assert before.items() < cached(tmp_path).items()
 
 
 def test_no_words_at_all_build_no_model_but_the_table_is_there(tmp_path: Path) -> None:
-    result = ask(tmp_path, ["", " "], workers=1)
+    result = score(tmp_path, ["", " "], workers=1)
     assert np.isnan(result.values).all()
-    assert not Scripted(tmp_path).built
+    assert not ScriptedModel(tmp_path).built
     assert not (tmp_path / "rewrite").exists()
     assert table(tmp_path) == {}
     assert (tmp_path / "rewrite.csv").is_file()  # DVC waits for it
@@ -78,7 +78,7 @@ def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path, monkeypatch
     for workers in (0, 1, 2):
         folder = tmp_path / str(workers)
         folder.mkdir()
-        result = ask(folder, texts, workers=workers)
+        result = score(folder, texts, workers=workers)
         assert result.asked == 30
         written.append((cached(folder), result.values.tolist()))
         assert not list((folder / ".rewrite.spool").rglob("*.batch"))
@@ -88,8 +88,8 @@ def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path, monkeypatch
 
 def test_texts_of_like_length_share_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "PART_SIZE", 6)
-    ask(tmp_path, ["7777777", "1", "55555", "22", "333", "4444", "b", "a"])
-    assert Scripted(tmp_path).calls() == [["1", "22", "333"], ["4444", "55555", "7777777"], ["b", "a"]]
+    score(tmp_path, ["7777777", "1", "55555", "22", "333", "4444", "b", "a"])
+    assert ScriptedModel(tmp_path).calls() == [["1", "22", "333"], ["4444", "55555", "7777777"], ["b", "a"]]
 
 
 def test_an_error_of_ours_stops_and_keeps_what_was_done(tmp_path: Path) -> None:
@@ -98,16 +98,16 @@ def test_an_error_of_ours_stops_and_keeps_what_was_done(tmp_path: Path) -> None:
         folder = tmp_path / str(workers)
         folder.mkdir()
         with pytest.raises(ConnectionError, match="gone"):
-            ask(folder, texts, workers=workers)
+            score(folder, texts, workers=workers)
         assert table(folder) == {}
-        (folder / "diary").unlink()
-        ask(folder, [text.replace("gone", "back") for text in texts])
-        assert Scripted(folder).asked() == ["back!", "later..."]
+        (folder / "log").unlink()
+        score(folder, [text.replace("gone", "back") for text in texts])
+        assert ScriptedModel(folder).texts() == ["back!", "later..."]
 
 
 def test_a_text_that_breaks_its_worker_is_set_aside_and_the_others_are_not(tmp_path: Path) -> None:
     texts = ["one", "a segfault", "two", "", "three", "a segfault", "four"]
-    result = ask(tmp_path, texts, workers=1)
+    result = score(tmp_path, texts, workers=1)
     assert np.isnan(result.values[[1, 3, 5]]).all()
     assert np.isfinite(result.values[[0, 2, 4, 6]]).all()
     assert (result.asked, result.quarantined, result.empty) == (4, 2, 1)
@@ -116,21 +116,21 @@ def test_a_text_that_breaks_its_worker_is_set_aside_and_the_others_are_not(tmp_p
         "c5": ("WorkerCrashed", "rewrite"),
     }
     assert "SIGSEGV" in table(tmp_path)["c1"].message
-    (tmp_path / "diary").unlink()
-    again = ask(tmp_path, [*texts, "a segfault"], workers=1)  # now a third clip says it, too
-    assert not Scripted(tmp_path).calls()
+    (tmp_path / "log").unlink()
+    again = score(tmp_path, [*texts, "a segfault"], workers=1)  # now a third clip says it, too
+    assert not ScriptedModel(tmp_path).calls()
     assert (again.asked, again.cached, again.quarantined) == (0, 4, 3)
     assert set(table(tmp_path)) == {"c1", "c5", "c7"}
 
 
 def test_a_text_that_hangs_is_set_aside(tmp_path: Path) -> None:
-    result = ask(tmp_path, ["one", "hang on", "two"], workers=1, clip_timeout=0.5, batch_size=2)
+    result = score(tmp_path, ["one", "hang on", "two"], workers=1, clip_timeout=0.5, batch_size=2)
     assert {clip: entry.reason for clip, entry in table(tmp_path).items()} == {"c1": "ClipTimeout"}
     assert np.isnan(result.values).all(axis=1).tolist() == [False, True, False]
 
 
 def test_a_text_without_finite_scores_is_set_aside(tmp_path: Path) -> None:
-    result = ask(tmp_path, ["one", "nan", "two", "nan"])
+    result = score(tmp_path, ["one", "nan", "two", "nan"])
     assert {clip: entry.reason for clip, entry in table(tmp_path).items()} == dict.fromkeys(
         ("c1", "c3"), "FeaturesNotFinite"
     )
@@ -139,18 +139,18 @@ def test_a_text_without_finite_scores_is_set_aside(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["text", "settings", "asked for"])
 def test_what_was_set_aside_is_asked_again_when_something_changed(tmp_path: Path, how: str) -> None:
-    ask(tmp_path, ["one", "nan"])
+    score(tmp_path, ["one", "nan"])
     assert asked(tmp_path, "nan") == 1
     if how == "text":
-        ask(tmp_path, ["one", "na n"])
+        score(tmp_path, ["one", "na n"])
         assert asked(tmp_path, "na n") == 1
         assert table(tmp_path) == {}
     elif how == "settings":
-        ask(tmp_path, ["one", "nan"], fingerprint="g")
+        score(tmp_path, ["one", "nan"], fingerprint="g")
         assert asked(tmp_path, "nan") == 2
         assert table(tmp_path)["c1"].fingerprint == "g"
     else:
-        ask(tmp_path, ["one", "nan"], retry=True)
+        score(tmp_path, ["one", "nan"], retry=True)
         assert asked(tmp_path, "nan") == 2
         assert asked(tmp_path, "one") == 1
 
@@ -158,10 +158,10 @@ def test_what_was_set_aside_is_asked_again_when_something_changed(tmp_path: Path
 def test_a_later_stage_asks_neither_what_an_earlier_one_knows_nor_what_it_set_aside(tmp_path: Path) -> None:
     rewrite = books(tmp_path)
     vote = books(tmp_path, "vote", rewrite)
-    ask(tmp_path, ["one", "nan"], stage=rewrite)
-    (tmp_path / "diary").unlink()
-    result = ask(tmp_path, ["one", "nan", "two"], stage=vote)
-    assert Scripted(tmp_path).asked() == ["two"]
+    score(tmp_path, ["one", "nan"], stage=rewrite)
+    (tmp_path / "log").unlink()
+    result = score(tmp_path, ["one", "nan", "two"], stage=vote)
+    assert ScriptedModel(tmp_path).texts() == ["two"]
     assert (result.asked, result.cached, result.quarantined) == (1, 1, 1)
     assert {(entry.stage, entry.reason) for entry in table(tmp_path, "vote").values()} == {
         ("vote", "FeaturesNotFinite")
@@ -170,7 +170,7 @@ def test_a_later_stage_asks_neither_what_an_earlier_one_knows_nor_what_it_set_as
     # What the earlier stage has found out since is no longer set aside.
     with AnswerWriter(ScoreCache(rewrite.cache, "f"), rewrite.spool_folder) as writer:
         writer.append([TextScores.of(sha256_text("nan"), np.array([1.0, 2.0]))])
-    assert ask(tmp_path, ["one", "nan", "two"], stage=vote).quarantined == 0
+    assert score(tmp_path, ["one", "nan", "two"], stage=vote).quarantined == 0
     assert table(tmp_path, "vote") == {}
 
 
@@ -178,18 +178,18 @@ def test_too_many_texts_set_aside_stop_the_stage_also_the_next_time(tmp_path: Pa
     texts = ["one", "nan 1", "nan 2", "two", ""]
     for _ in range(2):
         with pytest.raises(TooManyQuarantined, match="2 of 4"):
-            ask(tmp_path, texts, max_quarantined=0.4)
-    assert len(Scripted(tmp_path).calls()) == 2
-    assert ask(tmp_path, texts, max_quarantined=0.5).cached == 2
+            score(tmp_path, texts, max_quarantined=0.4)
+    assert len(ScriptedModel(tmp_path).calls()) == 2
+    assert score(tmp_path, texts, max_quarantined=0.5).cached == 2
 
 
 def test_a_second_run_at_once_is_told_so(tmp_path: Path) -> None:
-    ask(tmp_path, ["one"])
+    score(tmp_path, ["one"])
     with AnswerWriter(ScoreCache(books(tmp_path).cache, "f"), books(tmp_path).spool_folder):
         with pytest.raises(StoreBusy, match="cache"):
-            ask(tmp_path, ["one", "two"])
-        ask(tmp_path, ["two"], stage=books(tmp_path, "vote", books(tmp_path)))  # another stage's is its own
-    assert Scripted(tmp_path).asked() == ["one", "two"]
+            score(tmp_path, ["one", "two"])
+        score(tmp_path, ["two"], stage=books(tmp_path, "vote", books(tmp_path)))  # another stage's is its own
+    assert ScriptedModel(tmp_path).texts() == ["one", "two"]
 
 
 def slow_run(folder: Path, workers: int, count: int = 200) -> subprocess.Popen[str]:
@@ -217,10 +217,10 @@ def test_a_killed_run_loses_the_batches_in_flight_at_most(tmp_path: Path, worker
     assert run.returncode == -signal.SIGKILL
     time.sleep(0.2)  # its workers die with it
     assert not (tmp_path / "rewrite").exists()
-    before = Scripted(tmp_path).asked()
+    before = ScriptedModel(tmp_path).texts()
     assert 15 <= len(before) < 200
-    result = ask(tmp_path, texts)
-    twice = len(Scripted(tmp_path).asked()) - len(texts)
+    result = score(tmp_path, texts)
+    twice = len(ScriptedModel(tmp_path).texts()) - len(texts)
     assert 0 <= twice <= 3 * max(1, workers)
     assert result.asked == 200 - len(before) + twice
     assert result.cached == len(before) - twice
@@ -240,9 +240,9 @@ def test_ctrl_c_keeps_what_is_complete(tmp_path: Path, workers: int) -> None:
     assert sealed
     # A batch that was just being taken over may still stand in the spool, for the next run.
     unsealed = sum(path.read_bytes().count(b"\n") for path in (tmp_path / ".rewrite.spool").rglob("*.batch"))
-    begun = len(Scripted(tmp_path).asked())
+    begun = len(ScriptedModel(tmp_path).texts())
     assert max(9, begun - 3) <= sealed + unsealed <= begun < 200
-    assert ask(tmp_path, [f"text {number:03d}" for number in range(200)]).cached == sealed + unsealed
+    assert score(tmp_path, [f"text {number:03d}" for number in range(200)]).cached == sealed + unsealed
 
 
 def test_a_real_model_says_the_same_in_a_worker(tmp_path: Path, tiny: LlmConfig) -> None:

@@ -19,7 +19,17 @@ from ecmf_pipeline.llm.answers import ScoreCache
 from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig
 from ecmf_pipeline.llm.server_protocol import RequestOptions
 from tests.llm import fault_server
-from tests.llm.fault_server import ANSWER_FAULTS, LABELS, SERVER_FAULTS, ask, kept, lines, serving, settings, truth
+from tests.llm.fault_server import (
+    ANSWER_FAULTS,
+    LABELS,
+    SERVER_FAULTS,
+    numbered_texts,
+    score,
+    server_config,
+    serving,
+    stored_keys,
+    true_label,
+)
 
 
 def ok(_text: str, _attempt: int) -> str:
@@ -27,12 +37,12 @@ def ok(_text: str, _attempt: int) -> str:
 
 
 def test_500_texts_through_every_fault(tmp_path: Path) -> None:
-    texts = lines(500)
+    texts = numbered_texts(500)
     with serving() as server:
-        found = ask(tmp_path, texts, settings(server.url, timeout=5.0, concurrency=16))
+        found = score(tmp_path, texts, server_config(server.url, timeout=5.0, concurrency=16))
         assert {*SERVER_FAULTS, *ANSWER_FAULTS} <= set(server.faults), "every fault was met"
         answered = np.isfinite(found.values).all(axis=1)
-        right = [truth(text) for text in texts]
+        right = [true_label(text) for text in texts]
         assert (found.values[answered].argmax(axis=1) == np.array(right)[answered]).all(), "wrong labels accepted"
         assert max(server.paid.values()) == 1, "paid twice"
         assert (found.asked, found.quarantined) == (500, 0)
@@ -40,9 +50,9 @@ def test_500_texts_through_every_fault(tmp_path: Path) -> None:
         for row, text in enumerate(texts):
             if not answered[row]:
                 assert len(ScoreCache(tmp_path / "cache", "f")[sha256_text(text)].raw) == 2
-        before = len(server.asked)
-        again = ask(tmp_path, texts, settings(server.url))
-        assert len(server.asked) == before
+        before = len(server.received)
+        again = score(tmp_path, texts, server_config(server.url))
+        assert len(server.received) == before
     np.testing.assert_array_equal(found.values, again.values)
     assert (again.cached, again.invalid) == (500, found.invalid)
 
@@ -51,7 +61,7 @@ def test_a_resume_after_sigkill_asks_only_what_is_missing(tmp_path: Path) -> Non
     reached = threading.Event()
 
     def plan(_text: str, _attempt: int) -> str:
-        if len(server.asked) >= 60:
+        if len(server.received) >= 60:
             reached.set()
         return "ok"
 
@@ -60,18 +70,20 @@ def test_a_resume_after_sigkill_asks_only_what_is_missing(tmp_path: Path) -> Non
         with subprocess.Popen([*command, "400", "30"], stderr=subprocess.DEVNULL) as run:
             assert reached.wait(120)
             run.send_signal(signal.SIGKILL)
-        paid, asked = kept(tmp_path), len(server.asked)
+        paid, asked = stored_keys(tmp_path), len(server.received)
         assert 40 <= len(paid) < 400
         assert asked - len(paid) <= 8, "no more is lost than was under way"
-        found = ask(tmp_path, lines(400), settings(server.url))
-        resumed = server.asked[asked:]
-    assert sorted(resumed) == sorted(text for text in lines(400) if sha256_text(text) not in paid)
+        found = score(tmp_path, numbered_texts(400), server_config(server.url))
+        resumed = server.received[asked:]
+    assert sorted(resumed) == sorted(text for text in numbered_texts(400) if sha256_text(text) not in paid)
     assert (found.cached, found.asked) == (len(paid), 400 - len(paid))
 
 
 def test_samples_vote_where_there_are_no_log_probabilities(tmp_path: Path) -> None:
     with serving(lambda _, attempt: "wrong label" if attempt in {1, 2} else "ok") as server:
-        found = ask(tmp_path, lines(3), settings(server.url, scoring="samples", samples=4, concurrency=1))
+        found = score(
+            tmp_path, numbered_texts(3), server_config(server.url, scoring="samples", samples=4, concurrency=1)
+        )
     # The second sample was invalid and so was its repetition: three of four samples agree.
     assert (found.values.argmax(axis=1) == [0, 1, 2]).all()
     np.testing.assert_allclose(np.exp(found.values[0]), [3.5 / 6] + [0.5 / 6] * 5, atol=1e-5)
@@ -82,7 +94,7 @@ def test_samples_vote_where_there_are_no_log_probabilities(tmp_path: Path) -> No
 def test_a_server_without_log_probabilities_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.llm.fault_server._tokens", lambda _: iter(()))
     with serving(ok) as server, pytest.raises(ModelError, match="scoring: samples"):
-        ask(tmp_path, lines(3), settings(server.url))
+        score(tmp_path, numbered_texts(3), server_config(server.url))
 
 
 @pytest.mark.parametrize("odd", ["filtered", "empty", "refusal", "no logprobs"])
@@ -90,12 +102,12 @@ def test_one_answer_without_log_probabilities_costs_its_own_text(tmp_path: Path,
     # Whether it comes first or last; only a whole answer that comes first says that the server gives none.
     odd_one = "line 5" if odd == "no logprobs" else "line 0"
     with serving(lambda text, _: odd if text == odd_one else "ok") as server:
-        config = settings(server.url, concurrency=1).model_copy(update={"max_quarantined": 0.5})
-        found = ask(tmp_path, lines(6), config)
-        before = len(server.asked)
-        again = ask(tmp_path, lines(6), config)
-        assert len(server.asked) == before, "it is not asked in each run anew"
-    lost = lines(6).index(odd_one)
+        config = server_config(server.url, concurrency=1).model_copy(update={"max_quarantined": 0.5})
+        found = score(tmp_path, numbered_texts(6), config)
+        before = len(server.received)
+        again = score(tmp_path, numbered_texts(6), config)
+        assert len(server.received) == before, "it is not asked in each run anew"
+    lost = numbered_texts(6).index(odd_one)
     assert np.isfinite(found.values).all(axis=1).tolist() == [number != lost for number in range(6)]
     assert (found.quarantined, found.invalid) == ((1, 0) if odd == "filtered" else (0, 1))
     assert (again.quarantined, again.invalid) == (found.quarantined, found.invalid)
@@ -112,10 +124,10 @@ def test_options_that_a_server_refuses_are_put_otherwise_from_then_on(
     tmp_path: Path, wants: str, refused: set[str], concurrency: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(lambda *_: wants) as server:
-        found = ask(tmp_path, lines(20), settings(server.url, concurrency=concurrency, max_retries=0))
+        found = score(tmp_path, numbered_texts(20), server_config(server.url, concurrency=concurrency, max_retries=0))
         answered = [body for body in server.requests if not refused & set(body)]
     assert (found.asked, found.invalid, found.quarantined) == (20, 0, 0)
-    assert (found.values.argmax(axis=1) == [truth(text) for text in lines(20)]).all()
+    assert (found.values.argmax(axis=1) == [true_label(text) for text in numbered_texts(20)]).all()
     assert len(answered) == 20, "each text is answered once"
     assert len(server.requests) <= 20 + len(refused) * concurrency, "what was learned holds for all"
     assert all(body["max_completion_tokens"] == 64 for body in answered)
@@ -139,7 +151,7 @@ def test_a_refusal_that_speaks_of_something_else_changes_nothing() -> None:
 )
 def test_the_schema_goes_with_the_request(tmp_path: Path, structured: str, expected: str | None) -> None:
     with serving(ok) as server:
-        ask(tmp_path, lines(1), settings(server.url, structured=structured))
+        score(tmp_path, numbered_texts(1), server_config(server.url, structured=structured))
     (body,) = server.requests
     assert body.get("response_format", {}).get("type") == expected
     if expected == "json_schema":
@@ -150,19 +162,19 @@ def test_the_schema_goes_with_the_request(tmp_path: Path, structured: str, expec
 def test_a_budget_stops_cleanly_and_the_next_run_goes_on(tmp_path: Path, budget: BudgetConfig, least: int) -> None:
     with serving(ok) as server:
         with pytest.raises(BudgetSpent, match="is spent"):
-            ask(tmp_path, lines(50), settings(server.url, budget))
-        first = len(server.asked)
+            score(tmp_path, numbered_texts(50), server_config(server.url, budget))
+        first = len(server.received)
         assert least <= first <= 40
-        assert len(kept(tmp_path)) == first
-        found = ask(tmp_path, lines(50), settings(server.url))
-    assert len(server.asked) == 50
+        assert len(stored_keys(tmp_path)) == first
+        found = score(tmp_path, numbered_texts(50), server_config(server.url))
+    assert len(server.received) == 50
     assert (found.cached, found.asked) == (first, 50 - first)
 
 
 def test_a_budget_is_not_spent_by_requests_that_are_under_way(tmp_path: Path) -> None:
     with serving(ok) as server:  # each takes 100 tokens, and may take more than three times as many
-        found = ask(tmp_path, lines(20), settings(server.url, BudgetConfig(max_tokens=2400)))
-    assert (found.asked, len(server.asked)) == (20, 20)
+        found = score(tmp_path, numbered_texts(20), server_config(server.url, BudgetConfig(max_tokens=2400)))
+    assert (found.asked, len(server.received)) == (20, 20)
 
 
 @pytest.mark.parametrize("told", [-5000, 0])
@@ -178,18 +190,18 @@ def test_a_server_that_counts_nonsense_opens_no_budget(
 
     monkeypatch.setattr(fault_server, "_completion", lying)
     with serving(ok) as server, pytest.raises(BudgetSpent):
-        ask(tmp_path, lines(50), settings(server.url, BudgetConfig(max_tokens=4000)))
-    assert 8 <= len(server.asked) < 16
+        score(tmp_path, numbered_texts(50), server_config(server.url, BudgetConfig(max_tokens=4000)))
+    assert 8 <= len(server.received) < 16
 
 
 def test_one_text_that_is_refused_costs_itself_a_wrong_key_the_run(tmp_path: Path) -> None:
     with serving(lambda text, _: "400" if text == "line 7" else "ok") as server:
-        found = ask(tmp_path, lines(20), settings(server.url, concurrency=1))
+        found = score(tmp_path, numbered_texts(20), server_config(server.url, concurrency=1))
         assert (found.asked, found.quarantined) == (19, 1)
         assert "RequestRefused" in (tmp_path / "quarantine.csv").read_text()
     with serving(lambda _, __: "401") as server, pytest.raises(ModelError, match="401"):
-        ask(tmp_path / "key", lines(20), settings(server.url, concurrency=2))
-    assert len(server.asked) <= 2
+        score(tmp_path / "key", numbered_texts(20), server_config(server.url, concurrency=2))
+    assert len(server.received) <= 2
 
 
 @pytest.mark.parametrize("number", [1e308, 5.0, float("nan")])
@@ -204,18 +216,18 @@ def test_what_can_be_no_log_probability_is_an_invalid_answer(
     tokens = fault_server._tokens
     monkeypatch.setattr("tests.llm.fault_server._tokens", odd)
     with serving(ok) as server:
-        found = ask(tmp_path, lines(6), settings(server.url))
+        found = score(tmp_path, numbered_texts(6), server_config(server.url))
     assert (found.asked, found.invalid, found.quarantined) == (6, 1, 0)
     assert not np.isfinite(found.values[3]).any()
 
 
 def test_the_settings_follow_the_answers_and_not_the_address() -> None:
-    base = settings("http://here:1/v1")
-    same = [settings("http://there:2/v1"), settings("http://here:1/v1", concurrency=3, max_retries=1)]
+    base = server_config("http://here:1/v1")
+    same = [server_config("http://there:2/v1"), server_config("http://here:1/v1", concurrency=3, max_retries=1)]
     assert all(config.settings(LABELS) == base.settings(LABELS) for config in same)
     others = [
-        settings("http://here:1/v1", scoring="samples"),
-        settings("http://here:1/v1", structured="none"),
+        server_config("http://here:1/v1", scoring="samples"),
+        server_config("http://here:1/v1", structured="none"),
         base.model_copy(update={"model": "another"}),
         base.model_copy(update={"revision": "2"}),
         base.model_copy(update={"prompt": "emotion_zh"}),

@@ -18,7 +18,7 @@ from ecmf_pipeline.llm.config import BudgetConfig, ServerConfig
 from ecmf_pipeline.llm.server import ChatServer
 from ecmf_pipeline.llm.server_protocol import retry_after
 from ecmf_pipeline.llm.server_run import Budget
-from tests.llm.fault_server import ask, kept, lines, serving, settings
+from tests.llm.fault_server import numbered_texts, score, server_config, serving, stored_keys
 
 
 def ok(_text: str, _attempt: int) -> str:
@@ -27,47 +27,49 @@ def ok(_text: str, _attempt: int) -> str:
 
 def test_a_server_that_is_down_is_asked_again_in_the_next_run(tmp_path: Path) -> None:
     with serving(lambda text, _: "500" if text == "line 7" else "ok") as server:
-        config = settings(server.url, max_retries=2)
+        config = server_config(server.url, max_retries=2)
         with pytest.raises(TryAgain, match="1 question without"):
-            ask(tmp_path, lines(20), config)
-        assert server.asked.count("line 7") == 3
+            score(tmp_path, numbered_texts(20), config)
+        assert server.received.count("line 7") == 3
         server.plan = ok
-        found = ask(tmp_path, lines(20), config)
+        found = score(tmp_path, numbered_texts(20), config)
     assert (found.cached, found.asked, found.quarantined) == (19, 1, 0)
     with serving(lambda _, __: "500") as server, pytest.raises(TryAgain, match="the server at http"):
-        ask(tmp_path / "down", lines(400), settings(server.url, max_retries=1))
-    assert len(server.asked) < 400, "gives up before all are tried"
+        score(tmp_path / "down", numbered_texts(400), server_config(server.url, max_retries=1))
+    assert len(server.received) < 400, "gives up before all are tried"
 
 
 @pytest.mark.parametrize("fault", ["500", "drop", "hang", "slow body"])
 def test_a_server_that_dies_is_noticed_soon_in_however_large_a_corpus(tmp_path: Path, fault: str) -> None:
     with serving(lambda text, _: "ok" if text == "line 0" else fault) as server:
-        config = settings(server.url, max_retries=1, concurrency=3, timeout=0.3)
+        config = server_config(server.url, max_retries=1, concurrency=3, timeout=0.3)
         with pytest.raises(
             TryAgain, match=rf"{server.url} failed on \d questions in a row, last: .*\n.*quarantine.csv"
         ):
-            ask(tmp_path, lines(2000), config)
-        assert len(set(server.asked)) <= 1 + 2 + 6 + 2, "the first two or three, six in a row, and what was under way"
-        assert len(kept(tmp_path)) == 1
+            score(tmp_path, numbered_texts(2000), config)
+        assert len(set(server.received)) <= 1 + 2 + 6 + 2, (
+            "the first two or three, six in a row, and what was under way"
+        )
+        assert len(stored_keys(tmp_path)) == 1
         server.plan = ok
-        assert ask(tmp_path, lines(12), settings(server.url)).cached == 1
+        assert score(tmp_path, numbered_texts(12), server_config(server.url)).cached == 1
 
 
 def test_an_answer_in_between_means_that_the_server_is_there(tmp_path: Path) -> None:
     with serving(lambda text, _: "ok" if int(text.split()[1]) % 4 == 3 else "500") as server:
-        config = settings(server.url, max_retries=0, concurrency=1).model_copy(update={"max_quarantined": 1.0})
+        config = server_config(server.url, max_retries=0, concurrency=1).model_copy(update={"max_quarantined": 1.0})
         with pytest.raises(TryAgain, match="15 questions without"):
-            ask(tmp_path, lines(20), config)
-        assert len(server.asked) == 20
+            score(tmp_path, numbered_texts(20), config)
+        assert len(server.received) == 20
 
 
 @pytest.mark.parametrize("fault", ["slow body", "slow head"])
 def test_an_answer_that_never_ends_is_given_up(tmp_path: Path, fault: str) -> None:
     with serving(lambda text, attempt: fault if text == "line 3" or attempt == 0 else "ok") as server:
-        config = settings(server.url, max_retries=1, timeout=1.5)
+        config = server_config(server.url, max_retries=1, timeout=1.5)
         with pytest.raises(TryAgain, match="1 question without"):
-            ask(tmp_path, lines(8), config)
-    assert len(kept(tmp_path)) == 7
+            score(tmp_path, numbered_texts(8), config)
+    assert len(stored_keys(tmp_path)) == 7
     assert "last: no whole answer in 1.5 seconds" in (tmp_path / "quarantine.csv").read_text()
 
 
@@ -90,15 +92,15 @@ def test_a_second_interruption_leaves_at_once(tmp_path: Path, number: signal.Sig
             else:
                 run.kill()
             assert "Interrupted" in run.communicate()[1]
-        assert len(kept(tmp_path)) == 1
-        assert len(server.asked) == 9, "nothing is sent any more"
+        assert len(stored_keys(tmp_path)) == 1
+        assert len(server.received) == 9, "nothing is sent any more"
 
 
 def test_a_server_that_was_never_there_is_not_waited_for(tmp_path: Path) -> None:
     with serving(ok) as server:
-        config = settings(server.url, max_retries=100)
+        config = server_config(server.url, max_retries=100)
     with pytest.raises(ModelError, match=rf"no server can be reached at {server.url} .*refused"):
-        ask(tmp_path, lines(3), config)
+        score(tmp_path, numbered_texts(3), config)
 
 
 def test_waits_double_with_jitter_and_honour_the_server() -> None:

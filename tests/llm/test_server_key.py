@@ -17,7 +17,7 @@ from ecmf_pipeline.llm.config import BudgetConfig, ServerConfig
 from ecmf_pipeline.llm.server import ChatServer
 from ecmf_pipeline.llm.server_protocol import ServerKey
 from ecmf_pipeline.llm.server_run import Budget
-from tests.llm.fault_server import KEY, LABELS, ask, lines, serving, settings
+from tests.llm.fault_server import KEY, LABELS, numbered_texts, score, server_config, serving
 
 ESCAPED = "".join(f"\\u{ord(sign):04X}" for sign in KEY)
 TWICE = "".join(f"\\\\u{ord(sign):04x}" for sign in KEY)
@@ -36,10 +36,10 @@ def test_the_key_is_told_to_the_server_alone(
     # An answer, a refusal and an error page that all repeat the key, as some servers do.
     for plan in ("prose", "401", "400", "500"):
         with serving(lambda text, _, plan=plan: plan if text == "line 1" else "ok") as server:  # type: ignore[misc]
-            config = settings(server.url, key_env="MY_KEY", max_retries=1, concurrency=1)
+            config = server_config(server.url, key_env="MY_KEY", max_retries=1, concurrency=1)
             config = config.model_copy(update={"max_quarantined": 1.0})
             try:
-                ask(tmp_path / plan, lines(3), config)
+                score(tmp_path / plan, numbered_texts(3), config)
             except (ModelError, TryAgain) as error:
                 said.append("".join(traceback.format_exception(error)))
             assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
@@ -63,8 +63,8 @@ def test_a_key_that_is_spelled_otherwise_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
     monkeypatch.setenv("MY_KEY", KEY)
-    with serving(lambda text, _: f"say {content}" if text == "line 1" else "ok") as server:
-        found = ask(tmp_path, lines(3), settings(server.url, key_env="MY_KEY"))
+    with serving(lambda text, _: f"content: {content}" if text == "line 1" else "ok") as server:
+        found = score(tmp_path, numbered_texts(3), server_config(server.url, key_env="MY_KEY"))
     assert (found.invalid, found.quarantined) == (1, 0)
     raw = ScoreCache(tmp_path / "cache", "f")[sha256_text("line 1")].raw
     for text in raw:

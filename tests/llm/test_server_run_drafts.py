@@ -17,7 +17,7 @@ from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.llm.answers import ScoreCache
 from ecmf_pipeline.llm.config import BudgetConfig
 from ecmf_pipeline.llm.server_run import DRAFTS_FILE, Draft, Drafts
-from tests.llm.fault_server import FaultServer, ask, lines, serving, settings
+from tests.llm.fault_server import FaultServer, numbered_texts, score, server_config, serving
 
 
 def ok(_text: str, _attempt: int) -> str:
@@ -26,7 +26,7 @@ def ok(_text: str, _attempt: int) -> str:
 
 def asked_twice(server: FaultServer) -> int:
     """Requests that asked for what another had asked for before."""
-    asked = [(text, body["seed"]) for text, body in zip(server.asked, server.requests, strict=True)]
+    asked = [(text, body["seed"]) for text, body in zip(server.received, server.requests, strict=True)]
     return len(asked) - len(set(asked))
 
 
@@ -35,17 +35,17 @@ def drafts(folder: Path) -> Drafts:
 
 
 def test_a_budget_smaller_than_the_texts_under_way_pays_for_nothing_twice(tmp_path: Path) -> None:
-    texts = lines(24)
+    texts = numbered_texts(24)
     with serving(ok) as server:
-        config = settings(server.url, BudgetConfig(max_requests=30), scoring="samples", samples=5, concurrency=8)
+        config = server_config(server.url, BudgetConfig(max_requests=30), scoring="samples", samples=5, concurrency=8)
         for run in range(1, 4):
             with pytest.raises(BudgetSpent, match="what was answered is kept"):
-                ask(tmp_path, texts, config)
-            assert len(server.asked) == 30 * run
+                score(tmp_path, texts, config)
+            assert len(server.received) == 30 * run
             finished = ScoreCache(tmp_path / "cache", "f")
             assert 5 * len(finished) + len(drafts(tmp_path)) == 30 * run
-        found = ask(tmp_path, texts, config)
-        assert len(server.asked) == 120
+        found = score(tmp_path, texts, config)
+        assert len(server.received) == 120
         assert asked_twice(server) == 0
     assert np.isfinite(found.values).all()
     assert (found.values.argmax(axis=1) == np.arange(24) % 6).all()
@@ -54,17 +54,17 @@ def test_a_budget_smaller_than_the_texts_under_way_pays_for_nothing_twice(tmp_pa
 
 def test_a_server_that_fails_in_the_middle_of_a_text_is_asked_for_the_rest(tmp_path: Path) -> None:
     with serving(lambda _, attempt: "ok" if attempt < 3 else "500") as server:
-        config = settings(server.url, scoring="samples", samples=5, concurrency=2, max_retries=0)
+        config = server_config(server.url, scoring="samples", samples=5, concurrency=2, max_retries=0)
         config = config.model_copy(update={"max_quarantined": 1.0})
         with pytest.raises(TryAgain, match="the answers are kept"):
-            ask(tmp_path, lines(3), config)
+            score(tmp_path, numbered_texts(3), config)
         assert len(drafts(tmp_path)) == 9
         server.plan = ok
-        before = len(server.asked)
-        found = ask(tmp_path, lines(3), config)
-        rest = zip(server.asked[before:], server.requests[before:], strict=True)
+        before = len(server.received)
+        found = score(tmp_path, numbered_texts(3), config)
+        rest = zip(server.received[before:], server.requests[before:], strict=True)
         assert Counter((text, body["seed"]) for text, body in rest) == Counter(
-            (text, config.server.seed + number) for text in lines(3) for number in (3, 4)
+            (text, config.server.seed + number) for text in numbered_texts(3) for number in (3, 4)
         )
     np.testing.assert_allclose(np.exp(found.values).max(axis=1), 5.5 / 8, atol=1e-5)
 
@@ -72,16 +72,16 @@ def test_a_server_that_fails_in_the_middle_of_a_text_is_asked_for_the_rest(tmp_p
 def test_invalid_answers_are_paid_for_once_too(tmp_path: Path) -> None:
     with serving(lambda _, attempt: "prose" if attempt < 2 else "ok") as server:
         for scoring in ("samples", "logprobs"):
-            server.asked.clear()
-            server._times.clear()
-            config = settings(server.url, BudgetConfig(max_requests=1), scoring=scoring, samples=2, concurrency=1)
+            server.received.clear()
+            server._attempts.clear()
+            config = server_config(server.url, BudgetConfig(max_requests=1), scoring=scoring, samples=2, concurrency=1)
             asked = []
             for _ in range({"samples": 3, "logprobs": 2}[scoring] - 1):
                 with pytest.raises(BudgetSpent):
-                    ask(tmp_path / scoring, lines(1), config)
-                asked.append(len(server.asked))
-            found = ask(tmp_path / scoring, lines(1), config)
-            assert asked == list(range(1, len(server.asked)))
+                    score(tmp_path / scoring, numbered_texts(1), config)
+                asked.append(len(server.received))
+            found = score(tmp_path / scoring, numbered_texts(1), config)
+            assert asked == list(range(1, len(server.received)))
             assert found.invalid == 1, "half of the samples, or none, are valid"
             raw = ScoreCache(tmp_path / scoring / "cache", "f")[sha256_text("line 0")].raw
             assert [answer.split(":")[0] for answer in raw] == ["not JSON"] * 2
@@ -91,7 +91,7 @@ def test_a_kill_costs_no_more_than_what_was_under_way(tmp_path: Path) -> None:
     reached = threading.Event()
 
     def plan(_text: str, _attempt: int) -> str:
-        if len(server.asked) >= 72:
+        if len(server.received) >= 72:
             reached.set()
         return "ok"
 
@@ -100,9 +100,9 @@ def test_a_kill_costs_no_more_than_what_was_under_way(tmp_path: Path) -> None:
         with subprocess.Popen([*command, "60", "30", "samples"], stderr=subprocess.DEVNULL) as run:
             assert reached.wait(120)
             run.send_signal(signal.SIGKILL)
-        found = ask(tmp_path, lines(60), settings(server.url, scoring="samples"))
+        found = score(tmp_path, numbered_texts(60), server_config(server.url, scoring="samples"))
         assert asked_twice(server) <= 8
-        assert len(server.asked) - asked_twice(server) == 300
+        assert len(server.received) - asked_twice(server) == 300
     assert np.isfinite(found.values).all()
 
 

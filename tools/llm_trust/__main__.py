@@ -48,41 +48,41 @@ def faults() -> int:
     from tests.llm.fault_server import (
         ANSWER_FAULTS,
         SERVER_FAULTS,
-        ask,
-        kept,
-        lines,
-        often_faulty,
+        frequent_fault,
+        numbered_texts,
+        score,
+        server_config,
         serving,
-        settings,
-        truth,
+        stored_keys,
+        true_label,
     )
 
-    texts, reached = lines(TEXTS), threading.Event()
+    texts, reached = numbered_texts(TEXTS), threading.Event()
 
     def plan(text: str, attempt: int) -> str:
-        if len(server.asked) > TEXTS // 2:
+        if len(server.received) > TEXTS // 2:
             reached.set()
-        return often_faulty(text, attempt)
+        return frequent_fault(text, attempt)
 
     with tempfile.TemporaryDirectory() as name, serving(plan) as server:
         command = [sys.executable, str(TESTS / "fault_server.py"), name, server.url, str(TEXTS), "2"]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as run:
             reached.wait()
             run.send_signal(signal.SIGKILL)
-        known, before = kept(Path(name)), len(server.asked)
-        found = ask(Path(name), texts, settings(server.url, timeout=2.0, concurrency=16))
-        again = [text for text in server.asked[before:] if sha256_text(text) in known]
-        fresh = ask(Path(name), texts, settings(server.url))
+        known, before = stored_keys(Path(name)), len(server.received)
+        found = score(Path(name), texts, server_config(server.url, timeout=2.0, concurrency=16))
+        again = [text for text in server.received[before:] if sha256_text(text) in known]
+        fresh = score(Path(name), texts, server_config(server.url))
     label = [int(row.argmax()) if np.isfinite(row).all() else -1 for row in found.values]
     ends = {
-        text: "abstained" if number < 0 else "right" if number == truth(text) else "wrong"
+        text: "abstained" if number < 0 else "right" if number == true_label(text) else "wrong"
         for text, number in zip(texts, label, strict=True)
     }
     _say(f"{'fault':<16}{'requests':>10}{'texts':>8}{'right':>8}{'abstained':>11}{'wrong':>8}")
     for kind in ("ok", *SERVER_FAULTS, *ANSWER_FAULTS):
-        met = [ends[text] for text in server.met[kind]]
+        met = [ends[text] for text in server.texts_by_fault[kind]]
         _say(f"{kind:<16}{server.faults[kind]:>10}{len(met):>8}{_counts(met)}")
-    _say(f"{'all':<16}{len(server.asked):>10}{TEXTS:>8}{_counts(list(ends.values()))}")
+    _say(f"{'all':<16}{len(server.received):>10}{TEXTS:>8}{_counts(list(ends.values()))}")
     twice = [text for text, count in server.paid.items() if count > 1]
     _say(
         f"killed with {len(known)} answers on the disk; then {found.cached} were taken from there and {found.asked} "
