@@ -36,7 +36,7 @@ def loaded(tiny_model: Path) -> tuple[Any, Any]:
 
 
 @torch.inference_mode()
-def plain_log_likelihood(tokenizer: Any, model: Any, prompt: str, answer: str, opening: list[int]) -> float:
+def plain_score(tokenizer: Any, model: Any, prompt: str, answer: str, opening: list[int]) -> float:
     """Return the log-likelihood of an answer after a prompt from one forward pass."""
     before = opening + tokenizer(prompt, add_special_tokens=False)["input_ids"]
     tokens = opening + tokenizer(prompt + answer, add_special_tokens=False)["input_ids"]
@@ -52,17 +52,12 @@ def test_scores_equal_one_plain_forward_pass_for_each_label(
 ) -> None:
     prompt = load_prompt("emotion_en")
     expected = [
-        [
-            plain_log_likelihood(*loaded, prompt.render(as_data(text), labels), " " + word, [0])
-            for word in prompt.words(labels)
-        ]
+        [plain_score(*loaded, prompt.render(as_data(text), labels), " " + word, [0]) for word in prompt.words(labels)]
         for text in TEXTS
     ]
     scorer = TransformersScorer(tiny.model_copy(update={"batch_size": batch_size}))
     np.testing.assert_allclose(scorer.log_likelihoods(TEXTS, labels), expected, atol=1e-4)
-    np.testing.assert_allclose(
-        scorer.log_likelihoods(TEXTS, labels), expected, atol=1e-4
-    )  # the cached prefix is not modified
+    np.testing.assert_allclose(scorer.log_likelihoods(TEXTS, labels), expected, atol=1e-4)  # prefix unmodified
 
 
 def test_scores_with_the_chat_template_equal_plain_forward_passes(tiny: LlmConfig, loaded: tuple[Any, Any]) -> None:
@@ -72,7 +67,7 @@ def test_scores_with_the_chat_template_equal_plain_forward_passes(tiny: LlmConfi
         rendered = loaded[0].apply_chat_template(
             prompt.messages(as_data(text), SIX), tokenize=False, add_generation_prompt=True
         )
-        expected.append([plain_log_likelihood(*loaded, rendered, word, []) for word in prompt.words(SIX)])
+        expected.append([plain_score(*loaded, rendered, word, []) for word in prompt.words(SIX)])
     scorer = TransformersScorer(tiny.model_copy(update={"chat_template": True}))
     np.testing.assert_allclose(scorer.log_likelihoods(TEXTS, SIX), expected, atol=1e-4)
 
@@ -80,9 +75,7 @@ def test_scores_with_the_chat_template_equal_plain_forward_passes(tiny: LlmConfi
 def test_scores_of_a_chinese_prompt_equal_plain_forward_passes(tiny: LlmConfig, loaded: tuple[Any, Any]) -> None:
     prompt = load_prompt("emotion_zh")
     config = tiny.model_copy(update={"prompt": "emotion_zh"})
-    expected = [
-        [plain_log_likelihood(*loaded, prompt.render("我很想妈妈", SIX), word, [0]) for word in prompt.words(SIX)]
-    ]
+    expected = [[plain_score(*loaded, prompt.render("我很想妈妈", SIX), word, [0]) for word in prompt.words(SIX)]]
     np.testing.assert_allclose(TransformersScorer(config).log_likelihoods(["我很想妈妈"], SIX), expected, atol=1e-4)
 
 
