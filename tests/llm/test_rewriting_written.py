@@ -112,9 +112,7 @@ def test_after_two_invalid_answers_the_text_is_the_transcript(tmp_path: Path) ->
         assert len(server.received) == 4
     assert found.texts == again.texts == {"a": '"Oh, what a day!" The speaker sounds happy (what a day).', "b": "No."}
     assert (found.invalid, found.unclear, found.asked, again.cached) == (1, 0, 2, 2)
-    assert any("jubilant" in path.read_text() for path in (tmp_path / "cache").rglob("*.jsonl")), (
-        "the raw answer is stored"
-    )
+    assert any("jubilant" in path.read_text() for path in (tmp_path / "cache").rglob("*.jsonl")), "raw answer stored"
 
 
 @pytest.mark.parametrize(

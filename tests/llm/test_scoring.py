@@ -180,7 +180,7 @@ def test_too_many_quarantined_texts_stop_the_stage_each_time(tmp_path: Path) -> 
     for _ in range(2):
         with pytest.raises(TooManyQuarantined) as caught:
             score(tmp_path, texts, max_quarantined=0.4)
-        assert re.findall(r"\d+", caught.value.message)[:2] == ["2", "4"]
+        assert {"2", "4"} <= set(re.findall(r"\d+", caught.value.message))
     assert len(ScriptedModel(tmp_path).calls()) == 2
     assert score(tmp_path, texts, max_quarantined=0.5).cached == 2
 
