@@ -133,3 +133,4 @@ def test_scores_of_a_server_are_calibrated_by_those_of_the_calibration_texts() -
     np.testing.assert_array_equal(found.values, np.array([[0.0, 1.5], [np.nan, np.nan]]))
     with pytest.raises(ModelError) as caught:
         subtract_calibration(Scored(np.full((3, 2), np.nan), 3, 0, 0, 0, 0, 0), 2)
+    assert "llm.calibration: none" in str(caught.value.hint)
