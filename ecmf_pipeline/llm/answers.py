@@ -131,10 +131,10 @@ class Written:
         Raises:
             ValueError: If the line is damaged.
         """
-        found = _WRITTEN.validate_json(line)
-        if found.values is None and not found.raw:
-            raise ValueError(f"the line holds neither values nor raw answers: {line!r}")
-        return found
+        row = _WRITTEN.validate_json(line)
+        if row.values is None and not row.raw:
+            raise ValueError(f"the line contains neither values nor raw answers: {line!r}")
+        return row
 
 
 _SCORES, _WRITTEN = TypeAdapter(TextScores), TypeAdapter(Written)
@@ -164,7 +164,7 @@ class AnswerCache(Generic[RowT]):
         self.folder = folder / fingerprint
         self.dropped = 0
         self._parse = parse
-        self._places = [*also, folder]
+        self._folders = [*also, folder]
         self._read: set[Path] = set()
         self._rows: dict[str, RowT] = {}
         self.refresh()
@@ -191,8 +191,8 @@ class AnswerCache(Generic[RowT]):
 
     def refresh(self) -> None:
         """Read parts that were added since the last call."""
-        for place in self._places:
-            for path in part_files(place / self.fingerprint):
+        for folder in self._folders:
+            for path in part_files(folder / self.fingerprint):
                 if path not in self._read:
                     self._read.add(path)
                     self._rows |= {row.key: row for row in self.parse(path.read_bytes())}
@@ -221,7 +221,7 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
 
     Args:
         cache: The cache; it contains each row as soon as the row is added.
-        waiting: Folder of the lock and of unsealed batches, not tracked by DVC and on the file system of the cache.
+        spool_folder: Folder of the lock and of unsealed batches, not tracked by DVC, on the file system of the cache.
         keys: SHA-256 of the question about each clip; None if batches are only appended and not sealed by clip.
 
     Raises:
@@ -249,10 +249,10 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
             return 0
         content = "".join(row.line() for row in new.values())
         name = f"part-{self._place(number):06d}-{sha256_text(content)[:8]}.jsonl"
-        aside = self.spool.folder / name
-        write_atomic(aside, content)
+        temporary_path = self.spool.folder / name
+        write_atomic(temporary_path, content)
         self.cache.folder.mkdir(parents=True, exist_ok=True)
-        aside.rename(self.cache.folder / name)
+        temporary_path.rename(self.cache.folder / name)
         flush_folder(self.cache.folder)
         flush_folder(self.cache.folder.parent)
         self.cache.refresh()
@@ -262,9 +262,9 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
         """Combine finished batches into one part; see `PartWriter`. An answer that several clips share counts once."""
         keys = [self._keys[clip_id] for clip_id in clip_ids]
         with self._kept(tasks) as batches:
-            kept = {row.key: row for payload in batches for row in self.cache.parse(payload)}
-            self.append((kept[key] for key in dict.fromkeys(keys) if key in kept), number)
-        return len(kept)
+            rows = {row.key: row for payload in batches for row in self.cache.parse(payload)}
+            self.append((rows[key] for key in dict.fromkeys(keys) if key in rows), number)
+        return len(rows)
 
     def _refresh(self) -> None:
         self.cache.refresh()
@@ -287,8 +287,8 @@ def pack_rows(rows: Sequence[CacheRow]) -> bytes:
 
 def part_files(folder: Path) -> list[Path]:
     """Return the parts of one fingerprint, sorted by number."""
-    found = [path for path in folder.glob("part-*") if _PART.fullmatch(path.name) and path.is_file()]
-    return sorted(found, key=lambda path: (_part_number(path), path.name))
+    paths = [path for path in folder.glob("part-*") if _PART.fullmatch(path.name) and path.is_file()]
+    return sorted(paths, key=lambda path: (_part_number(path), path.name))
 
 
 def _part_number(path: Path) -> int:
@@ -302,7 +302,7 @@ class ScoreBooks:
     Attributes:
         stage: Name of the stage.
         cache: Folder of the cached answers.
-        waiting: Folder of unsealed answers, not tracked by DVC.
+        spool_folder: Folder of unsealed answers, not tracked by DVC.
         quarantine: Table of the quarantined clips.
         earlier: Stages that sent the same questions before: their answers are read, and questions that they quarantined
             are not sent.
@@ -322,7 +322,7 @@ class Question(Generic[ContentT]):
     """One question, for all clips that share it.
 
     Attributes:
-        about: A text, the turns of a chat, or a clip whose pictures are sent.
+        content: A text, the turns of a chat, or a clip whose pictures are sent.
         targets: The clips.
     """
 
@@ -363,7 +363,7 @@ def answer_questions(
     """Send the questions without a cached answer and add the answers to the cache.
 
     Each finished batch is durable at once, and so is each paid answer to a question that takes several answers. An
-    interrupted run therefore continues where it stopped.
+    interrupted run therefore loses no paid answers.
 
     Args:
         keys: SHA-256 of the question about each clip.

@@ -167,8 +167,8 @@ class LlmConfig(Config):
         prompt: A packaged prompt (emotion_en, emotion_zh), or the path of your own ``.yaml`` file.
         cues_prompt: The prompt for cues of face and voice (``vote.inputs: [cues]``): cues_en, cues_zh, or your own.
         chat_template: Format the prompt with the chat template of the model instead of plain text.
-        calibration: What is subtracted from the score of each label: its mean over everyday utterances, its mean over
-            inputs without content, or nothing.
+        calibration: Baseline that is subtracted from the score of each label: its mean over everyday utterances, its
+            mean over inputs without content, or none.
         max_tokens: Longer utterances are truncated to this many tokens.
         dtype: Data type of the computation. bfloat16 is faster on processors that support it and changes near ties.
         batch_size: Utterances in one forward pass. Each batch is durable when it is done, so a crash loses at most the

@@ -1,6 +1,6 @@
 """Names of cues of face and voice, from features that other branches have extracted.
 
-Each cue is relative to the corpus: it names what is unusual among its clips. A blendshape is a cue if it is both rare
+Each cue is relative to the corpus: it is unusual among the clips. A blendshape is a cue if it is both rare
 (from the `RARE_QUANTILE` quantile of the clips) and active (`MIN_ACTIVATION`); each clip has at most its
 `MAX_ACTIONS` rarest ones. Voice cues are the highest or lowest fifth (`HIGH_QUANTILE`, `LOW_QUANTILE`). There are no
 cues without the feature, or if fewer than `MIN_CLIPS` clips have it.

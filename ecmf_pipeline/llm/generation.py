@@ -102,16 +102,18 @@ def generation_settings(config: LlmConfig, schema: Schema, prompt: Mapping[str, 
     Raises:
         ModelError: If files of the model are missing.
     """
-    how: dict[str, Any] = {"dtype": config.dtype}
+    decoding: dict[str, Any] = {"dtype": config.dtype}
     if config.backend == "openai":
         server = config.server
-        how = {name: getattr(server, name) for name in ("structured", "answer_tokens", "sample_temperature", "seed")}
+        decoding = {
+            name: getattr(server, name) for name in ("structured", "answer_tokens", "sample_temperature", "seed")
+        }
     return {
         "generates": config.backend,
         "weights": config.weights(),
         "schema": schema.settings(),
         "prompt": dict(prompt),
-        "how": how,
+        "how": decoding,
     }
 
 

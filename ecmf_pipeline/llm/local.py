@@ -121,7 +121,7 @@ class LocalModel:
         self,
         tokens: torch.Tensor,
         mask: torch.Tensor,
-        kept: Sequence[int],
+        kept_positions: Sequence[int],
         cache: Any = None,
         position_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -130,19 +130,19 @@ class LocalModel:
         Args:
             tokens: Tokens after the cache, (B, L).
             mask: 1 for tokens and 0 for padding, (B, P + L).
-            kept: Positions in ``tokens`` whose logits are returned.
+            kept_positions: Positions in ``tokens`` whose logits are returned.
             cache: Keys and values of the P tokens before, for each row; the pass appends to it.
             position_ids: Position of each token in the text of its row, (B, L), if rows have padding before their last
                 token.
 
         Returns:
-            Logits, (B, len(kept), V).
+            Logits, (B, len(kept_positions), V).
         """
         device = self.network.device
         options: dict[str, Any] = {} if cache is None else {"past_key_values": cache, "use_cache": True}
         if position_ids is not None:
             options["position_ids"] = position_ids.to(device)
-        positions = torch.tensor(list(kept), device=device)
+        positions = torch.tensor(list(kept_positions), device=device)
         if keeps_positions := "logits_to_keep" in self.forward_arguments:
             options["logits_to_keep"] = positions
         logits: torch.Tensor = self.network(tokens.to(device), attention_mask=mask.to(device), **options).logits
@@ -354,10 +354,10 @@ class TransformersScorer:
         mask = torch.tensor([[1] * (skip + len(tail)) + [0] * (width - len(tail)) for tail in tails])  # (B, P + L)
         # The last token of the prompt predicts the first token of the branch, and so on to the end of the tail.
         predictions = [range(len(row.prompt) - skip - 1, len(tail)) for row, tail in zip(rows, tails, strict=True)]
-        kept = sorted({position for positions in predictions for position in positions})
+        kept_positions = sorted({position for positions in predictions for position in positions})
         cache = self._model.repeat_cache(label_set.cache, len(rows)) if has_prefix else None
-        logits = self._model.logits(tokens, mask, kept, cache)  # (B, len(kept), V)
-        column = {position: index for index, position in enumerate(kept)}
+        logits = self._model.logits(tokens, mask, kept_positions, cache)  # (B, len(kept_positions), V)
+        column = {position: index for index, position in enumerate(kept_positions)}
         for index, (row, positions) in enumerate(zip(rows, predictions, strict=True)):
             steps = logits[index, [column[position] for position in positions]]
             likelihood = steps.float().log_softmax(dim=-1).cpu().numpy()  # (tokens of the branch + 1, V)

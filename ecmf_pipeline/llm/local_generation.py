@@ -101,7 +101,7 @@ class TransformersGenerator:
             writer.write(f"{', ' if number else '{'}{json.dumps(name)}: ")
             for row, value in enumerate(writer.value(kind)):
                 values[row][name] = value
-        return [_read(json.dumps(answer, ensure_ascii=False), schema) for answer in values]
+        return [_validate(json.dumps(answer, ensure_ascii=False), schema) for answer in values]
 
     @cached_property
     def _masks(self) -> TokenMasks:
@@ -109,12 +109,12 @@ class TransformersGenerator:
 
 
 def _common_prefix_length(prompts: Sequence[list[int]]) -> int:
-    """Return how many first tokens all prompts share, leaving each at least one token."""
+    """Return the number of common first tokens of the prompts, at least one less than the length of each prompt."""
     shortest = min(map(len, prompts)) - 1
     return next((i for i in range(shortest) if len({prompt[i] for prompt in prompts}) > 1), shortest)
 
 
-def _read(content: str, schema: Schema) -> Generated:
+def _validate(content: str, schema: Schema) -> Generated:
     """Validate an answer like that of a server: for example, a text of incomplete characters is invalid."""
     try:
         return Generated(schema.read(content))
@@ -250,11 +250,11 @@ class Batch:
             FeaturesNotFinite: If the logits are NaN.
         """
         if any(self._pending):
-            kept = sorted({len(tokens) - 1 for tokens in self._pending if tokens})
-            logits, self._mask = self._run(self._pending, kept, self._cache)
+            kept_positions = sorted({len(tokens) - 1 for tokens in self._pending if tokens})
+            logits, self._mask = self._run(self._pending, kept_positions, self._cache)
             for row, tokens in enumerate(self._pending):
                 if tokens:
-                    self._last[row] = logits[row, kept.index(len(tokens) - 1)]
+                    self._last[row] = logits[row, kept_positions.index(len(tokens) - 1)]
                     self._lengths[row] += len(tokens)
             self._pending = [[] for _ in range(self.count)]
         last = torch.stack([self._last[row] for row in rows])
@@ -288,15 +288,15 @@ class Batch:
         return likelihoods
 
     def _run(
-        self, tokens: Sequence[Sequence[int]], kept: Sequence[int], cache: Any
+        self, tokens: Sequence[Sequence[int]], kept_positions: Sequence[int], cache: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the logits at positions of the new tokens, (B, len(kept), V), and the extended mask, (B, P + L)."""
+        """Return logits of the new tokens, (B, len(kept_positions), V), and the extended mask, (B, P + L)."""
         width = max(map(len, tokens))
         padded = torch.tensor([[*row, *([0] * (width - len(row)))] for row in tokens])  # (B, L)
         new = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in tokens])  # (B, L)
         mask = torch.cat([self._mask, new], dim=1)
         position_ids = torch.tensor(self._lengths)[:, None] + (new.cumsum(dim=1) - 1).clamp(min=0)
-        return self._model.logits(padded, mask, kept, cache, position_ids).float().cpu(), mask
+        return self._model.logits(padded, mask, kept_positions, cache, position_ids).float().cpu(), mask
 
 
 def _empty_cache(model: LocalModel) -> Any:

@@ -30,6 +30,8 @@ _ANGLE_BRACKETS = str.maketrans({"<": "‹", ">": "›", "\uff1c": "‹", "\uff1
 MAX_EMOTIONS = 2
 MAX_CUE_CHARACTERS = 160
 """Maximum length of all cues of an answer together."""
+PROMPT_KEYS = ("llm.prompt", "llm.cues_prompt")
+"""Params that name a `Prompt`."""
 CUES = (
     *("brows_down", "inner_brows_up", "brows_up", "eyes_wide", "eyes_squinting", "cheeks_up", "nose_wrinkled"),
     *("jaw_open", "smile", "frown", "lips_pressed", "mouth_stretched", "upper_lip_up", "lips_rolled", "pucker"),
@@ -237,9 +239,7 @@ class Prompt(Config):
             ParamsError: If the prompt file has no section ``chat``.
         """
         if self.chat is None:
-            raise ParamsError(
-                "llm.prompt: the prompt has no section 'chat'", "copy it from emotion_en.yaml", keys=["llm.prompt"]
-            )
+            raise ParamsError("the prompt has no section 'chat'", "copy it from emotion_en.yaml", keys=PROMPT_KEYS)
         item = self.chat.item
         listed = json_words(self.words(labels))
         turns: list[Message] = [{"role": "system", "content": self.chat.instruction.format(labels=listed)}]
@@ -458,7 +458,7 @@ def load_prompt(name: str) -> Prompt:
     Raises:
         ParamsError: If the prompt does not exist or is invalid.
     """
-    return _load(name, Prompt, packaged_prompts(), "llm.prompt", "a prompt", "emotion_en")
+    return _load(name, Prompt, packaged_prompts(), PROMPT_KEYS, "a prompt", "emotion_en")
 
 
 def load_rewrite_prompt(name: str) -> RewritePrompt:
@@ -468,7 +468,7 @@ def load_rewrite_prompt(name: str) -> RewritePrompt:
         ParamsError: If the prompt does not exist or is invalid.
     """
     return _load(
-        name, RewritePrompt, packaged_rewrite_prompts(), "rewrite.prompt", "a prompt for rewriting", "rewrite_en"
+        name, RewritePrompt, packaged_rewrite_prompts(), ("rewrite.prompt",), "a prompt for rewriting", "rewrite_en"
     )
 
 
@@ -478,25 +478,32 @@ def _packaged(folder: str) -> dict[str, Traversable]:
 
 
 def _load(
-    name: str, kind: type[PromptT], packaged: Mapping[str, Traversable], key: str, description: str, example: str
+    name: str,
+    kind: type[PromptT],
+    packaged: Mapping[str, Traversable],
+    keys: Sequence[str],
+    kind_name: str,
+    example: str,
 ) -> PromptT:
     if name.endswith(".yaml"):
         if not Path(name).is_file():
-            raise ParamsError(f"{key}: the prompt file {name} does not exist", keys=[key])
+            raise ParamsError(f"{' or '.join(keys)}: the prompt file {name} does not exist", keys=keys)
         text = read_text(Path(name))
     elif name in packaged:
         text = packaged[name].read_text(encoding="utf-8")
     else:
         raise ParamsError(
-            f"{key}: there is no prompt {name!r}",
+            f"{' or '.join(keys)}: there is no prompt {name!r}",
             f"set it to {', '.join(packaged)}, or to the path of a .yaml file",
-            keys=[key],
+            keys=keys,
         )
     try:
         return kind.model_validate(yaml.safe_load(text))
     except (yaml.YAMLError, ValidationError) as error:
         raise ParamsError(
-            f"{key}: {name} is not {description}: {error}", f"start from a copy of {example}.yaml", keys=[key]
+            f"{' or '.join(keys)}: {name} is not {kind_name}: {error}",
+            f"start from a copy of {example}.yaml",
+            keys=keys,
         ) from error
 
 

@@ -78,10 +78,10 @@ class SomeOf:
         """See `Schema.read`; repeated words count once."""
         if not isinstance(value, list):
             raise InvalidAnswer("is no list")
-        found = tuple(dict.fromkeys(OneOf(self.words).read(word) for word in value))
-        if len(found) > self.most:
+        words = tuple(dict.fromkeys(OneOf(self.words).read(word) for word in value))
+        if len(words) > self.most:
             raise InvalidAnswer(f"names more than {self.most} words")
-        return found
+        return words
 
     def max_answer_tokens(self) -> int:
         """See `Schema.max_answer_tokens`."""
@@ -109,7 +109,7 @@ class Text:
         """See `Schema.read`."""
         if not isinstance(value, str):
             raise InvalidAnswer("is no text")
-        text = " ".join("".join(sign if sign.isprintable() else " " for sign in value).split())
+        text = " ".join("".join(char if char.isprintable() else " " for char in value).split())
         if len(text) > self.longest or not (text or self.empty):
             raise InvalidAnswer(f"has {len(text)} characters, {self.longest} are allowed")
         return text
@@ -153,11 +153,11 @@ class Schema:
         Raises:
             InvalidAnswer: If the answer violates the schema.
         """
-        found = read_object(content, {name for name, _ in self.fields})
+        answer = read_object(content, {name for name, _ in self.fields})
         values: dict[str, Value] = {}
         for name, kind in self.fields:
             try:
-                values[name] = kind.read(found[name])
+                values[name] = kind.read(answer[name])
             except InvalidAnswer as error:
                 raise InvalidAnswer(f"{name} {error}") from None
         return values
@@ -184,14 +184,14 @@ def read_object(content: str, keys: set[str]) -> Mapping[str, Any]:
     """
     fenced = _FENCE.fullmatch(content)
     try:
-        found = json.loads(
+        answer = json.loads(
             fenced[1] if fenced else content, object_pairs_hook=_reject_duplicate_keys, parse_constant=_reject_constant
         )
     except (ValueError, RecursionError) as error:
         raise InvalidAnswer("not JSON") from error
-    if not isinstance(found, dict) or set(found) != keys:
+    if not isinstance(answer, dict) or set(answer) != keys:
         raise InvalidAnswer(f"not an object with the keys {', '.join(sorted(keys))}")
-    return found
+    return answer
 
 
 def _reject_duplicate_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

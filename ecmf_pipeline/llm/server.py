@@ -74,7 +74,7 @@ class ChatServer:
         self._rng = rng or random.Random()
         self._stopped = threading.Event()
         self._answered = False
-        self._gives_logprobs = False
+        self._returned_logprobs = False
         self._options = RequestOptions()
         self._lock = threading.Lock()
         self._failed = 0  # consecutive failed questions
@@ -203,7 +203,7 @@ class ChatServer:
         if not logprobs:
             return Answer(content)
         if scored_tokens := choice.logprobs and choice.logprobs.content:
-            self._gives_logprobs = True
+            self._returned_logprobs = True
             tokens = tuple(
                 Token(
                     self._key.redact(token.token),
@@ -213,7 +213,7 @@ class ChatServer:
             )
             return Answer(content, tokens)
         # Empty answers and refusals have no log-probabilities on any server.
-        if (message.content or "").strip() and not message.refusal and not self._gives_logprobs:
+        if (message.content or "").strip() and not message.refusal and not self._returned_logprobs:
             raise ModelError(
                 f"the server at {self.config.base_url} returns no log-probabilities of {self.model}",
                 "set llm.server.scoring: samples",

@@ -64,10 +64,10 @@ class Budget:
             while True:
                 if config.max_requests is not None and self.requests >= config.max_requests:
                     raise BudgetSpent(f"llm.budget.max_requests is spent: {self.requests} requests sent")
-                room = None if config.max_tokens is None else config.max_tokens - self.tokens
-                if room is None or self._reserved + tokens <= room:
+                remaining = None if config.max_tokens is None else config.max_tokens - self.tokens
+                if remaining is None or self._reserved + tokens <= remaining:
                     break
-                if tokens > room or not self._reserved:
+                if tokens > remaining or not self._reserved:
                     raise BudgetSpent(
                         f"llm.budget.max_tokens is spent: {self.tokens} of {config.max_tokens} tokens used, and the "
                         f"next request may take {tokens}"
@@ -102,10 +102,10 @@ def _text_tokens(text: str) -> int:
 
 def truncate_text(text: str, tokens: int) -> tuple[str, bool]:
     """Truncate a text to about this many tokens; return it and whether it was truncated."""
-    room = 4.0 * tokens
+    remaining = 4.0 * tokens
     for position, character in enumerate(text):
-        room -= 1 if character.isascii() else 4
-        if room < 0:
+        remaining -= 1 if character.isascii() else 4
+        if remaining < 0:
             return text[:position], True
     return text, False
 
@@ -155,7 +155,7 @@ class Drafts:
         return draft
 
     def count_settled(self, key: str, samples: int) -> int:
-        """Return how many samples of a question need no further request: valid ones, and those invalid in all tries."""
+        """Count the samples of a question without a further request: valid ones, and those invalid in all tries."""
         tries = (
             [self.get(key, number + attempt * samples) for attempt in range(MAX_TRIES)] for number in range(samples)
         )

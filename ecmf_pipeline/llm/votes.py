@@ -46,7 +46,7 @@ def word_scores(
     config: LlmConfig,
     texts: Mapping[str, str],
     labels: Sequence[str],
-    given: Ints,
+    given_labels: Ints,
     folds: Ints,
     *,
     seed: int,
@@ -59,7 +59,7 @@ def word_scores(
         config: See `label_scores`, also for texts, labels, books and budget.
         texts: Transcript of each clip, by clip id, (n,).
         labels: The labels, (K,).
-        given: See `prompts_by_fold`, also for folds and seed.
+        given_labels: See `prompts_by_fold`, also for folds and seed.
         folds: Fold of each clip, (n,).
         seed: Seed of the drawn examples.
         books: Files of the stage.
@@ -71,7 +71,7 @@ def word_scores(
     results = []
     values = np.full((len(texts), len(labels)), np.nan)
     packaged = load_prompt(config.prompt)
-    for fold, prompt in prompts_by_fold(packaged, transcripts, given, labels, folds, seed=seed).items():
+    for fold, prompt in prompts_by_fold(packaged, transcripts, given_labels, labels, folds, seed=seed).items():
         rows = np.flatnonzero(folds == fold)
         # Texts are quarantined for one prompt, so each prompt has its own table.
         table = books.quarantine.with_name(f"{books.stage}-examples-{fold}.csv")
@@ -95,7 +95,7 @@ def word_scores(
 def prompts_by_fold(
     prompt: Prompt,
     texts: Sequence[str],
-    given: Ints,
+    given_labels: Ints,
     labels: Sequence[str],
     folds: Ints,
     *,
@@ -109,7 +109,7 @@ def prompts_by_fold(
     Args:
         prompt: The prompt; it keeps its example of a label without a suitable clip.
         texts: Transcript of each clip, (n,).
-        given: Index of the given label of each clip, (n,); -1 without a label.
+        given_labels: Index of the given label of each clip, (n,); -1 without a label.
         labels: The labels, (K,).
         folds: Fold of each clip, (n,); no group is in two folds.
         seed: Seed of the drawn examples.
@@ -123,31 +123,31 @@ def prompts_by_fold(
         rng = np.random.default_rng([seed, int(fold)])
         examples = {}
         for index, label in enumerate(labels):
-            candidates = np.flatnonzero(suitable & (given == index) & (folds != fold) & is_other_text)
+            candidates = np.flatnonzero(suitable & (given_labels == index) & (folds != fold) & is_other_text)
             if len(candidates):
                 examples[label] = texts[int(rng.choice(candidates))]
         prompts[int(fold)] = prompt.with_examples(examples)
     return prompts
 
 
-def without_short(found: Scored, texts: Sequence[str], least: int) -> tuple[Scored, int]:
+def without_short(scores: Scored, texts: Sequence[str], min_words: int) -> tuple[Scored, int]:
     """Remove the scores of very short transcripts: the model predicts its preferred labels for them.
 
     Args:
-        found: The scores, (n, K).
+        scores: The scores, (n, K).
         texts: The transcripts, (n,).
-        least: Minimum number of words (Chinese: characters).
+        min_words: Minimum number of words (Chinese: characters).
 
     Returns:
         The scores, and the number of clips whose scores were removed.
     """
-    short = np.array([count_words(text) < least for text in texts]) & np.isfinite(found.values).all(axis=1)
-    return replace(found, values=np.where(short[:, None], np.nan, found.values)), int(short.sum())
+    short = np.array([count_words(text) < min_words for text in texts]) & np.isfinite(scores.values).all(axis=1)
+    return replace(scores, values=np.where(short[:, None], np.nan, scores.values)), int(short.sum())
 
 
 def calibrated_votes(
     scores: Floats,
-    given: Ints,
+    given_labels: Ints,
     folds: Ints,
     config: LlmVotesConfig,
     *,
@@ -157,7 +157,7 @@ def calibrated_votes(
 
     Args:
         scores: Label scores, (n, K), rows of NaN without scores.
-        given: Index of the given label of each clip, (n,); -1 without a label.
+        given_labels: Index of the given label of each clip, (n,); -1 without a label.
         folds: Fold of each clip, (n,).
         config: Settings of the calibration.
         margin: Minimum lead of the first label over the second.
@@ -166,7 +166,9 @@ def calibrated_votes(
         Probabilities, (n, K), rows of NaN for abstentions, and the calibration of each fold.
     """
     temperature = None if config.temperature == "fitted" else config.temperature
-    values, fitted = held_out_calibrations(scores, given, folds, temperature=temperature, bias=config.bias == "fitted")
+    values, fitted = held_out_calibrations(
+        scores, given_labels, folds, temperature=temperature, bias=config.bias == "fitted"
+    )
     return votes_from_scores(values, margin=margin), fitted
 
 

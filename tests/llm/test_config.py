@@ -64,7 +64,7 @@ def test_a_missing_model_raises_model_error(model: str) -> None:
 def test_an_unknown_prompt_raises_params_error(tiny: LlmConfig) -> None:
     with pytest.raises(ParamsError) as caught:
         tiny.model_copy(update={"prompt": "emotion_fr"}).settings(SIX)
-    assert caught.value.keys == ("llm.prompt",)
+    assert "llm.prompt" in caught.value.keys
     assert "emotion_fr" in caught.value.message
 
 

@@ -1,4 +1,4 @@
-"""Cues name what is unusual in the corpus; unknown values have no cues."""
+"""Cues are unusual in the corpus; unknown values have no cues."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ def test_rare_active_blendshapes_are_cues_rarest_first() -> None:
     shapes[3, 25] = 0.5
     shapes[5, 25] = 0.6
     shapes[7] = np.nan
-    found = face_cues(shapes)
-    assert found[3] == ("smile", "jaw_open")
-    assert found[5] == ("jaw_open",)
-    assert found[7] == ()
-    assert sum(map(bool, found)) == 2, "an activation of a tenth is neutral, however rare"
+    cues = face_cues(shapes)
+    assert cues[3] == ("smile", "jaw_open")
+    assert cues[5] == ("jaw_open",)
+    assert cues[7] == ()
+    assert sum(map(bool, cues)) == 2, "an activation of a tenth is neutral, however rare"
 
 
 def test_a_clip_has_at_most_three_face_cues() -> None:
@@ -98,15 +98,15 @@ def test_voice_cues_compare_with_the_corpus() -> None:
     sounds[25] = np.nan
     sounds[0, PITCH] = 0.0  # no voiced frame: unknown, not the lowest pitch
     rates = np.full(count, np.nan)
-    found = voice_cues(sounds, rates)
-    assert found[49] == ("pitch_high", "quiet")
-    assert found[2] == ("pitch_low", "loud")
-    assert found[0] == ("loud",)
-    assert found[24] == found[25] == ()
+    cues = voice_cues(sounds, rates)
+    assert cues[49] == ("pitch_high", "quiet")
+    assert cues[2] == ("pitch_low", "loud")
+    assert cues[0] == ("loud",)
+    assert cues[24] == cues[25] == ()
     rates[:] = np.linspace(1, 6, count)
-    found = voice_cues(sounds, rates)
-    assert found[49] == ("pitch_high", "quiet", "fast")
-    assert found[1][-1] == "slow"
+    cues = voice_cues(sounds, rates)
+    assert cues[49] == ("pitch_high", "quiet", "fast")
+    assert cues[1][-1] == "slow"
 
 
 @pytest.mark.parametrize(

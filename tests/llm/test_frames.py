@@ -71,7 +71,7 @@ def test_each_file_is_sent_once(tmp_path: Path, clips: list[Clip]) -> None:
         config = frames_config(server.url, count=3).model_copy(
             update={"server": frames_config(server.url).server.model_copy(update={"scoring": "samples", "samples": 1})}
         )
-        found = score(tmp_path, clips, config)
+        result = score(tmp_path, clips, config)
         requests = len(server.requests)
         assert requests == 3, "one for each file, and one more after an invalid answer"
         again = score(tmp_path, clips, config)
@@ -80,10 +80,10 @@ def test_each_file_is_sent_once(tmp_path: Path, clips: list[Clip]) -> None:
         sizes = {picture.shape for number in range(requests) for picture in pictures(server, number)}
         assert max(max(size[:2]) for size in sizes) == 64
         assert server.requests[0]["messages"][0]["role"] == "system"
-    assert found.values.argmax(axis=1)[[0, 2]].tolist() == [2, 2]
-    assert np.isnan(found.values[[1, 3]]).all()
-    np.testing.assert_array_equal(found.values, again.values)
-    assert (found.asked, found.empty, found.invalid, again.cached) == (2, 1, 1, 2)
+    assert result.values.argmax(axis=1)[[0, 2]].tolist() == [2, 2]
+    assert np.isnan(result.values[[1, 3]]).all()
+    np.testing.assert_array_equal(result.values, again.values)
+    assert (result.asked, result.empty, result.invalid, again.cached) == (2, 1, 1, 2)
 
 
 def test_an_unreadable_file_is_quarantined(tmp_path: Path, clips: list[Clip]) -> None:
@@ -94,8 +94,8 @@ def test_an_unreadable_file_is_quarantined(tmp_path: Path, clips: list[Clip]) ->
         config = config.model_copy(
             update={"server": config.server.model_copy(update={"scoring": "samples", "samples": 1})}
         )
-        found = score(tmp_path, [clips[0], broken], config)
-    assert (found.asked, found.quarantined) == (1, 1)
+        result = score(tmp_path, [clips[0], broken], config)
+    assert (result.asked, result.quarantined) == (1, 1)
     assert "UnreadableMedia" in (tmp_path / "quarantine.csv").read_text()
 
 
@@ -106,9 +106,9 @@ def test_crops_of_faces_are_sent_if_configured(tmp_path: Path, clips: list[Clip]
         config = config.model_copy(
             update={"server": config.server.model_copy(update={"scoring": "samples", "samples": 1})}
         )
-        found = score(tmp_path, clips[:2], config, faces)
+        result = score(tmp_path, clips[:2], config, faces)
         assert {picture.shape for picture in pictures(server, 0)} == {(96, 96, 3)}
-    assert (found.asked, found.quarantined) == (1, 1)
+    assert (result.asked, result.quarantined) == (1, 1)
     assert "NoFaceFound" in (tmp_path / "quarantine.csv").read_text()
 
 

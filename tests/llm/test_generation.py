@@ -36,27 +36,27 @@ def fill_in(folder: Path, questions: Mapping[str, Chat], config: LlmConfig, sche
 def test_no_wrong_answer_is_accepted_and_no_answer_is_paid_twice(tmp_path: Path) -> None:
     texts = numbered_texts(60)
     with serving(lambda text, n: "ok" if (fault := frequent_fault(text, n)) == "hang" else fault) as server:
-        found = fill_in(tmp_path, chats([*texts, texts[0]]), server_config(server.url))
-        answered = {clip: values["label"] for clip, values in found.values.items() if values is not None}
+        result = fill_in(tmp_path, chats([*texts, texts[0]]), server_config(server.url))
+        answered = {clip: values["label"] for clip, values in result.values.items() if values is not None}
         assert {**answered} == {clip: WORDS[true_label((texts * 2)[int(clip[1:])])] for clip in answered}
-        assert (found.asked, found.cached, found.quarantined) == (60, 0, 0)
-        assert found.invalid == 61 - len(answered) < 15
+        assert (result.asked, result.cached, result.quarantined) == (60, 0, 0)
+        assert result.invalid == 61 - len(answered) < 15
         assert max(server.paid.values()) == 1
         before = len(server.received)
         again = fill_in(tmp_path, chats([*texts, texts[0]]), server_config(server.url))
         assert len(server.received) == before
-    assert (again.values, again.cached, again.invalid) == (found.values, 60, found.invalid)
+    assert (again.values, again.cached, again.invalid) == (result.values, 60, result.invalid)
 
 
 def test_an_invalid_answer_is_requested_once_more_and_stored(tmp_path: Path) -> None:
     with serving(lambda text, n: "wrong label" if text == "line 1" or n == 0 else "ok") as server:
-        found = fill_in(tmp_path, chats(numbered_texts(2)), server_config(server.url))
+        result = fill_in(tmp_path, chats(numbered_texts(2)), server_config(server.url))
         assert [body["temperature"] for body in server.requests if body["messages"][0]["content"].count("0")] == [
             0,
             0.7,
         ]
-    assert found.values == {"c0": {"label": "neutral"}, "c1": None}
-    assert found.invalid == 1
+    assert result.values == {"c0": {"label": "neutral"}, "c1": None}
+    assert result.invalid == 1
     (folder,) = (tmp_path / "cache").iterdir()
     cache = AnswerCache(tmp_path / "cache", folder.name, Written.parse)
     (raw, again) = cache[question_key(chats(numbered_texts(2))["c1"])].raw
@@ -67,9 +67,9 @@ def test_a_run_stops_at_the_budget_and_the_next_one_continues(tmp_path: Path) ->
     with serving(lambda *_: "ok") as server:
         with pytest.raises(BudgetSpent):
             fill_in(tmp_path, chats(numbered_texts(30)), server_config(server.url, BudgetConfig(max_requests=10)))
-        found = fill_in(tmp_path, chats(numbered_texts(30)), server_config(server.url))
+        result = fill_in(tmp_path, chats(numbered_texts(30)), server_config(server.url))
         assert len(server.received) == 30
-    assert (found.cached, found.asked) == (10, 20)
+    assert (result.cached, result.asked) == (10, 20)
 
 
 def test_invalid_answers_are_not_requested_again_by_the_next_run(tmp_path: Path) -> None:
@@ -85,10 +85,10 @@ def test_calls_of_one_run_can_share_a_budget(tmp_path: Path) -> None:
     budget, prompt = Budget(BudgetConfig(max_requests=7)), load_prompt("emotion_en")
 
     def score(folder: str, texts: list[str]) -> int:
-        at = books(tmp_path / folder)
-        steps = scoring_steps(config, prompt, WORDS, drafts=partial(open_drafts, at, "f"), budget=budget)
+        answer_paths = books(tmp_path / folder)
+        steps = scoring_steps(config, prompt, WORDS, drafts=partial(open_drafts, answer_paths, "f"), budget=budget)
         utterances = dict(zip(texts, texts, strict=True))
-        return score_texts(utterances, WORDS, fingerprint="f", books=at, steps=steps, config=config).asked
+        return score_texts(utterances, WORDS, fingerprint="f", books=answer_paths, steps=steps, config=config).asked
 
     with serving(lambda *_: "ok") as server:
         config = server_config(server.url, concurrency=1)
@@ -103,14 +103,14 @@ def test_answers_of_a_local_model_are_cached(tiny: LlmConfig, tmp_path: Path) ->
     form = Schema.of(cues=SomeOf(WORDS, most=2), why=Text(12))
     config = tiny.model_copy(update={"workers": 0, "batch_size": 2})
     questions = chats([*numbered_texts(3), "far too long " * 400, "line 0"])
-    found = fill_in(tmp_path, questions, config.model_copy(update={"max_quarantined": 0.5}), form)
-    assert (found.asked, found.quarantined, found.values["c3"]) == (3, 1, None)
+    result = fill_in(tmp_path, questions, config.model_copy(update={"max_quarantined": 0.5}), form)
+    assert (result.asked, result.quarantined, result.values["c3"]) == (3, 1, None)
     assert "RequestRefused" in (tmp_path / "quarantine.csv").read_text()
-    assert found.values["c0"] == found.values["c4"] is not None
+    assert result.values["c0"] == result.values["c4"] is not None
     again = fill_in(
         tmp_path, questions, config.model_copy(update={"model": str(config.model), "max_quarantined": 0.5}), form
     )
-    assert (again.values, again.asked, again.cached) == (found.values, 0, 3)
+    assert (again.values, again.asked, again.cached) == (result.values, 0, 3)
 
 
 def test_answers_round_trip_through_lines() -> None:

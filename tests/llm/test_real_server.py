@@ -88,21 +88,21 @@ def _drain(stderr: IO[str]) -> None:
 
 def test_scores_from_samples_are_cached(served: LlmConfig, tmp_path: Path) -> None:
     texts = [*TRUTH, UNANSWERABLE]
-    found = score(tmp_path, texts, served)
-    assert [WORDS[row] for row in found.values[:-1].argmax(axis=1)] == list(TRUTH.values())
-    assert np.isnan(found.values[-1]).all(), "the model abstains after invalid answers"
-    assert (found.asked, found.invalid, found.quarantined) == (6, 1, 0)
+    result = score(tmp_path, texts, served)
+    assert [WORDS[row] for row in result.values[:-1].argmax(axis=1)] == list(TRUTH.values())
+    assert np.isnan(result.values[-1]).all(), "the model abstains after invalid answers"
+    assert (result.asked, result.invalid, result.quarantined) == (6, 1, 0)
     again = score(tmp_path, texts, served.model_copy(update={"budget": BudgetConfig(max_requests=0)}))
-    np.testing.assert_array_equal(again.values, found.values)
+    np.testing.assert_array_equal(again.values, result.values)
     assert (again.asked, again.cached) == (0, 6)
 
 
 def test_the_server_fills_in_forms(served: LlmConfig, tmp_path: Path) -> None:
     chats = {text: PROMPT.chat_messages(text, LABELS) for text in [*TRUTH, UNANSWERABLE]}
     form = Schema.of(label=OneOf(tuple(WORDS)))
-    found = fill_in_forms(served, chats, form, prompt={"version": 1}, books=books(tmp_path))
-    assert found.values == {**{text: {"label": word} for text, word in TRUTH.items()}, UNANSWERABLE: None}
-    assert (found.asked, found.invalid) == (6, 1)
+    result = fill_in_forms(served, chats, form, prompt={"version": 1}, books=books(tmp_path))
+    assert result.values == {**{text: {"label": word} for text, word in TRUTH.items()}, UNANSWERABLE: None}
+    assert (result.asked, result.invalid) == (6, 1)
 
 
 def test_unsupported_requests_raise_model_error(served: LlmConfig, tmp_path: Path) -> None:

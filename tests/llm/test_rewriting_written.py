@@ -106,12 +106,12 @@ def test_after_two_invalid_answers_the_text_is_the_transcript(tmp_path: Path) ->
     jubilant = form(emotions=["jubilant"], clarity="clear")
     happy = form(cues="what a day", emotions=["happy"], clarity="clear")
     with serving(lambda text, n: jubilant if text == "No." or n == 0 else happy) as server:
-        found = rewrite(tmp_path, {"a": Context("Oh, what a day!"), "b": Context("No.")}, server_config(server.url))
+        result = rewrite(tmp_path, {"a": Context("Oh, what a day!"), "b": Context("No.")}, server_config(server.url))
         assert len(server.received) == 4
         again = rewrite(tmp_path, {"a": Context("Oh, what a day!"), "b": Context("No.")}, server_config(server.url))
         assert len(server.received) == 4
-    assert found.texts == again.texts == {"a": '"Oh, what a day!" The speaker sounds happy (what a day).', "b": "No."}
-    assert (found.invalid, found.unclear, found.asked, again.cached) == (1, 0, 2, 2)
+    assert result.texts == again.texts == {"a": '"Oh, what a day!" The speaker sounds happy (what a day).', "b": "No."}
+    assert (result.invalid, result.unclear, result.asked, again.cached) == (1, 0, 2, 2)
     assert any("jubilant" in path.read_text() for path in (tmp_path / "cache").rglob("*.jsonl")), "raw answer stored"
 
 
@@ -137,29 +137,29 @@ def test_cached_answers_that_violate_the_schema_are_requested_again(tmp_path: Pa
 def test_long_transcripts_are_truncated_only_in_the_question(tmp_path: Path) -> None:
     long = "word " * 300 + "end"
     with serving(lambda *_: form()) as server:
-        found = rewrite(tmp_path, {"a": Context(long)}, server_config(server.url))
+        result = rewrite(tmp_path, {"a": Context(long)}, server_config(server.url))
         assert len(server.requests[0]["messages"][-1]["content"]) < 600
-    assert long in found.texts["a"]
-    assert found.cut == 1
+    assert long in result.texts["a"]
+    assert result.cut == 1
 
 
 def test_rewrites_of_a_local_model_are_cached(tiny: LlmConfig, tmp_path: Path) -> None:
     prompt = EN.model_copy(update={"instruction": "Emotions: {emotions}", "examples": ()})
     config = tiny.model_copy(update={"workers": 0})
     contexts = {"a": Context("I miss her."), "b": Context("Go away!")}
-    found = generate_rewrites(contexts, config=config, prompt=prompt, books=books(tmp_path))
-    assert (found.asked, found.invalid, found.quarantined) == (2, 0, 0)
-    assert all(context.text in found.texts[clip] for clip, context in contexts.items())
+    result = generate_rewrites(contexts, config=config, prompt=prompt, books=books(tmp_path))
+    assert (result.asked, result.invalid, result.quarantined) == (2, 0, 0)
+    assert all(context.text in result.texts[clip] for clip, context in contexts.items())
     again = generate_rewrites(contexts, config=config, prompt=prompt, books=books(tmp_path))
-    assert (again.texts, again.asked) == (found.texts, 0)
+    assert (again.texts, again.asked) == (result.texts, 0)
 
 
 def test_cues_are_appended_to_a_scored_rewrite(tiny: LlmConfig, tmp_path: Path) -> None:
     contexts = {"a": Context("I miss her.", cues=("brows lowered", "voice louder than usual")), "b": Context("Hm.")}
     config = tiny.model_copy(update={"workers": 0})
-    found = enrich_texts(config, RewriteConfig(), contexts, ("happy", "sad"), books=books(tmp_path))
-    assert found.texts["a"].endswith(". Face and voice: brows lowered, voice louder than usual.")
-    assert "Face and voice" not in found.texts["b"]
+    result = enrich_texts(config, RewriteConfig(), contexts, ("happy", "sad"), books=books(tmp_path))
+    assert result.texts["a"].endswith(". Face and voice: brows lowered, voice louder than usual.")
+    assert "Face and voice" not in result.texts["b"]
 
 
 def test_a_prompt_file_of_the_user(tmp_path: Path) -> None:

@@ -39,22 +39,22 @@ def ok(_text: str, _attempt: int) -> str:
 def test_no_fault_leads_to_a_wrong_label_or_a_second_payment(tmp_path: Path) -> None:
     texts = numbered_texts(500)
     with serving() as server:
-        found = score(tmp_path, texts, server_config(server.url, timeout=5.0, concurrency=16))
+        result = score(tmp_path, texts, server_config(server.url, timeout=5.0, concurrency=16))
         assert {*SERVER_FAULTS, *ANSWER_FAULTS} <= set(server.faults), "every fault occurred"
-        answered = np.isfinite(found.values).all(axis=1)
+        answered = np.isfinite(result.values).all(axis=1)
         labels = np.array([true_label(text) for text in texts])
-        assert (found.values[answered].argmax(axis=1) == labels[answered]).all(), "wrong labels accepted"
+        assert (result.values[answered].argmax(axis=1) == labels[answered]).all(), "wrong labels accepted"
         assert max(server.paid.values()) == 1, "paid twice"
-        assert (found.asked, found.quarantined) == (500, 0)
-        assert 0 < found.invalid == (~answered).sum() < 50  # two invalid answers
+        assert (result.asked, result.quarantined) == (500, 0)
+        assert 0 < result.invalid == (~answered).sum() < 50  # two invalid answers
         for row, text in enumerate(texts):
             if not answered[row]:
                 assert len(ScoreCache(tmp_path / "cache", "f")[sha256_text(text)].raw) == 2
         before = len(server.received)
         again = score(tmp_path, texts, server_config(server.url))
         assert len(server.received) == before
-    np.testing.assert_array_equal(found.values, again.values)
-    assert (again.cached, again.invalid) == (500, found.invalid)
+    np.testing.assert_array_equal(result.values, again.values)
+    assert (again.cached, again.invalid) == (500, result.invalid)
 
 
 def test_a_run_after_sigkill_requests_only_missing_answers(tmp_path: Path) -> None:
@@ -73,20 +73,20 @@ def test_a_run_after_sigkill_requests_only_missing_answers(tmp_path: Path) -> No
         paid, before = stored_keys(tmp_path), len(server.received)
         assert 40 <= len(paid) < 400
         assert before - len(paid) <= 8, "only pending requests are lost"
-        found = score(tmp_path, numbered_texts(400), server_config(server.url))
+        result = score(tmp_path, numbered_texts(400), server_config(server.url))
         resumed = server.received[before:]
     assert sorted(resumed) == sorted(text for text in numbered_texts(400) if sha256_text(text) not in paid)
-    assert (found.cached, found.asked) == (len(paid), 400 - len(paid))
+    assert (result.cached, result.asked) == (len(paid), 400 - len(paid))
 
 
 def test_scores_are_shares_of_samples(tmp_path: Path) -> None:
     with serving(lambda _, attempt: "wrong label" if attempt in {1, 2} else "ok") as server:
-        found = score(
+        result = score(
             tmp_path, numbered_texts(3), server_config(server.url, scoring="samples", samples=4, concurrency=1)
         )
     # The second sample is invalid in both tries: three of four samples are valid.
-    assert (found.values.argmax(axis=1) == [0, 1, 2]).all()
-    np.testing.assert_allclose(np.exp(found.values[0]), [3.5 / 6] + [0.5 / 6] * 5, atol=1e-5)
+    assert (result.values.argmax(axis=1) == [0, 1, 2]).all()
+    np.testing.assert_allclose(np.exp(result.values[0]), [3.5 / 6] + [0.5 / 6] * 5, atol=1e-5)
     assert len({body["seed"] for body in server.requests[:5]}) == 5
     assert all("logprobs" not in body for body in server.requests)
 
@@ -104,14 +104,14 @@ def test_one_answer_without_log_probabilities_affects_only_its_text(tmp_path: Pa
     faulty_text = "line 5" if fault == "no logprobs" else "line 0"
     with serving(lambda text, _: fault if text == faulty_text else "ok") as server:
         config = server_config(server.url, concurrency=1).model_copy(update={"max_quarantined": 0.5})
-        found = score(tmp_path, numbered_texts(6), config)
+        result = score(tmp_path, numbered_texts(6), config)
         before = len(server.received)
         again = score(tmp_path, numbered_texts(6), config)
         assert len(server.received) == before, "the next run does not request it again"
     lost = numbered_texts(6).index(faulty_text)
-    assert np.isfinite(found.values).all(axis=1).tolist() == [number != lost for number in range(6)]
-    assert (found.quarantined, found.invalid) == ((1, 0) if fault == "filtered" else (0, 1))
-    assert (again.quarantined, again.invalid) == (found.quarantined, found.invalid)
+    assert np.isfinite(result.values).all(axis=1).tolist() == [number != lost for number in range(6)]
+    assert (result.quarantined, result.invalid) == ((1, 0) if fault == "filtered" else (0, 1))
+    assert (again.quarantined, again.invalid) == (result.quarantined, result.invalid)
     if fault == "refusal":
         assert any("cannot help" in raw for raw in ScoreCache(tmp_path / "cache", "f")[sha256_text("line 0")].raw)
 
@@ -125,10 +125,10 @@ def test_options_are_adapted_to_the_errors_of_a_server(
     tmp_path: Path, fault: str, unsupported: set[str], concurrency: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(lambda *_: fault) as server:
-        found = score(tmp_path, numbered_texts(20), server_config(server.url, concurrency=concurrency, max_retries=0))
+        result = score(tmp_path, numbered_texts(20), server_config(server.url, concurrency=concurrency, max_retries=0))
         answered = [body for body in server.requests if not unsupported & set(body)]
-    assert (found.asked, found.invalid, found.quarantined) == (20, 0, 0)
-    assert (found.values.argmax(axis=1) == [true_label(text) for text in numbered_texts(20)]).all()
+    assert (result.asked, result.invalid, result.quarantined) == (20, 0, 0)
+    assert (result.values.argmax(axis=1) == [true_label(text) for text in numbered_texts(20)]).all()
     assert len(answered) == 20, "each text is answered once"
     assert len(server.requests) <= 20 + len(unsupported) * concurrency, "options are adapted once for all requests"
     assert all(body["max_completion_tokens"] == 64 for body in answered)
@@ -169,15 +169,15 @@ def test_a_run_stops_at_the_budget_and_the_next_one_continues(tmp_path: Path, bu
         first = len(server.received)
         assert least <= first <= 40
         assert len(stored_keys(tmp_path)) == first
-        found = score(tmp_path, numbered_texts(50), server_config(server.url))
+        result = score(tmp_path, numbered_texts(50), server_config(server.url))
     assert len(server.received) == 50
-    assert (found.cached, found.asked) == (first, 50 - first)
+    assert (result.cached, result.asked) == (first, 50 - first)
 
 
 def test_reserved_tokens_of_pending_requests_do_not_spend_the_budget(tmp_path: Path) -> None:
     with serving(ok) as server:  # each request uses 100 tokens and reserves more than 300
-        found = score(tmp_path, numbered_texts(20), server_config(server.url, BudgetConfig(max_tokens=2400)))
-    assert (found.asked, len(server.received)) == (20, 20)
+        result = score(tmp_path, numbered_texts(20), server_config(server.url, BudgetConfig(max_tokens=2400)))
+    assert (result.asked, len(server.received)) == (20, 20)
 
 
 @pytest.mark.parametrize("counted", [-5000, 0])
@@ -199,8 +199,8 @@ def test_impossible_token_counts_do_not_extend_the_budget(
 
 def test_a_refused_text_is_quarantined_and_a_wrong_key_stops_the_run(tmp_path: Path) -> None:
     with serving(lambda text, _: "400" if text == "line 7" else "ok") as server:
-        found = score(tmp_path, numbered_texts(20), server_config(server.url, concurrency=1))
-        assert (found.asked, found.quarantined) == (19, 1)
+        result = score(tmp_path, numbered_texts(20), server_config(server.url, concurrency=1))
+        assert (result.asked, result.quarantined) == (19, 1)
         assert "RequestRefused" in (tmp_path / "quarantine.csv").read_text()
     with serving(lambda _, __: "401") as server, pytest.raises(ModelError) as caught:
         score(tmp_path / "key", numbered_texts(20), server_config(server.url, concurrency=2))
@@ -220,9 +220,9 @@ def test_impossible_log_probabilities_are_invalid_answers(
     tokens = fault_server._tokens
     monkeypatch.setattr("tests.llm.fault_server._tokens", invalid_tokens)
     with serving(ok) as server:
-        found = score(tmp_path, numbered_texts(6), server_config(server.url))
-    assert (found.asked, found.invalid, found.quarantined) == (6, 1, 0)
-    assert not np.isfinite(found.values[3]).any()
+        result = score(tmp_path, numbered_texts(6), server_config(server.url))
+    assert (result.asked, result.invalid, result.quarantined) == (6, 1, 0)
+    assert not np.isfinite(result.values[3]).any()
 
 
 def test_settings_contain_only_what_changes_answers() -> None:

@@ -64,8 +64,8 @@ def test_an_escaped_key_in_an_answer_is_not_stored(
 ) -> None:
     monkeypatch.setenv("MY_KEY", KEY)
     with serving(lambda text, _: f"content: {content}" if text == "line 1" else "ok") as server:
-        found = score(tmp_path, numbered_texts(3), server_config(server.url, key_env="MY_KEY"))
-    assert (found.invalid, found.quarantined) == (1, 0)
+        result = score(tmp_path, numbered_texts(3), server_config(server.url, key_env="MY_KEY"))
+    assert (result.invalid, result.quarantined) == (1, 0)
     raw = ScoreCache(tmp_path / "cache", "f")[sha256_text("line 1")].raw
     for text in raw:
         assert "***" in text
@@ -75,7 +75,7 @@ def test_an_escaped_key_in_an_answer_is_not_stored(
 
 def unescaped(text: str) -> str:
     """Return the text with its JSON escapes replaced by their characters."""
-    return re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), text).replace("\\\\", "\\")
+    return re.sub(r"\\u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), text).replace("\\\\", "\\")
 
 
 def test_a_key_is_redacted_with_any_escapes() -> None:

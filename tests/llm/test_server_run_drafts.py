@@ -44,11 +44,11 @@ def test_runs_with_a_small_budget_pay_for_no_answer_twice(tmp_path: Path) -> Non
             assert len(server.received) == 30 * run
             finished = ScoreCache(tmp_path / "cache", "f")
             assert 5 * len(finished) + len(drafts(tmp_path)) == 30 * run
-        found = score(tmp_path, texts, config)
+        result = score(tmp_path, texts, config)
         assert len(server.received) == 120
         assert repeated_requests(server) == 0
-    assert np.isfinite(found.values).all()
-    assert (found.values.argmax(axis=1) == np.arange(24) % 6).all()
+    assert np.isfinite(result.values).all()
+    assert (result.values.argmax(axis=1) == np.arange(24) % 6).all()
     assert not list((tmp_path / ".spool").rglob(DRAFTS_FILE))
 
 
@@ -61,12 +61,12 @@ def test_after_a_failure_only_the_missing_samples_are_requested(tmp_path: Path) 
         assert len(drafts(tmp_path)) == 9
         server.plan = ok
         before = len(server.received)
-        found = score(tmp_path, numbered_texts(3), config)
+        result = score(tmp_path, numbered_texts(3), config)
         rest = zip(server.received[before:], server.requests[before:], strict=True)
         assert Counter((text, body["seed"]) for text, body in rest) == Counter(
             (text, config.server.seed + number) for text in numbered_texts(3) for number in (3, 4)
         )
-    np.testing.assert_allclose(np.exp(found.values).max(axis=1), 5.5 / 8, atol=1e-5)
+    np.testing.assert_allclose(np.exp(result.values).max(axis=1), 5.5 / 8, atol=1e-5)
 
 
 def test_invalid_answers_are_paid_for_once(tmp_path: Path) -> None:
@@ -80,9 +80,9 @@ def test_invalid_answers_are_paid_for_once(tmp_path: Path) -> None:
                 with pytest.raises(BudgetSpent):
                     score(tmp_path / scoring, numbered_texts(1), config)
                 received.append(len(server.received))
-            found = score(tmp_path / scoring, numbered_texts(1), config)
+            result = score(tmp_path / scoring, numbered_texts(1), config)
             assert received == list(range(1, len(server.received)))
-            assert found.invalid == 1, "at most half of the samples are valid"
+            assert result.invalid == 1, "at most half of the samples are valid"
             raw = ScoreCache(tmp_path / scoring / "cache", "f")[sha256_text("line 0")].raw
             assert [answer.split(":")[0] for answer in raw] == ["not JSON"] * 2
 
@@ -100,10 +100,10 @@ def test_a_killed_run_loses_only_pending_requests(tmp_path: Path) -> None:
         with subprocess.Popen([*command, "60", "30", "samples"], stderr=subprocess.DEVNULL) as run:
             assert reached.wait(120)
             run.send_signal(signal.SIGKILL)
-        found = score(tmp_path, numbered_texts(60), server_config(server.url, scoring="samples"))
+        result = score(tmp_path, numbered_texts(60), server_config(server.url, scoring="samples"))
         assert repeated_requests(server) <= 8
         assert len(server.received) - repeated_requests(server) == 300
-    assert np.isfinite(found.values).all()
+    assert np.isfinite(result.values).all()
 
 
 def test_a_damaged_line_loses_only_itself(tmp_path: Path) -> None:

@@ -27,18 +27,18 @@ def test_the_fitted_temperature_is_that_of_the_labels(temperature: float) -> Non
     scores, labels = drawn_labels(4000, temperature)
     assert fit_calibration(scores, labels, bias=False).temperature == pytest.approx(temperature, rel=0.1)
     scores[::2], labels[1::4] = np.nan, -1
-    found = fit_calibration(scores, labels, bias=False)
-    assert found.temperature == pytest.approx(temperature, rel=0.2)
-    assert found.labelled == 1000
-    np.testing.assert_array_equal(found.bias, 0.0)
+    calibration = fit_calibration(scores, labels, bias=False)
+    assert calibration.temperature == pytest.approx(temperature, rel=0.2)
+    assert calibration.labelled == 1000
+    np.testing.assert_array_equal(calibration.bias, 0.0)
 
 
 def test_the_fitted_bias_corrects_the_scores() -> None:
     scores, labels = drawn_labels(4000, 2.0)
     bias = np.array([3.0, 0.0, -1.0, -2.0])  # preference of the model, independent of the label
-    found = fit_calibration(scores + bias, labels)
-    assert found.temperature == pytest.approx(2.0, rel=0.1)
-    np.testing.assert_allclose(found.bias, -bias / 2.0, atol=0.15)
+    calibration = fit_calibration(scores + bias, labels)
+    assert calibration.temperature == pytest.approx(2.0, rel=0.1)
+    np.testing.assert_allclose(calibration.bias, -bias / 2.0, atol=0.15)
     uncalibrated, truth = scores[2000:] + bias, labels[2000:]
     held_out = fit_calibration((scores + bias)[:2000], labels[:2000])(uncalibrated)
     assert log_loss(held_out, truth) < log_loss(uncalibrated, truth) - 0.3
@@ -47,9 +47,9 @@ def test_the_fitted_bias_corrects_the_scores() -> None:
 
 def test_a_fixed_temperature_is_not_fitted() -> None:
     scores, labels = drawn_labels(400, 2.0)
-    found = fit_calibration(scores, labels, temperature=1.5)
-    assert found.temperature == pytest.approx(1.5)
-    assert np.abs(found.bias).max() > 0.01
+    calibration = fit_calibration(scores, labels, temperature=1.5)
+    assert calibration.temperature == pytest.approx(1.5)
+    assert np.abs(calibration.bias).max() > 0.01
     fixed = fit_calibration(scores, labels, temperature=1.5, bias=False)
     assert (fixed.temperature, fixed.labelled) == (1.5, 0)
     np.testing.assert_array_equal(fixed(scores), scores / 1.5)
@@ -66,9 +66,9 @@ def test_few_labels_change_the_bias_little() -> None:
 def test_scores_with_too_few_labels_are_not_calibrated() -> None:
     scores, labels = drawn_labels(29, 3.0)
     scores = np.concatenate([scores, np.full((5, 4), np.nan)])
-    found = fit_calibration(scores, np.concatenate([labels, np.zeros(5, int)]))
-    assert (found.temperature, found.labelled) == (1.0, 0)
-    np.testing.assert_array_equal(found(scores), scores)
+    calibration = fit_calibration(scores, np.concatenate([labels, np.zeros(5, int)]))
+    assert (calibration.temperature, calibration.labelled) == (1.0, 0)
+    np.testing.assert_array_equal(calibration(scores), scores)
 
 
 def test_a_fold_does_not_affect_its_own_calibration() -> None:
@@ -129,8 +129,8 @@ def test_no_example_has_the_text_of_a_clip_of_the_fold() -> None:
 
 def test_scores_of_a_server_are_calibrated_by_those_of_the_calibration_texts() -> None:
     values = np.array([[1.0, 2.0], [np.nan, np.nan], [0.5, 0.0], [np.nan, np.nan], [1.5, 1.0]])
-    found = subtract_calibration(Scored(values, 5, 0, 0, 0, 0, 0), 3)
-    np.testing.assert_array_equal(found.values, np.array([[0.0, 1.5], [np.nan, np.nan]]))
+    result = subtract_calibration(Scored(values, 5, 0, 0, 0, 0, 0), 3)
+    np.testing.assert_array_equal(result.values, np.array([[0.0, 1.5], [np.nan, np.nan]]))
     with pytest.raises(ModelError) as caught:
         subtract_calibration(Scored(np.full((3, 2), np.nan), 3, 0, 0, 0, 0, 0), 2)
     assert "llm.calibration: none" in str(caught.value.hint)

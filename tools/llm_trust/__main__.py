@@ -71,10 +71,10 @@ def faults() -> int:
             half_sent.wait()
             run.send_signal(signal.SIGKILL)
         stored, before = stored_keys(Path(name)), len(server.received)
-        found = score(Path(name), texts, server_config(server.url, timeout=2.0, concurrency=16))
+        second = score(Path(name), texts, server_config(server.url, timeout=2.0, concurrency=16))
         repeated = [text for text in server.received[before:] if sha256_text(text) in stored]
         third = score(Path(name), texts, server_config(server.url))
-    labels = [int(row.argmax()) if np.isfinite(row).all() else -1 for row in found.values]
+    labels = [int(row.argmax()) if np.isfinite(row).all() else -1 for row in second.values]
     outcomes = {
         text: "abstained" if label < 0 else "right" if label == true_label(text) else "wrong"
         for text, label in zip(texts, labels, strict=True)
@@ -86,8 +86,8 @@ def faults() -> int:
     echo(f"{'all':<16}{len(server.received):>10}{TEXTS:>8}{_counts(list(outcomes.values()))}")
     twice = [text for text, count in server.paid.items() if count > 1]
     echo(
-        f"killed with {len(stored)} stored answers; the second run used {found.cached} of them, requested "
-        f"{found.asked} and repeated {len(repeated)}; the third run requested {third.asked}\n"
+        f"killed with {len(stored)} stored answers; the second run used {second.cached} of them, requested "
+        f"{second.asked} and repeated {len(repeated)}; the third run requested {third.asked}\n"
         f"paid twice: {len(twice)}, of which {sum(sha256_text(text) not in stored for text in twice)} were pending "
         "when the run was killed (limit: 8)"
     )
