@@ -20,7 +20,7 @@ CueKind = Literal["face", "audio"]
 _VARIABLE_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _MODEL_FILES = {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"}
-_HINT = "set llm.model to a model folder or a hub id, or create the embedded model with"
+_HINT = "set llm.model to a model folder or a hub id; for the embedded model, run"
 _COMMAND = "ecmf-pipe models"
 
 

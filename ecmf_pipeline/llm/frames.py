@@ -125,7 +125,7 @@ def frame_keys(clips: Sequence[Clip], shown: ShownFrames, faces: FaceConfig) -> 
 
 
 class FrameScoringStep(ServerStep[Question[Clip], list[bytes], TextScores]):
-    """Score the labels of clips from their pictures with a server.
+    """Step that scores the labels of clips from their pictures with a server.
 
     One thread at a time decodes pictures: detectors hold native objects, and the server takes most of the time.
 

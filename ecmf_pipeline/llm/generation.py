@@ -140,7 +140,7 @@ def _generation_step(config: LlmConfig, schema: Schema, worker: int) -> Generati
 
 
 class GenerationStep(Step[Question[Chat], Chat, Written]):
-    """Answer questions with a local model.
+    """Step that answers questions with a local model.
 
     Args:
         generator: The model.

@@ -94,7 +94,7 @@ class TransformersGenerator:
     def _fill_in(self, prompts: Sequence[list[int]], schema: Schema) -> list[Generated]:
         """Answer one batch, field by field."""
         prefix = self._prefix if self._cache is not None else []
-        batch = Batch(self._model, prompts, prefix, self._cache if prefix else None)
+        batch = GenerationBatch(self._model, prompts, prefix, self._cache if prefix else None)
         writer = FieldWriter(self._model, batch, self._masks)
         values: list[dict[str, object]] = [{} for _ in prompts]
         for number, (name, kind) in enumerate(schema.fields):
@@ -123,9 +123,9 @@ def _validate(content: str, schema: Schema) -> Generated:
 
 
 class FieldWriter:
-    """Write the values of fields into all rows of a batch."""
+    """Writer of the values of fields into all rows of a batch."""
 
-    def __init__(self, model: LocalModel, batch: Batch, masks: TokenMasks) -> None:
+    def __init__(self, model: LocalModel, batch: GenerationBatch, masks: TokenMasks) -> None:
         self._model = model
         self._batch = batch
         self._masks = masks
@@ -214,8 +214,8 @@ def _escaped(words: Sequence[str]) -> list[str]:
     return [json.dumps(word, ensure_ascii=False)[1:-1] for word in words]
 
 
-class Batch:
-    """B texts. Appended tokens are run when logits are requested, for all rows at once.
+class GenerationBatch:
+    """B texts that a model continues. Appended tokens are run when logits are requested, for all rows at once.
 
     Rows are padded to the same width. Padding is masked, and each token has its position in its own text, so the
     results equal those of a separate run.

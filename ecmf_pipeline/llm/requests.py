@@ -78,7 +78,7 @@ class ServerStep(Step[ItemT, OpenedT, RowT]):
 
 
 class TextScoringStep(ServerStep[Question[str], str, TextScores]):
-    """Score the labels of each text with a server.
+    """Step that scores the labels of each text with a server.
 
     Args:
         config: The server.
@@ -179,7 +179,7 @@ class LabelScorer:
 
 
 class ServerFormStep(ServerStep[Question[Chat], Chat, Written]):
-    """Fill in forms with a server.
+    """Step that fills in forms with a server.
 
     Args:
         config: The server.

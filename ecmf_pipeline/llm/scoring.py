@@ -131,8 +131,7 @@ def subtract_calibration(scores: Scored, texts: int) -> Scored:
     if not valid.any():
         raise ModelError(
             f"none of the {texts} calibration texts has a valid answer",
-            "set llm.model to a model that follows a schema, or set llm.calibration: none; the raw answers are printed "
-            "by",
+            "set llm.model to a model that follows a schema, or set llm.calibration: none; to print its raw answers, run",
             command="ecmf-pipe llm export -",
         )
     return replace(scores, values=values - baseline[valid].mean(axis=0))
@@ -227,7 +226,7 @@ def _scoring_step(config: LlmConfig, prompt: Prompt, labels: tuple[str, ...], wo
 
 
 class ScoringStep(Step[Question[str], str, TextScores]):
-    """Score the labels of texts with a local model.
+    """Step that scores the labels of texts with a local model.
 
     Args:
         scorer: The model.

@@ -80,7 +80,7 @@ def _escaped_forms(character: str) -> str:
 
 
 class RequestOptions:
-    """Adapt request options to the 400 responses of a server; an adaptation holds for all further requests.
+    """Request options, adapted to the error responses of a server; an adaptation holds for all further requests.
 
     Threads can share it: each adaptation is one idempotent assignment.
     """

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ecmf_pipeline.core.errors import ModelError, RequestRefused
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.local import LocalModel
-from ecmf_pipeline.llm.local_generation import Batch, TransformersGenerator, truncate_at_word
+from ecmf_pipeline.llm.local_generation import GenerationBatch, TransformersGenerator, truncate_at_word
 from ecmf_pipeline.llm.prompt import Chat, Context, load_rewrite_prompt
 from ecmf_pipeline.llm.schema import OneOf, Schema, SomeOf, Text
 
@@ -89,7 +89,7 @@ def test_the_chosen_word_is_the_most_probable_by_plain_forward_passes(tiny: LlmC
 def test_rows_of_other_lengths_do_not_change_logits(tiny: LlmConfig) -> None:
     model = LocalModel(tiny)
     prompts = [[5, 6, 7], [8], [9, 10, 11, 12, 13]]
-    batch = Batch(model, prompts, [], None)
+    batch = GenerationBatch(model, prompts, [], None)
     batch.logits([0])
     extended = [[*prompt, *more] for prompt, more in zip(prompts, ([20, 21], [], [22]), strict=True)]
     for row, prompt in enumerate(prompts):
