@@ -131,7 +131,7 @@ def subtract_calibration(scores: Scored, texts: int) -> Scored:
     if not valid.any():
         raise ModelError(
             f"none of the {texts} calibration texts has a valid answer",
-            "set llm.model to a model that follows a schema, or set llm.calibration: none; to print its raw answers, run",
+            "set llm.calibration: none, or llm.model to a model that follows a schema; to print its raw answers, run",
             command="ecmf-pipe llm export -",
         )
     return replace(scores, values=values - baseline[valid].mean(axis=0))
