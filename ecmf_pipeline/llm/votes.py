@@ -194,7 +194,7 @@ def calibration_summary(fitted: Sequence[LabelCalibration]) -> str:
     counts = [calibration.labelled for calibration in fitted]
     temperatures = [calibration.temperature for calibration in fitted]
     if not max(counts, default=0):
-        return "is not calibrated on labels: it is turned off, or the other folds have too few scored labelled clips"
+        return "is not calibrated on labels: calibration is off, or there are too few labelled clips in other folds"
     return (
         f"is calibrated for each fold on {min(counts)} to {max(counts)} labelled clips of the other folds "
         f"(temperature {min(temperatures):.2f} to {max(temperatures):.2f}); uncalibrated folds: {counts.count(0)}"
