@@ -1,7 +1,7 @@
-"""The LLM: emotional cues for the text branch, and votes.
+"""Language models: emotional cues for the text branch, and votes.
 
-``prompt`` says what is asked, ``schema`` what a form may hold. ``answers`` keeps what was answered, and asks only what
-it does not hold: ``scoring`` of labels, ``generation`` of forms, ``frames`` of clips. Models of this machine answer
-through ``local`` and ``local_generation``, servers through ``requests`` and ``server``, within what ``server_run``
-allows. ``rewriting`` and ``votes`` make of the answers what the stages write.
+``prompt`` renders the prompts and ``schema`` defines the form of an answer. ``answers`` caches answers and sends only
+new questions: ``scoring`` scores labels, ``generation`` fills in forms, ``frames`` scores labels from pictures. Local
+models run in ``local`` and ``local_generation``; servers are called by ``requests`` and ``server`` within the limits of
+``server_run``. ``rewriting`` and ``votes`` turn the answers into the output of the stages.
 """

@@ -1,13 +1,13 @@
-"""Answers of language models: the cache of them, and the long loop that asks only what it does not hold, each once.
+"""Cache of the answers of language models, and the run that sends only questions without a cached answer.
 
-Answers already paid for are immutable parts of whole lines, in a folder per fingerprint. A line is
-``{"key": <SHA-256 of the text>, "scores": [...]}``, with ``"cut": true`` where only the beginning of the text was read.
-A text on which the model gave no valid answer has no scores but ``"raw": [...]``, what it said instead: it is not asked
-again either. Where a form was filled in, ``values`` stands for the scores.
+The cache is a folder for each fingerprint with immutable parts of whole lines. A line is
+``{"key": <SHA-256 of the text>, "scores": [...]}``, with ``"cut": true`` if the text was truncated. A text without a
+valid answer has no scores but ``"raw": [...]``, the invalid answers; it is not sent again either. A filled-in form has
+``values`` instead of scores.
 
-Nothing is ever appended to a part, so that DVC sends new parts alone and a file that its cache shares stays as it was;
-parts are made aside and renamed into place. What the workers of a run have finished waits in a spool until it is sealed
-into a part. A text that was paid for twice merely stands twice; a damaged line costs that line.
+Parts are never modified: DVC transfers new parts only, and files that its cache shares stay intact. Parts are written
+elsewhere and renamed into place. Finished batches wait in a spool until they are sealed into a part. If a text was paid
+for twice, the cache holds it twice; a damaged line loses only itself.
 """
 
 from __future__ import annotations
@@ -30,45 +30,45 @@ from ecmf_pipeline.core.errors import ServerUnavailable, TooManyQuarantined, Try
 from ecmf_pipeline.core.files import flush_folder, sha256_text, write_atomic
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.schema import Value
-from ecmf_pipeline.llm.server_run import DRAFTS_FILE, RAW, Drafts, Threads
+from ecmf_pipeline.llm.server_run import DRAFTS_FILE, MAX_RAW_CHARACTERS, Drafts, ThreadEngine
 from ecmf_pipeline.runner import Engine, Run, RunConfig, RunReport, StepFactory, Target
 from ecmf_pipeline.runner.machine import threads_per_worker
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.runner.step import PartWriter, Spool
 
 PART_SIZE = 1024
-"""Answers that stand in one file."""
+"""Number of answers in one part."""
 BRANCH = "llm"
-"""The one branch of the loop."""
-DIGITS = 6
-"""Decimals that are kept of a score."""
+"""Name of the only branch of the run."""
+SCORE_DECIMALS = 6
+"""Number of decimals of a stored score."""
 _PART = re.compile(r"part-(\d{6,})-[0-9a-f]{8}\.jsonl")
 
 
 class CacheRow(Protocol):
-    """One line."""
+    """One line of the cache."""
 
     @property
     def key(self) -> str:
-        """SHA-256 of what was asked about."""
+        """SHA-256 of the question."""
 
     def line(self) -> str:
-        """The line, with its end."""
+        """Return the line, with its line break."""
 
 
 RowT = TypeVar("RowT", bound=CacheRow)
-Asked = TypeVar("Asked")
+ContentT = TypeVar("ContentT")
 
 
 @dataclass(frozen=True, slots=True)
 class TextScores:
-    """What a model said of one text.
+    """Label scores of one text.
 
     Attributes:
         key: SHA-256 of the text.
-        scores: A score for each label, (K,), rounded to `DIGITS`.
-        cut: Whether the text was too long and only its beginning was read.
-        raw: The answers that were not valid, with the reason before each. Without scores: the model abstains.
+        scores: A score for each label, (K,), rounded to `SCORE_DECIMALS`; empty if the model abstains.
+        cut: Whether the text was too long and truncated.
+        raw: The invalid answers, each with its reason in front.
     """
 
     key: str
@@ -78,39 +78,39 @@ class TextScores:
 
     @classmethod
     def of(cls, key: str, scores: NDArray[np.float64], *, cut: bool = False) -> TextScores:
-        """Scores of a text, rounded.
+        """Return the scores of a text, rounded.
 
         Raises:
-            ValueError: When a score is not finite.
+            ValueError: If a score is not finite.
         """
         if not np.isfinite(scores).all():
             raise ValueError(f"scores {scores} are not finite")
-        return cls(key, tuple(np.round(scores, DIGITS).tolist()), cut)
+        return cls(key, tuple(np.round(scores, SCORE_DECIMALS).tolist()), cut)
 
     def line(self) -> str:
-        """The line of the cache, with its end."""
+        """Return the line of the cache, with its line break."""
         entry: dict[str, object] = {"key": self.key, "scores": list(self.scores)}
         entry |= ({"cut": True} if self.cut else {}) | ({"raw": list(self.raw)} if self.raw else {})
         return json.dumps(entry, allow_nan=False, separators=(",", ":")) + "\n"
 
     @classmethod
     def parse(cls, line: bytes) -> TextScores:
-        """Read a line.
+        """Parse a line.
 
         Raises:
-            ValueError: When it is damaged.
+            ValueError: If the line is damaged.
         """
         return _SCORES.validate_json(line)
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a model filled in, kept as a line.
+    """A form filled in by a model, as a line of the cache.
 
     Attributes:
         key: SHA-256 of the question.
-        values: The value of each field; None where every answer was invalid: the model abstains.
-        raw: The answers that were not valid, each with the reason before it.
+        values: The value of each field; None if every answer was invalid and the model abstains.
+        raw: The invalid answers, each with its reason in front.
     """
 
     key: str
@@ -118,42 +118,42 @@ class Written:
     raw: tuple[str, ...] = ()
 
     def line(self) -> str:
-        """The line of the cache, with its end."""
+        """Return the line of the cache, with its line break."""
         entry: dict[str, object] = {"key": self.key}
         entry |= {} if self.values is None else {"values": dict(self.values)}
-        entry |= {"raw": [answer[:RAW] for answer in self.raw]} if self.raw else {}
+        entry |= {"raw": [answer[:MAX_RAW_CHARACTERS] for answer in self.raw]} if self.raw else {}
         return json.dumps(entry, allow_nan=False, separators=(",", ":")) + "\n"
 
     @classmethod
     def parse(cls, line: bytes) -> Written:
-        """Read a line.
+        """Parse a line.
 
         Raises:
-            ValueError: When it is damaged.
+            ValueError: If the line is damaged.
         """
-        found = _WRITTEN.validate_json(line)
-        if found.values is None and not found.raw:
-            raise ValueError(f"not a line of answers: {line!r}")
-        return found
+        row = _WRITTEN.validate_json(line)
+        if row.values is None and not row.raw:
+            raise ValueError(f"the line contains neither values nor raw answers: {line!r}")
+        return row
 
 
 _SCORES, _WRITTEN = TypeAdapter(TextScores), TypeAdapter(Written)
 
 
 class AnswerCache(Generic[RowT]):
-    """Answers by what was asked about. Reading needs no lock; `AnswerWriter` adds.
+    """Answers by question. Reading needs no lock; `AnswerWriter` adds answers.
 
     Args:
-        folder: Where this cache stands; need not exist yet.
-        fingerprint: Of all that changes an answer (model, prompt, labels...); names the folder of the parts.
-        parse: Reads a line, and raises a ValueError where it is damaged.
-        also: Further caches that are read only, such as that of a stage which asked the same before.
+        folder: Folder of this cache; it may not exist yet.
+        fingerprint: Fingerprint of all that changes an answer (model, prompt, labels...); the folder name of the parts.
+        parse: Parser of a line; raises a ValueError if the line is damaged.
+        also: Further caches that are only read, for example of a stage that sends the same questions.
 
     Attributes:
-        root: Where this cache stands.
-        fingerprint: Of all that changes an answer.
-        folder: The parts of this fingerprint.
-        dropped: How many damaged lines were passed over while reading.
+        root: Folder of this cache.
+        fingerprint: Fingerprint of all that changes an answer.
+        folder: Folder of the parts of this fingerprint.
+        dropped: Number of damaged lines that were skipped.
     """
 
     def __init__(
@@ -164,41 +164,41 @@ class AnswerCache(Generic[RowT]):
         self.folder = folder / fingerprint
         self.dropped = 0
         self._parse = parse
-        self._places = [*also, folder]
+        self._folders = [*also, folder]
         self._read: set[Path] = set()
         self._rows: dict[str, RowT] = {}
         self.refresh()
 
     def __len__(self) -> int:
-        """How many answers there are."""
+        """Return the number of answers."""
         return len(self._rows)
 
     def __contains__(self, key: object) -> bool:
-        """Whether there is an answer about what has that SHA-256."""
+        """Return whether an answer to the question with this SHA-256 exists."""
         return key in self._rows
 
     def __getitem__(self, key: str) -> RowT:
-        """The answer about what has that SHA-256."""
+        """Return the answer to the question with this SHA-256."""
         return self._rows[key]
 
     def get(self, key: str) -> RowT | None:
-        """The answer about what has that SHA-256; None where there is none."""
+        """Return the answer to the question with this SHA-256; None if there is none."""
         return self._rows.get(key)
 
     def rows(self) -> Iterable[RowT]:
-        """All that is known."""
+        """Return all answers."""
         return self._rows.values()
 
     def refresh(self) -> None:
-        """Read the files that were not there before."""
-        for place in self._places:
-            for path in parts(place / self.fingerprint):
+        """Read parts that were added since the last call."""
+        for folder in self._folders:
+            for path in part_files(folder / self.fingerprint):
                 if path not in self._read:
                     self._read.add(path)
                     self._rows |= {row.key: row for row in self.parse(path.read_bytes())}
 
     def parse(self, content: bytes) -> list[RowT]:
-        """The rows of a file; damaged lines are counted in `dropped`."""
+        """Return the rows of a file; damaged lines are counted in `dropped`."""
         rows = []
         for line in content.split(b"\n"):
             try:
@@ -210,62 +210,61 @@ class AnswerCache(Generic[RowT]):
 
 
 class ScoreCache(AnswerCache[TextScores]):
-    """Scores by text; see `AnswerCache`."""
+    """Label scores by text; see `AnswerCache`."""
 
     def __init__(self, folder: Path, fingerprint: str, *, also: Sequence[Path] = ()) -> None:
         super().__init__(folder, fingerprint, TextScores.parse, also=also)
 
 
 class AnswerWriter(PartWriter[RowT], Generic[RowT]):
-    """The one writer of a cache; see `PartWriter`. On entering it also reads what other runs have added meanwhile.
+    """The only writer of a cache; see `PartWriter`. On entry it also reads the parts that other runs have added.
 
     Args:
-        cache: What is written to; knows each row as soon as it is added.
-        waiting: Folder outside of what DVC tracks and on the cache's file system, for the lock and for what is not yet
-            sealed.
-        keys: SHA-256 of what is asked about each clip; None: batches are not sealed by clip, only appended to.
+        cache: The cache; it contains each row as soon as the row is added.
+        spool_folder: Folder of the lock and of unsealed batches, not tracked by DVC, on the file system of the cache.
+        keys: SHA-256 of the question about each clip; None if batches are only appended and not sealed by clip.
 
     Raises:
-        StoreBusy: On entering, when another run writes to the cache.
+        StoreBusy: On entry, if another run writes to the cache.
     """
 
-    def __init__(self, cache: AnswerCache[RowT], waiting: Path, keys: Mapping[str, str] | None = None) -> None:
-        spool: Spool[RowT] = Spool(waiting / cache.fingerprint, pack_rows)
-        super().__init__(spool, lock=waiting / "lock", what=f"the answers in {cache.root}")
+    def __init__(self, cache: AnswerCache[RowT], spool_folder: Path, keys: Mapping[str, str] | None = None) -> None:
+        spool: Spool[RowT] = Spool(spool_folder / cache.fingerprint, pack_rows)
+        super().__init__(spool, lock=spool_folder / "lock", what=f"the answers in {cache.root}")
         self.cache = cache
         self._keys = keys or {}
 
     def append(self, rows: Iterable[RowT], number: int | None = None) -> int:
-        """Add rows as one new part, whole or not at all; what has an answer already is left out.
+        """Add rows as one new part, atomically; rows whose key already has an answer are skipped.
 
         Args:
-            rows: What to add.
-            number: Place of the part among those of this run; None for the next free one.
+            rows: The rows.
+            number: Number of the part among those of this run; None for the next free one.
 
         Returns:
-            How many rows were added.
+            The number of added rows.
         """
         new = {row.key: row for row in rows if row.key not in self.cache}
         if not new:
             return 0
         content = "".join(row.line() for row in new.values())
         name = f"part-{self._place(number):06d}-{sha256_text(content)[:8]}.jsonl"
-        aside = self.spool.folder / name
-        write_atomic(aside, content)
+        temporary_path = self.spool.folder / name
+        write_atomic(temporary_path, content)
         self.cache.folder.mkdir(parents=True, exist_ok=True)
-        aside.rename(self.cache.folder / name)
+        temporary_path.rename(self.cache.folder / name)
         flush_folder(self.cache.folder)
         flush_folder(self.cache.folder.parent)
         self.cache.refresh()
         return len(new)
 
     def seal(self, number: int, tasks: Sequence[str], clip_ids: Sequence[str]) -> int:
-        """Make one part of what workers kept; see `PartWriter`. An answer counts once however many clips share it."""
+        """Combine finished batches into one part; see `PartWriter`. An answer that several clips share counts once."""
         keys = [self._keys[clip_id] for clip_id in clip_ids]
         with self._kept(tasks) as batches:
-            kept = {row.key: row for payload in batches for row in self.cache.parse(payload)}
-            self.append((kept[key] for key in dict.fromkeys(keys) if key in kept), number)
-        return len(kept)
+            rows = {row.key: row for payload in batches for row in self.cache.parse(payload)}
+            self.append((rows[key] for key in dict.fromkeys(keys) if key in rows), number)
+        return len(rows)
 
     def _refresh(self) -> None:
         self.cache.refresh()
@@ -277,7 +276,7 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
         return adopted
 
     def _next_number(self) -> int:
-        return 1 + max((_number(path) for path in parts(self.cache.folder)), default=-1)
+        return 1 + max((_part_number(path) for path in part_files(self.cache.folder)), default=-1)
 
 
 def pack_rows(rows: Sequence[CacheRow]) -> bytes:
@@ -286,62 +285,63 @@ def pack_rows(rows: Sequence[CacheRow]) -> bytes:
     return "".join(row.line() for row in unique.values()).encode()
 
 
-def parts(folder: Path) -> list[Path]:
-    """The parts of one fingerprint, in order of their numbers."""
-    found = [path for path in folder.glob("part-*") if _PART.fullmatch(path.name) and path.is_file()]
-    return sorted(found, key=lambda path: (_number(path), path.name))
+def part_files(folder: Path) -> list[Path]:
+    """Return the parts of one fingerprint, sorted by number."""
+    paths = [path for path in folder.glob("part-*") if _PART.fullmatch(path.name) and path.is_file()]
+    return sorted(paths, key=lambda path: (_part_number(path), path.name))
 
 
-def _number(path: Path) -> int:
+def _part_number(path: Path) -> int:
     return int(path.name.split("-")[1])
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreBooks:
-    """Where a stage keeps what it has asked, and whether it tries again what it could not ask.
+    """Files in which a stage keeps its answers, and whether it retries quarantined questions.
 
     Attributes:
-        stage: The stage.
-        cache: Answers already paid for.
-        waiting: What is not sealed yet; outside of what DVC tracks.
-        quarantine: Table of the clips that the model could not be asked about.
-        earlier: Stages that asked the same before: what they know is read, what they set aside is not asked.
-        retry_quarantined: Whether what the stage set aside is tried again although nothing changed.
+        stage: Name of the stage.
+        cache: Folder of the cached answers.
+        spool_folder: Folder of unsealed answers, not tracked by DVC.
+        quarantine: Table of the quarantined clips.
+        earlier: Stages that sent the same questions before: their answers are read, and questions that they quarantined
+            are not sent.
+        retry_quarantined: Whether questions that the stage quarantined are retried although nothing changed.
     """
 
     stage: str
     cache: Path
-    waiting: Path
+    spool_folder: Path
     quarantine: Path
     earlier: tuple[ScoreBooks, ...] = ()
     retry_quarantined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Question(Generic[Asked]):
-    """What is asked at once, for all the clips that share it.
+class Question(Generic[ContentT]):
+    """One question, for all clips that share it.
 
     Attributes:
-        about: A text, the turns of a chat, or a clip whose pictures are shown.
+        content: A text, the turns of a chat, or a clip whose pictures are sent.
         targets: The clips.
     """
 
-    about: Asked
+    content: ContentT
     targets: tuple[Target, ...]
 
-    def alone(self) -> Sequence[Question[Asked]]:
-        """Itself: its clips are asked about in the same words."""
+    def alone(self) -> Sequence[Question[ContentT]]:
+        """Return the question itself: its clips cannot be asked about separately."""
         return [self]
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """What became of the questions.
+class AnswerSummary:
+    """Outcome of a run.
 
     Attributes:
-        asked: Keys of those that were answered just now.
-        cached: How many were known.
-        quarantined: How many clips are set aside.
+        asked: Keys of the questions that this run answered.
+        cached: Number of questions with a cached answer.
+        quarantined: Number of quarantined clips.
     """
 
     asked: frozenset[str]
@@ -349,62 +349,62 @@ class Answered:
     quarantined: int
 
 
-def ask_about(
+def answer_questions(
     keys: Mapping[str, str],
-    asked: Mapping[str, Asked],
-    length: Callable[[Asked], int],
+    contents: Mapping[str, ContentT],
+    length: Callable[[ContentT], int],
     *,
     cache: AnswerCache[RowT],
     books: ScoreBooks,
     steps: StepFactory,
     config: LlmConfig,
     engine: Engine | None = None,
-) -> Answered:
-    """Ask what the cache does not know, and keep the answers in it.
+) -> AnswerSummary:
+    """Send the questions without a cached answer and add the answers to the cache.
 
-    Each finished batch is durable at once, and so is each paid answer of a question that takes several, so that a run
-    that is cut short asks only the rest when it is repeated.
+    Each finished batch is durable at once, and so is each paid answer to a question that takes several answers. An
+    interrupted run therefore loses no paid answers.
 
     Args:
-        keys: SHA-256 of what is asked about each clip.
-        asked: What that is; clips that share a key share a question.
-        length: How much there is to read of it, in characters.
-        cache: Of these settings.
-        books: Where the stage keeps what it has asked.
-        steps: Makes the steps; not called when everything is known.
-        config: How the loop runs.
-        engine: Who runs the workers; None: processes or threads of this machine, as ``config`` says.
+        keys: SHA-256 of the question about each clip.
+        contents: Content of the question about each clip; clips that share a key share a question.
+        length: Function that returns the length of a content in characters.
+        cache: The cache of these settings.
+        books: Files of the stage.
+        steps: Factory of the steps; not called if all answers are cached.
+        config: Settings of the run.
+        engine: Runs the workers; None: processes or threads of this machine, according to ``config``.
 
     Raises:
-        StoreBusy: When another run asks for the same stage.
-        TryAgain: When a server failed each time it was asked about some clips; at once where it seems to be down.
-        BudgetSpent: When more would have to be asked than the budget allows.
-        TooManyQuarantined: When too many questions make the model fail; what was answered is kept.
-        Interrupted: On Ctrl-C or SIGTERM; what was complete is kept.
+        StoreBusy: If another run of the same stage is active.
+        TryAgain: If a server failed in all tries for some clips; immediately if the server seems to be down.
+        BudgetSpent: If the questions exceed the budget.
+        TooManyQuarantined: If the model fails on too many questions; received answers are kept.
+        Interrupted: On Ctrl-C or SIGTERM; completed batches are kept.
     """
     on_server = config.backend == "openai"
-    with AnswerWriter(cache, books.waiting, keys) as writer, ExitStack() as at_end:
+    with AnswerWriter(cache, books.spool_folder, keys) as writer, ExitStack() as exit_stack:
         if on_server:
-            at_end.callback(lambda: drafts_of(books, cache.fingerprint).tidy(cache))
+            exit_stack.callback(lambda: open_drafts(books, cache.fingerprint).remove_finished(cache))
         known = {key for key in keys.values() if key in cache}
         missing = {clip_id: key for clip_id, key in keys.items() if key not in known}
-        quarantine = _set_aside(books, cache.fingerprint, missing)
+        quarantine = _open_quarantine(books, cache.fingerprint, missing)
         report = RunReport(reused={BRANCH: len(keys) - len(missing)})
-        wanted: dict[str, list[str]] = defaultdict(list)
+        clip_ids_by_key: dict[str, list[str]] = defaultdict(list)
         for clip_id, key in missing.items():
             if not quarantine.holds(clip_id, key):
-                wanted[key].append(clip_id)
+                clip_ids_by_key[key].append(clip_id)
         questions = [
-            Question(asked[clip_ids[0]], tuple(Target(clip_id, BRANCH, key) for clip_id in clip_ids))
-            for key, clip_ids in wanted.items()
+            Question(contents[clip_ids[0]], tuple(Target(clip_id, BRANCH, key) for clip_id in clip_ids))
+            for key, clip_ids in clip_ids_by_key.items()
         ]
         if questions:
-            run: Run[Question[Asked]] = Run(
+            run: Run[Question[ContentT]] = Run(
                 steps,
                 {BRANCH: writer},
                 {BRANCH: quarantine},
                 RunConfig(
-                    1 if on_server else config.batch_size,  # a server's answers are paid for one by one
+                    1 if on_server else config.batch_size,  # each answer of a server is paid for
                     PART_SIZE,
                     config.max_quarantined,
                     config.workers,
@@ -412,78 +412,80 @@ def ask_about(
                     threads=threads_per_worker(config.workers),
                 ),
                 report,
-                engine or (Threads(config.server.concurrency) if on_server else None),
+                engine or (ThreadEngine(config.server.concurrency) if on_server else None),
             )
             try:
-                run(_in_order(questions, length), books.stage)
+                run(_shortest_first(questions, length), books.stage)
             except TryAgain as error:
-                raise TryAgain(_see(books, f"{error}; the answers are kept")) from error
+                raise _server_failure(books, error.message) from error
             except TooManyQuarantined as error:
-                _refuse_without_server(config, books, report, error)
+                _raise_if_server_failed(config, books, report, error)
                 raise
-            _refuse_without_server(config, books, report)
+            _raise_if_server_failed(config, books, report)
         else:
             quarantine.write()
             quarantine.refuse_too_many(len(keys), config.max_quarantined)
     answered = frozenset(key for key in missing.values() if key in cache)
-    return Answered(answered, cached=len(known), quarantined=len(quarantine))
+    return AnswerSummary(answered, cached=len(known), quarantined=len(quarantine))
 
 
-def drafts_of(books: ScoreBooks, fingerprint: str) -> Drafts:
-    """What has been paid for of questions that are not finished; these wait beside the spool."""
-    own, *others = (each.waiting / fingerprint / DRAFTS_FILE for each in (books, *books.earlier))
+def open_drafts(books: ScoreBooks, fingerprint: str) -> Drafts:
+    """Open the paid answers to unfinished questions; their file lies next to the spool."""
+    own, *others = (each.spool_folder / fingerprint / DRAFTS_FILE for each in (books, *books.earlier))
     return Drafts(own, also=others)
 
 
 def nothing_to_ask(books: ScoreBooks) -> None:
-    """Write the empty table of a stage that has nothing to ask: DVC waits for it."""
+    """Write the empty quarantine table of a stage without questions: it is an output of the DVC stage."""
     quarantine = Quarantine(books.quarantine, stage=books.stage)
     quarantine.clear()
     quarantine.write()
 
 
-def _refuse_without_server(
+def _raise_if_server_failed(
     config: LlmConfig, books: ScoreBooks, report: RunReport, error: TooManyQuarantined | None = None
 ) -> None:
-    """Where a server failed, it is the server that wants mending and not the clips."""
+    """Raise `TryAgain` if the server failed: the server is the cause, not the clips."""
     if failed := report.transient[ServerUnavailable.__name__]:
-        raise TryAgain(
-            _see(
-                books,
-                f"{format_count(failed, 'question')} without an answer, since the server at {config.server.base_url} "
-                "failed each time; the answers are kept",
-            )
-        ) from error
+        message = (
+            f"{format_count(failed, 'question')} without an answer: the server at {config.server.base_url} failed in "
+            "all tries"
+        )
+        raise _server_failure(books, message) from error
 
 
-def _see(books: ScoreBooks, what: str) -> str:
-    return f"{books.stage}: {what}.\n  See {books.quarantine}, and run it again once the server is well."
+def _server_failure(books: ScoreBooks, message: str) -> TryAgain:
+    return TryAgain(
+        f"{books.stage}: {message}",
+        f"answers received so far are kept: see {books.quarantine}, then run the same command again",
+    )
 
 
-def _set_aside(books: ScoreBooks, fingerprint: str, missing: Mapping[str, str]) -> Quarantine:
-    """The stage's table: of the clips that miss an answer, those whose question was found to break the model."""
+def _open_quarantine(books: ScoreBooks, fingerprint: str, missing: Mapping[str, str]) -> Quarantine:
+    """Open the quarantine table of the stage, reduced to clips without an answer whose question made the model fail."""
 
-    def table(of: ScoreBooks) -> Quarantine:
-        read = Quarantine(of.quarantine, stage=of.stage, fingerprint=fingerprint, section="llm")
-        read.keep_only(dict(missing))
-        return read
+    def open_table(stage: ScoreBooks) -> Quarantine:
+        table = Quarantine(stage.quarantine, stage=stage.stage, fingerprint=fingerprint, section="llm")
+        table.keep_only(dict(missing))
+        return table
 
-    own = table(books)
+    own = open_table(books)
     if books.retry_quarantined:
         own.clear()
         return own
-    bad = {entry.digest: entry for read in (*map(table, books.earlier), own) for entry in read}
+    failed = {entry.digest: entry for table in (*map(open_table, books.earlier), own) for entry in table}
     for clip_id, key in missing.items():
-        if key in bad:  # also when it was another clip, or an earlier stage, that it was tried for
-            own.add(clip_id, bad[key].reason, bad[key].message, key)
+        if key in failed:  # the question may have failed for another clip or in an earlier stage
+            own.add(clip_id, failed[key].reason, failed[key].message, key)
     return own
 
 
-def _in_order(questions: Sequence[Question[Asked]], length: Callable[[Asked], int]) -> list[Question[Asked]]:
-    """Of the questions whose answers will stand in one part, the shorter ones first.
+def _shortest_first(
+    questions: Sequence[Question[ContentT]], length: Callable[[ContentT], int]
+) -> list[Question[ContentT]]:
+    """Sort the questions of each part by length.
 
-    A batch is as wide as its longest text: on MELD's utterances, batches in the order of the corpus cost twice the
-    processor time.
+    A batch is as wide as its longest text: on MELD's utterances, batches in corpus order take twice the processor time.
     """
-    parts = [questions[start : start + PART_SIZE] for start in range(0, len(questions), PART_SIZE)]
-    return [question for part in parts for question in sorted(part, key=lambda question: length(question.about))]
+    chunks = [questions[start : start + PART_SIZE] for start in range(0, len(questions), PART_SIZE)]
+    return [question for chunk in chunks for question in sorted(chunk, key=lambda question: length(question.content))]

@@ -1,4 +1,4 @@
-"""Settings of the LLM room; imports neither torch nor numpy."""
+"""Settings of the language model; imports neither torch nor numpy."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ from ecmf_pipeline.core.files import remembered_sha256
 from ecmf_pipeline.llm.prompt import Calibration, Prompt, load_prompt
 
 CueKind = Literal["face", "audio"]
-"""A branch whose features can be put into words."""
-_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+"""A branch whose features can be expressed as cues in words."""
+_VARIABLE_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _MODEL_FILES = {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"}
-_HINT = "run `ecmf-pipe models` for the embedded model, or give a folder or hub id under `model`"
+_HINT = "set llm.model to a model folder or a hub id; for the embedded model, run"
+_COMMAND = "ecmf-pipe models"
 
 
 class ServerConfig(Config):
-    """Where the server is and how it is asked. The key itself stands in the environment and nowhere else.
+    """Address and request options of a server. The key itself is read from the environment only.
 
     Attributes:
-        base_url: Address of its API, with the ``/v1``.
-        key_env: Name of the environment variable that holds the key; None for a server that wants none.
-        structured: How answers are bound to their schema: by the server (json_schema), by the server as any JSON
-            (json_object), or by the prompt alone (none). Every answer is checked in any case.
-        scoring: Label scores from the log-probabilities of one answer, or from the share of several samples
-            (self-consistency), for servers that give no log-probabilities.
-        samples: Answers asked of each text when scoring by samples.
-        sample_temperature: Temperature of those answers.
-        seed: Seed of the first one; the others count on.
-        answer_tokens: Most tokens of an answer.
-        concurrency: Requests under way at once.
-        timeout: Seconds that a request may take, until its answer is there as a whole; it is then given up and tried
-            again. A run that is stopped waits as long for what is under way.
-        max_retries: How often a request is tried again after the server failed (429, 5xx, broken or no answer).
-        first_wait: Seconds before the first retry; each further one waits twice as long, with jitter, unless the server
-            says when (Retry-After).
-        longest_wait: Most seconds between two tries, whatever the server says.
+        base_url: Address of the API, with the ``/v1``.
+        key_env: Name of the environment variable that holds the key; None for a server without a key.
+        structured: How answers are constrained to their schema: by the server (json_schema), by the server to any JSON
+            (json_object), or by the prompt alone (none). Every answer is validated in any case.
+        scoring: Label scores from the log-probabilities of one answer, or from the shares of several samples
+            (self-consistency), for servers without log-probabilities.
+        samples: Number of answers for each text if scoring is "samples".
+        sample_temperature: Temperature of these answers.
+        seed: Seed of the first sample; the seeds of the others follow it.
+        answer_tokens: Maximum number of tokens of an answer.
+        concurrency: Number of concurrent requests.
+        timeout: Seconds until the whole answer must have arrived; the request is then cancelled and retried. An
+            interrupted run waits at most this long for pending requests.
+        max_retries: Number of retries after a failure of the server (429, 5xx, invalid or no response).
+        first_wait: Seconds before the first retry. Each further wait is twice as long, with jitter, unless the server
+            sends Retry-After.
+        longest_wait: Maximum number of seconds between two tries, whatever Retry-After contains.
     """
 
     base_url: str = "http://127.0.0.1:8000/v1"
@@ -62,41 +63,44 @@ class ServerConfig(Config):
 
     @field_validator("base_url", mode="before")
     @classmethod
-    def _plain_address(cls, value: Any) -> Any:
-        """An address with a password or a query would carry a secret into locks, settings and reports."""
+    def _check_address(cls, value: Any) -> Any:
+        """Reject an address with a password or a query: locks, settings and reports would contain the secret."""
         parts = urlsplit(str(value))
         if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc or parts.query:
-            # Raised as what it is: pydantic's own errors repeat the value, which may hold a secret.
+            # Not a ValueError: pydantic's errors repeat the value, which may hold a secret.
             raise ParamsError(
-                "`llm.server.base_url` must be http(s)://host[:port]/path, without user, password or query",
-                "a key belongs into the environment variable that `llm.server.key_env` names",
+                "llm.server.base_url is not http(s)://host[:port]/path without user, password and query",
+                "put a key into the environment variable named by llm.server.key_env",
+                keys=["llm.server.base_url"],
             )
         return value
 
     @field_validator("key_env", mode="before")
     @classmethod
-    def _a_name(cls, value: Any) -> Any:
-        if value is not None and not _VARIABLE.fullmatch(str(value)):
+    def _check_variable_name(cls, value: Any) -> Any:
+        """Reject a value that is not the name of an environment variable."""
+        if value is not None and not _VARIABLE_NAME.fullmatch(str(value)):
             raise ParamsError(
-                "`llm.server.key_env` is no name of an environment variable (A-Z, 0-9 and _)",
-                "give the variable's name, never the key itself; if that was a key, take it out of the history, too",
+                "llm.server.key_env is not the name of an environment variable (A-Z, 0-9 and _)",
+                "set the name of the variable, not the key; if you committed a key, remove it from the history",
+                keys=["llm.server.key_env"],
             )
         return value
 
     def settings(self) -> dict[str, Any]:
-        """What changes an answer; where the server stands and how fast it is asked does not."""
-        changes = {"structured", "scoring", "answer_tokens"}
+        """Return the settings that change an answer; the address and the speed of requests do not."""
+        fields = {"structured", "scoring", "answer_tokens"}
         if self.scoring == "samples":
-            changes |= {"samples", "sample_temperature", "seed"}
-        return self.model_dump(mode="json", include=changes)
+            fields |= {"samples", "sample_temperature", "seed"}
+        return self.model_dump(mode="json", include=fields)
 
 
 class BudgetConfig(Config):
-    """What one run may spend; it then stops cleanly and the next one goes on.
+    """Limits of one run; the run stops cleanly at a limit and the next run continues.
 
     Attributes:
-        max_requests: Requests sent, retries included; None: no limit.
-        max_tokens: Tokens of prompts and answers together, as the server counts them; None: no limit.
+        max_requests: Number of requests, retries included; None: no limit.
+        max_tokens: Tokens of prompts and answers together, as counted by the server; None: no limit.
     """
 
     max_requests: int | None = Field(default=None, ge=0)
@@ -104,11 +108,11 @@ class BudgetConfig(Config):
 
 
 class PriceConfig(Config):
-    """What a server costs, for the dry run: any currency, for a million tokens.
+    """Prices of a server for the dry run, in any currency for a million tokens.
 
     Attributes:
-        prompt: Of prompts.
-        answer: Of answers.
+        prompt: Price of prompt tokens.
+        answer: Price of answer tokens.
     """
 
     prompt: float = Field(default=0.0, ge=0)
@@ -116,13 +120,13 @@ class PriceConfig(Config):
 
 
 class ShownFrames(Config):
-    """The pictures of a clip that a vision-capable server is shown.
+    """The pictures of a clip that are sent to a server with a vision model.
 
     Attributes:
-        count: How many, uniform in time; fewer where the clip has fewer.
+        count: Number of pictures, uniform in time; fewer if the clip has fewer.
         side: Pixels of the longer side; larger pictures are scaled down.
-        crops: Show the speaker's face, cut out, in place of whole frames.
-        quality: Of the JPEG files, in percent.
+        crops: Send crops of the speaker's face instead of whole frames.
+        quality: JPEG quality in percent.
     """
 
     count: int = Field(default=4, gt=0, le=32)
@@ -132,16 +136,16 @@ class ShownFrames(Config):
 
 
 class LlmVotesConfig(Config):
-    """How the LLM's scores become votes; `vote.llm_margin` says where it abstains.
+    """How label scores become votes; the model abstains below `vote.llm_margin`.
 
     Attributes:
-        examples: The examples in the prompt: those written for it (packaged), or labelled clips of the corpus, for each
-            fold drawn from the other folds, and so of other groups (corpus).
-        temperature: Divides the scores before they become probabilities; "fitted": fitted for each fold on the labelled
-            clips of the other folds, 1 where they are fewer than 30.
-        bias: What is added to each label's score then: fitted with it, or nothing (none).
-        cues: Branches whose cues in words are judged where ``vote.inputs`` names cues.
-        frames: Where ``vote.inputs`` names frames: pictures of each clip that a server is shown, and how.
+        examples: The examples in the prompt: those of the prompt file (packaged), or labelled clips of the corpus
+            (corpus). For each fold, the latter are drawn from other folds, and therefore from other groups.
+        temperature: Divisor of the scores before softmax. "fitted": fitted for each fold on the labelled clips of the
+            other folds, 1 if there are fewer than 30.
+        bias: Offset of the score of each label: fitted together with the temperature, or none.
+        cues: Branches whose cues in words are scored if ``vote.inputs`` contains cues.
+        frames: Pictures of each clip that are sent to a server if ``vote.inputs`` contains frames.
     """
 
     examples: Literal["packaged", "corpus"] = "packaged"
@@ -152,36 +156,36 @@ class LlmVotesConfig(Config):
 
 
 class LlmConfig(Config):
-    """The LLM and what it is asked.
+    """The language model and its prompts.
 
     Attributes:
-        backend: Who answers: a model in this process' workers (transformers), or an OpenAI-compatible server (openai).
-        model: A causal language model: a local folder, or a hub id; for a server, the name it is served under.
-        gguf_file: The GGUF file inside it; None for safetensors weights.
-        revision: Commit, tag or branch of a hub id. Pin a commit: a branch may move, and scores made before it moved
-            would still be taken for current.
+        backend: A model in the workers of this process (transformers), or an OpenAI-compatible server (openai).
+        model: A causal language model: a local folder or a hub id; for a server, its name on the server.
+        gguf_file: The GGUF file in the folder; None for safetensors weights.
+        revision: Commit, tag or branch of a hub id. Pin a commit: if a branch moves, cached scores of its old state are
+            not recognised as outdated.
         prompt: A packaged prompt (emotion_en, emotion_zh), or the path of your own ``.yaml`` file.
-        cues_prompt: The prompt about cues of face and voice (``vote.inputs: [cues]``): cues_en, cues_zh, or your own.
-        chat_template: Ask in the turns of the model's chat template instead of plain text.
-        calibration: What is subtracted from each label's score: its mean over everyday utterances, over inputs without
-            content, or nothing.
-        max_tokens: Longer utterances are cut after that many tokens.
-        dtype: Arithmetic of the model. bfloat16 is faster where the processor has it and moves near ties.
-        batch_size: Utterances per forward pass. They are durable as soon as it is done: what a crash costs at most.
-        device: A torch device; "auto" takes CUDA where there is one.
-        workers: Processes that ask side by side. A language model's matrix products use all cores by themselves, and
-            each worker holds a copy of the model: so one, with all threads, is the default; N share the cores, and the
-            GPUs where there are several. None: one for each core, with one thread; 0: none, the main process asks, and
-            a text that makes it crash ends the run.
-        clip_timeout: Seconds that one text may take on average of a batch. One that takes longer, twice, is
-            quarantined.
-        server: The server, for ``backend: openai``; of the keys above it has model, revision (what you call the state
-            of that model), prompt, calibration, max_tokens (estimated) and max_quarantined.
-        budget: What one run may send to it.
-        prices: What it costs, for the dry run.
-        votes: How the LLM's scores become votes.
-        max_quarantined: Share of the clips with words whose text may be set aside before the stage stops with exit
-            code 1.
+        cues_prompt: The prompt for cues of face and voice (``vote.inputs: [cues]``): cues_en, cues_zh, or your own.
+        chat_template: Format the prompt with the chat template of the model instead of plain text.
+        calibration: Baseline that is subtracted from the score of each label: its mean over everyday utterances, its
+            mean over inputs without content, or none.
+        max_tokens: Longer utterances are truncated to this many tokens.
+        dtype: Data type of the computation. bfloat16 is faster on processors that support it and changes near ties.
+        batch_size: Utterances in one forward pass. Each batch is durable when it is done, so a crash loses at most the
+            batches in progress.
+        device: A torch device; "auto" uses CUDA if available.
+        workers: Number of worker processes. The matrix products of a language model use all cores, and each worker
+            holds a copy of the model, so the default is one worker with all threads. N workers share the cores, and
+            the GPUs if there are several. None: a worker for each core, with one thread. 0: the main process runs the
+            model, and a text that crashes it ends the run.
+        clip_timeout: Seconds for each text, on average over a batch. A text that takes longer twice is quarantined.
+        server: The server, for ``backend: openai``. It also uses model, revision (a name of your choice for the state
+            of the model), prompt, calibration, max_tokens (estimated) and max_quarantined.
+        budget: Limits of the requests of one run.
+        prices: Prices of the server, for the dry run.
+        votes: How label scores become votes.
+        max_quarantined: Maximum share of clips with words whose text may be quarantined; above it the stage stops with
+            exit code 1.
     """
 
     backend: Literal["transformers", "openai"] = "transformers"
@@ -205,20 +209,20 @@ class LlmConfig(Config):
     max_quarantined: float = Field(default=0.2, ge=0, le=1)
 
     def settings(self, labels: Sequence[str], prompt: Prompt | None = None) -> dict[str, Any]:
-        """All that changes the scores, as plain JSON values; how and where the loop runs does not.
+        """Return all settings that change the scores, as JSON values, without those of the execution.
 
         Args:
             labels: Labels to choose from.
-            prompt: The prompt with examples of the corpus; None: as it is packaged.
+            prompt: The prompt with examples of the corpus; None: the packaged prompt.
 
         Raises:
-            ModelError: When the model's files are not there.
-            ParamsError: When there is no such prompt.
-            InputError: When two labels would be asked about with the same word.
+            ModelError: If files of the model are missing.
+            ParamsError: If the prompt does not exist.
+            InputError: If two labels have the same word in the prompt.
         """
         prompt = prompt or load_prompt(self.prompt)
-        prompt.words(labels)  # refuses them here, and not in each worker
-        if self.backend == "openai":  # calibration is subtracted from what is kept
+        prompt.words(labels)  # raises here instead of in each worker
+        if self.backend == "openai":  # cached scores of a server are uncalibrated
             return {
                 "client": "openai",
                 "weights": self.weights(),
@@ -239,10 +243,10 @@ class LlmConfig(Config):
         }
 
     def weights(self) -> dict[str, str]:
-        """What identifies the model: SHA-256 of its files, by name, or hub id and revision.
+        """Return the identity of the model: SHA-256 of its files by name, or hub id and revision.
 
         Raises:
-            ModelError: As `files` does.
+            ModelError: See `files`.
         """
         if self.backend == "openai":
             return {"served": self.model, "revision": self.revision or ""}
@@ -251,10 +255,10 @@ class LlmConfig(Config):
         return {"hub": self.model, "revision": self.revision or "main", "gguf_file": self.gguf_file or ""}
 
     def files(self) -> list[Path]:
-        """The files of a local model; none for a hub id.
+        """Return the files of a local model; empty for a hub id.
 
         Raises:
-            ModelError: When ``model`` is neither a folder with weights nor looks like a hub id.
+            ModelError: If ``model`` is neither a folder with weights nor a valid hub id.
         """
         folder = Path(self.model)
         if self.backend == "openai":
@@ -262,10 +266,10 @@ class LlmConfig(Config):
         if folder.is_dir():
             files = [folder / self.gguf_file] if self.gguf_file else _model_files(folder)
             if not files or not all(file.is_file() for file in files):
-                raise ModelError(f"{folder} holds no {self.gguf_file or 'model'}", _HINT)
+                raise ModelError(f"{folder} has no {self.gguf_file or 'model weights'}", _HINT, command=_COMMAND)
             return files
         if not _HUB_ID.fullmatch(self.model):
-            raise ModelError(f"there is no model folder {self.model}", _HINT)
+            raise ModelError(f"the model folder {self.model} does not exist", _HINT, command=_COMMAND)
         return []
 
 
@@ -273,20 +277,20 @@ class RewriteConfig(Config):
     """How transcripts are enriched.
 
     Attributes:
-        how: By fixed rules from the model's label scores (scored), which any model can give; or from cues and emotions
-            that the model finds in the words (written), which takes one that can follow instructions.
-        prompt: A packaged prompt for rewriting (rewrite_en, rewrite_zh), or the path of your own ``.yaml`` file: what
-            is asked where it is written, and words for faces and voices.
-        neighbours: How many utterances before and after it, in the same dialogue, the model is shown (written).
-        dialogues: How clip ids tell dialogue and order: a regular expression with the groups ``dialogue`` and
-            ``position`` (a number). Clips that it does not fit have no neighbours.
-        cues: Branches whose features are put into words (``face``: mini_xception's blendshapes; ``audio``: egemaps) and
-            shown to the model, or, where it is scored, told after the cue sentence.
-        clear: Probability from which an emotion is stated ("sounds sad").
-        likely: Probability from which it is suggested ("may be sad"); below it is unclear.
-        second: Probability from which the second emotion is mentioned ("perhaps worried").
-        margin: Lead of the first emotion over the second below which it is unclear.
-        temperature: Divides the scores before they become probabilities.
+        how: By fixed rules from the label scores of the model (scored), which works with any model; or from cues and
+            emotions that the model finds in the words (written), which needs a model that follows instructions.
+        prompt: A packaged prompt for rewriting (rewrite_en, rewrite_zh), or the path of your own ``.yaml`` file. It
+            contains the task of a written rewrite, and words for cues of faces and voices.
+        neighbours: Number of utterances before and after it, in the same dialogue, that the prompt contains (written).
+        dialogues: How clip ids encode dialogue and order: a regular expression with the groups ``dialogue`` and
+            ``position`` (a number). Clips that do not match have no neighbours.
+        cues: Branches whose features are expressed in words (``face``: blendshapes of mini_xception; ``audio``:
+            egemaps). They are part of the prompt (written), or appended after the cue sentence (scored).
+        clear: Minimum probability of a stated emotion ("sounds sad").
+        likely: Minimum probability of a suggested emotion ("may be sad"); below it the emotion is unclear.
+        second: Minimum probability for a mention of the second emotion ("perhaps worried").
+        margin: Minimum lead of the first emotion over the second; below it the emotion is unclear.
+        temperature: Divisor of the scores before softmax.
     """
 
     how: Literal["scored", "written"] = "scored"
@@ -301,15 +305,16 @@ class RewriteConfig(Config):
     temperature: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
-    def _of_use(self) -> RewriteConfig:
+    def _check_usable(self) -> RewriteConfig:
+        """Reject settings that have no effect and an invalid pattern of dialogues."""
         if self.neighbours and self.how == "scored":
-            raise ValueError("neighbours are shown to a model that writes: set rewrite.how to written as well")
+            raise ValueError("neighbours have no effect on a scored rewrite: set rewrite.how to written")
         try:
             groups = set(re.compile(self.dialogues).groupindex)
         except re.error as error:
-            raise ValueError(f"dialogues is no regular expression: {error}") from error
+            raise ValueError(f"dialogues is not a regular expression: {error}") from error
         if groups != {"dialogue", "position"}:
-            raise ValueError("dialogues must have the groups (?P<dialogue>...) and (?P<position>...), and no others")
+            raise ValueError("dialogues must have exactly the groups (?P<dialogue>...) and (?P<position>...)")
         return self
 
 

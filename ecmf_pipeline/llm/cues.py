@@ -1,11 +1,11 @@
-"""What a face and a voice do, as names of cues, from features that other branches have extracted.
+"""Names of cues of face and voice, from features that other branches have extracted.
 
-Every cue is relative to the corpus: it says what is unusual among its clips. A blendshape is told where it is both
-rare (from the `RARE` quantile of the corpus' clips on) and there at all (`LEAST_ACTION`), the rarest `MOST_ACTIONS` of
-a clip; of a voice, what is among the highest or lowest fifth (`HIGH`, `LOW`). Where a clip has no such feature, and
-where fewer than `LEAST_CLIPS` clips tell what is usual, nothing is said.
+Each cue is relative to the corpus: it is unusual among the clips. A blendshape is a cue if it is both rare
+(from the `RARE_QUANTILE` quantile of the clips) and active (`MIN_ACTIVATION`); each clip has at most its
+`MAX_ACTIONS` rarest ones. Voice cues are the highest or lowest fifth (`HIGH_QUANTILE`, `LOW_QUANTILE`). There are no
+cues without the feature, or if fewer than `MIN_CLIPS` clips have it.
 
-Pitch is compared over all speakers, so that a high voice counts as one: how much it moves does not depend on that.
+Pitch is compared over all speakers, so a high voice counts as high; the variation of pitch does not depend on that.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.core.files import read_text, write_atomic
 from ecmf_pipeline.llm.prompt import CUES
 
-RARE = 0.85
-LEAST_ACTION = 0.15
-"""Of a blendshape's range, 0 to 1, as the mean over a clip's frames."""
-MOST_ACTIONS = 3
-HIGH, LOW = 0.8, 0.2
-LEAST_CLIPS = 20
-LEAST_UNITS, LEAST_SECONDS = 3, 0.5
-"""Words (or Chinese characters) and length of a clip below which a rate of speech says nothing."""
+RARE_QUANTILE = 0.85
+MIN_ACTIVATION = 0.15
+"""Minimum activation of a blendshape, on its scale from 0 to 1, as the mean over the frames of a clip."""
+MAX_ACTIONS = 3
+HIGH_QUANTILE = 0.8
+LOW_QUANTILE = 0.2
+MIN_CLIPS = 20
+MIN_WORDS = 3
+MIN_SECONDS = 0.5
+"""Minimum number of words (or Chinese characters) and minimum length of a clip for a rate of speech."""
 
 ACTIONS: Mapping[str, tuple[int, ...]] = {
     "brows_down": (1, 2),
@@ -50,45 +52,47 @@ ACTIONS: Mapping[str, tuple[int, ...]] = {
     "lips_rolled": (40, 41),
     "pucker": (38,),
 }
-"""Blendshapes of each facial action, by their places among MediaPipe's 52; left and right are averaged."""
+"""Blendshapes of each facial action, by their indices in MediaPipe's 52; left and right are averaged."""
 
-PITCH, PITCH_SPREAD, LOUDNESS = 0, 1, 10
-"""Places among eGeMAPSv02's 88 functionals: mean F0 in semitones, its relative spread, mean loudness."""
+PITCH = 0
+PITCH_SPREAD = 1
+LOUDNESS = 10
+"""Indices in the 88 functionals of eGeMAPSv02: mean F0 in semitones, its relative standard deviation, mean loudness."""
 
-_UNITS = re.compile(r"[\u3400-\u9fff]|(?:(?![\u3400-\u9fff])\w)+(?:['’](?:(?![\u3400-\u9fff])\w)+)?")  # noqa: RUF001
+_WORD = re.compile(r"[\u3400-\u9fff]|(?:(?![\u3400-\u9fff])\w)+(?:['’](?:(?![\u3400-\u9fff])\w)+)?")  # noqa: RUF001
 _COLUMNS = ["clip_id", "cues"]
 
 Floats = NDArray[np.floating[Any]]
 
 
 def face_cues(blendshapes: Floats) -> list[tuple[str, ...]]:
-    """The facial actions that stand out in each clip.
+    """Return the unusual facial actions of each clip.
 
     Args:
-        blendshapes: Mean over each clip's frames, (n, 52), rows of NaN where no face was found.
+        blendshapes: Mean over the frames of each clip, (n, 52), rows of NaN without a face.
 
     Returns:
-        Names of `ACTIONS`, the rarest first, n times.
+        Names of `ACTIONS` for each of the n clips, the rarest first.
     """
-    values = np.stack([blendshapes[:, places].mean(axis=1) for places in map(list, ACTIONS.values())], axis=1)  # (n, A)
+    values = np.stack([blendshapes[:, list(indices)].mean(axis=1) for indices in ACTIONS.values()], axis=1)  # (n, A)
     ranks = np.stack([_ranks(column) for column in values.T], axis=1) if len(values) else values
-    names, found = list(ACTIONS), []
+    names, cues = list(ACTIONS), []
     for value, rank in zip(values, ranks, strict=True):
-        told = np.flatnonzero((rank >= RARE) & (value >= LEAST_ACTION))  # NaN is neither
-        order = sorted(told, key=lambda action: (-rank[action], -value[action], action))
-        found.append(tuple(names[action] for action in order[:MOST_ACTIONS]))
-    return found
+        unusual = np.flatnonzero((rank >= RARE_QUANTILE) & (value >= MIN_ACTIVATION))  # NaN is neither
+        order = sorted(unusual, key=lambda action: (-rank[action], -value[action], action))
+        cues.append(tuple(names[action] for action in order[:MAX_ACTIONS]))
+    return cues
 
 
 def voice_cues(functionals: Floats, rates: Floats) -> list[tuple[str, ...]]:
-    """What stands out in each voice.
+    """Return the unusual properties of each voice.
 
     Args:
-        functionals: eGeMAPSv02, (n, 88), rows of NaN where there is no sound.
-        rates: Units of speech a second, (n,); see `speech_rate`.
+        functionals: eGeMAPSv02, (n, 88), rows of NaN without sound.
+        rates: Words of each clip per second, (n,); see `speech_rate`.
 
     Returns:
-        Names of cues, n times.
+        Names of cues for each of the n clips.
     """
     pitch = np.where(functionals[:, PITCH] > 0, functionals[:, PITCH], np.nan)  # 0: no voiced frame
     spread = np.where(np.isfinite(pitch), functionals[:, PITCH_SPREAD], np.nan)
@@ -98,48 +102,51 @@ def voice_cues(functionals: Floats, rates: Floats) -> list[tuple[str, ...]]:
         (functionals[:, LOUDNESS], "loud", "quiet"),
         (rates, "fast", "slow"),
     )
-    found: list[tuple[str, ...]] = [()] * len(rates)
+    cues: list[tuple[str, ...]] = [()] * len(rates)
     for values, high, low in columns:
         for clip, rank in enumerate(_ranks(values)):
-            if rank >= HIGH:
-                found[clip] += (high,)
-            elif rank <= LOW:
-                found[clip] += (low,)
-    return found
+            if rank >= HIGH_QUANTILE:
+                cues[clip] += (high,)
+            elif rank <= LOW_QUANTILE:
+                cues[clip] += (low,)
+    return cues
 
 
 def count_words(text: str) -> int:
-    """How many words a text has; each Chinese character counts as one."""
-    return len(_UNITS.findall(text))
+    """Return the number of words of a text; each Chinese character counts as one."""
+    return len(_WORD.findall(text))
 
 
 def speech_rate(text: str, seconds: float) -> float:
-    """Words (of Chinese: characters) a second; NaN where there is too little to tell, or the length is unknown.
+    """Return words (Chinese: characters) per second; NaN if the text or clip is too short or the length is unknown.
 
     Args:
-        text: The words spoken.
-        seconds: The clip's length.
+        text: The spoken words.
+        seconds: Length of the clip.
     """
-    units = count_words(text)
-    return units / seconds if units >= LEAST_UNITS and seconds >= LEAST_SECONDS else float("nan")
+    words = count_words(text)
+    return words / seconds if words >= MIN_WORDS and seconds >= MIN_SECONDS else float("nan")
 
 
 def _ranks(values: Floats) -> NDArray[np.float64]:
-    """The share of clips below each value, equal ones counting half, (n,); NaN where nothing can be said."""
+    """Return the share of clips below each value, (n,); equal ones count half.
+
+    Unknown values are NaN, and all values if there are too few clips.
+    """
     ranks = np.full(len(values), np.nan)
     known = np.isfinite(values)
-    if (count := int(known.sum())) >= LEAST_CLIPS:
-        ordered, some = np.sort(values[known]), values[known]
-        below, upto = np.searchsorted(ordered, some, "left"), np.searchsorted(ordered, some, "right")
-        ranks[known] = (below + upto) / (2 * count)
+    if (count := int(known.sum())) >= MIN_CLIPS:
+        ordered, finite = np.sort(values[known]), values[known]
+        below, not_above = np.searchsorted(ordered, finite, "left"), np.searchsorted(ordered, finite, "right")
+        ranks[known] = (below + not_above) / (2 * count)
     return ranks
 
 
 def write_cues(path: Path, cues: Mapping[str, Sequence[str]]) -> bool:
-    """Write a table of cues by clip id; clips without any are left out.
+    """Write a table of cues by clip id; clips without cues are left out.
 
     Returns:
-        Whether the file's bytes changed.
+        Whether the bytes of the file changed.
     """
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -152,12 +159,12 @@ def read_cues(path: Path) -> dict[str, tuple[str, ...]]:
     """Read a table of cues.
 
     Raises:
-        MissingInput: When the stage has not run yet.
-        InputError: When it is damaged.
+        MissingInput: If the file does not exist.
+        InputError: If the file is damaged.
     """
     if not path.is_file():
-        raise MissingInput(f"{path} is missing", "run `ecmf-pipe cues` (or `dvc repro`) first")
+        raise MissingInput(f"{path} does not exist", "run the stage that writes it", command="ecmf-pipe cues")
     header, *rows = list(csv.reader(io.StringIO(read_text(path)))) or [[]]
     if header != _COLUMNS or any(len(row) != 2 or not set(row[1].split()) <= set(CUES) for row in rows):
-        raise InputError(f"{path} is damaged", "run `ecmf-pipe cues` again")
+        raise InputError(f"{path} is damaged", "to write it again, run", command="ecmf-pipe cues")
     return {clip_id: tuple(names.split()) for clip_id, names in rows}

@@ -1,4 +1,4 @@
-"""Label scores from a few pictures of each clip, by a server whose model can see."""
+"""Label scores from a few pictures of each clip, from a server with a vision model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,21 +18,18 @@ from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.detector import FaceFinder
 from ecmf_pipeline.faces.openface import read_openface
-from ecmf_pipeline.llm.answers import Question, ScoreBooks, ScoreCache, TextScores, ask_about, drafts_of
+from ecmf_pipeline.llm.answers import Question, ScoreBooks, ScoreCache, TextScores, answer_questions, open_drafts
 from ecmf_pipeline.llm.config import LlmConfig, ShownFrames
 from ecmf_pipeline.llm.prompt import Message, PictureMessage, Prompt, Turn, json_words, load_prompt
-from ecmf_pipeline.llm.requests import LabelAsker, ServerStep
-from ecmf_pipeline.llm.scoring import Scored, scores_kept
+from ecmf_pipeline.llm.requests import LabelScorer, ServerStep
+from ecmf_pipeline.llm.scoring import Scored, collect_scores
 from ecmf_pipeline.llm.server_run import Budget, Drafts
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.containers import has_changed, resolved_reader
 from ecmf_pipeline.media.sampling import read_samplings
 
-if TYPE_CHECKING:
-    pass
-
-RECIPE = 1
-"""Raised with every change of code that changes the pictures."""
+PICTURE_VERSION = 1
+"""Increased with every change of code that changes the pictures."""
 
 
 def frame_scores(
@@ -46,99 +43,101 @@ def frame_scores(
     books: ScoreBooks,
     budget: Budget | None = None,
 ) -> Scored:
-    """Label scores of clips by their pictures, (n, K), asking only about files that no cache knows.
+    """Return label scores of clips from their pictures, (n, K); only files without cached scores are sent.
 
     Args:
-        config: The server, and how many pictures it is shown.
-        clips: The clips, (n,); those without such pictures are not asked about.
+        config: The server, and the number of pictures.
+        clips: The clips, (n,); clips without pictures are skipped.
         labels: Labels to choose from, (K,).
-        corpus_root: What the clips' paths are relative to.
-        media: How clips are decoded.
-        faces: How faces are found, where they are shown.
-        books: Where the stage keeps what it has asked.
-        budget: What may still be sent, where a stage asks in several loops; None: one for this loop.
+        corpus_root: Folder that the paths of clips are relative to.
+        media: Settings of the decoding.
+        faces: Settings of the face detection, used if crops of faces are sent.
+        books: Files of the stage.
+        budget: Limits of the requests that several calls share; None: those of ``config`` for this call.
 
     Raises:
-        ParamsError: When the prompt does not say how a server is asked about pictures.
-        TryAgain: As `answers.ask_about` does, with what else it raises.
+        ParamsError: If the prompt has no section ``frames``.
+        TryAgain: See `answers.answer_questions`, also for further errors.
     """
     prompt = load_prompt(config.prompt)
     if prompt.frames is None:
-        raise ParamsError(f"llm.prompt: {config.prompt} has no section `frames`", "copy it from emotion_en.yaml")
+        raise ParamsError(
+            f"llm.prompt: {config.prompt} has no section 'frames'", "copy it from emotion_en.yaml", keys=["llm.prompt"]
+        )
     keys = frame_keys(clips, config.votes.frames, faces)
     settings = fingerprint(frame_settings(config, labels, media, faces))
     cache = ScoreCache(books.cache, settings)
-    found = ask_about(
+    summary = answer_questions(
         keys,
         {clip.clip_id: clip for clip in clips},
-        lambda _: 0,  # as many pictures of one size
+        lambda _: 0,  # equal lengths: as many pictures of one size for each clip
         cache=cache,
         books=books,
-        steps=lambda _: ShowingStep(
+        steps=lambda _: FrameScoringStep(
             config,
             prompt,
             labels,
             corpus_root,
             media,
             faces,
-            drafts_of(books, settings),
+            open_drafts(books, settings),
             budget or Budget(config.budget),
         ),
         config=config,
     )
-    return scores_kept(cache, [clip.clip_id for clip in clips], keys, labels, found)
+    return collect_scores(cache, [clip.clip_id for clip in clips], keys, labels, summary)
 
 
 def frame_settings(
     config: LlmConfig, labels: Sequence[str], media: MediaConfig, faces: FaceConfig
 ) -> Mapping[str, Any]:
-    """All that changes the scores, beside the files, as plain JSON values.
+    """Return all settings that change the scores, as JSON values, without the files.
 
     Raises:
-        ModelError: When the face detector is asked for and not there.
+        ModelError: If the face detector is required and missing.
     """
     prompt = load_prompt(config.prompt)
-    prompt.words(labels)  # refuses labels that would share a word
-    asked = prompt.model_dump(mode="json", include={"frames", "labels", "aliases"})
-    words = {name: {"word": label["word"]} for name, label in asked["labels"].items()}
+    prompt.words(labels)  # raises if two labels share a word
+    prompt_fields = prompt.model_dump(mode="json", include={"frames", "labels", "aliases"})
+    words = {name: {"word": label["word"]} for name, label in prompt_fields["labels"].items()}
     shown = config.votes.frames
     return {
         "sees": shown.model_dump(mode="json"),
-        "recipe": RECIPE,
+        "recipe": PICTURE_VERSION,
         "reader": resolved_reader(media),
         "max_side": media.max_side,
         "faces": faces.settings() if shown.crops else None,
         "weights": config.weights(),
-        "prompt": sha256_text(json.dumps({**asked, "labels": words}, sort_keys=True, ensure_ascii=False)),
+        "prompt": sha256_text(json.dumps({**prompt_fields, "labels": words}, sort_keys=True, ensure_ascii=False)),
         "labels": list(labels),
         "server": config.server.settings(),
     }
 
 
 def frame_keys(clips: Sequence[Clip], shown: ShownFrames, faces: FaceConfig) -> dict[str, str]:
-    """Digest of the file that pictures of each clip come from, by clip id; clips without such a file are left out."""
-    cut = shown.crops and faces.source == "openface"
+    """Return the digest of the file with the pictures of each clip, by clip id; clips without a file are left out."""
+    from_openface = shown.crops and faces.source == "openface"
     return {
-        clip.clip_id: clip.face_digest if cut else clip.digest
+        clip.clip_id: clip.face_digest if from_openface else clip.digest
         for clip in clips
-        if (clip.face_digest if cut else clip.digest and clip.has_video)
+        if (clip.face_digest if from_openface else clip.digest and clip.has_video)
     }
 
 
-class ShowingStep(ServerStep[Question[Clip], list[bytes], TextScores]):
-    """Shows a server pictures of clips.
+class FrameScoringStep(ServerStep[Question[Clip], list[bytes], TextScores]):
+    """Step that scores the labels of clips from their pictures with a server.
 
-    Pictures are decoded by one thread at a time: detectors hold native objects, and the server is what takes long.
+    One thread at a time decodes pictures: detectors hold native objects, and the server takes most of the time.
 
     Args:
-        config: The server, and how many pictures it is shown.
-        prompt: What is asked.
+        config: The server, and the number of pictures.
+        prompt: The prompt.
         labels: Labels to choose from, (K,).
-        corpus_root: What the clips' paths are relative to.
-        media: How clips are decoded.
-        faces: How faces are found, where they are shown.
-        drafts: What has been paid for of clips that are not finished.
-        budget: What may still be sent.
+        corpus_root: Folder that the paths of clips are relative to.
+        media: Settings of the decoding.
+        faces: Settings of the face detection, used if crops of faces are sent.
+        drafts: Paid answers of unfinished clips.
+        budget: Limits of the requests.
     """
 
     def __init__(
@@ -159,27 +158,27 @@ class ShowingStep(ServerStep[Question[Clip], list[bytes], TextScores]):
         self._root = corpus_root
         self._media = media
         self._faces = faces
-        self._asker = LabelAsker(self._server, config.server, prompt.words(labels), drafts)
-        self._decoding = threading.Lock()
+        self._scorer = LabelScorer(self._server, config.server, prompt.words(labels), drafts)
+        self._decoder_lock = threading.Lock()
         self._finder: FaceFinder | None = None
 
     def open(self, item: Question[Clip]) -> list[bytes]:
-        """The clip's pictures as JPEG files.
+        """Return the pictures of a clip as JPEG files.
 
         Raises:
-            ClipError: When it cannot be read, or shows no face where faces are asked for.
+            ClipError: If the clip cannot be read, or has no face although crops of faces are sent.
         """
-        with self._decoding:
-            pictures = self._pictures(item.about)
-        return [as_jpeg(picture, self._shown) for picture in pictures]
+        with self._decoder_lock:
+            pictures = self._pictures(item.content)
+        return [encode_jpeg(picture, self._shown) for picture in pictures]
 
     def ask(self, item: Question[Clip], opened: list[bytes]) -> TextScores:
-        """The scores of a clip, under the digest of its file."""
-        shown = picture_messages(self._prompt, opened, self._labels)
-        return self._asker.scores(item.targets[0].digest, shown)
+        """Return the scores of a clip, with the digest of its file as key."""
+        messages = picture_messages(self._prompt, opened, self._labels)
+        return self._scorer.scores(item.targets[0].digest, messages)
 
     def close(self) -> None:
-        """Close the client, and free the face detector."""
+        """Close the client and the face detector."""
         super().close()
         if self._finder is not None:
             self._finder.close()
@@ -190,7 +189,7 @@ class ShowingStep(ServerStep[Question[Clip], list[bytes], TextScores]):
             return read_openface(self._root / clip.face_path, count=shown.count, size=faces.crop_size).crops
         path = self._root / clip.path
         if has_changed(path, clip.bytes):
-            raise ChangedSinceIndex("the file has changed since it was indexed: run `ecmf-pipe index`")
+            raise ChangedSinceIndex("the file has changed since it was indexed")
         (sampling,) = read_samplings(path, self._media, [shown.count])
         if not shown.crops:
             return sampling.frames
@@ -199,15 +198,15 @@ class ShowingStep(ServerStep[Question[Clip], list[bytes], TextScores]):
 
 
 def picture_messages(prompt: Prompt, pictures: Sequence[bytes], labels: Sequence[str]) -> list[Turn]:
-    """The turns that ask about pictures.
+    """Return the turns of the question about pictures.
 
     Args:
-        prompt: Says what is asked; has a section ``frames``.
+        prompt: The prompt; it must have a section ``frames``.
         pictures: JPEG files.
         labels: Labels to choose from.
     """
     if prompt.frames is None:
-        raise ValueError("the prompt has no section `frames`")
+        raise ValueError("the prompt has no section 'frames'")
     content: list[dict[str, Any]] = [
         {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"}}
         for data in pictures
@@ -217,8 +216,8 @@ def picture_messages(prompt: Prompt, pictures: Sequence[bytes], labels: Sequence
     return [Message(role="system", content=task), PictureMessage(role="user", content=content)]
 
 
-def as_jpeg(picture: NDArray[np.uint8], shown: ShownFrames) -> bytes:
-    """An RGB picture, uint8 (H, W, 3), as a JPEG file of at most ``shown.side`` pixels a side."""
+def encode_jpeg(picture: NDArray[np.uint8], shown: ShownFrames) -> bytes:
+    """Encode an RGB picture, uint8 (H, W, 3), as a JPEG file with sides of at most ``shown.side`` pixels."""
     import cv2
 
     height, width = picture.shape[:2]
@@ -226,7 +225,7 @@ def as_jpeg(picture: NDArray[np.uint8], shown: ShownFrames) -> bytes:
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    written, data = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, shown.quality])
-    if not written:
-        raise RuntimeError("OpenCV wrote no JPEG")
+    encoded, data = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, shown.quality])
+    if not encoded:
+        raise RuntimeError("OpenCV cannot encode the picture as JPEG")
     return bytes(data)

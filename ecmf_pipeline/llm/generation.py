@@ -1,4 +1,4 @@
-"""Forms that a language model fills in about many clips, whichever model params name: each question asked once."""
+"""Forms about many clips, filled in by the configured model; each distinct question is sent once."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core.errors import ClipError
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.llm.answers import AnswerCache, Question, ScoreBooks, Written, ask_about, drafts_of
+from ecmf_pipeline.llm.answers import AnswerCache, Question, ScoreBooks, Written, answer_questions, open_drafts
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Chat, question_key
-from ecmf_pipeline.llm.requests import FormStep
+from ecmf_pipeline.llm.requests import ServerFormStep
 from ecmf_pipeline.llm.schema import InvalidAnswer, Schema, Value
 from ecmf_pipeline.runner import Engine, Outcome, Step
 from ecmf_pipeline.runner.machine import as_out_of_memory
@@ -23,16 +23,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Forms:
-    """What a model filled in about each clip.
+class FilledForms:
+    """The forms of a list of clips.
 
     Attributes:
-        values: The answer about each clip that was asked about; None where the model abstains, and where the question
-            is set aside.
-        asked: How many questions were answered just now.
-        cached: How many were answered from the cache.
-        quarantined: How many clips are set aside.
-        invalid: How many clips the model abstains on because its answers were not valid.
+        values: The answer about each clip; None if the model abstains or the question is quarantined.
+        asked: Number of questions that this run answered.
+        cached: Number of questions with a cached answer.
+        quarantined: Number of quarantined clips.
+        invalid: Number of clips on which the model abstains because its answers were invalid.
     """
 
     values: Mapping[str, Mapping[str, Value] | None]
@@ -42,7 +41,7 @@ class Forms:
     invalid: int
 
 
-def fill_in(
+def fill_in_forms(
     config: LlmConfig,
     chats: Mapping[str, Chat],
     schema: Schema,
@@ -50,32 +49,32 @@ def fill_in(
     prompt: Mapping[str, Any],
     books: ScoreBooks,
     engine: Engine | None = None,
-) -> Forms:
-    """Have the model answer about each clip what no cache knows.
+) -> FilledForms:
+    """Return the answers about clips; only questions without a cached answer are sent to the model.
 
     Args:
         config: The model.
-        chats: The question about each clip, by clip id; equal ones are asked once.
-        schema: The form of the answers.
-        prompt: The prompt's part of the settings: its version, say.
-        books: Where the stage keeps what it has asked.
-        engine: Who runs the workers; None: as ``config`` says.
+        chats: The question about each clip, by clip id; equal questions are sent once.
+        schema: Schema of the answers.
+        prompt: The part of the fingerprint that describes the prompt, for example its version.
+        books: Files of the stage.
+        engine: Runs the workers; None: according to ``config``.
 
     Raises:
-        ModelError: When the model cannot be loaded.
-        TryAgain: As `answers.ask_about` does, with what else it raises.
+        ModelError: If the model cannot be loaded.
+        TryAgain: See `answers.answer_questions`, also for further errors.
     """
     keys = {clip_id: question_key(chat) for clip_id, chat in chats.items()}
     settings = fingerprint(generation_settings(config, schema, prompt))
-    cache = AnswerCache(books.cache, settings, written_under(schema), also=[other.cache for other in books.earlier])
-    found = ask_about(
+    cache = AnswerCache(books.cache, settings, form_parser(schema), also=[other.cache for other in books.earlier])
+    summary = answer_questions(
         keys,
         chats,
         lambda chat: sum(len(turn["content"]) for turn in chat),
         cache=cache,
         books=books,
         steps=(
-            (lambda _: FormStep(config, schema, drafts_of(books, settings)))
+            (lambda _: ServerFormStep(config, schema, open_drafts(books, settings)))
             if config.backend == "openai"
             else partial(_generation_step, config, schema)
         ),
@@ -83,41 +82,43 @@ def fill_in(
         engine=engine,
     )
     answers = {clip_id: cache.get(key) for clip_id, key in keys.items()}
-    return Forms(
+    return FilledForms(
         {clip_id: answer.values if answer else None for clip_id, answer in answers.items()},
-        asked=len(found.asked),
-        cached=found.cached,
-        quarantined=found.quarantined,
+        asked=len(summary.asked),
+        cached=summary.cached,
+        quarantined=summary.quarantined,
         invalid=sum(answer is not None and answer.values is None for answer in answers.values()),
     )
 
 
 def generation_settings(config: LlmConfig, schema: Schema, prompt: Mapping[str, Any]) -> dict[str, Any]:
-    """All that changes an answer, as plain JSON values, but for the question itself.
+    """Return all settings that change an answer, as JSON values, without the question itself.
 
     Args:
         config: The model.
-        schema: The form of the answers.
-        prompt: The prompt's part: its version, say.
+        schema: Schema of the answers.
+        prompt: The part that describes the prompt, for example its version.
 
     Raises:
-        ModelError: When the model's files are not there.
+        ModelError: If files of the model are missing.
     """
-    how: dict[str, Any] = {"dtype": config.dtype}
+    decoding: dict[str, Any] = {"dtype": config.dtype}
     if config.backend == "openai":
         server = config.server
-        how = {name: getattr(server, name) for name in ("structured", "answer_tokens", "sample_temperature", "seed")}
+        decoding = {
+            name: getattr(server, name) for name in ("structured", "answer_tokens", "sample_temperature", "seed")
+        }
     return {
         "generates": config.backend,
         "weights": config.weights(),
         "schema": schema.settings(),
         "prompt": dict(prompt),
-        "how": how,
+        "how": decoding,
     }
 
 
-def written_under(schema: Schema) -> Callable[[bytes], Written]:
-    """Reads a line of answers as `Written.parse` does; one whose values the schema forbids is damaged, too."""
+def form_parser(schema: Schema) -> Callable[[bytes], Written]:
+    """Return a parser of lines of answers; values that violate the schema count as damaged."""
 
     def parse(line: bytes) -> Written:
         row = Written.parse(line)
@@ -126,24 +127,24 @@ def written_under(schema: Schema) -> Callable[[bytes], Written]:
         try:
             return replace(row, values=schema.read(json.dumps(dict(row.values))))
         except InvalidAnswer as error:
-            raise ValueError(f"not a line of these answers: {line!r}") from error
+            raise ValueError(f"the values violate the schema: {line!r}") from error
 
     return parse
 
 
 def _generation_step(config: LlmConfig, schema: Schema, worker: int) -> GenerationStep:
-    """Load the model, in a worker."""
+    """Load the model in a worker."""
     from ecmf_pipeline.llm.local_generation import TransformersGenerator
 
     return GenerationStep(TransformersGenerator(config, worker), schema)
 
 
 class GenerationStep(Step[Question[Chat], Chat, Written]):
-    """Has a model of this machine answer questions.
+    """Step that answers questions with a local model.
 
     Args:
         generator: The model.
-        schema: The form of the answers.
+        schema: Schema of the answers.
     """
 
     def __init__(self, generator: TransformersGenerator, schema: Schema) -> None:
@@ -151,11 +152,11 @@ class GenerationStep(Step[Question[Chat], Chat, Written]):
         self._schema = schema
 
     def open(self, item: Question[Chat]) -> Chat:
-        """The turns."""
-        return item.about
+        """Return the turns of the chat."""
+        return item.content
 
     def work(self, batch: Sequence[tuple[Question[Chat], Chat]]) -> list[Outcome[Written]]:
-        """Answer a batch; where one question fails, each is answered alone."""
+        """Answer a batch; if one question fails, answer each separately."""
         try:
             with as_out_of_memory():
                 answers = self._generator.generate([chat for _, chat in batch], self._schema)

@@ -1,4 +1,4 @@
-"""What the caches of answers hold, and what a run would still ask."""
+"""Contents of the caches of answers, and the questions that a run would send."""
 
 from __future__ import annotations
 
@@ -11,72 +11,75 @@ from typing import Any
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.files import exclusive, sha256_text
 from ecmf_pipeline.faces.config import FaceConfig
-from ecmf_pipeline.llm.answers import AnswerCache, AnswerWriter, ScoreBooks, TextScores, Written, drafts_of
+from ecmf_pipeline.llm.answers import AnswerCache, AnswerWriter, ScoreBooks, TextScores, Written, open_drafts
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.frames import frame_keys, picture_messages
-from ecmf_pipeline.llm.generation import written_under
+from ecmf_pipeline.llm.generation import form_parser
 from ecmf_pipeline.llm.prompt import Chat, Context, Prompt, RewritePrompt, load_prompt, question_key
-from ecmf_pipeline.llm.rewriting import shortened_context
-from ecmf_pipeline.llm.scoring import calibration_of_server
-from ecmf_pipeline.llm.server_run import DRAFTS_FILE, Drafts, about_tokens
+from ecmf_pipeline.llm.rewriting import truncate_context
+from ecmf_pipeline.llm.scoring import server_calibration_texts
+from ecmf_pipeline.llm.server_run import DRAFTS_FILE, Drafts, estimate_tokens
 
 Caches = Sequence[tuple[ScoreBooks, Callable[[bytes], TextScores | Written]]]
-"""Where answers are kept, and how a line of them is read."""
+"""Files of each cache, with the parser of its lines."""
 
 
 def kept_answers(caches: Caches) -> Iterator[tuple[ScoreBooks, str, int, int]]:
-    """What each cache holds: its place and settings, how many answers, and on how many the model abstains."""
+    """Yield for each cache and fingerprint: files, fingerprint, number of answers, number of abstentions."""
     for books, parse in caches:
         for name in _fingerprints(books):
             rows = list(AnswerCache(books.cache, name, parse).rows())
-            yield books, name, len(rows), sum(_is_invalid(row) for row in rows)
+            yield books, name, len(rows), sum(_is_abstention(row) for row in rows)
 
 
 def unfinished(caches: Caches) -> list[tuple[ScoreBooks, str, int]]:
-    """How many paid answers of unfinished questions wait, by place and settings; two caches may share a place."""
-    places = {books.waiting: books for books, _ in caches}
-    found = [(places[at], path.parent.name) for at in places for path in sorted(at.glob(f"*/{DRAFTS_FILE}"))]
-    return [(books, name, len(drafts_of(books, name))) for books, name in found]
+    """Return files, fingerprint and number of paid answers of unfinished questions; two caches may share a spool."""
+    by_spool = {books.spool_folder: books for books, _ in caches}
+    return [
+        (books, path.parent.name, len(open_drafts(books, path.parent.name)))
+        for spool, books in by_spool.items()
+        for path in sorted(spool.glob(f"*/{DRAFTS_FILE}"))
+    ]
 
 
 def prune(caches: Caches, in_use: set[str], *, remove: bool) -> Iterator[str]:
-    """Remove what was answered under settings that are not in use.
+    """Remove the answers of fingerprints that are not in use.
 
     Args:
         caches: The caches.
-        in_use: Fingerprints that stay.
-        remove: Whether it is removed; else it is only named.
+        in_use: Fingerprints to keep.
+        remove: Whether to remove the answers; otherwise they are only listed.
 
     Yields:
-        What it is, once it is gone.
+        A description of each group of answers, after its removal.
     """
     for books, parse in caches:
         for name in _fingerprints(books):
             if name not in in_use:
                 if remove:
-                    with AnswerWriter(AnswerCache(books.cache, name, parse), books.waiting):  # holds the lock
+                    with AnswerWriter(AnswerCache(books.cache, name, parse), books.spool_folder):  # for its lock
                         shutil.rmtree(books.cache / name, ignore_errors=True)
                 yield f"{books.stage} {name}"
     for books, name, _ in unfinished(caches):
         if name not in in_use:
             if remove:
-                with exclusive(books.waiting / "lock", f"the answers in {books.cache}"):
-                    drafts_of(books, name).remove()
+                with exclusive(books.spool_folder / "lock", f"the answers in {books.cache}"):
+                    open_drafts(books, name).remove()
             yield f"{books.stage} {name}, unfinished questions"
 
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """All that a source asks about the corpus.
+    """All questions of a source about the corpus.
 
     Attributes:
-        source: What the answers are for.
-        keys: Key by what is asked about: a text, the question of a rewrite, a file's digest.
-        cache: What is known.
-        drafts: What has been paid for of questions that are not finished.
-        tokens: About how many tokens a question takes.
-        answer_tokens: How many an answer takes at most.
-        samples: How many answers are asked for.
+        source: Source of the votes, or ``rewrite``.
+        keys: Key by content of the question: a text, the last turn of a rewrite, the digest of a file.
+        cache: The cached answers.
+        drafts: Paid answers of unfinished questions.
+        tokens: Function that estimates the tokens of a question.
+        answer_tokens: Maximum number of tokens of an answer.
+        samples: Number of answers for each question.
     """
 
     source: str
@@ -88,22 +91,22 @@ class Questions:
     samples: int = 1
 
     def missing(self) -> dict[str, str]:
-        """What no answer is known about, by key."""
+        """Return the contents of the questions without an answer, by key."""
         return {key: text for text, key in self.keys.items() if key not in self.cache}
 
     def estimate(self) -> Counter[str]:
-        """What it takes to ask a server about what is missing: requests, tokens of prompts, at most those of answers.
+        """Estimate the cost of the missing answers: requests, tokens of prompts, maximum tokens of answers.
 
-        What has been paid for is not asked again.
+        Paid answers of unfinished questions are not counted.
         """
-        found: Counter[str] = Counter()
+        total: Counter[str] = Counter()
         for key, text in self.missing().items():
-            left = self.samples - self.drafts.settled(key, self.samples)
-            found.update(requests=left, prompts=left * self.tokens(text), answers=left * self.answer_tokens)
-        return found
+            requests = self.samples - self.drafts.count_settled(key, self.samples)
+            total.update(requests=requests, prompts=requests * self.tokens(text), answers=requests * self.answer_tokens)
+        return total
 
     def entries(self, labels: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """What is known, with what it is about, as plain JSON values.
+        """Yield the cached answers with the content of their question, as JSON values.
 
         Args:
             labels: The labels of the scores, (K,).
@@ -127,14 +130,14 @@ def score_questions(
     books: ScoreBooks,
     prompt: Prompt | None = None,
 ) -> Questions:
-    """What is asked to score texts; see `scoring.label_scores`."""
-    asked = prompt or load_prompt(config.prompt)
+    """Return the questions that score texts; see `scoring.label_scores`."""
+    used_prompt = prompt or load_prompt(config.prompt)
     return Questions(
         source,
-        {text: sha256_text(text) for text in (*texts, *calibration_of_server(config, asked))},
+        {text: sha256_text(text) for text in (*texts, *server_calibration_texts(config, used_prompt))},
         AnswerCache(books.cache, fingerprint, TextScores.parse, also=[other.cache for other in books.earlier]),
-        drafts_of(books, fingerprint),
-        lambda text: about_tokens(asked.chat_messages(text, labels)),
+        open_drafts(books, fingerprint),
+        lambda text: estimate_tokens(used_prompt.chat_messages(text, labels)),
         config.server.answer_tokens,
         _samples(config),
     )
@@ -143,19 +146,19 @@ def score_questions(
 def rewrite_questions(
     config: LlmConfig, contexts: Mapping[str, Context], prompt: RewritePrompt, fingerprint: str, books: ScoreBooks
 ) -> Questions:
-    """What is asked to write rewrites; see `rewriting.write_rewrites`."""
+    """Return the questions of written rewrites; see `rewriting.generate_rewrites`."""
     chats: dict[str, Chat] = {}
     for context in contexts.values():
-        chat = prompt.messages(shortened_context(context, config.max_tokens))
+        chat = prompt.messages(truncate_context(context, config.max_tokens))
         chats[str(chat[-1]["content"])] = chat
     schema = prompt.schema_of_answers()
     return Questions(
         "rewrite",
         {text: question_key(chat) for text, chat in chats.items()},
-        AnswerCache(books.cache, fingerprint, written_under(schema)),
-        drafts_of(books, fingerprint),
-        lambda text: about_tokens(chats[text]),
-        max(config.server.answer_tokens, schema.most_tokens()),
+        AnswerCache(books.cache, fingerprint, form_parser(schema)),
+        open_drafts(books, fingerprint),
+        lambda text: estimate_tokens(chats[text]),
+        max(config.server.answer_tokens, schema.max_answer_tokens()),
     )
 
 
@@ -168,14 +171,14 @@ def frame_questions(
     fingerprint: str,
     books: ScoreBooks,
 ) -> Questions:
-    """What is asked about pictures of clips; see `frames.frame_scores`."""
-    shown = picture_messages(load_prompt(config.prompt), [b""] * config.votes.frames.count, labels)
+    """Return the questions about pictures of clips; see `frames.frame_scores`."""
+    messages = picture_messages(load_prompt(config.prompt), [b""] * config.votes.frames.count, labels)
     return Questions(
         source,
         {key: key for key in frame_keys(clips, config.votes.frames, faces).values()},
         AnswerCache(books.cache, fingerprint, TextScores.parse),
-        drafts_of(books, fingerprint),
-        lambda _: about_tokens(shown),
+        open_drafts(books, fingerprint),
+        lambda _: estimate_tokens(messages),
         config.server.answer_tokens,
         _samples(config),
     )
@@ -185,7 +188,7 @@ def _samples(config: LlmConfig) -> int:
     return config.server.samples if config.server.scoring == "samples" else 1
 
 
-def _is_invalid(row: TextScores | Written) -> bool:
+def _is_abstention(row: TextScores | Written) -> bool:
     return row.values is None if isinstance(row, Written) else not row.scores
 
 

@@ -1,4 +1,4 @@
-"""A causal language model of transformers on this machine, its tokenizer, and the scoring of labels with it."""
+"""A local causal language model of transformers, its tokenizer, and label scores from it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from ecmf_pipeline.llm.prompt import Message, Prompt, as_data, load_prompt
 
 
 class LocalModel:
-    """Any causal language model of transformers, GGUF files included; loaded when it is first needed.
+    """A causal language model of transformers, also from GGUF files; loaded on first use.
 
     Args:
         config: The model.
-        worker: Number of the worker that asks; where ``config.device`` leaves the choice, workers share out the GPUs.
+        worker: Number of the worker; with ``device: auto`` or ``cuda``, it selects the GPU.
     """
 
     def __init__(self, config: LlmConfig, worker: int = 0) -> None:
@@ -44,7 +44,7 @@ class LocalModel:
 
     @cached_property
     def network(self) -> Any:
-        """The model itself, on its device."""
+        """The network, on its device."""
         from transformers import AutoModelForCausalLM
 
         device = self.config.device
@@ -56,63 +56,63 @@ class LocalModel:
         return network.to(device).eval()
 
     @cached_property
-    def accepts(self) -> frozenset[str]:
-        """Names of the arguments that the model's forward pass takes."""
+    def forward_arguments(self) -> frozenset[str]:
+        """Names of the arguments of the forward pass."""
         return frozenset(inspect.signature(self.network.forward).parameters)
 
     @property
-    def reads(self) -> int | None:
-        """How many tokens it can read; None where it does not say."""
+    def max_length(self) -> int | None:
+        """Maximum number of tokens; None if the config of the network does not contain it."""
         limit: int | None = getattr(self.network.config, "max_position_embeddings", None)
         return limit
 
     @cached_property
-    def opening(self) -> list[int]:
-        """The sign that opens a text, where the model knows one."""
-        sign = self.tokenizer.bos_token_id
-        return [sign] if sign in self.tokenizer("")["input_ids"][:1] else []
+    def bos_tokens(self) -> list[int]:
+        """The token at the start of a text; empty if the tokenizer adds none."""
+        token = self.tokenizer.bos_token_id
+        return [token] if token in self.tokenizer("")["input_ids"][:1] else []
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of a text, without signs of the tokenizer's own."""
+        """Return the tokens of a text, without special tokens."""
         tokens: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, without half a character at its end."""
+        """Return the text of tokens, without an incomplete character at its end."""
         text: str = self.tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
         return text.rstrip("\ufffd")
 
     def chat(self, messages: Sequence[Message]) -> str:
-        """The turns of a chat as the model's template writes them, up to where it answers.
+        """Return the turns of a chat in the chat template of the model, up to the start of the answer.
 
         Raises:
-            ModelError: When the model has no template.
+            ModelError: If the model has no chat template.
         """
         if not self.tokenizer.chat_template:
-            raise ModelError(f"{self.config.model} has no chat template", "set chat_template: false")
+            raise ModelError(f"{self.config.model} has no chat template", "set llm.chat_template: false")
         rendered: str = self.tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
         return rendered
 
-    def harmless(self, text: str) -> str:
-        """The text with none of the tokenizer's own signs in it, such as those that end a turn."""
-        for sign in sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True):
-            if sign.strip() and sign in text:
-                text = text.replace(sign, f"{sign[0]} {sign[1:]}" if len(sign) > 1 else " ")
+    def escape_special_tokens(self, text: str) -> str:
+        """Return the text without special tokens, such as those that end a turn."""
+        for token in sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True):
+            if token.strip() and token in text:
+                text = text.replace(token, f"{token[0]} {token[1:]}" if len(token) > 1 else " ")
         return text
 
     def prefix_cache(self, prefix: Sequence[int]) -> Any:
-        """Keys and values of a prefix; None where the model keeps a state that is not made of keys and values."""
-        if not prefix or not {"past_key_values", "use_cache"} <= self.accepts:
+        """Return the keys and values of a prefix; None if the model cannot reuse them."""
+        if not prefix or not {"past_key_values", "use_cache"} <= self.forward_arguments:
             return None
         tokens = torch.tensor([list(prefix)], device=self.network.device)  # (1, P)
         cache = self.network(tokens, use_cache=True).past_key_values
         return None if cache is None or any(cache.is_linear) else cache
 
     @staticmethod
-    def repeated(cache: Any, rows: int) -> Any:
-        """A copy of a prefix' keys and values for each of several rows; a forward pass appends to what it is given."""
+    def repeat_cache(cache: Any, rows: int) -> Any:
+        """Return a copy of the keys and values of a prefix for each row; a forward pass appends to its cache."""
         cache = copy.deepcopy(cache)
         cache.batch_repeat_interleave(rows)
         return cache
@@ -121,52 +121,53 @@ class LocalModel:
         self,
         tokens: torch.Tensor,
         mask: torch.Tensor,
-        kept: Sequence[int],
+        kept_positions: Sequence[int],
         cache: Any = None,
-        places: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """One forward pass over a batch.
+        """Run one forward pass over a batch.
 
         Args:
-            tokens: What comes after the cache, (B, L).
-            mask: 1 where there is a token and 0 where a row is filled up, (B, P + L).
-            kept: Positions in ``tokens`` whose logits are wanted.
-            cache: Keys and values of the P tokens before, of each row; it is appended to.
-            places: Place of each token in its row's text, (B, L), where rows are filled up in between.
+            tokens: Tokens after the cache, (B, L).
+            mask: 1 for tokens and 0 for padding, (B, P + L).
+            kept_positions: Positions in ``tokens`` whose logits are returned.
+            cache: Keys and values of the P tokens before, for each row; the pass appends to it.
+            position_ids: Position of each token in the text of its row, (B, L), if rows have padding before their last
+                token.
 
         Returns:
-            Logits, (B, len(kept), V).
+            Logits, (B, len(kept_positions), V).
         """
         device = self.network.device
         options: dict[str, Any] = {} if cache is None else {"past_key_values": cache, "use_cache": True}
-        if places is not None:
-            options["position_ids"] = places.to(device)
-        positions = torch.tensor(list(kept), device=device)
-        if narrow := "logits_to_keep" in self.accepts:
+        if position_ids is not None:
+            options["position_ids"] = position_ids.to(device)
+        positions = torch.tensor(list(kept_positions), device=device)
+        if keeps_positions := "logits_to_keep" in self.forward_arguments:
             options["logits_to_keep"] = positions
         logits: torch.Tensor = self.network(tokens.to(device), attention_mask=mask.to(device), **options).logits
-        return logits if narrow else logits[:, positions]
+        return logits if keeps_positions else logits[:, positions]
 
 
 def _load(kind: Any, config: LlmConfig, **options: Any) -> Any:
-    """Load a tokenizer or model without letting its progress bars into a log."""
+    """Load a tokenizer or model without progress bars in a log."""
     if config.gguf_file:
         options["gguf_file"] = config.gguf_file
-    config.files()  # says clearly what is missing
+    config.files()  # raises a clear error for missing files
     try:
-        with _quiet():
+        with _progress_bars_silenced():
             return kind.from_pretrained(
                 config.model, revision=config.revision or "main", trust_remote_code=False, **options
             )
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(
-            f"{config.model} cannot be loaded: {error}", "check `model`, `gguf_file` and `revision`"
+            f"{config.model} cannot be loaded: {error}", "check llm.model, llm.gguf_file and llm.revision"
         ) from error
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep progress bars off standard error unless it is a terminal; the GGUF reader of transformers has no switch."""
+def _progress_bars_silenced() -> Iterator[None]:
+    """Discard progress bars off a terminal: the GGUF reader of transformers has no option for it."""
     if sys.stderr.isatty():
         yield
         return
@@ -175,18 +176,18 @@ def _quiet() -> Iterator[None]:
 
 
 _PROBES = ("", "a", "The", "1", "'", "...", "?", "(", "中", "é")
-"""Beginnings of utterances; what the tokens of all their prompts share is the prefix."""
+"""Starts of utterances; the common tokens of the prompts with them are the prefix."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
-    """What stays the same for every utterance scored against one set of labels.
+class _LabelSet:
+    """Constants of all utterances that are scored with one set of labels.
 
     Attributes:
         labels: The labels, (K,).
-        prefix: Tokens that the prompts share.
-        cache: Their keys and values (a transformers ``Cache``); None where the model's cannot be reused.
-        branches: For each run of tokens to append to a prompt, the labels read off it: (label, its tokens).
+        prefix: Common tokens of the prompts.
+        cache: Their keys and values (a transformers ``Cache``); None if the model cannot reuse them.
+        branches: For each sequence of tokens to append to a prompt, the labels that it scores: (label, its tokens).
     """
 
     labels: tuple[str, ...]
@@ -205,17 +206,17 @@ class _Row:
 
 
 class TransformersScorer:
-    """Scores labels with any causal language model of transformers, GGUF files included.
+    """Label scores from a causal language model of transformers, also from GGUF files.
 
-    The model is loaded when the first score is asked.
+    The model is loaded on first use.
 
     Args:
         config: Model, prompt and batch size.
-        prompt: The prompt with examples of the corpus; None: as it is packaged.
-        worker: Number of the worker that asks; where ``config.device`` leaves the choice, workers share out the GPUs.
+        prompt: The prompt with examples of the corpus; None: the packaged prompt.
+        worker: Number of the worker; with ``device: auto`` or ``cuda``, it selects the GPU.
 
     Attributes:
-        cut: Utterances that were cut to ``config.max_tokens``.
+        cut: Utterances that were truncated to ``config.max_tokens``.
     """
 
     def __init__(self, config: LlmConfig, worker: int = 0, prompt: Prompt | None = None) -> None:
@@ -223,16 +224,16 @@ class TransformersScorer:
         self.cut: set[str] = set()
         self._model = LocalModel(config, worker)
         self._prompt = prompt or load_prompt(config.prompt)
-        self._tasks: dict[tuple[str, ...], _Task] = {}
+        self._label_sets: dict[tuple[str, ...], _LabelSet] = {}
         self._baselines: dict[tuple[str, ...], NDArray[np.float64]] = {}
 
     def score(self, texts: Sequence[str], labels: Sequence[str]) -> NDArray[np.float64]:
-        """Log-likelihood of each label less its mean over the calibration texts, (n, K).
+        """Return the log-likelihood of each label minus its mean over the calibration texts, (n, K).
 
         Source: Zhao et al. 2021, arXiv 2102.09690; Zhou et al. 2023, arXiv 2309.17249.
 
         Raises:
-            ModelError: When the model cannot be loaded or the prompt does not fit into it.
+            ModelError: If the model cannot be loaded or the prompt is too long for it.
         """
         key = tuple(labels)
         if key not in self._baselines:
@@ -243,28 +244,29 @@ class TransformersScorer:
 
     @torch.inference_mode()
     def log_likelihoods(self, texts: Sequence[str], labels: Sequence[str]) -> NDArray[np.float64]:
-        """Log-likelihood of each label after the prompt, uncalibrated, (n, K).
+        """Return the uncalibrated log-likelihood of each label after the prompt, (n, K).
 
         Raises:
-            ModelError: When the model cannot be loaded or the prompt does not fit into it.
+            ModelError: If the model cannot be loaded or the prompt is too long for it.
         """
-        task = self._task(labels)
-        prompts = [self._tokens(self._harmless(text), labels) for text in texts]
-        rows = [_Row(text, prompt, branch) for text, prompt in enumerate(prompts) for branch in task.branches]
-        # Sequences of like length share a batch; those that do not begin with the prefix go without it.
-        rows.sort(key=lambda row: (self._shared(row, task), len(row.prompt) + len(row.branch)))
+        label_set = self._label_set(labels)
+        prompts = [self._tokens(self._prepare(text), labels) for text in texts]
+        rows = [_Row(text, prompt, branch) for text, prompt in enumerate(prompts) for branch in label_set.branches]
+        # Sequences of similar length share a batch, separately for those with and without the prefix.
+        rows.sort(key=lambda row: (self._has_prefix(row, label_set), len(row.prompt) + len(row.branch)))
         scores = np.full((len(texts), len(labels)), np.nan)
-        for shares in (False, True):
-            some = [row for row in rows if self._shared(row, task) is shares]
-            for start in range(0, len(some), self.config.batch_size):
-                self._score_batch(some[start : start + self.config.batch_size], task, scores, shares=shares)
+        for has_prefix in (False, True):
+            group = [row for row in rows if self._has_prefix(row, label_set) is has_prefix]
+            for start in range(0, len(group), self.config.batch_size):
+                batch = group[start : start + self.config.batch_size]
+                self._score_batch(batch, label_set, scores, has_prefix=has_prefix)
         return scores
 
-    def _task(self, labels: Sequence[str]) -> _Task:
-        """Tokens of the labels and keys and values of the prefix, made once per set of labels."""
+    def _label_set(self, labels: Sequence[str]) -> _LabelSet:
+        """Return the tokens of the labels and of the prefix, computed once for each set of labels."""
         key = tuple(labels)
-        if key not in self._tasks:
-            self._refuse_signs(labels)
+        if key not in self._label_sets:
+            self._reject_special_tokens(labels)
             prompts = [self._tokens(probe, labels) for probe in _PROBES]
             length = next(
                 (i for i, column in enumerate(zip(*prompts, strict=False)) if len(set(column)) > 1),
@@ -275,23 +277,23 @@ class TransformersScorer:
             for index, tokens in enumerate(self._answers(labels)):
                 branches[tokens[:-1]].append((index, tokens))
             longest = max(len(prompt) for prompt in prompts) + max(map(len, branches)) + self.config.max_tokens + 8
-            if longest > (limit := self._model.reads or longest):
+            if longest > (limit := self._model.max_length or longest):
                 raise ModelError(
-                    f"{self.config.model} reads {limit} tokens; the prompt with an utterance may take {longest}",
-                    "lower max_tokens, shorten the prompt or take another model",
+                    f"the prompt with an utterance may take {longest} tokens; {self.config.model} reads {limit} tokens",
+                    "lower llm.max_tokens, shorten the prompt or use another model",
                 )
-            self._tasks[key] = _Task(key, prefix, self._model.prefix_cache(prefix), dict(branches))
-        return self._tasks[key]
+            self._label_sets[key] = _LabelSet(key, prefix, self._model.prefix_cache(prefix), dict(branches))
+        return self._label_sets[key]
 
     def _answers(self, labels: Sequence[str]) -> list[tuple[int, ...]]:
-        """Tokens of each label where it follows the prompt."""
+        """Return the tokens of each label after the prompt."""
         space = "" if self.config.chat_template else self._prompt.space
         before = self._text("", labels)
         start = self._model.encode(before)
         answers = []
         for word in self._prompt.words(labels):
             whole = self._model.encode(before + space + word)
-            # A tokenizer may merge the prompt's end with the answer; then the answer's own tokens are appended.
+            # A tokenizer may merge the end of the prompt with the answer; then the answer is encoded separately.
             answers.append(
                 tuple(whole[len(start) :] if whole[: len(start)] == start else self._model.encode(space + word))
             )
@@ -299,37 +301,37 @@ class TransformersScorer:
 
     def _text(self, utterance: str, labels: Sequence[str]) -> str:
         if not self.config.chat_template:
-            return self._shown.render(utterance, labels)
-        return self._model.chat(self._shown.messages(utterance, labels))
+            return self._safe_prompt.render(utterance, labels)
+        return self._model.chat(self._safe_prompt.messages(utterance, labels))
 
     def _tokens(self, utterance: str, labels: Sequence[str]) -> list[int]:
-        """Tokens of the whole prompt, with the sign that opens a text where the model knows one."""
+        """Return the tokens of the whole prompt, with the token at the start of a text."""
         tokens = self._model.encode(self._text(utterance, labels))
-        if self.config.chat_template:  # the template writes it
+        if self.config.chat_template:  # the template contains it
             return tokens
-        return [*self._model.opening, *tokens]
+        return [*self._model.bos_tokens, *tokens]
 
     @cached_property
-    def _shown(self) -> Prompt:
-        """The prompt whose examples, which may be transcripts too, hold none of the tokenizer's own signs."""
-        harmless = {
-            label: known.model_copy(update={"example": self._model.harmless(known.example)})
-            for label, known in self._prompt.labels.items()
+    def _safe_prompt(self) -> Prompt:
+        """The prompt without special tokens in its examples, which may be transcripts too."""
+        entries = {
+            label: entry.model_copy(update={"example": self._model.escape_special_tokens(entry.example)})
+            for label, entry in self._prompt.labels.items()
         }
-        return self._prompt.model_copy(update={"labels": harmless})
+        return self._prompt.model_copy(update={"labels": entries})
 
-    def _refuse_signs(self, labels: Sequence[str]) -> None:
-        """A label is data as well, but cannot be changed: it is what is asked for."""
-        own = [token.content for token in self._model.tokenizer.added_tokens_decoder.values() if token.special]
+    def _reject_special_tokens(self, labels: Sequence[str]) -> None:
+        """Raise an error if a label contains a special token: unlike transcripts, labels cannot be changed."""
+        special = [token.content for token in self._model.tokenizer.added_tokens_decoder.values() if token.special]
         for label, word in zip(labels, self._prompt.words(labels), strict=True):
-            if any(sign in word for sign in own):
+            if any(token in word for token in special):
                 raise ModelError(
-                    f"the label {label!r} holds a sign of the tokenizer of {self.config.model}", "rename the label"
+                    f"the label {label!r} contains a special token of {self.config.model}", "rename the label"
                 )
 
-    def _harmless(self, utterance: str) -> str:
-        """The utterance as data: one line, no quotation marks, none of the tokenizer's own signs, and not too long."""
-        text = self._model.harmless(as_data(utterance))
+    def _prepare(self, utterance: str) -> str:
+        """Return the utterance as data: one line, no quotation marks, no special tokens, truncated."""
+        text = self._model.escape_special_tokens(as_data(utterance))
         tokens = self._model.encode(text)
         if len(tokens) <= self.config.max_tokens:
             return text
@@ -337,25 +339,27 @@ class TransformersScorer:
         return self._model.decode(tokens[: self.config.max_tokens])
 
     @staticmethod
-    def _shared(row: _Row, task: _Task) -> bool:
-        size = len(task.prefix)
-        return task.cache is not None and len(row.prompt) > size and row.prompt[:size] == task.prefix
+    def _has_prefix(row: _Row, label_set: _LabelSet) -> bool:
+        size = len(label_set.prefix)
+        return label_set.cache is not None and len(row.prompt) > size and row.prompt[:size] == label_set.prefix
 
-    def _score_batch(self, rows: Sequence[_Row], task: _Task, scores: NDArray[np.float64], *, shares: bool) -> None:
-        """Run a batch of B rows and write the scores read off them."""
-        skip = len(task.prefix) if shares else 0
+    def _score_batch(
+        self, rows: Sequence[_Row], label_set: _LabelSet, scores: NDArray[np.float64], *, has_prefix: bool
+    ) -> None:
+        """Run a batch of B rows and store the scores of their labels."""
+        skip = len(label_set.prefix) if has_prefix else 0
         tails = [row.prompt[skip:] + list(row.branch) for row in rows]
         width = max(map(len, tails))
         tokens = torch.tensor([tail + [0] * (width - len(tail)) for tail in tails])  # (B, L)
         mask = torch.tensor([[1] * (skip + len(tail)) + [0] * (width - len(tail)) for tail in tails])  # (B, P + L)
-        # The branch's first token is read at the prompt's last, and so on to the end of the tail.
-        read = [range(len(row.prompt) - skip - 1, len(tail)) for row, tail in zip(rows, tails, strict=True)]
-        kept = sorted({position for positions in read for position in positions})
-        cache = self._model.repeated(task.cache, len(rows)) if shares else None
-        logits = self._model.logits(tokens, mask, kept, cache)  # (B, len(kept), V)
-        column = {position: index for index, position in enumerate(kept)}
-        for index, (row, positions) in enumerate(zip(rows, read, strict=True)):
+        # The last token of the prompt predicts the first token of the branch, and so on to the end of the tail.
+        predictions = [range(len(row.prompt) - skip - 1, len(tail)) for row, tail in zip(rows, tails, strict=True)]
+        kept_positions = sorted({position for positions in predictions for position in positions})
+        cache = self._model.repeat_cache(label_set.cache, len(rows)) if has_prefix else None
+        logits = self._model.logits(tokens, mask, kept_positions, cache)  # (B, len(kept_positions), V)
+        column = {position: index for index, position in enumerate(kept_positions)}
+        for index, (row, positions) in enumerate(zip(rows, predictions, strict=True)):
             steps = logits[index, [column[position] for position in positions]]
             likelihood = steps.float().log_softmax(dim=-1).cpu().numpy()  # (tokens of the branch + 1, V)
-            for label, answer in task.branches[row.branch]:
+            for label, answer in label_set.branches[row.branch]:
                 scores[row.text, label] = sum(float(likelihood[step, token]) for step, token in enumerate(answer))

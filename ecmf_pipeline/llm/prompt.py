@@ -1,7 +1,7 @@
 """Prompts: versioned texts that ask for the emotion of an utterance, or for the cues of a written rewrite.
 
-A transcript is data. It stands on one line between quotation marks that it cannot itself contain, so nothing a speaker
-says can end the quotation, add an example or change the task.
+A transcript is data. It is rendered on one line between quotation marks that it cannot contain, so no transcript can
+end the quotation, add an example or change the task.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ from ecmf_pipeline.llm.schema import OneOf, Schema, SomeOf, Text
 
 Calibration = Literal["everyday", "content_free", "none"]
 _QUOTATION_MARKS = str.maketrans(dict.fromkeys('"“”„‟«»\uff02「」『』', "'"))
-_MARKS = str.maketrans({"<": "‹", ">": "›", "\uff1c": "‹", "\uff1e": "›"})  # noqa: RUF001 - the look-alikes are meant
-MOST_EMOTIONS = 2
-LONGEST_CUES = 160
-"""Characters of all cues of an answer."""
+_ANGLE_BRACKETS = str.maketrans({"<": "‹", ">": "›", "\uff1c": "‹", "\uff1e": "›"})  # noqa: RUF001 - look-alikes on purpose
+MAX_EMOTIONS = 2
+MAX_CUE_CHARACTERS = 160
+"""Maximum length of all cues of an answer together."""
+PROMPT_KEYS = ("llm.prompt", "llm.cues_prompt")
+"""Params that name a `Prompt`."""
 CUES = (
     *("brows_down", "inner_brows_up", "brows_up", "eyes_wide", "eyes_squinting", "cheeks_up", "nose_wrinkled"),
     *("jaw_open", "smile", "frown", "lips_pressed", "mouth_stretched", "upper_lip_up", "lips_rolled", "pucker"),
     *("pitch_high", "pitch_low", "pitch_lively", "pitch_flat", "loud", "quiet", "fast", "slow"),
 )
-"""All that a face or a voice can be said to do; a prompt file has words for each."""
+"""Names of all cues of face and voice; a prompt file has words for each."""
 
 
 class Message(TypedDict):
@@ -46,7 +48,7 @@ class Message(TypedDict):
 
 
 class PictureMessage(TypedDict):
-    """One turn of a chat that shows pictures, as servers of vision models take it."""
+    """One turn of a chat with pictures, in the format of servers with vision models."""
 
     role: str
     content: list[dict[str, Any]]
@@ -58,11 +60,11 @@ Chat = Sequence[Message]
 
 
 class KnownLabel(Config):
-    """How a prompt speaks of one label.
+    """The words of a prompt for one label.
 
     Attributes:
-        word: What the LLM reads and is scored on.
-        adjective: What the cue sentence says.
+        word: The word that the model reads and is scored on.
+        adjective: The word in the cue sentence.
         example: An utterance of that emotion, written for the prompt (never from a corpus).
     """
 
@@ -72,15 +74,15 @@ class KnownLabel(Config):
 
 
 class Wording(Config):
-    """The sentences that an answer is put in; see `rewriting.enrich`.
+    """Templates of an enriched text; see `rewriting.enrich`.
 
     Attributes:
-        enriched: The whole text, of ``{text}`` (the original words) and ``{cue}``.
-        clear: The cue when one emotion is clear (``{first}``).
-        clear_second: The same when another is well possible (``{first}``, ``{second}``).
-        likely: The cue when one emotion is likely.
-        likely_second: The same when another is well possible.
-        unclear: The cue when no emotion stands out.
+        enriched: The whole text, with ``{text}`` (the original words) and ``{cue}``.
+        clear: The cue if one emotion is clear (``{first}``).
+        clear_second: The same with a probable second emotion (``{first}``, ``{second}``).
+        likely: The cue if one emotion is likely.
+        likely_second: The same with a probable second emotion.
+        unclear: The cue if no emotion is likely.
     """
 
     enriched: str
@@ -92,12 +94,12 @@ class Wording(Config):
 
 
 class ServerWording(Config):
-    """How a server is asked about an utterance, or about pictures alone: in the turns of a chat, with answers in JSON.
+    """Chat prompt of a server about an utterance, or about pictures alone; answers are JSON.
 
     Attributes:
-        version: Raised with every change of this section.
-        instruction: The task; ``{labels}`` is where the labels are listed.
-        item: One utterance, ``{text}``, between marks that it cannot itself contain; or what stands after the pictures.
+        version: Increased with every change of this section.
+        instruction: The task; ``{labels}`` is replaced by the list of labels.
+        item: One utterance, ``{text}``, between tags that it cannot contain; or the text after the pictures.
     """
 
     version: int = Field(ge=1)
@@ -106,24 +108,24 @@ class ServerWording(Config):
 
 
 class Prompt(Config):
-    """One prompt file. A brace that is meant stands twice (``{{``): single ones are places to fill.
+    """One prompt file. Single braces enclose placeholders; a literal brace is doubled (``{{``).
 
     Attributes:
-        version: Raised with every change of the file.
-        instruction: The task; ``{labels}`` is where the labels are listed.
-        comma: What stands between listed labels.
-        last_comma: What stands before the last one.
-        item: One utterance, ``{text}``, up to the place of the answer.
-        space: What stands between item and answer.
-        separator: What stands between items.
-        labels: The labels the prompt has examples for, in the order of the examples.
+        version: Increased with every change of the file.
+        instruction: The task; ``{labels}`` is replaced by the list of labels.
+        comma: Separator of listed labels.
+        last_comma: Separator before the last listed label.
+        item: One utterance, ``{text}``, up to the start of the answer.
+        space: Separator of item and answer.
+        separator: Separator of items.
+        labels: The labels with examples, in the order of the examples.
         aliases: Other spellings of those labels.
         content_free: Inputs without content, for calibration (Zhao et al. 2021, arXiv 2102.09690).
         everyday: Ordinary utterances, balanced over the main labels, for calibration (after Zhou et al. 2023, arXiv
-            2309.17249, with a fixed batch, so that a score does not depend on the corpus).
-        wording: The sentences that the answer is put in.
-        chat: How a server is asked; only ``backend: openai`` needs it.
-        frames: How a server is asked about pictures; only ``vote.inputs: [frames]`` needs it.
+            2309.17249, with a fixed batch, so a score does not depend on the corpus).
+        wording: Templates of an enriched text.
+        chat: Chat prompt of a server; required only by ``backend: openai``.
+        frames: Chat prompt about pictures; required only by ``vote.inputs: [frames]``.
     """
 
     version: int = Field(ge=1)
@@ -142,9 +144,9 @@ class Prompt(Config):
     frames: ServerWording | None = None
 
     @model_validator(mode="after")
-    def _complete(self) -> Prompt:
-        """Every place to fill is there and nothing else, every alias leads somewhere."""
-        _check_places(
+    def _check_complete(self) -> Prompt:
+        """Check that each template has exactly its placeholders and that each alias refers to a label."""
+        _check_placeholders(
             (self.instruction, ["labels"]),
             (self.item, ["text"]),
             *([(self.chat.instruction, ["labels"]), (self.chat.item, ["text"])] if self.chat else []),
@@ -156,54 +158,61 @@ class Prompt(Config):
             (self.wording.likely_second, ["first", "second"]),
             (self.wording.unclear, []),
         )
-        if lost := sorted(set(self.aliases.values()) - set(self.labels)):
-            raise ValueError(f"aliases lead to unknown labels: {', '.join(lost)}")
+        if unknown := sorted(set(self.aliases.values()) - set(self.labels)):
+            raise ValueError(f"aliases refer to unknown labels: {', '.join(unknown)}")
         return self
 
-    def known(self, labels: Sequence[str]) -> list[KnownLabel | None]:
-        """What the prompt knows of each label; None where it knows nothing, or where two labels would share a word."""
+    def known_labels(self, labels: Sequence[str]) -> list[KnownLabel | None]:
+        """Return the entry of each label; None if the prompt has no entry, or if two labels share it."""
         names = [label.strip().lower() for label in labels]
-        found = [self.labels.get(self.aliases.get(name, name)) for name in names]
-        return [known if found.count(known) == 1 else None for known in found]
+        entries = [self.labels.get(self.aliases.get(name, name)) for name in names]
+        return [entry if entries.count(entry) == 1 else None for entry in entries]
 
     def words(self, labels: Sequence[str]) -> list[str]:
-        """The word that stands for each label in the prompt; a label that is not known stands for itself.
+        """Return the word for each label in the prompt; an unknown label is its own word.
 
         Raises:
-            InputError: When a label has no word, or two have the same.
+            InputError: If a label has no word, or two labels have the same word.
         """
         words: dict[str, str] = {}
-        for label, known in zip(labels, self.known(labels), strict=True):
-            word = known.word if known else as_data(label.replace("_", " "))
-            if not word or word in words:
-                what = f"{words[word]!r} and {label!r} are both {word!r}" if word else f"{label!r} is nothing"
-                raise InputError(f"labels: to a language model {what}", "rename one in the corpus")
+        for label, entry in zip(labels, self.known_labels(labels), strict=True):
+            word = entry.word if entry else as_data(label.replace("_", " "))
+            if not word:
+                raise InputError(f"the label {label!r} has no word for a prompt", "rename the label in the corpus")
+            if word in words:
+                raise InputError(
+                    f"the labels {words[word]!r} and {label!r} have the same word {word!r} in a prompt",
+                    "rename one of the labels in the corpus",
+                )
             words[word] = label
         return list(words)
 
     def adjectives(self, labels: Sequence[str]) -> list[str]:
-        """The word that stands for each label in a cue sentence."""
+        """Return the word for each label in a cue sentence."""
         return [
-            known.adjective if known else word
-            for word, known in zip(self.words(labels), self.known(labels), strict=True)
+            entry.adjective if entry else word
+            for word, entry in zip(self.words(labels), self.known_labels(labels), strict=True)
         ]
 
     def calibration_texts(self, kind: Calibration) -> tuple[str, ...]:
-        """The utterances whose mean score is subtracted."""
+        """Return the utterances whose mean score is subtracted."""
         return {"everyday": self.everyday, "content_free": self.content_free, "none": ()}[kind]
 
     def render(self, text: str, labels: Sequence[str]) -> str:
-        """The whole prompt as plain text, up to where the answer begins.
+        """Return the whole prompt as plain text, up to the start of the answer.
 
         Args:
-            text: The utterance, made harmless by `as_data`.
+            text: The utterance, sanitised by `as_data`.
             labels: The labels to choose from.
         """
         shots = [self.item.format(text=example) + self.space + word for example, word in self._examples(labels)]
         return self.separator.join([self._instruction(labels), *shots, self.item.format(text=text)])
 
     def messages(self, text: str, labels: Sequence[str]) -> list[Message]:
-        """The same as turns of a chat; the instruction opens the first, since not every model has a system role."""
+        """Return the prompt as turns of a chat.
+
+        The instruction is part of the first user turn: some models have no system role.
+        """
         turns: list[Message] = []
         for example, word in self._examples(labels):
             turns.append({"role": "user", "content": self.item.format(text=example)})
@@ -213,50 +222,50 @@ class Prompt(Config):
         return turns
 
     def settings(self) -> dict[str, object]:
-        """The prompt's part of a fingerprint."""
+        """Return the part of a fingerprint that describes the prompt."""
         return {
             "version": self.version,
             "hash": fingerprint(self.model_dump(mode="json", exclude={"wording", "chat", "frames"})),
         }
 
     def chat_messages(self, text: str, labels: Sequence[str]) -> list[Message]:
-        """The turns that ask a server, up to its answer: the task, the examples with their answers, the utterance.
+        """Return the turns for a server, up to its answer: the task, the examples with their answers, the utterance.
 
         Args:
-            text: The utterance as it was spoken; it is made harmless here.
+            text: The utterance as spoken; it is sanitised here.
             labels: The labels to choose from.
 
         Raises:
-            ParamsError: When the prompt file does not say how a server is asked.
+            ParamsError: If the prompt file has no section ``chat``.
         """
         if self.chat is None:
-            raise ParamsError("the prompt has no section `chat`", "copy it from emotion_en.yaml")
+            raise ParamsError("the prompt has no section 'chat'", "copy it from emotion_en.yaml", keys=PROMPT_KEYS)
         item = self.chat.item
         listed = json_words(self.words(labels))
         turns: list[Message] = [{"role": "system", "content": self.chat.instruction.format(labels=listed)}]
         for example, word in self._examples(labels):
-            turns.append({"role": "user", "content": item.format(text=unmarked(example))})
+            turns.append({"role": "user", "content": item.format(text=as_tagged_data(example))})
             turns.append({"role": "assistant", "content": json.dumps({"label": word}, ensure_ascii=False)})
-        return [*turns, {"role": "user", "content": item.format(text=unmarked(text))}]
+        return [*turns, {"role": "user", "content": item.format(text=as_tagged_data(text))}]
 
     def chat_settings(self) -> dict[str, object]:
-        """The same for a server: what it is asked depends on these alone."""
-        asked = self.model_dump(mode="json", include={"chat", "labels", "aliases"})
-        return {"version": self.chat.version if self.chat else 0, "hash": fingerprint(asked)}
+        """Return the part of a fingerprint that describes the chat prompt."""
+        fields = self.model_dump(mode="json", include={"chat", "labels", "aliases"})
+        return {"version": self.chat.version if self.chat else 0, "hash": fingerprint(fields)}
 
     def with_examples(self, examples: Mapping[str, str]) -> Prompt:
-        """The prompt with other utterances as examples.
+        """Return the prompt with other utterances as examples.
 
         Args:
-            examples: Utterance by label of the corpus; a label that the prompt does not know, or that has none, keeps
-                what the prompt says.
+            examples: Utterance by label of the corpus. Labels without an entry in the prompt are ignored; entries
+                without an utterance keep their example.
         """
-        known = dict(self.labels)
+        entries = dict(self.labels)
         for label, text in examples.items():
             name = label.strip().lower()
-            if (name := self.aliases.get(name, name)) in known:
-                known[name] = known[name].model_copy(update={"example": as_data(text)})
-        return self.model_copy(update={"labels": known})
+            if (name := self.aliases.get(name, name)) in entries:
+                entries[name] = entries[name].model_copy(update={"example": as_data(text)})
+        return self.model_copy(update={"labels": entries})
 
     def _instruction(self, labels: Sequence[str]) -> str:
         words = self.words(labels)
@@ -264,19 +273,19 @@ class Prompt(Config):
         return self.instruction.format(labels=listed)
 
     def _examples(self, labels: Sequence[str]) -> list[tuple[str, str]]:
-        asked = [known for known in self.known(labels) if known]
-        return [(known.example, known.word) for known in self.labels.values() if known in asked]
+        entries = [entry for entry in self.known_labels(labels) if entry]
+        return [(entry.example, entry.word) for entry in self.labels.values() if entry in entries]
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a model is shown of one utterance.
+    """The parts of an utterance that a prompt for rewriting contains.
 
     Attributes:
-        text: The words spoken.
-        before: What was said before them, in order.
-        after: What was said after them, in order.
-        cues: What face and voice do, in words.
+        text: The spoken words.
+        before: Previous utterances, in order.
+        after: Next utterances, in order.
+        cues: Cues of face and voice, in words.
     """
 
     text: str
@@ -286,21 +295,21 @@ class Context:
 
 
 class CueAnswer(Config):
-    """What a model answers.
+    """The answer of a model.
 
     Attributes:
-        cues: Phrases that show the emotion, as the model copied them, separated by semicolons.
-        emotions: The emotions that they show, the stronger first.
-        clarity: Whether they show any.
+        cues: Phrases that show the emotion, as copied by the model, separated by semicolons.
+        emotions: The emotions of these phrases, the strongest first.
+        clarity: Whether the phrases show an emotion.
     """
 
     cues: str
-    emotions: tuple[str, ...] = Field(max_length=MOST_EMOTIONS)
+    emotions: tuple[str, ...] = Field(max_length=MAX_EMOTIONS)
     clarity: Literal["clear", "unclear"]
 
 
 class Marks(Config):
-    """Where each part stands, ``{text}`` between marks that it cannot itself contain."""
+    """Templates of the parts of a context: ``{text}`` between tags that it cannot contain."""
 
     before: str
     after: str
@@ -319,16 +328,16 @@ class Example(Config):
 
 
 class RewriteWording(Config):
-    """The sentences that an answer is put in.
+    """Templates of an enriched text.
 
     Attributes:
-        enriched: The whole text, of ``{text}`` (the original words) and ``{cue}``.
-        clear: The sentence where ``{emotions}`` are clear and no cue can be quoted.
+        enriched: The whole text, with ``{text}`` (the original words) and ``{cue}``.
+        clear: The sentence if ``{emotions}`` are clear and no cue can be quoted.
         clear_cues: The same with ``{cues}``.
-        unclear: The sentence where there are no cues.
-        shown: What face and voice do, ``{cues}``, where no model writes.
-        between: What stands between cues.
-        and_: What stands between two emotions (``and`` in the file).
+        unclear: The sentence without cues.
+        shown: Cues of face and voice, ``{cues}``, after a scored rewrite.
+        between: Separator of cues.
+        and_: Separator of two emotions (``and`` in the file).
     """
 
     enriched: str
@@ -341,15 +350,15 @@ class RewriteWording(Config):
 
 
 class RewritePrompt(Config):
-    """One prompt file. A brace that is meant stands twice (``{{``): single ones are places to fill.
+    """One prompt file. Single braces enclose placeholders; a literal brace is doubled (``{{``).
 
     Attributes:
-        version: Raised with every change of the file.
-        instruction: The task; ``{emotions}`` is where the emotions are listed.
-        marks: Where each part of what is shown stands.
-        emotions: The words that an answer may name.
+        version: Increased with every change of the file.
+        instruction: The task; ``{emotions}`` is replaced by the list of emotions.
+        marks: Templates of the parts of a context.
+        emotions: The emotions that an answer may name.
         examples: Utterances with their answers.
-        wording: The sentences that an answer is put in.
+        wording: Templates of an enriched text.
         cue_words: Words for each of `CUES`.
     """
 
@@ -362,10 +371,10 @@ class RewritePrompt(Config):
     cue_words: dict[str, str]
 
     @model_validator(mode="after")
-    def _complete(self) -> RewritePrompt:
-        """Every place to fill is there and nothing else; examples keep to the schema; each cue has words."""
+    def _check_complete(self) -> RewritePrompt:
+        """Check the placeholders of the templates, the emotions of the examples, and the words for cues."""
         wording = self.wording
-        _check_places(
+        _check_placeholders(
             (self.instruction, ["emotions"]),
             *((mark, ["text"]) for mark in self.marks.model_dump().values()),
             (wording.enriched, ["text", "cue"]),
@@ -376,87 +385,90 @@ class RewritePrompt(Config):
         )
         for example in self.examples:
             if unknown := set(example.answer.emotions) - set(self.emotions):
-                raise ValueError(f"the example {example.text!r} names {sorted(unknown)}, not among `emotions`")
-        if set(self.cue_words) != set(CUES):
-            raise ValueError(f"cue_words differ from what there is: {sorted(set(self.cue_words) ^ set(CUES))}")
+                raise ValueError(f"the example {example.text!r} names {sorted(unknown)}, which emotions lacks")
+        if different := sorted(set(self.cue_words) ^ set(CUES)):
+            raise ValueError(f"cue_words has missing or unknown cues: {different}")
         return self
 
     def schema_of_answers(self) -> Schema:
-        """The form of an answer: what is found first is written first."""
+        """Return the schema of an answer, with the fields in the order of the reasoning."""
         return Schema.of(
-            cues=Text(LONGEST_CUES, empty=True),
-            emotions=SomeOf(self.emotions, MOST_EMOTIONS),
+            cues=Text(MAX_CUE_CHARACTERS, empty=True),
+            emotions=SomeOf(self.emotions, MAX_EMOTIONS),
             clarity=OneOf(("clear", "unclear")),
         )
 
     def messages(self, context: Context) -> list[Message]:
-        """The turns that ask about one utterance, up to the answer."""
+        """Return the turns of the question about one utterance, up to the answer."""
         listed = json_words(self.emotions)
         turns: list[Message] = [{"role": "system", "content": self.instruction.format(emotions=listed)}]
         for example in self.examples:
-            shown = Context(example.text, example.before, example.after, example.cues)
-            turns.append({"role": "user", "content": self._shown(shown)})
+            example_context = Context(example.text, example.before, example.after, example.cues)
+            turns.append({"role": "user", "content": self._render_context(example_context)})
             answer = json.dumps(example.answer.model_dump(mode="json"), ensure_ascii=False)
             turns.append({"role": "assistant", "content": answer})
-        return [*turns, {"role": "user", "content": self._shown(context)}]
+        return [*turns, {"role": "user", "content": self._render_context(context)}]
 
-    def words_for(self, cues: Sequence[str]) -> tuple[str, ...]:
-        """Words for some of `CUES`."""
+    def cue_phrases(self, cues: Sequence[str]) -> tuple[str, ...]:
+        """Return the words for cues of `CUES`."""
         return tuple(self.cue_words[cue] for cue in cues)
 
     def cue_text(self, cues: Iterable[str]) -> str:
-        """Some of `CUES` in words, as one text; empty where there are none."""
+        """Return the words for cues of `CUES` as one text; empty without cues."""
         return self.wording.between.join(self.cue_words[cue] for cue in cues)
 
-    def told(self, cues: Sequence[str]) -> str:
-        """What stands after a text where cues, in words, are told without a model; empty where there are none."""
+    def cue_suffix(self, cues: Sequence[str]) -> str:
+        """Return the text that appends cues, in words, to a scored rewrite; empty without cues."""
         return self.wording.shown.format(cues=self.wording.between.join(cues)) if cues else ""
 
     def settings(self) -> dict[str, object]:
-        """The prompt's part of a fingerprint: words for cues count where they are shown, wordings need no model."""
-        asked = self.model_dump(mode="json", exclude={"wording", "cue_words"})
-        return {"version": self.version, "hash": fingerprint(asked)}
+        """Return the part of a fingerprint that describes the prompt.
 
-    def _shown(self, context: Context) -> str:
+        Words for cues are part of the questions that contain them; wordings are applied after the answer.
+        """
+        fields = self.model_dump(mode="json", exclude={"wording", "cue_words"})
+        return {"version": self.version, "hash": fingerprint(fields)}
+
+    def _render_context(self, context: Context) -> str:
         parts: list[tuple[str, Sequence[str]]] = [
             (self.marks.before, context.before),
             (self.marks.utterance, [context.text]),
             (self.marks.after, context.after),
             (self.marks.cues, ["; ".join(context.cues)] if context.cues else []),
         ]
-        return "\n".join(mark.format(text=unmarked(text)) for mark, texts in parts for text in texts)
+        return "\n".join(mark.format(text=as_tagged_data(text)) for mark, texts in parts for text in texts)
 
 
 PromptT = TypeVar("PromptT", Prompt, RewritePrompt)
 
 
 def packaged_prompts() -> Mapping[str, Traversable]:
-    """The files of the prompts that ship with the package, by name."""
+    """Return the files of the packaged prompts, by name."""
     return _packaged("prompts")
 
 
 def packaged_rewrite_prompts() -> Mapping[str, Traversable]:
-    """The files of the prompts for rewriting that ship with the package, by name."""
+    """Return the files of the packaged prompts for rewriting, by name."""
     return _packaged("prompts/rewrite")
 
 
 def load_prompt(name: str) -> Prompt:
-    """Read a packaged prompt by its name, or one's own by the path of its ``.yaml`` file.
+    """Load a packaged prompt by its name, or your own by the path of its ``.yaml`` file.
 
     Raises:
-        ParamsError: When there is none, or it is not a prompt.
+        ParamsError: If the prompt does not exist or is invalid.
     """
-    return _load(name, Prompt, packaged_prompts(), "", "a prompt", "emotion_en")
+    return _load(name, Prompt, packaged_prompts(), PROMPT_KEYS, "a prompt", "emotion_en")
 
 
 def load_rewrite_prompt(name: str) -> RewritePrompt:
-    """Read a packaged prompt for rewriting by its name, or one's own by the path of its ``.yaml`` file.
+    """Load a packaged prompt for rewriting by its name, or your own by the path of its ``.yaml`` file.
 
     Raises:
-        ParamsError: When there is none, or it is no prompt for rewriting.
+        ParamsError: If the prompt does not exist or is invalid.
     """
     return _load(
-        name, RewritePrompt, packaged_rewrite_prompts(), "rewrite.prompt: ", "a prompt for rewriting", "rewrite_en"
+        name, RewritePrompt, packaged_rewrite_prompts(), ("rewrite.prompt",), "a prompt for rewriting", "rewrite_en"
     )
 
 
@@ -466,49 +478,61 @@ def _packaged(folder: str) -> dict[str, Traversable]:
 
 
 def _load(
-    name: str, kind: type[PromptT], packaged: Mapping[str, Traversable], param: str, what: str, example: str
+    name: str,
+    kind: type[PromptT],
+    packaged: Mapping[str, Traversable],
+    keys: Sequence[str],
+    kind_name: str,
+    example: str,
 ) -> PromptT:
     if name.endswith(".yaml"):
         if not Path(name).is_file():
-            raise ParamsError(f"{param}the prompt file {name} is missing")
+            raise ParamsError(f"{' or '.join(keys)}: the prompt file {name} does not exist", keys=keys)
         text = read_text(Path(name))
     elif name in packaged:
         text = packaged[name].read_text(encoding="utf-8")
     else:
         raise ParamsError(
-            f"{param}there is no prompt {name!r}", f"take {' or '.join(packaged)}, or the path of a .yaml file"
+            f"{' or '.join(keys)}: there is no prompt {name!r}",
+            f"set it to {', '.join(packaged)}, or to the path of a .yaml file",
+            keys=keys,
         )
     try:
         return kind.model_validate(yaml.safe_load(text))
     except (yaml.YAMLError, ValidationError) as error:
-        raise ParamsError(f"{param}{name} is not {what}: {error}", f"start from a copy of {example}.yaml") from error
+        raise ParamsError(
+            f"{' or '.join(keys)}: {name} is not {kind_name}: {error}",
+            f"start from a copy of {example}.yaml",
+            keys=keys,
+        ) from error
 
 
-def _check_places(*templates: tuple[str, Sequence[str]]) -> None:
-    """Refuse a template that has other places to fill than those given."""
-    for template, places in templates:
-        if (found := [place for _, place, _, _ in Formatter().parse(template) if place is not None]) != places:
+def _check_placeholders(*templates: tuple[str, Sequence[str]]) -> None:
+    """Raise a ValueError if a template has other placeholders than expected."""
+    for template, expected in templates:
+        placeholders = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
+        if placeholders != expected:
             raise ValueError(
-                f"{template!r} has the places {found} to fill, not {places} (a brace that is meant stands twice)"
+                f"{template!r} has the placeholders {placeholders} instead of {expected} (double a literal brace)"
             )
 
 
 def json_words(words: Sequence[str]) -> str:
-    """Words as JSON writes them, as a server is told them."""
+    """Return words as a comma-separated list of JSON strings."""
     return ", ".join(json.dumps(word, ensure_ascii=False) for word in words)
 
 
 def question_key(chat: Chat) -> str:
-    """SHA-256 of a question."""
+    """Return the SHA-256 of a question."""
     return sha256_text(json.dumps(list(chat), ensure_ascii=False, sort_keys=True))
 
 
-def unmarked(text: str) -> str:
-    """The text as data that cannot end the marks around it."""
-    return as_data(text).translate(_MARKS)
+def as_tagged_data(text: str) -> str:
+    """Return the text as data that cannot contain a tag."""
+    return as_data(text).translate(_ANGLE_BRACKETS)
 
 
 def as_data(text: str) -> str:
-    """The text on one line, with its quotation marks turned into apostrophes and control characters into spaces."""
+    """Return the text on one line, with apostrophes for quotation marks and spaces for control characters."""
     plain = "".join(" " if unicodedata.category(character) in {"Cc", "Cs"} else character for character in text)
     return " ".join(plain.translate(_QUOTATION_MARKS).split())

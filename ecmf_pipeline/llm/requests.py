@@ -1,7 +1,7 @@
-"""What a server is asked: to score labels, and to fill in a form. Each answer is durable before the next is asked for.
+"""Questions to a server: scores of labels, and forms. Each answer is durable before the next request.
 
-A `ServerStep` is shared by the threads of `server_run.Threads`. An answer that its schema forbids is asked for once
-more; then the model abstains. What has been paid for of a question that is not finished stands in its `Drafts`.
+The threads of `server_run.ThreadEngine` share one `ServerStep`. An invalid answer is requested once more; then the
+model abstains. Paid answers to unfinished questions are stored in `Drafts`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ecmf_pipeline.llm.answers import Question, TextScores, Written
 from ecmf_pipeline.llm.config import LlmConfig, ServerConfig
 from ecmf_pipeline.llm.prompt import Chat, Prompt, Turn, question_key
 from ecmf_pipeline.llm.schema import InvalidAnswer, OneOf, Schema
-from ecmf_pipeline.llm.server_protocol import read_label, read_scores, share_scores
-from ecmf_pipeline.llm.server_run import TRIES, Budget, Draft, Drafts, shortened
+from ecmf_pipeline.llm.server_protocol import read_label, read_scores, sample_scores
+from ecmf_pipeline.llm.server_run import MAX_TRIES, Budget, Draft, Drafts, truncate_text
 from ecmf_pipeline.runner import Item, Outcome, Step
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ RowT = TypeVar("RowT")
 
 
 class ServerStep(Step[ItemT, OpenedT, RowT]):
-    """Asks the server that params name about one item after the other; safe to use from several threads.
+    """A step that sends items to the configured server; threads can share it.
 
     Args:
-        config: The server; its client library is loaded only now.
-        budget: What may be sent.
+        config: The server. Its client library is imported here.
+        budget: Limits of the requests.
     """
 
     def __init__(self, config: LlmConfig, budget: Budget) -> None:
@@ -46,14 +46,14 @@ class ServerStep(Step[ItemT, OpenedT, RowT]):
 
     @abstractmethod
     def ask(self, item: ItemT, opened: OpenedT) -> RowT:
-        """The answer about one item.
+        """Return the answer about one item.
 
         Raises:
-            ClipError: When the server cannot answer about it.
+            ClipError: If the server cannot answer.
         """
 
     def work(self, batch: Sequence[tuple[ItemT, OpenedT]]) -> list[Outcome[RowT]]:
-        """Ask about each item; the clips that share it share the answer."""
+        """Send each item; the clips of an item share the answer."""
         outcomes: list[Outcome[RowT]] = []
         for item, opened in batch:
             result: RowT | ClipError
@@ -65,11 +65,11 @@ class ServerStep(Step[ItemT, OpenedT, RowT]):
         return outcomes
 
     def stop(self) -> None:
-        """Send nothing any more."""
+        """Send no more requests."""
         self._server.stop()
 
     def abandon(self) -> None:
-        """Send nothing any more, and hear none of the requests under way."""
+        """Send no more requests and cancel the pending ones."""
         self._server.abandon()
 
     def close(self) -> None:
@@ -77,15 +77,15 @@ class ServerStep(Step[ItemT, OpenedT, RowT]):
         self._server.close()
 
 
-class AskingStep(ServerStep[Question[str], str, TextScores]):
-    """Asks a server which label fits each text.
+class TextScoringStep(ServerStep[Question[str], str, TextScores]):
+    """Step that scores the labels of each text with a server.
 
     Args:
         config: The server.
-        prompt: What is asked.
+        prompt: The prompt.
         labels: Labels to choose from, (K,).
-        drafts: What has been paid for of texts that are not finished.
-        budget: What may still be sent.
+        drafts: Paid answers of unfinished texts.
+        budget: Limits of the requests.
     """
 
     def __init__(
@@ -95,26 +95,26 @@ class AskingStep(ServerStep[Question[str], str, TextScores]):
         self._max_tokens = config.max_tokens
         self._prompt = prompt
         self._labels = labels
-        self._asker = LabelAsker(self._server, config.server, prompt.words(labels), drafts)
+        self._scorer = LabelScorer(self._server, config.server, prompt.words(labels), drafts)
 
     def open(self, item: Question[str]) -> str:
-        """The words."""
-        return item.about
+        """Return the text."""
+        return item.content
 
-    def ask(self, item: Question[str], opened: str) -> TextScores:  # noqa: ARG002 - the words are the item
-        """The scores of a text."""
-        short, cut = shortened(opened, self._max_tokens)
-        return self._asker.scores(sha256_text(opened), self._prompt.chat_messages(short, self._labels), cut=cut)
+    def ask(self, item: Question[str], opened: str) -> TextScores:  # noqa: ARG002 - the text is the item
+        """Return the scores of a text."""
+        text, cut = truncate_text(opened, self._max_tokens)
+        return self._scorer.scores(sha256_text(opened), self._prompt.chat_messages(text, self._labels), cut=cut)
 
 
-class LabelAsker:
-    """Has a server score labels: by the log-probabilities of one answer, or by the share of several.
+class LabelScorer:
+    """Label scores of a server: log-probabilities of one answer, or shares of several samples.
 
     Args:
-        server: Who is asked.
-        config: How.
-        words: The words that stand for the labels, (K,).
-        drafts: What has been paid for of questions that are not finished.
+        server: The client of the server.
+        config: Settings of the scoring.
+        words: The words of the labels in the prompt, (K,).
+        drafts: Paid answers of unfinished questions.
     """
 
     def __init__(self, server: ChatServer, config: ServerConfig, words: Sequence[str], drafts: Drafts) -> None:
@@ -125,23 +125,23 @@ class LabelAsker:
         self._schema = Schema.of(label=OneOf(tuple(words))).json_schema()
 
     def scores(self, key: str, messages: Sequence[Turn], *, cut: bool = False) -> TextScores:
-        """Log-scores of the labels, or that the model abstains, with the answers that were not valid.
+        """Return log-scores of the labels; empty scores if the model abstains, with the invalid answers.
 
         Args:
-            key: What has been paid for under it is not asked for again.
+            key: Key of the question; its paid answers are not requested again.
             messages: The turns of the chat.
-            cut: Whether they hold the beginning of a text alone.
+            cut: Whether the text in the chat was truncated.
 
         Raises:
-            ClipError: When the server cannot answer about this.
+            ClipError: If the server cannot answer.
         """
         raw: list[str] = []
         by_samples = self._config.scoring == "samples"
-        found = self._by_samples(key, messages, raw) if by_samples else self._by_log_probs(key, messages, raw)
-        return TextScores(key, (), cut, tuple(raw)) if found is None else TextScores.of(key, found, cut=cut)
+        scores = self._by_samples(key, messages, raw) if by_samples else self._by_log_probs(key, messages, raw)
+        return TextScores(key, (), cut, tuple(raw)) if scores is None else TextScores.of(key, scores, cut=cut)
 
     def _by_log_probs(self, key: str, messages: Sequence[Turn], raw: list[str]) -> NDArray[np.float64] | None:
-        for attempt in range(TRIES):
+        for attempt in range(MAX_TRIES):
             if draft := self._drafts.get(key, attempt):
                 raw.append(draft.raw)
                 continue
@@ -149,28 +149,28 @@ class LabelAsker:
             try:
                 return read_scores(answer, self._words)
             except InvalidAnswer as error:
-                raw.append(self._drafts.keep(key, attempt, Draft(None, f"{error}: {answer.content}")).raw)
+                raw.append(self._drafts.add(key, attempt, Draft(None, f"{error}: {answer.content}")).raw)
         return None
 
     def _by_samples(self, key: str, messages: Sequence[Turn], raw: list[str]) -> NDArray[np.float64] | None:
         samples = range(self._config.samples)
         chosen = [label for number in samples for label in self._sample(key, number, messages, raw)]
-        return share_scores(chosen, len(self._words)) if 2 * len(chosen) > self._config.samples else None
+        return sample_scores(chosen, len(self._words)) if 2 * len(chosen) > self._config.samples else None
 
     def _sample(self, key: str, number: int, messages: Sequence[Turn], raw: list[str]) -> list[int]:
-        """The label of one sample; none where it is invalid twice."""
-        for attempt in range(TRIES):
-            place = number + attempt * self._config.samples
-            draft = self._drafts.get(key, place) or self._drafts.keep(key, place, self._drawn(place, messages))
+        """Return the label of one sample; empty if it is invalid in all tries."""
+        for attempt in range(MAX_TRIES):
+            request = number + attempt * self._config.samples
+            draft = self._drafts.get(key, request) or self._drafts.add(key, request, self._draw(request, messages))
             if draft.label is not None:
                 return [draft.label]
             raw.append(draft.raw)
         return []
 
-    def _drawn(self, place: int, messages: Sequence[Turn]) -> Draft:
-        """One answer of the server, drawn with a seed of its own."""
+    def _draw(self, request: int, messages: Sequence[Turn]) -> Draft:
+        """Request one answer, with the seed of its number."""
         config = self._config
-        seed = config.seed + place
+        seed = config.seed + request
         answer = self._server.ask(messages, self._schema, temperature=config.sample_temperature, seed=seed)
         try:
             return Draft(read_label(answer.content, self._words))
@@ -178,13 +178,13 @@ class LabelAsker:
             return Draft(None, f"{error}: {answer.content}")
 
 
-class FormStep(ServerStep[Question[Chat], Chat, Written]):
-    """Has a server fill in forms.
+class ServerFormStep(ServerStep[Question[Chat], Chat, Written]):
+    """Step that fills in forms with a server.
 
     Args:
         config: The server.
-        schema: The form of the answers.
-        drafts: What has been paid for of questions that are not finished.
+        schema: Schema of the answers.
+        drafts: Paid answers of unfinished questions.
     """
 
     def __init__(self, config: LlmConfig, schema: Schema, drafts: Drafts) -> None:
@@ -194,22 +194,23 @@ class FormStep(ServerStep[Question[Chat], Chat, Written]):
         self._drafts = drafts
 
     def open(self, item: Question[Chat]) -> Chat:
-        """The turns."""
-        return item.about
+        """Return the turns of the chat."""
+        return item.content
 
-    def ask(self, item: Question[Chat], opened: Chat) -> Written:  # noqa: ARG002 - the turns are the item
-        """The likeliest answer; where that is invalid, one that is drawn, since the same would come again."""
+    def ask(self, item: Question[Chat], opened: Chat) -> Written:  # noqa: ARG002 - the chat is the item
+        """Return the most probable answer; if it is invalid, a sampled one, since the same answer would come again."""
         raw: list[str] = []
         key, config, schema = question_key(opened), self._config, self._schema
-        room = max(config.answer_tokens, schema.most_tokens())
-        for attempt in range(TRIES):
+        max_tokens = max(config.answer_tokens, schema.max_answer_tokens())
+        for attempt in range(MAX_TRIES):
             if draft := self._drafts.get(key, attempt):
                 raw.append(draft.raw)
                 continue
-            drawn: dict[str, Any] = {"temperature": config.sample_temperature, "seed": config.seed} if attempt else {}
-            answer = self._server.ask(opened, schema.json_schema(), answer_tokens=room, **drawn)
+            sampling = {"temperature": config.sample_temperature, "seed": config.seed} if attempt else {}
+            options: dict[str, Any] = {"answer_tokens": max_tokens, **sampling}
+            answer = self._server.ask(opened, schema.json_schema(), **options)
             try:
                 return Written(key, schema.read(answer.content), tuple(raw))
             except InvalidAnswer as error:
-                raw.append(self._drafts.keep(key, attempt, Draft(None, f"{error}: {answer.content}")).raw)
+                raw.append(self._drafts.add(key, attempt, Draft(None, f"{error}: {answer.content}")).raw)
         return Written(key, None, tuple(raw))

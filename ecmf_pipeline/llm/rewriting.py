@@ -1,7 +1,7 @@
-"""The rewrite: what each clip says, with the emotional cues in it put in words after it.
+"""Rewrite transcripts: append emotional cues in words.
 
-Scored, a sentence follows from the model's label scores by fixed rules; written, the model finds cues and emotions,
-which are checked and put in words.
+A scored rewrite derives a sentence from the label scores of the model by fixed rules. In a written rewrite the model
+finds cues and emotions, which are validated and put into a sentence.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.llm.answers import ScoreBooks
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
-from ecmf_pipeline.llm.generation import fill_in
+from ecmf_pipeline.llm.generation import fill_in_forms
 from ecmf_pipeline.llm.prompt import (
     Context,
     Prompt,
@@ -28,82 +28,82 @@ from ecmf_pipeline.llm.prompt import (
 )
 from ecmf_pipeline.llm.schema import Value
 from ecmf_pipeline.llm.scoring import label_scores, probabilities
-from ecmf_pipeline.llm.server_run import shortened
+from ecmf_pipeline.llm.server_run import truncate_text
 from ecmf_pipeline.runner import Engine
 
-_BETWEEN = re.compile("[;；]")  # noqa: RUF001 - both scripts
-_ENDS = " .,;:!?\"'()。，；：！？、…（）“”"  # noqa: RUF001 - both scripts
+_CUE_SEPARATOR = re.compile("[;；]")  # noqa: RUF001 - both scripts
+_OUTER_PUNCTUATION = " .,;:!?\"'()。，；：！？、…（）“”"  # noqa: RUF001 - both scripts
 
 Neighbours = tuple[tuple[str, ...], tuple[str, ...]]
-"""The words before and after one utterance."""
+"""The utterances before and after one utterance."""
 
 
 def contexts_of(
     clips: Sequence[Clip], config: RewriteConfig, cues: Sequence[Mapping[str, Sequence[str]]]
 ) -> dict[str, Context]:
-    """What the rewrite may show of each clip with words, by clip id: the words, their neighbours, cues.
+    """Return the context of each clip with words, by clip id: its transcript, neighbours and cues.
 
     Args:
         clips: The whole corpus.
-        config: How many neighbours are shown, and by which prompt.
-        cues: Names of cues by clip id, of each branch that is told of.
+        config: Number of neighbours, and the prompt.
+        cues: Names of cues by clip id, for each branch.
     """
     prompt = load_rewrite_prompt(config.prompt)
-    around = neighbours_of(clips, config.neighbours, config.dialogues)
+    neighbours = neighbours_of(clips, config.neighbours, config.dialogues)
     contexts = {}
     for clip in clips:
         if clip.transcript.strip():
             names = [name for table in cues for name in table.get(clip.clip_id, ())]
-            before, after = around.get(clip.clip_id, ((), ()))
-            contexts[str(clip.clip_id)] = Context(clip.transcript, before, after, prompt.words_for(names))
+            before, after = neighbours.get(clip.clip_id, ((), ()))
+            contexts[str(clip.clip_id)] = Context(clip.transcript, before, after, prompt.cue_phrases(names))
     return contexts
 
 
 def neighbours_of(clips: Sequence[Clip], count: int, dialogues: str) -> Mapping[str, Neighbours]:
-    """The nearest utterances before and after each clip, in the order of the dialogue.
+    """Return the nearest utterances before and after each clip, in the order of the dialogue.
 
-    Clip ids tell the order: MELD's ``train_dia0_utt3`` does; MER's clips are drawn from many films and their numbers
-    mean nothing. Utterances without words are passed over; where the corpus left some out, the next ones count.
+    The order is part of clip ids such as MELD's ``train_dia0_utt3``; MER's clips come from many films and their numbers
+    have no meaning. Utterances without words are skipped; if the corpus lacks some, the next ones are used.
 
     Args:
-        clips: The clips, of any split: only words are read.
-        count: How many on either side, at most.
+        clips: The clips of all splits; only their words are read.
+        count: Maximum number of utterances on either side.
         dialogues: Regular expression of clip ids with the groups ``dialogue`` and ``position``; see `RewriteConfig`.
 
     Returns:
-        By clip id; clips whose id does not fit are left out.
+        Neighbours by clip id; clips whose id does not match are left out.
     """
     if count == 0:
         return {}
     pattern = re.compile(dialogues)
-    lines: dict[str, list[tuple[int, Clip]]] = defaultdict(list)
+    dialogues_by_name: dict[str, list[tuple[int, Clip]]] = defaultdict(list)
     for clip in clips:
-        found = pattern.fullmatch(clip.clip_id)
-        if found and found["position"].isdecimal():
-            lines[found["dialogue"]].append((int(found["position"]), clip))
-    around: dict[str, Neighbours] = {}
-    for line in lines.values():
-        ordered = [clip for _, clip in sorted(line, key=lambda entry: (entry[0], entry[1].clip_id))]
-        for place, clip in enumerate(ordered):
-            before = [other.transcript for other in ordered[:place] if other.transcript.strip()]
-            after = [other.transcript for other in ordered[place + 1 :] if other.transcript.strip()]
-            around[clip.clip_id] = tuple(before[-count:]), tuple(after[:count])
-    return around
+        match = pattern.fullmatch(clip.clip_id)
+        if match and match["position"].isdecimal():
+            dialogues_by_name[match["dialogue"]].append((int(match["position"]), clip))
+    neighbours: dict[str, Neighbours] = {}
+    for dialogue in dialogues_by_name.values():
+        ordered = [clip for _, clip in sorted(dialogue, key=lambda entry: (entry[0], entry[1].clip_id))]
+        for index, clip in enumerate(ordered):
+            before = [other.transcript for other in ordered[:index] if other.transcript.strip()]
+            after = [other.transcript for other in ordered[index + 1 :] if other.transcript.strip()]
+            neighbours[clip.clip_id] = tuple(before[-count:]), tuple(after[:count])
+    return neighbours
 
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """The enriched texts, and what they took.
+    """The enriched texts, with the counts of the run.
 
     Attributes:
-        texts: The enriched text of each clip with words; the original alone where the model abstains.
-        unclear: How many of them name no emotion, since the model found none.
-        unquoted: How many cues were left out, since they stand nowhere in what the model was shown.
-        asked: How many questions were answered just now.
-        cached: How many were answered from the cache.
-        cut: How many clips say more than the model was shown.
-        quarantined: How many clips are set aside.
-        invalid: How many clips the model abstains on because its answers were not valid.
+        texts: The enriched text of each clip with words; the original text if the model abstains.
+        unclear: Number of texts without an emotion, because the model found none.
+        unquoted: Number of cues that were dropped because the context does not contain them.
+        asked: Number of questions that this run answered.
+        cached: Number of questions with a cached answer.
+        cut: Number of clips whose text was truncated for the model.
+        quarantined: Number of quarantined clips.
+        invalid: Number of clips on which the model abstains because its answers were invalid.
     """
 
     texts: Mapping[str, str] = field(default_factory=dict)
@@ -125,23 +125,23 @@ def enrich_texts(
     books: ScoreBooks,
     engine: Engine | None = None,
 ) -> Rewritten:
-    """Enrich what clips say, asking only what no cache knows.
+    """Return the enriched transcripts; only questions without a cached answer are sent to the model.
 
     Args:
         llm: The model.
         rewrite: How transcripts are enriched.
-        contexts: What there is to show of each clip with words, by clip id.
-        labels: Labels that are scored, (K,).
-        books: Where the stage keeps what it has asked.
-        engine: Who runs the workers; None: as ``llm`` says.
+        contexts: Context of each clip with words, by clip id.
+        labels: Labels to score, (K,).
+        books: Files of the stage.
+        engine: Runs the workers; None: according to ``llm``.
 
     Raises:
-        ModelError: When the model cannot be loaded.
-        TryAgain: As `answers.ask_about` does, with what else it raises.
+        ModelError: If the model cannot be loaded.
+        TryAgain: See `answers.answer_questions`, also for further errors.
     """
     prompt = load_rewrite_prompt(rewrite.prompt)
     if rewrite.how == "written":
-        return write_rewrites(contexts, config=llm, prompt=prompt, books=books, engine=engine)
+        return generate_rewrites(contexts, config=llm, prompt=prompt, books=books, engine=engine)
     scores = label_scores(
         llm,
         {clip_id: context.text for clip_id, context in contexts.items()},
@@ -155,7 +155,7 @@ def enrich_texts(
     for (clip_id, context), row in zip(contexts.items(), probs, strict=True):
         text = enrich(context.text, row, labels, prompt=wording, config=rewrite)
         unclear += wording.wording.unclear in text
-        texts[clip_id] = text + prompt.told(context.cues)
+        texts[clip_id] = text + prompt.cue_suffix(context.cues)
     return Rewritten(
         texts,
         unclear,
@@ -170,20 +170,20 @@ def enrich_texts(
 def enrich(
     transcript: str, probs: NDArray[np.float64], labels: Sequence[str], *, prompt: Prompt, config: RewriteConfig
 ) -> str:
-    """The transcript with one cue sentence after it.
+    """Return the transcript with one cue sentence appended.
 
-    The words are worded from the probabilities by fixed rules: a small model's own rewrites invent things that were not
-    said, its likelihoods do not.
+    The sentence follows from the probabilities by fixed rules: rewrites of small models contain things that were not
+    spoken, their likelihoods do not.
 
     Args:
-        transcript: The words spoken; they stand in the result as they are.
-        probs: Probability of each label, (K,); NaN where the model gave none.
+        transcript: The spoken words; the result contains them unchanged.
+        probs: Probability of each label, (K,); NaN if the model abstains.
         labels: The labels, (K,).
-        prompt: Gives the adjectives and sentences, in its language.
+        prompt: The prompt with adjectives and sentences, in its language.
         config: The thresholds.
 
     Returns:
-        The enriched text; "" for a transcript without words, which stays masked.
+        The enriched text; "" for a transcript without words, whose features stay masked.
     """
     if not transcript.strip():
         return ""
@@ -192,12 +192,12 @@ def enrich(
 
 
 def _cue(probs: NDArray[np.float64], adjectives: Sequence[str], prompt: Prompt, config: RewriteConfig) -> str:
-    """The sentence for these probabilities."""
+    """Return the cue sentence for these probabilities."""
     wording = prompt.wording
     order = np.argsort(-probs, kind="stable")  # equal probabilities: the earlier label first
     first, second = int(order[0]), int(order[1])
-    stands_out = probs[first] >= config.likely and probs[first] - probs[second] >= config.margin
-    if not stands_out:  # NaN does not stand out either
+    is_likely = probs[first] >= config.likely and probs[first] - probs[second] >= config.margin
+    if not is_likely:  # also for NaN
         return wording.unclear
     clear = probs[first] >= config.clear
     if probs[second] >= config.second:
@@ -206,7 +206,7 @@ def _cue(probs: NDArray[np.float64], adjectives: Sequence[str], prompt: Prompt, 
     return (wording.clear if clear else wording.likely).format(first=adjectives[first])
 
 
-def write_rewrites(
+def generate_rewrites(
     contexts: Mapping[str, Context],
     *,
     config: LlmConfig,
@@ -214,11 +214,13 @@ def write_rewrites(
     books: ScoreBooks,
     engine: Engine | None = None,
 ) -> Rewritten:
-    """Have the model find the cues of each utterance, asking only what is not known; see `enrich_texts`."""
-    shown = {clip_id: shortened_context(context, config.max_tokens) for clip_id, context in contexts.items()}
-    forms = fill_in(
+    """Let the model find the cues of each utterance, and return the enriched transcripts; see `enrich_texts`."""
+    shortened_contexts = {
+        clip_id: truncate_context(context, config.max_tokens) for clip_id, context in contexts.items()
+    }
+    forms = fill_in_forms(
         config,
-        {clip_id: prompt.messages(context) for clip_id, context in shown.items()},
+        {clip_id: prompt.messages(context) for clip_id, context in shortened_contexts.items()},
         prompt.schema_of_answers(),
         prompt=prompt.settings(),
         books=books,
@@ -226,30 +228,30 @@ def write_rewrites(
     )
     texts, unclear, unquoted = {}, 0, 0
     for clip_id, context in contexts.items():
-        found = put_in_words(context, forms.values[clip_id], prompt)
-        texts[clip_id] = found.text
-        unclear += found.unclear
-        unquoted += found.unquoted
+        enriched = enrich_with_answer(context, forms.values[clip_id], prompt)
+        texts[clip_id] = enriched.text
+        unclear += enriched.unclear
+        unquoted += enriched.unquoted
     return Rewritten(
         texts,
         unclear=unclear,
         unquoted=unquoted,
         asked=forms.asked,
         cached=forms.cached,
-        cut=sum(shown[clip_id].text != context.text for clip_id, context in contexts.items()),
+        cut=sum(shortened_contexts[clip_id].text != context.text for clip_id, context in contexts.items()),
         quarantined=forms.quarantined,
         invalid=forms.invalid,
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Worded:
+class EnrichedText:
     """An enriched text.
 
     Attributes:
         text: The text.
-        unclear: Whether it names no emotion, since the model found none.
-        unquoted: How many cues were left out.
+        unclear: Whether it contains no emotion, because the model found none.
+        unquoted: Number of dropped cues.
     """
 
     text: str
@@ -257,38 +259,37 @@ class Worded:
     unquoted: int = 0
 
 
-def put_in_words(context: Context, values: Mapping[str, Value] | None, prompt: RewritePrompt) -> Worded:
-    """The enriched text of an utterance.
+def enrich_with_answer(context: Context, values: Mapping[str, Value] | None, prompt: RewritePrompt) -> EnrichedText:
+    """Return the enriched text of an utterance.
 
-    The original words stand in it as they are. A cue is told only where it can be quoted, since models also name what
-    they were not shown; one that is called clear without an emotion is unclear.
+    It contains the original words unchanged. Only cues that can be quoted from the context are used, since models also
+    name cues that the context does not contain. An answer that is clear but without an emotion counts as unclear.
 
     Args:
-        context: What the model was shown.
-        values: What it answered, as the prompt's schema has it; None where it abstains, and the original words stand
-            alone.
-        prompt: Gives the sentences.
+        context: The context in the prompt.
+        values: The answer, valid under the schema of the prompt; None if the model abstains: the text is the original.
+        prompt: The prompt with the sentences.
     """
     text, wording = context.text.strip(), prompt.wording
     if values is None:
-        return Worded(text)
+        return EnrichedText(text)
     emotions = values["emotions"]
     if values["clarity"] != "clear" or not isinstance(emotions, tuple) or not emotions:
-        return Worded(wording.enriched.format(text=text, cue=wording.unclear), unclear=True)
-    shown = _plain("\n".join([context.text, *context.cues]))
-    named = [cue for cue in _BETWEEN.split(str(values["cues"])) if _plain(cue)]
-    quoted = [as_data(cue).strip(_ENDS) for cue in named if _plain(cue) in shown]
-    places = {"emotions": wording.and_.join(emotions), "cues": wording.between.join(dict.fromkeys(quoted))}
-    sentence = (wording.clear_cues if quoted else wording.clear).format_map(places)
-    return Worded(wording.enriched.format(text=text, cue=sentence), unquoted=len(named) - len(quoted))
+        return EnrichedText(wording.enriched.format(text=text, cue=wording.unclear), unclear=True)
+    source = _normalise("\n".join([context.text, *context.cues]))
+    cues = [cue for cue in _CUE_SEPARATOR.split(str(values["cues"])) if _normalise(cue)]
+    quoted = [as_data(cue).strip(_OUTER_PUNCTUATION) for cue in cues if _normalise(cue) in source]
+    fields = {"emotions": wording.and_.join(emotions), "cues": wording.between.join(dict.fromkeys(quoted))}
+    sentence = (wording.clear_cues if quoted else wording.clear).format_map(fields)
+    return EnrichedText(wording.enriched.format(text=text, cue=sentence), unquoted=len(cues) - len(quoted))
 
 
-def _plain(text: str) -> str:
-    """A text as quotations are compared: case, quotation marks and what stands at the ends do not count."""
-    return as_data(text).casefold().strip(_ENDS)
+def _normalise(text: str) -> str:
+    """Return a text for the comparison of quotations: case, quotation marks and outer punctuation do not count."""
+    return as_data(text).casefold().strip(_OUTER_PUNCTUATION)
 
 
-def shortened_context(context: Context, tokens: int) -> Context:
-    """The context with each of its texts cut after about so many tokens."""
-    before, after = (tuple(shortened(text, tokens)[0] for text in some) for some in (context.before, context.after))
-    return replace(context, text=shortened(context.text, tokens)[0], before=before, after=after)
+def truncate_context(context: Context, tokens: int) -> Context:
+    """Return the context with each of its texts truncated to about this many tokens."""
+    before, after = (tuple(truncate_text(text, tokens)[0] for text in side) for side in (context.before, context.after))
+    return replace(context, text=truncate_text(context.text, tokens)[0], before=before, after=after)

@@ -1,7 +1,7 @@
-"""The form of an answer: one JSON object of a few simple fields, the same for a server and for a local model.
+"""The form of an answer: one JSON object with a few simple fields, the same for a server and for a local model.
 
-A server is sent it as a JSON schema and may disregard it, so what comes back is read here; a local model cannot leave
-it, since `local_generation` writes all but the values itself.
+A server receives it as a JSON schema and may ignore it, so each answer is validated here. A local model cannot violate
+it: `local_generation` writes everything except the values itself.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import Any
 
 Value = str | tuple[str, ...]
 _FENCE = re.compile(r"\s*```(?:json)?\s*(\{.*\})\s*```\s*", re.DOTALL)
-_PLAIN = re.compile(r'[^"\x00-\x1f\x7f]+')
-_FRAME = 8
-"""Tokens of a field's name and the signs around it, about."""
+_WORD = re.compile(r'[^"\x00-\x1f\x7f]+')
+_FIELD_OVERHEAD = 8
+"""Estimated tokens of the name of a field and its punctuation."""
 
 
 class InvalidAnswer(Exception):
-    """The answer is not what the schema allows.
+    """An answer violates its schema.
 
     Args:
-        reason: What is wrong.
+        reason: The violation. It is stored with the raw answer.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
-    """One of some words.
+    """A field with one of several words.
 
     Attributes:
         words: The words, without quotation marks or line breaks.
@@ -50,18 +50,18 @@ class OneOf:
             raise InvalidAnswer("is none of the words that were asked for")
         return value
 
-    def most_tokens(self) -> int:
-        """See `Schema.most_tokens`."""
+    def max_answer_tokens(self) -> int:
+        """See `Schema.max_answer_tokens`."""
         return max(len(word.encode()) for word in self.words)
 
 
 @dataclass(frozen=True, slots=True)
 class SomeOf:
-    """Several of some words, or none of them.
+    """A field with several of the words, or none.
 
     Attributes:
-        words: The words, as those of `OneOf`.
-        most: How many an answer may name.
+        words: The words; see `OneOf`.
+        most: Maximum number of words in an answer.
     """
 
     words: tuple[str, ...]
@@ -75,70 +75,71 @@ class SomeOf:
         return {"type": "array", "items": OneOf(self.words).json_schema()}
 
     def read(self, value: Any) -> tuple[str, ...]:
-        """See `Schema.read`; a word that is named twice counts once."""
+        """See `Schema.read`; repeated words count once."""
         if not isinstance(value, list):
             raise InvalidAnswer("is no list")
-        found = tuple(dict.fromkeys(OneOf(self.words).read(word) for word in value))
-        if len(found) > self.most:
+        words = tuple(dict.fromkeys(OneOf(self.words).read(word) for word in value))
+        if len(words) > self.most:
             raise InvalidAnswer(f"names more than {self.most} words")
-        return found
+        return words
 
-    def most_tokens(self) -> int:
-        """See `Schema.most_tokens`."""
+    def max_answer_tokens(self) -> int:
+        """See `Schema.max_answer_tokens`."""
         return sum(sorted((len(word.encode()) + 4 for word in self.words), reverse=True)[: self.most])
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text on one line.
+    """A field with a text of one line.
 
     Attributes:
-        longest: Most characters. A local model's text ends there, at a word; a server's longer one is invalid.
-        empty: Whether it may be empty.
+        longest: Maximum number of characters. The text of a local model is truncated at a word; a longer text of a
+            server is invalid.
+        empty: Whether the text may be empty.
     """
 
     longest: int
     empty: bool = False
 
     def json_schema(self) -> dict[str, Any]:
-        """See `Schema.json_schema`; several servers refuse a schema that limits lengths, so the prompt must tell it."""
+        """See `Schema.json_schema`. The length is left to the prompt: several servers reject schemas that limit it."""
         return {"type": "string"}
 
     def read(self, value: Any) -> str:
         """See `Schema.read`."""
         if not isinstance(value, str):
             raise InvalidAnswer("is no text")
-        text = " ".join("".join(sign if sign.isprintable() else " " for sign in value).split())
+        text = " ".join("".join(char if char.isprintable() else " " for char in value).split())
         if len(text) > self.longest or not (text or self.empty):
             raise InvalidAnswer(f"has {len(text)} characters, {self.longest} are allowed")
         return text
 
-    def most_tokens(self) -> int:
-        """See `Schema.most_tokens`."""
+    def max_answer_tokens(self) -> int:
+        """See `Schema.max_answer_tokens`."""
         return self.longest
 
 
-Kind = OneOf | SomeOf | Text
+FieldKind = OneOf | SomeOf | Text
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What an answer consists of; picklable.
+    """The fields of an answer; picklable.
 
     Attributes:
-        fields: Each field's name and kind, in the order in which they are written: what comes later is written with
-            what came before in view.
+        fields: Name and kind of each field, in the order of writing: the model writes a later field with the earlier
+            ones in its context.
     """
 
-    fields: tuple[tuple[str, Kind], ...]
+    fields: tuple[tuple[str, FieldKind], ...]
 
     @classmethod
-    def of(cls, **fields: Kind) -> Schema:
-        """A schema of these fields, in this order."""
+    def of(cls, **fields: FieldKind) -> Schema:
+        """Return a schema of these fields, in this order."""
         return cls(tuple(fields.items()))
 
     def json_schema(self) -> dict[str, Any]:
-        """The same as a JSON schema, of what every server understands."""
+        """Return the JSON schema, restricted to keywords that all servers support."""
         return {
             "type": "object",
             "properties": {name: kind.json_schema() for name, kind in self.fields},
@@ -147,69 +148,69 @@ class Schema:
         }
 
     def read(self, content: str) -> dict[str, Value]:
-        """The values of an answer.
+        """Return the values of an answer.
 
         Raises:
-            InvalidAnswer: When the answer is anything but what the schema allows.
+            InvalidAnswer: If the answer violates the schema.
         """
-        found = read_object(content, {name for name, _ in self.fields})
+        answer = read_object(content, {name for name, _ in self.fields})
         values: dict[str, Value] = {}
         for name, kind in self.fields:
             try:
-                values[name] = kind.read(found[name])
+                values[name] = kind.read(answer[name])
             except InvalidAnswer as error:
                 raise InvalidAnswer(f"{name} {error}") from None
         return values
 
-    def most_tokens(self) -> int:
-        """Tokens that an answer takes at most, about, whatever the tokenizer."""
-        return sum(_FRAME + kind.most_tokens() for _, kind in self.fields)
+    def max_answer_tokens(self) -> int:
+        """Return an estimate of the maximum number of tokens of an answer, for any tokenizer."""
+        return sum(_FIELD_OVERHEAD + kind.max_answer_tokens() for _, kind in self.fields)
 
     def settings(self) -> list[Any]:
-        """The schema's part of a fingerprint."""
+        """Return the part of a fingerprint that describes the schema."""
         return [[name, type(kind).__name__, json.loads(json.dumps(asdict(kind)))] for name, kind in self.fields]
 
 
 def _check_words(words: Sequence[str]) -> None:
-    if len(set(words)) < max(2, len(words)) or not all(_PLAIN.fullmatch(word) for word in words):
-        raise ValueError(f"{words} are not two or more different words without quotation marks")
+    if len(set(words)) < max(2, len(words)) or not all(_WORD.fullmatch(word) for word in words):
+        raise ValueError(f"{words} are not at least two distinct words without quotation marks")
 
 
 def read_object(content: str, keys: set[str]) -> Mapping[str, Any]:
-    """The JSON object that an answer consists of, in a Markdown fence or not.
+    """Parse an answer that consists of one JSON object, with or without a Markdown fence.
 
     Raises:
-        InvalidAnswer: When it is anything else, has other keys, or one of them twice.
+        InvalidAnswer: If it is not such an object, has other keys, or a key twice.
     """
     fenced = _FENCE.fullmatch(content)
     try:
-        found = json.loads(
-            fenced[1] if fenced else content, object_pairs_hook=_once_each, parse_constant=_refuse_constant
+        answer = json.loads(
+            fenced[1] if fenced else content, object_pairs_hook=_reject_duplicate_keys, parse_constant=_reject_constant
         )
     except (ValueError, RecursionError) as error:
         raise InvalidAnswer("not JSON") from error
-    if not isinstance(found, dict) or set(found) != keys:
+    if not isinstance(answer, dict) or set(answer) != keys:
         raise InvalidAnswer(f"not an object with the keys {', '.join(sorted(keys))}")
-    return found
+    return answer
 
 
-def _once_each(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicate_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) < len(pairs):
         raise InvalidAnswer("has a key twice")
     return dict(pairs)
 
 
-def _refuse_constant(name: str) -> None:
+def _reject_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What a model filled in.
+    """The answer of a model to one question.
 
     Attributes:
-        values: The value of each field; None where every answer was invalid: the model abstains.
-        raw: The answers that were not valid, each with the reason before it.
+        values: The value of each field; None if every answer was invalid and the model abstains.
+        raw: The invalid answers, each with its reason in front.
     """
 
     values: Mapping[str, Value] | None

@@ -1,4 +1,4 @@
-"""Scores of many utterances, each text asked once, and what they amount to: probabilities and votes."""
+"""Label scores of many utterances, each distinct text once, and their probabilities."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ecmf_pipeline.core.errors import ClipError, FeaturesNotFinite, ModelError
 from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.llm.answers import (
     AnswerCache,
-    Answered,
+    AnswerSummary,
     Question,
     ScoreBooks,
     ScoreCache,
     TextScores,
-    ask_about,
-    drafts_of,
+    answer_questions,
     nothing_to_ask,
+    open_drafts,
 )
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt
-from ecmf_pipeline.llm.requests import AskingStep
+from ecmf_pipeline.llm.requests import TextScoringStep
 from ecmf_pipeline.llm.server_run import Budget, Drafts
 from ecmf_pipeline.runner import Engine, Outcome, Step, StepFactory
 from ecmf_pipeline.runner.machine import as_out_of_memory
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Scores of a list of utterances.
+    """Label scores of a list of utterances.
 
     Attributes:
-        values: Calibrated log-scores, (n, K); NaN where there are no words, and where the text is set aside.
-        asked: How many texts the model was asked.
-        cached: How many texts were answered from the cache.
-        empty: How many utterances have no words.
-        truncated: How many of the texts asked were too long and cut.
-        quarantined: How many utterances are set aside, by this run or earlier ones.
-        invalid: How many utterances the model abstains on because its answers were not valid.
+        values: Calibrated log-scores, (n, K); NaN if an utterance has no words or is quarantined.
+        asked: Number of texts that this run scored.
+        cached: Number of texts with cached scores.
+        empty: Number of utterances without words.
+        truncated: Number of texts that this run truncated.
+        quarantined: Number of quarantined utterances, by this run or earlier ones.
+        invalid: Number of utterances on which the model abstains because its answers were invalid.
     """
 
     values: NDArray[np.float64]
@@ -67,77 +67,77 @@ def label_scores(
     engine: Engine | None = None,
     budget: Budget | None = None,
 ) -> Scored:
-    """The calibrated label scores of what clips say, asking only what no cache knows.
+    """Return the calibrated label scores of transcripts; only texts without cached scores are sent to the model.
 
     Args:
-        config: The model and what it is asked.
-        texts: What each clip says, by clip id, (n,); blank ones are not asked.
+        config: The model and its prompt.
+        texts: Transcript of each clip, by clip id, (n,); blank ones are skipped.
         labels: Labels to choose from, (K,).
-        books: Where the stage keeps what it has asked.
-        prompt: The prompt with examples of the corpus; None: as it is packaged.
-        engine: Who runs the workers; None: processes of this machine, as ``config`` says.
-        budget: What may still be sent to a server, where a stage asks in several loops; None: one for this loop.
+        books: Files of the stage.
+        prompt: The prompt with examples of the corpus; None: the packaged prompt.
+        engine: Runs the workers; None: processes of this machine, according to ``config``.
+        budget: Limits of the requests that several calls share; None: those of ``config`` for this call.
 
     Returns:
         The scores, (n, K).
 
     Raises:
-        ModelError: When the model cannot be loaded, or gave no valid answer on any calibration text.
-        TryAgain: As `answers.ask_about` does, with what else it raises.
+        ModelError: If the model cannot be loaded, or no calibration text has a valid answer.
+        TryAgain: See `answers.answer_questions`, also for further errors.
     """
-    if not any(text.strip() for text in texts.values()):  # nobody speaks: no model is needed
+    if not any(text.strip() for text in texts.values()):  # no model is needed
         nothing_to_ask(books)
         return Scored(np.full((len(texts), len(labels)), np.nan), 0, 0, len(texts), 0, 0)
-    asked = prompt or load_prompt(config.prompt)
+    used_prompt = prompt or load_prompt(config.prompt)
     settings = fingerprint(config.settings(labels, prompt))
-    calibration = calibration_of_server(config, asked)
-    found = scored(
-        {**texts, **{f"{CALIBRATION}{number}": text for number, text in enumerate(calibration)}},
+    calibration = server_calibration_texts(config, used_prompt)
+    uncalibrated = score_texts(
+        {**texts, **{f"{CALIBRATION_PREFIX}{number}": text for number, text in enumerate(calibration)}},
         labels,
         fingerprint=settings,
         books=books,
-        steps=steps_of(config, asked, labels, drafts=partial(drafts_of, books, settings), budget=budget),
+        steps=scoring_steps(config, used_prompt, labels, drafts=partial(open_drafts, books, settings), budget=budget),
         config=config,
         engine=engine,
     )
-    return calibrated(found, len(calibration))
+    return subtract_calibration(uncalibrated, len(calibration))
 
 
-def calibration_of_server(config: LlmConfig, prompt: Prompt) -> list[str]:
-    """The texts that a server is asked besides those of the clips; none for a local model, which sees to it itself."""
+def server_calibration_texts(config: LlmConfig, prompt: Prompt) -> list[str]:
+    """Return the calibration texts that are sent to a server; empty for a local model, which calibrates itself."""
     if config.backend != "openai":
         return []
     return [text for text in prompt.calibration_texts(config.calibration) if text.strip()]
 
 
-CALIBRATION = "/calibration/"
-"""Begins the names of the calibration texts; no clip id holds a slash."""
+CALIBRATION_PREFIX = "/calibration/"
+"""Prefix of the names of calibration texts; clip ids contain no slash."""
 
 
-def calibrated(found: Scored, texts: int) -> Scored:
-    """The scores of the clips less the mean of those of the calibration texts.
+def subtract_calibration(scores: Scored, texts: int) -> Scored:
+    """Subtract the mean score of the calibration texts from the scores of the clips.
 
     Args:
-        found: Scores, (n + texts, K), those of the calibration texts last.
-        texts: How many those are; with none, the scores stay as they are.
+        scores: Scores, (n + texts, K), those of the calibration texts last.
+        texts: Number of calibration texts; with 0, the scores are unchanged.
 
     Raises:
-        ModelError: When the model gave no valid answer on any calibration text.
+        ModelError: If no calibration text has a valid answer.
     """
     if not texts:
-        return found
-    values, baseline = found.values[:-texts], found.values[-texts:]
-    answered = np.isfinite(baseline).all(axis=1)
-    if not answered.any():
+        return scores
+    values, baseline = scores.values[:-texts], scores.values[-texts:]
+    valid = np.isfinite(baseline).all(axis=1)
+    if not valid.any():
         raise ModelError(
-            f"the model gave no valid answer on any of the {texts} calibration texts",
-            "see `ecmf-pipe llm export` for what it said; take a model that keeps to a schema, or set "
-            "llm.calibration: none",
+            f"none of the {texts} calibration texts has a valid answer",
+            "set llm.calibration: none, or llm.model to a model that follows a schema; to print its raw answers, run",
+            command="ecmf-pipe llm export -",
         )
-    return replace(found, values=values - baseline[answered].mean(axis=0))
+    return replace(scores, values=values - baseline[valid].mean(axis=0))
 
 
-def scored(
+def score_texts(
     utterances: Mapping[str, str],
     labels: Sequence[str],
     *,
@@ -147,20 +147,20 @@ def scored(
     config: LlmConfig,
     engine: Engine | None = None,
 ) -> Scored:
-    """Score what each clip says, by clip id, (n,), uncalibrated; blank texts are not asked; see `answers.ask_about`.
+    """Return the uncalibrated label scores of transcripts, (n, K); see `answers.answer_questions`.
 
     Args:
-        utterances: The texts.
+        utterances: Transcript of each clip, by clip id, (n,); blank ones are skipped.
         labels: Labels to choose from, (K,).
-        fingerprint: Of all that changes a score.
-        books: Where the stage keeps what it has asked.
-        steps: See `steps_of`.
-        config: How the loop runs.
-        engine: Who runs the workers; None: processes of this machine, as ``config`` says.
+        fingerprint: Fingerprint of all that changes a score.
+        books: Files of the stage.
+        steps: Factory of the steps; see `scoring_steps`.
+        config: Settings of the run.
+        engine: Runs the workers; None: processes of this machine, according to ``config``.
     """
     keys = {clip_id: sha256_text(text) for clip_id, text in utterances.items() if text.strip()}
     cache = ScoreCache(books.cache, fingerprint, also=[other.cache for other in books.earlier])
-    found = ask_about(
+    summary = answer_questions(
         keys,
         utterances,
         len,
@@ -170,33 +170,33 @@ def scored(
         config=config,
         engine=engine,
     )
-    return scores_kept(cache, list(utterances), keys, labels, found)
+    return collect_scores(cache, list(utterances), keys, labels, summary)
 
 
-def scores_kept(
+def collect_scores(
     cache: AnswerCache[TextScores],
     clip_ids: Sequence[str],
     keys: Mapping[str, str],
     labels: Sequence[str],
-    found: Answered,
+    summary: AnswerSummary,
 ) -> Scored:
-    """The scores of clips, (n, K), and what a run did for them; clips without a key were not asked about."""
+    """Return the scores of clips, (n, K), with the counts of a run; clips without a key have no question."""
     values = np.full((len(clip_ids), len(labels)), np.nan)
     for row, clip_id in enumerate(clip_ids):
         if clip_id in keys and keys[clip_id] in cache:
             values[row] = cache[keys[clip_id]].scores or np.nan
     return Scored(
         values,
-        asked=len(found.asked),
-        cached=found.cached,
+        asked=len(summary.asked),
+        cached=summary.cached,
         empty=len(clip_ids) - len(keys),
-        truncated=sum(cache[key].cut for key in found.asked),
-        quarantined=found.quarantined,
+        truncated=sum(cache[key].cut for key in summary.asked),
+        quarantined=summary.quarantined,
         invalid=sum(not cache[key].scores for key in keys.values() if key in cache),
     )
 
 
-def steps_of(
+def scoring_steps(
     config: LlmConfig,
     prompt: Prompt,
     labels: Sequence[str],
@@ -204,29 +204,29 @@ def steps_of(
     drafts: Callable[[], Drafts],
     budget: Budget | None = None,
 ) -> StepFactory:
-    """What makes the steps that score labels; neither a model nor a client library is loaded before it does.
+    """Return the factory of the steps that score labels; it loads a model or client library when called.
 
     Args:
-        config: The model and what it is asked.
+        config: The model and its prompt.
         prompt: The prompt, packaged or with examples of the corpus.
         labels: Labels to choose from, (K,).
-        drafts: Opens what has been paid for of texts that are not finished.
-        budget: What may still be sent to a server; None: as ``config`` says.
+        drafts: Function that opens the paid answers of unfinished texts.
+        budget: Limits of the requests to a server; None: those of ``config``.
     """
     if config.backend == "openai":
-        return lambda _: AskingStep(config, prompt, labels, drafts(), budget or Budget(config.budget))
+        return lambda _: TextScoringStep(config, prompt, labels, drafts(), budget or Budget(config.budget))
     return partial(_scoring_step, config, prompt, tuple(labels))
 
 
 def _scoring_step(config: LlmConfig, prompt: Prompt, labels: tuple[str, ...], worker: int) -> ScoringStep:
-    """Load the model, in a worker: the process that only hands out the work never loads torch."""
+    """Load the model in a worker; the main process never imports torch."""
     from ecmf_pipeline.llm.local import TransformersScorer
 
     return ScoringStep(TransformersScorer(config, worker, prompt), labels)
 
 
 class ScoringStep(Step[Question[str], str, TextScores]):
-    """Scores the labels for texts.
+    """Step that scores the labels of texts with a local model.
 
     Args:
         scorer: The model.
@@ -236,14 +236,14 @@ class ScoringStep(Step[Question[str], str, TextScores]):
     def __init__(self, scorer: TransformersScorer, labels: Sequence[str]) -> None:
         self._scorer = scorer
         self._labels = labels
-        scorer.score([], labels)  # loads and calibrates now: the time that it takes is no text's fault
+        scorer.score([], labels)  # loads and calibrates outside of the time limit of any text
 
     def open(self, item: Question[str]) -> str:
-        """The words."""
-        return item.about
+        """Return the text."""
+        return item.content
 
     def work(self, batch: Sequence[tuple[Question[str], str]]) -> list[Outcome[TextScores]]:
-        """Score a batch; the clips that say a text share its row."""
+        """Score a batch; clips with the same text share its row."""
         with as_out_of_memory():
             scores = self._scorer.score([text for _, text in batch], self._labels)  # (B, K)
         outcomes: list[Outcome[TextScores]] = []
@@ -252,17 +252,17 @@ class ScoringStep(Step[Question[str], str, TextScores]):
             if np.isfinite(row).all():
                 result = TextScores.of(sha256_text(text), row, cut=text in self._scorer.cut)
             else:
-                result = FeaturesNotFinite("the model's scores of what is said are not finite")
+                result = FeaturesNotFinite("the label scores of the transcript are not finite")
             outcomes += [Outcome(target, result) for target in item.targets]
         return outcomes
 
 
 def probabilities(scores: NDArray[np.float64], *, temperature: float = 1.0) -> NDArray[np.float64]:
-    """Softmax over the labels, (n, K); rows of NaN stay NaN.
+    """Return the softmax over the labels, (n, K); rows of NaN stay NaN.
 
     Args:
         scores: Log-scores, (n, K).
-        temperature: Divides the scores first: above 1 flattens, below 1 sharpens.
+        temperature: Divisor of the scores: above 1 flattens, below 1 sharpens.
     """
     scaled = scores / temperature
     scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))

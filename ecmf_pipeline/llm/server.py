@@ -1,8 +1,8 @@
-"""One chat with an OpenAI-compatible server, through OpenAI's own client library.
+"""Chat requests to an OpenAI-compatible server with the client library of OpenAI.
 
-The library speaks the protocol, on an event loop in a thread of its own, where a request can be cancelled as a whole;
-tries, waits and budgets are counted here, so that every request that leaves is one that the budget knows of. Whatever a
-server sends back is cleared of the key before anything else sees it.
+The library runs on an event loop in a separate thread, where a whole request can be cancelled. Retries, waits and
+budgets are implemented here, so the budget counts each request that is sent. The key is removed from all responses
+before any other code reads them.
 """
 
 from __future__ import annotations
@@ -23,48 +23,48 @@ from pydantic import ValidationError
 from ecmf_pipeline.core.errors import ModelError, RequestRefused, ServerUnavailable, TryAgain
 from ecmf_pipeline.llm.config import ServerConfig
 from ecmf_pipeline.llm.prompt import Turn
-from ecmf_pipeline.llm.server_protocol import Answer, Dialect, ServerKey, Token, response_format, retry_after
-from ecmf_pipeline.llm.server_run import Budget, about_tokens
+from ecmf_pipeline.llm.server_protocol import Answer, RequestOptions, ServerKey, Token, response_format, retry_after
+from ecmf_pipeline.llm.server_run import Budget, estimate_tokens
 
-_NOT_NOW = {408, 409, 425, 429}
-_ABOUT_THIS_TEXT = {400, 413, 422}
-_TRIES_TO_REACH = 3
-"""A server that was never there is not waited for as one that fails: mostly its address is wrong."""
+_RETRYABLE = {408, 409, 425, 429}
+_REQUEST_ERRORS = {400, 413, 422}
+_MAX_CONNECTION_TRIES = 3
+"""Number of tries if the server never responded before: mostly its address is wrong."""
 
-_FAILED_AT_LEAST = 4
-"""Questions in a row on which a server fails before it is down, however few are asked at once."""
+_MIN_FAILED_QUESTIONS = 4
+"""Minimum number of consecutive failed questions until a server counts as down."""
 
 
 class Stopped(Exception):
-    """The run is ending: nothing is sent any more."""
+    """The run is ending: no more requests are sent."""
 
 
-class _Fault(Exception):
+class _TransientFailure(Exception):
     """The server failed in a way that may pass.
 
     Args:
-        what: What it did.
-        wait: Seconds after which it wants to be asked again; None where it does not say.
-        unreachable: Whether there was nobody to fail.
+        message: The failure.
+        wait: Seconds until the retry that the server requested; None if it requested none.
+        unreachable: Whether no connection was made.
     """
 
-    def __init__(self, what: str, wait: float | None = None, *, unreachable: bool = False) -> None:
-        super().__init__(what)
+    def __init__(self, message: str, wait: float | None = None, *, unreachable: bool = False) -> None:
+        super().__init__(message)
         self.wait = wait
         self.unreachable = unreachable
 
 
 class ChatServer:
-    """Asks a server; safe to use from several threads.
+    """Client of a server; threads can share it.
 
     Args:
-        model: Name under which the server serves it.
-        config: Where it is, and how it is asked.
-        budget: What may be sent.
-        rng: Jitter of the waits.
+        model: Name of the model on the server.
+        config: Address and request options.
+        budget: Limits of the requests.
+        rng: Random generator of the jitter.
 
     Raises:
-        ModelError: When the environment variable of the key is not set, or holds what can be no key.
+        ModelError: If the environment variable of the key is not set or cannot be a key.
     """
 
     def __init__(self, model: str, config: ServerConfig, budget: Budget, *, rng: random.Random | None = None) -> None:
@@ -74,35 +74,35 @@ class ChatServer:
         self._rng = rng or random.Random()
         self._stopped = threading.Event()
         self._answered = False
-        self._gives_logprobs = False
-        self._dialect = Dialect()
+        self._returned_logprobs = False
+        self._options = RequestOptions()
         self._lock = threading.Lock()
-        self._failed = 0  # questions in a row that it failed on, with no answer to any other in between
+        self._failed = 0  # consecutive failed questions
         self._key = ServerKey.of(config)
         self._client = openai.AsyncOpenAI(
             base_url=config.base_url, api_key=self._key.text or "none", max_retries=0, timeout=config.timeout
         )
         self._abandoned = False
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="requests", daemon=True)
+        self._event_loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._event_loop.run_forever, name="requests", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Send nothing any more; requests under way are heard to the end, which their timeout sets."""
+        """Send no more requests; pending requests continue until their timeout."""
         self._stopped.set()
 
     def abandon(self) -> None:
-        """Send nothing any more, and hear none of the requests under way."""
+        """Send no more requests and cancel the pending ones."""
         self._stopped.set()
         self._abandoned = True
-        self._loop.call_soon_threadsafe(self._cancel_all)
+        self._event_loop.call_soon_threadsafe(self._cancel_all)
 
     def close(self) -> None:
         """Close the connections."""
-        asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        asyncio.run_coroutine_threadsafe(self._client.close(), self._event_loop).result()
+        self._event_loop.call_soon_threadsafe(self._event_loop.stop)
         self._thread.join()
-        self._loop.close()
+        self._event_loop.close()
 
     def ask(
         self,
@@ -114,142 +114,145 @@ class ChatServer:
         logprobs: bool = False,
         answer_tokens: int | None = None,
     ) -> Answer:
-        """Ask until there is an answer.
+        """Request an answer, with retries.
 
         Args:
             messages: The turns of the chat.
-            schema: What the answer should be; the caller checks whether it is.
-            temperature: Of the sampling; 0 takes the likeliest.
-            seed: Of the sampling.
-            logprobs: Whether the answer's tokens are wanted with their alternatives.
-            answer_tokens: Most tokens of the answer; None: as the config says.
+            schema: JSON schema of the answer; the caller must validate the answer.
+            temperature: Temperature of the sampling; 0 selects the most probable answer.
+            seed: Seed of the sampling.
+            logprobs: Whether to request the tokens of the answer with their alternatives.
+            answer_tokens: Maximum number of tokens of the answer; None: that of the config.
 
         Raises:
-            ServerUnavailable: When the server fails again and again.
-            TryAgain: When it has done so for so many questions in a row that it is down, and not one of them at fault.
-            RequestRefused: When it refuses this very request.
-            ModelError: When there is no server, it refuses all (key, model, rights), or cannot do what is asked of it.
-            BudgetSpent: When the request would go beyond the budget.
-            Stopped: When the run is ending.
+            ServerUnavailable: If the server fails in all tries.
+            TryAgain: If it failed on so many consecutive questions that it counts as down.
+            RequestRefused: If it rejects this request.
+            ModelError: If no server responds, or it rejects all requests (key, model, permissions) or lacks a feature.
+            BudgetSpent: If the request exceeds the budget.
+            Stopped: If the run is ending.
         """
-        room = answer_tokens or self.config.answer_tokens
-        options: dict[str, Any] = {"temperature": temperature, "max_tokens": room}
+        max_tokens = answer_tokens or self.config.answer_tokens
+        options: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
         options |= {"seed": seed} if seed is not None else {}
         options |= {"logprobs": True, "top_logprobs": 20} if logprobs else {}
         options |= response_format(self.config, schema)
-        reserved = about_tokens(messages) + room
-        fault = _Fault("was not asked")
+        reserved = estimate_tokens(messages) + max_tokens
+        failure = _TransientFailure("no request was sent")
         for attempt in range(self.config.max_retries + 1):
-            if attempt and self._stopped.wait(self._wait(attempt, fault.wait)):
+            if attempt and self._stopped.wait(self._wait(attempt, failure.wait)):
                 raise Stopped
             try:
-                answer = self._once(messages, options, reserved, logprobs=logprobs)
-            except _Fault as error:
-                fault = error
-                if fault.unreachable and attempt >= _TRIES_TO_REACH - 1 and not self._answered:
+                answer = self._ask_once(messages, options, reserved, logprobs=logprobs)
+            except _TransientFailure as error:
+                failure = error
+                if failure.unreachable and attempt >= _MAX_CONNECTION_TRIES - 1 and not self._answered:
                     raise ModelError(
-                        f"no server can be reached at {self.config.base_url} ({fault})",
-                        "start it, or mend llm.server.base_url, then run the same command again",
+                        f"the server at {self.config.base_url} cannot be reached: {failure}",
+                        "start the server or correct llm.server.base_url, then run the same command again",
                     ) from None
             else:
                 with self._lock:
                     self._failed = 0
                 return answer
-        raise self._given_up(fault)
+        raise self._exhausted(failure)
 
-    def _given_up(self, fault: _Fault) -> Exception:
-        """What to make of a question on which it failed in all tries: is it that question, or the server?"""
+    def _exhausted(self, failure: _TransientFailure) -> Exception:
+        """Return the error of a question that failed in all tries: of this question, or of a server that is down."""
         with self._lock:
             self._failed += 1
             failed = self._failed
-        last = self._key.cleared(f"last: {fault}")
-        if failed < max(_FAILED_AT_LEAST, 2 * self.config.concurrency):
+        last = self._key.redact(f"last: {failure}")
+        if failed < max(_MIN_FAILED_QUESTIONS, 2 * self.config.concurrency):
             return ServerUnavailable(f"the server failed {self.config.max_retries + 1} times, {last}")
-        return TryAgain(f"the server at {self.config.base_url} failed on {failed} questions in a row, {last}")
+        return TryAgain(f"the server at {self.config.base_url} failed on {failed} consecutive questions, {last}")
 
-    def _once(self, messages: Sequence[Turn], options: dict[str, Any], reserved: int, *, logprobs: bool) -> Answer:
+    def _ask_once(self, messages: Sequence[Turn], options: dict[str, Any], reserved: int, *, logprobs: bool) -> Answer:
         if self._stopped.is_set():
             raise Stopped
-        while (completion := self._paid_for(messages, options, reserved)) is None:
+        while (completion := self._send_within_budget(messages, options, reserved)) is None:
             pass
         return self._read(completion.choices[0], logprobs=logprobs)
 
-    def _paid_for(self, messages: Sequence[Turn], options: dict[str, Any], reserved: int) -> ChatCompletion | None:
-        """Send one request; None where the server wants it put otherwise, which is known from then on."""
-        sent = self._dialect.put(options)
+    def _send_within_budget(
+        self, messages: Sequence[Turn], options: dict[str, Any], reserved: int
+    ) -> ChatCompletion | None:
+        """Send one request; None if the server rejects its options, which are adapted for further requests."""
+        sent = self._options.adapt(options)
         self.budget.reserve(reserved)
         used = 0
         try:
-            completion = self._completion(messages, sent)
-            told = completion.usage.total_tokens if completion and completion.usage else 0
-            used = told if told > 0 else reserved if completion else 0  # no answer takes nothing, whatever it says
+            completion = self._complete(messages, sent)
+            counted = completion.usage.total_tokens if completion and completion.usage else 0
+            used = counted if counted > 0 else reserved if completion else 0  # ignores impossible counts
         finally:
             self.budget.settle(reserved, used)
         return completion
 
     def _read(self, choice: Choice, *, logprobs: bool) -> Answer:
-        """What a server said.
+        """Convert a response to an answer.
 
         Raises:
-            RequestRefused: When its filter held the answer back.
-            ModelError: When log-probabilities are wanted and it seems to give none at all.
+            RequestRefused: If the content filter of the server blocked the answer.
+            ModelError: If log-probabilities were requested and the server seems to return none.
         """
         message = choice.message
         if choice.finish_reason == "content_filter":
-            raise RequestRefused("the server's content filter held the answer back")
-        content = self._key.cleared(message.content or message.refusal or "")
+            raise RequestRefused("the server's content filter blocked the answer")
+        content = self._key.redact(message.content or message.refusal or "")
         if not logprobs:
             return Answer(content)
-        if given := choice.logprobs and choice.logprobs.content:
-            self._gives_logprobs = True
+        if scored_tokens := choice.logprobs and choice.logprobs.content:
+            self._returned_logprobs = True
             tokens = tuple(
                 Token(
-                    self._key.cleared(token.token),
-                    tuple((self._key.cleared(other.token), other.logprob) for other in token.top_logprobs),
+                    self._key.redact(token.token),
+                    tuple((self._key.redact(other.token), other.logprob) for other in token.top_logprobs),
                 )
-                for token in given
+                for token in scored_tokens
             )
             return Answer(content, tokens)
-        # One answer without any says nothing of the others where it is empty or a refusal, or others had them.
-        if (message.content or "").strip() and not message.refusal and not self._gives_logprobs:
+        # Empty answers and refusals have no log-probabilities on any server.
+        if (message.content or "").strip() and not message.refusal and not self._returned_logprobs:
             raise ModelError(
-                f"{self.config.base_url} gives no log-probabilities of {self.model}", "set llm.server.scoring: samples"
+                f"the server at {self.config.base_url} returns no log-probabilities of {self.model}",
+                "set llm.server.scoring: samples",
             )
         return Answer(content)
 
-    def _completion(self, messages: Sequence[Turn], sent: dict[str, Any]) -> ChatCompletion | None:
-        if self._stopped.is_set():  # it may have had to wait for its share of the budget
+    def _complete(self, messages: Sequence[Turn], sent: dict[str, Any]) -> ChatCompletion | None:
+        if self._stopped.is_set():  # the run may have ended during the wait for the budget
             raise Stopped
         try:
-            content = asyncio.run_coroutine_threadsafe(self._sent(messages, sent), self._loop).result()
+            content = asyncio.run_coroutine_threadsafe(self._send(messages, sent), self._event_loop).result()
         except CancelledError:
             raise Stopped from None
         except TimeoutError:
-            raise _Fault(f"no whole answer in {self.config.timeout:g} seconds") from None
+            raise _TransientFailure(f"no complete answer in {self.config.timeout:g} seconds") from None
         except openai.APIStatusError as error:
-            if self._dialect.learn(error.status_code, str(error.message), sent):
+            if self._options.update(error.status_code, str(error.message), sent):
                 return None
-            raise self._refusal(error) from None  # its chain holds the request, and that the key
+            raise self._status_error(error) from None  # the chain contains the request, and therefore the key
         except openai.APIConnectionError as error:
-            # A connection that was never made: refused, no such host. By name: openai brings one httpx or another.
+            # No connection: refused, unknown host. Compared by name: openai may use another httpx.
             unreachable = type(error.__cause__).__name__ == "ConnectError"
-            what = _root_cause(error) if unreachable else type(error).__name__
-            raise _Fault(self._key.cleared(what), unreachable=unreachable) from None
+            reason = _root_cause(error) if unreachable else type(error).__name__
+            raise _TransientFailure(self._key.redact(reason), unreachable=unreachable) from None
         try:
             completion = ChatCompletion.model_validate_json(content)
         except ValidationError:
-            raise _Fault("what it sent is no answer") from None
+            raise _TransientFailure("the response is not a chat completion") from None
         if not completion.choices:
-            raise _Fault("an answer without choices")
+            raise _TransientFailure("the response has no choices")
         self._answered = True
         return completion
 
-    async def _sent(self, messages: Sequence[Turn], sent: dict[str, Any]) -> bytes:
-        """The body of an answer, if it comes in time: a client's own timeout begins anew with every byte.
+    async def _send(self, messages: Sequence[Turn], sent: dict[str, Any]) -> bytes:
+        """Return the body of a response within the timeout; the timeout of the client library restarts with every byte.
 
         Raises:
-            TimeoutError: When it does not.
-            CancelledError: When nobody waits for it any more.
+            TimeoutError: If the response is not complete in time.
+            CancelledError: If the run was abandoned.
         """
         if self._abandoned:
             raise CancelledError
@@ -260,32 +263,32 @@ class ChatServer:
         return body
 
     def _cancel_all(self) -> None:
-        for task in asyncio.all_tasks(self._loop):
+        for task in asyncio.all_tasks(self._event_loop):
             task.cancel()
 
-    def _refusal(self, error: openai.APIStatusError) -> Exception:
-        said = self._key.cleared(" ".join(str(error.message).split()))[:300]
-        what = f"HTTP {error.status_code}: {said}"
-        if error.code != "insufficient_quota" and (error.status_code in _NOT_NOW or error.status_code >= 500):
-            return _Fault(f"HTTP {error.status_code}", retry_after(error.response.headers))
-        if error.status_code in _ABOUT_THIS_TEXT and self._answered:
-            return RequestRefused(what)
+    def _status_error(self, error: openai.APIStatusError) -> Exception:
+        detail = self._key.redact(" ".join(str(error.message).split()))[:300]
+        reason = f"HTTP {error.status_code}: {detail}"
+        if error.code != "insufficient_quota" and (error.status_code in _RETRYABLE or error.status_code >= 500):
+            return _TransientFailure(f"HTTP {error.status_code}", retry_after(error.response.headers))
+        if error.status_code in _REQUEST_ERRORS and self._answered:
+            return RequestRefused(reason)
         return ModelError(
-            f"{self.config.base_url} refuses to answer as {self.model} ({what})",
+            f"the server at {self.config.base_url} rejects requests for the model {self.model}: {reason}",
             "check llm.model, llm.server (base_url, key_env, structured, scoring) and the account",
         )
 
-    def _wait(self, attempt: int, told: float | None) -> float:
-        """Seconds before a retry: what the server says, else twice the last wait, both with jitter."""
+    def _wait(self, attempt: int, requested: float | None) -> float:
+        """Return the seconds before a retry: as the server requested, or twice the last wait, both with jitter."""
         jitter = self._rng.random()
-        if told is not None:
-            return min(told * (1 + 0.1 * jitter), self.config.longest_wait)
-        longest = self.config.first_wait * 2.0 ** (attempt - 1)
-        return min(longest * (0.5 + 0.5 * jitter), self.config.longest_wait)
+        if requested is not None:
+            return min(requested * (1 + 0.1 * jitter), self.config.longest_wait)
+        upper = self.config.first_wait * 2.0 ** (attempt - 1)
+        return min(upper * (0.5 + 0.5 * jitter), self.config.longest_wait)
 
 
 def _root_cause(error: BaseException) -> str:
-    """The operating system's reason why a connection was not made: the libraries above it say no more than that."""
-    while within := error.exceptions[0] if isinstance(error, ExceptionGroup) else error.__cause__ or error.__context__:
-        error = within
+    """Return the reason of the operating system why a connection failed; the libraries hide it in the cause."""
+    while cause := error.exceptions[0] if isinstance(error, ExceptionGroup) else error.__cause__ or error.__context__:
+        error = cause
     return os.strerror(error.errno) if isinstance(error, ConnectionError) and error.errno else str(error)

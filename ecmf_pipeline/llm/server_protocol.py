@@ -1,7 +1,7 @@
-"""What an OpenAI-compatible server is sent and what it sends back, but for the request itself.
+"""Content of the requests to an OpenAI-compatible server, and of its responses.
 
-Servers differ in their key, in the options that they take, and in when they may be asked again. An answer names a
-label, or gives log-probabilities that score all of them.
+Servers differ in their key, in the options that they support, and in the time until a retry. An answer contains a
+label, or log-probabilities that score all labels.
 """
 
 from __future__ import annotations
@@ -23,125 +23,125 @@ from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.llm.config import ServerConfig
 from ecmf_pipeline.llm.schema import InvalidAnswer, read_object
 
-INSTEAD = "***"
-"""What stands where the key stood."""
+KEY_PLACEHOLDER = "***"
+"""Replacement of the key in texts."""
 _KEY = re.compile(r"[!-~]+")
-"""Printable ASCII without blanks: what a header can hold."""
-_REFUSING = {400, 422}
-_NOT_HERE = re.compile(r"unsupported|not supported|does not support|only the default", re.IGNORECASE)
-_VALUE = re.compile(r'"label"\s*:\s*"')
-_LEAST = 1e-6
-"""Probability left for the labels that no alternative names, where the others leave less."""
-_MOST = 1e-3
-"""A log-probability is no more than 0, but for rounding."""
+"""Printable ASCII without blanks, as HTTP headers allow."""
+_OPTION_ERRORS = {400, 422}
+_UNSUPPORTED = re.compile(r"unsupported|not supported|does not support|only the default", re.IGNORECASE)
+_LABEL_START = re.compile(r'"label"\s*:\s*"')
+_MIN_REMAINDER = 1e-6
+"""Probability of the labels without an alternative, if the alternatives leave less."""
+_MAX_LOG_PROBABILITY = 1e-3
+"""A log-probability is at most 0, except for rounding."""
 
 
 class ServerKey:
     """The key of one server.
 
     Attributes:
-        text: The key; empty for a server that wants none.
+        text: The key; empty for a server without a key.
     """
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self._spelled = re.compile("".join(map(_spellings, text))) if text else None
+        self._pattern = re.compile("".join(map(_escaped_forms, text))) if text else None
 
     @classmethod
     def of(cls, config: ServerConfig) -> ServerKey:
-        """The key that the environment holds.
+        """Read the key from the environment.
 
         Raises:
-            ModelError: When the variable is not set, or what it holds can be no key; it is not repeated.
+            ModelError: If the variable is not set or cannot be a key; the message does not contain its value.
         """
         if config.key_env is None:
             return cls("")
         if not (text := os.environ.get(config.key_env, "").strip()):
             raise ModelError(
                 f"the environment variable {config.key_env} is not set",
-                "put the server's key into it, or set llm.server.key_env: null where the server wants none",
+                "set it to the key of the server, or set llm.server.key_env: null for a server without a key",
             )
         if not _KEY.fullmatch(text):
             raise ModelError(
-                f"the environment variable {config.key_env} holds no key: there are blanks, line breaks or signs "
-                "beyond ASCII in it",
-                "copy the key into it again, the key alone",
+                f"the environment variable {config.key_env} is not a key: it contains blanks, line breaks or "
+                "characters beyond ASCII",
+                "set it to the key alone",
             )
         return cls(text)
 
-    def cleared(self, text: str) -> str:
-        """The text without the key, however JSON may spell it: what is decoded later does not hold it either."""
-        return self._spelled.sub(INSTEAD, text) if self._spelled else text
+    def redact(self, text: str) -> str:
+        """Replace the key in a text, in plain form and with any JSON escapes, so later decoding cannot restore it."""
+        return self._pattern.sub(KEY_PLACEHOLDER, text) if self._pattern else text
 
 
-def _spellings(sign: str) -> str:
-    r"""Matches a sign as it is, escaped, or by its number (\\u0073), also in JSON within JSON."""
-    return rf"(?:\\*{re.escape(sign)}|\\+u00(?i:{ord(sign):02x}))"
+def _escaped_forms(character: str) -> str:
+    r"""Return a pattern of a character: plain, escaped, or by its number (\\u0073), also in JSON within JSON."""
+    return rf"(?:\\*{re.escape(character)}|\\+u00(?i:{ord(character):02x}))"
 
 
-class Dialect:
-    """The names and options that a server takes; what it has taught holds for all further requests.
+class RequestOptions:
+    """Request options, adapted to the error responses of a server; an adaptation holds for all further requests.
 
-    Safe to use from several threads: each lesson is one assignment, and is the same whoever learns it.
+    Threads can share it: each adaptation is one idempotent assignment.
     """
 
     def __init__(self) -> None:
-        self._room = "max_tokens"
-        self._tempered = True
+        self._max_tokens_name = "max_tokens"
+        self._supports_temperature = True
 
-    def put(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options as this server takes them.
+    def adapt(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options in the form that this server supports.
 
         Args:
-            options: As most servers take them: ``max_tokens``, ``temperature`` and others.
+            options: Options in the common form: ``max_tokens``, ``temperature`` and others.
         """
-        named = {self._room if name == "max_tokens" else name: value for name, value in options.items()}
-        return {name: value for name, value in named.items() if name != "temperature" or self._tempered}
+        renamed = {self._max_tokens_name if name == "max_tokens" else name: value for name, value in options.items()}
+        return {name: value for name, value in renamed.items() if name != "temperature" or self._supports_temperature}
 
-    def learn(self, status: int, said: str, sent: Mapping[str, Any]) -> bool:
-        """Learn from a refusal.
+    def update(self, status: int, message: str, sent: Mapping[str, Any]) -> bool:
+        """Adapt to an error response.
 
         Args:
-            status: Its HTTP status.
-            said: Its message.
-            sent: The options that were refused.
+            status: HTTP status of the response.
+            message: Error message of the response.
+            sent: The rejected options.
 
         Returns:
-            Whether the request should be sent again, since it would be put otherwise now.
+            Whether the request should be sent again with other options.
         """
-        if status not in _REFUSING:
+        if status not in _OPTION_ERRORS:
             return False
-        refuses = _NOT_HERE.search(said) is not None
-        if "max_tokens" in sent and ("max_completion_tokens" in said or (refuses and "max_tokens" in said)):
-            self._room = "max_completion_tokens"
+        unsupported = _UNSUPPORTED.search(message) is not None
+        if "max_tokens" in sent and ("max_completion_tokens" in message or (unsupported and "max_tokens" in message)):
+            self._max_tokens_name = "max_completion_tokens"
             return True
-        if "temperature" in sent and "temperature" in said and refuses:
-            if self._tempered:
-                warn("llm: the server takes no temperature: whatever is asked, its answers are drawn at its own")
-            self._tempered = False
+        if "temperature" in sent and "temperature" in message and unsupported:
+            if self._supports_temperature:
+                warn("llm: the server does not support the option temperature: it samples with its own temperature")
+            self._supports_temperature = False
             return True
         return False
 
 
 def response_format(config: ServerConfig, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that bind an answer to its schema, as far as the server does that."""
+    """Return the options that constrain an answer to its schema, as far as the server supports it."""
     if config.structured == "none":
         return {}
     if config.structured == "json_object":
         return {"response_format": {"type": "json_object"}}
-    named = {"name": "answer", "strict": True, "schema": dict(schema)}
-    return {"response_format": {"type": "json_schema", "json_schema": named}}
+    json_schema = {"name": "answer", "strict": True, "schema": dict(schema)}
+    return {"response_format": {"type": "json_schema", "json_schema": json_schema}}
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds, of a header that holds seconds or a date (RFC 9110, 10.2.3); None where it holds neither."""
-    told = headers.get("retry-after", "")
+    """Return the seconds of a Retry-After header with seconds or a date (RFC 9110, 10.2.3); None for other values."""
+    value = headers.get("retry-after", "")
     try:
-        seconds = float(told)
+        seconds = float(value)
     except ValueError:
         try:
-            seconds = parsedate_to_datetime(told).timestamp() - time.time()
-        except (ValueError, OverflowError, TypeError, OSError):  # no date, or one beyond the calendar
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError, TypeError, OSError):  # not a date, or beyond the calendar
             return None
     return max(0.0, seconds) if seconds < float("inf") else None
 
@@ -152,7 +152,7 @@ class Token:
 
     Attributes:
         text: The token.
-        alternatives: What could have stood there: (text, log-probability).
+        alternatives: Alternative tokens at this position: (text, log-probability).
     """
 
     text: str
@@ -164,8 +164,8 @@ class Answer:
     """One answer of a server.
 
     Attributes:
-        content: What the model wrote.
-        tokens: Its tokens, where the server was asked for log-probabilities and gave them.
+        content: The text of the answer.
+        tokens: Its tokens, if log-probabilities were requested and returned.
     """
 
     content: str
@@ -173,10 +173,10 @@ class Answer:
 
 
 def read_label(content: str, words: Sequence[str]) -> int:
-    """The index of the word that an answer names.
+    """Return the index of the word in an answer.
 
     Raises:
-        InvalidAnswer: When it names none of them.
+        InvalidAnswer: If the answer contains none of the words.
     """
     label = read_object(content, {"label"})["label"]
     if not isinstance(label, str) or label not in words:
@@ -185,54 +185,57 @@ def read_label(content: str, words: Sequence[str]) -> int:
 
 
 def read_scores(answer: Answer, words: Sequence[str]) -> NDArray[np.float64]:
-    """Log-probability of each word as the answer's label, (K,), from the alternatives where the label begins.
+    """Return the log-probability of each word as the label, (K,), from the alternatives at the start of the label.
 
-    The alternatives are tokens: one counts for the words that begin with it. Where it may begin several, the token that
-    was written counts for the word that was written, and any other is shared equally. The words that no alternative
-    names share what the others leave, and never get more than the least of them.
+    Alternatives are tokens: each counts for the words that start with it. If several words start with a token, the
+    chosen token counts for the word of the answer, and the probability of any other token is split equally. Words
+    without an alternative share the remaining probability, and get at most as much as the least probable other word.
 
     Raises:
-        InvalidAnswer: When the answer names none of the words, or its tokens do not spell it, or have what can be no
-            log-probability.
+        InvalidAnswer: If the answer contains none of the words, its tokens do not spell it, or a log-probability is
+            invalid.
     """
     chosen = read_label(answer.content, words)
-    found = _VALUE.search(answer.content)
-    spelled = "".join(token.text for token in answer.tokens)
-    if found is None or spelled[: len(answer.content)] != answer.content:
+    value = _LABEL_START.search(answer.content)
+    text = "".join(token.text for token in answer.tokens)
+    if value is None or text[: len(answer.content)] != answer.content:
         raise InvalidAnswer("its tokens do not spell it")
-    start, before = found.end(), 0
+    start, before = value.end(), 0
     for token in answer.tokens:
         if before + len(token.text) > start:
             break
         before += len(token.text)
     else:
         raise InvalidAnswer("its tokens do not spell it")
-    return _shared_out(token, answer.content[before:start], chosen, words)
+    return _distribute(token, answer.content[before:start], chosen, words)
 
 
-def _shared_out(token: Token, opening: str, chosen: int, words: Sequence[str]) -> NDArray[np.float64]:
+def _distribute(token: Token, opening: str, chosen: int, words: Sequence[str]) -> NDArray[np.float64]:
     probs = np.zeros(len(words))
     for text, likelihood in dict(token.alternatives).items():
-        if not likelihood <= _MOST:  # written so that NaN is refused too
+        if not likelihood <= _MAX_LOG_PROBABILITY:  # also rejects NaN
             raise InvalidAnswer(f"gives {likelihood} for a log-probability")
         if not text.startswith(opening) or not math.isfinite(likelihood):
             continue
-        begun = text[len(opening) :].split('"')[0]
-        fitting = [index for index, word in enumerate(words) if begun and word.startswith(begun)]
-        if text == token.text and chosen in fitting:
-            fitting = [chosen]
-        probs[fitting] += math.exp(likelihood) / max(1, len(fitting))
+        start = text[len(opening) :].split('"')[0]
+        candidates = [index for index, word in enumerate(words) if start and word.startswith(start)]
+        if text == token.text and chosen in candidates:
+            candidates = [chosen]
+        probs[candidates] += math.exp(likelihood) / max(1, len(candidates))
     if probs[chosen] <= 0:
         raise InvalidAnswer("its label is not among its own alternatives")
     if (unseen := probs <= 0).any():
-        left = max(1.0 - float(probs.sum()), _LEAST) / int(unseen.sum())
-        probs[unseen] = min(left, float(probs[~unseen].min()))
+        remainder = max(1.0 - float(probs.sum()), _MIN_REMAINDER) / int(unseen.sum())
+        probs[unseen] = min(remainder, float(probs[~unseen].min()))
     scores: NDArray[np.float64] = np.log(probs)
     return scores
 
 
-def share_scores(chosen: Sequence[int], count: int) -> NDArray[np.float64]:
-    """Log-share of each of ``count`` labels among samples, (K,), each raised by half a sample (Jeffreys)."""
+def sample_scores(chosen: Sequence[int], count: int) -> NDArray[np.float64]:
+    """Return the log-share of each of ``count`` labels among samples, (K,), with half a sample added to each.
+
+    Source: the Jeffreys prior.
+    """
     votes = np.bincount(np.asarray(chosen, np.int64), minlength=count) + 0.5
     scores: NDArray[np.float64] = np.log(votes / votes.sum())
     return scores

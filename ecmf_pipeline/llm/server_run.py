@@ -1,7 +1,7 @@
-"""A run that asks a server: its threads, the limits of what it may send, and the drafts of what it has paid for.
+"""A run that sends questions to a server: its threads, its budget, and the drafts of paid answers.
 
-Tokens are estimated before they are sent, and texts cut to size. Questions that take several answers have `Drafts`
-until they are finished: what a server said before a run was cut short is not asked for again.
+Tokens are estimated before a request, and texts are truncated. Questions that take several answers have `Drafts` until
+they are finished, so an interrupted run does not pay for the same answer twice.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from ecmf_pipeline.runner import Done, StepFactory, Task
 from ecmf_pipeline.runner.run import hurried
 from ecmf_pipeline.runner.step import Spool, perform, unwatched
 
-RAW = 2000
-"""Characters that are kept of an answer that was not valid."""
+MAX_RAW_CHARACTERS = 2000
+"""Number of characters of an invalid answer that are stored."""
 DRAFTS_FILE = "drafts.jsonl"
-"""Name of the drafts in the folder of a fingerprint's spool."""
-TRIES = 2
-"""An answer that the schema forbids is asked for once more; then the model abstains."""
-_TURN = 4
+"""File name of the drafts in the spool folder of a fingerprint."""
+MAX_TRIES = 2
+"""Number of requests until the model abstains: an invalid answer is requested once more."""
+_TOKENS_PER_TURN = 4
 """Tokens that frame a turn."""
-_PICTURE = 800
-"""Tokens of a picture of up to 512 pixels a side: models and servers differ, this is on the high side."""
+_TOKENS_PER_PICTURE = 800
+"""Tokens of a picture with a longer side of up to 512 pixels. Models and servers differ; this is a high estimate."""
 
 
 class Budget:
-    """Counts requests and tokens of one run, over all its threads.
+    """Counter of the requests and tokens of one run, shared by its threads.
 
     Attributes:
-        requests: Requests sent.
-        tokens: Tokens paid for.
+        requests: Number of sent requests.
+        tokens: Number of paid tokens.
     """
 
     def __init__(self, config: BudgetConfig) -> None:
@@ -54,57 +54,58 @@ class Budget:
         self.tokens = 0
 
     def reserve(self, tokens: int) -> None:
-        """Make room for a request of at most so many tokens; waits where only those under way leave no room for it.
+        """Reserve a request of at most this many tokens; wait while pending requests reserve the remaining tokens.
 
         Raises:
-            BudgetSpent: When it would go beyond a limit. It is not sent then.
+            BudgetSpent: If the request would exceed a limit. It must not be sent then.
         """
         config = self._config
         with self._settled:
             while True:
                 if config.max_requests is not None and self.requests >= config.max_requests:
-                    raise BudgetSpent(f"llm.budget.max_requests is spent: {self.requests} requests were sent")
-                room = None if config.max_tokens is None else config.max_tokens - self.tokens
-                if room is None or self._reserved + tokens <= room:
+                    raise BudgetSpent(f"llm.budget.max_requests is spent: {self.requests} requests sent")
+                remaining = None if config.max_tokens is None else config.max_tokens - self.tokens
+                if remaining is None or self._reserved + tokens <= remaining:
                     break
-                if tokens > room or not self._reserved:
+                if tokens > remaining or not self._reserved:
                     raise BudgetSpent(
-                        f"llm.budget.max_tokens is spent: {self.tokens} of {config.max_tokens} tokens, and the next "
-                        f"request may take {tokens}"
+                        f"llm.budget.max_tokens is spent: {self.tokens} of {config.max_tokens} tokens used, and the "
+                        f"next request may take {tokens}"
                     )
-                self._settled.wait()  # those under way mostly take less than they may
+                self._settled.wait()  # pending requests mostly use less than they reserve
             self.requests += 1
             self._reserved += tokens
 
     def settle(self, reserved: int, used: int) -> None:
-        """Replace what was reserved by what was used; 0 for a request that failed."""
+        """Replace reserved tokens by the used ones; 0 for a failed request."""
         with self._settled:
             self._reserved -= reserved
             self.tokens += used
             self._settled.notify_all()
 
 
-def about_tokens(messages: Sequence[Turn]) -> int:
-    """An estimate on the high side: four ASCII characters a token, one of any other script."""
+def estimate_tokens(messages: Sequence[Turn]) -> int:
+    """Return a high estimate of the tokens of a chat: 4 ASCII characters for a token, 1 character of other scripts."""
     count = 0
     for message in messages:
         content = message["content"]
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        count += _TURN + sum(_of_text(part["text"]) if part["type"] == "text" else _PICTURE for part in parts)
+        count += _TOKENS_PER_TURN
+        count += sum(_text_tokens(part["text"]) if part["type"] == "text" else _TOKENS_PER_PICTURE for part in parts)
     return count
 
 
-def _of_text(text: str) -> int:
-    plain = sum(character.isascii() for character in text)
-    return math.ceil(plain / 4) + len(text) - plain
+def _text_tokens(text: str) -> int:
+    ascii_count = sum(character.isascii() for character in text)
+    return math.ceil(ascii_count / 4) + len(text) - ascii_count
 
 
-def shortened(text: str, tokens: int) -> tuple[str, bool]:
-    """The beginning of a text that takes about so many tokens, and whether anything was cut."""
-    room = 4.0 * tokens
+def truncate_text(text: str, tokens: int) -> tuple[str, bool]:
+    """Truncate a text to about this many tokens; return it and whether it was truncated."""
+    remaining = 4.0 * tokens
     for position, character in enumerate(text):
-        room -= 1 if character.isascii() else 4
-        if room < 0:
+        remaining -= 1 if character.isascii() else 4
+        if remaining < 0:
             return text[:position], True
     return text, False
 
@@ -114,8 +115,8 @@ class Draft:
     """One paid answer.
 
     Attributes:
-        label: Index of the label that it names; None where it is not valid.
-        raw: What was said instead, with the reason before it.
+        label: Index of the label in the answer; None if the answer is invalid.
+        raw: The invalid answer, with its reason in front.
     """
 
     label: int | None
@@ -123,11 +124,11 @@ class Draft:
 
 
 class Drafts:
-    """The drafts of one fingerprint; safe to use from several threads of the run that holds the cache's lock.
+    """The drafts of one fingerprint. The threads of the run that holds the lock of the cache can share it.
 
     Args:
-        path: Where they stand; need not exist yet.
-        also: Files of other stages that ask the same; they are read only.
+        path: The file of the drafts; it may not exist yet.
+        also: Files of other stages that send the same questions; they are only read.
     """
 
     def __init__(self, path: Path, *, also: Sequence[Path] = ()) -> None:
@@ -137,29 +138,31 @@ class Drafts:
         self._others = {place: draft for other in also for place, draft in _read_drafts(other).items()}
 
     def __len__(self) -> int:
-        """How many there are, without those of other stages."""
+        """Return the number of drafts, without those of other stages."""
         return len(self._own)
 
     def get(self, key: str, number: int) -> Draft | None:
-        """The answer to a question's ``number``-th request, where it has been paid for."""
+        """Return the answer to the request with this number; None if it has not been paid for."""
         with self._lock:
             return self._own.get((key, number)) or self._others.get((key, number))
 
-    def keep(self, key: str, number: int, draft: Draft) -> Draft:
-        """Make an answer durable before the next is asked for; ``raw`` is cut to what a cache keeps of it."""
-        draft = Draft(draft.label, draft.raw[:RAW])
+    def add(self, key: str, number: int, draft: Draft) -> Draft:
+        """Store an answer durably; ``raw`` is truncated as in the cache."""
+        draft = Draft(draft.label, draft.raw[:MAX_RAW_CHARACTERS])
         with self._lock:
             self._own[key, number] = draft
             _append_line(self._path, _draft_line(key, number, draft))
         return draft
 
-    def settled(self, key: str, samples: int) -> int:
-        """How many of a question's samples need no request any more: they are valid, or were not in all tries."""
-        tries = ([self.get(key, number + attempt * samples) for attempt in range(TRIES)] for number in range(samples))
+    def count_settled(self, key: str, samples: int) -> int:
+        """Count the samples of a question without a further request: valid ones, and those invalid in all tries."""
+        tries = (
+            [self.get(key, number + attempt * samples) for attempt in range(MAX_TRIES)] for number in range(samples)
+        )
         return sum(all(drafts) or any(draft and draft.label is not None for draft in drafts) for drafts in tries)
 
-    def tidy(self, finished: Container[str]) -> None:
-        """Drop what belongs to finished questions, which the cache has; without any left, the file goes."""
+    def remove_finished(self, finished: Container[str]) -> None:
+        """Remove the drafts of finished questions, which are in the cache; delete the file if none remain."""
         if not self._path.is_file():
             return
         with self._lock:
@@ -171,7 +174,7 @@ class Drafts:
                 self._path.unlink()
 
     def remove(self) -> None:
-        """Drop all of them, and the folder where nothing else waits in it."""
+        """Remove all drafts, and their folder if it is empty."""
         self._own = {}
         self._path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty
@@ -179,15 +182,15 @@ class Drafts:
 
 
 def _draft_line(key: str, number: int, draft: Draft) -> str:
-    said = {"raw": draft.raw} if draft.label is None else {"label": draft.label}
-    return json.dumps({"key": key, "number": number, **said}, separators=(",", ":")) + "\n"
+    answer = {"raw": draft.raw} if draft.label is None else {"label": draft.label}
+    return json.dumps({"key": key, "number": number, **answer}, separators=(",", ":")) + "\n"
 
 
 def _append_line(path: Path, line: str) -> None:
     new = not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
-        file.write(f"\n{line}".encode())  # a line that a crash cut short before must not take this one with it
+        file.write(f"\n{line}".encode())  # ends a line that a crash truncated
         file.flush()
         os.fsync(file.fileno())
     if new:
@@ -195,25 +198,25 @@ def _append_line(path: Path, line: str) -> None:
 
 
 def _read_drafts(path: Path) -> dict[tuple[str, int], Draft]:
-    found: dict[tuple[str, int], Draft] = {}
+    drafts: dict[tuple[str, int], Draft] = {}
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return found
+        return drafts
     for line in content.split(b"\n"):
         try:
             if line:
                 entry = json.loads(line)
                 label = int(entry["label"]) if "label" in entry else None
                 raw = "" if "label" in entry else str(entry["raw"])
-                found[str(entry["key"]), int(entry["number"])] = Draft(label, raw)
+                drafts[str(entry["key"]), int(entry["number"])] = Draft(label, raw)
         except (ValueError, TypeError, KeyError):
-            continue  # torn by a crash: it is asked for again
-    return found
+            continue  # truncated by a crash: the answer is requested again
+    return drafts
 
 
-class Threads:
-    """An engine of so many threads that share one step: right for work that consists of waiting."""
+class ThreadEngine:
+    """An engine of threads that share one step, for work that mostly waits."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -221,18 +224,18 @@ class Threads:
     def run(
         self, tasks: Iterable[Task[Any]], factory: StepFactory, spools: Mapping[str, Spool[Any]]
     ) -> Iterator[Done[Any]]:
-        """Work on the tasks; see `runner.Engine`. Where one fails, those under way are finished first.
+        """Process the tasks; see `runner.Engine`. After a failure, pending tasks are finished first.
 
-        So they are on a first Ctrl-C or SIGTERM; a second one leaves at once.
+        A first Ctrl-C or SIGTERM does the same; a second one cancels pending requests.
         """
         step: Any = factory(0)
         source = iter(tasks)
-        first: BaseException | None = None
+        failure: BaseException | None = None
         with ThreadPoolExecutor(self._count, thread_name_prefix="ask") as pool:
             pending: set[Future[Done[Any]]] = set()
             try:
                 while True:
-                    if first is None:
+                    if failure is None:
                         for task in islice(source, self._count - len(pending)):
                             pending.add(pool.submit(perform, step, spools, task, unwatched))
                     if not pending:
@@ -240,7 +243,7 @@ class Threads:
                     finished, pending = wait(pending, return_when=FIRST_COMPLETED)
                     for future in finished:
                         if error := future.exception():
-                            first = first or error
+                            failure = failure or error
                             step.stop()
                         else:
                             yield future.result()
@@ -249,9 +252,9 @@ class Threads:
                 for future in pending:
                     future.cancel()
                 try:
-                    with hurried(step.abandon):  # what is under way is paid for; yet nobody has to wait for it
+                    with hurried(step.abandon):  # pending requests are paid for, but a second signal cancels them
                         pool.shutdown(wait=True)
                 finally:
                     step.close()
-        if first is not None:
-            raise first
+        if failure is not None:
+            raise failure

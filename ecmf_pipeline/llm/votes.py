@@ -1,11 +1,11 @@
-"""The LLM's votes: label scores of what clips say, calibrated on labelled clips of other folds, with abstentions.
+"""Votes of the language model: label scores calibrated on labelled clips of other folds, with abstentions.
 
-A temperature says how far the scores are to be believed at all; a bias for each label says how much more often it is
-meant than the model would have it. The model leans to some words whatever it reads; texts without content tell only a
-part of that, and nothing of how often a corpus has each label.
+The temperature scales the confidence of the scores. The bias of each label corrects how often the model chooses it: a
+language model prefers some words whatever it reads. Texts without content measure only a part of this preference, and
+not the frequency of the labels in the corpus.
 
 Sources: Guo et al. 2017, arXiv 1706.04599 (temperature, and the bias of its vector scaling); Zhao et al. 2021, arXiv
-2102.09690, and Zhou et al. 2023, arXiv 2309.17249 (the lean of a language model).
+2102.09690, and Zhou et al. 2023, arXiv 2309.17249 (bias of a language model).
 """
 
 from __future__ import annotations
@@ -26,65 +26,67 @@ from ecmf_pipeline.llm.server_run import Budget
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-SHORTEST, LONGEST = 12, 120
-"""Characters of an example: too short ones say nothing, long ones cost on every request."""
+MIN_EXAMPLE_LENGTH = 12
+MAX_EXAMPLE_LENGTH = 120
+"""Length of an example in characters: shorter ones are not informative, longer ones add cost to every request."""
 LEAST_LABELLED = 30
-"""Fewer scored clips with a label say too little; the scores are then left as they are."""
-TEMPERATURE_SPREAD = 0.3
-"""Standard deviation of the logarithm of the temperature around 0, before a label is seen."""
-BIAS_SPREAD = 0.5
-"""Standard deviation of each label's bias around 0, before a label is seen: few labels move it little.
+"""Minimum number of scored clips with a label; with fewer, the scores are not calibrated."""
+TEMPERATURE_PRIOR_STD = 0.3
+"""Standard deviation of the prior of the log-temperature, with mean 0."""
+BIAS_PRIOR_STD = 0.5
+"""Standard deviation of the prior of each bias, with mean 0: few labels change the bias little.
 
-Both were chosen on MELD's train and dev parts. With 1 and 1, thirty labels made the log-loss as much better, but one
-draw of them in twenty cost 0.12 of weighted F1; with these it costs 0.01 (`tools.bench.meld` measures it).
+Both were chosen on the train and dev parts of MELD. With 1 and 1, thirty labels improved the log-loss as much, but one
+draw of them in twenty lost 0.12 of weighted F1; with these values it loses 0.01 (`tools.bench.meld` measures it).
 """
-_LOWEST, _HIGHEST = 0.05, 20.0
+_MIN_TEMPERATURE, _MAX_TEMPERATURE = 0.05, 20.0
 
 
 def word_scores(
     config: LlmConfig,
     texts: Mapping[str, str],
     labels: Sequence[str],
-    given: Ints,
+    given_labels: Ints,
     folds: Ints,
     *,
     seed: int,
     books: ScoreBooks,
     budget: Budget | None = None,
 ) -> Scored:
-    """The label scores of what clips say, (n, K); with examples of the corpus, each fold is asked by its own prompt.
+    """Return the label scores of transcripts, (n, K); with examples of the corpus, each fold has its own prompt.
 
     Args:
-        config: As `label_scores` has it, like texts, labels, books and budget.
-        texts: What each clip says, by clip id, (n,).
+        config: See `label_scores`, also for texts, labels, books and budget.
+        texts: Transcript of each clip, by clip id, (n,).
         labels: The labels, (K,).
-        given: As `prompts_by_fold` has it, like folds and seed.
+        given_labels: See `prompts_by_fold`, also for folds and seed.
         folds: Fold of each clip, (n,).
-        seed: Draws the examples.
-        books: Where the stage keeps what it has asked.
-        budget: What may still be sent to a server.
+        seed: Seed of the drawn examples.
+        books: Files of the stage.
+        budget: Limits of the requests to a server.
     """
     if config.votes.examples == "packaged":
         return label_scores(config, texts, labels, books=books, budget=budget)
-    clip_ids, said = list(texts), list(texts.values())
-    found = []
+    clip_ids, transcripts = list(texts), list(texts.values())
+    results = []
     values = np.full((len(texts), len(labels)), np.nan)
-    for fold, prompt in prompts_by_fold(load_prompt(config.prompt), said, given, labels, folds, seed=seed).items():
+    packaged = load_prompt(config.prompt)
+    for fold, prompt in prompts_by_fold(packaged, transcripts, given_labels, labels, folds, seed=seed).items():
         rows = np.flatnonzero(folds == fold)
-        # A table for each: what was set aside under one prompt says nothing of another.
-        own = replace(books, quarantine=books.quarantine.with_name(f"{books.stage}-examples-{fold}.csv"))
-        some = label_scores(
+        # Texts are quarantined for one prompt, so each prompt has its own table.
+        table = books.quarantine.with_name(f"{books.stage}-examples-{fold}.csv")
+        result = label_scores(
             config,
-            {clip_ids[row]: said[row] for row in rows},
+            {clip_ids[row]: transcripts[row] for row in rows},
             labels,
-            books=own,
+            books=replace(books, quarantine=table),
             prompt=prompt,
             budget=budget,
         )
-        values[rows] = some.values
-        found.append(some)
+        values[rows] = result.values
+        results.append(result)
     counts = {
-        name: sum(getattr(some, name) for some in found)
+        name: sum(getattr(result, name) for result in results)
         for name in ("asked", "cached", "empty", "truncated", "quarantined", "invalid")
     }
     return Scored(values, **counts)
@@ -93,118 +95,120 @@ def word_scores(
 def prompts_by_fold(
     prompt: Prompt,
     texts: Sequence[str],
-    given: Ints,
+    given_labels: Ints,
     labels: Sequence[str],
     folds: Ints,
     *,
     seed: int,
 ) -> dict[int, Prompt]:
-    """For the clips of each fold, the prompt with an example a label from clips of the other folds.
+    """Return for each fold the prompt with an example of each label from clips of the other folds.
 
-    Neither a clip nor another of its group ever stands in the prompt it is judged by, nor words that any clip of the
-    fold says: they would come with another clip's label. Only given labels are read.
+    A prompt for a clip contains neither the clip nor another clip of its group, nor the words of any clip of its fold:
+    they would carry the label of another clip. Only given labels are read.
 
     Args:
-        prompt: Whose examples are replaced; it keeps its own for labels without a clip that would do.
-        texts: What each clip says, (n,).
-        given: Index of each clip's given label, (n,); -1 where it has none.
+        prompt: The prompt; it keeps its example of a label without a suitable clip.
+        texts: Transcript of each clip, (n,).
+        given_labels: Index of the given label of each clip, (n,); -1 without a label.
         labels: The labels, (K,).
-        folds: Fold of each clip, (n,); no group stands in two.
-        seed: Draws the examples.
+        folds: Fold of each clip, (n,); no group is in two folds.
+        seed: Seed of the drawn examples.
     """
-    fits = np.array([SHORTEST <= len(text.strip()) <= LONGEST for text in texts])
-    said = [text.strip().casefold() for text in texts]
+    suitable = np.array([MIN_EXAMPLE_LENGTH <= len(text.strip()) <= MAX_EXAMPLE_LENGTH for text in texts])
+    normalised = [text.strip().casefold() for text in texts]
     prompts = {}
     for fold in np.unique(folds):
-        judged = {plain for plain, own in zip(said, folds, strict=True) if own == fold}
-        elsewhere = np.array([plain not in judged for plain in said])
+        texts_of_fold = {text for text, clip_fold in zip(normalised, folds, strict=True) if clip_fold == fold}
+        is_other_text = np.array([text not in texts_of_fold for text in normalised])
         rng = np.random.default_rng([seed, int(fold)])
         examples = {}
         for index, label in enumerate(labels):
-            candidates = np.flatnonzero(fits & (given == index) & (folds != fold) & elsewhere)
+            candidates = np.flatnonzero(suitable & (given_labels == index) & (folds != fold) & is_other_text)
             if len(candidates):
                 examples[label] = texts[int(rng.choice(candidates))]
         prompts[int(fold)] = prompt.with_examples(examples)
     return prompts
 
 
-def without_short(found: Scored, texts: Sequence[str], least: int) -> tuple[Scored, int]:
-    """The scores without those of transcripts of one word or so: what the model says of them is its habit.
+def without_short(scores: Scored, texts: Sequence[str], min_words: int) -> tuple[Scored, int]:
+    """Remove the scores of very short transcripts: the model predicts its preferred labels for them.
 
     Args:
-        found: The scores, (n, K).
+        scores: The scores, (n, K).
         texts: The transcripts, (n,).
-        least: The fewest words (of Chinese: characters).
+        min_words: Minimum number of words (Chinese: characters).
 
     Returns:
-        The scores, and of how many clips they were taken out.
+        The scores, and the number of clips whose scores were removed.
     """
-    short = np.array([count_words(text) < least for text in texts]) & np.isfinite(found.values).all(axis=1)
-    return replace(found, values=np.where(short[:, None], np.nan, found.values)), int(short.sum())
+    short = np.array([count_words(text) < min_words for text in texts]) & np.isfinite(scores.values).all(axis=1)
+    return replace(scores, values=np.where(short[:, None], np.nan, scores.values)), int(short.sum())
 
 
 def calibrated_votes(
     scores: Floats,
-    given: Ints,
+    given_labels: Ints,
     folds: Ints,
     config: LlmVotesConfig,
     *,
     margin: float,
 ) -> tuple[Floats, Sequence[LabelCalibration]]:
-    """Votes of scores that are calibrated on the given labels of other folds; gold labels have no part.
+    """Return votes from scores calibrated on the given labels of other folds; gold labels are not used.
 
     Args:
-        scores: Label scores, (n, K), rows of NaN where there are none.
-        given: Index of each clip's given label, (n,); -1 where it has none.
+        scores: Label scores, (n, K), rows of NaN without scores.
+        given_labels: Index of the given label of each clip, (n,); -1 without a label.
         folds: Fold of each clip, (n,).
-        config: What is fitted.
-        margin: The least lead of the first label over the second.
+        config: Settings of the calibration.
+        margin: Minimum lead of the first label over the second.
 
     Returns:
-        Probabilities, (n, K), rows of NaN where it abstains, and the calibration of each fold.
+        Probabilities, (n, K), rows of NaN for abstentions, and the calibration of each fold.
     """
     temperature = None if config.temperature == "fitted" else config.temperature
-    values, fitted = held_out_calibrations(scores, given, folds, temperature=temperature, bias=config.bias == "fitted")
+    values, fitted = held_out_calibrations(
+        scores, given_labels, folds, temperature=temperature, bias=config.bias == "fitted"
+    )
     return votes_from_scores(values, margin=margin), fitted
 
 
 def votes_from_scores(scores: Floats, *, margin: float) -> Floats:
-    """The LLM's votes as probabilities, (n, K), with rows of NaN where it abstains.
+    """Return the votes as probabilities, (n, K), with rows of NaN for abstentions.
 
-    It abstains where there are no words (a NaN row of scores) and where the first label leads the second by less than
+    The model abstains on clips without scores (a row of NaN), and if the first label leads the second by less than
     ``margin`` in probability.
 
     Args:
         scores: Calibrated log-scores, (n, K), K >= 2.
-        margin: The least lead.
+        margin: Minimum lead.
     """
     votes = probabilities(scores)
     ordered = np.sort(votes, axis=1)
     lead = ordered[:, -1] - ordered[:, -2]
-    votes[~(lead >= margin)] = np.nan  # written so that a NaN lead abstains too
+    votes[~(lead >= margin)] = np.nan  # also for a lead of NaN
     return votes
 
 
 def calibration_summary(fitted: Sequence[LabelCalibration]) -> str:
-    """What the calibrations of the folds were fitted on, for people."""
+    """Describe the calibrations of the folds in one line."""
     counts = [calibration.labelled for calibration in fitted]
     temperatures = [calibration.temperature for calibration in fitted]
     if not max(counts, default=0):
-        return "not calibrated on labels (turned off, or too few labelled clips in the other folds that it has scored)"
+        return "is not calibrated on labels: calibration is off, or there are too few labelled clips in other folds"
     return (
-        f"calibrated for each fold on {min(counts)} to {max(counts)} labelled clips of the others; "
-        f"folds left as they are: {counts.count(0)} (temperature {min(temperatures):.2f} to {max(temperatures):.2f})"
+        f"is calibrated for each fold on {min(counts)} to {max(counts)} labelled clips of the other folds "
+        f"(temperature {min(temperatures):.2f} to {max(temperatures):.2f}); uncalibrated folds: {counts.count(0)}"
     )
 
 
 @dataclass(frozen=True, slots=True)
 class LabelCalibration:
-    """What is done to the scores before they become probabilities.
+    """Calibration of log-scores.
 
     Attributes:
-        temperature: Divides them.
-        bias: Is then added to each label's, (K,); its mean is 0.
-        labelled: How many labelled clips it was fitted on; 0 where it was not fitted.
+        temperature: Divisor of the scores.
+        bias: Offset of each label after the division, (K,); its mean is 0.
+        labelled: Number of labelled clips it was fitted on; 0 if it was not fitted.
     """
 
     temperature: float
@@ -212,7 +216,7 @@ class LabelCalibration:
     labelled: int = 0
 
     def __call__(self, scores: Floats) -> Floats:
-        """Log-scores, (n, K), whose softmax are the calibrated probabilities; rows of NaN stay NaN.
+        """Return log-scores, (n, K), whose softmax are the calibrated probabilities; rows of NaN stay NaN.
 
         Args:
             scores: Log-scores, (n, K).
@@ -223,65 +227,66 @@ class LabelCalibration:
 def fit_calibration(
     scores: Floats, labels: Ints, *, temperature: float | None = None, bias: bool = True
 ) -> LabelCalibration:
-    """The temperature and bias under which the labels are likeliest, given what is expected of them beforehand.
+    """Return the maximum a posteriori temperature and bias for labelled scores.
 
     Args:
-        scores: Log-scores, (n, K); rows of NaN are passed over.
-        labels: Index of each clip's label, (n,); -1 where it has none.
-        temperature: Is kept as it is; None: fitted, from 0.05 to 20.
-        bias: Whether each label has a bias; without, the choice of each clip stays what it is.
+        scores: Log-scores, (n, K); rows of NaN are skipped.
+        labels: Index of the label of each clip, (n,); -1 without a label.
+        temperature: A fixed temperature; None: fitted between 0.05 and 20.
+        bias: Whether to fit a bias; without it, the most probable label of each clip does not change.
 
     Returns:
-        The calibration; ``temperature`` (1 for None) and no bias where fewer than `LEAST_LABELLED` clips have both
-        scores and a label.
+        The calibration; ``temperature`` (1 for None) and no bias if fewer than `LEAST_LABELLED` clips have both scores
+            and
+        a label.
     """
     classes = scores.shape[1]
     usable = (labels >= 0) & np.isfinite(scores).all(axis=1)
     if usable.sum() < LEAST_LABELLED or (temperature is not None and not bias):
         return LabelCalibration(1.0 if temperature is None else temperature, np.zeros(classes))
-    some, truth = scores[usable], labels[usable]
+    labelled_scores, truth = scores[usable], labels[usable]
     rows = np.arange(len(truth))
 
     def loss(parameters: Floats) -> tuple[float, Floats]:
-        """Negative log-posterior and its gradient; parameters: log-temperature, then the biases, (1 + K,)."""
-        scaled = some * np.exp(-parameters[0])
+        """Return the negative log-posterior and its gradient for the log-temperature and the biases, (1 + K,)."""
+        scaled = labelled_scores * np.exp(-parameters[0])
         logits = scaled + parameters[1:]  # (m, K)
         logits = logits - logits.max(axis=1, keepdims=True)
         log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         error = np.exp(log_probs)
         error[rows, truth] -= 1.0
         gradient = np.concatenate([[-(error * scaled).sum()], error.sum(axis=0)])
-        spread = np.array([TEMPERATURE_SPREAD, *[BIAS_SPREAD] * classes])
-        prior = parameters / spread**2
-        return float(-log_probs[rows, truth].sum() + 0.5 * (parameters * prior).sum()), gradient + prior
+        prior_std = np.array([TEMPERATURE_PRIOR_STD, *[BIAS_PRIOR_STD] * classes])
+        weighted = parameters / prior_std**2
+        return float(-log_probs[rows, truth].sum() + 0.5 * (parameters * weighted).sum()), gradient + weighted
 
     fixed = None if temperature is None else float(np.log(temperature))
-    first = (np.log(_LOWEST), np.log(_HIGHEST)) if fixed is None else (fixed, fixed)
-    bounds = [first, *[(None, None) if bias else (0.0, 0.0)] * classes]
+    temperature_bounds = (np.log(_MIN_TEMPERATURE), np.log(_MAX_TEMPERATURE)) if fixed is None else (fixed, fixed)
+    bounds = [temperature_bounds, *[(None, None) if bias else (0.0, 0.0)] * classes]
     start = np.zeros(1 + classes)
     start[0] = fixed or 0.0
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
-    return LabelCalibration(float(np.exp(found[0])), found[1:] - found[1:].mean(), int(usable.sum()))
+    fitted = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return LabelCalibration(float(np.exp(fitted[0])), fitted[1:] - fitted[1:].mean(), int(usable.sum()))
 
 
 def held_out_calibrations(
     scores: Floats, labels: Ints, folds: Ints, *, temperature: float | None = None, bias: bool = True
 ) -> tuple[Floats, Sequence[LabelCalibration]]:
-    """The calibrated log-scores of each clip, (n, K), fitted on the labelled clips of the other folds alone.
+    """Return the calibrated log-scores of each clip, (n, K), fitted only on the labelled clips of the other folds.
 
     Args:
         scores: Log-scores, (n, K).
-        labels: Index of each clip's given label, (n,); -1 where it has none.
-        folds: Fold of each clip, (n,); no group stands in two.
-        temperature: As `fit_calibration` has it.
-        bias: As `fit_calibration` has it.
+        labels: Index of the given label of each clip, (n,); -1 without a label.
+        folds: Fold of each clip, (n,); no group is in two folds.
+        temperature: See `fit_calibration`.
+        bias: See `fit_calibration`.
 
     Returns:
         The log-scores, and the calibration of each fold.
     """
     values, fitted = np.full_like(scores, np.nan), []
     for fold in np.unique(folds):
-        inside = folds == fold
-        fitted.append(fit_calibration(scores[~inside], labels[~inside], temperature=temperature, bias=bias))
-        values[inside] = fitted[-1](scores[inside])
+        in_fold = folds == fold
+        fitted.append(fit_calibration(scores[~in_fold], labels[~in_fold], temperature=temperature, bias=bias))
+        values[in_fold] = fitted[-1](scores[in_fold])
     return values, fitted

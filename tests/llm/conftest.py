@@ -1,4 +1,4 @@
-"""The tiny language model's params."""
+"""Fixtures of the tests of language models."""
 
 from __future__ import annotations
 
@@ -11,4 +11,5 @@ from ecmf_pipeline.llm.config import LlmConfig
 
 @pytest.fixture
 def tiny(tiny_model: Path) -> LlmConfig:
+    """Return the settings of the tiny language model."""
     return LlmConfig(model=str(tiny_model), gguf_file=None, device="cpu", batch_size=4)

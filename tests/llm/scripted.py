@@ -1,6 +1,6 @@
-"""A model that scores texts by their length, says what it was asked, and breaks on certain words.
+"""A model that scores texts by their length, logs its calls and fails on certain words.
 
-Importable by name, since workers must be able to unpickle what is made of it.
+Steps with it are picklable, as workers require.
 """
 
 from __future__ import annotations
@@ -18,51 +18,57 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.llm.answers import ScoreBooks
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.scoring import Scored, ScoringStep, scored
+from ecmf_pipeline.llm.scoring import Scored, ScoringStep, score_texts
 
 LABELS = ("angry", "happy")
 
 
 @dataclass(frozen=True)
-class Scripted:
-    """Builds the model. ``folder`` is where it says what it was asked; ``seconds`` is how long each call takes."""
+class ScriptedModel:
+    """Factory of the model.
+
+    Attributes:
+        folder: Folder of the log.
+        seconds: Duration of each call.
+    """
 
     folder: Path
     seconds: float = 0.0
 
     def __call__(self, worker: int) -> ScoringStep:
         (self.folder / "built").touch()
-        return ScoringStep(ByLength(self), LABELS)
+        return ScoringStep(LengthScorer(self), LABELS)
 
     @property
     def built(self) -> bool:
         return (self.folder / "built").exists()
 
     def calls(self) -> list[list[str]]:
-        """The texts of each call, in order; those of calls that broke are there, too."""
-        diary = self.folder / "diary"
-        return [json.loads(line) for line in diary.read_text().splitlines()] if diary.exists() else []
+        """Return the texts of each call, in order, including calls that failed."""
+        log = self.folder / "log"
+        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
-    def asked(self) -> list[str]:
+    def texts(self) -> list[str]:
+        """Return the texts of all calls, in order."""
         return [text for call in self.calls() for text in call]
 
 
-class ByLength:
-    def __init__(self, script: Scripted) -> None:
-        self._script = script
+class LengthScorer:
+    def __init__(self, model: ScriptedModel) -> None:
+        self._model = model
         self.cut: set[str] = set()
 
     def score(self, texts: Sequence[str], labels: Sequence[str]) -> NDArray[np.float64]:
         if texts:
-            with (self._script.folder / "diary").open("a") as diary:
-                diary.write(json.dumps(list(texts)) + "\n")
-            time.sleep(self._script.seconds)
+            with (self._model.folder / "log").open("a") as log:
+                log.write(json.dumps(list(texts)) + "\n")
+            time.sleep(self._model.seconds)
         for text in texts:
-            self._read(text)
+            self._apply_fault(text)
         scores = [[np.nan if "nan" in text else len(text) / 3, -1.0] for text in texts]
         return np.array(scores, dtype=np.float64).reshape(len(texts), len(labels))
 
-    def _read(self, text: str) -> None:
+    def _apply_fault(self, text: str) -> None:
         if "segfault" in text:
             os.kill(os.getpid(), signal.SIGSEGV)
         if "hang" in text:
@@ -77,7 +83,7 @@ def books(folder: Path, stage: str = "rewrite", *earlier: ScoreBooks) -> ScoreBo
     return ScoreBooks(stage, folder / stage / "cache", folder / f".{stage}.spool", folder / f"{stage}.csv", earlier)
 
 
-def ask(
+def score(
     folder: Path,
     texts: Sequence[str],
     *,
@@ -90,13 +96,13 @@ def ask(
     clip_timeout: float = 30.0,
     max_quarantined: float = 1.0,
 ) -> Scored:
-    """Have the scripted model score texts; the n-th is what clip ``cn`` says."""
-    return scored(
+    """Score texts with the scripted model; text n is the transcript of clip ``cn``."""
+    return score_texts(
         {f"c{number}": text for number, text in enumerate(texts)},
         LABELS,
         fingerprint=fingerprint,
         books=replace(stage or books(folder), retry_quarantined=retry),
-        steps=Scripted(folder, seconds),
+        steps=ScriptedModel(folder, seconds),
         config=LlmConfig(
             batch_size=batch_size, workers=workers, clip_timeout=clip_timeout, max_quarantined=max_quarantined
         ),
@@ -104,5 +110,5 @@ def ask(
 
 
 def main(folder: str, workers: str, count: str) -> None:
-    """A slow run in a process of its own, to send signals to."""
-    ask(Path(folder), [f"text {number:03d}" for number in range(int(count))], workers=int(workers), seconds=0.05)
+    """Run a slow scoring in this process, as the target of signals."""
+    score(Path(folder), [f"text {number:03d}" for number in range(int(count))], workers=int(workers), seconds=0.05)

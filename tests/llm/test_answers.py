@@ -1,4 +1,4 @@
-"""The cache of scores: immutable parts, one writer, nothing lost."""
+"""The cache of answers: immutable parts, one writer, no lost answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ecmf_pipeline.core.errors import StoreBusy
 from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.llm.answers import AnswerWriter, ScoreCache, TextScores, parts
+from ecmf_pipeline.llm.answers import AnswerWriter, ScoreCache, TextScores, part_files
 
 
 def row(text: str, *values: float) -> TextScores:
@@ -33,76 +33,75 @@ def append(folder: Path, *rows: TextScores, fingerprint: str = "abc") -> None:
         open_writer.append(rows)
 
 
-def known(cache: ScoreCache, *texts: str) -> dict[str, tuple[float, ...]]:
+def scores_of(cache: ScoreCache, *texts: str) -> dict[str, tuple[float, ...]]:
     return {text: cache[sha256_text(text)].scores for text in texts if sha256_text(text) in cache}
 
 
 def read(folder: Path, *texts: str) -> dict[str, tuple[float, ...]]:
-    return known(ScoreCache(folder / "cache", "abc"), *texts)
+    return scores_of(ScoreCache(folder / "cache", "abc"), *texts)
 
 
 def plain_line(text: str, *values: float) -> bytes:
     return json.dumps({"key": sha256_text(text), "scores": values}, separators=(",", ":")).encode() + b"\n"
 
 
-def test_what_is_added_is_known_at_once_and_to_the_next_reader(tmp_path: Path) -> None:
+def test_added_rows_are_visible_to_the_writer_and_to_new_readers(tmp_path: Path) -> None:
     with writer(tmp_path) as open_writer:
-        added = open_writer.append([row("hello", 1 / 3, -2.0), row("你好", 0.0, 1.0)])
-        assert added == 2
-        assert known(open_writer.cache, "hello") == {"hello": (0.333333, -2)}
+        assert open_writer.append([row("hello", 1 / 3, -2.0), row("你好", 0.0, 1.0)]) == 2
+        assert scores_of(open_writer.cache, "hello") == {"hello": (0.333333, -2)}
     assert read(tmp_path, "hello", "你好", "unknown") == {"hello": (0.333333, -2), "你好": (0, 1)}
 
 
-def test_a_line_holds_key_and_scores(tmp_path: Path) -> None:
+def test_a_line_contains_key_and_scores(tmp_path: Path) -> None:
     append(tmp_path, row("hello", 0.5, -2.0), TextScores.of(sha256_text("long"), np.array([1.0, 2.0]), cut=True))
-    (part,) = parts(tmp_path / "cache" / "abc")
+    (part,) = part_files(tmp_path / "cache" / "abc")
     lines = part.read_bytes().splitlines(keepends=True)
     assert lines[0] == plain_line("hello", 0.5, -2.0)
     assert json.loads(lines[1])["cut"] is True
     assert ScoreCache(tmp_path / "cache", "abc")[sha256_text("long")].cut
 
 
-def test_other_fingerprints_share_nothing(tmp_path: Path) -> None:
+def test_fingerprints_have_separate_answers(tmp_path: Path) -> None:
     append(tmp_path, row("hello", 1, 2))
-    assert not known(ScoreCache(tmp_path / "cache", "abd"), "hello")
+    assert not scores_of(ScoreCache(tmp_path / "cache", "abd"), "hello")
 
 
-def test_a_new_part_leaves_every_older_file_alone(tmp_path: Path) -> None:
+def test_appending_does_not_modify_existing_parts(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     append(tmp_path, row("first", 1, 2))
-    shared = tmp_path / "as-dvc-keeps-it"
+    shared = tmp_path / "dvc-cache"
     shared.mkdir()
-    for path in parts(cache / "abc"):
-        os.link(path, shared / path.name)  # as with DVC's hardlinks
+    for path in part_files(cache / "abc"):
+        os.link(path, shared / path.name)  # like the hardlinks of DVC
         path.chmod(0o444)
     before = {path: (path.read_bytes(), path.stat().st_ino, path.stat().st_mtime_ns) for path in shared.iterdir()}
     append(tmp_path, row("second", 3, 4))
-    append(tmp_path, row("first", 9, 9))  # known: nothing to add
+    append(tmp_path, row("first", 9, 9))  # has an answer: nothing to add
     after = {path: (path.read_bytes(), path.stat().st_ino, path.stat().st_mtime_ns) for path in shared.iterdir()}
     assert after == before
-    assert [path.name[:11] for path in parts(cache / "abc")] == ["part-000000", "part-000001"]
+    assert [path.name[:11] for path in part_files(cache / "abc")] == ["part-000000", "part-000001"]
     assert read(tmp_path, "first", "second") == {"first": (1, 2), "second": (3, 4)}
 
 
-def test_equal_parts_have_equal_names_and_others_do_not(tmp_path: Path) -> None:
+def test_part_names_depend_on_the_content(tmp_path: Path) -> None:
     names = []
     for folder, value in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
         append(tmp_path / folder, row("hello", value, 0))
-        names += [path.name for path in parts(tmp_path / folder / "cache" / "abc")]
+        names += [path.name for path in part_files(tmp_path / folder / "cache" / "abc")]
     assert names[0] == names[1] != names[2]
 
 
-def test_parts_of_two_clones_are_read_together(tmp_path: Path) -> None:
+def test_parts_of_two_clones_can_be_merged(tmp_path: Path) -> None:
     append(tmp_path / "a", row("both", 1, 2), row("only a", 1, 2))
     append(tmp_path / "b", row("only b", 3, 4), row("both", 1, 2))
-    for path in parts(tmp_path / "b" / "cache" / "abc"):
+    for path in part_files(tmp_path / "b" / "cache" / "abc"):
         path.rename(tmp_path / "a" / "cache" / "abc" / path.name)
     assert read(tmp_path / "a", "both", "only a", "only b") == {"both": (1, 2), "only a": (1, 2), "only b": (3, 4)}
     append(tmp_path / "a", row("next", 5, 6))
-    assert parts(tmp_path / "a" / "cache" / "abc")[-1].name.startswith("part-000001")
+    assert part_files(tmp_path / "a" / "cache" / "abc")[-1].name.startswith("part-000001")
 
 
-def test_further_caches_are_read_and_never_written(tmp_path: Path) -> None:
+def test_further_caches_are_only_read(tmp_path: Path) -> None:
     append(tmp_path / "rewrite", row("paid", 1, 2))
     append(tmp_path / "other", row("paid elsewhere", 5, 6))
     also = [tmp_path / "rewrite" / "cache", tmp_path / "other" / "cache", tmp_path / "absent"]
@@ -118,7 +117,7 @@ def test_further_caches_are_read_and_never_written(tmp_path: Path) -> None:
 
 @hypothesis.settings(deadline=None)
 @given(cut=st.integers(min_value=1, max_value=300))
-def test_a_torn_part_costs_the_torn_line_only(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+def test_a_truncated_part_loses_only_the_truncated_line(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     folder = tmp_path_factory.mktemp("torn")
     texts = ["one", "two", "three"]
     content = b"".join(plain_line(text, -0.125, 0.25) for text in texts)
@@ -141,26 +140,26 @@ def test_damaged_lines_are_dropped_and_counted(tmp_path: Path) -> None:
     )
     damaged = ScoreCache(tmp_path / "cache", "abc")
     assert damaged.dropped == 6
-    assert known(damaged, "hello", "you") == {"hello": (1, 2), "you": (3, 4)}
+    assert scores_of(damaged, "hello", "you") == {"hello": (1, 2), "you": (3, 4)}
 
 
-def test_a_score_that_is_no_number_is_refused() -> None:
+def test_a_score_of_nan_raises_value_error() -> None:
     with pytest.raises(ValueError, match="finite"):
         row("hello", 1, np.nan)
 
 
-def test_batches_are_sealed_in_the_order_of_the_texts_and_leave_the_spool(tmp_path: Path) -> None:
+def test_sealing_sorts_rows_by_clip_and_empties_the_spool(tmp_path: Path) -> None:
     with writer(tmp_path) as open_writer:
         open_writer.spool.keep("000000-0001", [row("c", 3, 3), row("a", 1, 1)])
         open_writer.spool.keep("000000-0000", [row("b", 2, 2)])
         clip_ids = [f"clip {text}" for text in "abxc"]
-        # The chunks of a run may be ready in any order; their parts stand in the order of the chunks.
+        # Chunks may finish in any order; parts have the numbers of their chunks.
         assert open_writer.seal(1, ["000000-0000", "000000-0001"], clip_ids) == 3
         open_writer.spool.keep("000001-0000", [row("d", 4, 4)])
         assert open_writer.seal(0, ["000001-0000"], ["clip d"]) == 1
         assert not list(open_writer.spool.folder.glob("*.batch"))
     assert not open_writer.spool.folder.exists()
-    first, second = parts(tmp_path / "cache" / "abc")
+    first, second = part_files(tmp_path / "cache" / "abc")
     assert [json.loads(line)["key"] for line in second.read_text().splitlines()] == [
         sha256_text(text) for text in "abc"
     ]
@@ -168,41 +167,41 @@ def test_batches_are_sealed_in_the_order_of_the_texts_and_leave_the_spool(tmp_pa
     assert sha256_text("d") in first.read_text()
 
 
-def test_what_a_killed_run_left_is_adopted_once(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_run_are_adopted_once(tmp_path: Path) -> None:
     with writer(tmp_path) as killed:
         killed.spool.keep("000000-0000", [row("paid", 1, 2), row("sealed", 3, 4)])
-        killed.append([row("sealed", 3, 4)])  # killed between the two: made a part, not yet dropped from the spool
+        killed.append([row("sealed", 3, 4)])  # killed after writing the part and before cleaning the spool
         (killed.spool.folder / ".batch-half-writt").write_bytes(b'{"key": "')
         (killed.spool.folder / "part-000001-01234567.jsonl").write_bytes(b"half")
     assert not read(tmp_path, "paid")
     with writer(tmp_path) as next_writer:
         assert next_writer.adopted == 1
-        assert known(next_writer.cache, "paid", "sealed") == {"paid": (1, 2), "sealed": (3, 4)}
+        assert scores_of(next_writer.cache, "paid", "sealed") == {"paid": (1, 2), "sealed": (3, 4)}
         assert not list(next_writer.spool.folder.iterdir())
     with writer(tmp_path) as third:
         assert third.adopted == 0
-    assert sum(path.read_bytes().count(b"\n") for path in parts(tmp_path / "cache" / "abc")) == 2
+    assert sum(path.read_bytes().count(b"\n") for path in part_files(tmp_path / "cache" / "abc")) == 2
 
 
-def test_a_second_writer_is_told_so_and_harms_nothing(tmp_path: Path) -> None:
+def test_a_second_writer_fails_with_store_busy(tmp_path: Path) -> None:
     with writer(tmp_path) as first:
         first.spool.keep("000000-0000", [row("in flight", 1, 2)])
         for fingerprint in ("abc", "another"):
-            with pytest.raises(StoreBusy, match="another run"), writer(tmp_path, fingerprint):
+            with pytest.raises(StoreBusy), writer(tmp_path, fingerprint):
                 pass
         assert first.seal(0, ["000000-0000"], ["clip in flight"]) == 1
     with writer(tmp_path):
         pass
 
 
-def test_a_writer_knows_what_another_run_has_added_since(tmp_path: Path) -> None:
+def test_a_writer_reads_parts_added_after_its_creation(tmp_path: Path) -> None:
     late = writer(tmp_path)
     append(tmp_path, row("meanwhile", 1, 2))
     with late as open_writer:
         assert open_writer.append([row("meanwhile", 1, 2)]) == 0
 
 
-HOLDER = """
+LOCK_HOLDER = """
 import sys
 from pathlib import Path
 from ecmf_pipeline.llm.answers import ScoreCache, AnswerWriter
@@ -213,13 +212,14 @@ with AnswerWriter(ScoreCache(folder / "cache", "abc"), folder / ".spool"):
 """
 
 
-def test_a_killed_writer_leaves_no_lock(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+def test_the_lock_of_a_killed_writer_is_released(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LOCK_HOLDER, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(StoreBusy, match=str(holder.pid)), writer(tmp_path):
+        with pytest.raises(StoreBusy) as caught, writer(tmp_path):
             pass
+        assert str(holder.pid) in caught.value.message
         holder.kill()
         holder.wait(timeout=10)
         append(tmp_path, row("hello", 1, 2))

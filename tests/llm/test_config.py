@@ -1,3 +1,5 @@
+"""Settings of the language model."""
+
 from __future__ import annotations
 
 import subprocess
@@ -13,7 +15,7 @@ from ecmf_pipeline.llm.config import LlmConfig
 SIX = ["neutral", "angry", "happy", "sad", "worried", "surprise"]
 
 
-def test_the_settings_follow_the_scores(tiny: LlmConfig) -> None:
+def test_settings_contain_only_what_changes_scores(tiny: LlmConfig) -> None:
     base = fingerprint(tiny.settings(SIX))
     runs: list[dict[str, object]] = [
         {"batch_size": 99},
@@ -23,8 +25,8 @@ def test_the_settings_follow_the_scores(tiny: LlmConfig) -> None:
         {"clip_timeout": 1.0},
         {"max_quarantined": 1.0},
     ]
-    for same in runs:
-        assert fingerprint(tiny.model_copy(update=same).settings(SIX)) == base
+    for update in runs:
+        assert fingerprint(tiny.model_copy(update=update).settings(SIX)) == base
     others: list[dict[str, object]] = [
         {"prompt": "emotion_zh"},
         {"calibration": "none"},
@@ -32,18 +34,18 @@ def test_the_settings_follow_the_scores(tiny: LlmConfig) -> None:
         {"dtype": "bfloat16"},
         {"chat_template": True},
     ]
-    prints = {fingerprint(tiny.model_copy(update=other).settings(SIX)) for other in others}
-    prints |= {base, fingerprint(tiny.settings(SIX[::-1])), fingerprint(tiny.settings(SIX[:3]))}
-    assert len(prints) == len(others) + 3
+    fingerprints = {fingerprint(tiny.model_copy(update=other).settings(SIX)) for other in others}
+    fingerprints |= {base, fingerprint(tiny.settings(SIX[::-1])), fingerprint(tiny.settings(SIX[:3]))}
+    assert len(fingerprints) == len(others) + 3
 
 
-def test_the_settings_follow_the_weights_and_not_where_they_lie(tmp_path: Path) -> None:
-    prints = []
+def test_settings_depend_on_the_weights_and_not_on_their_folder(tmp_path: Path) -> None:
+    settings = []
     for folder, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "model.gguf").write_bytes(content)
-        prints.append(LlmConfig(model=str(tmp_path / folder), gguf_file="model.gguf").settings(SIX))
-    assert prints[0] == prints[1] != prints[2]
+        settings.append(LlmConfig(model=str(tmp_path / folder), gguf_file="model.gguf").settings(SIX))
+    assert settings[0] == settings[1] != settings[2]
 
 
 def test_a_hub_id_needs_no_files() -> None:
@@ -52,17 +54,21 @@ def test_a_hub_id_needs_no_files() -> None:
 
 
 @pytest.mark.parametrize("model", ["data/models/nowhere", "/nowhere", "../x", "."])
-def test_a_missing_model_is_an_error_of_the_user(model: str) -> None:
-    with pytest.raises(ModelError, match="models"):
+def test_a_missing_model_raises_model_error(model: str) -> None:
+    with pytest.raises(ModelError) as caught:
         LlmConfig(model=model).settings(SIX)
+    assert str(Path(model)) in caught.value.message
+    assert caught.value.command == "ecmf-pipe models"
 
 
-def test_an_unknown_prompt_is_an_error_of_the_user(tiny: LlmConfig) -> None:
-    with pytest.raises(ParamsError, match="emotion_fr"):
+def test_an_unknown_prompt_raises_params_error(tiny: LlmConfig) -> None:
+    with pytest.raises(ParamsError) as caught:
         tiny.model_copy(update={"prompt": "emotion_fr"}).settings(SIX)
+    assert "llm.prompt" in caught.value.keys
+    assert "emotion_fr" in caught.value.message
 
 
-def test_settings_import_nothing_heavy() -> None:
+def test_the_config_imports_neither_torch_nor_numpy() -> None:
     code = "import ecmf_pipeline.llm.config, sys; print({'torch', 'numpy', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

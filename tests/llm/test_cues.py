@@ -1,4 +1,4 @@
-"""Cues are what is unusual in the corpus; what is not known says nothing."""
+"""Cues are unusual in the corpus; unknown values have no cues."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ecmf_pipeline.llm.cues import (
 from ecmf_pipeline.llm.prompt import CUES
 
 
-def test_actions_are_the_blendshapes_that_mediapipe_numbers_so() -> None:
+def test_action_indices_match_the_blendshapes_of_mediapipe() -> None:
     names = {action: {Blendshapes(place).name for place in places} for action, places in ACTIONS.items()}
     assert names["brows_down"] == {"BROW_DOWN_LEFT", "BROW_DOWN_RIGHT"}
     assert names["inner_brows_up"] == {"BROW_INNER_UP"}
@@ -45,7 +45,7 @@ def test_actions_are_the_blendshapes_that_mediapipe_numbers_so() -> None:
     assert set(ACTIONS) < set(CUES)
 
 
-def test_functionals_stand_where_opensmile_puts_them() -> None:
+def test_functional_indices_match_opensmile() -> None:
     smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
     names = smile.feature_names
     assert names[PITCH] == "F0semitoneFrom27.5Hz_sma3nz_amean"
@@ -54,59 +54,59 @@ def test_functionals_stand_where_opensmile_puts_them() -> None:
 
 
 def faces(count: int = 40) -> np.ndarray:
-    """Faces at rest, all a little different."""
+    """Return neutral faces with small differences."""
     return np.random.default_rng(0).uniform(0, 0.1, (count, 52))
 
 
-def test_what_is_rare_and_there_at_all_is_told_the_rarest_first() -> None:
+def test_rare_active_blendshapes_are_cues_rarest_first() -> None:
     shapes = faces()
     shapes[3, [44, 45]] = 0.9
     shapes[3, 25] = 0.5
     shapes[5, 25] = 0.6
     shapes[7] = np.nan
-    found = face_cues(shapes)
-    assert found[3] == ("smile", "jaw_open")
-    assert found[5] == ("jaw_open",)
-    assert found[7] == ()
-    assert sum(map(bool, found)) == 2, "a tenth of the range is rest, however rare"
+    cues = face_cues(shapes)
+    assert cues[3] == ("smile", "jaw_open")
+    assert cues[5] == ("jaw_open",)
+    assert cues[7] == ()
+    assert sum(map(bool, cues)) == 2, "an activation of a tenth is neutral, however rare"
 
 
-def test_at_most_three_actions_are_told() -> None:
+def test_a_clip_has_at_most_three_face_cues() -> None:
     shapes = faces()
     shapes[0] = 1.0
     assert len(face_cues(shapes)[0]) == 3
 
 
-def test_what_all_do_is_not_told() -> None:
+def test_common_actions_are_not_cues() -> None:
     shapes = faces()
     shapes[:, [44, 45]] = 0.8
     assert not any(face_cues(shapes))
 
 
-def test_few_clips_do_not_tell_what_is_usual() -> None:
+def test_fewer_than_twenty_clips_have_no_cues() -> None:
     shapes = faces(19)
     shapes[0, [44, 45]] = 0.9
     assert not any(face_cues(shapes))
     assert face_cues(np.empty((0, 52))) == []
 
 
-def test_a_voice_is_compared_with_those_of_the_corpus() -> None:
+def test_voice_cues_compare_with_the_corpus() -> None:
     count = 50
     sounds = np.full((count, 88), 0.5)
     sounds[:, PITCH] = np.linspace(20, 40, count)
     sounds[:, LOUDNESS] = np.linspace(1, 0.1, count)
     sounds[25] = np.nan
-    sounds[0, PITCH] = 0.0  # no voiced frame: not the lowest of voices
+    sounds[0, PITCH] = 0.0  # no voiced frame: unknown, not the lowest pitch
     rates = np.full(count, np.nan)
-    found = voice_cues(sounds, rates)
-    assert found[49] == ("pitch_high", "quiet")
-    assert found[2] == ("pitch_low", "loud")
-    assert found[0] == ("loud",)
-    assert found[24] == found[25] == ()
+    cues = voice_cues(sounds, rates)
+    assert cues[49] == ("pitch_high", "quiet")
+    assert cues[2] == ("pitch_low", "loud")
+    assert cues[0] == ("loud",)
+    assert cues[24] == cues[25] == ()
     rates[:] = np.linspace(1, 6, count)
-    found = voice_cues(sounds, rates)
-    assert found[49] == ("pitch_high", "quiet", "fast")
-    assert found[1][-1] == "slow"
+    cues = voice_cues(sounds, rates)
+    assert cues[49] == ("pitch_high", "quiet", "fast")
+    assert cues[1][-1] == "slow"
 
 
 @pytest.mark.parametrize(
@@ -125,13 +125,16 @@ def test_speech_rate(text: str, seconds: float, rate: float) -> None:
     assert speech_rate(text, seconds) == pytest.approx(rate, nan_ok=True)
 
 
-def test_a_table_of_cues_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_cues_round_trip_through_a_table(tmp_path: Path) -> None:
     path = tmp_path / "face.csv"
-    with pytest.raises(MissingInput):
+    with pytest.raises(MissingInput) as missing:
         read_cues(path)
+    assert missing.value.command == "ecmf-pipe cues"
     assert write_cues(path, {"b": ("smile", "jaw_open"), "a": (), "c": ("loud",)})
     assert not write_cues(path, {"c": ("loud",), "b": ("smile", "jaw_open")})
     assert read_cues(path) == {"b": ("smile", "jaw_open"), "c": ("loud",)}
     path.write_text("clip_id,cues\na,happy\n")
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError) as caught:
         read_cues(path)
+    assert not isinstance(caught.value, MissingInput)
+    assert str(path) in caught.value.message

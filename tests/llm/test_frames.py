@@ -1,4 +1,4 @@
-"""Pictures of clips, shown to a server."""
+"""Label scores from pictures of clips."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.llm.config import LlmConfig, LlmVotesConfig, ShownFrames
-from ecmf_pipeline.llm.frames import as_jpeg, frame_scores
+from ecmf_pipeline.llm.frames import encode_jpeg, frame_scores
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.scoring import Scored
-from ecmf_pipeline.llm.server_run import about_tokens
+from ecmf_pipeline.llm.server_run import estimate_tokens
 from ecmf_pipeline.media.config import MediaConfig
-from tests.llm.fault_server import LABELS, FaultServer, books, serving, settings
+from tests.llm.fault_server import LABELS, FaultServer, books, server_config, serving
 
 
 @pytest.fixture
@@ -39,12 +39,12 @@ def clips(tmp_path: Path, make_clip: Callable[..., Path]) -> list[Clip]:
     return [*made, Clip(ClipId("words"), transcript="Hello.")]
 
 
-def shown(url: str, **frames: Any) -> LlmConfig:
+def frames_config(url: str, **frames: Any) -> LlmConfig:
     votes = LlmVotesConfig(frames=ShownFrames.model_validate({"count": 3, "side": 64} | frames))
-    return settings(url, concurrency=2).model_copy(update={"votes": votes, "max_quarantined": 1.0})
+    return server_config(url, concurrency=2).model_copy(update={"votes": votes, "max_quarantined": 1.0})
 
 
-def ask(folder: Path, clips: list[Clip], config: LlmConfig, faces: FaceConfig | None = None) -> Scored:
+def score(folder: Path, clips: list[Clip], config: LlmConfig, faces: FaceConfig | None = None) -> Scored:
     return frame_scores(
         config,
         clips,
@@ -65,76 +65,78 @@ def pictures(server: FaultServer, request: int) -> list[np.ndarray]:
     ]
 
 
-def test_each_file_is_shown_once(tmp_path: Path, clips: list[Clip]) -> None:
-    plan = {"2": "say nothing", "3": 'say {"label": "happy"}'}
+def test_each_file_is_sent_once(tmp_path: Path, clips: list[Clip]) -> None:
+    plan = {"2": "content: nothing", "3": 'content: {"label": "happy"}'}
     with serving(lambda text, _: plan[text[0]]) as server:
-        config = shown(server.url, count=3).model_copy(
-            update={"server": shown(server.url).server.model_copy(update={"scoring": "samples", "samples": 1})}
+        config = frames_config(server.url, count=3).model_copy(
+            update={"server": frames_config(server.url).server.model_copy(update={"scoring": "samples", "samples": 1})}
         )
-        found = ask(tmp_path, clips, config)
-        asked = len(server.requests)
-        assert asked == 3, "one clip has two pictures, and its answers are invalid twice"
-        again = ask(tmp_path, clips, config)
-        assert len(server.requests) == asked
-        assert any(text.startswith("3 pictures") for text in server.asked)
-        sizes = {picture.shape for number in range(asked) for picture in pictures(server, number)}
+        result = score(tmp_path, clips, config)
+        requests = len(server.requests)
+        assert requests == 3, "one for each file, and one more after an invalid answer"
+        again = score(tmp_path, clips, config)
+        assert len(server.requests) == requests
+        assert any(text.startswith("3 pictures") for text in server.received)
+        sizes = {picture.shape for number in range(requests) for picture in pictures(server, number)}
         assert max(max(size[:2]) for size in sizes) == 64
         assert server.requests[0]["messages"][0]["role"] == "system"
-    assert found.values.argmax(axis=1)[[0, 2]].tolist() == [2, 2]
-    assert np.isnan(found.values[[1, 3]]).all()
-    np.testing.assert_array_equal(found.values, again.values)
-    assert (found.asked, found.empty, found.invalid, again.cached) == (2, 1, 1, 2)
+    assert result.values.argmax(axis=1)[[0, 2]].tolist() == [2, 2]
+    assert np.isnan(result.values[[1, 3]]).all()
+    np.testing.assert_array_equal(result.values, again.values)
+    assert (result.asked, result.empty, result.invalid, again.cached) == (2, 1, 1, 2)
 
 
-def test_what_cannot_be_read_is_set_aside(tmp_path: Path, clips: list[Clip]) -> None:
-    (tmp_path / "broken.mp4").write_bytes(b"no film" * 50)
+def test_an_unreadable_file_is_quarantined(tmp_path: Path, clips: list[Clip]) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no clip" * 50)
     broken = replace(clips[0], clip_id=ClipId("broken"), path="broken.mp4", digest="1" * 64, bytes=350)
-    with serving(lambda *_: 'say {"label": "sad"}') as server:
-        config = shown(server.url)
+    with serving(lambda *_: 'content: {"label": "sad"}') as server:
+        config = frames_config(server.url)
         config = config.model_copy(
             update={"server": config.server.model_copy(update={"scoring": "samples", "samples": 1})}
         )
-        found = ask(tmp_path, [clips[0], broken], config)
-    assert (found.asked, found.quarantined) == (1, 1)
+        result = score(tmp_path, [clips[0], broken], config)
+    assert (result.asked, result.quarantined) == (1, 1)
     assert "UnreadableMedia" in (tmp_path / "quarantine.csv").read_text()
 
 
-def test_faces_are_cut_out_where_that_is_asked(tmp_path: Path, clips: list[Clip], models: Path) -> None:
+def test_crops_of_faces_are_sent_if_configured(tmp_path: Path, clips: list[Clip], models: Path) -> None:
     faces = FaceConfig(detector=models / "face_landmarker" / "face_detector.tflite")
-    with serving(lambda *_: 'say {"label": "sad"}') as server:
-        config = shown(server.url, crops=True, side=96)
+    with serving(lambda *_: 'content: {"label": "sad"}') as server:
+        config = frames_config(server.url, crops=True, side=96)
         config = config.model_copy(
             update={"server": config.server.model_copy(update={"scoring": "samples", "samples": 1})}
         )
-        found = ask(tmp_path, clips[:2], config, faces)
+        result = score(tmp_path, clips[:2], config, faces)
         assert {picture.shape for picture in pictures(server, 0)} == {(96, 96, 3)}
-    assert (found.asked, found.quarantined) == (1, 1)
+    assert (result.asked, result.quarantined) == (1, 1)
     assert "NoFaceFound" in (tmp_path / "quarantine.csv").read_text()
 
 
-def test_a_picture_is_scaled_and_keeps_its_colours() -> None:
+def test_a_jpeg_is_scaled_and_has_the_right_colours() -> None:
     picture = np.zeros((100, 200, 3), np.uint8)
     picture[:, :, 0] = 220  # red
-    content = as_jpeg(picture, ShownFrames(side=64))
+    content = encode_jpeg(picture, ShownFrames(side=64))
     read = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     assert read.shape == (32, 64, 3)
     assert read[:, :, 2].mean() > 200 > 20 > read[:, :, 0].mean()
-    assert as_jpeg(picture, ShownFrames(side=64)) == content
+    assert encode_jpeg(picture, ShownFrames(side=64)) == content
 
 
-def test_pictures_count_in_the_budget() -> None:
+def test_estimated_tokens_include_pictures() -> None:
     picture = {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64," + "A" * 40000}}
     text = {"type": "text", "text": "What?"}
-    few = about_tokens([{"role": "user", "content": [picture, text]}])
+    few = estimate_tokens([{"role": "user", "content": [picture, text]}])
     assert 500 < few < 2000
-    assert about_tokens([{"role": "user", "content": [picture, picture, text]}]) > 1.5 * few
+    assert estimate_tokens([{"role": "user", "content": [picture, picture, text]}]) > 1.5 * few
 
 
-def test_a_prompt_must_say_how_pictures_are_asked_about(
+def test_a_prompt_without_section_frames_raises_params_error(
     tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert load_prompt("emotion_zh").frames is not None
-    mute = load_prompt("emotion_en").model_copy(update={"frames": None})
-    monkeypatch.setattr("ecmf_pipeline.llm.frames.load_prompt", lambda _: mute)
-    with pytest.raises(ParamsError, match="no section `frames`"):
-        ask(tmp_path, clips, shown("http://127.0.0.1:9/v1"))
+    incomplete = load_prompt("emotion_en").model_copy(update={"frames": None})
+    monkeypatch.setattr("ecmf_pipeline.llm.frames.load_prompt", lambda _: incomplete)
+    with pytest.raises(ParamsError) as caught:
+        score(tmp_path, clips, frames_config("http://127.0.0.1:9/v1"))
+    assert caught.value.keys == ("llm.prompt",)
+    assert "'frames'" in caught.value.message

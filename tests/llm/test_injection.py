@@ -1,4 +1,4 @@
-"""A transcript is data: whatever it says, the prompt around it stays what it is."""
+"""A transcript is data: no transcript can change the prompt around it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from tools.llm_trust.injected import CHINESE, ENGLISH
 SIX = ["neutral", "angry", "happy", "sad", "worried", "surprise"]
 
 
-def test_there_are_enough_of_them() -> None:
+def test_there_are_at_least_thirty_injections() -> None:
     assert len({*ENGLISH, *CHINESE}) >= 30
 
 
 @pytest.mark.parametrize("name", ["emotion_en", "emotion_zh"])
 @pytest.mark.parametrize("text", [*ENGLISH, *CHINESE])
-def test_the_prompt_around_it_stays_what_it_is(name: str, text: str) -> None:
+def test_an_injection_does_not_change_the_prompt(name: str, text: str) -> None:
     prompt = load_prompt(name)
     turns, plain = prompt.chat_messages(text, SIX), prompt.chat_messages("x", SIX)
     assert turns[:-1] == plain[:-1]
-    said = turns[-1]["content"]
-    assert said.startswith("<utterance>")
-    assert said.endswith("</utterance>")
-    assert said.count("<") == said.count(">") == 2, "it cannot end the marks around it"
-    assert "\n" not in said
-    shown = as_data(text)
-    assert not set('"“”「」『』\n') & set(shown)
-    assert prompt.render(shown, SIX) == prompt.render("MARK", SIX).replace("MARK", shown)
+    last_turn = turns[-1]["content"]
+    assert last_turn.startswith("<utterance>")
+    assert last_turn.endswith("</utterance>")
+    assert last_turn.count("<") == last_turn.count(">") == 2, "the text contains no tag"
+    assert "\n" not in last_turn
+    data = as_data(text)
+    assert not set('"“”「」『』\n') & set(data)
+    assert prompt.render(data, SIX) == prompt.render("MARK", SIX).replace("MARK", data)

@@ -1,4 +1,4 @@
-"""`ecmf-pipe llm`: what a run would ask is what it then asks, and what is looked at stays as it is."""
+"""`ecmf-pipe llm`: the plan matches the requests of a run, and only answers of other settings are pruned."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Split, write_manifest
 from ecmf_pipeline.core.errors import BudgetSpent, InputError
 from ecmf_pipeline.core.files import write_atomic
+from ecmf_pipeline.llm.server_run import DRAFTS_FILE
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages import rewrite
 from ecmf_pipeline.stages.shared.inputs import read_labelled_corpus, with_words
 from ecmf_pipeline.stages.shared.llm import llm_votes
-from tests.llm.fault_server import LABELS, FaultServer, lines, serving
+from tests.llm.fault_server import LABELS, FaultServer, numbered_texts, serving
 
 PARAMS = """
 llm:
@@ -34,98 +35,109 @@ llm:
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
     monkeypatch.chdir(tmp_path)
     write_atomic(paths.CORPUS, json.dumps({"labels": LABELS, "candidates": [], "synthetic": False}))
-    texts = [*lines(9), "line 0", ""]
+    texts = [*numbered_texts(9), "line 0", ""]
     write_manifest(paths.MANIFEST, [Clip(ClipId(f"c{n:02d}"), transcript=text) for n, text in enumerate(texts)])
     with serving(lambda text, _: "prose" if text == "line 3" else "ok") as server:
-        ask_of(server, "served")
+        write_params(server, "served")
         yield server
 
 
-def ask_of(server: FaultServer, model: str) -> None:
+def write_params(server: FaultServer, model: str) -> None:
     Path("params.yaml").write_text(PARAMS.format(url=server.url, model=model))
+
+
+def counts(line: str) -> list[float]:
+    """Return the numbers in a line of output."""
+    return [float(number) for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)", line)]
 
 
 def files() -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in Path("data").rglob("*.jsonl")}
 
 
-def test_the_plan_is_what_is_then_asked(server: FaultServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plan_matches_the_requests_of_a_run(server: FaultServer, capsys: pytest.CaptureFixture[str]) -> None:
     llm.plan()
-    said = capsys.readouterr().out
-    found = re.search(r"9 requests.*about (\d+) tokens of prompts and at most (\d+) of answers, at most about", said)
-    assert found, said
-    assert not server.asked
+    requests, prompt_tokens, answer_tokens, cost = counts(capsys.readouterr().out.splitlines()[-1])
+    assert requests == 9
+    assert not server.received
     rewrite.run()
-    assert len(server.asked) == 10  # one answer was invalid, and asked for once more
+    assert len(server.received) == 10  # one answer was invalid and requested once more
     sent = sum(len(turn["content"]) for body in server.requests for turn in body["messages"]) / 4
-    assert sent * 0.8 < int(found[1]) < sent * 1.3, "an estimate of what was sent"
-    assert int(found[2]) == 9 * 64
+    assert sent * 0.8 < prompt_tokens < sent * 1.3
+    assert answer_tokens == 9 * 64
+    assert cost == pytest.approx((2.0 * prompt_tokens + 10.0 * answer_tokens) / 1e6, abs=0.005)
     capsys.readouterr()
     llm.plan()
-    assert "0 requests" in capsys.readouterr().out
+    assert counts(capsys.readouterr().out.splitlines()[-1])[0] == 0
 
 
-def test_other_settings_are_told_apart_and_pruned_when_told_so(
-    server: FaultServer, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_answers_of_other_settings_are_pruned(server: FaultServer, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite.run()
-    ask_of(server, "another")
+    write_params(server, "another")
     rewrite.run()
     both = files()
     assert len(both) == 2
     capsys.readouterr()
     llm.ls()
-    told = capsys.readouterr().out.splitlines()
-    assert sorted(line.rsplit(", ", 1)[1] for line in told) == ["in use", "other settings"]
-    assert all(": 9 " in line and " 1 without a valid" in line for line in told)
+    output = capsys.readouterr().out.splitlines()
+    assert sorted("in use" in line for line in output) == [False, True]
+    assert [counts(line) for line in output] == [[9, 1]] * 2
     llm.prune(yes=False)
     assert files() == both
     llm.prune(yes=True)
     assert len(files()) == 1
     assert files().items() < both.items()
-    asked = len(server.asked)
+    requests = len(server.received)
     rewrite.run()
-    assert len(server.asked) == asked, "what is in use is still there"
+    assert len(server.received) == requests, "answers in use are still in the cache"
 
 
-def test_samples_of_unfinished_texts_are_counted_and_pruned(
-    server: FaultServer, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_drafts_are_counted_and_pruned(server: FaultServer, capsys: pytest.CaptureFixture[str]) -> None:
     server.plan = lambda _text, _attempt: "ok"
 
-    def run(command: Callable[[], None]) -> str:
+    def run(command: Callable[[], None]) -> list[str]:
         capsys.readouterr()
         command()
-        return capsys.readouterr().out
+        return capsys.readouterr().out.splitlines()
+
+    def planned_requests() -> float:
+        return counts(run(llm.plan)[-1])[0]
 
     with Path("params.yaml").open("a") as file:
         file.write("  budget: {max_requests: 13}\n")
     Path("params.yaml").write_text(
         Path("params.yaml").read_text().replace("key_env: null", "key_env: null, scoring: samples, concurrency: 9")
     )
-    assert "45 requests" in run(llm.plan)
+    assert planned_requests() == 45
     with pytest.raises(BudgetSpent):
         rewrite.run()
     paid = 5 * sum(content.count(b"key") for name, content in files().items() if "part-" in name)
-    assert "32 requests" in run(llm.plan)
-    assert f": {13 - paid} paid answers of unfinished questions, in use" in run(llm.ls)
-    run(lambda: llm.prune(yes=True))
-    assert "32 requests" in run(llm.plan), "what is in use stays"
+    assert planned_requests() == 32
+    unfinished = run(llm.ls)[-1]
+    assert counts(unfinished) == [13 - paid]
+    assert "in use" in unfinished
+    assert not run(lambda: llm.prune(yes=True))
+    assert planned_requests() == 32, "drafts in use are kept"
     in_use = Path("params.yaml").read_text()
-    ask_of(server, "another")
-    assert f": {13 - paid} paid answers of unfinished questions, other settings" in run(llm.ls)
-    assert "unfinished questions: would go" in run(lambda: llm.prune(yes=False))
-    assert "unfinished questions: removed" in run(lambda: llm.prune(yes=True))
+    write_params(server, "another")
+    unfinished = run(llm.ls)[-1]
+    assert counts(unfinished) == [13 - paid]
+    assert "in use" not in unfinished
+    (drafts,) = Path("data").rglob(DRAFTS_FILE)
+    assert any("unfinished" in line for line in run(lambda: llm.prune(yes=False)))
+    assert drafts.exists()
+    assert any("unfinished" in line for line in run(lambda: llm.prune(yes=True)))
+    assert not drafts.exists()
     Path("params.yaml").write_text(in_use)
-    assert "45 requests" in run(llm.plan)
+    assert planned_requests() == 45
 
 
 @pytest.mark.usefixtures("server")
-def test_answers_are_written_out_with_what_was_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_exported_answers_include_raw_invalid_ones(capsys: pytest.CaptureFixture[str]) -> None:
     rewrite.run()
     llm.export(Path("out.jsonl"))
     rows = {row["text"]: row for row in map(json.loads, Path("out.jsonl").read_text().splitlines())}
-    assert list(rows) == lines(9)
+    assert list(rows) == numbered_texts(9)
     assert max(rows["line 4"]["scores"], key=rows["line 4"]["scores"].get) == LABELS[4]
     assert not rows["line 3"]["scores"]
     assert [answer.split(":")[0] for answer in rows["line 3"]["raw"]] == ["not JSON"] * 2
@@ -133,18 +145,19 @@ def test_answers_are_written_out_with_what_was_no_answer(capsys: pytest.CaptureF
     llm.export(Path("-"))
     assert capsys.readouterr().out == Path("out.jsonl").read_text()
     assert not Path("-").exists()
-    with pytest.raises(InputError, match="already there"):
+    with pytest.raises(InputError) as caught:
         llm.export(Path("out.jsonl"))
+    assert "out.jsonl" in caught.value.message
 
 
 @pytest.mark.usefixtures("server")
-def test_answers_to_prompts_with_examples_of_the_corpus_are_in_use(capsys: pytest.CaptureFixture[str]) -> None:
+def test_answers_to_prompts_with_corpus_examples_are_in_use(capsys: pytest.CaptureFixture[str]) -> None:
     with Path("params.yaml").open("a") as file:
         file.write("  votes: {examples: corpus}\nrewrite: {how: written}\nvote: {folds: 2}\n")
     clips = [
         Clip(
             ClipId(f"c{number:02d}"),
-            transcript=f"what was said: line {number}",
+            transcript=f"the transcript of line {number}",
             given_label=LABELS[number % 2],
             split=Split.TRAIN,
             group=f"g{number // 2}",
@@ -160,6 +173,7 @@ def test_answers_to_prompts_with_examples_of_the_corpus_are_in_use(capsys: pytes
     assert files() == paid
     capsys.readouterr()
     llm.plan()
-    told = capsys.readouterr().out
-    assert "llm, fold 0: 0 questions to ask, 6 known" in told
-    assert "llm, fold 1: 0 questions to ask, 6 known" in told
+    for line, fold in zip(capsys.readouterr().out.splitlines()[-3:-1], (0, 1), strict=True):
+        source, _, plan = line.partition(": ")
+        assert source == f"llm, fold {fold}"
+        assert counts(plan) == [0, 6]

@@ -1,8 +1,9 @@
-"""The whole pipeline with a server behind it: no key is written anywhere, and a colleague pays for nothing again."""
+"""The whole pipeline with a server: no file contains the key, and a colleague does not pay for answers again."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,11 +21,11 @@ CLIPS = 12
 
 
 def run(folder: Path, *words: str, **environment: str) -> str:
-    """Run a command in a folder, with nothing in the environment but what it needs; what it printed."""
-    own = {name: value for name, value in os.environ.items() if not name.endswith("_KEY")} | environment
-    own |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}", "DVC_NO_ANALYTICS": "1"}
-    own |= {f"GIT_{who}_{what}": "team@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    done = subprocess.run(words, cwd=folder, env=own, capture_output=True, text=True, check=False, timeout=600)
+    """Run a command in a folder with a minimal environment; return its output."""
+    env = {name: value for name, value in os.environ.items() if not name.endswith("_KEY")} | environment
+    env |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}", "DVC_NO_ANALYTICS": "1"}
+    env |= {f"GIT_{role}_{key}": "team@example.org" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")}
+    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
 
@@ -56,8 +57,10 @@ def new_project(folder: Path, url: str, models: Path, make_clip: Callable[..., P
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
 
-def test_no_key_is_written_and_answers_are_shared(tmp_path: Path, models: Path, make_clip: Callable[..., Path]) -> None:
-    def plan(text: str, attempt: int) -> str:  # an answer, an error page and a refusal that all repeat the key
+def test_the_key_is_not_stored_and_answers_are_shared(
+    tmp_path: Path, models: Path, make_clip: Callable[..., Path]
+) -> None:
+    def plan(text: str, attempt: int) -> str:  # an answer and an error that contain the key
         if text == "line 3":
             return "prose"
         return {"line 5": "500", "line 7": "429"}.get(text, "ok") if attempt == 0 else "ok"
@@ -65,20 +68,20 @@ def test_no_key_is_written_and_answers_are_shared(tmp_path: Path, models: Path, 
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     with serving(plan) as server:
         new_project(ours, server.url, models, make_clip)
-        said = run(ours, "dvc", "repro", "report", MY_KEY=KEY)
-        assert f": {CLIPS} " in run(ours, "ecmf-pipe", "llm", "ls")
-        assert len(server.asked) == CLIPS + 3
+        output = run(ours, "dvc", "repro", "report", MY_KEY=KEY)
+        answers = run(ours, "ecmf-pipe", "llm", "ls")
+        assert re.findall(r"(?<![\w.])\d+(?!\w)", answers.splitlines()[0]) == [str(CLIPS), "1"], "answers, abstentions"
+        assert len(server.received) == CLIPS + 3
         assert {headers["Authorization"] for headers in server.headers} == {f"Bearer {KEY}"}
-    assert "1 without a valid" in said
-    said += run(ours, "ecmf-pipe", "llm", "export", "answers.jsonl")
-    assert "You sent Bearer ***" in (ours / "answers.jsonl").read_text(), "the raw answer is kept"
+    output += run(ours, "ecmf-pipe", "llm", "export", "answers.jsonl")
+    assert "You sent Bearer ***" in (ours / "answers.jsonl").read_text(), "the raw answer is stored"
     assert (ours / "data" / "report" / "index.html").is_file()
     assert (ours / "dvc.lock").is_file()
-    assert KEY not in said
-    written = [path for path in ours.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
-    assert not written
+    assert KEY not in output
+    leaks = [path for path in ours.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+    assert not leaks
 
-    # The server is gone, and a colleague has no key: what was paid for comes with `dvc pull`.
+    # The server is down and a colleague has no key: `dvc pull` transfers the paid answers.
     run(ours, "git", "add", "--all")
     run(ours, "git", "commit", "--quiet", "--message", "Answers")
     run(ours, "dvc", "remote", "add", "--default", "team", str(tmp_path / "remote"))
@@ -86,5 +89,7 @@ def test_no_key_is_written_and_answers_are_shared(tmp_path: Path, models: Path, 
     run(ours, "dvc", "push", "rewrite", "vote", "index")
     run(tmp_path, "git", "clone", "--quiet", str(ours), str(theirs))
     run(theirs, "dvc", "pull", "rewrite", "vote", "index")
-    assert "0 requests" in run(theirs, "ecmf-pipe", "llm", "plan")
-    assert f"0 asked, {CLIPS} from the cache" in run(theirs, "ecmf-pipe", "rewrite")
+    plan_line = run(theirs, "ecmf-pipe", "llm", "plan").splitlines()[-1]
+    assert re.findall(r"\d+", plan_line)[0] == "0"
+    counts = re.findall(r"\d+", run(theirs, "ecmf-pipe", "rewrite"))  # fails if it sends a request
+    assert {"0", str(CLIPS)} <= set(counts), "answered by this run, from the cache"

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +26,7 @@ INJECTIONS = [
 @pytest.mark.parametrize("name", packaged_prompts())
 def test_packaged_prompts_cover_the_six_labels(name: str) -> None:
     prompt = load_prompt(name)
-    assert all(prompt.known(SIX))
+    assert all(prompt.known_labels(SIX))
     assert len(set(prompt.words(SIX))) == 6
     rendered = prompt.render("X", SIX)
     assert all(rendered.count(word) >= 2 for word in prompt.words(SIX))  # listed, and in an example
@@ -35,7 +36,7 @@ def test_packaged_prompts_cover_the_six_labels(name: str) -> None:
         )
     else:
         assert len(prompt.everyday) == len(set(prompt.everyday)) == 24
-    examples = {known.example for known in prompt.labels.values()}
+    examples = {entry.example for entry in prompt.labels.values()}
     assert examples.isdisjoint(prompt.everyday)
 
 
@@ -43,29 +44,29 @@ def test_packaged_prompts_cover_the_six_labels(name: str) -> None:
 @pytest.mark.parametrize("transcript", INJECTIONS)
 def test_a_transcript_cannot_leave_its_quotation_marks(name: str, transcript: str) -> None:
     prompt = load_prompt(name)
-    harmless = as_data(transcript)
-    rendered, innocent = prompt.render(harmless, SIX), prompt.render("X", SIX)
-    assert rendered.count("\n") == innocent.count("\n")
-    assert len(rendered.splitlines()) == len(innocent.splitlines())
+    data = as_data(transcript)
+    rendered, expected = prompt.render(data, SIX), prompt.render("X", SIX)
+    assert rendered.count("\n") == expected.count("\n")
+    assert len(rendered.splitlines()) == len(expected.splitlines())
     for mark in '"“”':
-        assert rendered.count(mark) == innocent.count(mark)
-    assert rendered.replace(harmless, "X") == innocent
-    assert len(prompt.messages(harmless, SIX)) == len(prompt.messages("X", SIX))
+        assert rendered.count(mark) == expected.count(mark)
+    assert rendered.replace(data, "X") == expected
+    assert len(prompt.messages(data, SIX)) == len(prompt.messages("X", SIX))
 
 
 @given(st.text())
-def test_data_is_one_line_and_stays_as_it_is_when_made_harmless_again(text: str) -> None:
-    harmless = as_data(text)
-    assert len(harmless.splitlines()) <= 1
-    assert '"' not in harmless
-    assert as_data(harmless) == harmless
+def test_data_is_one_line_and_idempotent(text: str) -> None:
+    data = as_data(text)
+    assert len(data.splitlines()) <= 1
+    assert '"' not in data
+    assert as_data(data) == data
 
 
-def test_plain_words_are_left_alone() -> None:
+def test_plain_words_are_unchanged() -> None:
     assert as_data("I'm fine — really, 100%! 你好。") == "I'm fine — really, 100%! 你好。"
 
 
-def test_other_label_sets() -> None:
+def test_words_of_other_label_sets() -> None:
     prompt = load_prompt("emotion_en")
     meld = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
     assert prompt.words(meld) == ["angry", "disgusted", "afraid", "happy", "neutral", "sad", "surprised"]
@@ -74,40 +75,43 @@ def test_other_label_sets() -> None:
     assert prompt.render("X", ("Joy", "pride")).count("The speaker feels") == 2  # one example and the question
 
 
-def test_two_labels_never_share_a_word() -> None:
+def test_labels_with_the_same_entry_are_their_own_words() -> None:
     prompt = load_prompt("emotion_en")
     assert prompt.words(("joy", "happiness", "sad")) == ["joy", "happiness", "sad"]
 
 
-def test_labels_that_would_share_a_word_are_refused() -> None:
+def test_labels_with_the_same_word_raise_input_error() -> None:
     prompt = load_prompt("emotion_en")
-    with pytest.raises(InputError, match=r"'very_sad' and 'very sad' are both 'very sad'.*\n.*rename"):
+    with pytest.raises(InputError) as caught:
         prompt.words(("happy", "very_sad", "very sad"))
-    with pytest.raises(InputError, match="'_' is nothing"):
+    assert "'very_sad' and 'very sad'" in caught.value.message
+    with pytest.raises(InputError) as caught:
         prompt.words(("happy", "_"))
-    with pytest.raises(InputError, match="both"):
+    assert "'_'" in caught.value.message
+    with pytest.raises(InputError) as caught:
         LlmConfig(backend="openai", model="served").settings(("very_sad", "very sad"))
+    assert "'very_sad' and 'very sad'" in caught.value.message
 
 
-def test_a_brace_that_is_meant_stands_twice_everywhere() -> None:
+def test_literal_braces_are_doubled_in_all_templates() -> None:
     document = load_prompt("emotion_en").model_dump()
     answer = 'Answer as {{"label": "..."}} with one of {labels}.'
     for section in ("chat", "frames"):
         document[section]["instruction"] = answer
     document["instruction"] = "One of {{these}}: {labels}."
     prompt = Prompt.model_validate(document)
-    shown = 'Answer as {"label": "..."} with one of "happy", "sad".'
-    assert prompt.chat_messages("x", ["happy", "sad"])[0]["content"] == shown
-    assert picture_messages(prompt, [b""], ["happy", "sad"])[0]["content"] == shown
+    rendered = 'Answer as {"label": "..."} with one of "happy", "sad".'
+    assert prompt.chat_messages("x", ["happy", "sad"])[0]["content"] == rendered
+    assert picture_messages(prompt, [b""], ["happy", "sad"])[0]["content"] == rendered
     assert prompt.render("x", ["happy", "sad"]).startswith("One of {these}: happy or sad.")
     written = load_rewrite_prompt("rewrite_en").model_copy(update={"instruction": "{{}} {emotions}"})
     assert str(written.messages(Context("x"))[0]["content"]).startswith("{} ")
     document["chat"]["instruction"] = answer.replace("{{", "{").replace("}}", "}")
-    with pytest.raises(ValueError, match="twice"):
+    with pytest.raises(ValueError, match="placeholders"):
         Prompt.model_validate(document)
 
 
-def test_the_hash_follows_what_is_asked_and_not_the_wording() -> None:
+def test_the_hash_depends_on_the_prompt_and_not_on_the_wording() -> None:
     prompt = load_prompt("emotion_en")
     reworded = prompt.model_copy(update={"wording": load_prompt("emotion_zh").wording})
     assert reworded.settings() == prompt.settings()
@@ -115,24 +119,30 @@ def test_the_hash_follows_what_is_asked_and_not_the_wording() -> None:
     assert load_prompt("emotion_zh").settings() != prompt.settings()
 
 
-def test_ones_own_prompt(tmp_path: Path) -> None:
+def test_a_prompt_file_of_the_user(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     packaged = Path(__file__).parents[2] / "ecmf_pipeline" / "llm" / "prompts" / "emotion_en.yaml"
     own.write_bytes(packaged.read_bytes().replace(b"version: 1", b"version: 7"))
     assert load_prompt(str(own)).version == 7
     own.write_bytes(packaged.read_bytes().replace(b"{text}", b"{txt}"))
-    with pytest.raises(ParamsError, match="places"):
+    with pytest.raises(ParamsError) as caught:
         load_prompt(str(own))
+    assert "['txt']" in caught.value.message
     own.write_bytes(packaged.read_bytes().replace(b"anger: angry", b"anger: cross"))
-    with pytest.raises(ParamsError, match="cross"):
+    with pytest.raises(ParamsError) as caught:
         load_prompt(str(own))
+    assert "cross" in caught.value.message
     own.write_text("version: [")
-    with pytest.raises(ParamsError, match="not a prompt"):
+    with pytest.raises(ParamsError) as caught:
         load_prompt(str(own))
+    assert isinstance(caught.value.__cause__, yaml.YAMLError)
+    assert "llm.prompt" in caught.value.keys
 
 
-def test_a_missing_prompt_names_those_there_are() -> None:
-    with pytest.raises(ParamsError, match="emotion_en"):
+def test_an_unknown_prompt_lists_the_packaged_ones() -> None:
+    with pytest.raises(ParamsError) as caught:
         load_prompt("emotion_fr")
-    with pytest.raises(ParamsError, match="missing"):
+    assert "emotion_en" in str(caught.value.hint)
+    with pytest.raises(ParamsError) as caught:
         load_prompt("nowhere.yaml")
+    assert "nowhere.yaml" in caught.value.message

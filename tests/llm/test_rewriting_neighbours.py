@@ -11,7 +11,7 @@ def clip(name: str, text: str) -> Clip:
     return Clip(ClipId(name), transcript=text)
 
 
-def test_the_order_is_that_of_the_dialogue_and_no_other_dialogue_is_heard() -> None:
+def test_neighbours_are_in_order_and_from_the_same_dialogue() -> None:
     clips = [clip(f"test_dia1_utt{number}", f"line {number}") for number in (10, 2, 9, 0)]
     clips += [clip("test_dia2_utt1", "elsewhere"), clip("dev_dia1_utt1", "another part"), clip("sample_7", "alone")]
     around = neighbours_of(clips, 2, MELD)
@@ -21,14 +21,14 @@ def test_the_order_is_that_of_the_dialogue_and_no_other_dialogue_is_heard() -> N
     assert "sample_7" not in around
 
 
-def test_silent_clips_are_passed_over() -> None:
+def test_clips_without_words_are_skipped() -> None:
     clips = [clip("a_dia0_utt0", "first"), clip("a_dia0_utt1", " "), clip("a_dia0_utt2", "third")]
     around = neighbours_of(clips, 1, MELD)
     assert around["a_dia0_utt2"] == (("first",), ())
     assert around["a_dia0_utt1"] == (("first",), ("third",))
 
 
-def test_other_names_have_a_pattern_of_their_own() -> None:
+def test_the_pattern_of_clip_ids_is_configurable() -> None:
     clips = [clip("Ses01F_impro01_F000", "a"), clip("Ses01F_impro01_F001", "b"), clip("Ses01F_impro02_F000", "c")]
     around = neighbours_of(clips, 3, r"(?P<dialogue>.+)_[FM](?P<position>\d+)")
     assert around["Ses01F_impro01_F000"] == ((), ("b",))

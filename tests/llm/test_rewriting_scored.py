@@ -25,24 +25,24 @@ CONFIG = RewriteConfig(clear=0.5, likely=0.3, second=0.2, margin=0.05)
         ((np.nan,) * 6, "The words alone leave the emotion unclear."),
     ],
 )
-def test_the_cue_follows_the_probabilities(probs: tuple[float, ...], cue: str) -> None:
+def test_the_cue_sentence_depends_on_the_probabilities(probs: tuple[float, ...], cue: str) -> None:
     text = enrich("I miss my mother.", np.array(probs), SIX, prompt=load_prompt("emotion_en"), config=CONFIG)
     assert text == f'"I miss my mother." {cue}'
 
 
-def test_chinese_words_get_a_chinese_cue() -> None:
+def test_a_chinese_prompt_has_chinese_cue_sentences() -> None:
     probs = np.array([0.05, 0.05, 0.05, 0.55, 0.25, 0.05])
     text = enrich("我很想妈妈。", probs, SIX, prompt=load_prompt("emotion_zh"), config=CONFIG)
     assert text == "“我很想妈妈。”说话人听起来很难过\uff0c也许有些担心。"
 
 
-def test_a_label_the_prompt_does_not_know_stands_for_itself() -> None:
+def test_an_unknown_label_is_its_own_adjective() -> None:
     text = enrich("Hm.", np.array([0.1, 0.9]), ("joy", "deep_thought"), prompt=load_prompt("emotion_en"), config=CONFIG)
     assert text == '"Hm." The speaker sounds deep thought.'
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\n\t", "\u3000"])
-def test_no_words_stay_no_words(blank: str) -> None:
+def test_a_blank_transcript_is_not_enriched(blank: str) -> None:
     assert enrich(blank, np.full(6, np.nan), SIX, prompt=load_prompt("emotion_en"), config=CONFIG) == ""
 
 
@@ -54,7 +54,7 @@ PROMPTS = [load_prompt(name) for name in packaged_prompts()]
     st.lists(st.floats(min_value=0.001, max_value=1), min_size=6, max_size=6),
     st.sampled_from(PROMPTS),
 )
-def test_the_original_words_are_always_there(transcript: str, weights: list[float], prompt: Prompt) -> None:
+def test_the_enriched_text_contains_the_transcript(transcript: str, weights: list[float], prompt: Prompt) -> None:
     probs = np.array(weights) / sum(weights)
     text = enrich(transcript, probs, SIX, prompt=prompt, config=CONFIG)
     assert transcript.strip() in text

@@ -1,4 +1,4 @@
-"""What an answer may look like, and what is refused."""
+"""Validation of answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORM = Schema.of(
 GOOD: dict[str, Any] = {"emotion": "sad", "cues": ["crying"], "why": "she cries"}
 
 
-def test_a_good_answer_is_read() -> None:
+def test_a_valid_answer_is_parsed() -> None:
     expected = {**GOOD, "cues": ("crying",)}
     assert FORM.read(json.dumps(GOOD)) == expected
     assert FORM.read(f"```json\n{json.dumps(GOOD)}\n```") == expected
@@ -44,7 +44,7 @@ def test_a_good_answer_is_read() -> None:
         {"more": 1},
     ],
 )
-def test_anything_else_is_refused(change: dict[str, Any]) -> None:
+def test_invalid_values_raise_invalid_answer(change: dict[str, Any]) -> None:
     with pytest.raises(InvalidAnswer):
         FORM.read(json.dumps({**GOOD, **change}))
 
@@ -53,19 +53,19 @@ def test_anything_else_is_refused(change: dict[str, Any]) -> None:
     "content",
     ["", "happy", "[]", "null", json.dumps(GOOD)[:-5], json.dumps([GOOD]), "[" * 100_000, json.dumps(GOOD) + " so"],
 )
-def test_what_is_no_such_object_is_refused(content: str) -> None:
+def test_other_content_raises_invalid_answer(content: str) -> None:
     with pytest.raises(InvalidAnswer):
         FORM.read(content)
 
 
-def test_a_key_that_stands_twice_and_numbers_beyond_json_are_refused() -> None:
+def test_duplicate_keys_and_nan_raise_invalid_answer() -> None:
     with pytest.raises(InvalidAnswer, match="twice"):
         Schema.of(label=OneOf(("a", "b"))).read('{"label": "a", "label": "b"}')
     with pytest.raises(InvalidAnswer, match="not JSON"):
         Schema.of(n=Text(9)).read('{"n": NaN}')
 
 
-def test_the_json_schema_is_of_what_every_server_understands() -> None:
+def test_the_json_schema_uses_only_common_keywords() -> None:
     schema = FORM.json_schema()
     assert schema["required"] == list(schema["properties"]) == [name for name, _ in FORM.fields]
     assert schema["additionalProperties"] is False
@@ -73,13 +73,13 @@ def test_the_json_schema_is_of_what_every_server_understands() -> None:
     assert {kind["type"] for kind in schema["properties"].values()} == {"string", "array"}
 
 
-def test_settings_tell_schemas_apart_and_are_json() -> None:
+def test_settings_are_json_and_distinct_for_distinct_schemas() -> None:
     others = [Schema.of(a=Text(7)), Schema.of(a=Text(8)), Schema.of(b=Text(7)), Schema.of(a=Text(7), b=Text(7))]
     assert len({json.dumps(schema.settings()) for schema in others}) == 4
     assert pickle.loads(pickle.dumps(FORM)) == FORM
 
 
 @pytest.mark.parametrize("words", [("one",), ("same", "same"), ('a "b"', "c"), ("a\nb", "c"), ("", "c")])
-def test_words_that_could_not_be_told_apart_are_refused(words: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="different words"):
+def test_ambiguous_words_raise_value_error(words: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="distinct words"):
         OneOf(words)

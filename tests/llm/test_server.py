@@ -1,4 +1,4 @@
-"""A server that fails in every way: nothing wrong is believed, nothing is paid for twice."""
+"""A server with every fault: no wrong answer is accepted and no answer is paid for twice."""
 
 from __future__ import annotations
 
@@ -17,41 +17,51 @@ from ecmf_pipeline.core.errors import BudgetSpent, ModelError
 from ecmf_pipeline.core.files import sha256_text
 from ecmf_pipeline.llm.answers import ScoreCache
 from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig
-from ecmf_pipeline.llm.server_protocol import Dialect
+from ecmf_pipeline.llm.server_protocol import RequestOptions
 from tests.llm import fault_server
-from tests.llm.fault_server import ANSWER_FAULTS, LABELS, SERVER_FAULTS, ask, kept, lines, serving, settings, truth
+from tests.llm.fault_server import (
+    ANSWER_FAULTS,
+    LABELS,
+    SERVER_FAULTS,
+    numbered_texts,
+    score,
+    server_config,
+    serving,
+    stored_keys,
+    true_label,
+)
 
 
 def ok(_text: str, _attempt: int) -> str:
     return "ok"
 
 
-def test_500_texts_through_every_fault(tmp_path: Path) -> None:
-    texts = lines(500)
+def test_no_fault_leads_to_a_wrong_label_or_a_second_payment(tmp_path: Path) -> None:
+    texts = numbered_texts(500)
     with serving() as server:
-        found = ask(tmp_path, texts, settings(server.url, timeout=5.0, concurrency=16))
-        assert {*SERVER_FAULTS, *ANSWER_FAULTS} <= set(server.faults), "every fault was met"
-        answered = np.isfinite(found.values).all(axis=1)
-        right = [truth(text) for text in texts]
-        assert (found.values[answered].argmax(axis=1) == np.array(right)[answered]).all(), "wrong labels accepted"
+        result = score(tmp_path, texts, server_config(server.url, timeout=5.0, concurrency=16))
+        assert {*SERVER_FAULTS, *ANSWER_FAULTS} <= set(server.faults), "every fault occurred"
+        answered = np.isfinite(result.values).all(axis=1)
+        labels = np.array([true_label(text) for text in texts])
+        assert (result.values[answered].argmax(axis=1) == labels[answered]).all(), "wrong labels accepted"
         assert max(server.paid.values()) == 1, "paid twice"
-        assert (found.asked, found.quarantined) == (500, 0)
-        assert 0 < found.invalid == (~answered).sum() < 50  # twice an answer outside of the schema
+        assert (result.asked, result.quarantined) == (500, 0)
+        assert 0 < result.invalid == (~answered).sum() < 50  # two invalid answers
         for row, text in enumerate(texts):
             if not answered[row]:
                 assert len(ScoreCache(tmp_path / "cache", "f")[sha256_text(text)].raw) == 2
-        before = len(server.asked)
-        again = ask(tmp_path, texts, settings(server.url))
-        assert len(server.asked) == before
-    np.testing.assert_array_equal(found.values, again.values)
-    assert (again.cached, again.invalid) == (500, found.invalid)
+        before = len(server.received)
+        again = score(tmp_path, texts, server_config(server.url))
+        assert len(server.received) == before
+    np.testing.assert_array_equal(result.values, again.values)
+    assert (again.cached, again.invalid) == (500, result.invalid)
 
 
-def test_a_resume_after_sigkill_asks_only_what_is_missing(tmp_path: Path) -> None:
+def test_a_run_after_sigkill_requests_only_missing_answers(tmp_path: Path) -> None:
     reached = threading.Event()
 
     def plan(_text: str, _attempt: int) -> str:
-        if len(server.asked) >= 60:
+        if len(server.received) >= 60:
             reached.set()
         return "ok"
 
@@ -60,86 +70,89 @@ def test_a_resume_after_sigkill_asks_only_what_is_missing(tmp_path: Path) -> Non
         with subprocess.Popen([*command, "400", "30"], stderr=subprocess.DEVNULL) as run:
             assert reached.wait(120)
             run.send_signal(signal.SIGKILL)
-        paid, asked = kept(tmp_path), len(server.asked)
+        paid, before = stored_keys(tmp_path), len(server.received)
         assert 40 <= len(paid) < 400
-        assert asked - len(paid) <= 8, "no more is lost than was under way"
-        found = ask(tmp_path, lines(400), settings(server.url))
-        resumed = server.asked[asked:]
-    assert sorted(resumed) == sorted(text for text in lines(400) if sha256_text(text) not in paid)
-    assert (found.cached, found.asked) == (len(paid), 400 - len(paid))
+        assert before - len(paid) <= 8, "only pending requests are lost"
+        result = score(tmp_path, numbered_texts(400), server_config(server.url))
+        resumed = server.received[before:]
+    assert sorted(resumed) == sorted(text for text in numbered_texts(400) if sha256_text(text) not in paid)
+    assert (result.cached, result.asked) == (len(paid), 400 - len(paid))
 
 
-def test_samples_vote_where_there_are_no_log_probabilities(tmp_path: Path) -> None:
+def test_scores_are_shares_of_samples(tmp_path: Path) -> None:
     with serving(lambda _, attempt: "wrong label" if attempt in {1, 2} else "ok") as server:
-        found = ask(tmp_path, lines(3), settings(server.url, scoring="samples", samples=4, concurrency=1))
-    # The second sample was invalid and so was its repetition: three of four samples agree.
-    assert (found.values.argmax(axis=1) == [0, 1, 2]).all()
-    np.testing.assert_allclose(np.exp(found.values[0]), [3.5 / 6] + [0.5 / 6] * 5, atol=1e-5)
+        result = score(
+            tmp_path, numbered_texts(3), server_config(server.url, scoring="samples", samples=4, concurrency=1)
+        )
+    # The second sample is invalid in both tries: three of four samples are valid.
+    assert (result.values.argmax(axis=1) == [0, 1, 2]).all()
+    np.testing.assert_allclose(np.exp(result.values[0]), [3.5 / 6] + [0.5 / 6] * 5, atol=1e-5)
     assert len({body["seed"] for body in server.requests[:5]}) == 5
     assert all("logprobs" not in body for body in server.requests)
 
 
-def test_a_server_without_log_probabilities_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_without_log_probabilities_raises_model_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.llm.fault_server._tokens", lambda _: iter(()))
-    with serving(ok) as server, pytest.raises(ModelError, match="scoring: samples"):
-        ask(tmp_path, lines(3), settings(server.url))
+    with serving(ok) as server, pytest.raises(ModelError) as caught:
+        score(tmp_path, numbered_texts(3), server_config(server.url))
+    assert "llm.server.scoring: samples" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("odd", ["filtered", "empty", "refusal", "no logprobs"])
-def test_one_answer_without_log_probabilities_costs_its_own_text(tmp_path: Path, odd: str) -> None:
-    # Whether it comes first or last; only a whole answer that comes first says that the server gives none.
-    odd_one = "line 5" if odd == "no logprobs" else "line 0"
-    with serving(lambda text, _: odd if text == odd_one else "ok") as server:
-        config = settings(server.url, concurrency=1).model_copy(update={"max_quarantined": 0.5})
-        found = ask(tmp_path, lines(6), config)
-        before = len(server.asked)
-        again = ask(tmp_path, lines(6), config)
-        assert len(server.asked) == before, "it is not asked in each run anew"
-    lost = lines(6).index(odd_one)
-    assert np.isfinite(found.values).all(axis=1).tolist() == [number != lost for number in range(6)]
-    assert (found.quarantined, found.invalid) == ((1, 0) if odd == "filtered" else (0, 1))
-    assert (again.quarantined, again.invalid) == (found.quarantined, found.invalid)
-    if odd == "refusal":
-        assert any("cannot help" in said for said in ScoreCache(tmp_path / "cache", "f")[sha256_text("line 0")].raw)
+@pytest.mark.parametrize("fault", ["filtered", "empty", "refusal", "no logprobs"])
+def test_one_answer_without_log_probabilities_affects_only_its_text(tmp_path: Path, fault: str) -> None:
+    # A complete answer without log-probabilities would raise an error if it came first.
+    faulty_text = "line 5" if fault == "no logprobs" else "line 0"
+    with serving(lambda text, _: fault if text == faulty_text else "ok") as server:
+        config = server_config(server.url, concurrency=1).model_copy(update={"max_quarantined": 0.5})
+        result = score(tmp_path, numbered_texts(6), config)
+        before = len(server.received)
+        again = score(tmp_path, numbered_texts(6), config)
+        assert len(server.received) == before, "the next run does not request it again"
+    lost = numbered_texts(6).index(faulty_text)
+    assert np.isfinite(result.values).all(axis=1).tolist() == [number != lost for number in range(6)]
+    assert (result.quarantined, result.invalid) == ((1, 0) if fault == "filtered" else (0, 1))
+    assert (again.quarantined, again.invalid) == (result.quarantined, result.invalid)
+    if fault == "refusal":
+        assert any("cannot help" in raw for raw in ScoreCache(tmp_path / "cache", "f")[sha256_text("line 0")].raw)
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
 @pytest.mark.parametrize(
-    ("wants", "refused"),
-    [("wants max_completion_tokens", {"max_tokens", "temperature"}), ("knows no max_tokens", {"max_tokens"})],
+    ("fault", "unsupported"),
+    [("requires max_completion_tokens", {"max_tokens", "temperature"}), ("rejects max_tokens", {"max_tokens"})],
 )
-def test_options_that_a_server_refuses_are_put_otherwise_from_then_on(
-    tmp_path: Path, wants: str, refused: set[str], concurrency: int, capsys: pytest.CaptureFixture[str]
+def test_options_are_adapted_to_the_errors_of_a_server(
+    tmp_path: Path, fault: str, unsupported: set[str], concurrency: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with serving(lambda *_: wants) as server:
-        found = ask(tmp_path, lines(20), settings(server.url, concurrency=concurrency, max_retries=0))
-        answered = [body for body in server.requests if not refused & set(body)]
-    assert (found.asked, found.invalid, found.quarantined) == (20, 0, 0)
-    assert (found.values.argmax(axis=1) == [truth(text) for text in lines(20)]).all()
+    with serving(lambda *_: fault) as server:
+        result = score(tmp_path, numbered_texts(20), server_config(server.url, concurrency=concurrency, max_retries=0))
+        answered = [body for body in server.requests if not unsupported & set(body)]
+    assert (result.asked, result.invalid, result.quarantined) == (20, 0, 0)
+    assert (result.values.argmax(axis=1) == [true_label(text) for text in numbered_texts(20)]).all()
     assert len(answered) == 20, "each text is answered once"
-    assert len(server.requests) <= 20 + len(refused) * concurrency, "what was learned holds for all"
+    assert len(server.requests) <= 20 + len(unsupported) * concurrency, "options are adapted once for all requests"
     assert all(body["max_completion_tokens"] == 64 for body in answered)
-    assert ("takes no temperature" in capsys.readouterr().err) is ("temperature" in refused)
+    assert ("temperature" in capsys.readouterr().err) is ("temperature" in unsupported)
 
 
-def test_a_refusal_that_speaks_of_something_else_changes_nothing() -> None:
+def test_unrelated_errors_do_not_change_options() -> None:
     sent = {"max_tokens": 64, "temperature": 0.0, "seed": 1}
-    for status, said in (
+    for status, message in (
         (400, "max_tokens is too large"),
         (400, "the text is about temperature"),
         (500, "max_tokens unsupported"),
     ):
-        dialect = Dialect()
-        assert not dialect.learn(status, said, sent)
-        assert dialect.put(sent) == sent
+        options = RequestOptions()
+        assert not options.update(status, message, sent)
+        assert options.adapt(sent) == sent
 
 
 @pytest.mark.parametrize(
     ("structured", "expected"), [("json_schema", "json_schema"), ("json_object", "json_object"), ("none", None)]
 )
-def test_the_schema_goes_with_the_request(tmp_path: Path, structured: str, expected: str | None) -> None:
+def test_requests_contain_the_schema(tmp_path: Path, structured: str, expected: str | None) -> None:
     with serving(ok) as server:
-        ask(tmp_path, lines(1), settings(server.url, structured=structured))
+        score(tmp_path, numbered_texts(1), server_config(server.url, structured=structured))
     (body,) = server.requests
     assert body.get("response_format", {}).get("type") == expected
     if expected == "json_schema":
@@ -147,75 +160,78 @@ def test_the_schema_goes_with_the_request(tmp_path: Path, structured: str, expec
 
 
 @pytest.mark.parametrize(("budget", "least"), [(BudgetConfig(max_requests=20), 20), (BudgetConfig(max_tokens=4000), 8)])
-def test_a_budget_stops_cleanly_and_the_next_run_goes_on(tmp_path: Path, budget: BudgetConfig, least: int) -> None:
+def test_a_run_stops_at_the_budget_and_the_next_one_continues(tmp_path: Path, budget: BudgetConfig, least: int) -> None:
     with serving(ok) as server:
-        with pytest.raises(BudgetSpent, match="is spent"):
-            ask(tmp_path, lines(50), settings(server.url, budget))
-        first = len(server.asked)
+        with pytest.raises(BudgetSpent) as caught:
+            score(tmp_path, numbered_texts(50), server_config(server.url, budget))
+        limit = "llm.budget.max_requests" if budget.max_requests else "llm.budget.max_tokens"
+        assert limit in caught.value.message
+        first = len(server.received)
         assert least <= first <= 40
-        assert len(kept(tmp_path)) == first
-        found = ask(tmp_path, lines(50), settings(server.url))
-    assert len(server.asked) == 50
-    assert (found.cached, found.asked) == (first, 50 - first)
+        assert len(stored_keys(tmp_path)) == first
+        result = score(tmp_path, numbered_texts(50), server_config(server.url))
+    assert len(server.received) == 50
+    assert (result.cached, result.asked) == (first, 50 - first)
 
 
-def test_a_budget_is_not_spent_by_requests_that_are_under_way(tmp_path: Path) -> None:
-    with serving(ok) as server:  # each takes 100 tokens, and may take more than three times as many
-        found = ask(tmp_path, lines(20), settings(server.url, BudgetConfig(max_tokens=2400)))
-    assert (found.asked, len(server.asked)) == (20, 20)
+def test_reserved_tokens_of_pending_requests_do_not_spend_the_budget(tmp_path: Path) -> None:
+    with serving(ok) as server:  # each request uses 100 tokens and reserves more than 300
+        result = score(tmp_path, numbered_texts(20), server_config(server.url, BudgetConfig(max_tokens=2400)))
+    assert (result.asked, len(server.received)) == (20, 20)
 
 
-@pytest.mark.parametrize("told", [-5000, 0])
-def test_a_server_that_counts_nonsense_opens_no_budget(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: int
+@pytest.mark.parametrize("counted", [-5000, 0])
+def test_impossible_token_counts_do_not_extend_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: int
 ) -> None:
-    honest = fault_server._completion
+    completion = fault_server._completion
 
-    def lying(content: str, *, logprobs: bool) -> dict[str, Any]:
-        return honest(content, logprobs=logprobs) | {
-            "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": told}
+    def miscounted(content: str, *, logprobs: bool) -> dict[str, Any]:
+        return completion(content, logprobs=logprobs) | {
+            "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": counted}
         }
 
-    monkeypatch.setattr(fault_server, "_completion", lying)
+    monkeypatch.setattr(fault_server, "_completion", miscounted)
     with serving(ok) as server, pytest.raises(BudgetSpent):
-        ask(tmp_path, lines(50), settings(server.url, BudgetConfig(max_tokens=4000)))
-    assert 8 <= len(server.asked) < 16
+        score(tmp_path, numbered_texts(50), server_config(server.url, BudgetConfig(max_tokens=4000)))
+    assert 8 <= len(server.received) < 16
 
 
-def test_one_text_that_is_refused_costs_itself_a_wrong_key_the_run(tmp_path: Path) -> None:
+def test_a_refused_text_is_quarantined_and_a_wrong_key_stops_the_run(tmp_path: Path) -> None:
     with serving(lambda text, _: "400" if text == "line 7" else "ok") as server:
-        found = ask(tmp_path, lines(20), settings(server.url, concurrency=1))
-        assert (found.asked, found.quarantined) == (19, 1)
+        result = score(tmp_path, numbered_texts(20), server_config(server.url, concurrency=1))
+        assert (result.asked, result.quarantined) == (19, 1)
         assert "RequestRefused" in (tmp_path / "quarantine.csv").read_text()
-    with serving(lambda _, __: "401") as server, pytest.raises(ModelError, match="401"):
-        ask(tmp_path / "key", lines(20), settings(server.url, concurrency=2))
-    assert len(server.asked) <= 2
+    with serving(lambda _, __: "401") as server, pytest.raises(ModelError) as caught:
+        score(tmp_path / "key", numbered_texts(20), server_config(server.url, concurrency=2))
+    assert "401" in caught.value.message
+    assert len(server.received) <= 2
 
 
 @pytest.mark.parametrize("number", [1e308, 5.0, float("nan")])
-def test_what_can_be_no_log_probability_is_an_invalid_answer(
+def test_impossible_log_probabilities_are_invalid_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: float
 ) -> None:
-    def odd(content: str) -> Iterator[dict[str, Any]]:
+    def invalid_tokens(content: str) -> Iterator[dict[str, Any]]:
         for token in tokens(content):
             others = [other | {"logprob": number} for other in token["top_logprobs"]]
             yield token | ({"top_logprobs": others} if "sa" in token["token"] else {})
 
     tokens = fault_server._tokens
-    monkeypatch.setattr("tests.llm.fault_server._tokens", odd)
+    monkeypatch.setattr("tests.llm.fault_server._tokens", invalid_tokens)
     with serving(ok) as server:
-        found = ask(tmp_path, lines(6), settings(server.url))
-    assert (found.asked, found.invalid, found.quarantined) == (6, 1, 0)
-    assert not np.isfinite(found.values[3]).any()
+        result = score(tmp_path, numbered_texts(6), server_config(server.url))
+    assert (result.asked, result.invalid, result.quarantined) == (6, 1, 0)
+    assert not np.isfinite(result.values[3]).any()
 
 
-def test_the_settings_follow_the_answers_and_not_the_address() -> None:
-    base = settings("http://here:1/v1")
-    same = [settings("http://there:2/v1"), settings("http://here:1/v1", concurrency=3, max_retries=1)]
+def test_settings_contain_only_what_changes_answers() -> None:
+    base = server_config("http://here:1/v1")
+    same = [server_config("http://there:2/v1"), server_config("http://here:1/v1", concurrency=3, max_retries=1)]
     assert all(config.settings(LABELS) == base.settings(LABELS) for config in same)
     others = [
-        settings("http://here:1/v1", scoring="samples"),
-        settings("http://here:1/v1", structured="none"),
+        server_config("http://here:1/v1", scoring="samples"),
+        server_config("http://here:1/v1", structured="none"),
         base.model_copy(update={"model": "another"}),
         base.model_copy(update={"revision": "2"}),
         base.model_copy(update={"prompt": "emotion_zh"}),

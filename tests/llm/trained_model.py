@@ -1,4 +1,4 @@
-"""A tiny chat model that has learned to answer about a few utterances, in a second or two."""
+"""A tiny chat model trained in a second or two to answer about a few utterances."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _rendered(chat: Sequence[Message]) -> str:
 
 
 def train(folder: Path, prompt: Prompt, answers: Mapping[str, str], labels: Sequence[str], *, steps: int = 120) -> None:
-    """Write a model that gives these answers about these utterances, with its tokenizer and chat template."""
+    """Train and save a model that gives these answers about these utterances, with tokenizer and chat template."""
     prompts = [_rendered(prompt.chat_messages(text, labels)) for text in answers]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -40,18 +40,18 @@ def train(folder: Path, prompt: Prompt, answers: Mapping[str, str], labels: Sequ
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "<|end|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": _TEMPLATE}))
     network = _network(tokenizer.get_vocab_size())
-    before = [tokenizer.encode(text).ids for text in prompts]
-    after = [tokenizer.encode(f"{answer}<|end|>").ids for answer in answers.values()]
-    _learn(network, before, after, steps)
+    questions = [tokenizer.encode(text).ids for text in prompts]
+    answer_tokens = [tokenizer.encode(f"{answer}<|end|>").ids for answer in answers.values()]
+    _train(network, questions, answer_tokens, steps)
     network.save_pretrained(folder)
 
 
-def _network(vocabulary: int) -> LlamaForCausalLM:
+def _network(vocab_size: int) -> LlamaForCausalLM:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return LlamaForCausalLM(
             LlamaConfig(
-                vocab_size=vocabulary,
+                vocab_size=vocab_size,
                 hidden_size=64,
                 intermediate_size=128,
                 num_hidden_layers=2,
@@ -65,19 +65,19 @@ def _network(vocabulary: int) -> LlamaForCausalLM:
         )
 
 
-def _learn(
-    network: LlamaForCausalLM, before: Sequence[Sequence[int]], after: Sequence[Sequence[int]], steps: int
+def _train(
+    network: LlamaForCausalLM, questions: Sequence[Sequence[int]], answer_tokens: Sequence[Sequence[int]], steps: int
 ) -> None:
-    """Only the answers are learned; rows are filled up on the right, where nobody looks."""
-    rows = [[*question, *answer] for question, answer in zip(before, after, strict=True)]
+    """Train on the answers only; rows are padded on the right."""
+    rows = [[*question, *answer] for question, answer in zip(questions, answer_tokens, strict=True)]
     width = max(map(len, rows))
     tokens = torch.tensor([row + [1] * (width - len(row)) for row in rows])  # (B, L)
-    wanted = torch.full_like(tokens, -100)
-    for number, (question, row) in enumerate(zip(before, rows, strict=True)):
-        wanted[number, len(question) : len(row)] = torch.tensor(row[len(question) :])
+    targets = torch.full_like(tokens, -100)
+    for number, (question, row) in enumerate(zip(questions, rows, strict=True)):
+        targets[number, len(question) : len(row)] = torch.tensor(row[len(question) :])
     optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
     for _ in range(steps):
         optimizer.zero_grad()
-        network(tokens, labels=wanted).loss.backward()
+        network(tokens, labels=targets).loss.backward()
         optimizer.step()
     network.eval()

@@ -1,1 +1,1 @@
-"""How far the LLM's answers can be trusted (`python -m tools.llm_trust faults|injected`)."""
+"""Measure how reliable answers of the language model are (`python -m tools.llm_trust faults|injected`)."""

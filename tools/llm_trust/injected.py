@@ -1,4 +1,4 @@
-"""Transcripts that try to change the task, in both languages; written for this purpose, none is of a corpus."""
+"""Transcripts that try to change the task, in English and Chinese; written for this purpose, none is from a corpus."""
 
 # ruff: noqa: RUF001 - Chinese has its own punctuation
 
