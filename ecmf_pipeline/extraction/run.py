@@ -22,7 +22,7 @@ from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.runner import Engine, Run, RunConfig, RunReport
-from ecmf_pipeline.runner.machine import multiplies_bf16, openers_for, visible_gpus
+from ecmf_pipeline.runner.machine import multiplies_bf16, default_openers, visible_gpus
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.store import (
     FeatureStore,
@@ -390,5 +390,5 @@ def _with_processes(config: ExtractConfig, branches: Sequence[Branch]) -> Extrac
     elif config.openers is not None:
         openers = config.openers
     else:
-        openers = openers_for(workers) if gpus and workers else 0
+        openers = default_openers(workers) if gpus and workers else 0
     return config.model_copy(update={"workers": workers, "openers": openers})

@@ -30,7 +30,7 @@ from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.containers import has_changed, resolved_reader
 from ecmf_pipeline.media.sampling import Sampling, read_audio, read_samplings
 from ecmf_pipeline.runner import Opener, Outcome, Step, Target
-from ecmf_pipeline.runner.machine import as_out_of_memory, see_no_gpu, see_one_gpu
+from ecmf_pipeline.runner.machine import as_out_of_memory, hide_gpus, select_gpu
 from ecmf_pipeline.store import FeatureRow, can_hold, create_settings_group
 
 View = Any
@@ -215,12 +215,12 @@ class ExtractSteps:
 
     def __call__(self, worker: int) -> ExtractStep:
         """Load the encoders."""
-        see_one_gpu(self.device, worker)
+        select_gpu(self.device, worker)
         return ExtractStep(self)
 
     def opener(self, number: int) -> ExtractOpener:  # noqa: ARG002 - they are all alike
         """Load what comes before the networks; needs no GPU, and takes no room on one."""
-        see_no_gpu()
+        hide_gpus()
         return ExtractOpener(self)
 
 
