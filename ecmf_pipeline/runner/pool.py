@@ -39,7 +39,7 @@ _Place = tuple[Role, int]
 
 
 class LocalProcesses:
-    """Run workers as processes on this machine.
+    """An engine whose workers are processes of this machine.
 
     Args:
         workers: Number of workers; None: the number of usable cores divided by ``threads``.

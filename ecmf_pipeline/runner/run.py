@@ -30,7 +30,7 @@ _TABLE_WRITE_INTERVAL = 2.0
 
 
 class Interruption:
-    """Context manager in which the first Ctrl-C or SIGTERM raises KeyboardInterrupt; later signals print a line.
+    """A context in which the first Ctrl-C or SIGTERM raises KeyboardInterrupt; later signals print a line.
 
     Outside the main thread it has no effect, because Python handles signals only in the main thread.
 

@@ -92,7 +92,7 @@ class Step(Opener[ItemT, Opened], Generic[ItemT, Opened, Row]):
 
 
 class StepFactory(Protocol):
-    """Build the step in the worker that runs it; picklable.
+    """A picklable factory that builds the step in the worker that runs it.
 
     With openers (`RunConfig.openers`) it also needs a method ``opener(number)``. That method runs in a separate process
     and returns an `Opener` that opens items like the step, without its models. Opened items are pickled.
@@ -284,7 +284,7 @@ class Done(Generic[ItemT]):
 
 
 class Engine(Protocol):
-    """Run tasks on workers."""
+    """The part of a run that executes tasks on workers."""
 
     def run(
         self, tasks: Iterable[Task[ItemT]], factory: StepFactory, spools: Mapping[str, Spool[Any]]
@@ -429,7 +429,10 @@ def _check_all_targets_returned(outcomes: Sequence[Outcome[Any]], items: Sequenc
 
 
 class InProcess:
-    """Run all tasks in this process: no crash protection; for debugging, or if processes cannot be started."""
+    """An engine that runs all tasks in this process, without crash protection.
+
+    It serves for debugging, and for systems that cannot start processes.
+    """
 
     def run(
         self, tasks: Iterable[Task[ItemT]], factory: StepFactory, spools: Mapping[str, Spool[Any]]
