@@ -1,1 +1,1 @@
-"""Extract features from clips into stores: find what is missing, and decode each clip once for all media branches."""
+"""Extract features from clips into stores, decoding each clip once for all media branches."""

@@ -153,7 +153,7 @@ class SpoolWriter(ABC, Generic[Row]):
     On entry it recovers the batches of killed runs. A plan made afterwards counts their rows as done.
 
     Args:
-        spool: Where the workers of this run store finished batches.
+        spool: The spool of this run.
         lock: The lock file.
         what: Name of the folder's content, for messages.
 
