@@ -286,7 +286,7 @@ def temperature(probs: NDArray[np.float32], labels: NDArray[np.int64], weights: 
 
 @dataclass(frozen=True, slots=True)
 class FusionVoter:
-    """The fusion as a voter that predicts out of fold, with sample weights for each fold; see `labels.voters.JointVoter`.
+    """The fusion as an out-of-fold voter with sample weights for each fold; see `labels.voters.JointVoter`.
 
     Attributes:
         features: By modality, (n, D), with a row of NaN for a missing clip.
