@@ -35,9 +35,9 @@ def is_running(process: int) -> bool:
 
 @contextmanager
 def start_run(
-    folder: Path, *, workers: int, openers: int = 0, sealing: str = "", later: str = "sleep 0.1"
+    folder: Path, *, workers: int, openers: int = 0, seal_fault: str = "", late_fault: str = "sleep 0.1"
 ) -> Iterator[tuple[subprocess.Popen[str], RunHarness]]:
-    """Start a run of 40 slow items as a session leader, like from a terminal, and wait until its first batches are stored."""
+    """Start a run of 40 slow items as a session leader, and wait until its first batches are stored."""
     folder.mkdir()
     program = f"import sys; sys.path[:0] = {sys.path}; from tests.runner import doubling; doubling.main(*sys.argv[1:])"
     process = subprocess.Popen(

@@ -278,7 +278,7 @@ def test_a_worker_has_one_thread_a_process_group_and_the_highest_oom_score(harne
 
 
 def test_a_worker_imports_no_heavy_library():
-    """All imports happen before the first clip of a short run: numpy, pydantic and other heavy libraries would delay it."""
+    """Imports delay the first clip, which matters in short runs."""
     import subprocess
 
     listed = "import sys, ecmf_pipeline.runner.worker; print(*sys.modules)"
