@@ -1,4 +1,4 @@
-"""What a clip costs that takes more memory than there is."""
+"""Clips that run out of memory."""
 
 from __future__ import annotations
 
@@ -9,47 +9,47 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.core.clips import ClipText, Modality
-from ecmf_pipeline.extraction import step as opening_module
+from ecmf_pipeline.extraction import step as step_module
 from ecmf_pipeline.faces.detector import FaceTrack
 from tests.extraction.brightness import MeanEncoder, Project, reasons
 
 
-def run_short_of_memory(project: Project, monkeypatch: pytest.MonkeyPatch, place: Any, name: str, fails: Any) -> Any:
-    """A run of all branches with transcripts; ``place.name`` calls ``fails`` before anything else."""
+def run_with_fault(project: Project, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, fault: Any) -> Any:
+    """Run all branches with ``owner.name`` patched to call ``fault`` first."""
     project.texts = {clip.clip_id: ClipText("a", "b") for clip in project.clips}
-    real = getattr(place, name)
+    function = getattr(owner, name)
 
-    def short(*given: Any) -> Any:
-        fails(*given)
-        return real(*given)
+    def with_fault(*args: Any) -> Any:
+        fault(*args)
+        return function(*args)
 
-    monkeypatch.setattr(place, name, short)
+    monkeypatch.setattr(owner, name, with_fault)
     return project.run(*Modality)
 
 
-def numpy_runs_out() -> None:
+def exhaust_numpy() -> None:
     np.empty(2**50)
 
 
-def torch_runs_out() -> None:
+def exhaust_torch() -> None:
     import torch
 
     torch.empty(10**15)
 
 
-def opencv_runs_out() -> None:
+def exhaust_opencv() -> None:
     import cv2
 
     cv2.resize(np.zeros((1, 1), np.uint8), (2**20, 2**30))
 
 
-@pytest.mark.parametrize("runs_out", [numpy_runs_out, torch_runs_out, opencv_runs_out])
-def test_pictures_that_take_too_much_memory_cost_neither_text_nor_sound(project, monkeypatch, runs_out):
-    def fails(path: Path, *_: Any) -> None:
+@pytest.mark.parametrize("allocate", [exhaust_numpy, exhaust_torch, exhaust_opencv])
+def test_running_out_of_memory_for_frames_affects_neither_text_nor_audio(project, monkeypatch, allocate):
+    def fault(path: Path, *_: Any) -> None:
         if path.stem == "face":
-            runs_out()
+            allocate()
 
-    report = run_short_of_memory(project, monkeypatch, opening_module, "read_samplings", fails)
+    report = run_with_fault(project, monkeypatch, step_module, "read_samplings", fault)
     assert report.done == {"global": 2, "face": 1, "text": 3}
     assert reasons(project, Modality.GLOBAL) == {"face": "OutOfMemory"}
     assert reasons(project, Modality.FACE) == {"face": "OutOfMemory", "tree": "NoFaceFound"}
@@ -57,21 +57,21 @@ def test_pictures_that_take_too_much_memory_cost_neither_text_nor_sound(project,
     assert reasons(project, Modality.TEXT) == {}
 
 
-@pytest.mark.parametrize("runs_out", [numpy_runs_out, torch_runs_out, opencv_runs_out])
-def test_an_encoder_that_takes_too_much_memory_for_a_clip_costs_that_branch_of_it(project, monkeypatch, runs_out):
-    def fails(_: MeanEncoder, view: Any) -> None:
+@pytest.mark.parametrize("allocate", [exhaust_numpy, exhaust_torch, exhaust_opencv])
+def test_an_encoder_that_runs_out_of_memory_affects_only_its_branch(project, monkeypatch, allocate):
+    def fault(_: MeanEncoder, view: Any) -> None:
         if isinstance(view, FaceTrack):
-            runs_out()
+            allocate()
 
-    report = run_short_of_memory(project, monkeypatch, MeanEncoder, "_one", fails)
+    report = run_with_fault(project, monkeypatch, MeanEncoder, "encode_one", fault)
     assert report.done == {"global": 3, "text": 3}
     assert reasons(project, Modality.GLOBAL) == reasons(project, Modality.TEXT) == {}
     assert reasons(project, Modality.FACE) == {"face": "OutOfMemory", "mute": "OutOfMemory", "tree": "NoFaceFound"}
 
 
-def test_another_bug_of_a_library_stops_the_run(project, monkeypatch):
-    def fails(*_: Any) -> None:
+def test_other_library_errors_stop_the_run(project, monkeypatch):
+    def fault(*_: Any) -> None:
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        run_short_of_memory(project, monkeypatch, MeanEncoder, "_one", fails)
+        run_with_fault(project, monkeypatch, MeanEncoder, "encode_one", fault)
