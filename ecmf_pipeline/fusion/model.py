@@ -385,7 +385,7 @@ class MeanProbs(BranchedFusion):
     def fuse(self, tokens: Tensor, logits: Tensor, present: Tensor) -> FusionOutput:
         """See `BranchedFusion.fuse`."""
         weights = normalise_shares(tokens.new_ones(present.shape), self.usable_modalities(present))  # (B, M)
-        log_weights = weights.log()[:, :, None]  # -inf where missing
+        log_weights = weights.log()[:, :, None]  # -inf if missing
         return FusionOutput(torch.logsumexp(logits.log_softmax(dim=2) + log_weights, dim=1), weights)
 
 

@@ -95,7 +95,7 @@ class Plan:
     ) -> Member:
         """Train one model on the given rows.
 
-        If no validation row has a modality of the training rows, all rows are split anew by label. This happens if a
+        If no validation row has a modality of the training rows, all rows are split again, by label. This happens if a
         held-out group is the only one with a modality.
 
         Args:
@@ -160,7 +160,7 @@ class Plan:
         fold_and_repeat: tuple[int, int],
         fusion: FusionConfig,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Split all rows anew into training and validation rows that share a modality."""
+        """Split all rows again into training and validation rows that share a modality."""
         (fold, repeat), rows = fold_and_repeat, np.union1d(training, validation)
         share = self.training.validation_share
         for part in range(max(2, round(1 / share))):

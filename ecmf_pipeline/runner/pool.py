@@ -6,7 +6,7 @@ of the same role. A piece that breaks a second process is quarantined; the other
 
 Without openers, a worker opens the items of its batch. With openers, opened batches wait in a queue for the next idle
 worker: at most two for each worker, and one more in each opener. A clip that broke an opener reaches a worker only
-after it has been opened. A clip that broke a worker is opened and computed by a fresh worker, as it is without openers.
+after it has been opened. A clip that broke a worker is opened and computed by a fresh worker, as without openers.
 A batch that was delivered to a worker and not started is opened again.
 """
 
@@ -204,7 +204,7 @@ class WorkerPool(Generic[ItemT]):
         self._opened.clear()
 
     def _next_job(self, process: WorkerProcess[ItemT]) -> Job[ItemT] | None:
-        """Return the next job for an idle process; only processes that have run nothing but suspects get a suspect."""
+        """Return the next job for an idle process; a suspect goes only to a process that ran no other jobs."""
         if process.had_only_suspects and (suspect := self._queue.take_suspect(process.role)):
             return suspect
         if not self._has_openers:
@@ -230,7 +230,7 @@ class WorkerPool(Generic[ItemT]):
                     del self._deaths_between_clips[place]
                     yield message
                 case ProcessFailed():
-                    raise message.revive()
+                    raise message.restore()
 
     def _handle_opened(
         self, opener: WorkerProcess[ItemT], message: Opened, arrays: SharedArrays | None

@@ -48,7 +48,7 @@ def main(descriptor: int, parent: int) -> None:
     try:
         _serve(connection)
     except BaseException as error:  # noqa: BLE001 - raised again in the main process
-        connection.send(ProcessFailed.by(error))
+        connection.send(ProcessFailed.from_error(error))
 
 
 def _exit_with(parent: int) -> None:
@@ -66,7 +66,7 @@ def _exit_with(parent: int) -> None:
 
 
 class _ParentConnection:
-    """The connection to the main process; if the main process is gone, this process exits."""
+    """The connection to the main process; if it breaks, this process exits."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -88,7 +88,7 @@ class ProcessFailed:
     trace: str
 
     @classmethod
-    def by(cls, error: BaseException) -> ProcessFailed:
+    def from_error(cls, error: BaseException) -> ProcessFailed:
         """Make the message for an error, including errors that cannot be pickled."""
         trace = "".join(traceback.format_exception(error)).rstrip()
         try:
@@ -100,7 +100,7 @@ class ProcessFailed:
             pickled = pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
         return cls(pickled, trace)
 
-    def revive(self) -> Exception:
+    def restore(self) -> Exception:
         """Return the original error, with the traceback of the process as a note."""
         error: Exception = pickle.loads(self.error)
         error.add_note(f"{WORKER_NOTE}\n{self.trace}")
