@@ -168,12 +168,12 @@ class SpoolWriter(ABC, Generic[Row]):
         self.spool = spool
         self.adopted = 0
         self._lock = lock
-        self._what = what
+        self._content = what
         self._exits = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as exits:
-            exits.enter_context(exclusive(self._lock, self._what))
+            exits.enter_context(exclusive(self._lock, self._content))
             self._refresh()
             self._clear_unfinished()
             self.adopted = self._adopt(leftover_batches(self.spool.folder))
