@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.fusion.config import FusionConfig
-from ecmf_pipeline.fusion.model import EcmfFusion, FeatureDropout, FusionModel, build
+from ecmf_pipeline.fusion.model import EcmfFusion, FeatureDropout, FusionModel, build_model
 
 DIMS = {"global": 9, "face": 6, "audio": 4, "text": 5}
 BATCH = 5
@@ -23,7 +23,7 @@ BATCH = 5
 def make_model(dims: dict[str, int] = DIMS, **settings: Any) -> FusionModel:
     """Build a model with random values for all parameters, like after training."""
     generator = torch.Generator().manual_seed(0)
-    model = build(FusionConfig(**{"hidden": 8, "heads": 2, **settings}), dims, 3)
+    model = build_model(FusionConfig(**{"hidden": 8, "heads": 2, **settings}), dims, 3)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5, generator=generator)
     return model.eval()
