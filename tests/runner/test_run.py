@@ -108,7 +108,7 @@ def test_an_unexpected_exception_stops_the_run_after_sealing_finished_batches(ha
     if workers:
         (note,) = caught.value.__notes__
         assert 'raise KeyError("a bug")' in note
-        assert "in misbehave" in note
+        assert "in inject_fault" in note
 
 
 def test_a_step_without_an_outcome_for_a_target_raises(harness, workers):
