@@ -1,1 +1,1 @@
-"""From clips to feature stores: what is missing, and the one decode that feeds every media branch."""
+"""Extract features from clips into stores, decoding each clip once for all media branches."""

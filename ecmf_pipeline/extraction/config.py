@@ -1,4 +1,4 @@
-"""What can be set about extraction."""
+"""Configuration of extraction."""
 
 from __future__ import annotations
 
@@ -10,40 +10,41 @@ from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.config import Config
 
 
-def _names(value: object) -> tuple[str, ...]:
+def _validate_names(value: object) -> tuple[str, ...]:
     names = tuple(value) if isinstance(value, list | tuple) else (value,)
     if not names or not all(isinstance(name, str) and name for name in names):
-        raise ValueError("name an entry under `encoders`, or a list of several")
+        raise ValueError("must be the name of an entry under `encoders`, or a list of names")
     if len(set(names)) < len(names):
-        raise ValueError("an encoder is named twice")
+        raise ValueError("contains an encoder twice")
     return names
 
 
 EncoderNames = Annotated[
-    tuple[str, ...], BeforeValidator(_names), PlainSerializer(lambda names: names[0] if len(names) == 1 else names)
+    tuple[str, ...],
+    BeforeValidator(_validate_names),
+    PlainSerializer(lambda names: names[0] if len(names) == 1 else names),
 ]
-"""One or several entries under ``encoders``; the rows of several stand side by side, in this order."""
+"""One or several entries under ``encoders``; the features of several are concatenated in this order."""
 
 
 class ExtractConfig(Config):
-    """Which encoder serves which modality, and how the loop runs.
+    """The encoders of each modality, and the settings of the extraction loop.
 
     Attributes:
-        encoders: For each modality in use, the name of an entry under ``encoders``, or a list of names: their rows then
-            stand side by side. A modality that is left out is not used anywhere.
-        batch_size: Clips decoded and encoded together; more need more memory. A batch is durable as soon as it is done:
-            it is what a crash costs each worker at most.
-        part_size: Clips that stand together in one part of a store.
-        max_quarantined: Share of a modality's clips that may be bad before the stage stops with exit code 1.
-        device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:<n>``.
-        workers: Processes that work side by side, each with one thread. None: one for each GPU where they are used,
-            else one for each core; 0: none, all is done in the main process, and a clip that makes a decoder crash
-            ends the run.
-        openers: Further processes that decode and prepare clips for the workers, which then only run the networks
-            (Linux). None: where GPUs are used the cores that there are for each, less one, at least two; else 0, the
-            workers do it themselves, which on a CPU is faster. Not with 0 workers.
-        clip_timeout: Seconds that one clip may take to read, and on average to encode. One that takes longer, twice, is
-            quarantined.
+        encoders: For each modality in use, the name of an entry under ``encoders``, or a list of names, whose features
+            are then concatenated. A modality that is left out is not used by any stage.
+        batch_size: Clips decoded and encoded together; larger values need more memory. A finished batch is durable, so
+            a crash loses at most one batch for each worker.
+        part_size: Clips stored together in one part of a store.
+        max_quarantined: Share of the clips of a modality that may be bad before the stage stops with exit code 1.
+        device: ``auto`` (CUDA if available), ``cpu``, ``cuda`` or ``cuda:<n>``.
+        workers: Number of worker processes, each with one thread. None: one for each GPU if GPUs are used, else one for
+            each core. 0: run in the main process; a clip that crashes a decoder then ends the run.
+        openers: Number of additional processes that decode and prepare clips for the workers, which then only run the
+            networks (Linux only). None: if GPUs are used, the cores of each GPU less one, at least two; else 0, which
+            is faster on a CPU. Must be 0 if workers is 0.
+        clip_timeout: Seconds that one clip may take to be read, and on average to be encoded. A clip that exceeds it
+            twice is quarantined.
     """
 
     encoders: dict[Modality, EncoderNames] = Field(
@@ -66,5 +67,5 @@ class ExtractConfig(Config):
     @model_validator(mode="after")
     def _check_openers(self) -> Self:
         if self.openers and self.workers == 0:
-            raise ValueError("openers: there are none without workers (workers: 0)")
+            raise ValueError("openers must be 0 if workers is 0")
         return self

@@ -1,4 +1,4 @@
-"""Read stored features for training and prediction, and refuse those of other encoders than a model was trained on."""
+"""Read stored features for training and prediction, and check that they come from the encoders of a saved model."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ from ecmf_pipeline.extraction.run import present_digests
 from ecmf_pipeline.store import FeatureStore
 
 _SAME_COLUMNS = frozenset({"dtype", "precision", "max_tokens", "window_seconds"})
-"""Settings of an encoder that change numbers, and not what a column means: how it is computed or stored, and how much
-of a long clip it reads at once."""
+"""Settings of an encoder that change numbers but not the meaning of a column.
+
+They are the number type, and how much of a long clip is read at once.
+"""
 
 
 class FeatureOrigin(Config):
-    """Where a modality's features come from.
+    """Origin of a modality's features.
 
     Attributes:
-        encoders: Names under ``encoders`` in params.yaml, in the order of their columns. For people to read: the same
-            settings under another name are the same features.
-        settings: Those of the store (`Params.settings_of`), whose hash is the fingerprint.
+        encoders: Names under ``encoders`` in params.yaml, in column order. Informational: the same settings under
+            another name give the same features.
+        settings: Settings of the store (`Params.settings_of`); their hash is the fingerprint.
     """
 
     encoders: tuple[str, ...] = Field(min_length=1)
@@ -38,16 +40,16 @@ class FeatureOrigin(Config):
 
     @property
     def columns(self) -> dict[str, Any]:
-        """What tells the meaning of the columns, as plain JSON values: the encoders and which texts they read.
+        """The settings that define the meaning of the columns, as JSON values: encoders and the texts that they read.
 
-        Not how clips are read, or faces cut: another corpus may need other ways. Nor the language: what is the original
-        in one corpus is the translation in another.
+        Excluded are the reading of clips and the cropping of faces, which may differ between corpora, and the language:
+        the original of one corpus is the translation of another.
         """
         return {"encoder": _columns(self.settings.get("encoder", {}))}
 
 
 def _columns(encoder: Mapping[str, Any]) -> dict[str, Any]:
-    if members := encoder.get("members"):  # of several side by side
+    if members := encoder.get("members"):  # a joined encoder
         return {**encoder, "members": [_columns(member) for member in members]}
     kept = {key: value for key, value in encoder.items() if key not in _SAME_COLUMNS}
     if "inputs" in kept:
@@ -63,54 +65,53 @@ def refuse_other_features(
     hint: str,
     columns_alone: bool = False,
 ) -> None:
-    """Stop where a saved model would take features of another encoder for those that it knows.
+    """Raise if features come from other encoders than those that a saved model was trained on.
 
     Args:
-        trained: Where the features that a model was trained on came from, by modality; modalities of which nobody said
-            so are let pass.
-        now: Where those come from that it is to judge by.
-        hint: How to mend it.
-        columns_alone: Whether `FeatureOrigin.columns` are to be the same, and not all settings.
+        trained: Origin of the training features, by modality; modalities without an entry are not checked.
+        now: Origin of the current features, by modality.
+        hint: How to fix the error.
+        columns_alone: Whether to compare only `FeatureOrigin.columns` instead of all settings.
 
     Raises:
-        InputError: When those of a modality differ.
+        InputError: If the origins of a modality differ.
     """
-    found = []
-    for name, was in trained.items():
-        if (is_now := now.get(name)) is None:
+    differences = []
+    for name, old in trained.items():
+        if (new := now.get(name)) is None:
             continue
-        pair = (was.columns, is_now.columns) if columns_alone else (was.settings, is_now.settings)
-        if keys := list(_differing(*pair)):
-            found.append(f"{name}: the saved model was trained on {_told(was, is_now, keys)}")
-    if found:
-        raise InputError("; ".join(found), hint)
+        pair = (old.columns, new.columns) if columns_alone else (old.settings, new.settings)
+        if keys := list(_differing_keys(*pair)):
+            differences.append(f"{name}: the saved model was trained on {_describe_difference(old, new, keys)}")
+    if differences:
+        raise InputError("; ".join(differences), hint)
 
 
-def _told(was: FeatureOrigin, now: FeatureOrigin, keys: list[str]) -> str:
-    before, after = ", ".join(was.encoders), ", ".join(now.encoders)
+def _describe_difference(old: FeatureOrigin, new: FeatureOrigin, keys: list[str]) -> str:
+    before, after = ", ".join(old.encoders), ", ".join(new.encoders)
     if before != after:
-        return f"features of {before}, and they are of {after} now"
+        return f"features of {before}, but the current features are of {after}"
     more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return f"features of {before} with other settings than {after} has now ({', '.join(keys[:3])}{more})"
+    return f"features of {before} with other settings ({', '.join(keys[:3])}{more})"
 
 
-def _differing(was: Any, now: Any, key: str = "") -> Iterator[str]:
-    """The keys, joined by dots, under which two JSON values differ."""
-    if isinstance(was, Mapping) and isinstance(now, Mapping):
-        for name in sorted({*was, *now}):
-            yield from _differing(was.get(name), now.get(name), f"{key}.{name}" if key else name)
-    elif was != now:
+def _differing_keys(old: Any, new: Any, key: str = "") -> Iterator[str]:
+    """Yield the keys, joined by dots, under which two JSON values differ."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in sorted({*old, *new}):
+            yield from _differing_keys(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    elif old != new:
         yield key
 
 
 @dataclass(frozen=True)
 class StoredFeatures:
-    """The features of the manifest's clips where they stand; read when they are asked for, all or some of them.
+    """The stored features of the manifest's clips, read on demand.
 
     Attributes:
-        stores: The store of each modality of which any clip has features.
-        digests: For each of them, the digest that a clip's features must come from; clips without the modality are
-            left out.
+        stores: The store of each modality for which any clip has features.
+        digests: For each of these modalities, the digest of each clip's valid row; clips without the modality are left
+            out.
     """
 
     stores: Mapping[str, FeatureStore]
@@ -118,19 +119,19 @@ class StoredFeatures:
 
     @property
     def modalities(self) -> list[str]:
-        """Of which any clip has features, in order."""
+        """The modalities for which any clip has features, in order."""
         return list(self.stores)
 
     def read(self, clip_ids: Sequence[str], pool: PoolOrFrames) -> dict[str, NDArray[np.float32]]:
-        """Read some clips' features.
+        """Read the features of some clips.
 
         Args:
-            clip_ids: The clips, in the order wanted.
-            pool: How frame-level rows become one vector; ``frames`` leaves them a sequence, of `MOST_FRAMES` at most.
+            clip_ids: The clips, in output order.
+            pool: How frame-level rows become one vector; ``frames`` keeps a sequence of at most `MOST_FRAMES` rows.
 
         Returns:
-            For each modality (n, D), rows of NaN where a clip has none. With ``frames`` (n, T, D) where any of these
-            clips has more than one row, frames of NaN where there are fewer than T.
+            For each modality (n, D), with rows of NaN for clips without features. With ``frames`` (n, T, D) if any of
+            these clips has more than one row, padded with frames of NaN.
         """
         return {name: self._read(name, clip_ids, pool) for name in self.stores}
 
@@ -153,31 +154,30 @@ def open_features(
     store_root: Callable[[Modality], Path],
     fingerprint_of: Callable[[Modality], str | None],
 ) -> StoredFeatures:
-    """Open the stores of every modality in use.
+    """Open the stores of the given modalities.
 
-    Only features of a clip's present input count: those of a clip that changed since are missing. Of imported features
-    the newest count.
+    Only features of the current input of a clip count; if the clip has changed, its features are missing. Of imported
+    features the newest count.
 
     Args:
-        clips: The manifest's clips.
+        clips: The clips of the manifest.
         texts: Transcripts by clip id.
-        modalities: Which branches.
-        store_root: Where each modality's store stands.
-        fingerprint_of: The settings that each modality's features must be of; None where that cannot be told here, and
-            those in use count.
+        modalities: The modalities to open.
+        store_root: Returns the store of a modality.
+        fingerprint_of: Returns the required fingerprint of a modality's features; None: the current one of the store.
 
     Raises:
-        MissingInput: When a store is missing.
-        StaleStore: When a store holds features of other settings only.
-        InputError: When no clip has any features.
+        MissingInput: If a store does not exist.
+        StaleStore: If a store has only features of other settings.
+        InputError: If no clip has any features.
     """
     stores: dict[str, FeatureStore] = {}
     digests: dict[str, Mapping[str, str]] = {}
     for modality in modalities:
         store = FeatureStore.open(store_root(modality), fingerprint_of(modality))
-        wanted = present_digests(modality, clips, texts, store)
-        if store.held(wanted):
-            stores[modality.value], digests[modality.value] = store, wanted
+        valid_digests = present_digests(modality, clips, texts, store)
+        if store.held(valid_digests):
+            stores[modality.value], digests[modality.value] = store, valid_digests
     if not stores:
-        raise InputError("no clip has any features", "see `ecmf-pipe status`, then run `ecmf-pipe extract`")
+        raise InputError("no clip has any features", "extract features first", command="ecmf-pipe extract")
     return StoredFeatures(stores, digests)

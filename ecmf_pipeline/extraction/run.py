@@ -1,7 +1,7 @@
-"""Plan and run an extraction: every clip whose features of exactly this input and these settings are not stored yet.
+"""Plan and run an extraction of all features that are not stored yet for the current inputs and settings.
 
-`present_digests` tells which rows of a store count, `plan_branch` what a run has to do, and `coverage` how far earlier
-runs have come. `extract` decodes each clip once for all branches that miss it, and leaves alone what is there.
+`present_digests` selects the rows of a store that count, `plan_branch` finds the missing ones, `coverage` counts the
+progress of earlier runs, and `extract` decodes each clip once for all branches that miss it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.runner import Engine, Run, RunConfig, RunReport
-from ecmf_pipeline.runner.machine import multiplies_bf16, openers_for, visible_gpus
+from ecmf_pipeline.runner.machine import default_openers, multiplies_bf16, visible_gpus
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.store import (
     FeatureStore,
@@ -36,11 +36,11 @@ from ecmf_pipeline.store import (
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Which of a clip's inputs a branch reads.
+    """The inputs of a clip that a branch reads.
 
     Attributes:
         columns: The transcripts that a text encoder reads.
-        face_crops: Whether the face branch reads crops that come with the corpus, and no video.
+        face_crops: Whether the face branch reads crops that come with the corpus instead of the video.
     """
 
     columns: Sequence[str] = DEFAULT_TEXT_COLUMNS
@@ -48,32 +48,32 @@ class Reading:
 
     @classmethod
     def of(cls, encoder: BaseEncoderConfig, faces: FaceConfig) -> Reading:
-        """What an encoder reads, as params say; needs no weights."""
+        """Return the inputs of a configured encoder; needs no weights."""
         return cls(encoder.text_columns, faces.source == "openface")
 
     @classmethod
     def of_settings(cls, settings: Mapping[str, Any]) -> Reading:
-        """What features of some settings were computed from."""
+        """Return the inputs of features with these settings."""
         return cls(text_columns(settings), settings.get("faces", {}).get("source") == "openface")
 
 
-READING = Reading()
-"""What branches read unless something else is said."""
+DEFAULT_READING = Reading()
+"""Default inputs of a branch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """One modality of a run, planned.
+    """The plan of one modality.
 
     Attributes:
-        modality: Which.
-        encoder: Its encoder's params.
-        settings: All that changes the numbers.
-        quarantine: Its bad clips.
-        digests: Digest of the input of every clip that has one.
+        modality: The modality.
+        encoder: Parameters of its encoder.
+        settings: All settings that change the features.
+        quarantine: Table of its bad clips.
+        digests: Digest of the input of each clip that has one.
         todo: Clips to compute.
-        reused: Clips whose features are there.
-        absent: Clips without such an input (no sound, no words...): masked, not bad.
+        reused: Number of clips whose features are stored.
+        absent: Number of clips without this input (no audio stream, no words, ...): masked in training, not bad.
     """
 
     modality: Modality
@@ -87,20 +87,20 @@ class Branch:
 
     @property
     def fingerprint(self) -> str:
-        """Of the settings."""
+        """Fingerprint of the settings."""
         return fingerprint(self.settings)
 
 
 def input_digests(
-    modality: Modality, clips: Sequence[Clip], texts: Mapping[str, ClipText], reading: Reading = READING
+    modality: Modality, clips: Sequence[Clip], texts: Mapping[str, ClipText], reading: Reading = DEFAULT_READING
 ) -> dict[str, str]:
-    """Digest of each clip's input to a modality; clips without such an input are left out.
+    """Return the digest of each clip's input to a modality; clips without the input are left out.
 
     Args:
-        modality: Which branch.
+        modality: The branch.
         clips: The manifest.
-        texts: Transcripts by clip id (the text branch alone reads them).
-        reading: Which inputs the branch reads: a clip that lacks one of them is left out.
+        texts: Transcripts by clip id; only the text branch reads them.
+        reading: The inputs of the branch; clips that lack one of them are left out.
     """
     if modality is Modality.TEXT:
         return {
@@ -120,19 +120,19 @@ def present_digests(
     clips: Sequence[Clip],
     texts: Mapping[str, ClipText],
     store: FeatureStore | None,
-    reading: Reading = READING,
+    reading: Reading = DEFAULT_READING,
 ) -> dict[str, str]:
-    """Digest of the row of each clip that counts in a store; clips without the modality are left out.
+    """Return the digest of each clip's valid row in a store; clips without the modality are left out.
 
-    Computed features must come from the clip's present input (`input_digests`). Of imported ones nobody here knows
-    the input: the newest count, and a clip of which none were imported is without the modality.
+    Computed features are valid if they come from the current input of the clip (`input_digests`). The input of imported
+    features is unknown: the newest row is valid, and clips without an imported row are left out.
 
     Args:
-        modality: Which branch.
+        modality: The branch.
         clips: The manifest.
         texts: Transcripts by clip id.
-        store: The features asked for; None where there are none yet.
-        reading: Which inputs the branch reads, where there is no store that says so.
+        store: The features; None if there are none yet.
+        reading: The inputs of the branch; used only if ``store`` is None.
     """
     if store is None:
         return input_digests(modality, clips, texts, reading)
@@ -143,7 +143,7 @@ def present_digests(
 
 
 def text_digest(text: ClipText, columns: Sequence[str] = DEFAULT_TEXT_COLUMNS) -> str:
-    """Digest of a clip's transcripts; the translation counts where it is among the ``columns`` that are read."""
+    """Return the digest of a clip's transcripts; it covers the translation only if ``columns`` contains it."""
     words = f"{text.original}\0{text.enriched}"
     return sha256_text(f"{words}\0{text.translation}" if "translation" in columns else words)
 
@@ -159,28 +159,28 @@ def plan_branch(
     quarantine_path: Path,
     retry_quarantined: bool = False,
 ) -> Branch:
-    """Compare what a modality's store holds with what the manifest asks for.
+    """Compare the store of a modality with the manifest, and return the clips to compute.
 
     Args:
-        modality: Which branch.
+        modality: The branch.
         clips: The manifest.
         texts: Transcripts by clip id.
-        encoder: The modality's encoder.
-        settings: All that changes the features.
-        root: The store.
-        quarantine_path: The modality's quarantine table.
-        retry_quarantined: Whether quarantined clips are tried again although nothing changed.
+        encoder: The encoder of the modality.
+        settings: All settings that change the features.
+        root: Folder of the store.
+        quarantine_path: Quarantine table of the modality.
+        retry_quarantined: Whether to retry quarantined clips even if nothing changed.
 
     Raises:
-        MissingInput: When the features are to be imported, and none were yet.
+        MissingInput: If the features must be imported and none are stored.
     """
     key = fingerprint(settings)
     store = FeatureStore(root, key) if has_fingerprint(root, key) else None
     if isinstance(encoder, ImportedConfig) and (store is None or not len(store)):
         raise MissingInput(
-            f"no features of {encoder.name!r} were imported for {modality.value}, and they cannot be computed here",
-            f"run `ecmf-pipe store import PATH --modality {modality.value} --encoder {encoder.name}`, or `dvc pull` if "
-            "a colleague did",
+            f"no features of {encoder.name!r} were imported for {modality.value}",
+            "import them, or pull them from the DVC remote",
+            command=f"ecmf-pipe store import PATH --modality {modality.value} --encoder {encoder.name}",
         )
     digests = present_digests(modality, clips, texts, store, Reading.of_settings(settings))
     quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=key)
@@ -196,13 +196,13 @@ def plan_branch(
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Clips of one modality.
+    """Counts of the clips of one modality.
 
     Attributes:
-        done: Have features of their present input.
-        missing: Are still to be computed.
-        absent: Have no such input (no sound, no words...), or none of the imported features.
-        quarantined: Were found to be bad.
+        done: Clips with features of their current input.
+        missing: Clips still to be computed.
+        absent: Clips without this input (no audio stream, no words, ...), or without imported features.
+        quarantined: Clips found to be bad.
     """
 
     done: int
@@ -219,18 +219,18 @@ def coverage(
     root: Path,
     quarantine_path: Path,
     fingerprint: str | None = None,
-    reading: Reading = READING,
+    reading: Reading = DEFAULT_READING,
 ) -> Coverage:
-    """Count a modality's clips.
+    """Count the clips of a modality.
 
     Args:
-        modality: Which branch.
+        modality: The branch.
         clips: The manifest.
         texts: Transcripts by clip id.
-        root: The modality's store.
-        quarantine_path: Its quarantine table.
-        fingerprint: The settings whose features count; None for those in use.
-        reading: Which inputs the branch reads, where there is no store that says so.
+        root: Store of the modality.
+        quarantine_path: Quarantine table of the modality.
+        fingerprint: Fingerprint of the features to count; None: the current one of the store.
+        reading: The inputs of the branch; used only if the store has no such features.
     """
     current = fingerprint or current_fingerprint(root)
     store = FeatureStore(root, current) if current and has_fingerprint(root, current) else None
@@ -248,21 +248,21 @@ Writers = Mapping[Modality, StoreWriter]
 def writing(
     settings: Mapping[Modality, Mapping[str, Any]], store_root: Callable[[Modality], Path]
 ) -> Iterator[Writers]:
-    """Hold the stores of some modalities for writing, and take up what killed runs left in them.
+    """Lock the stores of some modalities for writing, and recover the batches of killed runs.
 
-    To be entered before planning: a plan made earlier would compute again what another run has just done.
+    Enter this context before planning: an earlier plan would not see the recovered rows and would recompute them.
 
     Args:
-        settings: All that changes the numbers, by modality.
-        store_root: Where each modality's store stands.
+        settings: All settings that change the features, by modality.
+        store_root: Returns the store of a modality.
 
     Raises:
-        StoreBusy: When another run writes to one of them.
+        StoreBusy: If another run writes to one of the stores.
     """
     with ExitStack() as exits:
         yield {
-            modality: exits.enter_context(StoreWriter(store_root(modality), fingerprint(wanted)))
-            for modality, wanted in settings.items()
+            modality: exits.enter_context(StoreWriter(store_root(modality), fingerprint(modality_settings)))
+            for modality, modality_settings in settings.items()
         }
 
 
@@ -278,47 +278,47 @@ def extract(
     config: ExtractConfig,
     engine: Engine | None = None,
 ) -> RunReport:
-    """Compute what the branches miss, and name their stores the current ones.
+    """Compute the missing features of the branches, and make their fingerprints the current ones of the stores.
 
     Args:
-        branches: What `plan_branch` planned while their stores were held.
+        branches: Results of `plan_branch`, made while the stores were locked.
         clips: The manifest.
         texts: Transcripts by clip id.
-        writers: What `writing` gave.
-        corpus_root: What the clips' paths are relative to.
+        writers: The writers yielded by `writing`.
+        corpus_root: Folder that clip paths are relative to.
         media: How clips are sampled.
         faces: How faces are found.
         config: How the loop runs.
-        engine: Who runs the workers; None: processes of this machine, as ``config`` says.
+        engine: Runs the workers; None: local processes, as ``config`` selects.
 
     Raises:
-        TooManyQuarantined: When too many clips of a branch are bad; what was computed is kept.
-        TryAgain: When clips failed for reasons that may have passed by now; what was computed is kept.
-        Interrupted: On Ctrl-C or SIGTERM; what was complete is kept.
+        TooManyQuarantined: If too many clips of a branch are bad; completed work is kept.
+        TryAgain: If clips failed for transient reasons; completed work is kept.
+        Interrupted: On Ctrl-C or SIGTERM; completed work is kept.
     """
     report = RunReport(reused={branch.modality.value: branch.reused for branch in branches})
-    working, too_bad = _settle(branches, writers, report, config)
-    if working:
-        # Imported only if features are missing: it loads what decodes, and what loads the encoders.
+    incomplete, failures = _finish_complete_branches(branches, writers, report, config)
+    if incomplete:
+        # Imported only if features are missing: it imports the decoders and the encoder registry.
         from ecmf_pipeline.extraction.step import ClipToExtract, EncoderOfBranch, ExtractSteps
 
-        config = _with_processes(config, working)
-        _warn_of_slow_types(config.device, working)
+        config = _choose_processes(config, incomplete)
+        _warn_of_slow_types(config.device, incomplete)
         encoders = {
             branch.modality: EncoderOfBranch(branch.encoder, branch.settings, writers[branch.modality].root)
-            for branch in working
+            for branch in incomplete
         }
         items = []
         for clip in clips:
             missing = {
-                branch.modality: branch.digests[clip.clip_id] for branch in working if clip.clip_id in branch.todo
+                branch.modality: branch.digests[clip.clip_id] for branch in incomplete if clip.clip_id in branch.todo
             }
             if missing:
                 items.append(ClipToExtract(clip, missing, texts[clip.clip_id] if Modality.TEXT in missing else None))
         run: Run[ClipToExtract] = Run(
-            ExtractSteps(encoders, corpus_root, media, faces, config.device, is_staged=bool(config.openers)),
-            {branch.modality.value: writers[branch.modality] for branch in working},
-            {branch.modality.value: branch.quarantine for branch in working},
+            ExtractSteps(encoders, corpus_root, media, faces, config.device, uses_openers=bool(config.openers)),
+            {branch.modality.value: writers[branch.modality] for branch in incomplete},
+            {branch.modality.value: branch.quarantine for branch in incomplete},
             RunConfig(
                 batch_size=config.batch_size,
                 part_size=config.part_size,
@@ -330,43 +330,42 @@ def extract(
             report,
             engine,
         )
-        run(items, f"extract {'+'.join(branch.modality.value for branch in working)}")
-    for branch in working:
+        run(items, f"extract {'+'.join(branch.modality.value for branch in incomplete)}")
+    for branch in incomplete:
         make_current(writers[branch.modality].root, branch.fingerprint)
-    if too_bad:
-        raise too_bad[0]
+    if failures:
+        raise failures[0]
     if report.transient:
         reasons = ", ".join(f"{reason} {count}" for reason, count in report.transient.most_common())
         raise TryAgain(
-            f"extract: {report.transient.total()} features could not be computed for reasons that may pass "
-            f"({reasons}); all others were: run the same command again"
+            f"extract: {report.transient.total()} features could not be computed for transient reasons ({reasons})"
         )
     return report
 
 
 def _warn_of_slow_types(device: str, branches: Sequence[Branch]) -> None:
-    """Say that a processor lacks instructions for a type that is asked for; of GPUs `doctor` tells."""
+    """Warn if the CPU has no instructions for a configured number type; `doctor` checks GPUs."""
     if "cuda" in device or visible_gpus(device):
         return
-    wanted = frozenset[str]().union(*(branch.encoder.half_types() for branch in branches))
-    if missing := sorted(wanted - ({"bf16"} if multiplies_bf16() else set())):
-        warn(f"extract: this processor has no instructions for {' and '.join(missing)}: right, but slower than fp32")
+    half_types = frozenset[str]().union(*(branch.encoder.half_types() for branch in branches))
+    if missing := sorted(half_types - ({"bf16"} if multiplies_bf16() else set())):
+        warn(f"extract: this CPU has no instructions for {' and '.join(missing)}, which is slower than fp32 here")
 
 
-def _settle(
+def _finish_complete_branches(
     branches: Sequence[Branch], writers: Writers, report: RunReport, config: ExtractConfig
 ) -> tuple[list[Branch], list[TooManyQuarantined]]:
-    """Finish the branches that miss nothing, and leave out those of which too many clips are known to be bad.
+    """Finish the branches without missing features, and exclude those with too many bad clips.
 
     Returns:
-        Those that are to be worked on, and what is to be said of those left out once the others are done.
+        The branches to compute, and the errors of the excluded ones, to be raised after the others are done.
     """
-    working, too_bad = [], []
+    incomplete, failures = [], []
     for branch in branches:
         root = writers[branch.modality].root
         if not branch.todo:
             if not has_fingerprint(root, branch.fingerprint):
-                # No clip has such an input. Later stages must find a store that says so, not a missing file.
+                # No clip has this input. Later stages need an empty store, not a missing one.
                 create_settings_group(root, branch.settings, dim=None, dtype="float32")
             make_current(root, branch.fingerprint)
             branch.quarantine.write()
@@ -374,21 +373,21 @@ def _settle(
         try:
             branch.quarantine.refuse_too_many(len(branch.digests), config.max_quarantined)
         except TooManyQuarantined as error:
-            too_bad.append(error)
+            failures.append(error)
             continue
         if branch.todo:
-            working.append(branch)
-    return working, too_bad
+            incomplete.append(branch)
+    return incomplete, failures
 
 
-def _with_processes(config: ExtractConfig, branches: Sequence[Branch]) -> ExtractConfig:
-    """The same with what is left to the machine decided: GPUs, where there are any, are shared out, else the cores."""
+def _choose_processes(config: ExtractConfig, branches: Sequence[Branch]) -> ExtractConfig:
+    """Return the config with ``workers`` and ``openers`` chosen for this machine: by GPU or by core."""
     gpus = visible_gpus(config.device) if any(branch.encoder.uses_torch for branch in branches) else []
     workers = len(gpus) if config.workers is None and gpus else config.workers
     if workers == 0:
-        openers = 0  # all is done in this process
+        openers = 0  # everything runs in this process
     elif config.openers is not None:
         openers = config.openers
     else:
-        openers = openers_for(workers) if gpus and workers else 0
+        openers = default_openers(workers) if gpus and workers else 0
     return config.model_copy(update={"workers": workers, "openers": openers})

@@ -1,6 +1,6 @@
-"""Open a clip for its branches: one decode feeds all that read it, and of its views only what is prepared is kept.
+"""Open clips for their branches and encode them: one decode serves all branches, and only prepared views are kept.
 
-Nothing here holds the weights of a network, so it may run in other processes than the networks do.
+`ExtractOpener` holds no network weights, so it can run in other processes than the networks.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.containers import has_changed, resolved_reader
 from ecmf_pipeline.media.sampling import Sampling, read_audio, read_samplings
 from ecmf_pipeline.runner import Opener, Outcome, Step, Target
-from ecmf_pipeline.runner.machine import as_out_of_memory, see_no_gpu, see_one_gpu
+from ecmf_pipeline.runner.machine import as_out_of_memory, hide_gpus, select_gpu
 from ecmf_pipeline.store import FeatureRow, can_hold, create_settings_group
 
 View = Any
-"""What a preparer reads of a clip; see `Encoder`."""
+"""Input of a preparer; see `Encoder`."""
 
-_Sides = dict[str, NDArray[Any]]
+_SideArrays = dict[str, NDArray[Any]]
 
 UNKNOWN = "unknown"
-"""The version of a library that is not installed as a package."""
+"""Version of a library that is not installed as a package."""
 
 _READERS = {"decord": ("av", "decord"), "pyav": ("av",)}
-"""Where decord's pictures are wanted, PyAV looks into the file first, and may read it itself."""
+"""Libraries by video reader. With decord, PyAV inspects the file first and may decode it itself."""
 
-_OF_FACES = ("mediapipe", "opencv-contrib-python")
+_FACE_LIBRARIES = ("mediapipe", "opencv-contrib-python")
 
 
 @dataclass(frozen=True, slots=True)
 class ClipToExtract:
-    """A clip and what it misses: all that a worker needs to know of it.
+    """A clip and its missing features; holds all data that a worker needs.
 
     Attributes:
         clip: The clip.
-        digests: Digest of its input, by the modality that misses it.
-        text: Its transcripts; None where the text branch does not miss it.
+        digests: Digest of the input, for each modality whose features are missing.
+        text: The transcripts; None if the text features are not missing.
     """
 
     clip: Clip
@@ -67,7 +67,7 @@ class ClipToExtract:
         return [Target(self.clip.clip_id, modality.value, digest) for modality, digest in self.digests.items()]
 
     def alone(self) -> Sequence[ClipToExtract]:
-        """One for each branch: also where branches share a decode, what breaks one may spare the other."""
+        """Return one item for each branch: if a branch fails, others that share its decode may still succeed."""
         return [
             replace(self, digests={modality: digest}, text=self.text if modality is Modality.TEXT else None)
             for modality, digest in self.digests.items()
@@ -76,12 +76,12 @@ class ClipToExtract:
 
 @dataclass(slots=True)
 class OpenedView:
-    """What is left of a modality's view of a clip once it is prepared.
+    """The prepared input of one modality of a clip.
 
     Attributes:
-        prepared: What the network takes.
-        side: What is kept beside the features, with one entry an item of the view: ``times`` (seconds) at which frames
-            are shown, ``boxes``, ``scores``.
+        prepared: Input of the network.
+        side: Arrays stored with the features, with one entry for each frame or crop: ``times`` (seconds) of the frames,
+            ``boxes``, ``scores``.
     """
 
     prepared: Prepared
@@ -89,16 +89,16 @@ class OpenedView:
 
 
 OpenedClip = dict[Modality, OpenedView | ClipError]
-"""A clip's prepared views; in place of one, why there is none."""
+"""The prepared views of a clip, or the error of each branch that failed."""
 
 
 class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
-    """Decodes clips and prepares their views.
+    """An opener that decodes clips and prepares their views.
 
     Args:
-        plan: What is extracted, and how clips are read.
-        preparers: What brings each branch's view into the form that its network takes; the caller closes them. None:
-            they are built here, and closed by `close`.
+        plan: The branches, and how clips are read.
+        preparers: Convert the view of each branch to the input of its network; the caller closes them. None: the opener
+            builds and closes them.
     """
 
     def __init__(self, plan: ExtractSteps, preparers: Mapping[Modality, Preparer[View]] | None = None) -> None:
@@ -110,44 +110,45 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
             for preparer in preparers.values():
                 self._exits.callback(preparer.close)
         self._preparers = preparers
-        is_finding = Modality.FACE in preparers and plan.faces.source != "openface"
-        self._finder = self._exits.enter_context(FaceFinder(plan.faces)) if is_finding else None
+        detects_faces = Modality.FACE in preparers and plan.faces.source != "openface"
+        self._finder = self._exits.enter_context(FaceFinder(plan.faces)) if detects_faces else None
 
     def close(self) -> None:
-        """Free the native objects that it holds."""
+        """Release native objects."""
         self._exits.close()
 
     def open(self, item: ClipToExtract) -> OpenedClip:
-        """Decode a clip once, for the branches that miss it. A branch's failure stays that branch's."""
+        """Decode a clip once for all branches that miss it; an error affects only its branch."""
         opened: OpenedClip = {}
         with as_out_of_memory():
             if Modality.TEXT in item.digests:
                 self._prepare(Modality.TEXT, lambda: (item.text, {}), opened)
-            elsewhere = {Modality.TEXT}
+            handled = {Modality.TEXT}
             if self._faces.source == "openface" and Modality.FACE in item.digests:
-                elsewhere.add(Modality.FACE)
+                handled.add(Modality.FACE)
                 self._prepare(Modality.FACE, partial(self._face_crops, item.clip), opened)
-            if media := item.digests.keys() - elsewhere:
+            if media := item.digests.keys() - handled:
                 path = self._corpus_root / item.clip.path
                 if has_changed(path, item.clip.bytes):
-                    # Its features would be kept under the digest of what it was.
-                    changed = ChangedSinceIndex("the file has changed since it was indexed: run `ecmf-pipe index`")
+                    # Its features would be stored under the digest of the old file.
+                    changed = ChangedSinceIndex("the file has changed since it was indexed", command="ecmf-pipe index")
                     opened.update(dict.fromkeys(media, changed))
                 else:
                     self._open_media(path, media, opened)
         return opened
 
-    def _face_crops(self, clip: Clip) -> tuple[FaceTrack, _Sides]:
+    def _face_crops(self, clip: Clip) -> tuple[FaceTrack, _SideArrays]:
         path = self._corpus_root / clip.face_path
         if has_changed(path, clip.face_bytes):
-            raise ChangedSinceIndex("the file of its face crops has changed since indexing: run `ecmf-pipe index`")
+            message = "the file of its face crops has changed since it was indexed"
+            raise ChangedSinceIndex(message, command="ecmf-pipe index")
         track = read_openface(path, count=self._frames[Modality.FACE], size=self._faces.crop_size)
         return track, track.side_arrays(None)
 
-    def _open_media(self, path: Path, wanted: set[Modality], opened: OpenedClip) -> None:
-        if Modality.AUDIO in wanted:
+    def _open_media(self, path: Path, modalities: set[Modality], opened: OpenedClip) -> None:
+        if Modality.AUDIO in modalities:
             self._prepare(Modality.AUDIO, lambda: (read_audio(path), {}), opened)
-        visual = [modality for modality in (Modality.GLOBAL, Modality.FACE) if modality in wanted]
+        visual = [modality for modality in (Modality.GLOBAL, Modality.FACE) if modality in modalities]
         if not visual:
             return
         counts = list(dict.fromkeys(self._frames[modality] for modality in visual))
@@ -157,35 +158,37 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
             opened.update(dict.fromkeys(visual, error))
             return
         for modality in visual:
-            reads = self._follow if modality is Modality.FACE else _as_it_is
-            self._prepare(modality, partial(reads, sampled[self._frames[modality]]), opened)
+            make_view = self._track_face if modality is Modality.FACE else _whole_frames
+            self._prepare(modality, partial(make_view, sampled[self._frames[modality]]), opened)
 
-    def _follow(self, sampling: Sampling) -> tuple[FaceTrack, _Sides]:
+    def _track_face(self, sampling: Sampling) -> tuple[FaceTrack, _SideArrays]:
         if self._finder is None:
-            raise ValueError("the face branch is not one of this opener's")
+            raise ValueError("this opener has no face branch")
         track = self._finder.track(sampling.frames)
         return track, track.side_arrays(sampling.times)
 
-    def _prepare(self, modality: Modality, read: Callable[[], tuple[View, _Sides]], opened: OpenedClip) -> None:
+    def _prepare(
+        self, modality: Modality, read_view: Callable[[], tuple[View, _SideArrays]], opened: OpenedClip
+    ) -> None:
         try:
-            view, side = read()
+            view, side = read_view()
             opened[modality] = OpenedView(self._preparers[modality].prepare(view), side)
         except ClipError as error:
             opened[modality] = error
 
 
-def _as_it_is(sampling: Sampling) -> tuple[NDArray[np.uint8], _Sides]:
+def _whole_frames(sampling: Sampling) -> tuple[NDArray[np.uint8], _SideArrays]:
     return sampling.frames, {"times": sampling.times}
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderOfBranch:
-    """Which encoder computes a modality, and where its features go.
+    """The encoder of a modality, and the store of its features.
 
     Attributes:
-        encoder: Its params.
-        settings: All that changes the numbers.
-        root: The store.
+        encoder: Parameters of the encoder.
+        settings: All settings that change the features.
+        root: Folder of the store.
     """
 
     encoder: BaseEncoderConfig
@@ -195,15 +198,15 @@ class EncoderOfBranch:
 
 @dataclass(frozen=True, slots=True)
 class ExtractSteps:
-    """Makes the step of each worker, in that worker.
+    """Factory of the step of each worker.
 
     Attributes:
-        branches: What is extracted.
-        corpus_root: What the clips' paths are relative to.
+        branches: The branches to extract.
+        corpus_root: Folder that clip paths are relative to.
         media: How clips are sampled.
         faces: How faces are found.
-        device: Where the encoders run; with ``auto`` and ``cuda`` the workers share out the GPUs there are.
-        is_staged: Whether openers open the clips.
+        device: Device of the encoders; with ``auto`` and ``cuda`` the workers share the available GPUs.
+        uses_openers: Whether openers open the clips.
     """
 
     branches: Mapping[Modality, EncoderOfBranch]
@@ -211,21 +214,21 @@ class ExtractSteps:
     media: MediaConfig
     faces: FaceConfig
     device: str
-    is_staged: bool = False
+    uses_openers: bool = False
 
     def __call__(self, worker: int) -> ExtractStep:
         """Load the encoders."""
-        see_one_gpu(self.device, worker)
+        select_gpu(self.device, worker)
         return ExtractStep(self)
 
-    def opener(self, number: int) -> ExtractOpener:  # noqa: ARG002 - they are all alike
-        """Load what comes before the networks; needs no GPU, and takes no room on one."""
-        see_no_gpu()
+    def opener(self, number: int) -> ExtractOpener:  # noqa: ARG002 - all openers are identical
+        """Build an opener, which uses no GPU."""
+        hide_gpus()
         return ExtractOpener(self)
 
 
 class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
-    """Extracts the features that clips miss."""
+    """A step that extracts the missing features of clips."""
 
     def __init__(self, plan: ExtractSteps) -> None:
         self._plan = plan
@@ -243,15 +246,15 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
                 dtype=encoder.dtype,
                 provenance={**provenance_of(branch.encoder, encoder), "versions": versions},
             )
-        # Where openers open, a worker does so for suspects alone: the face detector is loaded when one comes.
-        self._opener = None if plan.is_staged else self._new_opener()
+        # With openers, a worker opens only suspects: load the face detector when the first one arrives.
+        self._opener = None if plan.uses_openers else self._new_opener()
 
     def close(self) -> None:
-        """Free the native objects that encoders hold."""
+        """Release the native objects of encoders and openers."""
         self._exits.close()
 
     def open(self, item: ClipToExtract) -> OpenedClip:
-        """Decode a clip once, for the branches that miss it. A branch's failure stays that branch's."""
+        """Decode a clip once for all branches that miss it; an error affects only its branch."""
         self._opener = self._opener or self._new_opener()
         return self._opener.open(item)
 
@@ -265,39 +268,39 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
         """Encode the views of several clips, branch by branch."""
         outcomes: list[Outcome[FeatureRow]] = []
         for modality, encoder in self._encoders.items():
-            here = [(item, opened[modality]) for item, opened in batch if modality in opened]
-            good = [(item, view) for item, view in here if isinstance(view, OpenedView)]
+            views = [(item, opened[modality]) for item, opened in batch if modality in opened]
+            good = [(item, view) for item, view in views if isinstance(view, OpenedView)]
             with as_out_of_memory():
                 encodings = encoder.encode_prepared([view.prepared for _, view in good]) if good else []
             results = {
-                item.clip.clip_id: self._row(modality, item, view, encoding)
+                item.clip.clip_id: self._make_row(modality, item, view, encoding)
                 for (item, view), encoding in zip(good, encodings, strict=True)
             }
-            for item, view in here:
+            for item, view in views:
                 target = Target(item.clip.clip_id, modality.value, item.digests[modality])
                 outcomes.append(Outcome(target, view if isinstance(view, ClipError) else results[item.clip.clip_id]))
         return outcomes
 
-    def _row(
+    def _make_row(
         self, modality: Modality, item: ClipToExtract, view: OpenedView, encoding: Encoding
     ) -> FeatureRow | ClipError:
         dtype = self._encoders[modality].dtype
         if len(encoding.values) == 0:
-            return NothingToEncode(f"the {modality.value} encoder describes nothing in this clip")
+            return NothingToEncode(f"the {modality.value} encoder returned no features for this clip")
         if not can_hold(encoding.values, dtype):
-            return FeaturesNotFinite(f"the features hold NaN or exceed {dtype}")
+            return FeaturesNotFinite(f"the features contain NaN or exceed the range of {dtype}")
         side = {name: array[encoding.kept] for name, array in view.side.items()}
         values = encoding.values.astype(dtype)
         return FeatureRow(item.clip.clip_id, item.digests[modality], values, side, self._versions[modality])
 
 
 def library_versions(modality: Modality, encoder: BaseEncoderConfig, media: MediaConfig) -> dict[str, str]:
-    """Return the versions of what computes a modality's features here, by the package's name, sorted."""
+    """Return the versions of the libraries that compute a modality's features, sorted by package name."""
     libraries = {"numpy", *encoder.libraries()}
     if modality in {Modality.GLOBAL, Modality.FACE}:
         libraries.update(_READERS[resolved_reader(media)])
     if modality is Modality.FACE:
-        libraries.update(_OF_FACES)
+        libraries.update(_FACE_LIBRARIES)
     if modality is Modality.AUDIO:
         libraries.add("av")
     return dict(sorted({"ecmf-pipeline": __version__, **{name: _version(name) for name in libraries}}.items()))
@@ -311,7 +314,12 @@ def _version(package: str) -> str:
 
 
 def provenance_of(config: BaseEncoderConfig, encoder: Encoder[Any]) -> dict[str, Any]:
-    """Return where the features of an encoder, given by its params and loaded, come from; of joined ones by member."""
+    """Return the provenance of an encoder's features; for a joined encoder, that of each member.
+
+    Args:
+        config: Parameters of the encoder.
+        encoder: The loaded encoder.
+    """
     if isinstance(config, JoinedConfig) and isinstance(encoder, JoinedEncoder):
         return {"members": [provenance_of(*pair) for pair in zip(config.members, encoder.members, strict=True)]}
     return {**config.origin(), **encoder.provenance}

@@ -1,1 +1,1 @@
-"""Fusion of the modalities into one prediction: the ECMF model, its training in folds, and its predictions."""
+"""Fusion of modalities into one prediction: the ECMF model, its training in folds, and its predictions."""

@@ -1,4 +1,4 @@
-"""What can be set about the fusion models and their training."""
+"""Configuration of the fusion models and their training."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 from ecmf_pipeline.core.config import Config
 
 FusionKind = Annotated[str, StringConstraints(pattern=r"^(ecmf|attention|concat|gated|mean_probs|single:[\w-]+)$")]
-"""The name of a model: see `FusionConfig.kind`."""
+"""Name of a fusion model: see `FusionConfig.kind`."""
 
 Temporal = Literal["attention", "mean"]
 
-# What a search may draw is bounded as what it replaces.
+# Shared with the search space, to apply the same bounds to searched values.
 Width = Annotated[int, Field(gt=0)]
 Layers = Annotated[int, Field(ge=0)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
@@ -22,23 +22,23 @@ WeightDecay = Annotated[float, Field(ge=0)]
 
 
 class FusionConfig(Config):
-    """Which fusion model, and its shape.
+    """The fusion model and its shape.
 
     Attributes:
-        kind: ``ecmf``; ``attention`` (the challenge's baseline); ``concat``; ``gated`` (Arevalo et al. 2017);
-            ``mean_probs`` (the mean of what each modality says alone); or ``single:<modality>``.
-        hidden: H, the width of a modality's token.
-        heads: Attention heads of ``ecmf``; they share H evenly.
-        layers: Self-attention layers of ``ecmf`` over the modality tokens; 0 leaves the weighted sum alone.
-        dropout: Share of a modality's features, and of an attention layer's output, that is dropped in training.
-        temporal: How the rows of frame-level features become one token: ``attention`` learns which frames count,
-            ``mean`` counts all alike. Utterance-level features need neither.
-        weighting: What the weights of ``ecmf`` follow: ``dynamic`` the clip, ``fixed`` one number a modality, ``equal``
-            nothing.
-        own_path: Whether what each modality says by itself reaches the logits of ``ecmf`` past the attention.
-        token_path: Whether the attended tokens reach the logits of ``ecmf``.
-        joint: How they do: ``mlp`` gives each modality a linear layer of its own before they are summed by weight, so
-            that what two modalities tell together can be learned; ``sum`` sums the tokens as they are.
+        kind: ``ecmf``; ``attention`` (the baseline of the challenge); ``concat``; ``gated`` (Arevalo et al. 2017);
+            ``mean_probs`` (mean of the probabilities of single modalities); or ``single:<modality>``.
+        hidden: H, the width of a modality token; a multiple of ``heads``.
+        heads: Attention heads of ``ecmf``.
+        layers: Self-attention layers of ``ecmf`` over the modality tokens; 0 disables self-attention.
+        dropout: Dropout rate of the input features of each modality, and of the output of each attention layer.
+        temporal: Pooling of frame-level features into one token: ``attention`` learns a weight for each frame, ``mean``
+            averages them. Utterance-level features are not pooled.
+        weighting: Modality weights of ``ecmf``: ``dynamic`` (computed for each clip), ``fixed`` (one learned number for
+            each modality) or ``equal``.
+        own_path: Whether the logits of the single modalities are added to the logits of ``ecmf``, past the attention.
+        token_path: Whether logits of the attended tokens are added to the logits of ``ecmf``.
+        joint: How attended tokens are joined: ``mlp`` applies a linear layer for each modality before the weighted sum,
+            which can learn interactions of modalities; ``sum`` sums the tokens directly.
         layer_norm: Whether tokens are normalised (LayerNorm) before they are joined.
     """
 
@@ -55,7 +55,7 @@ class FusionConfig(Config):
     layer_norm: bool = True
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_consistency(self) -> Self:
         if self.hidden % self.heads:
             raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
         if not (self.own_path or self.token_path):
@@ -64,26 +64,26 @@ class FusionConfig(Config):
 
     @property
     def single(self) -> str | None:
-        """The modality of a ``single:<modality>``; None for the others."""
+        """The modality of ``single:<modality>``; None for other kinds."""
         return self.kind.removeprefix("single:") if self.kind.startswith("single:") else None
 
     def alone(self, modality: str) -> Self:
-        """The same for a model that is given one modality alone: a ``single:`` of another could not be built."""
+        """Return the config of a model that gets only one modality: a ``single:`` kind is set to that modality."""
         return self.model_copy(update={"kind": f"single:{modality}"}) if self.single else self
 
 
 class SearchConfig(Config):
-    """A bounded search for better settings (scikit-learn's `RandomizedSearchCV`), inside each fold's training part.
+    """A bounded hyperparameter search (scikit-learn's `RandomizedSearchCV`) within the training part of each fold.
 
     Attributes:
-        trials: How many settings are drawn for each fold, at most all there are; 0 searches nothing. Each costs
-            ``folds`` trainings.
-        folds: Inner folds that a setting is judged by (weighted F1), made of the training part alone.
-        hidden: Values of `FusionConfig.hidden` to draw from: multiples of `FusionConfig.heads`.
-        layers: Values of `FusionConfig.layers`.
-        dropout: Values of `FusionConfig.dropout`.
-        learning_rate: Values of `TrainingConfig.learning_rate`.
-        weight_decay: Values of `TrainingConfig.weight_decay`.
+        trials: Number of settings drawn for each fold, at most the size of the grid; 0 disables the search. Each trial
+            costs ``folds`` trainings.
+        folds: Inner folds on which a setting is scored by weighted F1; they are made of the training part only.
+        hidden: Candidate values of `FusionConfig.hidden`: multiples of `FusionConfig.heads`.
+        layers: Candidate values of `FusionConfig.layers`.
+        dropout: Candidate values of `FusionConfig.dropout`.
+        learning_rate: Candidate values of `TrainingConfig.learning_rate`.
+        weight_decay: Candidate values of `TrainingConfig.weight_decay`.
     """
 
     trials: int = Field(default=0, ge=0)
@@ -94,49 +94,46 @@ class SearchConfig(Config):
     learning_rate: tuple[LearningRate, ...] = (0.0005, 0.001, 0.002)
     weight_decay: tuple[WeightDecay, ...] = (0.01, 0.05, 0.2)
 
-    # As a bound of the field, pydantic would also tell it of a list whose values are wrong.
+    # A length bound on the field would be reported in addition to each wrong value.
     @field_validator("hidden", "layers", "dropout", "learning_rate", "weight_decay")
     @classmethod
-    def _some(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+    def _check_not_empty(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         if not values:
-            raise ValueError("name at least one value to draw")
+            raise ValueError("must contain at least one value")
         return values
 
     def not_split_by(self, heads: int) -> tuple[int, ...]:
-        """The values of `hidden` that so many heads could not share evenly; none where nothing is searched."""
+        """Return the values of `hidden` that are no multiple of ``heads``; none if the search is disabled."""
         return tuple(width for width in self.hidden if width % heads) if self.trials else ()
 
 
 class TrainingConfig(Config):
-    """How an ensemble of fusion models is trained.
+    """Training of an ensemble of fusion models.
 
     Attributes:
-        folds: Parts that the labelled clips are dealt into; each is predicted by models that never saw it. Fewer when
-            there are fewer groups, or fewer than two clips a fold.
-        seeds: Models per fold, which differ in their seed and in the part that stops them.
-        seed: Where all randomness starts.
-        protocol: ``nested``: the epoch is chosen on an inner part. ``mertools``: beside that, the baseline's figure is
-            told, whose epoch is chosen on the very fold it is judged by; it is too good to be true.
-        epochs: Most passes over the training part, in each of the two steps: branches by themselves, and all together.
-        patience: Epochs without a better validation loss after which a step ends; fewer on large sets, where an epoch
-            holds many clips.
-        batch_size: Clips a step; None: 32, and up to 128 on large sets.
-        learning_rate: Step size of AdamW while each modality's branch learns by itself, and of models without branches.
-        joint_learning_rate: Step size of AdamW for the branches while all is trained together after that; 0 leaves them
-            as they are, and only what joins them learns, at ``learning_rate``.
+        folds: Number of cross-validation folds; fewer if there are fewer groups, or fewer than two clips in a fold.
+        seeds: Models for each fold; they differ in their seed and in their validation rows.
+        seed: Base of all random seeds.
+        protocol: ``nested``: the epoch is chosen on an inner validation part. ``mertools``: also report the score of
+            the baseline's protocol, which chooses the epoch on the evaluated fold; this score is optimistically biased.
+        epochs: Maximum number of epochs in each of the two steps: branches alone, and joint training.
+        patience: Epochs without a better validation loss before early stopping; reduced for large sets.
+        batch_size: Batch size; None: 32, growing to 128 for large sets.
+        learning_rate: Learning rate of AdamW for single branches, and for models without branches.
+        joint_learning_rate: Learning rate of AdamW for the branches during joint training; 0 freezes the branches, and
+            only the joining layers are trained, at ``learning_rate``.
         weight_decay: Weight decay of AdamW.
-        label_smoothing: Share of a label's weight that is spread over all classes.
-        class_weights: Weight of a class in the loss: ``none``, ``balanced`` (n / (C * count)) or the square root of
-            that, ``sqrt``.
-        validation_share: Share of a fold's training part that stops its model and is not trained on.
-        modality_dropout: Chance that a modality of a clip is hidden while all is trained together, so that the model
-            learns to do without it; one always stays.
-        mixup: Alpha of the Beta distribution by which clips are mixed in pairs (Zhang et al. 2018); 0 mixes none.
-        staged: Whether the branches of ``ecmf`` learn by themselves before all is trained together.
-        calibration: ``temperature`` divides the log-probabilities by one number, fitted on clips that the models never
-            saw (Guo et al. 2017); ``none`` leaves them.
-        search: A search for better settings.
-        device: ``auto`` (CUDA where there is one) or a torch device such as ``cpu`` or ``cuda:1``.
+        label_smoothing: Share of the label probability that is spread over all classes.
+        class_weights: Class weights of the loss: ``none``, ``balanced`` (n / (C * count)) or ``sqrt``, its square root.
+        validation_share: Share of the training part of a fold that is held out for early stopping.
+        modality_dropout: Probability of hiding a modality of a clip in joint training, for robustness against missing
+            modalities; at least one modality is kept.
+        mixup: Alpha of the Beta distribution of mixup (Zhang et al. 2018); 0 disables mixup.
+        staged: Whether the branches of ``ecmf`` are trained alone before joint training.
+        calibration: ``temperature``: temperature scaling, fitted on out-of-fold predictions (Guo et al. 2017);
+            ``none``.
+        search: Hyperparameter search.
+        device: ``auto`` (CUDA if available) or a torch device such as ``cpu`` or ``cuda:1``.
     """
 
     folds: int = Field(default=5, ge=2)

@@ -1,6 +1,6 @@
-"""Features, masks and labels that callers hand in, whatever they keep them in: lists, arrays or pandas' series.
+"""Conversion of features, masks and labels given as lists, arrays or pandas objects.
 
-Rows are told apart by their position alone, never by the index of a series.
+Rows are identified by position, never by the index of a series.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from ecmf_pipeline.core.arrays import is_missing
 from ecmf_pipeline.core.errors import InputError
 
 LabelType = Literal["index", "float", "name"]
-"""Labels are class indices (bools are), indices that were handed in as floats, or names."""
+"""Type of labels: class indices (also bools), indices given as floats, or names."""
 
 _NUMBERS = "biuf"
 
-_LARGEST_INDEX = 10.0**6
+_MAX_INDEX = 10.0**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class Inputs:
     """The features of n clips in M modalities.
 
     Attributes:
-        features: One tensor a modality, (n, D_m), or (n, T_m, D_m) at frame level, where missing frames are NaN;
-            float32. Rows of missing modalities mean nothing.
+        features: One float32 tensor for each modality, (n, D_m), or (n, T_m, D_m) at frame level with missing frames of
+            NaN. Rows of missing modalities are undefined.
         present: Whether a clip has a modality, (n, M), bool.
     """
 
@@ -45,7 +45,7 @@ class Inputs:
     def __getitem__(self, rows: Tensor | slice) -> Inputs:
         if isinstance(rows, slice):
             return Inputs(tuple(values[rows] for values in self.features), self.present[rows])
-        features = tuple(values.index_select(0, rows) for values in self.features)  # a fifth of the time of `[rows]`
+        features = tuple(values.index_select(0, rows) for values in self.features)  # 5 times faster than `[rows]`
         return Inputs(features, self.present.index_select(0, rows))
 
 
@@ -56,28 +56,28 @@ def read_inputs(
     dims: Mapping[str, int] | None = None,
     device: torch.device | str = "cpu",
 ) -> Inputs:
-    """Turn the features of each modality into tensors on ``device``.
+    """Convert the features of each modality to tensors on ``device``.
 
-    A modality of a clip is missing where ``masks`` says so, and where its row holds a value that is not finite. At
-    frame level such a frame is missing, and the modality where no frame is left.
+    A modality of a clip is missing if ``masks`` marks it, or if its row has a value that is not finite. At frame level,
+    a frame with such a value is missing; the modality is missing if all frames are.
 
     Args:
         features: For each modality, (n, D), or (n, T, D) at frame level.
-        masks: For each modality, whether a clip has it, (n,); modalities left out are judged by their rows alone.
-        dims: The modalities a trained model expects, with their widths; None takes what comes.
-        device: Where the tensors go.
+        masks: For each modality, whether a clip has it, (n,); modalities without a mask depend on their rows only.
+        dims: Modalities and widths of a trained model; None accepts any.
+        device: Device of the tensors.
 
     Raises:
-        InputError: When a modality is unknown or absent, or has another width than ``dims`` says.
-        ValueError: When arrays differ in length, or are of no shape as above.
+        InputError: If a modality is unknown or absent, or its width differs from ``dims``.
+        ValueError: If arrays differ in length, or have another shape.
     """
     names = list(features) if dims is None else list(dims)
     if not names:
-        raise InputError("there are no features", "hand in at least one modality, as name: array")
+        raise InputError("features are empty", "pass at least one modality, as name: array")
     if set(names) != set(features) or set(masks or {}) - set(names):
         raise InputError(
-            f"features of {sorted(features)}, masks of {sorted(masks or {})}, where {sorted(names)} are expected",
-            "hand in the modalities the model was trained on; a clip that lacks one has a row of NaN",
+            f"got features of {sorted(features)} and masks of {sorted(masks or {})}, expected {sorted(names)}",
+            "pass the modalities that the model was trained on; use a row of NaN for a clip without one",
         )
     tables, present = [], []
     for name in names:
@@ -88,14 +88,14 @@ def read_inputs(
             raise ValueError(f"features of {name} are {values.shape}: T and D must not be 0; leave the modality out")
         if dims is not None and values.shape[-1] != dims[name]:
             raise InputError(
-                f"features of {name} are {values.shape[-1]} wide where the model expects {dims[name]}",
-                "extract them with the encoder the model was trained on, or train again",
+                f"features of {name} have {values.shape[-1]} columns, the model expects {dims[name]}",
+                "extract them with the encoder that the model was trained on, or train again",
             )
-        table, here = _known(values)
+        table, has_modality = _mark_missing(values)
         if masks is not None and name in masks:
-            here &= read_mask(name, masks[name], len(values))
+            has_modality &= read_mask(name, masks[name], len(values))
         tables.append(table)
-        present.append(here)
+        present.append(has_modality)
     if len({len(values) for values in tables}) > 1:
         raise ValueError(f"modalities differ in their number of clips: {[len(values) for values in tables]}")
     return Inputs(
@@ -105,102 +105,101 @@ def read_inputs(
 
 
 def read_mask(name: str, mask: ArrayLike, clips: int) -> NDArray[np.bool_]:
-    """Whether each clip has a modality, (n,).
+    """Return whether each clip has a modality, (n,).
 
     Raises:
-        ValueError: When there is not one value a clip, or they are words, of which "False" would be true.
+        ValueError: If there is not one value for each clip, or values are strings, of which "False" would be true.
     """
-    given = np.asarray(mask)
-    if given.shape != (clips,) or given.dtype.kind in "US":
-        raise ValueError(f"the mask of {name} must be ({clips},) of bool, not {given.shape} of {given.dtype}")
-    return given.astype(bool)
+    values = np.asarray(mask)
+    if values.shape != (clips,) or values.dtype.kind in "US":
+        raise ValueError(f"the mask of {name} must be ({clips},) of bool, not {values.shape} of {values.dtype}")
+    return values.astype(bool)
 
 
-def _known(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """What is finite of (n, D) or (n, T, D), and which rows hold anything, (n,); copied only if need be."""
+def _mark_missing(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Mark missing values of (n, D) or (n, T, D), and return which rows have data, (n,); copy only if necessary."""
     finite = np.logical_and.reduce(np.isfinite(values), axis=-1)  # (n,) or (n, T)
     if values.ndim == 3 and np.isnan(values[~finite]).all():
-        pass  # frames that are missing are marked so already: sequences are large, and not copied without need
+        pass  # missing frames are already NaN: avoid copying a large array
     elif not finite.all():
         values = np.where(finite[..., None], values, np.float32(0 if values.ndim == 2 else np.nan))
     if not values.flags.writeable or min(values.strides) < 0:
-        values = values.copy()  # torch takes no array that is read-only, or runs backwards
+        values = values.copy()  # torch accepts no read-only arrays and no negative strides
     return values, finite if finite.ndim == 1 else np.logical_or.reduce(finite, axis=1)
 
 
 def encode_labels(
     labels: ArrayLike, label_names: Sequence[str] | None = None
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Labels as indices (-1 where there is none) and the names they stand for.
+    """Convert labels to indices (-1 for a missing label) and return them with the label names.
 
     Args:
-        labels: Class indices, (n,), from 0 up, with -1 for none: C is the largest of them plus one, if no
-            ``label_names`` say otherwise, so that labels of 1 to 8 make nine classes. Floats that are whole, and bools,
-            are indices too. Or names, with "" for none. None, NaN and pandas' NA are none in either.
-        label_names: All labels in the order of their indices; None names those that occur, sorted.
+        labels: Class indices from 0, (n,), with -1 for a missing label. C is the largest index plus one unless
+            ``label_names`` is given: labels of 1 to 8 make nine classes. Whole floats and bools are indices too. Or
+            names, with "" for a missing label. None, NaN and pandas' NA are missing labels in both cases.
+        label_names: All labels in the order of their indices; None: the names that occur, sorted.
 
     Raises:
-        InputError: When a label is not among ``label_names``, these name one twice, floats are not whole, or names and
-            numbers are mixed.
-        ValueError: When labels are not one column.
+        InputError: If a label is not in ``label_names``, these contain a label twice, floats are not whole, or names
+            and numbers are mixed.
+        ValueError: If labels are not one-dimensional.
     """
     if label_names is not None and len(set(label_names)) < len(label_names):
-        raise InputError(f"label_names {list(label_names)} name a label twice", "name each label once")
+        raise InputError(f"label_names {list(label_names)} contain a label twice", "list each label once")
     values = _column(labels)
     if values.dtype.kind in _NUMBERS:
-        indices = _whole(values)
+        indices = _as_indices(values)
         names = tuple(label_names) if label_names is not None else tuple(map(str, range(indices.max(initial=-1) + 1)))
         if len(indices) and not -1 <= indices.min() <= indices.max() < len(names):
-            raise InputError(f"label indices {indices.min()} to {indices.max()} where {len(names)} labels are known")
+            raise InputError(
+                f"label indices {indices.min()} to {indices.max()} are out of range for {len(names)} labels",
+                "use indices from 0, or -1 for a missing label",
+            )
         return indices, names
-    words = ["" if is_missing(value) else str(value) for value in values.tolist()]
-    names = tuple(label_names) if label_names is not None else tuple(sorted(set(words) - {""}))
+    label_strings = ["" if is_missing(value) else str(value) for value in values.tolist()]
+    names = tuple(label_names) if label_names is not None else tuple(sorted(set(label_strings) - {""}))
     index = {name: position for position, name in enumerate(names)} | {"": -1}
-    if unknown := sorted(set(words) - set(index)):
+    if unknown := sorted(set(label_strings) - set(index)):
         raise InputError(f"label {unknown[0]!r} is unknown", f"the labels are {', '.join(names)}")
-    return np.array([index[word] for word in words], dtype=np.int64), names
+    return np.array([index[word] for word in label_strings], dtype=np.int64), names
 
 
 def _column(labels: ArrayLike) -> NDArray[Any]:
-    """Labels as an array, (n,); of floats if they are numbers of which some are missing, of objects if names are."""
-    # NumPy would turn a list of names and None, or NaN, into names alone.
+    """Return labels as an array, (n,): of floats if some numbers are missing, of objects if some names are missing."""
+    # Without dtype=object, NumPy would convert None and NaN in a list of names to strings.
     values = np.asarray(labels if hasattr(labels, "dtype") else np.array(labels, dtype=object))
     if values.ndim != 1:
         raise ValueError(f"labels must be (n,), not {values.shape}")
     if values.dtype.kind != "O":
         return values
     known = [value for value in values.tolist() if not (is_missing(value) or value == "")]
-    numbers = [isinstance(value, Real | np.bool_) for value in known]
-    if not any(numbers):
+    are_numbers = [isinstance(value, Real | np.bool_) for value in known]
+    if not any(are_numbers):
         return values
-    if not all(numbers):
-        word = known[numbers.index(False)]
-        raise InputError(
-            f"labels mix names and numbers: {word!r} and {known[numbers.index(True)]!r}", "use one of them"
-        )
+    if not all(are_numbers):
+        name, number = known[are_numbers.index(False)], known[are_numbers.index(True)]
+        raise InputError(f"labels mix names and numbers: {name!r} and {number!r}", "use only names or only numbers")
     kind: type = float if any(isinstance(value, float | np.floating) for value in known) else int
     return np.array([-1 if is_missing(value) or value == "" else value for value in values.tolist()], dtype=kind)
 
 
-def _whole(values: NDArray[Any]) -> NDArray[np.int64]:
+def _as_indices(values: NDArray[Any]) -> NDArray[np.int64]:
     if values.dtype.kind != "f":
         return values.astype(np.int64)
-    found = np.where(np.isnan(values), -1.0, values)
-    if (wrong := (found != np.round(found)) | (np.abs(found) > _LARGEST_INDEX)).any():
-        raise InputError(
-            f"label {found[wrong][0]} is not a class index", "hand in whole numbers from 0 up, or names as strings"
-        )
-    return found.astype(np.int64)
+    indices = np.where(np.isnan(values), -1.0, values)
+    if (wrong := (indices != np.round(indices)) | (np.abs(indices) > _MAX_INDEX)).any():
+        raise InputError(f"label {indices[wrong][0]} is not a class index", "use integers from 0, or names as strings")
+    return indices.astype(np.int64)
 
 
 def label_type(labels: ArrayLike) -> LabelType:
-    """What labels are, and predictions of them are to be; see `encode_labels`."""
+    """Return the type of labels, which is also the type of predictions; see `encode_labels`."""
     kind = _column(labels).dtype.kind
     return "name" if kind not in _NUMBERS else "float" if kind == "f" else "index"
 
 
-def as_given(classes: NDArray[np.int64], names: Sequence[str], kind: LabelType) -> NDArray[Any]:
-    """Class indices as labels of a type, (n,) -> (n,); where there is none (-1), that is -1, or "" among names."""
+def decode_labels(classes: NDArray[np.int64], names: Sequence[str], kind: LabelType) -> NDArray[Any]:
+    """Convert class indices to labels of a type, (n,) -> (n,); a missing class (-1) becomes -1, or "" for names."""
     if kind == "name":
-        return np.array([*names, ""])[classes]  # -1 takes the last, ""
+        return np.array([*names, ""])[classes]  # -1 selects the last, ""
     return classes if kind == "index" else classes.astype(np.float64)

@@ -1,16 +1,17 @@
-"""Training of one model, stopped by rows it neither trains on nor is evaluated on.
+"""Training of one model, with early stopping on rows that are used neither for training nor for evaluation.
 
 Modalities overfit at different speeds (Wang et al. 2020, "What makes training multi-modal classification networks
-hard?", arXiv 1905.12681), and with a hundred clips the worst ones most. Hence three steps for models with branches:
+hard?", arXiv 1905.12681), most of all with about a hundred clips. Models with branches are therefore trained in three
+steps:
 
-1. every branch learns by itself, and keeps the weights of its own best epoch;
-2. how far to trust each branch is fitted on the rows kept aside, where overfitting shows;
-3. what joins them is trained, the branches themselves gently or not at all, as long as that helps. Epoch 0 counts:
-   fusion may not make it worse.
+1. Each branch is trained alone and keeps the weights of its best epoch.
+2. The reliability of each branch is fitted on the validation rows, where overfitting is visible.
+3. The joining layers are trained, with the branches frozen or at a low learning rate, until early stopping. The
+   untrained state (epoch 0) is a candidate, so this step cannot increase the validation loss.
 
-On 96 synthetic clips of four modalities, one of them useless, training all together from the start scored an accuracy
-of 0.63 where the best modality alone had 0.74; the three steps score about 0.9. Models without branches have step 3
-alone.
+On 96 synthetic clips of four modalities, one of them useless, joint training from the start reached an accuracy of
+0.63 while the best single modality reached 0.74; the three steps reach about 0.9. Models without branches use only
+step 3.
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ from ecmf_pipeline.fusion.inputs import Inputs
 from ecmf_pipeline.fusion.model import BranchedFusion, EcmfFusion, FusionModel
 
 RELIABILITY_PRIOR = 1.0
-"""Pull of M + 1 numbers towards equal trust, in rows: where those they are fitted on are a dozen, it is felt."""
+"""L2 regularisation of the M + 1 reliability parameters, in rows; relevant with about a dozen validation rows."""
 
-PATIENT_CLIPS = 4_000
-"""Clips learned from without a better validation loss that are enough to stop, if they are two epochs at least."""
+PATIENCE_CLIPS = 4_000
+"""Number of training clips without a better validation loss after which training stops, but at least two epochs."""
 
 SMALLEST_BATCH, LARGEST_BATCH = 32, 128
 
-BATCHES_AN_EPOCH = 32
-"""What a batch size that is not set grows to keep: each step costs, whatever it holds."""
+BATCHES_PER_EPOCH = 32
+"""Number of batches in an epoch that the automatic batch size aims at; each step has a fixed cost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Rows to learn from, on one device.
+    """Labelled rows on one device.
 
     Attributes:
         inputs: Features and mask.
@@ -63,12 +64,12 @@ class Examples:
     def __getitem__(self, rows: Tensor) -> Examples:
         return Examples(self.inputs[rows], self.labels[rows], self.weights[rows])
 
-    def only(self, modality: int) -> Examples:
-        """One modality of the rows that have it."""
-        here = self.inputs.present[:, modality]
+    def select_modality(self, modality: int) -> Examples:
+        """Return one modality of the rows that have it."""
+        has_modality = self.inputs.present[:, modality]
         inputs = Inputs((self.inputs.features[modality],), self.inputs.present[:, modality : modality + 1])
-        alone = Examples(inputs, self.labels, self.weights)
-        return alone if bool(here.all()) else alone[here.nonzero().squeeze(1)]
+        examples = Examples(inputs, self.labels, self.weights)
+        return examples if bool(has_modality.all()) else examples[has_modality.nonzero().squeeze(1)]
 
 
 @dataclass(frozen=True)
@@ -76,85 +77,90 @@ class MemberTraining:
     """The training of one model.
 
     Attributes:
-        model: The model, on the device of the examples, standardised by the rows it learns from.
-        learned: Rows it learns from, standardised.
-        validated: Rows that stop it, standardised.
-        config: How it is trained.
-        generator: Source of the order of rows and of hidden modalities; dropout draws from torch's own.
-        rng: Source of mixup's shares.
-        by_f1: Whether the last step keeps the epoch of the best weighted F1, as the baseline does, not of the lowest
-            loss.
+        model: The model, on the device of the examples, standardised by the training rows.
+        training: Training rows, standardised.
+        validation: Validation rows for early stopping, standardised.
+        config: Training settings.
+        generator: Random source of row order and modality dropout; layer dropout uses torch's global generator.
+        rng: Random source of the mixup shares.
+        select_by_f1: Whether the last step keeps the epoch of the best weighted F1, like the baseline, instead of the
+            lowest loss.
     """
 
     model: FusionModel
-    learned: Examples
-    validated: Examples
+    training: Examples
+    validation: Examples
     config: TrainingConfig
     generator: torch.Generator
     rng: np.random.Generator
-    by_f1: bool = False
+    select_by_f1: bool = False
 
     @cached_property
-    def by_class(self) -> Tensor:
+    def class_weight_vector(self) -> Tensor:
         """Weight of each class in the loss, (C,)."""
-        return class_weights(self.learned, self.model.n_classes, self.config.class_weights)
+        return class_weights(self.training, self.model.n_classes, self.config.class_weights)
 
     def run(self) -> tuple[int, float]:
-        """Train; returns the epochs that the last step lasted and the validation loss it reached."""
+        """Train the model.
+
+        Returns:
+            The best epoch of the last step, and its validation loss.
+        """
         if not isinstance(self.model, BranchedFusion):
-            return self._learn_together()
+            return self._train_jointly()
         if isinstance(self.model, EcmfFusion) and not self.config.staged:
-            return self._learn_together()
-        self._learn_branches(self.model)
+            return self._train_jointly()
+        self._train_branches(self.model)
         if not isinstance(self.model, EcmfFusion):
             return 0, self._final_loss()
         self._fit_reliability(self.model)
-        return self._learn_together(set(self.model.branches.parameters()))
+        return self._train_jointly(set(self.model.branches.parameters()))
 
-    def _learn_branches(self, model: BranchedFusion) -> None:
+    def _train_branches(self, model: BranchedFusion) -> None:
+        """Train each branch alone."""
         for index, branch in enumerate(model.branches):
-            learned, validated = self.learned.only(index), self.validated.only(index)
-            if not bool(model.seen[index]) or not len(learned) or not len(validated):
+            training, validation = self.training.select_modality(index), self.validation.select_modality(index)
+            if not bool(model.seen[index]) or not len(training) or not len(validation):
                 continue
 
             def logits(examples: Examples, branch: nn.Module = branch) -> Tensor:
-                alone: Tensor = branch(examples.inputs.features[0])[1]
-                return alone
+                branch_logits: Tensor = branch(examples.inputs.features[0])[1]
+                return branch_logits
 
-            self._descend(branch, branch.parameters(), learned, validated, logits, logits)
+            self._train_epochs(branch, branch.parameters(), training, validation, logits, logits)
 
     def _fit_reliability(self, model: EcmfFusion) -> None:
-        """Before the last step the attention and the classifier add nothing: only what each branch says counts."""
+        """Fit the reliability of the branches and the gain; before the last step only these affect the logits."""
         model.eval()
-        present = self.validated.inputs.present & model.seen
+        present = self.validation.inputs.present & model.seen
         with torch.no_grad():
-            logits = model.branch_outputs(self.validated.inputs.features)[1]  # (n, M, C)
-        trust = [model.gain] if model.config.weighting == "equal" else [model.reliability, model.gain]
-        optimizer = torch.optim.LBFGS(trust, max_iter=30, line_search_fn="strong_wolfe")
+            logits = model.branch_outputs(self.validation.inputs.features)[1]  # (n, M, C)
+        fitted = [model.gain] if model.config.weighting == "equal" else [model.reliability, model.gain]
+        optimizer = torch.optim.LBFGS(fitted, max_iter=30, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
             optimizer.zero_grad()
             weights = model.reliability.expand(present.shape).masked_fill(~present, -torch.inf).softmax(dim=1)  # (n, M)
             fused = model.gain.exp() * (weights[:, :, None] * logits).sum(dim=1)  # (n, C)
-            pull = model.reliability.square().sum() + model.gain.square()
-            value = self._loss(fused, self.validated) + RELIABILITY_PRIOR / len(self.validated) * pull
+            penalty = model.reliability.square().sum() + model.gain.square()
+            value = self._loss(fused, self.validation) + RELIABILITY_PRIOR / len(self.validation) * penalty
             torch.autograd.backward(value)
             return value
 
         optimizer.step(loss)  # type: ignore[no-untyped-call]
         for parameter in (model.reliability, model.gain):
-            parameter.requires_grad_(False)  # what the branches learned from would undo the fit
+            parameter.requires_grad_(False)  # training on the rows of the branches would undo the fit
 
-    def _learn_together(self, learned: Set[nn.Parameter] = frozenset()) -> tuple[int, float]:
-        """Train what joins the branches at one rate, and what has ``learned`` before at another."""
-        gently = self.config.joint_learning_rate
-        for parameter in learned:
-            parameter.requires_grad_(gently > 0)
+    def _train_jointly(self, pretrained: Set[nn.Parameter] = frozenset()) -> tuple[int, float]:
+        """Train the joining layers, and the ``pretrained`` parameters at their own learning rate."""
+        joint_rate = self.config.joint_learning_rate
+        for parameter in pretrained:
+            parameter.requires_grad_(joint_rate > 0)
         logits: Callable[[Examples], Tensor] = self._logits
-        if isinstance(self.model, BranchedFusion) and learned and not gently:
-            logits = self._logits_past_branches(self.model)
+        if isinstance(self.model, BranchedFusion) and pretrained and not joint_rate:
+            logits = self._validation_logits_with_frozen_branches(self.model)
 
-        def logits_of_some(examples: Examples) -> Tensor:
+        def training_logits(examples: Examples) -> Tensor:
             present = hide_modalities(
                 examples.inputs.present & self.model.seen, self.config.modality_dropout, self.generator
             )
@@ -162,53 +168,61 @@ class MemberTraining:
 
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         groups: list[dict[str, Any]] = [
-            {"params": [parameter for parameter in trained if parameter not in learned]},
-            {"params": [parameter for parameter in trained if parameter in learned], "lr": gently},
+            {"params": [parameter for parameter in trained if parameter not in pretrained]},
+            {"params": [parameter for parameter in trained if parameter in pretrained], "lr": joint_rate},
         ]
         used = [group for group in groups if group["params"]]
-        return self._descend(self.model, used, self.learned, self.validated, logits_of_some, logits, by_f1=self.by_f1)
+        return self._train_epochs(
+            self.model,
+            used,
+            self.training,
+            self.validation,
+            training_logits,
+            logits,
+            select_by_f1=self.select_by_f1,
+        )
 
     def _logits(self, examples: Examples) -> Tensor:
         return self.model.combine(examples.inputs.features, examples.inputs.present).logits
 
-    def _logits_past_branches(self, model: BranchedFusion) -> Callable[[Examples], Tensor]:
-        """Logits of the rows kept aside while the branches stay: what those say of them is computed once."""
+    def _validation_logits_with_frozen_branches(self, model: BranchedFusion) -> Callable[[Examples], Tensor]:
+        """Return a function for the logits of the validation rows that computes the outputs of frozen branches once."""
         model.eval()
         with torch.no_grad():
-            tokens, own = model.branch_outputs(self.validated.inputs.features)  # (n, M, H), (n, M, C)
-        return lambda examples: model.fuse(tokens, own, examples.inputs.present).logits
+            tokens, branch_logits = model.branch_outputs(self.validation.inputs.features)  # (n, M, H), (n, M, C)
+        return lambda examples: model.fuse(tokens, branch_logits, examples.inputs.present).logits
 
-    def _descend(
+    def _train_epochs(
         self,
         module: nn.Module,
         parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
-        learned: Examples,
-        validated: Examples,
+        training: Examples,
+        validation: Examples,
         training_logits: Callable[[Examples], Tensor],
         logits: Callable[[Examples], Tensor],
         *,
-        by_f1: bool = False,
+        select_by_f1: bool = False,
     ) -> tuple[int, float]:
-        """Epochs of ``module`` until they no longer help; its best weights are put back."""
+        """Train ``module`` with early stopping, and restore its best weights."""
         rate = self.config.learning_rate
         optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=self.config.weight_decay, fused=True)
-        batch_size = self.config.batch_size or batch_size_for(len(learned))
-        patience = patience_for(self.config.patience, len(learned))
-        best = Best(module)
+        batch_size = self.config.batch_size or batch_size_for(len(training))
+        patience = patience_for(self.config.patience, len(training))
+        best = BestWeights(module)
         for epoch in range(self.config.epochs + 1):
             if epoch:
                 module.train()
-                order = torch.randperm(len(learned), generator=self.generator)  # (n,)
+                order = torch.randperm(len(training), generator=self.generator)  # (n,)
                 for start in range(0, len(order), batch_size):
-                    rows = order[start : start + batch_size].to(learned.labels.device)
+                    rows = order[start : start + batch_size].to(training.labels.device)
                     optimizer.zero_grad()
-                    torch.autograd.backward(self._training_loss(learned[rows], training_logits))
+                    torch.autograd.backward(self._training_loss(training[rows], training_logits))
                     optimizer.step()
             module.eval()
             with torch.no_grad():
-                found = logits(validated)
-            loss = float(self._loss(found, validated))
-            best.offer(-_weighted_f1(found, validated) if by_f1 else loss, epoch, loss)
+                validation_logits = logits(validation)
+            loss = float(self._loss(validation_logits, validation))
+            best.offer(-_weighted_f1(validation_logits, validation) if select_by_f1 else loss, epoch, loss)
             if epoch - best.epoch >= patience:
                 break
         best.restore()
@@ -220,97 +234,98 @@ class MemberTraining:
             return self._loss(logits(batch), batch, smoothing)
         share = float(self.rng.beta(self.config.mixup, self.config.mixup))
         partners = torch.randperm(len(batch), generator=self.generator).to(batch.labels.device)
-        found = logits(Examples(mixed(batch, share, partners), batch.labels, batch.weights))
-        theirs = Examples(batch.inputs, batch.labels[partners], batch.weights[partners])
-        return share * self._loss(found, batch, smoothing) + (1 - share) * self._loss(found, theirs, smoothing)
+        mixed_logits = logits(Examples(mix_inputs(batch, share, partners), batch.labels, batch.weights))
+        partner = Examples(batch.inputs, batch.labels[partners], batch.weights[partners])
+        own_loss = self._loss(mixed_logits, batch, smoothing)
+        return share * own_loss + (1 - share) * self._loss(mixed_logits, partner, smoothing)
 
     @torch.no_grad()
     def _final_loss(self) -> float:
         self.model.eval()
-        inputs = self.validated.inputs
+        inputs = self.validation.inputs
         rows = (inputs.present & self.model.seen).any(dim=1).nonzero().squeeze(1)
         if not len(rows):
             return float("nan")
-        judged = self.validated[rows]
-        return float(self._loss(self._logits(judged), judged))
+        evaluated = self.validation[rows]
+        return float(self._loss(self._logits(evaluated), evaluated))
 
     def _loss(self, logits: Tensor, examples: Examples, smoothing: float = 0.0) -> Tensor:
-        return weighted_loss(logits, examples, self.by_class, smoothing)
+        return weighted_loss(logits, examples, self.class_weight_vector, smoothing)
 
 
-class Best:
-    """The weights of the epoch that does best on the validation rows."""
+class BestWeights:
+    """The weights of the epoch with the best validation criterion."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.loss = float("inf")
         self.epoch = 0
         self._lowest = float("inf")
-        self._state = _copy(module)
+        self._state = _copy_state(module)
 
     def offer(self, criterion: float, epoch: int, loss: float) -> None:
-        """Keep the weights as they are now if their criterion (the loss itself, mostly) is lower."""
+        """Store the current weights if their criterion is the lowest so far."""
         if criterion < self._lowest:
-            self._lowest, self.loss, self.epoch, self._state = criterion, loss, epoch, _copy(self.module)
+            self._lowest, self.loss, self.epoch, self._state = criterion, loss, epoch, _copy_state(self.module)
 
     def restore(self) -> None:
-        """Put the best weights back."""
+        """Load the best weights into the module."""
         self.module.load_state_dict(self._state)
 
 
 def batch_size_for(clips: int) -> int:
-    """A power of two that leaves about `BATCHES_AN_EPOCH` steps an epoch, within limits."""
-    wanted = max(1, clips // BATCHES_AN_EPOCH)
-    return min(LARGEST_BATCH, max(SMALLEST_BATCH, 1 << (wanted.bit_length() - 1)))
+    """Return a power of two that gives about `BATCHES_PER_EPOCH` batches in an epoch, within limits."""
+    target = max(1, clips // BATCHES_PER_EPOCH)
+    return min(LARGEST_BATCH, max(SMALLEST_BATCH, 1 << (target.bit_length() - 1)))
 
 
-def patience_for(most: int, clips: int) -> int:
-    """Epochs that hold `PATIENT_CLIPS`, at least two and at most ``most``."""
-    return min(most, max(2, math.ceil(PATIENT_CLIPS / clips)))
+def patience_for(limit: int, clips: int) -> int:
+    """Return the number of epochs that hold `PATIENCE_CLIPS` clips, at least two and at most ``limit``."""
+    return min(limit, max(2, math.ceil(PATIENCE_CLIPS / clips)))
 
 
-def weighted_loss(logits: Tensor, examples: Examples, by_class: Tensor, smoothing: float) -> Tensor:
-    """Mean cross-entropy of (B, C) logits, each clip counted by its own weight times its class's."""
+def weighted_loss(logits: Tensor, examples: Examples, class_weight_vector: Tensor, smoothing: float) -> Tensor:
+    """Return the mean cross-entropy of (B, C) logits, weighted by sample weight times class weight."""
     losses = F.cross_entropy(logits, examples.labels, reduction="none", label_smoothing=smoothing)  # (B,)
-    counted = examples.weights * by_class[examples.labels]  # (B,)
-    return (losses * counted).sum() / counted.sum()
+    weights = examples.weights * class_weight_vector[examples.labels]  # (B,)
+    return (losses * weights).sum() / weights.sum()
 
 
 def class_weights(examples: Examples, n_classes: int, kind: str) -> Tensor:
-    """Weight of each class in the loss, (C,): 1, n / (C * count), or its square root."""
+    """Return the weight of each class in the loss, (C,): 1, n / (C * count), or its square root."""
     counts = torch.bincount(examples.labels, examples.weights, minlength=n_classes)  # (C,)
     if kind == "none":
         return torch.ones_like(counts)
-    # A class that only the validation rows hold counts as one clip.
+    # A class that occurs only in the validation rows counts as one clip.
     balanced = counts.sum() / (n_classes * torch.where(counts > 0, counts, torch.ones_like(counts)))
     return balanced if kind == "balanced" else balanced.sqrt()
 
 
-def hide_modalities(present: Tensor, chance: float, generator: torch.Generator) -> Tensor:
-    """Hide each modality of each clip with a chance, never all that a clip has; (B, M) -> (B, M)."""
-    kept = present & (torch.rand(present.shape, generator=generator) >= chance).to(present.device)
+def hide_modalities(present: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Hide each modality of each clip with a probability, but at least one remains; (B, M) -> (B, M)."""
+    kept = present & (torch.rand(present.shape, generator=generator) >= probability).to(present.device)
     return torch.where(kept.any(dim=1, keepdim=True), kept, present)
 
 
-def mixed(examples: Examples, share: float, partners: Tensor) -> Inputs:
-    """Standardised inputs of which each modality is mixed with a partner's, (B,), where both have it.
+def mix_inputs(examples: Examples, share: float, partners: Tensor) -> Inputs:
+    """Mix each modality of standardised inputs with that of a partner, (B,), if both have it.
 
-    A clip keeps ``share`` of its own.
+    ``share`` is the weight of the clip itself.
     """
     inputs = examples.inputs
     features = []
-    for values, here in zip(inputs.features, inputs.present.unbind(1), strict=True):
-        both = (here & here[partners]).view(-1, *[1] * (values.ndim - 1))
-        # A frame that either clip lacks stays NaN, that is, missing, unless it is one's own alone.
+    for values, has_modality in zip(inputs.features, inputs.present.unbind(1), strict=True):
+        both = (has_modality & has_modality[partners]).view(-1, *[1] * (values.ndim - 1))
+        # A frame that the partner lacks keeps the clip's own value; a frame that the clip lacks stays missing (NaN).
         blend = torch.where(both, share * values + (1 - share) * values[partners], values)
         features.append(torch.where(blend.isnan(), values, blend))
     return Inputs(tuple(features), inputs.present)
 
 
 def _weighted_f1(logits: Tensor, examples: Examples) -> float:
-    truth, found = examples.labels.tolist(), logits.argmax(dim=1).tolist()
-    return weighted_f1([str(label) for label in truth], [str(label) for label in found])
+    truth, predicted = examples.labels.tolist(), logits.argmax(dim=1).tolist()
+    return weighted_f1([str(label) for label in truth], [str(label) for label in predicted])
 
 
-def _copy(module: nn.Module) -> dict[str, Tensor]:
+def _copy_state(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}

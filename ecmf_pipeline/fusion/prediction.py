@@ -1,4 +1,4 @@
-"""A trained ensemble: what it predicts, and how it is kept on disk (weights as safetensors, all else as JSON)."""
+"""A trained ensemble: its predictions, and its storage on disk (weights as safetensors, the rest as JSON)."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from ecmf_pipeline.core.errors import MissingInput, ModelError
 from ecmf_pipeline.core.files import read_json, sha256_file, write_atomic, write_json
 from ecmf_pipeline.extraction.features import FeatureOrigin
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
-from ecmf_pipeline.fusion.inputs import Inputs, LabelType, as_given, read_inputs, read_mask
-from ecmf_pipeline.fusion.model import FusionModel, build
+from ecmf_pipeline.fusion.inputs import Inputs, LabelType, decode_labels, read_inputs, read_mask
+from ecmf_pipeline.fusion.model import FusionModel, build_model
 
-EVERYONE = -1
-"""The key of the temperature for clips that no fold held out."""
+ALL_MEMBERS = -1
+"""Key of the temperature for clips that no fold held out."""
 
 
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "config.json"
-RETRAIN = "run `ecmf-pipe train` again"
+TRAIN_COMMAND = "ecmf-pipe train"
+"""Command that replaces the saved models."""
 
 CHUNK = 512
-"""Clips in one forward pass of a prediction: they fit a cache, and the size changes no result beyond rounding."""
+"""Clips in one forward pass of a prediction; the size fits a CPU cache and changes results only by rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,11 @@ class Member:
 
     Attributes:
         model: The model, in eval mode.
-        fold: The fold it never saw.
-        repeat: Which of the fold's models it is.
-        epochs: Passes over the training part, all modalities together, after which its validation loss was lowest.
-        validation_loss: That loss; NaN where no clip was left to judge the model by.
-        training: How it was trained; a search may have chosen other settings than the ensemble's.
+        fold: The fold that it was not trained on.
+        repeat: Index of the model within the fold.
+        epochs: The best epoch of joint training.
+        validation_loss: Validation loss of that epoch; NaN if the model can predict no validation clip.
+        training: Its training settings; a search may have chosen other settings than those of the ensemble.
     """
 
     model: FusionModel
@@ -56,13 +57,13 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What an ensemble says of n clips.
+    """Predictions of an ensemble for n clips.
 
     Attributes:
-        probs: Probability of each label, (n, C); a row of NaN where a clip has no modality to judge by.
-        modality_weights: Share of each modality, (n, M); NaN likewise.
+        probs: Probability of each label, (n, C); a row of NaN if a clip has no usable modality.
+        modality_weights: Share of each modality, (n, M); a row of NaN likewise.
         label_names: The labels, in the order of ``probs``.
-        label_type: What the labels were that the models learned from.
+        label_type: Type of the training labels.
     """
 
     probs: NDArray[np.float32]
@@ -72,34 +73,34 @@ class Prediction:
 
     @property
     def classes(self) -> NDArray[np.int64]:
-        """Index of the likeliest label, (n,); -1 where there is no prediction."""
+        """Index of the most likely label, (n,); -1 without a prediction."""
         missing = np.isnan(self.probs[:, 0])
         return np.where(missing, -1, self.probs.argmax(axis=1))
 
     @property
     def predictions(self) -> NDArray[Any]:
-        """The likeliest label in the type of the labels that were learned from, (n,); -1 or "" where there is none."""
-        return as_given(self.classes, self.label_names, self.label_type)
+        """The most likely label in the type of the training labels, (n,); -1 or "" without a prediction."""
+        return decode_labels(self.classes, self.label_names, self.label_type)
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """K folds times S seeds of one model, and which training clip stood in which fold.
+    """Models of one kind, for K folds and S seeds, and the fold of each training clip.
 
     Attributes:
         members: The models.
         dims: D of each modality, in the order of `Prediction.modality_weights`.
         label_names: The labels, in the order of `Prediction.probs`.
-        folds: For each clip id, the fold that held it out (or its group, where it was not trained on); -1 for clips
-            that every member may have seen.
-        trained: Ids of the clips that were learned from, or stood in a fold to be.
-        fusion: The shape of the models.
-        training: How they were trained.
-        temperatures: For each fold, and under -1 for all other clips, what log-probabilities are divided by.
-        pool: How a clip's rows became what the models were shown (``train.pool``); "" where nobody said.
-        labels_sha256: SHA-256 of the file of labels that was learned from (``refined.csv``); "" where nobody said.
-        label_type: What the labels were that the models learned from; `Prediction.predictions` are of that type.
-        origins: Where the features of each modality came from; modalities of which nobody said so are left out.
+        folds: For each clip id, the fold that held out the clip or its group; -1 for clips that every member may have
+            been trained on.
+        trained: Ids of the clips that were trained on, or were in a fold to be.
+        fusion: Shape of the models.
+        training: Training settings.
+        temperatures: For each fold, and under -1 for all other clips, the divisor of the log-probabilities.
+        pool: How the rows of a clip were pooled for training (``train.pool``); "" if unknown.
+        labels_sha256: SHA-256 of the file of training labels (``refined.csv``); "" if unknown.
+        label_type: Type of the training labels and of `Prediction.predictions`.
+        origins: Origin of the features of each modality; unknown ones are left out.
     """
 
     members: tuple[Member, ...]
@@ -121,44 +122,51 @@ class Ensemble:
         return tuple(self.dims)
 
     def held_out(self, clip_ids: Iterable[str]) -> NDArray[np.int64]:
-        """The fold that held out each clip or its group, (n,); -1 for clips that no fold is known of."""
+        """Return the fold that held out each clip or its group, (n,); -1 for clips without a fold."""
         return np.array([self.folds.get(clip_id, -1) for clip_id in clip_ids], dtype=np.int64)
 
     def trained_on(self, clip_ids: Iterable[str]) -> NDArray[np.bool_]:
-        """Whether each clip was of the training set, (n,)."""
+        """Return whether each clip is in the training set, (n,)."""
         return np.array([clip_id in self.trained for clip_id in clip_ids], dtype=np.bool_)
 
     def refuse_other_labels(self, labels: Sequence[str]) -> None:
-        """Refuse to judge a corpus of other labels, or of the same in another order.
+        """Raise if the labels of a corpus, or their order, differ from those of the models.
 
         Raises:
-            MissingInput: When they differ.
+            MissingInput: If they differ.
         """
         if self.label_names != tuple(labels):
             raise MissingInput(
-                f"the saved models know the labels {', '.join(self.label_names)}; the corpus has others now", RETRAIN
+                f"the saved models have the labels {', '.join(self.label_names)}, the corpus has {', '.join(labels)}",
+                "train again with the labels of the corpus",
+                command=TRAIN_COMMAND,
             )
 
     def refuse_other_pool(self, pool: PoolOrFrames) -> None:
-        """Refuse rows that are pooled otherwise than those that were learned from.
+        """Raise if rows are pooled differently from those of the training.
 
         Raises:
-            MissingInput: When they are.
+            MissingInput: If they are.
         """
         if self.pool not in {pool, ""}:
-            raise MissingInput(f"the saved models were trained with train.pool {self.pool}; it is {pool} now", RETRAIN)
+            raise MissingInput(
+                f"the saved models were trained with train.pool {self.pool}, but it is {pool} now",
+                "train again with the current pool",
+                command=TRAIN_COMMAND,
+            )
 
     def refuse_missing(self, modalities: Iterable[str]) -> None:
-        """Refuse to judge without some of the modalities that were learned from.
+        """Raise if a modality of the training has no features.
 
         Raises:
-            MissingInput: When one is not among ``modalities``.
+            MissingInput: If one is not among ``modalities``.
         """
-        known = set(modalities)
-        if missing := [name for name in self.modalities if name not in known]:
+        available = set(modalities)
+        if missing := [name for name in self.modalities if name not in available]:
             raise MissingInput(
-                f"the saved models judge by {', '.join(missing)} too, of which there are no features now",
-                f"{RETRAIN}, or `ecmf-pipe extract`",
+                f"the saved models use {', '.join(missing)}, but these features do not exist",
+                "extract the features, or train without them",
+                command=TRAIN_COMMAND,
             )
 
     def predict(
@@ -167,56 +175,57 @@ class Ensemble:
         held_out: ArrayLike | None = None,
         masks: Mapping[str, ArrayLike] | None = None,
     ) -> Prediction:
-        """Average the members that may judge each clip.
+        """Average the predictions of the members for each clip.
 
         Args:
-            features: For each modality, (n, D), or (n, T, D) at frame level; NaN where a clip, or a frame, is missing.
-            held_out: The fold that held a clip out (see `held_out`), (n,): only the members of that fold, which never
-                saw the clip, judge it. -1, or None for all: the clip was not trained on and every member judges.
-            masks: For each modality, whether a clip has it, (n,); beside the rows of NaN.
+            features: For each modality, (n, D), or (n, T, D) at frame level; a missing clip or frame is a row of NaN.
+            held_out: The fold that held out each clip, (n,), as returned by `held_out`. Only the members of that fold,
+                which were not trained on the clip, predict it. -1, or None for all clips: the clip was not trained on,
+                and all members predict it.
+            masks: For each modality, whether a clip has it, (n,); in addition to rows of NaN.
 
         Raises:
-            InputError: When modalities or widths differ from those of the training.
-            ValueError: When arrays differ in length, or a fold is unknown.
+            InputError: If modalities or widths differ from those of the training.
+            ValueError: If arrays differ in length, or a fold is unknown.
         """
         arrays = {name: np.atleast_1d(values) for name, values in features.items()}
         clips = max((len(values) for values in arrays.values()), default=0)
-        folds = np.full(clips, EVERYONE) if held_out is None else np.asarray(held_out)
-        known = {member.fold for member in self.members} | {EVERYONE}
+        folds = np.full(clips, ALL_MEMBERS) if held_out is None else np.asarray(held_out)
+        known = {member.fold for member in self.members} | {ALL_MEMBERS}
         if folds.shape != (clips,) or not set(folds.tolist()) <= known:
-            raise ValueError(f"held_out must name, for each of {clips} clips, one of the folds {sorted(known)}")
-        hidden = {name: read_mask(name, mask, clips) for name, mask in (masks or {}).items()}
+            raise ValueError(f"held_out must be one of the folds {sorted(known)} for each of {clips} clips")
+        mask_arrays = {name: read_mask(name, mask, clips) for name, mask in (masks or {}).items()}
         probs, weights = [], []
         for start in range(0, max(clips, 1), CHUNK):
             rows = slice(start, start + CHUNK)
             inputs = read_inputs(
                 {name: values[rows] for name, values in arrays.items()},
-                {name: values[rows] for name, values in hidden.items()},
+                {name: values[rows] for name, values in mask_arrays.items()},
                 dims=self.dims,
             )
-            both = self._judged(inputs, folds[rows])  # (r, C + M)
-            parts = np.split(both, [len(self.label_names)], axis=1)
+            outputs = self._mean_outputs(inputs, folds[rows])  # (r, C + M)
+            mean_probs, mean_weights = np.split(outputs, [len(self.label_names)], axis=1)
             temperatures = np.array([self.temperatures.get(fold, 1.0) for fold in folds[rows].tolist()])
-            probs.append(cooled(parts[0], temperatures).astype(np.float32))
-            weights.append(parts[1].astype(np.float32))
+            probs.append(apply_temperatures(mean_probs, temperatures).astype(np.float32))
+            weights.append(mean_weights.astype(np.float32))
         return Prediction(np.concatenate(probs), np.concatenate(weights), self.label_names, self.label_type)
 
-    def _judged(self, inputs: Inputs, folds: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Mean probabilities beside mean modality weights, (r, C + M); NaN where no member can judge."""
+    def _mean_outputs(self, inputs: Inputs, folds: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return mean probabilities and mean modality weights, (r, C + M); NaN if no member can predict a row."""
         total = np.zeros((len(inputs), len(self.label_names) + len(self.dims)))  # (r, C + M)
-        judges = np.zeros(len(inputs))  # (r,)
+        n_members = np.zeros(len(inputs))  # (r,)
         for member in self.members:
-            rows = torch.from_numpy(np.flatnonzero((folds == member.fold) | (folds == EVERYONE)))
+            rows = torch.from_numpy(np.flatnonzero((folds == member.fold) | (folds == ALL_MEMBERS)))
             rows = rows[(inputs.present[rows] & member.model.seen.cpu()).any(dim=1)]
-            # NumPy takes a tensor of one element for a plain number: index with an array.
-            total[rows.numpy()] += judge(member.model, inputs, rows)
-            judges[rows.numpy()] += 1
+            # NumPy treats a tensor of one element as a scalar index: index with an array.
+            total[rows.numpy()] += predict_with_model(member.model, inputs, rows)
+            n_members[rows.numpy()] += 1
         mean = np.full_like(total, np.nan)
-        np.divide(total, judges[:, None], out=mean, where=judges[:, None] > 0)
+        np.divide(total, n_members[:, None], out=mean, where=n_members[:, None] > 0)
         return mean
 
     def save(self, folder: str | Path) -> None:
-        """Write the weights (safetensors) and the config (JSON); the same ensemble gives the same bytes."""
+        """Write the weights (safetensors) and the config (JSON); equal ensembles give equal bytes."""
         from safetensors.torch import save
 
         folder = Path(folder)
@@ -256,20 +265,21 @@ class Ensemble:
 
     @classmethod
     def load(cls, folder: str | Path) -> Ensemble:
-        """Read what `save` wrote.
+        """Read an ensemble written by `save`.
 
         Raises:
-            MissingInput: When there is no saved ensemble.
-            InputError: When its config is not JSON.
-            ModelError: When it is damaged in another way, or of another version.
+            MissingInput: If there is no saved ensemble.
+            InputError: If its config is not JSON.
+            ModelError: If it is damaged in another way, or has another version.
         """
         path = Path(folder) / CONFIG_FILE
         try:
             saved = SavedEnsemble.model_validate(read_json(path, made_by="train"))
         except ValidationError as error:
             first = error.errors()[0]
-            key = ".".join(map(str, first["loc"])) or "it"
-            raise ModelError(f"{path}: {key}: {first['msg']}", RETRAIN) from error
+            key = ".".join(map(str, first["loc"]))
+            location = f"{path}: {key}" if key else str(path)
+            raise ModelError(f"{location}: {first['msg']}", command=TRAIN_COMMAND) from error
         dims = {modality.name: modality.dim for modality in saved.modalities}
         return cls(
             members=tuple(_load_members(Path(folder) / WEIGHTS_FILE, saved, dims)),
@@ -288,21 +298,21 @@ class Ensemble:
 
 
 @torch.inference_mode()
-def judge(model: FusionModel, inputs: Inputs, rows: torch.Tensor) -> NDArray[np.float64]:
-    """Probabilities beside modality weights of ``rows`` (in order, each once), (r, C + M), by one model."""
+def predict_with_model(model: FusionModel, inputs: Inputs, rows: torch.Tensor) -> NDArray[np.float64]:
+    """Return probabilities and modality weights of one model, (r, C + M), for distinct ascending ``rows``."""
     device = model.seen.device
-    judged = [np.zeros((0, model.n_classes + len(model.modalities)))]
-    all_of_them = len(rows) == len(inputs)  # then nothing need be copied
+    outputs = [np.zeros((0, model.n_classes + len(model.modalities)))]
+    are_all_rows = len(rows) == len(inputs)  # slices avoid a copy
     for start in range(0, len(rows), CHUNK):
-        chunk = inputs[slice(start, start + CHUNK) if all_of_them else rows[start : start + CHUNK]]
+        chunk = inputs[slice(start, start + CHUNK) if are_all_rows else rows[start : start + CHUNK]]
         output = model([values.to(device) for values in chunk.features], chunk.present.to(device))
-        both = torch.cat([output.logits.double().softmax(dim=1), output.weights.double()], dim=1)
-        judged.append(both.cpu().numpy())
-    return np.concatenate(judged)
+        probs_and_weights = torch.cat([output.logits.double().softmax(dim=1), output.weights.double()], dim=1)
+        outputs.append(probs_and_weights.cpu().numpy())
+    return np.concatenate(outputs)
 
 
 class SavedModality(Config):
-    """One modality, in order (JSON objects have none here: their keys are sorted)."""
+    """One modality; a list of these keeps the order, because JSON objects are written with sorted keys."""
 
     name: str
     dim: int = Field(gt=0)
@@ -310,7 +320,7 @@ class SavedModality(Config):
 
 
 class SavedMember(Config):
-    """What is kept of a `Member` beside its weights."""
+    """The fields of a `Member` except its weights."""
 
     fold: int = Field(ge=0)
     repeat: int = Field(ge=0)
@@ -343,33 +353,33 @@ def _load_members(path: Path, saved: SavedEnsemble, dims: dict[str, int]) -> lis
     from safetensors.torch import load
 
     if not path.is_file() or sha256_file(path) != saved.weights_sha256:
-        raise ModelError(f"{path} is missing or is not the file that {CONFIG_FILE} describes", RETRAIN)
+        raise ModelError(f"{path} is missing or does not match {CONFIG_FILE}", command=TRAIN_COMMAND)
     try:
         state = load(path.read_bytes())
     except SafetensorError as error:
-        raise ModelError(f"{path} is not a safetensors file ({error})", RETRAIN) from error
+        raise ModelError(f"{path} is not a safetensors file ({error})", command=TRAIN_COMMAND) from error
     members = []
     if {name.partition(".")[0] for name in state} != set(map(str, range(len(saved.members)))):
-        raise ModelError(f"{path} holds other models than {CONFIG_FILE} describes", RETRAIN)
+        raise ModelError(f"the models in {path} do not match {CONFIG_FILE}", command=TRAIN_COMMAND)
     for index, entry in enumerate(saved.members):
-        own = {name.removeprefix(f"{index}."): t for name, t in state.items() if name.startswith(f"{index}.")}
-        with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: they must cost no randomness
-            model = build(entry.fusion, dims, len(saved.label_names))
+        member_state = {name.removeprefix(f"{index}."): t for name, t in state.items() if name.startswith(f"{index}.")}
+        with torch.random.fork_rng(devices=[]):  # initial weights are overwritten: leave the caller's state unchanged
+            model = build_model(entry.fusion, dims, len(saved.label_names))
         try:
-            model.load_state_dict(own)
+            model.load_state_dict(member_state)
         except RuntimeError as error:
             raise ModelError(
-                f"{path}: member {index} has other tensors than {CONFIG_FILE} describes", RETRAIN
+                f"{path}: the tensors of member {index} do not match {CONFIG_FILE}", command=TRAIN_COMMAND
             ) from error
         loss = math.nan if entry.validation_loss is None else entry.validation_loss
         members.append(Member(model.eval(), entry.fold, entry.repeat, entry.epochs, loss, entry.training))
     return members
 
 
-def cooled(probs: NDArray[np.float64], temperatures: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities (n, C) at the temperature of each clip, (n,); rows of NaN stay so."""
+def apply_temperatures(probs: NDArray[np.float64], temperatures: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Apply the temperature of each clip, (n,), to probabilities (n, C); rows of NaN stay NaN."""
     with np.errstate(divide="ignore"):
         scaled = np.log(probs) / temperatures[:, None]
-    raised = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    cool: NDArray[np.float64] = raised / raised.sum(axis=1, keepdims=True)
-    return cool
+    unnormalised = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    calibrated: NDArray[np.float64] = unnormalised / unnormalised.sum(axis=1, keepdims=True)
+    return calibrated

@@ -1,4 +1,4 @@
-"""The runner of every long loop: what is missing goes through workers, batch by batch, and nothing finished is lost."""
+"""Run long loops in worker processes, batch by batch; a finished batch is never lost."""
 
 from ecmf_pipeline.runner.pool import LocalProcesses
 from ecmf_pipeline.runner.run import Run, RunConfig, RunReport

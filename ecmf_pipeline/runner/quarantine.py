@@ -1,7 +1,7 @@
-"""The table of clips that a stage could not use, with the reason.
+"""Tables of clips that a stage could not use, with the reasons.
 
-One csv file a stage and modality under ``data/quarantine/``; together they are one table. A quarantined clip is not
-tried again until its input or the settings change.
+There is one csv file for each stage and modality under ``data/quarantine/``; together they form one table. A
+quarantined clip is not retried until its input or the settings change.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from ecmf_pipeline.core.files import read_text, write_atomic
 
 @dataclass(frozen=True, slots=True)
 class QuarantineEntry:
-    """Why one clip was set aside.
+    """The reason why one clip was quarantined.
 
     Attributes:
         clip_id: The clip.
         stage: The stage that could not use it.
-        modality: The branch concerned; empty when it is the clip as a whole.
-        reason: Class of the reason: the name of a `ClipError`.
-        message: What was found.
-        digest: Digest of the input that was tried.
-        fingerprint: Fingerprint of the settings it was tried with.
-        time: When, in UTC (ISO 8601).
+        modality: The branch; empty if the clip as a whole is quarantined.
+        reason: Name of a subclass of `ClipError`.
+        message: Description of the defect.
+        digest: Digest of the input.
+        fingerprint: Fingerprint of the settings.
+        time: Time in UTC (ISO 8601).
     """
 
     clip_id: str
@@ -48,11 +48,11 @@ class Quarantine:
     """The entries of one stage and modality.
 
     Args:
-        path: The table's csv file; need not exist yet.
-        stage: The stage whose table this is.
-        modality: The branch; empty when clips are set aside as a whole.
-        fingerprint: Fingerprint of the settings that clips are tried with now.
-        section: Section of params.yaml whose ``max_quarantined`` counts; empty: the stage's own.
+        path: The csv file of the table; may not exist yet.
+        stage: The stage that owns the table.
+        modality: The branch; empty if clips are quarantined as a whole.
+        fingerprint: Fingerprint of the current settings.
+        section: Section of params.yaml whose ``max_quarantined`` applies; empty: the section of the stage.
     """
 
     def __init__(self, path: Path, *, stage: str, modality: str = "", fingerprint: str = "", section: str = "") -> None:
@@ -72,24 +72,24 @@ class Quarantine:
         return len(self._entries)
 
     def holds(self, clip_id: str, digest: str) -> bool:
-        """Whether this very input was already found to be bad under these settings."""
+        """Return whether this input already failed under the current settings."""
         entry = self._entries.get(clip_id)
         return entry is not None and (entry.digest, entry.fingerprint) == (digest, self.fingerprint)
 
     def add(self, clip_id: str, reason: str, message: str, digest: str) -> None:
-        """Set a clip aside; one that was set aside for the same before keeps its time."""
+        """Quarantine a clip; an unchanged entry keeps its time."""
         message = " ".join(message.split())
         now = datetime.now(UTC).isoformat(timespec="seconds")
         entry = QuarantineEntry(clip_id, self.stage, self.modality, reason, message, digest, self.fingerprint, now)
-        known = self._entries.get(clip_id)
-        if known is None or replace(known, time=now) != entry:
+        previous = self._entries.get(clip_id)
+        if previous is None or replace(previous, time=now) != entry:
             self._entries[clip_id] = entry
 
     def keep_only(self, current: dict[str, str]) -> None:
-        """Drop entries of clips that are gone, have another digest now, were tried with other settings, or may be well.
+        """Drop entries whose clip, input or settings have changed, and entries with transient reasons.
 
         Args:
-            current: Digest of every clip's input as it is now.
+            current: The current digest of the input of each clip.
         """
         self._entries = {
             clip_id: entry
@@ -100,43 +100,47 @@ class Quarantine:
         }
 
     def clear(self) -> None:
-        """Forget all entries, so that their clips are tried again."""
+        """Remove all entries, to retry their clips."""
         self._entries = {}
 
     def reasons(self) -> Counter[str]:
-        """How many entries each reason has."""
+        """Count the entries by reason."""
         return Counter(entry.reason for entry in self._entries.values())
 
     def refuse_too_many(self, total: int, share: float) -> None:
-        """Stop when more than the share that params allow of all clips (``total``, bad ones included) is bad.
+        """Raise if more than the allowed share of all clips is bad.
+
+        Args:
+            total: Number of all clips, including bad ones.
+            share: The allowed share.
 
         Raises:
-            TooManyQuarantined: With the reasons counted.
+            TooManyQuarantined: With the number of entries for each reason.
         """
         if len(self._entries) <= share * total:
-            return  # asked after every batch: entries are counted by reason only if there are too many
+            return  # runs after each batch: counting by reason is only needed if there are too many entries
         reasons = self.reasons()
         defects = sum(count for reason, count in reasons.items() if clip_error(reason).is_defect)
         if defects <= share * total:
             return
-        counted = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-        where = f"{self.stage} {self.modality}".strip()
+        counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+        branch = f"{self.stage} {self.modality}".strip()
+        # `index` reads all files in each run.
+        retry = "" if self.stage == "index" else ", or retry them with --retry-quarantined"
         raise TooManyQuarantined(
-            f"{where}: {defects} of {total} clips are bad (quarantined: {counted}), params allow a share of "
-            f"{share:g}; what was computed is kept.\n  See {self.path}. Mend the clips, or raise "
-            f"{self._section}.max_quarantined"
-            # `index` looks at every file anyway.
-            + ("." if self.stage == "index" else ", or, where the fault was not theirs, add --retry-quarantined.")
+            f"{branch}: {defects} of {total} clips are bad, more than the allowed share of {share:g} "
+            f"(quarantined: {counts}); completed work is kept",
+            f"see {self.path}; repair the clips, raise {self._section}.max_quarantined{retry}",
         )
 
-    def write(self, *, least_seconds: float = 0.0) -> None:
-        """Write the table, whole or not at all; an unchanged one is left alone.
+    def write(self, *, min_interval: float = 0.0) -> None:
+        """Write the table atomically if it has changed.
 
         Args:
-            least_seconds: Leave it for a later call when the last write is not that long ago: a long run adds entries
-                one by one, and each write writes all of them.
+            min_interval: Skip the write if the last one was less than this many seconds ago. A long run adds entries
+                often, and each write writes all of them.
         """
-        if least_seconds and time.monotonic() - self._written_at < least_seconds:
+        if min_interval and time.monotonic() - self._written_at < min_interval:
             return
         if self._entries == self._written:
             return
@@ -150,7 +154,7 @@ class Quarantine:
 
 
 def read_quarantine(path: Path) -> list[QuarantineEntry]:
-    """Read one stage's entries; none when the stage has quarantined nothing yet."""
+    """Read the entries of one stage; return none if the file does not exist."""
     if not path.is_file():
         return []
     reader = csv.reader(io.StringIO(read_text(path)))
@@ -158,10 +162,10 @@ def read_quarantine(path: Path) -> list[QuarantineEntry]:
     try:
         return [QuarantineEntry(*row) for row in reader]
     except TypeError as error:
-        raise InputError(f"{path} is damaged", "remove it: its clips are then tried again") from error
+        raise InputError(f"{path} is damaged", "remove the file; its clips are then retried") from error
 
 
 def read_all(folder: Path, modalities: Collection[str]) -> list[QuarantineEntry]:
-    """Read the entries of all stages as one table, without what was set aside for modalities no longer in use."""
+    """Read the entries of all stages as one table, without modalities that are not in use."""
     entries = [entry for path in sorted(folder.glob("*.csv")) for entry in read_quarantine(path)]
     return [entry for entry in entries if not entry.modality or entry.modality in modalities]

@@ -1,9 +1,9 @@
-"""The one long loop: plan -> read -> compute -> write.
+"""Run a long loop: plan, read, compute, write.
 
-Items are cut into chunks and chunks into batches, the same for any number of workers. A worker keeps each finished
-batch durably at once, so a kill costs the batches in flight; when all of a chunk's batches are back, the main process
-seals them into one permanent part. Progress, quarantine, the allowed share of bad clips and interruption are the
-run's; who runs the workers is the engine's.
+Items are split into chunks, and chunks into batches, independently of the number of workers. A worker stores each
+finished batch durably at once, so a kill loses only the batches in flight. The main process seals the batches of a
+complete chunk into one permanent part. `Run` handles progress, quarantine, the allowed share of bad clips and
+interruption; an `Engine` runs the workers.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from ecmf_pipeline.runner.step import Done, Engine, InProcess, ItemT, PartWriter
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STDERR = 2
-_SECONDS_BETWEEN_TABLES = 2.0
+_TABLE_WRITE_INTERVAL = 2.0
 
 
 class Interruption:
-    """While entered, the first Ctrl-C or SIGTERM raises KeyboardInterrupt; later ones are answered with a line.
+    """A context in which the first Ctrl-C or SIGTERM raises KeyboardInterrupt; later signals print a line.
 
-    Off the main thread nothing is changed: whoever runs us there handles signals.
+    Outside the main thread it has no effect, because Python handles signals only in the main thread.
 
     Attributes:
-        asked: Whether a signal has come.
+        requested: Whether a signal arrived.
     """
 
     def __init__(self) -> None:
-        self.asked = False
-        self._held = 0
-        self._settled = False
+        self.requested = False
+        self._n_deferrals = 0
+        self._disabled = False
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -55,44 +55,44 @@ class Interruption:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """A stretch of work that is finished first; an interruption comes at its end."""
-        self._held += 1
+    def deferred(self) -> Iterator[None]:
+        """Delay an interruption until the end of the block."""
+        self._n_deferrals += 1
         try:
             yield
         finally:
-            self._held -= 1
-        self._raise_if_due()
+            self._n_deferrals -= 1
+        self._raise_if_requested()
 
-    def settle(self) -> None:
-        """From here on nothing is raised any more: the run is putting away what it has."""
-        self._settled = True
+    def disable(self) -> None:
+        """Raise no more interruptions: the run is storing its results."""
+        self._disabled = True
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
-        if self.asked or self._settled:
-            # Straight to the descriptor: a handler may have broken into a write to `sys.stderr`.
+        if self.requested or self._disabled:
+            # The signal may have interrupted a write to `sys.stderr`, which is not reentrant.
             with suppress(OSError):
-                os.write(_STDERR, b"\nstopping; what is complete is being made permanent, one moment\n")
-        self.asked = True
-        self._raise_if_due()
+                os.write(_STDERR, b"\nstopping: storing completed work\n")
+        self.requested = True
+        self._raise_if_requested()
 
-    def _raise_if_due(self) -> None:
-        if self.asked and not self._settled and not self._held:
-            self._settled = True
+    def _raise_if_requested(self) -> None:
+        if self.requested and not self._disabled and not self._n_deferrals:
+            self._disabled = True
             raise KeyboardInterrupt
 
 
 @contextmanager
-def hurried(hurry: Callable[[], None]) -> Iterator[None]:
-    """While the block waits for something, a Ctrl-C or SIGTERM first ends that, then does what it did before.
+def hurried(release: Callable[[], None]) -> Iterator[None]:
+    """Call ``release`` on Ctrl-C or SIGTERM within the block, then the previous signal handler.
 
     Args:
-        hurry: Lets go of what is waited for; must need no lock that the block may hold.
+        release: Ends the blocking call of the block; must not need a lock that the block may hold.
     """
     previous: dict[signal.Signals, Any] = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
-        hurry()
+        release()
         if callable(before := previous[signal.Signals(number)]):
             before(number, frame)
 
@@ -110,14 +110,14 @@ def hurried(hurry: Callable[[], None]) -> Iterator[None]:
 
 @dataclass
 class RunReport:
-    """What a run did, counted by branch.
+    """Counts of a run, by branch.
 
     Attributes:
         done: Targets computed by this run.
-        reused: Targets that an earlier run had computed.
-        quarantined: Targets set aside, by earlier runs or this one.
+        reused: Targets computed by earlier runs.
+        quarantined: Targets quarantined by this run or earlier ones.
         reasons: Quarantined targets by reason.
-        transient: Targets that this run set aside for reasons that the next one may not find, by reason.
+        transient: Targets that this run quarantined for transient reasons, by reason.
     """
 
     done: Counter[str] = field(default_factory=Counter)
@@ -127,23 +127,24 @@ class RunReport:
     transient: Counter[str] = field(default_factory=Counter)
 
     def count(self, branch: str, quarantine: Quarantine) -> None:
-        """Take over what a branch's quarantine table says."""
+        """Copy the counts of a branch's quarantine table."""
         self.quarantined[branch] = len(quarantine)
         self.reasons[branch] = quarantine.reasons()
 
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """How the loop runs; none of it changes a number.
+    """Settings of the loop; none of them changes a computed number.
 
     Attributes:
-        batch_size: Items worked on at once: what a kill costs at most, for each worker.
+        batch_size: Items computed at once; a kill loses at most one batch for each worker.
         part_size: Items whose rows are sealed together.
         max_quarantined: Share of all targets of a branch that may be bad before the run stops.
-        workers: How many processes work; None is one for each core, 0 works in this process, without protection.
-        clip_timeout: Seconds that one clip may take to be read, and again to be worked on.
-        openers: How many further processes open items for the workers; 0: they do it themselves. Not with 0 workers.
-        threads: Threads of each worker's numerical libraries.
+        workers: Number of worker processes; None: one for each core; 0: run in this process, without crash protection.
+        clip_timeout: Seconds that one clip may take to be read, and again to be computed.
+        openers: Number of additional processes that open items for the workers; 0: the workers open them. Needs
+            workers.
+        threads: Threads of the numerical libraries of each worker.
     """
 
     batch_size: int
@@ -157,10 +158,10 @@ class RunConfig:
 
 @dataclass(slots=True)
 class _Chunk(Generic[ItemT]):
-    """Items that are sealed together: how many targets are still out, and the names under which rows were kept."""
+    """Items that are sealed together: the number of unfinished targets, and the names of the stored batches."""
 
     items: Sequence[ItemT]
-    left: int
+    n_unfinished: int
     kept: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
 
@@ -168,12 +169,12 @@ class Run(Generic[ItemT]):
     """One pass over the items that are not done yet.
 
     Args:
-        factory: Builds the step, in each worker.
-        writers: The open writer of each branch. Workers keep batches in its spool; here it makes parts of them.
-        quarantines: The table of each branch.
+        factory: Builds the step in each worker.
+        writers: The open writer of each branch. Workers store batches in its spool; this process seals them into parts.
+        quarantines: The quarantine table of each branch.
         config: How the loop runs.
-        report: Knows what is reused, and is told what is done.
-        engine: Who runs the workers, if not what ``config.workers`` says.
+        report: Holds the reused targets; this run adds its own counts.
+        engine: Runs the workers; None: as ``config.workers`` selects.
     """
 
     def __init__(
@@ -195,107 +196,107 @@ class Run(Generic[ItemT]):
             else InProcess()
         )
         self._totals: Counter[str] = Counter()
-        self._kept = 0
+        self._rows_stored = 0
         self.report = report
 
     def __call__(self, items: Sequence[ItemT], description: str) -> RunReport:
-        """Work on ``items`` and seal what is finished, also when the run is cut short.
+        """Process ``items`` and seal all finished batches, also if the run ends early.
 
         Raises:
             TooManyQuarantined: As soon as more than the allowed share of a branch is bad.
             Interrupted: On Ctrl-C or SIGTERM.
-            Exception: What stopped the run; what then kept parts from being sealed is a note of it.
+            Exception: The cause of the end of the run; a subsequent failure to seal parts is attached as a note.
         """
-        self._count(items)
-        chunks = self._cut(items)
+        self._count_totals(items)
+        chunks = self._make_chunks(items)
         try:
             with Interruption() as interruption:
                 try:
                     self._loop(chunks, description, interruption)
                 except BaseException as error:
-                    # A crash or Ctrl-C loses the batches in flight and nothing before them.
-                    interruption.settle()
-                    if failure := self._end(chunks):
-                        said = "".join(traceback.format_exception_only(failure)).strip()
-                        error.add_note(f"Then, as what was complete was put away: {said}")
+                    # A crash or Ctrl-C loses only the batches in flight.
+                    interruption.disable()
+                    if failure := self._store_all(chunks):
+                        text = "".join(traceback.format_exception_only(failure)).strip()
+                        error.add_note(f"Storing completed work then failed: {text}")
                         if isinstance(error, KeyboardInterrupt):
                             raise failure from None
                     raise
-                interruption.settle()
-                if failure := self._end(chunks):
+                interruption.disable()
+                if failure := self._store_all(chunks):
                     raise failure
         except KeyboardInterrupt:
             raise Interrupted(f"{description}: interrupted") from None
-        if interruption.asked:
+        if interruption.requested:
             raise Interrupted(f"{description}: interrupted")
         return self.report
 
     def _loop(self, chunks: dict[int, _Chunk[ItemT]], description: str, interruption: Interruption) -> None:
-        total = sum(chunk.left for chunk in chunks.values())
-        tasks = list(self._tasks(chunks))
+        total = sum(chunk.n_unfinished for chunk in chunks.values())
+        tasks = list(self._make_tasks(chunks))
         spools = {branch: writer.spool for branch, writer in self._writers.items()}
         results = cast("Iterator[Done[ItemT]]", self._engine.run(tasks, self._factory, spools))
         with progress_bar(description, total, unit="target") as bar, closing(results) as finished:  # type: ignore[type-var]
             self._check_share()
             for done in finished:
-                with interruption.held():
-                    self._take(done, chunks)
+                with interruption.deferred():
+                    self._record(done, chunks)
                 self._check_share()
                 bar.set_postfix(
-                    done=self._kept,
+                    done=self._rows_stored,
                     reused=sum(self.report.reused.values()),
                     quarantined=sum(len(quarantine) for quarantine in self._quarantines.values()),
                     refresh=False,
                 )
                 bar.update(_count_targets(done.task.items))
 
-    def _count(self, items: Sequence[ItemT]) -> None:
+    def _count_totals(self, items: Sequence[ItemT]) -> None:
         self._totals.update(target.branch for item in items for target in item.targets)
         for branch, quarantine in self._quarantines.items():
             self._totals[branch] += self.report.reused.get(branch, 0) + len(quarantine)
 
-    def _cut(self, items: Sequence[ItemT]) -> dict[int, _Chunk[ItemT]]:
+    def _make_chunks(self, items: Sequence[ItemT]) -> dict[int, _Chunk[ItemT]]:
         size = self._config.part_size
         parts = [items[start : start + size] for start in range(0, len(items), size)]
         return {number: _Chunk(part, _count_targets(part)) for number, part in enumerate(parts)}
 
-    def _tasks(self, chunks: Mapping[int, _Chunk[ItemT]]) -> Iterator[Task[ItemT]]:
+    def _make_tasks(self, chunks: Mapping[int, _Chunk[ItemT]]) -> Iterator[Task[ItemT]]:
         size = self._config.batch_size
         for number, chunk in chunks.items():
             for index, start in enumerate(range(0, len(chunk.items), size)):
                 yield Task(f"{number:06d}-{index:04d}", number, tuple(chunk.items[start : start + size]))
 
-    def _take(self, done: Done[ItemT], chunks: dict[int, _Chunk[ItemT]]) -> None:
+    def _record(self, done: Done[ItemT], chunks: dict[int, _Chunk[ItemT]]) -> None:
         for target, error in done.errors:
-            self._quarantines[target.branch].add(target.clip_id, error.reason, str(error), target.digest)
+            self._quarantines[target.branch].add(target.clip_id, error.reason, error.message, target.digest)
             if error.is_transient:
                 self.report.transient[error.reason] += 1
         chunk = chunks[done.task.chunk]
         for branch, rows in done.kept.items():
             chunk.kept[branch].append(done.task.name)
-            self._kept += rows
-        chunk.left -= _count_targets(done.task.items)  # not items: one that broke a worker comes back in pieces
-        if chunk.left == 0:
-            # Taken out first: what could not be sealed waits in the spool for the next run and is never sealed twice.
+            self._rows_stored += rows
+        chunk.n_unfinished -= _count_targets(done.task.items)  # targets, because an item may return in pieces
+        if chunk.n_unfinished == 0:
+            # Removed first, to seal no batch twice; the next run recovers batches that could not be sealed.
             del chunks[done.task.chunk]
             if failure := self._seal(done.task.chunk, chunk):
                 raise failure
         for quarantine in self._quarantines.values():
-            quarantine.write(least_seconds=_SECONDS_BETWEEN_TABLES)
+            quarantine.write(min_interval=_TABLE_WRITE_INTERVAL)
 
     def _seal(self, number: int, chunk: _Chunk[ItemT]) -> Exception | None:
-        """Seal what a chunk holds, each branch by itself, and return the first error."""
+        """Seal the batches of a chunk, each branch independently, and return the first error."""
         first: Exception | None = None
         for branch, tasks in chunk.kept.items():
             clip_ids = [target.clip_id for item in chunk.items for target in item.targets if target.branch == branch]
             try:
                 self.report.done[branch] += self._writers[branch].seal(number, sorted(tasks), clip_ids)
-            except Exception as error:  # noqa: BLE001 - the caller raises it, when the others are sealed
+            except Exception as error:  # noqa: BLE001 - the caller raises it after sealing the other branches
                 first = first or error
         return first
 
-    def _end(self, chunks: dict[int, _Chunk[ItemT]]) -> Exception | None:
-        """Put away all that there is, and return the first error: one part or table must not cost the others."""
+    def _store_all(self, chunks: dict[int, _Chunk[ItemT]]) -> Exception | None:
+        """Seal all chunks, write all tables, and return the first error; one failure does not affect the others."""
         failures = [self._seal(number, chunk) for number, chunk in chunks.items()]
         for branch, quarantine in self._quarantines.items():
             try:

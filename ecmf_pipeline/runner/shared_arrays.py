@@ -1,9 +1,9 @@
-"""Hand opened batches from one process to another without a copy on the way.
+"""Pass opened batches from one process to another without a copy.
 
-The arrays lie in an anonymous file in memory (`memfd_create`): its size is not bounded by /dev/shm, and it is freed
-with the last process that holds its descriptor, however that process ends. The descriptor travels over the connection
-between two processes (SCM_RIGHTS, unix(7)). Large arrays are written as they are (pickle protocol 5), and the receiver
-maps the file and works on them in place.
+The arrays are in an anonymous memory file (`memfd_create`). Its size is not limited by /dev/shm, and the kernel frees
+it with the last process that holds its descriptor, however that process ends. The descriptor is sent over the
+connection between two processes (SCM_RIGHTS, unix(7)). Large arrays are written without conversion (pickle protocol 5);
+the receiver maps the file and works on them in place.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 ARE_SUPPORTED = hasattr(os, "memfd_create")
-"""Whether this system has files in memory (Linux has)."""
+"""Whether this system has memory files (Linux only)."""
 
-_ALIGNMENT = 64  # bytes; what vector instructions like
-_NO_ROOM = {errno.ENOMEM, errno.ENOSPC}
+_ALIGNMENT = 64  # bytes, for vector instructions
+_NO_MEMORY = {errno.ENOMEM, errno.ENOSPC}
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where each object lies in the file.
+    """Positions of the objects in the file.
 
     Attributes:
-        pickled: Bytes of the pickle at the start.
-        buffers: First byte and size of each of the arrays that follow.
+        pickled: Size of the pickle at the start, in bytes.
+        buffers: Offset and size in bytes of each array that follows.
     """
 
     pickled: int
@@ -40,35 +40,35 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class SharedArrays:
-    """A file in memory that this process holds; `close` it, or the memory stays taken.
+    """A memory file that this process holds; the memory stays allocated until `close`.
 
     Attributes:
-        descriptor: Of the file, in this process.
-        layout: Where each object lies in it.
+        descriptor: The file descriptor in this process.
+        layout: Positions of the objects in the file.
     """
 
     descriptor: int
     layout: Layout
 
     def close(self) -> None:
-        """Release it; the memory is free when no other process holds it, nor anything unpacked from it."""
+        """Release the file; its memory is freed when no process holds it and no unpacked array uses it."""
         os.close(self.descriptor)
 
     def send(self, connection: Connection) -> None:
-        """Let the other end hold it, too; the other end must call `receive` next.
+        """Share the file with the other end, which must call `receive` next.
 
         Raises:
-            OSError: When the other end is gone.
+            OSError: If the other end is closed.
         """
         reduction.send_handle(connection, self.descriptor, None)
 
     @classmethod
     def receive(cls, connection: Connection, layout: Layout) -> SharedArrays:
-        """Take what the other end sends.
+        """Receive a file sent by the other end.
 
         Raises:
-            OSError: When the other end is gone.
-            EOFError: Likewise.
+            OSError: If the other end is closed.
+            EOFError: If the other end is closed.
         """
         descriptor = reduction.recv_handle(connection)
         os.set_inheritable(descriptor, False)
@@ -76,55 +76,57 @@ class SharedArrays:
 
 
 def pack(content: object) -> SharedArrays:
-    """Pickle an object into a new file in memory.
+    """Pickle an object into a new memory file.
 
     Raises:
-        MemoryError: When there is no room for it.
+        MemoryError: If memory is too small.
     """
     if sys.platform != "linux":
-        raise NotImplementedError("files in memory need Linux")
+        raise NotImplementedError("memory files need Linux")
     buffers: list[pickle.PickleBuffer] = []
     pickled = pickle.dumps(content, protocol=5, buffer_callback=buffers.append)
     descriptor = os.memfd_create("opened-batch", os.MFD_CLOEXEC)
-    places = []
+    buffers_layout = []
     try:
         with os.fdopen(descriptor, "wb", buffering=0, closefd=False) as file:
             end = _write(file, pickled)
             for buffer in buffers:
                 with buffer.raw() as raw:
                     start = file.seek(-(-end // _ALIGNMENT) * _ALIGNMENT)
-                    places.append((start, raw.nbytes))
+                    buffers_layout.append((start, raw.nbytes))
                     end = start + _write(file, raw)
     except BaseException as error:
         os.close(descriptor)
-        _raise_if_no_room(error)
+        _raise_if_no_memory(error)
         raise
-    return SharedArrays(descriptor, Layout(len(pickled), tuple(places)))
+    return SharedArrays(descriptor, Layout(len(pickled), tuple(buffers_layout)))
 
 
 def unpack(arrays: SharedArrays) -> Any:
-    """Return what was packed. Its arrays lie in the file's own pages and are writable (other processes do not see it).
+    """Return the packed object.
+
+    Its arrays use the pages of the file. They are writable; other processes do not see the changes.
 
     Raises:
-        MemoryError: When there is no room for it.
+        MemoryError: If memory is too small.
     """
     try:
         mapped = memoryview(mmap.mmap(arrays.descriptor, 0, access=mmap.ACCESS_COPY))
     except OSError as error:
-        _raise_if_no_room(error)
+        _raise_if_no_memory(error)
         raise
     buffers = [mapped[start : start + size] for start, size in arrays.layout.buffers]
     return pickle.loads(mapped[: arrays.layout.pickled], buffers=buffers)
 
 
-def _raise_if_no_room(error: BaseException) -> None:
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        raise MemoryError(f"no room for an opened batch ({error.strerror})") from error
+def _raise_if_no_memory(error: BaseException) -> None:
+    if isinstance(error, OSError) and error.errno in _NO_MEMORY:
+        raise MemoryError(f"no memory for an opened batch ({error.strerror})") from error
 
 
 def _write(file: Any, data: bytes | memoryview) -> int:
-    """Write all of it: a system call writes 2 GB at most."""
-    left = memoryview(data)
-    while left:
-        left = left[file.write(left) :]
+    """Write all of ``data``; one system call writes at most 2 GB."""
+    remaining = memoryview(data)
+    while remaining:
+        remaining = remaining[file.write(remaining) :]
     return len(data)

@@ -1,8 +1,7 @@
-"""What workers do: a step reads items and computes rows, batch by batch; an engine decides which process runs it.
+"""Interfaces of a long loop: items, steps that compute rows from them, and engines that run the steps.
 
-A worker has a `Spool` of each branch and makes every finished batch durable at once. The main process has the
-`SpoolWriter`, the only one by its lock, which turns batches into their permanent form and takes up what killed runs
-have left.
+A worker has one `Spool` for each branch and makes each finished batch durable at once. The main process holds the
+`SpoolWriter` and its lock. It turns batches into their permanent form, including batches left by killed runs.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from ecmf_pipeline.core.files import exclusive, flush_folder, write_atomic
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One thing to compute for a clip: the features of one modality, say.
+    """One result to compute for a clip, for example the features of one modality.
 
     Attributes:
         clip_id: The clip.
-        branch: Which table the result goes to (a modality).
+        branch: The table that the result goes to (a modality).
         digest: Digest of the input.
     """
 
@@ -38,16 +37,16 @@ class Target:
 
 
 class Item(Protocol):
-    """What the loop runs over: picklable, carrying all that a worker needs to know of one clip."""
+    """An element of the loop: picklable, with all data that a worker needs about one clip."""
 
     @property
     def targets(self) -> Sequence[Target]:
-        """What is to be computed for it."""
+        """The results to compute for the item."""
 
     def alone(self) -> Sequence[Self]:
-        """The item in pieces that fail by themselves, itself where it is one: what broke one says nothing of the next.
+        """Split the item into pieces that can fail independently; an indivisible item returns itself.
 
-        A piece has targets of the item, and each of them is in one piece.
+        Each target of the item is in exactly one piece.
         """
 
 
@@ -58,59 +57,64 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[Row]):
-    """What became of one target: a row, or the reason why there is none."""
+    """The result of one target: a row, or the reason for its absence."""
 
     target: Target
     result: Row | ClipError
 
 
 class Opener(ABC, Generic[ItemT, Opened]):
-    """The first half of a `Step`: what needs no model."""
+    """The first half of a `Step`: it reads input and needs no model."""
 
     @abstractmethod
     def open(self, item: ItemT) -> Opened:
-        """Read one item's input.
+        """Read the input of one item.
 
         Raises:
-            ClipError: When the input is bad: all the item's targets are quarantined.
-            MemoryError: When memory runs out: the item is tried again when that of the others is free, piece by piece.
+            ClipError: If the input is bad; all targets of the item are quarantined.
+            MemoryError: If memory runs out; the item is retried in pieces, after the other items have released theirs.
         """
 
     def close(self) -> None:
-        """Let go of what it holds (native objects, models)."""
+        """Release native objects and models."""
 
 
 class Step(Opener[ItemT, Opened], Generic[ItemT, Opened, Row]):
-    """What a long loop does; lives in a worker."""
+    """The computation of a long loop; it runs in a worker."""
 
     @abstractmethod
     def work(self, batch: Sequence[tuple[ItemT, Opened]]) -> list[Outcome[Row]]:
         """Compute the targets of several opened items at once.
 
         Raises:
-            MemoryError: When memory runs out: the items are worked on one by one.
+            MemoryError: If memory runs out; each item is then computed alone.
         """
 
 
 class StepFactory(Protocol):
-    """Builds the step in the worker that runs it; picklable.
+    """A picklable factory that builds the step in the worker that runs it.
 
-    To have items opened by openers (`RunConfig.openers`), it also needs a method ``opener(number)``, which builds, in a
-    process of its own, an `Opener` that opens items as the step does, without its models. What is opened is pickled.
+    With openers (`RunConfig.openers`) it also needs a method ``opener(number)``. That method runs in a separate process
+    and returns an `Opener` that opens items like the step, without its models. Opened items are pickled.
     """
 
     def __call__(self, worker: int) -> Step[Any, Any, Any]:
-        """Build the step and load its models; the number of the worker, 0 to N - 1, picks a graphics card, say."""
+        """Build the step and load its models.
+
+        Args:
+            worker: Number of the worker, 0 to N - 1; it can select a GPU, for example.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Spool(Generic[Row]):
-    """The finished batches of one run. Small and picklable: every worker has a copy.
+    """The finished batches of one run: small and picklable, with a copy in each worker.
 
     Attributes:
-        folder: Where the files are; shared by all runs on the same store.
-        pack: Turns the rows of a batch into bytes; picklable.
-        run: This run's name, in hex. A worker that outlives its run for a moment can never mix with the next run's.
+        folder: Folder of the batch files, shared by all runs on the same store.
+        pack: Converts the rows of a batch to bytes; picklable.
+        run: Identifier of this run, in hex. It separates the batches of a worker that outlives its run from those of
+            the next run.
     """
 
     folder: Path
@@ -118,19 +122,19 @@ class Spool(Generic[Row]):
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
     def keep(self, task: str, rows: Sequence[Row]) -> None:
-        """Make the rows of a finished task durable, whole or not at all: they are when this returns."""
+        """Write the rows of a finished task durably and atomically."""
         write_atomic(self._path(task), self.pack(rows))
         flush_folder(self.folder)
 
     def read(self, task: str) -> bytes | None:
-        """Return the batch kept under a name; None if there is none."""
+        """Return the batch stored under a name; None if there is none."""
         try:
             return self._path(task).read_bytes()
         except FileNotFoundError:
             return None
 
     def drop(self, tasks: Iterable[str]) -> None:
-        """Remove batches that have found their permanent form."""
+        """Remove batches that have reached their permanent form."""
         for task in tasks:
             self._path(task).unlink(missing_ok=True)
 
@@ -139,37 +143,37 @@ class Spool(Generic[Row]):
 
 
 def leftover_batches(folder: Path) -> list[Path]:
-    """Return the finished batches in the spool of a store that no run is writing to, in the order of the work."""
+    """Return the finished batches in the spool of a store that no run writes to, in task order."""
     return sorted(folder.glob("*.batch"))
 
 
 class SpoolWriter(ABC, Generic[Row]):
-    """The one writer of a folder; a context manager that holds its lock.
+    """The only writer of a folder; a context manager that holds the folder's lock.
 
-    On entering it takes up what killed runs have left, so that a plan made afterwards counts it as done.
+    On entry it recovers the batches of killed runs. A plan made afterwards counts their rows as done.
 
     Args:
-        spool: Where this run's workers keep their finished batches.
+        spool: The spool of this run.
         lock: The lock file.
-        what: What is written to, for messages.
+        what: Name of the folder's content, for messages.
 
     Attributes:
-        adopted: How many rows of killed runs were taken up.
+        adopted: Number of rows recovered from killed runs.
 
     Raises:
-        StoreBusy: On entering, when another run writes to the same.
+        StoreBusy: On entry, if another run writes to the same folder.
     """
 
     def __init__(self, spool: Spool[Row], *, lock: Path, what: str) -> None:
         self.spool = spool
         self.adopted = 0
         self._lock = lock
-        self._what = what
+        self._content = what
         self._exits = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as exits:
-            exits.enter_context(exclusive(self._lock, self._what))
+            exits.enter_context(exclusive(self._lock, self._content))
             self._refresh()
             self._clear_unfinished()
             self.adopted = self._adopt(leftover_batches(self.spool.folder))
@@ -179,62 +183,62 @@ class SpoolWriter(ABC, Generic[Row]):
 
     def __exit__(self, *_: object) -> None:
         for folder in (self.spool.folder, self.spool.folder.parent):
-            with suppress(OSError):  # not empty, or never made
+            with suppress(OSError):  # not empty, or does not exist
                 folder.rmdir()
         self._exits.close()
 
     def _refresh(self) -> None:
-        """Read what other runs have changed before this one got the lock."""
+        """Reload changes that other runs made before this writer got the lock."""
 
     @abstractmethod
     def _adopt(self, leftovers: Sequence[Path]) -> int:
-        """Add the finished batches of dead runs, remove them, and return how many rows they were."""
+        """Store the finished batches of killed runs permanently, remove them, and return their number of rows."""
 
     def _start(self) -> None:
-        """Do what must follow the adoption."""
+        """Finish the setup after recovery."""
 
     def _clear_unfinished(self) -> None:
-        """Remove what killed processes were writing."""
+        """Remove files that killed processes left half-written."""
         for pattern in ("part-*", ".*"):
             for path in self.spool.folder.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     @contextmanager
     def _kept(self, tasks: Sequence[str]) -> Iterator[list[bytes]]:
-        """Yield the batches kept under some names; they leave the spool when the block has made them permanent.
+        """Yield the batches stored under some names, and remove them from the spool if the block succeeds.
 
         Raises:
-            StoreError: When some of them are gone: a batch that a worker has reported must never be missed silently.
+            StoreError: If a batch that a worker reported no longer exists.
         """
         batches = {task: self.spool.read(task) for task in tasks}
         if lost := [task for task, payload in batches.items() if payload is None]:
             raise StoreError(
-                f"{self.spool.folder}: finished batches are gone ({', '.join(lost[:3])})",
-                "something else removed them while the run went on; run the same command again to compute them",
+                f"{self.spool.folder}: finished batches disappeared during the run ({', '.join(lost[:3])})",
+                "do not remove files during a run; run the same command again to compute them",
             )
         yield [payload for payload in batches.values() if payload is not None]
         self.spool.drop(tasks)
 
 
 class PartWriter(SpoolWriter[Row]):
-    """The one writer of a folder of numbered, immutable parts."""
+    """The only writer of a folder of numbered, immutable parts."""
 
     _base = 0
 
     @abstractmethod
     def seal(self, number: int, tasks: Sequence[str], clip_ids: Sequence[str]) -> int:
-        """Make one part of what workers kept, of all or nothing.
+        """Write one permanent part from stored batches, atomically.
 
         Args:
-            number: The part's place among those of this run.
-            tasks: The names under which batches were kept.
-            clip_ids: The order of the rows; a clip of which nothing was kept is skipped.
+            number: Index of the part within this run.
+            tasks: Names of the stored batches.
+            clip_ids: Order of the rows; clips without a stored row are skipped.
 
         Returns:
-            How many rows were kept.
+            Number of rows written.
 
         Raises:
-            StoreError: When something that was kept is gone.
+            StoreError: If a stored batch no longer exists.
         """
 
     @abstractmethod
@@ -245,7 +249,7 @@ class PartWriter(SpoolWriter[Row]):
         self._base = self._next_number()
 
     def _place(self, number: int | None) -> int:
-        """Return a part's number: the next free one, or that of the ``number``-th of this run."""
+        """Return the number of the ``number``-th part of this run, or the next free number."""
         return self._next_number() if number is None else self._base + number
 
 
@@ -254,9 +258,9 @@ class Task(Generic[ItemT]):
     """One batch.
 
     Attributes:
-        name: Unique in the run, and a plain file name; names sort in the order of the items.
-        chunk: Index of the chunk that the batch is a part of.
-        items: What to work on.
+        name: Unique in the run and usable as a file name; names sort in item order.
+        chunk: Index of the chunk that the batch belongs to.
+        items: The items of the batch.
     """
 
     name: str
@@ -266,12 +270,12 @@ class Task(Generic[ItemT]):
 
 @dataclass(frozen=True, slots=True)
 class Done(Generic[ItemT]):
-    """What became of one batch.
+    """The result of one batch.
 
     Attributes:
         task: The batch.
-        kept: Rows kept, by branch.
-        errors: The targets that have no row, and why.
+        kept: Number of rows stored, by branch.
+        errors: Targets without a row, each with the reason.
     """
 
     task: Task[ItemT]
@@ -280,51 +284,51 @@ class Done(Generic[ItemT]):
 
 
 class Engine(Protocol):
-    """Who runs the workers."""
+    """The part of a run that executes tasks on workers."""
 
     def run(
         self, tasks: Iterable[Task[ItemT]], factory: StepFactory, spools: Mapping[str, Spool[Any]]
     ) -> Iterator[Done[ItemT]]:
-        """Work on all tasks, in any order; a generator, and closing it stops the workers.
+        """Yield the result of each task, in any order; closing the generator stops the workers.
 
-        A task that broke a worker comes back in several pieces, each with a name of its own; so may an item, as
-        `Item.alone` cuts it. Every target comes back exactly once. Each worker has a step of its own, from the factory,
-        and a copy of the spool of each branch.
+        A task that crashed a worker returns in several pieces, each with its own name. An item may also return in
+        pieces (`Item.alone`). Each target returns exactly once. Each worker builds its own step from the factory and
+        has a copy of the spool of each branch.
         """
 
 
 class Phase(StrEnum):
-    """What a worker is busy with."""
+    """The phase of a batch in a worker; the value is a participle for messages."""
 
     OPEN = "read"
-    WORK = "worked on"
+    WORK = "processed"
     KEEP = "kept"
 
 
 Watch = Callable[[Phase, int], None]
-"""Is told each phase as it starts, with the position in the batch of the item that is being opened (else 0)."""
+"""Callback invoked at the start of each phase, with the position in the batch of the item that is opened (else 0)."""
 
 
 @dataclass(slots=True)
 class Batch(Generic[ItemT]):
-    """Items that have been opened.
+    """Opened items.
 
     Attributes:
-        opened: Each with what there is of it now.
-        errors: Those that are bad, and why.
-        too_much: Those for which memory ran out, and what to say of them if it does so again when they are alone.
+        opened: Items, each with its opened input.
+        errors: Items with bad input, each with the reason.
+        too_large: Items that ran out of memory, each with the error to report if this happens again to the item alone.
     """
 
     opened: list[tuple[ItemT, Any]] = field(default_factory=list)
     errors: list[tuple[ItemT, ClipError]] = field(default_factory=list)
-    too_much: list[tuple[ItemT, OutOfMemory]] = field(default_factory=list)
+    too_large: list[tuple[ItemT, OutOfMemory]] = field(default_factory=list)
 
 
 def perform(
     step: Step[ItemT, Any, Any], spools: Mapping[str, Spool[Any]], task: Task[ItemT], watch: Watch
 ) -> Done[ItemT]:
-    """Open, work on and keep one batch: what every worker does, wherever it lives."""
-    return finish(step, spools, task, open_items(step, task.items, watch), watch)
+    """Open, compute and store one batch."""
+    return finish_batch(step, spools, task, open_items(step, task.items, watch), watch)
 
 
 def open_items(opener: Opener[ItemT, Any], items: Sequence[ItemT], watch: Watch) -> Batch[ItemT]:
@@ -337,28 +341,28 @@ def open_items(opener: Opener[ItemT, Any], items: Sequence[ItemT], watch: Watch)
         except ClipError as error:
             batch.errors.append((item, error))
         except MemoryError as error:
-            batch.too_much.append((item, out_of_memory(Phase.OPEN, error)))
+            batch.too_large.append((item, out_of_memory_error(Phase.OPEN, error)))
     return batch
 
 
-def finish(
+def finish_batch(
     step: Step[ItemT, Any, Any],
     spools: Mapping[str, Spool[Any]],
     task: Task[ItemT],
     batch: Batch[ItemT],
     watch: Watch,
 ) -> Done[ItemT]:
-    """Work on and keep a batch that has been opened; uses it up."""
-    outcomes = [outcome for item, error in batch.errors for outcome in _all_of(item, error)]
+    """Compute and store an opened batch; empties ``batch.opened``."""
+    outcomes = [outcome for item, error in batch.errors for outcome in _fail_all_targets(item, error)]
     if batch.opened:
         watch(Phase.WORK, 0)
-        outcomes += _work(step, batch.opened, batch.too_much)
-    batch.opened.clear()  # pictures take much room: what comes next needs it
+        outcomes += _compute(step, batch.opened, batch.too_large)
+    batch.opened.clear()  # frees the memory of decoded frames before the retries below
     for position, item in enumerate(task.items):
-        if any(item is each for each, _ in batch.too_much):
+        if any(item is large for large, _ in batch.too_large):
             for piece in item.alone():
-                outcomes += _perform_alone(step, piece, position, watch)
-    _refuse_silence(outcomes, task.items)
+                outcomes += _run_alone(step, piece, position, watch)
+    _check_all_targets_returned(outcomes, task.items)
     rows: dict[str, list[Any]] = defaultdict(list)
     errors: list[tuple[Target, ClipError]] = []
     for outcome in outcomes:
@@ -372,65 +376,68 @@ def finish(
     return Done(task, {branch: len(finished) for branch, finished in rows.items()}, errors)
 
 
-def _work(
-    step: Step[ItemT, Any, Any], opened: Sequence[tuple[ItemT, Any]], too_much: list[tuple[ItemT, OutOfMemory]]
+def _compute(
+    step: Step[ItemT, Any, Any], opened: Sequence[tuple[ItemT, Any]], too_large: list[tuple[ItemT, OutOfMemory]]
 ) -> list[Outcome[Any]]:
-    """Work on all at once or, where memory is short, one by one; those that even so were too much are added to it."""
+    """Compute all items at once, or one at a time if memory runs out; append those that still fail to ``too_large``."""
     try:
         return step.work(opened)
     except MemoryError:
-        pass  # one of them may be too much, or all of them together
+        pass  # caused by one item, or by all of them together
     outcomes: list[Outcome[Any]] = []
     for pair in opened:
         try:
             outcomes += step.work([pair])
         except MemoryError as error:
-            too_much.append((pair[0], out_of_memory(Phase.WORK, error)))
+            too_large.append((pair[0], out_of_memory_error(Phase.WORK, error)))
     return outcomes
 
 
-def _perform_alone(step: Step[ItemT, Any, Any], item: ItemT, position: int, watch: Watch) -> Sequence[Outcome[Any]]:
-    """Open and work on an item while no other takes up memory: the last word on whether there is enough."""
+def _run_alone(step: Step[ItemT, Any, Any], item: ItemT, position: int, watch: Watch) -> Sequence[Outcome[Any]]:
+    """Open and compute an item while no other is in memory; report the final result."""
     watch(Phase.OPEN, position)
     try:
         opened = step.open(item)
     except ClipError as error:
-        return _all_of(item, error)
+        return _fail_all_targets(item, error)
     except MemoryError as error:
-        return _all_of(item, out_of_memory(Phase.OPEN, error))
+        return _fail_all_targets(item, out_of_memory_error(Phase.OPEN, error))
     watch(Phase.WORK, 0)
     try:
         return step.work([(item, opened)])
     except MemoryError as error:
-        return _all_of(item, out_of_memory(Phase.WORK, error))
+        return _fail_all_targets(item, out_of_memory_error(Phase.WORK, error))
 
 
-def out_of_memory(phase: Phase, error: MemoryError) -> OutOfMemory:
-    """What is said of a piece for which there was not enough memory although it was alone."""
-    found = f" ({error})" if str(error) else ""
-    return OutOfMemory(f"memory ran out while the clip alone was being {phase.value}{found}")
+def out_of_memory_error(phase: Phase, error: MemoryError) -> OutOfMemory:
+    """Return the error of a clip that ran out of memory while it was processed alone."""
+    detail = f" ({error})" if str(error) else ""
+    return OutOfMemory(f"out of memory while the clip was being {phase.value} alone{detail}")
 
 
-def _all_of(item: ItemT, error: ClipError) -> list[Outcome[Any]]:
+def _fail_all_targets(item: ItemT, error: ClipError) -> list[Outcome[Any]]:
     return [Outcome(target, error) for target in item.targets]
 
 
-def _refuse_silence(outcomes: Sequence[Outcome[Any]], items: Sequence[ItemT]) -> None:
-    """A target that a step says nothing about would be lost without a word."""
+def _check_all_targets_returned(outcomes: Sequence[Outcome[Any]], items: Sequence[ItemT]) -> None:
+    """Raise if the step returned no outcome for a target, which would otherwise be lost silently."""
     missing = {target for item in items for target in item.targets} - {outcome.target for outcome in outcomes}
     if missing:
         raise RuntimeError(
-            f"the step said nothing about {len(missing)} of its targets, such as {min(missing, key=str)}"
+            f"the step returned no outcome for {len(missing)} targets, for example {min(missing, key=str)}"
         )
 
 
 class InProcess:
-    """Runs everything in this very process: no isolation, for debugging and where processes may not be started."""
+    """An engine that runs all tasks in this process, without crash protection.
+
+    It serves for debugging, and for systems that cannot start processes.
+    """
 
     def run(
         self, tasks: Iterable[Task[ItemT]], factory: StepFactory, spools: Mapping[str, Spool[Any]]
     ) -> Iterator[Done[ItemT]]:
-        """Work on the tasks one after the other; see `Engine`."""
+        """Run the tasks in order; see `Engine`."""
         step: Step[ItemT, Any, Any] | None = None
         try:
             for task in tasks:
@@ -442,4 +449,4 @@ class InProcess:
 
 
 def unwatched(_phase: Phase, _position: int) -> None:
-    """Ignore the phases of a batch: no other process would act on them."""
+    """Ignore the phases of a batch: no other process watches them."""

@@ -1,8 +1,8 @@
-"""A worker or opener process: ``python -m ecmf_pipeline.runner.worker DESCRIPTOR PARENT``, started by `WorkerProcess`.
+"""Main program of a worker or opener: ``python -m ecmf_pipeline.runner.worker DESCRIPTOR PARENT``.
 
-It reads tasks from its end of a socket pair until the other end is closed, and reports each step before it begins it,
-so that its death can be blamed on a clip. A worker opens the items of a task, works on and keeps them; those of a
-delivery have been opened by an opener already.
+`WorkerProcess` starts it. It reads tasks from its end of a socket pair until the other end closes. It reports each
+phase before starting it, which lets the main process attribute its death to a clip. A worker opens, computes and stores
+the items of a task; the items of a `Delivery` were already opened by an opener.
 """
 
 from __future__ import annotations
@@ -24,51 +24,56 @@ from ecmf_pipeline.runner.step import (
     Phase,
     Step,
     Task,
-    finish,
+    finish_batch,
     open_items,
-    out_of_memory,
+    out_of_memory_error,
     perform,
 )
-from ecmf_pipeline.runner.worker_process import At, Delivery, Failed, Opened, Ready, Role, Start
+from ecmf_pipeline.runner.worker_process import Delivery, Opened, PhaseStarted, ProcessFailed, Ready, Role, Start
 
 _PR_SET_PDEATHSIG = 1
-_OOM_SCORE_ADJ = 1000  # the highest: a worker costs one batch, anything else on the machine costs more
+_OOM_SCORE_ADJ = 1000  # the highest: losing a worker loses one batch, less than any other process
 
 
 def main(descriptor: int, parent: int) -> None:
-    """Work for ``parent`` until it closes the connection or dies."""
-    # The main process answers these; the last one would stop a process that writes to another's terminal.
+    """Work for ``parent`` until it closes the connection or exits."""
+    # The main process handles these. SIGTTOU would stop a background process that writes to the terminal.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)
-    os.set_inheritable(descriptor, False)  # what a step starts must not keep the connection open
-    _die_with(parent)
+    os.set_inheritable(descriptor, False)  # child processes of a step must not keep the connection open
+    _exit_with(parent)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE_ADJ))
-    parent_line = _ParentConnection(Connection(descriptor))
+    connection = _ParentConnection(Connection(descriptor))
     try:
-        _serve(parent_line)
-    except BaseException as error:  # noqa: BLE001 - it is raised again in the main process
-        parent_line.send(Failed.by(error))
+        _serve(connection)
+    except BaseException as error:  # noqa: BLE001 - raised again in the main process
+        connection.send(ProcessFailed.from_error(error))
 
 
-def _die_with(parent: int) -> None:
-    """Have the kernel end this process when its parent ends, even by SIGKILL; elsewhere the closed line does it."""
+def _exit_with(parent: int) -> None:
+    """Make the kernel kill this process when its parent exits, even by SIGKILL (Linux only).
+
+    On other systems the closed connection ends it.
+    """
     if sys.platform != "linux":
         return
     import ctypes
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != parent:  # it was gone before we asked
+    if os.getppid() != parent:  # it exited before the call above
         os._exit(1)
 
 
 class _ParentConnection:
-    """The connection to the main process; if that is gone there is nobody to work for, and this process ends."""
+    """The connection to the main process; if it breaks, this process exits."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def send(self, message: Ready | At | Failed | Opened | Done[Any], arrays: SharedArrays | None = None) -> None:
+    def send(
+        self, message: Ready | PhaseStarted | ProcessFailed | Opened | Done[Any], arrays: SharedArrays | None = None
+    ) -> None:
         pickled = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
         try:
             self._connection.send_bytes(pickled)
@@ -78,7 +83,7 @@ class _ParentConnection:
             os._exit(1)
 
     def receive(self) -> Any:
-        """Return the next message; None if there will be no more."""
+        """Return the next message; None after the last one."""
         try:
             pickled = self._connection.recv_bytes()
         except (EOFError, OSError):
@@ -86,7 +91,7 @@ class _ParentConnection:
         return pickle.loads(pickled)
 
     def unpack(self, task: Task[Any], layout: Layout) -> Batch[Any]:
-        """Return the opened items of a task, from the arrays that come now."""
+        """Receive the arrays of a delivery and return the opened items of its task."""
         try:
             arrays = SharedArrays.receive(self._connection, layout)
         except (EOFError, OSError):
@@ -95,10 +100,10 @@ class _ParentConnection:
             try:
                 return Batch(list(zip(task.items, unpack(arrays), strict=True)))
             except MemoryError as error:
-                return Batch(too_much=[(item, out_of_memory(Phase.OPEN, error)) for item in task.items])
+                return Batch(too_large=[(item, out_of_memory_error(Phase.OPEN, error)) for item in task.items])
 
     def watch(self, phase: Phase, position: int) -> None:
-        self.send(At(phase, position))
+        self.send(PhaseStarted(phase, position))
 
 
 def _serve(parent: _ParentConnection) -> None:
@@ -110,7 +115,7 @@ def _serve(parent: _ParentConnection) -> None:
         opener: Opener[Any, Any] = factory.opener(start.number)
         parent.send(Ready())
         while (task := parent.receive()) is not None:
-            _open(parent, opener, task)
+            _open_batch(parent, opener, task)
         opener.close()
         return
     step: Step[Any, Any, Any] = factory(start.number)
@@ -118,29 +123,29 @@ def _serve(parent: _ParentConnection) -> None:
     while (order := parent.receive()) is not None:
         if isinstance(order, Delivery):
             batch = parent.unpack(order.task, order.layout)
-            parent.send(finish(step, spools, order.task, batch, parent.watch))
+            parent.send(finish_batch(step, spools, order.task, batch, parent.watch))
         else:
             parent.send(perform(step, spools, order, parent.watch))
     step.close()
 
 
-def _open(parent: _ParentConnection, opener: Opener[Any, Any], task: Task[Any]) -> None:
-    """Open a batch and hand it over, without what is bad or too much for memory."""
+def _open_batch(parent: _ParentConnection, opener: Opener[Any, Any], task: Task[Any]) -> None:
+    """Open a batch and send it to the main process, without items that are bad or do not fit in memory."""
     batch = open_items(opener, task.items, parent.watch)
     arrays = None
     try:
         arrays = pack([opened for _, opened in batch.opened]) if batch.opened else None
     except MemoryError as error:
-        batch.too_much += [(item, out_of_memory(Phase.OPEN, error)) for item, _ in batch.opened]
+        batch.too_large += [(item, out_of_memory_error(Phase.OPEN, error)) for item, _ in batch.opened]
         batch.opened.clear()
-    at = {id(item): position for position, item in enumerate(task.items)}
+    position_of = {id(item): position for position, item in enumerate(task.items)}
     message = Opened(
-        good=[at[id(item)] for item, _ in batch.opened],
-        bad=[(at[id(item)], error) for item, error in batch.errors],
-        too_much=[(at[id(item)], error) for item, error in batch.too_much],
+        good=[position_of[id(item)] for item, _ in batch.opened],
+        bad=[(position_of[id(item)], error) for item, error in batch.errors],
+        too_large=[(position_of[id(item)], error) for item, error in batch.too_large],
         layout=arrays.layout if arrays else None,
     )
-    batch.opened.clear()  # it is in the shared arrays by now
+    batch.opened.clear()  # the shared arrays hold a copy
     parent.send(message, arrays)
     if arrays is not None:
         arrays.close()
@@ -148,7 +153,7 @@ def _open(parent: _ParentConnection, opener: Opener[Any, Any], task: Task[Any]) 
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]))
-    # All is kept and reported: libraries' own clean-up at exit could only take time, or crash.
+    # All results are stored and reported: clean-up of libraries at exit could only take time, or crash.
     with suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()

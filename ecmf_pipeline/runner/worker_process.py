@@ -1,4 +1,4 @@
-"""One worker or opener process as the main process sees it, and the messages between the two."""
+"""A worker or opener process as seen by the main process, and the messages between the two."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any, Generic
 
 from ecmf_pipeline.core.errors import WORKER_NOTE, ClipError, OutOfMemory
-from ecmf_pipeline.runner.machine import count_oom_kills, memory_settings, thread_settings
+from ecmf_pipeline.runner.machine import count_oom_kills, memory_settings, thread_environment
 from ecmf_pipeline.runner.shared_arrays import Layout, SharedArrays
 from ecmf_pipeline.runner.step import ItemT, Phase, Task
 
 _STDERR = 2
-_SECONDS_TO_END = 5.0
+_EXIT_TIMEOUT = 5.0
 
 
 class Role(StrEnum):
-    """What a process is for."""
+    """The role of a process."""
 
     WORKER = "worker"
     OPENER = "opener"
@@ -35,7 +35,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """To a new process: its role and number, and the factory and spools it works with, pickled."""
+    """Message to a new process: its role, its number, and the pickled factory and spools."""
 
     role: Role
     number: int
@@ -44,12 +44,12 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """From a process: its step or opener is built."""
+    """Message from a process: its step or opener is built."""
 
 
 @dataclass(frozen=True, slots=True)
-class At:
-    """From a process: it begins a phase of its batch, with the item at a position; see `step.Watch`."""
+class PhaseStarted:
+    """Message from a process: it starts a phase of its batch, at the item of a position; see `step.Watch`."""
 
     phase: Phase
     position: int
@@ -57,51 +57,51 @@ class At:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """From an opener: what became of the items of its batch, each by its position; the arrays follow.
+    """Message from an opener: the results of its batch by item position; the shared arrays follow.
 
     Attributes:
-        good: Those that the arrays hold, in their order.
-        bad: Those that cannot be opened, and why.
-        too_much: Those for which memory ran out, and the error if they were alone.
-        layout: Of the arrays; None if no item is good, and no arrays follow.
+        good: Items that the arrays hold, in this order.
+        bad: Items that cannot be opened, each with the reason.
+        too_large: Items that ran out of memory, each with the error to report if the item was alone.
+        layout: Layout of the arrays; None if no item is good, and no arrays follow.
     """
 
     good: Sequence[int]
     bad: Sequence[tuple[int, ClipError]]
-    too_much: Sequence[tuple[int, OutOfMemory]]
+    too_large: Sequence[tuple[int, OutOfMemory]]
     layout: Layout | None
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """To a worker: a batch that an opener has opened; its arrays follow."""
+    """Message to a worker: a batch that an opener has opened; its arrays follow."""
 
     task: Task[Any]
     layout: Layout
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
-    """From a process: an exception that is no clip's fault."""
+class ProcessFailed:
+    """Message from a process: an exception that no clip caused."""
 
     error: bytes
     trace: str
 
     @classmethod
-    def by(cls, error: BaseException) -> Failed:
-        """Make the message for an error, also for one that cannot be pickled."""
+    def from_error(cls, error: BaseException) -> ProcessFailed:
+        """Make the message for an error, including errors that cannot be pickled."""
         trace = "".join(traceback.format_exception(error)).rstrip()
         try:
             pickled = pickle.dumps(error)
-            travels = isinstance(error, Exception) and type(pickle.loads(pickled)) is type(error)
-        except Exception:  # noqa: BLE001 - whatever an exception's own pickling raises
-            travels = False
-        if not travels:
+            is_picklable = isinstance(error, Exception) and type(pickle.loads(pickled)) is type(error)
+        except Exception:  # noqa: BLE001 - pickling can raise anything
+            is_picklable = False
+        if not is_picklable:
             pickled = pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
         return cls(pickled, trace)
 
-    def revive(self) -> Exception:
-        """Return the error as it was raised, with the process's traceback as a note."""
+    def restore(self) -> Exception:
+        """Return the original error, with the traceback of the process as a note."""
         error: Exception = pickle.loads(self.error)
         error.add_note(f"{WORKER_NOTE}\n{self.trace}")
         return error
@@ -113,9 +113,10 @@ class Job(Generic[ItemT]):
 
     Attributes:
         task: The task.
-        suspect: The role of the process that it may have broken, if it is one piece of one item of a batch that did.
-        root: Name of the task that it is a piece of.
-        arrays: Its items, if an opener has opened them.
+        suspect: Role of the process that the job may have broken; None if it is no suspect. A suspect is one piece of
+            one item.
+        root: Name of the task that the job was split from.
+        arrays: The opened items, if an opener has opened them.
     """
 
     task: Task[ItemT]
@@ -129,17 +130,17 @@ class WorkerProcess(Generic[ItemT]):
 
     Attributes:
         role: Worker or opener.
-        number: Its place among the run's workers or openers; one that replaces another takes over its number.
-        connection: Our end of the connection to it.
+        number: Index among the workers or openers of the run; a replacement takes over the number.
+        connection: The main process's end of the connection.
         ready: Whether its step or opener is built.
-        job: Its present job.
-        phase: The phase of that job; None before it has begun.
+        job: Its current job.
+        phase: The phase of that job; None before the job starts.
         position: The item that it is opening.
-        deadline: When (`time.monotonic`) it counts as hanging.
-        jobs_given: How many jobs it was given so far.
-        only_suspects: Whether all of them were suspects alone.
-        oom_kills: The kernel's count when it was given the last one.
-        gone: Whether its end of the connection is closed.
+        deadline: Time (`time.monotonic`) after which it counts as hanging.
+        jobs_given: Number of jobs given to it so far.
+        had_only_suspects: Whether all of them were suspects.
+        oom_kills: The kernel's count of out-of-memory kills when it got its last job.
+        exited: Whether its end of the connection is closed.
     """
 
     def __init__(self, role: Role, number: int, threads: int) -> None:
@@ -151,31 +152,31 @@ class WorkerProcess(Generic[ItemT]):
         self.position = 0
         self.deadline = math.inf
         self.jobs_given = 0
-        self.only_suspects = True
+        self.had_only_suspects = True
         self.oom_kills = 0
-        self.gone = False
-        self.connection, theirs = Pipe()
-        search_path = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)  # it must find what is pickled
-        with theirs:
+        self.exited = False
+        self.connection, child_end = Pipe()
+        search_path = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)  # to unpickle the factory
+        with child_end:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "ecmf_pipeline.runner.worker", str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-P", "-m", "ecmf_pipeline.runner.worker", str(child_end.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
-                stdout=_STDERR,  # standard output is for what the command itself prints
-                env=os.environ | thread_settings(threads) | memory_settings() | {"PYTHONPATH": search_path},
-                pass_fds=(theirs.fileno(),),
-                process_group=0,  # a terminal's Ctrl-C is for the main process alone
+                stdout=_STDERR,  # standard output is reserved for the results of the command
+                env=os.environ | thread_environment(threads) | memory_settings() | {"PYTHONPATH": search_path},
+                pass_fds=(child_end.fileno(),),
+                process_group=0,  # Ctrl-C in a terminal must reach only the main process
             )
 
     def begin(self, work: bytes) -> None:
         """Send the new process its role; ``work`` is the pickled factory and spools."""
-        with suppress(OSError):  # it is dead already, as its closed connection will show
+        with suppress(OSError):  # it has exited; `messages` detects this
             self.connection.send(Start(self.role, self.number, work))
 
     def give(self, job: Job[ItemT]) -> None:
-        """Give it a job, and the ownership of its arrays if there are any."""
+        """Send a job, with ownership of its arrays if it has any."""
         self.job, self.phase = replace(job, arrays=None), None
         self.jobs_given += 1
-        self.only_suspects &= job.suspect is not None
+        self.had_only_suspects &= job.suspect is not None
         self.oom_kills = count_oom_kills()
         with suppress(OSError):
             if job.arrays is None:
@@ -185,23 +186,23 @@ class WorkerProcess(Generic[ItemT]):
                 self.connection.send(Delivery(job.task, job.arrays.layout))
                 job.arrays.send(self.connection)
 
-    def enter(self, phase: Phase, position: int, clip_timeout: float) -> None:
-        """Note that it begins a phase of its job, and how long it may take."""
+    def start_phase(self, phase: Phase, position: int, clip_timeout: float) -> None:
+        """Record the start of a phase of the job, and its deadline."""
         self.phase, self.position = phase, position
         if phase is Phase.KEEP or self.job is None:
-            self.deadline = math.inf  # a slow disk is no clip's fault
+            self.deadline = math.inf  # a slow disk is not the fault of a clip
             return
         clips = len(self.job.task.items) if phase is Phase.WORK else 1
         self.deadline = time.monotonic() + clips * clip_timeout
 
     def finish(self) -> None:
-        """Note that its job is done."""
+        """Record the end of the job."""
         self.job, self.phase, self.deadline = None, None, math.inf
 
     def messages(self) -> list[tuple[Any, SharedArrays | None]]:
-        """Return its messages since the last call, with the arrays that came along; updates `gone`."""
+        """Return the messages since the last call, each with its arrays if any; updates `exited`."""
         received: list[tuple[Any, SharedArrays | None]] = []
-        ended = self._process.poll() is not None  # asked first: all that it sent before its end is in the pipe by now
+        ended = self._process.poll() is not None  # checked first: its last messages are then already in the pipe
         try:
             while self.connection.poll():
                 message = self.connection.recv()
@@ -209,20 +210,24 @@ class WorkerProcess(Generic[ItemT]):
                 received.append((message, SharedArrays.receive(self.connection, layout) if layout else None))
         except (EOFError, OSError):
             ended = True
-        self.gone = ended
+        self.exited = ended
         return received
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process at once."""
         self._process.kill()
 
     def wait(self) -> int:
-        """Wait a few seconds for its end, then kill it; return its exit status, or minus the signal that ended it."""
+        """Wait a few seconds for the process to exit, then kill it.
+
+        Returns:
+            The exit status, or minus the signal that ended it.
+        """
         self.connection.close()
         try:
-            return self._process.wait(_SECONDS_TO_END)
+            return self._process.wait(_EXIT_TIMEOUT)
         except subprocess.TimeoutExpired:
             self.kill()
-        with suppress(subprocess.TimeoutExpired):  # stuck in the kernel, on a dead network disk say: left behind
-            self._process.wait(_SECONDS_TO_END)
+        with suppress(subprocess.TimeoutExpired):  # stuck in the kernel, for example on a dead network disk
+            self._process.wait(_EXIT_TIMEOUT)
         return self._process.returncode or 0

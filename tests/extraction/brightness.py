@@ -1,4 +1,4 @@
-"""An encoder that needs no weights, and a project of three clips that it reads."""
+"""An encoder without weights, and a project of clips to encode with it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ MEDIA = MediaConfig(frames=4)
 
 
 class MeanConfig(BaseEncoderConfig):
-    """Mean brightness of each frame or crop; one number for sound and words. Crops are kept every second time."""
+    """Brightness of two pixels of each frame or crop; every second crop is kept.
+
+    Text features are the lengths of the texts.
+    """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset(Modality)
     not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size", "frames"})
@@ -39,7 +42,7 @@ class MeanConfig(BaseEncoderConfig):
         return self.inputs
 
 
-class AsItIs(Preparer[Any]):
+class IdentityPreparer(Preparer[Any]):
     def prepare(self, view: Any) -> Any:
         return view
 
@@ -50,16 +53,16 @@ class MeanEncoder(Encoder[Any]):
     def __init__(self, config: MeanConfig) -> None:
         self.config = config
         self.settings = config.settings()
-        self.preparer = AsItIs()
+        self.preparer = IdentityPreparer()
 
     @property
     def dim(self) -> int:
         return 2
 
     def encode_prepared(self, prepared):
-        return [self._one(view) for view in prepared]
+        return [self.encode_one(view) for view in prepared]
 
-    def _one(self, view: Any) -> Encoding:
+    def encode_one(self, view: Any) -> Encoding:
         if isinstance(view, ClipText):
             values = np.array([[len(view.original), len(view.enriched)]])
             with np.errstate(over="ignore"):
@@ -68,13 +71,13 @@ class MeanEncoder(Encoder[Any]):
             kept = np.arange(0, len(view.crops), 2)
             return Encoding(view.crops[kept].reshape(len(kept), -1)[:, :2].astype(np.float32), kept)
         if view.ndim == 1:
-            return Encoding(np.zeros((0, 2), np.float32), np.zeros(0, np.int64))  # describes no sound at all
+            return Encoding(np.zeros((0, 2), np.float32), np.zeros(0, np.int64))  # no features for audio
         return Encoding(view.reshape(len(view), -1)[:, :2].astype(np.float32), np.arange(len(view)))
 
 
 @implementation.register
 def _mean(_: MeanConfig) -> Implementation:
-    return Implementation(lambda config, _: MeanEncoder(config), lambda _: AsItIs())
+    return Implementation(lambda config, _: MeanEncoder(config), lambda _: IdentityPreparer())
 
 
 class Project:
@@ -119,6 +122,6 @@ class Project:
 
 
 def reasons(project: Project, modality: Modality) -> dict[str, str]:
-    """The table as it stands on the disk: reason by clip."""
+    """Return the reason of each clip in the quarantine table on disk."""
     table = Quarantine(project.folder / f"{modality.value}.csv", stage="extract", modality=modality.value)
     return {entry.clip_id: entry.reason for entry in table}

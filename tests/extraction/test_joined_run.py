@@ -14,11 +14,11 @@ from skimage import data
 from ecmf_pipeline.store import FeatureStore
 
 
-def ecmf_pipe(folder: Path, *words: str) -> str:
-    command = [sys.executable, "-m", "ecmf_pipeline", *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=os.environ)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def ecmf_pipe(folder: Path, *args: str) -> str:
+    command = [sys.executable, "-m", "ecmf_pipeline", *args]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=os.environ)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def project(tmp_path_factory, models, make_clip) -> Path:
     return folder
 
 
-def test_rows_stand_side_by_side_and_nothing_is_computed_twice(project):
+def test_features_are_concatenated_and_not_computed_twice(project):
     assert "extract face: 2 done" in ecmf_pipe(project, "extract")
     assert "extract face: 0 done, 2 reused" in ecmf_pipe(project, "extract")
     store = FeatureStore.open(project / "data" / "features" / "face.zarr")
@@ -55,19 +55,19 @@ def test_rows_stand_side_by_side_and_nothing_is_computed_twice(project):
     assert np.abs(loaded.values[:, 1280:]).max() > 0
 
 
-def test_where_they_come_from_is_told(project):
+def test_provenance_lists_each_encoder(project):
     ecmf_pipe(project, "extract")
     store = FeatureStore.open(project / "data" / "features" / "face.zarr")
     assert [member["model"] for member in store.provenance["members"]] == ["efficientnet_lite0", "mini_xception"]
     assert str(project) not in (store.folder / "zarr.json").read_text()
-    shown = ecmf_pipe(project, "store", "ls")
-    assert "model efficientnet_lite0" in shown
-    assert " + model mini_xception" in shown
-    assert "computed with " in shown
-    assert "mediapipe" in shown
+    listing = ecmf_pipe(project, "store", "ls")
+    assert "model efficientnet_lite0" in listing
+    assert " + model mini_xception" in listing
+    assert "computed with " in listing
+    assert "mediapipe" in listing
 
 
-def test_status_and_the_listing_know_them(project):
+def test_status_and_encoders_list_joined_encoders(project):
     assert "efficientnet_lite0" in ecmf_pipe(project, "encoders", "--list").split("in use:")[1]
     line = next(line for line in ecmf_pipe(project, "status").splitlines() if line.startswith("extract face"))
     assert line.split()[2:] == ["2", "0", "0", "0"]

@@ -1,4 +1,4 @@
-"""Processes that open clips for others, and how many there are."""
+"""Opener processes of the extraction, and their number."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ecmf_pipeline.core.config import Frames
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, MiniXceptionConfig, TextConfig
 from ecmf_pipeline.extraction import run as run_module
-from ecmf_pipeline.extraction import step as opening_module
+from ecmf_pipeline.extraction import step as step_module
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.run import extract, plan_branch, writing
 from ecmf_pipeline.extraction.step import ClipToExtract, EncoderOfBranch, ExtractOpener, ExtractSteps
@@ -25,19 +25,22 @@ from tests.extraction.brightness import MEDIA, MeanConfig, Project
 
 
 @pytest.mark.slow
-def test_what_openers_open_gives_the_same_stores_byte_by_byte(project, models, tmp_path):
-    project.texts = {"face": ClipText("so", "so it is"), "tree": ClipText("", "")}
+def test_openers_do_not_change_a_byte_of_the_stores(project, models, tmp_path):
+    project.texts = {"face": ClipText("hello", "hello there"), "tree": ClipText("", "")}
     runs = {
-        "whole": ExtractConfig(batch_size=2, max_quarantined=1.0, workers=1, openers=0, device="cpu"),
-        "staged": ExtractConfig(batch_size=2, max_quarantined=1.0, workers=1, openers=2, device="cpu"),
+        "without openers": ExtractConfig(batch_size=2, max_quarantined=1.0, workers=1, openers=0, device="cpu"),
+        "with openers": ExtractConfig(batch_size=2, max_quarantined=1.0, workers=1, openers=2, device="cpu"),
     }
-    found = {name: run_embedded(project, tmp_path / name, models, config) for name, config in runs.items()}
-    assert {path.parts[0] for path in found["whole"]} == {f"{modality.value}.zarr" for modality in Modality}
-    assert found["staged"] == found["whole"]
+    files = {name: run_embedded(project, tmp_path / name, models, config) for name, config in runs.items()}
+    assert {path.parts[0] for path in files["without openers"]} == {f"{modality.value}.zarr" for modality in Modality}
+    assert files["with openers"] == files["without openers"]
 
 
 def run_embedded(project: Project, folder: Path, models: Path, config: ExtractConfig) -> dict[Path, bytes]:
-    """All branches with the embedded encoders and different numbers of frames; the stores' files."""
+    """Extract all branches with the embedded encoders, and return the files of the stores.
+
+    The branches read different numbers of frames.
+    """
     encoders: dict[Modality, BaseEncoderConfig] = {
         Modality.GLOBAL: EfficientNetConfig(weights=models / "efficientnet_lite0/efficientnet-lite0-57934424.pth"),
         Modality.FACE: MiniXceptionConfig(
@@ -89,15 +92,15 @@ def run_embedded(project: Project, folder: Path, models: Path, config: ExtractCo
 
 
 def test_branches_that_read_different_frames_share_one_decode(project, decodes, monkeypatch):
-    """What each is given is what it would read by itself."""
-    given: dict[tuple[Frames, ...], list[Sampling]] = {}
-    counted = opening_module.read_samplings
+    """Each branch gets the frames that it would read alone."""
+    samplings: dict[tuple[Frames, ...], list[Sampling]] = {}
+    read_samplings = step_module.read_samplings
 
-    def kept(path: Path, config: MediaConfig, counts: list[Frames]) -> list[Sampling]:
-        given[tuple(counts)] = counted(path, config, counts)
-        return given[tuple(counts)]
+    def record_samplings(path: Path, config: MediaConfig, counts: list[Frames]) -> list[Sampling]:
+        samplings[tuple(counts)] = read_samplings(path, config, counts)
+        return samplings[tuple(counts)]
 
-    monkeypatch.setattr(opening_module, "read_samplings", kept)
+    monkeypatch.setattr(step_module, "read_samplings", record_samplings)
     branches = {
         modality: EncoderOfBranch(MeanConfig(frames=frames), {}, project.root(modality))
         for modality, frames in ((Modality.GLOBAL, 3), (Modality.FACE, "all"))
@@ -106,7 +109,7 @@ def test_branches_that_read_different_frames_share_one_decode(project, decodes, 
     opened = opener.open(ClipToExtract(project.clips[0], {Modality.GLOBAL: "a", Modality.FACE: "a"}))
     opener.close()
     assert decodes == ["face"]
-    assert list(given) == [(3, "all")]
+    assert list(samplings) == [(3, "all")]
     frames, times = read_frames(project.folder / "face.mp4", MediaConfig(frames=3))
     np.testing.assert_array_equal(opened[Modality.GLOBAL].prepared, frames)
     np.testing.assert_array_equal(opened[Modality.GLOBAL].side["times"], times)
@@ -127,15 +130,15 @@ def test_branches_that_read_different_frames_share_one_decode(project, decodes, 
         ("0,1", 0, None, (0, 0)),
     ],
 )
-def test_processes_are_shared_out_by_what_the_machine_has(monkeypatch, project, gpus, workers, openers, expected):
+def test_processes_are_chosen_for_the_machine(monkeypatch, project, gpus, workers, openers, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     monkeypatch.setattr("ecmf_pipeline.runner.machine.usable_cores", lambda: 8)
-    config = run_module._with_processes(
+    config = run_module._choose_processes(
         ExtractConfig(workers=workers, openers=openers), [project.plan(Modality.GLOBAL)]
     )
     assert (config.workers, config.openers) == expected
 
 
 def test_openers_without_workers_are_refused():
-    with pytest.raises(ValidationError, match="openers: there are none without workers"):
+    with pytest.raises(ValidationError, match="openers"):
         ExtractConfig(workers=0, openers=2)

@@ -1,3 +1,5 @@
+"""Comparison of feature origins with those of a saved model."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -13,33 +15,34 @@ from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.settings.params import branch_settings
 
 MEAN = {"text": FeatureOrigin(encoders=("minilm",), settings={"modality": "text", "encoder": {"type": "a", "dim": 8}})}
-"""Any origin, of a modality that no test changes."""
+"""An origin of a modality that no test changes."""
 
 
-def imported(name: str, dtype: Any = "float32") -> FeatureOrigin:
+def imported_origin(name: str, dtype: Any = "float32") -> FeatureOrigin:
+    """Return the origin of imported features."""
     encoder = ImportedConfig(name=name, dtype=dtype)
     settings = branch_settings(Modality.AUDIO, encoder, MediaConfig(), FaceConfig())
     return FeatureOrigin(encoders=(name,), settings=settings)
 
 
-def of_text(name: str = "minilm", **changes: Any) -> FeatureOrigin:
-    """Of a text encoder; its weights' hash is made up, as there are no weights here."""
-    own = {"weights": "w", **changes}
-    weights = own.pop("weights")
+def text_origin(name: str = "minilm", **changes: Any) -> FeatureOrigin:
+    """Return the origin of a text encoder with a fake hash of its weights."""
+    options = {"weights": "w", **changes}
+    weights = options.pop("weights")
 
-    class Weighed(TextConfig):
+    class TextConfigWithFakeWeights(TextConfig):
         def weights_settings(self) -> dict[str, Any]:
             return {"files": {"model.safetensors": weights}}
 
-    settings = branch_settings(Modality.TEXT, Weighed(**own), MediaConfig(), FaceConfig())
+    settings = branch_settings(Modality.TEXT, TextConfigWithFakeWeights(**options), MediaConfig(), FaceConfig())
     return FeatureOrigin(encoders=(name,), settings=settings)
 
 
-def refusal(was: FeatureOrigin, now: FeatureOrigin, *, columns_alone: bool = False) -> str:
-    """What is said; "" where nothing is refused."""
+def error_message(old: FeatureOrigin, new: FeatureOrigin, *, columns_alone: bool = False) -> str:
+    """Return the error message; "" if there is no error."""
     try:
         refuse_other_features(
-            {"audio": was, **MEAN}, {"audio": now, **MEAN}, hint="train again", columns_alone=columns_alone
+            {"audio": old, **MEAN}, {"audio": new, **MEAN}, hint="train again", columns_alone=columns_alone
         )
     except InputError as error:
         return error.message
@@ -47,67 +50,80 @@ def refusal(was: FeatureOrigin, now: FeatureOrigin, *, columns_alone: bool = Fal
 
 
 @pytest.mark.parametrize("columns_alone", [True, False])
-def test_another_encoder_of_the_same_width_is_refused_by_name(columns_alone: bool) -> None:
-    said = refusal(imported("mine"), imported("junk"), columns_alone=columns_alone)
-    assert said == "audio: the saved model was trained on features of mine, and they are of junk now"
-    assert refusal(imported("mine"), imported("mine"), columns_alone=columns_alone) == ""
+def test_features_of_another_encoder_are_refused_with_its_name(columns_alone: bool) -> None:
+    message = error_message(imported_origin("mine"), imported_origin("other"), columns_alone=columns_alone)
+    assert message.startswith("audio: ")
+    assert "features of mine," in message
+    assert message.endswith("features are of other")
+    assert error_message(imported_origin("mine"), imported_origin("mine"), columns_alone=columns_alone) == ""
 
 
-def test_every_modality_that_differs_is_named_in_one_message() -> None:
+def test_one_message_names_all_modalities_that_differ() -> None:
     with pytest.raises(InputError) as caught:
         refuse_other_features(
-            {"audio": imported("a"), "face": imported("b")}, {"audio": imported("c"), "face": imported("d")}, hint="h"
+            {"audio": imported_origin("a"), "face": imported_origin("b")},
+            {"audio": imported_origin("c"), "face": imported_origin("d")},
+            hint="h",
         )
     assert caught.value.hint == "h"
-    assert "audio: the saved model was trained on features of a" in caught.value.message
-    assert "face: the saved model was trained on features of b, and they are of d now" in caught.value.message
+    audio, face = caught.value.message.split("; ")
+    assert audio.startswith("audio: ")
+    assert audio.endswith("features of a, but the current features are of c")
+    assert face.startswith("face: ")
+    assert face.endswith("features of b, but the current features are of d")
 
 
-def test_other_settings_under_the_same_name_are_refused_and_told() -> None:
+def test_changed_settings_are_refused_with_their_keys() -> None:
     for changes in ({"inputs": "enriched"}, {"layers": "last4_mean"}, {"token_pool": "last"}, {"weights": "other"}):
         (key,) = changes
-        told = {"weights": "encoder.weights.files.model.safetensors"}.get(key, f"encoder.{key}")
+        changed_key = {"weights": "encoder.weights.files.model.safetensors"}.get(key, f"encoder.{key}")
         for columns_alone in (True, False):
-            said = refusal(of_text(), of_text(**changes), columns_alone=columns_alone)
-            assert said.endswith(f"of minilm with other settings than minilm has now ({told})")
-    swapped = refusal(of_text(inputs="both"), of_text(inputs=("enriched", "original")), columns_alone=True)
+            message = error_message(text_origin(), text_origin(**changes), columns_alone=columns_alone)
+            assert message.startswith("audio: ")
+            assert "minilm" in message
+            assert message.endswith(f"({changed_key})")
+    swapped = error_message(
+        text_origin(inputs="both"), text_origin(inputs=("enriched", "original")), columns_alone=True
+    )
     assert "encoder.inputs" in swapped
 
 
-def test_a_name_alone_makes_no_difference() -> None:
-    assert refusal(of_text("minilm"), of_text("sentences")) == ""
+def test_the_name_of_an_encoder_is_not_compared() -> None:
+    assert error_message(text_origin("minilm"), text_origin("sentences")) == ""
 
 
-def test_what_may_differ_between_corpora_counts_in_its_own_corpus_alone() -> None:
+def test_settings_that_may_differ_between_corpora_are_compared_only_within_one() -> None:
     pairs = [
-        (of_text(), of_text(max_tokens=64)),
-        (of_text(), of_text(precision="bf16")),
-        (of_text(inputs="translation"), of_text(inputs="original")),
-        (imported("mine"), imported("mine", "float16")),
-        (of_media(MediaConfig()), of_media(MediaConfig(frames=8, reader="pyav"))),
+        (text_origin(), text_origin(max_tokens=64)),
+        (text_origin(), text_origin(precision="bf16")),
+        (text_origin(inputs="translation"), text_origin(inputs="original")),
+        (imported_origin("mine"), imported_origin("mine", "float16")),
+        (visual_origin(MediaConfig()), visual_origin(MediaConfig(frames=8, reader="pyav"))),
     ]
-    for was, now in pairs:
-        assert refusal(was, now)
-        assert refusal(was, now, columns_alone=True) == ""
+    for old, new in pairs:
+        assert error_message(old, new)
+        assert error_message(old, new, columns_alone=True) == ""
 
 
-def of_media(media: MediaConfig) -> FeatureOrigin:
-    """Of a visual encoder without weights: what is compared is what prepares its input."""
+def visual_origin(media: MediaConfig) -> FeatureOrigin:
+    """Return the origin of a visual branch; only the preparation of its input is compared."""
     encoder = EgemapsConfig()
     return FeatureOrigin(encoders=("vision",), settings=branch_settings(Modality.GLOBAL, encoder, media, FaceConfig()))
 
 
-def test_joined_encoders_are_compared_one_by_one() -> None:
-    def joined(*members: Any) -> FeatureOrigin:
+def test_members_of_joined_encoders_are_compared() -> None:
+    def joined_origin(*members: Any) -> FeatureOrigin:
         encoder = JoinedConfig(members=members)
         settings = branch_settings(Modality.AUDIO, encoder, MediaConfig(), FaceConfig())
         return FeatureOrigin(encoders=("a", "b"), settings=settings)
 
     one, other = EgemapsConfig(), EgemapsConfig(batch_size=2)
-    assert refusal(joined(one, one), joined(one, other)) == ""
-    assert refusal(joined(one, one), joined(one, one, one), columns_alone=True).endswith("(encoder.members)")
+    assert error_message(joined_origin(one, one), joined_origin(one, other)) == ""
+    assert error_message(joined_origin(one, one), joined_origin(one, one, one), columns_alone=True).endswith(
+        "(encoder.members)"
+    )
 
 
-def test_what_nobody_said_is_let_pass() -> None:
-    refuse_other_features({}, {"audio": imported("junk")}, hint="h")
-    refuse_other_features({"audio": imported("mine")}, {"text": imported("junk")}, hint="h")
+def test_modalities_without_a_recorded_origin_are_not_checked() -> None:
+    refuse_other_features({}, {"audio": imported_origin("other")}, hint="h")
+    refuse_other_features({"audio": imported_origin("mine")}, {"text": imported_origin("other")}, hint="h")

@@ -1,4 +1,4 @@
-"""What is to be extracted, and what is covered."""
+"""Plans of an extraction, and coverage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ecmf_pipeline.store import FeatureStore
 from tests.extraction.brightness import MeanConfig
 
 
-def test_a_changed_transcript_is_computed_again_and_only_it(project):
+def test_only_a_changed_transcript_is_computed_again(project):
     project.texts = {"face": ClipText("a", "bb"), "mute": ClipText("ccc", "d"), "tree": ClipText("", "")}
     assert project.run(Modality.TEXT).done == {"text": 2}
     project.texts["mute"] = ClipText("ccc", "changed")
@@ -23,15 +23,15 @@ def test_a_changed_transcript_is_computed_again_and_only_it(project):
     assert loaded.present.tolist() == [True, True, False]
 
 
-def test_a_clip_that_lacks_a_transcript_that_is_read_is_absent(project):
+def test_a_clip_without_a_required_transcript_is_absent(project):
     project.texts = {"face": ClipText("a", "b", "c"), "mute": ClipText("a", "b"), "tree": ClipText("", "", "c")}
-    translated, both = {"inputs": ("translation",)}, {"inputs": ("original", "translation")}
+    translation, both = {"inputs": ("translation",)}, {"inputs": ("original", "translation")}
     assert project.plan(Modality.TEXT).todo == {"face", "mute"}
-    assert project.plan(Modality.TEXT, **translated).todo == {"face", "tree"}
+    assert project.plan(Modality.TEXT, **translation).todo == {"face", "tree"}
     assert (project.plan(Modality.TEXT, **both).todo, project.plan(Modality.TEXT, **both).absent) == ({"face"}, 2)
 
 
-def test_a_changed_translation_costs_the_encoders_that_read_it(project):
+def test_a_changed_translation_affects_only_encoders_that_read_it(project):
     project.texts = {"face": ClipText("a", "b", "c"), "mute": ClipText("a", "b", "c")}
     both = {"inputs": ("original", "translation")}
     project.run(Modality.TEXT)
@@ -39,43 +39,43 @@ def test_a_changed_translation_costs_the_encoders_that_read_it(project):
     project.texts["mute"] = ClipText("a", "b", "changed")
     assert project.plan(Modality.TEXT).todo == set()
     assert project.plan(Modality.TEXT, **both).todo == {"mute"}
-    counted = coverage(
+    counts = coverage(
         Modality.TEXT,
         project.clips,
         project.texts,
         root=project.root(Modality.TEXT),
         quarantine_path=project.folder / "text.csv",
     )
-    assert counted == Coverage(done=1, missing=1, absent=1, quarantined=0)  # the store in use says what is read
+    assert counts == Coverage(done=1, missing=1, absent=1, quarantined=0)  # for the inputs of the current store
 
 
-def test_without_translations_digests_are_those_of_earlier_stores():
+def test_the_translation_changes_the_digest_only_if_it_is_read():
     assert text_digest(ClipText("a", "b", "c")) == sha256_text("a\0b")
     assert text_digest(ClipText("a", "b", "c"), ["original", "translation"]) == sha256_text("a\0b\0c")
 
 
-def test_coverage_is_told_from_the_store_alone(project):
+def test_coverage_needs_only_the_store(project):
     project.run(Modality.FACE)
-    counted = coverage(
+    counts = coverage(
         Modality.FACE,
         project.clips,
         {},
         root=project.root(Modality.FACE),
         quarantine_path=project.folder / "face.csv",
     )
-    assert counted == Coverage(done=2, missing=0, absent=0, quarantined=1)
-    fresh = coverage(
+    assert counts == Coverage(done=2, missing=0, absent=0, quarantined=1)
+    counts_without_store = coverage(
         Modality.AUDIO,
         project.clips,
         {},
         root=project.root(Modality.AUDIO),
         quarantine_path=project.folder / "audio.csv",
     )
-    assert fresh == Coverage(done=0, missing=2, absent=1, quarantined=0)
+    assert counts_without_store == Coverage(done=0, missing=2, absent=1, quarantined=0)
 
 
-def test_frames_of_an_encoder_are_in_the_fingerprint_where_they_are_its_own():
+def test_the_frames_of_an_encoder_override_those_of_media_in_the_settings():
     faces, media = FaceConfig(), MediaConfig(frames=4)
-    own = [MeanConfig(frames=frames) for frames in (None, 4, 7, "all")]
-    found = [branch_settings(Modality.GLOBAL, encoder, media, faces)["media"]["frames"] for encoder in own]
-    assert found == [4, 4, 7, "all"]
+    encoders = [MeanConfig(frames=frames) for frames in (None, 4, 7, "all")]
+    settings = [branch_settings(Modality.GLOBAL, encoder, media, faces) for encoder in encoders]
+    assert [branch["media"]["frames"] for branch in settings] == [4, 4, 7, "all"]

@@ -1,4 +1,4 @@
-"""What stands beside features about where they come from."""
+"""Provenance of stored features."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ecmf_pipeline.extraction import step as step_module
 from ecmf_pipeline.store import FeatureStore
 
 
-def test_what_computed_the_features_stands_beside_them(project):
+def test_a_store_records_libraries_and_model(project):
     project.run(Modality.GLOBAL, Modality.TEXT)
     store = FeatureStore.open(project.root(Modality.GLOBAL))
     (versions,) = store.versions()
@@ -16,7 +16,7 @@ def test_what_computed_the_features_stands_beside_them(project):
     assert (store.provenance["model"], store.provenance["precision"]) == ("mean", "fp32")
 
 
-def test_clips_that_other_versions_compute_later_say_so(project, make_clip, monkeypatch):
+def test_rows_of_other_library_versions_are_recorded_separately(project, make_clip, monkeypatch):
     project.run(Modality.GLOBAL)
     make_clip(project.folder / "later.mp4", pictures=8)
     project.add(project.folder / "later.mp4")

@@ -1,4 +1,4 @@
-"""Clips to stores: what is computed, for which branch, and what a bad clip costs."""
+"""Extraction from clips to stores: the computed branches, and the effects of bad clips."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ecmf_pipeline.store import FeatureStore
 from tests.extraction.brightness import reasons
 
 
-def test_media_branches_asked_for_together_share_one_decode(project, decodes):
+def test_media_branches_of_one_run_share_one_decode(project, decodes):
     report = project.run(Modality.GLOBAL, Modality.FACE)
     assert decodes == ["face", "mute", "tree"]
     assert report.done == {"global": 3, "face": 2}
@@ -23,17 +23,17 @@ def test_media_branches_asked_for_together_share_one_decode(project, decodes):
     assert report.quarantined["global"] == 0
 
 
-def test_one_branch_is_decoded_for_only_where_it_misses_the_clip(project, decodes):
+def test_only_missing_clips_are_decoded(project, decodes):
     project.run(Modality.GLOBAL)
     decodes.clear()
     report = project.run(Modality.GLOBAL, Modality.FACE)
     assert report.done == {"face": 2}
     assert report.reused == {"global": 3, "face": 0}
     project.run(Modality.GLOBAL, Modality.FACE)
-    assert decodes == ["face", "mute", "tree"]  # the quarantined clip was not tried again
+    assert decodes == ["face", "mute", "tree"]  # the quarantined clip was not retried
 
 
-def test_rows_know_when_and_where(project):
+def test_rows_have_times_and_boxes(project):
     project.run(Modality.GLOBAL, Modality.FACE)
     frames = FeatureStore.open(project.root(Modality.GLOBAL)).row("face")
     assert frames.side["times"].tolist() == pytest.approx([0.04, 0.12, 0.2, 0.28], abs=0.001)
@@ -46,20 +46,20 @@ def test_rows_know_when_and_where(project):
     assert (crops.side["landmark_quality"] > 0.3).all()
 
 
-def test_what_an_encoder_cannot_describe_is_set_aside_and_never_zeros(project):
+def test_a_clip_without_features_is_quarantined_and_not_stored_as_zeros(project):
     report = project.run(Modality.AUDIO)
     assert report.reasons["audio"] == {"NothingToEncode": 2}
     assert len(FeatureStore.open(project.root(Modality.AUDIO))) == 0
     assert project.plan(Modality.AUDIO).absent == 1
 
 
-def test_features_that_no_store_can_hold_cost_their_clip_alone(project):
+def test_features_beyond_the_range_of_the_store_are_quarantined(project):
     project.texts = {"face": ClipText("a", "b"), "mute": ClipText("", "b"), "tree": ClipText("c", "d")}
     report = project.run(Modality.TEXT, scale=1e39)  # beyond float32
     assert report.reasons["text"] == {"FeaturesNotFinite": 2}
 
 
-def test_a_file_that_is_away_for_a_while_is_tried_again(project):
+def test_an_unreachable_file_is_retried(project):
     away = project.folder / "face.mp4"
     away.rename(project.folder / "elsewhere.mp4")
     with pytest.raises(TryAgain, match="FileUnreachable 2"):
@@ -70,17 +70,18 @@ def test_a_file_that_is_away_for_a_while_is_tried_again(project):
     assert project.plan(Modality.GLOBAL).todo == set()
 
 
-def test_a_branch_of_which_too_many_clips_are_bad_does_not_keep_the_others_from_their_work(project):
+def test_a_branch_with_too_many_bad_clips_does_not_stop_other_branches(project):
     project.run(Modality.FACE)  # one of three shows no face
-    project.add(project.folder / "face.mp4")  # so that it has something to do, too
+    project.add(project.folder / "face.mp4")  # gives the face branch a missing clip
     project.clips[-1] = replace(project.clips[-1], clip_id=ClipId("again"))
-    with pytest.raises(TooManyQuarantined, match="extract face: 1 of 4"):
+    with pytest.raises(TooManyQuarantined) as caught:
         project.run(Modality.FACE, Modality.GLOBAL, max_quarantined=0.2)
+    assert "extract face: 1 of 4" in caught.value.message
     assert len(FeatureStore.open(project.root(Modality.GLOBAL))) == 4
     assert project.plan(Modality.FACE).todo == {"again"}
 
 
-def test_a_file_that_changed_since_it_was_indexed_costs_its_pictures_and_sound(project, decodes):
+def test_a_file_that_changed_since_indexing_affects_only_its_media_branches(project, decodes):
     project.texts = {clip.clip_id: ClipText("a", "b") for clip in project.clips}
     project.clips = [replace(clip, bytes=(project.folder / clip.path).stat().st_size) for clip in project.clips]
     with (project.folder / "face.mp4").open("ab") as file:
@@ -93,10 +94,10 @@ def test_a_file_that_changed_since_it_was_indexed_costs_its_pictures_and_sound(p
         assert reasons(project, modality)["face"] == "ChangedSinceIndex"
 
 
-def test_a_clip_alone_is_a_piece_for_each_branch():
+def test_a_clip_is_split_into_its_branches():
     digests = {Modality.GLOBAL: "a", Modality.FACE: "a", Modality.AUDIO: "a", Modality.TEXT: "b"}
     whole = ClipToExtract(
-        Clip(ClipId("one"), "one.mp4", "a", has_video=True, has_audio=True), digests, ClipText("say", "it")
+        Clip(ClipId("one"), "one.mp4", "a", has_video=True, has_audio=True), digests, ClipText("a", "b")
     )
     pieces = whole.alone()
     assert [target for piece in pieces for target in piece.targets] == whole.targets
@@ -105,7 +106,7 @@ def test_a_clip_alone_is_a_piece_for_each_branch():
     assert [list(piece.alone()) for piece in pieces] == [[piece] for piece in pieces]
 
 
-def test_changed_settings_make_another_store_and_switching_back_computes_nothing(project):
+def test_changed_settings_use_another_store_and_switching_back_computes_nothing(project):
     project.texts = {"face": ClipText("a", "b")}
     project.run(Modality.TEXT)
     assert project.run(Modality.TEXT, scale=2.0).done == {"text": 1}
@@ -114,7 +115,7 @@ def test_changed_settings_make_another_store_and_switching_back_computes_nothing
     assert FeatureStore.open(project.root(Modality.TEXT)).load(["face"]).values.tolist() == [[1, 1]]
 
 
-def test_a_quarantined_clip_is_tried_again_when_its_file_changes(project, make_clip):
+def test_a_quarantined_clip_is_retried_after_its_file_changes(project, make_clip):
     project.run(Modality.FACE)
     assert project.plan(Modality.FACE).todo == set()
     path = make_clip(project.folder / "tree.mp4", pictures=8, photograph=data.astronaut()[:256, 64:384])

@@ -1,4 +1,4 @@
-"""A small corpus whose modalities differ in how much they tell."""
+"""A small corpus whose modalities differ in how much they predict, and models trained on it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Corpus:
 
 @pytest.fixture(scope="session")
 def corpus() -> Corpus:
-    """48 clips of three classes and six speakers: the face tells much, the audio a little, one audio row is missing."""
+    """48 clips of three classes and six speakers; the face predicts well, the audio weakly; one audio row is NaN."""
     rng = np.random.default_rng(3)
     labels = np.arange(48) % 3
     face = rng.normal(size=(3, 10))[labels] * 1.5 + rng.normal(size=(48, 10))

@@ -1,3 +1,5 @@
+"""The example of the documentation."""
+
 from __future__ import annotations
 
 import re

@@ -1,3 +1,5 @@
+"""Validation of features, masks, folds and devices."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -16,68 +18,69 @@ from ecmf_pipeline.fusion.training import cross_validate, fit
 @pytest.mark.parametrize(
     "mask", [np.zeros(1, bool), np.ones(47, bool), np.ones(700, bool), np.ones((48, 1), bool), True, ["False"] * 48]
 )
-def test_a_mask_says_of_each_clip_whether_it_has_the_modality(ensemble: Ensemble, corpus: Any, mask: Any) -> None:
+def test_a_mask_must_have_one_bool_for_each_clip(ensemble: Ensemble, corpus: Any, mask: Any) -> None:
     for call in (
         lambda: ensemble.predict(corpus.features, masks={"face": mask}),
         lambda: fit(corpus.features, corpus.labels, masks={"face": mask}),
     ):
-        with pytest.raises(ValueError, match=r"mask of face must be \(48,\) of bool"):
+        with pytest.raises(ValueError, match=r"mask of face .*\(48,\)"):
             call()
 
 
-def test_a_long_mask_is_refused_where_its_first_part_would_fit(ensemble: Ensemble, corpus: Any) -> None:
+def test_a_mask_longer_than_a_chunk_is_checked(ensemble: Ensemble, corpus: Any) -> None:
     many = {name: np.tile(values, (11, 1))[:512] for name, values in corpus.features.items()}
-    with pytest.raises(ValueError, match=r"mask of face must be \(512,\)"):
+    with pytest.raises(ValueError, match=r"mask of face .*\(512,\)"):
         ensemble.predict(many, masks={"face": np.ones(600, bool)})
 
 
-@pytest.mark.parametrize("backwards", [np.s_[::-1], np.s_[:, ::-1], np.s_[::-1, ::-1]])
-def test_arrays_that_run_backwards_are_read(ensemble: Ensemble, corpus: Any, backwards: Any) -> None:
-    turned = {name: values[backwards] for name, values in corpus.features.items()}
-    whole = {name: values.copy() for name, values in turned.items()}
-    np.testing.assert_array_equal(ensemble.predict(turned).probs, ensemble.predict(whole).probs)
-    for one, two in zip(read_inputs(turned).features, read_inputs(whole).features, strict=True):
+@pytest.mark.parametrize("reverse", [np.s_[::-1], np.s_[:, ::-1], np.s_[::-1, ::-1]])
+def test_arrays_with_negative_strides_are_read(ensemble: Ensemble, corpus: Any, reverse: Any) -> None:
+    views = {name: values[reverse] for name, values in corpus.features.items()}
+    copies = {name: values.copy() for name, values in views.items()}
+    np.testing.assert_array_equal(ensemble.predict(views).probs, ensemble.predict(copies).probs)
+    for one, two in zip(read_inputs(views).features, read_inputs(copies).features, strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("shape", [(48, 0), (48, 0, 4), (48, 4, 0)])
 def test_features_without_columns_or_frames_are_refused(corpus: Any, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"features of text are .*must not be 0"):
+    with pytest.raises(ValueError, match="features of text") as caught:
         fit({**corpus.features, "text": np.zeros(shape)}, corpus.labels)
+    assert str(shape) in str(caught.value)
 
 
-def test_no_features_and_no_clips_are_said(ensemble: Ensemble, corpus: Any) -> None:
-    with pytest.raises(InputError, match="there are no features") as caught:
+def test_missing_features_and_clips_are_refused(ensemble: Ensemble, corpus: Any) -> None:
+    with pytest.raises(InputError) as caught:
         fit({}, corpus.labels)
     assert caught.value.hint
-    with pytest.raises(InputError, match=r"features of \[\], .* where \['audio', 'face'\] are expected"):
+    with pytest.raises(InputError, match=r"features of \[\].*\['audio', 'face'\]"):
         ensemble.predict({})
-    nothing = {name: values[:0] for name, values in corpus.features.items()}
+    empty = {name: values[:0] for name, values in corpus.features.items()}
     for folds in (None, []):
         with pytest.raises(TooFewClips) as too_few:
-            fit(nothing, corpus.labels[:0], folds=folds)
+            fit(empty, corpus.labels[:0], folds=folds)
         assert too_few.value.hint
-    with pytest.raises(ValueError, match=r"must be \(n, D\) or \(n, T, D\), not \(1,\)"):
+    with pytest.raises(ValueError, match=r"features of face .*\(1,\)"):
         ensemble.predict({"face": 1.0, "audio": 2.0})
 
 
-def test_a_single_modality_that_is_nowhere_is_said(corpus: Any, quick: TrainingConfig) -> None:
+def test_a_single_modality_without_any_rows_is_refused(corpus: Any, quick: TrainingConfig) -> None:
     features = {**corpus.features, "face": np.full((48, 10), np.nan)}
-    with pytest.raises(TooFewClips, match="none of 48 labelled clips has a modality") as caught:
+    with pytest.raises(TooFewClips, match="48 labelled clips") as caught:
         cross_validate(features, corpus.labels, fusion=FusionConfig(kind="single:face"), training=quick)
     assert caught.value.hint
 
 
 def test_folds_that_hold_out_no_clip_are_refused(corpus: Any, quick: TrainingConfig) -> None:
-    with pytest.raises(TooFewClips, match="no clip stands in a fold") as caught:
+    with pytest.raises(TooFewClips, match="folds") as caught:
         fit(corpus.features, corpus.labels, folds=[-1] * 48, training=quick)
     assert caught.value.hint
     for wrong in ([0, 1], [-2, 0] * 24, [0.5, 0.0] * 24, [np.nan] * 48, ["0"] * 48, np.zeros((48, 1), int)):
-        with pytest.raises(ValueError, match="folds must be whole numbers from -1 up"):
+        with pytest.raises(ValueError, match="folds"):
             fit(corpus.features, corpus.labels, folds=wrong, training=quick)
 
 
-def test_a_device_without_numbers_is_refused(corpus: Any, quick: TrainingConfig) -> None:
-    with pytest.raises(InputError, match="device 'meta' cannot be used") as caught:
+def test_the_meta_device_is_refused(corpus: Any, quick: TrainingConfig) -> None:
+    with pytest.raises(InputError, match="device 'meta'") as caught:
         fit(corpus.features, corpus.labels, training=quick.model_copy(update={"device": "meta"}))
     assert caught.value.hint

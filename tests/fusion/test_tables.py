@@ -1,3 +1,5 @@
+"""Predictions of a whole corpus in blocks, and metadata stored with the models."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -15,38 +17,38 @@ from ecmf_pipeline.fusion.tables import BLOCK, Judgement, predict_in_blocks
 from ecmf_pipeline.fusion.training import fit
 
 
-def test_blocks_change_nothing(ensemble: Ensemble, corpus: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_do_not_change_predictions(ensemble: Ensemble, corpus: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ecmf_pipeline.fusion.tables.BLOCK", 20)
     held_out = ensemble.held_out(corpus.clip_ids)
-    asked: list[Sequence[str]] = []
+    calls: list[Sequence[str]] = []
 
-    def read(some: Sequence[str]) -> dict[str, np.ndarray]:
-        asked.append(some)
-        rows = [corpus.clip_ids.index(clip_id) for clip_id in some]
-        return {name: values[rows] for name, values in {**corpus.features, "not known": np.zeros((48, 1))}.items()}
+    def read(clip_ids: Sequence[str]) -> dict[str, np.ndarray]:
+        calls.append(clip_ids)
+        rows = [corpus.clip_ids.index(clip_id) for clip_id in clip_ids]
+        return {name: values[rows] for name, values in {**corpus.features, "unused": np.zeros((48, 1))}.items()}
 
     judgements = {"fold": Judgement(ensemble, held_out), "all": Judgement(ensemble, np.full(48, -1))}
-    found = predict_in_blocks(judgements, corpus.clip_ids, read)
-    assert [len(some) for some in asked] == [20, 20, 8]
+    predictions = predict_in_blocks(judgements, corpus.clip_ids, read)
+    assert [len(clip_ids) for clip_ids in calls] == [20, 20, 8]
     for name, folds in (("fold", held_out), ("all", None)):
-        whole = ensemble.predict(corpus.features, folds)
-        np.testing.assert_allclose(found[name].probs, whole.probs, atol=1e-6)
-        np.testing.assert_allclose(found[name].modality_weights, whole.modality_weights, atol=1e-6)
-        np.testing.assert_array_equal(found[name].predictions, whole.predictions)
-        assert (found[name].label_names, found[name].label_type) == (("neutral", "happy", "sad"), "index")
+        prediction, expected = predictions[name], ensemble.predict(corpus.features, folds)
+        np.testing.assert_allclose(prediction.probs, expected.probs, atol=1e-6)
+        np.testing.assert_allclose(prediction.modality_weights, expected.modality_weights, atol=1e-6)
+        np.testing.assert_array_equal(prediction.predictions, expected.predictions)
+        assert (prediction.label_names, prediction.label_type) == (("neutral", "happy", "sad"), "index")
 
 
 def test_no_clips_give_no_predictions(ensemble: Ensemble, corpus: Any) -> None:
-    nothing = {name: values[:0] for name, values in corpus.features.items()}
-    found = predict_in_blocks({"all": Judgement(ensemble, np.zeros(0, np.int64))}, [], lambda _: nothing)
-    assert found["all"].probs.shape == (0, 3)
+    empty = {name: values[:0] for name, values in corpus.features.items()}
+    predictions = predict_in_blocks({"all": Judgement(ensemble, np.zeros(0, np.int64))}, [], lambda _: empty)
+    assert predictions["all"].probs.shape == (0, 3)
 
 
 def test_a_block_holds_whole_chunks() -> None:
     assert BLOCK % CHUNK == 0
 
 
-def test_how_rows_were_pooled_is_kept_with_the_models(ensemble: Ensemble, tmp_path: Path) -> None:
+def test_the_pool_is_saved_with_the_models(ensemble: Ensemble, tmp_path: Path) -> None:
     assert ensemble.pool == ""
     dataclasses.replace(ensemble, pool="frames").save(tmp_path)
     assert Ensemble.load(tmp_path).pool == "frames"
@@ -56,17 +58,17 @@ def test_how_rows_were_pooled_is_kept_with_the_models(ensemble: Ensemble, tmp_pa
         Ensemble.load(tmp_path)
 
 
-def test_which_labels_were_learned_from_is_kept_with_the_models(ensemble: Ensemble, tmp_path: Path) -> None:
+def test_the_digest_of_the_labels_is_saved_with_the_models(ensemble: Ensemble, tmp_path: Path) -> None:
     dataclasses.replace(ensemble, labels_sha256="ab" * 32).save(tmp_path)
     assert Ensemble.load(tmp_path).labels_sha256 == "ab" * 32
     config = json.loads((tmp_path / "config.json").read_text())
-    del config["labels_sha256"]  # as models were saved before it was noted
+    del config["labels_sha256"]  # the field is optional
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert Ensemble.load(tmp_path).labels_sha256 == ""
 
 
-def test_sequences_are_judged_however_they_are_padded(corpus: Any, small: Any, quick: Any) -> None:
-    """A block pads to its own longest clip, which is not that of the training."""
+def test_padding_does_not_change_predictions_of_sequences(corpus: Any, small: Any, quick: Any) -> None:
+    """A block pads its sequences to its own longest clip, which differs from that of the training."""
     rng = np.random.default_rng(0)
     frames = corpus.features["face"][:, None] + rng.normal(size=(48, 5, 10)).astype(np.float32)
     frames[10:, 3:] = np.nan

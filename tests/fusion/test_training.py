@@ -1,3 +1,5 @@
+"""Training of ensembles."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -13,12 +15,12 @@ from ecmf_pipeline.core.errors import InputError, TooFewClips
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.inputs import Inputs
 from ecmf_pipeline.fusion.member import (
-    Best,
+    BestWeights,
     Examples,
     batch_size_for,
     class_weights,
     hide_modalities,
-    mixed,
+    mix_inputs,
     patience_for,
     weighted_loss,
 )
@@ -31,11 +33,11 @@ def saved_bytes(ensemble: Ensemble, folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_there_is_a_model_for_every_fold_and_seed(ensemble: Ensemble) -> None:
+def test_each_fold_and_seed_has_a_model(ensemble: Ensemble) -> None:
     assert [(m.fold, m.repeat) for m in ensemble.members] == [(f, r) for f in range(3) for r in range(2)]
 
 
-def test_same_inputs_same_bytes_whatever_happened_before(
+def test_training_is_reproducible_and_leaves_torch_state_unchanged(
     ensemble: Ensemble, corpus: Any, small: FusionConfig, quick: TrainingConfig, tmp_path: Path
 ) -> None:
     torch.manual_seed(99)
@@ -49,7 +51,7 @@ def test_same_inputs_same_bytes_whatever_happened_before(
         fusion=small,
         training=quick,
     )
-    assert torch.equal(torch.get_rng_state(), state), "training must leave torch's randomness alone"
+    assert torch.equal(torch.get_rng_state(), state), "training must not change torch's random state"
     assert torch.get_num_threads() == threads
     first, second = saved_bytes(ensemble, tmp_path / "first"), saved_bytes(again, tmp_path / "second")
     assert first == second
@@ -64,7 +66,7 @@ def test_another_seed_gives_another_model(corpus: Any, small: FusionConfig, quic
     assert not np.array_equal(one.predict(corpus.features).probs, two.predict(corpus.features).probs)
 
 
-def test_clips_of_weight_zero_or_without_a_label_are_not_learned_from(
+def test_clips_of_weight_zero_or_without_a_label_are_not_trained_on(
     corpus: Any, small: FusionConfig, quick: TrainingConfig, tmp_path: Path
 ) -> None:
     weights, labels = np.ones(48), corpus.labels.copy()
@@ -83,21 +85,19 @@ def test_clips_of_weight_zero_or_without_a_label_are_not_learned_from(
     assert np.isfinite(predicted.probs).all()
 
 
-def test_weights_matter(small: FusionConfig, quick: TrainingConfig) -> None:
-    """Of two clips that look the same, the heavier one's label is learned."""
+def test_sample_weights_change_the_model(small: FusionConfig, quick: TrainingConfig) -> None:
+    """Of two clips with the same features, the label of the heavier one is learned."""
     features = {"face": np.repeat(np.eye(2, 6, dtype=np.float32), 24, axis=0)}
     features["face"] += np.random.default_rng(0).normal(scale=0.1, size=(48, 6)).astype(np.float32)
     labels = np.tile([0, 1], 24)
-    side = np.repeat([0, 1], 24)
-    weights = np.where(labels == side, 5.0, 0.5)
+    cluster = np.repeat([0, 1], 24)
+    weights = np.where(labels == cluster, 5.0, 0.5)
     ensemble = fit(features, labels, weights=weights, fusion=small, training=quick.model_copy(update={"epochs": 30}))
-    assert (ensemble.predict(features).classes == side).mean() > 0.9
+    assert (ensemble.predict(features).classes == cluster).mean() > 0.9
 
 
-def test_an_evaluated_fold_has_no_influence_on_its_models(
-    corpus: Any, small: FusionConfig, quick: TrainingConfig
-) -> None:
-    """Neither by its features (standardisation, early stopping) nor by its labels."""
+def test_an_evaluated_fold_does_not_change_its_models(corpus: Any, small: FusionConfig, quick: TrainingConfig) -> None:
+    """Neither its features (standardisation, early stopping) nor its labels change the models."""
     folds = np.arange(48) // 3 % 3
     once = quick.model_copy(update={"seeds": 1})
     plain = fit(corpus.features, corpus.labels, folds=folds, fusion=small, training=once)
@@ -114,22 +114,25 @@ def test_an_evaluated_fold_has_no_influence_on_its_models(
     assert changed == [False, True, True]
 
 
-def test_labels_of_a_fold_reach_its_probabilities_through_the_temperature_alone(
+def test_labels_of_a_fold_affect_its_probabilities_only_through_the_temperature(
     corpus: Any, small: FusionConfig, quick: TrainingConfig
 ) -> None:
     folds = np.arange(48) // 3 % 3
     labels = np.where(folds == 0, (corpus.labels + 1) % 3, corpus.labels)
     plain, other = (
-        fit(corpus.features, given, folds=folds, fusion=small, training=quick) for given in (corpus.labels, labels)
+        fit(corpus.features, fold_labels, folds=folds, fusion=small, training=quick)
+        for fold_labels in (corpus.labels, labels)
     )
     one, two = (ensemble.predict(corpus.features, folds) for ensemble in (plain, other))
     assert plain.temperatures[0] != other.temperatures[0]
     np.testing.assert_array_equal(one.classes[folds == 0], two.classes[folds == 0])
-    warm = [replace(ensemble, temperatures={}).predict(corpus.features, folds).probs for ensemble in (plain, other)]
-    np.testing.assert_array_equal(warm[0][folds == 0], warm[1][folds == 0])
+    uncalibrated = [
+        replace(ensemble, temperatures={}).predict(corpus.features, folds).probs for ensemble in (plain, other)
+    ]
+    np.testing.assert_array_equal(uncalibrated[0][folds == 0], uncalibrated[1][folds == 0])
 
 
-def test_an_easy_set_is_learned_and_fusion_beats_its_best_modality() -> None:
+def test_fusion_beats_the_best_single_modality_on_an_easy_set() -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(90) % 3
     features = {
@@ -142,12 +145,12 @@ def test_an_easy_set_is_learned_and_fusion_beats_its_best_modality() -> None:
         name: cross_validate({name: features[name]}, labels, training=training).metrics["accuracy"] for name in features
     }
     assert alone["useless"] < 0.5
-    assert fused > max(alone.values()) + 0.04  # 0.93 against 0.89 here; 0.95 over five such sets
+    assert fused > max(alone.values()) + 0.04  # 0.93 and 0.89 with this seed; 0.95 on average over five seeds
 
 
 @pytest.mark.slow
-def test_action_units_and_mfccs_of_real_speakers(shared_data: Path) -> None:
-    """Both modalities tell more than each alone, on speakers never seen (a linear model: 0.55, 0.30 and 0.63)."""
+def test_fusion_beats_the_face_alone_on_real_speakers(shared_data: Path) -> None:
+    """Both modalities together beat each alone on unseen speakers (a linear model: 0.55, 0.30 and 0.63)."""
     table = np.load(shared_data / "ravdess" / "au_mfcc_1440x294.npz")
     parts = [str(name).split(".")[0].split("-") for name in table["name"]]
     labels, groups = [part[2] for part in parts], [part[6] for part in parts]
@@ -159,7 +162,7 @@ def test_action_units_and_mfccs_of_real_speakers(shared_data: Path) -> None:
     assert both.metrics["accuracy"] > 0.58
 
 
-def test_tiny_sets_train_without_a_warning(small: FusionConfig) -> None:
+def test_tiny_sets_are_trained_without_warnings(small: FusionConfig) -> None:
     rng = np.random.default_rng(0)
     training = TrainingConfig(seeds=1, epochs=2)
     speakers = [f"speaker{i % 3}" for i in range(12)]
@@ -171,20 +174,22 @@ def test_tiny_sets_train_without_a_warning(small: FusionConfig) -> None:
         np.testing.assert_allclose(result.probs.sum(axis=1), 1, rtol=1e-5)
 
 
-def test_a_modality_known_for_few_clips_is_no_obstacle(corpus: Any, small: FusionConfig, quick: TrainingConfig) -> None:
+def test_a_modality_of_one_clip_does_not_prevent_training(
+    corpus: Any, small: FusionConfig, quick: TrainingConfig
+) -> None:
     features = {name: values.copy() for name, values in corpus.features.items()}
     features["audio"][1:] = np.nan
     result = cross_validate(features, corpus.labels, corpus.groups, fusion=small, training=quick)
     assert np.isfinite(result.probs).all()
     assert (result.modality_weights[1:, 1] == 0).all()
-    assert result.modality_weights[0, 1] == 0, "the models that judge clip 0 never met this modality"
+    assert result.modality_weights[0, 1] == 0, "this modality is absent from the training rows of clip 0"
 
 
 @pytest.mark.parametrize("kind", ["ecmf", "attention", "concat", "gated", "mean_probs", "single:face", "single:audio"])
-def test_a_modality_of_one_speaker_alone_stops_no_training(
+def test_a_modality_of_one_speaker_does_not_prevent_training(
     corpus: Any, small: FusionConfig, quick: TrainingConfig, tmp_path: Path, kind: str
 ) -> None:
-    """The speaker kept aside whole to stop the training may be the only one with sound, or the only one without."""
+    """The speaker held out for early stopping may be the only one with audio, or the only one without."""
     first = np.array(corpus.groups) == "speaker0"
     features = {
         "face": np.where(first[:, None], np.nan, corpus.features["face"]),
@@ -197,43 +202,43 @@ def test_a_modality_of_one_speaker_alone_stops_no_training(
     loaded = Ensemble.load(tmp_path / "one")
     np.testing.assert_array_equal(loaded.predict(features).probs, one.predict(features).probs)
     losses = np.array([member.validation_loss for member in one.members])
-    # Where the speaker is held out, no sound is left to learn from: those models alone judge nothing, and say so.
-    deaf = np.array([kind == "single:audio" and member.fold == one.folds["0"] for member in one.members])
-    np.testing.assert_array_equal(np.isnan(losses), deaf)
-    np.testing.assert_array_equal(np.isnan([member.validation_loss for member in loaded.members]), deaf)
-    assert np.isfinite(losses[~deaf]).all()
+    # If the speaker is held out, no audio is left for training: these models predict nothing and have no loss.
+    has_no_data = np.array([kind == "single:audio" and member.fold == one.folds["0"] for member in one.members])
+    np.testing.assert_array_equal(np.isnan(losses), has_no_data)
+    np.testing.assert_array_equal(np.isnan([member.validation_loss for member in loaded.members]), has_no_data)
+    assert np.isfinite(losses[~has_no_data]).all()
 
 
-def test_clips_without_a_modality_in_common_are_too_few(small: FusionConfig, quick: TrainingConfig) -> None:
+def test_clips_without_a_common_modality_are_refused(small: FusionConfig, quick: TrainingConfig) -> None:
     features = {name: np.full((8, 3), np.nan) for name in "abcdefgh"}
     for row, values in enumerate(features.values()):
         values[row] = row
     for kind in ("ecmf", "attention"):
-        with pytest.raises(TooFewClips, match="no part has a modality that the others have") as caught:
+        with pytest.raises(TooFewClips, match="modality") as caught:
             fit(features, np.arange(8) % 2, fusion=small.model_copy(update={"kind": kind}), training=quick)
         assert caught.value.hint
 
 
-def test_fit_and_cross_validate_take_the_same_in_the_same_order(
+def test_fit_and_cross_validate_have_the_same_positional_parameters(
     corpus: Any, small: FusionConfig, quick: TrainingConfig
 ) -> None:
-    gone = {"face": np.arange(48) != 9}
-    one = fit(corpus.features, corpus.labels, corpus.groups, gone, small, quick)
-    other = cross_validate(corpus.features, corpus.labels, corpus.groups, gone, small, quick).ensemble
-    named = fit(corpus.features, corpus.labels, groups=corpus.groups, masks=gone, fusion=small, training=quick)
+    masks = {"face": np.arange(48) != 9}
+    one = fit(corpus.features, corpus.labels, corpus.groups, masks, small, quick)
+    other = cross_validate(corpus.features, corpus.labels, corpus.groups, masks, small, quick).ensemble
+    named = fit(corpus.features, corpus.labels, groups=corpus.groups, masks=masks, fusion=small, training=quick)
     for ensemble in (other, named):
         np.testing.assert_array_equal(ensemble.predict(corpus.features).probs, one.predict(corpus.features).probs)
 
 
-def test_cross_validation_reports_what_it_could_not_predict(
+def test_cross_validation_counts_clips_without_a_prediction(
     corpus: Any, small: FusionConfig, quick: TrainingConfig
 ) -> None:
     names = np.array(["neutral", "happy", "sad"])
-    given = names[corpus.labels].astype(object)
-    given[7] = ""
-    gone = np.arange(48) != 9
+    labels = names[corpus.labels].astype(object)
+    labels[7] = ""
+    mask = np.arange(48) != 9
     result = cross_validate(
-        corpus.features, given, corpus.groups, {"face": gone, "audio": gone}, small, quick, label_names=list(names)
+        corpus.features, labels, corpus.groups, {"face": mask, "audio": mask}, small, quick, label_names=list(names)
     )
     assert result.metrics["clips"] == 46
     assert result.metrics["unpredicted"] == 1
@@ -246,11 +251,9 @@ def test_cross_validation_reports_what_it_could_not_predict(
         assert len({f for f, g in zip(result.folds, corpus.groups, strict=True) if g == speaker}) == 1
 
 
-def test_groups_of_numbers_and_of_series_are_those_of_the_words(
-    corpus: Any, small: FusionConfig, quick: TrainingConfig
-) -> None:
+def test_groups_may_be_numbers_or_a_series(corpus: Any, small: FusionConfig, quick: TrainingConfig) -> None:
     numbers = [int(group[-1]) for group in corpus.groups]
-    words = cross_validate(corpus.features, corpus.labels, list(map(str, numbers)), fusion=small, training=quick)
+    expected = cross_validate(corpus.features, corpus.labels, list(map(str, numbers)), fusion=small, training=quick)
     shuffled = np.random.default_rng(0).permutation(48)
     for groups in (
         numbers,
@@ -258,29 +261,29 @@ def test_groups_of_numbers_and_of_series_are_those_of_the_words(
         pd.Series(numbers, index=shuffled),
         pd.Series(numbers, index=shuffled + 90),
     ):
-        found = cross_validate(corpus.features, corpus.labels, groups, fusion=small, training=quick)
-        np.testing.assert_array_equal(found.folds, words.folds)
-        np.testing.assert_array_equal(found.probs, words.probs)
+        result = cross_validate(corpus.features, corpus.labels, groups, fusion=small, training=quick)
+        np.testing.assert_array_equal(result.folds, expected.folds)
+        np.testing.assert_array_equal(result.probs, expected.probs)
 
 
-def test_too_few_classes_outside_a_fold_is_said(corpus: Any, small: FusionConfig, quick: TrainingConfig) -> None:
+def test_too_few_classes_outside_a_fold_are_refused(corpus: Any, small: FusionConfig, quick: TrainingConfig) -> None:
     groups = [f"label{label}" for label in np.arange(48) % 2]
-    with pytest.raises(InputError, match="fewer than two classes") as caught:
+    with pytest.raises(TooFewClips, match=r"fold 0.* two classes") as caught:
         fit(corpus.features, np.arange(48) % 2, groups=groups, fusion=small, training=quick)
     assert caught.value.hint
 
 
-def test_unknown_labels_and_devices_are_said(corpus: Any, quick: TrainingConfig) -> None:
-    with pytest.raises(InputError, match="'bored' is unknown"):
+def test_unknown_labels_and_devices_are_refused(corpus: Any, quick: TrainingConfig) -> None:
+    with pytest.raises(InputError, match="'bored'"):
         fit(corpus.features, ["bored"] * 48, label_names=["happy", "sad"])
-    with pytest.raises(InputError, match="device 'abacus'"):
+    with pytest.raises(InputError, match="'abacus'"):
         fit(corpus.features, corpus.labels, training=quick.model_copy(update={"device": "abacus"}))
 
 
 @pytest.mark.parametrize(
     "wrong", [{"weights": -np.ones(48)}, {"weights": np.ones(47)}, {"groups": ["x"]}, {"clip_ids": ["a"] * 48}]
 )
-def test_arrays_that_do_not_fit_are_refused(corpus: Any, wrong: dict[str, Any]) -> None:
+def test_arrays_of_different_lengths_are_refused(corpus: Any, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="weights"):
         fit(corpus.features, corpus.labels, **wrong)
 
@@ -290,7 +293,7 @@ def examples(labels: list[int], weights: list[float]) -> Examples:
     return Examples(Inputs((torch.zeros(len(labels), 2),), present), torch.tensor(labels), torch.tensor(weights))
 
 
-def test_balanced_weights_give_every_class_the_same_say() -> None:
+def test_balanced_weights_equalise_the_classes() -> None:
     some = examples([0, 0, 0, 1], [1.0] * 4)
     balanced = class_weights(some, 2, "balanced")
     torch.testing.assert_close(balanced * torch.tensor([3.0, 1.0]), torch.tensor([2.0, 2.0]))
@@ -306,7 +309,7 @@ def test_a_clip_of_weight_two_counts_as_two_clips() -> None:
     torch.testing.assert_close(once, twice)
 
 
-def test_hiding_modalities_leaves_one_and_adds_none() -> None:
+def test_hiding_modalities_keeps_at_least_one_and_adds_none() -> None:
     generator = torch.Generator().manual_seed(0)
     present = torch.rand(500, 4, generator=generator) < 0.6
     present[:, 0] |= ~present.any(dim=1)
@@ -317,8 +320,8 @@ def test_hiding_modalities_leaves_one_and_adds_none() -> None:
     assert torch.equal(hide_modalities(present, 0.0, generator), present)
 
 
-def test_what_only_two_modalities_together_tell_is_learned() -> None:
-    """Whether they agree: each alone is a coin toss."""
+def test_interactions_of_two_modalities_are_learned() -> None:
+    """The label is whether the modalities agree; each alone predicts at chance level."""
     rng = np.random.default_rng(0)
     up, loud = rng.integers(0, 2, 400), rng.integers(0, 2, 400)
     features = {
@@ -329,9 +332,9 @@ def test_what_only_two_modalities_together_tell_is_learned() -> None:
     assert result.metrics["accuracy"] > 0.9
 
 
-def test_the_best_epoch_is_kept() -> None:
+def test_the_best_epoch_is_restored() -> None:
     layer = torch.nn.Linear(1, 1)
-    best = Best(layer)
+    best = BestWeights(layer)
     for epoch, loss in enumerate([3.0, 1.0, 2.0]):
         torch.nn.init.constant_(layer.weight, epoch)
         best.offer(loss, epoch, loss)
@@ -344,9 +347,7 @@ def test_large_sets_get_larger_batches_and_less_patience() -> None:
     assert [patience_for(10, clips) for clips in (96, 900, 4700)] == [10, 5, 2]
 
 
-def test_the_optimistic_protocol_tells_its_figure_beside_the_honest_one(
-    corpus: Any, small: FusionConfig, quick: TrainingConfig
-) -> None:
+def test_the_mertools_protocol_adds_a_biased_score(corpus: Any, small: FusionConfig, quick: TrainingConfig) -> None:
     honest = cross_validate(corpus.features, corpus.labels, corpus.groups, fusion=small, training=quick)
     both = cross_validate(
         corpus.features,
@@ -358,32 +359,32 @@ def test_the_optimistic_protocol_tells_its_figure_beside_the_honest_one(
     assert "mertools" not in honest.metrics
     np.testing.assert_array_equal(both.probs, honest.probs)
     assert both.metrics["mertools"]["clips"] == 48
-    # A label that is noise shows what choosing the epoch on the very fold is worth.
+    # Random labels show the bias of choosing the epoch on the evaluated fold.
     noise = np.random.default_rng(5).permutation(corpus.labels)
-    fooled = cross_validate(
+    biased = cross_validate(
         corpus.features,
         noise,
         fusion=small,
         training=quick.model_copy(update={"protocol": "mertools", "epochs": 30, "patience": 30, "staged": False}),
     )
-    assert fooled.metrics["mertools"]["weighted_f1"] > fooled.metrics["weighted_f1"]
+    assert biased.metrics["mertools"]["weighted_f1"] > biased.metrics["weighted_f1"]
 
 
-def test_mixing_takes_only_what_both_have() -> None:
+def test_mixup_mixes_only_modalities_of_both_clips() -> None:
     present = torch.tensor([[True, True], [True, False]])
     some = Examples(
         Inputs((torch.tensor([[0.0], [4.0]]), torch.tensor([[1.0], [9.0]])), present),
         torch.tensor([0, 1]),
         torch.ones(2),
     )
-    inputs = mixed(some, 0.75, torch.tensor([1, 0]))
+    inputs = mix_inputs(some, 0.75, torch.tensor([1, 0]))
     assert inputs.features[0].tolist() == [[1.0], [3.0]]
     assert inputs.features[1].tolist() == [[1.0], [9.0]]
     assert torch.equal(inputs.present, present)
 
 
 @pytest.mark.parametrize("changes", [{"mixup": 0.4}, {"staged": False}, {"class_weights": "balanced"}])
-def test_options_of_the_training_train(
+def test_training_options_reach_the_expected_accuracy(
     corpus: Any, small: FusionConfig, quick: TrainingConfig, changes: dict[str, Any]
 ) -> None:
     training = quick.model_copy(update={"seeds": 1, "epochs": 15, "patience": 15, **changes})

@@ -1,4 +1,4 @@
-"""The fusion as a voter of `vote`'s rounds."""
+"""The fusion as a voter in the rounds of `vote`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLIPS = 48
 LABELS = ("happy", "sad")
 
 
-def voter() -> tuple[FusionVoter, NDArray[np.int64], NDArray[np.int64]]:
+def make_voter() -> tuple[FusionVoter, NDArray[np.int64], NDArray[np.int64]]:
     rng = np.random.default_rng(0)
     truth = np.arange(CLIPS) % 2
     features = {
@@ -33,37 +33,37 @@ def voter() -> tuple[FusionVoter, NDArray[np.int64], NDArray[np.int64]]:
     )
 
 
-def test_it_judges_every_clip_by_models_that_saw_no_label_of_its_fold() -> None:
-    fusion, truth, folds = voter()
-    given = truth.copy()
-    given[40:] = -1
-    probs = fusion.votes(given, folds)
+def test_the_labels_of_a_fold_do_not_change_its_votes() -> None:
+    fusion, truth, folds = make_voter()
+    labels = truth.copy()
+    labels[40:] = -1
+    probs = fusion.votes(labels, folds)
     assert np.isnan(probs[4]).all()
-    judged = np.arange(CLIPS) != 4
-    assert (probs[judged].argmax(axis=1) == truth[judged]).mean() > 0.8
-    spoiled = np.where((folds == 1) & (given >= 0), 1 - given, given)
-    after = fusion.votes(spoiled, folds)
-    assert_array_equal(probs[folds == 1], after[folds == 1])
-    assert not np.array_equal(probs[folds == 0], after[folds == 0])
+    has_features = np.arange(CLIPS) != 4
+    assert (probs[has_features].argmax(axis=1) == truth[has_features]).mean() > 0.8
+    altered_labels = np.where((folds == 1) & (labels >= 0), 1 - labels, labels)
+    altered = fusion.votes(altered_labels, folds)
+    assert_array_equal(probs[folds == 1], altered[folds == 1])
+    assert not np.array_equal(probs[folds == 0], altered[folds == 0])
 
 
-def test_it_obeys_the_weights_of_each_fold_and_abstains_where_nothing_can_be_learned() -> None:
-    fusion, truth, folds = voter()
-    wrong = np.where(np.arange(CLIPS) % 4 < 2, truth, 1 - truth)
-    right = (wrong == truth).astype(np.float64)
-    probs = fusion.votes(wrong, folds, dict.fromkeys(range(3), right))
-    judged = np.arange(CLIPS) != 4
-    assert (probs[judged].argmax(axis=1) == truth[judged]).mean() > 0.8
+def test_sample_weights_are_used_and_the_voter_abstains_without_training_data() -> None:
+    fusion, truth, folds = make_voter()
+    noisy = np.where(np.arange(CLIPS) % 4 < 2, truth, 1 - truth)
+    weights = (noisy == truth).astype(np.float64)
+    probs = fusion.votes(noisy, folds, dict.fromkeys(range(3), weights))
+    has_features = np.arange(CLIPS) != 4
+    assert (probs[has_features].argmax(axis=1) == truth[has_features]).mean() > 0.8
     one_class = fusion.votes(np.zeros(CLIPS, np.int64), folds)
     assert np.isnan(one_class).all()
 
 
-def test_it_takes_part_in_the_rounds() -> None:
-    fusion, truth, folds = voter()
-    always = iter(range(100))
+def test_the_voter_takes_part_in_rounds() -> None:
+    fusion, truth, folds = make_voter()
+    rising = iter(range(100))
     panel = Panel({}, {}, 2, 0, {"fusion": fusion.votes})
-    found = vote_in_rounds(panel, truth, folds, rounds=2, score=lambda _: float(next(always)), config=RefineConfig())
-    assert found.best == 2
-    assert set(found.votes) == {"fusion"}
+    result = vote_in_rounds(panel, truth, folds, rounds=2, score=lambda _: float(next(rising)), config=RefineConfig())
+    assert result.best == 2
+    assert set(result.votes) == {"fusion"}
     score = partial(held_out_score, given=truth, verdicts=np.full(CLIPS, -1))
     assert len(vote_in_rounds(panel, truth, folds, rounds=1, score=score, config=RefineConfig()).scores) == 1

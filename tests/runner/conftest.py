@@ -1,4 +1,4 @@
-"""Makes `counting` importable, here and in the workers: they find modules where their parent does."""
+"""Fixtures that limit the memory of a command."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 
-Bounded = Callable[[list[str]], "subprocess.CompletedProcess[str]"]
+RunCommand = Callable[[list[str]], "subprocess.CompletedProcess[str]"]
 _MEGABYTES = 192
 
 
 @pytest.fixture
-def little_memory() -> Iterator[Bounded]:
-    """Runs a command that the kernel gives little memory, and kills processes of where it takes more."""
-    if scope := _scope():
+def run_with_little_memory() -> Iterator[RunCommand]:
+    """Return a function that runs a command under a memory limit; the kernel kills processes that exceed it."""
+    if scope := _systemd_scope():
         yield lambda command: _run([*scope, *command])
         return
-    group = _own_memory_group() / f"ecmf-test-{os.getpid()}"
+    group = _memory_group() / f"ecmf-test-{os.getpid()}"
     try:
         group.mkdir()
     except OSError as error:
-        pytest.skip(f"no limit can be set on memory here: {error}")
+        pytest.skip(f"this system cannot limit memory: {error}")
     try:
         (group / "memory.limit_in_bytes").write_text(str(_MEGABYTES * 2**20))
         join = f'echo $$ > "{group}/cgroup.procs" && exec "$@"'
@@ -32,21 +32,21 @@ def little_memory() -> Iterator[Bounded]:
         group.rmdir()
 
 
-def _scope() -> list[str]:
-    """The words that have systemd run a command with little memory; none where it does not."""
+def _systemd_scope() -> list[str]:
+    """Return the command prefix that limits memory by systemd; empty if systemd cannot."""
     for user in ([], ["--user"]):
-        words = ["systemd-run", "--quiet", "--scope", *user, "-p", f"MemoryMax={_MEGABYTES}M", "-p", "MemorySwapMax=0"]
+        prefix = ["systemd-run", "--quiet", "--scope", *user, "-p", f"MemoryMax={_MEGABYTES}M", "-p", "MemorySwapMax=0"]
         try:
-            able = subprocess.run([*words, "true"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+            trial = subprocess.run([*prefix, "true"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
         except FileNotFoundError:
             break
-        if able.returncode == 0:
-            return words
+        if trial.returncode == 0:
+            return prefix
     return []
 
 
-def _own_memory_group() -> Path:
-    """Where control groups of version 1 below our own are made, so that what holds for us holds for them."""
+def _memory_group() -> Path:
+    """Return the folder for child control groups (version 1) of the current group, whose limits also apply to them."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:

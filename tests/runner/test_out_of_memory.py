@@ -1,4 +1,4 @@
-"""Memory that runs out, whoever says so."""
+"""Conversion of out-of-memory errors of libraries to MemoryError."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ecmf_pipeline.runner.machine import as_out_of_memory
 
 
 class OpenCvError(Exception):
-    """As OpenCV's: one class for everything, with a code."""
+    """Imitates OpenCV's error: one class for all errors, with a code."""
 
     code = -4
 
@@ -25,7 +25,7 @@ OpenCvError.__module__, OpenCvError.__name__ = "cv2", "error"
 
 
 class OutOfMemoryError(RuntimeError):
-    """As torch's, whatever it says."""
+    """Imitates torch's error, with any message."""
 
 
 OutOfMemoryError.__module__ = "torch"
@@ -46,7 +46,7 @@ OutOfMemoryError.__module__ = "torch"
     ],
     ids=str,
 )
-def test_running_out_of_memory_is_a_memory_error(error):
+def test_out_of_memory_errors_become_memory_errors(error):
     with pytest.raises(MemoryError) as caught, as_out_of_memory():
         raise error
     assert "\n" not in str(caught.value)
@@ -63,34 +63,34 @@ def test_running_out_of_memory_is_a_memory_error(error):
     ],
     ids=repr,
 )
-def test_anything_else_stays_what_it_is(error):
+def test_other_errors_are_not_converted(error):
     with pytest.raises(type(error)) as caught, as_out_of_memory():
         raise error
     assert caught.value is error
 
 
-def test_other_errors_of_opencv_stay_what_they_are():
+def test_other_opencv_errors_are_not_converted():
     cv2 = pytest.importorskip("cv2")
     with pytest.raises(cv2.error, match="empty"), as_out_of_memory():
         cv2.resize(np.zeros((0, 0), np.uint8), (4, 4))
 
 
-def test_torch_itself_runs_out_of_memory():
+def test_real_torch_errors_are_converted():
     torch = pytest.importorskip("torch")
     with pytest.raises(MemoryError, match="allocate memory"), as_out_of_memory():
         torch.empty(10**15)
-    with pytest.raises(MemoryError, match="full"), as_out_of_memory():
-        raise torch.OutOfMemoryError("full")
+    with pytest.raises(MemoryError, match="GPU full"), as_out_of_memory():
+        raise torch.OutOfMemoryError("GPU full")
 
 
-def test_it_loads_no_library():
+def test_the_module_imports_no_heavy_library():
     listed = "import sys, ecmf_pipeline.runner.machine; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", listed], capture_output=True, text=True, check=True)
     assert not {"torch", "cv2", "numpy"} & set(result.stdout.split())
 
 
-class Greedy:
-    """A model that needs more than there is for any text."""
+class ModelWithoutMemory:
+    """A model that runs out of memory for any text."""
 
     cut = frozenset()
 
@@ -100,8 +100,8 @@ class Greedy:
         return np.empty((0, len(labels)))
 
 
-def test_a_language_model_says_it_so_too():
+def test_an_out_of_memory_error_of_a_language_model_is_converted():
     item = Question("so", (Target("clip", "llm", "digest"),))
     with pytest.raises(MemoryError, match="can't allocate"):
-        ScoringStep(Greedy(), ["joy", "grief"]).work([(item, "so")])
+        ScoringStep(ModelWithoutMemory(), ["joy", "grief"]).work([(item, "so")])
     assert item.alone() == [item]

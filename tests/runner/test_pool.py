@@ -16,7 +16,7 @@ from ecmf_pipeline.runner import LocalProcesses, Task
 from ecmf_pipeline.runner.pool import JobQueue
 from ecmf_pipeline.runner.step import Phase
 from ecmf_pipeline.runner.worker_process import Role
-from tests.runner.counting import Bench, Drawer, Factory, Number, numbers
+from tests.runner.doubling import BranchFiles, Factory, Number, RunHarness, numbers
 
 
 @pytest.fixture(params=[0, 2], ids=["workers open", "two openers"])
@@ -25,103 +25,105 @@ def openers(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, openers: int) -> Bench:
-    return Bench(tmp_path / "bench", openers=openers)
+def harness(tmp_path: Path, openers: int) -> RunHarness:
+    return RunHarness(tmp_path / "harness", openers=openers)
 
 
 _REASONS = {"signal SIGSEGV": "WorkerCrashed", "sleep 60": "ClipTimeout"}
 
 
-def tries(bench: Bench, value: int) -> int:
-    return sum(opened == value for opened, _, _ in bench.diary())
+def count_attempts(harness: RunHarness, value: int) -> int:
+    return sum(opened == value for opened, _, _ in harness.opened())
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
-    ("opening", "reason", "message"),
+    ("fault", "reason", "message"),
     [
         ("signal SIGSEGV", "WorkerCrashed", "SIGSEGV while the clip was being read"),
-        ("signal SIGKILL", "WorkerKilled", "SIGKILL while the clip was being read"),
-        ("exit 3", "WorkerCrashed", "exit status 3 while the clip was being read"),
+        ("signal SIGKILL", "WorkerKilled", "SIGKILL"),
+        ("exit 3", "WorkerCrashed", "exit status 3"),
     ],
 )
-def test_a_clip_that_breaks_its_worker_twice_costs_itself(bench, workers, opening, reason, message):
-    report = bench.run(numbers(1, 2, 3, 4, 5, 6, n2=Number(2, opening=opening)), workers=workers)
-    assert bench.drawer.sealed("a") == [1, 3, 4, 5, 6]
-    assert bench.reasons("a") == bench.reasons("b") == {"2": reason}
-    assert message in bench.messages()["2"]
-    assert tries(bench, 2) == 2
+def test_a_clip_that_breaks_its_worker_twice_is_quarantined(harness, workers, fault, reason, message):
+    report = harness.run(numbers(1, 2, 3, 4, 5, 6, n2=Number(2, open_fault=fault)), workers=workers)
+    assert harness.results.sealed("a") == [1, 3, 4, 5, 6]
+    assert harness.reasons("a") == harness.reasons("b") == {"2": reason}
+    assert message in harness.messages()["2"]
+    assert count_attempts(harness, 2) == 2
     assert report.done["a"] == 5
 
 
-def test_a_clip_that_hangs_costs_itself(bench):
+def test_a_clip_that_hangs_while_it_is_read_is_quarantined(harness):
     begun = time.monotonic()
-    bench.run(numbers(1, 2, 3, n2=Number(2, opening="sleep 60")), workers=1, clip_timeout=0.5)
+    harness.run(numbers(1, 2, 3, n2=Number(2, open_fault="sleep 60")), workers=1, clip_timeout=0.5)
     assert time.monotonic() - begun < 10
-    assert bench.drawer.sealed("a") == [1, 3]
-    assert bench.reasons("a") == {"2": "ClipTimeout"}
-    assert "not read within 0.5 s" in bench.messages()["2"]
+    assert harness.results.sealed("a") == [1, 3]
+    assert harness.reasons("a") == {"2": "ClipTimeout"}
+    assert "0.5 s" in harness.messages()["2"]
 
 
-def test_a_clip_that_hangs_while_it_is_worked_on_costs_itself(bench):
-    bench.run(numbers(1, 2, n2=Number(2, working="sleep 60")), workers=1, clip_timeout=0.5)
-    assert bench.drawer.sealed("a") == [1]
-    assert bench.reasons("a") == {"2": "ClipTimeout"}
+def test_a_clip_that_hangs_while_it_is_computed_is_quarantined(harness):
+    harness.run(numbers(1, 2, n2=Number(2, work_fault="sleep 60")), workers=1, clip_timeout=0.5)
+    assert harness.results.sealed("a") == [1]
+    assert harness.reasons("a") == {"2": "ClipTimeout"}
 
 
-def test_a_batch_may_take_as_long_as_its_clips_together(bench):
-    slow = [Number(value, working="sleep 0.4") for value in (1, 2, 3)]
-    bench.run(slow, workers=1, clip_timeout=0.8)
-    assert bench.drawer.sealed("a") == [1, 2, 3]
-    assert {tries(bench, value) for value in (1, 2, 3)} == {1}
+def test_the_timeout_of_a_batch_is_the_sum_of_its_clips(harness):
+    slow = [Number(value, work_fault="sleep 0.4") for value in (1, 2, 3)]
+    harness.run(slow, workers=1, clip_timeout=0.8)
+    assert harness.results.sealed("a") == [1, 2, 3]
+    assert {count_attempts(harness, value) for value in (1, 2, 3)} == {1}
 
 
-def test_of_a_batch_that_crashed_its_worker_only_the_culprit_is_given_up(bench):
-    bench.run(numbers(1, 2, 3, 4, 5, n2=Number(2, working="signal SIGABRT")), workers=1)
-    assert bench.drawer.sealed("a") == [1, 3, 4, 5]
-    assert bench.reasons("a") == {"2": "WorkerCrashed"}
-    assert "SIGABRT while the clip was being worked on" in bench.messages()["2"]
+def test_only_the_crashing_clip_of_a_batch_is_quarantined(harness):
+    harness.run(numbers(1, 2, 3, 4, 5, n2=Number(2, work_fault="signal SIGABRT")), workers=1)
+    assert harness.results.sealed("a") == [1, 3, 4, 5]
+    assert harness.reasons("a") == {"2": "WorkerCrashed"}
+    assert "SIGABRT while the clip was being processed" in harness.messages()["2"]
 
 
-def test_the_last_word_on_a_suspect_is_had_in_a_worker_that_did_nothing_before(bench):
-    bench.run(numbers(1, 2, 3, n3=Number(3, working="signal SIGSEGV")), workers=1)
-    assert bench.reasons("a") == {"3": "WorkerCrashed"}
+def test_the_last_attempt_of_a_suspect_runs_in_a_fresh_worker(harness):
+    harness.run(numbers(1, 2, 3, n3=Number(3, work_fault="signal SIGSEGV")), workers=1)
+    assert harness.reasons("a") == {"3": "WorkerCrashed"}
     by_process: dict[int, list[int]] = {}
-    for value, process, _ in bench.diary():
+    for value, process, _ in harness.opened():
         by_process.setdefault(process, []).append(value)
     assert list(by_process.values())[-1] == [3]
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGKILL"])
-@pytest.mark.parametrize("when", ["opening", "working"])
-def test_a_clip_that_breaks_its_worker_only_once_loses_nothing(bench, name, when):
-    odd = Number(2, **{when: f"once:signal {name}"})
-    report = bench.run(numbers(1, 2, 3, 4, n2=odd), workers=2)
-    assert bench.drawer.sealed("a") == [1, 2, 3, 4]
-    assert bench.reasons("a") == {}
+@pytest.mark.parametrize("phase", ["open_fault", "work_fault"])
+def test_a_clip_that_breaks_its_worker_once_is_computed(harness, name, phase):
+    faulty = Number(2, **{phase: f"once:signal {name}"})
+    report = harness.run(numbers(1, 2, 3, 4, n2=faulty), workers=2)
+    assert harness.results.sealed("a") == [1, 2, 3, 4]
+    assert harness.reasons("a") == {}
     assert report.done["a"] == 4
 
 
-@pytest.mark.parametrize("how", ["signal SIGSEGV", "sleep 60"])
-@pytest.mark.parametrize("when", ["opening", "working"])
-def test_a_branch_that_breaks_its_worker_costs_itself(bench, how, when):
-    odd = Number(2, at="b", **{when: how})
-    report = bench.run(numbers(1, 2, 3, 4, 5, n2=odd), workers=2, clip_timeout=0.7, part_size=9)
-    assert bench.drawer.parts("a") == [[[str(value), 2 * value] for value in (1, 2, 3, 4, 5)]]
-    assert bench.drawer.sealed("b") == [1, 3, 4, 5]
-    assert (bench.reasons("a"), bench.reasons("b")) == ({}, {"2": _REASONS[how]})
+@pytest.mark.parametrize("fault", ["signal SIGSEGV", "sleep 60"])
+@pytest.mark.parametrize("phase", ["open_fault", "work_fault"])
+def test_a_branch_that_breaks_its_worker_does_not_affect_other_branches(harness, fault, phase):
+    faulty = Number(2, fault_branch="b", **{phase: fault})
+    report = harness.run(numbers(1, 2, 3, 4, 5, n2=faulty), workers=2, clip_timeout=0.7, part_size=9)
+    assert harness.results.parts("a") == [[[str(value), 2 * value] for value in (1, 2, 3, 4, 5)]]
+    assert harness.results.sealed("b") == [1, 3, 4, 5]
+    assert (harness.reasons("a"), harness.reasons("b")) == ({}, {"2": _REASONS[fault]})
     assert report.done == {"a": 5, "b": 4}
 
 
-def test_chunks_are_sealed_when_all_of_them_is_back_also_in_pieces(bench):
-    """The first chunk's suspects come back in more pieces than it has items."""
-    items = [*(Number(value, at="b", opening="signal SIGSEGV") for value in (1, 2)), *numbers(3, 4, 5, 6)]
-    bench.run(items, workers=1, batch_size=2, part_size=3)
-    assert bench.drawer.parts("a") == [[[str(value), 2 * value] for value in part] for part in ((1, 2, 3), (4, 5, 6))]
-    assert bench.drawer.sealed("b") == [3, 4, 5, 6]
+def test_a_chunk_is_sealed_when_all_its_pieces_have_returned(harness):
+    """The suspects of the first chunk return in more pieces than it has items."""
+    items = [*(Number(value, fault_branch="b", open_fault="signal SIGSEGV") for value in (1, 2)), *numbers(3, 4, 5, 6)]
+    harness.run(items, workers=1, batch_size=2, part_size=3)
+    assert harness.results.parts("a") == [
+        [[str(value), 2 * value] for value in part] for part in ((1, 2, 3), (4, 5, 6))
+    ]
+    assert harness.results.sealed("b") == [3, 4, 5, 6]
 
 
-def test_names_stay_short_and_their_own_however_many_clips_of_a_batch_break():
+def test_task_names_stay_short_and_unique_after_many_splits():
     queue = JobQueue(Task(name, 0, tuple(map(Number, range(60)))) for name in ("000000-0000", "000000-0001"))
     names = []
     while job := queue.take():
@@ -136,132 +138,137 @@ def test_names_stay_short_and_their_own_however_many_clips_of_a_batch_break():
     assert {name[:11] for name in names} == {"000000-0000", "000000-0001"}
 
 
-def test_several_that_break_in_one_batch_are_each_found(bench):
-    odd = {f"n{value}": Number(value, opening="signal SIGSEGV") for value in (1, 3)}
-    bench.run(numbers(1, 2, 3, 4, **odd), workers=2, batch_size=4)
-    assert bench.drawer.sealed("a") == [2, 4]
-    assert set(bench.reasons("a")) == {"1", "3"}
+def test_several_crashing_clips_of_one_batch_are_quarantined(harness):
+    faulty = {f"n{value}": Number(value, open_fault="signal SIGSEGV") for value in (1, 3)}
+    harness.run(numbers(1, 2, 3, 4, **faulty), workers=2, batch_size=4)
+    assert harness.results.sealed("a") == [2, 4]
+    assert set(harness.reasons("a")) == {"1", "3"}
 
 
-def test_a_worker_killed_while_it_keeps_loses_and_doubles_nothing(tmp_path, openers):
-    bench = Bench(tmp_path / "bench", keeping="once:signal SIGKILL", openers=openers)
-    report = bench.run(numbers(1, 2, 3, 4), workers=2)
-    assert bench.drawer.sealed("a") == [1, 2, 3, 4]
+def test_a_worker_killed_while_it_stores_a_batch_neither_loses_nor_duplicates_rows(tmp_path, openers):
+    harness = RunHarness(tmp_path / "harness", keep_fault="once:signal SIGKILL", openers=openers)
+    report = harness.run(numbers(1, 2, 3, 4), workers=2)
+    assert harness.results.sealed("a") == [1, 2, 3, 4]
     assert report.done["a"] == 4
-    assert bench.reasons("a") == {}
+    assert harness.reasons("a") == {}
 
 
 @pytest.mark.parametrize(
-    ("name", "meanwhile", "reason"),
+    ("name", "new_kills", "reason"),
     [("SIGKILL", 1, "OutOfMemory"), ("SIGKILL", 0, "WorkerKilled"), ("SIGSEGV", 1, "WorkerCrashed")],
 )
-def test_the_kernels_as_out_of_memory_is_told_from_other_kills(bench, monkeypatch, name, meanwhile, reason):
-    """By the kernel's count before and after; that it counts, a real kill shows below."""
+def test_out_of_memory_kills_are_distinguished_from_other_kills(harness, monkeypatch, name, new_kills, reason):
+    """The pool compares the kernel's count before and after; the next test uses a real kill."""
     monkeypatch.setattr("ecmf_pipeline.runner.worker_process.count_oom_kills", lambda: 7)
-    monkeypatch.setattr("ecmf_pipeline.runner.pool.count_oom_kills", lambda: 7 + meanwhile)
-    report = bench.run([Number(1, opening=f"signal {name}")], workers=1)
-    assert bench.reasons("a") == {"1": reason}
+    monkeypatch.setattr("ecmf_pipeline.runner.pool.count_oom_kills", lambda: 7 + new_kills)
+    report = harness.run([Number(1, open_fault=f"signal {name}")], workers=1)
+    assert harness.reasons("a") == {"1": reason}
     assert report.transient == ({"WorkerKilled": 2} if reason == "WorkerKilled" else {})
 
 
-def test_a_kill_by_the_kernel_for_as_out_of_memory_costs_the_clip_that_ate_it(bench, little_memory):
+def test_a_clip_killed_by_the_kernel_for_memory_is_quarantined(harness, run_with_little_memory):
     program = f"""
 import sys; sys.path[:0] = {sys.path}
 from pathlib import Path
-from tests.runner.counting import Bench, Number
-items = [Number(1), Number(2, opening="eat all"), Number(3)]
-Bench(Path({str(bench.folder)!r}), openers={bench.openers}).run(items, workers=1)
+from tests.runner.doubling import RunHarness, Number
+items = [Number(1), Number(2, open_fault="allocate all"), Number(3)]
+RunHarness(Path({str(harness.folder)!r}), openers={harness.openers}).run(items, workers=1)
 """
-    done = little_memory([sys.executable, "-c", program])
+    done = run_with_little_memory([sys.executable, "-c", program])
     assert done.returncode == 0, done.stderr
-    assert bench.drawer.sealed("a") == [1, 3]
-    assert bench.reasons("a") == {"2": "OutOfMemory"}
-    assert tries(bench, 2) == 2
+    assert harness.results.sealed("a") == [1, 3]
+    assert harness.reasons("a") == {"2": "OutOfMemory"}
+    assert count_attempts(harness, 2) == 2
 
 
-def test_a_worker_killed_between_clips_is_replaced_and_nothing_is_lost(bench):
-    """Two tasks, handed out one by one; the worker is killed while it waits for the second."""
-    engine = LocalProcesses(1, 30.0, openers=bench.openers)
+def test_a_worker_killed_between_clips_is_replaced_without_losing_items(harness):
+    """The worker is killed while it waits for its second task."""
+    engine = LocalProcesses(1, 30.0, openers=harness.openers)
     tasks = [Task(f"{number}", 0, (Number(number),)) for number in (1, 2, 3)]
     done = []
-    for finished in engine.run(iter(tasks), Factory(bench.folder), Drawer(bench.folder).spools):
+    for finished in engine.run(iter(tasks), Factory(harness.folder), BranchFiles(harness.folder).spools):
         done.append(finished.task.name)
         assert finished.errors == []
         if len(done) == 1:
-            (worker,) = bench.working()
+            (worker,) = harness.worker_processes()
             os.kill(worker, signal.SIGKILL)
     assert sorted(done) == ["1", "2", "3"]
-    assert len(bench.working()) == 2
+    assert len(harness.worker_processes()) == 2
 
 
-def test_workers_that_die_as_they_start_stop_the_run(tmp_path, openers):
-    bench = Bench(tmp_path / "bench", starting="exit 9", openers=openers)
-    with pytest.raises(EcmfError, match=r"2 times in a row while it was starting \(exit status 9\)"):
-        bench.run(numbers(1, 2, 3), workers=1)
-    assert bench.reasons("a") == {}
+def test_workers_that_exit_during_startup_stop_the_run(tmp_path, openers):
+    harness = RunHarness(tmp_path / "harness", start_fault="exit 9", openers=openers)
+    with pytest.raises(EcmfError) as caught:
+        harness.run(numbers(1, 2, 3), workers=1)
+    assert "2 times in a row during startup (exit status 9)" in caught.value.message
+    assert caught.value.hint
+    assert harness.reasons("a") == {}
 
 
-def test_a_worker_that_dies_once_as_it_starts_is_replaced(tmp_path, openers):
-    bench = Bench(tmp_path / "bench", starting="once:exit 9", openers=openers)
-    bench.run(numbers(1, 2, 3), workers=1)
-    assert bench.drawer.sealed("a") == [1, 2, 3]
+def test_a_worker_that_exits_once_during_startup_is_replaced(tmp_path, openers):
+    harness = RunHarness(tmp_path / "harness", start_fault="once:exit 9", openers=openers)
+    harness.run(numbers(1, 2, 3), workers=1)
+    assert harness.results.sealed("a") == [1, 2, 3]
 
 
-def test_a_worker_that_dies_again_and_again_while_it_keeps_stops_the_run(tmp_path, openers):
-    bench = Bench(tmp_path / "bench", keeping="exit 7", openers=openers)
-    with pytest.raises(EcmfError, match=r"5 times in a row between clips \(exit status 7\)"):
-        bench.run(numbers(1), workers=1)
-    assert bench.reasons("a") == {}
+def test_a_worker_that_repeatedly_exits_while_it_stores_a_batch_stops_the_run(tmp_path, openers):
+    harness = RunHarness(tmp_path / "harness", keep_fault="exit 7", openers=openers)
+    with pytest.raises(EcmfError) as caught:
+        harness.run(numbers(1), workers=1)
+    assert "5 times in a row between clips (exit status 7)" in caught.value.message
+    assert harness.reasons("a") == {}
 
 
-def test_no_worker_at_all_is_refused():
-    with pytest.raises(ValueError, match="at least one worker"):
+def test_zero_workers_are_refused():
+    with pytest.raises(ValueError, match="workers"):
         LocalProcesses(0)
 
 
-def test_starting_may_take_longer_than_a_clip(tmp_path, openers):
-    bench = Bench(tmp_path / "bench", starting="sleep 0.6", openers=openers)
-    bench.run(numbers(1), workers=1, clip_timeout=0.3)
-    assert bench.drawer.sealed("a") == [1]
+def test_startup_may_exceed_the_clip_timeout(tmp_path, openers):
+    harness = RunHarness(tmp_path / "harness", start_fault="sleep 0.6", openers=openers)
+    harness.run(numbers(1), workers=1, clip_timeout=0.3)
+    assert harness.results.sealed("a") == [1]
 
 
-def test_suspects_do_not_hold_up_the_others(bench):
-    """While the suspect hangs once more, alone, the other worker goes on with the rest."""
-    items = [Number(1, opening="sleep 60"), *(Number(value, opening="sleep 0.3") for value in range(2, 12))]
-    bench.run(items, workers=2, batch_size=1, clip_timeout=1.0)
-    opened = [value for value, _, _ in bench.diary()]
+def test_suspects_do_not_delay_other_clips(harness):
+    """The other worker continues while the suspect hangs again, alone."""
+    items = [Number(1, open_fault="sleep 60"), *(Number(value, open_fault="sleep 0.3") for value in range(2, 12))]
+    harness.run(items, workers=2, batch_size=1, clip_timeout=1.0)
+    opened = [value for value, _, _ in harness.opened()]
     assert sorted(opened) == [1, 1, *range(2, 12)]
     assert opened.index(1, 1) < len(opened) - 2
-    assert bench.drawer.sealed("a") == list(range(2, 12))
+    assert harness.results.sealed("a") == list(range(2, 12))
 
 
-def test_it_works_off_the_main_thread_too(bench):
-    thread = threading.Thread(target=bench.run, args=[numbers(1, 2, 3)], kwargs={"workers": 1})
+def test_a_run_works_outside_the_main_thread(harness):
+    thread = threading.Thread(target=harness.run, args=[numbers(1, 2, 3)], kwargs={"workers": 1})
     thread.start()
     thread.join(30)
-    assert bench.drawer.sealed("a") == [1, 2, 3]
+    assert harness.results.sealed("a") == [1, 2, 3]
 
 
-def test_closing_the_results_ends_the_workers_at_once(bench):
-    tasks = [Task(f"{number}", 0, (Number(number, opening="sleep 30" if number > 1 else ""),)) for number in (1, 2, 3)]
-    results = LocalProcesses(2, 60.0, openers=bench.openers).run(
-        tasks, Factory(bench.folder), Drawer(bench.folder).spools
+def test_closing_the_results_stops_the_workers_at_once(harness):
+    tasks = [
+        Task(f"{number}", 0, (Number(number, open_fault="sleep 30" if number > 1 else ""),)) for number in (1, 2, 3)
+    ]
+    results = LocalProcesses(2, 60.0, openers=harness.openers).run(
+        tasks, Factory(harness.folder), BranchFiles(harness.folder).spools
     )
     next(results)
     begun = time.monotonic()
     results.close()
     assert time.monotonic() - begun < 2
-    for _, process, _ in bench.diary():
+    for _, process, _ in harness.opened():
         with pytest.raises(ProcessLookupError):
             os.kill(process, 0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_worker_has_one_thread_its_own_group_and_ends_first_when_memory_runs_out(bench):
+def test_a_worker_has_one_thread_a_process_group_and_the_highest_oom_score(harness):
     tasks = [Task("1", 0, (Number(1),)), Task("2", 0, (Number(2),))]
-    engine = LocalProcesses(1, 60.0, threads=1, openers=bench.openers)
-    for _ in engine.run(tasks, Factory(bench.folder), Drawer(bench.folder).spools):
-        for process in bench.working() | {process for _, process, _ in bench.diary()}:
+    engine = LocalProcesses(1, 60.0, threads=1, openers=harness.openers)
+    for _ in engine.run(tasks, Factory(harness.folder), BranchFiles(harness.folder).spools):
+        for process in harness.worker_processes() | {process for _, process, _ in harness.opened()}:
             proc = Path(f"/proc/{process}")
             assert b"OMP_NUM_THREADS=1" in (proc / "environ").read_bytes().split(b"\0")
             assert os.getpgid(process) == process
@@ -270,8 +277,8 @@ def test_a_worker_has_one_thread_its_own_group_and_ends_first_when_memory_runs_o
         break
 
 
-def test_a_worker_imports_little():
-    """All of it must be there before the first clip of a short run: no numpy, no pydantic, nothing heavy."""
+def test_a_worker_imports_no_heavy_library():
+    """Imports delay the first clip, which matters in short runs."""
     import subprocess
 
     listed = "import sys, ecmf_pipeline.runner.worker; print(*sys.modules)"

@@ -1,4 +1,4 @@
-"""The quarantine table."""
+"""Quarantine tables."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from ecmf_pipeline.core.errors import TooManyQuarantined
 from ecmf_pipeline.runner.quarantine import Quarantine, read_all
 
 
-def table(folder: Path, fingerprint: str = "f1") -> Quarantine:
+def open_table(folder: Path, fingerprint: str = "f1") -> Quarantine:
     return Quarantine(folder / "extract-face.csv", stage="extract", modality="face", fingerprint=fingerprint)
 
 
-def test_a_clip_stays_aside_until_its_input_or_the_settings_change(tmp_path):
-    first = table(tmp_path)
+def test_a_clip_stays_quarantined_until_its_input_or_the_settings_change(tmp_path):
+    first = open_table(tmp_path)
     first.add("a", "NoFaceFound", "0 of 16\nframes", "d1")
     first.write()
-    again = table(tmp_path)
+    again = open_table(tmp_path)
     assert again.holds("a", "d1")
     assert not again.holds("a", "d2")
     assert not again.holds("b", "d1")
-    assert not table(tmp_path, "f2").holds("a", "d1")
+    assert not open_table(tmp_path, "f2").holds("a", "d1")
     assert [entry.message for entry in read_all(tmp_path, ["face"])] == ["0 of 16 frames"]
-    assert read_all(tmp_path, ["audio"]) == []  # the face branch is not in use any more
+    assert read_all(tmp_path, ["audio"]) == []  # the face branch is not in use
 
 
-def test_entries_that_no_longer_apply_are_dropped(tmp_path):
-    entries = table(tmp_path)
+def test_outdated_entries_are_dropped(tmp_path):
+    entries = open_table(tmp_path)
     for clip_id in ("same", "changed", "gone"):
         entries.add(clip_id, "NoFaceFound", "", "d1")
     entries.keep_only({"same": "d1", "changed": "d2"})
@@ -38,50 +38,54 @@ def test_entries_that_no_longer_apply_are_dropped(tmp_path):
     assert len(entries) == 0
 
 
-def test_finding_the_same_again_leaves_the_bytes_alone(tmp_path):
-    entries = table(tmp_path)
+def test_adding_an_equal_entry_does_not_change_the_file(tmp_path):
+    entries = open_table(tmp_path)
     entries.add("a", "NoFaceFound", "why", "d1")
     entries.write()
     path = entries.path
     path.write_text(path.read_text().replace("20", "19", 1).replace(":", ":"))
     old = path.read_bytes()
-    again = table(tmp_path)
+    again = open_table(tmp_path)
     again.add("a", "NoFaceFound", "why", "d1")
     again.write()
     assert path.read_bytes() == old
 
 
-def test_odd_ids_and_messages_survive_the_csv(tmp_path):
-    entries = table(tmp_path)
+def test_ids_and_messages_with_special_characters_survive_the_csv_file(tmp_path):
+    entries = open_table(tmp_path)
     entries.add('视频, "x"', "UnreadableMedia", 'a, "b"', "d1")
     entries.write()
-    (entry,) = table(tmp_path)
+    (entry,) = open_table(tmp_path)
     assert (entry.clip_id, entry.message) == ('视频, "x"', 'a, "b"')
 
 
-def test_the_allowed_share_is_of_all_clips(tmp_path):
-    entries = table(tmp_path)
+def test_the_allowed_share_refers_to_all_clips(tmp_path):
+    entries = open_table(tmp_path)
     for number in range(3):
         entries.add(str(number), "NoFaceFound", "", "d")
     entries.refuse_too_many(15, 0.2)
-    with pytest.raises(TooManyQuarantined, match=r"3 of 14 clips are bad .* share of 0\.2"):
+    with pytest.raises(TooManyQuarantined) as caught:
         entries.refuse_too_many(14, 0.2)
+    for text in ("extract face", "3 of 14", "0.2", "NoFaceFound 3"):
+        assert text in caught.value.message
+    assert str(entries.path) in (caught.value.hint or "")
+    assert "extract.max_quarantined" in (caught.value.hint or "")
 
 
-def test_a_muted_track_is_set_aside_but_is_no_defect(tmp_path):
-    entries = table(tmp_path)
+def test_silent_audio_is_quarantined_but_no_defect(tmp_path):
+    entries = open_table(tmp_path)
     entries.add("a", "SilentAudio", "", "d")
     entries.add("b", "SilentAudio", "", "d")
     entries.refuse_too_many(2, 0.0)
 
 
-def test_entries_of_transient_reasons_are_dropped_however_deep_their_class_is(tmp_path):
-    """A reason is looked up by name among all errors, wherever in the tree its class is defined."""
+def test_entries_with_transient_reasons_are_dropped_at_any_class_depth(tmp_path):
+    """Reasons are looked up by class name among all errors, at any depth of the class tree."""
 
     class Nested(errors.FileUnreachable):
-        """Below a subclass of `ClipError`."""
+        """A subclass of a subclass of `ClipError`."""
 
-    entries = table(tmp_path)
+    entries = open_table(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(errors, "Nested", Nested, raising=False)
         for clip_id, reason in (
@@ -95,30 +99,30 @@ def test_entries_of_transient_reasons_are_dropped_however_deep_their_class_is(tm
     assert [entry.clip_id for entry in entries] == ["c", "d"]
 
 
-def test_a_long_run_writes_its_table_now_and_then_and_at_its_end(tmp_path, monkeypatch):
+def test_a_long_run_writes_its_table_at_intervals_and_at_the_end(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("ecmf_pipeline.runner.quarantine.time.monotonic", lambda: now[0])
     entries = Quarantine(tmp_path / "t.csv", stage="extract")
     entries.add("a", "NoFaceFound", "", "d")
-    entries.write(least_seconds=2.0)
+    entries.write(min_interval=2.0)
     assert not entries.path.exists()
     now[0] += 2.0
-    entries.write(least_seconds=2.0)
+    entries.write(min_interval=2.0)
     entries.add("b", "NoFaceFound", "", "d")
     now[0] += 1.9
-    entries.write(least_seconds=2.0)
+    entries.write(min_interval=2.0)
     assert [entry.clip_id for entry in read_all(tmp_path, [])] == ["a"]
     entries.write()
     assert [entry.clip_id for entry in read_all(tmp_path, [])] == ["a", "b"]
 
 
-def test_reasons_are_counted_as_entries_come_change_and_go(tmp_path):
-    entries = table(tmp_path)
+def test_reasons_are_counted_after_entries_are_added_changed_and_dropped(tmp_path):
+    entries = open_table(tmp_path)
     for clip_id, reason in (("a", "NoFaceFound"), ("b", "NoFaceFound"), ("a", "ClipTimeout"), ("a", "ClipTimeout")):
         entries.add(clip_id, reason, "", "d")
     assert entries.reasons() == {"NoFaceFound": 1, "ClipTimeout": 1}
     entries.write()
-    assert table(tmp_path).reasons() == entries.reasons()
+    assert open_table(tmp_path).reasons() == entries.reasons()
     entries.keep_only({"a": "d"})
     assert entries.reasons() == {"ClipTimeout": 1}
     entries.clear()

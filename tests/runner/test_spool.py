@@ -1,4 +1,4 @@
-"""Finished batches between work and store."""
+"""The spool of finished batches between workers and store."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "spool" / "0123456789ab"
 
 
-def test_what_is_kept_is_read_until_it_is_dropped(folder):
-    mine = Spool(folder, bytes)
-    assert mine.read("1") is None
-    mine.keep("1", b"one")
-    mine.keep("2", b"two")
-    assert pickle.loads(pickle.dumps(mine)).read("1") == b"one"
-    mine.keep("1", b"again")
-    assert mine.read("1") == b"again"
-    mine.drop(["1", "never kept"])
-    assert (mine.read("1"), mine.read("2")) == (None, b"two")
+def test_a_stored_batch_is_readable_until_it_is_dropped(folder):
+    spool = Spool(folder, bytes)
+    assert spool.read("1") is None
+    spool.keep("1", b"one")
+    spool.keep("2", b"two")
+    assert pickle.loads(pickle.dumps(spool)).read("1") == b"one"
+    spool.keep("1", b"again")
+    assert spool.read("1") == b"again"
+    spool.drop(["1", "never kept"])
+    assert (spool.read("1"), spool.read("2")) == (None, b"two")
 
 
-def test_runs_do_not_read_each_others_batches(folder):
+def test_batches_of_different_runs_are_separate(folder):
     assert leftover_batches(folder) == []
     first, second = Spool(folder, bytes, "aaa"), Spool(folder, bytes, "aaab")
     for task in ("000010", "000002"):
@@ -44,27 +44,27 @@ def test_runs_do_not_read_each_others_batches(folder):
     assert Spool(folder, bytes).run != Spool(folder, bytes).run
 
 
-def test_a_batch_that_is_being_written_is_no_leftover(folder, monkeypatch):
-    def die(*_: object) -> None:
+def test_a_partly_written_batch_is_no_leftover(folder, monkeypatch):
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    mine = Spool(folder, bytes)
-    monkeypatch.setattr(files.os, "fsync", die)
+    spool = Spool(folder, bytes)
+    monkeypatch.setattr(files.os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        mine.keep("1", b"one")
-    assert mine.read("1") is None
+        spool.keep("1", b"one")
+    assert spool.read("1") is None
     assert leftover_batches(folder) == []
 
 
-def test_a_kept_batch_is_on_the_disk_and_so_is_its_name(folder, monkeypatch):
+def test_a_stored_batch_and_its_directory_entry_are_flushed_to_disk(folder, monkeypatch):
     flushed = []
     fsync = os.fsync
 
-    def note(descriptor: int) -> None:
+    def record_fsync(descriptor: int) -> None:
         flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink())
         fsync(descriptor)
 
-    monkeypatch.setattr(files.os, "fsync", note)
+    monkeypatch.setattr(files.os, "fsync", record_fsync)
     Spool(folder, bytes).keep("1", b"one")
     assert [path.parent for path in flushed[:1]] == [folder]
     assert flushed[-1] == folder
