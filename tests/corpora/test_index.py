@@ -218,11 +218,11 @@ def test_a_forbidden_file_is_tried_again(project: Project, monkeypatch: pytest.M
 def test_an_interrupt_loses_the_batch_in_hand(
     project: Project, write_media: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for i in range(measuring.BATCH):
+    for i in range(measuring.BATCH_SIZE):
         write_media(project.root / f"f{i:02d}.mp4")
 
     def interrupted(path: Path) -> str:
-        if path.name == f"f{measuring.BATCH - 1}.mp4":
+        if path.name == f"f{measuring.BATCH_SIZE - 1}.mp4":
             raise KeyboardInterrupt
         return sha256_file(path)
 
@@ -232,7 +232,7 @@ def test_an_interrupt_loses_the_batch_in_hand(
             project.index(workers=0)
     assert not project.manifest.exists()
     result = project.index()
-    assert (result.hashed, result.reused) == (3, measuring.BATCH)
+    assert (result.hashed, result.reused) == (3, measuring.BATCH_SIZE)
 
 
 def test_an_interrupt_while_a_batch_is_taken_in_loses_none_of_it(
@@ -258,7 +258,7 @@ def test_what_a_killed_run_left_counts_for_its_corpus_alone(project: Project) ->
     listing = project.list()
     writer = measuring.CacheWriter(measuring.IndexCache(project.cache, project.root))
     status = (project.root / "a.mp4").stat()
-    file = measuring.File("a.mp4", status.st_size, status.st_mtime_ns)
+    file = measuring.FileToMeasure("a.mp4", status.st_size, status.st_mtime_ns)
     writer.spool.keep("first-000000", [(file, measuring.Measured("0" * 64, 1.0, True, False))])
     left = (project.cache.with_name(".index.spool"), project.root.with_name("left"))
     shutil.copytree(*left)

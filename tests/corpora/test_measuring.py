@@ -16,7 +16,7 @@ import pytest
 
 from ecmf_pipeline.core.clips import read_manifest
 from ecmf_pipeline.core.files import sha256_file
-from ecmf_pipeline.corpora.measuring import BATCH
+from ecmf_pipeline.corpora.measuring import BATCH_SIZE
 
 FAULTY_DEMUXER = Path(__file__).parent / "faulty_demuxer"
 
@@ -134,7 +134,7 @@ def test_a_run_that_ends_early_keeps_finished_batches(
     project: Project, write_media: Callable[..., Path], end: signal.Signals
 ) -> None:
     project.set_params(clip_timeout=100)
-    for number in range(3 * BATCH - 18):
+    for number in range(3 * BATCH_SIZE - 18):
         write_media(project.corpus / f"film{number:03d}.mp4")
     write_media(project.corpus / "zz hangs once.mp4")
     run = project.start()
@@ -146,7 +146,7 @@ def test_a_run_that_ends_early_keeps_finished_batches(
     run.send_signal(end)
     assert run.wait(20) == (130 if end is signal.SIGINT else -end)
     project.count_opened()
-    assert f"{3 * BATCH + 3} clips" in project.index()
+    assert f"{3 * BATCH_SIZE + 3} clips" in project.index()
     assert sum(project.count_opened().values()) == 3
 
 
