@@ -11,7 +11,7 @@ from mediapipe.tasks.python import BaseOptions, vision
 from ecmf_pipeline.core.errors import CorpusError, ModelError
 from ecmf_pipeline.corpora.sample.config import SampleConfig
 from ecmf_pipeline.corpora.sample.face import FaceRig
-from ecmf_pipeline.corpora.sample.generate import SampleSummary, draw_clip, generate
+from ecmf_pipeline.corpora.sample.generate import SampleSummary, generate, render_clip
 from ecmf_pipeline.corpora.sample.plan import plan_clips
 from ecmf_pipeline.corpora.sample.speech import Synthesizer
 
@@ -102,7 +102,7 @@ def test_any_order_and_any_number_of_workers_give_the_same_bytes(
 ) -> None:
     plans = plan_clips(sample_config)
     for index in (6, 1, 6):
-        drawn = draw_clip(plans[index], sample_config, rig, synthesizer)
+        drawn = render_clip(plans[index], sample_config, rig, synthesizer)
         assert drawn == (sample_corpus[0] / "video" / f"sample_{index:05d}.mp4").read_bytes()
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from ecmf_pipeline.corpora.sample.plan import Prosody
 from ecmf_pipeline.corpora.sample.scene import Voice
-from ecmf_pipeline.corpora.sample.speech import SAMPLE_RATE, Synthesizer, lay_over_room, loudness, speak_within
+from ecmf_pipeline.corpora.sample.speech import SAMPLE_RATE, Synthesizer, add_room_noise, loudness, speak_within
 
 VOICE = Voice(hertz=(100, 150), formants=(100, 100, 100), tone=90, rate=175, pitch=42, span=50, room=-55)
 LINE = "The bus stops here every twenty minutes."
@@ -43,7 +43,7 @@ def test_speech_is_fitted_into_the_time_there_is(synthesizer: Synthesizer, secon
 
 def test_room_surrounds_speech_with_low_noise() -> None:
     speech = np.full(1000, 0.5, np.float32)
-    sound = lay_over_room(speech, 2000, 8000, -60, np.random.default_rng(0))
+    sound = add_room_noise(speech, 2000, 8000, -60, np.random.default_rng(0))
     assert sound.shape == (8000,)
     assert np.sqrt(np.mean(sound[:2000] ** 2)) == pytest.approx(0.001, rel=0.2)
     assert sound[2000:3000].mean() == pytest.approx(0.5, abs=0.01)
