@@ -111,7 +111,7 @@ def _draw_face_shape(rig: FaceRig, rng: np.random.Generator) -> NDArray[np.float
 
 
 def _draw_voice(number: int, rng: np.random.Generator) -> Voice:
-    """Draw a voice. In each four speakers, two have a low and two a high voice."""
+    """Draw a voice: low for speakers 0 and 1, high for speakers 2 and 3, and so on."""
     low = number % 4 < 2
     base = rng.uniform(88, 108) if low else rng.uniform(118, 148)
     formants = (rng.uniform(95, 103) if low else rng.uniform(104, 113)) + rng.uniform(-3, 3, 3)
