@@ -50,7 +50,7 @@ def test_labels_groups_splits_and_transcripts(tmp_path: Path, read: Read) -> Non
     assert not listing.synthetic
 
 
-def test_transcripts_may_come_with_a_translation(tmp_path: Path, read: Read) -> None:
+def test_translations_are_read(tmp_path: Path, read: Read) -> None:
     touched(tmp_path, "a.mp4", "b.mp4")
     (tmp_path / "transcripts.csv").write_text("name,translation,text\na,I miss her,我想她\nb,,好\n")
     assert [(clip.transcript, clip.translation) for clip in read(tmp_path).clips] == [
@@ -59,7 +59,7 @@ def test_transcripts_may_come_with_a_translation(tmp_path: Path, read: Read) -> 
     ]
 
 
-def test_a_misspelt_column_is_not_passed_over_in_silence(tmp_path: Path, read: Read) -> None:
+def test_misspelt_column_is_reported(tmp_path: Path, read: Read) -> None:
     touched(tmp_path, "a.mp4", "b.mp4")
     (tmp_path / "labels.csv").write_text("name,label,groups,remarks\na,joy,anna,x\nb,fear,ben,y\n")
     messages = [finding.message for finding in read(tmp_path).findings]
@@ -67,7 +67,7 @@ def test_a_misspelt_column_is_not_passed_over_in_silence(tmp_path: Path, read: R
     assert any("'remarks' is not used; known are name, label, gold, group, split" in message for message in messages)
 
 
-def test_missing_folder_and_file_for_a_folder(tmp_path: Path, read: Read) -> None:
+def test_missing_folder_is_refused(tmp_path: Path, read: Read) -> None:
     with pytest.raises(CorpusError, match=r"nowhere does not exist[\s\S]*corpus.root"):
         read(tmp_path / "nowhere")
     touched(tmp_path, "file")
@@ -75,13 +75,13 @@ def test_missing_folder_and_file_for_a_folder(tmp_path: Path, read: Read) -> Non
         read(tmp_path / "file")
 
 
-def test_empty_folder(tmp_path: Path, read: Read) -> None:
+def test_empty_folder_is_refused(tmp_path: Path, read: Read) -> None:
     touched(tmp_path, "readme.txt")
     with pytest.raises(CorpusError, match=r"holds no clips \(.mp4"):
         read(tmp_path)
 
 
-def test_a_corpus_without_labels_is_listed(tmp_path: Path, read: Read) -> None:
+def test_corpus_without_labels_is_listed(tmp_path: Path, read: Read) -> None:
     listing = read(touched(tmp_path, "a.mp4", "b.mp4"))
     assert listing.labels == ()
     assert listing.candidate_order == ("a", "b")
@@ -89,14 +89,14 @@ def test_a_corpus_without_labels_is_listed(tmp_path: Path, read: Read) -> None:
     assert read(tmp_path, labels=("x", "y")).labels == ("x", "y")
 
 
-def test_labels_without_media(tmp_path: Path, read: Read) -> None:
+def test_labels_without_media_are_listed(tmp_path: Path, read: Read) -> None:
     (tmp_path / "labels.csv").write_text("name,label\na.mp4,joy\nsub/b.mp4,fear\n")
     listing = read(tmp_path)
     assert [(clip.clip_id, clip.path) for clip in listing.clips] == [("a", ""), ("sub__b", "")]
     assert count_by_kind(listing.findings) == {"no_media": 2}
 
 
-def test_labels_without_file_and_files_without_label(tmp_path: Path, read: Read) -> None:
+def test_labels_without_file_and_files_without_label_are_reported(tmp_path: Path, read: Read) -> None:
     touched(tmp_path, "a.mp4", "b.mp4", "c.mp4")
     (tmp_path / "labels.csv").write_text("name,label\na,joy\nz,fear\n")
     listing = read(tmp_path)
@@ -121,7 +121,7 @@ def test_csv_names_may_be_ids_paths_or_bare_names(tmp_path: Path, read: Read) ->
     assert listing.findings == ()
 
 
-def test_a_bare_name_that_fits_two_clips_is_not_guessed(tmp_path: Path, read: Read) -> None:
+def test_ambiguous_bare_name_is_reported(tmp_path: Path, read: Read) -> None:
     touched(tmp_path, "anna/001.mp4", "ben/001.mp4")
     (tmp_path / "labels.csv").write_text("name,label\n001,joy\nanna/001,fear\n")
     listing = read(tmp_path)
@@ -136,7 +136,7 @@ def test_ids_do_not_change_when_clips_are_added(tmp_path: Path, read: Read) -> N
     assert before.items() < after.items()
 
 
-def test_files_that_differ_in_extension_only(tmp_path: Path, read: Read) -> None:
+def test_files_that_differ_only_in_extension_are_reported(tmp_path: Path, read: Read) -> None:
     listing = read(touched(tmp_path, "a.mp4", "a.avi"))
     assert [clip.path for clip in listing.clips] == ["a.avi"]
     [finding] = [f for f in listing.findings if f.kind == "duplicate_clip"]
@@ -144,7 +144,7 @@ def test_files_that_differ_in_extension_only(tmp_path: Path, read: Read) -> None
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/../b", "..", "", "..\\x", "a\nb", "z" * 300])
-def test_names_that_could_leave_the_folder_or_hide(tmp_path: Path, read: Read, name: str) -> None:
+def test_unsafe_names_are_refused(tmp_path: Path, read: Read, name: str) -> None:
     touched(tmp_path, "a.mp4", "b.mp4")
     (tmp_path / "labels.csv").write_text(f'name,label\na,joy\n"{name}",fear\n')
     listing = read(tmp_path)
@@ -152,7 +152,7 @@ def test_names_that_could_leave_the_folder_or_hide(tmp_path: Path, read: Read, n
     assert count_by_kind(listing.findings)["bad_clip_id"] == 1
 
 
-def test_odd_but_good_names(tmp_path: Path, read: Read) -> None:
+def test_unusual_names_are_listed(tmp_path: Path, read: Read) -> None:
     names = ["妈妈 你好", 'say "hi", twice', "it's 100%", "n" * 230, "two  spaces", "clip.v2", "e\u0301te\u0301"]
     touched(tmp_path, *(f"{name}.mp4" for name in names))
     rows = "".join('"{}",joy\r\n'.format(name.replace('"', '""')) for name in names)
@@ -163,7 +163,7 @@ def test_odd_but_good_names(tmp_path: Path, read: Read) -> None:
     assert listing.findings == ()
 
 
-def test_file_names_that_cannot_be_ids(tmp_path: Path, read: Read) -> None:
+def test_invalid_file_names_are_reported(tmp_path: Path, read: Read) -> None:
     touched(tmp_path, "a.mp4", "b\nc.mp4", " d.mp4", "bad\rfolder/e.mp4", "x" * 120 + "/" + "y" * 130 + ".mp4")
     (tmp_path / os.fsdecode(b"caf\xe9.mp4")).write_bytes(b"x")
     listing = read(tmp_path)
@@ -184,19 +184,19 @@ def test_unknown_labels_are_ignored_with_a_suggestion(tmp_path: Path, read: Read
     assert "did you mean 'happy'?" in messages["c"]
 
 
-def test_a_wrong_list_of_classes_is_an_error(tmp_path: Path, read: Read) -> None:
+def test_mostly_unknown_labels_are_an_error(tmp_path: Path, read: Read) -> None:
     touched(tmp_path, "a.mp4")
     (tmp_path / "labels.csv").write_text("name,label\na,joy\nb,fear\nc,sad\n")
     with pytest.raises(CorpusError, match=r"2 of 3 labels[\s\S]*'fear', 'joy'[\s\S]*corpus.labels"):
         read(tmp_path, labels=("happy", "sad"))
 
 
-def test_labels_that_differ_in_case_are_one(tmp_path: Path, read: Read) -> None:
+def test_labels_that_differ_in_case_are_merged(tmp_path: Path, read: Read) -> None:
     (tmp_path / "labels.csv").write_text("name,label\na,Joy\nb,joy\nc,Fear\n")
     assert read(tmp_path).labels == ("Fear", "joy")
 
 
-def test_doubled_and_conflicting_rows(tmp_path: Path, read: Read) -> None:
+def test_duplicate_and_conflicting_rows_are_reported(tmp_path: Path, read: Read) -> None:
     touched(tmp_path, "a.mp4", "b.mp4", "c.mp4")
     (tmp_path / "labels.csv").write_text("name,label\na,joy\na.mp4,joy\nb,joy\nb,fear\nb,joy\nc,fear\n")
     listing = read(tmp_path)
@@ -205,7 +205,7 @@ def test_doubled_and_conflicting_rows(tmp_path: Path, read: Read) -> None:
     assert (counts["duplicate_row"], counts["conflicting_row"]) == (2, 1)
 
 
-def test_splits_that_cannot_be(tmp_path: Path, read: Read) -> None:
+def test_unknown_and_conflicting_splits_are_reported(tmp_path: Path, read: Read) -> None:
     touched(tmp_path, "a.mp4", "b.mp4")
     (tmp_path / "labels.csv").write_text("name,label,split\na,joy,trian\nb,,Train\n")
     listing = read(tmp_path)
@@ -214,7 +214,7 @@ def test_splits_that_cannot_be(tmp_path: Path, read: Read) -> None:
     assert (counts["unknown_split"], counts["conflicting_split"]) == (1, 1)
 
 
-def test_transcripts_of_no_clip(tmp_path: Path, read: Read) -> None:
+def test_transcripts_without_clip_are_reported(tmp_path: Path, read: Read) -> None:
     touched(tmp_path, "a.mp4")
     (tmp_path / "transcripts.csv").write_text("name,text\na,hi\nb,ho\nc,ha\n")
     listing = read(tmp_path)
@@ -222,7 +222,7 @@ def test_transcripts_of_no_clip(tmp_path: Path, read: Read) -> None:
     assert count_by_kind(listing.findings)["transcript_without_clip"] == 2
 
 
-def test_link_loops_end_and_real_folders_come_first(tmp_path: Path, read: Read) -> None:
+def test_link_loops_end_and_real_folders_precede_links(tmp_path: Path, read: Read) -> None:
     touched(tmp_path, "real/a.mp4", "elsewhere/b.mp4")
     corpus = tmp_path / "real"
     (corpus / "again").symlink_to(corpus)
@@ -240,7 +240,7 @@ def test_link_loops_end_and_real_folders_come_first(tmp_path: Path, read: Read) 
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_forbidden_folder_is_reported(tmp_path: Path, read: Read) -> None:
+def test_folder_without_read_permission_is_reported(tmp_path: Path, read: Read) -> None:
     touched(tmp_path, "a.mp4", "closed/b.mp4")
     (tmp_path / "closed").chmod(0)
     try:

@@ -48,7 +48,7 @@ def project(tmp_path: Path, read: Read, write_media: Write) -> Project:
     return project
 
 
-def test_what_the_manifest_says_of_a_file(project: Project, write_media: Write) -> None:
+def test_files_are_measured(project: Project, write_media: Write) -> None:
     write_media(project.root / "d.mkv", "both")
     write_media(project.root / "e.webm", "webm")
     result = project.index()
@@ -62,7 +62,7 @@ def test_what_the_manifest_says_of_a_file(project: Project, write_media: Write) 
     assert (result.hashed, result.reused, result.quarantined) == (5, 0, {})
 
 
-def test_nothing_new_reads_nothing_and_leaves_every_byte(project: Project) -> None:
+def test_unchanged_corpus_reads_and_writes_nothing(project: Project) -> None:
     first = project.index()
     stamps = [path.stat().st_mtime_ns for path in (project.manifest, project.cache)]
     second = project.index()
@@ -72,7 +72,7 @@ def test_nothing_new_reads_nothing_and_leaves_every_byte(project: Project) -> No
     assert [path.stat().st_mtime_ns for path in (project.manifest, project.cache)] == stamps
 
 
-def test_a_new_time_with_old_content_changes_nothing(project: Project) -> None:
+def test_new_mtime_with_same_content_leaves_manifest_unchanged(project: Project) -> None:
     project.index()
     before = project.manifest.read_bytes()
     os.utime(project.root / "b.mp4", (1, 1))
@@ -81,7 +81,7 @@ def test_a_new_time_with_old_content_changes_nothing(project: Project) -> None:
     assert project.index().hashed == 0
 
 
-def test_only_what_changed_is_read(project: Project, write_media: Write) -> None:
+def test_only_changed_files_are_read(project: Project, write_media: Write) -> None:
     before = {str(clip.clip_id): clip.digest for clip in project.index().clips}
     write_media(project.root / "b.mp4", "other pictures")
     write_media(project.root / "d.mp4")
@@ -92,7 +92,7 @@ def test_only_what_changed_is_read(project: Project, write_media: Write) -> None
     assert (after["a"], after["c"]) == (before["a"], before["c"])
 
 
-def test_another_size_at_the_same_time_is_a_change(project: Project, write_media: Write) -> None:
+def test_new_size_with_same_mtime_is_a_change(project: Project, write_media: Write) -> None:
     project.index()
     status = (project.root / "b.mp4").stat()
     write_media(project.root / "b.mp4", mark="longer than before")
@@ -100,7 +100,7 @@ def test_another_size_at_the_same_time_is_a_change(project: Project, write_media
     assert project.index().hashed == 1
 
 
-def test_new_labels_read_no_file(project: Project) -> None:
+def test_changed_labels_cause_no_file_read(project: Project) -> None:
     project.index()
     (project.root / "labels.csv").write_text("name,label\na,fear\nb,fear\nc,joy\n")
     result = project.index()
@@ -111,7 +111,7 @@ def test_new_labels_read_no_file(project: Project) -> None:
 @pytest.mark.parametrize(
     "content", [None, b"", b"{", b"[]", b"\xff\xfe", b'{"version": 1}', b'{"version": 1, "root": "?", "files": {}}']
 )
-def test_a_lost_or_damaged_cache_costs_time_only(project: Project, content: bytes | None) -> None:
+def test_missing_or_damaged_cache_is_rebuilt(project: Project, content: bytes | None) -> None:
     project.index()
     before = project.manifest.read_bytes()
     if content is None:
@@ -123,7 +123,7 @@ def test_a_lost_or_damaged_cache_costs_time_only(project: Project, content: byte
     assert project.index().hashed == 0
 
 
-def test_a_cache_with_a_damaged_row(project: Project) -> None:
+def test_cache_with_damaged_row_is_ignored(project: Project) -> None:
     project.index()
     text = project.cache.read_text()
     project.cache.write_text(text.replace("true", "7", 1))
@@ -131,7 +131,7 @@ def test_a_cache_with_a_damaged_row(project: Project) -> None:
     assert project.index().hashed == 3
 
 
-def test_the_cache_of_another_corpus_does_not_count(project: Project, write_media: Write) -> None:
+def test_cache_of_other_corpus_is_ignored(project: Project, write_media: Write) -> None:
     project.index()
     other = project.root.with_name("other")
     for path in sorted(project.root.glob("*.mp4")):
@@ -142,7 +142,7 @@ def test_the_cache_of_another_corpus_does_not_count(project: Project, write_medi
     assert project.index().hashed == 3
 
 
-def test_bad_files_are_quarantined_and_the_run_goes_on(
+def test_bad_files_are_quarantined(
     project: Project, write_media: Write, media_bytes: dict[str, bytes]
 ) -> None:
     (project.root / "empty.mp4").touch()
@@ -166,7 +166,7 @@ def test_bad_files_are_quarantined_and_the_run_goes_on(
     assert again.findings == result.findings
 
 
-def test_same_bytes_under_two_names(project: Project, write_media: Write) -> None:
+def test_duplicate_content_is_reported(project: Project, write_media: Write) -> None:
     write_media(project.root / "y.mp4", mark="a.mp4")
     for name in ("empty1.mp4", "empty2.mp4"):
         (project.root / name).touch()
@@ -175,7 +175,7 @@ def test_same_bytes_under_two_names(project: Project, write_media: Write) -> Non
     assert "'a.mp4' (train)" in found[0].message
 
 
-def test_a_file_that_vanishes_after_the_scan(project: Project) -> None:
+def test_file_removed_after_scan_is_quarantined(project: Project) -> None:
     listing = project.list()
     (project.root / "b.mp4").unlink()
     result = index_corpus(listing, project.cache, workers=2)
@@ -185,7 +185,7 @@ def test_a_file_that_vanishes_after_the_scan(project: Project) -> None:
     assert (result.hashed, len(result.clips)) == (2, 3)
 
 
-def test_a_file_that_changes_while_it_is_read(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_changed_during_read_is_quarantined_and_retried(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def hash_slowly(path: Path) -> str:
         digest = sha256_file(path)
         if path.name == "b.mp4":
@@ -202,7 +202,7 @@ def test_a_file_that_changes_while_it_is_read(project: Project, monkeypatch: pyt
     assert (result.hashed, result.quarantined) == (1, {})
 
 
-def test_a_forbidden_file_is_tried_again(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_without_read_permission_is_retried(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> str:
         if path.name == "b.mp4":
             raise PermissionError(13, "Permission denied")
@@ -215,7 +215,7 @@ def test_a_forbidden_file_is_tried_again(project: Project, monkeypatch: pytest.M
     assert project.index().hashed == 1
 
 
-def test_an_interrupt_loses_the_batch_in_hand(
+def test_interrupt_loses_only_the_current_batch(
     project: Project, write_media: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for i in range(measuring.BATCH_SIZE):
@@ -235,7 +235,7 @@ def test_an_interrupt_loses_the_batch_in_hand(
     assert (result.hashed, result.reused) == (3, measuring.BATCH_SIZE)
 
 
-def test_an_interrupt_while_a_batch_is_taken_in_loses_none_of_it(
+def test_interrupt_while_taking_a_batch_loses_nothing(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put, paths = measuring.IndexCache.put, []
@@ -254,7 +254,7 @@ def test_an_interrupt_while_a_batch_is_taken_in_loses_none_of_it(
     assert (result.hashed, result.reused) == (0, 3)
 
 
-def test_what_a_killed_run_left_counts_for_its_corpus_alone(project: Project) -> None:
+def test_batches_of_killed_run_are_adopted_for_same_corpus_only(project: Project) -> None:
     listing = project.list()
     writer = measuring.CacheWriter(measuring.IndexCache(project.cache, project.root))
     status = (project.root / "a.mp4").stat()
@@ -271,7 +271,7 @@ def test_what_a_killed_run_left_counts_for_its_corpus_alone(project: Project) ->
 
 
 @pytest.mark.parametrize("step", ["sha256_file", "probe_media"])
-def test_bugs_are_not_taken_for_bad_clips(project: Project, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+def test_unexpected_exceptions_propagate(project: Project, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     def broken(_: Path) -> str:
         raise ZeroDivisionError
 
@@ -280,7 +280,7 @@ def test_bugs_are_not_taken_for_bad_clips(project: Project, monkeypatch: pytest.
         project.index(workers=0)
 
 
-def test_odd_names_reach_the_manifest(project: Project, write_media: Write) -> None:
+def test_unusual_names_reach_the_manifest(project: Project, write_media: Write) -> None:
     for name in ("妈妈.mp4", "a:b.mp4", 'q"u,o.mp4', "%03d.mp4", "n" * 230 + ".mp4", "folder é/x.mp4"):
         write_media(project.root / name)
     (project.root / "transcripts.csv").write_text('name,text\n妈妈,"two\r\nlines, ""quoted"""\n')
@@ -290,7 +290,7 @@ def test_odd_names_reach_the_manifest(project: Project, write_media: Write) -> N
     assert {str(clip.clip_id): clip.transcript for clip in result.clips}["妈妈"] == 'two lines, "quoted"'
 
 
-def test_clips_without_file_stay(project: Project) -> None:
+def test_clips_without_file_are_kept(project: Project) -> None:
     (project.root / "c.mp4").unlink()
     result = project.index()
     assert [clip.path for clip in result.clips] == ["a.mp4", "b.mp4", ""]

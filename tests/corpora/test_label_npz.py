@@ -24,7 +24,7 @@ def write(path: Path, **entries: Any) -> Path:
     return path
 
 
-def test_the_baselines_file_is_read_in_its_order(tmp_path: Path) -> None:
+def test_npz_labels_are_read_in_file_order(tmp_path: Path) -> None:
     path = write(tmp_path / "labels.npz", train_corpus=TRAIN, test1_corpus=TEST)
     assert list(read_label_npz(path).items()) == [("samplenew3_1", "happy"), ("samplenew3_2", "sad")]
     assert read_answers(path, "test1_corpus") == {"妈妈": "angry"}
@@ -54,7 +54,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("where", ["name", "label", "whole"])
-def test_nothing_in_it_is_run(tmp_path: Path, where: str) -> None:
+def test_code_in_pickle_is_not_executed(tmp_path: Path, where: str) -> None:
     mark = tmp_path / "was here"
     evil = Evil(mark)
     value = {"name": {"x": evil}, "label": {"x": {"emo": evil}}, "whole": evil}[where]
@@ -77,12 +77,12 @@ def test_nothing_in_it_is_run(tmp_path: Path, where: str) -> None:
         ({"x": {"emo": np.str_("sad")}}, "names numpy"),
     ],
 )
-def test_anything_but_plain_dictionaries_and_strings_is_refused(tmp_path: Path, value: Any, message: str) -> None:
+def test_other_types_than_dictionaries_and_strings_are_refused(tmp_path: Path, value: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_label_npz(write(tmp_path / "odd.npz", train_corpus=value))
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_files_that_are_not_label_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingInput, match="missing"):
         read_label_npz(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("hello")
@@ -102,7 +102,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         read_label_npz(tmp_path / "cut.npz")
 
 
-def test_flipped_bytes_are_damage(tmp_path: Path) -> None:
+def test_flipped_bytes_raise_input_error_only(tmp_path: Path) -> None:
     """Anywhere in the file, they give the labels or an `InputError`, never another."""
     names = {f"sample_{number:04d}": {"emo": ("happy", "sad", "angry")[number % 3]} for number in range(50)}
     content = write(tmp_path / "whole.npz", train_corpus=names).read_bytes()
@@ -121,7 +121,7 @@ def test_flipped_bytes_are_damage(tmp_path: Path) -> None:
     assert all(str(tmp_path) in what for what in told)
 
 
-def test_an_encrypted_entry_is_said(tmp_path: Path) -> None:
+def test_encrypted_entry_is_refused(tmp_path: Path) -> None:
     content = bytearray(write(tmp_path / "labels.npz", train_corpus=TRAIN).read_bytes())
     content[content.find(b"PK\x03\x04") + 6] |= 1
     content[content.find(b"PK\x01\x02") + 8] |= 1
@@ -130,7 +130,7 @@ def test_an_encrypted_entry_is_said(tmp_path: Path) -> None:
         read_label_npz(tmp_path / "labels.npz")
 
 
-def test_an_entry_that_is_no_array_is_said(tmp_path: Path) -> None:
+def test_entry_that_is_not_an_array_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "labels.npz", "w") as archive:
         archive.writestr("train_corpus", b"happy")
     with pytest.raises(InputError, match=r"train_corpus is no array: its name does not end in \.npy"):
@@ -147,7 +147,7 @@ def write_pickle(path: Path, pickled: bytes) -> Path:
 
 
 @pytest.mark.parametrize("opcode", [b"\x8e", b"\x8d", b"\x95"], ids=["BINBYTES8", "BINUNICODE8", "FRAME"])
-def test_a_length_beyond_all_memory_is_damage(tmp_path: Path, opcode: bytes) -> None:
+def test_huge_pickle_length_is_refused(tmp_path: Path, opcode: bytes) -> None:
     path = write_pickle(tmp_path / "huge.npz", b"\x80\x04" + opcode + b"\xff" * 8 + b".")
     with pytest.raises(InputError, match=r"train_corpus is (damaged|refused)"):
         read_label_npz(path)
@@ -156,7 +156,7 @@ def test_a_length_beyond_all_memory_is_damage(tmp_path: Path, opcode: bytes) -> 
 @pytest.mark.parametrize(
     "name", [b"numpy.core.multiarray\n_reconstruct", b"numpy._core.multiarray\n_reconstruct", b"numpy\nndarray"]
 )
-def test_a_pickle_leaves_nothing_behind(tmp_path: Path, name: bytes) -> None:
+def test_pickle_cannot_modify_the_reader(tmp_path: Path, name: bytes) -> None:
     """It names a stand-in, and has an attribute of it set: the next reader must not find that."""
     before = [dict(vars(one)) for one in vars(label_npz).values() if hasattr(one, "__dict__")]
     build = b"\x80\x02c" + name + b"\n}X\x06\x00\x00\x00hackedX\x01\x00\x00\x00ysb."

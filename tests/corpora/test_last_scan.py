@@ -62,7 +62,7 @@ def project(tmp_path: Path, write_media: Callable[..., Path], monkeypatch: pytes
     return Project(tmp_path, write_media, monkeypatch)
 
 
-def test_with_nothing_to_do_it_prints_what_a_scan_would(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unchanged_index_prints_summary_of_a_scan(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert project.index()
     assert "7 files read, 0 quarantined; manifest written" in capsys.readouterr().out
     paths.LAST_SCAN.unlink()
@@ -120,7 +120,7 @@ CHANGES: dict[str, Callable[[], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_after_any_change_it_scans(project: Project, change: Callable[[], object]) -> None:
+def test_any_change_causes_a_scan(project: Project, change: Callable[[], object]) -> None:
     project.index()
     assert not project.index()
     change()
@@ -131,13 +131,13 @@ def test_after_any_change_it_scans(project: Project, change: Callable[[], object
     assert not project.index()
 
 
-def test_params_of_other_stages_do_not_count(project: Project) -> None:
+def test_params_of_other_stages_cause_no_scan(project: Project) -> None:
     project.index()
     project.set_params(more="llm: {batch_size: 2}\n# a comment\n")
     assert not project.index()
 
 
-def test_of_mers_layout_only_what_its_reader_sees_counts(project: Project, write_media: Callable[..., Path]) -> None:
+def test_only_files_of_mer_layout_cause_a_scan(project: Project, write_media: Callable[..., Path]) -> None:
     project.set_params("mer")
     project.index()
     write_media(Path("corpus/deeper/g.mp4"))
@@ -149,7 +149,7 @@ def test_of_mers_layout_only_what_its_reader_sees_counts(project: Project, write
     assert not project.index()
 
 
-def test_face_crops_count_if_params_ask_for_them(project: Project) -> None:
+def test_face_crops_are_scanned_if_params_use_them(project: Project) -> None:
     project.set_params("mer", "faces: {source: openface}\n")
     project.index()
     assert not project.index()
@@ -162,13 +162,13 @@ def test_face_crops_count_if_params_ask_for_them(project: Project) -> None:
     assert project.index()
 
 
-def test_another_version_of_the_package_counts(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_package_version_causes_a_scan(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.index()
     monkeypatch.setattr(last_scan.ecmf_pipeline, "__file__", str(project.folder / "other" / "__init__.py"))
     assert project.index()
 
 
-def test_a_file_that_could_not_be_read_is_tried_every_time(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_file_is_retried_in_each_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -181,7 +181,7 @@ def test_a_file_that_could_not_be_read_is_tried_every_time(project: Project, mon
     assert not project.index()
 
 
-def test_a_run_while_something_changes_is_not_remembered(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_during_a_change_is_not_recorded(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     read = registry.read_corpus
 
     def changing(config: object, **options: object) -> object:
@@ -197,7 +197,7 @@ def test_a_run_while_something_changes_is_not_remembered(project: Project, monke
     assert not project.index()
 
 
-def test_a_run_that_fails_is_not_remembered(project: Project) -> None:
+def test_failed_run_is_not_recorded(project: Project) -> None:
     for name in ("a", "b", "deeper/c"):
         Path(f"corpus/{name}.mp4").write_text("no film")
     for _ in range(2):
@@ -205,7 +205,7 @@ def test_a_run_that_fails_is_not_remembered(project: Project) -> None:
             project.index()
 
 
-def test_the_command_line_loads_nothing_that_reads_files_of_the_corpus(project: Project) -> None:
+def test_unchanged_index_imports_no_heavy_module(project: Project) -> None:
     project.index()
     command = [sys.executable, "-X", "importtime", "-m", "ecmf_pipeline", "index"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -215,7 +215,7 @@ def test_the_command_line_loads_nothing_that_reads_files_of_the_corpus(project: 
     assert not loaded & {"numpy", "zarr", "av", "tqdm", "torch", "ecmf_pipeline.corpora.index", "ecmf_pipeline.runner"}
 
 
-def test_a_record_that_cannot_be_written_costs_only_another_scan(project: Project) -> None:
+def test_unwritable_record_causes_another_scan(project: Project) -> None:
     paths.LAST_SCAN.mkdir(parents=True)
     assert project.index() == project.index()
     assert paths.LAST_SCAN.is_dir()

@@ -80,7 +80,7 @@ def project(tmp_path: Path, write_media: Callable[..., Path]) -> Project:
     return made
 
 
-def test_the_others_are_listed_and_what_broke_a_worker_is_not_tried_again(
+def test_crashing_files_are_quarantined_and_not_retried(
     project: Project, write_media: Callable[..., Path]
 ) -> None:
     faults = {
@@ -105,7 +105,7 @@ def test_the_others_are_listed_and_what_broke_a_worker_is_not_tried_again(
     assert (project.folder / "data" / "manifest.csv").read_bytes() == manifest
 
 
-def test_a_file_that_was_too_slow_is_tried_again_under_another_limit(
+def test_timeout_is_retried_under_another_limit(
     project: Project, write_media: Callable[..., Path]
 ) -> None:
     write_media(project.corpus / "hangs.mp4")
@@ -117,7 +117,7 @@ def test_a_file_that_was_too_slow_is_tried_again_under_another_limit(
     assert set(project.count_opened()) == {"hangs.mp4"}
 
 
-def test_a_file_whose_worker_was_killed_from_outside_is_tried_again(
+def test_file_of_killed_worker_is_retried(
     project: Project, write_media: Callable[..., Path]
 ) -> None:
     write_media(project.corpus / "killed.mp4")
@@ -130,7 +130,7 @@ def test_a_file_whose_worker_was_killed_from_outside_is_tried_again(
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
-def test_a_run_that_ends_early_keeps_finished_batches(
+def test_interrupted_run_keeps_finished_batches(
     project: Project, write_media: Callable[..., Path], end: signal.Signals
 ) -> None:
     project.set_params(clip_timeout=100)
@@ -150,7 +150,7 @@ def test_a_run_that_ends_early_keeps_finished_batches(
     assert sum(project.count_opened().values()) == 3
 
 
-def test_two_runs_at_once(project: Project, write_media: Callable[..., Path]) -> None:
+def test_two_runs_at_once_fail_with_store_busy(project: Project, write_media: Callable[..., Path]) -> None:
     project.set_params(clip_timeout=100)
     write_media(project.corpus / "hangs.mp4")
     run = project.start()

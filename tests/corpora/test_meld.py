@@ -41,7 +41,7 @@ def listing(root: Path, **settings: object):
     return read_corpus(CorpusConfig(kind="meld", root=root, **settings))
 
 
-def test_the_three_parts_are_one_corpus(root: Path) -> None:
+def test_three_parts_form_one_corpus(root: Path) -> None:
     found = listing(root)
     by_id = {clip.clip_id: clip for clip in found.clips}
     assert list(by_id) == [
@@ -60,7 +60,7 @@ def test_the_three_parts_are_one_corpus(root: Path) -> None:
     assert found.labels == ("neutral", "angry", "happy", "sad", "worried", "surprise")
 
 
-def test_what_is_odd_is_said_and_counted(root: Path) -> None:
+def test_findings_are_counted(root: Path) -> None:
     found = listing(root)
     assert count_by_kind(found.findings) == {
         FindingKind.DUPLICATE_ROW.value: 1,
@@ -71,7 +71,7 @@ def test_what_is_odd_is_said_and_counted(root: Path) -> None:
     assert any("'disgust' has no label in corpus.mapping" in finding.message for finding in found.findings)
 
 
-def test_clips_are_found_in_the_folder_of_their_part(root: Path) -> None:
+def test_meld_clips_are_found_in_the_folder_of_their_part(root: Path) -> None:
     for path in ("train_splits/dia0_utt0.mp4", "MELD/output_repeated_splits_test/dia2_utt0.mp4", "dia0_utt0.mp4"):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(b"clip")
@@ -84,7 +84,7 @@ def test_clips_are_found_in_the_folder_of_their_part(root: Path) -> None:
     assert count_by_kind(found.findings)[FindingKind.LABEL_WITHOUT_FILE.value] == 4
 
 
-def test_mapping_and_groups_are_the_users(root: Path) -> None:
+def test_custom_mapping_and_groups_are_used(root: Path) -> None:
     own = {"joy": "up", "sadness": "down", "fear": "down", "anger": "down", "disgust": "down"}
     found = listing(root, mapping=own, groups="speaker")
     assert found.labels == ("down", "up")
@@ -94,7 +94,7 @@ def test_mapping_and_groups_are_the_users(root: Path) -> None:
     assert by_id["test_dia1_utt0"].gold_label == "down"
 
 
-def test_emotions_are_mapped_in_any_case_and_what_is_none_is_named(root: Path) -> None:
+def test_emotion_mapping_ignores_case_and_refuses_unknown_emotions(root: Path) -> None:
     assert listing(root, mapping={"Joy": "happy", "SADNESS": "sad", "surprise": ""}).labels[2] == "happy"
     by_id = {clip.clip_id: clip for clip in listing(root, mapping={"Joy": "happy", "ANGER": "angry"}).clips}
     assert by_id["train_dia10_utt0"].given_label == "happy"
@@ -107,7 +107,7 @@ def test_emotions_are_mapped_in_any_case_and_what_is_none_is_named(root: Path) -
         listing(root, mapping={"joy": "happy", "Joy": "surprise"})
 
 
-def test_labels_of_ones_own_are_said(
+def test_custom_labels_are_printed(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A typo among them is a class like the others."""
@@ -123,13 +123,13 @@ def test_labels_of_ones_own_are_said(
     assert told[1].endswith("; manifest written")
 
 
-def test_a_folder_without_meld_is_said(tmp_path: Path) -> None:
+def test_folder_without_meld_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"train_sent_emo\.csv") as caught:
         listing(tmp_path)
     assert caught.value.hint
 
 
-def test_the_real_csv_files(shared_data: Path) -> None:
+def test_real_meld_csv_files_are_listed(shared_data: Path) -> None:
     found = listing(shared_data / "meld")
     assert len(found.clips) == 9989 + 1109 + 2610
     assert len(found.candidate_order) == 2610

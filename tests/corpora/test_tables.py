@@ -31,7 +31,7 @@ def written(folder: Path, content: str | bytes) -> Path:
     ],
     ids=["plain", "bom", "crlf", "cr", "untidy", "quoted"],
 )
-def test_the_same_table_as_people_save_it(tmp_path: Path, content: str) -> None:
+def test_csv_variants_give_the_same_table(tmp_path: Path, content: str) -> None:
     table = read_table(written(tmp_path, content), ("name", "label"))
     assert table.columns[:2] == ("name", "label")
     assert table.rows == (("a", "joy"), ("b", "anger"))
@@ -52,7 +52,7 @@ def test_the_same_table_as_people_save_it(tmp_path: Path, content: str) -> None:
         ('name,label\na,"joy"ful\n', "line 2 is not valid csv"),
     ],
 )
-def test_an_unusable_table_says_what_where_and_how_to_mend(tmp_path: Path, content: str, message: str) -> None:
+def test_unusable_table_is_refused(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(CorpusError, match=r"labels\.csv") as caught:
         read_table(written(tmp_path, content), ("name", "label"))
     assert message in str(caught.value)
@@ -60,18 +60,18 @@ def test_an_unusable_table_says_what_where_and_how_to_mend(tmp_path: Path, conte
 
 
 @pytest.mark.parametrize("content", ["name,label\n妈妈,joy\n".encode("gb18030"), "name,label\n".encode("utf-16")])
-def test_another_encoding_is_named(tmp_path: Path, content: bytes) -> None:
+def test_table_that_is_not_utf8_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(InputError, match="UTF-8"):
         read_table(written(tmp_path, content), ("name", "label"))
 
 
-def test_a_folder_of_that_name(tmp_path: Path) -> None:
+def test_folder_instead_of_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").mkdir()
     with pytest.raises(CorpusError, match="cannot be read"):
         read_table(tmp_path / "labels.csv", ("name",))
 
 
-def test_a_row_with_an_unquoted_comma_is_left_out_and_reported(tmp_path: Path) -> None:
+def test_row_with_unquoted_comma_is_skipped_and_reported(tmp_path: Path) -> None:
     table = read_table(written(tmp_path, "name,text\na,oh no\nb,well, then\n"), ("name", "text"))
     assert table.rows == (("a", "oh no"),)
     [finding] = table.findings
@@ -80,7 +80,7 @@ def test_a_row_with_an_unquoted_comma_is_left_out_and_reported(tmp_path: Path) -
     assert "'b'" in finding.message
 
 
-def test_missing_last_cells_are_blank_and_other_columns_are_kept(tmp_path: Path) -> None:
+def test_missing_last_cells_are_blank(tmp_path: Path) -> None:
     table = read_table(written(tmp_path, "name,label,valence\na,joy\nb,anger,0.3\n"), ("name", "label"))
     assert table.column("valence") == ["", "0.3"]
     assert table.column("arousal") == ["", ""]
@@ -98,12 +98,12 @@ def test_missing_last_cells_are_blank_and_other_columns_are_kept(tmp_path: Path)
         ("\x1b[31mred\u2028line", "[31mred line"),
     ],
 )
-def test_cells_become_one_plain_line(text: str, cleaned: str) -> None:
+def test_cells_are_cleaned(text: str, cleaned: str) -> None:
     assert clean_cell(text) == cleaned
 
 
 @given(st.lists(st.tuples(st.text(min_size=1), st.text()), max_size=5))
-def test_any_text_survives_csv_cleaned(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]) -> None:
+def test_any_text_is_read_back_cleaned(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]) -> None:
     rows = [("".join(c for c in a if c >= " ") or "x", b) for a, b in rows]
     rows = [(a.encode(errors="ignore").decode(), b.encode(errors="ignore").decode()) for a, b in rows]
     text = io.StringIO()

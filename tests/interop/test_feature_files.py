@@ -64,7 +64,7 @@ def npy_folder(folder: Path, **values: Any) -> Path:
 
 @pytest.mark.parametrize("file_format", FileFormat)
 @pytest.mark.parametrize("level", Level)
-def test_what_is_exported_and_imported_again_is_the_same(tmp_path: Path, file_format: FileFormat, level: Level) -> None:
+def test_export_import_round_trip(tmp_path: Path, file_format: FileFormat, level: Level) -> None:
     store = computed(tmp_path / "audio.zarr")
     out = tmp_path / "out"
     report = export_features(store, out, file_format=file_format, level=level)
@@ -77,7 +77,7 @@ def test_what_is_exported_and_imported_again_is_the_same(tmp_path: Path, file_fo
         np.testing.assert_array_equal(opened(tmp_path / "imported.zarr").row(name).values, expected)
 
 
-def test_the_files_have_the_baselines_layout(tmp_path: Path) -> None:
+def test_exported_files_have_baseline_layout(tmp_path: Path) -> None:
     store = computed(tmp_path / "audio.zarr")
     export_features(store, tmp_path / "hubert-UTT", file_format=FileFormat.NPY, level=Level.UTTERANCE)
     export_features(store, tmp_path / "hubert-FRA", file_format=FileFormat.NPY, level=Level.FRAME)
@@ -92,7 +92,7 @@ def test_the_files_have_the_baselines_layout(tmp_path: Path) -> None:
         assert json.loads(file.attrs["settings"]) == store.settings
 
 
-def test_only_rows_of_the_asked_input_are_exported(tmp_path: Path) -> None:
+def test_only_rows_with_requested_digest_are_exported(tmp_path: Path) -> None:
     store = computed(tmp_path / "audio.zarr")
     digests = {"a": "old", "b": "old", "妈妈 x": "new", "unheard": "old"}
     report = export_features(store, tmp_path / "out", file_format=FileFormat.NPY, level=Level.FRAME, digests=digests)
@@ -103,7 +103,7 @@ def test_only_rows_of_the_asked_input_are_exported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file_format", FileFormat)
-def test_what_stands_there_is_not_overwritten(tmp_path: Path, file_format: FileFormat) -> None:
+def test_existing_output_is_not_overwritten(tmp_path: Path, file_format: FileFormat) -> None:
     store = computed(tmp_path / "audio.zarr")
     full, empty, file, link = (tmp_path / name for name in ("full", "empty", "file", "link"))
     npy_folder(full, a=[1.0])
@@ -121,7 +121,7 @@ def test_what_stands_there_is_not_overwritten(tmp_path: Path, file_format: FileF
 
 
 @pytest.mark.parametrize("file_format", FileFormat)
-def test_an_export_that_ends_early_leaves_nothing(
+def test_interrupted_export_leaves_no_files(
     tmp_path: Path, file_format: FileFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = computed(tmp_path / "audio.zarr")
@@ -143,7 +143,7 @@ def test_an_export_that_ends_early_leaves_nothing(
     assert take(out, tmp_path / "imported.zarr", [*RAGGED, "killed"]).missing == ["killed"]
 
 
-def test_a_name_that_leaves_the_folder_is_not_exported(tmp_path: Path) -> None:
+def test_clip_id_outside_folder_is_not_exported(tmp_path: Path) -> None:
     key = create_settings_group(tmp_path / "audio.zarr", SETTINGS, dim=1, dtype="float32")
     with StoreWriter(tmp_path / "audio.zarr", key) as writer:
         writer.append([FeatureRow("../up", "d", np.ones((1, 1)))])
@@ -167,7 +167,7 @@ def test_names_are_matched_to_the_manifest(tmp_path: Path) -> None:
     assert opened(tmp_path / "audio.zarr").newest().keys() == {"a", "café"}
 
 
-def test_a_folder_of_other_names_is_refused_and_says_why(tmp_path: Path) -> None:
+def test_source_without_matching_names_is_refused(tmp_path: Path) -> None:
     folder = npy_folder(tmp_path / "f", **{f"samplenew3_{number}": [1.0] for number in range(4)})
     with pytest.raises(InputError, match="none of the 4 names") as refused:
         take(folder, tmp_path / "audio.zarr", [f"samplenew4_{number}" for number in range(4)])
@@ -213,11 +213,11 @@ class TestBadNpy:
             (np.array([1e300, 1.0]), "1e[+]300, is beyond float32"),
         ],
     )
-    def test_values(self, folder: Path, values: Any, message: str) -> None:
+    def test_unusable_values_are_refused(self, folder: Path, values: Any, message: str) -> None:
         npy_folder(folder, bad=values)
         assert re.search(message, self.why(folder))
 
-    def test_beyond_the_stored_type(self, folder: Path) -> None:
+    def test_values_beyond_the_stored_type_are_refused(self, folder: Path) -> None:
         npy_folder(folder, bad=[70000.0, 1.0])
         assert "70000, is beyond float16" in self.why(folder, dtype="float16")
 
@@ -241,24 +241,24 @@ class TestBadNpy:
             (b"\x93NUMPY\x01\x00\x76\x00" + b"-" * 117 + b"\n", "no npy file"),
         ],
     )
-    def test_bytes(self, folder: Path, content: bytes, message: str) -> None:
+    def test_files_that_are_not_npy_are_refused(self, folder: Path, content: bytes, message: str) -> None:
         (folder / "bad.npy").write_bytes(content)
         assert message in self.why(folder)
 
     @pytest.mark.parametrize("shape", [(10**12, 2), (2**62, 2**62), (2**28, 2)])
-    def test_a_size_that_is_only_claimed_takes_no_memory(self, folder: Path, shape: tuple[int, int]) -> None:
+    def test_huge_shape_in_header_is_refused(self, folder: Path, shape: tuple[int, int]) -> None:
         header = io.BytesIO()
         np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
         (folder / "bad.npy").write_bytes(header.getvalue() + bytes(64))
         assert "too much for one clip" in self.why(folder)
 
-    def test_cut_off(self, folder: Path) -> None:
+    def test_truncated_file_is_refused(self, folder: Path) -> None:
         npy_folder(folder, bad=[1.0, 2.0])
         whole = (folder / "bad.npy").read_bytes()
         (folder / "bad.npy").write_bytes(whole[:-4])
         assert "12 bytes of values stand in it where its shape (2,) takes 16" in self.why(folder)
 
-    def test_frames_of_a_folder(self, folder: Path) -> None:
+    def test_invalid_frame_folders_are_refused(self, folder: Path) -> None:
         npy_folder(folder / "bad", frame_1=[1.0, 2.0], frame_2=[1.0, 2.0, 3.0])
         assert "ragged: 2, 3 wide" in self.why(folder)
         npy_folder(folder / "bad", frame_2=[[1.0, 2.0], [1.0, 2.0]])
@@ -267,19 +267,19 @@ class TestBadNpy:
             path.unlink()
         assert "no npy files" in take(folder, folder.parent / "audio.zarr", ["good", "bad"]).bad["bad"]
 
-    def test_a_file_and_a_folder_of_one_name(self, folder: Path) -> None:
+    def test_file_and_folder_of_same_name_are_refused(self, folder: Path) -> None:
         npy_folder(folder, bad=[1.0, 2.0])
         npy_folder(folder / "bad", frame=[1.0, 2.0])
         assert "twice" in self.why(folder)
 
-    def test_no_read_permission(self, folder: Path) -> None:
+    def test_file_without_read_permission_is_refused(self, folder: Path) -> None:
         npy_folder(folder, bad=[1.0, 2.0])
         (folder / "bad.npy").chmod(0)
         if os.access(folder / "bad.npy", os.R_OK):
             pytest.skip("root may read everything")
         assert "Permission denied" in self.why(folder)
 
-    def test_links_that_lead_nowhere_and_pipes_are_passed_over(self, folder: Path) -> None:
+    def test_broken_links_and_pipes_are_skipped(self, folder: Path) -> None:
         (folder / "loop.npy").symlink_to("loop.npy")
         os.mkfifo(folder / "pipe.npy")
         report = take(folder, folder.parent / "audio.zarr", ["good", "frames"])
@@ -292,7 +292,7 @@ def test_frames_of_a_folder_are_rows_in_natural_order(tmp_path: Path) -> None:
     assert opened(tmp_path / "audio.zarr").row("a").values[:, 0].tolist() == [1.0, 9.0, 10.0]
 
 
-def test_nothing_but_zeros_is_no_features(tmp_path: Path) -> None:
+def test_all_zero_arrays_are_blank(tmp_path: Path) -> None:
     folder = npy_folder(tmp_path / "f", seen=[1.0, 0.0], unseen=[0.0, 0.0], unseen_frames=np.zeros((3, 2)))
     report = take(folder, tmp_path / "audio.zarr", ["seen", "unseen", "unseen_frames"])
     assert (report.new, report.blank, report.bad) == (1, ["unseen", "unseen_frames"], {})
@@ -300,7 +300,7 @@ def test_nothing_but_zeros_is_no_features(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4", "i1", "u2", "<i8", ">i4"])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_every_real_type_and_order(tmp_path: Path, dtype: str, order: Any) -> None:
+def test_all_real_types_and_orders_are_imported(tmp_path: Path, dtype: str, order: Any) -> None:
     values = np.arange(1, 7).reshape(3, 2)
     npy_folder(tmp_path / "f", a=np.asarray(values, dtype, order=order))
     with h5py.File(tmp_path / "f.h5", "w") as file:
@@ -311,7 +311,7 @@ def test_every_real_type_and_order(tmp_path: Path, dtype: str, order: Any) -> No
     assert opened(tmp_path / "f.zarr").newest() == opened(tmp_path / "f.h5.zarr").newest()
 
 
-def test_arrays_of_different_width_are_refused_together(tmp_path: Path) -> None:
+def test_arrays_of_different_dimensions_are_refused(tmp_path: Path) -> None:
     folder = npy_folder(tmp_path / "f", a=[1.0, 2.0], b=[1.0, 2.0, 3.0], c=[[1.0, 2.0]])
     with pytest.raises(InputError, match=r"2 are 2 wide \('a', 'c'\); 1 are 3 wide \('b'\)"):
         take(folder, tmp_path / "audio.zarr", ["a", "b", "c"])
@@ -324,7 +324,7 @@ def test_arrays_of_different_width_are_refused_together(tmp_path: Path) -> None:
         take(npy_folder(tmp_path / "g", b=[1.0, 2.0, 3.0]), tmp_path / "audio.zarr", ["b"])
 
 
-def test_values_that_come_back_count_again(tmp_path: Path) -> None:
+def test_returning_values_get_a_new_digest(tmp_path: Path) -> None:
     root = tmp_path / "audio.zarr"
     for first, expected in ((1.0, "new"), (2.0, "changed"), (1.0, "changed"), (1.0, "reused"), (2.0, "changed")):
         report = take(npy_folder(tmp_path / "f", a=[first], b=[5.0]), root, ["a", "b"])
@@ -335,7 +335,7 @@ def test_values_that_come_back_count_again(tmp_path: Path) -> None:
     assert len(set(opened(root).digests()["a"])) == 4  # no two rows of a clip share a digest
 
 
-def test_an_import_that_is_killed_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_import_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"clip_{number}" for number in range(10)]
     folder = npy_folder(tmp_path / "f", **{name: [float(number), 1.0] for number, name in enumerate(names)})
     monkeypatch.setattr(feature_import, "CLIPS_A_PART", 3)
@@ -357,7 +357,7 @@ def test_an_import_that_is_killed_goes_on_where_it_was(tmp_path: Path, monkeypat
 
 
 class TestHdf5:
-    def test_groups_one_level_deep(self, tmp_path: Path) -> None:
+    def test_datasets_in_groups_are_found(self, tmp_path: Path) -> None:
         layouts = {"root": "{}", "one_group": "features/{}", "own_group": "{}/values"}
         for layout, name in layouts.items():
             with h5py.File(tmp_path / f"{layout}.h5", "w") as file:
@@ -366,7 +366,7 @@ class TestHdf5:
             report = take(tmp_path / f"{layout}.h5", tmp_path / f"{layout}.zarr", ["a", "b"])
             assert (report.new, report.bad) == (2, {}), layout
 
-    def test_what_is_no_dataset_of_its_own_is_refused(self, tmp_path: Path) -> None:
+    def test_objects_that_are_not_plain_datasets_are_refused(self, tmp_path: Path) -> None:
         secret = tmp_path / "secret"
         secret.write_bytes(np.ones(2, "f4").tobytes())
         with h5py.File(tmp_path / "other.h5", "w") as other:
@@ -402,7 +402,7 @@ class TestHdf5:
         assert "not wholly" in report.bad["unwritten_chunk"]
         assert "too much for one clip" in report.bad["absurd"]
 
-    def test_a_damaged_file_costs_what_is_damaged(self, tmp_path: Path) -> None:
+    def test_damaged_dataset_is_skipped(self, tmp_path: Path) -> None:
         with h5py.File(tmp_path / "f.h5", "w") as file:
             file["good"] = [1.0, 2.0]
             bad = file.create_dataset("bad", data=np.ones((64, 2)), chunks=(64, 2), fletcher32=True)
@@ -414,7 +414,7 @@ class TestHdf5:
         assert (report.new, list(report.bad)) == (1, ["bad"])
         assert "cannot be read" in report.bad["bad"]
 
-    def test_a_file_whose_only_member_is_a_link(self, tmp_path: Path) -> None:
+    def test_hdf5_file_with_only_a_link_is_refused(self, tmp_path: Path) -> None:
         with h5py.File(tmp_path / "f.h5", "w") as file:
             file["a"] = h5py.ExternalLink("other.h5", "/")
         with pytest.raises(InputError, match=r"none of the arrays of clips in .* can be used; 'a': it is a link"):
@@ -436,7 +436,7 @@ class TestPlanning:
             quarantine_path=tmp_path / "quarantine.csv",
         )
 
-    def test_nothing_is_computed_and_what_was_not_imported_is_absent(self, tmp_path: Path) -> None:
+    def test_imported_features_are_not_computed(self, tmp_path: Path) -> None:
         with pytest.raises(MissingInput, match="no features of 'hubert' were imported for audio"):
             self.plan(tmp_path)
         take(npy_folder(tmp_path / "f", b=[1.0], c=[2.0]), tmp_path / "audio.zarr", ["a", "b", "c"])
@@ -448,18 +448,18 @@ class TestPlanning:
         )
         assert counted == Coverage(done=2, missing=0, absent=1, quarantined=0)
 
-    def test_the_clips_files_do_not_matter(self, tmp_path: Path) -> None:
+    def test_imported_features_do_not_depend_on_files(self, tmp_path: Path) -> None:
         take(npy_folder(tmp_path / "f", b=[1.0]), tmp_path / "audio.zarr", ["b"])
         edited = [Clip(ClipId("b"), digest="edited", has_audio=True)]
         assert self.plan(tmp_path, edited).reused == 1
 
-    def test_computed_features_still_follow_their_input(self, tmp_path: Path) -> None:
+    def test_computed_features_depend_on_input_digest(self, tmp_path: Path) -> None:
         store = computed(tmp_path / "audio.zarr")
         clips = [Clip(ClipId("b"), digest="old", has_audio=True)]
         assert present_digests(Modality.AUDIO, clips, {}, store) == {"b": "old"}
         assert present_digests(Modality.AUDIO, clips, {}, None) == input_digests(Modality.AUDIO, clips, {})
 
-    def test_settings_are_the_name_alone(self) -> None:
+    def test_settings_of_imported_encoder_are_its_name(self) -> None:
         config = ImportedConfig().named("hubert")
         prints = {
             fingerprint(branch_settings(Modality.FACE, config, MediaConfig(frames=frames), FaceConfig()))
@@ -474,7 +474,7 @@ class TestPlanning:
 
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=300))
-def test_no_bytes_make_the_reader_of_npy_files_stumble(tmp_path_factory: pytest.TempPathFactory, tail: bytes) -> None:
+def test_npy_header_refuses_arbitrary_bytes(tmp_path_factory: pytest.TempPathFactory, tail: bytes) -> None:
     path = tmp_path_factory.mktemp("npy") / "a.npy"
     for head in (b"", b"\x93NUMPY\x01\x00", b"\x93NUMPY\x02\x00\x50\x00\x00\x00{'descr': '<f4', 'fortran_order'"):
         path.write_bytes(head + tail)
@@ -484,7 +484,7 @@ def test_no_bytes_make_the_reader_of_npy_files_stumble(tmp_path_factory: pytest.
 
 @settings(max_examples=40, deadline=None)
 @given(arrays(st.sampled_from(["f2", "f4", "f8", "i4"]), st.sampled_from([(1,), (3,), (2, 3), (1, 1)])))
-def test_what_numpy_writes_is_read_as_numpy_reads_it(tmp_path_factory: pytest.TempPathFactory, values: Any) -> None:
+def test_npy_round_trip(tmp_path_factory: pytest.TempPathFactory, values: Any) -> None:
     path = tmp_path_factory.mktemp("npy") / "a.npy"
     np.save(path, values)
     assert npy_header(path) == (values.shape, values.dtype)

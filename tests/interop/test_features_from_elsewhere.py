@@ -114,7 +114,7 @@ def test_csv_files_and_imported_features_train_predict_and_submit(project: Path)
     assert {entry["name"]: entry["dim"] for entry in config["modalities"]} == WIDTHS
 
 
-def test_features_of_another_encoder_of_the_same_width_are_refused(project: Path) -> None:
+def test_features_of_other_encoder_with_same_dimension_are_refused(project: Path) -> None:
     """They would be taken for those that the models know, and the submission rewritten."""
     rng = np.random.default_rng(8)
     folder = project.parent / "junk"
@@ -141,7 +141,7 @@ def test_features_of_another_encoder_of_the_same_width_are_refused(project: Path
     succeeded(project, "predict")
 
 
-def test_a_model_of_one_modality_is_trained_beside_the_others_alone(project: Path, tmp_path: Path) -> None:
+def test_single_modality_models_are_trained(project: Path, tmp_path: Path) -> None:
     folder = tmp_path / "single"
     shutil.copytree(project, folder)
     params = yaml.safe_load((folder / "params.yaml").read_text())
@@ -156,7 +156,7 @@ def test_a_model_of_one_modality_is_trained_beside_the_others_alone(project: Pat
     assert kinds == {"fusion": "single:face", "face": "single:face", "audio": "single:audio", "text": "single:text"}
 
 
-def test_what_is_imported_again_is_kept_once_and_what_changed_counts(project: Path) -> None:
+def test_repeated_import_stores_only_changes(project: Path) -> None:
     folder = project.parent / "features" / "face-UTT"
     words = ["store", "import", str(folder), "--modality", "face", "--encoder", "my_face"]
     assert "0 new, 0 changed, 80 reused" in succeeded(project, *words)
@@ -180,7 +180,7 @@ def test_what_is_imported_again_is_kept_once_and_what_changed_counts(project: Pa
         np.testing.assert_array_equal(np.load(out / "sample_0003.npy"), values.astype(np.float32))
 
 
-def test_bad_arrays_cost_themselves_and_the_exit_code(project: Path) -> None:
+def test_bad_array_is_skipped_and_sets_exit_code(project: Path) -> None:
     path = project.parent / "audio.h5"
     with h5py.File(path, "w") as file:
         for number in range(70):
@@ -198,7 +198,7 @@ def test_bad_arrays_cost_themselves_and_the_exit_code(project: Path) -> None:
     assert "extract audio: 0 done, 80 reused, 0 absent" in succeeded(project, "extract", "--modality", "audio")
 
 
-def test_a_name_that_computes_its_features_is_refused(project: Path) -> None:
+def test_import_under_name_of_computed_encoder_is_refused(project: Path) -> None:
     params = project / "params.yaml"
     shipped = params.read_text()
     params.write_text(shipped.replace("my_audio:\n    type: imported", "my_audio:\n    type: egemaps"))

@@ -17,7 +17,7 @@ from ecmf_pipeline.interop.mertools import full_score, read_answers, read_submis
 PREDICTIONS = {"b": "happy", "a": "sad", "妈妈": "angry", "unasked": "sad"}
 
 
-def test_one_row_for_each_candidate_in_their_order(tmp_path: Path) -> None:
+def test_submission_has_one_row_per_candidate_in_order(tmp_path: Path) -> None:
     path = tmp_path / "submission.csv"
     assert write_submission(path, ["妈妈", "b", "a"], PREDICTIONS)
     assert path.read_bytes() == "name,discrete\n妈妈,angry\nb,happy\na,sad\n".encode()
@@ -25,12 +25,12 @@ def test_one_row_for_each_candidate_in_their_order(tmp_path: Path) -> None:
     assert not write_submission(path, ["妈妈", "b", "a"], PREDICTIONS)
 
 
-def test_no_candidates(tmp_path: Path) -> None:
+def test_submission_without_candidates_is_empty(tmp_path: Path) -> None:
     write_submission(tmp_path / "s.csv", [], PREDICTIONS)
     assert read_submission(tmp_path / "s.csv") == {}
 
 
-def test_missing_and_doubled_candidates_leave_the_old_file(tmp_path: Path) -> None:
+def test_missing_and_duplicate_candidates_leave_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "s.csv"
     write_submission(path, ["a"], PREDICTIONS)
     before = path.read_bytes()
@@ -51,18 +51,18 @@ def test_missing_and_doubled_candidates_leave_the_old_file(tmp_path: Path) -> No
         ("name,discrete\na,sad,happy\n", "3 cells"),
     ],
 )
-def test_submissions_that_are_none(tmp_path: Path, content: str, message: str) -> None:
+def test_invalid_submissions_are_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "s.csv").write_text(content)
     with pytest.raises(CorpusError, match=message):
         read_submission(tmp_path / "s.csv")
 
 
-def test_no_submission(tmp_path: Path) -> None:
+def test_missing_submission_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingInput, match=r"s\.csv is missing"):
         read_submission(tmp_path / "s.csv")
 
 
-def test_the_score_is_over_the_label_files_names() -> None:
+def test_score_covers_names_of_label_file() -> None:
     labels = {"a": "sad", "b": "sad", "c": "happy", "d": "happy"}
     assert full_score({**labels, "e": "angry"}, labels)["weighted_f1"] == 1.0
     # sad: precision 1/2, recall 1/2; happy: the same; angry is in no label and weighs nothing.
@@ -73,7 +73,7 @@ def test_the_score_is_over_the_label_files_names() -> None:
         full_score(labels, {})
 
 
-def test_the_whole_score_agrees_with_the_challenges_figure() -> None:
+def test_full_score_matches_challenge_metric() -> None:
     labels = {"a": "sad", "b": "sad", "c": "happy", "d": "happy", "e": "bored"}
     answers = {"a": "sad", "b": "happy", "c": "happy", "d": "happy", "e": "sad", "f": "angry"}
     found = full_score(answers, labels)
@@ -82,7 +82,7 @@ def test_the_whole_score_agrees_with_the_challenges_figure() -> None:
     assert list(found["per_class"]) == ["happy", "sad", "bored"], "the challenge's order, then others"
 
 
-def test_predictions_are_read_from_all_that_holds_them(tmp_path: Path) -> None:
+def test_read_answers_reads_all_formats(tmp_path: Path) -> None:
     csv_file, ours, packed = (tmp_path / name for name in ("s.csv", "fusion.csv", "labels.npz"))
     csv_file.write_text("name,discrete\na,sad\nb,happy\n")
     PredictionTable(
@@ -103,7 +103,7 @@ def test_predictions_are_read_from_all_that_holds_them(tmp_path: Path) -> None:
         read_answers(tmp_path / "gone.csv")
 
 
-def test_the_verb_prints_figures_for_people_and_for_programs(tmp_path: Path) -> None:
+def test_score_command_prints_text_and_json(tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text("name,discrete\na,sad\nb,happy\nc,sad\n")
     (tmp_path / "truth.csv").write_text("name,discrete\na,sad\nb,sad\n")
     words = ["score", str(tmp_path / "s.csv"), str(tmp_path / "truth.csv")]
@@ -123,7 +123,7 @@ names = st.lists(
 
 
 @given(names, st.lists(st.sampled_from(["happy", "sad", "neutral, calm", 'so "so"']), min_size=8, max_size=8))
-def test_what_is_written_reads_back(
+def test_submission_round_trip(
     tmp_path_factory: pytest.TempPathFactory, ids: list[str], labels: list[str]
 ) -> None:
     predictions = dict(zip(ids, labels, strict=False))

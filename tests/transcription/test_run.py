@@ -65,7 +65,7 @@ def run(folder: Path, clips: list[Clip], model: Path, **changes: object) -> Tran
     )
 
 
-def test_each_file_is_listened_to_once(tmp_path: Path, clips: list[Clip], tiny_whisper: Path) -> None:
+def test_each_file_is_transcribed_once(tmp_path: Path, clips: list[Clip], tiny_whisper: Path) -> None:
     first = run(tmp_path, clips, tiny_whisper)
     assert (first.heard, first.reused, first.quarantined) == (2, 0, 1)
     assert set(first.transcripts) == {"a", "b", "same"}
@@ -83,14 +83,14 @@ def test_each_file_is_listened_to_once(tmp_path: Path, clips: list[Clip], tiny_w
     assert run(tmp_path, clips, tiny_whisper, language="zh").heard == 2
 
 
-def test_a_file_that_changed_is_tried_again(tmp_path: Path, clips: list[Clip], tiny_whisper: Path) -> None:
+def test_changed_file_is_retried(tmp_path: Path, clips: list[Clip], tiny_whisper: Path) -> None:
     stale = [replace(clips[0], bytes=7)]
     with pytest.raises(TryAgain, match="ChangedSinceIndex"):
         run(tmp_path, stale, tiny_whisper, max_quarantined=1)
     assert run(tmp_path, clips[:1], tiny_whisper).heard == 1
 
 
-def test_a_transcript_is_used_where_it_is_sure_and_does_not_repeat_itself() -> None:
+def test_verdict_depends_on_confidence_and_repetition() -> None:
     config = TranscribeConfig(min_confidence=-0.5)
     heard = {
         "so it is": Verdict.USED,
@@ -102,7 +102,7 @@ def test_a_transcript_is_used_where_it_is_sure_and_does_not_repeat_itself() -> N
     assert judge(Heard("k", "so it is", -0.51, "en"), config).verdict is Verdict.UNSURE
 
 
-def test_words_of_the_corpus_always_stand() -> None:
+def test_transcripts_of_corpus_are_not_replaced() -> None:
     clips = [
         Clip(ClipId("a")),
         Clip(ClipId("b"), transcript="Mine."),
@@ -115,7 +115,7 @@ def test_words_of_the_corpus_always_stand() -> None:
     assert [clip.transcript for clip in with_transcripts(clips, heard)] == ["Heard.", "Mine.", "", "", ""]
 
 
-def test_the_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_transcript_table_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "transcripts.csv"
     with pytest.raises(MissingInput):
         read_transcripts(path)
@@ -137,7 +137,7 @@ def test_the_table_is_read_as_it_was_written(tmp_path: Path) -> None:
             read_transcripts(path)
 
 
-def test_lines_are_read_as_they_were_written() -> None:
+def test_cache_line_round_trip() -> None:
     row = Heard("0" * 64, "她说:“好”", -0.5, "zh")
     assert Heard.parse(row.line().encode()) == row
     for damaged in (b"{}", b"{", b"[]", json.dumps({"key": 1, "text": "", "confidence": 0, "language": ""}).encode()):
@@ -145,7 +145,7 @@ def test_lines_are_read_as_they_were_written() -> None:
             Heard.parse(damaged)
 
 
-def test_the_stage_is_off_by_default_and_its_words_go_on_where_it_is_on(
+def test_stage_is_off_by_default_and_adds_transcripts_if_on(
     tmp_path: Path,
     clips: list[Clip],
     tiny_whisper: Path,

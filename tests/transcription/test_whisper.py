@@ -26,7 +26,7 @@ def config(folder: Path, **changes: object) -> TranscribeConfig:
     return TranscribeConfig.model_validate({"model": str(folder), "device": "cpu", "language": "en"} | changes)
 
 
-def test_the_confidence_is_the_mean_log_probability_of_the_likeliest_tokens(tiny_whisper: Path) -> None:
+def test_confidence_is_mean_log_probability_of_greedy_tokens(tiny_whisper: Path) -> None:
     (clip,) = sounds(1.5)
     transcriber = WhisperTranscriber(config(tiny_whisper))
     (found,) = transcriber.transcribe([clip])
@@ -51,7 +51,7 @@ def test_the_confidence_is_the_mean_log_probability_of_the_likeliest_tokens(tiny
     assert found.language == "en"
 
 
-def test_a_clip_is_heard_alike_alone_and_among_others(tiny_whisper: Path) -> None:
+def test_transcript_does_not_depend_on_batch(tiny_whisper: Path) -> None:
     clips = sounds(0.5, 1.9, 5.0, 1.0)  # windows last two seconds: the third has three
     together = WhisperTranscriber(config(tiny_whisper, batch_size=4)).transcribe(clips)
     alone = WhisperTranscriber(config(tiny_whisper, batch_size=1))
@@ -62,7 +62,7 @@ def test_a_clip_is_heard_alike_alone_and_among_others(tiny_whisper: Path) -> Non
     assert alone.transcribe([]) == []
 
 
-def test_the_language_is_detected_or_said(tiny_whisper: Path) -> None:
+def test_language_is_detected_or_set(tiny_whisper: Path) -> None:
     heard = WhisperTranscriber(config(tiny_whisper, language=None)).transcribe(sounds(1.0))
     assert heard[0].language in {"en", "zh"}
     assert WhisperTranscriber(config(tiny_whisper, language="zh")).transcribe(sounds(1.0))[0].language == "zh"
@@ -70,7 +70,7 @@ def test_the_language_is_detected_or_said(tiny_whisper: Path) -> None:
         WhisperTranscriber(config(tiny_whisper, language="fr"))
 
 
-def test_what_the_model_says_is_never_written_is_not(tiny_whisper: Path, tmp_path: Path) -> None:
+def test_suppressed_tokens_are_not_generated(tiny_whisper: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(tiny_whisper, folder)
     said = json.loads((folder / "generation_config.json").read_text())
@@ -94,7 +94,7 @@ def test_other_models_are_refused(tiny_whisper: Path, tiny_model: Path, tmp_path
 
 
 @pytest.mark.parametrize("model", ["gguf", "nowhere/at/all"])
-def test_a_folder_without_a_model_is_told_what_kind_is_wanted(tmp_path: Path, model: str) -> None:
+def test_folder_without_model_is_refused(tmp_path: Path, model: str) -> None:
     (tmp_path / "gguf").mkdir()
     (tmp_path / "gguf" / "some.gguf").write_bytes(b"GGUF")
     with pytest.raises(ModelError, match=r"transcribe\.model: name a Whisper model") as raised:

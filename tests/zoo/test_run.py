@@ -35,7 +35,7 @@ def zoo_run(tmp_path_factory, models) -> ZooRun:
 
 
 @pytest.mark.parametrize("branch", BRANCHES)
-def test_every_specimen_is_right_or_quarantined_with_a_true_reason(zoo_run, branch):
+def test_each_specimen_is_right_or_quarantined_with_expected_reason(zoo_run, branch):
     clips = {clip.path: clip for clip in read_manifest(zoo_run.project / "data/manifest.csv")}
     store = FeatureStore.open(zoo_run.project / f"data/features/{branch}.zarr")
     indexed, extracted = (quarantined(zoo_run.project, stage) for stage in ("index", f"extract-{branch}"))
@@ -56,7 +56,7 @@ def test_every_specimen_is_right_or_quarantined_with_a_true_reason(zoo_run, bran
             assert allowed & {"NoVideoStream", "NoAudioStream"}, specimen.name
 
 
-def test_a_decoder_that_fails_costs_its_clip_and_says_why(zoo_run):
+def test_decoder_failure_quarantines_only_its_clip(zoo_run):
     rows = quarantined(zoo_run.project, "extract-global")
     assert {name: rows[name]["reason"] for name in BROKEN_BY_THE_DECODER} == BROKEN_BY_THE_DECODER
     assert "SIGSEGV" in rows["segfaults"]["message"]
@@ -66,7 +66,7 @@ def test_a_decoder_that_fails_costs_its_clip_and_says_why(zoo_run):
     assert "Traceback" not in zoo_run.stderr
 
 
-def test_a_video_decoder_that_fails_leaves_the_sound_alone(zoo_run):
+def test_video_decoder_failure_does_not_affect_audio(zoo_run):
     store = FeatureStore.open(zoo_run.project / "data/features/audio.zarr")
     rows = quarantined(zoo_run.project, "extract-audio")
     assert not {*BROKEN_BY_THE_DECODER, BROKEN_ONCE} & rows.keys()
@@ -75,7 +75,7 @@ def test_a_video_decoder_that_fails_leaves_the_sound_alone(zoo_run):
         np.testing.assert_allclose(store.row(name).values, whole, rtol=1e-3, atol=1e-3)  # the same film
 
 
-def test_phone_films_have_the_features_of_upright_ones(zoo_run):
+def test_rotated_clips_have_features_of_upright_ones(zoo_run):
     store = FeatureStore.open(zoo_run.project / "data/features/global.zarr")
     turned = [store.row(f"phone_{degrees}").values.astype(np.float64) for degrees in (90, 180, 270)]
     for one in turned[1:]:
@@ -97,7 +97,7 @@ def test_healthy_clips_have_the_features_of_a_run_without_the_zoo(zoo_run, model
             assert beside.row(name).side.keys() == without.row(name).side.keys()
 
 
-def test_a_second_run_tries_none_of_them_again(zoo_run):
+def test_second_run_retries_no_clip(zoo_run):
     again = ecmf_pipe(zoo_run.project, *extract_words())
     assert again.returncode == 0, again.stderr
     assert "extract global: 0 done" in again.stdout
@@ -117,7 +117,7 @@ cp -r data/features/*.zarr kept
 
 
 @pytest.mark.parametrize(("workers", "filler"), [(0, 970_000), (1, 930_000)], ids=["first_batches", "first_parts"])
-def test_a_full_disk_ends_the_run_with_one_message_and_costs_nothing_that_was_done(tmp_path, models, workers, filler):
+def test_full_disk_ends_run_with_one_message_and_keeps_finished_work(tmp_path, models, workers, filler):
     refused = subprocess.run(
         ["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(tmp_path)], capture_output=True, text=True, check=False
     )
