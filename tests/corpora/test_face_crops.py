@@ -1,4 +1,4 @@
-"""Crops of faces beside the clips: found, hashed once, remembered."""
+"""Face crops of a corpus are found, hashed once and cached."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def root(tmp_path, make_clip) -> Path:
         folder = corpus / "openface_face" / name
         folder.mkdir(parents=True)
         (folder / f"{name}.npy").write_bytes(name.encode())
-    (corpus / "openface_face/c").mkdir()  # an empty folder is no crops
+    (corpus / "openface_face/c").mkdir()  # an empty folder has no face crops
     return corpus
 
 
@@ -52,7 +52,8 @@ def test_missing_and_unmatched_face_crops_are_reported(root):
     messages = {finding.kind.value: finding.message for finding in result.findings}
     assert "1 of 3 clips" in messages["no_face_crops"]
     assert "'c'" in messages["no_face_crops"]
-    assert messages["no_video_stream"].endswith("its global branch stays empty")
+    assert "video/b.mp4" in messages["no_video_stream"]
+    assert "face" not in messages["no_video_stream"], "the clip has face crops"
 
 
 def test_missing_face_crops_folder_is_reported_once(root):
@@ -86,10 +87,12 @@ def test_unreadable_face_crops_are_reported(root):
     path.unlink()
     listing = read_corpus(CorpusConfig(kind="mer", root=root), face_crops=True)
     (clip, *others) = listing.clips
-    gone = replace(listing, clips=(replace(clip, face_path="openface_face/a/a.npy"), *others))
-    result = index_corpus(gone, root.parent / "cache.json", workers=0)
+    stale_listing = replace(listing, clips=(replace(clip, face_path="openface_face/a/a.npy"), *others))
+    result = index_corpus(stale_listing, root.parent / "cache.json", workers=0)
     assert result.clips[0].face_digest == ""
-    assert any("vanished" in finding.message and finding.clip_id == "a" for finding in result.findings)
+    [finding] = [finding for finding in result.findings if finding.kind == "unreadable"]
+    assert finding.clip_id == "a"
+    assert "openface_face/a/a.npy" in finding.message
 
 
 def test_manifest_keeps_face_crops(tmp_path):

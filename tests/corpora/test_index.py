@@ -9,18 +9,19 @@ from typing import Any
 import pytest
 
 from ecmf_pipeline.core.clips import read_manifest, write_manifest
-from ecmf_pipeline.core.errors import UnreadableMedia
+from ecmf_pipeline.core.errors import FileUnreachable, UnreadableMedia
 from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.corpora import measuring
-from ecmf_pipeline.corpora.index import IndexResult, index_corpus
-from ecmf_pipeline.corpora.listing import CorpusListing, count_by_kind
+from ecmf_pipeline.corpora.config import MER_LABELS
+from ecmf_pipeline.corpora.index import IndexResult, index_corpus, select_findings, summary_of
+from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind
 
 Read = Callable[..., CorpusListing]
 Write = Callable[..., Path]
 
 
 class Project:
-    """A folder of clips, indexed as the stage does it."""
+    """A folder of clips and the index of it."""
 
     def __init__(self, folder: Path, read: Read) -> None:
         self.root = folder / "corpus"
@@ -142,18 +143,16 @@ def test_cache_of_other_corpus_is_ignored(project: Project, write_media: Write) 
     assert project.index().hashed == 3
 
 
-def test_bad_files_are_quarantined(
-    project: Project, write_media: Write, media_bytes: dict[str, bytes]
-) -> None:
+def test_bad_files_are_quarantined(project: Project, write_media: Write, media_bytes: dict[str, bytes]) -> None:
     (project.root / "empty.mp4").touch()
     (project.root / "noise.mp4").write_bytes(bytes(range(256)) * 40)
     (project.root / "half.mp4").write_bytes(media_bytes["pictures"][:400])
     write_media(project.root / "sound.mp4", "sound")
     result = project.index()
-    reasons = {str(clip_id): (found.reason, found.message) for clip_id, found in result.quarantined.items()}
+    reasons = {str(clip_id): (bad.reason, bad.message) for clip_id, bad in result.quarantined.items()}
     assert list(reasons) == ["empty", "half", "noise"]
     assert {reason for reason, _ in reasons.values()} == {UnreadableMedia.__name__}
-    assert "empty (0 bytes)" in reasons["empty"][1]
+    assert "0 bytes" in reasons["empty"][1]
     clips = {str(clip.clip_id): clip for clip in result.clips}
     assert clips["a"].has_video
     assert clips["noise"].digest == sha256_file(project.root / "noise.mp4")
@@ -170,18 +169,17 @@ def test_duplicate_content_is_reported(project: Project, write_media: Write) -> 
     write_media(project.root / "y.mp4", mark="a.mp4")
     for name in ("empty1.mp4", "empty2.mp4"):
         (project.root / name).touch()
-    found = [f for f in project.index().findings if f.kind == "duplicate_content"]
-    assert [f.clip_id for f in found] == ["y"]
-    assert "'a.mp4' (train)" in found[0].message
+    [finding] = [f for f in project.index().findings if f.kind == "duplicate_content"]
+    assert finding.clip_id == "y"
+    assert all(text in finding.message for text in ("'y.mp4'", "'a.mp4'", "train", "candidate"))
 
 
 def test_file_removed_after_scan_is_quarantined(project: Project) -> None:
     listing = project.list()
     (project.root / "b.mp4").unlink()
     result = index_corpus(listing, project.cache, workers=2)
-    [(clip_id, found)] = result.quarantined.items()
-    assert (clip_id, found.digest) == ("b", "")
-    assert "vanished" in found.message
+    [(clip_id, measured)] = result.quarantined.items()
+    assert (clip_id, measured.digest, measured.reason) == ("b", "", FileUnreachable.__name__)
     assert (result.hashed, len(result.clips)) == (2, 3)
 
 
@@ -195,9 +193,9 @@ def test_file_changed_during_read_is_quarantined_and_retried(project: Project, m
 
     with monkeypatch.context() as patch:
         patch.setattr(measuring, "sha256_file", hash_slowly)
-        [(clip_id, found)] = project.index(workers=0).quarantined.items()
-    assert clip_id == "b"
-    assert "changed while it was read" in found.message
+        [(clip_id, measured)] = project.index(workers=0).quarantined.items()
+    assert (clip_id, measured.digest, measured.reason) == ("b", "", FileUnreachable.__name__)
+    assert "b.mp4 changed" in measured.message
     result = project.index()
     assert (result.hashed, result.quarantined) == (1, {})
 
@@ -210,8 +208,9 @@ def test_file_without_read_permission_is_retried(project: Project, monkeypatch: 
 
     with monkeypatch.context() as patch:
         patch.setattr(measuring, "sha256_file", refuse)
-        [found] = project.index(workers=0).quarantined.values()
-    assert "Permission denied" in found.message
+        [measured] = project.index(workers=0).quarantined.values()
+    assert measured.reason == FileUnreachable.__name__
+    assert "Permission denied" in measured.message
     assert project.index().hashed == 1
 
 
@@ -235,9 +234,7 @@ def test_interrupt_loses_only_the_current_batch(
     assert (result.hashed, result.reused) == (3, measuring.BATCH_SIZE)
 
 
-def test_interrupt_while_taking_a_batch_loses_nothing(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupt_while_taking_a_batch_loses_nothing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     put, paths = measuring.IndexCache.put, []
 
     def interrupted(cache: measuring.IndexCache, path: str, *values: Any) -> None:
@@ -260,11 +257,11 @@ def test_batches_of_killed_run_are_adopted_for_same_corpus_only(project: Project
     status = (project.root / "a.mp4").stat()
     file = measuring.FileToMeasure("a.mp4", status.st_size, status.st_mtime_ns)
     writer.spool.keep("first-000000", [(file, measuring.Measured("0" * 64, 1.0, True, False))])
-    left = (project.cache.with_name(".index.spool"), project.root.with_name("left"))
-    shutil.copytree(*left)
+    spool, backup = project.cache.with_name(".index.spool"), project.root.with_name("backup")
+    shutil.copytree(spool, backup)
     result = index_corpus(listing, project.cache, workers=0)
     assert (result.hashed, result.reused, result.clips[0].digest) == (2, 1, "0" * 64)
-    shutil.copytree(*reversed(left))
+    shutil.copytree(backup, spool)
     project.cache.unlink()
     project.root = project.root.rename(project.root.with_name("other"))
     assert project.index(workers=0).hashed == 3
@@ -295,6 +292,58 @@ def test_clips_without_file_are_kept(project: Project) -> None:
     result = project.index()
     assert [clip.path for clip in result.clips] == ["a.mp4", "b.mp4", ""]
     assert count_by_kind(result.findings) == {"label_without_file": 1}
+
+
+def make_finding(kind: FindingKind, number: int) -> Finding:
+    return Finding(kind, "", f"{kind.value} {number}")
+
+
+def test_each_kind_of_finding_is_shown_before_one_is_repeated() -> None:
+    media, labels, rows = FindingKind.NO_MEDIA, FindingKind.NO_LABELS, FindingKind.DUPLICATE_ROW
+    findings = [
+        make_finding(kind, number) for number, kind in enumerate([media, media, media, labels, media, rows, rows])
+    ]
+    shown = [finding.message for finding in select_findings(findings, 5)]
+    assert shown == ["no_media 0", "no_labels 3", "duplicate_row 5", "no_media 1", "duplicate_row 6"]
+    kinds = [make_finding(kind, number) for number, kind in enumerate(FindingKind)]
+    assert select_findings(kinds, 5) == kinds[:5]
+    assert select_findings(findings[:2], 5) == findings[:2]
+
+
+@pytest.mark.parametrize(("count", "lines"), [(0, 1), (5, 6), (6, 7), (17, 7)])
+def test_summary_shows_at_most_five_findings(count: int, lines: int) -> None:
+    findings = tuple(make_finding(FindingKind.DUPLICATE_ROW, number) for number in range(count))
+    result = IndexResult((), findings, {}, hashed=0, reused=0)
+    summary, *shown = summary_of(result, MER_LABELS, read=0, changed=False).splitlines()
+    assert summary.startswith("index: 0 clips")
+    assert len(shown) + 1 == lines
+    assert [line.strip() for line in shown[:5]] == [finding.message for finding in findings[:5]]
+    if count > 5:
+        assert shown[-1].strip() == f"... and {count - 5} more in data/index/findings.csv"
+
+
+def test_findings_name_file_and_clip(tmp_path: Path, read: Read, write_media: Write) -> None:
+    root = tmp_path / "corpus"
+    write_media(root / "a.mp4")
+    write_media(root / "copy.mp4", mark="a.mp4")
+    write_media(root / "sound.mp4", "sound")
+    (root / "labels.csv").write_text("name,label\na,joy\na,joy\nlost,fear\nsound,joy\ncopy,joy\ncopy,fear\n")
+    result = index_corpus(read(root), tmp_path / "cache.json", workers=0)
+    expected = {
+        ("duplicate_row", "a"): "labels.csv",
+        ("duplicate_row", "copy"): "labels.csv",
+        ("conflicting_row", "copy"): "labels.csv",
+        ("label_without_file", "lost"): "labels.csv",
+        ("no_video_stream", "sound"): "sound.mp4",
+        ("duplicate_content", "copy"): "copy.mp4",
+    }
+    named = {
+        (finding.kind.value, str(finding.clip_id)): finding.message for finding in result.findings if finding.clip_id
+    }
+    assert named.keys() == expected.keys()
+    for (kind, clip_id), file in expected.items():
+        assert file in named[kind, clip_id]
+        assert repr(clip_id) in named[kind, clip_id]
 
 
 def test_real_clips(shared_data: Path, tmp_path: Path, read: Read) -> None:

@@ -58,8 +58,8 @@ def test_raw_mer_layout_is_listed(corpus: Path, read: Read) -> None:
 
 
 def write_npz(path: Path, **entries: dict[str, str]) -> None:
-    packed = {entry: {name: {"emo": label} for name, label in labels.items()} for entry, labels in entries.items()}
-    np.savez_compressed(path, **{entry: np.array(names, dtype=object) for entry, names in packed.items()})
+    nested = {entry: {name: {"emo": label} for name, label in labels.items()} for entry, labels in entries.items()}
+    np.savez_compressed(path, **{entry: np.array(names, dtype=object) for entry, names in nested.items()})
 
 
 def test_baseline_npz_replaces_missing_tables(corpus: Path, read: Read) -> None:
@@ -76,9 +76,9 @@ def test_baseline_npz_replaces_missing_tables(corpus: Path, read: Read) -> None:
     assert {c.clip_id: c.gold_label for c in listing.clips if c.gold_label} == test
     assert count_by_kind(listing.findings) == {"unknown_label": 1, "file_without_label": 1}
     write_npz(corpus / "track1_label_6way.npz", train_corpus=train, test1_corpus=dict.fromkeys(test, "neutral"))
-    filled_in = read(corpus, "mer")
-    assert filled_in.candidate_order == ("s_4", "s_3")
-    assert not any(c.gold_label for c in filled_in.clips), "labels that are all one are no labels"
+    listing = read(corpus, "mer")
+    assert listing.candidate_order == ("s_4", "s_3")
+    assert not any(c.gold_label for c in listing.clips), "identical labels of all candidates are placeholders"
 
 
 def test_tables_take_precedence_over_baseline_npz(corpus: Path, read: Read) -> None:
@@ -216,25 +216,32 @@ def test_unknown_label_leaves_the_clip_unlabeled(corpus: Path, read: Read) -> No
 
 
 def test_missing_sample_names_the_command(tmp_path: Path, read: Read) -> None:
-    with pytest.raises(CorpusError, match=r"does not exist[\s\S]*ecmf-pipe sample"):
+    with pytest.raises(CorpusError) as caught:
         read(tmp_path / "sample", "sample")
+    assert str(tmp_path / "sample") in caught.value.message
+    assert caught.value.command == "ecmf-pipe sample"
 
 
 def test_empty_folder_and_other_layouts_are_refused(tmp_path: Path, read: Read) -> None:
-    with pytest.raises(CorpusError, match="csv files found: none"):
+    with pytest.raises(CorpusError) as empty:
         read(tmp_path, "mer")
+    assert "csv files: none" in empty.value.message
     (tmp_path / "train-label.csv").write_text("name,discrete\n")
-    with pytest.raises(CorpusError, match=r"csv files found: 'train-label\.csv'"):
+    with pytest.raises(CorpusError) as other_table:
         read(tmp_path, "mer")
+    assert "'train-label.csv'" in other_table.value.message
     (tmp_path / "a.mp4").write_bytes(b"x")
-    with pytest.raises(CorpusError, match=r"not in MER's layout[\s\S]*corpus.kind"):
+    with pytest.raises(CorpusError) as other_layout:
         read(tmp_path, "mer")
+    assert "corpus.kind" in (other_layout.value.hint or "")
 
 
 def test_subtitles_without_transcript_column_are_refused(corpus: Path, read: Read) -> None:
     (corpus / "subtitle_chieng.csv").write_text("name,chinese\ns_1,好\n")
-    with pytest.raises(CorpusError, match=r"subtitle_chieng.csv has no column 'english'"):
+    with pytest.raises(CorpusError) as caught:
         read(corpus, "mer")
+    assert "subtitle_chieng.csv" in caught.value.message
+    assert "'english'" in caught.value.message
 
 
 def test_real_clips(shared_data: Path, read: Read) -> None:

@@ -13,7 +13,7 @@ from ecmf_pipeline.corpora.listing import FindingKind
 from ecmf_pipeline.corpora.tables import clean_cell, read_table
 
 
-def written(folder: Path, content: str | bytes) -> Path:
+def write_table(folder: Path, content: str | bytes) -> Path:
     path = folder / "labels.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
@@ -29,10 +29,10 @@ def written(folder: Path, content: str | bytes) -> Path:
         "\ufeff Name , LABEL\r\n a , joy \r\n\r\n,\r\nb,anger,,\r\n",
         '"name","label"\n"a","joy"\n"b","anger"',
     ],
-    ids=["plain", "bom", "crlf", "cr", "untidy", "quoted"],
+    ids=["plain", "bom", "crlf", "cr", "blanks", "quoted"],
 )
 def test_csv_variants_give_the_same_table(tmp_path: Path, content: str) -> None:
-    table = read_table(written(tmp_path, content), ("name", "label"))
+    table = read_table(write_table(tmp_path, content), ("name", "label"))
     assert table.columns[:2] == ("name", "label")
     assert table.rows == (("a", "joy"), ("b", "anger"))
     assert table.findings == ()
@@ -43,7 +43,7 @@ def test_csv_variants_give_the_same_table(tmp_path: Path, content: str) -> None:
     [
         ("name;label\na;joy\n", "separated by ';'"),
         ("name\tlabel\na\tjoy\n", "separated by"),
-        ("file,label\na,joy\n", "no column 'name'; found: 'file', 'label'"),
+        ("file,label\na,joy\n", "no column 'name'; columns: 'file', 'label'"),
         ("a,joy\nb,anger\n", "no column 'name'"),
         ("name,label,Label\na,joy,x\n", "more than one column 'label'"),
         ("", "is empty"),
@@ -53,26 +53,30 @@ def test_csv_variants_give_the_same_table(tmp_path: Path, content: str) -> None:
     ],
 )
 def test_unusable_table_is_refused(tmp_path: Path, content: str, message: str) -> None:
-    with pytest.raises(CorpusError, match=r"labels\.csv") as caught:
-        read_table(written(tmp_path, content), ("name", "label"))
+    with pytest.raises(CorpusError) as caught:
+        read_table(write_table(tmp_path, content), ("name", "label"))
+    assert "labels.csv" in caught.value.message
     assert message in str(caught.value)
     assert caught.value.hint
 
 
 @pytest.mark.parametrize("content", ["name,label\n妈妈,joy\n".encode("gb18030"), "name,label\n".encode("utf-16")])
 def test_table_that_is_not_utf8_is_refused(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(InputError, match="UTF-8"):
-        read_table(written(tmp_path, content), ("name", "label"))
+    with pytest.raises(InputError) as caught:
+        read_table(write_table(tmp_path, content), ("name", "label"))
+    assert "labels.csv" in caught.value.message
+    assert "UTF-8" in str(caught.value)
 
 
 def test_folder_instead_of_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").mkdir()
-    with pytest.raises(CorpusError, match="cannot be read"):
+    with pytest.raises(CorpusError) as caught:
         read_table(tmp_path / "labels.csv", ("name",))
+    assert "labels.csv" in caught.value.message
 
 
 def test_row_with_unquoted_comma_is_skipped_and_reported(tmp_path: Path) -> None:
-    table = read_table(written(tmp_path, "name,text\na,oh no\nb,well, then\n"), ("name", "text"))
+    table = read_table(write_table(tmp_path, "name,text\na,oh no\nb,well, then\n"), ("name", "text"))
     assert table.rows == (("a", "oh no"),)
     [finding] = table.findings
     assert finding.kind is FindingKind.MALFORMED_ROW
@@ -81,7 +85,7 @@ def test_row_with_unquoted_comma_is_skipped_and_reported(tmp_path: Path) -> None
 
 
 def test_missing_last_cells_are_blank(tmp_path: Path) -> None:
-    table = read_table(written(tmp_path, "name,label,valence\na,joy\nb,anger,0.3\n"), ("name", "label"))
+    table = read_table(write_table(tmp_path, "name,label,valence\na,joy\nb,anger,0.3\n"), ("name", "label"))
     assert table.column("valence") == ["", "0.3"]
     assert table.column("arousal") == ["", ""]
 
@@ -109,6 +113,6 @@ def test_any_text_is_read_back_cleaned(tmp_path_factory: pytest.TempPathFactory,
     text = io.StringIO()
     writer = csv.writer(text, quoting=csv.QUOTE_ALL)
     writer.writerows([("name", "text"), *rows])
-    table = read_table(written(tmp_path_factory.mktemp("csv"), text.getvalue()), ("name", "text"))
+    table = read_table(write_table(tmp_path_factory.mktemp("csv"), text.getvalue()), ("name", "text"))
     assert table.column("text") == [clean_cell(b) for a, b in rows if a.strip() or clean_cell(b)]
     assert all("\n" not in cell and "\r" not in cell for cell in table.column("text"))

@@ -39,8 +39,8 @@ def test_expression_at_no_strength_is_neutral() -> None:
 
 def test_face_and_voice_are_independent() -> None:
     rng = np.random.default_rng(0)
-    drawn = [(draw_acting("happy", 0.3, rng), draw_acting("happy", 0.3, rng)) for _ in range(2000)]
-    weak = np.array([[face["happy"] < 0.35, voice["happy"] < 0.35] for face, voice in drawn])
+    pairs = [(draw_acting("happy", 0.3, rng), draw_acting("happy", 0.3, rng)) for _ in range(2000)]
+    weak = np.array([[face["happy"] < 0.35, voice["happy"] < 0.35] for face, voice in pairs])
     assert weak.mean(axis=0) == pytest.approx(0.3, abs=0.04)
     assert abs(np.corrcoef(weak.T)[0, 1]) < 0.07
 

@@ -61,9 +61,9 @@ def test_no_clip_lacks_both_sound_and_transcript() -> None:
 
 
 def test_ambiguous_share_is_exact() -> None:
-    vague = set(read_transcripts()[AMBIGUOUS])
+    ambiguous = set(read_transcripts()[AMBIGUOUS])
     plans = plan_clips(SampleConfig(ambiguous=0.5))
-    assert sum(plan.spoken in vague for plan in plans) == 72
+    assert sum(plan.spoken in ambiguous for plan in plans) == 72
 
 
 @given(
@@ -73,9 +73,7 @@ def test_ambiguous_share_is_exact() -> None:
     seed=st.integers(0, 2**40),
     speakers=st.integers(1, 20),
 )
-def test_share_of_wrong_labels_is_exact(
-    labelled: int, unlabeled: int, noise: float, seed: int, speakers: int
-) -> None:
+def test_share_of_wrong_labels_is_exact(labelled: int, unlabeled: int, noise: float, seed: int, speakers: int) -> None:
     config = SampleConfig(labelled=labelled, unlabeled=unlabeled, noise=noise, seed=seed, speakers=speakers)
     plans = plan_clips(config)
     given_plans = [plan for plan in plans if plan.given_label]

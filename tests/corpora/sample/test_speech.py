@@ -28,7 +28,7 @@ def test_prosody_changes_the_sound(synthesizer: Synthesizer) -> None:
 
 
 def pitch(samples: np.ndarray) -> float:
-    """Fundamental frequency by the autocorrelation of the whole, in hertz."""
+    """Estimate the fundamental frequency by autocorrelation, in hertz."""
     spectrum = np.abs(np.fft.rfft(samples, 2 * len(samples))) ** 2
     lags = np.fft.irfft(spectrum)[SAMPLE_RATE // 400 : SAMPLE_RATE // 60]
     return float(SAMPLE_RATE / (np.argmax(lags) + SAMPLE_RATE // 400))
