@@ -305,8 +305,8 @@ def test_each_kind_of_finding_is_shown_before_one_is_repeated() -> None:
     ]
     shown = [finding.message for finding in select_findings(findings, 5)]
     assert shown == ["no_media 0", "no_labels 3", "duplicate_row 5", "no_media 1", "duplicate_row 6"]
-    kinds = [make_finding(kind, number) for number, kind in enumerate(FindingKind)]
-    assert select_findings(kinds, 5) == kinds[:5]
+    one_of_each = [make_finding(kind, number) for number, kind in enumerate(FindingKind)]
+    assert select_findings(one_of_each, 5) == one_of_each[:5]
     assert select_findings(findings[:2], 5) == findings[:2]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.core.errors import InputError, MissingInput
+from ecmf_pipeline.corpora import label_npz
 from ecmf_pipeline.corpora.label_npz import entries_of, read_label_npz
 from ecmf_pipeline.interop.mertools import full_score, read_answers
 
