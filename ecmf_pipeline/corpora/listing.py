@@ -55,7 +55,7 @@ class Finding:
     Attributes:
         kind: The kind.
         clip_id: The clip concerned; empty for several clips, or a name that is no valid clip id.
-        message: A sentence that names the file, the clip and the problem, and tells how to fix it.
+        message: A sentence with the file, the clip, the problem and how to fix it.
         count: How many clips, rows or files are concerned.
     """
 

@@ -300,9 +300,8 @@ def make_finding(kind: FindingKind, number: int) -> Finding:
 
 def test_each_kind_of_finding_is_shown_before_one_is_repeated() -> None:
     media, labels, rows = FindingKind.NO_MEDIA, FindingKind.NO_LABELS, FindingKind.DUPLICATE_ROW
-    findings = [
-        make_finding(kind, number) for number, kind in enumerate([media, media, media, labels, media, rows, rows])
-    ]
+    kinds = [media, media, media, labels, media, rows, rows]
+    findings = [make_finding(kind, number) for number, kind in enumerate(kinds)]
     shown = [finding.message for finding in select_findings(findings, 5)]
     assert shown == ["no_media 0", "no_labels 3", "duplicate_row 5", "no_media 1", "duplicate_row 6"]
     one_of_each = [make_finding(kind, number) for number, kind in enumerate(FindingKind)]
