@@ -1,4 +1,4 @@
-"""The zoo, made once."""
+"""Fixture that writes the zoo once."""
 
 from __future__ import annotations
 

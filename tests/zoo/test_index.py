@@ -1,4 +1,4 @@
-"""`index` lists the zoo: what cannot be a clip is a finding, what cannot be opened is quarantined, the rest stays."""
+"""`index` on the zoo: invalid clips are findings, unreadable clips are quarantined, others are listed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ecmf_pipeline.corpora.folder import read_folder
 from ecmf_pipeline.corpora.index import index_corpus
 from ecmf_pipeline.corpora.listing import without_media_extension
 from tests.zoo.films import Film
-from tests.zoo.specimens import build, healthy
+from tests.zoo.specimens import write_healthy, write_zoo
 
 
 @pytest.fixture(scope="module")
 def indexed(tmp_path_factory):
     root = tmp_path_factory.mktemp("index") / "clips"
-    films = healthy(root)
+    films = write_healthy(root)
     cache = root.parent / "cache.json"
     alone = index_corpus(read_folder(CorpusConfig(kind="folder", root=root)), cache, workers=2)
-    specimens = build(root)
+    specimens = write_zoo(root)
     return films, alone, specimens, index_corpus(read_folder(CorpusConfig(kind="folder", root=root)), cache, workers=2)
 
 
@@ -40,13 +40,13 @@ def test_each_specimen_is_a_clip_or_a_finding(indexed):
 
 def test_quarantined_specimens_are_unreadable(indexed):
     _, _, specimens, result = indexed
-    reasons = {clip_id: found.reason for clip_id, found in result.quarantined.items()}
+    reasons = {clip_id: measured.reason for clip_id, measured in result.quarantined.items()}
     for specimen in specimens:
         reason = reasons.pop(without_media_extension(specimen.name), None)
         if reason:
             assert reason in specimen.pictures & specimen.sound
     assert reasons == {}
-    assert len(result.quarantined) == 5  # zero and random bytes, text, a playlist, no moov
+    assert len(result.quarantined) == 5  # zero bytes, random bytes, text, playlist, no moov
 
 
 def test_streams_and_durations_match_the_films(indexed):
