@@ -87,9 +87,9 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
     if not clip_ids:
         raise CorpusError(*_empty_corpus_error(root, tables.findings))
     findings = tables.findings
-    findings += _missing_files(files, given, candidates)
-    findings += _stray_rows(set(clip_ids), gold, transcripts, groups)
-    findings += _label_findings(clip_ids, given, candidates)
+    findings += _missing_files(root, files, given, candidates)
+    findings += _stray_rows(root, set(clip_ids), gold, transcripts, groups)
+    findings += _label_findings(root, clip_ids, given, candidates)
     clips = tuple(
         Clip(
             clip_id,
@@ -175,6 +175,11 @@ class _TableReader:
         return clip_id if clip_id in self._files else validate_clip_id(name)
 
 
+def _table_name(root: Path, names: Sequence[str]) -> str:
+    """Return the first table or label npz that exists, for messages; the first name if none exists."""
+    return next((name for name in (*names, LABEL_NPZ) if (root / name).exists()), names[0])
+
+
 def _split(clip_id: ClipId, given: Mapping[ClipId, str], candidates: Mapping[ClipId, str]) -> Split:
     if clip_id in candidates:
         return Split.CANDIDATE
@@ -197,7 +202,7 @@ def _empty_corpus_error(root: Path, findings: Sequence[Finding]) -> tuple[str, s
 
 
 def _missing_files(
-    files: Mapping[ClipId, str], given: Mapping[ClipId, str], candidates: Mapping[ClipId, str]
+    root: Path, files: Mapping[ClipId, str], given: Mapping[ClipId, str], candidates: Mapping[ClipId, str]
 ) -> list[Finding]:
     """Return findings about clips of tables that have no file."""
     named = {*given, *candidates}
@@ -205,12 +210,13 @@ def _missing_files(
         message = f"{MEDIA_FOLDER}: no clip has a file: only text can be used; add the media files"
         return [Finding(FindingKind.NO_MEDIA, "", message, count=len(named))]
     missing = sorted(named - files.keys())
+    train_table, candidate_table = _table_name(root, TRAIN_TABLES), _table_name(root, CANDIDATE_TABLES)
     findings = [
         Finding(
             FindingKind.CANDIDATE_WITHOUT_FILE if clip_id in candidates else FindingKind.LABEL_WITHOUT_FILE,
             clip_id,
-            f"{MEDIA_FOLDER}: {'candidate' if clip_id in candidates else 'labelled clip'} {clip_id!r} has no file; add "
-            "the file or remove the row from the csv file",
+            f"{candidate_table if clip_id in candidates else train_table}: clip {clip_id!r} has no file in folder "
+            f"{MEDIA_FOLDER}; add the file or remove the row",
         )
         for clip_id in missing
     ]
@@ -249,18 +255,22 @@ def _numbers_by_prefix(names: Iterable[str]) -> dict[str, set[str]]:
 
 
 def _stray_rows(
-    clip_ids: Set[ClipId], gold: Mapping[ClipId, str], transcripts: Mapping[ClipId, str], groups: Mapping[ClipId, str]
+    root: Path,
+    clip_ids: Set[ClipId],
+    gold: Mapping[ClipId, str],
+    transcripts: Mapping[ClipId, str],
+    groups: Mapping[ClipId, str],
 ) -> list[Finding]:
     """Return findings about rows whose clip has no file and occurs in no table of labels or candidates."""
     findings = []
-    for kind, tables, values in (
-        (FindingKind.LABEL_WITHOUT_FILE, " or ".join(GOLD_TABLES), gold),
+    for kind, table, values in (
+        (FindingKind.LABEL_WITHOUT_FILE, _table_name(root, GOLD_TABLES), gold),
         (FindingKind.TRANSCRIPT_WITHOUT_CLIP, SUBTITLES, transcripts),
         (FindingKind.GROUP_WITHOUT_CLIP, GROUPS, groups),
     ):
         if stray := [clip_id for clip_id in values if clip_id not in clip_ids]:
             message = (
-                f"{tables}: {len(stray)} rows name a clip without file and without row in other tables: "
+                f"{table}: {len(stray)} rows name a clip without file and without row in other tables: "
                 f"{naming_some(stray)}; correct the names or remove the rows"
             )
             findings.append(Finding(kind, "", message, count=len(stray)))
@@ -268,26 +278,26 @@ def _stray_rows(
 
 
 def _label_findings(
-    clip_ids: Sequence[ClipId], given: Mapping[ClipId, str], candidates: Mapping[ClipId, str]
+    root: Path, clip_ids: Sequence[ClipId], given: Mapping[ClipId, str], candidates: Mapping[ClipId, str]
 ) -> list[Finding]:
     """Return findings about labels of candidates and clips without label."""
-    train_tables = " or ".join(TRAIN_TABLES)
+    train_table = _table_name(root, TRAIN_TABLES)
     findings = [
         Finding(
             FindingKind.CONFLICTING_SPLIT,
             clip_id,
-            f"{train_tables}: clip {clip_id!r} has a label but is a candidate: it is not trained on, and its label "
+            f"{train_table}: clip {clip_id!r} has a label but is a candidate: it is not trained on, and its label "
             "counts as gold; remove it from one of the two tables",
         )
         for clip_id in candidates
         if given.get(clip_id)
     ]
     if not any(given.values()):
-        message = f"{train_tables}: no clip has a label; list labels in columns name,discrete to train a model"
+        message = f"{train_table}: no clip has a label; list labels in columns name,discrete to train a model"
         return [*findings, Finding(FindingKind.NO_LABELS, "", message, count=len(clip_ids))]
     if unlabelled := [clip_id for clip_id in clip_ids if not given.get(clip_id) and clip_id not in candidates]:
         message = (
-            f"{train_tables}: {len(unlabelled)} clips have no label and are no candidates: "
+            f"{train_table}: {len(unlabelled)} clips have no label and are no candidates: "
             f"{naming_some(unlabelled)}; add rows to use them"
         )
         findings.append(Finding(FindingKind.FILE_WITHOUT_LABEL, "", message, count=len(unlabelled)))
