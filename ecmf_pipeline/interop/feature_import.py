@@ -113,12 +113,12 @@ def _match_names(source: FeatureSource, clip_ids: Sequence[str], report: ImportR
     if not matched:
         source_names, clip_names = naming_some(report.extra, 2) or "none", naming_some(report.missing, 2) or "none"
         prefixes = "".join(
-            f"\n  {finding.message}" for finding in find_prefix_mismatch(report.missing, set(report.extra))
+            f"; {finding.message}" for finding in find_prefix_mismatch(report.missing, set(report.extra))
         )
         raise InputError(
             f"{source.path}: none of its {len(source.names)} names is a clip of the manifest "
-            f"(its names: {source_names}; clips: {clip_names})",
-            f"give the folder that contains the <name>.npy files, or an HDF5 file with one dataset per clip{prefixes}",
+            f"(its names: {source_names}; clips: {clip_names}){prefixes}",
+            "give the folder that contains the <name>.npy files, or an HDF5 file with one dataset per clip",
         )
     return {clip_id: matched[clip_id] for clip_id in clip_ids if clip_id in matched and clip_id not in report.bad}
 
