@@ -20,12 +20,12 @@ from ecmf_pipeline.corpora.listing import (
     CorpusListing,
     Finding,
     FindingKind,
-    append_first,
-    existing_folder,
+    first_finding_suffix,
     name_files,
     naming_some,
+    require_folder,
     scan_media,
-    without_media_extension,
+    strip_media_extension,
 )
 from ecmf_pipeline.corpora.tables import (
     Table,
@@ -60,16 +60,16 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
     Raises:
         CorpusError: If the folder does not exist or has no clips, or a csv file is unusable.
     """
-    root = existing_folder(config.root, "set corpus.root in params.yaml to the folder that holds the clips")
+    root = require_folder(config.root, "set corpus.root in params.yaml to the folder that holds the clips")
     paths, findings = scan_media(root, nested=True)
-    files, file_findings = name_files(paths, lambda path: ID_SEPARATOR.join(without_media_extension(path).split("/")))
+    files, file_findings = name_files(paths, lambda path: ID_SEPARATOR.join(strip_media_extension(path).split("/")))
     findings += file_findings
     resolve = _NameResolver(files)
     columns = _read_labels(root / LABELS, resolve, findings)
     clip_ids = sorted({*files, *columns["label"]})
     if not clip_ids:
         raise CorpusError(
-            f"{root} holds no clips ({', '.join(MEDIA_EXTENSIONS)}) and no rows in {LABELS}{append_first(findings)}",
+            f"{root} holds no clips ({', '.join(MEDIA_EXTENSIONS)}) and no rows in {LABELS}{first_finding_suffix(findings)}",
             "set corpus.root in params.yaml to the folder that holds the clips",
         )
     transcripts, translations = _read_transcripts(root / TRANSCRIPTS, resolve, set(clip_ids), findings)
@@ -102,14 +102,14 @@ class _NameResolver:
         self._files = files
         self._by_stem: dict[str, list[ClipId]] = {}
         for clip_id, path in files.items():
-            self._by_stem.setdefault(clean_name(without_media_extension(Path(path).name)), []).append(clip_id)
+            self._by_stem.setdefault(clean_name(strip_media_extension(Path(path).name)), []).append(clip_id)
 
     def __call__(self, name: str) -> ClipId:
         parts = name.replace("\\", "/").removeprefix("./").split("/")
         if any(part in {"", ".", ".."} for part in parts):
             return validate_clip_id(name)  # raises an error with the reason
         joined = ID_SEPARATOR.join(parts)
-        for candidate in (joined, without_media_extension(joined)):
+        for candidate in (joined, strip_media_extension(joined)):
             if candidate in self._files:
                 return ClipId(candidate)
             if len(parts) == 1 and (matches := self._by_stem.get(candidate)):
@@ -119,7 +119,7 @@ class _NameResolver:
                         "write the name with its folder",
                     )
                 return matches[0]
-        return validate_clip_id(without_media_extension(joined))
+        return validate_clip_id(strip_media_extension(joined))
 
 
 def _read_labels(path: Path, resolve: _NameResolver, findings: list[Finding]) -> dict[str, dict[ClipId, str]]:

@@ -94,7 +94,7 @@ def count_by_kind(findings: Iterable[Finding]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def append_first(findings: Sequence[Finding]) -> str:
+def first_finding_suffix(findings: Sequence[Finding]) -> str:
     """Return the first finding as the end of an error message about an empty corpus; it may be the cause."""
     return f"; first finding: {findings[0].message}" if findings else ""
 
@@ -106,13 +106,13 @@ def naming_some(names: Iterable[str], shown: int = 3) -> str:
     return ", ".join(repr(name) for name in listed[:shown]) + more
 
 
-def without_media_extension(name: str) -> str:
+def strip_media_extension(name: str) -> str:
     """Remove a media file extension, in upper or lower case; return other names unchanged."""
     stem, dot, extension = name.rpartition(".")
     return stem if stem and f"{dot}{extension}".lower() in MEDIA_EXTENSIONS else name
 
 
-def existing_folder(root: Path, hint: str, *, command: str | None = None) -> Path:
+def require_folder(root: Path, hint: str, *, command: str | None = None) -> Path:
     """Return ``root`` if it is a readable folder.
 
     Args:
@@ -181,7 +181,7 @@ def _add_entry(
     name = entry.name
     if name.startswith("."):
         return
-    is_media = without_media_extension(name) != name
+    is_media = strip_media_extension(name) != name
     try:
         if is_media and entry.is_file():
             paths.append(prefix + name)

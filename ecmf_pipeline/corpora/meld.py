@@ -15,10 +15,10 @@ from ecmf_pipeline.corpora.listing import (
     CorpusListing,
     Finding,
     FindingKind,
-    existing_folder,
     naming_some,
+    require_folder,
     scan_media,
-    without_media_extension,
+    strip_media_extension,
 )
 from ecmf_pipeline.corpora.tables import read_table
 
@@ -41,7 +41,7 @@ def read_meld(config: CorpusConfig) -> CorpusListing:
         CorpusError: If no csv file exists, or one is unusable.
         ParamsError: If ``corpus.mapping`` has an emotion that neither the files nor MELD have, or has one twice.
     """
-    root = existing_folder(config.root, "set corpus.root in params.yaml to the folder that holds train_sent_emo.csv")
+    root = require_folder(config.root, "set corpus.root in params.yaml to the folder that holds train_sent_emo.csv")
     findings: list[Finding] = []
     rows = list(_rows(root, config, findings))
     if not rows:
@@ -126,7 +126,7 @@ def _files(root: Path, findings: list[Finding]) -> dict[str, str]:
     findings += scan_findings
     files: dict[str, str] = {}
     for path in sorted(paths):
-        stem = re.fullmatch(r"dia(\d+)_utt(\d+)", without_media_extension(Path(path).name))
+        stem = re.fullmatch(r"dia(\d+)_utt(\d+)", strip_media_extension(Path(path).name))
         parts = [part for part in TABLES if any(part in folder.casefold() for folder in Path(path).parts[:-1])]
         if stem and len(parts) == 1:
             files.setdefault(f"{parts[0]}_dia{int(stem[1])}_utt{int(stem[2])}", path)

@@ -18,12 +18,12 @@ from ecmf_pipeline.corpora.listing import (
     CorpusListing,
     Finding,
     FindingKind,
-    append_first,
-    existing_folder,
+    first_finding_suffix,
     name_files,
     naming_some,
+    require_folder,
     scan_media,
-    without_media_extension,
+    strip_media_extension,
 )
 from ecmf_pipeline.corpora.tables import (
     Table,
@@ -67,13 +67,11 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
     Raises:
         CorpusError: If the corpus is missing or empty, or a csv file is unusable.
     """
-    root = existing_folder(
+    root = require_folder(
         config.root, f"set corpus.root in params.yaml to the folder with {MEDIA_FOLDER} and the csv files"
     )
     paths, findings = scan_media(root, MEDIA_FOLDER, nested=False)
-    files, file_findings = name_files(
-        paths, lambda path: without_media_extension(path.removeprefix(f"{MEDIA_FOLDER}/"))
-    )
+    files, file_findings = name_files(paths, lambda path: strip_media_extension(path.removeprefix(f"{MEDIA_FOLDER}/")))
     tables = _TableReader(root, files, [*findings, *file_findings])
     labels = config.labels or MER_LABELS
     given = tables.labels(TRAIN_TABLES, labels) or tables.npz_labels(TRAIN_ENTRY, labels)
@@ -196,7 +194,7 @@ def _empty_corpus_error(root: Path, findings: Sequence[Finding]) -> tuple[str, s
         )
     return (
         f"{root} has no clips in folder {MEDIA_FOLDER} and no names in {TRAIN_TABLES[0]} or {CANDIDATE_TABLES[0]}; "
-        f"csv files: {naming_some(tables, 12) or 'none'}{append_first(findings)}",
+        f"csv files: {naming_some(tables, 12) or 'none'}{first_finding_suffix(findings)}",
         f"set corpus.root in params.yaml to the folder with {MEDIA_FOLDER} and the csv files",
     )
 
@@ -304,7 +302,7 @@ def _label_findings(
     return findings
 
 
-def with_face_crops(listing: CorpusListing) -> CorpusListing:
+def add_face_crops(listing: CorpusListing) -> CorpusListing:
     """Add the path of its face crops to each clip.
 
     Some copies of a corpus have only a part of these files, other prefixes, or no such folder. A clip without face
@@ -340,7 +338,7 @@ def _folders(root: Path) -> tuple[dict[str, str], list[Finding]]:
         with os.scandir(root / FACE_CROPS_FOLDER) as entries:
             names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
     except FileNotFoundError:
-        return {}, []  # `with_face_crops` reports that all clips lack face crops
+        return {}, []  # `add_face_crops` reports that all clips lack face crops
     except OSError as error:
         message = f"{FACE_CROPS_FOLDER} cannot be read ({error.strerror}): no face crops are used; allow reading it"
         return {}, [Finding(FindingKind.UNREADABLE, "", message)]

@@ -9,16 +9,16 @@ from types import MappingProxyType
 
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.folder import read_folder
-from ecmf_pipeline.corpora.listing import CorpusListing, existing_folder
+from ecmf_pipeline.corpora.listing import CorpusListing, require_folder
 from ecmf_pipeline.corpora.meld import read_meld
-from ecmf_pipeline.corpora.mer import FACE_CROPS_FOLDER, MEDIA_FOLDER, read_mer, with_face_crops
+from ecmf_pipeline.corpora.mer import FACE_CROPS_FOLDER, MEDIA_FOLDER, add_face_crops, read_mer
 
 Reader = Callable[[CorpusConfig], CorpusListing]
 
 
 def read_sample(config: CorpusConfig) -> CorpusListing:
     """List the generated corpus, which has MER's layout."""
-    existing_folder(config.root, "generate the sample corpus", command="ecmf-pipe sample")
+    require_folder(config.root, "generate the sample corpus", command="ecmf-pipe sample")
     return replace(read_mer(config), synthetic=True)
 
 
@@ -40,7 +40,7 @@ def read_corpus(config: CorpusConfig, *, face_crops: bool = False) -> CorpusList
         ParamsError: If ``corpus.mapping`` names an emotion that the corpus does not have.
     """
     listing = READERS[config.kind](config)
-    return with_face_crops(listing) if face_crops else listing
+    return add_face_crops(listing) if face_crops else listing
 
 
 def looked_at(config: CorpusConfig, *, face_crops: bool = False) -> tuple[list[Path], list[Path]]:

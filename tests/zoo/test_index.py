@@ -10,7 +10,7 @@ from ecmf_pipeline.core.clips import read_manifest, write_manifest
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.folder import read_folder
 from ecmf_pipeline.corpora.index import index_corpus
-from ecmf_pipeline.corpora.listing import without_media_extension
+from ecmf_pipeline.corpora.listing import strip_media_extension
 from tests.zoo.films import Film
 from tests.zoo.specimens import write_healthy, write_zoo
 
@@ -42,7 +42,7 @@ def test_quarantined_specimens_are_unreadable(indexed):
     _, _, specimens, result = indexed
     reasons = {clip_id: measured.reason for clip_id, measured in result.quarantined.items()}
     for specimen in specimens:
-        reason = reasons.pop(without_media_extension(specimen.name), None)
+        reason = reasons.pop(strip_media_extension(specimen.name), None)
         if reason:
             assert reason in specimen.pictures & specimen.sound
     assert reasons == {}
