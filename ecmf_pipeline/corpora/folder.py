@@ -69,7 +69,8 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
     clip_ids = sorted({*files, *columns["label"]})
     if not clip_ids:
         raise CorpusError(
-            f"{root} holds no clips ({', '.join(MEDIA_EXTENSIONS)}) and no rows in {LABELS}{first_finding_suffix(findings)}",
+            f"{root} has no clips ({', '.join(MEDIA_EXTENSIONS)}) and {LABELS} has no rows"
+            f"{first_finding_suffix(findings)}",
             "set corpus.root in params.yaml to the folder that holds the clips",
         )
     transcripts, translations = _read_transcripts(root / TRANSCRIPTS, resolve, set(clip_ids), findings)
