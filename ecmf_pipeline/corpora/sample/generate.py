@@ -176,7 +176,9 @@ def _prepare_folder(root: Path, settings: Mapping[str, Any]) -> None:
         for table in TABLES:
             (root / table).unlink(missing_ok=True)
     elif any((root / name).exists() for name in (*TABLES, MEDIA_FOLDER)):
-        raise CorpusError(f"{root} holds another corpus", "set corpus.root to another folder for the sample corpus")
+        raise CorpusError(
+            f"{root} holds another corpus", "move it to another folder and set corpus.root to that folder"
+        )
     write_json(path, stamp)
 
 
