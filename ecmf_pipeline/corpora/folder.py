@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split, validate_clip_id
+from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import AmbiguousName, CorpusError
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.listing import (
@@ -159,8 +160,8 @@ def _read_transcripts(
     findings += [*table.findings, *bad_names, *duplicate_rows(table, clip_ids), *conflicts, *more_conflicts]
     if stray := [clip_id for clip_id in transcripts if clip_id not in known]:
         message = (
-            f"{TRANSCRIPTS}: {len(stray)} rows name a clip without file and label: {naming_some(stray)}; correct the "
-            "names or remove the rows"
+            f"{TRANSCRIPTS}: {format_count(len(stray), 'row')} of clips without file and label: {naming_some(stray)}; "
+            "correct the names or remove the rows"
         )
         findings.append(Finding(FindingKind.TRANSCRIPT_WITHOUT_CLIP, "", message, count=len(stray)))
     return transcripts, translations
@@ -215,8 +216,8 @@ def _missing_findings(
         findings.append(Finding(FindingKind.NO_LABELS, "", message, count=len(files)))
     elif unlabelled := [clip_id for clip_id in files if clip_id not in given]:
         message = (
-            f"{LABELS}: {len(unlabelled)} files have no usable label: {naming_some(unlabelled)}; add rows to train on "
-            "them"
+            f"{LABELS}: {format_count(len(unlabelled), 'file')} without usable label: {naming_some(unlabelled)}; add "
+            "rows to train on them"
         )
         findings.append(Finding(FindingKind.FILE_WITHOUT_LABEL, "", message, count=len(unlabelled)))
     return findings

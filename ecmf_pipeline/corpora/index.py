@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, write_manifest
-from ecmf_pipeline.core.console import progress_bar
+from ecmf_pipeline.core.console import format_count, progress_bar
 from ecmf_pipeline.core.files import write_csv, write_json
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind
@@ -126,8 +126,8 @@ def summary_of(result: IndexResult, labels: Sequence[str], *, read: int, changed
     counts = _counts(result.clips)
     custom_labels = "" if set(labels) <= set(MER_LABELS) else f"; labels: {', '.join(labels)}"
     summary = (
-        f"index: {counts['clips']} clips ({counts['train']} train, {counts['candidate']} candidate, "
-        f"{counts['unlabeled']} unlabeled), {read} files read, {len(result.quarantined)} quarantined; "
+        f"index: {format_count(counts['clips'], 'clip')} ({counts['train']} train, {counts['candidate']} candidate, "
+        f"{counts['unlabeled']} unlabeled), {format_count(read, 'file')} read, {len(result.quarantined)} quarantined; "
         f"manifest {'written' if changed else 'unchanged'}{custom_labels}"
     )
     shown = select_findings(result.findings, SHOWN_FINDINGS)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
+from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import CorpusError, ParamsError
 from ecmf_pipeline.corpora.config import MELD_TO_MER, MER_LABELS, CorpusConfig
 from ecmf_pipeline.corpora.listing import (
@@ -57,7 +58,9 @@ def read_meld(config: CorpusConfig) -> CorpusListing:
         message = f"{root}: no clip has a file dia{{D}}_utt{{U}}.mp4: only text can be used; add the media files"
         findings.append(Finding(FindingKind.NO_MEDIA, "", message, count=len(rows)))
     elif missing := [clip.clip_id for clip, _ in rows if clip.clip_id not in files]:
-        message = f"{root}: {len(missing)} utterances have no file: {naming_some(missing)}; add the files"
+        message = (
+            f"{root}: {format_count(len(missing), 'utterance')} without file: {naming_some(missing)}; add the files"
+        )
         findings.append(Finding(FindingKind.LABEL_WITHOUT_FILE, "", message, count=len(missing)))
     clips = sorted(
         (_complete_clip(clip, mapping.get(emotion, ""), labels, files) for clip, emotion in rows),
@@ -153,7 +156,7 @@ def _label_findings(emotions: Iterable[str], mapping: Mapping[str, str], labels:
         if label not in labels:
             problem = f"is mapped to {label!r}, which is not in corpus.labels" if label else "has no label"
             message = (
-                f"params.yaml: emotion {emotion!r} {problem}: its {count} clips stay unlabelled; map it in "
+                f"params.yaml: emotion {emotion!r} {problem}: {format_count(count, 'clip')} without label; map it in "
                 "corpus.mapping to use them"
             )
             findings.append(Finding(FindingKind.UNKNOWN_LABEL, "", message, count=count))

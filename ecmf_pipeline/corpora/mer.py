@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split, validate_clip_id
+from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import CorpusError
 from ecmf_pipeline.corpora.config import MER_LABELS, CorpusConfig
 from ecmf_pipeline.corpora.label_npz import TEST_ENTRY, TRAIN_ENTRY, entries_of, read_label_npz
@@ -268,7 +269,7 @@ def _stray_rows(
     ):
         if stray := [clip_id for clip_id in values if clip_id not in clip_ids]:
             message = (
-                f"{table}: {len(stray)} rows name a clip without file and without row in other tables: "
+                f"{table}: {format_count(len(stray), 'row')} of clips without file and without label or candidate row: "
                 f"{naming_some(stray)}; correct the names or remove the rows"
             )
             findings.append(Finding(kind, "", message, count=len(stray)))
@@ -295,7 +296,7 @@ def _label_findings(
         return [*findings, Finding(FindingKind.NO_LABELS, "", message, count=len(clip_ids))]
     if unlabelled := [clip_id for clip_id in clip_ids if not given.get(clip_id) and clip_id not in candidates]:
         message = (
-            f"{train_table}: {len(unlabelled)} clips have no label and are no candidates: "
+            f"{train_table}: {format_count(len(unlabelled), 'clip')} without label and not a candidate: "
             f"{naming_some(unlabelled)}; add rows to use them"
         )
         findings.append(Finding(FindingKind.FILE_WITHOUT_LABEL, "", message, count=len(unlabelled)))
@@ -318,14 +319,14 @@ def add_face_crops(listing: CorpusListing) -> CorpusListing:
     missing = [clip.clip_id for clip in clips if not clip.face_path]
     if missing:
         message = (
-            f"{FACE_CROPS_FOLDER}: {len(missing)} of {len(clips)} clips have no face crops "
-            f"(NAME/NAME{FACE_CROPS_EXTENSION}) and get no face features: {naming_some(missing)}; add the files, or "
-            "set faces.source to detect in params.yaml"
+            f"{FACE_CROPS_FOLDER}: face crops (NAME/NAME{FACE_CROPS_EXTENSION}) are missing for {len(missing)} of "
+            f"{len(clips)} clips, which get no face features: {naming_some(missing)}; add the files, or set "
+            "faces.source to detect in params.yaml"
         )
         findings.append(Finding(FindingKind.NO_FACE_CROPS, "", message, count=len(missing)))
     if folders:
         message = (
-            f"{FACE_CROPS_FOLDER}: {len(folders)} folders match no clip and are ignored: "
+            f"{FACE_CROPS_FOLDER}: {format_count(len(folders), 'folder')} without matching clip: "
             f"{naming_some(sorted(folders.values()))}; rename or remove them"
         )
         findings.append(Finding(FindingKind.FACE_CROPS_WITHOUT_CLIP, "", message, count=len(folders)))

@@ -69,7 +69,7 @@ def test_unchanged_index_prints_summary_of_a_scan(project: Project, capsys: pyte
     assert project.index()
     output = capsys.readouterr().out
     assert "0 files read, 0 quarantined; manifest unchanged" in output
-    assert "labels.csv: 5 files have no usable label" in output, "findings are printed"
+    assert "labels.csv: 5 files without usable label" in output, "findings are printed"
     assert not project.index()
     assert capsys.readouterr().out == output
 

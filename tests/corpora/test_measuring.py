@@ -110,7 +110,7 @@ def test_timeout_is_retried_under_another_limit(project: Project, write_media: C
     project.index()
     project.count_opened()
     project.set_params(clip_timeout=1.5)
-    assert "1 files read, 2 quarantined" in project.index()
+    assert "1 file read, 2 quarantined" in project.index()
     assert set(project.count_opened()) == {"hangs.mp4"}
 
 
@@ -120,7 +120,7 @@ def test_file_of_killed_worker_is_retried(project: Project, write_media: Callabl
     assert project.quarantined()["killed"]["reason"] == "WorkerKilled"
     assert project.quarantined()["killed"]["digest"] == ""
     project.count_opened()
-    assert "1 files read, 1 quarantined" in project.index()
+    assert "1 file read, 1 quarantined" in project.index()
     assert set(project.count_opened()) == {"killed.mp4"}
 
 
