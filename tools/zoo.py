@@ -1,7 +1,7 @@
-"""A table of what becomes of the bad and odd files of the zoo: ``python -m tools.zoo [MODELS]``.
+"""Print a table of the results for the bad and unusual files of the zoo: ``python -m tools.zoo [MODELS]``.
 
-Makes the zoo of tests/zoo in a temporary folder, runs `index` and `extract` on it with a decoder that hangs and
-crashes on some, and prints a line for each file, in Markdown.
+The tool writes the zoo of tests/zoo to a temporary folder and runs `index` and `extract` on it, with a decoder that
+hangs or crashes on some files. The table is in Markdown, with one row per file.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ecmf_pipeline.core.clips import Clip, read_manifest
 from ecmf_pipeline.store import FeatureStore
+from tests.zoo.checks import check_pictures, check_sound
+from tests.zoo.command_line import DECODER_FAULT_ONCE, DECODER_FAULTS, ZooRun, quarantined, run_zoo
 from tests.zoo.films import Film
-from tests.zoo.judging import pictures_of, sound_of
-from tests.zoo.running import BROKEN_BY_THE_DECODER, BROKEN_ONCE, ZooRun, quarantined, run_zoo
 from tests.zoo.specimens import Specimen, zoo
 
 REPOSITORY = Path(__file__).parents[1]
@@ -32,32 +32,32 @@ def main(models: Path) -> None:
 
 
 def table(run: ZooRun) -> list[Row]:
-    """File, what `index` says, what became of the pictures, what of the sound."""
+    """Return the rows: file, result of `index`, result of the pictures, result of the sound."""
     clips = {clip.path: clip for clip in read_manifest(run.project / "data/manifest.csv")}
-    films = {name: Film() for name in (*BROKEN_BY_THE_DECODER, BROKEN_ONCE)} | run.films
+    films = {name: Film() for name in (*DECODER_FAULTS, DECODER_FAULT_ONCE)} | run.films
     others = [Specimen(f"{name}.mp4", film.write, film) for name, film in films.items()]
-    return [_line(run, specimen, clips.get(specimen.name)) for specimen in [*zoo(), *others]]
+    return [_row(run, specimen, clips.get(specimen.name)) for specimen in [*zoo(), *others]]
 
 
-def _line(run: ZooRun, specimen: Specimen, clip: Clip | None) -> Row:
-    name = _shown(specimen.name)
-    if specimen.why_not:
-        return name, f"not made: {specimen.why_not}", "", ""
+def _row(run: ZooRun, specimen: Specimen, clip: Clip | None) -> Row:
+    name = _format_name(specimen.name)
+    if specimen.skip_reason:
+        return name, f"not written: {specimen.skip_reason}", "", ""
     if clip is None:
         return name, "no clip" if specimen.finding == "none" else f"finding {specimen.finding}", "", ""
     indexed = quarantined(run.project, "index").get(clip.clip_id)
     if indexed:
         return name, f"{indexed['reason']}: {indexed['message']}", "", ""
     path = run.project.parent / "clips" / specimen.name
-    judged = pictures_of(path, specimen.film, "decord")[0], sound_of(path, specimen.film)[0]
-    outcomes = _extracted(run, clip, "global"), _extracted(run, clip, "audio")
+    checked = check_pictures(path, specimen.film, "decord")[0], check_sound(path, specimen.film)[0]
+    extracted = _extraction_result(run, clip, "global"), _extraction_result(run, clip, "audio")
     pictures, sound = (
-        outcome if outcome != "features" else judgement for outcome, judgement in zip(outcomes, judged, strict=True)
+        result if result != "features" else check for result, check in zip(extracted, checked, strict=True)
     )
     return name, "clip", pictures, sound
 
 
-def _extracted(run: ZooRun, clip: Clip, branch: str) -> str:
+def _extraction_result(run: ZooRun, clip: Clip, branch: str) -> str:
     entry = quarantined(run.project, f"extract-{branch}").get(clip.clip_id)
     if entry:
         return f"{entry['reason']}: {entry['message']}"
@@ -67,9 +67,10 @@ def _extracted(run: ZooRun, clip: Clip, branch: str) -> str:
     return "LOST" if has_input else "none"
 
 
-def _shown(name: str) -> str:
-    shown = ascii(name)[1:-1] if not name.isprintable() else name
-    return f"`{shown if len(shown) <= 40 else f'{shown[:30]}... ({len(name)} characters)'}`".replace("|", "\\|")
+def _format_name(name: str) -> str:
+    printable = ascii(name)[1:-1] if not name.isprintable() else name
+    shortened = printable if len(printable) <= 40 else f"{printable[:30]}... ({len(name)} characters)"
+    return f"`{shortened}`".replace("|", "\\|")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Where clips come from: readers of corpus layouts, and the index that turns what they list into the manifest.
+"""Read corpus layouts and index their files into the manifest.
 
-`registry.read_corpus` lists a corpus as it says it is (csv files, file names); `index.index_corpus` then looks at the
-files themselves (digest, streams, duration). What is odd but bearable becomes a `listing.Finding`; only what leaves
-nothing to work on is an error. A new layout is one function and its line in `registry.READERS`.
+`registry.read_corpus` lists the clips that csv files and file names define. `index.index_corpus` then reads the files
+themselves: digest, streams, duration. A problem that leaves the corpus usable is reported as a `listing.Finding`; an
+error is raised only if no usable clip remains. To add a layout, write a reader and register it in `registry.READERS`.
 """

@@ -1,4 +1,4 @@
-"""Settings of the corpus; light, since params.py imports it."""
+"""Settings of the corpus. This module imports no heavy library, because params.py imports it."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ MELD_TO_MER = {
     "surprise": "surprise",
     "disgust": "",
 }
-"""MELD's seven emotions as MER's six; disgust has none."""
+"""Map MELD's seven emotions to MER's six labels; disgust has no label."""
 
 
 class CorpusConfig(Config):
-    """Which corpus, and how to read it.
+    """The corpus and its layout.
 
     Attributes:
-        kind: The layout: ``mer`` (MER2023-2026, raw), ``folder`` (any folder of clips, with ``labels.csv`` and
-            ``transcripts.csv`` if there are any), ``meld`` (its csv files, with or without clips) or ``sample`` (the
-            generated corpus, in MER's layout).
+        kind: The layout: ``mer`` (MER2023-2026, raw), ``folder`` (any folder of clips, with optional ``labels.csv``
+            and ``transcripts.csv``), ``meld`` (its csv files, with or without clips) or ``sample`` (the generated
+            corpus, in MER's layout).
         root: The corpus folder.
-        labels: The classes, in the order of the model's outputs. None: MER's six, or for a folder those that its
-            ``labels.csv`` names, sorted.
-        transcripts: Which column of MER's subtitles holds the transcript; the other becomes its translation.
-        mapping: MELD's emotions (in any case) to labels, "" for none. None: to MER's six, disgust to none.
-        groups: What groups MELD's clips, so that no fold tears it apart: the ``dialogue`` or the ``speaker``.
+        labels: The classes, in the order of the model's outputs. None: MER's six; for ``folder`` the sorted labels of
+            ``labels.csv``.
+        transcripts: The column of MER's subtitles that holds the transcript; the other column is the translation.
+        mapping: Map from MELD's emotions (case-insensitive) to labels, "" for no label. None: MER's six, disgust
+            without label.
+        groups: The grouping of MELD's clips, ``dialogue`` or ``speaker``. Folds keep the clips of a group together.
     """
 
     kind: Literal["sample", "mer", "folder", "meld"] = "sample"
@@ -52,7 +53,7 @@ class CorpusConfig(Config):
         if labels is None:
             return None
         if len({label.casefold() for label in labels}) < max(2, len(labels)):
-            raise ValueError("at least two labels that differ in more than case are needed")
+            raise ValueError("at least two labels are needed that differ in more than case")
         if any(not label or label != " ".join(label.split()) for label in labels):
-            raise ValueError("a label is empty or has space around it")
+            raise ValueError("a label is empty, or has leading, trailing or repeated whitespace")
         return labels

@@ -1,10 +1,9 @@
-r"""Any folder of clips, with ``labels.csv`` and ``transcripts.csv`` if there are any.
+r"""Read a folder of clips, with optional ``labels.csv`` and ``transcripts.csv``.
 
-A clip's id is its path below the folder, without extension, its parts joined by two underscores: ``anna/001.mp4`` is
-``anna__001``. A bare ``001`` would be shorter, but corpora sorted into folders by speaker or class number their clips
-anew in each, and an id that depended on whether another folder has the same number would change when clips are added,
-and all that is computed for it with it. The csv files may name a clip by its id, its path (with or without extension,
-with ``/`` or ``\``) or, where only one clip has it, its bare name.
+A clip id is the path relative to the folder, without extension, its parts joined by two underscores: ``anna/001.mp4``
+is ``anna__001``. The folder is always part of the id, because corpora with one folder per speaker or class often
+restart numbering in each. Ids therefore do not change when clips are added, and computed features stay valid. The csv
+files may name a clip by id, by path (with or without extension, with ``/`` or ``\``) or, if unique, by bare file name.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split, validate_clip_id
+from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import AmbiguousName, CorpusError
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.listing import (
@@ -21,64 +21,65 @@ from ecmf_pipeline.corpora.listing import (
     CorpusListing,
     Finding,
     FindingKind,
-    existing_folder,
-    first_of,
+    first_finding_suffix,
     name_files,
     naming_some,
+    require_folder,
     scan_media,
-    without_media_extension,
+    strip_media_extension,
 )
 from ecmf_pipeline.corpora.tables import (
     Table,
     clean_name,
-    doubled_rows,
+    distinct_labels,
+    duplicate_rows,
     keep_known_labels,
     read_table,
     resolve_names,
-    spellings,
     values_by_clip,
 )
 
 LABELS = "labels.csv"
 TRANSCRIPTS = "transcripts.csv"
 LABEL_COLUMNS = ("label", "gold", "group", "split")
-JOINT = "__"
+ID_SEPARATOR = "__"
 
 SPLITS = {"train": Split.TRAIN, "unlabeled": Split.UNLABELED, "unlabelled": Split.UNLABELED} | dict.fromkeys(
     ("candidate", "test", "val", "valid", "validation", "dev"), Split.CANDIDATE
 )
-"""What a ``split`` cell may say; everything that is held out is a candidate: predicted, never trained on."""
+"""The split of each value of column ``split``. Held-out clips are candidates: predicted, never trained on."""
 
 
 def read_folder(config: CorpusConfig) -> CorpusListing:
-    """List a folder of clips and the folders in it.
+    """List the clips of a folder and its subfolders.
 
-    ``labels.csv`` has ``name,label`` and may have ``gold``, ``group`` and ``split``; ``transcripts.csv`` has
-    ``name,text`` and may have ``translation``. A labelled clip is trained on and any other is a candidate, unless
-    ``split`` says otherwise; the label of a clip that is not trained on counts as gold. A clip that only ``labels.csv``
-    names is listed without a path.
+    ``labels.csv`` has the columns ``name,label`` and optionally ``gold``, ``group`` and ``split``;
+    ``transcripts.csv`` has ``name,text`` and optionally ``translation``. If ``split`` is empty, a labelled clip is in
+    the training split and any other clip is a candidate. The label of a clip outside the training split counts as
+    gold. A clip that only ``labels.csv`` names has no path.
 
     Raises:
-        CorpusError: When there is no folder, nothing in it, or a csv file cannot be used.
+        CorpusError: If the folder does not exist or has no clips, or a csv file is unusable.
     """
-    root = existing_folder(config.root, "set corpus.root in params.yaml to the folder that holds the clips")
+    root = require_folder(config.root, "set corpus.root in params.yaml to the folder that holds the clips")
     paths, findings = scan_media(root, nested=True)
-    files, odd = name_files(paths, lambda path: JOINT.join(without_media_extension(path).split("/")))
-    findings += odd
-    resolve = _Names(files)
+    files, file_findings = name_files(paths, lambda path: ID_SEPARATOR.join(strip_media_extension(path).split("/")))
+    findings += file_findings
+    resolve = _NameResolver(files)
     columns = _read_labels(root / LABELS, resolve, findings)
     clip_ids = sorted({*files, *columns["label"]})
     if not clip_ids:
         raise CorpusError(
-            f"{root} holds no clips ({', '.join(MEDIA_EXTENSIONS)}) and no rows in {LABELS}{first_of(findings)}",
+            f"{root} has no clips ({', '.join(MEDIA_EXTENSIONS)}) and {LABELS} has no rows"
+            f"{first_finding_suffix(findings)}",
             "set corpus.root in params.yaml to the folder that holds the clips",
         )
     transcripts, translations = _read_transcripts(root / TRANSCRIPTS, resolve, set(clip_ids), findings)
-    labels = config.labels or spellings([*columns["label"].values(), *columns["gold"].values()])
+    labels = config.labels or distinct_labels([*columns["label"].values(), *columns["gold"].values()])
     given, unknown = keep_known_labels(columns["label"], labels, f"{LABELS}, column label")
     gold, unknown_gold = keep_known_labels(columns["gold"], labels, f"{LABELS}, column gold")
-    split = _splits(clip_ids, given, columns["split"], findings)
-    findings += [*unknown, *unknown_gold, *_missing(files, columns["label"], given)]
+    split = _assign_splits(clip_ids, given, columns["split"], findings)
+    findings += [*unknown, *unknown_gold, *_missing_findings(files, columns["label"], given)]
     clips = tuple(
         Clip(
             clip_id,
@@ -96,39 +97,40 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
     return CorpusListing(root, clips, labels, candidates, tuple(findings))
 
 
-class _Names:
-    """Finds the clip that a name in a csv file means. It looks names up and never opens a path made from one."""
+class _NameResolver:
+    """Map a name in a csv file to a clip id. Names are looked up; no path made from a name is opened."""
 
     def __init__(self, files: Mapping[ClipId, str]) -> None:
         self._files = files
         self._by_stem: dict[str, list[ClipId]] = {}
         for clip_id, path in files.items():
-            self._by_stem.setdefault(clean_name(without_media_extension(Path(path).name)), []).append(clip_id)
+            self._by_stem.setdefault(clean_name(strip_media_extension(Path(path).name)), []).append(clip_id)
 
     def __call__(self, name: str) -> ClipId:
         parts = name.replace("\\", "/").removeprefix("./").split("/")
         if any(part in {"", ".", ".."} for part in parts):
-            return validate_clip_id(name)  # which says what is wrong with it
-        joined = JOINT.join(parts)
-        for wanted in (joined, without_media_extension(joined)):
-            if wanted in self._files:
-                return ClipId(wanted)
-            if len(parts) == 1 and (same := self._by_stem.get(wanted)):
-                if len(same) > 1:
+            return validate_clip_id(name)  # raises an error with the reason
+        joined = ID_SEPARATOR.join(parts)
+        for candidate in (joined, strip_media_extension(joined)):
+            if candidate in self._files:
+                return ClipId(candidate)
+            if len(parts) == 1 and (matches := self._by_stem.get(candidate)):
+                if len(matches) > 1:
                     raise AmbiguousName(
-                        f"name {name!r} fits {len(same)} clips, {naming_some(same)}", "write the folder too"
+                        f"name {name!r} matches {len(matches)} clips ({naming_some(matches)})",
+                        "write the name with its folder",
                     )
-                return same[0]
-        return validate_clip_id(without_media_extension(joined))
+                return matches[0]
+        return validate_clip_id(strip_media_extension(joined))
 
 
-def _read_labels(path: Path, resolve: _Names, findings: list[Finding]) -> dict[str, dict[ClipId, str]]:
-    """`LABEL_COLUMNS` of ``labels.csv``, each by clip id."""
+def _read_labels(path: Path, resolve: _NameResolver, findings: list[Finding]) -> dict[str, dict[ClipId, str]]:
+    """Read `LABEL_COLUMNS` of ``labels.csv``: for each column, the value of each clip id."""
     if not path.exists():
         return {column: {} for column in LABEL_COLUMNS}
     table = read_table(path, ("name", "label"))
     clip_ids, bad_names = resolve_names(table, resolve)
-    findings += [*table.findings, *bad_names, *doubled_rows(table, clip_ids), *_unused_columns(table)]
+    findings += [*table.findings, *bad_names, *duplicate_rows(table, clip_ids), *_unused_columns(table)]
     columns = {}
     for column in LABEL_COLUMNS:
         columns[column], conflicts = values_by_clip(table, clip_ids, column)
@@ -137,67 +139,85 @@ def _read_labels(path: Path, resolve: _Names, findings: list[Finding]) -> dict[s
 
 
 def _unused_columns(table: Table) -> Iterator[Finding]:
-    """Columns whose names are not known: a misspelt group column would let folds tear speakers apart unnoticed."""
+    """Yield a finding for each unknown column: a misspelt ``group`` would silently split speakers across folds."""
     for column in table.columns:
         if column and column not in {"name", *LABEL_COLUMNS}:
             close = difflib.get_close_matches(column, LABEL_COLUMNS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are name, {', '.join(LABEL_COLUMNS)}"
-            yield Finding(FindingKind.UNUSED_COLUMN, "", f"{LABELS}: the column {column!r} is not used; {hint}")
+            hint = f"did you mean {close[0]!r}?" if close else f"known columns are name, {', '.join(LABEL_COLUMNS)}"
+            yield Finding(FindingKind.UNUSED_COLUMN, "", f"{LABELS}: column {column!r} is ignored; {hint}")
 
 
 def _read_transcripts(
-    path: Path, resolve: _Names, known: set[ClipId], findings: list[Finding]
+    path: Path, resolve: _NameResolver, known: set[ClipId], findings: list[Finding]
 ) -> tuple[dict[ClipId, str], dict[ClipId, str]]:
-    """Transcripts and translations by clip id."""
+    """Return the transcript and the translation of each clip id."""
     if not path.exists():
         return {}, {}
     table = read_table(path, ("name", "text"))
     clip_ids, bad_names = resolve_names(table, resolve)
     transcripts, conflicts = values_by_clip(table, clip_ids, "text")
     translations, more_conflicts = values_by_clip(table, clip_ids, "translation")
-    findings += [*table.findings, *bad_names, *doubled_rows(table, clip_ids), *conflicts, *more_conflicts]
+    findings += [*table.findings, *bad_names, *duplicate_rows(table, clip_ids), *conflicts, *more_conflicts]
     if stray := [clip_id for clip_id in transcripts if clip_id not in known]:
-        message = f"{TRANSCRIPTS}: {len(stray)} names are of no file and no label: {naming_some(stray)}"
+        message = (
+            f"{TRANSCRIPTS}: {format_count(len(stray), 'row')} of clips without file and label: {naming_some(stray)}; "
+            "correct the names or remove the rows"
+        )
         findings.append(Finding(FindingKind.TRANSCRIPT_WITHOUT_CLIP, "", message, count=len(stray)))
     return transcripts, translations
 
 
-def _splits(
-    clip_ids: Iterable[ClipId], given: Mapping[ClipId, str], wanted: Mapping[ClipId, str], findings: list[Finding]
+def _assign_splits(
+    clip_ids: Iterable[ClipId], given: Mapping[ClipId, str], cells: Mapping[ClipId, str], findings: list[Finding]
 ) -> dict[ClipId, Split]:
+    """Return the split of each clip from its cell in ``labels.csv``, or the default if the cell is unusable."""
     splits: dict[ClipId, Split] = {}
     for clip_id in clip_ids:
-        usual = Split.TRAIN if clip_id in given else Split.CANDIDATE
-        cell = wanted.get(clip_id, "")
-        split = SPLITS.get(cell.casefold()) if cell else usual
+        default = Split.TRAIN if clip_id in given else Split.CANDIDATE
+        cell = cells.get(clip_id, "")
+        split = SPLITS.get(cell.casefold()) if cell else default
         if split is None:
             message = (
-                f"{LABELS}: {clip_id!r} has the unknown split {cell!r}: {usual} is used (known: {', '.join(SPLITS)})"
+                f"{LABELS}: clip {clip_id!r} has the unknown split {cell!r}: it is put in split {default}; use one of "
+                f"{', '.join(SPLITS)}"
             )
             findings.append(Finding(FindingKind.UNKNOWN_SPLIT, clip_id, message))
         elif split is Split.TRAIN and clip_id not in given:
-            message = f"{LABELS}: {clip_id!r} is to be trained on but has no label: it becomes a candidate"
+            message = (
+                f"{LABELS}: clip {clip_id!r} is in split train but has no label: it becomes a candidate; add a label "
+                "or change the split"
+            )
             findings.append(Finding(FindingKind.CONFLICTING_SPLIT, clip_id, message))
             split = None
-        splits[clip_id] = usual if split is None else split
+        splits[clip_id] = default if split is None else split
     return splits
 
 
-def _missing(files: Mapping[ClipId, str], rows: Mapping[ClipId, str], given: Mapping[ClipId, str]) -> list[Finding]:
+def _missing_findings(
+    files: Mapping[ClipId, str], rows: Mapping[ClipId, str], given: Mapping[ClipId, str]
+) -> list[Finding]:
+    """Return findings about clips without file and files without label."""
     findings = []
     if not files:
-        message = "no clip has a file: only what needs no media can run"
+        message = f"{LABELS}: none of its clips has a file: only text can be used; add the media files"
         findings.append(Finding(FindingKind.NO_MEDIA, "", message, count=len(rows)))
     else:
         findings += [
-            Finding(FindingKind.LABEL_WITHOUT_FILE, clip_id, f"{LABELS} names {clip_id!r}, which has no file")
+            Finding(
+                FindingKind.LABEL_WITHOUT_FILE,
+                clip_id,
+                f"{LABELS}: clip {clip_id!r} has no file; add the file or remove the row",
+            )
             for clip_id in rows
             if clip_id not in files
         ]
     if not given:
-        message = f"no clip has a label: {LABELS} (name,label) would hold them"
+        message = f"{LABELS}: no clip has a usable label; list labels in columns name,label to train a model"
         findings.append(Finding(FindingKind.NO_LABELS, "", message, count=len(files)))
-    elif without := [clip_id for clip_id in files if clip_id not in given]:
-        message = f"{len(without)} files have no usable label in {LABELS}: {naming_some(without)}"
-        findings.append(Finding(FindingKind.FILE_WITHOUT_LABEL, "", message, count=len(without)))
+    elif unlabelled := [clip_id for clip_id in files if clip_id not in given]:
+        message = (
+            f"{LABELS}: {format_count(len(unlabelled), 'file')} without usable label: {naming_some(unlabelled)}; add "
+            "rows to train on them"
+        )
+        findings.append(Finding(FindingKind.FILE_WITHOUT_LABEL, "", message, count=len(unlabelled)))
     return findings

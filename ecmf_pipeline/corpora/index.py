@@ -1,24 +1,25 @@
-"""From a corpus listing to the clips of the manifest: digests, streams and lengths, reading only what has changed."""
+"""Index a corpus listing: add digest, streams and duration to its clips, and read only new and changed files."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, write_manifest
-from ecmf_pipeline.core.console import progress_bar
+from ecmf_pipeline.core.console import format_count, progress_bar
 from ecmf_pipeline.core.files import write_csv, write_json
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind
 from ecmf_pipeline.corpora.measuring import (
     CacheWriter,
-    File,
+    FileToMeasure,
     IndexCache,
     Measured,
     Measurements,
@@ -29,18 +30,23 @@ from ecmf_pipeline.corpora.measuring import (
 from ecmf_pipeline.runner.quarantine import Quarantine
 
 SECONDS_BETWEEN_SAVES = 20.0
-"""The cache is written whole; what was read since stands in the spool meanwhile."""
+"""Saving rewrites the whole cache; until then the spool holds the new measurements."""
+
+SHOWN_FINDINGS = 5
+"""The most findings that `index` prints."""
 
 
 @dataclass(frozen=True, slots=True)
 class IndexResult:
-    """What `index` found.
+    """The result of `index_corpus`.
 
     Attributes:
-        clips: All clips of the listing, sorted by id. A quarantined one stays, without streams: its words can still be
-            used, and a candidate must be predicted whatever its file is like.
-        findings: What is odd: the listing's, then the files'.
-        quarantined: What was found of the clips whose file cannot be used, sorted by clip id.
+        clips: All clips of the listing, sorted by id. A quarantined clip is included, without streams: its transcript
+            is still usable, and each candidate needs a prediction.
+        findings: The findings of the listing, then those of the files.
+        quarantined: The measurement of each clip whose file is unusable, sorted by clip id.
+        hashed: How many files were read.
+        reused: How many measurements came from the cache.
     """
 
     clips: tuple[Clip, ...]
@@ -53,17 +59,17 @@ class IndexResult:
 def index_corpus(
     listing: CorpusListing, cache_path: Path, *, workers: int | None = None, clip_timeout: float = 60.0
 ) -> IndexResult:
-    """Measure every file of a listing that is new or has changed (in size or time of change).
+    """Measure each file of a listing that is new, or whose size or modification time has changed.
 
     Args:
-        listing: What `registry.read_corpus` returned.
-        cache_path: Where measurements are remembered; may be missing, damaged or deleted at will.
-        workers: Processes that read files; None is one for each core, fewer where there is little to read; 0 reads in
-            this process, where a file at which the demuxer crashes ends the run.
-        clip_timeout: Seconds that one file may take. One that takes longer, twice, is quarantined.
+        listing: The result of `registry.read_corpus`.
+        cache_path: The cache of measurements. It may be missing, damaged or deleted.
+        workers: Number of worker processes. None: one for each core, fewer for few files. 0: read in this process,
+            which ends if the demuxer crashes.
+        clip_timeout: Seconds allowed for one file. A file that exceeds it twice is quarantined.
 
     Raises:
-        StoreBusy: When another run is measuring files for the same cache.
+        StoreBusy: If another run is measuring files for the same cache.
     """
     cache = IndexCache(cache_path, listing.root, clip_timeout)
     measured, sizes, changed = _look_up(listing, cache)
@@ -71,24 +77,28 @@ def index_corpus(
         with CacheWriter(cache) as writer:
             if writer.adopted:
                 measured, sizes, changed = _look_up(listing, cache)
-            found = measure_files(listing.root, changed, writer, workers=workers, clip_timeout=clip_timeout)
-            measured |= _measure_all(writer, found, len(changed))
+            results = measure_files(listing.root, changed, writer, workers=workers, clip_timeout=clip_timeout)
+            measured |= _measure_all(writer, results, len(changed))
     reused = len(sizes) - len(changed)
     clips = tuple(_measured_clip(clip, sizes, measured) for clip in listing.clips)
-    quarantined = {clip.clip_id: bad for clip in clips if (bad := measured.get(clip.path)) is not None and bad.reason}
-    findings = (*listing.findings, *_stream_findings(clips, measured), *_same_content(clips, measured))
+    quarantined = {
+        clip.clip_id: measurement
+        for clip in clips
+        if (measurement := measured.get(clip.path)) is not None and measurement.reason
+    }
+    findings = (*listing.findings, *_stream_findings(clips, measured), *_content_duplicates(clips, measured))
     return IndexResult(clips, findings, quarantined, hashed=len(changed), reused=reused)
 
 
 def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarantine) -> bool:
-    """Write `last_scan.OUTPUTS`: the quarantine table, the corpus, the findings, the metrics and the manifest.
+    """Write `last_scan.OUTPUTS`: the quarantine table, corpus description, findings, metrics and manifest.
 
     Returns:
-        Whether the manifest has changed.
+        Whether the manifest changed.
     """
-    quarantine.keep_only({clip_id: found.digest for clip_id, found in result.quarantined.items()})
-    for clip_id, found in result.quarantined.items():
-        quarantine.add(clip_id, found.reason, found.message, found.digest)
+    quarantine.keep_only({clip_id: measurement.digest for clip_id, measurement in result.quarantined.items()})
+    for clip_id, measurement in result.quarantined.items():
+        quarantine.add(clip_id, measurement.reason, measurement.message, measurement.digest)
     quarantine.write()
     corpus = {
         "candidates": list(listing.candidate_order),
@@ -103,16 +113,39 @@ def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarant
 
 
 def summary_of(result: IndexResult, labels: Sequence[str], *, read: int, changed: bool) -> str:
-    """Say what was found and whether the manifest changed; the user's own labels are listed, so that typos are seen."""
+    """Format the lines that `index` prints: a summary, then at most `SHOWN_FINDINGS` findings.
+
+    Labels other than MER's are listed, so that the user can spot a typing error among them.
+
+    Args:
+        result: The clips and findings.
+        labels: The classes.
+        read: How many files this run read.
+        changed: Whether the manifest changed.
+    """
     counts = _counts(result.clips)
-    own = "" if set(labels) <= set(MER_LABELS) else f"; labels: {', '.join(labels)}"
-    lines = [
-        f"index: {counts['clips']} clips ({counts['train']} train, {counts['candidate']} candidate, "
-        f"{counts['unlabeled']} unlabeled), {read} files read, {len(result.quarantined)} quarantined; "
-        f"manifest {'written' if changed else 'unchanged'}{own}"
-    ]
-    found = count_by_kind(result.findings).items()
-    return "\n".join([*lines, *(f"  {kind}: {count} (see {paths.FINDINGS})" for kind, count in found)])
+    custom_labels = "" if set(labels) <= set(MER_LABELS) else f"; labels: {', '.join(labels)}"
+    summary = (
+        f"index: {format_count(counts['clips'], 'clip')} ({counts['train']} train, {counts['candidate']} candidate, "
+        f"{counts['unlabeled']} unlabeled), {format_count(read, 'file')} read, {len(result.quarantined)} quarantined; "
+        f"manifest {'written' if changed else 'unchanged'}{custom_labels}"
+    )
+    shown = select_findings(result.findings, SHOWN_FINDINGS)
+    lines = [summary, *(f"  {finding.message}" for finding in shown)]
+    if hidden := len(result.findings) - len(shown):
+        lines.append(f"  ... and {hidden} more in {paths.FINDINGS}")
+    return "\n".join(lines)
+
+
+def select_findings(findings: Iterable[Finding], count: int) -> list[Finding]:
+    """Return the first ``count`` findings; each kind is selected once before any kind is selected again."""
+    occurrences: Counter[FindingKind] = Counter()
+    ranked: list[tuple[int, Finding]] = []
+    for finding in findings:
+        ranked.append((occurrences[finding.kind], finding))
+        occurrences[finding.kind] += 1
+    ranked.sort(key=itemgetter(0))  # stable: findings of the same rank keep their order
+    return [finding for _, finding in ranked[:count]]
 
 
 def _counts(clips: Sequence[Clip]) -> dict[str, int]:
@@ -120,12 +153,18 @@ def _counts(clips: Sequence[Clip]) -> dict[str, int]:
     return {"clips": len(clips), **{split: splits[split] for split in ("train", "candidate", "unlabeled")}}
 
 
-def _look_up(listing: CorpusListing, cache: IndexCache) -> tuple[dict[str, Measured], dict[str, int], list[File]]:
-    """What is known of the files, or that they cannot be looked at; their sizes; those that must be read."""
+def _look_up(
+    listing: CorpusListing, cache: IndexCache
+) -> tuple[dict[str, Measured], dict[str, int], list[FileToMeasure]]:
+    """Look up each file in the cache.
+
+    Returns:
+        The known measurements by path, including failures to stat; the sizes by path; the files to read.
+    """
     root = str(listing.root)
     measured: dict[str, Measured] = {}
     sizes: dict[str, int] = {}
-    changed: list[File] = []
+    changed: list[FileToMeasure] = []
     for path in filter(None, (path for clip in listing.clips for path in (clip.path, clip.face_path))):
         try:
             status = os.stat(f"{root}/{path}")  # noqa: PTH116  (a Path for each of 100,000 files takes seconds)
@@ -135,19 +174,20 @@ def _look_up(listing: CorpusListing, cache: IndexCache) -> tuple[dict[str, Measu
         sizes[path] = status.st_size
         known = cache.get(path, status.st_size, status.st_mtime_ns)
         if known is None:
-            changed.append(File(path, status.st_size, status.st_mtime_ns))
+            changed.append(FileToMeasure(path, status.st_size, status.st_mtime_ns))
         else:
             measured[path] = known
     return measured, sizes, changed
 
 
-def _measure_all(writer: CacheWriter, found: Measurements, total: int) -> dict[str, Measured]:
-    """Take in what is found; whatever ends the run, the batches that were done are remembered."""
+def _measure_all(writer: CacheWriter, results: Measurements, total: int) -> dict[str, Measured]:
+    """Collect measurements; finished batches are saved even if the run ends early."""
     measured: dict[str, Measured] = {}
     saved = time.monotonic()
     try:
-        with progress_bar("index", total, unit="file") as bar, closing(found):  # an interrupt ends the workers first
-            for path, measurement in found:
+        # closing() ends the workers before the final save.
+        with progress_bar("index", total, unit="file") as bar, closing(results):
+            for path, measurement in results:
                 measured[path] = measurement
                 bar.update()
                 if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
@@ -162,31 +202,37 @@ def _measured_clip(clip: Clip, sizes: dict[str, int], measured: dict[str, Measur
     crops = measured.get(clip.face_path)
     if crops is not None:
         clip = replace(clip, face_digest=crops.digest, face_bytes=sizes.get(clip.face_path, 0))
-    found = measured.get(clip.path)
-    if found is None:
+    measurement = measured.get(clip.path)
+    if measurement is None:
         return clip
     return replace(
         clip,
-        digest=found.digest,
+        digest=measurement.digest,
         bytes=sizes.get(clip.path, 0),
-        duration=found.duration,
-        has_video=found.has_video,
-        has_audio=found.has_audio,
+        duration=measurement.duration,
+        has_video=measurement.has_video,
+        has_audio=measurement.has_audio,
     )
 
 
 def _stream_findings(clips: Sequence[Clip], measured: dict[str, Measured]) -> Iterator[Finding]:
     for clip in clips:
         if clip.path and not clip.has_video and not measured[clip.path].reason:
-            stay = "global branch stays" if clip.face_digest else "global and face branches stay"
-            message = f"{clip.path!r} has sound but no pictures: its {stay} empty"
+            missing = "no global features" if clip.face_digest else "no global and no face features"
+            message = (
+                f"{clip.path!r} has no video stream: clip {clip.clip_id!r} gets {missing}; replace the file if it "
+                "should have one"
+            )
             yield Finding(FindingKind.NO_VIDEO_STREAM, clip.clip_id, message)
-        if clip.face_path and (found := measured[clip.face_path]).reason:
-            message = f"{clip.face_path!r} is passed over, and the clip's face branch stays empty: {found.message}"
+        if clip.face_path and (crops := measured[clip.face_path]).reason:
+            message = (
+                f"{clip.face_path!r} is unusable ({crops.message}): clip {clip.clip_id!r} gets no face features; "
+                "replace the file"
+            )
             yield Finding(FindingKind.UNREADABLE, clip.clip_id, message)
 
 
-def _same_content(clips: Sequence[Clip], measured: dict[str, Measured]) -> Iterator[Finding]:
+def _content_duplicates(clips: Sequence[Clip], measured: dict[str, Measured]) -> Iterator[Finding]:
     first: dict[str, Clip] = {}
     for clip in clips:
         if not clip.digest or measured[clip.path].reason:
@@ -194,7 +240,8 @@ def _same_content(clips: Sequence[Clip], measured: dict[str, Measured]) -> Itera
         other = first.setdefault(clip.digest, clip)
         if other is not clip:
             message = (
-                f"{clip.path!r} ({clip.split}) has the same bytes as {other.path!r} ({other.split}): in both training "
-                "and evaluation, a clip makes scores too good"
+                f"{clip.path!r} (clip {clip.clip_id!r}, {clip.split}) has the same bytes as {other.path!r} (clip "
+                f"{other.clip_id!r}, {other.split}): scores are too high if a clip is in both training and "
+                "evaluation; remove one of the two"
             )
             yield Finding(FindingKind.DUPLICATE_CONTENT, clip.clip_id, message)

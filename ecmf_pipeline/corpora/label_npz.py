@@ -1,8 +1,8 @@
-"""The baseline's label file: dicts pickled inside an npz, read without running anything that a pickle may hold.
+"""Read the baseline's label file, pickled dictionaries in an npz, without executing code from the pickle.
 
-``track1_label_6way.npz`` has entries such as ``train_corpus`` and ``test1_corpus``, each a 0-d object array around
-``{name: {"emo": label}}``. NumPy would unpickle it with all that a pickle can do; here the array's envelope is taken
-apart by stand-ins that do nothing, and any other global is refused.
+``track1_label_6way.npz`` has entries such as ``train_corpus`` and ``test1_corpus``. Each is a 0-d object array that
+holds ``{name: {"emo": label}}``. NumPy would unpickle it without restriction. Here stubs without effect replace the
+array types, and any other global is refused.
 """
 
 from __future__ import annotations
@@ -20,89 +20,89 @@ from ecmf_pipeline.core.errors import InputError, MissingInput
 
 TRAIN_ENTRY, TEST_ENTRY = "train_corpus", "test1_corpus"
 LABEL_KEY = "emo"
-MOST_BYTES = 512 * 1024**2
-"""Of an entry once unpacked; the challenge's has a few hundred kilobytes."""
+MAX_ENTRY_BYTES = 512 * 1024**2
+"""The most bytes of an uncompressed entry; those of the challenge have a few hundred kilobytes."""
 
 _ENCRYPTED = 0x1
-"""In the flags of a zip member."""
+"""The flag of an encrypted zip member."""
 
-_DAMAGED = (
+_ZIP_ERRORS = (
     zipfile.BadZipFile,
     EOFError,
-    NotImplementedError,  # a compression, or an encryption, that zipfile does not know
+    NotImplementedError,  # a compression or encryption that zipfile does not support
     OSError,
     ValueError,
     lzma.LZMAError,
     struct.error,
     zlib.error,
 )
-"""What zipfile raises at archives that are none, or are damaged."""
+"""The errors that zipfile raises for damaged archives and other files."""
 
-_HINT = "it must hold plain dictionaries of strings, as the baseline writes them; nothing in it was run"
+_HINT = "use a file with plain dictionaries of strings, as the baseline writes it; no code of the file was executed"
 
 
 def read_label_npz(path: Path, entry: str = TRAIN_ENTRY) -> dict[str, str]:
-    """Labels by clip name, in the file's order.
+    """Return the label of each clip name, in file order.
 
     Args:
         path: The npz file.
-        entry: Which corpus: ``train_corpus``, ``test1_corpus``...
+        entry: The corpus: ``train_corpus``, ``test1_corpus``...
 
     Raises:
-        MissingInput: When there is no such file.
-        InputError: When it is no npz file, lacks the entry, or holds anything but dictionaries and strings.
+        MissingInput: If the file does not exist.
+        InputError: If it is not an npz file, lacks the entry, or holds other types than dictionaries and strings.
     """
     if not path.is_file():
-        raise MissingInput(f"{path} is missing", "give the path of the baseline's label file")
+        raise MissingInput(f"{path} does not exist", "give the path of the baseline's label file")
     try:
         with zipfile.ZipFile(path) as archive:
-            content = _member(archive, entry, path)
-    except _DAMAGED as error:
+            content = _read_member(archive, entry, path)
+    except _ZIP_ERRORS as error:
         raise InputError(f"{path} is not an npz file, or is damaged ({error})", _HINT) from error
-    return _labels(_unpacked(content, f"{path}: {entry}"), f"{path}: {entry}")
+    return _checked_labels(_unpickle(content, f"{path}: {entry}"), f"{path}: {entry}")
 
 
 def entries_of(path: Path) -> list[str]:
-    """The names of what an npz file holds, sorted.
+    """Return the sorted names of the entries of an npz file.
 
     Raises:
-        InputError: When it is no npz file.
+        InputError: If it is not an npz file.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             return sorted(name.removesuffix(".npy") for name in archive.namelist())
-    except _DAMAGED as error:
+    except _ZIP_ERRORS as error:
         raise InputError(f"{path} is not an npz file, or is damaged ({error})", _HINT) from error
 
 
-def _member(archive: zipfile.ZipFile, entry: str, path: Path) -> bytes:
+def _read_member(archive: zipfile.ZipFile, entry: str, path: Path) -> bytes:
     members = {member.filename: member for member in archive.infolist()}
     if f"{entry}.npy" not in members:
         if entry in members:
-            raise InputError(f"{path}: {entry} is no array: its name does not end in .npy", _HINT)
+            raise InputError(f"{path}: entry {entry} is not an array: its name does not end in .npy", _HINT)
         names = sorted(name.removesuffix(".npy") for name in members)
-        raise InputError(f"{path} has no entry {entry!r}; it has {', '.join(names) or 'none'}")
+        raise InputError(f"{path} has no entry {entry!r}", f"use one of its entries: {', '.join(names) or 'none'}")
     member = members[f"{entry}.npy"]
     if member.flag_bits & _ENCRYPTED:
-        raise InputError(f"{path}: {entry} is encrypted", "write it without a password")
-    if member.file_size > MOST_BYTES:
-        raise InputError(f"{path}: {entry} unpacks to more than {MOST_BYTES} bytes", _HINT)
+        raise InputError(f"{path}: entry {entry} is encrypted", "save it without a password")
+    if member.file_size > MAX_ENTRY_BYTES:
+        raise InputError(f"{path}: entry {entry} unpacks to more than {MAX_ENTRY_BYTES} bytes", _HINT)
     return archive.read(member)
 
 
-def _unpacked(content: bytes, where: str) -> Any:
+def _unpickle(content: bytes, location: str) -> Any:
     stream = io.BytesIO(content)
     try:
-        from numpy.lib import format as npy  # here: few corpora have such a file, and numpy takes 0.1 s to import
+        from numpy.lib import format as npy  # lazy: few corpora have such a file, and importing numpy takes 0.1 s
 
         version = npy.read_magic(stream)
         read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, _, dtype = read_header(stream)
         if shape != () or not dtype.hasobject:
-            raise InputError(f"{where} is an array of shape {shape} and type {dtype}, not one dictionary", _HINT)
-        array = _Inert(stream).load()
+            raise InputError(f"{location} is an array of shape {shape} and type {dtype}, not one dictionary", _HINT)
+        array = _SafeUnpickler(stream).load()
     except pickle.UnpicklingError as error:
-        raise InputError(f"{where} is refused: {error}", _HINT) from error
+        raise InputError(f"{location} is refused: {error}", _HINT) from error
     except (
         ValueError,
         TypeError,
@@ -114,28 +114,32 @@ def _unpacked(content: bytes, where: str) -> Any:
         OverflowError,
         RecursionError,
     ) as error:
-        raise InputError(f"{where} is damaged ({type(error).__name__}: {error})", _HINT) from error
-    if not isinstance(array, _Array) or not isinstance(array.items, list) or len(array.items) != 1:
-        raise InputError(f"{where} is not an array of one dictionary", _HINT)
+        raise InputError(f"{location} is damaged ({type(error).__name__}: {error})", _HINT) from error
+    if not isinstance(array, _ArrayStub) or not isinstance(array.items, list) or len(array.items) != 1:
+        raise InputError(f"{location} is not an array of one dictionary", _HINT)
     return array.items[0]
 
 
-def _labels(names: Any, where: str) -> dict[str, str]:
+def _checked_labels(names: Any, location: str) -> dict[str, str]:
     if type(names) is not dict:
-        raise InputError(f"{where} holds a {type(names).__name__}, not a dictionary", _HINT)
+        raise InputError(f"{location} holds a {type(names).__name__}, not a dictionary", _HINT)
     labels = {}
     for name, values in names.items():
-        strings = (
-            type(name) is str and type(values) is dict and all(type(one) is str for kv in values.items() for one in kv)
+        all_strings = (
+            type(name) is str
+            and type(values) is dict
+            and all(type(text) is str for item in values.items() for text in item)
         )
-        if not strings or LABEL_KEY not in values:
-            raise InputError(f"{where}: {str(name)[:60]!r} has no dictionary of strings with {LABEL_KEY!r}", _HINT)
+        if not all_strings or LABEL_KEY not in values:
+            raise InputError(
+                f"{location}: {str(name)[:60]!r} has no dictionary of strings with key {LABEL_KEY!r}", _HINT
+            )
         labels[name] = values[LABEL_KEY]
     return labels
 
 
-class _Array:
-    """Stands in for the array around the dictionary: takes its state, and does nothing."""
+class _ArrayStub:
+    """Replacement of the object array around the dictionary: keeps the state and does nothing else."""
 
     items: Any = None
 
@@ -143,41 +147,43 @@ class _Array:
         self.items = state[4] if isinstance(state, tuple) and len(state) == 5 else None
 
 
-class _Kind:
-    """Stands in for ``numpy.dtype`` and ``numpy.ndarray``."""
+class _TypeStub:
+    """Replacement of ``numpy.dtype`` and ``numpy.ndarray``."""
 
     def __init__(self, *_arguments: Any) -> None:
-        """Takes what the pickle says, and keeps nothing."""
+        """Ignore the arguments."""
 
     def __setstate__(self, state: Any) -> None:
-        """The same."""
+        """Ignore the state."""
 
 
-class _Reconstruct:
-    """Stands in for the function that makes an array; has no attributes, since a pickle could set them."""
+class _ReconstructStub:
+    """Replacement of the function that creates an array; without attributes, because a pickle could set them."""
 
     __slots__ = ()
 
-    def __call__(self, *_arguments: Any) -> _Array:
-        return _Array()
+    def __call__(self, *_arguments: Any) -> _ArrayStub:
+        return _ArrayStub()
 
 
-class _Inert(pickle.Unpickler):
+class _SafeUnpickler(pickle.Unpickler):
+    """An unpickler that resolves the stubs alone."""
+
     def __init__(self, stream: io.BytesIO) -> None:
         super().__init__(stream)
-        reconstruct = _Reconstruct()
-        # Of each reader its own: a stand-in that one pickle has got hold of is shown to no other.
-        self._envelope: dict[tuple[str, str], Any] = {
+        reconstruct = _ReconstructStub()
+        # A new stub instance per file: one pickle cannot pass state to the next.
+        self._stubs: dict[tuple[str, str], Any] = {
             ("numpy.core.multiarray", "_reconstruct"): reconstruct,
             ("numpy._core.multiarray", "_reconstruct"): reconstruct,
-            ("numpy", "ndarray"): _Kind,
-            ("numpy", "dtype"): _Kind,
+            ("numpy", "ndarray"): _TypeStub,
+            ("numpy", "dtype"): _TypeStub,
         }
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._envelope:
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return self._envelope[module, name]
+        if (module, name) not in self._stubs:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
+        return self._stubs[module, name]
 
     def persistent_load(self, _pid: Any) -> Any:
-        raise pickle.UnpicklingError("it refers to something outside")
+        raise pickle.UnpicklingError("it refers to an object outside the file")

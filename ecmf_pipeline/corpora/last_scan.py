@@ -1,10 +1,10 @@
-"""Tell whether a corpus, and what `index` wrote about it, are still as the last complete run of `index` left them.
+"""Detect whether a corpus and the outputs of `index` are unchanged since the last complete run of `index`.
 
-`index` runs in every `dvc repro`, and mostly nothing has changed. To list 132,000 clips, look each up in the cache and
-format the manifest takes several seconds; to compare the names, sizes and times of the files takes less than one.
+`index` runs in every `dvc repro`, usually without any change. Listing 132,000 clips, looking up each in the cache and
+formatting the manifest takes several seconds; comparing names, sizes and times of the files takes less than one.
 
-A change is never overlooked, a run without a change may be taken for one: times that users cannot set (ctime) count,
-and a run while which anything was changed, or shortly before, is not remembered.
+A change is never missed, while an unchanged corpus may be scanned again: the signature contains the ctime, which users
+cannot set, and a run is not remembered if a file changed during it or shortly before.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from ecmf_pipeline.core.files import is_young, sha256_file, write_atomic
 OUTPUTS = (paths.MANIFEST, paths.CORPUS, paths.FINDINGS, paths.quarantine("index"), paths.INDEX_METRICS)
 """The files that `index` writes."""
 
-_Entry = tuple[str, int]
-"""What counts of a file or folder, and its time of change (ctime) in nanoseconds."""
+_State = tuple[str, int]
+"""The state of a file or folder as text, and its ctime in nanoseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class LastScan:
-    """What `index` depends on and writes.
+    """A record of the last complete run of `index`: a signature of its inputs and outputs, and its summary.
 
     Attributes:
         settings: All params that `index` reads, as text.
-        folders: Folders whose files count; of the folders in them, the names alone.
-        trees: Folders that count with all that is in them, hidden folders apart. Links are followed. A folder that does
-            not exist counts too: it may exist next time.
-        record: Where the last complete run is remembered. It can be deleted at any time.
+        folders: Folders scanned flat: their files and the names of their subfolders.
+        trees: Folders scanned recursively, without hidden folders. Links are followed. A missing folder is recorded
+            as missing.
+        record: The file of the record. It can be deleted at any time.
     """
 
     settings: str
@@ -48,24 +48,24 @@ class LastScan:
     record: Path = paths.LAST_SCAN
 
     def summary(self) -> str | None:
-        """Return what the last complete run printed, with no file read; None if anything has changed since."""
+        """Return the remembered summary, or None if an input or output of `index` has changed since."""
         try:
-            kept = json.loads(self.record.read_bytes())
-            summary = kept["summary"]
-            is_same = kept["signature"] == self._signature(summary)
+            record = json.loads(self.record.read_bytes())
+            summary = record["summary"]
+            is_unchanged = record["signature"] == self._signature(summary)
         except (OSError, ValueError, KeyError, TypeError):
-            return None  # no record, a damaged one, or something in the corpus cannot be looked at
-        return str(summary) if is_same else None
+            return None  # the record is missing or damaged, or a file of the corpus is inaccessible
+        return str(summary) if is_unchanged else None
 
     def remember(self, summary: str, *, started_ns: int) -> bool:
-        """Remember a complete run, unless anything that it read was changed after it began or shortly before.
+        """Record a complete run, unless one of its inputs changed during the run or shortly before.
 
         Args:
-            summary: What a run that reads no file would print now.
-            started_ns: When the run began, before it read anything (`time.time_ns`).
+            summary: The summary that a run without file reads prints.
+            started_ns: The time at which the run started, before its first read (`time.time_ns`).
 
         Returns:
-            Whether it is remembered.
+            Whether the run was recorded.
         """
         try:
             signature = self._signature(summary, started_ns)
@@ -77,41 +77,45 @@ class LastScan:
             return False
         try:
             write_atomic(self.record, json.dumps({"summary": summary, "signature": signature}, indent=1) + "\n")
-        except OSError:  # the scan itself is done; the next run scans again
+        except OSError:  # the scan itself succeeded; the next run scans again
             return False
         return True
 
     def _signature(self, summary: object, started_ns: int | None = None) -> str | None:
-        """Hash all that counts; None if any of it is as young as ``started_ns``.
+        """Hash inputs and outputs; return None if an input changed after ``started_ns`` or shortly before.
 
         Raises:
-            OSError: If something cannot be looked at.
+            OSError: If a path is inaccessible.
         """
-        package = Path(ecmf_pipeline.__file__).parent  # another version may read the same files otherwise
+        package = Path(ecmf_pipeline.__file__).parent  # another version may read the same files differently
         signature = hashlib.sha256(repr((sys.version, str(package), self.settings, summary)).encode())
-        for entries in (_tree(str(package)), *map(_folder, map(str, self.folders)), *map(_tree, map(str, self.trees))):
+        for entries in (
+            _tree_states(str(package)),
+            *map(_folder_states, map(str, self.folders)),
+            *map(_tree_states, map(str, self.trees)),
+        ):
             lines = []
             for line, changed_ns in entries:
                 if started_ns is not None and is_young(changed_ns, started_ns):
                     return None
                 lines.append(line)
             signature.update("\n".join(lines).encode("utf-8", "surrogateescape"))
-        for path in OUTPUTS:  # by their content: DVC may put them back with other times
+        for path in OUTPUTS:  # by content: DVC may restore them with other times
             signature.update(f"{path}\0{sha256_file(path)}\n".encode())
         return signature.hexdigest()
 
 
-def _folder(path: str) -> Iterator[_Entry]:
-    """Look at the files directly in a folder; of folders in it, at the names alone."""
-    yield _look_at(path)
+def _folder_states(path: str) -> Iterator[_State]:
+    """Yield the states of a folder and its files; of subfolders only the names."""
+    yield _state(path)
     if os.path.isdir(path):  # noqa: PTH112  (a Path for each of 100,000 files takes seconds)
-        for entry in _listed(path):
-            yield (f"{entry.path}\0folder", 0) if entry.is_dir() else _look_at(entry)
+        for entry in _entries(path):
+            yield (f"{entry.path}\0folder", 0) if entry.is_dir() else _state(entry)
 
 
-def _tree(path: str) -> Iterator[_Entry]:
-    """Look at all that is in a folder, at each folder once: links may form loops."""
-    yield _look_at(path)
+def _tree_states(path: str) -> Iterator[_State]:
+    """Yield the states of all files below a folder; each folder is visited once, which ends link loops."""
+    yield _state(path)
     folders = [path] if os.path.isdir(path) else []  # noqa: PTH112
     visited: set[tuple[int, int]] = set()
     while folders:
@@ -120,23 +124,23 @@ def _tree(path: str) -> Iterator[_Entry]:
         if (status.st_dev, status.st_ino) in visited:
             continue
         visited.add((status.st_dev, status.st_ino))
-        for entry in _listed(folder):
-            yield _look_at(entry)
+        for entry in _entries(folder):
+            yield _state(entry)
             if entry.is_dir() and not entry.name.startswith("."):
                 folders.append(entry.path)
 
 
-def _listed(folder: str) -> list[os.DirEntry[str]]:
-    """List a folder in order, Python's own caches apart."""
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """List a folder in order, without ``__pycache__``."""
     with os.scandir(folder) as entries:
         return sorted((entry for entry in entries if entry.name != "__pycache__"), key=lambda entry: entry.name)
 
 
-def _look_at(entry: os.DirEntry[str] | str) -> _Entry:
-    """Look at one path; if it is a link, at what it leads to.
+def _state(entry: os.DirEntry[str] | str) -> _State:
+    """Return the state of a path; links are followed.
 
     Raises:
-        OSError: If it cannot be told what is there.
+        OSError: If the path is inaccessible.
     """
     path = os.fspath(entry)
     try:
@@ -146,6 +150,6 @@ def _look_at(entry: os.DirEntry[str] | str) -> _Entry:
     if stat.S_ISREG(status.st_mode):
         state = (status.st_mode, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         return f"{path}\0{state}", status.st_ctime_ns
-    if stat.S_ISDIR(status.st_mode):  # its times change with files that do not count
+    if stat.S_ISDIR(status.st_mode):  # without times, which also change with ignored files
         return f"{path}\0folder\0{status.st_mode}", status.st_ctime_ns
     return f"{path}\0other", 0

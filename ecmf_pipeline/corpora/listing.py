@@ -1,6 +1,6 @@
-"""What a corpus lists: its clips, what is odd about it, and the media files below a folder.
+"""The listing of a corpus: clips, findings, and a scan for media files.
 
-Files are found fast on 100,000 of them, and safely on link loops, pipes and forbidden folders.
+The scan is fast for 100,000 files and handles link loops, pipes and folders without read permission.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MEDIA_EXTENSIONS = (".mp4", ".mkv", ".avi", ".mov", ".flv", ".webm")
 
 
 class FindingKind(StrEnum):
-    """What can be missing or inconsistent in a corpus that is usable all the same."""
+    """The kind of a problem in a usable corpus; the values are stored in findings.csv."""
 
     LABEL_WITHOUT_FILE = "label_without_file"
     CANDIDATE_WITHOUT_FILE = "candidate_without_file"
@@ -50,12 +50,13 @@ class FindingKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One oddity; the run goes on.
+    """One problem that leaves the corpus usable.
 
     Attributes:
-        clip_id: The clip it concerns; empty when it concerns several, or a name that cannot be a clip id.
-        message: What, where, and how to mend it.
-        count: How many clips, rows or files it stands for.
+        kind: The kind.
+        clip_id: The clip concerned; empty for several clips, or a name that is no valid clip id.
+        message: A sentence with the file, the clip, the problem and how to fix it.
+        count: How many clips, rows or files are concerned.
     """
 
     kind: FindingKind
@@ -66,14 +67,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class CorpusListing:
-    """A corpus as its csv files and file names describe it.
+    """A corpus as defined by its csv files and file names.
 
     Attributes:
-        root: The corpus folder; the clips' paths are relative to it.
-        clips: Sorted by clip id; what only the file can tell (digest, bytes, duration, streams) is not filled in yet.
+        root: The corpus folder; the paths of clips are relative to it.
+        clips: The clips, sorted by id. Digest, bytes, duration and streams are not filled in yet.
         labels: The classes, in the order of the model's outputs; may be empty for a folder without labels.
-        candidate_order: The candidates in the order their submission must have.
-        synthetic: Whether the corpus is generated, so that reports must say so.
+        candidate_order: The candidates, in the order that the submission requires.
+        findings: The problems of the corpus.
+        synthetic: Whether the corpus is generated; reports state it.
     """
 
     root: Path
@@ -85,59 +87,67 @@ class CorpusListing:
 
 
 def count_by_kind(findings: Iterable[Finding]) -> dict[str, int]:
-    """How many clips, rows or files each kind of finding stands for, by name of kind."""
+    """Sum `Finding.count` by kind, sorted by the name of the kind."""
     counts: Counter[str] = Counter()
     for finding in findings:
         counts[finding.kind.value] += finding.count
     return dict(sorted(counts.items()))
 
 
-def first_of(findings: Sequence[Finding]) -> str:
-    """What an error about an empty corpus adds, when there is something odd that may explain it."""
-    return f"; besides: {findings[0].message}" if findings else ""
+def first_finding_suffix(findings: Sequence[Finding]) -> str:
+    """Return the first finding as the end of an error message about an empty corpus; it may be the cause."""
+    return f"; first finding: {findings[0].message}" if findings else ""
 
 
 def naming_some(names: Iterable[str], shown: int = 3) -> str:
-    """The first few names, quoted, and how many more there are."""
+    """Quote the first few names and count the rest, such as ``'a', 'b', 'c' and 4 more``."""
     listed = list(names)
     more = f" and {len(listed) - shown} more" if len(listed) > shown else ""
     return ", ".join(repr(name) for name in listed[:shown]) + more
 
 
-def without_media_extension(name: str) -> str:
-    """``name`` without the extension of a media file, in any case; other names stay as they are."""
+def strip_media_extension(name: str) -> str:
+    """Remove a media file extension, in upper or lower case; return other names unchanged."""
     stem, dot, extension = name.rpartition(".")
     return stem if stem and f"{dot}{extension}".lower() in MEDIA_EXTENSIONS else name
 
 
-def existing_folder(root: Path, hint: str) -> Path:
-    """``root`` when it is a folder that may be read.
+def require_folder(root: Path, hint: str, *, command: str | None = None) -> Path:
+    """Return ``root`` if it is a readable folder.
+
+    Args:
+        root: The corpus folder.
+        hint: The hint of the error.
+        command: The command of the error.
 
     Raises:
-        CorpusError: When it is not; ``hint`` says how to mend that.
+        CorpusError: If ``root`` does not exist, is not a folder or cannot be read.
     """
     try:
         if root.is_dir() and os.access(root, os.R_OK | os.X_OK):
             return root
-        what = "does not exist" if not root.exists() else "may not be read" if root.is_dir() else "is not a folder"
+        if not root.exists():
+            problem = "does not exist"
+        else:
+            problem = "cannot be read (permission denied)" if root.is_dir() else "is not a folder"
     except OSError as error:
-        what = f"cannot be read ({error.strerror})"
-    raise CorpusError(f"the corpus folder {root} {what}", hint)
+        problem = f"cannot be read ({error.strerror})"
+    raise CorpusError(f"corpus folder {root} {problem}", hint, command=command)
 
 
 def scan_media(root: Path, below: str = "", *, nested: bool) -> tuple[list[str], list[Finding]]:
     """List the media files in ``root/below``.
 
-    Hidden files and folders (macOS leaves ``._clip.mp4`` beside clips) are passed over. Linked files and folders are
-    followed, each folder once, so that loops end; real folders come before links to them.
+    Hidden files and folders are skipped (macOS writes ``._clip.mp4`` next to clips). Links are followed; each folder
+    is visited once, which ends link loops. Real folders are visited before links.
 
     Args:
         root: The corpus folder.
-        below: A folder in it, relative; need not exist.
-        nested: Whether to go into folders inside.
+        below: A folder relative to ``root``; it need not exist.
+        nested: Whether to descend into subfolders.
 
     Returns:
-        Paths relative to ``root``, sorted, and what could not be listed.
+        The sorted paths relative to ``root``, and a finding for each path that cannot be read.
     """
     paths: list[str] = []
     findings: list[Finding] = []
@@ -155,42 +165,44 @@ def scan_media(root: Path, below: str = "", *, nested: bool) -> tuple[list[str],
         except OSError as error:
             if folder == below and isinstance(error, FileNotFoundError):
                 return paths, findings
-            findings.append(_unreadable(folder or ".", f"the folder cannot be read ({error.strerror})"))
+            message = f"folder {folder or '.'!r} cannot be read ({error.strerror}): its clips are skipped; "
+            findings.append(Finding(FindingKind.UNREADABLE, "", f"{message}allow reading it, or remove it"))
             continue
         prefix = f"{folder}/" if folder else ""
         for entry in listed:
-            _sort_in(entry, prefix, paths, (links if entry.is_symlink() else folders) if nested else [], findings)
+            _add_entry(entry, prefix, paths, (links if entry.is_symlink() else folders) if nested else [], findings)
     return sorted(paths), findings
 
 
-def _sort_in(
+def _add_entry(
     entry: os.DirEntry[str], prefix: str, paths: list[str], folders: list[str], findings: list[Finding]
 ) -> None:
+    """Append a folder entry to ``paths``, ``folders`` or ``findings``."""
     name = entry.name
     if name.startswith("."):
         return
-    is_media = without_media_extension(name) != name
+    is_media = strip_media_extension(name) != name
     try:
         if is_media and entry.is_file():
             paths.append(prefix + name)
         elif entry.is_dir():
             folders.append(prefix + name)
         elif is_media:
-            what = "a link to a file that is not there" if entry.is_symlink() else "not a regular file"
-            findings.append(_unreadable(prefix + name, f"it is {what}"))
-    except OSError as error:  # a link that leads to itself
-        findings.append(_unreadable(prefix + name, str(error.strerror)))
+            problem = "is a broken link" if entry.is_symlink() else "is not a regular file"
+            findings.append(_unreadable(prefix + name, problem))
+    except OSError as error:  # for example a link to itself
+        findings.append(_unreadable(prefix + name, f"cannot be read ({error.strerror})"))
 
 
 def name_files(paths: Iterable[str], name_of: Callable[[str], str]) -> tuple[dict[ClipId, str], list[Finding]]:
-    """Give each file its clip id.
+    """Assign a clip id to each file.
 
     Args:
-        paths: Relative paths, sorted: of files that would share an id, the first is kept.
-        name_of: The wanted clip id of a path, with all of it that may be odd, since the id alone is checked.
+        paths: Sorted relative paths. If several files share an id, the first is kept.
+        name_of: Return the clip id of a path, before validation.
 
     Returns:
-        Path by clip id, and the files that have none, each with its reason.
+        The path of each clip id, and a finding for each file that is skipped.
     """
     files: dict[ClipId, str] = {}
     findings: list[Finding] = []
@@ -198,16 +210,20 @@ def name_files(paths: Iterable[str], name_of: Callable[[str], str]) -> tuple[dic
         try:
             clip_id = validate_clip_id(unicodedata.normalize("NFC", name_of(path)))
         except CorpusError as error:
-            message = f"file {path!r} is left out: {error.args[0]}; rename it"
+            message = f"{path!r} is skipped: {error.message}; rename the file"
             findings.append(Finding(FindingKind.BAD_CLIP_ID, "", message))
             continue
         if clip_id in files:
-            message = f"{path!r} has the same clip id as {files[clip_id]!r} and is left out: remove or rename one"
+            message = (
+                f"{path!r} is skipped: clip id {clip_id!r} belongs to {files[clip_id]!r}; remove or rename one of the "
+                "two files"
+            )
             findings.append(Finding(FindingKind.DUPLICATE_CLIP, clip_id, message))
         else:
             files[clip_id] = path
     return files, findings
 
 
-def _unreadable(path: str, why: str) -> Finding:
-    return Finding(FindingKind.UNREADABLE, "", f"{path!r} is passed over: {why}")
+def _unreadable(path: str, problem: str) -> Finding:
+    message = f"{path!r} {problem}: the clip is skipped; replace or remove the file"
+    return Finding(FindingKind.UNREADABLE, "", message)

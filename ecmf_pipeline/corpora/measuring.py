@@ -1,6 +1,6 @@
-"""Measure the files of a corpus in worker processes, and remember them, so that only new and changed ones are read.
+"""Measure the files of a corpus in worker processes and cache the results: only new and changed files are read.
 
-A file at which the demuxer crashes or hangs costs that file, not the run.
+A file at which the demuxer crashes or hangs is quarantined; the run continues.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ from ecmf_pipeline.runner import Engine, InProcess, LocalProcesses, Outcome, Ste
 from ecmf_pipeline.runner.machine import as_out_of_memory, usable_cores
 from ecmf_pipeline.runner.step import Spool, SpoolWriter
 
-VERSION = 1
+CACHE_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one file's content says.
+    """The measurement of one file.
 
     Attributes:
-        digest: SHA-256 of its bytes, in hex; empty when they could not be read.
+        digest: SHA-256 of the file, in hex; empty if it could not be read.
         duration: Seconds.
-        reason: Class of the error when it is no usable clip, else empty.
+        has_video: Whether the file has a video stream.
+        has_audio: Whether the file has an audio stream.
+        reason: The class name of the error if the file is unusable, else empty.
+        message: The message of the error.
     """
 
     digest: str
@@ -43,38 +46,39 @@ class Measured:
 
 
 class IndexCache:
-    """Measured files by path, size and time of change. It may be deleted at will: all files are then read anew.
+    """Measurements by path, size and modification time. If the cache is deleted, all files are read again.
 
     Args:
-        path: The JSON file it is kept in. A damaged one, or one of another corpus or version, counts as empty.
-        root: The corpus folder, as the settings name it.
-        clip_timeout: Seconds that a file may take now. Files that took too long under another limit are not known.
+        path: The JSON file. A damaged file, or one of another corpus or version, counts as empty.
+        root: The corpus folder, as in the settings.
+        clip_timeout: Seconds allowed for one file. Timeouts under another limit are dropped from the cache.
 
     Attributes:
-        head: What tells its measurements from those of other corpora and versions.
+        path: The JSON file.
+        head: The identity of the cache: its version and its corpus folder.
     """
 
     def __init__(self, path: Path, root: Path, clip_timeout: float = 60.0) -> None:
         self.path = path
-        self.head = {"version": VERSION, "root": root.as_posix()}
+        self.head = {"version": CACHE_VERSION, "root": root.as_posix()}
         self._limit = {"clip_timeout": clip_timeout}
         self._rows: dict[str, list[Any]] = _load(path, self.head, self._limit)
         self._changed = False
 
     def get(self, path: str, size: int, mtime_ns: int) -> Measured | None:
-        """What is known of a file, None when it is new or has changed."""
+        """Return the measurement of a file, or None if the file is new or has changed."""
         row = self._rows.get(path)
         if row is None or row[0] != size or row[1] != mtime_ns:
             return None
         return Measured(*row[2:])
 
     def put(self, path: str, size: int, mtime_ns: int, measured: Measured) -> None:
-        """Remember a file."""
+        """Add the measurement of a file."""
         self._rows[path] = [size, mtime_ns, *asdict(measured).values()]
         self._changed = True
 
     def save(self) -> None:
-        """Write what is new, whole or not at all."""
+        """Write the cache atomically if it has changed."""
         if self._changed:
             document = {**self.head, **self._limit, "files": self._rows}
             write_atomic(self.path, json.dumps(document, ensure_ascii=False))
@@ -100,121 +104,122 @@ def _load(path: Path, head: dict[str, Any], limit: dict[str, Any]) -> dict[str, 
 
 
 BRANCH = "index"
-"""The one branch of this loop."""
+"""The single branch of this run."""
 
-BATCH = 64
-"""Files that a worker reads before it makes them durable: what a kill costs each worker at most. Of 16 files, waiting
-for the disk took as long as reading them."""
+BATCH_SIZE = 64
+"""Files per batch; a kill loses at most one batch per worker. With 16, syncing to disk took as long as reading."""
 
-FILES_A_WORKER = 256
-"""Below that, starting another worker takes longer than it saves."""
+MIN_FILES_PER_WORKER = 256
+"""With fewer files, starting another worker takes longer than it saves."""
 
 
 @dataclass(frozen=True, slots=True)
-class File:
-    """One file as it was when the scan came by.
+class FileToMeasure:
+    """The state of a file at the time of the scan.
 
     Attributes:
-        path: Relative to the corpus folder.
-        mtime_ns: Time of change.
-        verdict: What is wrong with it, where that is known already: only its digest is still wanted.
+        path: The path relative to the corpus folder.
+        size: The size in bytes.
+        mtime_ns: The modification time.
+        known_error: The error of a previous attempt; only the digest is computed then.
     """
 
     path: str
     size: int
     mtime_ns: int
-    verdict: ClipError | None = field(default=None, compare=False)
+    known_error: ClipError | None = field(default=None, compare=False)
 
     @property
     def targets(self) -> Sequence[Target]:
-        """The file; its digest is what is looked for."""
+        """The file itself; its digest is not known yet."""
         return (Target(self.path, BRANCH, ""),)
 
-    def alone(self) -> Sequence[File]:
-        """Itself."""
+    def alone(self) -> Sequence[FileToMeasure]:
+        """Return the file itself: it cannot be divided."""
         return (self,)
 
 
-Row = tuple[File, Measured]
+Row = tuple[FileToMeasure, Measured]
 Measurements = Generator[tuple[str, Measured], None, None]
-"""Paths and what was found of them."""
+"""Paths and their measurements."""
 
 
-class MeasuringStep(Step[File, Measured, Row]):
-    """Hashes files of a corpus folder and looks at their streams."""
+class MeasuringStep(Step[FileToMeasure, Measured, Row]):
+    """Hash files of a corpus folder and probe their streams."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def open(self, item: File) -> Measured:
-        """Measure one file; what is wrong with it is a part of the answer, since its digest is one too."""
+    def open(self, item: FileToMeasure) -> Measured:
+        """Measure one file. An error is part of the result, because the digest is needed too."""
         with as_out_of_memory():
             return measure(self._root, item)
 
-    def work(self, batch: Sequence[tuple[File, Measured]]) -> list[Outcome[Row]]:
-        """Nothing is left to do."""
-        return [Outcome(file.targets[0], (file, found)) for file, found in batch]
+    def work(self, batch: Sequence[tuple[FileToMeasure, Measured]]) -> list[Outcome[Row]]:
+        """Return the measurements; `open` has done all work."""
+        return [Outcome(file.targets[0], (file, measurement)) for file, measurement in batch]
 
 
 def make_step(root: Path, worker: int) -> MeasuringStep:  # noqa: ARG001 - all workers do the same
-    """Load PyAV, since the time that takes is no file's fault, and make the step of a worker."""
+    """Create the step of a worker; PyAV is imported first, so that its load time does not count for a file."""
     import av  # noqa: F401
 
     return MeasuringStep(root)
 
 
-def measure(root: Path, file: File) -> Measured:
-    """Hash and probe one file. Without a digest the failure may be gone the next time, and is not remembered."""
+def measure(root: Path, file: FileToMeasure) -> Measured:
+    """Hash and probe one file. A result without digest is a transient failure and is not cached."""
     path = root / file.path
     try:
         digest = sha256_file(path)
         try:
-            found = _probe(path, file, digest)
+            measurement = _probe(path, file, digest)
         except FileUnreachable as error:
             return failure(error)
         except ClipError as error:
-            found = failure(error, digest)
+            measurement = failure(error, digest)
         status = path.stat()
     except OSError as error:
         return failure(unreachable(error))
     if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
-        return failure(FileUnreachable("the file changed while it was read: run again"))
-    return found
+        return failure(FileUnreachable(f"{file.path} changed while it was read"))
+    return measurement
 
 
-def _probe(path: Path, file: File, digest: str) -> Measured:
-    if file.verdict is not None:
-        raise file.verdict
+def _probe(path: Path, file: FileToMeasure, digest: str) -> Measured:
+    if file.known_error is not None:
+        raise file.known_error
     if file.path.endswith(FACE_CROPS_EXTENSION):
-        return Measured(digest)  # what is in it is looked at where it is read
+        return Measured(digest)  # the face modality checks the content
     if file.size == 0:
-        raise UnreadableMedia("the file is empty (0 bytes)")
+        raise UnreadableMedia(f"{file.path} is empty (0 bytes)")
     probe = probe_media(path)
     return Measured(digest, probe.duration, probe.has_video, probe.has_audio)
 
 
 def failure(error: ClipError, digest: str = "") -> Measured:
-    """What is measured of a file that cannot be used."""
-    return Measured(digest, reason=error.reason, message=str(error))
+    """Return the measurement of an unusable file."""
+    return Measured(digest, reason=error.reason, message=error.message)
 
 
 def unreachable(error: OSError) -> FileUnreachable:
-    """Why a file cannot be read."""
-    why = "the file vanished after it was listed" if isinstance(error, FileNotFoundError) else str(error.strerror)
-    return FileUnreachable(f"it cannot be read: {why}")
+    """Convert an operating system error to `FileUnreachable`."""
+    if isinstance(error, FileNotFoundError):
+        return FileUnreachable("the file vanished after it was listed")
+    return FileUnreachable(f"the file cannot be read ({error.strerror})")
 
 
 def pack_rows(head: Mapping[str, object], rows: Sequence[Row]) -> bytes:
-    """Return a finished batch as JSON; with the cache's head, since it counts for the same corpus alone."""
-    files = [[file.path, file.size, file.mtime_ns, *astuple(found)] for file, found in rows]
+    """Serialise a finished batch as JSON, with the head of the cache that it belongs to."""
+    files = [[file.path, file.size, file.mtime_ns, *astuple(measurement)] for file, measurement in rows]
     return json.dumps({**head, "files": files}).encode()
 
 
 class CacheWriter(SpoolWriter[Row]):
-    """The one writer of an index cache; on entering it takes up what a killed run had measured.
+    """The exclusive writer of an index cache; on entry it adopts the finished batches of a killed run.
 
     Raises:
-        StoreBusy: On entering, when another run is measuring.
+        StoreBusy: On entry, if another run is measuring.
     """
 
     def __init__(self, cache: IndexCache) -> None:
@@ -225,23 +230,23 @@ class CacheWriter(SpoolWriter[Row]):
         self._taken = ExitStack()
 
     def take(self, task: str) -> list[tuple[str, Measured]]:
-        """What a worker kept under a name, with each file's path; all of it that has a digest is remembered."""
+        """Return the measurements of a finished batch by path; add those with a digest to the cache."""
         with ExitStack() as taking:  # an interrupt in the middle leaves the whole batch in the spool
             payloads = taking.enter_context(self._kept([task]))
-            rows = [self._remember(*row) for payload in payloads for row in json.loads(payload)["files"]]
+            rows = [self._cache_row(*row) for payload in payloads for row in json.loads(payload)["files"]]
             self._taken.push(taking.pop_all())
         return rows
 
     def save(self) -> None:
-        """Write the cache; what was taken may then leave the spool."""
+        """Write the cache, then remove the taken batches from the spool."""
         self._cache.save()
         self._taken.close()
 
-    def _remember(self, path: str, size: int, mtime_ns: int, *values: object) -> tuple[str, Measured]:
-        found = Measured(*values)  # type: ignore[arg-type]  # as `pack_rows` wrote them
-        if found.digest:
-            self._cache.put(path, size, mtime_ns, found)
-        return path, found
+    def _cache_row(self, path: str, size: int, mtime_ns: int, *values: object) -> tuple[str, Measured]:
+        measurement = Measured(*values)  # type: ignore[arg-type]  # as `pack_rows` wrote them
+        if measurement.digest:
+            self._cache.put(path, size, mtime_ns, measurement)
+        return path, measurement
 
     def _adopt(self, leftovers: Sequence[Path]) -> int:
         count = 0
@@ -249,7 +254,7 @@ class CacheWriter(SpoolWriter[Row]):
             document = json.loads(path.read_bytes())
             files = document.pop("files")
             if document == self._cache.head:
-                count += len([self._remember(*row) for row in files])
+                count += len([self._cache_row(*row) for row in files])
         self._cache.save()
         for path in leftovers:
             path.unlink()
@@ -257,25 +262,25 @@ class CacheWriter(SpoolWriter[Row]):
 
 
 def measure_files(
-    root: Path, files: Sequence[File], writer: CacheWriter, *, workers: int | None, clip_timeout: float
+    root: Path, files: Sequence[FileToMeasure], writer: CacheWriter, *, workers: int | None, clip_timeout: float
 ) -> Measurements:
-    """Measure files, each batch in a worker process, in any order; closing it ends the workers.
+    """Measure files in worker processes, in any order; closing the generator ends the workers.
 
     Args:
         root: The corpus folder.
-        files: Those to measure.
-        writer: Takes what workers keep; entered.
-        workers: How many processes; None is one for each core, fewer where there is little to read; 0 reads in this
-            process, without protection.
-        clip_timeout: Seconds that one file may take.
+        files: The files to measure.
+        writer: The entered writer of the cache.
+        workers: Number of processes. None: one for each core, fewer for few files. 0: read in this process, without
+            protection against crashes.
+        clip_timeout: Seconds allowed for one file.
     """
 
-    def measured(name: str, wanted: Sequence[File], broken: list[File]) -> Measurements:
-        """Files that broke a worker are added to ``broken``, with the reason."""
-        by_path = {file.path: file for file in wanted}
-        processes = workers or min(usable_cores(), 1 + len(wanted) // FILES_A_WORKER)
+    def run_round(name: str, batch: Sequence[FileToMeasure], failed: list[FileToMeasure]) -> Measurements:
+        """Measure files; append those that crashed or blocked a worker to ``failed``, with their error."""
+        by_path = {file.path: file for file in batch}
+        processes = workers or min(usable_cores(), 1 + len(batch) // MIN_FILES_PER_WORKER)
         engine: Engine = InProcess() if workers == 0 else LocalProcesses(processes, clip_timeout)
-        results = engine.run(_tasks(name, wanted), partial(make_step, root), {BRANCH: writer.spool})
+        results = engine.run(_tasks(name, batch), partial(make_step, root), {BRANCH: writer.spool})
         with closing(results) as finished:  # type: ignore[type-var]
             for done in finished:
                 for target, error in done.errors:
@@ -283,18 +288,18 @@ def measure_files(
                     if error.is_transient:
                         yield file.path, failure(error)
                     else:
-                        broken.append(replace(file, verdict=file.verdict or error))
+                        failed.append(replace(file, known_error=file.known_error or error))
                 if done.kept:
                     yield from writer.take(done.task.name)
 
-    broken: list[File] = []
-    yield from measured("first", files, broken)
-    # Remembered by its digest, the file that broke a worker does not break one in every run.
-    unhashed: list[File] = []
-    yield from measured("again", broken, unhashed)
-    yield from ((file.path, failure(file.verdict)) for file in unhashed if file.verdict)
+    crashed: list[FileToMeasure] = []
+    yield from run_round("first", files, crashed)
+    # With its digest in the cache, a file that crashes a worker does so only once.
+    unhashed: list[FileToMeasure] = []
+    yield from run_round("again", crashed, unhashed)
+    yield from ((file.path, failure(file.known_error)) for file in unhashed if file.known_error)
 
 
-def _tasks(name: str, files: Sequence[File]) -> Iterable[Task[File]]:
-    for number, start in enumerate(range(0, len(files), BATCH)):
-        yield Task(f"{name}-{number:06d}", 0, tuple(files[start : start + BATCH]))
+def _tasks(name: str, files: Sequence[FileToMeasure]) -> Iterable[Task[FileToMeasure]]:
+    for number, start in enumerate(range(0, len(files), BATCH_SIZE)):
+        yield Task(f"{name}-{number:06d}", 0, tuple(files[start : start + BATCH_SIZE]))

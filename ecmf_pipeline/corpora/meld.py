@@ -1,4 +1,4 @@
-"""MELD: utterances of a television series, csv files with or without the clips ``dia{D}_utt{U}.mp4``."""
+"""Read MELD, utterances of a television series: csv files, with or without the clips ``dia{D}_utt{U}.mp4``."""
 
 from __future__ import annotations
 
@@ -9,58 +9,61 @@ from dataclasses import replace
 from pathlib import Path
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
+from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import CorpusError, ParamsError
 from ecmf_pipeline.corpora.config import MELD_TO_MER, MER_LABELS, CorpusConfig
 from ecmf_pipeline.corpora.listing import (
     CorpusListing,
     Finding,
     FindingKind,
-    existing_folder,
     naming_some,
+    require_folder,
     scan_media,
-    without_media_extension,
+    strip_media_extension,
 )
 from ecmf_pipeline.corpora.tables import read_table
 
-PARTS = {"train": "train_sent_emo.csv", "dev": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}
-"""MELD's parts: each counts its dialogues from 0, so that a clip's name begins with its part."""
+TABLES = {"train": "train_sent_emo.csv", "dev": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}
+"""The csv file of each part of MELD. Dialogue numbers restart in each part, so clip ids begin with the part."""
 
 COLUMNS = ("utterance", "speaker", "emotion", "dialogue_id", "utterance_id")
 CANDIDATES = "test"
 
 
 def read_meld(config: CorpusConfig) -> CorpusListing:
-    """List MELD as it is published, any of its three csv files.
+    """List MELD in its published layout; one of its three csv files is enough.
 
-    Clips are looked for below the corpus folder, in folders named after their part (``train_splits``,
-    ``dev_splits_complete``, ``output_repeated_splits_test``); without any, only the words can be used. A clip is named
-    ``train_dia0_utt3``. The train and dev parts are labelled; the test part are candidates, whose labels are gold.
-    ``corpus.mapping`` turns MELD's emotions into labels; an emotion that maps to "" leaves its clips without one.
+    Clips are searched below the corpus folder, in folders whose names contain the part (``train_splits``,
+    ``dev_splits_complete``, ``output_repeated_splits_test``). Without clips, only text can be used. Clip ids have the
+    form ``train_dia0_utt3``. The train and dev parts are labelled. Clips of the test part are candidates, and their
+    labels are gold. ``corpus.mapping`` maps MELD's emotions to labels; "" means no label.
 
     Raises:
-        CorpusError: When no csv file is there, or one cannot be used.
-        ParamsError: When ``corpus.mapping`` names what is no emotion of the files, nor of MELD, or one twice.
+        CorpusError: If no csv file exists, or one is unusable.
+        ParamsError: If ``corpus.mapping`` has an emotion that neither the files nor MELD have, or has one twice.
     """
-    root = existing_folder(config.root, "set corpus.root in params.yaml to the folder that holds train_sent_emo.csv")
+    root = require_folder(config.root, "set corpus.root in params.yaml to the folder that holds train_sent_emo.csv")
     findings: list[Finding] = []
     rows = list(_rows(root, config, findings))
     if not rows:
         raise CorpusError(
-            f"{root} holds none of {', '.join(PARTS.values())}, or they hold no utterance",
-            "set corpus.root in params.yaml to the folder of MELD's csv files",
+            f"{root} has no utterances in {', '.join(TABLES.values())}",
+            "set corpus.root in params.yaml to the folder with MELD's csv files",
         )
     mapping = MELD_TO_MER if config.mapping is None else _casefolded(config.mapping, {emotion for _, emotion in rows})
-    labels = config.labels or _labels_of(mapping)
+    labels = config.labels or _default_labels(mapping)
     files = _files(root, findings)
     findings += _label_findings([emotion for _, emotion in rows], mapping, labels)
     if not files:
-        message = "no clip has a file dia{D}_utt{U}.mp4: only what needs no media can run"
+        message = f"{root}: no clip has a file dia{{D}}_utt{{U}}.mp4: only text can be used; add the media files"
         findings.append(Finding(FindingKind.NO_MEDIA, "", message, count=len(rows)))
-    elif lacking := [clip.clip_id for clip, _ in rows if clip.clip_id not in files]:
-        message = f"{len(lacking)} utterances have no file: {naming_some(lacking)}"
-        findings.append(Finding(FindingKind.LABEL_WITHOUT_FILE, "", message, count=len(lacking)))
+    elif missing := [clip.clip_id for clip, _ in rows if clip.clip_id not in files]:
+        message = (
+            f"{root}: {format_count(len(missing), 'utterance')} without file: {naming_some(missing)}; add the files"
+        )
+        findings.append(Finding(FindingKind.LABEL_WITHOUT_FILE, "", message, count=len(missing)))
     clips = sorted(
-        (_labelled(clip, mapping.get(emotion, ""), labels, files) for clip, emotion in rows),
+        (_complete_clip(clip, mapping.get(emotion, ""), labels, files) for clip, emotion in rows),
         key=lambda clip: clip.clip_id,
     )
     order = tuple(clip.clip_id for clip, _ in rows if clip.split is Split.CANDIDATE)
@@ -68,27 +71,33 @@ def read_meld(config: CorpusConfig) -> CorpusListing:
 
 
 def _casefolded(mapping: Mapping[str, str], emotions: set[str]) -> dict[str, str]:
-    """The user's mapping as the files' emotions are kept; MELD's own need not all occur in a part of it."""
-    if odd := [emotion for emotion in mapping if emotion.casefold() not in emotions | set(MELD_TO_MER)]:
+    """Casefold the emotions of ``corpus.mapping``; emotions of MELD that the files do not contain are allowed."""
+    if unknown := [emotion for emotion in mapping if emotion.casefold() not in emotions | set(MELD_TO_MER)]:
         raise ParamsError(
-            f"corpus.mapping: {', '.join(map(repr, odd))}: no utterance has such an emotion",
-            f"the files have {', '.join(sorted(emotions - {''}))}",
+            f"corpus.mapping: no utterance has the emotion {' or '.join(map(repr, unknown))}",
+            f"use the emotions of the files: {', '.join(sorted(emotions - {''}))}",
+            keys=["corpus.mapping"],
         )
     counts = Counter(emotion.casefold() for emotion in mapping)
-    if twice := [emotion for emotion in mapping if counts[emotion.casefold()] > 1]:
-        raise ParamsError(f"corpus.mapping: {', '.join(map(repr, twice))} are one emotion", "map it once")
+    if repeated := [emotion for emotion in mapping if counts[emotion.casefold()] > 1]:
+        raise ParamsError(
+            f"corpus.mapping: {', '.join(map(repr, repeated))} are the same emotion",
+            "map each emotion once",
+            keys=["corpus.mapping"],
+        )
     return {emotion.casefold(): label for emotion, label in mapping.items()}
 
 
-def _labels_of(mapping: Mapping[str, str]) -> tuple[str, ...]:
-    wanted = {label for label in mapping.values() if label}
-    return MER_LABELS if wanted <= set(MER_LABELS) else tuple(sorted(wanted))
+def _default_labels(mapping: Mapping[str, str]) -> tuple[str, ...]:
+    """Return MER's labels if they contain all mapped labels, else the mapped labels, sorted."""
+    mapped = {label for label in mapping.values() if label}
+    return MER_LABELS if mapped <= set(MER_LABELS) else tuple(sorted(mapped))
 
 
 def _rows(root: Path, config: CorpusConfig, findings: list[Finding]) -> Iterable[tuple[Clip, str]]:
-    """Clips without file and label, each with its emotion."""
+    """Yield each clip, without path and label, and its emotion."""
     seen: set[str] = set()
-    for part, name in PARTS.items():
+    for part, name in TABLES.items():
         if not (root / name).is_file():
             continue
         table = read_table(root / name, COLUMNS)
@@ -96,34 +105,39 @@ def _rows(root: Path, config: CorpusConfig, findings: list[Finding]) -> Iterable
         columns = [table.column(column) for column in COLUMNS]
         for text, speaker, emotion, dialogue, utterance in zip(*columns, strict=True):
             if not (dialogue.isdecimal() and utterance.isdecimal()):
-                message = f"{name}: a row has no numbers in Dialogue_ID and Utterance_ID ({dialogue!r}, {utterance!r})"
+                message = (
+                    f"{name}: a row has no numbers in Dialogue_ID and Utterance_ID ({dialogue!r}, {utterance!r}): it "
+                    "is ignored; correct or remove it"
+                )
                 findings.append(Finding(FindingKind.MALFORMED_ROW, "", message))
                 continue
-            of_dialogue = f"{part}_dia{int(dialogue)}"
-            clip_id = ClipId(f"{of_dialogue}_utt{int(utterance)}")
+            dialogue_id = f"{part}_dia{int(dialogue)}"
+            clip_id = ClipId(f"{dialogue_id}_utt{int(utterance)}")
             if clip_id in seen:
-                findings.append(Finding(FindingKind.DUPLICATE_ROW, clip_id, f"{name} has {clip_id!r} twice"))
+                message = f"{name}: clip {clip_id!r} has several rows: the first is used; keep one of them"
+                findings.append(Finding(FindingKind.DUPLICATE_ROW, clip_id, message))
                 continue
             seen.add(clip_id)
             split = Split.CANDIDATE if part == CANDIDATES else Split.TRAIN
-            group = of_dialogue if config.groups == "dialogue" else " ".join(speaker.split())
+            group = dialogue_id if config.groups == "dialogue" else " ".join(speaker.split())
             yield Clip(clip_id, transcript=text, split=split, group=group), emotion.casefold()
 
 
 def _files(root: Path, findings: list[Finding]) -> dict[str, str]:
-    """Path by clip id; a folder's name says which part it is of."""
-    paths, odd = scan_media(root, nested=True)
-    findings += odd
+    """Return the path of each clip id; the name of a folder determines the part."""
+    paths, scan_findings = scan_media(root, nested=True)
+    findings += scan_findings
     files: dict[str, str] = {}
     for path in sorted(paths):
-        stem = re.fullmatch(r"dia(\d+)_utt(\d+)", without_media_extension(Path(path).name))
-        parts = [part for part in PARTS if any(part in folder.casefold() for folder in Path(path).parts[:-1])]
+        stem = re.fullmatch(r"dia(\d+)_utt(\d+)", strip_media_extension(Path(path).name))
+        parts = [part for part in TABLES if any(part in folder.casefold() for folder in Path(path).parts[:-1])]
         if stem and len(parts) == 1:
             files.setdefault(f"{parts[0]}_dia{int(stem[1])}_utt{int(stem[2])}", path)
     return files
 
 
-def _labelled(clip: Clip, mapped: str, labels: Sequence[str], files: Mapping[str, str]) -> Clip:
+def _complete_clip(clip: Clip, mapped: str, labels: Sequence[str], files: Mapping[str, str]) -> Clip:
+    """Add path, label and split to a clip."""
     label = mapped if mapped in labels else ""
     candidate = clip.split is Split.CANDIDATE
     return replace(
@@ -140,7 +154,10 @@ def _label_findings(emotions: Iterable[str], mapping: Mapping[str, str], labels:
     for emotion, count in sorted(Counter(emotions).items()):
         label = mapping.get(emotion, "")
         if label not in labels:
-            how = f"is mapped to {label!r}, which is no label" if label else "has no label in corpus.mapping"
-            message = f"the emotion {emotion!r} {how}: its {count} clips are not labelled"
+            problem = f"is mapped to {label!r}, which is not in corpus.labels" if label else "has no label"
+            message = (
+                f"params.yaml: emotion {emotion!r} {problem}: {format_count(count, 'clip')} without label; map it in "
+                "corpus.mapping to use them"
+            )
             findings.append(Finding(FindingKind.UNKNOWN_LABEL, "", message, count=count))
     return findings

@@ -1,4 +1,4 @@
-"""The layout of MER2023-MER2026: csv files beside a folder ``video`` of files named by clip, and crops of faces."""
+"""Read the layout of MER2023-MER2026: csv files, a folder ``video`` with one file per clip, and face crops."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split, validate_clip_id
+from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import CorpusError
 from ecmf_pipeline.corpora.config import MER_LABELS, CorpusConfig
 from ecmf_pipeline.corpora.label_npz import TEST_ENTRY, TRAIN_ENTRY, entries_of, read_label_npz
@@ -18,16 +19,16 @@ from ecmf_pipeline.corpora.listing import (
     CorpusListing,
     Finding,
     FindingKind,
-    existing_folder,
-    first_of,
+    first_finding_suffix,
     name_files,
     naming_some,
+    require_folder,
     scan_media,
-    without_media_extension,
+    strip_media_extension,
 )
 from ecmf_pipeline.corpora.tables import (
     Table,
-    doubled_rows,
+    duplicate_rows,
     keep_known_labels,
     read_table,
     resolve_names,
@@ -42,49 +43,52 @@ GOLD_TABLES = ("gold.csv", "track1_test_dis.csv")
 LABEL_NPZ = "track1_label_6way.npz"
 SUBTITLES = "subtitle_chieng.csv"
 LANGUAGES = ("english", "chinese")
-"""The columns of the subtitles; of two, since each is the translation of the other."""
+"""The language columns of the subtitles; one is the transcript, the other its translation."""
 GROUPS = "groups.csv"
 MEDIA_FOLDER = "video"
-FEWEST_FOR_PREFIX = 3
-"""Names that must lack their file before a wrong prefix is looked for."""
+MIN_PREFIX_MATCHES = 3
+"""The fewest names without file that must match another prefix before a prefix mismatch is reported."""
 
 
 def read_mer(config: CorpusConfig) -> CorpusListing:
     """List a corpus in MER's raw layout.
 
-    ``<root>/video`` holds the clips; ``track1_train_disdim.csv`` (or MER2026's ``track1_train.csv``; ``name,discrete``)
-    the given labels; ``track_all_candidates.csv`` (``track1_track2_candidate.csv``; ``name``) the clips to predict;
-    ``subtitle_chieng.csv`` (``name,chinese,english``) the words: ``corpus.transcripts`` says which column is the
-    transcript, and the other, if it is there, is its translation. Two more are read when they are there: gold labels
-    (``gold.csv`` or ``track1_test_dis.csv``; ``name,discrete``) and speakers (``groups.csv``; ``name,group``). Each may
-    be missing. Where there are no csv files of labels or candidates, the baseline's ``track1_label_6way.npz`` is read
-    for them. A clip that only such a file names is listed without a path. A candidate is never trained on: a label
-    given to it counts as gold.
+    Clips are in ``<root>/video``. The tables are optional:
+
+    - given labels: ``track1_train_disdim.csv``, or MER2026's ``track1_train.csv`` (``name,discrete``);
+    - candidates to predict: ``track_all_candidates.csv``, or ``track1_track2_candidate.csv`` (``name``);
+    - subtitles: ``subtitle_chieng.csv`` (``name,chinese,english``). ``corpus.transcripts`` selects the transcript
+      column; the other column is the translation;
+    - gold labels: ``gold.csv``, or ``track1_test_dis.csv`` (``name,discrete``);
+    - speakers: ``groups.csv`` (``name,group``).
+
+    If the csv files of labels or candidates are missing, the baseline's ``track1_label_6way.npz`` replaces them. A
+    clip that only a table names has no path. A candidate is never trained on: its given label counts as gold.
 
     Raises:
-        CorpusError: When there is no corpus at all, or a csv file cannot be used.
+        CorpusError: If the corpus is missing or empty, or a csv file is unusable.
     """
-    root = existing_folder(
-        config.root, "set corpus.root in params.yaml to the folder that holds `video` and the csv files"
+    root = require_folder(
+        config.root, f"set corpus.root in params.yaml to the folder with {MEDIA_FOLDER} and the csv files"
     )
     paths, findings = scan_media(root, MEDIA_FOLDER, nested=False)
-    files, odd = name_files(paths, lambda path: without_media_extension(path.removeprefix(f"{MEDIA_FOLDER}/")))
-    tables = _Tables(root, files, [*findings, *odd])
+    files, file_findings = name_files(paths, lambda path: strip_media_extension(path.removeprefix(f"{MEDIA_FOLDER}/")))
+    tables = _TableReader(root, files, [*findings, *file_findings])
     labels = config.labels or MER_LABELS
-    given = tables.labels(TRAIN_TABLES, labels) or tables.packed_labels(TRAIN_ENTRY, labels)
-    packed = {} if tables.has(CANDIDATE_TABLES) else tables.packed_labels(TEST_ENTRY, labels)
-    # Candidates' labels that are all one are how the baseline's file fills in those that nobody knows.
-    gold = tables.labels(GOLD_TABLES, labels) or (packed if len(set(packed.values())) > 1 else {})
-    candidates = tables.values(CANDIDATE_TABLES, None) or packed
-    transcripts, translations = tables.words(config.transcripts)
+    given = tables.labels(TRAIN_TABLES, labels) or tables.npz_labels(TRAIN_ENTRY, labels)
+    npz_gold = {} if tables.has(CANDIDATE_TABLES) else tables.npz_labels(TEST_ENTRY, labels)
+    # The baseline's file gives all candidates the same label if the true labels are unknown.
+    gold = tables.labels(GOLD_TABLES, labels) or (npz_gold if len(set(npz_gold.values())) > 1 else {})
+    candidates = tables.values(CANDIDATE_TABLES, None) or npz_gold
+    transcripts, translations = tables.subtitles(config.transcripts)
     groups = tables.values((GROUPS,), "group")
     clip_ids = sorted({*files, *given, *candidates})
     if not clip_ids:
-        raise CorpusError(*_nothing_found(root, tables.findings))
+        raise CorpusError(*_empty_corpus_error(root, tables.findings))
     findings = tables.findings
-    findings += _missing_files(files, given, candidates)
-    findings += _stray_rows(set(clip_ids), gold, transcripts, groups)
-    findings += _label_findings(clip_ids, given, candidates)
+    findings += _missing_files(root, files, given, candidates)
+    findings += _stray_rows(root, set(clip_ids), gold, transcripts, groups)
+    findings += _label_findings(root, clip_ids, given, candidates)
     clips = tuple(
         Clip(
             clip_id,
@@ -101,8 +105,8 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
     return CorpusListing(root, clips, labels, tuple(candidates), tuple(findings))
 
 
-class _Tables:
-    """The csv files of one corpus: reads them by name and gathers what is odd in them."""
+class _TableReader:
+    """Read the tables of one corpus and collect their findings."""
 
     def __init__(self, root: Path, files: Mapping[ClipId, str], findings: list[Finding]) -> None:
         self.findings = findings
@@ -110,15 +114,15 @@ class _Tables:
         self._files = files
 
     def values(self, names: Sequence[str], column: str | None) -> dict[ClipId, str]:
-        """The cells of ``column`` by clip id, in the order of the first table there is; None: names alone."""
+        """Return the cell of ``column`` for each clip of the first existing table, in its order; None: the names."""
         return self._columns(names, [column or "name"], [] if column is None else [column])[0]
 
     def has(self, names: Sequence[str]) -> bool:
-        """Whether any of these tables is there."""
-        return bool(self._there(names))
+        """Return whether any of the tables exists."""
+        return bool(self._existing(names))
 
-    def packed_labels(self, entry: str, labels: Sequence[str]) -> dict[ClipId, str]:
-        """One corpus of the baseline's npz as `labels` gives a table's; nothing where it is not there."""
+    def npz_labels(self, entry: str, labels: Sequence[str]) -> dict[ClipId, str]:
+        """Read an entry of the baseline's npz like `labels` reads a table; empty if it does not exist."""
         path = self._root / LABEL_NPZ
         if not path.is_file() or entry not in entries_of(path):
             return {}
@@ -129,45 +133,50 @@ class _Tables:
         self.findings += [*bad_names, *unknown]
         return {clip_id: known.get(clip_id, "") for clip_id in values}
 
-    def words(self, transcripts: str) -> tuple[dict[ClipId, str], dict[ClipId, str]]:
-        """The subtitles in the language asked for, and those in the other, if the table has them."""
+    def subtitles(self, transcripts: str) -> tuple[dict[ClipId, str], dict[ClipId, str]]:
+        """Return the subtitles in the language ``transcripts``, and those in the other language if they exist."""
         [other] = [language for language in LANGUAGES if language != transcripts]
-        wanted, translations = self._columns((SUBTITLES,), [transcripts, other], [transcripts])
-        return wanted, translations
+        in_language, translations = self._columns((SUBTITLES,), [transcripts, other], [transcripts])
+        return in_language, translations
 
     def _columns(
         self, names: Sequence[str], columns: Sequence[str], required: Sequence[str]
     ) -> list[dict[ClipId, str]]:
-        """Several columns of the first table there is; empty cells for one that is not there and not required."""
-        there = self._there(names)
-        if not there:
+        """Read columns of the first existing table; a missing column that is not required has empty cells."""
+        existing = self._existing(names)
+        if not existing:
             return [{} for _ in columns]
-        for unused in there[1:]:
-            message = f"{unused} is not read, since {there[0]} is there too: remove the one that does not count"
+        for unused in existing[1:]:
+            message = f"{unused} is ignored because {existing[0]} exists; remove one of the two"
             self.findings.append(Finding(FindingKind.UNUSED_TABLE, "", message))
-        table = read_table(self._root / there[0], ["name", *required])
+        table = read_table(self._root / existing[0], ["name", *required])
         clip_ids, bad_names = resolve_names(table, self._resolve)
-        self.findings += [*table.findings, *bad_names, *doubled_rows(table, clip_ids)]
-        found = []
+        self.findings += [*table.findings, *bad_names, *duplicate_rows(table, clip_ids)]
+        values_of_columns = []
         for column in columns:
             values, conflicts = values_by_clip(table, clip_ids, column)
             self.findings += conflicts
-            found.append(values)
-        return found
+            values_of_columns.append(values)
+        return values_of_columns
 
     def labels(self, names: Sequence[str], labels: Sequence[str]) -> dict[ClipId, str]:
-        """The column ``discrete`` by clip id; empty where the label is blank or unknown."""
+        """Return the label of each clip from column ``discrete``; empty if it is blank or unknown."""
         values = self.values(names, "discrete")
-        known, unknown = keep_known_labels(values, labels, next(iter(self._there(names)), ""))
+        known, unknown = keep_known_labels(values, labels, next(iter(self._existing(names)), ""))
         self.findings += unknown
         return {clip_id: known.get(clip_id, "") for clip_id in values}
 
-    def _there(self, names: Sequence[str]) -> list[str]:
+    def _existing(self, names: Sequence[str]) -> list[str]:
         return [name for name in names if (self._root / name).exists()]
 
     def _resolve(self, name: str) -> ClipId:
         clip_id = ClipId(name)
         return clip_id if clip_id in self._files else validate_clip_id(name)
+
+
+def _table_name(root: Path, names: Sequence[str]) -> str:
+    """Return the first table or label npz that exists, for messages; the first name if none exists."""
+    return next((name for name in (*names, LABEL_NPZ) if (root / name).exists()), names[0])
 
 
 def _split(clip_id: ClipId, given: Mapping[ClipId, str], candidates: Mapping[ClipId, str]) -> Split:
@@ -176,31 +185,37 @@ def _split(clip_id: ClipId, given: Mapping[ClipId, str], candidates: Mapping[Cli
     return Split.TRAIN if given.get(clip_id) else Split.UNLABELED
 
 
-def _nothing_found(root: Path, findings: Sequence[Finding]) -> tuple[str, str]:
+def _empty_corpus_error(root: Path, findings: Sequence[Finding]) -> tuple[str, str]:
+    """Return message and hint of the error for a corpus without clips."""
     tables = sorted(path.name for path in root.glob("*.csv"))
     if any(scan_media(root, nested=True)[0]):
-        return f"{root} has clips, but not in MER's layout (a folder `{MEDIA_FOLDER}`)", "set corpus.kind to `folder`"
+        return (
+            f"{root} has clips, but not in MER's layout (no clips in folder {MEDIA_FOLDER})",
+            "set corpus.kind to folder in params.yaml",
+        )
     return (
-        f"{root} holds no clips (`{MEDIA_FOLDER}`) and no names in {TRAIN_TABLES[0]}, {CANDIDATE_TABLES[0]} and their "
-        f"like; csv files found: {naming_some(tables, 12) or 'none'}{first_of(findings)}",
-        "set corpus.root in params.yaml to the folder that holds `video` and the csv files",
+        f"{root} has no clips in folder {MEDIA_FOLDER} and no names in {TRAIN_TABLES[0]} or {CANDIDATE_TABLES[0]}; "
+        f"csv files: {naming_some(tables, 12) or 'none'}{first_finding_suffix(findings)}",
+        f"set corpus.root in params.yaml to the folder with {MEDIA_FOLDER} and the csv files",
     )
 
 
 def _missing_files(
-    files: Mapping[ClipId, str], given: Mapping[ClipId, str], candidates: Mapping[ClipId, str]
+    root: Path, files: Mapping[ClipId, str], given: Mapping[ClipId, str], candidates: Mapping[ClipId, str]
 ) -> list[Finding]:
+    """Return findings about clips of tables that have no file."""
     named = {*given, *candidates}
     if not files:
-        message = f"no clip has a file in `{MEDIA_FOLDER}`: only what needs no media can run"
+        message = f"{MEDIA_FOLDER}: no clip has a file: only text can be used; add the media files"
         return [Finding(FindingKind.NO_MEDIA, "", message, count=len(named))]
     missing = sorted(named - files.keys())
+    train_table, candidate_table = _table_name(root, TRAIN_TABLES), _table_name(root, CANDIDATE_TABLES)
     findings = [
         Finding(
             FindingKind.CANDIDATE_WITHOUT_FILE if clip_id in candidates else FindingKind.LABEL_WITHOUT_FILE,
             clip_id,
-            f"{clip_id!r} stands in the {'candidates' if clip_id in candidates else 'labels'} but has no file in "
-            f"`{MEDIA_FOLDER}`",
+            f"{candidate_table if clip_id in candidates else train_table}: clip {clip_id!r} has no file in folder "
+            f"{MEDIA_FOLDER}; add the file or remove the row",
         )
         for clip_id in missing
     ]
@@ -208,23 +223,23 @@ def _missing_files(
 
 
 def find_prefix_mismatch(missing: Iterable[str], unnamed: Set[str]) -> list[Finding]:
-    """Say which prefix would match, when many names lack files that are there under another prefix.
+    """Report names that would match a file if their prefix were another.
 
-    MER's users find names such as ``samplenew3_00012`` in one place and ``samplenew4_00012`` in another.
+    In MER releases, names such as ``samplenew3_00012`` in one place are ``samplenew4_00012`` in another.
 
     Args:
         missing: Names in csv files that have no file.
         unnamed: Files that no csv file names.
     """
-    wanted, there = _numbers_by_prefix(missing), _numbers_by_prefix(unnamed)
+    missing_numbers, file_numbers = _numbers_by_prefix(missing), _numbers_by_prefix(unnamed)
     findings = []
-    for prefix, numbers in sorted(wanted.items()):
-        shared = Counter({other: len(numbers & found) for other, found in sorted(there.items())})
+    for prefix, numbers in sorted(missing_numbers.items()):
+        shared = Counter({other: len(numbers & others) for other, others in sorted(file_numbers.items())})
         other, count = shared.most_common(1)[0] if shared else ("", 0)
-        if count >= FEWEST_FOR_PREFIX and 2 * count >= len(numbers):
+        if count >= MIN_PREFIX_MATCHES and 2 * count >= len(numbers):
             message = (
-                f"{len(numbers)} names begin with {prefix!r} and have no file; {count} of them would, with {other!r} "
-                "instead: rename the files or the names in the csv files"
+                f"{len(numbers)} names with prefix {prefix!r} have no file, but {count} of them have one with prefix "
+                f"{other!r}; rename the files or the names"
             )
             findings.append(Finding(FindingKind.PREFIX_MISMATCH, "", message, count=count))
     return findings
@@ -239,48 +254,60 @@ def _numbers_by_prefix(names: Iterable[str]) -> dict[str, set[str]]:
 
 
 def _stray_rows(
-    clip_ids: Set[ClipId], gold: Mapping[ClipId, str], transcripts: Mapping[ClipId, str], groups: Mapping[ClipId, str]
+    root: Path,
+    clip_ids: Set[ClipId],
+    gold: Mapping[ClipId, str],
+    transcripts: Mapping[ClipId, str],
+    groups: Mapping[ClipId, str],
 ) -> list[Finding]:
+    """Return findings about rows whose clip has no file and occurs in no table of labels or candidates."""
     findings = []
-    for kind, what, values in (
-        (FindingKind.LABEL_WITHOUT_FILE, "gold label", gold),
-        (FindingKind.TRANSCRIPT_WITHOUT_CLIP, "transcript", transcripts),
-        (FindingKind.GROUP_WITHOUT_CLIP, "group", groups),
+    for kind, table, values in (
+        (FindingKind.LABEL_WITHOUT_FILE, _table_name(root, GOLD_TABLES), gold),
+        (FindingKind.TRANSCRIPT_WITHOUT_CLIP, SUBTITLES, transcripts),
+        (FindingKind.GROUP_WITHOUT_CLIP, GROUPS, groups),
     ):
         if stray := [clip_id for clip_id in values if clip_id not in clip_ids]:
             message = (
-                f"{len(stray)} {what}s are of clips that are neither a file nor named elsewhere: {naming_some(stray)}"
+                f"{table}: {format_count(len(stray), 'row')} of clips without file and without label or candidate row: "
+                f"{naming_some(stray)}; correct the names or remove the rows"
             )
             findings.append(Finding(kind, "", message, count=len(stray)))
     return findings
 
 
 def _label_findings(
-    clip_ids: Sequence[ClipId], given: Mapping[ClipId, str], candidates: Mapping[ClipId, str]
+    root: Path, clip_ids: Sequence[ClipId], given: Mapping[ClipId, str], candidates: Mapping[ClipId, str]
 ) -> list[Finding]:
+    """Return findings about labels of candidates and clips without label."""
+    train_table = _table_name(root, TRAIN_TABLES)
     findings = [
         Finding(
             FindingKind.CONFLICTING_SPLIT,
             clip_id,
-            f"{clip_id!r} has a label to train on and is a candidate: it is not trained on, its label counts as gold",
+            f"{train_table}: clip {clip_id!r} has a label but is a candidate: it is not trained on, and its label "
+            "counts as gold; remove it from one of the two tables",
         )
         for clip_id in candidates
         if given.get(clip_id)
     ]
     if not any(given.values()):
-        message = f"no clip has a label to train on: {' or '.join(TRAIN_TABLES)} (name,discrete) would hold them"
+        message = f"{train_table}: no clip has a label; list labels in columns name,discrete to train a model"
         return [*findings, Finding(FindingKind.NO_LABELS, "", message, count=len(clip_ids))]
-    if without := [clip_id for clip_id in clip_ids if not given.get(clip_id) and clip_id not in candidates]:
-        message = f"{len(without)} clips are neither labelled nor candidates: {naming_some(without)}"
-        findings.append(Finding(FindingKind.FILE_WITHOUT_LABEL, "", message, count=len(without)))
+    if unlabelled := [clip_id for clip_id in clip_ids if not given.get(clip_id) and clip_id not in candidates]:
+        message = (
+            f"{train_table}: {format_count(len(unlabelled), 'clip')} without label and not a candidate: "
+            f"{naming_some(unlabelled)}; add rows to use them"
+        )
+        findings.append(Finding(FindingKind.FILE_WITHOUT_LABEL, "", message, count=len(unlabelled)))
     return findings
 
 
-def with_face_crops(listing: CorpusListing) -> CorpusListing:
-    """Give each clip the file of its crops.
+def add_face_crops(listing: CorpusListing) -> CorpusListing:
+    """Add the path of its face crops to each clip.
 
-    Corpora are handed on with part of these files, under other prefixes, or without the folder: a clip that has none
-    is without a face branch, and one finding says how many there are.
+    Some copies of a corpus have only a part of these files, other prefixes, or no such folder. A clip without face
+    crops gets no face features; one finding counts these clips.
     """
     folders, findings = _folders(listing.root)
     clips = []
@@ -292,27 +319,28 @@ def with_face_crops(listing: CorpusListing) -> CorpusListing:
     missing = [clip.clip_id for clip in clips if not clip.face_path]
     if missing:
         message = (
-            f"{len(missing)} of {len(clips)} clips have no `{FACE_CROPS_FOLDER}/N/N{FACE_CROPS_EXTENSION}` and so no "
-            f"face branch: {naming_some(missing)}; fetch the files, or set faces.source to `detect`"
+            f"{FACE_CROPS_FOLDER}: face crops (NAME/NAME{FACE_CROPS_EXTENSION}) are missing for {len(missing)} of "
+            f"{len(clips)} clips, which get no face features: {naming_some(missing)}; add the files, or set "
+            "faces.source to detect in params.yaml"
         )
         findings.append(Finding(FindingKind.NO_FACE_CROPS, "", message, count=len(missing)))
     if folders:
         message = (
-            f"{len(folders)} folders in `{FACE_CROPS_FOLDER}` bear no clip's name and are not used: "
-            f"{naming_some(sorted(folders.values()))}"
+            f"{FACE_CROPS_FOLDER}: {format_count(len(folders), 'folder')} without matching clip: "
+            f"{naming_some(sorted(folders.values()))}; rename or remove them"
         )
         findings.append(Finding(FindingKind.FACE_CROPS_WITHOUT_CLIP, "", message, count=len(folders)))
     return replace(listing, clips=tuple(clips), findings=(*listing.findings, *findings))
 
 
 def _folders(root: Path) -> tuple[dict[str, str], list[Finding]]:
-    """The folders of crops by clip id, as they are spelt on the disk."""
+    """Return the folder name on disk for each clip id (NFC) that has face crops."""
     try:
         with os.scandir(root / FACE_CROPS_FOLDER) as entries:
             names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
     except FileNotFoundError:
-        return {}, []  # that all clips lack theirs says it
+        return {}, []  # `add_face_crops` reports that all clips lack face crops
     except OSError as error:
-        message = f"{FACE_CROPS_FOLDER!r} is passed over: it cannot be read ({error.strerror})"
+        message = f"{FACE_CROPS_FOLDER} cannot be read ({error.strerror}): no face crops are used; allow reading it"
         return {}, [Finding(FindingKind.UNREADABLE, "", message)]
     return {unicodedata.normalize("NFC", name): name for name in names}, []

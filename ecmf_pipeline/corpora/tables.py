@@ -1,4 +1,7 @@
-"""Corpus csv files as people save them: with a byte-order mark, Windows line ends, headers in odd case, blank lines."""
+"""Read the csv files of a corpus.
+
+The reader accepts byte-order marks, Windows line ends, upper-case headers and blank lines.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,12 @@ from ecmf_pipeline.corpora.listing import Finding, FindingKind, naming_some
 
 LINE_ENDS_AND_TABS = re.compile(r"\s*[\t-\r\x1c-\x1f\x85\u2028\u2029]\s*")
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f\ud800-\udfff]")
-MOST_UNKNOWN = 0.5
-"""Beyond this share of unknown labels it is not the corpus that is odd but the list of classes that is wrong."""
+MAX_UNKNOWN_SHARE = 0.5
+"""Above this share of unknown labels, the list of classes is considered wrong, which is an error."""
+MAX_EXCERPT = 60
+"""The most characters of a cell that a finding quotes."""
 Resolve = Callable[[str], ClipId]
-"""From a name in a csv file to a clip id; raises CorpusError for a name that cannot be one."""
+"""Return the clip id of a name in a csv file; raise CorpusError if the name is no valid clip id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +35,10 @@ class Table:
     """The cleaned rows of one csv file.
 
     Attributes:
-        columns: Header names, lower case, in the file's order.
-        rows: One cell for each column; see `clean_cell` and, for the first required column, `clean_name`.
-        findings: Rows that were left out, and why.
+        path: The file.
+        columns: Header names in lower case, in file order.
+        rows: One cell per column, cleaned by `clean_cell`; the first required column is cleaned by `clean_name`.
+        findings: The rows that were skipped.
     """
 
     path: Path
@@ -41,7 +47,7 @@ class Table:
     findings: tuple[Finding, ...] = field(default=())
 
     def column(self, name: str) -> list[str]:
-        """One cell a row; empty ones when the table has no such column."""
+        """Return one cell per row; empty cells if the table has no such column."""
         if name not in self.columns:
             return [""] * len(self.rows)
         position = self.columns.index(name)
@@ -49,7 +55,7 @@ class Table:
 
 
 def clean_cell(text: str) -> str:
-    """One line without control characters or space around it; pandas' ``NaN`` means nothing at all."""
+    """Return the text as one line, without control characters and surrounding whitespace; ``NaN`` becomes empty."""
     if not text.isprintable():
         text = CONTROL.sub("", LINE_ENDS_AND_TABS.sub(" ", text))
     text = text.strip()
@@ -57,33 +63,34 @@ def clean_cell(text: str) -> str:
 
 
 def clean_name(text: str) -> str:
-    """A clip's name without space around it; control characters stay, so that the name is refused and not another's.
+    """Strip a clip name and normalise it to NFC.
 
-    Letters are composed (NFC), since some systems write file names decomposed and csv files not.
+    Some systems store file names decomposed (NFD), while csv files are composed. Control characters are kept: without
+    them the name could match another clip. `validate_clip_id` rejects it instead.
     """
     return unicodedata.normalize("NFC", text.strip())
 
 
 def read_table(path: Path, required: Sequence[str]) -> Table:
-    """Read a comma-separated file whose first line names its columns.
+    """Read a comma-separated file with a header line.
 
     Args:
         path: The file.
-        required: Columns that must be there, the one with the clips' names first; header names match in any case and
-            with space around them.
+        required: The required columns, first the one with the clip names. Header names are compared without case and
+            surrounding whitespace.
 
     Returns:
-        The rows that have one cell for each column. Others are left out, each with a finding: a text with an unquoted
-        comma would otherwise lose its second half. Missing cells at the end of a row are taken as blank.
+        The rows. Missing cells at the end of a row are blank. A row with too many cells is skipped, with a finding:
+        a text with an unquoted comma would otherwise lose its second half.
 
     Raises:
-        CorpusError: When a required column is missing or stands twice, or quotes are not closed.
-        InputError: When the file is not UTF-8.
+        CorpusError: If a required column is missing or occurs twice, or quotes are not closed.
+        InputError: If the file is not UTF-8.
     """
     try:
         text = read_text(path)
     except OSError as error:
-        raise CorpusError(f"{path} cannot be read ({error.strerror})", "it must be a file you may read") from error
+        raise CorpusError(f"{path} cannot be read ({error.strerror})", "make it a readable file") from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[tuple[str, ...]] = []
     findings: list[Finding] = []
@@ -111,30 +118,30 @@ def read_table(path: Path, required: Sequence[str]) -> Table:
 
 def _check_header(path: Path, columns: tuple[str, ...], required: Sequence[str]) -> None:
     if not any(columns):
-        raise CorpusError(f"{path} is empty", f"its first line must be: {','.join(required)}")
+        raise CorpusError(f"{path} is empty", f"add the header line {','.join(required)} and rows")
     for name in required:
         if columns.count(name) == 1:
             continue
-        what = "no column" if name not in columns else "more than one column"
-        hint = f"the first line must name the columns, as in: {','.join(required)}"
+        problem = "no column" if name not in columns else "more than one column"
+        hint = f"name the columns in the first line, for example {','.join(required)}"
         if len(columns) == 1 and (separator := next((mark for mark in ";\t|" if mark in columns[0]), None)):
-            hint = f"its columns are separated by {separator!r}: save it with commas"
+            hint = f"the columns are separated by {separator!r}; save the file with commas"
         elif len(columns) == 1 and any(other in columns[0].split() for other in required if other != name):
-            hint = "its columns seem separated by tabs or spaces: save it with commas"
-        raise CorpusError(f"{path} has {what} {name!r}; found: {naming_some(columns, 12)}", hint)
+            hint = "the columns seem to be separated by tabs or spaces; save the file with commas"
+        raise CorpusError(f"{path} has {problem} {name!r}; columns: {naming_some(columns, 12)}", hint)
 
 
 def _too_wide(path: Path, line: int, row: tuple[str, ...], width: int) -> Finding:
     return Finding(
         FindingKind.MALFORMED_ROW,
         "",
-        f"{path.name}: line {line} ({row[0][:60]!r}) has {len(row)} cells where the header has {width}; the row is not "
-        'used: put a text that holds commas in "double quotes"',
+        f"{path.name}: line {line} ({_excerpt(row[0])}) has {len(row)} cells, the header {width}: the row is ignored; "
+        'put text with commas in "double quotes"',
     )
 
 
 def resolve_names(table: Table, resolve: Resolve) -> tuple[list[ClipId | None], list[Finding]]:
-    """The clip id of each row, None where the name is no clip's, with a finding that says why."""
+    """Return the clip id of each row (None if the name is invalid), and a finding for each invalid name."""
     clip_ids: list[ClipId | None] = []
     findings: list[Finding] = []
     for name in table.column("name"):
@@ -142,7 +149,8 @@ def resolve_names(table: Table, resolve: Resolve) -> tuple[list[ClipId | None], 
             clip_ids.append(resolve(name))
         except CorpusError as error:
             kind = FindingKind.AMBIGUOUS_NAME if isinstance(error, AmbiguousName) else FindingKind.BAD_CLIP_ID
-            findings.append(Finding(kind, "", f"{table.path.name}: {error.args[0]}; the row is not used: {error.hint}"))
+            message = f"{table.path.name}: {error.message}: the row is ignored; {error.hint}"
+            findings.append(Finding(kind, "", message))
             clip_ids.append(None)
     return clip_ids, findings
 
@@ -150,9 +158,9 @@ def resolve_names(table: Table, resolve: Resolve) -> tuple[list[ClipId | None], 
 def values_by_clip(
     table: Table, clip_ids: Sequence[ClipId | None], column: str
 ) -> tuple[dict[ClipId, str], list[Finding]]:
-    """One value a clip, in the table's order.
+    """Return the value of each clip, in table order.
 
-    A clip with two rows that say the same has it once; where they differ neither is believed, and the value is empty.
+    If the rows of a clip differ, its value is empty and a finding reports the conflict.
     """
     values: dict[ClipId, str] = {}
     conflicts: set[ClipId] = set()
@@ -163,17 +171,24 @@ def values_by_clip(
         first = values.setdefault(clip_id, value)
         if first != value and clip_id not in conflicts:
             conflicts.add(clip_id)
-            message = f"{table.path.name}: {clip_id!r} has {first!r} and {value!r} as {column}: neither is used"
+            message = (
+                f"{table.path.name}: clip {clip_id!r} has two values in column {column}, {_excerpt(first)} and "
+                f"{_excerpt(value)}: both are ignored; remove the wrong row"
+            )
             findings.append(Finding(FindingKind.CONFLICTING_ROW, clip_id, message))
     values.update(dict.fromkeys(conflicts, ""))
     return values, findings
 
 
-def doubled_rows(table: Table, clip_ids: Sequence[ClipId | None]) -> list[Finding]:
-    """A finding for each clip that stands in a table more than once."""
+def duplicate_rows(table: Table, clip_ids: Sequence[ClipId | None]) -> list[Finding]:
+    """Return a finding for each clip that has several rows."""
     counts = Counter(clip_id for clip_id in clip_ids if clip_id is not None)
     return [
-        Finding(FindingKind.DUPLICATE_ROW, clip_id, f"{table.path.name}: {clip_id!r} stands in {count} rows")
+        Finding(
+            FindingKind.DUPLICATE_ROW,
+            clip_id,
+            f"{table.path.name}: clip {clip_id!r} has {count} rows; keep one of them",
+        )
         for clip_id, count in counts.items()
         if count > 1
     ]
@@ -182,18 +197,18 @@ def doubled_rows(table: Table, clip_ids: Sequence[ClipId | None]) -> list[Findin
 def keep_known_labels(
     values: Mapping[ClipId, str], labels: Sequence[str], source: str
 ) -> tuple[dict[ClipId, str], list[Finding]]:
-    """Drop labels that are not among the classes; letter case is forgiven.
+    """Drop labels that are not among the classes; upper and lower case are equivalent.
 
     Args:
-        values: A label, or an empty text, by clip id.
+        values: The label of each clip id, or an empty string.
         labels: The classes.
-        source: The file and column they come from, for messages.
+        source: File and column of the values, for messages.
 
     Returns:
-        The known labels by clip id, as the classes spell them, and one finding for each clip whose label is ignored.
+        The known label of each clip id, in the spelling of ``labels``, and a finding for each unknown label.
 
     Raises:
-        CorpusError: When more than half of the labels are unknown.
+        CorpusError: If more than half of the labels are unknown.
     """
     spelled = {label.casefold(): label for label in labels}
     known: dict[ClipId, str] = {}
@@ -202,29 +217,35 @@ def keep_known_labels(
         if value:
             label = spelled.get(value.casefold())
             (unknown if label is None else known)[clip_id] = label or value
-    if len(unknown) > MOST_UNKNOWN * (len(known) + len(unknown)):
+    if len(unknown) > MAX_UNKNOWN_SHARE * (len(known) + len(unknown)):
         raise CorpusError(
             f"{source}: {len(unknown)} of {len(known) + len(unknown)} labels are not among the classes "
-            f"{', '.join(labels)}; found: {naming_some(sorted(set(unknown.values())), 12)}",
-            "set corpus.labels in params.yaml to the names that the file uses",
+            f"{', '.join(labels)}; unknown labels: {naming_some(sorted(set(unknown.values())), 12)}",
+            "set corpus.labels in params.yaml to the labels of the file",
         )
     suggestion = {value: _suggestion(value, spelled) for value in unknown.values()}
     findings = [
         Finding(
             FindingKind.UNKNOWN_LABEL,
             clip_id,
-            f"{source}: {clip_id!r} has the unknown label {value!r}, which is ignored{suggestion[value]}",
+            f"{source}: clip {clip_id!r} has the unknown label {_excerpt(value)}: the label is ignored; "
+            f"{suggestion[value]}",
         )
         for clip_id, value in unknown.items()
     ]
     return known, findings
 
 
-def spellings(values: Iterable[str]) -> tuple[str, ...]:
-    """The distinct labels of a corpus, sorted; of spellings that differ in case only, the one with small letters."""
+def distinct_labels(values: Iterable[str]) -> tuple[str, ...]:
+    """Return the distinct labels, sorted; of spellings that differ only in case, the last in sort order is kept."""
     return tuple(sorted({value.casefold(): value for value in sorted(values) if value}.values()))
 
 
 def _suggestion(value: str, spelled: Mapping[str, str]) -> str:
     near = difflib.get_close_matches(value.casefold(), list(spelled), n=1)
-    return f": did you mean {spelled[near[0]]!r}?" if near else f" (known: {', '.join(spelled.values())})"
+    return f"did you mean {spelled[near[0]]!r}?" if near else f"use one of {', '.join(spelled.values())}"
+
+
+def _excerpt(text: str) -> str:
+    """Quote a cell; a long one is cut."""
+    return repr(text if len(text) <= MAX_EXCERPT else f"{text[:MAX_EXCERPT]}...")

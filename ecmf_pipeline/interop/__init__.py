@@ -1,1 +1,1 @@
-"""Reading and writing what other tools of the field use."""
+"""Exchange data with other tools of the field: feature files, submissions and label files."""

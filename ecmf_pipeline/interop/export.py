@@ -1,6 +1,6 @@
-"""Writing features for other programs: the baseline's folders of npy files, or one HDF5 file.
+"""Export features for other programs: as a folder of npy files, like the baseline, or as one HDF5 file.
 
-`feature_sources` reads both back.
+`feature_sources` reads both formats.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from ecmf_pipeline.core.files import exclusive
 from ecmf_pipeline.interop.file_formats import FileFormat, Level
 from ecmf_pipeline.store import FeatureStore
 
-UTTERANCES_AT_ONCE = 8192
-SEQUENCES_AT_ONCE = 32
-"""Clips read from a store together: enough that its parts are read few times, few enough for memory."""
+UTTERANCES_PER_READ = 8192
+SEQUENCES_PER_READ = 32
+"""Clips per read of a store: large enough to read each part few times, small enough for memory."""
 
-Write = Callable[[str, NDArray[np.float32]], None]
+WriteClip = Callable[[str, NDArray[np.float32]], None]
 
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What was written.
+    """The result of `export_features`.
 
     Attributes:
-        left_out: Clips of the store that were not asked for, or only with features of an older input.
+        clips: Number of exported clips.
+        left_out: Number of other clips in the store: not requested, or with features of an older input only.
     """
 
     clips: int
@@ -52,37 +53,38 @@ def export_features(
     level: Level,
     digests: Mapping[str, str] | None = None,
 ) -> ExportReport:
-    """Write the features of a store as float32. ``out`` is there whole in the end, or not at all.
+    """Export the features of a store as float32. If the export fails, ``out`` does not exist.
 
     Args:
-        store: The features.
-        out: The HDF5 file, or the folder of npy files; must not exist (an empty folder may).
-        file_format: Which of the two.
-        level: One vector a clip, or all its rows.
-        digests: The clips, each with the digest of the row that counts; None for the newest of all.
+        store: The feature store.
+        out: The HDF5 file, or the folder of npy files. It must not exist, or be an empty folder.
+        file_format: The format.
+        level: One vector per clip, or all rows of a clip.
+        digests: The digest of the valid row for each clip to export. None: the newest row of each clip.
 
     Raises:
-        InputError: When there is something at ``out`` already, or nothing to write.
-        CorpusError: When a clip's id cannot be a file's name.
-        StoreError: When the store is damaged.
-        StoreBusy: When another export to the same place is running.
+        InputError: If ``out`` exists, or there is nothing to export.
+        CorpusError: If a clip id is not a valid file name.
+        StoreError: If the store is damaged.
+        StoreBusy: If another export to the same path is running.
     """
-    _refuse_bad_place(out, store.root)
+    _check_output_path(out, store.root)
     newest = store.newest()
-    wanted = newest if digests is None else digests
-    held = store.held(wanted)
-    clip_ids = [clip_id for clip_id in newest if clip_id in held]  # the store's order: each part is read at most twice
+    requested = newest if digests is None else digests
+    held = store.held(requested)
+    clip_ids = [clip_id for clip_id in newest if clip_id in held]  # in store order, each part is read at most twice
     if not clip_ids:
         raise InputError(
-            f"{store.root} holds no features of what the {len(wanted)} clips are now",
-            f"run `ecmf-pipe extract --modality {store.root.stem}` first",
+            f"{store.root} holds no current features of the {len(requested)} clips",
+            "extract them",
+            command=f"ecmf-pipe extract --modality {store.root.stem}",
         )
     for clip_id in clip_ids:
         validate_clip_id(clip_id)
     rows = _utterances if level is Level.UTTERANCE else _sequences
     writer = _hdf5_writer if file_format is FileFormat.HDF5 else _npy_writer
-    with _whole_or_absent(out) as unfinished, writer(unfinished, store, level) as write:
-        for clip_id, values in progress(rows(store, clip_ids, wanted), "export", total=len(clip_ids)):
+    with _atomic_output(out) as unfinished, writer(unfinished, store, level) as write:
+        for clip_id, values in progress(rows(store, clip_ids, requested), "export", total=len(clip_ids)):
             write(clip_id, values)
     return ExportReport(len(clip_ids), len(newest) - len(clip_ids))
 
@@ -90,34 +92,34 @@ def export_features(
 def _utterances(
     store: FeatureStore, clip_ids: Sequence[str], digests: Mapping[str, str]
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    for some in _batches(clip_ids, UTTERANCES_AT_ONCE):
-        yield from zip(some, store.load(some, pool="mean", digests=digests).values, strict=True)
+    for batch in _batches(clip_ids, UTTERANCES_PER_READ):
+        yield from zip(batch, store.load(batch, pool="mean", digests=digests).values, strict=True)
 
 
 def _sequences(
     store: FeatureStore, clip_ids: Sequence[str], digests: Mapping[str, str]
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    for some in _batches(clip_ids, SEQUENCES_AT_ONCE):
-        sequences = store.load_sequences(some, digests=digests)
-        for clip_id, values, mask in zip(some, sequences.values, sequences.mask, strict=True):
+    for batch in _batches(clip_ids, SEQUENCES_PER_READ):
+        sequences = store.load_sequences(batch, digests=digests)
+        for clip_id, values, mask in zip(batch, sequences.values, sequences.mask, strict=True):
             yield clip_id, values[mask]
 
 
 def _batches(clip_ids: Sequence[str], size: int) -> Iterator[list[str]]:
-    rest = iter(clip_ids)
-    while some := list(islice(rest, size)):
-        yield some
+    remaining = iter(clip_ids)
+    while batch := list(islice(remaining, size)):
+        yield batch
 
 
 @contextmanager
-def _npy_writer(folder: Path, store: FeatureStore, level: Level) -> Iterator[Write]:  # noqa: ARG001
+def _npy_writer(folder: Path, store: FeatureStore, level: Level) -> Iterator[WriteClip]:  # noqa: ARG001
     folder.mkdir()
     yield lambda clip_id, values: np.save(folder / f"{clip_id}.npy", values, allow_pickle=False)
-    os.sync()  # once for all: to wait for each of 100,000 small files would take minutes
+    os.sync()  # once at the end: syncing each of 100,000 small files would take minutes
 
 
 @contextmanager
-def _hdf5_writer(path: Path, store: FeatureStore, level: Level) -> Iterator[Write]:
+def _hdf5_writer(path: Path, store: FeatureStore, level: Level) -> Iterator[WriteClip]:
     with h5py.File(path, "w") as file:
         file.attrs["fingerprint"] = store.fingerprint
         file.attrs["settings"] = json.dumps(store.settings, sort_keys=True, ensure_ascii=False)
@@ -127,30 +129,30 @@ def _hdf5_writer(path: Path, store: FeatureStore, level: Level) -> Iterator[Writ
         os.fsync(written.fileno())
 
 
-def _refuse_bad_place(out: Path, root: Path) -> None:
+def _check_output_path(out: Path, root: Path) -> None:
     if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
-        raise InputError(f"{out} is there already", "remove it first, or give another --out")
+        raise InputError(f"{out} already exists", "remove it, or use another --out")
     if out.resolve().is_relative_to(root.resolve()):
-        raise InputError(f"{out} would stand in the store itself", "give another --out")
+        raise InputError(f"{out} is inside the feature store {root}", "use another --out")
 
 
 @contextmanager
-def _whole_or_absent(out: Path) -> Iterator[Path]:
-    """A path beside ``out`` that is renamed to it when the block ends well; nothing is left when it does not.
+def _atomic_output(out: Path) -> Iterator[Path]:
+    """Yield a temporary path that is renamed to ``out`` on success and removed on failure.
 
-    What a killed export left is removed by the next one to the same place.
+    The next export to the same path removes the files of a killed export.
     """
-    aside = out.parent / f".{out.name}.partial"
-    with exclusive(aside / "lock", str(out)):
-        unfinished = aside / "unfinished"
+    temporary = out.parent / f".{out.name}.partial"
+    with exclusive(temporary / "lock", str(out)):
+        unfinished = temporary / "unfinished"
         _remove(unfinished)
         try:
             yield unfinished
             if out.is_dir():
-                out.rmdir()  # it was empty; an HDF5 file could not take its place
+                out.rmdir()  # empty; an HDF5 file cannot replace a folder
             unfinished.rename(out)
         finally:
-            _remove(aside)
+            _remove(temporary)
 
 
 def _remove(path: Path) -> None:

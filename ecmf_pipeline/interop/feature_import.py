@@ -1,4 +1,4 @@
-"""Features from elsewhere into a store: only what is new or has changed, and nothing that is no features."""
+"""Import features from other programs into a store: valid features that are new or have changed."""
 
 from __future__ import annotations
 
@@ -21,20 +21,24 @@ from ecmf_pipeline.corpora.mer import find_prefix_mismatch
 from ecmf_pipeline.interop.feature_sources import FeatureSource
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, can_hold, create_settings_group, has_fingerprint
 
-CLIPS_A_PART = 1024
-BYTES_A_PART = 2**26
+CLIPS_PER_PART = 1024
+BYTES_PER_PART = 2**26
 
 
 @dataclass
 class ImportReport:
-    """What became of each clip and of each name.
+    """The result of `import_features`.
 
     Attributes:
-        bad: For each clip whose array cannot be used, why; its former features stay.
-        blank: Clips whose array is nothing but zeros, the baseline's sign that it found nothing: they have no features.
-        missing: Clips of which the source has nothing.
-        extra: Names of no clip; they are not imported.
-        passed_over: What stands beside the features and is none.
+        dim: The feature dimension.
+        new: Number of clips imported for the first time.
+        changed: Number of clips whose features changed.
+        reused: Number of clips whose features are unchanged.
+        bad: The problem of each clip whose array is unusable; its earlier features remain.
+        blank: Clips whose array is all zeros, which the baseline writes for clips without features. They get none.
+        missing: Clips that the source does not contain.
+        extra: Names that match no clip; they are not imported.
+        passed_over: Names of other files that were skipped.
     """
 
     dim: int = 0
@@ -51,41 +55,41 @@ class ImportReport:
 def import_features(
     source: FeatureSource, clip_ids: Sequence[str], root: Path, settings: Mapping[str, Any], *, dtype: str
 ) -> ImportReport:
-    """Take the features of the manifest's clips into a store.
+    """Import the features of the clips of the manifest into a store.
 
-    A row's digest is that of its values (as float32), so that what is imported twice is kept once, and what has
-    changed gets a new row, which counts from then on. What is done is kept when a run is killed.
+    The digest of a row is the digest of its values as float32. Unchanged features are therefore stored once, and
+    changed features get a new row, which replaces the earlier one. Finished parts are kept if the run is killed.
 
     Args:
-        source: The features.
-        clip_ids: The manifest's clips.
+        source: The source of the features.
+        clip_ids: The clips of the manifest.
         root: The ``*.zarr`` folder of the modality.
-        settings: Those of the imported encoder (`Params.settings_of`).
-        dtype: NumPy name of the stored type.
+        settings: The settings of the imported encoder (`Params.settings_of`).
+        dtype: NumPy name of the stored data type.
 
     Raises:
-        InputError: When no name is a clip's, no array can be used, or arrays differ in width.
-        StoreBusy: When another run writes to the store.
+        InputError: If no name matches a clip, no array is usable, or the arrays differ in dimension.
+        StoreBusy: If another run is writing to the store.
     """
     report = ImportReport(passed_over=source.passed_over)
-    names = _match(source, clip_ids, report)
+    names = _match_names(source, clip_ids, report)
     widths = _widths(source, names, report)
     stored = fingerprint(settings)
     known_dim = FeatureStore(root, stored).dim if has_fingerprint(root, stored) else None
     report.dim = known_dim or _common_width(source, widths, report)
     for clip_id, width in widths.items():
         if width != report.dim:
-            report.bad[clip_id] = f"it is {width} wide; what was imported before is {report.dim} wide"
-    good = [clip_id for clip_id in names if widths.get(clip_id) == report.dim]
-    if not good:
+            report.bad[clip_id] = f"the array has dimension {width}, features imported earlier {report.dim}"
+    usable = [clip_id for clip_id in names if widths.get(clip_id) == report.dim]
+    if not usable:
         raise InputError(
-            f"none of the {len(names)} arrays of clips in {source.path} can be used; {_first_bad(report)}",
-            "mend them, or import them under another --encoder name if they are of another encoder",
+            f"{source.path}: none of the {len(names)} arrays of clips is usable; {_first_errors(report)}",
+            "correct the arrays; if they are of another encoder, import them with another --encoder name",
         )
     key = create_settings_group(root, settings, dim=report.dim, dtype=dtype)
     with StoreWriter(root, key) as writer:
         known = FeatureStore(root, key).digests()
-        for rows in _in_parts(_rows(source, names, progress(good, "import"), known, dtype, report)):
+        for rows in _group_into_parts(_new_rows(source, names, progress(usable, "import"), known, dtype, report)):
             writer.append(rows)
             for row in rows:
                 report.changed += row.clip_id in known
@@ -93,30 +97,30 @@ def import_features(
     return report
 
 
-def _match(source: FeatureSource, clip_ids: Sequence[str], report: ImportReport) -> dict[str, str]:
-    """The source's name of each clip that it has, in the order of the clips."""
-    known, found = set(clip_ids), dict[str, str]()
+def _match_names(source: FeatureSource, clip_ids: Sequence[str], report: ImportReport) -> dict[str, str]:
+    """Return the name in the source for each clip that it contains, in the order of the clips."""
+    known, matched = set(clip_ids), dict[str, str]()
     for name in source.names:
-        # macOS writes file names with their accents apart; clip ids have them composed.
+        # macOS writes decomposed (NFD) file names; clip ids are composed (NFC).
         clip_id = name if name in known else unicodedata.normalize("NFC", name)
         if clip_id not in known:
             report.extra.append(name)
-        elif clip_id in found:
-            report.bad[clip_id] = "it stands there twice: remove one"
+        elif clip_id in matched:
+            report.bad[clip_id] = "the source has two arrays for the clip; remove one"
         else:
-            found[clip_id] = name
-    report.missing = [clip_id for clip_id in clip_ids if clip_id not in found]
-    if not found:
-        theirs, ours = naming_some(report.extra, 2) or "none", naming_some(report.missing, 2) or "none"
+            matched[clip_id] = name
+    report.missing = [clip_id for clip_id in clip_ids if clip_id not in matched]
+    if not matched:
+        source_names, clip_names = naming_some(report.extra, 2) or "none", naming_some(report.missing, 2) or "none"
         prefixes = "".join(
-            f"\n  {finding.message}" for finding in find_prefix_mismatch(report.missing, set(report.extra))
+            f"; {finding.message}" for finding in find_prefix_mismatch(report.missing, set(report.extra))
         )
         raise InputError(
-            f"none of the {len(source.names)} names in {source.path} is a clip of the manifest "
-            f"(it has {theirs}, the manifest {ours})",
-            f"give the folder that holds <name>.npy itself, or an HDF5 file with one dataset a clip{prefixes}",
+            f"{source.path}: none of its {len(source.names)} names is a clip of the manifest "
+            f"(its names: {source_names}; clips: {clip_names}){prefixes}",
+            "give the folder that contains the <name>.npy files, or an HDF5 file with one dataset per clip",
         )
-    return {clip_id: found[clip_id] for clip_id in clip_ids if clip_id in found and clip_id not in report.bad}
+    return {clip_id: matched[clip_id] for clip_id in clip_ids if clip_id in matched and clip_id not in report.bad}
 
 
 def _widths(source: FeatureSource, names: Mapping[str, str], report: ImportReport) -> dict[str, int]:
@@ -125,31 +129,31 @@ def _widths(source: FeatureSource, names: Mapping[str, str], report: ImportRepor
         try:
             widths[clip_id] = source.width(name)
         except UnusableFeatures as error:
-            report.bad[clip_id] = str(error)
+            report.bad[clip_id] = error.message
     return widths
 
 
 def _common_width(source: FeatureSource, widths: Mapping[str, int], report: ImportReport) -> int:
-    """D, when all agree: which of several is right cannot be told by counting."""
+    """Return the feature dimension if all arrays agree; the most frequent one is not necessarily right."""
     counts = Counter(widths.values())
     if len(counts) > 1:
         each = "; ".join(
-            f"{count} are {width} wide ({naming_some([clip_id for clip_id in widths if widths[clip_id] == width], 2)})"
+            f"{count} have {width} ({naming_some([clip_id for clip_id in widths if widths[clip_id] == width], 2)})"
             for width, count in counts.most_common()
         )
         raise InputError(
-            f"the arrays in {source.path} differ in width: {each}",
-            "features of one encoder have one width: move those of others away; nothing was imported",
+            f"{source.path}: the arrays differ in dimension: {each}; nothing was imported",
+            "keep the arrays of one encoder only",
         )
     if not counts:
         raise InputError(
-            f"none of the arrays of clips in {source.path} can be used; {_first_bad(report)}",
-            "they are to be npy files or datasets of real numbers, (D,) or (T, D)",
+            f"{source.path}: none of the arrays of clips is usable; {_first_errors(report)}",
+            "give npy files or datasets of real numbers with shape (D,) or (T, D)",
         )
     return next(iter(counts))
 
 
-def _rows(
+def _new_rows(
     source: FeatureSource,
     names: Mapping[str, str],
     clip_ids: Iterable[str],
@@ -157,60 +161,60 @@ def _rows(
     dtype: str,
     report: ImportReport,
 ) -> Iterator[FeatureRow]:
-    """The rows that the store lacks."""
+    """Yield the rows that the store does not hold yet."""
     for clip_id in clip_ids:
         try:
-            values = _usable(source.read(names[clip_id]), report.dim, dtype)
+            values = _validated_rows(source.read(names[clip_id]), report.dim, dtype)
         except UnusableFeatures as error:
-            report.bad[clip_id] = str(error)
+            report.bad[clip_id] = error.message
             continue
         if not values.any():
             if clip_id in known:
-                report.bad[clip_id] = "it holds nothing but zeros; the features that it had stay"
+                report.bad[clip_id] = "the array is all zeros; the earlier features remain"
             else:
                 report.blank.append(clip_id)
             continue
         content = hashlib.sha256(values.data).hexdigest()
-        former = known.get(clip_id, ())
-        if former and former[-1].partition("-")[0] == content:
+        previous = known.get(clip_id, ())
+        if previous and previous[-1].partition("-")[0] == content:
             report.reused += 1
             continue
-        # Values that come back after others were there: the row must be told from the one that they superseded.
-        # Numbered by the highest so far, for `store compact` may have dropped the others.
-        times = max((_times(digest) for digest in former if digest.partition("-")[0] == content), default=0)
-        yield FeatureRow(clip_id, f"{content}-{times + 1}" if times else content, values)
+        # If values return after a change, their new row needs another digest than their earlier row. The highest
+        # number counts, because `store compact` may have dropped other rows.
+        latest = max((_occurrence(digest) for digest in previous if digest.partition("-")[0] == content), default=0)
+        yield FeatureRow(clip_id, f"{content}-{latest + 1}" if latest else content, values)
 
 
-def _times(digest: str) -> int:
-    """The how-manieth time it is that a clip has the values of this digest."""
+def _occurrence(digest: str) -> int:
+    """Return the occurrence number of a digest: 1 without suffix, n for suffix ``-n``."""
     return int(digest.partition("-")[2] or 1)
 
 
-def _usable(array: NDArray[Any], dim: int, dtype: str) -> NDArray[np.float32]:
-    """An array as rows, (T, D)."""
+def _validated_rows(array: NDArray[Any], dim: int, dtype: str) -> NDArray[np.float32]:
+    """Validate an array and return it as rows, (T, D)."""
     if array.shape[-1] != dim:
-        raise UnusableFeatures(f"it is {array.shape[-1]} wide, the others are {dim} wide")
-    if array.dtype.kind == "f" and (odd := int(np.size(array) - np.isfinite(array).sum())):
-        raise UnusableFeatures(f"{odd} of its {np.size(array)} values are NaN or infinite")
+        raise UnusableFeatures(f"the array has dimension {array.shape[-1]}, the others {dim}")
+    if array.dtype.kind == "f" and (non_finite := int(np.size(array) - np.isfinite(array).sum())):
+        raise UnusableFeatures(f"{non_finite} of {np.size(array)} values are NaN or infinite")
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(array.reshape(-1, dim), dtype="<f4")
     if not can_hold(values, dtype):
-        raise UnusableFeatures(f"its largest value, {np.abs(array).max():g}, is beyond {dtype}")
+        raise UnusableFeatures(f"the largest value, {np.abs(array).max():g}, exceeds the range of {dtype}")
     return values
 
 
-def _in_parts(rows: Iterable[FeatureRow]) -> Iterator[list[FeatureRow]]:
+def _group_into_parts(rows: Iterable[FeatureRow]) -> Iterator[list[FeatureRow]]:
     part: list[FeatureRow] = []
     size = 0
     for row in rows:
         part.append(row)
         size += row.values.nbytes
-        if len(part) == CLIPS_A_PART or size >= BYTES_A_PART:
+        if len(part) == CLIPS_PER_PART or size >= BYTES_PER_PART:
             yield part
             part, size = [], 0
     if part:
         yield part
 
 
-def _first_bad(report: ImportReport) -> str:
-    return "; ".join(f"{clip_id!r}: {why}" for clip_id, why in list(report.bad.items())[:2])
+def _first_errors(report: ImportReport) -> str:
+    return "; ".join(f"clip {clip_id!r}: {problem}" for clip_id, problem in list(report.bad.items())[:2])

@@ -1,4 +1,4 @@
-"""Features that come from elsewhere: a folder of npy files, or an HDF5 file. Nothing in them is trusted."""
+"""Read features from other programs: a folder of npy files, or an HDF5 file. All input is validated."""
 
 from __future__ import annotations
 
@@ -19,90 +19,92 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import InputError, MissingInput, UnusableFeatures
 
-LARGEST = 2**29
-"""Bytes that one clip's features may take (a minute of 1024-d rows at 50 a second takes a fortieth)."""
+MAX_CLIP_BYTES = 2**29
+"""The most bytes of the features of one clip: 40 times those of a minute of 1024-d rows at 50 rows per second."""
 
-_BROKEN_HEADERS = (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError, OverflowError, EOFError)
-"""What NumPy's reader of headers raises on headers that are none."""
-_BROKEN_HDF5 = (OSError, RuntimeError, ValueError, KeyError, TypeError)
-"""What h5py raises on objects that are damaged."""
+_HEADER_ERRORS = (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError, OverflowError, EOFError)
+"""The errors that NumPy raises for invalid npy headers."""
+_HDF5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError)
+"""The errors that h5py raises for damaged objects."""
 
 
 ArrayHeader = tuple[tuple[int, ...], np.dtype[Any]]
-"""What an array says of itself: its shape, (D,) or (T, D), and its type, a real number's."""
+"""The shape of an array, (D,) or (T, D), and its real data type."""
 
 
 def check_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Refuse what cannot be one clip's features.
+    """Check that an array can be the features of one clip.
 
     Raises:
-        UnusableFeatures: When the type is no real number, there are not one or two dimensions, or the size is absurd.
+        UnusableFeatures: If the data type is not real, there are not one or two dimensions, or the array is empty or
+            larger than `MAX_CLIP_BYTES`.
     """
     if dtype.kind not in "fiu" or dtype.itemsize > 8:
-        what = "Python objects" if dtype.hasobject else str(dtype)[:40]
-        raise UnusableFeatures(f"it holds {what}, not numbers (float16, float32, float64 or integers)")
+        content = "Python objects" if dtype.hasobject else str(dtype)[:40]
+        raise UnusableFeatures(f"the array holds {content}, not float16, float32, float64 or integers")
     if len(shape) not in {1, 2}:
-        raise UnusableFeatures(f"its shape is {shape}; features are (D,) or (T, D)")
+        raise UnusableFeatures(f"the array has shape {shape}, not (D,) or (T, D)")
     if min(shape) < 1:
-        raise UnusableFeatures(f"it is empty (its shape is {shape})")
-    if (size := dtype.itemsize * math.prod(shape)) > LARGEST:
-        raise UnusableFeatures(f"its shape is {shape}: {size / 2**20:,.0f} MB are too much for one clip")
+        raise UnusableFeatures(f"the array is empty (shape {shape})")
+    if (size := dtype.itemsize * math.prod(shape)) > MAX_CLIP_BYTES:
+        limit = MAX_CLIP_BYTES / 2**20
+        raise UnusableFeatures(f"the array of shape {shape} takes {size / 2**20:,.0f} MB; the limit is {limit:,.0f} MB")
 
 
 def npy_header(path: Path) -> ArrayHeader:
-    """Read what an npy file says of itself.
+    """Read shape and data type of an npy file.
 
     Raises:
-        UnusableFeatures: When it is no npy file of features, or is cut off.
+        UnusableFeatures: If the file is not an npy file of features, or is truncated.
     """
     try:
         with path.open("rb") as file:
-            return _header(file)
+            return _read_header(file)
     except OSError as error:
-        raise UnusableFeatures(f"it cannot be read ({error.strerror})") from error
+        raise UnusableFeatures(f"the file cannot be read ({error.strerror})") from error
 
 
 def read_npy(path: Path) -> NDArray[Any]:
-    """Read an array as it is, (D,) or (T, D).
+    """Read the array of an npy file, (D,) or (T, D).
 
     Raises:
-        UnusableFeatures: When it is no npy file of features, or is cut off.
+        UnusableFeatures: If the file is not an npy file of features, or is truncated.
     """
     try:
         with path.open("rb") as file:
-            _header(file)
+            _read_header(file)
             file.seek(0)
             return np.asarray(np.load(file, allow_pickle=False))
     except OSError as error:
-        raise UnusableFeatures(f"it cannot be read ({error.strerror})") from error
+        raise UnusableFeatures(f"the file cannot be read ({error.strerror})") from error
 
 
-def _header(file: BinaryIO) -> ArrayHeader:
+def _read_header(file: BinaryIO) -> ArrayHeader:
     size = os.fstat(file.fileno()).st_size
     if size == 0:
-        raise UnusableFeatures("it is empty (0 bytes)")
+        raise UnusableFeatures("the file is empty (0 bytes)")
     try:
         version = npy_format.read_magic(file)
-        if version not in {(1, 0), (2, 0)}:  # 3.0 is for structured types with foreign names
-            raise UnusableFeatures(f"it has version {version} of the npy format")
+        if version not in {(1, 0), (2, 0)}:  # 3.0 is for structured types with non-ASCII names
+            raise UnusableFeatures(f"the file has unsupported npy version {version}")
         read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
         shape, _, dtype = read(file)
-    except _BROKEN_HEADERS as error:
-        raise UnusableFeatures(f"it is no npy file ({str(error)[:100]})") from error
+    except _HEADER_ERRORS as error:
+        raise UnusableFeatures(f"the file is not an npy file ({str(error)[:100]})") from error
     check_header(shape, dtype)
-    found, wanted = size - file.tell(), dtype.itemsize * math.prod(shape)
-    if found != wanted:
-        raise UnusableFeatures(f"{found} bytes of values stand in it where its shape {shape} takes {wanted}")
+    actual, expected = size - file.tell(), dtype.itemsize * math.prod(shape)
+    if actual != expected:
+        raise UnusableFeatures(f"the file holds {actual} bytes of values; shape {shape} needs {expected}")
     return shape, dtype
 
 
 class FeatureSource(ABC):
-    """One array a name.
+    """A source with one array per name.
 
     Attributes:
-        path: Where it stands.
-        names: What there is, in order. A name may stand twice (a file and a folder, say).
-        passed_over: What stands beside the features and is none.
+        path: The path of the source.
+        names: The names in order. A name may occur twice, for example as a file and as a folder.
+        passed_over: Names of other files that are skipped.
     """
 
     def __init__(self, path: Path) -> None:
@@ -112,36 +114,36 @@ class FeatureSource(ABC):
 
     @abstractmethod
     def width(self, name: str) -> int:
-        """D, told without reading the values.
+        """Return the feature dimension D without reading the values.
 
         Raises:
-            UnusableFeatures: When there is no array of features under that name.
+            UnusableFeatures: If the name has no array of features.
         """
 
     @abstractmethod
     def read(self, name: str) -> NDArray[Any]:
-        """The array, (D,) or (T, D), any real type.
+        """Read the array, (D,) or (T, D), of any real data type.
 
         Raises:
-            UnusableFeatures: When it cannot be read whole.
+            UnusableFeatures: If the array cannot be read completely.
         """
 
 
 @contextmanager
 def open_source(path: Path) -> Iterator[FeatureSource]:
-    """Open what features are to be imported from.
+    """Open a source of features.
 
     Args:
-        path: A folder with ``<name>.npy`` of each clip, or with folders ``<name>`` of one npy file a row; or an HDF5
-            file with one dataset a clip, at its root, in the one group there is, or alone in a group of the clip's
-            name.
+        path: A folder with one ``<name>.npy`` per clip, or with one folder ``<name>`` per clip and one npy file per
+            row in it. Or an HDF5 file with one dataset per clip: at its root, in its only group, or as the only
+            dataset in a group with the name of the clip.
 
     Raises:
-        MissingInput: When there is nothing at ``path``.
-        InputError: When it is neither.
+        MissingInput: If ``path`` does not exist.
+        InputError: If ``path`` is neither a folder nor an HDF5 file.
     """
     if not path.exists():
-        raise MissingInput(f"{path} is missing", "give a folder of npy files, or an HDF5 file")
+        raise MissingInput(f"{path} does not exist", "give a folder of npy files, or an HDF5 file")
     if path.is_dir():
         yield NpyFolder(path)
         return
@@ -150,14 +152,14 @@ def open_source(path: Path) -> Iterator[FeatureSource]:
     except OSError as error:
         raise InputError(
             f"{path} is neither a folder nor an HDF5 file ({str(error)[:100]})",
-            "give a folder that holds <name>.npy of each clip, or an HDF5 file with one dataset a clip",
+            "give a folder with one <name>.npy per clip, or an HDF5 file with one dataset per clip",
         ) from error
     with file:
         yield Hdf5File(path, file)
 
 
 class NpyFolder(FeatureSource):
-    """``<name>.npy``, or folders ``<name>`` of one npy file a row, in the order of their names."""
+    """A folder of ``<name>.npy`` files, or of folders ``<name>`` with one npy file per row, sorted by name."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -167,7 +169,7 @@ class NpyFolder(FeatureSource):
                 stem, dot, extension = entry.name.rpartition(".")
                 if entry.name.startswith("."):
                     continue
-                kind = _kind(entry)
+                kind = _entry_kind(entry)
                 if kind == "folder":
                     self._add(entry.name, Path(entry.path))
                 elif stem and dot and extension.lower() == "npy" and kind == "file":
@@ -180,24 +182,25 @@ class NpyFolder(FeatureSource):
         self._files[name] = path
 
     def width(self, name: str) -> int:
-        """D, of a folder that of its first row."""
+        """Return the feature dimension D; for a folder, that of its first row."""
         path = self._files[name]
         shape, _ = npy_header(self._rows(path)[0] if path.is_dir() else path)
         return shape[-1]
 
     def read(self, name: str) -> NDArray[Any]:
-        """The array; the rows of a folder, one after another."""
+        """Read the array; the rows of a folder are stacked."""
         path = self._files[name]
         if not path.is_dir():
             return read_npy(path)
         files = self._rows(path)
         headers = [npy_header(file) for file in files]
         if any(len(shape) == 2 and shape[0] != 1 for shape, _ in headers):
-            raise UnusableFeatures("a file of its folder holds several rows; one file a row is expected")
+            raise UnusableFeatures("a file of the folder holds several rows instead of one")
         if len(widths := {shape[-1] for shape, _ in headers}) > 1:
-            raise UnusableFeatures(f"its rows are ragged: {', '.join(map(str, sorted(widths)))} wide")
-        if sum(dtype.itemsize * shape[-1] for shape, dtype in headers) > LARGEST:
-            raise UnusableFeatures(f"its {len(files)} rows are too much for one clip")
+            raise UnusableFeatures(f"the rows have different dimensions: {', '.join(map(str, sorted(widths)))}")
+        if sum(dtype.itemsize * shape[-1] for shape, dtype in headers) > MAX_CLIP_BYTES:
+            limit = MAX_CLIP_BYTES / 2**20
+            raise UnusableFeatures(f"the {len(files)} rows take more than the limit of {limit:,.0f} MB")
         return np.stack([read_npy(file).reshape(-1) for file in files])
 
     def _rows(self, folder: Path) -> list[Path]:
@@ -205,86 +208,86 @@ class NpyFolder(FeatureSource):
             with os.scandir(folder) as entries:
                 names = [entry.name for entry in entries if entry.name.lower().endswith(".npy") and entry.is_file()]
         except OSError as error:
-            raise UnusableFeatures(f"its folder cannot be read ({error.strerror})") from error
+            raise UnusableFeatures(f"the folder cannot be read ({error.strerror})") from error
         names = [name for name in names if not name.startswith(".")]
         if not names:
-            raise UnusableFeatures("its folder holds no npy files")
-        return [folder / name for name in sorted(names, key=_in_natural_order)]
+            raise UnusableFeatures("the folder holds no npy files")
+        return [folder / name for name in sorted(names, key=_natural_key)]
 
 
-def _kind(entry: os.DirEntry[str]) -> str:
+def _entry_kind(entry: os.DirEntry[str]) -> str:
     try:
         return "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
-    except OSError:  # a link that leads to itself
+    except OSError:  # for example a link to itself
         return "other"
 
 
 class Hdf5File(FeatureSource):
-    """One dataset a clip."""
+    """An HDF5 file with one dataset per clip."""
 
     def __init__(self, path: Path, file: h5py.File) -> None:
         super().__init__(path)
         self._group: h5py.Group = file
         self.names = list(file)
         if len(self.names) == 1 and file.get(self.names[0], getclass=True, getlink=True) is h5py.HardLink:
-            below = _follow(file, self.names[0])
+            below = _get_object(file, self.names[0])
             if isinstance(below, h5py.Group):
                 self._group, self.names = below, list(below)
 
     def width(self, name: str) -> int:
-        """D."""
-        return int(_dataset(self._group, name).shape[-1])
+        """Return the feature dimension D."""
+        return int(_find_dataset(self._group, name).shape[-1])
 
     def read(self, name: str) -> NDArray[Any]:
-        """The array."""
-        dataset = _dataset(self._group, name)
+        """Read the array."""
+        dataset = _find_dataset(self._group, name)
         try:
-            _refuse_holes(dataset)
+            _check_allocated(dataset)
             return np.asarray(dataset[()])
-        except _BROKEN_HDF5 as error:
-            raise UnusableFeatures(f"it cannot be read ({str(error)[:100]})") from error
+        except _HDF5_ERRORS as error:
+            raise UnusableFeatures(f"the dataset cannot be read ({str(error)[:100]})") from error
 
 
-def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
-    """The dataset of that name, or the one in the group of that name."""
-    found = _follow(group, name)
-    if isinstance(found, h5py.Group):
-        inner = list(found)
-        if len(inner) != 1:
-            raise UnusableFeatures(f"it is a group of {len(inner)} members, not one dataset")
-        found = _follow(found, inner[0])
-    if not isinstance(found, h5py.Dataset):
-        raise UnusableFeatures("it is no dataset")
+def _find_dataset(group: h5py.Group, name: str) -> h5py.Dataset:
+    """Return the dataset ``name``, or the only dataset in the group ``name``."""
+    item = _get_object(group, name)
+    if isinstance(item, h5py.Group):
+        members = list(item)
+        if len(members) != 1:
+            raise UnusableFeatures(f"the object is a group of {len(members)} members, not one dataset")
+        item = _get_object(item, members[0])
+    if not isinstance(item, h5py.Dataset):
+        raise UnusableFeatures("the object is not a dataset")
     try:
-        if found.is_virtual or found.id.get_create_plist().get_external_count():
-            raise UnusableFeatures("its values stand in another file")
-        check_header(found.shape or (), found.dtype)
-    except _BROKEN_HDF5 as error:
-        raise UnusableFeatures(f"it cannot be read ({str(error)[:100]})") from error
-    return found
+        if item.is_virtual or item.id.get_create_plist().get_external_count():
+            raise UnusableFeatures("the values of the dataset are in another file")
+        check_header(item.shape or (), item.dtype)
+    except _HDF5_ERRORS as error:
+        raise UnusableFeatures(f"the dataset cannot be read ({str(error)[:100]})") from error
+    return item
 
 
-def _follow(group: h5py.Group, name: str) -> Any:
-    """The object of that name, unless it is a link to somewhere else, also outside of the file."""
+def _get_object(group: h5py.Group, name: str) -> Any:
+    """Return the object ``name``; links are refused, because they may point outside the file."""
     try:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise UnusableFeatures("it is a link, not a dataset")
+            raise UnusableFeatures("the object is a link, not a dataset")
         return group[name]
-    except _BROKEN_HDF5 as error:
-        raise UnusableFeatures(f"it cannot be opened ({str(error)[:100]})") from error
+    except _HDF5_ERRORS as error:
+        raise UnusableFeatures(f"the object cannot be opened ({str(error)[:100]})") from error
 
 
-def _refuse_holes(dataset: h5py.Dataset) -> None:
-    """HDF5 reads what was never written as zeros."""
+def _check_allocated(dataset: h5py.Dataset) -> None:
+    """Refuse a dataset with unwritten parts: HDF5 would read them as zeros."""
     if dataset.chunks is None:
-        whole = dataset.id.get_storage_size() > 0
+        is_complete = dataset.id.get_storage_size() > 0
     else:
-        wanted = int(np.prod([-(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True)]))
-        whole = dataset.id.get_num_chunks() == wanted
-    if not whole:
-        raise UnusableFeatures("it was never filled with values, or not wholly")
+        expected = int(np.prod([-(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True)]))
+        is_complete = dataset.id.get_num_chunks() == expected
+    if not is_complete:
+        raise UnusableFeatures("the dataset has parts that were never written")
 
 
-def _in_natural_order(name: str) -> list[Any]:
-    """``frame_2`` before ``frame_10``."""
+def _natural_key(name: str) -> list[Any]:
+    """Return a sort key that orders ``frame_2`` before ``frame_10``."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

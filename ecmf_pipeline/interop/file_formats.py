@@ -1,4 +1,4 @@
-"""Kinds of feature files; light, since the command line imports it."""
+"""Formats of feature files. This module imports no heavy library, because the command line imports it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from enum import StrEnum
 
 
 class FileFormat(StrEnum):
-    """The kinds of feature files."""
+    """The format of feature files."""
 
     HDF5 = "hdf5"
-    """One file, one dataset a clip at its root."""
+    """One file, with one dataset per clip at its root."""
     NPY = "npy"
-    """A folder of ``<clip_id>.npy``, as the challenge's baseline has them."""
+    """A folder of ``<clip_id>.npy`` files, as in the challenge's baseline."""
 
 
 class Level(StrEnum):
-    """What stands there of a clip."""
+    """The level of exported features."""
 
     UTTERANCE = "utt"
-    """The mean of its rows, (D,)."""
+    """The mean of the rows of a clip, (D,)."""
     FRAME = "frm"
-    """Its rows, (T, D)."""
+    """The rows of a clip, (T, D)."""

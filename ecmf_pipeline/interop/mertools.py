@@ -1,4 +1,4 @@
-"""The challenge's submission file and its score."""
+"""Write, read and score the challenge's submission file."""
 
 from __future__ import annotations
 
@@ -19,65 +19,69 @@ COLUMNS = ("name", "discrete")
 
 
 def write_submission(path: Path, names: Sequence[str], predictions: Mapping[str, str]) -> bool:
-    """Write one row ``name,discrete`` for each candidate, and read the file back to be sure of it.
+    """Write one row ``name,discrete`` for each candidate, and read the file back to verify it.
 
     Args:
         path: The csv file.
         names: The candidates in the order of their csv file (`CorpusListing.candidate_order`).
-        predictions: Label by clip id; others than the candidates' are not written.
+        predictions: The label of each clip id; labels of other clips are not written.
 
     Returns:
-        Whether the file's bytes changed.
+        Whether the content of the file changed.
 
     Raises:
-        MissingInput: When a candidate has no prediction.
-        CorpusError: When a candidate is named twice.
+        MissingInput: If a candidate has no prediction.
+        CorpusError: If a candidate occurs twice.
     """
-    if doubled := sorted(_doubled(names)):
-        raise CorpusError(f"candidates named twice: {naming_some(doubled)}", "each may stand in the submission once")
-    if lacking := [name for name in names if not predictions.get(name)]:
+    if duplicates := sorted(_duplicates(names)):
+        raise CorpusError(f"candidates occur twice: {naming_some(duplicates)}", "list each candidate once")
+    if missing := [name for name in names if not predictions.get(name)]:
         raise MissingInput(
-            f"{len(lacking)} of {len(names)} candidates have no prediction: {naming_some(lacking)}",
-            "run `ecmf-pipe predict` (or `dvc repro`) again",
+            f"{len(missing)} of {len(names)} candidates have no prediction: {naming_some(missing)}",
+            "predict all candidates",
+            command="ecmf-pipe predict",
         )
     rows = [(name, predictions[name]) for name in names]
     changed = write_csv(path, COLUMNS, rows)
     if list(read_submission(path).items()) != rows:
-        raise CorpusError(f"{path} does not read back as written", "a name or a label holds what csv cannot carry")
+        raise CorpusError(
+            f"{path} differs from the written rows when it is read back",
+            "remove control characters and surrounding whitespace from names and labels",
+        )
     return changed
 
 
 def read_submission(path: Path) -> dict[str, str]:
-    """Read a submission, or a label file of the same form (``name,discrete``), in its order.
+    """Read a submission, or a label file of the same format (``name,discrete``), in file order.
 
     Raises:
-        MissingInput: When there is no such file.
-        CorpusError: When a column is missing, a row is malformed, a label is blank, or a name stands twice.
+        MissingInput: If the file does not exist.
+        CorpusError: If a column is missing, a row is malformed, a label is blank, or a name occurs twice.
     """
     if not path.is_file():
-        raise MissingInput(f"{path} is missing", "give the path of a csv file with the columns name,discrete")
-    hint = "a submission has one row name,discrete for each candidate"
+        raise MissingInput(f"{path} does not exist", "give the path of a csv file with columns name,discrete")
+    hint = "write one row name,discrete for each candidate"
     table = read_table(path, COLUMNS)
     if table.findings:
         raise CorpusError(table.findings[0].message, hint)
     names, labels = table.column("name"), table.column("discrete")
-    if doubled := sorted(_doubled(names)):
-        raise CorpusError(f"{path}: names that stand twice: {naming_some(doubled)}", hint)
+    if duplicates := sorted(_duplicates(names)):
+        raise CorpusError(f"{path}: names occur twice: {naming_some(duplicates)}", hint)
     if blank := [name or "(no name)" for name, label in zip(names, labels, strict=True) if not label or not name]:
-        raise CorpusError(f"{path}: rows without a name or a label: {naming_some(blank)}", hint)
+        raise CorpusError(f"{path}: rows have no name or no label: {naming_some(blank)}", hint)
     return dict(zip(names, labels, strict=True))
 
 
 def read_answers(path: Path, entry: str = TEST_ENTRY) -> dict[str, str]:
-    """Read one label a name from whatever holds them: a submission, a label file, or a table that `predict` wrote.
+    """Read the label of each name from a submission, a label file, or a table of predictions.
 
     Args:
-        path: csv with the columns ``name,discrete``, csv of ``data/predictions``, or the baseline's npz.
-        entry: Which corpus of an npz file.
+        path: A csv file with columns ``name,discrete``, a csv file of ``data/predictions``, or the baseline's npz.
+        entry: The corpus in an npz file.
 
     Raises:
-        MissingInput: When there is no such file.
-        InputError: When it cannot be used.
+        MissingInput: If the file does not exist.
+        InputError: If the file is unusable.
     """
     if path.suffix == ".npz":
         return read_label_npz(path, entry)
@@ -89,31 +93,34 @@ def read_answers(path: Path, entry: str = TEST_ENTRY) -> dict[str, str]:
 
 
 def full_score(submission: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, Any]:
-    """Score over the label file's names, as the challenge does: all that `arrays.scores` tells, and ``unlabeled``.
+    """Score a submission over the names of the label file, as the challenge does.
 
-    Labels are told in the challenge's order where they are the challenge's, else in their own.
+    Labels of the challenge come first, in its order; others follow sorted.
 
     Args:
-        submission: Predicted label by name (`read_submission`). ``unlabeled`` counts its names that no label is known
-            of: they are left aside.
-        labels: True label by name (`read_answers`).
+        submission: Predicted label of each name (`read_submission`).
+        labels: True label of each name (`read_answers`).
+
+    Returns:
+        The scores of `arrays.scores`, and ``unlabeled``: how many names of the submission have no true label. These
+        are not scored.
 
     Raises:
-        InputError: When there is nothing to score, or a labelled name is not in the submission.
+        InputError: If there are no labels, or a labelled name is not in the submission.
     """
     if not labels:
-        raise InputError("there are no labels to score against", "give a label file with rows name,discrete")
-    if lacking := [name for name in labels if name not in submission]:
+        raise InputError("the label file has no labels", "give a label file with rows name,discrete")
+    if missing := [name for name in labels if name not in submission]:
         raise InputError(
-            f"{len(lacking)} of {len(labels)} labelled names are not in the submission: {naming_some(lacking)}",
-            "the submission needs one row for each candidate",
+            f"{len(missing)} of {len(labels)} labelled names are not in the submission: {naming_some(missing)}",
+            "write one row for each candidate",
         )
-    found, truth = [submission[name] for name in labels], list(labels.values())
-    known = set(truth) | set(found)
+    predicted, truth = [submission[name] for name in labels], list(labels.values())
+    known = set(truth) | set(predicted)
     names = [name for name in MER_LABELS if name in known] + sorted(known - set(MER_LABELS))
-    return scores(truth, found, names) | {"unlabeled": len(submission) - len(labels)}
+    return scores(truth, predicted, names) | {"unlabeled": len(submission) - len(labels)}
 
 
-def _doubled(names: Sequence[str]) -> set[str]:
+def _duplicates(names: Sequence[str]) -> set[str]:
     seen: set[str] = set()
     return {name for name in names if name in seen or seen.add(name)}  # type: ignore[func-returns-value]

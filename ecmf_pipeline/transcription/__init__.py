@@ -1,5 +1,5 @@
-"""Words for clips that come without any: Whisper listens, and says how sure it is.
+"""Transcribe clips without transcript with Whisper, with a confidence for each transcript.
 
-``config`` says which model, ``whisper`` runs it, ``run`` sees to it that no clip is listened to twice, and ``table`` is
-what later stages read.
+``config`` holds the settings, ``whisper`` runs the model, ``run`` transcribes the files that the cache lacks, and
+``table`` reads and writes the table that later stages use.
 """

@@ -1,4 +1,4 @@
-"""Settings of the transcription; imports neither torch nor numpy."""
+"""Settings of the transcription. This module imports neither torch nor numpy."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.encoders.base_config import ModelSource, locate
 
 RECIPE = 1
-"""Raised with every change of code that changes what is heard."""
+"""Incremented with every code change that changes transcripts."""
 
-_HINT = "name a Whisper model: its hub id (openai/whisper-small), or a folder with it as transformers saves it"
+_HINT = "set it to a Whisper model: a hub id such as openai/whisper-small, or a folder written by transformers"
 
 
 class TranscribeConfig(Config):
-    """The `transcribe` stage: words for clips with sound and without a transcript. Those of the corpus always stand.
+    """Settings of the `transcribe` stage.
+
+    The stage transcribes clips that have sound but no transcript. Transcripts of the corpus are never replaced.
 
     Attributes:
-        model: A Whisper model: a local folder, or a hub id (openai/whisper-small); None: nothing is transcribed.
-        revision: Branch, tag or commit on the hub. Once fetched, a branch stays at the commit in the local cache.
-        language: What is spoken, by its code (en, zh); None: the model tells, clip by clip.
-        min_confidence: Mean log-probability of the tokens below which a transcript is not used.
-        max_repetition: How many times smaller the transcript's bytes may be when compressed; above it the model has
-            repeated itself, however sure it is, and the transcript is not used.
-        max_tokens: Most tokens of a window (30 s).
-        dtype: Arithmetic of the model. The half types are for processors and GPUs that have them.
-        batch_size: Windows in one forward pass; also the clips that a crash costs at most.
-        device: A torch device; "auto" takes CUDA where there is one.
-        workers: Processes that listen side by side, each with a copy of the model. None: one for each core; 0: none,
-            the main process does.
-        clip_timeout: Seconds that one clip may take on average of a batch. One that takes longer, twice, is set aside.
-        max_quarantined: Share of the clips without words that may be bad before the stage stops with exit code 1.
+        model: A Whisper model: a local folder or a hub id (openai/whisper-small). None: nothing is transcribed.
+        revision: Branch, tag or commit on the hub. After the download, a branch stays at the commit in the local cache.
+        language: Code of the spoken language (en, zh). None: the model detects it for each clip.
+        min_confidence: Lower limit of the mean log-probability of the tokens; transcripts below it are not used.
+        max_repetition: Upper limit of the compression ratio of the transcript. Above it, the model has repeated itself,
+            and the transcript is not used.
+        max_tokens: The most tokens per window (30 s).
+        dtype: Data type of the model. The half types need a processor or GPU that supports them.
+        batch_size: Windows per forward pass; also the most clips that a crash loses.
+        device: A torch device; "auto" uses CUDA if available.
+        workers: Number of worker processes, each with a copy of the model. None: one per core. 0: run in the main
+            process.
+        clip_timeout: Seconds allowed per clip, on average over a batch. A clip that exceeds it twice is quarantined.
+        max_quarantined: Share of the clips to transcribe that may be quarantined; above it, the stage ends with exit
+            code 1.
     """
 
     model: str | None = None
@@ -50,21 +53,23 @@ class TranscribeConfig(Config):
     max_quarantined: float = Field(default=0.2, ge=0, le=1)
 
     def source(self) -> ModelSource:
-        """Where the model is loaded from; what `settings` hashes is what is loaded.
+        """Locate the weights of the model; `settings` hashes the same files.
 
         Raises:
-            ModelError: When it cannot be found.
-            ParamsError: When params name none.
+            ModelError: If the model does not exist.
+            ParamsError: If ``transcribe.model`` is not set.
         """
         if self.model is None:
-            raise ParamsError("transcribe.model names no model", _HINT)
+            raise ParamsError("transcribe.model is not set", _HINT, keys=["transcribe.model"])
         return locate(self.model, self.revision, hint=f"transcribe.model: {_HINT}")
 
     def settings(self) -> dict[str, Any]:
-        """All that changes what is heard, as plain JSON values; which transcripts are used is decided afterwards.
+        """Return the settings that change transcripts, as JSON values.
+
+        The limits that decide whether a transcript is used are not included: they apply to cached transcripts.
 
         Raises:
-            ModelError: When the model cannot be found.
+            ModelError: If the model does not exist.
         """
         if self.model is None:
             return {"used": False}

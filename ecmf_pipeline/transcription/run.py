@@ -1,4 +1,4 @@
-"""Listen to the clips without words that no cache knows."""
+"""Transcribe the clips without transcript that are not in the cache."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from ecmf_pipeline.runner import Outcome, Run, RunConfig, RunReport, Step, Targe
 from ecmf_pipeline.runner.machine import as_out_of_memory, threads_per_worker
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.transcription.config import TranscribeConfig
-from ecmf_pipeline.transcription.table import Heard, Transcript, judge, lacks_words
+from ecmf_pipeline.transcription.table import Transcript, TranscriptRecord, assess_transcript, lacks_words
 
 if TYPE_CHECKING:
     from ecmf_pipeline.transcription.whisper import WhisperTranscriber
 
 BRANCH = "words"
 PART_SIZE = 256
-"""Transcripts that stand in one file."""
+"""Transcripts per file of the cache."""
 
 
 @dataclass(frozen=True, slots=True)
-class Transcribed:
-    """What a run did.
+class TranscriptionResult:
+    """The result of `transcribe`.
 
     Attributes:
-        transcripts: Of every clip without words that was listened to, by clip id.
-        heard: How many files were listened to just now.
-        reused: How many clips had been before.
-        quarantined: How many clips are set aside.
+        transcripts: The transcript of each transcribed clip id.
+        heard: Number of files transcribed in this run.
+        reused: Number of clips whose transcript was in the cache.
+        quarantined: Number of quarantined clips.
     """
 
     transcripts: Mapping[str, Transcript]
@@ -58,23 +58,23 @@ def transcribe(
     waiting: Path,
     quarantine_path: Path,
     retry_quarantined: bool = False,
-) -> Transcribed:
-    """Transcribe clips with sound of which the corpus knows no words; each file is listened to once, ever.
+) -> TranscriptionResult:
+    """Transcribe the clips that have sound but no transcript; each file is transcribed only once.
 
     Args:
         clips: The manifest.
-        config: The model, and which transcripts are used.
-        corpus_root: What the clips' paths are relative to.
-        cache_root: Where transcripts are kept.
-        waiting: What is not sealed yet; outside of what DVC tracks.
-        quarantine_path: Table of the clips that could not be listened to.
-        retry_quarantined: Whether those are tried again although nothing changed.
+        config: The model, and the limits for transcripts that are used.
+        corpus_root: The folder that the paths of the clips are relative to.
+        cache_root: The folder of the transcript cache.
+        waiting: The folder of finished batches that are not in the cache yet; not tracked by DVC.
+        quarantine_path: The table of quarantined clips.
+        retry_quarantined: Whether to retry quarantined clips although nothing changed.
 
     Raises:
-        ModelError: When the model cannot be loaded.
-        TooManyQuarantined: When too many clips are bad; what was heard is kept.
-        TryAgain: When clips failed for reasons that may have passed by now.
-        Interrupted: On Ctrl-C or SIGTERM; what was complete is kept.
+        ModelError: If the model cannot be loaded.
+        TooManyQuarantined: If too many clips are quarantined; finished transcripts are kept.
+        TryAgain: If clips failed for transient reasons.
+        Interrupted: On Ctrl-C or SIGTERM; finished batches are kept.
     """
     keys: dict[str, str] = {
         clip.clip_id: clip.digest for clip in clips if lacks_words(clip) and clip.has_audio and clip.digest
@@ -83,14 +83,14 @@ def transcribe(
     quarantine = Quarantine(quarantine_path, stage="transcribe", fingerprint=settings)
     if retry_quarantined:
         quarantine.clear()
-    cache = AnswerCache(cache_root, settings, Heard.parse)
+    cache = AnswerCache(cache_root, settings, TranscriptRecord.parse)
     with AnswerWriter(cache, waiting, keys) as writer:
         missing = {clip_id: key for clip_id, key in keys.items() if key not in cache}
         quarantine.keep_only(missing)
         report = RunReport(reused={BRANCH: len(keys) - len(missing)})
         if items := _items(clips, missing, quarantine, corpus_root):
             run: Run[Recording] = Run(
-                partial(_listening_step, config),
+                partial(_make_step, config),
                 {BRANCH: writer},
                 {BRANCH: quarantine},
                 RunConfig(
@@ -109,9 +109,9 @@ def transcribe(
             quarantine.refuse_too_many(len(keys), config.max_quarantined)
     if report.transient:
         reasons = ", ".join(f"{reason} {count}" for reason, count in report.transient.most_common())
-        raise TryAgain(f"transcribe: some clips failed for reasons that may pass ({reasons}): run it again")
-    return Transcribed(
-        {clip_id: judge(cache[key], config) for clip_id, key in keys.items() if key in cache},
+        raise TryAgain(f"transcribe: some clips failed for transient reasons ({reasons})")
+    return TranscriptionResult(
+        {clip_id: assess_transcript(cache[key], config) for clip_id, key in keys.items() if key in cache},
         heard=len({key for key in missing.values() if key in cache}),
         reused=len(keys) - len(missing),
         quarantined=len(quarantine),
@@ -121,30 +121,33 @@ def transcribe(
 def _items(
     clips: Sequence[Clip], missing: Mapping[str, str], quarantine: Quarantine, corpus_root: Path
 ) -> list[Recording]:
-    """The files to listen to, equal ones once, those of like length together: a batch lasts as long as its longest."""
-    same: dict[str, list[Clip]] = defaultdict(list)
+    """Return the files to transcribe, without duplicates.
+
+    They are sorted by duration: the longest clip of a batch determines its time.
+    """
+    by_digest: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
         if clip.clip_id in missing and not quarantine.holds(clip.clip_id, clip.digest):
-            same[clip.digest].append(clip)
-    files = sorted(same.values(), key=lambda some: (some[0].duration, some[0].clip_id))
+            by_digest[clip.digest].append(clip)
+    files = sorted(by_digest.values(), key=lambda copies: (copies[0].duration, copies[0].clip_id))
     return [
         Recording(
-            corpus_root / some[0].path,
-            some[0].bytes,
-            tuple(Target(clip.clip_id, BRANCH, clip.digest) for clip in some),
+            corpus_root / copies[0].path,
+            copies[0].bytes,
+            tuple(Target(clip.clip_id, BRANCH, clip.digest) for clip in copies),
         )
-        for some in files
+        for copies in files
     ]
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A file to be listened to.
+    """A file to transcribe.
 
     Attributes:
         path: The file.
-        bytes: Its size when it was indexed.
-        targets: The clips that it is.
+        bytes: Its size at the time of indexing.
+        targets: The clips with this content.
     """
 
     path: Path
@@ -152,44 +155,47 @@ class Recording:
     targets: tuple[Target, ...]
 
     def alone(self) -> Sequence[Recording]:
-        """Itself."""
+        """Return the recording itself: it cannot be divided."""
         return [self]
 
 
-def _listening_step(config: TranscribeConfig, worker: int) -> ListeningStep:
-    """Load the model, in a worker; workers share out the GPUs there are."""
+def _make_step(config: TranscribeConfig, worker: int) -> TranscriptionStep:
+    """Load the model in a worker; worker i uses GPU i modulo the number of GPUs."""
     import torch
 
     from ecmf_pipeline.transcription.whisper import WhisperTranscriber
 
     if config.device in {"auto", "cuda"} and torch.cuda.is_available():
         config = config.model_copy(update={"device": f"cuda:{worker % torch.cuda.device_count()}"})
-    return ListeningStep(WhisperTranscriber(config))
+    return TranscriptionStep(WhisperTranscriber(config))
 
 
-class ListeningStep(Step[Recording, NDArray[np.float32], Heard]):
-    """Writes down what is said in files."""
+class TranscriptionStep(Step[Recording, NDArray[np.float32], TranscriptRecord]):
+    """Decode and transcribe files."""
 
     def __init__(self, model: WhisperTranscriber) -> None:
         self._model = model
 
     def open(self, item: Recording) -> NDArray[np.float32]:
-        """The sound, mono 16 kHz, (n,).
+        """Decode the sound as mono samples at 16 kHz, (n,).
 
         Raises:
-            ClipError: When there is none, or it cannot be decoded.
+            ClipError: If the file has no sound or cannot be decoded.
         """
         if has_changed(item.path, item.bytes):
-            raise ChangedSinceIndex("the file has changed since it was indexed: run `ecmf-pipe index`")
+            raise ChangedSinceIndex(
+                "the file has changed since it was indexed", "update the manifest", command="ecmf-pipe index"
+            )
         with as_out_of_memory():
             return read_audio(item.path)
 
-    def work(self, batch: Sequence[tuple[Recording, NDArray[np.float32]]]) -> list[Outcome[Heard]]:
-        """Listen to several files."""
-        outcomes: list[Outcome[Heard]] = []
-        for (item, _), found in zip(batch, self._model.transcribe([sound for _, sound in batch]), strict=True):
+    def work(self, batch: Sequence[tuple[Recording, NDArray[np.float32]]]) -> list[Outcome[TranscriptRecord]]:
+        """Transcribe a batch of files."""
+        results = self._model.transcribe([sound for _, sound in batch])
+        outcomes: list[Outcome[TranscriptRecord]] = []
+        for (item, _), result in zip(batch, results, strict=True):
             outcomes += [
-                Outcome(target, Heard(target.digest, found.text, found.confidence, found.language))
+                Outcome(target, TranscriptRecord(target.digest, result.text, result.confidence, result.language))
                 for target in item.targets
             ]
         return outcomes

@@ -1,4 +1,4 @@
-"""The table of transcripts: one row a clip that was listened to, used or not, with the reason."""
+"""The table of transcripts: one row per transcribed clip, with a verdict on its use."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _COLUMNS = ["clip_id", "transcript", "language", "confidence", "verdict"]
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """What a model has heard in one file.
+class TranscriptRecord:
+    """The transcript of one file, as stored in the cache.
 
     Attributes:
         key: SHA-256 of the file.
-        text: The words on one line; empty where it has heard none.
-        confidence: Mean log-probability of its tokens, the sign that ends them included.
-        language: Code of the language.
+        text: The text on one line; empty if the model recognised no words.
+        confidence: Mean log-probability of the tokens, including the end token.
+        language: Language code.
     """
 
     key: str
@@ -38,20 +38,20 @@ class Heard:
     language: str
 
     def line(self) -> str:
-        """The line of the cache, with its end."""
+        """Serialise the record as a line of the cache, with its newline."""
         return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
 
     @classmethod
-    def parse(cls, line: bytes) -> Heard:
-        """Read a line.
+    def parse(cls, line: bytes) -> TranscriptRecord:
+        """Parse a line of the cache.
 
         Raises:
-            ValueError: When it is damaged.
+            ValueError: If the line is damaged.
         """
-        return _HEARD.validate_json(line)
+        return _RECORD_ADAPTER.validate_json(line)
 
 
-_HEARD = TypeAdapter(Heard)
+_RECORD_ADAPTER = TypeAdapter(TranscriptRecord)
 
 
 class Verdict(StrEnum):
@@ -65,13 +65,13 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """What was heard in one clip.
+    """The transcript of one clip.
 
     Attributes:
-        text: The words.
-        language: Code of the language.
+        text: The text.
+        language: Language code.
         confidence: Mean log-probability of the tokens.
-        verdict: Whether they are used.
+        verdict: Whether the text is used.
     """
 
     text: str
@@ -80,45 +80,46 @@ class Transcript:
     verdict: Verdict
 
 
-def judge(heard: Heard, config: TranscribeConfig) -> Transcript:
-    """Decide whether what was heard is used."""
-    data = heard.text.encode()
-    if not heard.text:
+def assess_transcript(record: TranscriptRecord, config: TranscribeConfig) -> Transcript:
+    """Decide whether a transcript is used."""
+    data = record.text.encode()
+    if not record.text:
         verdict = Verdict.SILENT
     elif len(data) > config.max_repetition * len(zlib.compress(data, 9)):
         verdict = Verdict.REPEATS
-    elif heard.confidence < config.min_confidence:
+    elif record.confidence < config.min_confidence:
         verdict = Verdict.UNSURE
     else:
         verdict = Verdict.USED
-    return Transcript(heard.text, heard.language, heard.confidence, verdict)
+    return Transcript(record.text, record.language, record.confidence, verdict)
 
 
 def write_transcripts(path: Path, transcripts: Mapping[str, Transcript]) -> bool:
     """Write the table, sorted by clip id.
 
     Returns:
-        Whether the file's bytes changed.
+        Whether the content of the file changed.
     """
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(_COLUMNS)
-    for clip_id, found in sorted(transcripts.items()):
-        writer.writerow([clip_id, found.text, found.language, f"{found.confidence:.4f}", found.verdict.value])
+    for clip_id, transcript in sorted(transcripts.items()):
+        confidence = f"{transcript.confidence:.4f}"
+        writer.writerow([clip_id, transcript.text, transcript.language, confidence, transcript.verdict.value])
     return write_atomic(path, table.getvalue(), only_if_changed=True)
 
 
 def read_transcripts(path: Path) -> dict[str, Transcript]:
-    """Read the table by clip id.
+    """Read the transcript of each clip id.
 
     Raises:
-        MissingInput: When `transcribe` has not run yet.
-        InputError: When it is damaged.
+        MissingInput: If `transcribe` has not run yet.
+        InputError: If the table is damaged.
     """
     if not path.is_file():
-        raise MissingInput(f"{path} is missing", "run `ecmf-pipe transcribe` (or `dvc repro`) first")
+        raise MissingInput(f"{path} does not exist", "transcribe the clips", command="ecmf-pipe transcribe")
     header, *rows = list(csv.reader(io.StringIO(read_text(path)))) or [[]]
-    damaged = InputError(f"{path} is damaged", "run `ecmf-pipe transcribe` again")
+    damaged = InputError(f"{path} is damaged", "write it again", command="ecmf-pipe transcribe")
     if header != _COLUMNS:
         raise damaged
     try:
@@ -131,7 +132,7 @@ def read_transcripts(path: Path) -> dict[str, Transcript]:
 
 
 def with_transcripts(clips: Sequence[Clip], transcripts: Mapping[str, Transcript]) -> list[Clip]:
-    """The clips, those without words with what was heard in them, where that is used."""
+    """Add the transcripts with verdict ``used`` to the clips that lack one."""
     return [
         replace(clip, transcript=transcripts[clip.clip_id].text)
         if lacks_words(clip) and clip.clip_id in transcripts and transcripts[clip.clip_id].verdict is Verdict.USED
@@ -141,5 +142,5 @@ def with_transcripts(clips: Sequence[Clip], transcripts: Mapping[str, Transcript
 
 
 def lacks_words(clip: Clip) -> bool:
-    """Whether the corpus says nothing of what is spoken in a clip."""
+    """Return whether the corpus has neither a transcript nor a translation of a clip."""
     return not clip.transcript.strip() and not clip.translation.strip()

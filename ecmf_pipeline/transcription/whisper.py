@@ -1,7 +1,7 @@
-"""Whisper as a transcriber (Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", 2022).
+"""Transcribe with Whisper (Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", 2022).
 
-Decoding is greedy, without timestamps, so that a clip is heard alike on every run; the confidence is the mean
-log-probability of the tokens chosen, as the paper's own heuristics use it.
+Decoding is greedy and without timestamps, and therefore reproducible. The confidence is the mean log-probability of
+the chosen tokens, as in the heuristics of the paper.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from ecmf_pipeline.media.config import SAMPLE_RATE
 from ecmf_pipeline.runner.machine import as_out_of_memory
 from ecmf_pipeline.transcription.config import TranscribeConfig
 
-_START, _TRANSCRIBE, _NO_TIMES = "<|startoftranscript|>", "<|transcribe|>", "<|notimestamps|>"
+_START, _TRANSCRIBE, _NO_TIMESTAMPS = "<|startoftranscript|>", "<|transcribe|>", "<|notimestamps|>"
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
-    """What was heard in one clip.
+class WhisperResult:
+    """The transcript of one clip.
 
     Attributes:
-        text: The words on one line.
+        text: The text on one line.
         confidence: Mean log-probability of the tokens.
-        language: Code of the language of its first window; empty where the model knows one alone.
+        language: Language code of the first window; empty for a monolingual model.
     """
 
     text: str
@@ -41,8 +41,8 @@ class Spoken:
 
 
 @dataclass(slots=True)
-class _Window:
-    """What was heard in one window."""
+class _WindowResult:
+    """The transcript of one window."""
 
     text: str
     log_probability: float
@@ -51,13 +51,13 @@ class _Window:
 
 
 class WhisperTranscriber:
-    """A Whisper model with its tokenizer.
+    """A Whisper model with its feature extractor and tokenizer.
 
     Args:
-        config: Which, and how it listens.
+        config: The model and its settings.
 
     Raises:
-        ModelError: When it cannot be loaded, or is no Whisper model.
+        ModelError: If the model cannot be loaded or is not a Whisper model.
     """
 
     def __init__(self, config: TranscribeConfig) -> None:
@@ -67,48 +67,48 @@ class WhisperTranscriber:
         self._tokenizer: Any = load_part(source, AutoTokenizer.from_pretrained)
         model, _ = load_model(source, WhisperForConditionalGeneration, dtype=getattr(torch, config.dtype))
         self._model: Any = model.to(pick_device(config.device))
-        self._start = self._token(_START)
+        self._start = self._token_id(_START)
         self._languages = self._language_tokens(config)
-        self._banned, self._banned_first = self._suppressed()
+        self._banned, self._banned_first = self._suppressed_tokens()
 
     @torch.inference_mode()
-    def transcribe(self, clips: Sequence[Samples]) -> list[Spoken]:
-        """What is said in each clip.
+    def transcribe(self, clips: Sequence[Samples]) -> list[WhisperResult]:
+        """Transcribe clips.
 
-        Longer clips than a window (30 s) are cut into equal windows, which are heard one by one.
+        A clip longer than a window (30 s) is split into equal windows, which are transcribed independently.
 
         Args:
             clips: Mono samples at 16 kHz, (n,) each.
 
         Raises:
-            MemoryError: When a batch of windows takes more memory than there is.
+            MemoryError: If a batch of windows runs out of memory.
         """
         parts = [split_evenly(clip, int(self._extractor.n_samples)) for clip in clips]
-        windows = [window for some in parts for window in some]
-        heard: list[_Window] = []
+        windows = [window for clip_windows in parts for window in clip_windows]
+        results: list[_WindowResult] = []
         for start in range(0, len(windows), self._config.batch_size):
             with as_out_of_memory():
-                heard += self._hear(windows[start : start + self._config.batch_size])
-        rows = iter(heard)
-        return [_joined([next(rows) for _ in some]) for some in parts]
+                results += self._transcribe_windows(windows[start : start + self._config.batch_size])
+        remaining = iter(results)
+        return [_join_windows([next(remaining) for _ in clip_windows]) for clip_windows in parts]
 
-    def _hear(self, windows: Sequence[Samples]) -> list[_Window]:
-        """The words of a batch of B windows."""
-        made = self._extractor(list(windows), sampling_rate=SAMPLE_RATE, padding="max_length", return_tensors="pt")
-        spectrograms = made["input_features"].to(self._model.device, self._model.dtype)  # (B, mels, frames)
+    def _transcribe_windows(self, windows: Sequence[Samples]) -> list[_WindowResult]:
+        """Transcribe a batch of B windows."""
+        features = self._extractor(list(windows), sampling_rate=SAMPLE_RATE, padding="max_length", return_tensors="pt")
+        spectrograms = features["input_features"].to(self._model.device, self._model.dtype)  # (B, mels, frames)
         encoded = self._model.model.encoder(spectrograms)
-        languages = self._spoken(encoded, len(windows))
-        prefix = [[self._start, *self._task(language)] for language in languages]
-        tokens, scores = self._greedy(encoded, torch.tensor(prefix, device=self._model.device))
-        found = []
+        languages = self._detect_languages(encoded, len(windows))
+        prefix = [[self._start, *self._task_tokens(language)] for language in languages]
+        tokens, scores = self._decode_greedy(encoded, torch.tensor(prefix, device=self._model.device))
+        results = []
         for ids, score, language in zip(tokens, scores, languages, strict=True):
             text = self._tokenizer.decode(ids, skip_special_tokens=True)
             code = self._languages.get(language, "") if language is not None else ""
-            found.append(_Window(_on_one_line(text), sum(score), len(score), code))
-        return found
+            results.append(_WindowResult(_on_one_line(text), sum(score), len(score), code))
+        return results
 
-    def _spoken(self, encoded: Any, count: int) -> list[int | None]:
-        """The language token of each window; None for a model that knows one language alone."""
+    def _detect_languages(self, encoded: Any, count: int) -> list[int | None]:
+        """Return the language token of each window; None for a monolingual model."""
         if not self._languages:
             return [None] * count
         known = list(self._languages)
@@ -118,18 +118,22 @@ class WhisperTranscriber:
         logits = self._model(encoder_outputs=encoded, decoder_input_ids=start).logits[:, -1]  # (B, V)
         return [known[index] for index in logits[:, known].argmax(dim=1).tolist()]
 
-    def _greedy(self, encoded: Any, prefix: torch.Tensor) -> tuple[list[list[int]], list[list[float]]]:
-        """The likeliest tokens after the prefix, (B, P), of each window, the end included, and their likelihoods."""
+    def _decode_greedy(self, encoded: Any, prefix: torch.Tensor) -> tuple[list[list[int]], list[list[float]]]:
+        """Decode greedily after the prefix, (B, P).
+
+        Returns:
+            The tokens of each window, including the end token, and their log-probabilities.
+        """
         end = int(self._model.config.eos_token_id)
         tokens: list[list[int]] = [[] for _ in prefix]
         scores: list[list[float]] = [[] for _ in prefix]
-        cache, shown = None, prefix
-        room = min(self._config.max_tokens, int(self._model.config.max_target_positions) - prefix.shape[1])
-        for position in range(room):
-            out = self._model(encoder_outputs=encoded, decoder_input_ids=shown, past_key_values=cache, use_cache=True)
+        cache, inputs = None, prefix
+        max_tokens = min(self._config.max_tokens, int(self._model.config.max_target_positions) - prefix.shape[1])
+        for position in range(max_tokens):
+            out = self._model(encoder_outputs=encoded, decoder_input_ids=inputs, past_key_values=cache, use_cache=True)
             cache = out.past_key_values
-            likelihood = out.logits[:, -1].float().log_softmax(dim=1)  # (B, V)
-            allowed = likelihood.clone()
+            log_probs = out.logits[:, -1].float().log_softmax(dim=1)  # (B, V)
+            allowed = log_probs.clone()
             allowed[:, self._banned] = -torch.inf
             if position == 0:
                 allowed[:, self._banned_first] = -torch.inf
@@ -137,53 +141,68 @@ class WhisperTranscriber:
             for row, token in enumerate(chosen.tolist()):
                 if not tokens[row] or tokens[row][-1] != end:
                     tokens[row].append(token)
-                    scores[row].append(float(likelihood[row, token]))
+                    scores[row].append(float(log_probs[row, token]))
             if all(row[-1] == end for row in tokens):
                 break
-            shown = chosen[:, None]
+            inputs = chosen[:, None]
         return tokens, scores
 
-    def _task(self, language: int | None) -> list[int]:
-        own = [] if language is None else [language, self._token(_TRANSCRIBE)]
-        return [*own, self._token(_NO_TIMES)]
+    def _task_tokens(self, language: int | None) -> list[int]:
+        """Return the tokens that select language and task."""
+        selection = [] if language is None else [language, self._token_id(_TRANSCRIBE)]
+        return [*selection, self._token_id(_NO_TIMESTAMPS)]
 
     def _language_tokens(self, config: TranscribeConfig) -> dict[int, str]:
-        """Code by token of the languages to choose from; none for a model of one language alone."""
+        """Return the language code of each language token; empty for a monolingual model."""
         if not getattr(self._model.generation_config, "is_multilingual", True):
             if config.language not in {None, "en"}:
-                raise ModelError(f"{config.model} knows English alone", "set transcribe.language to en, or null")
+                raise ModelError(
+                    f"{config.model} supports English only, not transcribe.language {config.language}",
+                    "set transcribe.language to en or null",
+                )
             return {}
         added = self._tokenizer.get_added_vocab()
-        named = {index: sign[2:-2] for sign, index in added.items() if sign.startswith("<|") and sign.endswith("|>")}
+        named = {
+            index: token[2:-2] for token, index in added.items() if token.startswith("<|") and token.endswith("|>")
+        }
         codes = {index: code for index, code in sorted(named.items()) if code.isalpha() and 2 <= len(code) <= 3}
         if config.language is not None:
             codes = {index: code for index, code in codes.items() if code == config.language}
         if not codes:
-            raise ModelError(f"{config.model} does not know the language {config.language}", "see transcribe.language")
+            raise ModelError(
+                f"{config.model} does not support the language {config.language}",
+                "set transcribe.language to a language code of the model, or to null",
+            )
         return codes
 
-    def _suppressed(self) -> tuple[list[int], list[int]]:
-        """Tokens that are never written, and those that are not written first: as the model says, and its own signs."""
-        said = self._model.generation_config
+    def _suppressed_tokens(self) -> tuple[list[int], list[int]]:
+        """Return the tokens that are never generated, and those that are not generated at the first position.
+
+        They come from the generation config; special tokens are never generated either.
+        """
+        generation_config = self._model.generation_config
         end = int(self._model.config.eos_token_id)
-        signs = set(self._tokenizer.get_added_vocab().values()) - {end}
+        special = set(self._tokenizer.get_added_vocab().values()) - {end}
         size = int(self._model.config.vocab_size)
-        never = {*(getattr(said, "suppress_tokens", None) or ()), *signs} - {end}
-        first = set(getattr(said, "begin_suppress_tokens", None) or ()) - {end}
+        never = {*(getattr(generation_config, "suppress_tokens", None) or ()), *special} - {end}
+        first = set(getattr(generation_config, "begin_suppress_tokens", None) or ()) - {end}
         return sorted(t for t in never if 0 <= t < size), sorted(t for t in first if 0 <= t < size)
 
-    def _token(self, sign: str) -> int:
-        token = self._tokenizer.get_added_vocab().get(sign)
-        if token is None:
-            raise ModelError(f"{self._config.model} has no sign {sign}: it is no Whisper model", "see transcribe.model")
-        return int(token)
+    def _token_id(self, token: str) -> int:
+        token_id = self._tokenizer.get_added_vocab().get(token)
+        if token_id is None:
+            raise ModelError(
+                f"{self._config.model} has no token {token}: it is not a Whisper model",
+                "set transcribe.model to a Whisper model",
+            )
+        return int(token_id)
 
 
-def _joined(windows: Sequence[_Window]) -> Spoken:
+def _join_windows(windows: Sequence[_WindowResult]) -> WhisperResult:
     tokens = sum(window.tokens for window in windows)
     text = " ".join(window.text for window in windows if window.text)
     confidence = sum(window.log_probability for window in windows) / tokens
-    return Spoken(text, round(confidence, 6), windows[0].language)
+    return WhisperResult(text, round(confidence, 6), windows[0].language)
 
 
 def _on_one_line(text: str) -> str:

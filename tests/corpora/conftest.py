@@ -1,4 +1,4 @@
-"""Small corpora, written anew for each test."""
+"""Fixture that reads a small corpus."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def clip(clip_id: str, path: str = "", **rest: Any) -> Clip:
     return Clip(ClipId(clip_id), path, **rest)
 
 
-def touched(root: Path, *names: str) -> Path:
+def touch_files(root: Path, *names: str) -> Path:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"x")
@@ -30,7 +30,7 @@ def by_id(listing: CorpusListing) -> dict[str, Clip]:
 
 
 def test_labels_groups_splits_and_transcripts(tmp_path: Path, read: Read) -> None:
-    touched(tmp_path, "a.mp4", "b.MKV", "c.webm", "d.mov", "e.avi", "f.flv", "notes.txt", "._a.mp4", ".trash/z.mp4")
+    touch_files(tmp_path, "a.mp4", "b.MKV", "c.webm", "d.mov", "e.avi", "f.flv", "notes.txt", "._a.mp4", ".trash/z.mp4")
     (tmp_path / "labels.csv").write_text(
         "name,label,gold,group,split\na,joy,,anna,\nb,fear,joy,ben,train\nc,fear,,,test\nd,,fear,,\ne,joy,,,unlabelled\n"
     )
@@ -50,8 +50,8 @@ def test_labels_groups_splits_and_transcripts(tmp_path: Path, read: Read) -> Non
     assert not listing.synthetic
 
 
-def test_transcripts_may_come_with_a_translation(tmp_path: Path, read: Read) -> None:
-    touched(tmp_path, "a.mp4", "b.mp4")
+def test_translations_are_read(tmp_path: Path, read: Read) -> None:
+    touch_files(tmp_path, "a.mp4", "b.mp4")
     (tmp_path / "transcripts.csv").write_text("name,translation,text\na,I miss her,我想她\nb,,好\n")
     assert [(clip.transcript, clip.translation) for clip in read(tmp_path).clips] == [
         ("我想她", "I miss her"),
@@ -59,45 +59,48 @@ def test_transcripts_may_come_with_a_translation(tmp_path: Path, read: Read) -> 
     ]
 
 
-def test_a_misspelt_column_is_not_passed_over_in_silence(tmp_path: Path, read: Read) -> None:
-    touched(tmp_path, "a.mp4", "b.mp4")
+def test_misspelt_column_is_reported(tmp_path: Path, read: Read) -> None:
+    touch_files(tmp_path, "a.mp4", "b.mp4")
     (tmp_path / "labels.csv").write_text("name,label,groups,remarks\na,joy,anna,x\nb,fear,ben,y\n")
     messages = [finding.message for finding in read(tmp_path).findings]
-    assert any("'groups' is not used; did you mean 'group'?" in message for message in messages)
-    assert any("'remarks' is not used; known are name, label, gold, group, split" in message for message in messages)
+    assert any("'groups'" in message and "did you mean 'group'?" in message for message in messages)
+    assert any("'remarks'" in message and "name, label, gold, group, split" in message for message in messages)
 
 
-def test_missing_folder_and_file_for_a_folder(tmp_path: Path, read: Read) -> None:
-    with pytest.raises(CorpusError, match=r"nowhere does not exist[\s\S]*corpus.root"):
-        read(tmp_path / "nowhere")
-    touched(tmp_path, "file")
-    with pytest.raises(CorpusError, match="is not a folder"):
-        read(tmp_path / "file")
+def test_missing_folder_is_refused(tmp_path: Path, read: Read) -> None:
+    touch_files(tmp_path, "file")
+    for name in ("nowhere", "file"):
+        with pytest.raises(CorpusError) as caught:
+            read(tmp_path / name)
+        assert str(tmp_path / name) in caught.value.message
+        assert "corpus.root" in (caught.value.hint or "")
 
 
-def test_empty_folder(tmp_path: Path, read: Read) -> None:
-    touched(tmp_path, "readme.txt")
-    with pytest.raises(CorpusError, match=r"holds no clips \(.mp4"):
+def test_empty_folder_is_refused(tmp_path: Path, read: Read) -> None:
+    touch_files(tmp_path, "readme.txt")
+    with pytest.raises(CorpusError) as caught:
         read(tmp_path)
+    assert str(tmp_path) in caught.value.message
+    assert ".mp4" in caught.value.message
 
 
-def test_a_corpus_without_labels_is_listed(tmp_path: Path, read: Read) -> None:
-    listing = read(touched(tmp_path, "a.mp4", "b.mp4"))
+def test_corpus_without_labels_is_listed(tmp_path: Path, read: Read) -> None:
+    listing = read(touch_files(tmp_path, "a.mp4", "b.mp4"))
     assert listing.labels == ()
     assert listing.candidate_order == ("a", "b")
     assert count_by_kind(listing.findings) == {"no_labels": 2}
     assert read(tmp_path, labels=("x", "y")).labels == ("x", "y")
 
 
-def test_labels_without_media(tmp_path: Path, read: Read) -> None:
+def test_labels_without_media_are_listed(tmp_path: Path, read: Read) -> None:
     (tmp_path / "labels.csv").write_text("name,label\na.mp4,joy\nsub/b.mp4,fear\n")
     listing = read(tmp_path)
     assert [(clip.clip_id, clip.path) for clip in listing.clips] == [("a", ""), ("sub__b", "")]
     assert count_by_kind(listing.findings) == {"no_media": 2}
 
 
-def test_labels_without_file_and_files_without_label(tmp_path: Path, read: Read) -> None:
-    touched(tmp_path, "a.mp4", "b.mp4", "c.mp4")
+def test_labels_without_file_and_files_without_label_are_reported(tmp_path: Path, read: Read) -> None:
+    touch_files(tmp_path, "a.mp4", "b.mp4", "c.mp4")
     (tmp_path / "labels.csv").write_text("name,label\na,joy\nz,fear\n")
     listing = read(tmp_path)
     assert count_by_kind(listing.findings) == {"file_without_label": 2, "label_without_file": 1}
@@ -105,7 +108,7 @@ def test_labels_without_file_and_files_without_label(tmp_path: Path, read: Read)
 
 
 def test_csv_names_may_be_ids_paths_or_bare_names(tmp_path: Path, read: Read) -> None:
-    touched(tmp_path, "anna/001.mp4", "ben/001.mp4", "ben/002.mp4", "ben/003.mp4", "ben/004.MP4", "005.mp4")
+    touch_files(tmp_path, "anna/001.mp4", "ben/001.mp4", "ben/002.mp4", "ben/003.mp4", "ben/004.MP4", "005.mp4")
     (tmp_path / "labels.csv").write_text(
         "name,label\nanna__001,joy\nben/001.mp4,fear\nben\\002,joy\n003,fear\n004.mp4,joy\n./005.mp4,fear\n"
     )
@@ -121,40 +124,43 @@ def test_csv_names_may_be_ids_paths_or_bare_names(tmp_path: Path, read: Read) ->
     assert listing.findings == ()
 
 
-def test_a_bare_name_that_fits_two_clips_is_not_guessed(tmp_path: Path, read: Read) -> None:
-    touched(tmp_path, "anna/001.mp4", "ben/001.mp4")
+def test_ambiguous_bare_name_is_reported(tmp_path: Path, read: Read) -> None:
+    touch_files(tmp_path, "anna/001.mp4", "ben/001.mp4")
     (tmp_path / "labels.csv").write_text("name,label\n001,joy\nanna/001,fear\n")
     listing = read(tmp_path)
     assert [clip.given_label for clip in listing.clips] == ["fear", ""]
     assert count_by_kind(listing.findings)["ambiguous_name"] == 1
-    assert "write the folder too" in next(f.message for f in listing.findings if f.kind == "ambiguous_name")
+    message = next(f.message for f in listing.findings if f.kind == "ambiguous_name")
+    assert all(name in message for name in ("'001'", "'anna__001'", "'ben__001'"))
 
 
 def test_ids_do_not_change_when_clips_are_added(tmp_path: Path, read: Read) -> None:
-    before = {clip.path: clip.clip_id for clip in read(touched(tmp_path, "anna/001.mp4", "b.mp4")).clips}
-    after = {clip.path: clip.clip_id for clip in read(touched(tmp_path, "ben/001.mp4", "001.mp4")).clips}
+    before = {clip.path: clip.clip_id for clip in read(touch_files(tmp_path, "anna/001.mp4", "b.mp4")).clips}
+    after = {clip.path: clip.clip_id for clip in read(touch_files(tmp_path, "ben/001.mp4", "001.mp4")).clips}
     assert before.items() < after.items()
 
 
-def test_files_that_differ_in_extension_only(tmp_path: Path, read: Read) -> None:
-    listing = read(touched(tmp_path, "a.mp4", "a.avi"))
+def test_files_that_differ_only_in_extension_are_reported(tmp_path: Path, read: Read) -> None:
+    listing = read(touch_files(tmp_path, "a.mp4", "a.avi"))
     assert [clip.path for clip in listing.clips] == ["a.avi"]
     [finding] = [f for f in listing.findings if f.kind == "duplicate_clip"]
-    assert "'a.mp4' has the same clip id as 'a.avi'" in finding.message
+    assert finding.clip_id == "a"
+    assert finding.message.startswith("'a.mp4' is skipped")
+    assert "'a.avi'" in finding.message
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/../b", "..", "", "..\\x", "a\nb", "z" * 300])
-def test_names_that_could_leave_the_folder_or_hide(tmp_path: Path, read: Read, name: str) -> None:
-    touched(tmp_path, "a.mp4", "b.mp4")
+def test_unsafe_names_are_refused(tmp_path: Path, read: Read, name: str) -> None:
+    touch_files(tmp_path, "a.mp4", "b.mp4")
     (tmp_path / "labels.csv").write_text(f'name,label\na,joy\n"{name}",fear\n')
     listing = read(tmp_path)
     assert [clip.clip_id for clip in listing.clips] == ["a", "b"]
     assert count_by_kind(listing.findings)["bad_clip_id"] == 1
 
 
-def test_odd_but_good_names(tmp_path: Path, read: Read) -> None:
+def test_unusual_names_are_listed(tmp_path: Path, read: Read) -> None:
     names = ["妈妈 你好", 'say "hi", twice', "it's 100%", "n" * 230, "two  spaces", "clip.v2", "e\u0301te\u0301"]
-    touched(tmp_path, *(f"{name}.mp4" for name in names))
+    touch_files(tmp_path, *(f"{name}.mp4" for name in names))
     rows = "".join('"{}",joy\r\n'.format(name.replace('"', '""')) for name in names)
     (tmp_path / "labels.csv").write_bytes(b"\xef\xbb\xbf" + f"name,label\r\n{rows}".encode())
     listing = read(tmp_path)
@@ -163,8 +169,8 @@ def test_odd_but_good_names(tmp_path: Path, read: Read) -> None:
     assert listing.findings == ()
 
 
-def test_file_names_that_cannot_be_ids(tmp_path: Path, read: Read) -> None:
-    touched(tmp_path, "a.mp4", "b\nc.mp4", " d.mp4", "bad\rfolder/e.mp4", "x" * 120 + "/" + "y" * 130 + ".mp4")
+def test_invalid_file_names_are_reported(tmp_path: Path, read: Read) -> None:
+    touch_files(tmp_path, "a.mp4", "b\nc.mp4", " d.mp4", "bad\rfolder/e.mp4", "x" * 120 + "/" + "y" * 130 + ".mp4")
     (tmp_path / os.fsdecode(b"caf\xe9.mp4")).write_bytes(b"x")
     listing = read(tmp_path)
     assert [clip.clip_id for clip in listing.clips] == ["a"]
@@ -173,7 +179,7 @@ def test_file_names_that_cannot_be_ids(tmp_path: Path, read: Read) -> None:
 
 
 def test_unknown_labels_are_ignored_with_a_suggestion(tmp_path: Path, read: Read) -> None:
-    touched(tmp_path, *(f"{name}.mp4" for name in "abcd"))
+    touch_files(tmp_path, *(f"{name}.mp4" for name in "abcd"))
     (tmp_path / "labels.csv").write_text("name,label,gold\na,Happy,\nb,SAD,happpy\nc,hapy,sad\nd,happy,sad\n")
     listing = read(tmp_path, labels=("happy", "sad"))
     clips = by_id(listing)
@@ -184,20 +190,23 @@ def test_unknown_labels_are_ignored_with_a_suggestion(tmp_path: Path, read: Read
     assert "did you mean 'happy'?" in messages["c"]
 
 
-def test_a_wrong_list_of_classes_is_an_error(tmp_path: Path, read: Read) -> None:
-    touched(tmp_path, "a.mp4")
+def test_mostly_unknown_labels_are_an_error(tmp_path: Path, read: Read) -> None:
+    touch_files(tmp_path, "a.mp4")
     (tmp_path / "labels.csv").write_text("name,label\na,joy\nb,fear\nc,sad\n")
-    with pytest.raises(CorpusError, match=r"2 of 3 labels[\s\S]*'fear', 'joy'[\s\S]*corpus.labels"):
+    with pytest.raises(CorpusError) as caught:
         read(tmp_path, labels=("happy", "sad"))
+    assert "2 of 3 labels" in caught.value.message
+    assert "'fear', 'joy'" in caught.value.message
+    assert "corpus.labels" in (caught.value.hint or "")
 
 
-def test_labels_that_differ_in_case_are_one(tmp_path: Path, read: Read) -> None:
+def test_labels_that_differ_in_case_are_merged(tmp_path: Path, read: Read) -> None:
     (tmp_path / "labels.csv").write_text("name,label\na,Joy\nb,joy\nc,Fear\n")
     assert read(tmp_path).labels == ("Fear", "joy")
 
 
-def test_doubled_and_conflicting_rows(tmp_path: Path, read: Read) -> None:
-    touched(tmp_path, "a.mp4", "b.mp4", "c.mp4")
+def test_duplicate_and_conflicting_rows_are_reported(tmp_path: Path, read: Read) -> None:
+    touch_files(tmp_path, "a.mp4", "b.mp4", "c.mp4")
     (tmp_path / "labels.csv").write_text("name,label\na,joy\na.mp4,joy\nb,joy\nb,fear\nb,joy\nc,fear\n")
     listing = read(tmp_path)
     assert [clip.given_label for clip in listing.clips] == ["joy", "", "fear"]
@@ -205,8 +214,8 @@ def test_doubled_and_conflicting_rows(tmp_path: Path, read: Read) -> None:
     assert (counts["duplicate_row"], counts["conflicting_row"]) == (2, 1)
 
 
-def test_splits_that_cannot_be(tmp_path: Path, read: Read) -> None:
-    touched(tmp_path, "a.mp4", "b.mp4")
+def test_unknown_and_conflicting_splits_are_reported(tmp_path: Path, read: Read) -> None:
+    touch_files(tmp_path, "a.mp4", "b.mp4")
     (tmp_path / "labels.csv").write_text("name,label,split\na,joy,trian\nb,,Train\n")
     listing = read(tmp_path)
     assert [clip.split for clip in listing.clips] == [Split.TRAIN, Split.CANDIDATE]
@@ -214,16 +223,16 @@ def test_splits_that_cannot_be(tmp_path: Path, read: Read) -> None:
     assert (counts["unknown_split"], counts["conflicting_split"]) == (1, 1)
 
 
-def test_transcripts_of_no_clip(tmp_path: Path, read: Read) -> None:
-    touched(tmp_path, "a.mp4")
+def test_transcripts_without_clip_are_reported(tmp_path: Path, read: Read) -> None:
+    touch_files(tmp_path, "a.mp4")
     (tmp_path / "transcripts.csv").write_text("name,text\na,hi\nb,ho\nc,ha\n")
     listing = read(tmp_path)
     assert listing.clips[0].transcript == "hi"
     assert count_by_kind(listing.findings)["transcript_without_clip"] == 2
 
 
-def test_link_loops_end_and_real_folders_come_first(tmp_path: Path, read: Read) -> None:
-    touched(tmp_path, "real/a.mp4", "elsewhere/b.mp4")
+def test_link_loops_end_and_real_folders_precede_links(tmp_path: Path, read: Read) -> None:
+    touch_files(tmp_path, "real/a.mp4", "elsewhere/b.mp4")
     corpus = tmp_path / "real"
     (corpus / "again").symlink_to(corpus)
     (corpus / "known").symlink_to(corpus / "inside")
@@ -232,7 +241,7 @@ def test_link_loops_end_and_real_folders_come_first(tmp_path: Path, read: Read) 
     (corpus / "file.mp4").symlink_to(tmp_path / "elsewhere" / "b.mp4")
     (corpus / "self.mp4").symlink_to("self.mp4")
     (corpus / "gone.mp4").symlink_to("nowhere.mp4")
-    touched(corpus, "inside/c.mp4")
+    touch_files(corpus, "inside/c.mp4")
     os.mkfifo(corpus / "pipe.mp4")
     listing = read(corpus)
     assert [clip.path for clip in listing.clips] == ["a.mp4", "file.mp4", "inside/c.mp4", "linked/b.mp4"]
@@ -240,8 +249,8 @@ def test_link_loops_end_and_real_folders_come_first(tmp_path: Path, read: Read) 
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_forbidden_folder_is_reported(tmp_path: Path, read: Read) -> None:
-    touched(tmp_path, "a.mp4", "closed/b.mp4")
+def test_folder_without_read_permission_is_reported(tmp_path: Path, read: Read) -> None:
+    touch_files(tmp_path, "a.mp4", "closed/b.mp4")
     (tmp_path / "closed").chmod(0)
     try:
         listing = read(tmp_path)

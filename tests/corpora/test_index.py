@@ -9,18 +9,19 @@ from typing import Any
 import pytest
 
 from ecmf_pipeline.core.clips import read_manifest, write_manifest
-from ecmf_pipeline.core.errors import UnreadableMedia
+from ecmf_pipeline.core.errors import FileUnreachable, UnreadableMedia
 from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.corpora import measuring
-from ecmf_pipeline.corpora.index import IndexResult, index_corpus
-from ecmf_pipeline.corpora.listing import CorpusListing, count_by_kind
+from ecmf_pipeline.corpora.config import MER_LABELS
+from ecmf_pipeline.corpora.index import IndexResult, index_corpus, select_findings, summary_of
+from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind
 
 Read = Callable[..., CorpusListing]
 Write = Callable[..., Path]
 
 
 class Project:
-    """A folder of clips, indexed as the stage does it."""
+    """A folder of clips and the index of it."""
 
     def __init__(self, folder: Path, read: Read) -> None:
         self.root = folder / "corpus"
@@ -48,7 +49,7 @@ def project(tmp_path: Path, read: Read, write_media: Write) -> Project:
     return project
 
 
-def test_what_the_manifest_says_of_a_file(project: Project, write_media: Write) -> None:
+def test_files_are_measured(project: Project, write_media: Write) -> None:
     write_media(project.root / "d.mkv", "both")
     write_media(project.root / "e.webm", "webm")
     result = project.index()
@@ -62,7 +63,7 @@ def test_what_the_manifest_says_of_a_file(project: Project, write_media: Write) 
     assert (result.hashed, result.reused, result.quarantined) == (5, 0, {})
 
 
-def test_nothing_new_reads_nothing_and_leaves_every_byte(project: Project) -> None:
+def test_unchanged_corpus_reads_and_writes_nothing(project: Project) -> None:
     first = project.index()
     stamps = [path.stat().st_mtime_ns for path in (project.manifest, project.cache)]
     second = project.index()
@@ -72,7 +73,7 @@ def test_nothing_new_reads_nothing_and_leaves_every_byte(project: Project) -> No
     assert [path.stat().st_mtime_ns for path in (project.manifest, project.cache)] == stamps
 
 
-def test_a_new_time_with_old_content_changes_nothing(project: Project) -> None:
+def test_new_mtime_with_same_content_leaves_manifest_unchanged(project: Project) -> None:
     project.index()
     before = project.manifest.read_bytes()
     os.utime(project.root / "b.mp4", (1, 1))
@@ -81,7 +82,7 @@ def test_a_new_time_with_old_content_changes_nothing(project: Project) -> None:
     assert project.index().hashed == 0
 
 
-def test_only_what_changed_is_read(project: Project, write_media: Write) -> None:
+def test_only_changed_files_are_read(project: Project, write_media: Write) -> None:
     before = {str(clip.clip_id): clip.digest for clip in project.index().clips}
     write_media(project.root / "b.mp4", "other pictures")
     write_media(project.root / "d.mp4")
@@ -92,7 +93,7 @@ def test_only_what_changed_is_read(project: Project, write_media: Write) -> None
     assert (after["a"], after["c"]) == (before["a"], before["c"])
 
 
-def test_another_size_at_the_same_time_is_a_change(project: Project, write_media: Write) -> None:
+def test_new_size_with_same_mtime_is_a_change(project: Project, write_media: Write) -> None:
     project.index()
     status = (project.root / "b.mp4").stat()
     write_media(project.root / "b.mp4", mark="longer than before")
@@ -100,7 +101,7 @@ def test_another_size_at_the_same_time_is_a_change(project: Project, write_media
     assert project.index().hashed == 1
 
 
-def test_new_labels_read_no_file(project: Project) -> None:
+def test_changed_labels_cause_no_file_read(project: Project) -> None:
     project.index()
     (project.root / "labels.csv").write_text("name,label\na,fear\nb,fear\nc,joy\n")
     result = project.index()
@@ -111,7 +112,7 @@ def test_new_labels_read_no_file(project: Project) -> None:
 @pytest.mark.parametrize(
     "content", [None, b"", b"{", b"[]", b"\xff\xfe", b'{"version": 1}', b'{"version": 1, "root": "?", "files": {}}']
 )
-def test_a_lost_or_damaged_cache_costs_time_only(project: Project, content: bytes | None) -> None:
+def test_missing_or_damaged_cache_is_rebuilt(project: Project, content: bytes | None) -> None:
     project.index()
     before = project.manifest.read_bytes()
     if content is None:
@@ -123,7 +124,7 @@ def test_a_lost_or_damaged_cache_costs_time_only(project: Project, content: byte
     assert project.index().hashed == 0
 
 
-def test_a_cache_with_a_damaged_row(project: Project) -> None:
+def test_cache_with_damaged_row_is_ignored(project: Project) -> None:
     project.index()
     text = project.cache.read_text()
     project.cache.write_text(text.replace("true", "7", 1))
@@ -131,7 +132,7 @@ def test_a_cache_with_a_damaged_row(project: Project) -> None:
     assert project.index().hashed == 3
 
 
-def test_the_cache_of_another_corpus_does_not_count(project: Project, write_media: Write) -> None:
+def test_cache_of_other_corpus_is_ignored(project: Project, write_media: Write) -> None:
     project.index()
     other = project.root.with_name("other")
     for path in sorted(project.root.glob("*.mp4")):
@@ -142,18 +143,16 @@ def test_the_cache_of_another_corpus_does_not_count(project: Project, write_medi
     assert project.index().hashed == 3
 
 
-def test_bad_files_are_quarantined_and_the_run_goes_on(
-    project: Project, write_media: Write, media_bytes: dict[str, bytes]
-) -> None:
+def test_bad_files_are_quarantined(project: Project, write_media: Write, media_bytes: dict[str, bytes]) -> None:
     (project.root / "empty.mp4").touch()
     (project.root / "noise.mp4").write_bytes(bytes(range(256)) * 40)
     (project.root / "half.mp4").write_bytes(media_bytes["pictures"][:400])
     write_media(project.root / "sound.mp4", "sound")
     result = project.index()
-    reasons = {str(clip_id): (found.reason, found.message) for clip_id, found in result.quarantined.items()}
+    reasons = {str(clip_id): (bad.reason, bad.message) for clip_id, bad in result.quarantined.items()}
     assert list(reasons) == ["empty", "half", "noise"]
     assert {reason for reason, _ in reasons.values()} == {UnreadableMedia.__name__}
-    assert "empty (0 bytes)" in reasons["empty"][1]
+    assert "0 bytes" in reasons["empty"][1]
     clips = {str(clip.clip_id): clip for clip in result.clips}
     assert clips["a"].has_video
     assert clips["noise"].digest == sha256_file(project.root / "noise.mp4")
@@ -166,26 +165,25 @@ def test_bad_files_are_quarantined_and_the_run_goes_on(
     assert again.findings == result.findings
 
 
-def test_same_bytes_under_two_names(project: Project, write_media: Write) -> None:
+def test_duplicate_content_is_reported(project: Project, write_media: Write) -> None:
     write_media(project.root / "y.mp4", mark="a.mp4")
     for name in ("empty1.mp4", "empty2.mp4"):
         (project.root / name).touch()
-    found = [f for f in project.index().findings if f.kind == "duplicate_content"]
-    assert [f.clip_id for f in found] == ["y"]
-    assert "'a.mp4' (train)" in found[0].message
+    [finding] = [f for f in project.index().findings if f.kind == "duplicate_content"]
+    assert finding.clip_id == "y"
+    assert all(text in finding.message for text in ("'y.mp4'", "'a.mp4'", "train", "candidate"))
 
 
-def test_a_file_that_vanishes_after_the_scan(project: Project) -> None:
+def test_file_removed_after_scan_is_quarantined(project: Project) -> None:
     listing = project.list()
     (project.root / "b.mp4").unlink()
     result = index_corpus(listing, project.cache, workers=2)
-    [(clip_id, found)] = result.quarantined.items()
-    assert (clip_id, found.digest) == ("b", "")
-    assert "vanished" in found.message
+    [(clip_id, measured)] = result.quarantined.items()
+    assert (clip_id, measured.digest, measured.reason) == ("b", "", FileUnreachable.__name__)
     assert (result.hashed, len(result.clips)) == (2, 3)
 
 
-def test_a_file_that_changes_while_it_is_read(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_changed_during_read_is_quarantined_and_retried(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def hash_slowly(path: Path) -> str:
         digest = sha256_file(path)
         if path.name == "b.mp4":
@@ -195,14 +193,14 @@ def test_a_file_that_changes_while_it_is_read(project: Project, monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(measuring, "sha256_file", hash_slowly)
-        [(clip_id, found)] = project.index(workers=0).quarantined.items()
-    assert clip_id == "b"
-    assert "changed while it was read" in found.message
+        [(clip_id, measured)] = project.index(workers=0).quarantined.items()
+    assert (clip_id, measured.digest, measured.reason) == ("b", "", FileUnreachable.__name__)
+    assert "b.mp4 changed" in measured.message
     result = project.index()
     assert (result.hashed, result.quarantined) == (1, {})
 
 
-def test_a_forbidden_file_is_tried_again(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_without_read_permission_is_retried(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> str:
         if path.name == "b.mp4":
             raise PermissionError(13, "Permission denied")
@@ -210,19 +208,20 @@ def test_a_forbidden_file_is_tried_again(project: Project, monkeypatch: pytest.M
 
     with monkeypatch.context() as patch:
         patch.setattr(measuring, "sha256_file", refuse)
-        [found] = project.index(workers=0).quarantined.values()
-    assert "Permission denied" in found.message
+        [measured] = project.index(workers=0).quarantined.values()
+    assert measured.reason == FileUnreachable.__name__
+    assert "Permission denied" in measured.message
     assert project.index().hashed == 1
 
 
-def test_an_interrupt_loses_the_batch_in_hand(
+def test_interrupt_loses_only_the_current_batch(
     project: Project, write_media: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for i in range(measuring.BATCH):
+    for i in range(measuring.BATCH_SIZE):
         write_media(project.root / f"f{i:02d}.mp4")
 
     def interrupted(path: Path) -> str:
-        if path.name == f"f{measuring.BATCH - 1}.mp4":
+        if path.name == f"f{measuring.BATCH_SIZE - 1}.mp4":
             raise KeyboardInterrupt
         return sha256_file(path)
 
@@ -232,12 +231,10 @@ def test_an_interrupt_loses_the_batch_in_hand(
             project.index(workers=0)
     assert not project.manifest.exists()
     result = project.index()
-    assert (result.hashed, result.reused) == (3, measuring.BATCH)
+    assert (result.hashed, result.reused) == (3, measuring.BATCH_SIZE)
 
 
-def test_an_interrupt_while_a_batch_is_taken_in_loses_none_of_it(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupt_while_taking_a_batch_loses_nothing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     put, paths = measuring.IndexCache.put, []
 
     def interrupted(cache: measuring.IndexCache, path: str, *values: Any) -> None:
@@ -254,24 +251,24 @@ def test_an_interrupt_while_a_batch_is_taken_in_loses_none_of_it(
     assert (result.hashed, result.reused) == (0, 3)
 
 
-def test_what_a_killed_run_left_counts_for_its_corpus_alone(project: Project) -> None:
+def test_batches_of_killed_run_are_adopted_for_same_corpus_only(project: Project) -> None:
     listing = project.list()
     writer = measuring.CacheWriter(measuring.IndexCache(project.cache, project.root))
     status = (project.root / "a.mp4").stat()
-    file = measuring.File("a.mp4", status.st_size, status.st_mtime_ns)
+    file = measuring.FileToMeasure("a.mp4", status.st_size, status.st_mtime_ns)
     writer.spool.keep("first-000000", [(file, measuring.Measured("0" * 64, 1.0, True, False))])
-    left = (project.cache.with_name(".index.spool"), project.root.with_name("left"))
-    shutil.copytree(*left)
+    spool, backup = project.cache.with_name(".index.spool"), project.root.with_name("backup")
+    shutil.copytree(spool, backup)
     result = index_corpus(listing, project.cache, workers=0)
     assert (result.hashed, result.reused, result.clips[0].digest) == (2, 1, "0" * 64)
-    shutil.copytree(*reversed(left))
+    shutil.copytree(backup, spool)
     project.cache.unlink()
     project.root = project.root.rename(project.root.with_name("other"))
     assert project.index(workers=0).hashed == 3
 
 
 @pytest.mark.parametrize("step", ["sha256_file", "probe_media"])
-def test_bugs_are_not_taken_for_bad_clips(project: Project, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+def test_unexpected_exceptions_propagate(project: Project, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     def broken(_: Path) -> str:
         raise ZeroDivisionError
 
@@ -280,7 +277,7 @@ def test_bugs_are_not_taken_for_bad_clips(project: Project, monkeypatch: pytest.
         project.index(workers=0)
 
 
-def test_odd_names_reach_the_manifest(project: Project, write_media: Write) -> None:
+def test_unusual_names_reach_the_manifest(project: Project, write_media: Write) -> None:
     for name in ("妈妈.mp4", "a:b.mp4", 'q"u,o.mp4', "%03d.mp4", "n" * 230 + ".mp4", "folder é/x.mp4"):
         write_media(project.root / name)
     (project.root / "transcripts.csv").write_text('name,text\n妈妈,"two\r\nlines, ""quoted"""\n')
@@ -290,11 +287,62 @@ def test_odd_names_reach_the_manifest(project: Project, write_media: Write) -> N
     assert {str(clip.clip_id): clip.transcript for clip in result.clips}["妈妈"] == 'two lines, "quoted"'
 
 
-def test_clips_without_file_stay(project: Project) -> None:
+def test_clips_without_file_are_kept(project: Project) -> None:
     (project.root / "c.mp4").unlink()
     result = project.index()
     assert [clip.path for clip in result.clips] == ["a.mp4", "b.mp4", ""]
     assert count_by_kind(result.findings) == {"label_without_file": 1}
+
+
+def make_finding(kind: FindingKind, number: int) -> Finding:
+    return Finding(kind, "", f"{kind.value} {number}")
+
+
+def test_each_kind_of_finding_is_shown_before_one_is_repeated() -> None:
+    media, labels, rows = FindingKind.NO_MEDIA, FindingKind.NO_LABELS, FindingKind.DUPLICATE_ROW
+    kinds = [media, media, media, labels, media, rows, rows]
+    findings = [make_finding(kind, number) for number, kind in enumerate(kinds)]
+    shown = [finding.message for finding in select_findings(findings, 5)]
+    assert shown == ["no_media 0", "no_labels 3", "duplicate_row 5", "no_media 1", "duplicate_row 6"]
+    one_of_each = [make_finding(kind, number) for number, kind in enumerate(FindingKind)]
+    assert select_findings(one_of_each, 5) == one_of_each[:5]
+    assert select_findings(findings[:2], 5) == findings[:2]
+
+
+@pytest.mark.parametrize(("count", "lines"), [(0, 1), (5, 6), (6, 7), (17, 7)])
+def test_summary_shows_at_most_five_findings(count: int, lines: int) -> None:
+    findings = tuple(make_finding(FindingKind.DUPLICATE_ROW, number) for number in range(count))
+    result = IndexResult((), findings, {}, hashed=0, reused=0)
+    summary, *shown = summary_of(result, MER_LABELS, read=0, changed=False).splitlines()
+    assert summary.startswith("index: 0 clips")
+    assert len(shown) + 1 == lines
+    assert [line.strip() for line in shown[:5]] == [finding.message for finding in findings[:5]]
+    if count > 5:
+        assert shown[-1].strip() == f"... and {count - 5} more in data/index/findings.csv"
+
+
+def test_findings_name_file_and_clip(tmp_path: Path, read: Read, write_media: Write) -> None:
+    root = tmp_path / "corpus"
+    write_media(root / "a.mp4")
+    write_media(root / "copy.mp4", mark="a.mp4")
+    write_media(root / "sound.mp4", "sound")
+    (root / "labels.csv").write_text("name,label\na,joy\na,joy\nlost,fear\nsound,joy\ncopy,joy\ncopy,fear\n")
+    result = index_corpus(read(root), tmp_path / "cache.json", workers=0)
+    expected = {
+        ("duplicate_row", "a"): "labels.csv",
+        ("duplicate_row", "copy"): "labels.csv",
+        ("conflicting_row", "copy"): "labels.csv",
+        ("label_without_file", "lost"): "labels.csv",
+        ("no_video_stream", "sound"): "sound.mp4",
+        ("duplicate_content", "copy"): "copy.mp4",
+    }
+    named = {
+        (finding.kind.value, str(finding.clip_id)): finding.message for finding in result.findings if finding.clip_id
+    }
+    assert named.keys() == expected.keys()
+    for (kind, clip_id), file in expected.items():
+        assert file in named[kind, clip_id]
+        assert repr(clip_id) in named[kind, clip_id]
 
 
 def test_real_clips(shared_data: Path, tmp_path: Path, read: Read) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import collections
 import os
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def write(path: Path, **entries: Any) -> Path:
     return path
 
 
-def test_the_baselines_file_is_read_in_its_order(tmp_path: Path) -> None:
+def test_npz_labels_are_read_in_file_order(tmp_path: Path) -> None:
     path = write(tmp_path / "labels.npz", train_corpus=TRAIN, test1_corpus=TEST)
     assert list(read_label_npz(path).items()) == [("samplenew3_1", "happy"), ("samplenew3_2", "sad")]
     assert read_answers(path, "test1_corpus") == {"妈妈": "angry"}
@@ -35,7 +36,7 @@ def test_the_baselines_file_is_read_in_its_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_every_pickle_protocol_is_read(tmp_path: Path, protocol: int) -> None:
-    """NumPy has written protocol 3, and writes 4."""
+    """Older NumPy versions wrote protocol 3, current ones write 4."""
     plain = write(tmp_path / "plain.npz", train_corpus=TRAIN)
     with zipfile.ZipFile(plain) as archive:
         content = archive.read("train_corpus.npy")
@@ -45,68 +46,76 @@ def test_every_pickle_protocol_is_read(tmp_path: Path, protocol: int) -> None:
     assert read_label_npz(tmp_path / "older.npz") == {"samplenew3_1": "happy", "samplenew3_2": "sad"}
 
 
-class Evil:
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
+class MaliciousObject:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.mark),)
+        return os.mkdir, (str(self.marker),)
 
 
-@pytest.mark.parametrize("where", ["name", "label", "whole"])
-def test_nothing_in_it_is_run(tmp_path: Path, where: str) -> None:
-    mark = tmp_path / "was here"
-    evil = Evil(mark)
-    value = {"name": {"x": evil}, "label": {"x": {"emo": evil}}, "whole": evil}[where]
-    path = write(tmp_path / "evil.npz", train_corpus=value)
-    with pytest.raises(InputError, match=r"names posix\.mkdir") as caught:
+@pytest.mark.parametrize("position", ["name", "label", "whole"])
+def test_code_in_pickle_is_not_executed(tmp_path: Path, position: str) -> None:
+    marker = tmp_path / "executed"
+    malicious = MaliciousObject(marker)
+    value = {"name": {"x": malicious}, "label": {"x": {"emo": malicious}}, "whole": malicious}[position]
+    path = write(tmp_path / "malicious.npz", train_corpus=value)
+    with pytest.raises(InputError) as caught:
         read_label_npz(path)
+    assert "posix.mkdir" in caught.value.message
     assert caught.value.hint
-    assert not mark.exists()
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"x": {"emo": 3}}, "'x' has no dictionary of strings"),
-        ({"x": {"val": "1"}}, "'x' has no dictionary of strings with 'emo'"),
+        ({"x": {"emo": 3}}, "'x' has no dictionary"),
+        ({"x": {"val": "1"}}, "'x' has no dictionary of strings with key 'emo'"),
         ({"x": "happy"}, "'x' has no dictionary"),
         ({1: {"emo": "sad"}}, "'1' has no dictionary"),
         ("happy", "holds a str"),
-        (collections.OrderedDict(x={"emo": "sad"}), r"names collections\.OrderedDict"),
-        ({"x": {"emo": np.str_("sad")}}, "names numpy"),
+        (collections.OrderedDict(x={"emo": "sad"}), "collections.OrderedDict"),
+        ({"x": {"emo": np.str_("sad")}}, "numpy"),
     ],
 )
-def test_anything_but_plain_dictionaries_and_strings_is_refused(tmp_path: Path, value: Any, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        read_label_npz(write(tmp_path / "odd.npz", train_corpus=value))
+def test_other_types_than_dictionaries_and_strings_are_refused(tmp_path: Path, value: Any, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_label_npz(write(tmp_path / "labels.npz", train_corpus=value))
+    assert message in caught.value.message
+    assert f"{tmp_path / 'labels.npz'}: train_corpus" in caught.value.message
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(MissingInput, match="missing"):
+def test_files_that_are_not_label_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MissingInput) as missing:
         read_label_npz(tmp_path / "none.npz")
+    assert "none.npz" in missing.value.message
     (tmp_path / "text.npz").write_text("hello")
-    with pytest.raises(InputError, match="not an npz file"):
-        read_label_npz(tmp_path / "text.npz")
     np.savez(tmp_path / "plain.npz", train_corpus=np.zeros(3), deep=np.array([TRAIN, TRAIN], dtype=object))
-    with pytest.raises(InputError, match="shape"):
-        read_label_npz(tmp_path / "plain.npz")
-    with pytest.raises(InputError, match="shape"):
-        read_label_npz(tmp_path / "plain.npz", "deep")
-    with pytest.raises(InputError, match="no entry 'other'"):
-        read_label_npz(tmp_path / "plain.npz", "other")
+    for name, entry, message in (
+        ("text.npz", "train_corpus", "not an npz file"),
+        ("plain.npz", "train_corpus", "shape (3,)"),
+        ("plain.npz", "deep", "shape (2,)"),
+        ("plain.npz", "other", "no entry 'other'"),
+    ):
+        with pytest.raises(InputError) as caught:
+            read_label_npz(tmp_path / name, entry)
+        assert name in caught.value.message
+        assert message in caught.value.message
     whole = write(tmp_path / "whole.npz", train_corpus=TRAIN)
     with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(tmp_path / "cut.npz", "w") as cut:
         cut.writestr("train_corpus.npy", archive.read("train_corpus.npy")[:-20])
-    with pytest.raises(InputError, match=r"damaged|refused"):
+    with pytest.raises(InputError) as truncated:
         read_label_npz(tmp_path / "cut.npz")
+    assert "cut.npz" in truncated.value.message
+    assert re.search("damaged|refused", truncated.value.message)
 
 
-def test_flipped_bytes_are_damage(tmp_path: Path) -> None:
-    """Anywhere in the file, they give the labels or an `InputError`, never another."""
+def test_flipped_bytes_raise_input_error_only(tmp_path: Path) -> None:
+    """Flipped bytes anywhere in the file give the labels or an `InputError`, no other exception."""
     names = {f"sample_{number:04d}": {"emo": ("happy", "sad", "angry")[number % 3]} for number in range(50)}
     content = write(tmp_path / "whole.npz", train_corpus=names).read_bytes()
-    told = []
+    messages = []
     for start in range(0, len(content), 3):
         damaged = tmp_path / "damaged.npz"
         damaged.write_bytes(
@@ -116,29 +125,31 @@ def test_flipped_bytes_are_damage(tmp_path: Path) -> None:
             try:
                 read(damaged)
             except InputError as error:
-                told.append(error.message)
-    assert any("Error -3 while decompressing" in what for what in told)
-    assert all(str(tmp_path) in what for what in told)
+                messages.append(error.message)
+    assert any("Error -3 while decompressing" in message for message in messages)
+    assert all(str(tmp_path) in message for message in messages)
 
 
-def test_an_encrypted_entry_is_said(tmp_path: Path) -> None:
+def test_encrypted_entry_is_refused(tmp_path: Path) -> None:
     content = bytearray(write(tmp_path / "labels.npz", train_corpus=TRAIN).read_bytes())
     content[content.find(b"PK\x03\x04") + 6] |= 1
     content[content.find(b"PK\x01\x02") + 8] |= 1
     (tmp_path / "labels.npz").write_bytes(content)
-    with pytest.raises(InputError, match="train_corpus is encrypted"):
+    with pytest.raises(InputError, match="entry train_corpus is encrypted"):
         read_label_npz(tmp_path / "labels.npz")
 
 
-def test_an_entry_that_is_no_array_is_said(tmp_path: Path) -> None:
+def test_entry_that_is_not_an_array_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "labels.npz", "w") as archive:
         archive.writestr("train_corpus", b"happy")
-    with pytest.raises(InputError, match=r"train_corpus is no array: its name does not end in \.npy"):
+    with pytest.raises(InputError) as caught:
         read_label_npz(tmp_path / "labels.npz")
+    assert "train_corpus" in caught.value.message
+    assert ".npy" in caught.value.message
 
 
 def write_pickle(path: Path, pickled: bytes) -> Path:
-    """A pickle in the envelope that NumPy writes."""
+    """Write a pickle with the npy header of an object array."""
     with zipfile.ZipFile(write(path, train_corpus=TRAIN)) as archive:
         content = archive.read("train_corpus.npy")
     with zipfile.ZipFile(path, "w") as archive:
@@ -147,22 +158,27 @@ def write_pickle(path: Path, pickled: bytes) -> Path:
 
 
 @pytest.mark.parametrize("opcode", [b"\x8e", b"\x8d", b"\x95"], ids=["BINBYTES8", "BINUNICODE8", "FRAME"])
-def test_a_length_beyond_all_memory_is_damage(tmp_path: Path, opcode: bytes) -> None:
+def test_huge_pickle_length_is_refused(tmp_path: Path, opcode: bytes) -> None:
     path = write_pickle(tmp_path / "huge.npz", b"\x80\x04" + opcode + b"\xff" * 8 + b".")
     with pytest.raises(InputError, match=r"train_corpus is (damaged|refused)"):
         read_label_npz(path)
 
 
+def module_state() -> list[dict[str, Any]]:
+    """Copy the attributes of all objects of the module."""
+    return [dict(vars(value)) for value in vars(label_npz).values() if hasattr(value, "__dict__")]
+
+
 @pytest.mark.parametrize(
     "name", [b"numpy.core.multiarray\n_reconstruct", b"numpy._core.multiarray\n_reconstruct", b"numpy\nndarray"]
 )
-def test_a_pickle_leaves_nothing_behind(tmp_path: Path, name: bytes) -> None:
-    """It names a stand-in, and has an attribute of it set: the next reader must not find that."""
-    before = [dict(vars(one)) for one in vars(label_npz).values() if hasattr(one, "__dict__")]
+def test_pickle_cannot_modify_the_reader(tmp_path: Path, name: bytes) -> None:
+    """The pickle sets an attribute on a stub; the module and the next reader must not see it."""
+    before = module_state()
     build = b"\x80\x02c" + name + b"\n}X\x06\x00\x00\x00hackedX\x01\x00\x00\x00ysb."
     with pytest.raises(InputError, match="train_corpus is damaged"):
         read_label_npz(write_pickle(tmp_path / "patching.npz", build))
-    assert [dict(vars(one)) for one in vars(label_npz).values() if hasattr(one, "__dict__")] == before
+    assert module_state() == before
     assert read_label_npz(write(tmp_path / "labels.npz", train_corpus=TRAIN)) == {
         "samplenew3_1": "happy",
         "samplenew3_2": "sad",

@@ -1,4 +1,4 @@
-"""`index` with nothing to do says so without listing the corpus; whatever changes makes it scan again."""
+"""`index` scans the corpus only if something has changed since the last complete run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ extract: {encoders: {audio: egemaps}}
 
 
 class Project:
-    """A project on a folder of clips, in which `index` runs."""
+    """A project with a folder of clips."""
 
     def __init__(self, folder: Path, write_media: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
@@ -40,18 +40,18 @@ class Project:
         monkeypatch.chdir(folder)
         read_corpus = registry.read_corpus
 
-        def counted(*words: object, **options: object) -> object:
+        def count_scan(*arguments: object, **options: object) -> object:
             self.scans += 1
-            return read_corpus(*words, **options)
+            return read_corpus(*arguments, **options)
 
-        monkeypatch.setattr(registry, "read_corpus", counted)
+        monkeypatch.setattr(registry, "read_corpus", count_scan)
 
     def set_params(self, kind: str = "folder", more: str = "") -> None:
         (self.folder / "params.yaml").write_text(PARAMS.replace("KIND", kind) + more)
 
     def index(self) -> bool:
-        """Run, and return whether the corpus was scanned."""
-        time.sleep(0.06)  # a run that begins as soon as something was written is not remembered
+        """Run `index` and return whether it scanned the corpus."""
+        time.sleep(0.06)  # a run is not recorded if it starts right after a file was written
         before = self.scans
         stage.run()
         return self.scans > before
@@ -62,19 +62,20 @@ def project(tmp_path: Path, write_media: Callable[..., Path], monkeypatch: pytes
     return Project(tmp_path, write_media, monkeypatch)
 
 
-def test_with_nothing_to_do_it_prints_what_a_scan_would(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unchanged_index_prints_summary_of_a_scan(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert project.index()
     assert "7 files read, 0 quarantined; manifest written" in capsys.readouterr().out
     paths.LAST_SCAN.unlink()
     assert project.index()
-    again = capsys.readouterr().out
-    assert "0 files read, 0 quarantined; manifest unchanged" in again
+    output = capsys.readouterr().out
+    assert "0 files read, 0 quarantined; manifest unchanged" in output
+    assert "labels.csv: 5 files without usable label" in output, "findings are printed"
     assert not project.index()
-    assert capsys.readouterr().out == again
+    assert capsys.readouterr().out == output
 
 
 def _same_size(path: str) -> None:
-    """Change a file's content, but neither its size nor its time of modification."""
+    """Change the content of a file but neither its size nor its modification time."""
     status = Path(path).stat()
     Path(path).write_bytes(Path(path).read_bytes().swapcase())
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -88,14 +89,14 @@ def _append(path: str) -> None:
 CHANGES: dict[str, Callable[[], object]] = {
     "a clip is longer": lambda: _append("corpus/a.mp4"),
     "a clip is touched": lambda: os.utime("corpus/deeper/c.mp4"),
-    "a clip is another of the same size and time": lambda: _same_size("corpus/a.mp4"),
+    "a clip has other content of the same size and time": lambda: _same_size("corpus/a.mp4"),
     "a clip is new": lambda: shutil.copy("corpus/a.mp4", "corpus/deeper/e.mp4"),
     "a clip is gone": lambda: Path("corpus/b.mp4").unlink(),
     "a clip has another name": lambda: Path("corpus/b.mp4").rename("corpus/f.mp4"),
     "a linked clip is gone": lambda: Path("elsewhere/d.mp4").unlink(),
     "a folder is gone": lambda: shutil.rmtree("corpus/deeper"),
     "a link leads nowhere": lambda: Path("elsewhere").rename("lost"),
-    "a label is another": lambda: _same_size("corpus/labels.csv"),
+    "a label has changed": lambda: _same_size("corpus/labels.csv"),
     "transcripts are new": lambda: Path("corpus/transcripts.csv").write_text("name,text\na,hello\n"),
     "labels are set": lambda: Path("params.yaml").write_text(
         Path("params.yaml").read_text().replace("root: corpus", "root: corpus, labels: [joy, fear]")
@@ -104,23 +105,23 @@ CHANGES: dict[str, Callable[[], object]] = {
         Path("params.yaml").read_text().replace("0.4", "0.3")
     ),
     "the manifest is gone": lambda: paths.MANIFEST.unlink(),
-    "the manifest is another": lambda: _append("data/manifest.csv"),
+    "the manifest has changed": lambda: _append("data/manifest.csv"),
     "the corpus file is gone": lambda: paths.CORPUS.unlink(),
     "the findings are gone": lambda: paths.FINDINGS.unlink(),
-    "the metrics are another": lambda: paths.INDEX_METRICS.write_text("{}"),
+    "the metrics have changed": lambda: paths.INDEX_METRICS.write_text("{}"),
     "the quarantine table is gone": lambda: paths.quarantine("index").unlink(),
     "the record is empty": lambda: paths.LAST_SCAN.write_text(""),
     "the record is cut off": lambda: os.truncate(paths.LAST_SCAN, 50),
     "the record is a list": lambda: paths.LAST_SCAN.write_text("[]"),
-    "the record is no text": lambda: paths.LAST_SCAN.write_bytes(b"\xff\0"),
-    "the record says another thing": lambda: paths.LAST_SCAN.write_text(
+    "the record is binary": lambda: paths.LAST_SCAN.write_bytes(b"\xff\0"),
+    "the record has another summary": lambda: paths.LAST_SCAN.write_text(
         paths.LAST_SCAN.read_text().replace("7 clips", "8 clips")
     ),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_after_any_change_it_scans(project: Project, change: Callable[[], object]) -> None:
+def test_any_change_causes_a_scan(project: Project, change: Callable[[], object]) -> None:
     project.index()
     assert not project.index()
     change()
@@ -131,13 +132,13 @@ def test_after_any_change_it_scans(project: Project, change: Callable[[], object
     assert not project.index()
 
 
-def test_params_of_other_stages_do_not_count(project: Project) -> None:
+def test_params_of_other_stages_cause_no_scan(project: Project) -> None:
     project.index()
     project.set_params(more="llm: {batch_size: 2}\n# a comment\n")
     assert not project.index()
 
 
-def test_of_mers_layout_only_what_its_reader_sees_counts(project: Project, write_media: Callable[..., Path]) -> None:
+def test_only_files_of_mer_layout_cause_a_scan(project: Project, write_media: Callable[..., Path]) -> None:
     project.set_params("mer")
     project.index()
     write_media(Path("corpus/deeper/g.mp4"))
@@ -149,7 +150,7 @@ def test_of_mers_layout_only_what_its_reader_sees_counts(project: Project, write
     assert not project.index()
 
 
-def test_face_crops_count_if_params_ask_for_them(project: Project) -> None:
+def test_face_crops_are_scanned_if_params_use_them(project: Project) -> None:
     project.set_params("mer", "faces: {source: openface}\n")
     project.index()
     assert not project.index()
@@ -162,26 +163,26 @@ def test_face_crops_count_if_params_ask_for_them(project: Project) -> None:
     assert project.index()
 
 
-def test_another_version_of_the_package_counts(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_package_version_causes_a_scan(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.index()
     monkeypatch.setattr(last_scan.ecmf_pipeline, "__file__", str(project.folder / "other" / "__init__.py"))
     assert project.index()
 
 
-def test_a_file_that_could_not_be_read_is_tried_every_time(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_file_is_retried_in_each_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
-    whole = measuring.sha256_file
-    monkeypatch.setattr(measuring, "sha256_file", lambda path: (refuse if path.name == "a.mp4" else whole)(path))
+    sha256_file = measuring.sha256_file
+    monkeypatch.setattr(measuring, "sha256_file", lambda path: (refuse if path.name == "a.mp4" else sha256_file)(path))
     assert project.index()
     assert project.index()
-    monkeypatch.setattr(measuring, "sha256_file", whole)
+    monkeypatch.setattr(measuring, "sha256_file", sha256_file)
     assert project.index()
     assert not project.index()
 
 
-def test_a_run_while_something_changes_is_not_remembered(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_during_a_change_is_not_recorded(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     read = registry.read_corpus
 
     def changing(config: object, **options: object) -> object:
@@ -197,7 +198,7 @@ def test_a_run_while_something_changes_is_not_remembered(project: Project, monke
     assert not project.index()
 
 
-def test_a_run_that_fails_is_not_remembered(project: Project) -> None:
+def test_failed_run_is_not_recorded(project: Project) -> None:
     for name in ("a", "b", "deeper/c"):
         Path(f"corpus/{name}.mp4").write_text("no film")
     for _ in range(2):
@@ -205,17 +206,17 @@ def test_a_run_that_fails_is_not_remembered(project: Project) -> None:
             project.index()
 
 
-def test_the_command_line_loads_nothing_that_reads_files_of_the_corpus(project: Project) -> None:
+def test_unchanged_index_imports_no_heavy_module(project: Project) -> None:
     project.index()
     command = [sys.executable, "-X", "importtime", "-m", "ecmf_pipeline", "index"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "0 files read, 0 quarantined; manifest unchanged" in shown.stdout
-    loaded = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "0 files read, 0 quarantined; manifest unchanged" in done.stdout
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "ecmf_pipeline.corpora.last_scan" in loaded
     assert not loaded & {"numpy", "zarr", "av", "tqdm", "torch", "ecmf_pipeline.corpora.index", "ecmf_pipeline.runner"}
 
 
-def test_a_record_that_cannot_be_written_costs_only_another_scan(project: Project) -> None:
+def test_unwritable_record_causes_another_scan(project: Project) -> None:
     paths.LAST_SCAN.mkdir(parents=True)
     assert project.index() == project.index()
     assert paths.LAST_SCAN.is_dir()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def corpus(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_raw_layout(corpus: Path, read: Read) -> None:
+def test_raw_mer_layout_is_listed(corpus: Path, read: Read) -> None:
     listing = read(corpus, "mer")
     assert listing.clips == (
         clip(
@@ -58,11 +59,11 @@ def test_the_raw_layout(corpus: Path, read: Read) -> None:
 
 
 def write_npz(path: Path, **entries: dict[str, str]) -> None:
-    packed = {entry: {name: {"emo": label} for name, label in labels.items()} for entry, labels in entries.items()}
-    np.savez_compressed(path, **{entry: np.array(names, dtype=object) for entry, names in packed.items()})
+    nested = {entry: {name: {"emo": label} for name, label in labels.items()} for entry, labels in entries.items()}
+    np.savez_compressed(path, **{entry: np.array(names, dtype=object) for entry, names in nested.items()})
 
 
-def test_the_baselines_label_file_serves_where_there_are_no_tables(corpus: Path, read: Read) -> None:
+def test_baseline_npz_replaces_missing_tables(corpus: Path, read: Read) -> None:
     raw = read(corpus, "mer")
     (corpus / "track1_train_disdim.csv").unlink()
     (corpus / "track_all_candidates.csv").unlink()
@@ -76,24 +77,24 @@ def test_the_baselines_label_file_serves_where_there_are_no_tables(corpus: Path,
     assert {c.clip_id: c.gold_label for c in listing.clips if c.gold_label} == test
     assert count_by_kind(listing.findings) == {"unknown_label": 1, "file_without_label": 1}
     write_npz(corpus / "track1_label_6way.npz", train_corpus=train, test1_corpus=dict.fromkeys(test, "neutral"))
-    filled_in = read(corpus, "mer")
-    assert filled_in.candidate_order == ("s_4", "s_3")
-    assert not any(c.gold_label for c in filled_in.clips), "labels that are all one are no labels"
+    listing = read(corpus, "mer")
+    assert listing.candidate_order == ("s_4", "s_3")
+    assert not any(c.gold_label for c in listing.clips), "identical labels of all candidates are placeholders"
 
 
-def test_tables_win_over_the_baselines_label_file(corpus: Path, read: Read) -> None:
+def test_tables_take_precedence_over_baseline_npz(corpus: Path, read: Read) -> None:
     raw = read(corpus, "mer")
     write_npz(corpus / "track1_label_6way.npz", train_corpus={"s_1": "angry"}, test1_corpus={"s_5": "sad"})
     assert read(corpus, "mer").clips == raw.clips
 
 
-def test_chinese_words(corpus: Path, read: Read) -> None:
+def test_chinese_transcripts_are_selected(corpus: Path, read: Read) -> None:
     clips = read(corpus, "mer", transcripts="chinese").clips
     assert [clip.transcript for clip in clips] == ["我想念", "", "", "好", ""]
     assert [clip.translation for clip in clips] == ["I miss, a lot", "", "", "fine", ""]
 
 
-def test_subtitles_in_one_language_and_doubled_rows_of_both(corpus: Path, read: Read) -> None:
+def test_subtitles_in_one_language_and_duplicate_subtitles(corpus: Path, read: Read) -> None:
     (corpus / "subtitle_chieng.csv").write_text("name,english\ns_1,fine\n")
     assert [(clip.transcript, clip.translation) for clip in read(corpus, "mer").clips[:2]] == [("fine", ""), ("", "")]
     (corpus / "subtitle_chieng.csv").write_text("name,chinese,english\ns_1,好,fine\ns_1,不,fine\n")
@@ -103,21 +104,24 @@ def test_subtitles_in_one_language_and_doubled_rows_of_both(corpus: Path, read: 
     assert (counts["duplicate_row"], counts["conflicting_row"]) == (1, 1)
 
 
-def test_mer2026_names(corpus: Path, read: Read) -> None:
+def test_mer2026_table_names_are_read(corpus: Path, read: Read) -> None:
     before = read(corpus, "mer")
     (corpus / "track1_train_disdim.csv").rename(corpus / "track1_train.csv")
     (corpus / "track_all_candidates.csv").rename(corpus / "track1_track2_candidate.csv")
-    assert read(corpus, "mer") == before
+    after = read(corpus, "mer")
+    assert replace(after, findings=()) == replace(before, findings=())
+    assert count_by_kind(after.findings) == count_by_kind(before.findings)
+    assert [finding.message.split(":")[0] for finding in after.findings] == ["track1_train.csv"]
 
 
-def test_two_label_files(corpus: Path, read: Read) -> None:
+def test_second_label_table_is_reported(corpus: Path, read: Read) -> None:
     (corpus / "track1_train.csv").write_text("name,discrete\ns_5,sad\n")
     listing = read(corpus, "mer")
     assert listing.clips[4].given_label == ""
     assert count_by_kind(listing.findings)["unused_table"] == 1
 
 
-def test_the_sample_is_mer_with_gold_and_groups(corpus: Path, read: Read) -> None:
+def test_sample_layout_has_gold_and_groups(corpus: Path, read: Read) -> None:
     (corpus / "gold.csv").write_text("name,discrete\ns_1,sad\ns_3,angry\n")
     (corpus / "groups.csv").write_text("name,group\ns_1,anna\ns_9,ben\n")
     listing = read(corpus, "sample")
@@ -130,19 +134,19 @@ def test_the_sample_is_mer_with_gold_and_groups(corpus: Path, read: Read) -> Non
     assert count_by_kind(listing.findings)["group_without_clip"] == 1
 
 
-def test_the_organisers_labels_are_gold(corpus: Path, read: Read) -> None:
+def test_labels_of_organisers_are_gold(corpus: Path, read: Read) -> None:
     (corpus / "track1_test_dis.csv").write_text("name,discrete\ns_3,angry\ns_4,sad\n")
     assert [clip.gold_label for clip in read(corpus, "mer").clips] == ["", "", "angry", "sad", ""]
 
 
-def test_a_candidate_is_never_trained_on(corpus: Path, read: Read) -> None:
+def test_candidate_with_label_is_not_trained_on(corpus: Path, read: Read) -> None:
     (corpus / "track1_train_disdim.csv").write_text("name,discrete\ns_1,happy\ns_3,sad\n")
     listing = read(corpus, "mer")
     assert listing.clips[2] == clip("s_3", "video/s_3.mp4", gold_label="sad", split=Split.CANDIDATE)
     assert count_by_kind(listing.findings)["conflicting_split"] == 1
 
 
-def test_names_without_file_keep_their_rows(corpus: Path, read: Read) -> None:
+def test_names_without_file_are_listed(corpus: Path, read: Read) -> None:
     for name in ("s_1", "s_4"):
         (corpus / "video" / f"{name}.mp4").unlink()
     listing = read(corpus, "mer")
@@ -155,7 +159,7 @@ def test_names_without_file_keep_their_rows(corpus: Path, read: Read) -> None:
     }
 
 
-def test_csv_files_alone(corpus: Path, read: Read) -> None:
+def test_corpus_without_media_is_listed(corpus: Path, read: Read) -> None:
     for path in (corpus / "video").iterdir():
         path.unlink()
     (corpus / "video").rmdir()
@@ -164,7 +168,7 @@ def test_csv_files_alone(corpus: Path, read: Read) -> None:
     assert count_by_kind(listing.findings) == {"no_media": 4}
 
 
-def test_media_alone(corpus: Path, read: Read) -> None:
+def test_media_without_tables_are_listed(corpus: Path, read: Read) -> None:
     for path in corpus.glob("*.csv"):
         path.unlink()
     listing = read(corpus, "mer")
@@ -172,7 +176,7 @@ def test_media_alone(corpus: Path, read: Read) -> None:
     assert count_by_kind(listing.findings) == {"no_labels": 5}
 
 
-def test_a_wrong_prefix_is_found(corpus: Path, read: Read) -> None:
+def test_prefix_mismatch_is_reported(corpus: Path, read: Read) -> None:
     for i in range(1, 6):
         (corpus / "video" / f"samplenew3_{i:04d}.mp4").write_bytes(b"x")
     names = [f"samplenew4_{i:04d}" for i in range(1, 7)]
@@ -185,13 +189,13 @@ def test_a_wrong_prefix_is_found(corpus: Path, read: Read) -> None:
     assert count_by_kind(listing.findings)["candidate_without_file"] == 6
 
 
-def test_files_missing_for_other_reasons_suggest_no_prefix(corpus: Path, read: Read) -> None:
+def test_other_missing_files_are_no_prefix_mismatch(corpus: Path, read: Read) -> None:
     names = [f"t_{i}" for i in range(100, 120)]
     (corpus / "track_all_candidates.csv").write_text("\n".join(["name", *names]))
     assert "prefix_mismatch" not in count_by_kind(read(corpus, "mer").findings)
 
 
-def test_a_few_shared_numbers_suggest_no_prefix(corpus: Path, read: Read) -> None:
+def test_few_shared_numbers_are_no_prefix_mismatch(corpus: Path, read: Read) -> None:
     for i in (100, 101, 102):
         (corpus / "video" / f"s_{i}.mp4").write_bytes(b"x")
     names = [f"t_{i}" for i in range(100, 120)]
@@ -199,7 +203,7 @@ def test_a_few_shared_numbers_suggest_no_prefix(corpus: Path, read: Read) -> Non
     assert "prefix_mismatch" not in count_by_kind(read(corpus, "mer").findings)
 
 
-def test_candidates_named_twice_are_predicted_once(corpus: Path, read: Read) -> None:
+def test_duplicate_candidates_are_listed_once(corpus: Path, read: Read) -> None:
     (corpus / "track_all_candidates.csv").write_text("name\ns_4\ns_3\ns_4\n../s_5\n")
     listing = read(corpus, "mer")
     assert listing.candidate_order == ("s_4", "s_3")
@@ -215,26 +219,33 @@ def test_unknown_label_leaves_the_clip_unlabeled(corpus: Path, read: Read) -> No
     assert "did you mean 'worried'?" in finding.message
 
 
-def test_missing_sample_says_how_to_make_it(tmp_path: Path, read: Read) -> None:
-    with pytest.raises(CorpusError, match=r"does not exist[\s\S]*ecmf-pipe sample"):
+def test_missing_sample_names_the_command(tmp_path: Path, read: Read) -> None:
+    with pytest.raises(CorpusError) as caught:
         read(tmp_path / "sample", "sample")
+    assert str(tmp_path / "sample") in caught.value.message
+    assert caught.value.command == "ecmf-pipe sample"
 
 
-def test_empty_and_other_layouts(tmp_path: Path, read: Read) -> None:
-    with pytest.raises(CorpusError, match="csv files found: none"):
+def test_empty_folder_and_other_layouts_are_refused(tmp_path: Path, read: Read) -> None:
+    with pytest.raises(CorpusError) as empty:
         read(tmp_path, "mer")
+    assert "csv files: none" in empty.value.message
     (tmp_path / "train-label.csv").write_text("name,discrete\n")
-    with pytest.raises(CorpusError, match=r"csv files found: 'train-label\.csv'"):
+    with pytest.raises(CorpusError) as other_table:
         read(tmp_path, "mer")
+    assert "'train-label.csv'" in other_table.value.message
     (tmp_path / "a.mp4").write_bytes(b"x")
-    with pytest.raises(CorpusError, match=r"not in MER's layout[\s\S]*corpus.kind"):
+    with pytest.raises(CorpusError) as other_layout:
         read(tmp_path, "mer")
+    assert "corpus.kind" in (other_layout.value.hint or "")
 
 
-def test_subtitles_without_the_wanted_column(corpus: Path, read: Read) -> None:
+def test_subtitles_without_transcript_column_are_refused(corpus: Path, read: Read) -> None:
     (corpus / "subtitle_chieng.csv").write_text("name,chinese\ns_1,好\n")
-    with pytest.raises(CorpusError, match=r"subtitle_chieng.csv has no column 'english'"):
+    with pytest.raises(CorpusError) as caught:
         read(corpus, "mer")
+    assert "subtitle_chieng.csv" in caught.value.message
+    assert "'english'" in caught.value.message
 
 
 def test_real_clips(shared_data: Path, read: Read) -> None:

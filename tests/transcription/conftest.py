@@ -1,4 +1,4 @@
-"""A tiny Whisper of random weights, saved as it is published, with a tokenizer of its own."""
+"""A tiny Whisper with random weights and its own tokenizer, saved in the format of published models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SIGNS = (
+SPECIAL_TOKENS = (
     *("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|zh|>", "<|translate|>", "<|transcribe|>"),
     *("<|nospeech|>", "<|notimestamps|>"),
 )
@@ -25,17 +25,17 @@ def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=300,
-        special_tokens=list(SIGNS),
+        special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(["so what did she say to him", "then he said it again"], trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": SIGNS[0]})
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": SPECIAL_TOKENS[0]})
     )
-    half = {"layers": 2, "attention_heads": 2, "ffn_dim": 48}
-    layers = {f"{part}_{what}": size for part in ("encoder", "decoder") for what, size in half.items()}
+    sizes = {"layers": 2, "attention_heads": 2, "ffn_dim": 48}
+    layers = {f"{part}_{name}": size for part in ("encoder", "decoder") for name, size in sizes.items()}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = transformers.WhisperConfig(

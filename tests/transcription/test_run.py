@@ -1,8 +1,9 @@
-"""Clips without words are listened to once, ever; those of the corpus keep theirs."""
+"""Clips without transcript are transcribed once; transcripts of the corpus are kept."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +19,12 @@ from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages import transcribe as stage
 from ecmf_pipeline.stages.shared.inputs import read_spoken_manifest
 from ecmf_pipeline.transcription.config import TranscribeConfig
-from ecmf_pipeline.transcription.run import Transcribed, transcribe
+from ecmf_pipeline.transcription.run import TranscriptionResult, transcribe
 from ecmf_pipeline.transcription.table import (
-    Heard,
     Transcript,
+    TranscriptRecord,
     Verdict,
-    judge,
+    assess_transcript,
     read_transcripts,
     with_transcripts,
     write_transcripts,
@@ -32,21 +33,21 @@ from ecmf_pipeline.transcription.table import (
 
 @pytest.fixture
 def clips(tmp_path: Path, make_clip: Callable[..., Path]) -> list[Clip]:
-    """Three without words, of which two are one file; one with words, one without sound, one broken."""
+    """Three clips without transcript (two are the same file), one with transcript, one silent, one broken."""
     make_clip(tmp_path / "a.mp4", pictures=5, audio_seconds=1.0)
     (tmp_path / "same.mp4").write_bytes((tmp_path / "a.mp4").read_bytes())
     make_clip(tmp_path / "b.mp4", pictures=5, audio_seconds=1.6, amplitude=0.1)
     (tmp_path / "broken.mp4").write_bytes(b"no film" * 100)
-    made = [
+    clips = [
         Clip(ClipId(name), path=f"{name}.mp4", digest=sha256_file(path), bytes=path.stat().st_size, has_audio=True)
         for name in ("a", "b", "broken", "same")
         for path in [tmp_path / f"{name}.mp4"]
     ]
-    said = replace(made[0], clip_id=ClipId("said"), transcript="Hello.")
-    return [*made, said, Clip(ClipId("silent"), path="silent.mp4", digest="0" * 64)]
+    transcribed = replace(clips[0], clip_id=ClipId("said"), transcript="Hello.")
+    return [*clips, transcribed, Clip(ClipId("silent"), path="silent.mp4", digest="0" * 64)]
 
 
-def run(folder: Path, clips: list[Clip], model: Path, **changes: object) -> Transcribed:
+def run(folder: Path, clips: list[Clip], model: Path, **changes: object) -> TranscriptionResult:
     config = {
         "model": str(model),
         "device": "cpu",
@@ -65,7 +66,7 @@ def run(folder: Path, clips: list[Clip], model: Path, **changes: object) -> Tran
     )
 
 
-def test_each_file_is_listened_to_once(tmp_path: Path, clips: list[Clip], tiny_whisper: Path) -> None:
+def test_each_file_is_transcribed_once(tmp_path: Path, clips: list[Clip], tiny_whisper: Path) -> None:
     first = run(tmp_path, clips, tiny_whisper)
     assert (first.heard, first.reused, first.quarantined) == (2, 0, 1)
     assert set(first.transcripts) == {"a", "b", "same"}
@@ -78,31 +79,33 @@ def test_each_file_is_listened_to_once(tmp_path: Path, clips: list[Clip], tiny_w
     assert again.transcripts == first.transcripts
     assert {path: path.read_bytes() for path in (tmp_path / "cache").rglob("*.jsonl")} == parts
     stricter = run(tmp_path, clips, tiny_whisper, min_confidence=-0.0001)
-    assert stricter.heard == 0, "what is used is decided afterwards"
-    assert {found.verdict for found in stricter.transcripts.values()} <= {Verdict.UNSURE, Verdict.SILENT}
+    assert stricter.heard == 0, "verdicts are computed from cached transcripts"
+    verdicts = {transcript.verdict for transcript in stricter.transcripts.values()}
+    assert verdicts <= {Verdict.UNSURE, Verdict.SILENT}
     assert run(tmp_path, clips, tiny_whisper, language="zh").heard == 2
 
 
-def test_a_file_that_changed_is_tried_again(tmp_path: Path, clips: list[Clip], tiny_whisper: Path) -> None:
+def test_changed_file_is_retried(tmp_path: Path, clips: list[Clip], tiny_whisper: Path) -> None:
     stale = [replace(clips[0], bytes=7)]
-    with pytest.raises(TryAgain, match="ChangedSinceIndex"):
+    with pytest.raises(TryAgain) as caught:
         run(tmp_path, stale, tiny_whisper, max_quarantined=1)
+    assert "ChangedSinceIndex" in caught.value.message
     assert run(tmp_path, clips[:1], tiny_whisper).heard == 1
 
 
-def test_a_transcript_is_used_where_it_is_sure_and_does_not_repeat_itself() -> None:
+def test_verdict_depends_on_confidence_and_repetition() -> None:
     config = TranscribeConfig(min_confidence=-0.5)
-    heard = {
+    verdicts = {
         "so it is": Verdict.USED,
         "": Verdict.SILENT,
         "thank you " * 40: Verdict.REPEATS,
     }
-    for text, verdict in heard.items():
-        assert judge(Heard("k", text, -0.5, "en"), config).verdict is verdict
-    assert judge(Heard("k", "so it is", -0.51, "en"), config).verdict is Verdict.UNSURE
+    for text, verdict in verdicts.items():
+        assert assess_transcript(TranscriptRecord("k", text, -0.5, "en"), config).verdict is verdict
+    assert assess_transcript(TranscriptRecord("k", "so it is", -0.51, "en"), config).verdict is Verdict.UNSURE
 
 
-def test_words_of_the_corpus_always_stand() -> None:
+def test_transcripts_of_corpus_are_not_replaced() -> None:
     clips = [
         Clip(ClipId("a")),
         Clip(ClipId("b"), transcript="Mine."),
@@ -110,15 +113,16 @@ def test_words_of_the_corpus_always_stand() -> None:
         Clip(ClipId("d")),
         Clip(ClipId("e")),
     ]
-    heard = {name: Transcript("Heard.", "en", -0.1, Verdict.USED) for name in "abc"}
-    heard["d"] = Transcript("Perhaps.", "en", -3, Verdict.UNSURE)
-    assert [clip.transcript for clip in with_transcripts(clips, heard)] == ["Heard.", "Mine.", "", "", ""]
+    transcripts = {name: Transcript("New.", "en", -0.1, Verdict.USED) for name in "abc"}
+    transcripts["d"] = Transcript("Perhaps.", "en", -3, Verdict.UNSURE)
+    assert [clip.transcript for clip in with_transcripts(clips, transcripts)] == ["New.", "Mine.", "", "", ""]
 
 
-def test_the_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_transcript_table_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "transcripts.csv"
-    with pytest.raises(MissingInput):
+    with pytest.raises(MissingInput) as missing:
         read_transcripts(path)
+    assert missing.value.command == "ecmf-pipe transcribe"
     table = {
         "b": Transcript('He said "no", then', "en", -0.25, Verdict.USED),
         "a": Transcript("", "", -2, Verdict.SILENT),
@@ -133,19 +137,20 @@ def test_the_table_is_read_as_it_was_written(tmp_path: Path) -> None:
         path.read_text() + "c,x,en,-1,maybe\n",
     ):
         path.write_text(damaged)
-        with pytest.raises(InputError, match="damaged"):
+        with pytest.raises(InputError) as caught:
             read_transcripts(path)
+        assert str(path) in caught.value.message
 
 
-def test_lines_are_read_as_they_were_written() -> None:
-    row = Heard("0" * 64, "她说:“好”", -0.5, "zh")
-    assert Heard.parse(row.line().encode()) == row
+def test_cache_line_round_trip() -> None:
+    row = TranscriptRecord("0" * 64, "她说:“好”", -0.5, "zh")
+    assert TranscriptRecord.parse(row.line().encode()) == row
     for damaged in (b"{}", b"{", b"[]", json.dumps({"key": 1, "text": "", "confidence": 0, "language": ""}).encode()):
         with pytest.raises(ValueError, match="validation error"):
-            Heard.parse(damaged)
+            TranscriptRecord.parse(damaged)
 
 
-def test_the_stage_is_off_by_default_and_its_words_go_on_where_it_is_on(
+def test_stage_is_off_by_default_and_adds_transcripts_if_on(
     tmp_path: Path,
     clips: list[Clip],
     tiny_whisper: Path,
@@ -157,15 +162,16 @@ def test_the_stage_is_off_by_default_and_its_words_go_on_where_it_is_on(
     Path("params.yaml").write_text(corpus)
     write_manifest(paths.MANIFEST, clips)
     stage.run()
-    assert "nothing to do" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("transcribe:")
     assert read_transcripts(paths.TRANSCRIPTS) == {}
     assert paths.quarantine("transcribe").is_file()
     config = f"{{model: {tiny_whisper}, device: cpu, language: en, min_confidence: -99, max_quarantined: 0.5}}"
     Path("params.yaml").write_text(f"{corpus}transcribe: {config}\n")
     stage.run(workers=0)
-    assert "2 files listened to" in capsys.readouterr().out
-    heard = {clip.clip_id: clip.transcript for clip in read_spoken_manifest(load_params())}
-    used = {name for name, found in read_transcripts(paths.TRANSCRIPTS).items() if found.verdict is Verdict.USED}
+    assert re.findall(r"\d+", capsys.readouterr().out)[0] == "2"
+    texts = {clip.clip_id: clip.transcript for clip in read_spoken_manifest(load_params())}
+    table = read_transcripts(paths.TRANSCRIPTS)
+    used = {name for name, transcript in table.items() if transcript.verdict is Verdict.USED}
     assert used
-    assert {name for name, text in heard.items() if text} == used | {"said"}
-    assert heard["said"] == "Hello."
+    assert {name for name, text in texts.items() if text} == used | {"said"}
+    assert texts["said"] == "Hello."

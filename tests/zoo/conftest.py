@@ -1,4 +1,4 @@
-"""The zoo, made once."""
+"""Fixture that writes the zoo once."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.zoo.specimens import build
+from tests.zoo.specimens import write_zoo
 
 
 @pytest.fixture(scope="session")
 def zoo_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("zoo")
-    build(folder)
+    write_zoo(folder)
     return folder

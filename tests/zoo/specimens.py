@@ -1,4 +1,4 @@
-"""The zoo: bad and odd files as they turn up in corpora, made on the spot, and what each must come to."""
+"""The zoo: synthetic bad and unusual files, as they occur in corpora, with the expected result of each."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.zoo.films import Film, to_streaming
+from tests.zoo.films import Film, move_header_to_front
 
 RIGHT = "right"
 UNREADABLE = frozenset({"UnreadableMedia"})
-EITHER = frozenset({RIGHT, "UnreadableMedia"})
-SHOWN = frozenset({RIGHT})
+DECODED_OR_UNREADABLE = frozenset({RIGHT, "UnreadableMedia"})
+DECODED = frozenset({RIGHT})
 NO_PICTURES = frozenset({"NoVideoStream"})
 NO_SOUND = frozenset({"NoAudioStream"})
 
 X265 = {"preset": "ultrafast", "crf": "10", "x265-params": "log-level=none:pools=1"}
 VP9 = {"deadline": "realtime", "cpu-used": "8", "crf": "10", "b": "0", "auto-alt-ref": "0"}
-TEXTURED = Film(texture=40, lengths=(40,) * 50)
+TEXTURED = Film(texture=40, durations=(40,) * 50)
 
 
 @dataclass(frozen=True)
@@ -29,47 +29,47 @@ class Specimen:
     """One file of the zoo.
 
     Attributes:
-        name: Its file name.
-        make: Writes it.
-        film: What its pictures and sound are where they are right.
-        pictures: What may become of its pictures: ``right``, or reasons.
-        sound: The same of its sound.
-        finding: The kind of finding by which `index` leaves it out; empty when it is listed as a clip.
-        why_not: Why it cannot be made on this machine; empty when it can.
+        name: The file name.
+        make: The function that writes the file.
+        film: The expected pictures and sound.
+        pictures: The allowed results for the pictures: ``right``, or reasons of a `ClipError`.
+        sound: The allowed results for the sound.
+        finding: The kind of the finding if `index` skips the file; empty if the file is listed as a clip.
+        skip_reason: Why the file cannot be written on this machine; empty if it can.
     """
 
     name: str
     make: Callable[[Path], object]
     film: Film = field(default_factory=Film)
-    pictures: frozenset[str] = SHOWN
-    sound: frozenset[str] = SHOWN
+    pictures: frozenset[str] = DECODED
+    sound: frozenset[str] = DECODED
     finding: str = ""
-    why_not: str = ""
+    skip_reason: str = ""
 
 
 def zoo() -> list[Specimen]:
-    """All specimens."""
-    return [*_broken(), *_odd(), *_codecs(), *_named(), *_links()]
+    """Return all specimens."""
+    return [*_broken(), *_unusual_content(), *_codecs(), *_unusual_names(), *_links()]
 
 
-def build(folder: Path) -> list[Specimen]:
+def write_zoo(folder: Path) -> list[Specimen]:
     """Write the zoo into a folder.
 
     Returns:
-        The specimens that this machine can make.
+        The specimens that can be written on this machine.
     """
-    os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder is talkative
+    os.environ.setdefault("SVT_LOG", "1")  # silences the AV1 encoder
     folder.mkdir(parents=True, exist_ok=True)
-    made = [specimen for specimen in zoo() if not specimen.why_not]
-    for specimen in made:
+    specimens = [specimen for specimen in zoo() if not specimen.skip_reason]
+    for specimen in specimens:
         specimen.make(folder / specimen.name)
-    return made
+    return specimens
 
 
-def healthy(folder: Path) -> dict[str, Film]:
-    """Write three clips with nothing wrong, by clip id."""
+def write_healthy(folder: Path) -> dict[str, Film]:
+    """Write three valid clips and return their films by clip id."""
     folder.mkdir(parents=True, exist_ok=True)
-    films = {"healthy_1": Film(), "healthy_2": Film(size=(80, 60)), "healthy_3": Film(lengths=(40,) * 40, texture=20)}
+    films = {"healthy_1": Film(), "healthy_2": Film(size=(80, 60)), "healthy_3": Film(durations=(40,) * 40, texture=20)}
     for name, film in films.items():
         film.write(folder / f"{name}.mp4")
     return films
@@ -81,13 +81,16 @@ def _broken() -> list[Specimen]:
         "random_bytes.mp4": lambda path: path.write_bytes(np.random.default_rng(0).bytes(20_000)),
         "text.mp4": lambda path: path.write_text("name,label\nclip,happy\n" * 50),
         "playlist.mp4": lambda path: path.write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n"),
-        "no_moov.mp4": _without_moov,
-        "cut_in_half.mp4": lambda path: _cut(path, 0.5),
-        "bit_flips.mp4": lambda path: _flip(path, 400),
-        "one_byte_off.mp4": lambda path: _flip(path, 1),
-        "length_lies.mp4": _lying_about_its_length,
+        "no_moov.mp4": _write_without_moov,
+        "cut_in_half.mp4": lambda path: _write_truncated(path, 0.5),
+        "bit_flips.mp4": lambda path: _write_flipped_bytes(path, 400),
+        "one_byte_off.mp4": lambda path: _write_flipped_bytes(path, 1),
+        "length_lies.mp4": _write_wrong_duration,
     }
-    expected = {"one_byte_off.mp4": (EITHER, EITHER), "length_lies.mp4": (SHOWN, SHOWN)}
+    expected = {
+        "one_byte_off.mp4": (DECODED_OR_UNREADABLE, DECODED_OR_UNREADABLE),
+        "length_lies.mp4": (DECODED, DECODED),
+    }
     films = dict.fromkeys(("bit_flips.mp4", "one_byte_off.mp4"), TEXTURED)
     return [
         Specimen(name, make, films.get(name, Film()), *expected.get(name, (UNREADABLE, UNREADABLE)))
@@ -95,31 +98,31 @@ def _broken() -> list[Specimen]:
     ]
 
 
-def _odd() -> list[Specimen]:
+def _unusual_content() -> list[Specimen]:
     films = {
         "video_only.mp4": Film(sound=None),
-        "one_frame.mp4": Film(lengths=(200,)),
-        "variable_frame_rate.mp4": Film(lengths=(200,) * 5 + (25,) * 40),
+        "one_frame.mp4": Film(durations=(200,)),
+        "variable_frame_rate.mp4": Film(durations=(200,) * 5 + (25,) * 40),
         **{f"phone_{90 * turn}.mp4": Film(size=(54, 96), turn=turn) for turn in (1, 2, 3)},
         "phone_mirrored.mp4": Film(turn=1, mirrored=True),
         "63x47.mp4": Film(size=(63, 47), pixels="yuv444p"),
         "63x47_mpeg4.avi": Film(size=(63, 47), codec="mpeg4", options={"qscale": "2"}, sound_codec="mp2"),
         "narrow.mp4": Film(size=(48, 80)),
-        "4k.mp4": Film(size=(3840, 2160), lengths=(200,) * 3),
+        "4k.mp4": Film(size=(3840, 2160), durations=(200,) * 3),
         "full_range.mp4": Film(pixels="yuvj420p"),
-        "long_pause.mp4": Film(lengths=(40,) * 5 + (3000,) + (40,) * 5),
+        "long_pause.mp4": Film(durations=(40,) * 5 + (3000,) + (40,) * 5),
     }
     silent = frozenset({"SilentAudio"})
     return [
         *(
-            Specimen(name, film.write, film, sound=SHOWN if film.sound is not None else NO_SOUND)
+            Specimen(name, film.write, film, sound=DECODED if film.sound is not None else NO_SOUND)
             for name, film in films.items()
         ),
         Specimen("silent.mp4", Film(sound=0.0).write, Film(sound=0.0), sound=silent),
         Specimen("audio_only.mp4", Film(codec=None).write, pictures=NO_PICTURES),
-        Specimen("cover_art.mp4", _with_cover_art),
-        Specimen("two_films.mp4", _with_a_second_film, sound=NO_SOUND),
-        Specimen("size_changes.webm", _changing_its_size, Film(lengths=(40,) * 50), sound=NO_SOUND),
+        Specimen("cover_art.mp4", _write_cover_art),
+        Specimen("two_films.mp4", _write_second_film, sound=NO_SOUND),
+        Specimen("size_changes.webm", _write_changing_size, Film(durations=(40,) * 50), sound=NO_SOUND),
     ]
 
 
@@ -133,21 +136,21 @@ def _codecs() -> list[Specimen]:
         "vp9_transparent.webm": Film(codec="libvpx-vp9", options=VP9, pixels="yuva420p", sound_codec="libopus"),
         "gif.mp4": Film(codec="gif", pixels="rgb8", options={}, sound=None, container="gif"),
         "mp4.avi": Film(container="mp4"),
-        "png.mp4": Film(lengths=(40,), codec="png", pixels="rgb24", options={}, sound=None, container="image2pipe"),
+        "png.mp4": Film(durations=(40,), codec="png", pixels="rgb24", options={}, sound=None, container="image2pipe"),
     }
     return [
         Specimen(
             name,
             film.write,
             film,
-            sound=SHOWN if film.sound is not None else NO_SOUND,
-            why_not="" if _can_encode(film.codec) else f"PyAV has no encoder {film.codec} here",
+            sound=DECODED if film.sound is not None else NO_SOUND,
+            skip_reason="" if _can_encode(film.codec) else f"PyAV has no encoder {film.codec} here",
         )
         for name, film in films.items()
     ]
 
 
-def _named() -> list[Specimen]:
+def _unusual_names() -> list[Specimen]:
     good = [
         "with  spaces.mp4",
         "quo\"te's, \u201cthese\u201d.mp4",
@@ -169,21 +172,21 @@ def _named() -> list[Specimen]:
 
 
 def _links() -> list[Specimen]:
-    def unlistable(name: str, make: Callable[[Path], object], why_not: str = "") -> Specimen:
-        return Specimen(name, make, finding="unreadable", why_not=why_not)
+    def make_unreadable(name: str, make: Callable[[Path], object], skip_reason: str = "") -> Specimen:
+        return Specimen(name, make, finding="unreadable", skip_reason=skip_reason)
 
     def forbidden(path: Path) -> None:
         Film().write(path)
         path.chmod(0)
 
     unreachable = frozenset({"FileUnreachable"})
-    may_not = "root may read every file" if os.geteuid() == 0 else ""
+    permission_reason = "root can read all files" if os.geteuid() == 0 else ""
     return [
-        unlistable("link_to_itself.mp4", lambda path: path.symlink_to(path.name)),
-        unlistable("link_to_nothing.mp4", lambda path: path.symlink_to("nowhere.mp4")),
-        unlistable("pipe.mp4", os.mkfifo),
+        make_unreadable("link_to_itself.mp4", lambda path: path.symlink_to(path.name)),
+        make_unreadable("link_to_nothing.mp4", lambda path: path.symlink_to("nowhere.mp4")),
+        make_unreadable("pipe.mp4", os.mkfifo),
         Specimen("folder_loop", lambda path: (path.mkdir(), (path / "again").symlink_to("..")), finding="none"),
-        Specimen("forbidden.mp4", forbidden, pictures=unreachable, sound=unreachable, why_not=may_not),
+        Specimen("forbidden.mp4", forbidden, pictures=unreachable, sound=unreachable, skip_reason=permission_reason),
     ]
 
 
@@ -197,19 +200,19 @@ def _can_encode(codec: str | None) -> bool:
     return True
 
 
-def _without_moov(path: Path) -> None:
+def _write_without_moov(path: Path) -> None:
     TEXTURED.write(path)
     content = path.read_bytes()
     path.write_bytes(content[: content.rindex(b"moov") - 4])
 
 
-def _cut(path: Path, share: float) -> None:
-    to_streaming(TEXTURED.write(path))
+def _write_truncated(path: Path, share: float) -> None:
+    move_header_to_front(TEXTURED.write(path))
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
 
 
-def _flip(path: Path, count: int) -> None:
-    """Change bytes of the pictures and the sound, none of the headers."""
+def _write_flipped_bytes(path: Path, count: int) -> None:
+    """Write a film and change bytes of its pictures and sound, but not of its headers."""
     TEXTURED.write(path)
     content = bytearray(path.read_bytes())
     first, last = content.index(b"mdat") + 2000, content.rindex(b"moov") - 8
@@ -218,16 +221,16 @@ def _flip(path: Path, count: int) -> None:
     path.write_bytes(content)
 
 
-def _lying_about_its_length(path: Path) -> None:
-    """An hour says the header of the pictures' track; its table of times, which counts, says a second."""
+def _write_wrong_duration(path: Path) -> None:
+    """Write a film of one second whose track header gives an hour; the time table of the track is right."""
     Film().write(path)
     content = bytearray(path.read_bytes())
-    at = content.index(b"mdhd") + 4 + 16
-    content[at : at + 4] = (3600 * int.from_bytes(content[at - 4 : at], "big")).to_bytes(4, "big")
+    start = content.index(b"mdhd") + 4 + 16
+    content[start : start + 4] = (3600 * int.from_bytes(content[start - 4 : start], "big")).to_bytes(4, "big")
     path.write_bytes(content)
 
 
-def _with_cover_art(path: Path) -> None:
+def _write_cover_art(path: Path) -> None:
     import av
     from av.stream import Disposition
 
@@ -236,34 +239,35 @@ def _with_cover_art(path: Path) -> None:
         cover = container.add_stream("mjpeg", rate=1)
         cover.width, cover.height, cover.pix_fmt = 320, 240, "yuvj420p"
         cover.disposition = Disposition.attached_pic
-        pictures, sound = film.video_stream(container), film.audio_stream(container)
+        pictures, sound = film.add_video_stream(container), film.add_audio_stream(container)
         picture = av.VideoFrame.from_ndarray(np.full((240, 320, 3), 250, np.uint8), format="rgb24")
         picture.pts, picture.time_base = 0, Fraction(1, 1)
-        packets = [*cover.encode(picture), *cover.encode(), *film.packets(pictures), *film.tone(sound)]
+        packets = [*cover.encode(picture), *cover.encode(), *film.encode_pictures(pictures), *film.encode_tone(sound)]
         for packet in packets:
             container.mux(packet)
 
 
-def _with_a_second_film(path: Path) -> None:
+def _write_second_film(path: Path) -> None:
     import av
 
     with av.open(str(path), "w") as container:
         films = [Film(), Film(size=(256, 192))]
-        streams = [film.video_stream(container) for film in films]
+        streams = [film.add_video_stream(container) for film in films]
         for film, stream in zip(films, streams, strict=True):
-            for packet in film.packets(stream):
+            for packet in film.encode_pictures(stream):
                 container.mux(packet)
 
 
-def _changing_its_size(path: Path) -> None:
-    """As video calls are recorded: the sender halves its pictures when the line is bad."""
+def _write_changing_size(path: Path) -> None:
+    """Write a film whose picture size halves, as in recorded video calls with a poor connection."""
     import av
 
-    whole = Film(lengths=(40,) * 50, codec="libvpx-vp9", options=VP9)
+    whole = Film(durations=(40,) * 50, codec="libvpx-vp9", options=VP9)
     with av.open(str(path), "w") as container, av.open(os.devnull, "w", format="webm") as elsewhere:
-        stream = whole.video_stream(container)
+        stream = whole.add_video_stream(container)
         small = replace(whole, size=(32, 24))
-        packets = whole.packets(stream, until=1.0) + small.packets(small.video_stream(elsewhere), since=1.0)
+        small_stream = small.add_video_stream(elsewhere)
+        packets = whole.encode_pictures(stream, until=1.0) + small.encode_pictures(small_stream, since=1.0)
         for packet in packets:
             packet.stream = stream
             container.mux(packet)

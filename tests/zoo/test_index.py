@@ -1,4 +1,4 @@
-"""`index` lists the zoo: what cannot be a clip is a finding, what cannot be opened is quarantined, the rest stays."""
+"""`index` on the zoo: invalid clips are findings, unreadable clips are quarantined, others are listed."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from ecmf_pipeline.core.clips import read_manifest, write_manifest
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.folder import read_folder
 from ecmf_pipeline.corpora.index import index_corpus
-from ecmf_pipeline.corpora.listing import without_media_extension
+from ecmf_pipeline.corpora.listing import strip_media_extension
 from tests.zoo.films import Film
-from tests.zoo.specimens import build, healthy
+from tests.zoo.specimens import write_healthy, write_zoo
 
 
 @pytest.fixture(scope="module")
 def indexed(tmp_path_factory):
     root = tmp_path_factory.mktemp("index") / "clips"
-    films = healthy(root)
+    films = write_healthy(root)
     cache = root.parent / "cache.json"
     alone = index_corpus(read_folder(CorpusConfig(kind="folder", root=root)), cache, workers=2)
-    specimens = build(root)
+    specimens = write_zoo(root)
     return films, alone, specimens, index_corpus(read_folder(CorpusConfig(kind="folder", root=root)), cache, workers=2)
 
 
-def test_every_specimen_is_a_clip_or_a_finding_that_names_it(indexed):
+def test_each_specimen_is_a_clip_or_a_finding(indexed):
     _, _, specimens, result = indexed
     listed = {clip.path for clip in result.clips}
     messages = [(finding.kind.value, finding.message) for finding in result.findings]
@@ -38,18 +38,18 @@ def test_every_specimen_is_a_clip_or_a_finding_that_names_it(indexed):
             assert named == [specimen.finding or "no_video_stream"]
 
 
-def test_what_is_quarantined_could_not_be_read(indexed):
+def test_quarantined_specimens_are_unreadable(indexed):
     _, _, specimens, result = indexed
-    reasons = {clip_id: found.reason for clip_id, found in result.quarantined.items()}
+    reasons = {clip_id: measured.reason for clip_id, measured in result.quarantined.items()}
     for specimen in specimens:
-        reason = reasons.pop(without_media_extension(specimen.name), None)
+        reason = reasons.pop(strip_media_extension(specimen.name), None)
         if reason:
             assert reason in specimen.pictures & specimen.sound
     assert reasons == {}
-    assert len(result.quarantined) == 5  # zero and random bytes, text, a playlist, no moov
+    assert len(result.quarantined) == 5  # zero bytes, random bytes, text, playlist, no moov
 
 
-def test_streams_and_lengths_are_those_of_the_films(indexed):
+def test_streams_and_durations_match_the_films(indexed):
     _, _, specimens, result = indexed
     quarantined = set(result.quarantined)
     clips = {clip.path: clip for clip in result.clips if clip.clip_id not in quarantined}
@@ -63,13 +63,13 @@ def test_streams_and_lengths_are_those_of_the_films(indexed):
             assert clip.duration == pytest.approx(film.seconds, abs=0.15)
 
 
-def test_healthy_clips_are_listed_as_without_the_zoo(indexed):
+def test_healthy_clips_are_indexed_as_without_the_zoo(indexed):
     films, alone, _, result = indexed
     assert [clip for clip in result.clips if clip.clip_id in films] == list(alone.clips)
     assert result.reused == len(films)
 
 
-def test_the_manifest_of_the_zoo_is_read_as_it_was_written(indexed, tmp_path):
+def test_zoo_manifest_round_trip(indexed, tmp_path):
     _, _, _, result = indexed
     write_manifest(tmp_path / "manifest.csv", result.clips)
     assert read_manifest(tmp_path / "manifest.csv") == sorted(result.clips, key=lambda clip: clip.clip_id)
@@ -77,7 +77,7 @@ def test_the_manifest_of_the_zoo_is_read_as_it_was_written(indexed, tmp_path):
         assert len(list(csv.reader(file))) == 1 + len(result.clips)
 
 
-def test_names_in_another_normal_form_are_the_same_clip(tmp_path):
+def test_file_names_are_normalised(tmp_path):
     Film().write(tmp_path / "e\u0301.mp4")
     Film().write(tmp_path / "\u00e9.mp4")
     listing = read_folder(CorpusConfig(kind="folder", root=tmp_path))

@@ -1,4 +1,4 @@
-"""Every file of the zoo is read right, or refused for a true reason."""
+"""Each file of the zoo is decoded correctly, or refused with the right reason."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ import pytest
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.pyav_reader import Orientation
 from ecmf_pipeline.media.sampling import read_frames
+from tests.zoo.checks import check_pictures, check_sound
 from tests.zoo.films import Film
-from tests.zoo.judging import pictures_of, sound_of
 from tests.zoo.specimens import Specimen, zoo
 
 READERS = ["auto", "decord", "pyav"]
 FILES = [
     pytest.param(
-        specimen, id=ascii(specimen.name[:40]), marks=[pytest.mark.skip(specimen.why_not)] if specimen.why_not else []
+        specimen,
+        id=ascii(specimen.name[:40]),
+        marks=[pytest.mark.skip(specimen.skip_reason)] if specimen.skip_reason else [],
     )
     for specimen in zoo()
     if not specimen.finding
@@ -28,14 +30,14 @@ FILES = [
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("specimen", FILES)
-def test_pictures_are_right_or_refused_with_the_reason(zoo_folder, specimen: Specimen, reader):
-    outcome, message = pictures_of(zoo_folder / specimen.name, specimen.film, reader)
+def test_pictures_are_right_or_refused_with_expected_reason(zoo_folder, specimen: Specimen, reader):
+    outcome, message = check_pictures(zoo_folder / specimen.name, specimen.film, reader)
     assert outcome in specimen.pictures, message
 
 
 @pytest.mark.parametrize("specimen", FILES)
-def test_sound_is_right_or_refused_with_the_reason(zoo_folder, specimen: Specimen):
-    outcome, message = sound_of(zoo_folder / specimen.name, specimen.film)
+def test_sound_is_right_or_refused_with_expected_reason(zoo_folder, specimen: Specimen):
+    outcome, message = check_sound(zoo_folder / specimen.name, specimen.film)
     assert outcome in specimen.sound, message
 
 
@@ -45,21 +47,21 @@ def test_the_zoo_is_large_enough():
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize(("turn", "mirrored"), list(product(range(4), [False, True])))
-def test_pictures_are_upright_also_where_they_are_scaled_down(tmp_path, reader, turn, mirrored):
+def test_scaled_pictures_are_upright(tmp_path, reader, turn, mirrored):
     path = Film(size=(96, 160), turn=turn, mirrored=mirrored).write(tmp_path / "a.mp4")
     frames, times = read_frames(path, MediaConfig(frames=4, max_side=80, reader=reader))
-    assert Film(size=(48, 80)).faults(frames, times, 4) == []
+    assert Film(size=(48, 80)).picture_faults(frames, times, 4) == []
 
 
-def test_the_judge_of_the_zoo_sees_pictures_that_lie_on_their_side():
+def test_check_detects_rotated_pictures():
     film = Film(size=(64, 64))
-    upright = film.picture(film.shown_at(0.5))
-    assert film.faults(upright[None], np.array([0.48], np.float32), 1) == []
+    upright = film.picture(film.start_of_picture_at(0.5))
+    assert film.picture_faults(upright[None], np.array([0.48], np.float32), 1) == []
     for orientation in (Orientation(1), Orientation(2), Orientation(3), Orientation(0, mirrored=True)):
-        assert film.faults(orientation.turned(upright)[None], np.array([0.48], np.float32), 1)
+        assert film.picture_faults(orientation.turned(upright)[None], np.array([0.48], np.float32), 1)
 
 
-def test_a_picture_turned_and_turned_back_is_the_same():
+def test_rotation_and_inverse_rotation_restore_picture():
     picture = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
     for turns in range(4):
         np.testing.assert_array_equal(Orientation(4 - turns).turned(Orientation(turns).turned(picture)), picture)
@@ -70,38 +72,38 @@ def test_a_picture_turned_and_turned_back_is_the_same():
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_damage_counts_only_where_sampled_pictures_build_upon_it(tmp_path, reader):
-    """A key picture every second; what is damaged in between is damaged until the next. Samples are 6, 18, 31, 43."""
-    film = Film(texture=40, lengths=(40,) * 50, sound=None, options={"preset": "ultrafast", "crf": "10", "g": "25"})
+def test_damage_matters_only_for_sampled_pictures(tmp_path, reader):
+    """Key pictures are one second apart, and damage lasts until the next one. Samples are pictures 6, 18, 31, 43."""
+    film = Film(texture=40, durations=(40,) * 50, sound=None, options={"preset": "ultrafast", "crf": "10", "g": "25"})
     for picture in (20, 24, 45):
-        assert pictures_of(_damaged(film, tmp_path / "after.mp4", picture), film, reader) == ("right", "")
+        assert check_pictures(_damaged(film, tmp_path / "after.mp4", picture), film, reader) == ("right", "")
     for picture in (3, 26):
-        outcome, message = pictures_of(_damaged(film, tmp_path / "before.mp4", picture), film, reader)
+        outcome, message = check_pictures(_damaged(film, tmp_path / "before.mp4", picture), film, reader)
         assert outcome == "UnreadableMedia"
         assert "damaged" in message
 
 
-def test_nothing_that_a_decoder_says_reaches_the_terminal(zoo_folder, capfd):
-    pictures_of(zoo_folder / "bit_flips.mp4", Film(), "decord")
-    pictures_of(zoo_folder / "one_byte_off.mp4", Film(), "decord")
-    os.write(2, b"still here")
-    assert capfd.readouterr() == ("", "still here")
+def test_decoder_output_does_not_reach_terminal(zoo_folder, capfd):
+    check_pictures(zoo_folder / "bit_flips.mp4", Film(), "decord")
+    check_pictures(zoo_folder / "one_byte_off.mp4", Film(), "decord")
+    os.write(2, b"stderr is open")
+    assert capfd.readouterr() == ("", "stderr is open")
 
 
-def test_messages_name_neither_times_of_day_nor_source_files(zoo_folder):
+def test_decoder_messages_are_reproducible(zoo_folder):
     for specimen in zoo():
-        if not specimen.finding and not specimen.why_not and "right" not in specimen.pictures:
-            _, message = pictures_of(zoo_folder / specimen.name, specimen.film, "decord")
+        if not specimen.finding and not specimen.skip_reason and "right" not in specimen.pictures:
+            _, message = check_pictures(zoo_folder / specimen.name, specimen.film, "decord")
             assert "/" not in message
-            assert message == pictures_of(zoo_folder / specimen.name, specimen.film, "decord")[1]
+            assert message == check_pictures(zoo_folder / specimen.name, specimen.film, "decord")[1]
 
 
 def _damaged(film: Film, path: Path, picture: int) -> Path:
-    """The film with some bytes of one picture blanked."""
+    """Write the film and overwrite 50 bytes of one picture with zeros."""
     film.write(path)
     content = bytearray(path.read_bytes())
-    at = _offset_of_picture(path, picture)
-    content[at + 40 : at + 90] = bytes(50)
+    start = _offset_of_picture(path, picture)
+    content[start + 40 : start + 90] = bytes(50)
     path.write_bytes(content)
     return path
 

@@ -1,4 +1,4 @@
-"""The zoo through the command line, with a decoder that hangs, crashes and runs out of memory, and on a full disk."""
+"""The zoo through the command line, with a decoder that hangs, crashes or runs out of memory, and on a full disk."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import pytest
 
 from ecmf_pipeline.core.clips import read_manifest
 from ecmf_pipeline.store import FeatureStore
-from tests.zoo.films import Film
-from tests.zoo.running import (
+from tests.zoo.command_line import (
     BRANCHES,
-    BROKEN_BY_THE_DECODER,
-    BROKEN_ONCE,
+    DECODER_FAULT_ONCE,
+    DECODER_FAULTS,
     ZooRun,
     ecmf_pipe,
-    extract_words,
+    extract_arguments,
     new_project,
     quarantined,
     run_zoo,
 )
-from tests.zoo.specimens import healthy
+from tests.zoo.films import Film
+from tests.zoo.specimens import write_healthy
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def zoo_run(tmp_path_factory, models) -> ZooRun:
 
 
 @pytest.mark.parametrize("branch", BRANCHES)
-def test_every_specimen_is_right_or_quarantined_with_a_true_reason(zoo_run, branch):
+def test_each_specimen_is_right_or_quarantined_with_expected_reason(zoo_run, branch):
     clips = {clip.path: clip for clip in read_manifest(zoo_run.project / "data/manifest.csv")}
     store = FeatureStore.open(zoo_run.project / f"data/features/{branch}.zarr")
     indexed, extracted = (quarantined(zoo_run.project, stage) for stage in ("index", f"extract-{branch}"))
@@ -56,52 +56,53 @@ def test_every_specimen_is_right_or_quarantined_with_a_true_reason(zoo_run, bran
             assert allowed & {"NoVideoStream", "NoAudioStream"}, specimen.name
 
 
-def test_a_decoder_that_fails_costs_its_clip_and_says_why(zoo_run):
+def test_decoder_failure_quarantines_only_its_clip(zoo_run):
     rows = quarantined(zoo_run.project, "extract-global")
-    assert {name: rows[name]["reason"] for name in BROKEN_BY_THE_DECODER} == BROKEN_BY_THE_DECODER
+    assert {name: rows[name]["reason"] for name in DECODER_FAULTS} == DECODER_FAULTS
     assert "SIGSEGV" in rows["segfaults"]["message"]
     assert "SIGABRT" in rows["aborts"]["message"]
-    assert BROKEN_ONCE not in rows
-    assert BROKEN_ONCE in FeatureStore.open(zoo_run.project / "data/features/global.zarr").newest()
+    assert DECODER_FAULT_ONCE not in rows
+    assert DECODER_FAULT_ONCE in FeatureStore.open(zoo_run.project / "data/features/global.zarr").newest()
     assert "Traceback" not in zoo_run.stderr
 
 
-def test_a_video_decoder_that_fails_leaves_the_sound_alone(zoo_run):
+def test_video_decoder_failure_does_not_affect_audio(zoo_run):
     store = FeatureStore.open(zoo_run.project / "data/features/audio.zarr")
     rows = quarantined(zoo_run.project, "extract-audio")
-    assert not {*BROKEN_BY_THE_DECODER, BROKEN_ONCE} & rows.keys()
-    whole = store.row("healthy_1").values
-    for name in (*BROKEN_BY_THE_DECODER, BROKEN_ONCE):
-        np.testing.assert_allclose(store.row(name).values, whole, rtol=1e-3, atol=1e-3)  # the same film
+    assert not {*DECODER_FAULTS, DECODER_FAULT_ONCE} & rows.keys()
+    expected = store.row("healthy_1").values  # the same film
+    for name in (*DECODER_FAULTS, DECODER_FAULT_ONCE):
+        np.testing.assert_allclose(store.row(name).values, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_phone_films_have_the_features_of_upright_ones(zoo_run):
+def test_rotated_clips_have_features_of_upright_ones(zoo_run):
     store = FeatureStore.open(zoo_run.project / "data/features/global.zarr")
     turned = [store.row(f"phone_{degrees}").values.astype(np.float64) for degrees in (90, 180, 270)]
-    for one in turned[1:]:
-        assert np.corrcoef(one.ravel(), turned[0].ravel())[0, 1] > 0.98
+    for features in turned[1:]:
+        assert np.corrcoef(features.ravel(), turned[0].ravel())[0, 1] > 0.98
 
 
 def test_healthy_clips_have_the_features_of_a_run_without_the_zoo(zoo_run, models):
     clips = zoo_run.project.parent / "healthy"
-    healthy(clips)
+    write_healthy(clips)
     alone = new_project(zoo_run.project.parent / "alone", models, clips, {})
-    for words in (["index"], [*extract_words(), "--workers", "0"]):
+    for words in (["index"], [*extract_arguments(), "--workers", "0"]):
         done = ecmf_pipe(alone, *words)
         assert done.returncode == 0, done.stderr
     for branch in BRANCHES:
-        beside, without = (FeatureStore.open(at / f"data/features/{branch}.zarr") for at in (zoo_run.project, alone))
+        with_zoo, without_zoo = (
+            FeatureStore.open(project / f"data/features/{branch}.zarr") for project in (zoo_run.project, alone)
+        )
         for name in zoo_run.films:
-            # Batches of other sizes add in another order.
-            np.testing.assert_allclose(beside.row(name).values, without.row(name).values, rtol=1e-3, atol=1e-3)
-            assert beside.row(name).side.keys() == without.row(name).side.keys()
+            # The order of summation depends on the batch size.
+            np.testing.assert_allclose(with_zoo.row(name).values, without_zoo.row(name).values, rtol=1e-3, atol=1e-3)
+            assert with_zoo.row(name).side.keys() == without_zoo.row(name).side.keys()
 
 
-def test_a_second_run_tries_none_of_them_again(zoo_run):
-    again = ecmf_pipe(zoo_run.project, *extract_words())
+def test_second_run_retries_no_clip(zoo_run):
+    again = ecmf_pipe(zoo_run.project, *extract_arguments())
     assert again.returncode == 0, again.stderr
-    assert "extract global: 0 done" in again.stdout
-    assert "extract audio: 0 done" in again.stdout
+    assert all(f"extract {branch}: 0 " in again.stdout for branch in BRANCHES)
 
 
 FULL_DISK = """
@@ -117,29 +118,29 @@ cp -r data/features/*.zarr kept
 
 
 @pytest.mark.parametrize(("workers", "filler"), [(0, 970_000), (1, 930_000)], ids=["first_batches", "first_parts"])
-def test_a_full_disk_ends_the_run_with_one_message_and_costs_nothing_that_was_done(tmp_path, models, workers, filler):
-    refused = subprocess.run(
+def test_full_disk_ends_run_with_one_message_and_keeps_finished_work(tmp_path, models, workers, filler):
+    mounted = subprocess.run(
         ["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(tmp_path)], capture_output=True, text=True, check=False
     )
-    if refused.returncode:
-        pytest.skip(f"no tmpfs can be mounted on this machine: {refused.stderr.strip()}")
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a tmpfs on this machine: {mounted.stderr.strip()}")
     (tmp_path / "clips").mkdir()
     for number in range(12):
-        Film(texture=number + 1, lengths=(40,) * 10).write(tmp_path / "clips" / f"clip_{number:02d}.mp4")
+        Film(texture=number + 1, durations=(40,) * 10).write(tmp_path / "clips" / f"clip_{number:02d}.mp4")
     project = new_project(tmp_path / "project", models, tmp_path / "clips", {"batch_size": 2, "part_size": 4})
     assert ecmf_pipe(project, "index").returncode == 0
     script = FULL_DISK.format(
-        run=f"{sys.executable} -m ecmf_pipeline", extract=" ".join(extract_words()), workers=workers, filler=filler
+        run=f"{sys.executable} -m ecmf_pipeline", extract=" ".join(extract_arguments()), workers=workers, filler=filler
     )
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", script], cwd=project, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr + (project / "second.err").read_text()
-    said = (project / "first.err").read_text()
-    assert (project / "first.code").read_text().strip() == "2", said
-    assert said.count("No space left on device") == 1
-    assert "Traceback" not in said
-    counted = re.findall(r"extract (\w+): (\d+) done, (\d+) reused", (project / "second.out").read_text())
+    stderr = (project / "first.err").read_text()
+    assert (project / "first.code").read_text().strip() == "2", stderr
+    assert stderr.count("No space left on device") == 1
+    assert "Traceback" not in stderr
+    counted = re.findall(r"extract (\w+): (\d+) \w+, (\d+) reused", (project / "second.out").read_text())
     assert {branch: int(done) + int(reused) for branch, done, reused in counted} == {"audio": 12, "global": 12}
     assert sum(int(reused) for _, _, reused in counted) >= 2
     for branch in BRANCHES:

@@ -1,1 +1,1 @@
-"""The embedded sample corpus: a small synthetic one, drawn from one photograph and one speech synthesiser."""
+"""The embedded sample corpus: small and synthetic, rendered from one photograph and one speech synthesiser."""

@@ -1,4 +1,4 @@
-"""What the sample corpus looks like."""
+"""Settings of the sample corpus."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from ecmf_pipeline.core.config import Config
 
 
 class SampleConfig(Config):
-    """The size and the difficulty of the sample corpus.
+    """Size and difficulty of the sample corpus.
 
     Attributes:
-        labelled: Clips with a given label.
-        unlabeled: Clips without one; they are the candidates.
-        speakers: Speakers, each with a face, a light, a camera and a voice of its own.
-        noise: Share of the given labels that are wrong.
-        ambiguous: Share of the transcripts whose words do not tell the emotion.
-        weak: Share of the faces, and independently of the voices, that hardly show the emotion.
-        silent: Share of the clips without an audio stream.
-        untranscribed: Share of the clips without a transcript.
-        min_seconds: Shortest clip, in seconds.
-        max_seconds: Longest clip, in seconds.
+        labelled: Number of clips with a given label.
+        unlabeled: Number of clips without label; they are the candidates.
+        speakers: Number of speakers; face shape, lighting, camera and voice differ between speakers.
+        noise: Share of wrong given labels.
+        ambiguous: Share of transcripts that fit any emotion.
+        weak: Share of faces, and independently of voices, that hardly express the emotion.
+        silent: Share of clips without audio stream.
+        untranscribed: Share of clips without transcript.
+        min_seconds: Duration of the shortest clip, in seconds.
+        max_seconds: Duration of the longest clip, in seconds.
         size: Side of the square frame, in pixels; even.
-        seed: Seed of everything that is drawn.
+        seed: Random seed.
     """
 
     labelled: int = Field(default=96, ge=1, le=50_000)

@@ -1,7 +1,7 @@
-"""The photograph's face and how it moves: facial actions as landmark displacements, warped by thin-plate splines.
+"""Animate the face of a photograph: facial actions displace landmarks, a thin-plate spline warps the pixels.
 
-The actions are those of the Facial Action Coding System (Ekman and Friesen 1978), each a displacement of a few of
-MediaPipe's face landmarks. A thin-plate spline (Bookstein 1989) through the landmarks carries the pixels along.
+The actions are those of the Facial Action Coding System (Ekman and Friesen 1978). Each displaces a few of MediaPipe's
+face landmarks. A thin-plate spline (Bookstein 1989) interpolates the displacement of the pixels between them.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ MIRROR: Mapping[int, int] = MappingProxyType(
     | {176: 400, 150: 379, 136: 365, 172: 397, 132: 361}  # chin, jaw
     | {234: 454, 162: 389, 54: 284, 67: 297}  # outline
 )
-"""The controlled landmarks on the photograph's left and their mirror images."""
+"""Map each controlled landmark on the left of the photograph to its mirror image on the right."""
 
 MIDLINE = (10, 168, 197, 4, 2, 0, 13, 14, 17, 18, 199, 152)
-"""The controlled landmarks between them."""
+"""The controlled landmarks on the midline of the face."""
 
 CONTROLLED = (*MIRROR.keys(), *MIRROR.values(), *MIDLINE)
 
@@ -43,10 +43,10 @@ CHIN = (176, 18, 199, 152)
 JAW = (150, 136)
 UPPER_LID, LOWER_LID = (160, 159, 158), (144, 145, 153)
 
-Move = tuple[tuple[int, ...], float, float]
-"""Landmarks, their way outwards and their way down, in distances between the eyes."""
+Displacement = tuple[tuple[int, ...], float, float]
+"""Landmarks, and their displacement outwards and downwards in units of the distance between the eyes."""
 
-ACTIONS: Mapping[str, tuple[Move, ...]] = MappingProxyType(
+ACTIONS: Mapping[str, tuple[Displacement, ...]] = MappingProxyType(
     {
         "inner_brow_raise": (((107, 55), -0.02, -0.15), ((105, 52), 0, -0.05)),
         "outer_brow_raise": (((70, 46), 0, -0.10), ((105, 52), 0, -0.11), ((107, 55), 0, -0.04)),
@@ -76,27 +76,27 @@ ACTIONS: Mapping[str, tuple[Move, ...]] = MappingProxyType(
         ),
     }
 )
-"""Every action at full strength."""
+"""The displacements of each action at full strength."""
 
-REST: tuple[Move, ...] = (
+REST: tuple[Displacement, ...] = (
     (CORNER, -0.10, 0.12),
     ((40, 80, 91, 88), -0.06, 0.065),
     ((205,), -0.02, 0.05),
     ((119, 50), 0, 0.02),
     (LOWER_LID, 0, 0.02),
 )
-"""Takes the smile of the photograph back. `_closing` does the closing of the lips, which depends on their gap."""
+"""The displacements that remove the smile of the photograph. `_lip_closing` closes the lips, depending on their gap."""
 
 
 @dataclass(frozen=True, slots=True)
 class FaceRig:
-    """The photograph and its controlled points.
+    """The photograph and its control points.
 
     Attributes:
         photo: RGB, uint8 (H, W, 3).
-        points: Controlled points in photograph pixels, (N, 2): landmarks, then fixed anchors around the head.
+        points: Control points in photograph pixels, (N, 2): landmarks, then fixed anchors around the head.
         is_landmark: Which points are landmarks, (N,).
-        moves: Each action's displacement of the points in pixels, (N, 2), by name.
+        moves: The displacement of the points by each action, in pixels, (N, 2).
         grid_x: Columns of the grid on which the warp is computed, in photograph pixels, (GX,).
         grid_y: Rows of that grid, (GY,).
     """
@@ -110,23 +110,23 @@ class FaceRig:
 
     @property
     def centre(self) -> NDArray[np.float64]:
-        """The middle of the face in photograph pixels, (2,)."""
+        """The centre of the face in photograph pixels, (2,)."""
         landmarks = self.points[self.is_landmark]
         middle: NDArray[np.float64] = (landmarks.min(axis=0) + landmarks.max(axis=0)) / 2
         return middle
 
     def displacement(self, amounts: Mapping[str, float]) -> NDArray[np.float64]:
-        """Where actions of these strengths move the points to, relative to the photograph, (N, 2)."""
+        """Return the displacement of the points by actions of the given strengths, in pixels, (N, 2)."""
         return sum((amount * self.moves[name] for name, amount in amounts.items()), np.zeros_like(self.points))
 
     def warp(self, displacement: NDArray[np.float64]) -> NDArray[np.float32]:
-        """For each pixel of the head, where in the photograph its colour lies.
+        """Compute the warp of the head: for each pixel, the offset of its source pixel in the photograph.
 
         Args:
-            displacement: From `displacement`, (N, 2).
+            displacement: The result of `displacement`, (N, 2).
 
         Returns:
-            Offsets (x, y) in pixels over the box `box`, (H, W, 2); zero along its border.
+            Offsets (x, y) in pixels within `box`, (H, W, 2); zero along its border.
         """
         moved = self.points + displacement
         spline = RBFInterpolator(moved, -displacement, kernel="thin_plate_spline")
@@ -138,8 +138,9 @@ class FaceRig:
         down = np.interp(np.arange(top, bottom), self.grid_y, np.arange(len(self.grid_y)))
         map_x, map_y = np.meshgrid(across.astype(np.float32), down.astype(np.float32))
         dense: NDArray[np.float32] = cv2.remap(coarse, map_x, map_y, cv2.INTER_LINEAR)
-        dense = dense * np.minimum(_fade(right - left)[None, :], _fade(bottom - top)[:, None])[..., None]
-        rounded: NDArray[np.float32] = np.round(dense * 64) / np.float32(64)  # nothing hangs on a solver's last bits
+        dense = dense * np.minimum(_border_ramp(right - left)[None, :], _border_ramp(bottom - top)[:, None])[..., None]
+        # Rounding makes the result independent of the last bits of the solver.
+        rounded: NDArray[np.float32] = np.round(dense * 64) / np.float32(64)
         return rounded
 
     @property
@@ -149,44 +150,46 @@ class FaceRig:
 
 
 def find_landmarks(face_landmarker: Path) -> NDArray[np.float64]:
-    """MediaPipe's landmarks of the photograph's face, in quarter pixels, (478, 2).
+    """Detect MediaPipe's landmarks of the face in the photograph, rounded to quarter pixels, (478, 2).
 
     Raises:
-        ModelError: When the landmarker's task file cannot be used, or finds no face.
+        ModelError: If the task file of the landmarker is unusable or detects no face.
     """
     import mediapipe
     from mediapipe.tasks.python import BaseOptions, vision
 
-    hint = "fetch the weights again with `ecmf-pipe models`"
+    hint, command = "download the weights again", "ecmf-pipe models"
     options = vision.FaceLandmarkerOptions(base_options=BaseOptions(model_asset_path=str(face_landmarker)))
     try:
         with native_stderr_silenced():
             landmarker = vision.FaceLandmarker.create_from_options(options)
     except (RuntimeError, ValueError) as error:
-        raise ModelError(f"{face_landmarker} is not a FaceLandmarker task file ({error})", hint) from error
+        raise ModelError(
+            f"{face_landmarker} is not a FaceLandmarker task file ({error})", hint, command=command
+        ) from error
     photo = astronaut()
     with native_stderr_silenced(), landmarker:
-        found = landmarker.detect(mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=photo))
-    if not found.face_landmarks:
-        raise ModelError(f"{face_landmarker} finds no face in the sample photograph", hint)
+        result = landmarker.detect(mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=photo))
+    if not result.face_landmarks:
+        raise ModelError(f"{face_landmarker} detects no face in the sample photograph", hint, command=command)
     height, width = photo.shape[:2]
-    landmarks = np.array([[point.x * width, point.y * height] for point in found.face_landmarks[0]])
+    landmarks = np.array([[point.x * width, point.y * height] for point in result.face_landmarks[0]])
     quarters: NDArray[np.float64] = np.round(landmarks * 4) / 4
     return quarters
 
 
 def make_rig(landmarks: NDArray[np.float64]) -> FaceRig:
-    """Set the photograph up for `FaceRig.warp`.
+    """Prepare the photograph for `FaceRig.warp`.
 
     Args:
-        landmarks: From `find_landmarks`, (478, 2).
+        landmarks: The result of `find_landmarks`, (478, 2).
     """
     face = landmarks[list(CONTROLLED)]
     low, high = face.min(axis=0), face.max(axis=0)
     middle, half = (low + high) / 2, (high - low) / 2
     angles = np.linspace(0, 2 * np.pi, 14, endpoint=False)
     anchors = middle + np.stack([np.cos(angles), np.sin(angles)], axis=1) * half * 1.5
-    # The grid is fine where the lids and the lips move against each other, and coarse elsewhere.
+    # The grid is fine at the lids and lips, which move against each other, and coarse elsewhere.
     (left, top), (right, bottom) = np.round(middle - half * 1.9), np.round(middle + half * 1.9)
     eyes, mouth = landmarks[[159, 145, 386, 374], 1], landmarks[[*CORNER, *UPPER_LIP_OUTSIDE, *LOWER_LIP_OUTSIDE], 1]
     grid_x = [np.linspace(left, right, 16), np.arange(low[0] - 5, high[0] + 5, 3)]
@@ -196,14 +199,14 @@ def make_rig(landmarks: NDArray[np.float64]) -> FaceRig:
         photo=astronaut(),
         points=np.concatenate([face, anchors]),
         is_landmark=np.arange(len(face) + len(anchors)) < len(face),
-        moves=_moves(landmarks, len(anchors)),
+        moves=_all_displacements(landmarks, len(anchors)),
         grid_x=np.unique(np.round(np.concatenate(grid_x))),
         grid_y=np.unique(np.round(np.concatenate(grid_y))),
     )
 
 
-def _moves(landmarks: NDArray[np.float64], anchors: int) -> dict[str, NDArray[np.float64]]:
-    """Every action, `REST` and the closing of the lips, as displacements in pixels; anchors stay where they are."""
+def _all_displacements(landmarks: NDArray[np.float64], anchors: int) -> dict[str, NDArray[np.float64]]:
+    """Return the displacement in pixels of each action, of ``rest`` and of ``close``; anchors do not move."""
     between_eyes = float(np.linalg.norm(landmarks[[33, 133]].mean(axis=0) - landmarks[[263, 362]].mean(axis=0)))
     moves = {}
     for name, action in {**ACTIONS, "rest": REST}.items():
@@ -214,13 +217,13 @@ def _moves(landmarks: NDArray[np.float64], anchors: int) -> dict[str, NDArray[np
                 if left in MIRROR:
                     move[MIRROR[left]] += np.array([outwards, down]) * between_eyes
         moves[name] = move
-    moves["close"] = _closing(landmarks)
+    moves["close"] = _lip_closing(landmarks)
     still = np.zeros((anchors, 2))
     return {name: np.concatenate([move[list(CONTROLLED)], still]) for name, move in moves.items()}
 
 
-def _closing(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Brings the lips' inner edges together, all but a hairline, and the outer edges after them, (478, 2)."""
+def _lip_closing(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the displacement that closes the lips except for a hairline, (478, 2); outer edges follow inner ones."""
     move = np.zeros((len(landmarks), 2))
     left = list(zip(UPPER_LIP_OUTSIDE, UPPER_LIP_INSIDE, LOWER_LIP_INSIDE, LOWER_LIP_OUTSIDE, strict=True))
     right = [tuple(MIRROR[landmark] for landmark in column) for column in left if column[0] in MIRROR]
@@ -233,8 +236,8 @@ def _closing(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
     return move
 
 
-def _fade(length: int) -> NDArray[np.float32]:
-    """One inside, falling to zero over ten values at both ends."""
+def _border_ramp(length: int) -> NDArray[np.float32]:
+    """Return a ramp of ``length`` values: 1 inside, decreasing to 0 over ten values at both ends."""
     distance = np.minimum(np.arange(length), np.arange(length)[::-1])
     fade: NDArray[np.float32] = np.clip(distance / 10, 0, 1).astype(np.float32)
     return fade

@@ -1,4 +1,4 @@
-"""Write the sample corpus in MER2025's raw layout."""
+"""Generate the sample corpus in MER2025's raw layout."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from ecmf_pipeline.corpora.sample.config import SampleConfig
 from ecmf_pipeline.corpora.sample.face import FaceRig, find_landmarks, make_rig
 from ecmf_pipeline.corpora.sample.plan import ClipPlan, draw_acting, plan_clips, prosody, read_transcripts
 from ecmf_pipeline.corpora.sample.scene import FRAMES_PER_SECOND, draw_speaker, render
-from ecmf_pipeline.corpora.sample.speech import SAMPLE_RATE, Synthesizer, lay_over_room, loudness, speak_within
+from ecmf_pipeline.corpora.sample.speech import SAMPLE_RATE, Synthesizer, add_room_noise, loudness, speak_within
 
 AAC_FRAME = 1024
-"""Samples that one AAC packet holds."""
+"""Samples per AAC packet."""
 SAMPLES_PER_FRAME = SAMPLE_RATE // FRAMES_PER_SECOND
 GENERATOR_VERSION = 1
-"""Raised whenever the same settings draw other clips than before."""
+"""Incremented whenever the same settings produce other clips than before."""
 SETTINGS_FILE = "sample.json"
 MEDIA_FOLDER = "video"
 TABLES = ("track1_train_disdim.csv", "track_all_candidates.csv", "subtitle_chieng.csv", "groups.csv", "gold.csv")
-CHUNK = 4
-"""Clips a worker draws before it reports; each chunk starts the synthesiser anew."""
+CHUNK_SIZE = 4
+"""Clips per task of a worker; each task starts a new synthesiser."""
 
 
 def encode_mp4(frames: Iterable[NDArray[np.uint8]], samples: NDArray[np.float32] | None, size: int) -> bytes:
-    """Encode H.264 and, unless ``samples`` is None, AAC.
+    """Encode frames as H.264 and samples as AAC.
 
     Args:
-        frames: RGB, uint8 (size, size, 3) each, `FRAMES_PER_SECOND`.
-        samples: Mono sound within -1..1 at `SAMPLE_RATE`, (n,); None for a file without an audio stream.
+        frames: RGB frames at `FRAMES_PER_SECOND`, each uint8 (size, size, 3).
+        samples: Mono sound within -1..1 at `SAMPLE_RATE`, (n,); None for a file without audio stream.
         size: Side of a frame, in pixels.
 
     Returns:
-        The file. It holds no date and no version of the software that wrote it.
+        The content of the file, without date and software version.
     """
     file = io.BytesIO()
     with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
@@ -55,7 +55,7 @@ def encode_mp4(frames: Iterable[NDArray[np.uint8]], samples: NDArray[np.float32]
         video.width = video.height = size
         video.pix_fmt = "yuv420p"
         video.codec_context.thread_count = 1
-        # Without cpu-independent, x264 165 now and then gives other bytes for the same frames, even on one thread.
+        # Without cpu-independent, x264 165 sometimes writes other bytes for the same frames, even on one thread.
         video.options = {
             "crf": "23",
             "preset": "veryfast",
@@ -82,11 +82,11 @@ def encode_mp4(frames: Iterable[NDArray[np.uint8]], samples: NDArray[np.float32]
     return file.getvalue()
 
 
-def draw_clip(plan: ClipPlan, config: SampleConfig, rig: FaceRig, synthesizer: Synthesizer) -> bytes:
-    """Draw a clip; it depends on its plan and the configuration alone.
+def render_clip(plan: ClipPlan, config: SampleConfig, rig: FaceRig, synthesizer: Synthesizer) -> bytes:
+    """Render a clip. The result depends only on its plan and the configuration.
 
     Returns:
-        An mp4 file: H.264 at 25 frames a second and, if the plan says so, AAC at 16 kHz.
+        The content of an mp4 file: H.264 at 25 frames per second and, if the plan has audio, AAC at 16 kHz.
     """
     rng = np.random.default_rng([config.seed, plan.index])
     speaker = draw_speaker(rig, plan.speaker, config.seed)
@@ -94,12 +94,12 @@ def draw_clip(plan: ClipPlan, config: SampleConfig, rig: FaceRig, synthesizer: S
     voice = draw_acting(plan.gold_label, config.weak, rng)
     lead, tail = rng.uniform(0.1, 0.4, 2)
     longest = max(config.max_seconds - lead - tail, config.max_seconds / 2)
-    manner = prosody(voice, rng)
-    speech = speak_within(synthesizer, plan.spoken, speaker.voice, manner, longest)
+    clip_prosody = prosody(voice, rng)
+    speech = speak_within(synthesizer, plan.spoken, speaker.voice, clip_prosody, longest)
     frames = _frame_count(lead + len(speech) / SAMPLE_RATE + tail, config)
     length = frames * SAMPLES_PER_FRAME
     start = int((length - len(speech)) * lead / (lead + tail))
-    sound = lay_over_room(speech, start, length, speaker.voice.room, rng)
+    sound = add_room_noise(speech, start, length, speaker.voice.room, rng)
     pictures = render(rig, speaker, face, loudness(sound, frames), config.size, rng)
     return encode_mp4(pictures, sound if plan.has_audio else None, config.size)
 
@@ -112,10 +112,11 @@ def _frame_count(seconds: float, config: SampleConfig) -> int:
 
 @dataclass(frozen=True, slots=True)
 class SampleSummary:
-    """What `generate` did.
+    """The counts of a `generate` run.
 
     Attributes:
-        reused: Clips that an earlier run with the same settings had drawn.
+        written: Clips rendered by this run.
+        reused: Clips rendered by an earlier run with the same settings.
         wrong_labels: Given labels that differ from the gold label.
     """
 
@@ -125,23 +126,23 @@ class SampleSummary:
 
 
 def generate(config: SampleConfig, root: Path, *, face_landmarker: Path, workers: int) -> SampleSummary:
-    """Write the corpus, or what of it is missing.
+    """Write the missing files of the corpus.
 
-    Every clip depends on nothing but the settings and its number, so an interrupted run goes on where it stopped, with
-    any number of workers. Clips of other settings are removed first.
+    A clip depends only on the settings and its number. An interrupted run can therefore be continued, with any number
+    of workers. Clips of other settings are removed first.
 
     Args:
         config: Size and difficulty.
         root: The corpus folder.
-        face_landmarker: MediaPipe's FaceLandmarker task file, which finds the landmarks of the photograph.
-        workers: Processes that draw clips; one thread each.
+        face_landmarker: MediaPipe's FaceLandmarker task file, which detects the landmarks of the photograph.
+        workers: Number of worker processes, with one thread each.
 
     Raises:
-        ModelError: When the task file is absent, or does not find the photograph's face.
-        CorpusError: When ``root`` holds another corpus.
+        ModelError: If the task file does not exist or detects no face in the photograph.
+        CorpusError: If ``root`` holds another corpus.
     """
     if not face_landmarker.is_file():
-        raise ModelError(f"{face_landmarker} is missing", "fetch the weights with `ecmf-pipe models`")
+        raise ModelError(f"{face_landmarker} does not exist", "download the weights", command="ecmf-pipe models")
     plans = plan_clips(config)
     folder = root / MEDIA_FOLDER
     settings = {
@@ -150,10 +151,10 @@ def generate(config: SampleConfig, root: Path, *, face_landmarker: Path, workers
         "transcripts": fingerprint(read_transcripts()),
         "face_landmarker": sha256_file(face_landmarker),
     }
-    _claim(root, settings)
+    _prepare_folder(root, settings)
     missing = [plan for plan in plans if not _clip_path(folder, plan).is_file()]
     if missing:
-        _draw_all(missing, config, face_landmarker, folder, workers)
+        _render_all(missing, config, face_landmarker, folder, workers)
     _write_tables(plans, root)
     write_atomic(root / "README.txt", resources.files(__package__).joinpath("README.txt").read_bytes())
     return SampleSummary(
@@ -163,8 +164,8 @@ def generate(config: SampleConfig, root: Path, *, face_landmarker: Path, workers
     )
 
 
-def _claim(root: Path, settings: Mapping[str, Any]) -> None:
-    """Make ``root`` the folder of a corpus with these settings, without clips of any other."""
+def _prepare_folder(root: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings to ``root`` and remove the clips of other settings."""
     stamp = {"fingerprint": fingerprint(settings), "settings": settings}
     path = root / SETTINGS_FILE
     if path.is_file():
@@ -175,7 +176,9 @@ def _claim(root: Path, settings: Mapping[str, Any]) -> None:
         for table in TABLES:
             (root / table).unlink(missing_ok=True)
     elif any((root / name).exists() for name in (*TABLES, MEDIA_FOLDER)):
-        raise CorpusError(f"{root} holds a corpus that is not the sample's", "write the sample to another folder")
+        raise CorpusError(
+            f"{root} holds another corpus", "move it to another folder and set corpus.root to that folder"
+        )
     write_json(path, stamp)
 
 
@@ -183,34 +186,36 @@ def _clip_path(folder: Path, plan: ClipPlan) -> Path:
     return folder / f"{plan.clip_id}.mp4"
 
 
-def _draw_all(
+def _render_all(
     plans: Sequence[ClipPlan], config: SampleConfig, face_landmarker: Path, folder: Path, workers: int
 ) -> None:
-    """Draw clips in worker processes; on an interrupt, finish the clips begun and start no other."""
+    """Render clips in worker processes; an interrupt cancels all chunks that have not started."""
     landmarks = find_landmarks(face_landmarker)
-    chunks = [plans[start : start + CHUNK] for start in range(0, len(plans), CHUNK)]
+    chunks = [plans[start : start + CHUNK_SIZE] for start in range(0, len(plans), CHUNK_SIZE)]
     pool = ProcessPoolExecutor(
         max_workers=min(workers, len(chunks)), mp_context=get_context("spawn"), initializer=_start_worker
     )
     try:
         with progress_bar("sample", len(plans)) as bar:
-            for future in as_completed(pool.submit(_draw_chunk, chunk, config, landmarks, folder) for chunk in chunks):
+            for future in as_completed(
+                pool.submit(_render_chunk, chunk, config, landmarks, folder) for chunk in chunks
+            ):
                 bar.update(future.result())
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:
-    """One thread a process; an interrupt is the parent's to handle."""
+    """Use one thread per process and leave interrupts to the parent process."""
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _draw_chunk(plans: Sequence[ClipPlan], config: SampleConfig, landmarks: NDArray[np.float64], folder: Path) -> int:
+def _render_chunk(plans: Sequence[ClipPlan], config: SampleConfig, landmarks: NDArray[np.float64], folder: Path) -> int:
     rig = make_rig(landmarks)
     with Synthesizer() as synthesizer:
         for plan in plans:
-            write_atomic(_clip_path(folder, plan), draw_clip(plan, config, rig, synthesizer))
+            write_atomic(_clip_path(folder, plan), render_clip(plan, config, rig, synthesizer))
     return len(plans)
 
 

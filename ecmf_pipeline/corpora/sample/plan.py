@@ -1,4 +1,4 @@
-"""Who says what in which clip, and which given labels are wrong: everything but the pictures and the sound."""
+"""Plan the sample corpus: speaker, line, labels and streams of each clip, and its facial and vocal expression."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ecmf_pipeline.corpora.sample.config import SampleConfig
 SHARES: Mapping[str, float] = MappingProxyType(
     {"neutral": 0.20, "angry": 0.18, "happy": 0.19, "sad": 0.16, "worried": 0.14, "surprise": 0.13}
 )
-"""The labels, in the challenge's order, and each one's share of the clips."""
+"""The labels in the challenge's order, with their share of the clips."""
 
 AMBIGUOUS = "ambiguous"
-"""The key of the transcripts that any emotion may be said with."""
+"""The key of the transcripts that fit any emotion."""
 EXPRESSIONS: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
         "neutral": {"rest": 1, "close": 1},
@@ -33,18 +33,21 @@ EXPRESSIONS: Mapping[str, Mapping[str, float]] = MappingProxyType(
                      "mouth_narrow": 0.4},
     }
 )  # fmt: skip
-"""The facial actions of each emotion at full strength, after the prototypes of Ekman and Friesen."""
+"""The facial actions of each emotion at full strength, based on the prototypes of Ekman and Friesen."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClipPlan:
-    """One clip before it is drawn.
+    """The plan of one clip.
 
     Attributes:
-        index: Its number; with the seed, all that its pictures and its sound are drawn from.
-        gold_label: The emotion it is acted with.
-        given_label: The label that is handed out, right or wrong; empty for an unlabeled clip.
-        transcript: The words that the subtitles know; empty in a few clips.
+        index: The number of the clip; with the seed, it determines frames and sound.
+        speaker: The number of the speaker.
+        gold_label: The true emotion.
+        given_label: The given label, right or wrong; empty for an unlabeled clip.
+        spoken: The spoken line.
+        transcript: The line in the subtitles; empty in a few clips.
+        has_audio: Whether the file has an audio stream.
     """
 
     index: int
@@ -57,23 +60,23 @@ class ClipPlan:
 
     @property
     def clip_id(self) -> str:
-        """The clip's name."""
+        """The clip id."""
         return f"sample_{self.index:05d}"
 
 
 def read_transcripts() -> dict[str, list[str]]:
-    """The transcripts of each label, and under `AMBIGUOUS` those that do not tell one."""
+    """Return the lines of each label, and under `AMBIGUOUS` those that fit any label."""
     text = resources.files(__package__).joinpath("transcripts.json").read_text(encoding="utf-8")
     transcripts: dict[str, list[str]] = json.loads(text)
     return transcripts
 
 
 def plan_clips(config: SampleConfig) -> list[ClipPlan]:
-    """Lay out the whole corpus: labelled clips first, then unlabeled ones."""
+    """Plan all clips: labelled clips first, then unlabeled ones."""
     rng = np.random.default_rng([config.seed, 0, 1])
-    gold, speakers = _cast(config, rng)
+    gold, speakers = _assign_labels_and_speakers(config, rng)
     given = _given_labels(gold[: config.labelled], config.noise, rng)
-    spoken = _lines(gold, config.ambiguous, rng)
+    spoken = _assign_lines(gold, config.ambiguous, rng)
     order = rng.permutation(len(gold))
     silent = set(order[: round(config.silent * len(gold))].tolist())
     untranscribed = set(order[::-1][: round(config.untranscribed * len(gold))].tolist())
@@ -91,12 +94,15 @@ def plan_clips(config: SampleConfig) -> list[ClipPlan]:
     ]
 
 
-def _cast(config: SampleConfig, rng: np.random.Generator) -> tuple[list[str], list[int]]:
-    """Labels and speakers: every speaker acts every label about equally often, in both parts of the corpus."""
+def _assign_labels_and_speakers(config: SampleConfig, rng: np.random.Generator) -> tuple[list[str], list[int]]:
+    """Return the gold label and the speaker of each clip.
+
+    In both parts of the corpus, each speaker acts each label about equally often.
+    """
     gold: list[str] = []
     speakers: list[int] = []
     for count in (config.labelled, config.unlabeled):
-        labels = _by_share(count)
+        labels = _labels_by_share(count)
         turns = (np.arange(count) + int(rng.integers(config.speakers))) % config.speakers
         order = rng.permutation(count)
         gold += [labels[i] for i in order]
@@ -104,8 +110,8 @@ def _cast(config: SampleConfig, rng: np.random.Generator) -> tuple[list[str], li
     return gold, speakers
 
 
-def _by_share(count: int) -> list[str]:
-    """``count`` labels in the proportions of `SHARES`, by largest remainder."""
+def _labels_by_share(count: int) -> list[str]:
+    """Return ``count`` labels in the proportions of `SHARES` (largest remainder method)."""
     exact = {label: share * count for label, share in SHARES.items()}
     counts = {label: int(value) for label, value in exact.items()}
     by_remainder = sorted(exact, key=lambda label: counts[label] - exact[label])
@@ -115,7 +121,7 @@ def _by_share(count: int) -> list[str]:
 
 
 def _given_labels(gold: Sequence[str], noise: float, rng: np.random.Generator) -> list[str]:
-    """The gold labels, ``round(noise * n)`` of them replaced by another label."""
+    """Return the gold labels with ``round(noise * n)`` of them replaced by another label."""
     given = list(gold)
     for index in rng.permutation(len(gold))[: round(noise * len(gold))]:
         others = [label for label in SHARES if label != gold[index]]
@@ -123,31 +129,31 @@ def _given_labels(gold: Sequence[str], noise: float, rng: np.random.Generator) -
     return given
 
 
-def _lines(gold: Sequence[str], ambiguous: float, rng: np.random.Generator) -> list[str]:
-    """A line for each clip; none is said twice before all of its kind have been said."""
+def _assign_lines(gold: Sequence[str], ambiguous: float, rng: np.random.Generator) -> list[str]:
+    """Return a line for each clip; a line repeats only after all lines of its kind were used."""
     transcripts = read_transcripts()
-    vague = set(rng.permutation(len(gold))[: round(ambiguous * len(gold))].tolist())
-    kinds = [AMBIGUOUS if index in vague else label for index, label in enumerate(gold)]
+    ambiguous_clips = set(rng.permutation(len(gold))[: round(ambiguous * len(gold))].tolist())
+    kinds = [AMBIGUOUS if index in ambiguous_clips else label for index, label in enumerate(gold)]
     order: dict[str, NDArray[np.int64]] = {kind: rng.permutation(len(lines)) for kind, lines in transcripts.items()}
-    said = dict.fromkeys(transcripts, 0)
+    used = dict.fromkeys(transcripts, 0)
     lines = []
     for kind in kinds:
-        turn = said[kind] % len(transcripts[kind])
-        lines.append(transcripts[kind][order[kind][turn]])
-        said[kind] += 1
+        position = used[kind] % len(transcripts[kind])
+        lines.append(transcripts[kind][order[kind][position]])
+        used[kind] += 1
     return lines
 
 
 @dataclass(frozen=True, slots=True)
 class Prosody:
-    """How a line is said, relative to the speaker's own way.
+    """Offsets from the speaker's normal prosody.
 
     Attributes:
-        rate: Words a minute.
-        pitch: eSpeak NG's pitch, of a scale 0-99.
-        span: eSpeak NG's pitch range, of a scale 0-99.
+        rate: Words per minute.
+        pitch: eSpeak NG's pitch, on a scale of 0-99.
+        span: eSpeak NG's pitch range, on a scale of 0-99.
         gain: Loudness in decibels.
-        effort: Gain of the upper band, in percent: a pressed voice is bright, a tired one dull.
+        effort: Gain of the upper frequency band, in percent: higher for a pressed voice, lower for a tired one.
     """
 
     rate: float = 0.0
@@ -167,28 +173,28 @@ PROSODY: Mapping[str, Prosody] = MappingProxyType(
         "surprise": Prosody(rate=-34, pitch=52, span=40, gain=6, effort=40),
     }
 )
-"""What each emotion does to a voice at full strength: directions as in the literature, amounts tuned to this corpus."""
+"""The prosody of each emotion at full strength: signs follow the literature, amounts are tuned for this corpus."""
 
 PROSODY_SPREAD = Prosody(rate=6, pitch=3, span=5, gain=1.2, effort=8)
-"""Standard deviation of what is random about a clip's prosody."""
+"""Standard deviation of the random part of a clip's prosody."""
 
 
 def draw_acting(gold_label: str, weak: float, rng: np.random.Generator) -> dict[str, float]:
-    """Draw how plainly a clip's face, or its voice, shows the emotion: the strength of each (absent: none)."""
+    """Draw the strength of the emotions in a face or a voice; emotions that are absent have strength 0."""
     others = [label for label in SHARES if label != gold_label]
     other = others[int(rng.integers(len(others)))]
-    hardly, blended = rng.random() < weak, rng.random() < 0.3
-    strength = rng.uniform(0.0, 0.3) if hardly else rng.uniform(0.55, 1.0)
-    trace = rng.uniform(0.15, 0.4) if blended else rng.uniform(0.0, 0.1)
-    return {gold_label: float(strength), other: float(trace)}
+    is_weak, is_blended = rng.random() < weak, rng.random() < 0.3
+    strength = rng.uniform(0.0, 0.3) if is_weak else rng.uniform(0.55, 1.0)
+    other_strength = rng.uniform(0.15, 0.4) if is_blended else rng.uniform(0.0, 0.1)
+    return {gold_label: float(strength), other: float(other_strength)}
 
 
 def expression(strengths: Mapping[str, float], moment: float) -> dict[str, float]:
-    """The strengths of the facial actions.
+    """Compute the strengths of the facial actions.
 
     Args:
         strengths: Strength of each emotion at its apex.
-        moment: How much of it shows at this moment, 0-1.
+        moment: Intensity at this moment, 0-1.
     """
     amounts = {label: moment * strength for label, strength in strengths.items()}
     excess = max(1.0, sum(amounts.values()))
@@ -202,10 +208,10 @@ def expression(strengths: Mapping[str, float], moment: float) -> dict[str, float
 
 
 def prosody(strengths: Mapping[str, float], rng: np.random.Generator) -> Prosody:
-    """The offsets of a clip's prosody from its speaker's own, with what is random about it."""
+    """Draw the prosody of a clip: the weighted prosody of its emotions plus noise."""
 
     def total(name: str) -> float:
-        meant = sum(strength * float(getattr(PROSODY[label], name)) for label, strength in strengths.items())
-        return meant + float(rng.normal(0, getattr(PROSODY_SPREAD, name)))
+        mean = sum(strength * float(getattr(PROSODY[label], name)) for label, strength in strengths.items())
+        return mean + float(rng.normal(0, getattr(PROSODY_SPREAD, name)))
 
     return Prosody(*(total(field.name) for field in fields(Prosody)))

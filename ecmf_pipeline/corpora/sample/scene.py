@@ -1,4 +1,4 @@
-"""The pictures of a clip: the acting face before its camera, in its light."""
+"""Render the frames of a clip: facial expression, head motion, camera and lighting."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from ecmf_pipeline.corpora.sample.plan import expression
 
 FRAMES_PER_SECOND = 25
 SPEECH_JAW = 0.22
-"""How far the jaw opens at the loudest of the speech, of the action `jaw_drop`."""
+"""Strength of the action `jaw_drop` at the loudest moment of the speech."""
 NARROWS_EYE: Mapping[str, float] = MappingProxyType({"lid_tighten": 0.7, "lid_droop": 0.5, "cheek_raise": 0.25})
-"""The part of a blink's way that the lids have gone already at the full strength of other actions."""
+"""Share of a blink that other actions at full strength have already closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """How a speaker is filmed.
+    """Camera and lighting of a speaker.
 
     Attributes:
-        side: Side of the square that the frame shows, in photograph pixels.
-        offset: Its centre, relative to the face's, in photograph pixels, (2,).
+        side: Side of the visible square, in photograph pixels.
+        offset: Centre of the square relative to the centre of the face, in photograph pixels, (2,).
         mirrored: Whether left and right are exchanged.
         gamma: Exponent of the tone curve.
         tint: Gain of red, green and blue, (3,).
-        slope: How much the light changes across and down the frame, (2,).
+        slope: Change of the light across and down the frame, (2,).
         grain: Standard deviation of the noise, in grey levels.
     """
 
@@ -45,16 +45,16 @@ class Camera:
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """How a speaker sounds.
+    """Voice of a speaker.
 
     Attributes:
-        hertz: Pitch between its low and its high, (low, high).
-        formants: Scale of the formant frequencies, 1-3, in percent.
-        tone: Gain of the upper band, in percent.
-        rate: Words a minute.
+        hertz: Pitch range, (low, high).
+        formants: Scale of the formant frequencies 1-3, in percent.
+        tone: Gain of the upper frequency band, in percent.
+        rate: Words per minute.
         pitch: eSpeak NG's pitch, 0-99.
         span: eSpeak NG's pitch range, 0-99.
-        room: Level of the room's noise, in decibels of full scale.
+        room: Level of the room noise, in dBFS.
     """
 
     hertz: tuple[int, int]
@@ -68,7 +68,13 @@ class Voice:
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """One speaker; ``identity`` is the displacement that shapes the face, (N, 2)."""
+    """One speaker.
+
+    Attributes:
+        identity: The displacement of the control points that gives the face its shape, (N, 2).
+        camera: Camera and lighting.
+        voice: The voice.
+    """
 
     identity: NDArray[np.float64]
     camera: Camera
@@ -76,7 +82,7 @@ class Speaker:
 
 
 def draw_speaker(rig: FaceRig, number: int, seed: int) -> Speaker:
-    """Draw a speaker; the same number and seed give the same one."""
+    """Draw a speaker; number and seed determine the result."""
     rng = np.random.default_rng([seed, number, 2])
     camera = Camera(
         side=float(rng.uniform(168, 214)),
@@ -87,11 +93,11 @@ def draw_speaker(rig: FaceRig, number: int, seed: int) -> Speaker:
         slope=rng.uniform(-0.25, 0.25, 2),
         grain=float(rng.uniform(0.8, 2.2)),
     )
-    return Speaker(_identity(rig, rng), camera, _voice(number, rng))
+    return Speaker(_draw_face_shape(rig, rng), camera, _draw_voice(number, rng))
 
 
-def _identity(rig: FaceRig, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Wider or narrower, longer or shorter, each part a little its own way, (N, 2) pixels."""
+def _draw_face_shape(rig: FaceRig, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draw the displacement of a face shape: width, jaw, chin, eyes, brows, nose and mouth, in pixels, (N, 2)."""
     span = np.ptp(rig.points[rig.is_landmark], axis=0) / 2
     x, y = ((rig.points - rig.centre) / span).T  # both within -1..1 on the face
     width, jaw, chin, eyes, brows, nose, mouth = rng.normal(0, [0.06, 0.06, 0.06, 0.02, 0.03, 0.03, 0.05])
@@ -104,8 +110,8 @@ def _identity(rig: FaceRig, rng: np.random.Generator) -> NDArray[np.float64]:
     return np.where(rig.is_landmark[:, None], shape, 0.0)
 
 
-def _voice(number: int, rng: np.random.Generator) -> Voice:
-    """Every other speaker has a low voice, the rest a high one."""
+def _draw_voice(number: int, rng: np.random.Generator) -> Voice:
+    """Draw a voice: low for speakers 0 and 1, high for speakers 2 and 3, and so on."""
     low = number % 4 < 2
     base = rng.uniform(88, 108) if low else rng.uniform(118, 148)
     formants = (rng.uniform(95, 103) if low else rng.uniform(104, 113)) + rng.uniform(-3, 3, 3)
@@ -128,34 +134,34 @@ def render(
     size: int,
     rng: np.random.Generator,
 ) -> Iterator[NDArray[np.uint8]]:
-    """Draw a clip frame by frame.
+    """Render a clip frame by frame.
 
     Args:
-        rig: The photograph's face.
-        speaker: Whose clip it is.
-        strengths: How much of each emotion the face shows at its apex.
-        loudness: Of the speech, one value a frame, 0-1, (T,).
+        rig: The face of the photograph.
+        speaker: The speaker.
+        strengths: Strength of each emotion at its apex.
+        loudness: Loudness of the speech, one value per frame, 0-1, (T,).
         size: Side of the frame.
-        rng: Source of the motion of head and eyes, and of the noise.
+        rng: Random generator for head motion, blinks and noise.
 
     Yields:
         T frames, RGB, uint8 (size, size, 3).
     """
     count = len(loudness)
     moments, blinks = _envelope(count, rng), _blinks(count, rng)
-    views = _views(speaker.camera, rig, count, size, rng)
-    light = _Light(speaker.camera, count, size, rng)
+    views = _frame_transforms(speaker.camera, rig, count, size, rng)
+    lighting = _Lighting(speaker.camera, count, size, rng)
     for index in range(count):
         actions = expression(strengths, moments[index])
         actions["jaw_drop"] = actions.get("jaw_drop", 0.0) + SPEECH_JAW * loudness[index]
         narrowed = sum(actions.get(name, 0.0) * share for name, share in NARROWS_EYE.items())
-        actions["blink"] = blinks[index] * max(0.0, 1 - narrowed)  # lids that met already go no further
+        actions["blink"] = blinks[index] * max(0.0, 1 - narrowed)  # closed lids cannot close further
         offsets = rig.warp(speaker.identity + rig.displacement(actions))
-        yield light.shine(_shoot(rig, offsets, views[index], size), index)
+        yield lighting.apply(_render_frame(rig, offsets, views[index], size), index)
 
 
 def _envelope(count: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Onset, apex and a partial offset, with a slow waver, (T,)."""
+    """Draw the intensity over time, (T,): onset, apex and partial offset, with a slow variation."""
     time = np.arange(count) / FRAMES_PER_SECOND
     onset, end = rng.uniform(0.15, 0.6), time[-1]
     rise = np.clip((time + 0.1) / onset, 0, 1)
@@ -167,7 +173,7 @@ def _envelope(count: int, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _blinks(count: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """A blink every three seconds or so, five frames long, (T,)."""
+    """Draw the strength of the blinks, (T,): about one in three seconds, each five frames long."""
     blinks = np.zeros(count + 5)
     start = int(rng.integers(10, 75))
     while start < count:
@@ -176,8 +182,10 @@ def _blinks(count: int, rng: np.random.Generator) -> NDArray[np.float64]:
     return blinks[:count]
 
 
-def _views(camera: Camera, rig: FaceRig, count: int, size: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """For each frame, the affine map from its pixels to the photograph's, (T, 2, 3): head motion and camera."""
+def _frame_transforms(
+    camera: Camera, rig: FaceRig, count: int, size: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Draw the affine map from frame pixels to photograph pixels, (T, 2, 3): head motion and camera."""
     time = np.arange(count) / FRAMES_PER_SECOND
 
     def sway(extent: float) -> NDArray[np.float64]:
@@ -198,8 +206,10 @@ def _views(camera: Camera, rig: FaceRig, count: int, size: int, rng: np.random.G
     return np.concatenate([turn, origin[:, :, None]], axis=2)
 
 
-def _shoot(rig: FaceRig, offsets: NDArray[np.float32], view: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
-    """One frame of the warped photograph, (size, size, 3)."""
+def _render_frame(
+    rig: FaceRig, offsets: NDArray[np.float32], view: NDArray[np.float64], size: int
+) -> NDArray[np.uint8]:
+    """Render one frame of the warped photograph, (size, size, 3)."""
     left, top, _, _ = rig.box
     into_box = view - np.array([[0, 0, left], [0, 0, top]])
     warp = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
@@ -211,8 +221,8 @@ def _shoot(rig: FaceRig, offsets: NDArray[np.float32], view: NDArray[np.float64]
     return frame
 
 
-class _Light:
-    """A speaker's light and camera noise over one clip."""
+class _Lighting:
+    """Lighting and camera noise of one clip."""
 
     def __init__(self, camera: Camera, count: int, size: int, rng: np.random.Generator) -> None:
         across = np.linspace(-0.5, 0.5, size, dtype=np.float32)
@@ -225,8 +235,8 @@ class _Light:
         self._flicker = 1 + 0.01 * np.sin(np.arange(count) * rng.uniform(0.2, 0.5))
         self._grain = rng.normal(0, camera.grain, (4, size, size, 1)).astype(np.float32)
 
-    def shine(self, frame: NDArray[np.uint8], index: int) -> NDArray[np.uint8]:
-        """The frame as the camera sees it."""
+    def apply(self, frame: NDArray[np.uint8], index: int) -> NDArray[np.uint8]:
+        """Apply tone curve, light gradient, flicker and noise to frame number ``index``."""
         lit = self._tones[frame] * self._plane * np.float32(self._flicker[index]) + self._grain[index % 4]
-        seen: NDArray[np.uint8] = np.clip(lit, 0, 255).astype(np.uint8)
-        return seen
+        result: NDArray[np.uint8] = np.clip(lit, 0, 255).astype(np.uint8)
+        return result

@@ -1,4 +1,4 @@
-"""Speech by eSpeak NG, called in its own library through ctypes, and what a clip's sound is made of."""
+"""Synthesise the sound of a clip: speech by eSpeak NG, called through ctypes, and room noise."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from ecmf_pipeline.corpora.sample.plan import Prosody
 from ecmf_pipeline.corpora.sample.scene import Voice
 
 SAMPLE_RATE = 16_000
-"""Samples a second of everything this module returns."""
+"""Samples per second of all sound that this module returns."""
 
 LEVEL = 0.09
-"""Root mean square of speech at a gain of 0 dB, of full scale 1."""
+"""Root mean square of speech at a gain of 0 dB; full scale is 1."""
 
 _SYNCHRONOUS, _UTF8, _BY_CHARACTER = 2, 1, 1  # espeak_AUDIO_OUTPUT, espeakCHARS_*, espeak_POSITION_TYPE
 _RATE, _VOLUME, _PITCH, _SPAN = 1, 2, 3, 4  # espeak_PARAMETER of speak_lib.h
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
-# Flutter, roughness and breath are off: they are drawn from a state that the library carries from call to call.
+# Flutter, roughness and breath are off: their random state persists between calls of the library.
 _VOICE_FILE = """\
 name sample
 language en-us
@@ -48,16 +48,16 @@ tone 600 170 1200 135 2000 {tone} 4000 {tone}
 
 
 class Synthesizer:
-    """eSpeak NG; one at a time in a process, since the library keeps global state.
+    """Speech synthesis by eSpeak NG. Use one instance per process at a time: the library has global state.
 
     Raises:
-        RuntimeError: When the library does not start.
+        RuntimeError: If the library does not start.
     """
 
     def __init__(self) -> None:
         self._library = ctypes.CDLL(espeakng_loader.get_library_path())
         self._received: list[NDArray[np.int16]] = []
-        self._callback = _CALLBACK(self._receive)  # kept, since the library holds only its address
+        self._callback = _CALLBACK(self._receive)  # keeps a reference: the library stores only the address
         self._folder = tempfile.TemporaryDirectory(prefix="espeak-voice-")
         self._native_rate = int(
             self._library.espeak_Initialize(_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0)
@@ -76,7 +76,7 @@ class Synthesizer:
         self._folder.cleanup()
 
     def speak(self, text: str, voice: Voice, prosody: Prosody) -> NDArray[np.float32]:
-        """Say ``text``: mono samples at `SAMPLE_RATE`, without silence at the ends, (n,)."""
+        """Synthesise ``text`` as mono samples at `SAMPLE_RATE`, without silence at the ends, (n,)."""
         path = Path(self._folder.name) / "voice"
         path.write_text(_voice_file(voice, prosody.effort), encoding="ascii")
         self._call("espeak_SetVoiceByFile", str(path).encode())
@@ -92,7 +92,7 @@ class Synthesizer:
         self._call("espeak_Synth", content, len(content) + 1, 0, _BY_CHARACTER, 0, _UTF8, None, None)
         self._call("espeak_Synchronize")
         native = np.concatenate(self._received).astype(np.float64) / 32768
-        return _level(_trim(resample_poly(native, SAMPLE_RATE, self._native_rate)), prosody.gain)
+        return _normalise_level(_trim(resample_poly(native, SAMPLE_RATE, self._native_rate)), prosody.gain)
 
     def _receive(self, samples: Any, count: int, _events: Any) -> int:
         if samples and count > 0:
@@ -107,7 +107,7 @@ class Synthesizer:
 def speak_within(
     synthesizer: Synthesizer, text: str, voice: Voice, prosody: Prosody, seconds: float
 ) -> NDArray[np.float32]:
-    """Say ``text`` in at most ``seconds``: faster if need be, and cut off at the end when that is not enough."""
+    """Synthesise ``text`` in at most ``seconds``: raise the rate if it is too long, then cut the end if necessary."""
     for _ in range(3):
         samples = synthesizer.speak(text, voice, prosody)
         excess = len(samples) / (seconds * SAMPLE_RATE)
@@ -121,30 +121,30 @@ def speak_within(
     return samples
 
 
-def lay_over_room(
+def add_room_noise(
     speech: NDArray[np.float32], start: int, length: int, room: float, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Put speech into a room's low noise.
+    """Add room noise before, during and after speech.
 
     Args:
         speech: Mono samples, (n,).
-        start: Sample at which it begins.
-        length: Samples in all.
-        room: Level of the noise, in decibels of full scale.
-        rng: Source of the noise.
+        start: Sample at which the speech begins.
+        length: Number of samples of the result.
+        room: Level of the noise, in dBFS.
+        rng: Random generator of the noise.
 
     Returns:
         Samples within -1..1, (length,).
     """
     white = rng.normal(size=length + 1)
-    noise = (white[1:] + white[:-1]) / np.sqrt(2) * 10 ** (room / 20)  # duller than white
+    noise = (white[1:] + white[:-1]) / np.sqrt(2) * 10 ** (room / 20)  # low-pass filtered
     noise[start : start + len(speech)] += speech
     clipped: NDArray[np.float32] = np.clip(noise, -1, 1).astype(np.float32)
     return clipped
 
 
 def loudness(samples: NDArray[np.float32], frames: int) -> NDArray[np.float64]:
-    """How loud each of ``frames`` equal stretches is, relative to the loudest and smoothed, 0-1, (frames,)."""
+    """Return the smoothed loudness of each of ``frames`` equal segments, relative to the loudest, 0-1, (frames,)."""
     edges = np.linspace(0, len(samples), frames + 1).astype(int)
     power = np.array([np.mean(samples[a:b].astype(np.float64) ** 2) for a, b in pairwise(edges)])
     smooth = np.convolve(np.sqrt(power), [0.25, 0.5, 0.25], mode="same")
@@ -163,8 +163,8 @@ def _trim(samples: NDArray[np.float64]) -> NDArray[np.float64]:
     return samples[loud[0] : loud[-1] + 1] if len(loud) else samples
 
 
-def _level(samples: NDArray[np.float64], gain: float) -> NDArray[np.float32]:
-    """Bring speech to `LEVEL` and its gain; peaks are rounded off, as a microphone does."""
+def _normalise_level(samples: NDArray[np.float64], gain: float) -> NDArray[np.float32]:
+    """Scale speech to `LEVEL` and its gain, with soft clipping of peaks."""
     scaled = samples / max(float(np.sqrt(np.mean(samples**2))), 1e-6) * LEVEL * 10 ** (gain / 20)
     soft: NDArray[np.float32] = np.tanh(scaled).astype(np.float32)
     return soft

@@ -1,4 +1,4 @@
-"""A corpus of eight small clips, drawn once."""
+"""A corpus of eight small clips, rendered once."""
 
 from __future__ import annotations
 

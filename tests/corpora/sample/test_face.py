@@ -16,14 +16,14 @@ def test_photograph_at_rest_is_not_warped(rig: FaceRig) -> None:
 
 
 @pytest.mark.parametrize("label", SHARES)
-def test_expressions_move_the_face_and_not_what_is_around_it(rig: FaceRig, label: str) -> None:
+def test_expressions_move_the_face_only(rig: FaceRig, label: str) -> None:
     offsets = rig.warp(rig.displacement(EXPRESSIONS[label]))
     border = np.concatenate([offsets[0], offsets[-1], offsets[:, 0], offsets[:, -1]])
     assert not border.any()
     assert 1 < np.abs(offsets).max() < 25
 
 
-def test_warp_fetches_a_landmark_from_where_it_was(rig: FaceRig) -> None:
+def test_warp_offset_points_to_source_of_landmark(rig: FaceRig) -> None:
     displacement = rig.displacement({"corner_raise": 1.0})
     point = int(np.argmax(np.abs(displacement).sum(axis=1)))
     column, row = np.round(rig.points[point] + displacement[point]).astype(int) - np.array(rig.box[:2])
@@ -37,15 +37,15 @@ def test_expression_at_no_strength_is_neutral() -> None:
     assert expression({"angry": 1.0}, 1.0)["brow_lower"] == EXPRESSIONS["angry"]["brow_lower"]
 
 
-def test_face_and_voice_are_drawn_apart() -> None:
+def test_face_and_voice_are_independent() -> None:
     rng = np.random.default_rng(0)
-    drawn = [(draw_acting("happy", 0.3, rng), draw_acting("happy", 0.3, rng)) for _ in range(2000)]
-    weak = np.array([[face["happy"] < 0.35, voice["happy"] < 0.35] for face, voice in drawn])
+    pairs = [(draw_acting("happy", 0.3, rng), draw_acting("happy", 0.3, rng)) for _ in range(2000)]
+    weak = np.array([[face["happy"] < 0.35, voice["happy"] < 0.35] for face, voice in pairs])
     assert weak.mean(axis=0) == pytest.approx(0.3, abs=0.04)
     assert abs(np.corrcoef(weak.T)[0, 1]) < 0.07
 
 
-def test_speakers_differ_and_come_back(rig: FaceRig) -> None:
+def test_speakers_differ_and_are_reproducible(rig: FaceRig) -> None:
     first, again, second = (draw_speaker(rig, number, 7) for number in (0, 0, 1))
     assert np.array_equal(first.identity, again.identity)
     assert first.voice == again.voice
@@ -54,7 +54,7 @@ def test_speakers_differ_and_come_back(rig: FaceRig) -> None:
     assert not first.identity[~rig.is_landmark].any()
 
 
-def test_frames_move_and_show_no_empty_border(rig: FaceRig) -> None:
+def test_frames_move_without_empty_border(rig: FaceRig) -> None:
     frames = list(render(rig, draw_speaker(rig, 1, 7), {"sad": 1.0}, np.zeros(20), 128, np.random.default_rng(1)))
     assert {(frame.shape, frame.dtype.name) for frame in frames} == {((128, 128, 3), "uint8")}
     assert len(frames) == 20

@@ -11,7 +11,7 @@ from mediapipe.tasks.python import BaseOptions, vision
 from ecmf_pipeline.core.errors import CorpusError, ModelError
 from ecmf_pipeline.corpora.sample.config import SampleConfig
 from ecmf_pipeline.corpora.sample.face import FaceRig
-from ecmf_pipeline.corpora.sample.generate import SampleSummary, draw_clip, generate
+from ecmf_pipeline.corpora.sample.generate import SampleSummary, generate, render_clip
 from ecmf_pipeline.corpora.sample.plan import plan_clips
 from ecmf_pipeline.corpora.sample.speech import Synthesizer
 
@@ -27,7 +27,7 @@ def contents(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def test_layout_is_mers_raw_one(sample_corpus: Sample) -> None:
+def test_sample_has_mer_layout(sample_corpus: Sample) -> None:
     root, _ = sample_corpus
     names = [f"sample_{index:05d}" for index in range(8)]
     tables = {"track1_train_disdim.csv", "track_all_candidates.csv", "subtitle_chieng.csv", "groups.csv", "gold.csv"}
@@ -42,7 +42,7 @@ def test_layout_is_mers_raw_one(sample_corpus: Sample) -> None:
     }
 
 
-def test_tables_say_what_was_planned(sample_corpus: Sample, sample_config: SampleConfig) -> None:
+def test_tables_match_the_plan(sample_corpus: Sample, sample_config: SampleConfig) -> None:
     root, summary = sample_corpus
     plans = plan_clips(sample_config)
     gold, given = column(root / "gold.csv", "discrete"), column(root / "track1_train_disdim.csv", "discrete")
@@ -57,12 +57,12 @@ def test_tables_say_what_was_planned(sample_corpus: Sample, sample_config: Sampl
     assert (summary.written, summary.reused) == (8, 0)
 
 
-def test_readme_says_synthetic_and_names_the_sources(sample_corpus: Sample) -> None:
+def test_readme_names_synthetic_origin_and_sources(sample_corpus: Sample) -> None:
     text = (sample_corpus[0] / "README.txt").read_text(encoding="utf-8")
     assert all(word in text for word in ("synthetic", "Eileen Collins", "public\n", "eSpeak NG", "Apache-2.0"))
 
 
-def test_streams(sample_corpus: Sample, sample_config: SampleConfig) -> None:
+def test_clips_have_expected_streams(sample_corpus: Sample, sample_config: SampleConfig) -> None:
     root, _ = sample_corpus
     silent = 0
     for path in sorted((root / "video").iterdir()):
@@ -80,10 +80,10 @@ def test_streams(sample_corpus: Sample, sample_config: SampleConfig) -> None:
     assert silent == 1
 
 
-def test_face_is_found_in_nearly_every_frame(sample_corpus: Sample, face_landmarker: Path) -> None:
+def test_face_is_detected_in_nearly_every_frame(sample_corpus: Sample, face_landmarker: Path) -> None:
     path = face_landmarker.with_name("face_detector.tflite")
     options = vision.FaceDetectorOptions(base_options=BaseOptions(model_asset_path=str(path)))
-    frames = found = 0
+    frames = detected = 0
     with vision.FaceDetector.create_from_options(options) as detector:
         for clip in (sample_corpus[0] / "video").iterdir():
             with av.open(clip) as container:
@@ -92,21 +92,21 @@ def test_face_is_found_in_nearly_every_frame(sample_corpus: Sample, face_landmar
                         image_format=mediapipe.ImageFormat.SRGB, data=frame.to_ndarray(format="rgb24")
                     )
                     frames += 1
-                    found += bool(detector.detect(image).detections)
+                    detected += bool(detector.detect(image).detections)
     assert frames >= 8 * 50
-    assert found / frames >= 0.95
+    assert detected / frames >= 0.95
 
 
-def test_any_order_and_any_number_of_workers_give_the_same_bytes(
+def test_clips_do_not_depend_on_order_or_workers(
     sample_corpus: Sample, sample_config: SampleConfig, rig: FaceRig, synthesizer: Synthesizer
 ) -> None:
     plans = plan_clips(sample_config)
     for index in (6, 1, 6):
-        drawn = draw_clip(plans[index], sample_config, rig, synthesizer)
-        assert drawn == (sample_corpus[0] / "video" / f"sample_{index:05d}.mp4").read_bytes()
+        rendered = render_clip(plans[index], sample_config, rig, synthesizer)
+        assert rendered == (sample_corpus[0] / "video" / f"sample_{index:05d}.mp4").read_bytes()
 
 
-def test_second_run_draws_nothing(sample_copy: Path, sample_config: SampleConfig, face_landmarker: Path) -> None:
+def test_second_run_renders_nothing(sample_copy: Path, sample_config: SampleConfig, face_landmarker: Path) -> None:
     before = contents(sample_copy)
     times = {path: path.stat().st_mtime_ns for path in (sample_copy / "video").iterdir()}
     summary = generate(sample_config, sample_copy, face_landmarker=face_landmarker, workers=2)
@@ -115,9 +115,7 @@ def test_second_run_draws_nothing(sample_copy: Path, sample_config: SampleConfig
     assert {path: path.stat().st_mtime_ns for path in (sample_copy / "video").iterdir()} == times
 
 
-def test_interrupted_run_goes_on_where_it_stopped(
-    sample_copy: Path, sample_config: SampleConfig, face_landmarker: Path
-) -> None:
+def test_interrupted_run_is_resumed(sample_copy: Path, sample_config: SampleConfig, face_landmarker: Path) -> None:
     before = contents(sample_copy)
     (sample_copy / "video" / "sample_00002.mp4").unlink()
     (sample_copy / "gold.csv").unlink()
@@ -126,7 +124,7 @@ def test_interrupted_run_goes_on_where_it_stopped(
     assert contents(sample_copy) == before
 
 
-def test_other_settings_write_the_corpus_anew(sample_copy: Path, face_landmarker: Path) -> None:
+def test_other_settings_regenerate_the_corpus(sample_copy: Path, face_landmarker: Path) -> None:
     before = contents(sample_copy)
     config = SampleConfig(labelled=2, unlabeled=0, size=128, seed=4)
     summary = generate(config, sample_copy, face_landmarker=face_landmarker, workers=1)
@@ -137,18 +135,21 @@ def test_other_settings_write_the_corpus_anew(sample_copy: Path, face_landmarker
     assert after["video/sample_00000.mp4"] != before["video/sample_00000.mp4"]
 
 
-def test_another_corpus_is_not_overwritten(tmp_path: Path, face_landmarker: Path) -> None:
+def test_other_corpus_is_not_overwritten(tmp_path: Path, face_landmarker: Path) -> None:
     (tmp_path / "video").mkdir()
     (tmp_path / "video" / "sample_00000.mp4").write_bytes(b"somebody's clip")
-    with pytest.raises(CorpusError, match="not the sample's"):
+    with pytest.raises(CorpusError) as caught:
         generate(SampleConfig(labelled=1), tmp_path, face_landmarker=face_landmarker, workers=1)
+    assert str(tmp_path) in caught.value.message
     assert contents(tmp_path) == {"video/sample_00000.mp4": b"somebody's clip"}
 
 
-def test_absent_and_damaged_weights_are_named(tmp_path: Path) -> None:
+def test_missing_and_damaged_weights_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "face_landmarker.task"
     for content in (None, b"not a model"):
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(ModelError, match=r"face_landmarker\.task"):
+        with pytest.raises(ModelError) as caught:
             generate(SampleConfig(labelled=1), tmp_path / "sample", face_landmarker=path, workers=1)
+        assert str(path) in caught.value.message
+        assert caught.value.command == "ecmf-pipe models"

@@ -12,28 +12,28 @@ from ecmf_pipeline.corpora.sample.config import SampleConfig
 from ecmf_pipeline.corpora.sample.plan import AMBIGUOUS, SHARES, plan_clips, read_transcripts
 
 
-def test_labels_are_the_challenges() -> None:
+def test_labels_are_those_of_the_challenge() -> None:
     assert tuple(SHARES) == MER_LABELS
     assert sum(SHARES.values()) == pytest.approx(1)
 
 
-def test_there_are_several_dozen_plain_transcripts_an_emotion() -> None:
+def test_each_emotion_has_at_least_36_transcripts() -> None:
     transcripts = read_transcripts()
     assert set(transcripts) == {*SHARES, AMBIGUOUS}
     assert all(len(set(transcripts[label])) >= 36 for label in SHARES)
 
 
-def test_no_transcript_stands_under_two_emotions() -> None:
+def test_transcripts_are_distinct_across_emotions() -> None:
     spoken = [" ".join(line.lower().split()) for lines in read_transcripts().values() for line in lines]
     assert len(set(spoken)) == len(spoken)
 
 
-def test_transcripts_are_ascii_without_space_around_them() -> None:
+def test_transcripts_are_stripped_ascii() -> None:
     for lines in read_transcripts().values():
         assert all(line.isascii() and line == line.strip() and line for line in lines)
 
 
-def test_default_corpus_is_skewed_and_leaves_no_class_rare() -> None:
+def test_default_corpus_is_imbalanced_without_rare_classes() -> None:
     plans = plan_clips(SampleConfig())
     for part in (plans[:96], plans[96:]):
         counts = Counter(plan.gold_label for plan in part)
@@ -47,12 +47,12 @@ def test_each_speaker_acts_every_emotion_in_the_default_corpus() -> None:
     assert len(acted) == 8 * 6
 
 
-def test_default_corpus_says_no_plain_line_twice() -> None:
+def test_default_corpus_repeats_no_line() -> None:
     counts = Counter(plan.spoken for plan in plan_clips(SampleConfig()))
     assert max(counts.values()) == 1
 
 
-def test_awkward_clips_lack_sound_or_words_but_not_both() -> None:
+def test_no_clip_lacks_both_sound_and_transcript() -> None:
     plans = plan_clips(SampleConfig())
     silent = {plan.index for plan in plans if not plan.has_audio}
     untranscribed = {plan.index for plan in plans if not plan.transcript}
@@ -60,10 +60,10 @@ def test_awkward_clips_lack_sound_or_words_but_not_both() -> None:
     assert not silent & untranscribed
 
 
-def test_ambiguous_share_is_kept() -> None:
-    vague = set(read_transcripts()[AMBIGUOUS])
+def test_ambiguous_share_is_exact() -> None:
+    ambiguous = set(read_transcripts()[AMBIGUOUS])
     plans = plan_clips(SampleConfig(ambiguous=0.5))
-    assert sum(plan.spoken in vague for plan in plans) == 72
+    assert sum(plan.spoken in ambiguous for plan in plans) == 72
 
 
 @given(
@@ -73,9 +73,7 @@ def test_ambiguous_share_is_kept() -> None:
     seed=st.integers(0, 2**40),
     speakers=st.integers(1, 20),
 )
-def test_exactly_the_asked_share_of_given_labels_is_wrong(
-    labelled: int, unlabeled: int, noise: float, seed: int, speakers: int
-) -> None:
+def test_share_of_wrong_labels_is_exact(labelled: int, unlabeled: int, noise: float, seed: int, speakers: int) -> None:
     config = SampleConfig(labelled=labelled, unlabeled=unlabeled, noise=noise, seed=seed, speakers=speakers)
     plans = plan_clips(config)
     given_plans = [plan for plan in plans if plan.given_label]

@@ -7,19 +7,19 @@ import pytest
 
 from ecmf_pipeline.corpora.sample.plan import Prosody
 from ecmf_pipeline.corpora.sample.scene import Voice
-from ecmf_pipeline.corpora.sample.speech import SAMPLE_RATE, Synthesizer, lay_over_room, loudness, speak_within
+from ecmf_pipeline.corpora.sample.speech import SAMPLE_RATE, Synthesizer, add_room_noise, loudness, speak_within
 
 VOICE = Voice(hertz=(100, 150), formants=(100, 100, 100), tone=90, rate=175, pitch=42, span=50, room=-55)
 LINE = "The bus stops here every twenty minutes."
 
 
-def test_the_same_line_sounds_the_same_whatever_was_said_before(synthesizer: Synthesizer) -> None:
+def test_speech_does_not_depend_on_previous_calls(synthesizer: Synthesizer) -> None:
     first = synthesizer.speak(LINE, VOICE, Prosody())
     synthesizer.speak("Wow! Really?", replace(VOICE, hertz=(150, 240), tone=60), Prosody(pitch=40, span=30))
     assert np.array_equal(synthesizer.speak(LINE, VOICE, Prosody()), first)
 
 
-def test_prosody_is_heard(synthesizer: Synthesizer) -> None:
+def test_prosody_changes_the_sound(synthesizer: Synthesizer) -> None:
     plain = synthesizer.speak(LINE, VOICE, Prosody())
     assert len(synthesizer.speak(LINE, VOICE, Prosody(rate=60))) < 0.85 * len(plain)
     louder = synthesizer.speak(LINE, VOICE, Prosody(gain=6))
@@ -28,22 +28,22 @@ def test_prosody_is_heard(synthesizer: Synthesizer) -> None:
 
 
 def pitch(samples: np.ndarray) -> float:
-    """Fundamental frequency by the autocorrelation of the whole, in hertz."""
+    """Estimate the fundamental frequency by autocorrelation, in hertz."""
     spectrum = np.abs(np.fft.rfft(samples, 2 * len(samples))) ** 2
     lags = np.fft.irfft(spectrum)[SAMPLE_RATE // 400 : SAMPLE_RATE // 60]
     return float(SAMPLE_RATE / (np.argmax(lags) + SAMPLE_RATE // 400))
 
 
 @pytest.mark.parametrize("seconds", [0.3, 1.5, 4.0])
-def test_speech_is_fitted_into_the_time_there_is(synthesizer: Synthesizer, seconds: float) -> None:
+def test_speech_fits_into_the_given_time(synthesizer: Synthesizer, seconds: float) -> None:
     samples = speak_within(synthesizer, LINE, VOICE, Prosody(rate=-40), seconds)
     assert 0 < len(samples) <= seconds * SAMPLE_RATE
     assert np.abs(samples).max() > 0.1
 
 
-def test_room_surrounds_speech_with_low_noise() -> None:
+def test_room_noise_surrounds_speech() -> None:
     speech = np.full(1000, 0.5, np.float32)
-    sound = lay_over_room(speech, 2000, 8000, -60, np.random.default_rng(0))
+    sound = add_room_noise(speech, 2000, 8000, -60, np.random.default_rng(0))
     assert sound.shape == (8000,)
     assert np.sqrt(np.mean(sound[:2000] ** 2)) == pytest.approx(0.001, rel=0.2)
     assert sound[2000:3000].mean() == pytest.approx(0.5, abs=0.01)

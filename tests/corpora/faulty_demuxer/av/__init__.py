@@ -1,8 +1,8 @@
-"""PyAV with faults: put first on PYTHONPATH, it hangs, crashes and runs out of memory on files of certain names.
+"""A faulty PyAV: first on PYTHONPATH, it hangs, crashes or runs out of memory, depending on the file name.
 
-``*hangs*`` blocks in native code and never gives Python another turn; ``*segfaults*`` reads address 0; ``*aborts*`` is
-what a failed assertion in C does; ``*eats*`` asks for more memory than there is; ``*killed*`` is killed from outside.
-With ``once`` in the name they do so the first time only. Everything else goes to the real PyAV.
+``*hangs*`` blocks in native code and holds the interpreter lock; ``*segfaults*`` reads address 0; ``*aborts*`` aborts
+like a failed assertion in C; ``*eats*`` runs out of memory; ``*killed*`` is killed by a signal. With ``once`` in the
+name, the fault occurs the first time only. All other calls use the real PyAV.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 
 def _hang() -> None:
-    ctypes.PyDLL(None).pause()  # PyDLL, unlike CDLL, keeps the interpreter's lock
+    ctypes.PyDLL(None).pause()  # PyDLL, unlike CDLL, holds the interpreter lock
 
 
 def _segfault() -> None:
@@ -46,12 +46,12 @@ def _real_av() -> ModuleType:
     if spec is None or spec.loader is None:
         raise ModuleNotFoundError("No module named 'av'", name="av")
     module = importlib.util.module_from_spec(spec)
-    sys.modules["av"] = module  # which is what `import av` then gives
+    sys.modules["av"] = module  # `import av` returns it from now on
     spec.loader.exec_module(module)
     return module
 
 
-def _strike(path: Path) -> None:
+def _trigger_fault(path: Path) -> None:
     with Path(os.environ["ECMF_OPENED"]).open("a") as opened:
         opened.write(f"{path.name}\n")
     for name, fault in _FAULTS.items():
@@ -69,7 +69,7 @@ _open = _av.open
 
 
 def _faulty_open(file: Any, *arguments: Any, **options: Any) -> Any:
-    _strike(Path(str(file).removeprefix("file:")))
+    _trigger_fault(Path(str(file).removeprefix("file:")))
     return _open(file, *arguments, **options)
 
 

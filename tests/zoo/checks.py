@@ -1,4 +1,4 @@
-"""What became of a file: right, or set aside with a reason."""
+"""Check whether a file is decoded correctly or refused with a reason."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tests.zoo.films import Film
 SAMPLES = 4
 
 
-def pictures_of(path: Path, film: Film, reader: str) -> tuple[str, str]:
-    """``right``, ``wrong`` or a reason, and what there is to say about it."""
+def check_pictures(path: Path, film: Film, reader: str) -> tuple[str, str]:
+    """Return ``right``, ``wrong`` or the reason of the error, and a message."""
     try:
-        # The films are judged at the size that they have.
+        # Without scaling, so that the pictures can be compared with the film.
         frames, times = read_frames(path, MediaConfig(frames=SAMPLES, reader=reader, max_side=4096))
     except ClipError as error:
         return error.reason, str(error)
-    faults = film.faults(frames, times, SAMPLES)
+    faults = film.picture_faults(frames, times, SAMPLES)
     return ("wrong", "; ".join(faults)) if faults else ("right", "")
 
 
-def sound_of(path: Path, film: Film) -> tuple[str, str]:
-    """The same of the sound."""
+def check_sound(path: Path, film: Film) -> tuple[str, str]:
+    """Return the same for the sound."""
     try:
         samples = read_audio(path)
     except ClipError as error:

@@ -1,4 +1,4 @@
-"""The zoo through the command line."""
+"""Run `index` and `extract` on the zoo through the command line."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from types import MappingProxyType
 import yaml
 
 from tests.zoo.films import Film
-from tests.zoo.specimens import Specimen, build, healthy
+from tests.zoo.specimens import Specimen, write_healthy, write_zoo
 
 REPOSITORY = Path(__file__).parents[2]
 FAULTY_DECODER = REPOSITORY / "tests" / "media" / "faulty_decoder"
-BROKEN_BY_THE_DECODER: Mapping[str, str] = MappingProxyType(
+DECODER_FAULTS: Mapping[str, str] = MappingProxyType(
     {"hangs": "ClipTimeout", "segfaults": "WorkerCrashed", "aborts": "WorkerCrashed", "eats": "OutOfMemory"}
 )
-"""Clips on which the faulty decoder fails every time, and the reason to be given."""
+"""Clips on which the faulty decoder always fails, with the expected reason."""
 
-BROKEN_ONCE = "segfaults_once"
+DECODER_FAULT_ONCE = "segfaults_once"
 BRANCHES = ("global", "audio")
 SECONDS = 4.0
-"""A clip's time, for a busy machine: a 4K clip takes half a second on an idle one."""
+"""Timeout of a clip, with a margin for a busy machine: a 4K clip takes half a second on an idle one."""
 
 
 @dataclass(frozen=True)
 class ZooRun:
-    """The zoo beside healthy clips and clips on which the decoder fails, indexed and extracted.
+    """An indexed and extracted corpus: the zoo, valid clips, and clips on which the decoder fails.
 
     Attributes:
         project: The project folder.
         specimens: The zoo.
-        films: The healthy clips by id.
-        stderr: What `extract` wrote to standard error.
+        films: The valid clips by id.
+        stderr: Standard error of `extract`.
     """
 
     project: Path
@@ -47,42 +47,42 @@ class ZooRun:
 
 
 def run_zoo(folder: Path, models: Path) -> ZooRun:
-    """Make the zoo in a folder and run `index` and `extract` on it with two workers."""
-    films = healthy(folder / "clips")
-    for name in (*BROKEN_BY_THE_DECODER, BROKEN_ONCE):
+    """Write the zoo into a folder and run `index` and `extract` on it with two workers."""
+    films = write_healthy(folder / "clips")
+    for name in (*DECODER_FAULTS, DECODER_FAULT_ONCE):
         Film().write(folder / "clips" / f"{name}.mp4")
-    specimens = build(folder / "clips")
+    specimens = write_zoo(folder / "clips")
     project = new_project(folder / "project", models, folder / "clips", {"clip_timeout": SECONDS})
     path = os.pathsep.join([str(FAULTY_DECODER), *filter(None, [os.environ.get("PYTHONPATH")])])
-    for words in (("index",), (*extract_words(), "--workers", "2")):
-        done = ecmf_pipe(project, *words, PYTHONPATH=path)
+    for arguments in (("index",), (*extract_arguments(), "--workers", "2")):
+        done = ecmf_pipe(project, *arguments, PYTHONPATH=path)
         if done.returncode:
             raise AssertionError(done.stderr)
     return ZooRun(project, specimens, films, done.stderr)
 
 
-def extract_words() -> list[str]:
-    """`extract` of the branches that are judged."""
+def extract_arguments() -> list[str]:
+    """Return the `extract` command for the tested branches."""
     return ["extract", *(word for branch in BRANCHES for word in ("--modality", branch))]
 
 
 def new_project(folder: Path, models: Path, clips: Path, extract: Mapping[str, float]) -> Path:
-    """A project folder without DVC, which these verbs do not need."""
+    """Create a project folder without DVC, which the tested commands do not need."""
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "models").symlink_to(models.resolve())
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     params["corpus"] |= {"kind": "folder", "root": str(clips)}
-    params["media"] |= {"frames": 4, "max_side": 320, "reader": "decord"}  # the one that is made faulty
+    params["media"] |= {"frames": 4, "max_side": 320, "reader": "decord"}  # the faulty decoder replaces decord
     params["index"]["max_quarantined"] = 1.0
     params["extract"] |= {"max_quarantined": 1.0, **extract}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     return folder
 
 
-def ecmf_pipe(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run one verb in a project folder."""
+def ecmf_pipe(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run one command in a project folder."""
     return subprocess.run(
-        [sys.executable, "-m", "ecmf_pipeline", *words],
+        [sys.executable, "-m", "ecmf_pipeline", *arguments],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -92,6 +92,6 @@ def ecmf_pipe(folder: Path, *words: str, **environment: str) -> subprocess.Compl
 
 
 def quarantined(project: Path, stage: str) -> dict[str, dict[str, str]]:
-    """The rows of one quarantine table, by clip id."""
+    """Read one quarantine table: its rows by clip id."""
     with (project / f"data/quarantine/{stage}.csv").open(newline="", encoding="utf-8") as file:
         return {row["clip_id"]: row for row in csv.DictReader(file)}
