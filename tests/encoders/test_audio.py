@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.encoders.audio import like_lengths, split_evenly
+from ecmf_pipeline.encoders.audio import group_by_length, split_evenly
 from ecmf_pipeline.encoders.config import AudioConfig
 from ecmf_pipeline.encoders.registry import build_encoder
 
@@ -50,7 +50,7 @@ class TestAudio:
     @pytest.mark.parametrize("name", WAVES)
     def test_padding_changes_no_row(self, tiny: Path, sounds: list[NDArray[np.float32]], name: str) -> None:
         encoder = build_encoder(AudioConfig(model=str(tiny / name), layers="last4_sum", batch_size=4), "cpu")
-        encoder.most_padding = 9.0  # as many lengths in a batch as a GPU would never be given
+        encoder.max_padding = 9.0  # as many lengths in a batch as a GPU would never be given
         sounds = [*sounds, sounds[0][:15_900], sounds[2][:700]]
         for samples, encoding in zip(sounds, encoder.encode(sounds), strict=True):
             alone = rows_of_a_plain_script(tiny / name, samples, "last4_sum")
@@ -182,6 +182,6 @@ def test_windows_are_equal_but_for_a_sample(count: int, longest: int, lengths: l
 
 def test_batches_hold_like_lengths() -> None:
     lengths = [100, 50, 104, 105, 106, 52, 100]
-    assert list(like_lengths(lengths, 0.05)) == [[1, 5], [0, 6, 2, 3], [4]]
-    assert list(like_lengths(lengths, 0.0)) == [[1], [5], [0, 6], [2], [3], [4]]
-    assert list(like_lengths([], 0.5)) == []
+    assert list(group_by_length(lengths, 0.05)) == [[1, 5], [0, 6, 2, 3], [4]]
+    assert list(group_by_length(lengths, 0.0)) == [[1], [5], [0, 6], [2], [3], [4]]
+    assert list(group_by_length([], 0.5)) == []

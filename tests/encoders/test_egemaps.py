@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.encoders.config import EgemapsConfig
-from ecmf_pipeline.encoders.embedded.egemaps import FEWEST_SAMPLES, EgemapsEncoder
+from ecmf_pipeline.encoders.embedded.egemaps import MIN_SAMPLES, EgemapsEncoder
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +27,13 @@ def test_silence_is_described(encoder: EgemapsEncoder) -> None:
     assert encoder.encode([np.zeros(16_000, np.float32)])[0].values.shape == (1, 88)
 
 
-@pytest.mark.parametrize("samples", [0, 1, FEWEST_SAMPLES - 1])
+@pytest.mark.parametrize("samples", [0, 1, MIN_SAMPLES - 1])
 def test_what_is_too_short_has_no_row(encoder: EgemapsEncoder, samples: int) -> None:
     assert encoder.encode([np.full(samples, 0.1, np.float32)])[0].values.shape == (0, 88)
 
 
 def test_the_shortest_sound_has_one(encoder: EgemapsEncoder) -> None:
-    noise = np.random.default_rng(0).normal(0, 0.1, FEWEST_SAMPLES).astype(np.float32)
+    noise = np.random.default_rng(0).normal(0, 0.1, MIN_SAMPLES).astype(np.float32)
     assert encoder.encode([noise])[0].values.shape == (1, 88)
 
 

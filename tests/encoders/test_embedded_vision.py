@@ -134,7 +134,7 @@ class TestFace:
         path = models / "mini_xception" / "emotion_model.hdf5"
         plain = xception.MiniXception()
         with h5py.File(path, "r") as file:
-            plain.load_state_dict(xception.read_state(file["model_weights"]))
+            plain.load_state_dict(xception.read_keras_state(file["model_weights"]))
         faces = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
         with torch.inference_mode():
             for one, two in zip(plain.eval()(faces), xception.load_mini_xception(path)(faces), strict=True):

@@ -13,7 +13,7 @@ import pytest
 from ecmf_pipeline.core.clips import ClipText, Modality
 from ecmf_pipeline.core.errors import ModelError, ParamsError
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.encoders.base import Encoder, Encoding, join
+from ecmf_pipeline.encoders.base import Encoder, Encoding, join_encodings
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, best_precision
 from ecmf_pipeline.encoders.config import (
     AudioConfig,
@@ -39,37 +39,42 @@ def encoding(kept: list[int], width: int = 1, scale: float = 1.0) -> Encoding:
 
 
 def test_a_picture_has_a_row_where_every_member_describes_it():
-    joined = join([encoding([0, 2, 3, 5]), encoding([0, 1, 3, 4, 5], 2, 10)], [False, False], has_items=True)
+    joined = join_encodings(
+        [encoding([0, 2, 3, 5]), encoding([0, 1, 3, 4, 5], 2, 10)], [False, False], has_pictures=True
+    )
     assert joined.kept.tolist() == [0, 3, 5]
     assert joined.values.tolist() == [[0, 0, 0], [3, 30, 30], [5, 50, 50]]
 
 
 def test_the_row_of_a_whole_clip_stands_beside_each_row_of_the_others():
     whole = Encoding(np.array([[7.0, 8.0]], np.float32))
-    joined = join([encoding([1, 4]), whole], [False, True], has_items=True)
+    joined = join_encodings([encoding([1, 4]), whole], [False, True], has_pictures=True)
     assert joined.kept.tolist() == [1, 4]
     assert joined.values.tolist() == [[1, 7, 8], [4, 7, 8]]
-    assert join([whole, whole], [True, True], has_items=True).values.tolist() == [[7, 8, 7, 8]]
+    assert join_encodings([whole, whole], [True, True], has_pictures=True).values.tolist() == [[7, 8, 7, 8]]
 
 
 def test_a_single_row_of_one_picture_is_not_taken_for_one_of_the_whole_clip():
-    joined = join([encoding([0, 1, 2]), encoding([0])], [False, False], has_items=True)
+    joined = join_encodings([encoding([0, 1, 2]), encoding([0])], [False, False], has_pictures=True)
     assert joined.kept.tolist() == [0]
 
 
-@pytest.mark.parametrize("has_items", [True, False])
-def test_a_clip_that_one_member_does_not_describe_has_no_row(has_items):
-    joined = join([encoding([0, 1]), Encoding.empty(3)], [False, True], has_items=has_items)
+@pytest.mark.parametrize("has_pictures", [True, False])
+def test_a_clip_that_one_member_does_not_describe_has_no_row(has_pictures):
+    joined = join_encodings([encoding([0, 1]), Encoding.empty(3)], [False, True], has_pictures=has_pictures)
     assert joined.values.shape == (0, 4)
 
 
 def test_members_that_share_no_picture_describe_none():
-    assert join([encoding([0, 1]), encoding([2, 3])], [False, False], has_items=True).values.shape == (0, 2)
+    assert join_encodings([encoding([0, 1]), encoding([2, 3])], [False, False], has_pictures=True).values.shape == (
+        0,
+        2,
+    )
 
 
 def test_sound_at_different_rates_is_a_clear_error():
     with pytest.raises(ModelError, match=r"3 and 2 rows of one clip[\s\S]*one rate"):
-        join([encoding([0, 1, 2]), encoding([0, 1])], [False, False], has_items=False)
+        join_encodings([encoding([0, 1, 2]), encoding([0, 1])], [False, False], has_pictures=False)
 
 
 class JoinedContract(EncoderContract):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from skimage import data
 
-from ecmf_pipeline.faces.detector import INPUT_SIDE, views
+from ecmf_pipeline.faces.detector import INPUT_SIDE, detection_views
 
 SIDE = 95
 """Pixels of the astronaut's face, as the detector sees it."""
@@ -69,7 +69,7 @@ def test_the_full_range_finds_two_distant_people_where_the_short_range_finds_non
 def test_the_views_cover_the_picture_and_stay_in_it(width, height, reach):
     seen = np.zeros((height, width), int)
     small = np.zeros((height, width), int)
-    chosen = views(width, height, reach)
+    chosen = detection_views(width, height, reach)
     for view in chosen:
         left, top, across, down = view.box
         assert left >= 0

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ecmf_pipeline.faces.tracking import _FRONTAL, Detection, fit, landmark_quality
+from ecmf_pipeline.faces.tracking import _FRONTAL, Detection, frontal_fit, landmark_quality
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.sampling import read_frames
 
@@ -14,7 +14,7 @@ from ecmf_pipeline.media.sampling import read_frames
 def test_a_frontal_face_fits_however_it_is_moved_turned_and_scaled():
     angle = np.radians(25)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    assert fit((40 * _FRONTAL @ turn.T + [300, 200]).astype(np.float32)) == pytest.approx(1.0)
+    assert frontal_fit((40 * _FRONTAL @ turn.T + [300, 200]).astype(np.float32)) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("yaw", [15, 30, 45])
@@ -27,12 +27,12 @@ def test_a_face_that_is_turned_away_fits_less_the_further_it_turns(yaw):
         across = _FRONTAL[:, 0] * np.cos(angle) + depth * np.sin(angle)
         return np.stack([across, _FRONTAL[:, 1]], axis=1).astype(np.float32)
 
-    assert fit(seen(yaw)) < 0.8 * fit(seen(yaw - 15))
-    assert fit(seen(yaw)) == pytest.approx(fit(seen(-yaw)), abs=1e-6)
+    assert frontal_fit(seen(yaw)) < 0.8 * frontal_fit(seen(yaw - 15))
+    assert frontal_fit(seen(yaw)) == pytest.approx(frontal_fit(seen(-yaw)), abs=1e-6)
 
 
 def test_points_in_one_place_fit_nothing_and_unknown_ones_say_so():
-    assert fit(np.full((6, 2), 7, np.float32)) == 0.0
+    assert frontal_fit(np.full((6, 2), 7, np.float32)) == 0.0
     unknown = Detection((0, 0, 10, 10), 0.9, np.full((6, 2), np.nan, np.float32))
     assert np.isnan(landmark_quality(np.zeros((20, 20, 3), np.uint8), unknown))
 

@@ -12,7 +12,7 @@ from skimage import data
 
 from ecmf_pipeline.core.errors import FileUnreachable, UnusableFaceCrops
 from ecmf_pipeline.faces.config import CROP_MARGIN
-from ecmf_pipeline.faces.openface import SIDE, evenly, read_openface
+from ecmf_pipeline.faces.openface import SIDE, even_rows, read_openface
 
 
 def stored(path: Path, count: int) -> NDArray[np.uint8]:
@@ -54,7 +54,7 @@ def test_the_face_has_its_usual_share_of_the_crop(tmp_path, finder):
 
 @pytest.mark.parametrize(("length", "count", "rows"), [(3, 16, [0, 1, 2]), (1, 16, [0]), (16, 16, list(range(16)))])
 def test_fewer_crops_than_asked_for_are_each_taken_once(length, count, rows):
-    assert evenly(length, count).tolist() == rows
+    assert even_rows(length, count).tolist() == rows
 
 
 def test_all(tmp_path):

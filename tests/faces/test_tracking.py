@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ecmf_pipeline.faces.tracking import Detection, find_cuts, main_track, signature, unlikeness
+from ecmf_pipeline.faces.tracking import Detection, colour_signature, dissimilarity, find_cuts, main_track
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.sampling import read_frames
 
@@ -79,7 +79,7 @@ class TestBoxes:
     def test_people_who_cross_between_two_frames_keep_their_looks(self):
         detections = [[face(60, side=40), face(100, side=44)], [face(60, side=44), face(100, side=40)]]
         looks = [[look(1), look(2)], [look(2), look(1)]]
-        steps = main_track(detections, height=200, width=160, looks=looks)
+        steps = main_track(detections, height=200, width=160, signatures=looks)
         assert len({found.box[2] for _, found in steps}) == 1
         swapped = main_track(detections, height=200, width=160)
         assert len({found.box[2] for _, found in swapped}) == 2, "place alone cannot tell, which is what looks are for"
@@ -87,15 +87,15 @@ class TestBoxes:
     def test_another_person_in_the_same_place_is_another_person(self):
         detections = [[face(60)] for _ in range(5)]
         looks = [[look(1)], [look(1)], [look(2)], [look(1)], [look(1)]]
-        steps = main_track(detections, height=200, width=160, looks=looks, cuts=[False, False, True, True, False])
+        steps = main_track(detections, height=200, width=160, signatures=looks, cuts=[False, False, True, True, False])
         assert [index for index, _ in steps] == [0, 1, 3, 4]
 
     def test_after_a_cut_the_place_does_not_count(self):
         somewhat_alike = look(1) * 0.85 + look(2) * np.sqrt(1 - 0.85**2)  # unlikeness 0.15
         detections = [[face(60)], [face(60)]]
         looks = [[look(1)], [somewhat_alike]]
-        together = main_track(detections, height=200, width=160, looks=looks, cuts=[False, False])
-        apart = main_track(detections, height=200, width=160, looks=looks, cuts=[False, True])
+        together = main_track(detections, height=200, width=160, signatures=looks, cuts=[False, False])
+        apart = main_track(detections, height=200, width=160, signatures=looks, cuts=[False, True])
         assert (len(together), len(apart)) == (2, 1)
 
 
@@ -165,10 +165,10 @@ def test_signatures_tell_people_apart(person, finder):
         left, top, side, _ = found.box
         moved = (left + 0.05 * side, top - 0.05 * side, 1.05 * side, 1.05 * side)
         brighter = np.clip(picture.astype(int) + 3, 0, 255).astype(np.uint8)
-        signatures[number] = signature(picture, found.box)
-        assert unlikeness(signatures[number], signature(brighter, moved)) < 0.1
+        signatures[number] = colour_signature(picture, found.box)
+        assert dissimilarity(signatures[number], colour_signature(brighter, moved)) < 0.1
     for one, other in ((0, 1), (0, 6), (1, 6)):
-        assert unlikeness(signatures[one], signatures[other]) > 0.1
+        assert dissimilarity(signatures[one], signatures[other]) > 0.1
 
 
 def test_a_real_cut_is_found(shared_data):

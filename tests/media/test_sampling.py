@@ -74,13 +74,13 @@ def decoded(monkeypatch) -> list[float]:
     from ecmf_pipeline.media import pyav_reader
 
     times: list[float] = []
-    real = pyav_reader._Taken.look_at
+    real = pyav_reader._PictureBuffer.add_frame
 
     def look_at(taken, frame, *, wanted):
         times.append(frame.time)
         real(taken, frame, wanted=wanted)
 
-    monkeypatch.setattr(pyav_reader._Taken, "look_at", look_at)
+    monkeypatch.setattr(pyav_reader._PictureBuffer, "look_at", look_at)
     return times
 
 
@@ -139,7 +139,7 @@ def test_several_samplings_of_one_decode_are_those_of_their_own(make_clip, tmp_p
 
 def test_pictures_that_would_take_too_much_memory_are_refused_before_they_are_decoded(make_clip, tmp_path, monkeypatch):
     clip = make_clip(tmp_path / "a.mp4", pictures=50, size=(64, 48))
-    monkeypatch.setattr("ecmf_pipeline.media.sampling._MOST_BYTES", 49 * 64 * 48 * 3)
+    monkeypatch.setattr("ecmf_pipeline.media.sampling._MAX_DECODED_BYTES", 49 * 64 * 48 * 3)
     assert len(read_samplings(clip, MediaConfig(), [49])[0].frames) == 49
     with pytest.raises(TooManyPictures, match=r"50 pictures of 64 x 48 would take .* \(media\.max_side\)"):
         read_samplings(clip, MediaConfig(), [4, "all"])
@@ -150,7 +150,7 @@ def test_a_film_too_long_to_keep_is_read_twice(tmp_path, monkeypatch):
 
     film = write_film(tmp_path / "a.mp4", bf="3")
     whole, times = read_frames(film, MediaConfig(frames=7, reader="pyav"))
-    monkeypatch.setattr(pyav_reader, "_MOST_KEPT", 1000)
+    monkeypatch.setattr(pyav_reader, "_MAX_KEPT_BYTES", 1000)
     again, same_times = read_frames(film, MediaConfig(frames=7, reader="pyav"))
     np.testing.assert_array_equal(whole, again)
     np.testing.assert_array_equal(times, same_times)
