@@ -123,7 +123,7 @@ def probe_media(path: str | os.PathLike[str]) -> Probe:
 
 
 def _duration(container: InputContainer) -> float:
-    """Return the length from the container, its streams or, for browser recordings, the packet times.""""""
+    """Return the length from the container, its streams or, for browser recordings, the packet times."""
     if container.duration:
         return round(float(container.duration) / 1e6, 3)  # AV_TIME_BASE is microseconds
     streams = [*container.streams.video, *container.streams.audio]
