@@ -54,8 +54,8 @@ def build_audio_preparer(config: AudioConfig) -> WavePreparer | WhisperPreparer:
         ModelError: If the model cannot be loaded, or expects another sampling rate.
     """
     source = config.source()
-    shape = load_part(source, AutoConfig.from_pretrained)
-    if shape.model_type != "whisper" and not hasattr(shape, "conv_stride"):
+    model_config = load_part(source, AutoConfig.from_pretrained)
+    if model_config.model_type != "whisper" and not hasattr(model_config, "conv_stride"):
         raise ModelError(
             f"model {source.name} does not read waveforms", "choose a HuBERT, wav2vec2, WavLM or Whisper model"
         )
@@ -65,9 +65,9 @@ def build_audio_preparer(config: AudioConfig) -> WavePreparer | WhisperPreparer:
             f"model {source.name} expects {extractor.sampling_rate} Hz, not {SAMPLE_RATE} Hz", "choose another model"
         )
     longest = round(config.window_seconds * SAMPLE_RATE)
-    if shape.model_type == "whisper":
+    if model_config.model_type == "whisper":
         return WhisperPreparer(extractor, longest)
-    convolutions = list(zip(shape.conv_kernel, shape.conv_stride, strict=True))
+    convolutions = list(zip(model_config.conv_kernel, model_config.conv_stride, strict=True))
     return WavePreparer(convolutions, longest, normalises=bool(extractor.do_normalize))
 
 
@@ -240,9 +240,11 @@ class WaveEncoder(SoundEncoder):
         check_layers(source, self.model, config.layers)
         self.inference.place(self.model)
         self.convolutions, self.model.feature_extractor = self.model.feature_extractor, nn.Identity().eval()
-        shape = self.model.config
+        model_config = self.model.config
         # A batch norm before the positional convolution makes the padding non-zero.
-        self.pads = shape.model_type in _MODELS_THAT_MASK and not getattr(shape, "conv_pos_batch_norm", False)
+        self.pads = model_config.model_type in _MODELS_THAT_MASK and not getattr(
+            model_config, "conv_pos_batch_norm", False
+        )
         self._probe(source.name)
 
     def _forward(self, windows: Sequence[SoundWindow]) -> torch.Tensor:
@@ -338,9 +340,9 @@ class WhisperEncoder(SoundEncoder):
             source, modeling_whisper.WhisperEncoder, dtype=self.inference.load_dtype, key_mapping=_WHISPER_KEYS
         )
         check_layers(source, self.model, config.layers)
-        shape, extractor = self.model.config, preparer.extractor
+        model_config, extractor = self.model.config, preparer.extractor
         extracted = (extractor.feature_size, extractor.nb_max_frames)
-        expected = (shape.num_mel_bins, _WHISPER_STRIDE * shape.max_source_positions)
+        expected = (model_config.num_mel_bins, _WHISPER_STRIDE * model_config.max_source_positions)
         if extracted != expected:
             raise ModelError(
                 f"{source.name}: the feature extractor returns {extracted[0]} x {extracted[1]} spectrograms, the "

@@ -54,9 +54,10 @@ def view_pictures(view: NDArray[np.uint8] | FaceTrack) -> NDArray[np.uint8]:
 
 
 class Preparer(ABC, Generic[View]):
-    """Preprocessing of an encoder. It may run in another process, where clips are decoded.
+    """Preprocessing of an encoder. It may run in another process, the one that decodes clips.
 
-    It holds no weights of the network, and its output is small: for example, pictures at the input size of the network.
+    It contains no weights of the network, and its output is small: for example, pictures at the input size of the
+    network.
     """
 
     @abstractmethod
@@ -97,7 +98,7 @@ class Encoder(ABC, Generic[View]):
     """Type in which the features are stored; float32 if they exceed the range of float16."""
 
     is_clip_level: bool = False
-    """Whether it returns one row for each clip, whatever the length of the clip."""
+    """Whether it returns one row for each clip, independent of the length of the clip."""
 
     settings: dict[str, Any]
     preparer: Preparer[View]

@@ -87,13 +87,13 @@ def folder_hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def locate(model: str, revision: str, needed: str = "config.json", *, hint: str | None = None) -> ModelSource:
+def locate(model: str, revision: str, required_file: str = "config.json", *, hint: str | None = None) -> ModelSource:
     """Find a model: a local folder if it exists, otherwise an id on the model hub.
 
     Args:
         model: A folder or an id.
         revision: Branch, tag or commit on the hub.
-        needed: A file that every model folder contains.
+        required_file: A file that every model folder contains.
         hint: How to fix a folder that is missing or is not a model; None: fetch the default weights.
 
     Raises:
@@ -103,8 +103,8 @@ def locate(model: str, revision: str, needed: str = "config.json", *, hint: str 
     command = None if hint else MODELS_COMMAND
     hint = hint or MODELS_HINT
     if folder.is_dir():
-        if not (folder / needed).is_file():
-            raise ModelError(f"model folder {folder} has no {needed}", hint, command=command)
+        if not (folder / required_file).is_file():
+            raise ModelError(f"model folder {folder} has no {required_file}", hint, command=command)
         return ModelSource(model)
     if not _HUB_ID.fullmatch(model):
         raise ModelError(f"model folder {folder} does not exist", hint, command=command)

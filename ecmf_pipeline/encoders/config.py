@@ -218,7 +218,7 @@ class TextConfig(TransformersConfig):
     @field_validator("inputs")
     @classmethod
     def _normalise_inputs(cls, inputs: str | tuple[TextColumn, ...]) -> str | tuple[TextColumn, ...]:
-        """Replace a list by its equivalent keyword, so that equal inputs have equal fingerprints."""
+        """Replace a list by its equivalent keyword: equal inputs must have equal fingerprints."""
         if isinstance(inputs, str):
             return inputs
         if not inputs or len(set(inputs)) < len(inputs):

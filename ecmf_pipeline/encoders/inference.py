@@ -189,7 +189,7 @@ class Inference:
         """Move a frozen network to the device.
 
         Large matrices are cast to the precision once: autocast alone would cast the frozen weights in every pass, which
-        takes a tenth of its time. All other parameters become float32, whatever type they were loaded in.
+        takes a tenth of its time. All other parameters become float32.
         """
         network.eval().requires_grad_(False)
         if self.precision != "fp32":
@@ -234,14 +234,14 @@ class Inference:
         start = 0
         while start < count:
             span = slice(start, min(count, start + self.batch_size))
-            rows = self._try(span, forward)
+            rows = self._forward_or_none(span, forward)
             if rows is None:
-                self._halve(span.stop - span.start)
+                self._halve_batch_size(span.stop - span.start)
                 continue
             yield span, rows
             start = span.stop
 
-    def _try(self, span: slice, forward: Callable[[slice], torch.Tensor]) -> torch.Tensor | None:
+    def _forward_or_none(self, span: slice, forward: Callable[[slice], torch.Tensor]) -> torch.Tensor | None:
         """Return the rows of a span; None if memory ran out and the span has more than one item."""
         half = self.precision != "fp32"
         try:
@@ -252,7 +252,7 @@ class Inference:
                 raise
             return None
 
-    def _halve(self, size: int) -> None:
+    def _halve_batch_size(self, size: int) -> None:
         self.batch_size = size // 2
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -73,19 +73,19 @@ class Preprocessing:
     std: tuple[float, ...]
     arithmetic: Literal["pillow", "torch"] = "pillow"
 
-    def values(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
-    def at(self, resolution: int) -> Preprocessing:
+    def with_resolution(self, resolution: int) -> Preprocessing:
         """Return a copy for square input of another size; the crop keeps its share of the picture."""
         square = (resolution, resolution)
         if not isinstance(self.resize, int):
             return replace(self, resize=square, crop=None if self.crop is None else square)
-        cut = min(self.crop) if self.crop else self.resize
-        return replace(self, resize=round(self.resize * resolution / cut), crop=square)
+        crop_side = min(self.crop) if self.crop else self.resize
+        return replace(self, resize=round(self.resize * resolution / crop_side), crop=square)
 
-    def resized(self, pictures: NDArray[np.uint8]) -> torch.Tensor:
+    def resize_pictures(self, pictures: NDArray[np.uint8]) -> torch.Tensor:
         """Resize and crop pictures.
 
         Args:
@@ -102,7 +102,7 @@ class Preprocessing:
             frames = F.interpolate(frames, target, mode=self.resample, antialias=True)
         return frames if self.crop is None else _centre_crop(frames, self.crop)
 
-    def normalised(self, frames: torch.Tensor) -> torch.Tensor:
+    def normalise(self, frames: torch.Tensor) -> torch.Tensor:
         """Scale grey levels to the input range of the model, on the device of the frames.
 
         Args:
@@ -130,7 +130,7 @@ class Preprocessing:
         for picture in (wide, np.ascontiguousarray(wide.transpose(1, 0, 2))):
             expected = np.asarray(processor(picture, return_tensors="np")["pixel_values"][0], np.float32)
             expected = expected.reshape(-1, *expected.shape[-3:])[0]  # the only frame of a video
-            actual = self.normalised(self.resized(picture[None]))[0].numpy()
+            actual = self.normalise(self.resize_pictures(picture[None]))[0].numpy()
             if (
                 actual.shape != expected.shape
                 or (np.abs(actual - expected).max(axis=(1, 2)) > _TOLERANCE / np.array(self.std)).any()
@@ -183,7 +183,7 @@ def load_preprocessing(source: ModelSource, resolution: int | None = None) -> Pr
         )
         preprocessing = read_preprocessing(processor)
     if resolution is not None:
-        return preprocessing.at(resolution)
+        return preprocessing.with_resolution(resolution)
     if isinstance(preprocessing.resize, int) and preprocessing.crop is None:
         raise ModelError(
             f"the image processor of {source.name} returns pictures of different sizes",
@@ -278,11 +278,11 @@ class PicturePreparer(Preparer[Any]):
 
     def describe(self) -> dict[str, Any]:
         """Return the preprocessing."""
-        return self.preprocessing.values()
+        return self.preprocessing.to_dict()
 
     def prepare(self, view: Any) -> NDArray[np.uint8]:
         """Return pictures of the input size of the network, uint8 (T, 3, S, S)."""
-        prepared: NDArray[np.uint8] = self.preprocessing.resized(view_pictures(view)).numpy()
+        prepared: NDArray[np.uint8] = self.preprocessing.resize_pictures(view_pictures(view)).numpy()
         return np.ascontiguousarray(prepared)
 
 

@@ -154,9 +154,9 @@ class TextEncoder(Encoder[ClipText]):
 
     @torch.inference_mode()
     def encode_prepared(self, prepared: Sequence[Sequence[Tokens]]) -> list[Encoding]:
-        """Encode tokens: (1, D) a clip; (0, D) where the tokenizer leaves nothing of a text."""
-        distinct = {tokens for clip in prepared for tokens in clip if any(tokens.pool_mask)}
-        texts = sorted(distinct, key=lambda text: (len(text.ids), text.ids))  # texts of like length side by side
+        """Encode tokens: (1, D) for each clip; (0, D) if a transcript has no tokens to pool."""
+        distinct = {tokens for clip in prepared for tokens in clip if any(tokens.is_pooled)}
+        texts = sorted(distinct, key=lambda text: (len(text.ids), text.ids))  # similar lengths share a batch
         rows: dict[Tokens, NDArray[np.float32]] = {}
         for span, batch in self.inference.batches(len(texts), partial(self._forward, texts)):
             rows.update(zip(texts[span], batch.numpy(), strict=True))
@@ -221,6 +221,6 @@ def _max_positions(config: TextConfig) -> int:
     """Return the number of tokens for which a model has positions; ``max_tokens`` if the model has no limit."""
     if config.gguf_file:  # decoders: rotary positions have no limit, and reading the file again is slow
         return config.max_tokens
-    shape = load_part(config.source(), AutoConfig.from_pretrained)
-    positions = getattr(shape, "max_position_embeddings", None) or config.max_tokens
-    return int(positions) - (shape.pad_token_id + 1 if shape.model_type in _OFFSET_POSITIONS else 0)
+    model_config = load_part(config.source(), AutoConfig.from_pretrained)
+    positions = getattr(model_config, "max_position_embeddings", None) or config.max_tokens
+    return int(positions) - (model_config.pad_token_id + 1 if model_config.model_type in _OFFSET_POSITIONS else 0)

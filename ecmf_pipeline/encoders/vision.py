@@ -110,7 +110,7 @@ class VisionEncoder(PictureEncoder):
         return options
 
     def _forward(self, frames: torch.Tensor) -> torch.Tensor:
-        pixels = self.preparer.preprocessing.normalised(frames)  # (B, 3, H, W)
+        pixels = self.preparer.preprocessing.normalise(frames)  # (B, 3, H, W)
         out = self.model(pixel_values=pixels, **self._options)
         pooled = getattr(out, "pooler_output", None)
         if self._pool in {"pooler", "projection", "pooler_if_any"} and pooled is not None:
@@ -177,14 +177,14 @@ class VideoPreparer(Preparer[Any]):
 
     def describe(self) -> dict[str, Any]:
         """Return the preprocessing and the number of pictures."""
-        return {**self.preprocessing.values(), "pictures": self.count}
+        return {**self.preprocessing.to_dict(), "pictures": self.count}
 
     def prepare(self, view: Any) -> PreparedVideo:
         """Return the middle picture of each of ``count`` equal parts; a clip with fewer pictures repeats some."""
         pictures = view_pictures(view)
         chosen = ((np.arange(self.count) + 0.5) * len(pictures) / self.count).astype(np.int64)
         distinct, inverse = np.unique(chosen, return_inverse=True)
-        resized = self.preprocessing.resized(pictures[distinct]).numpy()
+        resized = self.preprocessing.resize_pictures(pictures[distinct]).numpy()
         return PreparedVideo(np.ascontiguousarray(resized[inverse]), chosen)
 
 
@@ -195,12 +195,12 @@ def build_video_preparer(config: VideoConfig) -> VideoPreparer:
         ModelError: If the model is not a VideoMAE.
     """
     source = config.source()
-    shape = load_part(source, AutoConfig.from_pretrained)
-    if shape.model_type != "videomae":
+    model_config = load_part(source, AutoConfig.from_pretrained)
+    if model_config.model_type != "videomae":
         raise ModelError(
-            f"model {source.name} is of type {shape.model_type}, not videomae", "set type to transformers_vision"
+            f"model {source.name} is of type {model_config.model_type}, not videomae", "set type to transformers_vision"
         )
-    return VideoPreparer(load_preprocessing(source), int(shape.num_frames))
+    return VideoPreparer(load_preprocessing(source), int(model_config.num_frames))
 
 
 class VideoEncoder(Encoder[Any]):
@@ -248,7 +248,7 @@ class VideoEncoder(Encoder[Any]):
 
     def _forward(self, videos: torch.Tensor) -> torch.Tensor:
         """Map videos, uint8 (B, N, 3, S, S), to concatenated rows, (B, rows * D)."""
-        pixels = self.preparer.preprocessing.normalised(videos.flatten(0, 1)).view(videos.shape)
+        pixels = self.preparer.preprocessing.normalise(videos.flatten(0, 1)).view(videos.shape)
         uses_last = self._config.layers == "last"
         out = self.model(pixel_values=pixels, output_hidden_states=not uses_last)
         tokens = select_layers(out, self._config.layers)  # (B, P, D)

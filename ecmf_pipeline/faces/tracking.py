@@ -162,10 +162,10 @@ def _cut_square(picture: NDArray[np.uint8], x: int, y: int, side: int) -> NDArra
 
 def eye_angle(box: Box, landmarks: NDArray[np.float32]) -> float:
     """Return the slope of the line through the eyes in radians, clockwise in the picture; 0 if it is not reliable."""
-    across, down = (landmarks[1] - landmarks[0]).tolist()  # from the left eye in the picture
-    if not np.hypot(across, down) >= _MIN_EYE_DISTANCE * box[2]:  # also for NaN
+    dx, dy = (landmarks[1] - landmarks[0]).tolist()  # from the left eye in the picture
+    if not np.hypot(dx, dy) >= _MIN_EYE_DISTANCE * box[2]:  # also for NaN
         return 0.0
-    return float(np.arctan2(down, across))
+    return float(np.arctan2(dy, dx))
 
 
 def landmark_quality(picture: NDArray[np.uint8], face: Detection) -> float:
@@ -204,8 +204,8 @@ def frontal_fit(landmarks: NDArray[np.float32]) -> float:
 
 def _share_inside_box(face: Detection) -> float:
     left, top, width, height = face.box
-    across, down = face.landmarks[:4, 0], face.landmarks[:4, 1]
-    is_inside = (across >= left) & (across <= left + width) & (down >= top) & (down <= top + height)
+    xs, ys = face.landmarks[:4, 0], face.landmarks[:4, 1]
+    is_inside = (xs >= left) & (xs <= left + width) & (ys >= top) & (ys <= top + height)
     return float(is_inside.mean())
 
 
@@ -394,7 +394,7 @@ def _position_cost(last: Box, current: Box, frames: int, after_cut: bool) -> flo
 
 def _detection_weight(face: Detection, height: int, width: int) -> float:
     """Return size x centrality x confidence of one detection."""
-    across, down = centre(face.box)
-    eccentricity = np.hypot(across / width - 0.5, down / height - 0.5) / np.sqrt(0.5)
+    x, y = centre(face.box)
+    eccentricity = np.hypot(x / width - 0.5, y / height - 0.5) / np.sqrt(0.5)
     size = np.sqrt(face.box[2] * face.box[3] / (width * height))
     return float(size * (1 - 0.5 * eccentricity) * face.score)

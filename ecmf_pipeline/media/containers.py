@@ -127,7 +127,7 @@ def _duration(container: InputContainer) -> float:
     if container.duration:
         return round(float(container.duration) / 1e6, 3)  # AV_TIME_BASE is microseconds
     streams = [*container.streams.video, *container.streams.audio]
-    known = [float(s.duration * s.time_base) for s in streams if s.duration and s.time_base]
+    known = [float(stream.duration * stream.time_base) for stream in streams if stream.duration and stream.time_base]
     if not known:
         known = [
             float(((packet.pts or 0) + (packet.duration or 0)) * packet.time_base)

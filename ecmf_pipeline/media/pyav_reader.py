@@ -91,11 +91,11 @@ class PyAvVideo:
             raise NoVideoStream("the file has no video stream")
         self._path = path
         self._time_base = float(stream.time_base)
-        self._context: Any = _single_threaded(stream)
+        self._context: Any = _single_threaded_decoder(stream)
         self._unread_packets: Iterator[Any] = container.demux(stream)
         self._packets: list[Any] = []  # the packets read so far
         self._keeps_packets = True  # whether `_packets` stays complete
-        self._has_unique_times = False  # whether times identify pictures, so that others need not be decoded
+        self._has_unique_times = False  # whether pictures can be selected by time, without decoding all others
         self.seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
         self.is_only = len(video_streams(container)) == 1
         self.stored_size = (self._context.width, self._context.height)
@@ -201,7 +201,7 @@ class PyAvVideo:
             return
         with open_container(self._path) as container:
             stream = first_video_stream(container)
-            yield from _decode(_single_threaded(stream), container.demux(stream), sampled)
+            yield from _decode(_single_threaded_decoder(stream), container.demux(stream), sampled)
 
     def _first_key_packet(self) -> Any | None:
         for packet in self._packets:
@@ -275,7 +275,7 @@ def _to_rgb(frame: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
     return rows[: size[1], : 3 * size[0]].reshape(size[1], size[0], 3)
 
 
-def _single_threaded(stream: Any) -> Any:
+def _single_threaded_decoder(stream: Any) -> Any:
     """Return the decoder of a stream, limited to one thread; other cores read other clips."""
     stream.codec_context.thread_count = 1
     return stream.codec_context

@@ -64,7 +64,7 @@ class TestProcessors:
         preprocessing = read_preprocessing(processor)
         for clip in frames:
             theirs = np.stack(processor(list(clip), return_tensors="np")["pixel_values"])
-            ours = preprocessing.normalised(preprocessing.resized(clip)).numpy()
+            ours = preprocessing.normalise(preprocessing.resize_pictures(clip)).numpy()
             np.testing.assert_allclose(ours, theirs, atol=2e-6)  # a grey level is 0.0078 or more
 
     @pytest.mark.parametrize(

@@ -204,6 +204,6 @@ class EfficientNetEncoder(PictureEncoder):
         return EfficientNetConfig.dim
 
     def _forward(self, frames: torch.Tensor) -> torch.Tensor:
-        pictures: torch.Tensor = self.preparer.preprocessing.normalised(frames)
+        pictures: torch.Tensor = self.preparer.preprocessing.normalise(frames)
         features: torch.Tensor = self.network(pictures.contiguous(memory_format=torch.channels_last))
         return features

@@ -75,7 +75,7 @@ class MiniXception(nn.Module):
         self.conv_1, self.norm_1 = nn.Conv2d(1, 8, 3, bias=False), batch_norm(8)
         self.conv_2, self.norm_2 = nn.Conv2d(8, 8, 3, bias=False), batch_norm(8)
         widths = (8, 16, 32, 64, MiniXceptionConfig.expression_dim)
-        self.blocks = nn.ModuleList(XceptionBlock(a, b) for a, b in pairwise(widths))
+        self.blocks = nn.ModuleList(XceptionBlock(inputs, outputs) for inputs, outputs in pairwise(widths))
         self.classifier = nn.Conv2d(MiniXceptionConfig.expression_dim, len(EXPRESSIONS), 3, padding=1)
 
     def forward(self, faces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
