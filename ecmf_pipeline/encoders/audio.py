@@ -242,9 +242,8 @@ class WaveEncoder(SoundEncoder):
         self.convolutions, self.model.feature_extractor = self.model.feature_extractor, nn.Identity().eval()
         model_config = self.model.config
         # A batch norm before the positional convolution makes the padding non-zero.
-        self.pads = model_config.model_type in _MODELS_THAT_MASK and not getattr(
-            model_config, "conv_pos_batch_norm", False
-        )
+        has_batch_norm = getattr(model_config, "conv_pos_batch_norm", False)
+        self.pads = model_config.model_type in _MODELS_THAT_MASK and not has_batch_norm
         self._probe(source.name)
 
     def _forward(self, windows: Sequence[SoundWindow]) -> torch.Tensor:
