@@ -184,7 +184,7 @@ class SoundEncoder(Encoder[Samples]):
 
 
 class WavePreparer(Preparer[Samples]):
-    """Normalises samples as the feature extractor of the model does, and splits them into windows.
+    """Preprocessing of waveforms: normalisation like the feature extractor of the model, and windows.
 
     Args:
         convolutions: Kernel and stride of each convolution of the model.
@@ -282,7 +282,7 @@ class WaveEncoder(SoundEncoder):
 
 
 class WhisperPreparer(Preparer[Samples]):
-    """Computes log-mel spectrograms with the feature extractor of a Whisper model.
+    """Preprocessing to log-mel spectrograms, with the feature extractor of a Whisper model.
 
     The network was trained on windows of one length (30 s), padded with silence. Longer clips are split into windows.
     Only rows before the end of the audio of a window are kept.

@@ -159,7 +159,7 @@ class JoinedInputs:
 
 
 class JoinedPreparer(Preparer[Any]):
-    """Runs the preparer of each member.
+    """Preprocessing of joined encoders: the preprocessing of each member.
 
     Attributes:
         members: The preparers of the members.
@@ -186,7 +186,7 @@ class JoinedPreparer(Preparer[Any]):
 
 
 class JoinedEncoder(Encoder[Any]):
-    """Concatenates the rows of several encoders.
+    """An encoder that concatenates the rows of several encoders.
 
     A picture has a row if every member has one for it. The row of a clip-level member is repeated for each row of the
     others. Members for audio must return equally many rows, so their frame rates must match.
@@ -234,7 +234,7 @@ def join_encodings(encodings: Sequence[Encoding], clip_level: Sequence[bool], *,
     Args:
         encodings: One for each member, (T, D) each.
         clip_level: For each member, whether it returns one row for the whole clip.
-        has_pictures: Whether rows describe pictures, so that members may have rows for different ones. If not, members
+        has_pictures: Whether rows describe pictures. If so, members may have rows for different pictures; if not, they
             must have equally many rows.
 
     Returns:

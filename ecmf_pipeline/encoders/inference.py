@@ -167,7 +167,7 @@ def _silenced_transformers() -> Iterator[None]:
 
 
 class Inference:
-    """Runs a frozen network in batches on a device; reduces the batch size when memory runs out.
+    """Execution of a frozen network in batches, with a batch size that is reduced when memory runs out.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``.

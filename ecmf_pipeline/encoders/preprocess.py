@@ -54,7 +54,7 @@ _DINOV3_DEFAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """Preprocessing of a vision model.
+    """Settings of the preprocessing of a vision model.
 
     Attributes:
         resize: Target (height, width); or the target of the shorter side, keeping proportions; or None.
@@ -267,7 +267,7 @@ def _centre_crop(frames: torch.Tensor, crop: tuple[int, int]) -> torch.Tensor:
 
 
 class PicturePreparer(Preparer[Any]):
-    """Resizes and crops frames, or the crops of a face track.
+    """Preprocessing of frames, or of the crops of a face track: resizing and cropping.
 
     Attributes:
         preprocessing: Sizes and value range.

@@ -30,7 +30,7 @@ from ecmf_pipeline.encoders.config import (
 
 @dataclass(frozen=True, slots=True)
 class Implementation:
-    """How to build the encoder and the preparer of a config.
+    """Functions that build the encoder and the preparer of a config.
 
     Attributes:
         encoder: Loads the encoder for a config and a device.

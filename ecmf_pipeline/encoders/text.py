@@ -76,7 +76,7 @@ class Tokens:
 
 
 class TextPreparer(Preparer[ClipText]):
-    """Tokenises transcripts.
+    """Preprocessing of transcripts: tokenisation.
 
     Attributes:
         pooling: How tokens become one row.

@@ -164,7 +164,7 @@ class PreparedVideo:
 
 
 class VideoPreparer(Preparer[Any]):
-    """Chooses pictures evenly, and resizes them.
+    """Preprocessing of videos: an even choice of pictures, and resizing.
 
     Attributes:
         preprocessing: Sizes and value range.

@@ -16,7 +16,7 @@ CROP_MARGIN = 1.6
 
 
 class FaceConfig(Config):
-    """How faces are detected and cropped.
+    """Params of the detection and cropping of faces.
 
     Attributes:
         source: ``detect``: detect them in the video. ``openface``: read the crops of the MER corpora

@@ -166,7 +166,10 @@ class FaceTrack:
 
 
 class FaceFinder:
-    """Finds the main face of clips. Close it, or use it as a context manager: it holds a native detector."""
+    """Detector and tracker of the main face of a clip.
+
+    Close it or use it as a context manager, to free its native detector.
+    """
 
     def __init__(self, config: FaceConfig) -> None:
         from mediapipe.tasks.python import BaseOptions, vision

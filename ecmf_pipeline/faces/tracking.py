@@ -296,6 +296,8 @@ def _colour_histograms(
 
 @dataclass(slots=True)
 class _Person:
+    """Detections and signatures of one person."""
+
     track: list[tuple[int, Detection]] = field(default_factory=list)
     signatures: list[Signature] = field(default_factory=list)
 

@@ -13,7 +13,7 @@ SAMPLE_RATE = 16_000
 
 
 class MediaConfig(Config):
-    """How clips are sampled.
+    """Params of the sampling of clips.
 
     Attributes:
         frames: Number of pictures of each clip, uniform in time: the middles of as many equal spans.

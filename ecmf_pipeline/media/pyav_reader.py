@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """How stored pictures are made upright.
+    """Transformation that makes stored pictures upright.
 
     Attributes:
         turns: Quarter turns clockwise, after mirroring.
@@ -215,7 +215,7 @@ class PyAvVideo:
 
 
 class _PictureBuffer:
-    """Sampled pictures of a stream of decoded ones; rejects damaged pictures."""
+    """Buffer of the sampled pictures of a decoded stream; damaged pictures raise an error."""
 
     def __init__(self, size: tuple[int, int], capacity: int) -> None:
         self._size = size

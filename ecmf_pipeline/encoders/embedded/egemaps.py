@@ -23,7 +23,7 @@ MIN_SAMPLES = 960
 
 
 class EgemapsPreparer(Preparer[NDArray[np.float32]]):
-    """Computes the features with openSMILE; there is no network."""
+    """Computation of the features with openSMILE; there is no network."""
 
     def __init__(self) -> None:
         self._smile = opensmile.Smile(

@@ -190,7 +190,7 @@ class PreparedFaces:
 
 
 class MiniXceptionPreparer(Preparer[FaceTrack]):
-    """Computes the blendshapes of the crops of a track, and small grey faces. Close it: it holds a native object.
+    """Preprocessing to blendshapes and small grey faces. Close it to free its native landmarker.
 
     The 52 blendshapes of MediaPipe's face landmarker are ``_neutral`` and those of ARKit without ``tongueOut``.
     """

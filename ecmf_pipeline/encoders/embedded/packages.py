@@ -156,7 +156,7 @@ EMBEDDED_MODELS = (
 
 
 class ModelsConfig(Config):
-    """Which embedded weights to fetch.
+    """Selection of the embedded weights to fetch.
 
     Attributes:
         names: Their names. Encoders and LLMs that are not used can be left out.
