@@ -60,9 +60,9 @@ def read_orientation(frame: Any) -> Orientation:
 _MAX_KEPT_BYTES = 64 * 2**20
 """Maximum bytes of packets that are kept from the first pass; a longer file is read twice."""
 
-_EIGHT_BITS = {"yuv420p", "yuvj420p"}
+_EIGHT_BIT_FORMATS = {"yuv420p", "yuvj420p"}
 _PROGRESSIVE = 1  # AV_FIELD_PROGRESSIVE
-ROUNDING = 1e-3
+TIME_ROUNDING = 1e-3
 """Tolerance of picture times in seconds."""
 
 
@@ -78,7 +78,7 @@ class PyAvVideo:
         seconds: Declared length of the stream, 0 if unknown.
         stored_size: Stored width and height in pixels.
         size: Width and height after scaling down.
-        is_only: Whether there is only one video stream.
+        is_only_stream: Whether there is only one video stream.
 
     Raises:
         NoVideoStream: If there is none.
@@ -95,9 +95,9 @@ class PyAvVideo:
         self._unread_packets: Iterator[Any] = container.demux(stream)
         self._packets: list[Any] = []  # the packets read so far
         self._keeps_packets = True  # whether `_packets` stays complete
-        self._has_unique_times = False  # whether pictures can be selected by time, without decoding all others
+        self._can_select_by_time = False  # otherwise all pictures are decoded
         self.seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
-        self.is_only = len(video_streams(container)) == 1
+        self.is_only_stream = len(video_streams(container)) == 1
         self.stored_size = (self._context.width, self._context.height)
         if not all(self.stored_size):
             raise UnreadableMedia("the video stream has no size")
@@ -127,7 +127,7 @@ class PyAvVideo:
         self._packets.extend(self._unread_packets)
         shown = [packet for packet in self._packets if packet.pts is not None and not packet.is_discard]
         times = sorted((packet.pts, packet.duration or 0) for packet in shown)
-        self._has_unique_times = (
+        self._can_select_by_time = (
             self._context.name == "h264"
             and len(shown) == sum(packet.size > 0 for packet in self._packets)
             and len(dict(times)) == len(times)
@@ -154,18 +154,18 @@ class PyAvVideo:
         """
         spans = self.spans
         return (
-            self._has_unique_times
-            and self._context.pix_fmt in _EIGHT_BITS
+            self._can_select_by_time
+            and self._context.pix_fmt in _EIGHT_BIT_FORMATS
             and self._context.field_order == _PROGRESSIVE
             and self.size == self.stored_size
             and len(spans) > 0
-            and bool(spans[0, 0] >= -ROUNDING)
+            and bool(spans[0, 0] >= -TIME_ROUNDING)
         )
 
     def pictures(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """Return RGB pictures at increasing indices, (k, H, W, 3)."""
         times = [self._shown_times[index][0] for index in indices]
-        pictures = self._pictures_at(times) if self._has_unique_times else None
+        pictures = self._pictures_at(times) if self._can_select_by_time else None
         return self._pictures_in_order(indices) if pictures is None else pictures
 
     def _pictures_at(self, times: Sequence[int]) -> NDArray[np.uint8] | None:

@@ -25,7 +25,7 @@ from ecmf_pipeline.core.config import Frames
 from ecmf_pipeline.core.errors import NoAudioStream, NoVideoStream, SilentAudio, TooManyPictures, UnreadableMedia
 from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig
 from ecmf_pipeline.media.containers import MIN_READABLE_SHARE, open_container, resolved_reader
-from ecmf_pipeline.media.pyav_reader import ROUNDING, PyAvVideo
+from ecmf_pipeline.media.pyav_reader import TIME_ROUNDING, PyAvVideo
 
 
 class VideoReader(Protocol):
@@ -67,7 +67,7 @@ def open_video(path: Path, config: MediaConfig) -> Iterator[VideoReader]:
 def _choose_reader(path: Path, pyav_video: PyAvVideo, config: MediaConfig) -> VideoReader:
     if resolved_reader(config) == "pyav" or (config.reader == "auto" and pyav_video.matches_decord):
         return pyav_video
-    if not pyav_video.is_only or not pyav_video.orientation.is_upright:
+    if not pyav_video.is_only_stream or not pyav_video.orientation.is_upright:
         return pyav_video
     try:
         video = DecordVideo(path, pyav_video)
@@ -75,7 +75,7 @@ def _choose_reader(path: Path, pyav_video: PyAvVideo, config: MediaConfig) -> Vi
         return pyav_video
     # A clip that was cut without re-encoding starts with pictures that are decoded but not shown. decord counts
     # them and returns other pictures for them; PyAV identifies them.
-    return pyav_video if len(video.spans) and video.spans[0, 0] < -ROUNDING else video
+    return pyav_video if len(video.spans) and video.spans[0, 0] < -TIME_ROUNDING else video
 
 
 class DecordVideo:
