@@ -213,16 +213,16 @@ def test_params_list_of_one_entry_is_that_entry(members):
 @pytest.mark.parametrize(
     ("face", "named"),
     [
-        (["vit", "vit"], ["vit"]),
+        (["vit", "vit"], []),
         ([], []),
-        (3, ["3"]),
-        (["vit", "dino"], ["'dino'", "`dinov2`"]),
+        (3, []),
+        (["vit", "dino"], ["'dino'", "dinov2"]),
         (["vit", "egemaps"], ["'egemaps'"]),
-        (["vit", "hubert"], ["'hubert'", "imported"]),
+        (["vit", "imported_face"], ["'imported_face'"]),
     ],
 )
 def test_invalid_params_list_raises_params_error(members, face, named):
-    encoders = members | {"hubert": {"type": "imported"}}
+    encoders = members | {"imported_face": {"type": "imported"}}
     with pytest.raises(ParamsError) as caught:
         validated({"encoders": encoders, "extract": {"encoders": {"face": face}}}, where="params.yaml")
     assert caught.value.keys == ("extract.encoders.face",)
@@ -231,7 +231,7 @@ def test_invalid_params_list_raises_params_error(members, face, named):
 
 def test_members_must_read_the_same_number_of_pictures(members):
     members["vit"]["frames"] = 4
-    with pytest.raises(ParamsError, match="`frames`") as caught:
+    with pytest.raises(ParamsError, match="frames") as caught:
         validated({"encoders": members, "extract": {"encoders": {"face": ["vit", "dinov2"]}}}, where="params.yaml")
     assert caught.value.keys == ("extract.encoders.face",)
     members["dinov2"]["frames"] = 4
