@@ -1,5 +1,5 @@
 """Encoders: frozen models that turn one modality of a clip into features.
 
-Light on import: `config` holds the params (no torch), `base` the contract, and `registry` imports the module of an
+`config` holds the params and does not import torch; `base` defines the interface; `registry` imports the module of an
 encoder when the encoder is built.
 """

@@ -1,4 +1,4 @@
-"""What every encoder is: a frozen function from one modality's view of a clip to features."""
+"""Base classes of encoders, and the encoder that concatenates the features of several."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 View = TypeVar("View")
 Prepared = Any
-"""A view as the network takes it: NumPy arrays and small dataclasses of them, picklable."""
+"""Input of the network: NumPy arrays and small dataclasses of them, picklable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class Encoding:
 
     Attributes:
         values: Features, (T, D).
-        kept: For each row, which item of the view (frame or crop) it describes, (T,). Items that the encoder could not
-            describe have no row: they are masked, never zeros.
+        kept: Index of the frame or crop that each row describes, (T,). Frames and crops without features are masked:
+            they have no row, and are never filled with zeros.
     """
 
     values: NDArray[np.float32]
@@ -40,46 +40,47 @@ class Encoding:
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or len(self.values) != len(self.kept):
-            raise ValueError(f"features {self.values.shape} do not match {len(self.kept)} kept items")
+            raise ValueError(f"features of shape {self.values.shape} do not match {len(self.kept)} kept indices")
 
     @classmethod
     def empty(cls, dim: int) -> Encoding:
-        """The encoding of a clip of which nothing could be described, (0, D)."""
+        """Return an encoding without rows, (0, D)."""
         return cls(np.zeros((0, dim), np.float32), np.zeros(0, np.int64))
 
 
-def pictures_of(view: NDArray[np.uint8] | FaceTrack) -> NDArray[np.uint8]:
-    """The pictures that an encoder of either visual modality reads: frames, or a face track's crops, (T, H, W, 3)."""
+def view_pictures(view: NDArray[np.uint8] | FaceTrack) -> NDArray[np.uint8]:
+    """Return the pictures of a view: the frames, or the crops of a face track, (T, H, W, 3)."""
     return view if isinstance(view, np.ndarray) else view.crops
 
 
 class Preparer(ABC, Generic[View]):
-    """What an encoder does before its network: runs where clips are decoded, which may be another process.
+    """Preprocessing of an encoder. It may run in another process, the one that decodes clips.
 
-    It holds no weights of the network, and what it prepares is small: pictures at the network's size, say.
+    It contains no weights of the network, and its output is small: for example, pictures at the input size of the
+    network.
     """
 
     @abstractmethod
     def prepare(self, view: View) -> Prepared:
-        """Bring one clip's view into the form that the network takes.
+        """Convert the view of one clip to the input of the network.
 
         Raises:
-            ClipError: When the view cannot be described.
+            ClipError: If the view cannot be encoded.
         """
 
-    def described(self) -> dict[str, Any]:
-        """What it does, for people to read, as plain JSON values."""
+    def describe(self) -> dict[str, Any]:
+        """Return its settings for provenance, as plain JSON values."""
         return {}
 
     def close(self) -> None:
-        """Free what it holds beside memory."""
+        """Release native resources."""
         return
 
 
 class Encoder(ABC, Generic[View]):
-    """A frozen model in eval and inference mode, batched across clips.
+    """A frozen model in eval and inference mode. Batches span clips.
 
-    ``View`` is what the encoder reads of a clip:
+    ``View`` is the input for one clip:
 
     - global: RGB frames, uint8 (T, H, W, 3);
     - face: a `faces.detector.FaceTrack`;
@@ -87,17 +88,17 @@ class Encoder(ABC, Generic[View]):
     - text: a `ClipText`.
 
     Attributes:
-        settings: All that changes the numbers, weights' hash included, as plain JSON values. Their hash is the
-            fingerprint.
-        preparer: What happens to a view before the network sees it.
-        inference: Where and how the network runs; None where there is none.
+        settings: All settings that change the numbers, with the hashes of the weights, as plain JSON values. Their hash
+            is the fingerprint.
+        preparer: The preprocessing.
+        inference: Device, precision and batches of the network; None if there is no network.
     """
 
     dtype: str = "float16"
-    """How the features are stored; float32 for those whose range float16 does not hold."""
+    """Type in which the features are stored; float32 if they exceed the range of float16."""
 
     is_clip_level: bool = False
-    """Whether it gives one row for a whole clip, whatever the clip's length."""
+    """Whether it returns one row for each clip, independent of the length of the clip."""
 
     settings: dict[str, Any]
     preparer: Preparer[View]
@@ -110,14 +111,13 @@ class Encoder(ABC, Generic[View]):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What the loaded model tells of where its features come from, for people to read, as plain JSON values.
+        """Origin of the features as known to the loaded model, for readers, as plain JSON values.
 
-        Its weights, what happens to its input, the precision and the kind of device it computes on. No part of the
-        fingerprint.
+        Weights, preprocessing, precision and type of device. Not part of the fingerprint.
         """
         return {
             "weights": self.settings["weights"],
-            "preprocessing": self.preparer.described(),
+            "preprocessing": self.preparer.describe(),
             "precision": self.settings.get("precision", "fp32"),
             "device": "cpu" if self.inference is None else self.inference.device.type,
         }
@@ -127,14 +127,13 @@ class Encoder(ABC, Generic[View]):
         """Encode several clips at once.
 
         Args:
-            prepared: What the preparer made of one view a clip; every view has at least one item.
+            prepared: Output of the preparer for each clip; every view has at least one frame or crop.
 
         Returns:
-            One encoding a clip, in the same order. An encoding with T = 0 means that nothing in the clip could be
-            described.
+            One encoding for each clip, in the same order. T = 0 means that nothing in the clip could be encoded.
 
         Raises:
-            MemoryError: When memory runs out even for a single item.
+            MemoryError: If memory runs out with a batch of one.
         """
 
     def encode(self, views: Sequence[View]) -> list[Encoding]:
@@ -142,59 +141,59 @@ class Encoder(ABC, Generic[View]):
         return self.encode_prepared([self.preparer.prepare(view) for view in views])
 
     def close(self) -> None:
-        """Free what the encoder holds beside memory, its preparer included."""
+        """Release native resources of the encoder and its preparer."""
         self.preparer.close()
 
 
 @dataclass(frozen=True, slots=True)
-class PreparedTogether:
-    """What the members' networks take of one clip.
+class JoinedInputs:
+    """Network inputs of all members for one clip.
 
     Attributes:
-        parts: Of each member.
-        has_items: Whether the view consists of pictures, one of which a row may lack.
+        parts: The input of each member.
+        has_pictures: Whether the view consists of pictures, some of which may have no row.
     """
 
     parts: tuple[Prepared, ...]
-    has_items: bool
+    has_pictures: bool
 
 
 class JoinedPreparer(Preparer[Any]):
-    """Does what each member does before its network.
+    """Preprocessing of joined encoders: the preprocessing of each member.
 
     Attributes:
-        members: The members' own.
+        members: The preparers of the members.
     """
 
     def __init__(self, members: Sequence[Preparer[Any]]) -> None:
         self.members = tuple(members)
 
-    def described(self) -> dict[str, Any]:
-        """What each member does."""
-        return {"members": [member.described() for member in self.members]}
+    def describe(self) -> dict[str, Any]:
+        """Return the settings of each member."""
+        return {"members": [member.describe() for member in self.members]}
 
-    def prepare(self, view: Any) -> PreparedTogether:
-        """What each member makes of a clip; one that cannot be described by one member is not described at all.
+    def prepare(self, view: Any) -> JoinedInputs:
+        """Prepare a clip for each member. If one member cannot encode the clip, it is not encoded at all.
 
         Raises:
-            ClipError: When a member cannot describe it.
+            ClipError: If a member cannot encode the clip.
         """
-        return PreparedTogether(tuple(member.prepare(view) for member in self.members), _has_items(view))
+        return JoinedInputs(tuple(member.prepare(view) for member in self.members), _has_pictures(view))
 
     def close(self) -> None:
-        """Free what the members hold beside memory."""
+        """Release native resources of all members."""
         _close_all(self.members)
 
 
 class JoinedEncoder(Encoder[Any]):
-    """One row where every member has one, as wide as all of theirs.
+    """An encoder that concatenates the rows of several encoders.
 
-    Of pictures, those that every member describes have a row. A member that gives one row for the whole clip stands
-    beside each row of the others. Rows of sound must be as many: members of different rates do not fit.
+    A picture has a row if every member has one for it. The row of a clip-level member is repeated for each row of the
+    others. Members for audio must return equally many rows, so their frame rates must match.
 
     Args:
-        config: The members' params.
-        members: The members, loaded, in the same order; `close` closes them.
+        config: The params of the members.
+        members: The loaded members, in the same order; `close` closes them.
     """
 
     def __init__(self, config: JoinedConfig, members: Sequence[Encoder[Any]]) -> None:
@@ -205,70 +204,74 @@ class JoinedEncoder(Encoder[Any]):
 
     @property
     def dim(self) -> int:
-        """D, the sum of the members'."""
+        """D, the sum of the widths of the members."""
         return sum(member.dim for member in self.members)
 
-    def encode_prepared(self, prepared: Sequence[PreparedTogether]) -> list[Encoding]:
-        """Encode several clips by every member: (T, D) a clip; see `join`.
+    def encode_prepared(self, prepared: Sequence[JoinedInputs]) -> list[Encoding]:
+        """Encode several clips with every member: (T, D) for each clip; see `join_encodings`.
 
         Raises:
-            ModelError: When members describe sound at different rates.
+            ModelError: If members encode audio at different rates.
         """
-        of_members = [
+        member_encodings = [
             member.encode_prepared([clip.parts[number] for clip in prepared])
             for number, member in enumerate(self.members)
         ]
-        whole = [member.is_clip_level for member in self.members]
+        are_clip_level = [member.is_clip_level for member in self.members]
         return [
-            join(encodings, whole, has_items=clip.has_items)
-            for clip, encodings in zip(prepared, zip(*of_members, strict=True), strict=True)
+            join_encodings(encodings, are_clip_level, has_pictures=clip.has_pictures)
+            for clip, encodings in zip(prepared, zip(*member_encodings, strict=True), strict=True)
         ]
 
     def close(self) -> None:
-        """Free what the members and their preparers hold beside memory."""
+        """Release native resources of the members and their preparers."""
         _close_all(self.members)
 
 
-def join(encodings: Sequence[Encoding], clip_level: Sequence[bool], *, has_items: bool) -> Encoding:
-    """Encodings of one clip side by side.
+def join_encodings(encodings: Sequence[Encoding], clip_level: Sequence[bool], *, has_pictures: bool) -> Encoding:
+    """Concatenate the encodings of one clip along the feature axis.
 
     Args:
-        encodings: One a member, (T, D) each.
-        clip_level: Which members give one row for the whole clip.
-        has_items: Whether rows describe items of the view (pictures), so that members may describe different ones; if
-            not, they must have as many rows.
+        encodings: One for each member, (T, D) each.
+        clip_level: For each member, whether it returns one row for the whole clip.
+        has_pictures: Whether rows describe pictures. If so, members may have rows for different pictures; if not, they
+            must have equally many rows.
 
     Returns:
-        (T, sum of D); T = 0 where a member describes nothing.
+        (T, sum of D); T = 0 if a member has no row.
 
     Raises:
-        ModelError: When rows that cannot be told apart are not as many.
+        ModelError: If the numbers of rows differ and rows do not describe pictures.
     """
     width = sum(encoding.values.shape[1] for encoding in encodings)
     if any(len(encoding.kept) == 0 for encoding in encodings):
         return Encoding.empty(width)
-    by_row = [encoding.kept for encoding, whole in zip(encodings, clip_level, strict=True) if not whole]
-    if not has_items and len({len(kept) for kept in by_row}) > 1:
-        counts = " and ".join(str(len(kept)) for kept in by_row)
+    kept_of_members = [
+        encoding.kept for encoding, is_clip_level in zip(encodings, clip_level, strict=True) if not is_clip_level
+    ]
+    if not has_pictures and len({len(kept) for kept in kept_of_members}) > 1:
+        counts = " and ".join(str(len(kept)) for kept in kept_of_members)
         raise ModelError(
-            f"encoders that are joined give {counts} rows of one clip",
-            "join encoders of one rate (frames_per_row can make rates alike), or use a single one",
+            f"joined encoders return {counts} rows for one clip",
+            "join encoders of the same rate (frames_per_row changes it), or use a single encoder",
         )
-    kept: NDArray[np.int64] = reduce(np.intersect1d, by_row) if by_row else encodings[0].kept
+    kept: NDArray[np.int64] = reduce(np.intersect1d, kept_of_members) if kept_of_members else encodings[0].kept
     parts = [
-        np.repeat(encoding.values, len(kept), axis=0) if whole else encoding.values[np.isin(encoding.kept, kept)]
-        for encoding, whole in zip(encodings, clip_level, strict=True)
+        np.repeat(encoding.values, len(kept), axis=0)
+        if is_clip_level
+        else encoding.values[np.isin(encoding.kept, kept)]
+        for encoding, is_clip_level in zip(encodings, clip_level, strict=True)
     ]
     return Encoding(np.concatenate(parts, axis=1), kept)
 
 
-def _has_items(view: Any) -> bool:
-    """Whether a view consists of pictures, one of which a row may lack; sound and text do not."""
+def _has_pictures(view: Any) -> bool:
+    """Return whether a view consists of pictures, some of which may have no row."""
     return not isinstance(view, ClipText) and not (isinstance(view, np.ndarray) and view.ndim == 1)
 
 
 def _close_all(parts: Sequence[Encoder[Any] | Preparer[Any]]) -> None:
-    """Close each, the others also where one fails."""
+    """Close all, even if one fails."""
     with ExitStack() as exits:
         for part in parts:
             exits.callback(part.close)

@@ -1,7 +1,7 @@
-"""What the params of all encoders have in common: fields, the weights that they name, the device and precision.
+"""Fields and rules shared by the params of all encoders: weights, device and precision.
 
-Weights are told from file names and hashes. torch is imported only where a device has to be asked. `registry` maps the
-class of a config to the encoder that it describes.
+Weights are identified by file names and hashes. torch is imported only to query a device. `registry` maps the class of
+a config to its encoder.
 """
 
 from __future__ import annotations
@@ -24,22 +24,24 @@ if TYPE_CHECKING:
     import torch
 
 Layers = Literal["last", "last4_mean", "last4_sum"] | Annotated[tuple[int, ...], Field(min_length=1)]
-"""The last hidden layer, the mean or sum of the last four, or the mean of those named: 0 is what enters the first
-layer, -1 what leaves the last."""
+"""The last hidden layer, the mean or sum of the last four, or the mean of the given ones: 0 is the input of the first
+layer, -1 the output of the last."""
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
-"""The type that matrices are multiplied in; ``auto``: the fastest that the device has instructions for."""
+"""Type of matrix multiplications; ``auto``: the fastest that the device has instructions for."""
 
 TextColumn = Literal["original", "enriched", "translation"]
-"""What an encoder may read of a `core.clips.ClipText`."""
+"""A field of `core.clips.ClipText` that an encoder may read."""
 
 DEFAULT_TEXT_COLUMNS: tuple[TextColumn, ...] = ("original",)
-"""What is read unless something else is said."""
+"""The transcripts that are read by default."""
 
-MODELS_HINT = "run `ecmf-pipe models` to fetch the weights that this pipeline uses by default"
+MODELS_HINT = "fetch the default weights"
+
+MODELS_COMMAND = "ecmf-pipe models"
 
 MODEL_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".json", ".txt", ".model", ".gguf", ".jinja"})
-"""Files of a model folder that can change its numbers: weights, configs, vocabularies, templates."""
+"""Suffixes of the files of a model folder that can change its numbers: weights, configs, vocabularies, templates."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -47,36 +49,36 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """Where a transformers model is loaded from.
+    """Location of a transformers model.
 
     Attributes:
         name: A local folder, or an id on the model hub.
-        commit: The hub's commit, in hex; None for a local folder.
+        commit: The commit on the hub, in hex; None for a local folder.
     """
 
     name: str
     commit: str | None = None
 
     def settings(self) -> dict[str, object]:
-        """What identifies the weights, as plain JSON values: the hub's commit, or the SHA-256 of each file."""
+        """Return the identity of the weights, as JSON values: the commit on the hub, or the SHA-256 of each file."""
         if self.commit is not None:
             return {"model": self.name, "commit": self.commit}
         return {"files": folder_hashes(Path(self.name))}
 
 
 def weights_hash(path: Path) -> str:
-    """SHA-256 of a file of weights, in hex.
+    """Return the SHA-256 of a weights file, in hex.
 
     Raises:
-        ModelError: When it is missing.
+        ModelError: If the file is missing.
     """
     if not path.is_file():
-        raise ModelError(f"the weights {path} are missing", MODELS_HINT)
+        raise ModelError(f"weights file {path} does not exist", MODELS_HINT, command=MODELS_COMMAND)
     return remembered_sha256(path)
 
 
 def folder_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file in a model folder that can change its numbers, by its path inside the folder."""
+    """Return the SHA-256 of every file in a model folder that can change its numbers, by relative path."""
     names = {path.relative_to(folder): path for path in folder.rglob("*") if path.suffix in MODEL_SUFFIXES}
     return {
         name.as_posix(): remembered_sha256(path)
@@ -85,43 +87,45 @@ def folder_hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def locate(model: str, revision: str, needed: str = "config.json", *, hint: str = MODELS_HINT) -> ModelSource:
-    """Find the model that ``model`` names: a local folder if there is one, else an id on the model hub.
+def locate(model: str, revision: str, required_file: str = "config.json", *, hint: str | None = None) -> ModelSource:
+    """Find a model: a local folder if it exists, otherwise an id on the model hub.
 
     Args:
         model: A folder or an id.
         revision: Branch, tag or commit on the hub.
-        needed: A file without which a folder is none of a model.
-        hint: How to mend a folder that is missing, or none of a model.
+        required_file: A file that every model folder contains.
+        hint: How to fix a folder that is missing or is not a model; None: fetch the default weights.
 
     Raises:
-        ModelError: When it is neither, or when the hub cannot be asked which commit ``revision`` is.
+        ModelError: If it is neither, or if the hub cannot be asked for the commit of ``revision``.
     """
     folder = Path(model)
+    command = None if hint else MODELS_COMMAND
+    hint = hint or MODELS_HINT
     if folder.is_dir():
-        if not (folder / needed).is_file():
-            raise ModelError(f"{folder} holds no {needed}: it is not a transformers model", hint)
+        if not (folder / required_file).is_file():
+            raise ModelError(f"model folder {folder} has no {required_file}", hint, command=command)
         return ModelSource(model)
     if not _HUB_ID.fullmatch(model):
-        raise ModelError(f"the model folder {folder} is missing", hint)
+        raise ModelError(f"model folder {folder} does not exist", hint, command=command)
     return ModelSource(model, _hub_commit(model, revision))
 
 
 def hub_cache() -> Path:
-    """The folder in which the model hub's client keeps what it has fetched, by the environment variables it reads."""
+    """Return the cache folder of the hub client, from the environment variables that the client reads."""
     if folder := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(folder).expanduser()
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
     return Path(os.environ.get("HF_HOME", cache)).expanduser() / "hub"
 
 
-def hub_reference(model: str, revision: str) -> Path:
-    """The file in the hub's cache that says which commit a branch or tag is; there once it was asked for."""
+def hub_reference_path(model: str, revision: str) -> Path:
+    """Return the file in the hub cache that maps a branch or tag to its commit; written by the first request."""
     return hub_cache() / f"models--{model.replace('/', '--')}" / "refs" / revision
 
 
 def read_model_config(model: str, revision: str) -> dict[str, Any]:
-    """A model's config.json, from its folder or from what the hub's client has fetched; empty where it is in neither.
+    """Read the config.json of a model from its folder or the hub cache; return an empty dict if neither has it.
 
     Args:
         model: A folder or an id on the hub.
@@ -130,7 +134,7 @@ def read_model_config(model: str, revision: str) -> dict[str, Any]:
     if Path(model).is_dir():
         folder = Path(model)
     else:
-        reference = hub_reference(model, revision)
+        reference = hub_reference_path(model, revision)
         commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
         folder = hub_cache() / f"models--{model.replace('/', '--')}" / "snapshots" / commit
     try:
@@ -141,18 +145,18 @@ def read_model_config(model: str, revision: str) -> dict[str, Any]:
 
 
 def _hub_commit(model: str, revision: str) -> str:
-    """The commit that ``revision`` is.
+    """Return the commit of ``revision``.
 
-    The cached answer stands until the cache is emptied: a moving branch of the hub must not make features stale behind
-    the user's back.
+    The cached commit is used until the cache is emptied: a moving branch on the hub must not silently make features
+    stale.
     """
     if _COMMIT.fullmatch(revision):
         return revision
-    reference = hub_reference(model, revision)
+    reference = hub_reference_path(model, revision)
     if not reference.is_file():
-        _fetch_config(model, revision)  # which writes the reference
+        _fetch_config(model, revision)  # writes the reference
     if not reference.is_file():
-        raise ModelError(f"{model}: the hub does not say which commit {revision!r} is", "name the commit as `revision`")
+        raise ModelError(f"the hub returned no commit for revision {revision!r} of {model}", "set revision to a commit")
     return reference.read_text(encoding="utf-8").strip()
 
 
@@ -164,19 +168,19 @@ def _fetch_config(model: str, revision: str) -> None:
         hf_hub_download(model, "config.json", revision=revision, cache_dir=hub_cache())
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"{model!r} is neither a folder here nor a model that the hub gives us ({type(error).__name__})",
-            "name a local folder with a transformers model in it, or check the id, its revision and the network",
+            f"model {model!r} is neither a local folder nor available on the hub ({type(error).__name__})",
+            "set model to a folder with a transformers model, or check the id, the revision and the network",
         ) from error
 
 
 def pick_device(device: str) -> torch.device:
-    """The torch device that ``device`` names.
+    """Return the torch device for a name.
 
     Args:
-        device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:<n>``.
+        device: ``auto`` (CUDA if available, otherwise the CPU), ``cpu``, ``cuda`` or ``cuda:<n>``.
 
     Raises:
-        ParamsError: When this machine has no such device.
+        ParamsError: If this machine has no such device.
     """
     import torch
 
@@ -185,14 +189,14 @@ def pick_device(device: str) -> torch.device:
     try:
         picked = torch.device(device)
     except RuntimeError as error:
-        raise ParamsError(f"device {device!r} is not one that torch knows", "auto, cpu, cuda or cuda:<n>") from error
+        raise ParamsError(f"unknown device {device!r}", "use auto, cpu, cuda or cuda:<n>") from error
     if picked.type == "cuda" and (picked.index or 0) >= torch.cuda.device_count():
-        raise ParamsError(f"device {device!r} is not on this machine", "set the device to auto or cpu")
+        raise ParamsError(f"this machine has no device {device!r}", "set the device to auto or cpu")
     return picked
 
 
 def best_precision(device: str) -> Precision:
-    """The fastest precision that a device has instructions for: bf16, else (older CUDA) fp16, else fp32."""
+    """Return the fastest precision that a device has instructions for: bf16, else fp16 (older CUDA), else fp32."""
     import torch
 
     from ecmf_pipeline.runner.machine import multiplies_bf16
@@ -204,42 +208,42 @@ def best_precision(device: str) -> Precision:
 
 
 class BaseEncoderConfig(Config):
-    """What every encoder's params have.
+    """Params that all encoders share.
 
     Attributes:
         batch_size: Items (frames, crops, clips or texts) in one forward pass; does not change the numbers.
     """
 
     modalities: ClassVar[frozenset[Modality]]
-    """The modalities that the encoder can serve."""
+    """The modalities that the encoder supports."""
     recipe: ClassVar[int] = 1
-    """Raised by one whenever a change of code changes the numbers."""
+    """Increased by one with every code change that changes the numbers."""
     not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size"})
-    """Fields that do not change the numbers, or stand in the settings as a hash or elsewhere."""
+    """Fields that do not change the numbers, or that the settings contain in another form, for example as a hash."""
     uses_torch: ClassVar[bool] = True
-    """Whether it runs where ``extract.device`` says."""
+    """Whether it runs on ``extract.device``."""
     computed_by: ClassVar[frozenset[str]] = frozenset({"torch"})
-    """Packages whose version may move the numbers."""
+    """Packages whose version may change the numbers."""
     dim: ClassVar[int | None] = None
-    """D, the width of a feature row, where that is the same for all params; see `known_dim`."""
+    """D, the width of a feature row, if it is the same for all params; see `known_dim`."""
 
     batch_size: int = Field(16, gt=0)
 
     def libraries(self) -> frozenset[str]:
-        """The packages that compute it, numpy apart, as their versions are kept beside the features."""
+        """Return the packages whose versions are recorded with the features, except numpy."""
         return self.computed_by
 
     @property
     def text_columns(self) -> tuple[TextColumn, ...]:
-        """The transcripts that it reads, if it reads any: a clip that lacks one of them has no text for it."""
+        """The transcripts that it reads, if any. A clip that lacks one of them has no text features."""
         return DEFAULT_TEXT_COLUMNS
 
-    def named(self, name: str) -> Self:  # noqa: ARG002 - computed features do not depend on what they are called
-        """These params as those of the entry ``name`` under ``encoders``."""
+    def named(self, name: str) -> Self:  # noqa: ARG002 - computed features do not depend on the name of the entry
+        """Return these params as those of the entry ``name`` under ``encoders``."""
         return self
 
-    def resolved(self, device: str) -> Self:  # noqa: ARG002 - what a device decides is told by those that have it
-        """The same with all that is left to the device decided.
+    def resolved(self, device: str) -> Self:  # noqa: ARG002 - for subclasses with settings that depend on the device
+        """Return a copy in which every setting that depends on the device has its final value.
 
         Args:
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``.
@@ -247,47 +251,49 @@ class BaseEncoderConfig(Config):
         return self
 
     def half_types(self) -> frozenset[str]:
-        """The types of half the width that it multiplies matrices in, ``bf16`` or ``fp16``, if any."""
+        """Return the half-precision types of its matrix multiplications, ``bf16`` or ``fp16``, if any."""
         return frozenset()
 
     def known_dim(self) -> int | None:
-        """D, the width of a feature row; None where it cannot be told without loading the encoder."""
+        """Return D, the width of a feature row; None if it is unknown before the encoder is loaded."""
         return self.dim
 
     def settings(self) -> dict[str, Any]:
-        """All that changes the numbers, as plain JSON values: every field but those excepted, and the weights' hashes.
+        """Return all settings that change the numbers, with the hashes of the weights, as plain JSON values.
+
+        These are all fields except `not_in_settings`.
 
         Raises:
-            ModelError: When weights are missing.
+            ModelError: If weights are missing.
         """
         fields = self.model_dump(mode="json", exclude=set(self.not_in_settings))
         return {**fields, "recipe": self.recipe, "dtype": "float32", "weights": self.weights_settings()}
 
     def weights_settings(self) -> dict[str, Any]:
-        """What identifies the weights, as plain JSON values.
+        """Return the identity of the weights, as plain JSON values.
 
         Raises:
-            ModelError: When weights are missing.
+            ModelError: If weights are missing.
         """
         return {}
 
     def origin(self) -> dict[str, Any]:
-        """Which model this is, for people to read, as plain JSON values.
+        """Return the name of the model for provenance, as plain JSON values.
 
-        The same on every machine: no folder that only this one has is named.
+        It is the same on every machine and contains no local path.
         """
         return {"model": str(getattr(self, "type", type(self).__name__))}
 
 
 class TransformersConfig(BaseEncoderConfig):
-    """What the params of all transformers models have.
+    """Params that all transformers models share.
 
     Attributes:
-        model: A local folder, or an id on the model hub. Code that comes with a model is never run.
+        model: A local folder, or an id on the model hub. Code that comes with a model is never executed.
         revision: Branch, tag or commit on the hub. Once fetched, a branch stays at the commit in the local cache.
-        precision: The type that matrices are multiplied in (norms, sums and the stored features are not touched by it):
-            half types are about twice as fast where the device has instructions for them. ``auto`` is bf16 on CUDA from
-            compute capability 8 and on CPUs with such instructions, fp16 on older CUDA, else fp32: features made on
+        precision: Type of matrix multiplications; norms, sums and the stored features keep their type. Half types are
+            about twice as fast if the device has instructions for them. ``auto`` is bf16 on CUDA from compute
+            capability 8 and on CPUs with bf16 instructions, fp16 on older CUDA, else fp32. Features computed on
             different devices may then have different fingerprints.
     """
 
@@ -299,36 +305,36 @@ class TransformersConfig(BaseEncoderConfig):
     precision: Precision = "fp32"
 
     def resolved(self, device: str) -> Self:
-        """The same with ``precision: auto`` decided; see `BaseEncoderConfig.resolved`."""
+        """Return a copy in which ``precision: auto`` has its final value; see `BaseEncoderConfig.resolved`."""
         if self.precision != "auto":
             return self
         return self.model_copy(update={"precision": best_precision(device)})
 
     def half_types(self) -> frozenset[str]:
-        """Its precision, unless that is fp32."""
+        """Return its precision, unless that is fp32."""
         return frozenset({self.precision}) - {"fp32"}
 
     def source(self) -> ModelSource:
-        """Where the model is loaded from; what `settings` hashes is what the encoder loads.
+        """Return the location of the model. `settings` hashes the same files that the encoder loads.
 
         Raises:
-            ModelError: When it cannot be found.
+            ModelError: If it cannot be found.
         """
         return locate(self.model, self.revision)
 
     def known_dim(self) -> int | None:
-        """The hidden size, told by the model's own config; None where that is not on this machine, or does not say."""
+        """Return the hidden size from the config of the model; None if the config is not available or lacks it."""
         values = read_model_config(self.model, self.revision)
-        tower = values.get("vision_config", values)  # of a model with two towers
+        tower = values.get("vision_config", values)  # models with two towers have one config for each
         width = tower.get("hidden_size") or tower.get("d_model")
         return width if isinstance(width, int) else None
 
     def weights_settings(self) -> dict[str, Any]:
-        """The hub's commit, or the SHA-256 of each file of the folder."""
+        """Return the commit on the hub, or the SHA-256 of each file of the folder."""
         return self.source().settings()
 
     def origin(self) -> dict[str, Any]:
-        """The id on the hub, the revision asked for and the commit that it is; of a folder, its name."""
+        """Return the id on the hub, the revision and its commit; for a folder, its name."""
         source = self.source()
         if source.commit is None:
             return {"model": Path(self.model).name}

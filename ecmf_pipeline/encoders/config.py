@@ -1,6 +1,6 @@
-"""The params of each encoder: one class a ``type`` under ``encoders`` in params.yaml, and one for several side by side.
+"""Params of each encoder: one class for each ``type`` under ``encoders`` in params.yaml, and one for joined encoders.
 
-Data alone, as `base_config` is: `registry` says which encoder a class describes.
+Like `base_config`, this module holds data only: `registry` maps each class to its encoder.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from ecmf_pipeline.encoders.base_config import (
 )
 
 PictureTokenPool = Literal["auto", "cls", "mean", "pooler", "projection"]
-"""What a picture's tokens become; see `VisionConfig`."""
+"""How the tokens of a picture become one row; see `VisionConfig`."""
 
 TextPool = Literal["auto", "mean", "max", "cls", "last"]
 """How the tokens of a text become one row."""
 
 _BOTH: tuple[TextColumn, ...] = ("original", "enriched")
-"""The transcripts that ``inputs: both`` stands for."""
+"""The transcripts of ``inputs: both``."""
 
 
 class EfficientNetConfig(BaseEncoderConfig):
-    """EfficientNet-Lite0 trained on ImageNet, one row a frame.
+    """EfficientNet-Lite0 trained on ImageNet, one row for each frame.
 
     Attributes:
         weights: Its PyTorch state dict.
-        fit: How a frame becomes a square: ``crop`` its centre, or ``stretch`` the whole of it.
-        frames: Pictures of a clip that it reads; None: as ``media.frames`` says.
+        fit: How a frame becomes a square: ``crop`` its centre, or ``stretch`` the whole frame.
+        frames: Number of pictures of each clip; None: ``media.frames``.
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.GLOBAL, Modality.FACE})
@@ -55,27 +55,27 @@ class EfficientNetConfig(BaseEncoderConfig):
     frames: Frames | None = None
 
     def weights_settings(self) -> dict[str, Any]:
-        """SHA-256 of the state dict."""
+        """Return the SHA-256 of the state dict."""
         return {"sha256": weights_hash(self.weights)}
 
 
 class MiniXceptionConfig(BaseEncoderConfig):
-    """Mini-Xception trained on FER2013 beside MediaPipe's blendshapes, one row a face crop.
+    """Mini-Xception trained on FER2013, followed by the blendshapes of MediaPipe, one row for each face crop.
 
     Attributes:
-        weights: The mini-Xception's Keras file.
-        face_landmarker: MediaPipe's face landmarker bundle.
-        face_scale: Side of the square that the mini-Xception sees, in sides of the detected face box.
-        frames: Pictures of a clip in which it looks for the face; None: as ``media.frames`` says.
+        weights: The Keras file of the mini-Xception.
+        face_landmarker: The face landmarker bundle of MediaPipe.
+        face_scale: Side of the square that the mini-Xception sees, as a multiple of the detected face box.
+        frames: Number of pictures of each clip in which faces are detected; None: ``media.frames``.
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.FACE})
     not_in_settings: ClassVar[frozenset[str]] = frozenset({"batch_size", "weights", "face_landmarker", "frames"})
     computed_by: ClassVar[frozenset[str]] = frozenset({"torch", "mediapipe"})
     expression_dim: ClassVar[int] = 128
-    """Columns of the mini-Xception, which come first."""
+    """Columns of the mini-Xception; they come first."""
     blendshapes: ClassVar[int] = 52
-    """Columns of the blendshapes, which follow."""
+    """Columns of the blendshapes; they follow."""
     dim: ClassVar[int] = expression_dim + blendshapes
 
     type: Literal["mini_xception"] = "mini_xception"
@@ -86,27 +86,29 @@ class MiniXceptionConfig(BaseEncoderConfig):
     frames: Frames | None = None
 
     def weights_settings(self) -> dict[str, Any]:
-        """SHA-256 of both files."""
+        """Return the SHA-256 of both files."""
         return {"sha256": weights_hash(self.weights), "face_landmarker_sha256": weights_hash(self.face_landmarker)}
 
 
 class VisionConfig(TransformersConfig):
-    """A transformers vision model (CLIP, SigLIP, ViT, DINOv2, DINOv3, data2vec-vision), one row a frame or face crop.
+    """A transformers vision model, one row for each frame or face crop.
+
+    Supported: CLIP, SigLIP, ViT, DINOv2, DINOv3 and data2vec-vision.
 
     Attributes:
-        layers: The last hidden layer, the mean or sum of the last four, or the mean of those named. ``last`` is what
-            the model returns as its last hidden state, often after a norm that the numbered states lack.
-        token_pool: What the row is made of: ``cls`` the class token; ``mean`` of the tokens of patches, class and
-            register tokens left out; ``pooler`` the model's own pooled output; ``projection`` the image embedding that
-            CLIP and SigLIP compare with texts; ``auto`` the pooler where the layer is the last and weights hold one,
-            else the first token (SigLIP, which has no class token: the mean).
-        resolution: Side of the square that the model sees, a multiple of its patches; positions are interpolated. None:
-            as its own image processor says.
-        frames: Pictures of a clip that it reads; None: as ``media.frames`` says.
+        layers: The last hidden layer, the mean or sum of the last four, or the mean of the given ones. ``last`` is the
+            last hidden state that the model returns, often after a norm that the numbered states lack.
+        token_pool: How tokens become one row. ``cls``: the class token. ``mean``: the mean of the patch tokens, without
+            class and register tokens. ``pooler``: the pooled output of the model. ``projection``: the image embedding
+            that CLIP and SigLIP compare with texts. ``auto``: the pooler if the layer is the last and the weights have
+            one, else the first token (SigLIP, which has no class token: the mean).
+        resolution: Side of the square input, a multiple of the patch size; position embeddings are interpolated. None:
+            the size of the image processor of the model.
+        frames: Number of pictures of each clip; None: ``media.frames``.
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.GLOBAL, Modality.FACE})
-    recipe: ClassVar[int] = 2  # 2: resized to the byte as Pillow does
+    recipe: ClassVar[int] = 2  # 2: resizing is bit-identical to Pillow
     not_in_settings: ClassVar[frozenset[str]] = TransformersConfig.not_in_settings | {"frames"}
 
     type: Literal["transformers_vision"] = "transformers_vision"
@@ -116,13 +118,13 @@ class VisionConfig(TransformersConfig):
     frames: Frames | None = None
 
     @model_validator(mode="after")
-    def _pooled_from_the_last(self) -> Self:
+    def _check_layers(self) -> Self:
         if self.layers != "last" and self.token_pool in {"pooler", "projection"}:
-            raise ValueError(f"token_pool {self.token_pool} is made of the last layer: set layers to last")
+            raise ValueError(f"token_pool {self.token_pool} uses the last layer only: set layers to last")
         return self
 
     def known_dim(self) -> int | None:
-        """The hidden size, or that of the image embedding; see `TransformersConfig.known_dim`."""
+        """Return the hidden size, or the width of the image embedding; see `TransformersConfig.known_dim`."""
         if self.token_pool == "projection":
             width = read_model_config(self.model, self.revision).get("projection_dim")
             if isinstance(width, int):
@@ -131,16 +133,16 @@ class VisionConfig(TransformersConfig):
 
 
 class VideoConfig(TransformersConfig):
-    """A VideoMAE model: it sees a clip's frames (or face crops) together, in tubes of two frames each.
+    """A VideoMAE model. It encodes the frames or face crops of a clip together, in tubelets of two frames each.
 
-    It takes as many pictures as it was trained on, evenly from those that ``frames`` of the clip are; where there are
-    fewer, some are repeated.
+    The model takes a fixed number of pictures. They are chosen evenly from the ``frames`` pictures of the clip; if
+    there are fewer, some are repeated.
 
     Attributes:
         batch_size: Clips in one forward pass.
-        layers: The last hidden layer, the mean or sum of the last four, or the mean of those named.
-        rows: ``clip`` one row a clip, the mean of its tokens; ``tubelet`` one row for each two frames that it sees.
-        frames: Pictures of a clip that it chooses from; None: as ``media.frames`` says.
+        layers: The last hidden layer, the mean or sum of the last four, or the mean of the given ones.
+        rows: ``clip``: one row for each clip, the mean of its tokens; ``tubelet``: one row for each two frames.
+        frames: Number of pictures of each clip to choose from; None: ``media.frames``.
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.GLOBAL, Modality.FACE})
@@ -154,7 +156,7 @@ class VideoConfig(TransformersConfig):
 
 
 class EgemapsConfig(BaseEncoderConfig):
-    """The functionals of eGeMAPSv02, one row a clip."""
+    """The functionals of eGeMAPSv02, one row for each clip."""
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.AUDIO})
     uses_torch: ClassVar[bool] = False
@@ -165,13 +167,13 @@ class EgemapsConfig(BaseEncoderConfig):
 
 
 class AudioConfig(TransformersConfig):
-    """A transformers speech model (HuBERT, wav2vec2, WavLM, data2vec-audio, Whisper's encoder), 50 rows a second.
+    """A transformers speech model (HuBERT, wav2vec2, WavLM, data2vec-audio, Whisper's encoder), 50 rows per second.
 
     Attributes:
-        layers: Which hidden states; see `Layers`.
-        frames_per_row: Rows of the model that are averaged into one, to keep stores of long clips small.
-        window_seconds: A longer clip is cut into equal windows that are described one by one, since attention's cost
-            grows with the square of the length. Whisper's own limit of 30 s holds too.
+        layers: Hidden states; see `Layers`.
+        frames_per_row: Number of rows of the model that are averaged into one, to keep stores of long clips small.
+        window_seconds: Longer clips are split into equal windows that are encoded separately, because the cost of
+            attention grows with the square of the length. Whisper also has its own limit of 30 s.
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.AUDIO})
@@ -184,19 +186,19 @@ class AudioConfig(TransformersConfig):
 
 
 class TextConfig(TransformersConfig):
-    """A transformers text model (BERT, sentence embeddings, a decoder LLM...), one row a clip.
+    """A transformers text model (BERT, sentence embeddings, a decoder LLM...), one row for each clip.
 
     Attributes:
-        inputs: Which transcript is embedded: ``original``, ``enriched`` (by the LLM), ``translation`` (the words in the
-            corpus' other language), ``both`` (the first two), or a list of some. The rows of several stand side by
-            side. A clip that lacks one of them is absent from the text branch.
-        max_tokens: Tokens after which a text is cut off; the model's own limit holds too.
-        layers: Which hidden states; see `Layers`.
-        token_pool: How a text's tokens become one row. ``auto``: as a sentence-transformers folder says, else their
-            mean; or their ``mean``, their ``max``, the first (``cls``) or the ``last``.
-        special_tokens: Whether tokens that the tokenizer puts around a text ([CLS], [SEP], <s>...) count in a mean or
-            maximum, and may be the last.
-        gguf_file: The GGUF file in the model's folder whose weights are loaded, unquantised; empty: safetensors.
+        inputs: The transcript to embed: ``original``, ``enriched`` (by the LLM), ``translation`` (into the other
+            language of the corpus), ``both`` (original and enriched), or a list. The rows of several are concatenated.
+            A clip that lacks one of them is absent from the text branch.
+        max_tokens: Texts are truncated to this number of tokens; the limit of the model also applies.
+        layers: Hidden states; see `Layers`.
+        token_pool: How the tokens of a text become one row: their ``mean``, their ``max``, the first (``cls``) or the
+            ``last``. ``auto``: the pooling of a sentence-transformers folder, else the mean.
+        special_tokens: Whether tokens that the tokenizer adds ([CLS], [SEP], <s>...) count for the mean, the maximum
+            and the last token.
+        gguf_file: The GGUF file in the folder of the model whose weights are loaded, dequantised; empty: safetensors.
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset({Modality.TEXT})
@@ -215,43 +217,43 @@ class TextConfig(TransformersConfig):
 
     @field_validator("inputs")
     @classmethod
-    def _told_one_way(cls, inputs: str | tuple[TextColumn, ...]) -> str | tuple[TextColumn, ...]:
-        """A list that says the same as a word becomes the word: same numbers, same fingerprint."""
+    def _normalise_inputs(cls, inputs: str | tuple[TextColumn, ...]) -> str | tuple[TextColumn, ...]:
+        """Replace a list by its equivalent keyword: equal inputs must have equal fingerprints."""
         if isinstance(inputs, str):
             return inputs
         if not inputs or len(set(inputs)) < len(inputs):
-            raise ValueError("name one transcript or several different ones")
+            raise ValueError("give one transcript or a list of different ones")
         if inputs == _BOTH:
             return "both"
         return inputs[0] if len(inputs) == 1 else inputs
 
     @model_validator(mode="after")
-    def _cls_is_special(self) -> Self:
+    def _check_special_tokens(self) -> Self:
         if self.token_pool == "cls" and not self.special_tokens:
-            raise ValueError("token_pool cls is the row of a special token: leave special_tokens true")
+            raise ValueError("token_pool cls needs special tokens: set special_tokens to true")
         return self
 
     def source(self) -> ModelSource:
-        """Where the model is loaded from; see `TransformersConfig.source`."""
+        """Return the location of the model; see `TransformersConfig.source`."""
         return locate(self.model, self.revision, self.gguf_file or "config.json")
 
     @property
     def text_columns(self) -> tuple[TextColumn, ...]:
-        """The transcripts that stand side by side in a row."""
-        return _columns(self.inputs)
+        """The transcripts whose rows are concatenated."""
+        return _parse_text_columns(self.inputs)
 
     def known_dim(self) -> int | None:
-        """The hidden size for each transcript that is embedded; see `TransformersConfig.known_dim`."""
+        """Return the hidden size times the number of transcripts; see `TransformersConfig.known_dim`."""
         width = super().known_dim()
         return None if width is None else width * len(self.text_columns)
 
 
 class ImportedConfig(BaseEncoderConfig):
-    """Features that were computed elsewhere and come in by ``ecmf-pipe store import``; nothing is computed here.
+    """Features that were computed elsewhere and imported by ``ecmf-pipe store import``; they are not computed here.
 
     Attributes:
-        name: What tells them from other imported features; empty: the name of the entry (see `named`).
-        dtype: How they are stored. float16 takes half the space; its 11 bits end at 65504.
+        name: Distinguishes them from other imported features; empty: the name of the entry (see `named`).
+        dtype: Type in which they are stored. float16 takes half the space; its 11 bits end at 65504.
     """
 
     modalities: ClassVar[frozenset[Modality]] = frozenset(Modality)
@@ -261,17 +263,17 @@ class ImportedConfig(BaseEncoderConfig):
     dtype: Literal["float16", "float32"] = "float32"
 
     def named(self, name: str) -> Self:
-        """The same, called after its entry unless it has a name of its own."""
+        """Return a copy named after its entry, unless a name is set."""
         return self if self.name else self.model_copy(update={"name": name})
 
     def settings(self) -> dict[str, Any]:
-        """The name and the stored type: nothing else of them is known here.
+        """Return the name and the stored type; nothing else is known about imported features.
 
         Raises:
-            ValueError: When it has no name yet.
+            ValueError: If the name is not set.
         """
         if not self.name:
-            raise ValueError("an imported encoder is told by its name: take the one that `named` returns")
+            raise ValueError("an imported encoder needs a name: call `named` first")
         return {"type": self.type, "name": self.name, "dtype": self.dtype}
 
 
@@ -286,16 +288,17 @@ EncoderConfig = Annotated[
     | ImportedConfig,
     Field(discriminator="type"),
 ]
-"""One entry under ``encoders`` in params.yaml; ``type`` says which."""
+"""One entry under ``encoders`` in params.yaml, selected by ``type``."""
 
 
 class JoinedConfig(BaseEncoderConfig):
-    """Several encoders whose rows stand side by side: what a list under ``extract.encoders`` makes.
+    """Several encoders whose rows are concatenated; params.yaml lists them under ``extract.encoders``.
 
-    Params see to it that each member can serve the modality, computes its features, and reads as many pictures.
+    `settings.params` checks that each member supports the modality, is computed (not imported) and reads equally many
+    pictures.
 
     Attributes:
-        members: The encoders, in the order of their columns; of them the settings are made.
+        members: The encoders, in the order of their columns. The settings consist of their settings.
         batch_size: Not used: each member has its own.
     """
 
@@ -305,63 +308,63 @@ class JoinedConfig(BaseEncoderConfig):
 
     @property
     def frames(self) -> Frames | None:
-        """Pictures of a clip that the members read; None: as ``media.frames`` says."""
+        """Number of pictures of each clip that the members read; None: ``media.frames``."""
         return getattr(self.members[0], "frames", None)
 
     def resolved(self, device: str) -> Self:
-        """The same with all that members leave to the device decided."""
+        """Return a copy in which every setting of the members that depends on the device has its final value."""
         return self.model_copy(update={"members": tuple(member.resolved(device) for member in self.members)})
 
     def settings(self) -> dict[str, Any]:
-        """The members' settings, in their order.
+        """Return the settings of the members, in their order.
 
         Raises:
-            ModelError: When weights are missing.
+            ModelError: If weights are missing.
         """
         return {"type": "joined", "members": [member.settings() for member in self.members], "recipe": self.recipe}
 
     @property
     def text_columns(self) -> tuple[TextColumn, ...]:
-        """The transcripts that any member reads: a clip that lacks one of them is absent."""
+        """The transcripts that any member reads; a clip that lacks one of them is absent."""
         return tuple(dict.fromkeys(column for member in self.members for column in member.text_columns))
 
     def known_dim(self) -> int | None:
-        """The sum of the members'; None where one of them is not known."""
+        """Return the sum of the widths of the members; None if one of them is unknown."""
         widths = [width for member in self.members if (width := member.known_dim()) is not None]
         return sum(widths) if len(widths) == len(self.members) else None
 
     def half_types(self) -> frozenset[str]:
-        """Those of all members."""
+        """Return the half-precision types of all members."""
         return frozenset[str]().union(*(member.half_types() for member in self.members))
 
     def libraries(self) -> frozenset[str]:
-        """Those of all members."""
+        """Return the packages of all members."""
         return frozenset[str]().union(*(member.libraries() for member in self.members))
 
 
 def text_columns(settings: Mapping[str, Any]) -> tuple[TextColumn, ...]:
-    """The transcripts that a store's features were computed from, told by its settings."""
+    """Return the transcripts from which the features of a store were computed, according to its settings."""
     encoder = settings.get("encoder")
     if not isinstance(encoder, Mapping):
         return DEFAULT_TEXT_COLUMNS
-    if members := encoder.get("members"):  # of several encoders side by side
+    if members := encoder.get("members"):
         return tuple(dict.fromkeys(column for member in members for column in text_columns({"encoder": member})))
-    return _columns(encoder["inputs"]) if "inputs" in encoder else DEFAULT_TEXT_COLUMNS
+    return _parse_text_columns(encoder["inputs"]) if "inputs" in encoder else DEFAULT_TEXT_COLUMNS
 
 
 def settings_of_imported(settings: Mapping[str, Any]) -> bool:
-    """Whether a store's settings are those of imported features (of which nobody here knows the input)."""
+    """Return whether the settings of a store are those of imported features, whose inputs are unknown."""
     encoder = settings.get("encoder")
     return isinstance(encoder, Mapping) and encoder.get("type") == "imported"
 
 
-def _columns(inputs: TextColumn | Literal["both"] | Sequence[TextColumn]) -> tuple[TextColumn, ...]:
+def _parse_text_columns(inputs: TextColumn | Literal["both"] | Sequence[TextColumn]) -> tuple[TextColumn, ...]:
     if isinstance(inputs, str):
         return _BOTH if inputs == "both" else (inputs,)
     return tuple(inputs)
 
 
-def frames_of(encoder: BaseEncoderConfig, otherwise: int) -> Frames:
-    """Return how many pictures of a clip an encoder reads; ``otherwise`` if its params leave that open."""
-    own: Frames | None = getattr(encoder, "frames", None)
-    return otherwise if own is None else own
+def frames_of(encoder: BaseEncoderConfig, default: int) -> Frames:
+    """Return the number of pictures of a clip that an encoder reads; ``default`` if its params do not set it."""
+    frames: Frames | None = getattr(encoder, "frames", None)
+    return default if frames is None else frames

@@ -1,7 +1,7 @@
-"""From RGB pictures of any size to a vision model's input, as the image processor that comes with the model does it.
+"""Convert RGB pictures of any size to the input of a vision model, like the image processor of the model.
 
-Pillow resizes, as it does for the processors of transformers: the same grey levels to the byte. What else they do is
-read from their settings, done for all pictures of a clip at once, and checked against the processor itself.
+Pillow resizes, as in the processors of transformers, so the results are bit-identical. The other steps are read from
+the settings of the processor, applied to all pictures of a clip at once, and checked against the processor.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from transformers import AutoImageProcessor
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer, pictures_of
+from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer, view_pictures
 from ecmf_pipeline.encoders.base_config import ModelSource
-from ecmf_pipeline.encoders.inference import Inference, load_part, read_json_of_model
+from ecmf_pipeline.encoders.inference import Inference, load_part, read_model_json
 
 Filter = Literal["bilinear", "bicubic"]
 """A resampling filter, with antialiasing."""
 
 _TOLERANCE = 4.0
-"""Grey levels by which this may differ from a model's own processor; any other crop or padding differs by tens."""
+"""Accepted difference from the processor of the model in grey levels; another crop or padding differs by tens."""
 
 _RESAMPLE: dict[int, Filter] = {2: "bilinear", 3: "bicubic"}
-"""Pillow's number of a filter, and torch's name for it."""
+"""Maps Pillow's filter numbers to torch's filter names."""
 
 _DINOV3 = {"DINOv3ViTImageProcessor", "DINOv3ViTImageProcessorFast"}
-"""Processors that exist for torchvision alone."""
+"""Processors that need torchvision."""
 
 _DINOV3_DEFAULTS = {
     "do_resize": True,
@@ -54,15 +54,16 @@ _DINOV3_DEFAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How a vision model wants its pictures.
+    """Settings of the preprocessing of a vision model.
 
     Attributes:
         resize: Target (height, width); or the target of the shorter side, keeping proportions; or None.
         resample: The filter, antialiased.
-        crop: Height and width of the centre that is cut out after resizing; None for no crop.
+        crop: Height and width of the centre crop after resizing; None for no crop.
         mean: Subtracted from each channel of grey levels 0-255.
-        std: What the channels are then divided by.
-        arithmetic: Whose: ``pillow``; or ``torch``, several times as fast, a grey level off in one of 300 places.
+        std: Divisor of the channels after that.
+        arithmetic: The library that resizes: ``pillow``; or ``torch``, which is several times as fast and differs by
+            one grey level in 1 of 300 pixels.
     """
 
     resize: tuple[int, int] | int | None
@@ -72,20 +73,20 @@ class Preprocessing:
     std: tuple[float, ...]
     arithmetic: Literal["pillow", "torch"] = "pillow"
 
-    def values(self) -> dict[str, Any]:
-        """The same as plain JSON values."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
-    def at(self, resolution: int) -> Preprocessing:
-        """The same for squares of another size: the crop keeps its share of the picture."""
+    def with_resolution(self, resolution: int) -> Preprocessing:
+        """Return a copy for square input of another size; the crop keeps its share of the picture."""
         square = (resolution, resolution)
         if not isinstance(self.resize, int):
             return replace(self, resize=square, crop=None if self.crop is None else square)
-        cut = min(self.crop) if self.crop else self.resize
-        return replace(self, resize=round(self.resize * resolution / cut), crop=square)
+        crop_side = min(self.crop) if self.crop else self.resize
+        return replace(self, resize=round(self.resize * resolution / crop_side), crop=square)
 
-    def resized(self, pictures: NDArray[np.uint8]) -> torch.Tensor:
-        """Resize and crop.
+    def resize_pictures(self, pictures: NDArray[np.uint8]) -> torch.Tensor:
+        """Resize and crop pictures.
 
         Args:
             pictures: RGB, uint8 (T, H, W, 3).
@@ -93,16 +94,16 @@ class Preprocessing:
         Returns:
             uint8 (T, 3, h, w) on the CPU.
         """
-        target = None if self.resize is None else _target(pictures.shape[1], pictures.shape[2], self.resize)
+        target = None if self.resize is None else _target_size(pictures.shape[1], pictures.shape[2], self.resize)
         if target and self.arithmetic == "pillow":
             pictures = resize_as_pillow(pictures, target, self.resample)
-        frames = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)  # channels last: the fast way
+        frames = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)  # channels last is faster
         if target and self.arithmetic == "torch":
             frames = F.interpolate(frames, target, mode=self.resample, antialias=True)
-        return frames if self.crop is None else _centre(frames, self.crop)
+        return frames if self.crop is None else _centre_crop(frames, self.crop)
 
-    def normalised(self, frames: torch.Tensor) -> torch.Tensor:
-        """Bring grey levels to the model's range, on the frames' own device.
+    def normalise(self, frames: torch.Tensor) -> torch.Tensor:
+        """Scale grey levels to the input range of the model, on the device of the frames.
 
         Args:
             frames: uint8 (B, 3, h, w).
@@ -115,36 +116,36 @@ class Preprocessing:
         return (frames.float() - mean) / std
 
     def check_against(self, processor: Any) -> None:
-        """Make sure that this is all that a model's own image processor does.
+        """Check that the image processor of a model does nothing else.
 
         Args:
             processor: Pillow-backed image processor of transformers.
 
         Raises:
-            ModelError: When the two differ by more than rounding on two test pictures.
+            ModelError: If the two differ by more than rounding on two test pictures.
         """
-        # small and smooth, one wide and one tall, no two sides alike
+        # Small and smooth pictures, one wide and one tall, with different sides.
         waves = np.sin(np.arange(90 * 70 * 3).reshape(90, 70, 3) / 37.0)
         wide = (127.5 + 127.5 * waves).astype(np.uint8)
         for picture in (wide, np.ascontiguousarray(wide.transpose(1, 0, 2))):
-            theirs = np.asarray(processor(picture, return_tensors="np")["pixel_values"][0], np.float32)
-            theirs = theirs.reshape(-1, *theirs.shape[-3:])[0]  # of a video the one frame
-            ours = self.normalised(self.resized(picture[None]))[0].numpy()
+            expected = np.asarray(processor(picture, return_tensors="np")["pixel_values"][0], np.float32)
+            expected = expected.reshape(-1, *expected.shape[-3:])[0]  # the only frame of a video
+            actual = self.normalise(self.resize_pictures(picture[None]))[0].numpy()
             if (
-                ours.shape != theirs.shape
-                or (np.abs(ours - theirs).max(axis=(1, 2)) > _TOLERANCE / np.array(self.std)).any()
+                actual.shape != expected.shape
+                or (np.abs(actual - expected).max(axis=(1, 2)) > _TOLERANCE / np.array(self.std)).any()
             ):
                 raise ModelError(
-                    f"{type(processor).__name__} does more than resize, crop and normalise",
-                    "this model's preprocessing is not supported: choose another model",
+                    f"image processor {type(processor).__name__} does more than resize, crop and normalise",
+                    "choose another model",
                 )
 
 
 def resize_as_pillow(pictures: NDArray[np.uint8], size: tuple[int, int], resample: Filter) -> NDArray[np.uint8]:
-    """Resize each picture by Pillow, its columns first.
+    """Resize each picture with Pillow, columns first.
 
-    A single call does the same up to Pillow 12; from 13 on it takes the rows of some shapes first, which rounds
-    differently, by up to nine grey levels.
+    Up to Pillow 12 a single call gives the same result. From 13 on Pillow resizes the rows of some shapes first, which
+    rounds differently, by up to nine grey levels.
 
     Args:
         pictures: RGB, uint8 (T, H, W, 3).
@@ -155,54 +156,56 @@ def resize_as_pillow(pictures: NDArray[np.uint8], size: tuple[int, int], resampl
         uint8 (T, *size, 3).
     """
     height, width = size
-    by = Image.Resampling[resample.upper()]
+    method = Image.Resampling[resample.upper()]
     resized = np.empty((len(pictures), height, width, 3), np.uint8)
     for index, picture in enumerate(pictures):
         image = Image.fromarray(picture)
-        resized[index] = np.asarray(image.resize((width, image.height), by).resize((width, height), by))
+        resized[index] = np.asarray(image.resize((width, image.height), method).resize((width, height), method))
     return resized
 
 
 def load_preprocessing(source: ModelSource, resolution: int | None = None) -> Preprocessing:
-    """Read what a model's own image processor does.
+    """Read the settings of the image processor of a model.
 
     Args:
-        source: The model.
-        resolution: Side of the square that the model is to see; None: as the processor says.
+        source: Location of the model.
+        resolution: Side of the square input; None: as in the processor.
 
     Raises:
-        ModelError: When there is none, or when it does something that `Preprocessing` cannot.
+        ModelError: If there is no processor, or if `Preprocessing` does not support one of its steps.
     """
-    values = read_json_of_model(source, "preprocessor_config.json") or {}
+    values = read_model_json(source, "preprocessor_config.json") or {}
     if values.get("image_processor_type") in _DINOV3:
-        preprocessing = _of_dinov3(values)
+        preprocessing = _read_dinov3(values)
     else:
         processor = load_part(
-            source, lambda name, **where: AutoImageProcessor.from_pretrained(name, backend="pil", **where)
+            source, lambda name, **options: AutoImageProcessor.from_pretrained(name, backend="pil", **options)
         )
         preprocessing = read_preprocessing(processor)
     if resolution is not None:
-        return preprocessing.at(resolution)
+        return preprocessing.with_resolution(resolution)
     if isinstance(preprocessing.resize, int) and preprocessing.crop is None:
         raise ModelError(
-            f"the pictures that {source.name} prepares have no one size", "set the encoder's resolution in params.yaml"
+            f"the image processor of {source.name} returns pictures of different sizes",
+            "set the resolution of the encoder in params.yaml",
         )
     return preprocessing
 
 
 def read_preprocessing(processor: Any, *, check: bool = True) -> Preprocessing:
-    """Read what an image processor of transformers does.
+    """Read the settings of an image processor of transformers.
 
     Args:
-        processor: Pillow-backed image processor, or what has its attributes.
-        check: Whether it is tried on test pictures.
+        processor: Pillow-backed image processor, or an object with its attributes.
+        check: Whether to compare the result with the processor on test pictures.
 
     Raises:
-        ModelError: When it does something that `Preprocessing` cannot.
+        ModelError: If `Preprocessing` does not support one of its steps.
     """
     if hasattr(processor, "max_num_patches"):
         raise ModelError(
-            f"{type(processor).__name__} gives pictures of no one size", "choose a checkpoint with a fixed input size"
+            f"image processor {type(processor).__name__} returns pictures of different sizes",
+            "choose a checkpoint with a fixed input size",
         )
     scale = processor.rescale_factor if processor.do_rescale else 1.0
     mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ((0.0,) * 3, (1.0,) * 3)
@@ -211,7 +214,7 @@ def read_preprocessing(processor: Any, *, check: bool = True) -> Preprocessing:
         raise ModelError(f"resampling filter {processor.resample} is not supported", "choose another vision model")
     crops = bool(getattr(processor, "do_center_crop", False))
     preprocessing = Preprocessing(
-        resize=_size(processor.size) if processor.do_resize else None,
+        resize=_parse_size(processor.size) if processor.do_resize else None,
         resample=resample,
         crop=(processor.crop_size["height"], processor.crop_size["width"]) if crops else None,
         mean=tuple(value / scale for value in mean),
@@ -222,28 +225,30 @@ def read_preprocessing(processor: Any, *, check: bool = True) -> Preprocessing:
     return preprocessing
 
 
-def _of_dinov3(values: dict[str, Any]) -> Preprocessing:
-    """What DINOv3's processor does, whose class cannot be loaded without torchvision.
+def _read_dinov3(values: dict[str, Any]) -> Preprocessing:
+    """Read the settings of DINOv3's processor, whose class needs torchvision.
 
-    It resizes in floating point, where this rounds to grey levels: less than one of them apart.
+    The processor resizes in floating point; this rounds to grey levels, a difference of less than one level.
     """
-    given = {name: values[name] for name in _DINOV3_DEFAULTS if values.get(name) is not None}
-    stand_in = SimpleNamespace(**{**_DINOV3_DEFAULTS, **given})
-    if stand_in.do_center_crop and not stand_in.crop_size:
-        raise ModelError("DINOv3's image processor is to crop, but names no size", "the files are incomplete")
-    return read_preprocessing(stand_in, check=False)
+    stored = {name: values[name] for name in _DINOV3_DEFAULTS if values.get(name) is not None}
+    processor = SimpleNamespace(**{**_DINOV3_DEFAULTS, **stored})
+    if processor.do_center_crop and not processor.crop_size:
+        raise ModelError(
+            "preprocessor_config.json sets do_center_crop without crop_size", "fetch the complete files of the model"
+        )
+    return read_preprocessing(processor, check=False)
 
 
-def _size(size: Any) -> tuple[int, int] | int:
-    named = {key: int(value) for key, value in dict(size).items() if value is not None}
-    if named.keys() == {"height", "width"}:
-        return named["height"], named["width"]
-    if named.keys() == {"shortest_edge"}:
-        return named["shortest_edge"]
-    raise ModelError(f"picture size {named} is not supported", "choose a vision model with a fixed input size")
+def _parse_size(size: Any) -> tuple[int, int] | int:
+    sides = {key: int(value) for key, value in dict(size).items() if value is not None}
+    if sides.keys() == {"height", "width"}:
+        return sides["height"], sides["width"]
+    if sides.keys() == {"shortest_edge"}:
+        return sides["shortest_edge"]
+    raise ModelError(f"picture size {sides} is not supported", "choose a vision model with a fixed input size")
 
 
-def _target(height: int, width: int, resize: tuple[int, int] | int) -> tuple[int, int]:
+def _target_size(height: int, width: int, resize: tuple[int, int] | int) -> tuple[int, int]:
     if isinstance(resize, tuple):
         return resize
     if height <= width:
@@ -251,9 +256,9 @@ def _target(height: int, width: int, resize: tuple[int, int] | int) -> tuple[int
     return int(resize * height / width), resize
 
 
-def _centre(frames: torch.Tensor, crop: tuple[int, int]) -> torch.Tensor:
+def _centre_crop(frames: torch.Tensor, crop: tuple[int, int]) -> torch.Tensor:
     height, width = frames.shape[-2:]
-    if height < crop[0] or width < crop[1]:  # as transformers: black around what is too small
+    if height < crop[0] or width < crop[1]:  # like transformers, pad smaller pictures with black
         rows, columns = max(crop[0] - height, 0), max(crop[1] - width, 0)
         frames = F.pad(frames, ((columns + 1) // 2, columns // 2, (rows + 1) // 2, rows // 2))
         height, width = frames.shape[-2:]
@@ -262,41 +267,41 @@ def _centre(frames: torch.Tensor, crop: tuple[int, int]) -> torch.Tensor:
 
 
 class PicturePreparer(Preparer[Any]):
-    """Resizes and crops frames, or the crops of a face track.
+    """Preprocessing of frames, or of the crops of a face track: resizing and cropping.
 
     Attributes:
-        preprocessing: How.
+        preprocessing: Sizes and value range.
     """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
 
-    def described(self) -> dict[str, Any]:
-        """How pictures become the network's input."""
-        return self.preprocessing.values()
+    def describe(self) -> dict[str, Any]:
+        """Return the preprocessing."""
+        return self.preprocessing.to_dict()
 
     def prepare(self, view: Any) -> NDArray[np.uint8]:
-        """Pictures of the network's size, uint8 (T, 3, S, S)."""
-        prepared: NDArray[np.uint8] = self.preprocessing.resized(pictures_of(view)).numpy()
+        """Return pictures of the input size of the network, uint8 (T, 3, S, S)."""
+        prepared: NDArray[np.uint8] = self.preprocessing.resize_pictures(view_pictures(view)).numpy()
         return np.ascontiguousarray(prepared)
 
 
 class PictureEncoder(Encoder[Any]):
-    """An encoder that gives one row a frame, or a crop of a face track.
+    """An encoder that returns one row for each frame, or for each crop of a face track.
 
     Attributes:
-        preparer: From pictures of any size to those that the network takes.
-        inference: Where and how the network runs.
+        preparer: Converts pictures of any size to the input size of the network.
+        inference: Device, precision and batches of the network.
     """
 
     preparer: PicturePreparer
     inference: Inference
 
     def encode_prepared(self, prepared: Sequence[NDArray[np.uint8]]) -> list[Encoding]:
-        """Encode prepared frames (or the crops of face tracks): (T, D) a clip."""
+        """Encode prepared frames, or crops of face tracks: (T, D) for each clip."""
         rows = self.inference.rows_of_clips(prepared, self._forward)
-        return [Encoding(own, np.arange(len(own))) for own in rows]
+        return [Encoding(clip_rows, np.arange(len(clip_rows))) for clip_rows in rows]
 
     @abstractmethod
     def _forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """From prepared pictures on the device, uint8 (B, 3, S, S), to rows (B, D)."""
+        """Map prepared pictures on the device, uint8 (B, 3, S, S), to rows (B, D)."""

@@ -1,7 +1,7 @@
-"""Which encoder the class of a config describes.
+"""Map the class of a config to its encoder.
 
-Encoders import configs, never the other way round. Their modules, and torch with them, are loaded by the first encoder
-or preparer that is built: planning loads none.
+Encoders import configs, never the reverse. The modules of encoders, and torch with them, are imported when the first
+encoder or preparer is built. Planning imports none of them.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from ecmf_pipeline.encoders.config import (
 
 @dataclass(frozen=True, slots=True)
 class Implementation:
-    """What computes the features that a config describes.
+    """Functions that build the encoder and the preparer of a config.
 
     Attributes:
         encoder: Loads the encoder for a config and a device.
-        preparer: Loads what comes before its network alone, for a config.
+        preparer: Loads only the preprocessing, for a config.
     """
 
     encoder: Callable[[Any, str], Encoder[Any]]
@@ -42,43 +42,43 @@ class Implementation:
 
 
 def build_encoder(config: BaseEncoderConfig, device: str = "auto") -> Encoder[Any]:
-    """Load the encoder that a config describes.
+    """Load the encoder of a config.
 
     Args:
-        config: Its params.
+        config: The params of the encoder.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<n>``.
 
     Raises:
-        ModelError: When weights are missing, damaged or of another shape, or the features are imported ones.
-        ParamsError: When there is no such device.
+        ModelError: If weights are missing, damaged or of another shape, or if the features are imported.
+        ParamsError: If there is no such device.
     """
     return implementation(config).encoder(config, device)
 
 
 def build_preparer(config: BaseEncoderConfig) -> Preparer[Any]:
-    """Load what comes before an encoder's network, alone.
+    """Load only the preprocessing of an encoder.
 
     Raises:
-        ModelError: When what it needs is missing or damaged, or the features are imported ones.
+        ModelError: If its files are missing or damaged, or if the features are imported.
     """
     return implementation(config).preparer(config)
 
 
 @singledispatch
 def implementation(config: BaseEncoderConfig) -> Implementation:
-    """Look up what computes the features of a config, by its class.
+    """Return the implementation for the class of a config.
 
-    ``@implementation.register`` adds a class: the decorated function takes a config of it, imports its encoder, and
-    returns both as an `Implementation`.
+    ``@implementation.register`` adds a class: the decorated function takes a config of that class, imports its encoder,
+    and returns an `Implementation`.
     """
-    raise TypeError(f"{type(config).__name__} has no encoder: register one with `implementation.register`")
+    raise TypeError(f"no encoder is registered for {type(config).__name__}: use `implementation.register`")
 
 
 @implementation.register
 def _efficientnet(_: EfficientNetConfig) -> Implementation:
-    from ecmf_pipeline.encoders.embedded.efficientnet import EfficientNetEncoder, efficientnet_preparer
+    from ecmf_pipeline.encoders.embedded.efficientnet import EfficientNetEncoder, build_efficientnet_preparer
 
-    return Implementation(EfficientNetEncoder, efficientnet_preparer)
+    return Implementation(EfficientNetEncoder, build_efficientnet_preparer)
 
 
 @implementation.register
@@ -92,29 +92,29 @@ def _mini_xception(_: MiniXceptionConfig) -> Implementation:
 def _egemaps(_: EgemapsConfig) -> Implementation:
     from ecmf_pipeline.encoders.embedded.egemaps import EgemapsEncoder, EgemapsPreparer
 
-    # openSMILE knows the CPU alone, and there is nothing to choose
+    # openSMILE runs on the CPU only, and its params are fixed.
     return Implementation(lambda config, _: EgemapsEncoder(config), lambda _: EgemapsPreparer())
 
 
 @implementation.register
 def _vision(_: VisionConfig) -> Implementation:
-    from ecmf_pipeline.encoders.vision import VisionEncoder, vision_preparer
+    from ecmf_pipeline.encoders.vision import VisionEncoder, build_vision_preparer
 
-    return Implementation(VisionEncoder, vision_preparer)
+    return Implementation(VisionEncoder, build_vision_preparer)
 
 
 @implementation.register
 def _video(_: VideoConfig) -> Implementation:
-    from ecmf_pipeline.encoders.vision import VideoEncoder, video_preparer
+    from ecmf_pipeline.encoders.vision import VideoEncoder, build_video_preparer
 
-    return Implementation(VideoEncoder, video_preparer)
+    return Implementation(VideoEncoder, build_video_preparer)
 
 
 @implementation.register
 def _audio(_: AudioConfig) -> Implementation:
-    from ecmf_pipeline.encoders.audio import audio_encoder, audio_preparer
+    from ecmf_pipeline.encoders.audio import build_audio_encoder, build_audio_preparer
 
-    return Implementation(audio_encoder, audio_preparer)
+    return Implementation(build_audio_encoder, build_audio_preparer)
 
 
 @implementation.register
@@ -130,7 +130,7 @@ def _joined(_: JoinedConfig) -> Implementation:
 
     def encoder(config: JoinedConfig, device: str) -> Encoder[Any]:
         members = []
-        with ExitStack() as exits:  # closes those that have loaded when one does not
+        with ExitStack() as exits:  # if one fails to load, the loaded ones are closed
             for member in config.members:
                 members.append(build_encoder(member, device))
                 exits.callback(members[-1].close)
@@ -146,6 +146,7 @@ def _joined(_: JoinedConfig) -> Implementation:
 @implementation.register
 def _imported(config: ImportedConfig) -> Implementation:
     raise ModelError(
-        f"{config.name!r} is a name for imported features: they cannot be computed here",
-        f"run `ecmf-pipe store import PATH --modality MODALITY --encoder {config.name}`",
+        f"encoder {config.name!r} has imported features, which cannot be computed",
+        "import the features",
+        command=f"ecmf-pipe store import PATH --modality MODALITY --encoder {config.name}",
     )

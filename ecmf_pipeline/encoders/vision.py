@@ -1,4 +1,4 @@
-"""transformers vision models as encoders of frames or face crops: those of single pictures, and VideoMAE."""
+"""transformers vision models as encoders of frames or face crops: models of single pictures, and VideoMAE."""
 
 from __future__ import annotations
 
@@ -14,40 +14,47 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification
 
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer, pictures_of
+from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer, view_pictures
 from ecmf_pipeline.encoders.base_config import ModelSource
 from ecmf_pipeline.encoders.config import VideoConfig, VisionConfig
-from ecmf_pipeline.encoders.inference import Inference, check_layers, inference_of, load_model, load_part, take_layers
+from ecmf_pipeline.encoders.inference import (
+    Inference,
+    build_inference,
+    check_layers,
+    load_model,
+    load_part,
+    select_layers,
+)
 from ecmf_pipeline.encoders.preprocess import PictureEncoder, PicturePreparer, Preprocessing, load_preprocessing
 
 
-def vision_preparer(config: VisionConfig) -> PicturePreparer:
-    """What comes before the network of a model of single pictures.
+def build_vision_preparer(config: VisionConfig) -> PicturePreparer:
+    """Build the preprocessing of a model of single pictures.
 
     Raises:
-        ModelError: When the model has no image processor, or one that is not supported.
+        ModelError: If the model has no image processor, or an unsupported one.
     """
     return PicturePreparer(load_preprocessing(config.source(), config.resolution))
 
 
 class VisionEncoder(PictureEncoder):
-    """A frozen vision model: a row a frame, made as `VisionConfig` says.
+    """A frozen vision model: one row for each frame, pooled as `VisionConfig` defines.
 
-    Of a model with two towers the vision tower alone is kept.
+    Of a model with two towers only the vision tower is kept.
     """
 
     def __init__(self, config: VisionConfig, device: str = "auto") -> None:
         self._config = config
         self.settings = config.settings()
-        self.inference = inference_of(config, device)
+        self.inference = build_inference(config, device)
         source = config.source()
-        model, trained = load_model(source, dtype=self.inference.loaded_as)
+        model, trained = load_model(source, dtype=self.inference.load_dtype)
         self.model: nn.Module = getattr(model, "vision_model", model)
         self._projection: nn.Module | None = getattr(model, "visual_projection", None)
-        self._pool = self._chosen_pool(trained)
+        self._pool = self._resolve_pool(trained)
         if config.layers != "last":
             check_layers(source, self.model, config.layers)
-        self.preparer = vision_preparer(config)
+        self.preparer = build_vision_preparer(config)
         self._options = self._forward_options()
         self.inference.place(self.model)
         if self._pool == "projection" and self._projection is not None:
@@ -61,11 +68,11 @@ class VisionEncoder(PictureEncoder):
         """D, the width of a row."""
         return self._dim
 
-    def _chosen_pool(self, pooler_is_trained: bool) -> str:
-        """What ``auto`` means here, and that the model has what is asked for.
+    def _resolve_pool(self, pooler_is_trained: bool) -> str:
+        """Resolve ``auto``, and check that the model supports the pooling.
 
         Raises:
-            ModelError: When it has not.
+            ModelError: If it does not.
         """
         kind = str(getattr(self.model.config, "model_type", ""))
         pool = self._config.token_pool
@@ -73,19 +80,19 @@ class VisionEncoder(PictureEncoder):
             return "pooler_if_any" if pooler_is_trained and self._config.layers == "last" else "first"
         if pool == "projection" and self._projection is None:
             if kind.startswith("siglip"):
-                return "pooler"  # which is what SigLIP compares with texts
+                return "pooler"  # the embedding that SigLIP compares with texts
             raise ModelError(
-                f"{self._config.model} has no projection", "choose a CLIP or SigLIP model with both towers"
+                f"model {self._config.model} has no projection", "choose a CLIP or SigLIP model with both towers"
             )
         if pool == "pooler" and not pooler_is_trained:
-            raise ModelError(f"the weights of {self._config.model} hold no pooler", "set token_pool to cls or mean")
+            raise ModelError(f"the weights of {self._config.model} have no pooler", "set token_pool to cls or mean")
         return pool
 
     def _forward_options(self) -> dict[str, Any]:
-        """What the model is to do beside its default.
+        """Return the options of the forward pass.
 
         Raises:
-            ModelError: When it cannot take pictures of the size that is asked for.
+            ModelError: If the model does not support the resolution.
         """
         options: dict[str, Any] = {}
         if self._config.layers != "last":
@@ -94,57 +101,62 @@ class VisionEncoder(PictureEncoder):
             patch = getattr(self.model.config, "patch_size", 1)
             if self._config.resolution % patch:
                 raise ModelError(
-                    f"a resolution of {self._config.resolution} is no whole number of {self._config.model}'s patches",
-                    f"set it to a multiple of {patch}",
+                    f"resolution {self._config.resolution} is not a multiple of the patch size {patch} of "
+                    f"{self._config.model}",
+                    f"set resolution to a multiple of {patch}",
                 )
             if "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters:
                 options["interpolate_pos_encoding"] = True
         return options
 
     def _forward(self, frames: torch.Tensor) -> torch.Tensor:
-        pixels = self.preparer.preprocessing.normalised(frames)  # (B, 3, H, W)
+        pixels = self.preparer.preprocessing.normalise(frames)  # (B, 3, H, W)
         out = self.model(pixel_values=pixels, **self._options)
         pooled = getattr(out, "pooler_output", None)
         if self._pool in {"pooler", "projection", "pooler_if_any"} and pooled is not None:
             row: torch.Tensor = pooled if self._projection is None else self._projection(pooled)
-            return row.flatten(1)  # (B, D), also where convolutional models keep 1 x 1 maps
+            return row.flatten(1)  # (B, D); convolutional models return 1 x 1 maps
         if self._pool in {"pooler", "projection"}:
-            raise ModelError(f"{self._config.model} has no pooler", "set token_pool to cls or mean")
-        tokens = take_layers(out, self._config.layers)  # (B, N, D)
-        return self._of_tokens(tokens, pixels.shape[-2], pixels.shape[-1])
+            raise ModelError(f"model {self._config.model} has no pooler", "set token_pool to cls or mean")
+        tokens = select_layers(out, self._config.layers)  # (B, N, D)
+        return self._pool_tokens(tokens, pixels.shape[-2], pixels.shape[-1])
 
-    def _of_tokens(self, tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """From tokens, class and register tokens first, (B, N, D), to rows (B, D)."""
+    def _pool_tokens(self, tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Pool tokens, class and register tokens first, (B, N, D), to rows (B, D)."""
         if self._pool == "pooler_if_any" or (self._pool == "first" and tokens.ndim != 3):
             return tokens[:, 0].flatten(1)
         patch = getattr(self.model.config, "patch_size", None)
-        extra = None if not isinstance(patch, int) else tokens.shape[1] - (height // patch) * (width // patch)
-        if extra is None or extra < 0:
+        n_extra = None if not isinstance(patch, int) else tokens.shape[1] - (height // patch) * (width // patch)
+        if n_extra is None or n_extra < 0:
             if self._pool == "first":
                 return tokens[:, 0]
-            raise ModelError(f"the tokens of {self._config.model} are not its patches", "set token_pool to auto")
-        if self._pool == "cls" and not extra:
-            raise ModelError(f"{self._config.model} has no class token", "set token_pool to mean or pooler")
-        if self._pool == "mean" or not extra:
-            return tokens[:, extra:].mean(dim=1)
+            raise ModelError(
+                f"the number of tokens of {self._config.model} does not match its patches", "set token_pool to auto"
+            )
+        if self._pool == "cls" and not n_extra:
+            raise ModelError(f"model {self._config.model} has no class token", "set token_pool to mean or pooler")
+        if self._pool == "mean" or not n_extra:
+            return tokens[:, n_extra:].mean(dim=1)
         return tokens[:, 0]
 
     def _probe(self, name: str) -> int:
-        """The width of a row, and the proof that the model takes what its own processor prepares."""
+        """Return the width of a row; check that the model accepts the pictures of its own processor."""
         try:
             prepared = self.preparer.prepare(np.zeros((1, 64, 64, 3), np.uint8))
             return int(self.inference.rows_of_clips([prepared], self._forward)[0].shape[1])
         except (ValueError, RuntimeError, TypeError, AttributeError) as error:
-            raise ModelError(f"{name} does not describe single pictures ({error})", "choose an image model") from error
+            raise ModelError(
+                f"model {name} cannot encode single pictures ({error})", "choose an image model"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedVideo:
-    """What the model sees of a clip.
+    """Network input for one clip.
 
     Attributes:
-        pictures: uint8 (N, 3, S, S), N being what the model takes.
-        chosen: Which item of the view each is, (N,).
+        pictures: uint8 (N, 3, S, S); N is the number of pictures that the model takes.
+        chosen: Index of each picture in the view, (N,).
     """
 
     pictures: NDArray[np.uint8]
@@ -152,47 +164,49 @@ class PreparedVideo:
 
 
 class VideoPreparer(Preparer[Any]):
-    """Chooses pictures evenly, and resizes them.
+    """Preprocessing of videos: an even choice of pictures, and resizing.
 
     Attributes:
-        preprocessing: How they are resized.
-        count: How many the model takes.
+        preprocessing: Sizes and value range.
+        count: Number of pictures that the model takes.
     """
 
     def __init__(self, preprocessing: Preprocessing, count: int) -> None:
         self.preprocessing = preprocessing
         self.count = count
 
-    def described(self) -> dict[str, Any]:
-        """How pictures become the network's input, and how many it sees."""
-        return {**self.preprocessing.values(), "pictures": self.count}
+    def describe(self) -> dict[str, Any]:
+        """Return the preprocessing and the number of pictures."""
+        return {**self.preprocessing.to_dict(), "pictures": self.count}
 
     def prepare(self, view: Any) -> PreparedVideo:
-        """The clip's pictures, each the middle one of an equal share; of fewer than the model takes, some twice."""
-        pictures = pictures_of(view)
+        """Return the middle picture of each of ``count`` equal parts; a clip with fewer pictures repeats some."""
+        pictures = view_pictures(view)
         chosen = ((np.arange(self.count) + 0.5) * len(pictures) / self.count).astype(np.int64)
-        distinct, places = np.unique(chosen, return_inverse=True)
-        resized = self.preprocessing.resized(pictures[distinct]).numpy()
-        return PreparedVideo(np.ascontiguousarray(resized[places]), chosen)
+        distinct, inverse = np.unique(chosen, return_inverse=True)
+        resized = self.preprocessing.resize_pictures(pictures[distinct]).numpy()
+        return PreparedVideo(np.ascontiguousarray(resized[inverse]), chosen)
 
 
-def video_preparer(config: VideoConfig) -> VideoPreparer:
-    """What comes before the network of a VideoMAE model.
+def build_video_preparer(config: VideoConfig) -> VideoPreparer:
+    """Build the preprocessing of a VideoMAE model.
 
     Raises:
-        ModelError: When it is none.
+        ModelError: If the model is not a VideoMAE.
     """
     source = config.source()
-    shape = load_part(source, AutoConfig.from_pretrained)
-    if shape.model_type != "videomae":
-        raise ModelError(f"{source.name} is {shape.model_type}, not VideoMAE", "describe it by transformers_vision")
-    return VideoPreparer(load_preprocessing(source), int(shape.num_frames))
+    model_config = load_part(source, AutoConfig.from_pretrained)
+    if model_config.model_type != "videomae":
+        raise ModelError(
+            f"model {source.name} is of type {model_config.model_type}, not videomae", "set type to transformers_vision"
+        )
+    return VideoPreparer(load_preprocessing(source), int(model_config.num_frames))
 
 
 class VideoEncoder(Encoder[Any]):
-    """A frozen VideoMAE: a row a clip, or a row a tubelet (two frames), each the mean of its tokens.
+    """A frozen VideoMAE: one row for each clip or each tubelet (two frames), the mean of its tokens.
 
-    A checkpoint that was fine-tuned has a norm after that mean (``fc_norm``), which is then part of the row.
+    A fine-tuned checkpoint applies a norm to that mean (``fc_norm``), which is then part of the row.
     """
 
     preparer: VideoPreparer
@@ -202,9 +216,9 @@ class VideoEncoder(Encoder[Any]):
         self._config = config
         self.is_clip_level = config.rows == "clip"
         self.settings = config.settings()
-        self.inference = inference_of(config, device)
+        self.inference = build_inference(config, device)
         source = config.source()
-        self.preparer = video_preparer(config)
+        self.preparer = build_video_preparer(config)
         model, self._norm = _load_video(source)
         check_layers(source, model, config.layers)
         self.model: Any = self.inference.place(model)
@@ -213,18 +227,18 @@ class VideoEncoder(Encoder[Any]):
 
     @property
     def dim(self) -> int:
-        """D, the model's hidden size."""
+        """D, the hidden size of the model."""
         return int(self.model.config.hidden_size)
 
     def encode_prepared(self, prepared: Sequence[PreparedVideo]) -> list[Encoding]:
-        """Encode clips: (1, D) each, or (tubelets, D).
+        """Encode clips: (1, D) or (tubelets, D) for each clip.
 
-        ``kept`` names the first frame of each tubelet; for a clip as a whole, the one in its middle.
+        ``kept`` contains the first frame of each tubelet, or the middle frame of a whole clip.
         """
         rows = self.inference.rows_of_clips([video.pictures[None] for video in prepared], self._forward)
         return [
-            Encoding(own.reshape(-1, self.dim), self._kept(video.chosen))
-            for own, video in zip(rows, prepared, strict=True)
+            Encoding(clip_rows.reshape(-1, self.dim), self._kept(video.chosen))
+            for clip_rows, video in zip(rows, prepared, strict=True)
         ]
 
     def _kept(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -233,20 +247,20 @@ class VideoEncoder(Encoder[Any]):
         return chosen[:: self.model.config.tubelet_size]
 
     def _forward(self, videos: torch.Tensor) -> torch.Tensor:
-        """From uint8 (B, N, 3, S, S) to rows side by side, (B, rows * D)."""
-        pixels = self.preparer.preprocessing.normalised(videos.flatten(0, 1)).view(videos.shape)
-        last = self._config.layers == "last"
-        out = self.model(pixel_values=pixels, output_hidden_states=not last)
-        tokens = take_layers(out, self._config.layers)  # (B, P, D)
+        """Map videos, uint8 (B, N, 3, S, S), to concatenated rows, (B, rows * D)."""
+        pixels = self.preparer.preprocessing.normalise(videos.flatten(0, 1)).view(videos.shape)
+        uses_last = self._config.layers == "last"
+        out = self.model(pixel_values=pixels, output_hidden_states=not uses_last)
+        tokens = select_layers(out, self._config.layers)  # (B, P, D)
         rows = 1 if self._config.rows == "clip" else videos.shape[1] // self.model.config.tubelet_size
-        means = tokens.reshape(len(tokens), rows, -1, self.dim).mean(dim=2)  # (B, rows, D): tubelet by tubelet
-        if self._norm is not None and last:
+        means = tokens.reshape(len(tokens), rows, -1, self.dim).mean(dim=2)  # (B, rows, D)
+        if self._norm is not None and uses_last:
             means = self._norm(means)
         return means.flatten(1)
 
 
 def _load_video(source: ModelSource) -> tuple[Any, nn.Module | None]:
-    """The model, and the norm that a fine-tuned checkpoint puts on the mean of its tokens."""
+    """Load the model, and the norm that a fine-tuned checkpoint applies to the mean of its tokens."""
     config = load_part(source, AutoConfig.from_pretrained)
     if "VideoMAEForVideoClassification" not in (config.architectures or ()):
         return load_model(source, AutoModel)[0], None

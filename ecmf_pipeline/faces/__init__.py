@@ -1,1 +1,1 @@
-"""Faces: found in the video or cut already; the main one is followed through the clip."""
+"""Detect faces or read existing crops, and track the main face of a clip."""

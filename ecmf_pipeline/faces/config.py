@@ -1,4 +1,4 @@
-"""Settings of the faces; importing them loads nothing heavy."""
+"""Params of the faces; this module imports no heavy library."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.core.files import remembered_sha256
 
 CROP_MARGIN = 1.6
-"""Side of the square crop over the side of the face's box: landmark models want some surroundings."""
+"""Side of the square crop divided by the side of the face box. Landmark models need some surroundings."""
 
 
 class FaceConfig(Config):
-    """How faces are found and cut out.
+    """Params of the detection and cropping of faces.
 
     Attributes:
-        source: ``detect``: find them in the video. ``openface``: read the crops that come with the MER corpora
-            (``openface_face/N/N.npy``); then of the other keys only ``crop_size`` counts.
+        source: ``detect``: detect them in the video. ``openface``: read the crops of the MER corpora
+            (``openface_face/N/N.npy``); of the other keys only ``crop_size`` then has an effect.
         detector: BlazeFace model file (tflite).
-        min_confidence: Detections below this score are not faces.
-        range: ``short``: faces near the camera, of a seventh of the picture's shorter side or more. ``full``: small,
-            distant ones too, at several times the cost; see `detector.views`.
-        align: ``eyes``: crops are turned so that the eyes are level. ``none``: they are as they are in the picture.
+        min_confidence: Minimum score of a detection.
+        range: ``short``: faces near the camera, at least a seventh of the shorter side of the picture. ``full``: also
+            small, distant faces, at several times the cost; see `detector.detection_views`.
+        align: ``eyes``: crops are rotated until the eyes are level. ``none``: crops are not rotated.
         crop_size: Side of the crops in pixels.
     """
 
@@ -37,11 +37,13 @@ class FaceConfig(Config):
     crop_size: int = Field(256, ge=64)
 
     def settings(self) -> dict[str, Any]:
-        """All that changes the crops."""
-        # A recipe is raised whenever a change of code changes the crops.
+        """Return all settings that change the crops."""
+        # Increase the recipe when a code change changes the crops.
         if self.source == "openface":
             return {**self.model_dump(include={"source", "crop_size"}), "margin": CROP_MARGIN, "recipe": 1}
         if not self.detector.is_file():
-            raise ModelError(f"the face detector {self.detector} is missing", "run `ecmf-pipe models`")
+            raise ModelError(
+                f"face detector {self.detector} does not exist", "fetch the default weights", command="ecmf-pipe models"
+            )
         detector = remembered_sha256(self.detector)
         return {**self.model_dump(mode="json"), "detector": detector, "margin": CROP_MARGIN, "recipe": 2}

@@ -1,7 +1,7 @@
-"""Find the faces of each picture with MediaPipe's BlazeFace (arXiv 1907.05047), and follow the main one through a clip.
+"""Detect the faces of each picture with MediaPipe's BlazeFace (arXiv 1907.05047), and track the main face of a clip.
 
-The weights are those of the short range: they see 128 x 128 pixels of whatever they are given and find a face of about
-a seventh of its side. So the range is a matter of which views of the picture they are shown.
+The weights are those of the short-range model: its input is 128 x 128 pixels, and it finds faces of about a seventh of
+the input side. The range is therefore extended by running the model on several views of the picture.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ecmf_pipeline.faces.tracking import (
     KEYPOINTS,
     Box,
     Detection,
+    colour_signature,
     crop_level,
     crop_square,
     eye_angle,
@@ -28,101 +29,103 @@ from ecmf_pipeline.faces.tracking import (
     landmark_quality,
     main_track,
     share_inside,
-    signature,
 )
 
 INPUT_SIDE = 128
-"""Pixels of the network's square input: a smaller view would show it nothing new."""
+"""Side of the square input of the network in pixels; smaller views would contain no more detail."""
 
-_SAME_FACE = 0.3
-_PART_OF_A_FACE = 0.7
-_TILES_OVERLAP = 0.4  # of a tile's side: a face that the next larger views may miss lies whole in one of them
-_EDGE = 0.02  # of a tile's side: a box that ends nearer to an inner edge shows a face that the edge cuts
+_MIN_SAME_IOU = 0.3
+_MIN_PART_SHARE = 0.7
+_TILE_OVERLAP = 0.4
+"""Of the tile side; each face that the next larger views may miss lies completely in one tile."""
+_EDGE_MARGIN = 0.02
+"""Of the tile side; a box that ends closer to an inner edge is a truncated face."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A part of a picture that is looked at by itself.
+    """A region of a picture on which the detector runs.
 
     Attributes:
         box: Left, top, width and height in pixels.
-        is_tile: Whether it is one of the small ones, in which a face that an edge cuts is left to its neighbours.
+        is_tile: Whether it is a small tile. Faces truncated by the edge of a tile are ignored: a neighbour contains
+            them.
     """
 
     box: tuple[int, int, int, int]
     is_tile: bool = False
 
 
-def views(width: int, height: int, reach: Literal["short", "full"]) -> list[View]:
-    """The parts of a picture that are looked at.
+def detection_views(width: int, height: int, detection_range: Literal["short", "full"]) -> list[View]:
+    """Return the regions of a picture on which the detector runs.
 
-    A small face is lost in the whole of a wide picture: such pictures are looked at once whole and once in overlapping
-    squares as high as the picture (or as wide, where it is tall). That is the short range. The full range goes on with
-    tiles of half the squares' side, a quarter, and so on as long as they have more pixels than the detector sees.
+    Small faces are lost in the whole of a wide picture. The short range therefore uses the whole picture and, if it is
+    wide or tall, overlapping squares over its shorter side. The full range adds tiles of half the side of the squares,
+    a quarter, and so on, as long as they have at least as many pixels as the input of the detector.
     """
     side, length = min(width, height), max(width, height)
-    chosen = [View((0, 0, width, height))]
+    regions = [View((0, 0, width, height))]
     if length >= 1.2 * side:
         count = int(np.ceil(2 * (length - side) / side)) + 1
-        chosen += [
+        regions += [
             View((start, 0, side, side) if width > height else (0, start, side, side))
-            for start in _starts(length, side, count)
+            for start in _tile_starts(length, side, count)
         ]
-    if reach == "full":
+    if detection_range == "full":
         tile = side // 2
         while tile >= INPUT_SIDE:
-            step = tile * (1 - _TILES_OVERLAP)
-            lefts = _starts(width, tile, int(np.ceil((width - tile) / step)) + 1)
-            tops = _starts(height, tile, int(np.ceil((height - tile) / step)) + 1)
-            chosen += [View((left, top, tile, tile), is_tile=True) for top in tops for left in lefts]
+            step = tile * (1 - _TILE_OVERLAP)
+            lefts = _tile_starts(width, tile, int(np.ceil((width - tile) / step)) + 1)
+            tops = _tile_starts(height, tile, int(np.ceil((height - tile) / step)) + 1)
+            regions += [View((left, top, tile, tile), is_tile=True) for top in tops for left in lefts]
             tile //= 2
-    return chosen
+    return regions
 
 
-def _starts(length: int, side: int, count: int) -> list[int]:
+def _tile_starts(length: int, side: int, count: int) -> list[int]:
     starts: list[int] = np.linspace(0, length - side, count).round().astype(int).tolist()
     return starts
 
 
-def _moved(found: Any, view: View) -> Detection:
-    """MediaPipe's detection in a view as one in the picture."""
+def _to_detection(detected: Any, view: View) -> Detection:
+    """Convert MediaPipe's detection in a view to a detection in the picture."""
     left, top, width, height = view.box
-    box, score = found.bounding_box, float(found.categories[0].score)
-    points = [(left + point.x * width, top + point.y * height) for point in found.keypoints]
+    box, score = detected.bounding_box, float(detected.categories[0].score)
+    points = [(left + point.x * width, top + point.y * height) for point in detected.keypoints]
     return Detection(
         (left + box.origin_x, top + box.origin_y, box.width, box.height), score, np.array(points, np.float32)
     )
 
 
-def _is_cut(box: Box, view: View, width: int, height: int) -> bool:
-    """Whether a face reaches an edge of its tile that is none of the picture's."""
+def _is_truncated(box: Box, view: View, width: int, height: int) -> bool:
+    """Return whether a face reaches an edge of its tile that is not an edge of the picture."""
     left, top, side, _ = view.box
-    near = _EDGE * side
+    margin = _EDGE_MARGIN * side
     return (
-        (left > 0 and box[0] < left + near)
-        or (top > 0 and box[1] < top + near)
-        or (left + side < width and box[0] + box[2] > left + side - near)
-        or (top + side < height and box[1] + box[3] > top + side - near)
+        (left > 0 and box[0] < left + margin)
+        or (top > 0 and box[1] < top + margin)
+        or (left + side < width and box[0] + box[2] > left + side - margin)
+        or (top + side < height and box[1] + box[3] > top + side - margin)
     )
 
 
-def _distinct(large: Sequence[Detection], small: Sequence[Detection]) -> list[Detection]:
-    """One detection a face, where several views show it: the surest of the large views, else of the tiles.
+def _remove_duplicates(large: Sequence[Detection], small: Sequence[Detection]) -> list[Detection]:
+    """Keep one detection for each face: the most confident of the large views, otherwise of the tiles.
 
-    What a tile shows inside a face that a large view has found is a part of that face.
+    A detection in a tile that lies inside a detection of a large view is a part of that face.
     """
     kept: list[Detection] = []
-    for detection in sorted(large, key=lambda one: -one.score):
-        if all(intersection_over_union(detection.box, other.box) < _SAME_FACE for other in kept):
+    for detection in sorted(large, key=lambda detection: -detection.score):
+        if all(intersection_over_union(detection.box, other.box) < _MIN_SAME_IOU for other in kept):
             kept.append(detection)
-    for detection in sorted(small, key=lambda one: -one.score):
+    for detection in sorted(small, key=lambda detection: -detection.score):
         if all(
-            intersection_over_union(detection.box, other.box) < _SAME_FACE
-            and share_inside(detection.box, other.box) < _PART_OF_A_FACE
+            intersection_over_union(detection.box, other.box) < _MIN_SAME_IOU
+            and share_inside(detection.box, other.box) < _MIN_PART_SHARE
             for other in kept
         ):
             kept.append(detection)
-    return sorted(kept, key=lambda one: -one.score)
+    return sorted(kept, key=lambda detection: -detection.score)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +133,12 @@ class FaceTrack:
     """The main face of a clip.
 
     Attributes:
-        crops: Square RGB crops, the box's side being ``1 / CROP_MARGIN`` of theirs, uint8 (F, S, S, 3).
-        frames: The sampled frame (or, of crops that were cut already, the crop in the file) that each comes from, (F,).
+        crops: Square RGB crops, uint8 (F, S, S, 3); the side of the face box is ``1 / CROP_MARGIN`` of their side.
+        frames: Index of the sampled frame of each crop, or its row in a file of crops, (F,).
         boxes: Boxes in pixels of the sampled frames: left, top, width, height, float32 (F, 4).
-        scores: The detector's confidence, float32 (F,); NaN where no detector was asked.
-        landmarks: BlazeFace's keypoints in pixels of the sampled frames, float32 (F, 6, 2); NaN where unknown.
-        landmark_quality: See `tracking.landmark_quality`, float32 (F,); NaN where unknown.
+        scores: Confidence of the detector, float32 (F,); NaN if no detector was run.
+        landmarks: BlazeFace's keypoints in pixels of the sampled frames, float32 (F, 6, 2); NaN if unknown.
+        landmark_quality: See `tracking.landmark_quality`, float32 (F,); NaN if unknown.
     """
 
     crops: NDArray[np.uint8]
@@ -146,15 +149,15 @@ class FaceTrack:
     landmark_quality: NDArray[np.float32]
 
     def side_arrays(self, times: NDArray[np.float32] | None = None) -> dict[str, NDArray[Any]]:
-        """What is kept beside the features, with one entry a crop.
+        """Return the arrays that are stored with the features, with one entry for each crop.
 
         Args:
-            times: Seconds at which the sampled frames are shown. None where that is unknown, as of crops that were cut
-                already: then ``frames``, the number of the crop in its file, stands in place of ``times``.
+            times: Times of the sampled frames in seconds. None if unknown, as for a file of crops: then ``frames``, the
+                number of the crop in its file, replaces ``times``.
         """
-        when = {"frames": self.frames} if times is None else {"times": times[self.frames]}
+        positions = {"frames": self.frames} if times is None else {"times": times[self.frames]}
         return {
-            **when,
+            **positions,
             "boxes": self.boxes,
             "scores": self.scores,
             "landmarks": self.landmarks.reshape(len(self.landmarks), 2 * KEYPOINTS),
@@ -163,13 +166,20 @@ class FaceTrack:
 
 
 class FaceFinder:
-    """Finds the main face of clips; holds a native detector, so close it (or use it as a context manager)."""
+    """Detector and tracker of the main face of a clip.
+
+    Close it or use it as a context manager, to free its native detector.
+    """
 
     def __init__(self, config: FaceConfig) -> None:
         from mediapipe.tasks.python import BaseOptions, vision
 
         if not config.detector.is_file():
-            raise ModelError(f"the face detector {config.detector} is missing", "run `ecmf-pipe models`")
+            raise ModelError(
+                f"face detector {config.detector} does not exist",
+                "fetch the default weights",
+                command="ecmf-pipe models",
+            )
         self._config = config
         options = vision.FaceDetectorOptions(
             base_options=BaseOptions(model_asset_path=str(config.detector)),
@@ -177,7 +187,7 @@ class FaceFinder:
         )
         with native_stderr_silenced():
             self._detector = vision.FaceDetector.create_from_options(options)
-            self.detect(np.zeros((64, 64, 3), np.uint8))  # the first picture brings more chatter
+            self.detect(np.zeros((64, 64, 3), np.uint8))  # the first picture prints more native messages
 
     def __enter__(self) -> FaceFinder:
         return self
@@ -191,41 +201,42 @@ class FaceFinder:
             self._detector.close()
 
     def detect(self, picture: NDArray[np.uint8]) -> list[Detection]:
-        """All faces of one RGB picture, uint8 (H, W, 3), the surest first."""
+        """Return all faces of an RGB picture, uint8 (H, W, 3), the most confident first."""
         height, width = picture.shape[:2]
         large, small = [], []
-        for view in views(width, height, self._config.range):
-            found = self._look(picture, view)
+        for view in detection_views(width, height, self._config.range):
+            faces = self._detect_in_view(picture, view)
             if view.is_tile:
-                small += [face for face in found if not _is_cut(face.box, view, width, height)]
+                small += [face for face in faces if not _is_truncated(face.box, view, width, height)]
             else:
-                large += found
-        return _distinct(large, small)
+                large += faces
+        return _remove_duplicates(large, small)
 
     def track(self, frames: NDArray[np.uint8]) -> FaceTrack:
-        """Follow the main face through sampled frames, uint8 (T, H, W, 3); see `tracking`.
+        """Track the main face in sampled frames, uint8 (T, H, W, 3); see `tracking`.
 
         Raises:
-            NoFaceFound: When no frame shows a face.
+            NoFaceFound: If no frame contains a face.
         """
         with native_stderr_silenced():
             detections = [self.detect(frame) for frame in frames]
-        looks = [
-            [signature(frame, face.box) for face in faces] for frame, faces in zip(frames, detections, strict=True)
+        signatures = [
+            [colour_signature(frame, face.box) for face in faces]
+            for frame, faces in zip(frames, detections, strict=True)
         ]
         height, width = frames.shape[1:3]
-        steps = main_track(detections, height=height, width=width, looks=looks, cuts=find_cuts(frames))
-        if not steps:
-            raise NoFaceFound(f"0 of {len(frames)} sampled frames show a face")
+        track = main_track(detections, height=height, width=width, signatures=signatures, cuts=find_cuts(frames))
+        if not track:
+            raise NoFaceFound(f"no face found in {len(frames)} sampled frames")
         with native_stderr_silenced():
-            crops = np.stack([self._crop(frames[index], face) for index, face in steps])
+            crops = np.stack([self._crop(frames[index], face) for index, face in track])
         return FaceTrack(
             crops=crops,
-            frames=np.array([index for index, _ in steps], np.int64),
-            boxes=np.array([face.box for _, face in steps], np.float32),
-            scores=np.array([face.score for _, face in steps], np.float32),
-            landmarks=np.stack([face.landmarks for _, face in steps]),
-            landmark_quality=np.array([landmark_quality(frames[index], face) for index, face in steps], np.float32),
+            frames=np.array([index for index, _ in track], np.int64),
+            boxes=np.array([face.box for _, face in track], np.float32),
+            scores=np.array([face.score for _, face in track], np.float32),
+            landmarks=np.stack([face.landmarks for _, face in track]),
+            landmark_quality=np.array([landmark_quality(frames[index], face) for index, face in track], np.float32),
         )
 
     def _crop(self, picture: NDArray[np.uint8], face: Detection) -> NDArray[np.uint8]:
@@ -233,22 +244,22 @@ class FaceFinder:
         crop = crop_square(picture, face.box, size)
         if self._config.align == "none":
             return crop
-        # The eyes of a face that was small in its view are a few pixels off: they are looked for again in the crop.
+        # In a large view the eyes of a small face are a few pixels off, so they are detected again in the crop.
         side = size / CROP_MARGIN
-        whole = ((size - side) / 2, (size - side) / 2, side, side)
-        nearer = self._find_again(crop, whole) or face
-        return crop_level(picture, face.box, eye_angle(nearer.box, nearer.landmarks), size)
+        box_in_crop = ((size - side) / 2, (size - side) / 2, side, side)
+        refined = self._redetect(crop, box_in_crop) or face
+        return crop_level(picture, face.box, eye_angle(refined.box, refined.landmarks), size)
 
-    def _find_again(self, crop: NDArray[np.uint8], box: Box) -> Detection | None:
-        """The face that a crop, uint8 (S, S, 3), was cut for and that fills a box in it; None when it is not found."""
-        found = self._look(crop, View((0, 0, crop.shape[1], crop.shape[0])))
-        there = [face for face in found if intersection_over_union(face.box, box) > _SAME_FACE]
-        return max(there, key=lambda face: intersection_over_union(face.box, box), default=None)
+    def _redetect(self, crop: NDArray[np.uint8], box: Box) -> Detection | None:
+        """Detect the face of a crop, uint8 (S, S, 3), again at its box in the crop; return None if it is not found."""
+        faces = self._detect_in_view(crop, View((0, 0, crop.shape[1], crop.shape[0])))
+        matching = [face for face in faces if intersection_over_union(face.box, box) > _MIN_SAME_IOU]
+        return max(matching, key=lambda face: intersection_over_union(face.box, box), default=None)
 
-    def _look(self, picture: NDArray[np.uint8], view: View) -> list[Detection]:
+    def _detect_in_view(self, picture: NDArray[np.uint8], view: View) -> list[Detection]:
         import mediapipe
 
         left, top, width, height = view.box
-        part = np.ascontiguousarray(picture[top : top + height, left : left + width])
-        image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=part)
-        return [_moved(found, view) for found in self._detector.detect(image).detections]
+        region = np.ascontiguousarray(picture[top : top + height, left : left + width])
+        image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=region)
+        return [_to_detection(detected, view) for detected in self._detector.detect(image).detections]

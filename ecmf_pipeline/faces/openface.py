@@ -1,4 +1,4 @@
-"""Faces that OpenFace has cut already: the MER corpora's ``openface_face/N/N.npy``."""
+"""Read existing face crops by OpenFace: the ``openface_face/N/N.npy`` files of the MER corpora."""
 
 from __future__ import annotations
 
@@ -15,61 +15,61 @@ from ecmf_pipeline.faces.detector import FaceTrack
 from ecmf_pipeline.faces.tracking import KEYPOINTS
 
 SIDE = 112
-"""Pixels of OpenFace's square crops."""
+"""Side of OpenFace's square crops in pixels."""
 
 _PADDING = round(SIDE * (CROP_MARGIN - 1) / 2)
-"""Pixels that are added on each side. OpenFace's crops are tight: turned and scaled so that the face, from the brows to
-the chin, fills them. So the whole of such a crop counts as the face's box, and edge pixels continue around it until the
-box has its usual share of the crop, which is where encoders look for it."""
+"""Pixels that are added on each side. OpenFace's crops are tight: rotated and scaled until the face, from the brows to
+the chin, fills them. The whole crop therefore counts as the face box, and edge pixels are repeated around it until
+the box has its usual share of the crop, as encoders expect."""
 
 
 _BROKEN_HEADERS = (ValueError, TypeError, SyntaxError, TokenError, RecursionError, OverflowError, EOFError)
-"""What NumPy raises on files that are none of its own, or are cut off."""
+"""Exceptions of NumPy for files that are truncated or not npy files."""
 
 
 def read_openface(path: Path, *, count: int | Literal["all"], size: int) -> FaceTrack:
-    """Read crops, evenly sampled over the file.
+    """Read crops, even_rows sampled over the file.
 
-    Nothing in the file is executed, and only the rows that are sampled are read. When each was shown is unknown: the
-    file does not say at which rate the video ran, nor whether frames were left out.
+    Nothing in the file is executed, and only the sampled rows are read. The time of each crop is unknown: the file does
+    not contain the frame rate of the video, nor whether frames were left out.
 
     Args:
         path: BGR, uint8 (T, 112, 112, 3).
-        count: How many crops: the middles of as many equal spans, fewer where the file has fewer. ``all``: each.
-        size: Side of the crops that are returned.
+        count: Number of crops: the middles of as many equal spans, or all crops if the file has fewer. ``all``: each.
+        size: Side of the returned crops.
 
     Returns:
-        A track whose ``frames`` are rows of the file. Each box is that of the whole crop, in its pixels; scores and
+        A track whose ``frames`` are rows of the file. Each box covers the whole crop, in pixels of the crop; scores and
         landmarks are unknown.
 
     Raises:
-        UnusableFaceCrops: When the file is of another shape or type, is empty, or is no npy file.
-        FileUnreachable: When it cannot be read.
+        UnusableFaceCrops: If the file is of another shape or type, is empty, or is not an npy file.
+        FileUnreachable: If it cannot be read.
     """
-    stored = _mapped(path)
-    return _track(stored, np.arange(len(stored)) if count == "all" else evenly(len(stored), count), size)
+    stored = _open_crops(path)
+    return _build_track(stored, np.arange(len(stored)) if count == "all" else even_rows(len(stored), count), size)
 
 
 def read_openface_rows(path: Path, rows: NDArray[np.int64], *, size: int) -> FaceTrack:
-    """Read given crops of a file, (F,) row numbers; see `read_openface`.
+    """Read the crops with the given row numbers, (F,), from a file; see `read_openface`.
 
     Raises:
-        UnusableFaceCrops: When the file is of another shape or type, or has fewer crops.
-        FileUnreachable: When it cannot be read.
+        UnusableFaceCrops: If the file is of another shape or type, or has fewer crops.
+        FileUnreachable: If it cannot be read.
     """
-    stored = _mapped(path)
+    stored = _open_crops(path)
     if len(rows) and rows.max() >= len(stored):
-        raise UnusableFaceCrops(f"{path.name} holds {len(stored)} crops, and number {rows.max()} is asked for")
-    return _track(stored, rows, size)
+        raise UnusableFaceCrops(f"{path.name} has {len(stored)} crops, row {rows.max()} does not exist")
+    return _build_track(stored, rows, size)
 
 
-def _track(stored: NDArray[np.uint8], rows: NDArray[np.int64], size: int) -> FaceTrack:
+def _build_track(stored: NDArray[np.uint8], rows: NDArray[np.int64], size: int) -> FaceTrack:
     import cv2
 
     padded = np.pad(stored[rows][..., ::-1], [(0, 0), (_PADDING, _PADDING), (_PADDING, _PADDING), (0, 0)], mode="edge")
-    shrinking = padded.shape[1] > size
+    is_smaller = size < padded.shape[1]
     crops = [
-        cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC)
+        cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if is_smaller else cv2.INTER_CUBIC)
         for crop in padded
     ]
     return FaceTrack(
@@ -82,28 +82,28 @@ def _track(stored: NDArray[np.uint8], rows: NDArray[np.int64], size: int) -> Fac
     )
 
 
-def evenly(length: int, count: int) -> NDArray[np.int64]:
-    """The middles of ``count`` equal spans of ``length`` rows: increasing, without repeats."""
+def even_rows(length: int, count: int) -> NDArray[np.int64]:
+    """Return the middles of ``count`` equal spans of ``length`` rows: increasing, without repeats."""
     return np.unique(((np.arange(count) + 0.5) * length / count).astype(np.int64))
 
 
-def _mapped(path: Path) -> NDArray[np.uint8]:
-    hint = f"expected uint8 (T, {SIDE}, {SIDE}, 3), as OpenFace's crops in the MER corpora are"
+def _open_crops(path: Path) -> NDArray[np.uint8]:
+    expected = f"expected uint8 (T, {SIDE}, {SIDE}, 3) crops by OpenFace"
     try:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
-        raise FileUnreachable("the file of its face crops vanished after it was indexed") from error
+        raise FileUnreachable(f"face crops {path.name} no longer exist") from error
     except OSError as error:
         if error.strerror:
-            raise FileUnreachable(f"the file of its face crops cannot be read: {error.strerror}") from error
-        raise UnusableFaceCrops(f"{path.name} is no npy file; {hint}") from error
+            raise FileUnreachable(f"cannot read face crops {path.name}: {error.strerror}") from error
+        raise UnusableFaceCrops(f"{path.name} is not an npy file; {expected}") from error
     except _BROKEN_HEADERS as error:
-        raise UnusableFaceCrops(f"{path.name} is no whole npy file of numbers; {hint}") from error
+        raise UnusableFaceCrops(f"{path.name} is not a complete npy file of numbers; {expected}") from error
     if not isinstance(stored, np.ndarray):  # an npz archive
         stored.close()
-        raise UnusableFaceCrops(f"{path.name} is an archive; {hint}")
+        raise UnusableFaceCrops(f"{path.name} is an archive; {expected}")
     if stored.dtype != np.uint8 or stored.ndim != 4 or stored.shape[1:] != (SIDE, SIDE, 3):
-        raise UnusableFaceCrops(f"{path.name} holds {stored.dtype} {stored.shape}; {hint}")
+        raise UnusableFaceCrops(f"{path.name} has type {stored.dtype} and shape {stored.shape}; {expected}")
     if len(stored) == 0:
-        raise UnusableFaceCrops(f"{path.name} holds no crop at all; {hint}")
+        raise UnusableFaceCrops(f"{path.name} has no crops; {expected}")
     return stored

@@ -1,15 +1,14 @@
-"""Boxes of faces: link them into people, choose the main one, cut it out, and judge its landmarks.
+"""Link face detections into people, choose the main person, crop faces, and rate their landmarks.
 
-**Who is who.** Frames are a quarter of a second or more apart, so people have moved between them. Each frame's faces
-are assigned to the people seen so far at the least cost in all (the Hungarian algorithm); a cost has three parts: how
-far the face stands from where the person was last seen, how much it has grown or shrunk, and how much it looks like
-them (colour histograms). None of them decides alone: two people who cross keep their names because each looks like
-themselves, someone who was out of sight for some frames is taken up again where they look alike, and after a cut, when
-places mean nothing, another person in the same place is another person. Above a cost of `_TOO_DEAR` a face begins a new
-person.
+**Identity.** Frames are a quarter of a second or more apart, so people move between them. The faces of each frame are
+assigned to the people of earlier frames at the least total cost (the Hungarian algorithm). The cost has three parts:
+the distance from the last position of the person, the change of size, and the dissimilarity of colour histograms. No
+part decides alone. Two people who cross keep their identity because their histograms differ. A person who was not
+visible for some frames is matched by histogram. After a cut, positions carry no information, so another person in the
+same position becomes another person. A face whose cost exceeds `_MAX_COST` starts a new person.
 
-**The main person** is the one with the largest sum, over the frames, of size x centrality x confidence: a speaker who
-is there all along outweighs a listener who is larger for a moment.
+**The main person** has the largest sum, over the frames, of size x centrality x confidence: a speaker who is visible
+throughout outweighs a listener who is larger for a moment.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ Box = tuple[float, float, float, float]
 """Left, top, width, height in pixels."""
 
 KEYPOINTS = 6
-"""BlazeFace's: right eye, left eye (the person's own right and left), tip of the nose, mouth, right ear, left ear."""
+"""Number of BlazeFace keypoints: right eye, left eye (of the person), tip of the nose, mouth, right ear, left ear."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +35,8 @@ class Detection:
 
     Attributes:
         box: Left, top, width, height in pixels.
-        score: The detector's confidence.
-        landmarks: Its keypoints in pixels, float32 (6, 2); NaN where unknown.
+        score: Confidence of the detector.
+        landmarks: Keypoints in pixels, float32 (6, 2); NaN if unknown.
     """
 
     box: Box
@@ -46,63 +45,63 @@ class Detection:
 
 
 def centre(box: Box) -> tuple[float, float]:
-    """Of a box."""
+    """Return the centre of a box."""
     return box[0] + box[2] / 2, box[1] + box[3] / 2
 
 
 def distance(first: Box, second: Box) -> float:
-    """Pixels between the centres of two boxes."""
+    """Return the distance between the centres of two boxes in pixels."""
     return float(np.hypot(centre(first)[0] - centre(second)[0], centre(first)[1] - centre(second)[1]))
 
 
 def shared_area(first: Box, second: Box) -> float:
-    """Square pixels that two boxes have in common."""
+    """Return the area of the intersection of two boxes in square pixels."""
     width = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
     height = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])
     return max(0.0, width) * max(0.0, height)
 
 
 def intersection_over_union(first: Box, second: Box) -> float:
-    """How much two boxes overlap: 0 to 1."""
+    """Return the intersection over union of two boxes, 0 to 1."""
     shared = shared_area(first, second)
     return shared / (first[2] * first[3] + second[2] * second[3] - shared)
 
 
 def share_inside(first: Box, second: Box) -> float:
-    """Share of the smaller of two boxes that lies in the other: 0 to 1."""
+    """Return the share of the smaller of two boxes that lies in the other, 0 to 1."""
     return shared_area(first, second) / min(first[2] * first[3], second[2] * second[3])
 
 
-_LEAST_EYE_DISTANCE = 0.15
-"""Of the box's width: eyes that lie nearer to each other are those of a profile, and their slope means little."""
+_MIN_EYE_DISTANCE = 0.15
+"""Of the box width. Closer eyes belong to a profile, and their slope is not reliable."""
 _FRONTAL = np.array([[-0.5, 0.0], [0.5, 0.0], [0.0, 0.426], [0.0, 1.008], [-1.029, 0.361], [1.029, 0.361]], np.float64)
-"""The six keypoints of a face that looks into the camera, in distances between the eyes: the median over the 31 clips
-of real faces in which they were measured, made symmetric."""
-_LOOSE_FIT = 0.2
-"""Of the distance between the eyes: a face whose keypoints miss the frontal ones by as much has a fit of 1 / e."""
+"""Keypoints of a face that looks into the camera, in units of the distance between the eyes: the median over the 31
+clips of real faces in which they were measured, made symmetric."""
+_FIT_SCALE = 0.2
+"""Of the distance between the eyes; keypoints with this root mean square error have a fit of 1 / e."""
 _SIDE = 64
-_SLIGHT_BLUR = 1.5  # pixels of 64
-_SHARP = 0.7
-"""Share of the gradients' energy that a slight blur takes away: 0.73 to 0.82 in the mean of real clips, 0.45 after a
-blur of 2% of the face's side, 0.23 after one of 4%."""
+_SLIGHT_BLUR = 1.5  # of 64 pixels
+_SHARP_SHARE = 0.7
+"""Share of the gradient energy that a slight blur removes from a sharp picture: 0.73 to 0.82 in the mean of real clips,
+0.45 after a blur of 2% of the face side, 0.23 after one of 4%."""
 
 
 def crop_square(picture: NDArray[np.uint8], box: Box, size: int, *, margin: float = CROP_MARGIN) -> NDArray[np.uint8]:
-    """Cut a square around a face, edge pixels continuing where it leaves the picture.
+    """Crop a square around a face; beyond the picture, edge pixels are repeated.
 
     Args:
         picture: RGB, uint8 (H, W, 3).
         box: Left, top, width, height of the face in pixels.
         size: Side of the crop, in pixels.
-        margin: Side of the square over the box's longer side.
+        margin: Side of the square divided by the longer side of the box.
 
     Returns:
-        uint8 (size, size, 3), the box's longer side being ``size / margin``.
+        uint8 (size, size, 3); the longer side of the box becomes ``size / margin``.
     """
     import cv2
 
     x, y, side = _square_around(box, margin)
-    square = _cut(picture, x, y, side)
+    square = _cut_square(picture, x, y, side)
     crop: NDArray[np.uint8] = cv2.resize(
         square, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
     )
@@ -110,12 +109,12 @@ def crop_square(picture: NDArray[np.uint8], box: Box, size: int, *, margin: floa
 
 
 def crop_level(picture: NDArray[np.uint8], box: Box, angle: float, size: int) -> NDArray[np.uint8]:
-    """Cut a square as `crop_square` does, turned about its middle.
+    """Crop a square like `crop_square`, rotated about its centre.
 
     Args:
         picture: RGB, uint8 (H, W, 3).
         box: Left, top, width, height of the face in pixels.
-        angle: Slope of the line through the eyes, as `eye_angle` gives it: level afterwards.
+        angle: Slope of the line through the eyes, from `eye_angle`; the line is level in the crop.
         size: Side of the crop, in pixels.
 
     Returns:
@@ -126,34 +125,34 @@ def crop_level(picture: NDArray[np.uint8], box: Box, angle: float, size: int) ->
     if angle == 0.0:
         return crop_square(picture, box, size)
     x, y, side = _square_around(box, CROP_MARGIN)
-    more = int(np.ceil((np.sqrt(2) - 1) / 2 * side))  # on each side: enough to turn in
-    around = _cut(picture, x - more, y - more, side + 2 * more)
-    if side > size:  # scaled before it is turned: turning alone would leave out pixels
-        wide = round(len(around) * size / side)
-        around = cv2.resize(around, (wide, wide), interpolation=cv2.INTER_AREA)
-    middle = (len(around) - 1) / 2
-    scale = size / side * (side + 2 * more) / len(around)
-    turn = cv2.getRotationMatrix2D((middle, middle), float(np.degrees(angle)), scale)
-    turn[:, 2] -= middle - (size - 1) / 2
-    level: NDArray[np.uint8] = cv2.warpAffine(
-        around,
-        turn,
+    border = int(np.ceil((np.sqrt(2) - 1) / 2 * side))  # on each side: enough for any rotation
+    square = _cut_square(picture, x - border, y - border, side + 2 * border)
+    if side > size:  # Resize first: warpAffine alone would skip pixels.
+        resized_side = round(len(square) * size / side)
+        square = cv2.resize(square, (resized_side, resized_side), interpolation=cv2.INTER_AREA)
+    middle = (len(square) - 1) / 2
+    scale = size / side * (side + 2 * border) / len(square)
+    rotation = cv2.getRotationMatrix2D((middle, middle), float(np.degrees(angle)), scale)
+    rotation[:, 2] -= middle - (size - 1) / 2
+    crop: NDArray[np.uint8] = cv2.warpAffine(
+        square,
+        rotation,
         (size, size),
         flags=cv2.INTER_LINEAR if side > size else cv2.INTER_CUBIC,
         borderMode=cv2.BORDER_REPLICATE,
     )
-    return level
+    return crop
 
 
 def _square_around(box: Box, margin: float) -> tuple[int, int, int]:
-    """Left, top and side of the square around a face, in whole pixels."""
+    """Return left, top and side of the square around a face, in whole pixels."""
     middle = centre(box)
     side = max(2, round(max(box[2], box[3]) * margin))
     return round(middle[0] - side / 2), round(middle[1] - side / 2), side
 
 
-def _cut(picture: NDArray[np.uint8], x: int, y: int, side: int) -> NDArray[np.uint8]:
-    """A square of a picture, edge pixels continuing where it leaves it; a view of the picture where it does not."""
+def _cut_square(picture: NDArray[np.uint8], x: int, y: int, side: int) -> NDArray[np.uint8]:
+    """Return a square of a picture: a view, or a copy with repeated edge pixels if the square exceeds the picture."""
     if x >= 0 and y >= 0 and x + side <= picture.shape[1] and y + side <= picture.shape[0]:
         return picture[y : y + side, x : x + side]
     rows = np.clip(np.arange(y, y + side), 0, picture.shape[0] - 1)
@@ -162,122 +161,124 @@ def _cut(picture: NDArray[np.uint8], x: int, y: int, side: int) -> NDArray[np.ui
 
 
 def eye_angle(box: Box, landmarks: NDArray[np.float32]) -> float:
-    """Slope of the line through the eyes, in radians, clockwise as the picture is seen; 0 where it means little."""
-    across, down = (landmarks[1] - landmarks[0]).tolist()  # from the eye that is on the left in the picture
-    if not np.hypot(across, down) >= _LEAST_EYE_DISTANCE * box[2]:  # NaN is not
+    """Return the slope of the line through the eyes in radians, clockwise in the picture; 0 if it is not reliable."""
+    dx, dy = (landmarks[1] - landmarks[0]).tolist()  # from the left eye in the picture
+    if not np.hypot(dx, dy) >= _MIN_EYE_DISTANCE * box[2]:  # also for NaN
         return 0.0
-    return float(np.arctan2(down, across))
+    return float(np.arctan2(dy, dx))
 
 
 def landmark_quality(picture: NDArray[np.uint8], face: Detection) -> float:
-    """Quality of a face's landmarks, 0 to 1: fit x inside x detail.
+    """Return the quality of the landmarks of a face, 0 to 1: fit x inside x detail.
 
-    - fit: how well the six keypoints, moved, turned and scaled, meet those of a frontal face; exp(-(e / 0.2)^2), where
-      e is the root mean square of what is left, in distances between the eyes. Low where the face is turned away.
+    - fit: agreement of the six keypoints, translated, rotated and scaled, with those of a frontal face. It is exp(-(e /
+      0.2)^2); e is the root mean square error in units of the distance between the eyes. Low if the face is turned
+      away.
     - inside: share of eyes, nose and mouth that lie inside the box.
-    - detail: share of the gradients' energy in the box that a slight blur takes away, over 0.7 and at most 1. Low where
-      the picture is blurred, or the face has few pixels: what lies in a blur is guessed.
+    - detail: share of the gradient energy in the box that a slight blur removes, divided by 0.7, at most 1. Low if the
+      picture is blurred or the face has few pixels, because landmarks in a blur are guesses.
 
     Args:
         picture: RGB, uint8 (H, W, 3).
-        face: With its keypoints.
+        face: A detection with keypoints.
 
     Returns:
-        NaN where there are no keypoints.
+        NaN if there are no keypoints.
     """
     if not np.isfinite(face.landmarks).all():
         return float("nan")
-    return fit(face.landmarks) * _inside(face) * _detail(picture, face)
+    return frontal_fit(face.landmarks) * _share_inside_box(face) * _detail(picture, face)
 
 
-def fit(landmarks: NDArray[np.float32]) -> float:
-    """How well keypoints, (6, 2), meet those of a frontal face under a similarity transform: 0 to 1."""
-    found = landmarks[:, 0] + 1j * landmarks[:, 1].astype(np.float64)
-    frontal = _FRONTAL[:, 0] + 1j * _FRONTAL[:, 1]  # complex: turning and scaling are one multiplication
-    found, frontal = found - found.mean(), frontal - frontal.mean()
-    turn = np.vdot(frontal, found) / np.vdot(frontal, frontal)
-    if abs(turn) == 0:
+def frontal_fit(landmarks: NDArray[np.float32]) -> float:
+    """Return how well keypoints, (6, 2), match a frontal face under a similarity transform, 0 to 1."""
+    points = landmarks[:, 0] + 1j * landmarks[:, 1].astype(np.float64)
+    frontal = _FRONTAL[:, 0] + 1j * _FRONTAL[:, 1]  # as complex numbers, rotation and scaling are one multiplication
+    points, frontal = points - points.mean(), frontal - frontal.mean()
+    factor = np.vdot(frontal, points) / np.vdot(frontal, frontal)
+    if abs(factor) == 0:
         return 0.0
-    error = np.sqrt(np.mean(np.abs(found - turn * frontal) ** 2)) / abs(turn)
-    return float(np.exp(-((error / _LOOSE_FIT) ** 2)))
+    error = np.sqrt(np.mean(np.abs(points - factor * frontal) ** 2)) / abs(factor)
+    return float(np.exp(-((error / _FIT_SCALE) ** 2)))
 
 
-def _inside(face: Detection) -> float:
+def _share_inside_box(face: Detection) -> float:
     left, top, width, height = face.box
-    across, down = face.landmarks[:4, 0], face.landmarks[:4, 1]
-    lies = (across >= left) & (across <= left + width) & (down >= top) & (down <= top + height)
-    return float(lies.mean())
+    xs, ys = face.landmarks[:4, 0], face.landmarks[:4, 1]
+    is_inside = (xs >= left) & (xs <= left + width) & (ys >= top) & (ys <= top + height)
+    return float(is_inside.mean())
 
 
 def _detail(picture: NDArray[np.uint8], face: Detection) -> float:
     import cv2
 
     grey = cv2.cvtColor(crop_square(picture, face.box, _SIDE, margin=1.0), cv2.COLOR_RGB2GRAY).astype(np.float32)
-    energy = _gradients(grey)
+    energy = _gradient_energy(grey)
     if energy == 0:
         return 0.0
-    lost = 1 - _gradients(cv2.GaussianBlur(grey, (0, 0), _SLIGHT_BLUR)) / energy
-    return float(min(1.0, lost / _SHARP))
+    removed = 1 - _gradient_energy(cv2.GaussianBlur(grey, (0, 0), _SLIGHT_BLUR)) / energy
+    return float(min(1.0, removed / _SHARP_SHARE))
 
 
-def _gradients(grey: NDArray[np.float32]) -> float:
+def _gradient_energy(grey: NDArray[np.float32]) -> float:
     return float((np.diff(grey, axis=0) ** 2).mean() + (np.diff(grey, axis=1) ** 2).mean())
 
 
 Signature = NDArray[np.float32]
-"""Unit vector, (1024,)."""
+"""Unit vector of square roots of colour histograms, (1024,)."""
 
 _SAMPLES = 48
 _LEVELS = 8
-_CHROMA = (64, 192)  # of OpenCV's 8-bit a* and b*: beyond lie colours that pictures hardly have
-_CUT = 0.1
-"""Between neighbouring samples of real clips without cuts and titles the whole picture's unlikeness stayed below 0.03;
-between pictures of different clips it was above 0.12 in 95 of 100 pairs, and 0.86 at the one real cut. A cut that is
-missed costs little: faces are compared all the same."""
-_TOO_DEAR = 2.0
-_STEP = 0.7
-"""Of the box's side: a head that has moved as far between two frames costs 1."""
-_LOOK = 0.1
-"""An unlikeness that costs 1: it is as rare between pictures of one person as between those of two."""
-_UNKNOWN_PLACE = 1.0
-"""After a cut."""
-_FARTHEST_PLACE = 1.5
-"""However far away, someone who looks like nobody else may be the same."""
-_RECENT = 4
-"""Pictures of a person that new ones are compared with: light and pose change slowly."""
+_CHROMA = (64, 192)  # of OpenCV's 8-bit a* and b*; pictures hardly have colours outside this range
+_CUT_THRESHOLD = 0.1
+"""Threshold of the dissimilarity of whole pictures. Between neighbouring samples of real clips without cuts and titles
+it stayed below 0.03; between pictures of different clips it was above 0.12 in 95 of 100 pairs, and 0.86 at the one
+real cut. A missed cut costs little, because faces are compared as well."""
+_MAX_COST = 2.0
+_MOTION_SCALE = 0.7
+"""Of the box side: a head that moved this far between two frames costs 1."""
+_DISSIMILARITY_SCALE = 0.1
+"""Dissimilarity that costs 1: it is as rare between pictures of one person as between pictures of two."""
+_POSITION_COST_AFTER_CUT = 1.0
+_MAX_POSITION_COST = 1.5
+"""Below `_MAX_COST`, so that a person with a similar signature is matched at any distance."""
+_RECENT_SIGNATURES = 4
+"""Number of last signatures of a person to compare with; light and pose change slowly."""
 
 
-def signature(picture: NDArray[np.uint8], box: Box) -> Signature:
-    """Of a face with its hair and what is around it, read at 48 x 48 points.
+def colour_signature(picture: NDArray[np.uint8], box: Box) -> Signature:
+    """Return the signature of a face, its hair and its surroundings, sampled at 48 x 48 points.
 
     Args:
         picture: RGB, uint8 (H, W, 3).
         box: Left, top, width, height of the face in pixels.
     """
-    return _histograms(picture, centre(box), (max(box[2:]) * CROP_MARGIN,) * 2)
+    return _colour_histograms(picture, centre(box), (max(box[2:]) * CROP_MARGIN,) * 2)
 
 
-def unlikeness(first: Signature, second: Signature) -> float:
-    """How much two signatures differ: 0 (not at all) to 1."""
+def dissimilarity(first: Signature, second: Signature) -> float:
+    """Return the dissimilarity of two signatures: 0 (equal) to 1."""
     return max(0.0, 1.0 - float(first @ second))
 
 
 def find_cuts(frames: NDArray[np.uint8]) -> list[bool]:
-    """For each of the sampled frames, uint8 (T, H, W, 3), whether another scene begins with it (never the first)."""
+    """Return for each sampled frame, uint8 (T, H, W, 3), whether a new scene starts with it (never the first)."""
     if len(frames) == 0:
         return []
     height, width = frames.shape[1:3]
-    scenes = [_histograms(frame, (width / 2, height / 2), (width, height)) for frame in frames]
-    return [False, *(unlikeness(*pair) > _CUT for pair in pairwise(scenes))]
+    scenes = [_colour_histograms(frame, (width / 2, height / 2), (width, height)) for frame in frames]
+    return [False, *(dissimilarity(*pair) > _CUT_THRESHOLD for pair in pairwise(scenes))]
 
 
-def blend(signatures: Sequence[Signature]) -> Signature:
-    """What several pictures of one person have in common."""
+def mean_signature(signatures: Sequence[Signature]) -> Signature:
+    """Return the normalised mean of several signatures of one person."""
     mean = np.sum(signatures, axis=0, dtype=np.float32)
     return np.asarray(mean / np.linalg.norm(mean), np.float32)
 
 
-def _histograms(picture: NDArray[np.uint8], middle: tuple[float, float], sides: tuple[float, float]) -> Signature:
+def _colour_histograms(
+    picture: NDArray[np.uint8], middle: tuple[float, float], sides: tuple[float, float]
+) -> Signature:
     import cv2
 
     offsets = (np.arange(_SAMPLES) + 0.5) / _SAMPLES - 0.5
@@ -295,25 +296,34 @@ def _histograms(picture: NDArray[np.uint8], middle: tuple[float, float], sides: 
 
 @dataclass(slots=True)
 class _Person:
-    steps: list[tuple[int, Detection]] = field(default_factory=list)
-    looks: list[Signature] = field(default_factory=list)
+    """Detections and signatures of one person."""
 
-    def cost(self, index: int, face: Detection, look: Signature | None, *, after_cut: bool) -> float:
-        """Of taking a face for this person."""
-        last_index, last = self.steps[-1]
-        grown = abs(float(np.log2(max(face.box[2:]) / max(last.box[2:]))))
-        return _place(last.box, face.box, index - last_index, after_cut) + 0.5 * min(grown, 1.0) + self._look(look)
+    track: list[tuple[int, Detection]] = field(default_factory=list)
+    signatures: list[Signature] = field(default_factory=list)
 
-    def _look(self, look: Signature | None) -> float:
-        if look is None or not self.looks:
-            return 1.0  # speaks neither for nor against
-        return min(unlikeness(look, self.looks[-1]), unlikeness(look, blend(self.looks[-_RECENT:]))) / _LOOK
+    def cost(self, index: int, face: Detection, signature: Signature | None, *, after_cut: bool) -> float:
+        """Return the cost of assigning a face to this person."""
+        last_index, last = self.track[-1]
+        size_change = abs(float(np.log2(max(face.box[2:]) / max(last.box[2:]))))
+        position = _position_cost(last.box, face.box, index - last_index, after_cut)
+        return position + 0.5 * min(size_change, 1.0) + self._signature_cost(signature)
 
-    def add(self, index: int, face: Detection, look: Signature | None) -> None:
-        """Take a face for this person."""
-        self.steps.append((index, face))
-        if look is not None:
-            self.looks.append(look)
+    def _signature_cost(self, signature: Signature | None) -> float:
+        if signature is None or not self.signatures:
+            return 1.0  # neutral
+        return (
+            min(
+                dissimilarity(signature, self.signatures[-1]),
+                dissimilarity(signature, mean_signature(self.signatures[-_RECENT_SIGNATURES:])),
+            )
+            / _DISSIMILARITY_SCALE
+        )
+
+    def add(self, index: int, face: Detection, signature: Signature | None) -> None:
+        """Assign a face to this person."""
+        self.track.append((index, face))
+        if signature is not None:
+            self.signatures.append(signature)
 
 
 def main_track(
@@ -321,68 +331,72 @@ def main_track(
     *,
     height: int,
     width: int,
-    looks: Sequence[Sequence[Signature]] | None = None,
+    signatures: Sequence[Sequence[Signature]] | None = None,
     cuts: Sequence[bool] | None = None,
 ) -> list[tuple[int, Detection]]:
-    """The frames and boxes of the clip's main person.
+    """Return the frames and boxes of the main person of a clip.
 
     Args:
         detections: Faces of each sampled frame.
         height: Height of the frames in pixels.
         width: Width of the frames in pixels.
-        looks: The signature of each face; None: people are told apart by place and size alone.
-        cuts: Whether a new scene begins with each frame; None: none does.
+        signatures: The signature of each face; None: only position and size distinguish people.
+        cuts: Whether a new scene starts with each frame; None: no cuts.
 
     Returns:
-        Frame index and detection, in order of time; frames that do not show the person are left out.
+        Frame index and detection, in order of time, without frames in which the person was not detected.
     """
     people: list[_Person] = []
     last_cut = -1
     for index, faces in enumerate(detections):
         if cuts is not None and cuts[index]:
             last_cut = index
-        own_looks = list(looks[index]) if looks is not None else [None] * len(faces)
+        frame_signatures = list(signatures[index]) if signatures is not None else [None] * len(faces)
         costs = np.array(
             [
                 [
-                    person.cost(index, face, look, after_cut=person.steps[-1][0] < last_cut)
-                    for face, look in zip(faces, own_looks, strict=True)
+                    person.cost(index, face, signature, after_cut=person.track[-1][0] < last_cut)
+                    for face, signature in zip(faces, frame_signatures, strict=True)
                 ]
                 for person in people
             ]
         ).reshape(len(people), len(faces))
-        taken = _assign(costs)
-        for number, (face, look) in enumerate(zip(faces, own_looks, strict=True)):
-            if number not in taken:
+        person_of_face = _assign_faces(costs)
+        for number, (face, signature) in enumerate(zip(faces, frame_signatures, strict=True)):
+            if number not in person_of_face:
                 people.append(_Person())
-            people[taken.get(number, -1)].add(index, face, look)
-    best = max(people, key=lambda person: sum(_weight(face, height, width) for _, face in person.steps), default=None)
-    return best.steps if best else []
+            people[person_of_face.get(number, -1)].add(index, face, signature)
+    best = max(
+        people,
+        key=lambda person: sum(_detection_weight(face, height, width) for _, face in person.track),
+        default=None,
+    )
+    return best.track if best else []
 
 
-def _assign(costs: NDArray[np.float64]) -> dict[int, int]:
-    """The person of each face that has one, at the least cost in all; (people, faces)."""
+def _assign_faces(costs: NDArray[np.float64]) -> dict[int, int]:
+    """Return the person of each assigned face at the least total cost; costs are (people, faces)."""
     if costs.size == 0:
         return {}
-    if costs.size == 1:  # the ordinary clip
-        return {0: 0} if costs[0, 0] <= _TOO_DEAR else {}
+    if costs.size == 1:  # the most frequent case
+        return {0: 0} if costs[0, 0] <= _MAX_COST else {}
     from scipy.optimize import linear_sum_assignment
 
-    gains = np.minimum(costs - _TOO_DEAR, 0.0)  # to leave a face and a person alone costs as much as the dearest pair
+    gains = np.minimum(costs - _MAX_COST, 0.0)  # leaving both unassigned costs as much as the most expensive pair
     rows, columns = linear_sum_assignment(gains)
     return {int(face): int(person) for person, face in zip(rows, columns, strict=True) if gains[person, face] < 0}
 
 
-def _place(last: Box, now: Box, frames: int, after_cut: bool) -> float:
+def _position_cost(last: Box, current: Box, frames: int, after_cut: bool) -> float:
     if after_cut:
-        return _UNKNOWN_PLACE
-    side = max(*last[2:], *now[2:])
-    return min(distance(last, now) / (_STEP * side * min(frames, 3)), _FARTHEST_PLACE)
+        return _POSITION_COST_AFTER_CUT
+    side = max(*last[2:], *current[2:])
+    return min(distance(last, current) / (_MOTION_SCALE * side * min(frames, 3)), _MAX_POSITION_COST)
 
 
-def _weight(face: Detection, height: int, width: int) -> float:
-    """Size, centrality and confidence of one detection."""
-    across, down = centre(face.box)
-    away = np.hypot(across / width - 0.5, down / height - 0.5) / np.sqrt(0.5)
+def _detection_weight(face: Detection, height: int, width: int) -> float:
+    """Return size x centrality x confidence of one detection."""
+    x, y = centre(face.box)
+    eccentricity = np.hypot(x / width - 0.5, y / height - 0.5) / np.sqrt(0.5)
     size = np.sqrt(face.box[2] * face.box[3] / (width * height))
-    return float(size * (1 - 0.5 * away) * face.score)
+    return float(size * (1 - 0.5 * eccentricity) * face.score)

@@ -1,1 +1,1 @@
-"""Read pictures and sound from video files."""
+"""Read pictures and audio from video files."""

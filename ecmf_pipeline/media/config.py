@@ -1,4 +1,4 @@
-"""Settings of how clips are sampled; importing them loads nothing heavy."""
+"""Params of the sampling of clips; this module imports no heavy library."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pydantic import Field
 from ecmf_pipeline.core.config import Config
 
 SAMPLE_RATE = 16_000
-"""Hertz; what speech models are trained on."""
+"""Hertz; speech models are trained on this rate."""
 
 
 class MediaConfig(Config):
-    """How clips are sampled.
+    """Params of the sampling of clips.
 
     Attributes:
-        frames: Pictures a clip, uniform in time: the middles of as many equal spans.
-        max_side: Longer pictures are scaled down to this many pixels while they are decoded.
-        reader: ``decord``, ``pyav``, or ``auto``: decord's pictures where it is installed, by whatever reads them with
-            the least work, else PyAV's.
+        frames: Number of pictures of each clip, uniform in time: the middles of as many equal spans.
+        max_side: Pictures with a longer side are scaled down to this number of pixels while they are decoded.
+        reader: ``decord``, ``pyav`` or ``auto``. ``auto`` returns the pictures of decord if it is installed, read by
+            PyAV if that is faster and the pictures are equal; otherwise those of PyAV.
     """
 
     frames: int = Field(16, gt=0)

@@ -1,4 +1,4 @@
-"""Media files: who reads their pictures, whether one has changed, its container and its streams."""
+"""Open media files: choose the reader, detect changed files, probe the container and its streams."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ecmf_pipeline.media.config import MediaConfig
 if TYPE_CHECKING:
     from av.container import InputContainer
 
-LEAST_READABLE = 0.9
-"""A file of which less than this share of its declared length can be read was cut off: its rest is not guessed."""
+MIN_READABLE_SHARE = 0.9
+"""A file is truncated if less than this share of its declared length can be read; the rest is not guessed."""
 
-_NOT_THE_FILES_FAULT = {
+_TRANSIENT_ERRNOS = {
     errno.ENOENT,
     errno.EACCES,
     errno.EPERM,
@@ -35,70 +35,70 @@ _NOT_THE_FILES_FAULT = {
     errno.EHOSTDOWN,
     errno.ENETUNREACH,
 }
-"""What disks, networks and limits of the machine answer; the next run may fare better."""
+"""Errors of disks, networks and limits of the machine; they may not occur in the next run."""
 
 
 def resolved_reader(config: MediaConfig) -> Literal["decord", "pyav"]:
-    """Whose pictures are read on this machine."""
+    """Return the reader whose pictures are used on this machine."""
     if config.reader == "auto":
         return "decord" if importlib.util.find_spec("decord") else "pyav"
     return config.reader
 
 
 def has_changed(path: Path, size: int) -> bool:
-    """Whether a file has another size than it had when it was indexed (0: not known)."""
+    """Return whether the size of a file differs from its size when it was indexed (0: unknown)."""
     try:
         return bool(size) and path.is_file() and path.stat().st_size != size
-    except OSError:  # who reads it says what is wrong
+    except OSError:  # reading the file raises a better error
         return False
 
 
 @contextmanager
 def open_container(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
-    """Open a container for reading; what FFmpeg says against it, then or while it is read, becomes a `ClipError`.
+    """Open a container for reading. Errors of FFmpeg, now or while it is read, become a `ClipError`.
 
     Raises:
-        FileUnreachable: When the file is gone or may not be read, or the machine is at its limits, which says nothing
-            about its content.
-        UnreadableMedia: When FFmpeg cannot make sense of it.
-        MemoryError: When memory runs out.
+        FileUnreachable: If the file does not exist or is not readable, or if a limit of the machine is reached. This
+            depends on the machine, not on the content.
+        UnreadableMedia: If FFmpeg cannot decode it.
+        MemoryError: If memory runs out.
     """
     import av
 
-    problem = "not a media file that can be read"
+    problem = "not a readable media file"
     try:
-        # `file:` keeps FFmpeg from taking a colon in a name for a protocol; broken tags are no reason to refuse a clip.
+        # `file:` prevents FFmpeg from parsing a colon in a name as a protocol. Broken tags are accepted.
         with av.open(f"file:{os.fspath(path)}", metadata_errors="replace") as container:
-            problem = "damaged: it opens, but not all of it can be decoded"
+            problem = "damaged media file, only a part can be decoded"
             yield container
-    except MemoryError:  # which FFmpeg's own is, too
+    except MemoryError:  # also a base class of FFmpeg's own
         raise
     except av.FFmpegError as error:
-        if error.errno in _NOT_THE_FILES_FAULT:
-            raise FileUnreachable(f"the file cannot be read just now ({error.strerror})") from error
+        if error.errno in _TRANSIENT_ERRNOS:
+            raise FileUnreachable(f"cannot read the file: {error.strerror}") from error
         raise UnreadableMedia(f"{problem}: {error.strerror}") from error
 
 
-def moving_pictures(container: InputContainer) -> list[Any]:
-    """The video streams; cover art is none."""
+def video_streams(container: InputContainer) -> list[Any]:
+    """Return the video streams without cover art."""
     from av.stream import Disposition
 
     return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
 
 
-def pictures_stream(container: InputContainer) -> Any | None:
-    """The first stream of moving pictures, None when there is none."""
-    return next(iter(moving_pictures(container)), None)
+def first_video_stream(container: InputContainer) -> Any | None:
+    """Return the first video stream without cover art; None if there is none."""
+    return next(iter(video_streams(container)), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The streams of one file.
+    """The streams of a file.
 
     Attributes:
-        duration: Length in seconds, to the millisecond; 0 when the file does not tell.
-        has_video: Whether it holds moving pictures; cover art is none.
-        has_audio: Whether it holds sound.
+        duration: Length in seconds, to the millisecond; 0 if unknown.
+        has_video: Whether it has a video stream; cover art does not count.
+        has_audio: Whether it has an audio stream.
     """
 
     duration: float
@@ -107,27 +107,27 @@ class Probe:
 
 
 def probe_media(path: str | os.PathLike[str]) -> Probe:
-    """Open a file's container and look at its streams.
+    """Open the container of a file and read its streams.
 
-    A file that is cut off inside passes when its header is whole: only decoding shows that.
+    A file that is truncated after its header passes: only decoding can detect that.
 
     Raises:
-        UnreadableMedia: When no container can be read, or it holds neither pictures nor sound.
-        FileUnreachable: When the file is gone or may not be read, which says nothing about its content.
+        UnreadableMedia: If there is no readable container, or it has neither video nor audio.
+        FileUnreachable: If the file does not exist or is not readable; this does not depend on its content.
     """
     with open_container(path) as container:
-        video, audio = pictures_stream(container), container.streams.audio
+        video, audio = first_video_stream(container), container.streams.audio
         if video is None and not audio:
-            raise UnreadableMedia("the file holds neither pictures nor sound")
+            raise UnreadableMedia("the file has neither a video nor an audio stream")
         return Probe(_duration(container), has_video=video is not None, has_audio=bool(audio))
 
 
 def _duration(container: InputContainer) -> float:
-    """From the container, else its streams, else its packets' times (recordings of browsers carry no length)."""
+    """Return the length from the container, its streams or, for browser recordings, the packet times."""
     if container.duration:
-        return round(float(container.duration) / 1e6, 3)  # libavformat counts in microseconds (AV_TIME_BASE)
+        return round(float(container.duration) / 1e6, 3)  # AV_TIME_BASE is microseconds
     streams = [*container.streams.video, *container.streams.audio]
-    known = [float(s.duration * s.time_base) for s in streams if s.duration and s.time_base]
+    known = [float(stream.duration * stream.time_base) for stream in streams if stream.duration and stream.time_base]
     if not known:
         known = [
             float(((packet.pts or 0) + (packet.duration or 0)) * packet.time_base)

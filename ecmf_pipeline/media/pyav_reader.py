@@ -1,7 +1,7 @@
-"""Read pictures by PyAV: one pass through the file serves its times, its orientation and its pictures.
+"""Read pictures with PyAV: one pass through the file reads times, orientation and pictures.
 
-Of H.264, pictures that no other builds upon and nobody asked for are not decoded (`nal_ref_idc` is 0 for them, ITU-T
-H.264, 7.4.1): with the usual encoders these are half of all. The pictures that are asked for stay the same, bit by bit.
+In H.264, pictures that are not sampled and that no other picture references are not decoded (their `nal_ref_idc` is 0,
+ITU-T H.264, 7.4.1): half of all pictures with the usual encoders. The sampled pictures stay bit-identical.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import NoVideoStream, UnreadableMedia
-from ecmf_pipeline.media.containers import moving_pictures, open_container, pictures_stream
+from ecmf_pipeline.media.containers import first_video_stream, open_container, video_streams
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """How stored pictures become upright.
+    """Transformation that makes stored pictures upright.
 
     Attributes:
         turns: Quarter turns clockwise, after mirroring.
-        mirrored: Whether they are turned over, top to bottom, before.
+        mirrored: Whether pictures are flipped top to bottom first.
     """
 
     turns: int = 0
@@ -38,16 +38,16 @@ class Orientation:
 
     @property
     def is_upright(self) -> bool:
-        """Whether pictures are stored as they are shown."""
+        """Whether pictures are stored upright."""
         return not self.turns and not self.mirrored
 
     def turned(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Turn a stored picture, (H, W, 3), upright: a view of it, (H, W, 3) or (W, H, 3)."""
+        """Return a stored picture, (H, W, 3), upright: a view of it, (H, W, 3) or (W, H, 3)."""
         return np.rot90(picture[::-1] if self.mirrored else picture, -self.turns)
 
 
-def orientation_of(frame: Any) -> Orientation:
-    """What a decoded PyAV frame's display matrix says, to the nearest quarter turn."""
+def read_orientation(frame: Any) -> Orientation:
+    """Return the orientation in the display matrix of a decoded PyAV frame, to the nearest quarter turn."""
     from av.sidedata.sidedata import Type
 
     data = frame.side_data.get(Type.DISPLAYMATRIX)
@@ -57,57 +57,57 @@ def orientation_of(frame: Any) -> Orientation:
     return Orientation(turns=round(math.degrees(math.atan2(b, a)) / 90) % 4, mirrored=a * d - b * c < 0)
 
 
-_MOST_KEPT = 64 * 2**20
-"""Bytes of a film's packets that are kept from the first pass; of a longer film, the file is read once more."""
+_MAX_KEPT_BYTES = 64 * 2**20
+"""Maximum bytes of packets that are kept from the first pass; a longer file is read twice."""
 
-_EIGHT_BITS = {"yuv420p", "yuvj420p"}
+_EIGHT_BIT_FORMATS = {"yuv420p", "yuvj420p"}
 _PROGRESSIVE = 1  # AV_FIELD_PROGRESSIVE
-ROUNDING = 1e-3
-"""Seconds by which a picture's time may be off."""
+TIME_ROUNDING = 1e-3
+"""Tolerance of picture times in seconds."""
 
 
 class PyAvVideo:
-    """The first stream of moving pictures of an open container.
+    """The first video stream of an open container.
 
     Args:
         path: The file.
-        container: The file, opened, at its start; it must stay open while this is used.
-        max_side: Longer pictures are scaled down to this many pixels.
+        container: The opened file, at its start; it must stay open during use.
+        max_side: Pictures with a longer side are scaled down to this number of pixels.
 
     Attributes:
-        seconds: Declared length of the pictures, 0 where the container does not say.
-        stored_size: Width and height as they are stored, in pixels.
-        size: The same, scaled down.
-        is_only: Whether there is one stream of moving pictures.
+        seconds: Declared length of the stream, 0 if unknown.
+        stored_size: Stored width and height in pixels.
+        size: Width and height after scaling down.
+        is_only_stream: Whether there is only one video stream.
 
     Raises:
-        NoVideoStream: When there is none.
-        UnreadableMedia: When its pictures have no size.
+        NoVideoStream: If there is none.
+        UnreadableMedia: If its pictures have no size.
     """
 
     def __init__(self, path: Path, container: InputContainer, max_side: int) -> None:
-        stream = pictures_stream(container)
+        stream = first_video_stream(container)
         if stream is None:
             raise NoVideoStream("the file has no video stream")
         self._path = path
-        self._base = float(stream.time_base)
-        self._context: Any = _single_threaded(stream)
-        self._demuxing: Iterator[Any] = container.demux(stream)
-        self._packets: list[Any] = []  # those read so far
-        self._is_kept = True  # whether all of them are
-        self._is_simple = False  # whether pictures can be told by their times, and some be left out
+        self._time_base = float(stream.time_base)
+        self._context: Any = _single_threaded_decoder(stream)
+        self._unread_packets: Iterator[Any] = container.demux(stream)
+        self._packets: list[Any] = []  # the packets read so far
+        self._keeps_packets = True  # whether `_packets` stays complete
+        self._can_select_by_time = False  # otherwise all pictures are decoded
         self.seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
-        self.is_only = len(moving_pictures(container)) == 1
+        self.is_only_stream = len(video_streams(container)) == 1
         self.stored_size = (self._context.width, self._context.height)
         if not all(self.stored_size):
             raise UnreadableMedia("the video stream has no size")
-        self.size = _scaled(self.stored_size, max_side)
+        self.size = _scale_size(self.stored_size, max_side)
 
     @cached_property
     def orientation(self) -> Orientation:
-        """How stored pictures are turned upright: PyAV tells of a display matrix with decoded pictures only.
+        """Orientation of the stored pictures: PyAV returns a display matrix only with decoded pictures.
 
-        Upright where the first key picture cannot be decoded: what that means shows when pictures are read.
+        Upright if the first key picture cannot be decoded; reading the pictures then raises the error.
         """
         import av
 
@@ -119,105 +119,107 @@ class PyAvVideo:
         except av.FFmpegError:
             pictures = []
         self._context.flush_buffers()
-        return orientation_of(pictures[0]) if pictures else Orientation()
+        return read_orientation(pictures[0]) if pictures else Orientation()
 
     @cached_property
-    def _shown(self) -> list[tuple[int, int]]:
-        """Time and length of every picture that is shown, in units of the stream, in order of time; reads the file."""
-        self._packets.extend(self._demuxing)
+    def _shown_times(self) -> list[tuple[int, int]]:
+        """Time and length of every picture that is shown, in time base units, in order of time; reads the file."""
+        self._packets.extend(self._unread_packets)
         shown = [packet for packet in self._packets if packet.pts is not None and not packet.is_discard]
         times = sorted((packet.pts, packet.duration or 0) for packet in shown)
-        self._is_simple = (
+        self._can_select_by_time = (
             self._context.name == "h264"
             and len(shown) == sum(packet.size > 0 for packet in self._packets)
             and len(dict(times)) == len(times)
         )
-        self._is_kept = sum(packet.size for packet in self._packets) <= _MOST_KEPT
-        if not self._is_kept:
+        self._keeps_packets = sum(packet.size for packet in self._packets) <= _MAX_KEPT_BYTES
+        if not self._keeps_packets:
             self._packets.clear()
         return times
 
     @cached_property
     def spans(self) -> NDArray[np.float64]:
         """Start and end of every picture in seconds, in order of time, (n, 2)."""
-        spans = [(pts * self._base, pts * self._base + length * self._base) for pts, length in self._shown]
+        spans = [
+            (pts * self._time_base, pts * self._time_base + length * self._time_base)
+            for pts, length in self._shown_times
+        ]
         return np.array(spans, np.float64).reshape(-1, 2)
 
     @property
-    def is_plain(self) -> bool:
-        """Whether decord would give exactly the same pictures at the same times.
+    def matches_decord(self) -> bool:
+        """Whether decord returns exactly the same pictures at the same times.
 
-        That is measured for progressive 8-bit 4:2:0 H.264 that is not scaled, of which nothing is hidden, and all times
-        are known.
+        Measured for progressive 8-bit 4:2:0 H.264 without scaling and hidden pictures, in which all times are known.
         """
         spans = self.spans
         return (
-            self._is_simple
-            and self._context.pix_fmt in _EIGHT_BITS
+            self._can_select_by_time
+            and self._context.pix_fmt in _EIGHT_BIT_FORMATS
             and self._context.field_order == _PROGRESSIVE
             and self.size == self.stored_size
             and len(spans) > 0
-            and bool(spans[0, 0] >= -ROUNDING)
+            and bool(spans[0, 0] >= -TIME_ROUNDING)
         )
 
     def pictures(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """RGB pictures at increasing indices, (k, H, W, 3)."""
-        times = [self._shown[index][0] for index in indices]
-        found = self._pictures_at(times) if self._is_simple else None
-        return self._pictures_in_order(indices) if found is None else found
+        """Return RGB pictures at increasing indices, (k, H, W, 3)."""
+        times = [self._shown_times[index][0] for index in indices]
+        pictures = self._pictures_at(times) if self._can_select_by_time else None
+        return self._pictures_in_order(indices) if pictures is None else pictures
 
     def _pictures_at(self, times: Sequence[int]) -> NDArray[np.uint8] | None:
-        """The pictures of some times, decoding others only as far as these need them; None when one does not come."""
-        wanted = set(times)
-        taken = _Taken(self.size, len(wanted))
-        for frame in self._decoded(wanted):
-            taken.look_at(frame, wanted=frame.pts in wanted)
-            if taken.is_full:
-                return taken.pictures()
+        """Return the pictures at given times, decoding others only if these reference them; None if one is missing."""
+        sampled = set(times)
+        buffer = _PictureBuffer(self.size, len(sampled))
+        for frame in self._decoded(sampled):
+            buffer.add_frame(frame, is_sampled=frame.pts in sampled)
+            if buffer.is_full:
+                return buffer.pictures()
         return None
 
     def _pictures_in_order(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """The pictures at some places in the order in which they come out."""
-        wanted = set(indices)
-        taken = _Taken(self.size, len(wanted))
+        """Return the pictures at given positions in decoding output order."""
+        sampled = set(indices)
+        buffer = _PictureBuffer(self.size, len(sampled))
         for index, frame in enumerate(self._decoded()):
-            taken.look_at(frame, wanted=index in wanted)
-            if taken.is_full:
+            buffer.add_frame(frame, is_sampled=index in sampled)
+            if buffer.is_full:
                 break
-        if not taken.is_full:
-            # A few streams hold one packet more than pictures; a repeat of the last one is what players show.
-            if taken.count == 0 or len(wanted) - taken.count > 1:
-                raise UnreadableMedia(f"PyAV: only {taken.count} of {len(wanted)} sampled pictures can be decoded")
-            taken.repeat()
-        return taken.pictures()
+        if not buffer.is_full:
+            # A few streams have one packet more than pictures; like players, repeat the last picture.
+            if buffer.count == 0 or len(sampled) - buffer.count > 1:
+                raise UnreadableMedia(f"PyAV: only {buffer.count} of {len(sampled)} sampled pictures can be decoded")
+            buffer.repeat_last()
+        return buffer.pictures()
 
-    def _decoded(self, wanted: set[int] | None = None) -> Iterator[Any]:
-        """The film's decoded pictures from its start; with the times of those wanted, some others are left out."""
-        if self._is_kept:
+    def _decoded(self, sampled: set[int] | None = None) -> Iterator[Any]:
+        """Yield the decoded pictures from the start; ``sampled`` times allow others to be skipped."""
+        if self._keeps_packets:
             self._context.flush_buffers()
-            yield from _decode(self._context, self._packets, wanted)
+            yield from _decode(self._context, self._packets, sampled)
             return
         with open_container(self._path) as container:
-            stream = pictures_stream(container)
-            yield from _decode(_single_threaded(stream), container.demux(stream), wanted)
+            stream = first_video_stream(container)
+            yield from _decode(_single_threaded_decoder(stream), container.demux(stream), sampled)
 
     def _first_key_packet(self) -> Any | None:
         for packet in self._packets:
             if packet.is_keyframe and packet.size:
                 return packet
-        for packet in self._demuxing:
+        for packet in self._unread_packets:
             self._packets.append(packet)
             if packet.is_keyframe and packet.size:
                 return packet
         return None
 
 
-class _Taken:
-    """Pictures as they are taken out of a stream of decoded ones, and whether they can be trusted."""
+class _PictureBuffer:
+    """Buffer of the sampled pictures of a decoded stream; damaged pictures raise an error."""
 
-    def __init__(self, size: tuple[int, int], most: int) -> None:
+    def __init__(self, size: tuple[int, int], capacity: int) -> None:
         self._size = size
-        self._most = most
+        self._capacity = capacity
         self._pictures: NDArray[np.uint8] | None = None
         self._orientation: Orientation | None = None
         self._damaged_at: float | None = None
@@ -225,64 +227,64 @@ class _Taken:
 
     @property
     def is_full(self) -> bool:
-        return self.count == self._most
+        return self.count == self._capacity
 
-    def look_at(self, frame: Any, *, wanted: bool) -> None:
-        """Note whether a picture is damaged, and take it if it is wanted."""
+    def add_frame(self, frame: Any, *, is_sampled: bool) -> None:
+        """Record whether a picture is damaged, and store it if it is sampled."""
         if self._orientation is None:
-            self._orientation = orientation_of(frame)
+            self._orientation = read_orientation(frame)
         if frame.is_corrupt:
             self._damaged_at = frame.time or 0.0
-        elif frame.key_frame:  # what follows no longer builds upon damage before it
+        elif frame.key_frame:  # later pictures do not reference earlier, damaged ones
             self._damaged_at = None
-        if not wanted:
+        if not is_sampled:
             return
         if self._damaged_at is not None:
-            raise UnreadableMedia(f"the pictures are damaged: the one at {self._damaged_at:.2f} s cannot be decoded")
-        upright = self._orientation.turned(_rgb(frame, self._size))
+            raise UnreadableMedia(f"damaged picture at {self._damaged_at:.2f} s")
+        upright = self._orientation.turned(_to_rgb(frame, self._size))
         if self._pictures is None:
-            self._pictures = np.empty((self._most, *upright.shape), np.uint8)
+            self._pictures = np.empty((self._capacity, *upright.shape), np.uint8)
         self._pictures[self.count] = upright
         self.count += 1
 
-    def repeat(self) -> None:
-        """Take the last picture once more."""
+    def repeat_last(self) -> None:
+        """Store the last picture once more."""
         if self._pictures is not None:
             self._pictures[self.count] = self._pictures[self.count - 1]
             self.count += 1
 
     def pictures(self) -> NDArray[np.uint8]:
-        """All of them, (k, H, W, 3)."""
+        """Return all stored pictures, (k, H, W, 3)."""
         if self._pictures is None:
-            raise UnreadableMedia("PyAV: no picture can be decoded")
+            raise UnreadableMedia("PyAV: no pictures can be decoded")
         return self._pictures
 
 
-def _decode(context: Any, packets: Iterator[Any] | list[Any], wanted: set[int] | None) -> Iterator[Any]:
+def _decode(context: Any, packets: Iterator[Any] | list[Any], sampled: set[int] | None) -> Iterator[Any]:
     for packet in packets:
-        skips = wanted is not None and packet.size > 0 and packet.pts not in wanted
-        context.skip_frame = "NONREF" if skips else "DEFAULT"
-        yield from context.decode(packet)  # the last packet is empty, and brings out what the decoder still holds
+        is_skippable = sampled is not None and packet.size > 0 and packet.pts not in sampled
+        context.skip_frame = "NONREF" if is_skippable else "DEFAULT"
+        yield from context.decode(packet)  # the last packet is empty and flushes the decoder
 
 
-def _rgb(frame: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A view of a decoded picture as RGB, (H, W, 3), of one size: streams of video calls change theirs midway."""
+def _to_rgb(frame: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return a view of a decoded picture as RGB, (H, W, 3), in one size: the size of video calls changes midway."""
     rgb = frame.reformat(*size, "rgb24", interpolation="BICUBIC", threads=1)
     plane = rgb.planes[0]
     rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
     return rows[: size[1], : 3 * size[0]].reshape(size[1], size[0], 3)
 
 
-def _single_threaded(stream: Any) -> Any:
-    """A stream's decoder; the cores have other clips to read."""
+def _single_threaded_decoder(stream: Any) -> Any:
+    """Return the decoder of a stream, limited to one thread; other cores read other clips."""
     stream.codec_context.thread_count = 1
     return stream.codec_context
 
 
-def _scaled(size: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """A size whose longer side is at most so long, and even where it has to be made shorter."""
-    shrink = min(1.0, max_side / max(size))
-    if shrink == 1:
+def _scale_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """Scale a size to a longer side of at most ``max_side``; a scaled size is even."""
+    factor = min(1.0, max_side / max(size))
+    if factor == 1:
         return size
-    width, height = (max(2, round(side * shrink / 2) * 2) for side in size)
+    width, height = (max(2, round(side * factor / 2) * 2) for side in size)
     return width, height

@@ -1,4 +1,4 @@
-"""Tiny transformers models with random weights, saved to disk once a session, and views of clips."""
+"""Tiny transformers models with random weights, saved once per session, and views of clips."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _save_more_vision(folder: Path) -> None:
     ).save_pretrained(folder / "dinov2_registers")
     dinov3 = transformers.DINOv3ViTConfig(**SMALL, image_size=48, patch_size=16, num_register_tokens=4)
     transformers.DINOv3ViTModel(dinov3).save_pretrained(folder / "dinov3")
-    # as its checkpoints have it; the class itself cannot be made without torchvision
+    # As in its checkpoints; the class itself needs torchvision.
     processor = {"image_processor_type": "DINOv3ViTImageProcessorFast", "size": square, "resample": 2}
     processor |= {"crop_size": None, "do_center_crop": None, "do_resize": True, "do_rescale": True}
     processor |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "do_normalize": True}
@@ -87,7 +87,7 @@ def _save_video(folder: Path) -> None:
     pretrained = transformers.VideoMAEConfig(**sizes, use_mean_pooling=False)
     transformers.VideoMAEModel(pretrained).save_pretrained(folder / "videomae")
     tuned = transformers.VideoMAEForVideoClassification(transformers.VideoMAEConfig(**sizes, use_mean_pooling=True))
-    torch.nn.init.normal_(tuned.fc_norm.weight, 1.0, 0.3)  # ones would hide that it is left out
+    torch.nn.init.normal_(tuned.fc_norm.weight, 1.0, 0.3)  # weights of one would hide a missing norm
     tuned.save_pretrained(folder / "videomae_tuned")
     for name in ("videomae", "videomae_tuned"):
         transformers.VideoMAEImageProcessorPil(
@@ -118,8 +118,8 @@ def _save_audio(folder: Path) -> None:
 
 
 def _save_whisper(folder: Path) -> None:
-    """A Whisper whose windows last two seconds, saved as it is published: with decoder and head."""
-    layers = {f"{half}_{what}": size for half in ("encoder", "decoder") for what, size in _WHISPER_HALF.items()}
+    """Save a Whisper with windows of two seconds in the published form: with decoder and head."""
+    layers = {f"{half}_{name}": size for half in ("encoder", "decoder") for name, size in _WHISPER_HALF.items()}
     tokens = {"vocab_size": 9, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
     config = transformers.WhisperConfig(
         **layers, **tokens, d_model=32, num_mel_bins=16, max_source_positions=100, max_target_positions=8
@@ -158,22 +158,22 @@ def _save_text(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one transformers model in each of its folders."""
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that contains one folder for each tiny transformers model."""
     folder = tmp_path_factory.mktemp("tiny")
     with torch.random.fork_rng():
         torch.manual_seed(7)
         _save_vision(folder)
         _save_audio(folder)
         _save_text(folder)
-        _save_more_vision(folder)  # after the others, whose weights are drawn first
+        _save_more_vision(folder)  # last: the order determines the random weights of the others
         _save_video(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def frames() -> list[NDArray[np.uint8]]:
-    """Frames of four clips, no two of one size."""
+    """Frames of four clips of different sizes."""
     astronaut, coffee, cat = data.astronaut(), data.coffee(), data.chelsea()
     return [
         np.stack([astronaut, astronaut[::-1], astronaut[:, ::-1]]),
@@ -184,6 +184,7 @@ def frames() -> list[NDArray[np.uint8]]:
 
 
 def face_track(pictures: list[NDArray[np.uint8]]) -> FaceTrack:
+    """Return a track whose crops are cut from the pictures at the face of the astronaut."""
     crops = np.stack([crop_square(picture, ASTRONAUT_BOX, 256) for picture in pictures])
     count = len(crops)
     return FaceTrack(
@@ -198,7 +199,7 @@ def face_track(pictures: list[NDArray[np.uint8]]) -> FaceTrack:
 
 @pytest.fixture(scope="session")
 def tracks() -> list[FaceTrack]:
-    """Face tracks of three clips; the first's middle crop shows no face, nor does any of the last's."""
+    """Face tracks of three clips. The middle crop of the first and all crops of the last have no face."""
     face = data.astronaut()
     blank = np.full_like(face, 90)
     return [
@@ -210,35 +211,35 @@ def tracks() -> list[FaceTrack]:
 
 @pytest.fixture(scope="session")
 def sounds() -> list[NDArray[np.float32]]:
-    """Four sounds, mono at 16 kHz; no two of one length but the first and the last."""
+    """Four sounds, mono at 16 kHz; only the first and the last have equal lengths."""
     rng = np.random.default_rng(3)
-    noise = [rng.normal(0, 0.1, count).astype(np.float32) for count in (16_000, 9_001, 24_321, 16_000)]
-    return [wave * np.linspace(0.2, 1, len(wave), dtype=np.float32) for wave in noise]
+    waves = [rng.normal(0, 0.1, count).astype(np.float32) for count in (16_000, 9_001, 24_321, 16_000)]
+    return [wave * np.linspace(0.2, 1, len(wave), dtype=np.float32) for wave in waves]
 
 
 @pytest.fixture
-def refuses_hub(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Any]]:
-    """The hub's client without a network; what it was asked for is kept."""
+def hub_requests(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Any]]:
+    """Make the hub client fail as if offline; return a function that returns its requests."""
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    asked: list[Any] = []
+    requests: list[Any] = []
 
-    def download(*names: Any, **where: Any) -> str:
-        asked.append((names, where))
+    def download(*names: Any, **options: Any) -> str:
+        requests.append((names, options))
         raise LocalEntryNotFoundError("offline")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    return lambda: asked
+    return lambda: requests
 
 
 @pytest.fixture
-def altered(tiny: Path, tmp_path: Path) -> Callable[..., Path]:
-    """A copy of a tiny model with values of one of its JSON files replaced."""
+def altered_model(tiny_models: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Copy a tiny model and replace values in one of its JSON files."""
 
     def alter(name: str, file: str = "config.json", **values: Any) -> Path:
         folder = tmp_path / name
-        shutil.copytree(tiny / name, folder, dirs_exist_ok=True)
+        shutil.copytree(tiny_models / name, folder, dirs_exist_ok=True)
         (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text()), **values}))
         return folder
 

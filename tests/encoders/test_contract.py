@@ -1,4 +1,4 @@
-"""What holds for every encoder: a new one inherits `EncoderContract` here."""
+"""Contract of all encoders: a test class for a new encoder inherits `EncoderContract`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def copy_with_one_more_byte(path: Path, folder: Path) -> Path:
 
 
 class EncoderContract:
-    """Inherit, and give the fixtures ``config`` and ``views``."""
+    """Tests of any encoder. Subclasses define the fixtures ``config`` and ``views``."""
 
     tolerance = 1e-5
 
@@ -58,7 +58,7 @@ class EncoderContract:
         yield encoder
         encoder.close()
 
-    def test_a_view_becomes_finite_rows_of_its_items(self, encoder: Encoder[Any], views: list[Any]) -> None:
+    def test_rows_are_finite_and_match_kept(self, encoder: Encoder[Any], views: list[Any]) -> None:
         for encoding in encoder.encode(views):
             assert encoding.values.dtype == np.float32
             assert encoding.values.shape == (len(encoding.kept), encoder.dim)
@@ -66,50 +66,50 @@ class EncoderContract:
             assert (np.diff(encoding.kept) > 0).all()
             assert np.isfinite(encoding.values.astype(encoder.dtype)).all()
 
-    def test_different_views_get_different_rows(self, encoder: Encoder[Any], views: list[Any]) -> None:
+    def test_different_views_have_different_rows(self, encoder: Encoder[Any], views: list[Any]) -> None:
         first, second = (encoding.values[0] for encoding in encoder.encode(views[:2]))
         assert np.abs(first - second).max() > 10 * self.tolerance
 
-    def test_order_and_company_do_not_matter(self, encoder: Encoder[Any], views: list[Any]) -> None:
+    def test_rows_do_not_depend_on_the_other_views(self, encoder: Encoder[Any], views: list[Any]) -> None:
         together = encoder.encode(views)
-        turned = encoder.encode(views[::-1])[::-1]
-        alone = [encoder.encode([view])[0] for view in views]
-        for one, two, three in zip(together, turned, alone, strict=True):
-            np.testing.assert_allclose(two.values, one.values, atol=self.tolerance, rtol=self.tolerance)
-            np.testing.assert_allclose(three.values, one.values, atol=self.tolerance, rtol=self.tolerance)
-            np.testing.assert_array_equal(three.kept, one.kept)
+        reverse = encoder.encode(views[::-1])[::-1]
+        separate = [encoder.encode([view])[0] for view in views]
+        for expected, reversed_, alone in zip(together, reverse, separate, strict=True):
+            np.testing.assert_allclose(reversed_.values, expected.values, atol=self.tolerance, rtol=self.tolerance)
+            np.testing.assert_allclose(alone.values, expected.values, atol=self.tolerance, rtol=self.tolerance)
+            np.testing.assert_array_equal(alone.kept, expected.kept)
 
-    def test_batch_size_does_not_matter(
+    def test_rows_do_not_depend_on_batch_size(
         self, config: BaseEncoderConfig, encoder: Encoder[Any], views: list[Any]
     ) -> None:
-        one_by_one = build_encoder(config.model_copy(update={"batch_size": 1}), "cpu")
-        for one, many in zip(one_by_one.encode(views), encoder.encode(views), strict=True):
+        unbatched = build_encoder(config.model_copy(update={"batch_size": 1}), "cpu")
+        for one, many in zip(unbatched.encode(views), encoder.encode(views), strict=True):
             np.testing.assert_allclose(one.values, many.values, atol=self.tolerance, rtol=self.tolerance)
-        assert one_by_one.settings == encoder.settings
-        one_by_one.close()
+        assert unbatched.settings == encoder.settings
+        unbatched.close()
 
-    def test_the_same_views_give_the_same_bytes(self, encoder: Encoder[Any], views: list[Any]) -> None:
+    def test_encoding_is_deterministic(self, encoder: Encoder[Any], views: list[Any]) -> None:
         for one, two in zip(encoder.encode(views), encoder.encode(views), strict=True):
             assert one.values.tobytes() == two.values.tobytes()
 
-    def test_no_views_is_no_encodings(self, encoder: Encoder[Any]) -> None:
+    def test_no_views_give_no_encodings(self, encoder: Encoder[Any]) -> None:
         assert encoder.encode([]) == []
 
-    def test_it_is_frozen(self, encoder: Encoder[Any]) -> None:
+    def test_networks_are_frozen(self, encoder: Encoder[Any]) -> None:
         networks = [value for value in vars(encoder).values() if isinstance(value, torch.nn.Module)]
         assert not any(module.training for network in networks for module in network.modules())
         assert not any(parameter.requires_grad for network in networks for parameter in network.parameters())
 
-    def test_settings_are_json_and_known_before_it_is_built(
+    def test_settings_are_json_and_equal_those_of_the_config(
         self, config: BaseEncoderConfig, encoder: Encoder[Any]
     ) -> None:
         assert json.loads(json.dumps(encoder.settings)) == encoder.settings == config.settings()
 
-    def test_its_config_is_an_entry_of_params(self, config: BaseEncoderConfig) -> None:
+    def test_config_is_a_valid_params_entry(self, config: BaseEncoderConfig) -> None:
         assert TypeAdapter(EncoderConfig).validate_python(config.model_dump(mode="json")) == config
         assert config.modalities
 
-    def test_other_weights_are_another_fingerprint(self, config: BaseEncoderConfig, tmp_path: Path) -> None:
+    def test_other_weights_change_the_fingerprint(self, config: BaseEncoderConfig, tmp_path: Path) -> None:
         for other in self.with_other_weights(config, tmp_path):
             assert fingerprint(other.settings()) != fingerprint(config.settings())
 
@@ -118,7 +118,7 @@ class EncoderContract:
 
 
 class TransformersContract(EncoderContract):
-    """The contract for models in a local folder, which may stand anywhere."""
+    """Tests of models in a local folder, whose location has no effect."""
 
     def with_other_weights(self, config: Any, folder: Path) -> list[BaseEncoderConfig]:
         shutil.copytree(config.model, folder / "model")
@@ -185,8 +185,8 @@ class TestEgemaps(EncoderContract):
 class TestVision(TransformersContract):
     @pytest.fixture(scope="class", params=["clip", "clip_two_towers", "siglip", "vit", "data2vec", "dinov2", "dinov3"])
     @classmethod
-    def config(cls, request: pytest.FixtureRequest, tiny: Path) -> VisionConfig:
-        return VisionConfig(model=str(tiny / request.param), batch_size=3)
+    def config(cls, request: pytest.FixtureRequest, tiny_models: Path) -> VisionConfig:
+        return VisionConfig(model=str(tiny_models / request.param), batch_size=3)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -197,8 +197,8 @@ class TestVision(TransformersContract):
 class TestVisionOnFaces(TransformersContract):
     @pytest.fixture(scope="class")
     @classmethod
-    def config(cls, tiny: Path) -> VisionConfig:
-        return VisionConfig(model=str(tiny / "vit"), batch_size=4)
+    def config(cls, tiny_models: Path) -> VisionConfig:
+        return VisionConfig(model=str(tiny_models / "vit"), batch_size=4)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -209,8 +209,8 @@ class TestVisionOnFaces(TransformersContract):
 class TestAudio(TransformersContract):
     @pytest.fixture(scope="class", params=["hubert", "hubert_large", "wav2vec2", "wavlm", "data2vec_audio", "whisper"])
     @classmethod
-    def config(cls, request: pytest.FixtureRequest, tiny: Path) -> AudioConfig:
-        return AudioConfig(model=str(tiny / request.param), batch_size=3, layers="last4_mean")
+    def config(cls, request: pytest.FixtureRequest, tiny_models: Path) -> AudioConfig:
+        return AudioConfig(model=str(tiny_models / request.param), batch_size=3, layers="last4_mean")
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -231,8 +231,8 @@ class TestText(TransformersContract):
         ids=lambda options: f"{options['model']}-{options.get('token_pool', 'auto')}",
     )
     @classmethod
-    def config(cls, request: pytest.FixtureRequest, tiny: Path) -> TextConfig:
-        options = {"layers": "last4_sum", **request.param, "model": str(tiny / request.param["model"])}
+    def config(cls, request: pytest.FixtureRequest, tiny_models: Path) -> TextConfig:
+        options = {"layers": "last4_sum", **request.param, "model": str(tiny_models / request.param["model"])}
         return TextConfig(batch_size=2, **options)
 
     @pytest.fixture(scope="class")
@@ -249,8 +249,8 @@ class TestText(TransformersContract):
 class TestVideo(TransformersContract):
     @pytest.fixture(scope="class", params=["videomae", "videomae_tuned"])
     @classmethod
-    def config(cls, request: pytest.FixtureRequest, tiny: Path) -> VideoConfig:
-        return VideoConfig(model=str(tiny / request.param), rows="tubelet")
+    def config(cls, request: pytest.FixtureRequest, tiny_models: Path) -> VideoConfig:
+        return VideoConfig(model=str(tiny_models / request.param), rows="tubelet")
 
     @pytest.fixture(scope="class")
     @classmethod

@@ -1,7 +1,8 @@
-"""Batches: packed across clips, halved where memory runs out, in the precision that is asked for."""
+"""Batches across clips, halving when memory runs out, and precision."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,8 +24,8 @@ FAULTS = [
 ]
 
 
-def scarce(limit: int, fault: Exception, sizes: list[int]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A forward pass for which there is memory up to a batch of ``limit``."""
+def limited_forward(limit: int, fault: Exception, sizes: list[int]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a forward pass that raises ``fault`` for batches larger than ``limit``."""
 
     def forward(items: torch.Tensor) -> torch.Tensor:
         sizes.append(len(items))
@@ -40,51 +41,51 @@ def clips() -> list[NDArray[np.int64]]:
     return [np.arange(7)[:, None], np.arange(0)[:, None], np.arange(7, 23)[:, None]]
 
 
-class TestWantOfMemory:
+class TestOutOfMemory:
     @pytest.mark.parametrize("fault", FAULTS, ids=["cuda", "cpu", "python"])
-    def test_batches_are_halved_said_once_and_stay_small(
+    def test_batch_size_is_halved_once_with_one_warning(
         self, clips: list[NDArray[np.int64]], fault: Exception, capsys: pytest.CaptureFixture[str]
     ) -> None:
         inference, sizes = Inference("cpu", 8), list[int]()
-        rows = inference.rows_of_clips(clips, scarce(5, fault, sizes))
-        for clip, own in zip(clips, rows, strict=True):
-            np.testing.assert_array_equal(own, clip * 2)
+        rows = inference.rows_of_clips(clips, limited_forward(5, fault, sizes))
+        for clip, clip_rows in zip(clips, rows, strict=True):
+            np.testing.assert_array_equal(clip_rows, clip * 2)
         assert sizes == [8, 4, 4, 4, 4, 4, 3]
-        inference.rows_of_clips(clips, scarce(5, fault, sizes))
+        inference.rows_of_clips(clips, limited_forward(5, fault, sizes))
         assert sizes[7:] == [4, 4, 4, 4, 4, 3]
-        said = capsys.readouterr().err.splitlines()
-        assert said == ["memory ran out in a batch of 8: going on with batches of 4"]
+        (warning,) = capsys.readouterr().err.splitlines()
+        assert re.findall(r"\d+", warning) == ["8", "4"]
 
-    def test_a_single_item_that_is_too_large_is_a_memory_error(self, clips: list[NDArray[np.int64]]) -> None:
+    def test_single_item_that_is_too_large_raises_memory_error(self, clips: list[NDArray[np.int64]]) -> None:
         sizes: list[int] = []
         with pytest.raises(MemoryError):
-            Inference("cpu", 8).rows_of_clips(clips, scarce(0, FAULTS[0], sizes))
+            Inference("cpu", 8).rows_of_clips(clips, limited_forward(0, FAULTS[0], sizes))
         assert sizes == [8, 4, 2, 1]
 
-    def test_another_fault_is_not_taken_for_it(self, clips: list[NDArray[np.int64]]) -> None:
-        with pytest.raises(RuntimeError, match="shapes"):
-            Inference("cpu", 8).rows_of_clips(clips, scarce(5, RuntimeError("shapes do not match"), []))
+    def test_other_errors_propagate(self, clips: list[NDArray[np.int64]]) -> None:
+        with pytest.raises(RuntimeError, match="shapes do not match"):
+            Inference("cpu", 8).rows_of_clips(clips, limited_forward(5, RuntimeError("shapes do not match"), []))
 
-    def test_an_encoder_goes_on_with_the_same_features(
-        self, tiny: Path, frames: list[NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
+    def test_features_are_the_same_after_running_out_of_memory(
+        self, tiny_models: Path, frames: list[NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        encoder = build_encoder(VisionConfig(model=str(tiny / "vit")), "cpu")
-        plenty = encoder.encode(frames)
-        whole = encoder._forward
+        encoder = build_encoder(VisionConfig(model=str(tiny_models / "vit")), "cpu")
+        expected = encoder.encode(frames)
+        original_forward = encoder._forward
 
         def forward(pictures: torch.Tensor) -> torch.Tensor:
             if len(pictures) > 2:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return whole(pictures)
+            return original_forward(pictures)
 
         monkeypatch.setattr(encoder, "_forward", forward)
-        for one, two in zip(plenty, encoder.encode(frames), strict=True):
+        for one, two in zip(expected, encoder.encode(frames), strict=True):
             np.testing.assert_allclose(one.values, two.values, atol=1e-5)
 
 
 class TestPrecision:
     @pytest.mark.parametrize("flags", ["avx2 avx512_bf16", "amx_bf16 fma", "avx2 fma"])
-    def test_auto_is_bf16_where_the_processor_has_it(
+    def test_auto_is_bf16_if_the_processor_supports_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str
     ) -> None:
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
@@ -93,28 +94,30 @@ class TestPrecision:
         config = VisionConfig(model="org/name", precision="auto")
         assert config.resolved("cpu").precision == best_precision("cpu")
 
-    def test_auto_is_fp32_where_the_processor_is_not_told(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_auto_is_fp32_if_the_processor_is_unknown(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(machine, "_PROCESSOR", tmp_path / "absent")
         assert best_precision("cpu") == "fp32"
 
-    def test_matrices_are_cast_and_norms_are_not(self) -> None:
+    def test_place_casts_matrices_but_not_norms(self) -> None:
         network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
         Inference("cpu", 8, "bf16").place(network)
         assert [parameter.dtype for parameter in network.parameters()] == [torch.bfloat16] * 2 + [torch.float32] * 2
 
     @pytest.mark.parametrize("name", ["hubert", "wav2vec2", "wavlm"])
-    def test_sound_in_half_precision_stays_close(
-        self, tiny: Path, sounds: list[NDArray[np.float32]], name: str
+    def test_half_precision_audio_features_are_similar(
+        self, tiny_models: Path, sounds: list[NDArray[np.float32]], name: str
     ) -> None:
-        full = build_encoder(AudioConfig(model=str(tiny / name)), "cpu").encode(sounds[:1])[0].values
-        half = build_encoder(AudioConfig(model=str(tiny / name), precision="bf16"), "cpu").encode(sounds[:1])[0].values
+        full = build_encoder(AudioConfig(model=str(tiny_models / name)), "cpu").encode(sounds[:1])[0].values
+        half = (
+            build_encoder(AudioConfig(model=str(tiny_models / name), precision="bf16"), "cpu")
+            .encode(sounds[:1])[0]
+            .values
+        )
         assert not np.array_equal(full, half)
         norms = np.linalg.norm(full, axis=1) * np.linalg.norm(half, axis=1)
         assert ((full * half).sum(axis=1) / norms).min() > 0.99
 
-    def test_the_precision_is_part_of_the_fingerprint(self, tiny: Path) -> None:
-        config = TextConfig(model=str(tiny / "bert"))
+    def test_precision_is_in_the_settings(self, tiny_models: Path) -> None:
+        config = TextConfig(model=str(tiny_models / "bert"))
         assert config.settings()["precision"] == "fp32"
         assert config.model_copy(update={"precision": "bf16"}).settings()["precision"] == "bf16"

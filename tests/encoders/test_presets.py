@@ -1,4 +1,4 @@
-"""The presets' encoders, with small models of the same kinds in place of those on the hub."""
+"""The encoders of the presets, with tiny models of the same architectures instead of those on the hub."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ecmf_pipeline.core.clips import ClipText, Modality
 from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.settings.params import Params, validated
 
-KINDS = {
+TINY_MODELS = {
     "clip_large": "clip_two_towers",
     "expression_vit": "vit",
     "dinov2_large": "dinov2",
     "hubert_large": "hubert",
     "roberta_large": "bert",
 }
-"""The tiny model of the kind of each of the presets' own."""
+"""Tiny model with the architecture of each encoder of the presets."""
 
 
 @pytest.fixture
@@ -28,16 +28,16 @@ def views(frames: list[Any], tracks: list[Any], sounds: list[Any]) -> dict[Modal
     return {Modality.GLOBAL: frames, Modality.FACE: tracks, Modality.AUDIO: sounds, Modality.TEXT: texts}
 
 
-def with_small_models(preset: str, tiny: Path) -> Params:
+def params_with_tiny_models(preset: str, tiny_models: Path) -> Params:
     document = {"preset": preset, "corpus": {"kind": "mer", "root": "x"}}
-    named = validated(document, where="params.yaml").encoders
-    models = {name: {"model": str(tiny / KINDS[name])} for name in named if name in KINDS}
+    encoders = validated(document, where="params.yaml").encoders
+    models = {name: {"model": str(tiny_models / TINY_MODELS[name])} for name in encoders if name in TINY_MODELS}
     return validated({**document, "encoders": models}, where="params.yaml")
 
 
 @pytest.mark.parametrize("preset", ["ecmf", "mer-baseline"])
-def test_every_encoder_of_a_preset_describes_clips(preset, tiny, views):
-    params = with_small_models(preset, tiny)
+def test_all_encoders_of_a_preset_encode_clips(preset, tiny_models, views):
+    params = params_with_tiny_models(preset, tiny_models)
     for modality in params.extract.encoders:
         config = params.encoder_of(modality)
         encoder = build_encoder(config, "cpu")
@@ -51,14 +51,14 @@ def test_every_encoder_of_a_preset_describes_clips(preset, tiny, views):
 
 
 @pytest.mark.parametrize("preset", ["ecmf", "mer-baseline"])
-def test_a_preset_asks_the_llm_in_the_language_of_its_transcripts(preset):
+def test_prompt_of_a_preset_matches_the_language_of_its_transcripts(preset):
     params = validated({"preset": preset, "corpus": {"kind": "mer", "root": "x"}}, where="params.yaml")
     assert params.corpus.transcripts == "chinese"
     assert params.llm.prompt == "emotion_zh"
 
 
-def test_ecmf_is_what_it_says(tiny):
-    params = with_small_models("ecmf", tiny)
+def test_settings_of_the_ecmf_preset(tiny_models):
+    params = params_with_tiny_models("ecmf", tiny_models)
     assert params.extract.encoders[Modality.FACE] == ("expression_vit", "dinov2_large")
     assert {encoder.precision for encoder in params.encoders.values()} == {"bf16"}
     assert params.llm.gguf_file is None

@@ -1,4 +1,4 @@
-"""What is noted of where features come from."""
+"""Provenance that is recorded with features."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ecmf_pipeline.media.config import MediaConfig
 MEDIA = MediaConfig(reader="pyav")
 
 
-def noted(config: BaseEncoderConfig) -> dict[str, Any]:
+def recorded_provenance(config: BaseEncoderConfig) -> dict[str, Any]:
     encoder = build_encoder(config, "cpu")
     try:
         return provenance_of(config, encoder)
@@ -51,40 +51,41 @@ def noted(config: BaseEncoderConfig) -> dict[str, Any]:
         ),
     ],
 )
-def test_the_versions_of_what_computes_a_modality_are_noted(modality, config, libraries):
+def test_versions_of_the_libraries_are_recorded(modality, config, libraries):
     versions = library_versions(modality, config, MEDIA)
     assert list(versions) == sorted(versions)
     assert versions.pop("ecmf-pipeline") == __version__
     assert versions == {name: version(name) for name in libraries | {"numpy"}}
 
 
-def test_the_reader_in_use_is_noted():
+def test_version_of_the_reader_is_recorded():
     assert "decord" not in library_versions(Modality.GLOBAL, VisionConfig(model="x"), MEDIA)
     versions = library_versions(Modality.GLOBAL, VisionConfig(model="x"), MediaConfig(reader="decord"))
     assert versions["decord"] == version("decord")
 
 
-def test_a_library_that_is_no_package_is_unknown(monkeypatch):
+def test_version_of_a_missing_package_is_unknown(monkeypatch):
     monkeypatch.setattr(provenance, "_READERS", {"pyav": ("no-such-package",)})
     assert library_versions(Modality.GLOBAL, VisionConfig(model="x"), MEDIA)["no-such-package"] == UNKNOWN
 
 
-def test_a_folder_is_told_by_its_name_hashes_and_preprocessing(tiny):
-    found = noted(VisionConfig(model=str(tiny / "clip"), precision="bf16"))
-    assert found["model"] == "clip"
-    assert set(found["weights"]["files"]) == {"config.json", "model.safetensors", "preprocessor_config.json"}
-    assert found["preprocessing"]["crop"] == [48, 48]
-    assert found["precision"] == "bf16"
+def test_folder_is_recorded_by_name_hashes_and_preprocessing(tiny_models):
+    recorded = recorded_provenance(VisionConfig(model=str(tiny_models / "clip"), precision="bf16"))
+    assert recorded["model"] == "clip"
+    assert set(recorded["weights"]["files"]) == {"config.json", "model.safetensors", "preprocessor_config.json"}
+    assert recorded["preprocessing"]["crop"] == [48, 48]
+    assert recorded["precision"] == "bf16"
 
 
-def test_the_same_model_elsewhere_gives_the_same_bytes(tiny, tmp_path):
-    shutil.copytree(tiny / "hubert", tmp_path / "far" / "away" / "hubert")
-    here, there = (noted(AudioConfig(model=str(folder / "hubert"))) for folder in (tiny, tmp_path / "far" / "away"))
-    assert json.dumps(here) == json.dumps(there)
-    assert str(tiny) not in json.dumps(here)
+def test_provenance_does_not_depend_on_the_location(tiny_models, tmp_path):
+    shutil.copytree(tiny_models / "hubert", tmp_path / "far" / "away" / "hubert")
+    folders = (tiny_models, tmp_path / "far" / "away")
+    original, copied = (recorded_provenance(AudioConfig(model=str(folder / "hubert"))) for folder in folders)
+    assert json.dumps(original) == json.dumps(copied)
+    assert str(tiny_models) not in json.dumps(original)
 
 
-def test_a_hub_model_is_told_by_id_revision_and_commit(tmp_path, monkeypatch):
+def test_hub_model_is_recorded_by_id_revision_and_commit(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     reference = tmp_path / "models--a--b" / "refs" / "v1"
     reference.parent.mkdir(parents=True)
@@ -93,18 +94,20 @@ def test_a_hub_model_is_told_by_id_revision_and_commit(tmp_path, monkeypatch):
     assert origin == {"model": "a/b", "revision": "v1", "commit": "ab" * 20}
 
 
-def test_members_are_told_one_by_one(tiny):
-    found = noted(
-        JoinedConfig(members=(VisionConfig(model=str(tiny / "vit")), VisionConfig(model=str(tiny / "dinov2"))))
+def test_members_are_recorded_separately(tiny_models):
+    recorded = recorded_provenance(
+        JoinedConfig(
+            members=(VisionConfig(model=str(tiny_models / "vit")), VisionConfig(model=str(tiny_models / "dinov2")))
+        )
     )
-    assert [member["model"] for member in found["members"]] == ["vit", "dinov2"]
-    assert found["members"][0]["preprocessing"] != found["members"][1]["preprocessing"]
+    assert [member["model"] for member in recorded["members"]] == ["vit", "dinov2"]
+    assert recorded["members"][0]["preprocessing"] != recorded["members"][1]["preprocessing"]
 
 
-def test_encoders_of_the_package_name_themselves(models: Path):
+def test_embedded_encoders_are_recorded_by_type(models: Path):
     mini = MiniXceptionConfig(
         weights=models / "mini_xception" / "emotion_model.hdf5",
         face_landmarker=models / "face_landmarker" / "face_landmarker.task",
     )
-    assert noted(mini)["model"] == "mini_xception"
-    assert noted(EgemapsConfig())["preprocessing"]["feature_set"] == "eGeMAPSv02"
+    assert recorded_provenance(mini)["model"] == "mini_xception"
+    assert recorded_provenance(EgemapsConfig())["preprocessing"]["feature_set"] == "eGeMAPSv02"

@@ -1,4 +1,4 @@
-"""Every type of encoder has its class, and a class from elsewhere can be registered."""
+"""Every encoder type has an implementation, and further classes can be registered."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, Enc
 from ecmf_pipeline.encoders.registry import Implementation, build_encoder, build_preparer, implementation
 
 
-class PassingOn(Preparer[Any]):
+class IdentityPreparer(Preparer[Any]):
     def prepare(self, view: Any) -> Any:
         return view
 
@@ -24,7 +24,7 @@ class PassingOn(Preparer[Any]):
 class ConstantEncoder(Encoder[Any]):
     def __init__(self, dim: int, *, closed: list[int] | None = None) -> None:
         self.settings = {"weights": {}}
-        self.preparer = PassingOn()
+        self.preparer = IdentityPreparer()
         self._dim, self._closed = dim, closed
 
     @property
@@ -48,12 +48,12 @@ def test_every_type_under_encoders_has_an_implementation():
     (union, _) = get_args(EncoderConfig)
     for config in get_args(union):
         if config is not ImportedConfig:
-            found = implementation(config.model_construct())
-            assert callable(found.encoder)
-            assert callable(found.preparer)
+            registered = implementation(config.model_construct())
+            assert callable(registered.encoder)
+            assert callable(registered.preparer)
 
 
-def test_a_class_of_ones_own_is_built_once_it_is_registered():
+def test_registered_config_class_is_built():
     with pytest.raises(TypeError, match="ConstantConfig"):
         build_encoder(ConstantConfig())
     built: list[tuple[int, str]] = []
@@ -64,30 +64,33 @@ def test_a_class_of_ones_own_is_built_once_it_is_registered():
             built.append((config.width, device))
             return ConstantEncoder(config.width)
 
-        return Implementation(encoder, lambda _: PassingOn())
+        return Implementation(encoder, lambda _: IdentityPreparer())
 
     assert build_encoder(ConstantConfig(width=5), "cpu").dim == 5
     assert built == [(5, "cpu")]
-    assert isinstance(build_preparer(ConstantConfig()), PassingOn)
+    assert isinstance(build_preparer(ConstantConfig()), IdentityPreparer)
 
 
-def test_imported_features_are_not_computed():
+def test_building_imported_features_raises_model_error():
     for build in (build_encoder, build_preparer):
-        with pytest.raises(ModelError, match="cannot be computed here"):
-            build(ImportedConfig(name="theirs"))
+        with pytest.raises(ModelError) as caught:
+            build(ImportedConfig(name="hubert"))
+        assert "'hubert'" in caught.value.message
+        assert (caught.value.command or "").startswith("ecmf-pipe store import")
 
 
-def test_members_that_have_loaded_are_closed_when_another_does_not_load(tmp_path, monkeypatch):
+def test_loaded_members_are_closed_if_another_fails_to_load(tmp_path, monkeypatch):
     closed: list[int] = []
     monkeypatch.setattr(
         "ecmf_pipeline.encoders.embedded.egemaps.EgemapsEncoder", lambda _: ConstantEncoder(88, closed=closed)
     )
     absent = EfficientNetConfig(weights=tmp_path / "absent.pth")
-    with pytest.raises(ModelError, match="missing"):
+    with pytest.raises(ModelError) as caught:
         build_encoder(JoinedConfig(members=(EgemapsConfig(), absent)), "cpu")
+    assert str(absent.weights) in caught.value.message
     assert closed == [88]
 
 
-def test_the_registry_loads_no_torch():
+def test_registry_does_not_import_torch():
     code = "import sys; import ecmf_pipeline.encoders.registry; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

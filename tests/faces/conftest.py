@@ -22,24 +22,24 @@ def detector(models):
 
 @pytest.fixture(scope="session")
 def finder(detector):
-    with FaceFinder(FaceConfig(detector=detector)) as found:
-        yield found
+    with FaceFinder(FaceConfig(detector=detector)) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")
-def full_range(detector):
-    with FaceFinder(FaceConfig(detector=detector, range="full")) as found:
-        yield found
+def full_range_finder(detector):
+    with FaceFinder(FaceConfig(detector=detector, range="full")) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")
 def person(shared_data) -> Callable[[int], Picture]:
-    """A picture of 256 x 256 with one real face: number 0 is scikit-image's astronaut, others are of real clips."""
+    """Return a 256 x 256 picture with one real face: number 0 is the astronaut, others are from real clips."""
 
-    def cut(number: int) -> Picture:
+    def read_picture(number: int) -> Picture:
         if number == 0:
             return data.astronaut()[:256, 96:352]
         frames, _ = read_frames(shared_data / f"clips/video/clip_{number:03d}.mp4", MediaConfig(frames=1))
         return frames[0]
 
-    return cut
+    return read_picture

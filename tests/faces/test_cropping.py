@@ -1,4 +1,4 @@
-"""Crops, upright and turned."""
+"""Face crops with and without rotation."""
 
 from __future__ import annotations
 
@@ -13,66 +13,66 @@ from ecmf_pipeline.faces.tracking import crop_level, crop_square, eye_angle
 
 
 @pytest.fixture(scope="module")
-def level(detector):
-    with FaceFinder(FaceConfig(detector=detector, align="eyes")) as found:
-        yield found
+def aligning_finder(detector):
+    with FaceFinder(FaceConfig(detector=detector, align="eyes")) as opened:
+        yield opened
 
 
-def turned(degrees: float):
-    """The astronaut, turned about the face, counterclockwise."""
-    turn = cv2.getRotationMatrix2D((224, 130), degrees, 1.0)
-    return cv2.warpAffine(data.astronaut(), turn, (512, 512), borderMode=cv2.BORDER_REFLECT)
+def rotated_astronaut(degrees: float):
+    """Return the astronaut, rotated counterclockwise about the face."""
+    rotation = cv2.getRotationMatrix2D((224, 130), degrees, 1.0)
+    return cv2.warpAffine(data.astronaut(), rotation, (512, 512), borderMode=cv2.BORDER_REFLECT)
 
 
-def slope(finder, crop) -> float:
-    """Degrees by which the eyes in a crop are off the level."""
+def eye_slope(finder, crop) -> float:
+    """Return the slope of the line through the eyes in a crop, in degrees."""
     (face,) = finder.detect(crop)
     return float(np.degrees(eye_angle(face.box, face.landmarks)))
 
 
 @pytest.mark.parametrize("degrees", [-30, -15, 15, 30])
-def test_eyes_of_a_turned_photograph_are_level(level, finder, degrees):
-    picture = turned(degrees)
-    as_it_is, aligned = finder.track(picture[None]).crops[0], level.track(picture[None]).crops[0]
-    assert aligned.shape == as_it_is.shape
-    assert abs(slope(finder, as_it_is)) > abs(degrees) - 8
-    assert abs(slope(finder, aligned)) < 4
-    (found,) = finder.detect(aligned)
-    assert found.box[2] == pytest.approx(256 / CROP_MARGIN, rel=0.25)
+def test_eyes_are_level_after_alignment(aligning_finder, finder, degrees):
+    picture = rotated_astronaut(degrees)
+    unaligned, aligned = finder.track(picture[None]).crops[0], aligning_finder.track(picture[None]).crops[0]
+    assert aligned.shape == unaligned.shape
+    assert abs(eye_slope(finder, unaligned)) > abs(degrees) - 8
+    assert abs(eye_slope(finder, aligned)) < 4
+    (face,) = finder.detect(aligned)
+    assert face.box[2] == pytest.approx(256 / CROP_MARGIN, rel=0.25)
 
 
-def test_by_default_nothing_is_turned(finder):
-    picture = turned(20)
+def test_crops_are_not_rotated_by_default(finder):
+    picture = rotated_astronaut(20)
     (face,) = finder.detect(picture)
     np.testing.assert_array_equal(finder.track(picture[None]).crops[0], crop_square(picture, face.box, 256))
 
 
-def test_level_eyes_leave_the_crop_as_it_is():
+def test_crop_with_angle_zero_is_unchanged():
     picture, box = data.astronaut(), (180.0, 90.0, 90.0, 90.0)
     np.testing.assert_array_equal(crop_level(picture, box, 0.0, 128), crop_square(picture, box, 128))
 
 
 @pytest.mark.parametrize("size", [64, 128, 256])
-def test_a_turn_of_nearly_nothing_is_nearly_the_same_crop(size):
-    """Turning must neither shift nor scale."""
+def test_crop_with_a_tiny_angle_is_nearly_unchanged(size):
+    """Rotation must neither shift nor scale."""
     picture, box = cv2.GaussianBlur(data.astronaut(), (0, 0), 2), (180.0, 90.0, 91.0, 90.0)
-    straight = crop_square(picture, box, size).astype(int)
-    difference = crop_level(picture, box, 1e-4, size).astype(int) - straight
-    shifted = np.abs(np.roll(straight, 1, axis=1) - straight).mean()
-    assert np.abs(difference).mean() < 0.25 * shifted
+    unrotated = crop_square(picture, box, size).astype(int)
+    difference = crop_level(picture, box, 1e-4, size).astype(int) - unrotated
+    difference_of_one_pixel = np.abs(np.roll(unrotated, 1, axis=1) - unrotated).mean()
+    assert np.abs(difference).mean() < 0.25 * difference_of_one_pixel
 
 
-def test_a_profile_and_unknown_landmarks_are_not_turned():
+def test_eye_angle_of_profiles_and_unknown_landmarks_is_zero():
     box = (0.0, 0.0, 100.0, 100.0)
     profile = np.array([[50, 30], [55, 40], [60, 50], [55, 70], [20, 40], [50, 40]], np.float32)
     assert eye_angle(box, profile) == 0.0
     assert eye_angle(box, np.full((6, 2), np.nan, np.float32)) == 0.0
-    across = profile.copy()
-    across[1] = (80, 60)
-    assert eye_angle(box, across) == pytest.approx(np.pi / 4)
+    frontal = profile.copy()
+    frontal[1] = (80, 60)
+    assert eye_angle(box, frontal) == pytest.approx(np.pi / 4)
 
 
-def test_a_crop_beyond_the_edge_repeats_edge_pixels():
+def test_crop_beyond_the_edge_repeats_edge_pixels():
     picture = np.zeros((60, 60, 3), np.uint8)
     picture[:, :5] = 200
     crop = crop_square(picture, (-10, 10, 30, 30), 64)

@@ -1,7 +1,9 @@
-"""Crops that come with a corpus."""
+"""Face crops that come with a corpus."""
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import cv2
@@ -12,11 +14,11 @@ from skimage import data
 
 from ecmf_pipeline.core.errors import FileUnreachable, UnusableFaceCrops
 from ecmf_pipeline.faces.config import CROP_MARGIN
-from ecmf_pipeline.faces.openface import SIDE, evenly, read_openface
+from ecmf_pipeline.faces.openface import SIDE, even_rows, read_openface
 
 
-def stored(path: Path, count: int) -> NDArray[np.uint8]:
-    """As OpenFace leaves them: BGR, tight; here each is brighter than the last."""
+def save_crops(path: Path, count: int) -> NDArray[np.uint8]:
+    """Write crops as OpenFace does: BGR, tight; each is brighter than the previous one."""
     face = cv2.resize(data.astronaut()[75:180, 172:277], (SIDE, SIDE))[..., ::-1]
     crops = np.stack([np.clip(face.astype(int) + 2 * number, 0, 255) for number in range(count)]).astype(np.uint8)
     np.save(path, crops)
@@ -24,7 +26,7 @@ def stored(path: Path, count: int) -> NDArray[np.uint8]:
 
 
 def test_crops_are_rgb_and_sampled_evenly(tmp_path):
-    crops = stored(tmp_path / "a.npy", 20)
+    crops = save_crops(tmp_path / "a.npy", 20)
     track = read_openface(tmp_path / "a.npy", count=4, size=180)
     assert track.frames.tolist() == [2, 7, 12, 17]
     assert track.crops.shape == (4, 180, 180, 3)
@@ -43,56 +45,59 @@ def test_crops_are_rgb_and_sampled_evenly(tmp_path):
     }
 
 
-def test_the_face_has_its_usual_share_of_the_crop(tmp_path, finder):
-    stored(tmp_path / "a.npy", 1)
+def test_face_has_its_usual_share_of_the_crop(tmp_path, finder):
+    save_crops(tmp_path / "a.npy", 1)
     track = read_openface(tmp_path / "a.npy", count=1, size=256)
     (face,) = finder.detect(track.crops[0])
     assert face.box[2] == pytest.approx(256 / CROP_MARGIN, rel=0.25)
     corner = track.crops[0, :40, :40].astype(int)
-    assert np.abs(corner - corner[0, 0]).max() <= 3, "edge pixels continue"
+    assert np.abs(corner - corner[0, 0]).max() <= 3, "edge pixels are not repeated"
 
 
 @pytest.mark.parametrize(("length", "count", "rows"), [(3, 16, [0, 1, 2]), (1, 16, [0]), (16, 16, list(range(16)))])
-def test_fewer_crops_than_asked_for_are_each_taken_once(length, count, rows):
-    assert evenly(length, count).tolist() == rows
+def test_each_row_is_sampled_at_most_once(length, count, rows):
+    assert even_rows(length, count).tolist() == rows
 
 
-def test_all(tmp_path):
-    stored(tmp_path / "a.npy", 7)
+def test_count_all_reads_all_crops(tmp_path):
+    save_crops(tmp_path / "a.npy", 7)
     assert read_openface(tmp_path / "a.npy", count="all", size=64).frames.tolist() == list(range(7))
 
 
-def test_only_what_is_sampled_is_read(tmp_path):
-    """A file far larger than memory would allow: sparse, so that it takes no room on the disk."""
+def test_only_sampled_rows_are_read(tmp_path):
+    """The file is larger than memory; it is sparse, so it takes no disk space."""
     path = tmp_path / "long.npy"
     np.lib.format.open_memmap(path, "w+", np.uint8, (4_000_000, SIDE, SIDE, 3)).flush()  # 150 GB
     assert read_openface(path, count=2, size=64).frames.tolist() == [1_000_000, 3_000_000]
 
 
 @pytest.mark.parametrize(
-    ("array", "says"),
+    ("array", "cause"),
     [
         (np.zeros((3, SIDE, SIDE, 3), np.float32), "float32"),
-        (np.zeros((3, 64, 64, 3), np.uint8), r"\(3, 64, 64, 3\)"),
-        (np.zeros((SIDE, SIDE, 3), np.uint8), r"\(112, 112, 3\)"),
-        (np.zeros((0, SIDE, SIDE, 3), np.uint8), "no crop at all"),
+        (np.zeros((3, 64, 64, 3), np.uint8), "(3, 64, 64, 3)"),
+        (np.zeros((SIDE, SIDE, 3), np.uint8), "shape (112, 112, 3)"),
+        (np.zeros((0, SIDE, SIDE, 3), np.uint8), "no crops"),
     ],
 )
-def test_other_arrays_are_refused(tmp_path, array, says):
+def test_other_arrays_raise_unusable_face_crops(tmp_path, array, cause):
     np.save(tmp_path / "a.npy", array)
-    with pytest.raises(UnusableFaceCrops, match=says):
+    with pytest.raises(UnusableFaceCrops) as caught:
         read_openface(tmp_path / "a.npy", count=4, size=64)
+    assert "a.npy" in caught.value.message
+    assert cause in caught.value.message
 
 
-def test_what_is_no_npy_file_is_refused(tmp_path):
+def test_other_files_raise_unusable_face_crops(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     objects = path.read_bytes()
-    stored(path, 3)
-    whole = path.read_bytes()
-    for content in (b"", b"no array", whole[:60], whole[:-5], objects, whole[:8] + b"\xff\xff" + whole[10:]):
+    save_crops(path, 3)
+    complete = path.read_bytes()
+    wrong_length = complete[:8] + b"\xff\xff" + complete[10:]
+    for content in (b"", b"no array", complete[:60], complete[:-5], objects, wrong_length):
         path.write_bytes(content)
-        with pytest.raises(UnusableFaceCrops, match=r"a\.npy .*expected uint8 \(T, 112, 112, 3\)"):
+        with pytest.raises(UnusableFaceCrops, match=r"a\.npy .*uint8 \(T, 112, 112, 3\)"):
             read_openface(path, count=4, size=64)
     with path.open("wb") as file:
         np.savez(file, a=np.zeros(3))
@@ -100,8 +105,10 @@ def test_what_is_no_npy_file_is_refused(tmp_path):
         read_openface(path, count=4, size=64)
 
 
-def test_a_file_that_is_gone_may_come_back(tmp_path):
-    with pytest.raises(FileUnreachable, match="vanished"):
+def test_missing_and_unreadable_files_raise_file_unreachable(tmp_path):
+    with pytest.raises(FileUnreachable, match=r"none\.npy"):
         read_openface(tmp_path / "none.npy", count=4, size=64)
-    with pytest.raises(FileUnreachable, match="cannot be read"):
+    with pytest.raises(FileUnreachable) as caught:
         read_openface(tmp_path, count=4, size=64)
+    assert tmp_path.name in caught.value.message
+    assert os.strerror(errno.EISDIR) in caught.value.message

@@ -1,4 +1,4 @@
-"""What FFmpeg answers says something of the file, or of the machine."""
+"""Errors of FFmpeg that concern the machine or the file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ecmf_pipeline.core.errors import FileUnreachable, UnreadableMedia
 from ecmf_pipeline.media.containers import open_container
 
 
-def refused(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def fail_to_open(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def fail(*_: object, **__: object) -> None:
         av.error.err_check(-number, "clip.mp4")
 
@@ -20,22 +20,22 @@ def refused(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.EAGAIN, errno.EACCES])
-def test_limits_of_the_machine_are_not_the_files_fault(monkeypatch, number):
-    refused(monkeypatch, number)
-    with pytest.raises(FileUnreachable) as failure, open_container("clip.mp4"):
+def test_limits_of_the_machine_raise_a_transient_error(monkeypatch, number):
+    fail_to_open(monkeypatch, number)
+    with pytest.raises(FileUnreachable) as caught, open_container("clip.mp4"):
         pass
-    assert failure.value.is_transient
-    assert os.strerror(number) in str(failure.value)
+    assert caught.value.is_transient
+    assert os.strerror(number) in caught.value.message
 
 
-def test_memory_that_runs_out_is_no_property_of_the_file(monkeypatch):
-    refused(monkeypatch, errno.ENOMEM)
+def test_out_of_memory_raises_memory_error(monkeypatch):
+    fail_to_open(monkeypatch, errno.ENOMEM)
     with pytest.raises(MemoryError), open_container("clip.mp4"):
         pass
 
 
-def test_what_ffmpeg_cannot_make_sense_of_is_unreadable(tmp_path):
+def test_file_that_ffmpeg_cannot_read_raises_unreadable_media(tmp_path):
     path = tmp_path / "clip.mp4"
-    path.write_bytes(b"no film")
+    path.write_bytes(b"not a video")
     with pytest.raises(UnreadableMedia), open_container(path):
         pass

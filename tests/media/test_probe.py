@@ -13,7 +13,7 @@ from ecmf_pipeline.media.containers import Probe, probe_media
 Write = Callable[..., Path]
 
 
-def test_sound_alone(tmp_path: Path, write_media: Write) -> None:
+def test_file_with_audio_only(tmp_path: Path, write_media: Write) -> None:
     probe = probe_media(write_media(tmp_path / "a.mp4", "sound"))
     assert (probe.has_video, probe.has_audio) == (False, True)
     assert probe.duration == pytest.approx(0.5, abs=0.1)
@@ -35,7 +35,7 @@ def test_cover_art_is_not_video(tmp_path: Path) -> None:
     assert (probe.has_video, probe.has_audio) == (False, True)
 
 
-def test_a_length_that_the_container_does_not_tell_is_counted(tmp_path: Path) -> None:
+def test_duration_is_read_from_packets_if_the_container_has_none(tmp_path: Path) -> None:
     path = tmp_path / "live.webm"
     with path.open("wb") as file, av.open(_Unseekable(file), "w", format="webm", options={"live": "1"}) as container:
         stream = container.add_stream("libvpx", rate=10)
@@ -49,7 +49,7 @@ def test_a_length_that_the_container_does_not_tell_is_counted(tmp_path: Path) ->
     assert probe_media(path).duration == pytest.approx(2.0, abs=0.11)
 
 
-def test_a_title_that_is_not_utf8(tmp_path: Path) -> None:
+def test_title_that_is_not_utf8_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     with av.open(str(path), "w") as container:
         container.metadata["title"] = "caf-title"
@@ -63,36 +63,36 @@ def test_a_title_that_is_not_utf8(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a clip" * 500, b"#EXTM3U\n#EXTINF:1,\nother.mp4\n"])
-def test_no_media(tmp_path: Path, content: bytes) -> None:
+def test_other_files_raise_unreadable_media(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.mp4").write_bytes(content)
     with pytest.raises(UnreadableMedia):
         probe_media(tmp_path / "a.mp4")
 
 
-def test_neither_pictures_nor_sound(tmp_path: Path) -> None:
+def test_file_without_video_and_audio_raises_unreadable_media(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_text(
         "1\n00:00:01,000 --> 00:00:02,000\nHello\n\n2\n00:00:03,000 --> 00:00:04,000\nYes\n"
     )
-    with pytest.raises(UnreadableMedia, match="neither pictures nor sound"):
+    with pytest.raises(UnreadableMedia, match="neither a video nor an audio stream"):
         probe_media(tmp_path / "a.mp4")
 
 
-def test_a_missing_file_is_no_bad_content(tmp_path: Path) -> None:
+def test_missing_file_raises_file_unreachable(tmp_path: Path) -> None:
     with pytest.raises(FileUnreachable):
         probe_media(tmp_path / "a.mp4")
 
 
-def test_a_cut_off_file_with_its_header_passes(shared_data: Path, tmp_path: Path) -> None:
-    whole = shared_data / "clips" / "video" / "clip_011.mp4"
-    assert probe_media(whole) == Probe(3.303, has_video=True, has_audio=True)
-    cut = tmp_path / "cut.mp4"
-    cut.write_bytes(whole.read_bytes()[:3000])
+def test_truncated_file_needs_its_header(shared_data: Path, tmp_path: Path) -> None:
+    complete = shared_data / "clips" / "video" / "clip_011.mp4"
+    assert probe_media(complete) == Probe(3.303, has_video=True, has_audio=True)
+    truncated = tmp_path / "truncated.mp4"
+    truncated.write_bytes(complete.read_bytes()[:3000])
     with pytest.raises(UnreadableMedia):
-        probe_media(cut)
+        probe_media(truncated)
 
 
 class _Unseekable:
-    """A file that can only be written forward, as a stream is."""
+    """A file that can only be written forward, like a stream."""
 
     def __init__(self, file: object) -> None:
         self.write = file.write  # type: ignore[attr-defined]

