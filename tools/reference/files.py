@@ -116,8 +116,8 @@ FILES = (
     FileEntry(
         "data/sample/",
         "sample",
-        "The synthetic corpus in the layout of MER: `video/`, label tables, `gold.csv`, `groups.csv`. For other corpora "
-        "it holds a note.",
+        "The synthetic corpus in the layout of MER: `video/`, label tables, `gold.csv`, `groups.csv`. For other "
+        "corpora it holds a note.",
     ),
     FileEntry(
         "data/manifest.csv",
@@ -204,8 +204,8 @@ FILES = (
     FileEntry(
         "data/predictions/<labels>/<model>.csv",
         "predict",
-        "Predictions for each clip by the models that saw neither it nor its group in training. `evaluate` scores these. "
-        "`deployed/fusion.csv` holds the predictions of the whole ensemble, from which the submission is made.",
+        "Predictions for each clip by the models that saw neither it nor its group in training. `evaluate` scores "
+        "these. `deployed/fusion.csv` holds the predictions of the whole ensemble, from which the submission is made.",
         columns=_PREDICTIONS,
     ),
     FileEntry(
@@ -306,8 +306,8 @@ FILES = (
             "refined_over_given": ("mapping", "Paired difference between training on refined and on given labels."),
             "labels": (
                 "mapping or null",
-                "Accuracy of the training labels, given and refined: `fixed` and `broken` labels, and how many of them by "
-                "verdicts (`fixed_by_verdicts`, `broken_by_verdicts`, `pseudo_by_verdicts`). Only with gold labels.",
+                "Accuracy of the training labels, given and refined: `fixed` and `broken` labels, and how many of them "
+                "by verdicts (`fixed_by_verdicts`, `broken_by_verdicts`, `pseudo_by_verdicts`). Only with gold labels.",
             ),
             "confusion": ("mapping", "Confusion matrix: `labels` and `counts`, rows are true labels."),
             "no_modality": ("integer", "Clips that no modality could judge."),
@@ -431,7 +431,7 @@ def files_page() -> str:
     for entry in FILES:
         if not (entry.columns or entry.keys):
             continue
-        parts += [f"## {entry.path}", f"Written by `{entry.stage}`. {entry.about}"]
+        parts += [f"## `{entry.path}`", f"Written by {entry.stage}. {entry.about}"]
         for title, rows in (("column", entry.columns), ("key", entry.keys)):
             if rows:
                 lines = [f"| {title} | type | meaning |", "|---|---|---|"]
