@@ -114,7 +114,7 @@ def test_each_output_of_dvc_is_described(repository: Path) -> None:
     }
     for output in outputs - {"${item.submission}"}:
         path = output.replace("${item}", "face").replace("${key}", "given")
-        assert any(entry_of(f"{path}{below}") for below in ("", "/file", "/folder/file")), output
+        assert any(entry_of(f"{path}{below}") for below in ("", "/file", "/folder/file", "/cache/file", "/file.json")), output
 
 
 def test_the_site_builds_without_warnings(repository: Path, tmp_path: Path) -> None:
