@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 
 from ecmf_pipeline.core.clips import MANIFEST_COLUMNS, Clip, ClipText
+from ecmf_pipeline.core.errors import ClipError
 from ecmf_pipeline.corpora.listing import Finding
 from ecmf_pipeline.evaluation.ablation import ROBUSTNESS_COLUMNS, VARIANT_COLUMNS
 from ecmf_pipeline.labels.refine import Decision
 from ecmf_pipeline.labels.tables import REFINED_COLUMNS
 from ecmf_pipeline.runner.quarantine import QuarantineEntry
-from tools.reference.docstrings import attribute_docs, table_cell
+from tools.reference.docstrings import attribute_docs, introduction, table_cell
 
 Column = tuple[str, str]
 """Type and meaning of a column or key."""
@@ -441,7 +442,21 @@ def files_page() -> str:
                 parts.append("\n".join(lines))
         if entry.keys and entry.free_keys:
             parts.append("Further keys depend on params.")
+    parts += ["## Quarantine reasons", "The column `reason` of the quarantine tables:", _reasons()]
     return "\n\n".join(parts) + "\n"
+
+
+def _reasons() -> str:
+    rows = [
+        f"| `{cls.__name__}` | {table_cell(introduction(cls).partition(chr(10))[0])} |"
+        for cls in _subclasses(ClipError)
+    ]
+    return "\n".join(["| reason | meaning |", "|---|---|", *rows])
+
+
+def _subclasses(cls: type) -> list[type]:
+    """Return all subclasses, in the order of their definition."""
+    return [one for direct in cls.__subclasses__() for one in (direct, *_subclasses(direct))]
 
 
 def _overview() -> str:
