@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help env models run test lint format bench clean
+.PHONY: help env models run test lint format docs bench clean
 
 help:  ## show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
@@ -38,6 +38,10 @@ format: env  ## let ruff put the code in order
 	ruff check --fix .
 	ruff format .
 
+docs: env  ## build the documentation into site/; a warning is an error
+	python -m tools.reference --check
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+
 bench: env models  ## measure, beside a reference in the same run
 	python -m tools.bench
 	python -m tools.bench.encoders
@@ -46,5 +50,5 @@ bench: env models  ## measure, beside a reference in the same run
 	python -m tools.bench.labels
 
 clean:  ## remove what can be rebuilt (not data/, not the DVC cache)
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,10 +13,12 @@ import pytest
 def test_the_example_of_the_documentation_runs(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", (repository / "docs" / "fusion.md").read_text(), re.DOTALL)
+    (example,) = re.findall(
+        r"```python\n(.*?)```", (repository / "docs" / "guides" / "fusion-from-python.md").read_text(), re.DOTALL
+    )
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(compile(example, "docs/fusion.md", "exec"), names)
+    exec(compile(example, "docs/guides/fusion-from-python.md", "exec"), names)
     result = names["result"]
     assert result.metrics["accuracy"] > 0.8
     np.testing.assert_array_equal(result.modality_weights[7], [1, 0])

@@ -103,7 +103,7 @@ def test_features_that_two_people_added_are_united(local_remote, ours, add_clips
     assert "extract audio: 2 done, 14 reused" in theirs("dvc", "repro", "extract@audio")
     theirs.commit("Clips 16 and 17")
 
-    # As docs/sharing.md says.
+    # As docs/guides/sharing.md says.
     assert "CONFLICT" in theirs("git", "pull", "--quiet", "--no-rebase", fails=True)
     shutil.copytree(theirs.folder / "data" / "features", tmp_path / "mine")
     theirs("git", "checkout", "--theirs", "dvc.lock", "data/metrics")

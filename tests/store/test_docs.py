@@ -1,4 +1,4 @@
-"""The reader in docs/store.md, and what the page says of names and hashes."""
+"""The reader in docs/reference/formats.md, and what the page says of names and hashes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ READER_LINES = 20
 
 @pytest.fixture(scope="module")
 def page(repository) -> str:
-    return (repository / "docs" / "store.md").read_text()
+    return (repository / "docs" / "reference" / "formats.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def read_store(page) -> Callable[..., Any]:
     assert "ecmf_pipeline" not in code
     assert sum(bool(line.strip()) for line in code.splitlines()) <= READER_LINES
     namespace: dict[str, Any] = {}
-    exec(compile(code, "docs/store.md", "exec"), namespace)
+    exec(compile(code, "docs/reference/formats.md", "exec"), namespace)
     return namespace["read_store"]
 
 
@@ -98,7 +98,7 @@ def test_names_are_hashed_as_the_page_says(store, settings):
 
 
 def test_codecs_and_files_are_as_the_page_says(page, store):
-    assert f"# The feature store, format {FORMAT}" in page
+    assert f"feature store format {FORMAT}" in page
     part = store.folder / part_names(store.folder)[0]
     document = json.loads((part / "values" / "zarr.json").read_text())
     assert [codec["name"] for codec in document["codecs"]] == ["bytes", "crc32c"]
