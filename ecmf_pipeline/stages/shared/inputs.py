@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.arrays import assign_folds, halves
+from ecmf_pipeline.core.arrays import assign_folds, split_halves
 from ecmf_pipeline.core.clips import Clip, Corpus, Modality, labels_of, read_corpus_tables, read_manifest, read_texts
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import CorpusError, MissingInput, ModelError
@@ -227,7 +227,7 @@ def text_halves(params: Params, features: Mapping[str, NDArray[np.float32]]) -> 
     encoder = params.encoder_of(text)
     if not isinstance(encoder, TextConfig) or encoder.inputs != "both":
         return {}
-    raw, enriched = halves(features[text.value], params.train.pool)
+    raw, enriched = split_halves(features[text.value], params.train.pool)
     return {"raw": raw, "enriched": enriched}
 
 
