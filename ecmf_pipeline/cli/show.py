@@ -41,20 +41,19 @@ def show_score(predictions: Path, truth: Path, *, entry: str, as_json: bool) -> 
     Raises:
         InputError: If a file cannot be used, or a labelled name has no prediction.
     """
-    scores = full_score(read_answers(predictions, entry), read_answers(truth, entry))
+    result = full_score(read_answers(predictions, entry), read_answers(truth, entry))
     if as_json:
-        echo(json.dumps(scores, ensure_ascii=False))
+        echo(json.dumps(result, ensure_ascii=False))
         return
-    echo(
-        f"score: weighted F1 {scores['weighted_f1']:.4f}, accuracy {scores['accuracy']:.4f} over {scores['clips']} names"
-    )
-    for label, row in scores["per_class"].items():
+    weighted_f1, accuracy = result["weighted_f1"], result["accuracy"]
+    echo(f"score: weighted F1 {weighted_f1:.4f}, accuracy {accuracy:.4f} over {result['clips']} names")
+    for label, row in result["per_class"].items():
         echo(
             f"  {label}: F1 {row['f1']:.4f}, precision {row['precision']:.4f}, recall {row['recall']:.4f}, "
             f"{row['support']} names"
         )
-    if scores["unlabeled"]:
-        echo(f"  predictions ignored because their names have no label: {scores['unlabeled']}")
+    if result["unlabeled"]:
+        echo(f"  predictions ignored because their names have no label: {result['unlabeled']}")
 
 
 _SHOWN_OPTIONS = ("layers", "token_pool", "special_tokens", "frames", "frames_per_row", "inputs", "precision")
