@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.config import Pool, PoolOrFrames
+from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import TooFewClips
 
 Floats = NDArray[np.float64]
@@ -244,7 +245,7 @@ def assign_folds(
     classes = np.unique(labels[labels >= 0])
     if clips < 4 or len(classes) < 2:
         raise TooFewClips(
-            f"{clips} clips with {len(classes)} labels are too few for cross-validation",
+            f"{clips} clips with {format_count(len(classes), 'distinct label')} are too few for cross-validation",
             "label at least four clips with at least two different labels",
         )
     indices = group_indices(groups)

@@ -122,7 +122,7 @@ def test_small_sets_get_fewer_folds(count: int, groups: list[str] | None, expect
 
 @pytest.mark.parametrize(
     ("labels", "groups", "reason"),
-    [([0, 1, 0], None, "3 clips"), ([1] * 9, None, "1 labels"), ([0, 1] * 5, ["ann"] * 10, "one group")],
+    [([0, 1, 0], None, "3 clips"), ([1] * 9, None, "1 distinct label"), ([0, 1] * 5, ["ann"] * 10, "one group")],
 )
 def test_too_few_clips_labels_or_groups_are_rejected_with_a_hint(
     labels: list[int], groups: list[str] | None, reason: str
