@@ -302,7 +302,7 @@ def main() -> None:
     """Run the command line; print each error as one message and exit with its code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends a run in the same orderly way as Ctrl-C
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="ecmf-pipe", standalone_mode=False)
     except EcmfError as error:
         _exit_with(error, str(error), error.exit_code)
     except UsageError as error:

@@ -203,9 +203,9 @@ def _predicted(
     padded = {name: features.get(name, np.full((1, dim), np.nan, np.float32)) for name, dim in ensemble.dims.items()}
     prediction = ensemble.predict(padded)
     if prediction.classes[0] < 0:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+        causes = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
         raise InputError(
-            f"{clip.path or '--text'}: no modality of the models is usable ({reasons})",
+            f"{clip.path or '--text'}: no modality of the models is usable ({causes})",
             "give a clip with another modality, or its transcript as --text",
         )
     return ClipPrediction(
