@@ -1,4 +1,4 @@
-"""The exceptions of this package, each named by what the caller must do next.
+"""The exceptions of this package, one class for each reaction of the caller.
 
 ::
 
@@ -40,7 +40,7 @@ class EcmfError(Exception):
           ecmf-pipe index
 
     Args:
-        message: What failed and where.
+        message: The failure, with file, key or clip.
         hint: How to fix it.
         command: The shell command that fixes it, without backquotes.
     """
@@ -81,7 +81,7 @@ class ParamsError(InputError):
     """A key or value of params.yaml is wrong.
 
     Args:
-        message: What is wrong and where.
+        message: The problem, with file and keys.
         hint: How to fix it.
         command: The shell command that fixes it.
         keys: The wrong keys, dotted, such as ``train.hidden``; empty if unknown.
