@@ -15,7 +15,7 @@ from ecmf_pipeline.corpora.listing import CorpusListing
 from ecmf_pipeline.corpora.measuring import Measured
 from ecmf_pipeline.corpora.registry import read_corpus
 from ecmf_pipeline.doctor.checks import Check, State
-from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, spread
+from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, sample_evenly
 from ecmf_pipeline.extraction.run import Reading, coverage
 from ecmf_pipeline.settings.params import Params
 
@@ -93,15 +93,13 @@ def check_corpus(params: Params, corpus: CorpusState) -> Check:
     return Check("corpus", State.OK, f"{message}; {indexed}", figures=figures)
 
 
-def measured_clips(
-    corpus: CorpusState, folder: Path, clip_timeout: float
-) -> tuple[list[Clip], Mapping[ClipId, Measured]]:
+def probe_clips(corpus: CorpusState, folder: Path, clip_timeout: float) -> tuple[list[Clip], Mapping[ClipId, Measured]]:
     """Probe some clips as `index` does; return the readable clips and the failures by clip id.
 
     The clips are evenly spaced over the corpus. There are more than the trial needs, since some may lack the input of
     a modality.
     """
-    chosen = spread([clip for clip in corpus.listing.clips if clip.path], _MEASURED_CLIPS)
+    chosen = sample_evenly([clip for clip in corpus.listing.clips if clip.path], _MEASURED_CLIPS)
     listing = replace(corpus.listing, clips=tuple(chosen))
     result = index_corpus(listing, folder / "index.json", workers=1, clip_timeout=clip_timeout)
     return list(result.clips), result.quarantined
@@ -110,4 +108,4 @@ def measured_clips(
 def clips_with_transcript(corpus: CorpusState, count: int) -> list[Clip]:
     """Return up to ``count`` clips with different transcripts, evenly spaced over the corpus."""
     clip_of = {clip.transcript: clip for clip in corpus.listing.clips if clip.transcript.strip()}
-    return spread(list(clip_of.values()), count)
+    return sample_evenly(list(clip_of.values()), count)

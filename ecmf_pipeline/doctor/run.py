@@ -14,9 +14,9 @@ from ecmf_pipeline.core.clips import ClipText, Modality
 from ecmf_pipeline.core.console import echo, format_bytes, format_count
 from ecmf_pipeline.core.errors import EcmfError
 from ecmf_pipeline.doctor.checks import Check, State, duration, exit_code
-from ecmf_pipeline.doctor.corpus import CorpusState, check_corpus, clips_with_transcript, measured_clips, read_state
+from ecmf_pipeline.doctor.corpus import CorpusState, check_corpus, clips_with_transcript, probe_clips, read_state
 from ecmf_pipeline.doctor.models import check_device, check_encoders, check_weights, workers_of
-from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, Trial, spread, try_extraction, try_llm
+from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, Trial, sample_evenly, try_extraction, try_llm
 from ecmf_pipeline.extraction.run import Reading, input_digests
 from ecmf_pipeline.settings.params import Params, load_params
 
@@ -103,7 +103,7 @@ def _check_trial(
     needed: dict[Modality, float],
 ) -> Iterator[Check]:
     """Extract features of a few clips with each loaded encoder; add the bytes of all missing features to ``needed``."""
-    clips, unreadable = measured_clips(corpus, folder, params.index.clip_timeout)
+    clips, unreadable = probe_clips(corpus, folder, params.index.clip_timeout)
     for clip_id, failure in unreadable.items():
         message = f"{clip_id}: {failure.reason}: {failure.message}"
         yield Check("clip", State.WARNING, message, "index will quarantine such clips")
@@ -116,7 +116,9 @@ def _check_trial(
             continue
         reading = Reading.of(params.encoder_of(modality), params.faces)
         digests = input_digests(modality, clips_of_texts if modality is Modality.TEXT else clips, texts, reading)
-        chosen = spread([clip for clip in (*clips, *clips_of_texts) if digests.pop(clip.clip_id, "")], TRIAL_CLIPS)
+        chosen = sample_evenly(
+            [clip for clip in (*clips, *clips_of_texts) if digests.pop(clip.clip_id, "")], TRIAL_CLIPS
+        )
         try:
             trial = try_extraction(params, modality, settings, chosen, texts, folder)
         except EcmfError as error:
@@ -125,10 +127,10 @@ def _check_trial(
         missing = corpus.missing(modality, settings)
         if trial.bytes_a_clip is not None:
             needed[modality] = trial.bytes_a_clip * missing
-        yield projected(name, trial, missing, workers_of(params))
+        yield project_trial(name, trial, missing, workers_of(params))
 
 
-def projected(name: str, trial: Trial, missing: int, workers: int) -> Check:
+def project_trial(name: str, trial: Trial, missing: int, workers: int) -> Check:
     """Project the time of a trial to the ``missing`` clips and the number of workers."""
     if trial.seconds is None:
         return Check(name, State.WARNING, "not tried: none of the sampled clips has an input of this modality")

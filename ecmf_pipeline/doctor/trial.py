@@ -85,7 +85,7 @@ class Trial:
     includes_loading: bool = False
 
 
-def spread(items: Sequence[T], count: int) -> list[T]:
+def sample_evenly(items: Sequence[T], count: int) -> list[T]:
     """Return at most ``count`` items, evenly spaced over all items."""
     if len(items) <= count:
         return list(items)

@@ -41,7 +41,7 @@ from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig
 from ecmf_pipeline.media.containers import resolved_reader
 from ecmf_pipeline.report.config import ReportConfig
-from ecmf_pipeline.settings.presets import DEFAULT_PRESET, merged_over, preset_document, preset_names
+from ecmf_pipeline.settings.presets import DEFAULT_PRESET, merge_over_preset, preset_document, preset_names
 from ecmf_pipeline.transcription.config import TranscribeConfig
 
 
@@ -298,7 +298,7 @@ def validated(document: dict[str, Any], *, where: str) -> Params:
         message = f"{where}: preset: should be the name of a preset (got {preset!r})"
         raise ParamsError(message, f"use one of {', '.join(preset_names())}", keys=["preset"])
     try:
-        merged = merged_over(preset_document(preset), document)
+        merged = merge_over_preset(preset_document(preset), document)
     except ParamsError as error:
         raise ParamsError(f"{where}: {error.message}", error.hint, keys=error.keys) from None
     try:

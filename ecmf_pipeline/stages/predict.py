@@ -13,8 +13,8 @@ from ecmf_pipeline.interop.mertools import write_submission
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import (
     check_trained_on_current_labels,
+    feature_origins,
     open_stored,
-    origins_of,
     read_labelled_corpus,
 )
 
@@ -51,7 +51,7 @@ def run(labels: paths.Labels) -> None:
     stored = open_stored(params, corpus.clips)
     for ensemble in ensembles.values():
         refuse_other_features(
-            ensemble.origins, origins_of(params, stored), hint="train the models again (ecmf-pipe train)"
+            ensemble.origins, feature_origins(params, stored), hint="train the models again (ecmf-pipe train)"
         )
         ensemble.refuse_missing(stored.modalities)
     judgements = {name: out_of_fold(ensemble, corpus.clips) for name, ensemble in ensembles.items()}

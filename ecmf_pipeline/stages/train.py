@@ -11,10 +11,10 @@ from ecmf_pipeline.core.errors import TooFewClips
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import (
+    feature_origins,
     folds_of,
     given_labels,
     open_stored,
-    origins_of,
     read_labelled_corpus,
     refined_labels,
     refined_sha256,
@@ -31,7 +31,7 @@ def run(labels: paths.Labels) -> None:
     clip_ids = [clip.clip_id for clip in training_set.clips]
     stored = open_stored(params, training_set.clips)
     features = stored.read(clip_ids, params.train.pool)
-    origins = origins_of(params, stored)
+    origins = feature_origins(params, stored)
     # Single modalities are the baseline of the fusion model; training them on given labels suffices.
     variants = {"fusion": list(features)} | ({name: [name] for name in features} if labels == "given" else {})
     folds = folds_of(corpus, params.train.training.folds, params.train.training.seed)

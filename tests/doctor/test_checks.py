@@ -7,8 +7,8 @@ import pytest
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import InputError, ModelError, TryAgain
 from ecmf_pipeline.doctor.checks import Check, State, duration, exit_code
-from ecmf_pipeline.doctor.run import check_disk, projected
-from ecmf_pipeline.doctor.trial import TimedEngine, Trial, spread
+from ecmf_pipeline.doctor.run import check_disk, project_trial
+from ecmf_pipeline.doctor.trial import TimedEngine, Trial, sample_evenly
 from ecmf_pipeline.runner.step import Done, Task
 
 
@@ -40,12 +40,12 @@ def test_durations_are_formatted_for_people(seconds, text):
 
 
 def test_sampled_items_are_evenly_spaced():
-    assert spread(range(100), 4) == [0, 33, 66, 99]
-    assert spread([1, 2, 3], 4) == [1, 2, 3]
+    assert sample_evenly(range(100), 4) == [0, 33, 66, 99]
+    assert sample_evenly([1, 2, 3], 4) == [1, 2, 3]
 
 
 def test_trial_is_projected_to_missing_clips_and_workers():
-    check = projected("trial face", Trial(4, 0, [], 0.5, 1000.0), missing=1000, workers=4)
+    check = project_trial("trial face", Trial(4, 0, [], 0.5, 1000.0), missing=1000, workers=4)
     assert check.state is State.OK
     assert check.figures["projected_seconds"] == 125
     assert check.message == "4 of 4 clips, 0.5 s per clip; 1000 to do with 4 workers: 2 min"
@@ -53,7 +53,7 @@ def test_trial_is_projected_to_missing_clips_and_workers():
 
 def test_failed_clip_is_reported_with_reason_and_message():
     trial = Trial(4, 0, [("anna", "NoFaceFound", "0 of 16 frames")], 0.5, 1000.0)
-    check = projected("trial face", trial, missing=10, workers=1)
+    check = project_trial("trial face", trial, missing=10, workers=1)
     assert check.state is State.WARNING
     assert "anna: NoFaceFound: 0 of 16 frames" in check.message
     assert check.message.startswith("3 of 4 clips")
@@ -61,7 +61,7 @@ def test_failed_clip_is_reported_with_reason_and_message():
 
 
 def test_nothing_is_projected_if_no_clip_has_an_input():
-    check = projected("trial audio", Trial(0, 4, [], None, None), missing=10, workers=1)
+    check = project_trial("trial audio", Trial(0, 4, [], None, None), missing=10, workers=1)
     assert check.state is State.WARNING
     assert check.figures == {}
 

@@ -11,7 +11,7 @@ import ecmf_pipeline.settings.presets as presets_package
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.settings.params import Params, load_params, preset_params, validated
-from ecmf_pipeline.settings.presets import DEFAULT_PRESET, merged_over, preset_document, preset_names
+from ecmf_pipeline.settings.presets import DEFAULT_PRESET, merge_over_preset, preset_document, preset_names
 
 PARAMS_IN_FULL = """
 corpus: {kind: sample, root: data/sample, labels: null, transcripts: english}
@@ -91,7 +91,7 @@ def test_mappings_are_merged_and_lists_replaced():
 
 def test_merging_changes_neither_document():
     document = {"llm": {"prompt": "emotion_zh"}}
-    merged_over(preset_document("embedded"), document)["llm"]["prompt"] = "mine"
+    merge_over_preset(preset_document("embedded"), document)["llm"]["prompt"] = "mine"
     assert document == {"llm": {"prompt": "emotion_zh"}}
     assert preset_document("embedded")["llm"]["prompt"] == "emotion_en"
 

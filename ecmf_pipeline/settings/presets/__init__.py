@@ -39,7 +39,9 @@ def preset_document(name: str) -> dict[str, Any]:
     return document
 
 
-def merged_over(below: Mapping[str, Any], above: Mapping[str, Any], place: tuple[str, ...] = ()) -> dict[str, Any]:
+def merge_over_preset(
+    below: Mapping[str, Any], above: Mapping[str, Any], place: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Return ``above`` merged over ``below``; neither is changed, and ``above`` is not validated.
 
     Args:
@@ -51,7 +53,7 @@ def merged_over(below: Mapping[str, Any], above: Mapping[str, Any], place: tuple
     for key, value in above.items():
         base, key_path = below.get(key), (*place, key)
         if isinstance(base, Mapping) and isinstance(value, Mapping) and not _replaces_preset(key_path, value):
-            merged[key] = merged_over(base, value, key_path)
+            merged[key] = merge_over_preset(base, value, key_path)
         else:
             merged[key] = value
     return merged

@@ -134,7 +134,7 @@ def open_stored(params: Params, clips: Sequence[Clip]) -> StoredFeatures:
     )
 
 
-def origins_of(params: Params, stored: StoredFeatures) -> dict[str, FeatureOrigin]:
+def feature_origins(params: Params, stored: StoredFeatures) -> dict[str, FeatureOrigin]:
     """Return the origin of each modality's features, which is saved with the models."""
     return {
         name: FeatureOrigin(encoders=params.extract.encoders[Modality(name)], settings=store.settings)

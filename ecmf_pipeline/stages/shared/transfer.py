@@ -14,7 +14,7 @@ from ecmf_pipeline.evaluation.transfer import judge_transfer, label_map, transfe
 from ecmf_pipeline.extraction.features import refuse_other_features
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.settings.params import load_params
-from ecmf_pipeline.stages.shared.inputs import open_stored, origins_of, read_labelled_corpus
+from ecmf_pipeline.stages.shared.inputs import feature_origins, open_stored, read_labelled_corpus
 
 
 def run(folder: Path, mapping: list[str]) -> None:
@@ -38,7 +38,7 @@ def run(folder: Path, mapping: list[str]) -> None:
     stored = open_stored(params, judge.clips)
     refuse_other_features(
         ensemble.origins,
-        origins_of(params, stored),
+        feature_origins(params, stored),
         hint="extract features with the encoders of the model (ecmf-pipe extract), or train the model again",
         columns_alone=True,
     )
