@@ -1,6 +1,6 @@
 """The command line: one command for each stage, and commands to inspect and check a project.
 
-A command imports its stage only when it runs, so that every command starts fast.
+A command imports its stage only when it runs. The help and short commands therefore start fast.
 """
 
 from __future__ import annotations

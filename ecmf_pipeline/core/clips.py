@@ -180,7 +180,7 @@ def _cell(value: object) -> str:
 
 
 def _clip(row: Sequence[str]) -> Clip:
-    clip_id, path, digest, size, duration, has_video, has_audio, words, translation, *more = row
+    clip_id, path, digest, size, duration, has_video, has_audio, transcript, translation, *more = row
     given, gold, split, group, face_path, face_digest, face_bytes = more
     if split not in _SPLITS:
         raise ValueError(f"{split!r} is not a split")
@@ -192,7 +192,7 @@ def _clip(row: Sequence[str]) -> Clip:
         float(duration),
         has_video == "1",
         has_audio == "1",
-        words,
+        transcript,
         translation,
         given,
         gold,

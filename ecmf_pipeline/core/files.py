@@ -80,7 +80,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 
 def write_atomic(path: Path, content: str | bytes, *, only_if_changed: bool = False) -> bool:
-    """Write a temporary file and rename it, so that readers never see a partial file.
+    """Write a temporary file and rename it; readers never see a partial file.
 
     Returns:
         Whether the file was written; with ``only_if_changed``, False if it already held these bytes.
