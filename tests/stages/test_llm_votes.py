@@ -82,10 +82,10 @@ def test_scores_are_not_calibrated_with_few_labelled_clips(
     corpus, scores = corpus_of(30)
     set_scores(scores)
     uncalibrated = votes_of(params_of(temperature=1.0, bias="none"), corpus)
-    summary_by_request = capsys.readouterr().out
+    capsys.readouterr()
     votes = votes_of(params_of(), corpus)
     np.testing.assert_array_equal(votes, uncalibrated)
-    assert capsys.readouterr().out != summary_by_request, "the summary gives another reason"
+    assert "too few labelled clips" in capsys.readouterr().out
 
 
 def test_gold_labels_do_not_change_the_votes(set_scores: Callable[[np.ndarray], None]) -> None:
