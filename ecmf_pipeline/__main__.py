@@ -1,4 +1,4 @@
-"""`python -m ecmf_pipeline` is `ecmf-pipe`."""
+"""Run `ecmf-pipe` as `python -m ecmf_pipeline`."""
 
 from ecmf_pipeline.cli.main import main
 

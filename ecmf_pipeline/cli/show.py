@@ -1,4 +1,4 @@
-"""Run the commands that only look, and print what they find: `status`, `encoders` and `score`."""
+"""Implement the read-only commands `status`, `encoders` and `score`."""
 
 from __future__ import annotations
 
@@ -18,75 +18,76 @@ from ecmf_pipeline.settings.params import Params, load_params, preset_params
 from ecmf_pipeline.settings.presets import preset_names
 from ecmf_pipeline.stages.shared.status import stage_rows
 
-_ROW = "{:<18}{:>9}{:>9}{:>9}{:>13}"
+_STATUS_ROW = "{:<18}{:>9}{:>9}{:>9}{:>13}"
 
 
 def show_status() -> None:
-    """Print one line a stage, and the quarantined clips by reason."""
+    """Print one line for each stage, and the number of quarantined clips by reason."""
     params = load_params()
-    echo(_ROW.format("stage", "done", "missing", "absent", "quarantined"))
+    echo(_STATUS_ROW.format("stage", "done", "missing", "absent", "quarantined"))
     for row in stage_rows(params):
-        echo(_ROW.format(*row))
+        echo(_STATUS_ROW.format(*row))
     entries = read_all(paths.QUARANTINE, params.extract.encoders)
     counts = Counter((entry.stage, entry.modality, entry.reason) for entry in entries)
     for (stage, modality, reason), count in sorted(counts.items()):
         echo(f"  quarantined by {f'{stage} {modality}'.strip()}: {reason} {count}")
     if entries:
-        echo(f"  one line a clip in {paths.QUARANTINE}/")
+        echo(f"  the clips are listed in {paths.QUARANTINE}/")
 
 
 def show_score(predictions: Path, truth: Path, *, entry: str, as_json: bool) -> None:
-    """Print weighted F1, accuracy and the scores of each label; the files are those of `read_answers`.
+    """Print weighted F1, accuracy and the scores of each label; see `read_answers` for the file formats.
 
     Raises:
-        InputError: When a file cannot be used, or a labelled name has no prediction.
+        InputError: If a file cannot be used, or a labelled name has no prediction.
     """
-    found = full_score(read_answers(predictions, entry), read_answers(truth, entry))
+    result = full_score(read_answers(predictions, entry), read_answers(truth, entry))
     if as_json:
-        echo(json.dumps(found, ensure_ascii=False))
+        echo(json.dumps(result, ensure_ascii=False))
         return
-    echo(f"score: weighted F1 {found['weighted_f1']:.4f}, accuracy {found['accuracy']:.4f} over {found['clips']} names")
-    for label, row in found["per_class"].items():
+    weighted_f1, accuracy = result["weighted_f1"], result["accuracy"]
+    echo(f"score: weighted F1 {weighted_f1:.4f}, accuracy {accuracy:.4f} over {result['clips']} names")
+    for label, row in result["per_class"].items():
         echo(
             f"  {label}: F1 {row['f1']:.4f}, precision {row['precision']:.4f}, recall {row['recall']:.4f}, "
             f"{row['support']} names"
         )
-    if found["unlabeled"]:
-        echo(f"  predictions of names without a label, which do not count: {found['unlabeled']}")
+    if result["unlabeled"]:
+        echo(f"  predictions ignored because their names have no label: {result['unlabeled']}")
 
 
 _SHOWN_OPTIONS = ("layers", "token_pool", "special_tokens", "frames", "frames_per_row", "inputs", "precision")
-"""What is told of an encoder's params, as far as it has them."""
+"""Params of an encoder that are printed if it has them."""
 
 _EncoderRow = tuple[str, str, str, str, str]
 """Modality, entry, model, width, options."""
 
 
 def show_encoders() -> None:
-    """Print each preset's models by modality, then those in use.
+    """Print the encoders of each preset by modality, then the encoders in use.
 
     Raises:
-        ParamsError: When params.yaml cannot be read.
+        ParamsError: If params.yaml cannot be used.
     """
     params = load_params()
     tables = {
-        f"preset {name}" + (" (that of params.yaml)" if name == params.preset else ""): list(
+        f"preset {name}" + (" (selected in params.yaml)" if name == params.preset else ""): list(
             _encoder_rows(preset_params(name))
         )
         for name in preset_names()
     }
-    tables[f"in use: {paths.PARAMS} over the preset {params.preset}"] = list(_encoder_rows(params))
+    tables[f"in use: {paths.PARAMS} merged over preset {params.preset}"] = list(_encoder_rows(params))
     widths = [max(len(row[column]) for rows in tables.values() for row in rows) for column in range(4)]
-    for head, rows in tables.items():
-        echo(head)
+    for title, rows in tables.items():
+        echo(title)
         for *cells, options in rows:
             echo(
                 "  "
                 + "  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), options]).rstrip()
             )
     used = {name for modality in params.extract.encoders for name in params.extract.encoders[modality]}
-    if others := [name for name in params.encoders if name not in used]:
-        echo(f"  entries that serve no modality: {', '.join(others)}")
+    if unused := [name for name in params.encoders if name not in used]:
+        echo(f"  entries of encoders that no modality uses: {', '.join(unused)}")
 
 
 def _encoder_rows(params: Params) -> Iterator[_EncoderRow]:
@@ -110,10 +111,10 @@ def _model(encoder: BaseEncoderConfig) -> str:
 
 
 def _options(encoder: BaseEncoderConfig) -> str:
-    """What the encoder's params say, in words; what they leave open is left out."""
+    """Format the params of an encoder that are set."""
     options = {name: getattr(encoder, name) for name in _SHOWN_OPTIONS if getattr(encoder, name, None) is not None}
-    words = []
+    texts = []
     for name, value in options.items():
         text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        words.append(f"{name} {text.lower() if isinstance(value, bool) else text}")
-    return ", ".join(words)
+        texts.append(f"{name} {text.lower() if isinstance(value, bool) else text}")
+    return ", ".join(texts)

@@ -1,4 +1,4 @@
-"""Run the commands of `ecmf-pipe store` and print what they did."""
+"""Implement the commands of `ecmf-pipe store`."""
 
 from __future__ import annotations
 
@@ -32,19 +32,22 @@ from ecmf_pipeline.store.state import Holding, RowState, in_words, list_store
 from ecmf_pipeline.store.verify import Verification, mend, verify_store
 
 SHOWN = 20
-"""Findings of one kind, and bad arrays, that are listed one by one."""
+"""Maximum number of lines for findings of one kind, and for bad arrays."""
 _DROPPED = {
     RowState.REPLACED: "superseded",
     RowState.DUPLICATE: "duplicate",
-    RowState.ABSENT: "of clips that the manifest no longer has",
+    RowState.ABSENT: "of clips no longer in the manifest",
 }
 
 
 def list_stores(roots: Sequence[Path]) -> None:
-    """Print one line for each settings group of the stores named (none: all of the project).
+    """Print one line for each settings group of the given stores.
+
+    Args:
+        roots: Feature stores; empty: all stores of the project.
 
     Raises:
-        MissingInput: When there is none.
+        MissingInput: If there is no store.
     """
     for root in find_stores(roots):
         project = project_of(root)
@@ -57,12 +60,12 @@ def list_stores(roots: Sequence[Path]) -> None:
         for row in table:
             echo("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         for holding in holdings:
-            _say_where_from(holding)
-            _say_what_is_amiss(holding)
+            _print_origin(holding)
+            _print_problems(holding)
 
 
 def _cells(holding: Holding, in_use: object) -> dict[str, str]:
-    """What is shown of a settings group, by heading."""
+    """Return the table cells of a settings group, by column title."""
     covered = "unknown" if holding.present is None else f"{holding.present} of {holding.wanted}"
     return {
         "fingerprint": holding.fingerprint,
@@ -79,75 +82,77 @@ def _cells(holding: Holding, in_use: object) -> dict[str, str]:
     }
 
 
-def _say_where_from(holding: Holding) -> None:
+def _print_origin(holding: Holding) -> None:
     if origin := in_words(holding.provenance):
         echo(f"  {holding.fingerprint}: {origin}")
     for versions in holding.versions:
-        with_what = ", ".join(f"{library} {version}" for library, version in versions.items())
-        echo(f"  {holding.fingerprint}: computed with {with_what or 'versions that nobody noted (some parts)'}")
+        libraries = ", ".join(f"{library} {version}" for library, version in versions.items())
+        echo(f"  {holding.fingerprint}: computed with {libraries or 'unrecorded library versions (some parts)'}")
 
 
-def _say_what_is_amiss(holding: Holding) -> None:
+def _print_problems(holding: Holding) -> None:
     if holding.damaged:
-        what = f"{format_count(holding.damaged, 'part')} damaged: see `ecmf-pipe store verify {holding.root}`"
-        echo(f"  {holding.fingerprint}: {what}")
+        parts = format_count(holding.damaged, "damaged part")
+        echo(f"  {holding.fingerprint}: {parts}; for details run")
+        echo(f"    ecmf-pipe store verify {holding.root}")
     if holding.leftovers:
-        what = format_count(holding.leftovers, "finished batch", "finished batches")
-        echo(f"  {holding.fingerprint}: {what} in no part yet: of a run that is under way, or was killed")
+        batches = format_count(holding.leftovers, "finished batch", "finished batches")
+        echo(f"  {holding.fingerprint}: {batches} not yet in a part, from a run that is active or was killed")
 
 
 def verify(roots: Sequence[Path], *, mends: bool = False) -> bool:
-    """Verify the stores named (none: all of the project), and print what was found.
+    """Verify the given stores and print the findings.
 
     Args:
-        roots: The stores.
-        mends: Whether damaged parts are moved out of the store, so that the next extraction computes their clips again.
+        roots: Feature stores; empty: all stores of the project.
+        mends: Whether to move damaged parts out of the store, so that the next extraction computes their clips again.
 
     Returns:
-        Whether all of them are sound (after mending).
+        Whether no store is damaged (after the repair).
 
     Raises:
-        MissingInput: When there is none.
-        StoreBusy: When another run writes to one that is to be mended.
+        MissingInput: If there is no store.
+        StoreBusy: If another run writes to a store that is to be repaired.
     """
-    sound = True
+    all_sound = True
     for root in find_stores(roots):
         project = project_of(root)
         if mends:
             with exclusive(lock_path(root), str(root)):
-                found = _mended(project)
+                verification = _repair(project)
         else:
-            found = verify_store(root, project.present)
-            _show(found)
-        sound = sound and not found.damage
-    return sound
+            verification = verify_store(root, project.present)
+            _print_verification(verification)
+        all_sound = all_sound and not verification.damage
+    return all_sound
 
 
-def _mended(project: StoreProject) -> Verification:
-    found = verify_store(project.root, project.present)
-    _show(found)
-    if not found.damage:
-        return found
-    moved = mend(found, project.settings_in_use() or {})
+def _repair(project: StoreProject) -> Verification:
+    """Move damaged parts out of a store; return the verification after that."""
+    before = verify_store(project.root, project.present)
+    _print_verification(before)
+    if not before.damage:
+        return before
+    moved = mend(before, project.settings_in_use() or {})
     for old, new in moved.items():
         echo(f"  moved {old} to {new}")
     after = verify_store(project.root, project.present)
-    left = f"{format_count(len(after.damage), 'finding')} left, see above" if after.damage else "all else is sound"
-    echo(f"  {format_count(len(moved), 'thing')} moved, none deleted; {left}")
+    rest = f"still damaged: {format_count(len(after.damage), 'finding')}" if after.damage else "the rest is sound"
+    echo(f"  {format_count(len(moved), 'file or folder', 'files or folders')} moved, none deleted; {rest}")
     return after
 
 
-def _show(found: Verification) -> None:
-    notes = len(found.findings) - len(found.damage)
-    said = [format_count(len(found.damage), "damage", "damages")] if found.damage else ["sound"]
-    said += [format_count(notes, "note")] if notes else []
-    held = f"{format_count(found.parts, 'part')}, {found.clips} clips, {format_bytes(found.bytes)}"
-    echo(f"{found.root}: {held}: {', '.join(said)}")
-    for _, findings in groupby(found.findings, key=lambda finding: finding.kind):
-        _show_kind(list(findings))
+def _print_verification(verification: Verification) -> None:
+    damage, notes = len(verification.damage), len(verification.findings) - len(verification.damage)
+    results = [f"damaged ({format_count(damage, 'finding')})"] if damage else ["sound"]
+    results += [format_count(notes, "note")] if notes else []
+    size = f"{format_count(verification.parts, 'part')}, {verification.clips} clips, {format_bytes(verification.bytes)}"
+    echo(f"{verification.root}: {size}: {', '.join(results)}")
+    for _, findings in groupby(verification.findings, key=lambda finding: finding.kind):
+        _print_findings(list(findings))
 
 
-def _show_kind(findings: list[Finding]) -> None:
+def _print_findings(findings: list[Finding]) -> None:
     for finding in findings[:SHOWN]:
         echo(f"  {finding}")
     if len(findings) > SHOWN:
@@ -156,17 +161,17 @@ def _show_kind(findings: list[Finding]) -> None:
 
 
 def compact_stores(roots: Sequence[Path], *, drop_absent: bool = False, drop_other_settings: bool = False) -> None:
-    """Compact the stores named (none: all of the project), and print what it gained.
+    """Compact the given stores and print the result.
 
     Args:
-        roots: The stores.
-        drop_absent: Whether rows of clips that the manifest no longer has are dropped too.
-        drop_other_settings: Whether features of settings that are not in use are removed.
+        roots: Feature stores; empty: all stores of the project.
+        drop_absent: Whether to drop rows of clips that are no longer in the manifest.
+        drop_other_settings: Whether to remove features of settings that are not in use.
 
     Raises:
-        MissingInput: When there is no store, or no manifest where one is asked for.
-        StoreBusy: When another run writes to a store.
-        StoreError: When a store is damaged; it was not changed then.
+        MissingInput: If there is no store, or ``drop_absent`` is set and there is no manifest.
+        StoreBusy: If another run writes to a store.
+        StoreError: If a store is damaged; it is then not changed.
     """
     for root in find_stores(roots):
         project = project_of(root)
@@ -176,72 +181,75 @@ def compact_stores(roots: Sequence[Path], *, drop_absent: bool = False, drop_oth
             continue
         if drop_absent and project.clips is None:
             raise MissingInput(
-                f"--drop-absent: {root} stands in no project with a manifest, which would tell the clips",
-                "run `ecmf-pipe index` first, or leave the option out",
+                f"--drop-absent: {root} is not in a project with a manifest",
+                "leave the option out, or write the manifest",
+                command="ecmf-pipe index",
             )
-        others = other_settings(project, holdings) if drop_other_settings else []
+        unused = other_settings(project, holdings) if drop_other_settings else []
         written = sum(
-            _compact(project, holding, drop_absent=drop_absent) for holding in holdings if holding not in others
+            _compact(project, holding, drop_absent=drop_absent) for holding in holdings if holding not in unused
         )
-        kept = next(holding.fingerprint for holding in holdings if holding not in others)
-        for holding in others:
+        kept = next(holding.fingerprint for holding in holdings if holding not in unused)
+        for holding in unused:
             with StoreWriter(root, kept) as writer:
                 drop_settings(writer, holding.fingerprint)
             echo(
-                f"compact {root} {holding.fingerprint} ({holding.encoder}): removed, its settings are not in use: "
-                f"{holding.clips} clips, {format_bytes(holding.bytes)}"
+                f"compact {root} {holding.fingerprint} ({holding.encoder}): removed {holding.clips} clips, "
+                f"{format_bytes(holding.bytes)}, of settings not in use"
             )
-        if others:
+        if unused:
             make_current(root, kept)
         if written:
-            echo(f"  parts are immutable: the next `dvc push` sends the {format_bytes(written)} of new ones")
+            echo(f"  parts are immutable: the next `dvc push` uploads {format_bytes(written)} of new parts")
 
 
 def _compact(project: StoreProject, holding: Holding, *, drop_absent: bool) -> int:
     with StoreWriter(project.root, holding.fingerprint) as writer:
-        done = compact(writer, project.present, part_size=project.part_size, drop_absent=drop_absent)
+        compaction = compact(writer, project.present, part_size=project.part_size, drop_absent=drop_absent)
         adopted = writer.adopted
-    what = f"compact {project.root} {holding.fingerprint} ({holding.encoder})"
+    prefix = f"compact {project.root} {holding.fingerprint} ({holding.encoder})"
     if adopted:
-        echo(f"{what}: {format_count(adopted, 'row')} taken up that a killed run had left")
-    echo(f"{what}: {_gain(done)}")
-    return done.written
+        echo(f"{prefix}: {format_count(adopted, 'row')} recovered from a killed run")
+    echo(f"{prefix}: {_compaction_text(compaction)}")
+    return compaction.written
 
 
-def _gain(done: Compaction) -> str:
-    if done.parts[0] == done.parts[1] and not done.written:
-        return f"{format_count(done.parts[0], 'part')}, nothing to do"
-    dropped = [f"{done.dropped[state]} {what}" for state, what in _DROPPED.items() if done.dropped[state]]
+def _compaction_text(compaction: Compaction) -> str:
+    if compaction.parts[0] == compaction.parts[1] and not compaction.written:
+        return f"{format_count(compaction.parts[0], 'part')}, nothing to do"
+    dropped = [f"{compaction.dropped[state]} {text}" for state, text in _DROPPED.items() if compaction.dropped[state]]
     return (
-        f"{done.parts[0]} -> {format_count(done.parts[1], 'part')}, "
-        f"{format_bytes(done.bytes[0])} -> {format_bytes(done.bytes[1])}; rows dropped: {', '.join(dropped) or 'none'}"
+        f"{compaction.parts[0]} -> {format_count(compaction.parts[1], 'part')}, "
+        f"{format_bytes(compaction.bytes[0])} -> {format_bytes(compaction.bytes[1])}; "
+        f"rows dropped: {', '.join(dropped) or 'none'}"
     )
 
 
 def export(root: Path, *, file_format: FileFormat, level: Level, out: Path) -> None:
-    """Write the features in use of one store.
+    """Export the features in use of one store.
 
-    Where the store stands in a project, those of the manifest's clips as they are now; else the newest of every clip.
+    In a project, features of the manifest's clips are exported if their input is unchanged. Elsewhere, the newest
+    features of each clip are exported.
     """
     store = FeatureStore.open(root)
     present = project_of(root).present(store.settings, store.newest())
     digests = None if present is None else {clip_id: digest for clip_id, digest in present.items() if digest}
     report = export_features(store, out, file_format=file_format, level=level, digests=digests)
     echo(
-        f"export: {report.clips} clips of {root} ({store.dim}-d) in {out}; {report.left_out} left out, which the "
-        "manifest no longer has as they were"
+        f"export: {report.clips} clips of {root} ({store.dim}-d) written to {out}; "
+        f"{report.left_out} left out because their input changed or is no longer in the manifest"
     )
 
 
 def import_into_store(path: Path, *, modality: Modality, encoder: str) -> bool:
-    """Import features of the manifest's clips into the modality's store, and print what became of them.
+    """Import features of the manifest's clips into the store of a modality and print the result.
 
     Returns:
-        Whether all arrays of clips could be used.
+        Whether all arrays of the clips are usable.
 
     Raises:
-        ParamsError: When params.yaml has an encoder of that name that computes its features.
-        InputError: When nothing in ``path`` can be used.
+        ParamsError: If params.yaml has an encoder of that name that computes its features.
+        InputError: If ``path`` holds no usable features.
     """
     params = load_params()
     report = import_encoder(params, path, modality=modality, encoder=encoder)
@@ -250,30 +258,30 @@ def import_into_store(path: Path, *, modality: Modality, encoder: str) -> bool:
     return not report.bad
 
 
-def _lines(report: ImportReport, what: str) -> list[str]:
+def _lines(report: ImportReport, prefix: str) -> list[str]:
     shown = list(report.bad.items())[:SHOWN]
     return [
-        f"{what}: {report.new} new, {report.changed} changed, {report.reused} reused, {len(report.bad)} bad "
+        f"{prefix}: {report.new} new, {report.changed} changed, {report.reused} reused, {len(report.bad)} bad "
         f"({report.dim}-d)",
-        *_some(report.missing, "clips of the manifest have none, and are absent"),
-        *_some(report.blank, "hold nothing but zeros (the baseline's sign that it found nothing), and are absent"),
-        *_some(report.extra, "names are of no clip of the manifest, and were not imported"),
-        *_some(report.passed_over, "files beside them are no features"),
-        *(f"  bad: {clip_id!r}: {why}" for clip_id, why in shown),
+        *_listing(report.missing, "clips of the manifest without features, counted as absent"),
+        *_listing(report.blank, "clips with zeros only (the baseline writes these if it finds no input), absent"),
+        *_listing(report.extra, "names that are not in the manifest, not imported"),
+        *_listing(report.passed_over, "other files, which hold no features"),
+        *(f"  bad: {clip_id!r}: {reason}" for clip_id, reason in shown),
         *([f"  bad: {len(report.bad) - SHOWN} more"] if len(report.bad) > SHOWN else []),
     ]
 
 
-def _some(names: list[str], what: str) -> list[str]:
-    return [f"  {len(names)} {what}: {naming_some(names)}"] if names else []
+def _listing(names: list[str], description: str) -> list[str]:
+    return [f"  {len(names)} {description}: {naming_some(names)}"] if names else []
 
 
 def _params_to_add(params: Params, modality: Modality, encoder: str) -> list[str]:
-    """What params.yaml still lacks for these features to be used."""
+    """Return the lines to add to params.yaml before these features are used."""
     name = json.dumps(encoder) if encoder[0] in "-.0123456789" else encoder
-    lacking = []
+    additions = []
     if encoder not in params.encoders:
-        lacking.append(f"  under encoders:          {name}: {{type: imported}}")
+        additions.append(f"  under encoders:          {name}: {{type: imported}}")
     if not uses_encoder(params, modality, encoder):
-        lacking.append(f"  under extract.encoders:  {modality.value}: {name}")
-    return ["to use them, params.yaml must say:", *lacking] if lacking else []
+        additions.append(f"  under extract.encoders:  {modality.value}: {name}")
+    return ["to use these features, add to params.yaml:", *additions] if additions else []

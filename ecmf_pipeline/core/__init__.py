@@ -1,1 +1,1 @@
-"""Types, files and arithmetic that every folder shares; no model library is imported here."""
+"""Types, file access and array functions that all packages share; imports no model library."""

@@ -1,7 +1,4 @@
-"""Pure functions of arrays: array types, pooling of rows to one vector a clip, metrics, and folds.
-
-Folds never tear a group apart.
-"""
+"""Array types, pooling of rows to one vector for each clip, metrics and cross-validation folds."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.config import Pool, PoolOrFrames
+from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import TooFewClips
 
 Floats = NDArray[np.float64]
@@ -21,36 +19,35 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 MOST_FRAMES = 32
-"""Rows that a sequence has at most where nothing else is said: speech has fifty a second, and all would be padded to
-the longest."""
+"""Default limit of rows of a sequence: speech has fifty a second, and every sequence is padded to the longest."""
 
-LEAST_GROUPS_TO_VALIDATE = 3
-"""With fewer groups in a training part, keeping one aside whole would leave too little to train on."""
+MIN_GROUPS_TO_VALIDATE = 3
+"""With fewer groups in a training set, holding out a whole group would leave too little to train on."""
 
 
 def pooled_width(dim: int, pool: Pool) -> int:
-    """Width of a pooled vector for frame rows of width ``dim``."""
+    """Return the width of a pooled vector for rows of width ``dim``."""
     return 2 * dim if pool == "mean_std" else dim
 
 
 def pool_segments(values: NDArray[np.float32], lengths: NDArray[np.int64], pool: Pool) -> NDArray[np.float32]:
-    """Pool runs of consecutive rows.
+    """Pool segments of consecutive rows.
 
     Args:
-        values: Rows of all clips, one after another, (sum of lengths, D).
-        lengths: Rows of each clip, (n,), every one at least 1.
-        pool: ``mean``, ``max``, or ``mean_std`` (mean and population standard deviation, side by side).
+        values: Concatenated rows of all clips, (sum of lengths, D).
+        lengths: Number of rows of each clip, (n,), each at least 1.
+        pool: ``mean``, ``max``, or ``mean_std`` (mean and population standard deviation, concatenated).
 
     Returns:
         (n, D), or (n, 2 D) for ``mean_std``.
 
     Raises:
-        ValueError: When a clip has no row: what is missing must be masked, not pooled.
+        ValueError: If a clip has no row (mask missing clips instead), or the lengths do not add up to the rows.
     """
     if len(lengths) == 0:
         return np.empty((0, pooled_width(values.shape[1], pool)), np.float32)
     if (lengths < 1).any() or int(lengths.sum()) != len(values):
-        raise ValueError("every clip needs at least one row, and the rows must add up")
+        raise ValueError("each clip needs at least one row, and the lengths must add up to the number of rows")
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     if pool == "max":
         return np.maximum.reduceat(values, starts, axis=0)
@@ -64,14 +61,14 @@ def pool_segments(values: NDArray[np.float32], lengths: NDArray[np.int64], pool:
 
 
 def shortened(rows: NDArray[np.float32], most: int) -> NDArray[np.float32]:
-    """A sequence of at most ``most`` rows: a longer one is averaged in as many runs, alike in length.
+    """Shorten a sequence to at most ``most`` rows by averaging segments of nearly equal length.
 
     Args:
         rows: Frame-level features of one clip, (T, D).
-        most: At least 1.
+        most: Maximum number of rows, at least 1.
 
     Returns:
-        (T, D) as it came, or (most, D).
+        The rows unchanged, (T, D), or the means of ``most`` segments, (most, D).
     """
     if len(rows) <= most:
         return rows
@@ -79,12 +76,12 @@ def shortened(rows: NDArray[np.float32], most: int) -> NDArray[np.float32]:
     return pool_segments(rows, np.diff(ends), "mean")
 
 
-def halves(values: NDArray[np.float32], pool: PoolOrFrames) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Features of two inputs that were embedded side by side, apart: (..., D) -> (..., D / 2) twice.
+def split_halves(values: NDArray[np.float32], pool: PoolOrFrames) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Split concatenated features of two inputs: (..., D) -> (..., D / 2) twice.
 
     Args:
-        values: Features read with ``pool``: each statistic of ``mean_std`` holds the columns of both inputs.
-        pool: How they were pooled.
+        values: Features pooled with ``pool``; each statistic of ``mean_std`` holds the columns of both inputs.
+        pool: Pooling of the features.
     """
     statistics = 2 if pool == "mean_std" else 1
     columns = values.reshape(*values.shape[:-1], statistics, 2, -1)
@@ -93,19 +90,19 @@ def halves(values: NDArray[np.float32], pool: PoolOrFrames) -> tuple[NDArray[np.
 
 
 def weighted_f1(truth: Sequence[str], predicted: Sequence[str]) -> float:
-    """Weighted F1 as MER2025's evaluation computes it: ``f1_score(..., average="weighted")``."""
+    """Return the weighted F1 as the evaluation of MER2025 computes it: ``f1_score(..., average="weighted")``."""
     from sklearn.metrics import f1_score
 
     return float(f1_score(truth, predicted, average="weighted", zero_division=0))
 
 
 def scores(truth: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> dict[str, object]:
-    """Weighted F1, accuracy, clip count and per-class precision, recall, F1 and support.
+    """Return weighted F1, accuracy, clip count and per-class precision, recall, F1 and support.
 
     Args:
         truth: True labels, (n,).
         predicted: Predicted labels, (n,).
-        labels: All labels, in the order they are reported.
+        labels: All labels, in the order of the report.
     """
     from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
@@ -129,7 +126,7 @@ def scores(truth: Sequence[str], predicted: Sequence[str], labels: Sequence[str]
 
 
 def confusion(truth: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> NDArray[np.int64]:
-    """Confusion counts, (C, C): rows are true labels, columns predicted ones."""
+    """Return the confusion matrix, (C, C): rows are true labels, columns are predicted labels."""
     from sklearn.metrics import confusion_matrix
 
     counts: NDArray[np.int64] = confusion_matrix(truth, predicted, labels=list(labels)).astype(np.int64)
@@ -137,21 +134,21 @@ def confusion(truth: Sequence[str], predicted: Sequence[str], labels: Sequence[s
 
 
 def expected_calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = 10) -> float:
-    """Expected calibration error over equal-width bins (Guo et al. 2017, arXiv 1706.04599, eq. 3).
+    """Return the expected calibration error over equal-width bins (Guo et al. 2017, arXiv 1706.04599, eq. 3).
 
     Args:
-        confidence: The probability each prediction was given, (n,).
-        correct: Whether it was right, (n,).
-        bins: How many bins.
+        confidence: Probability of each prediction, (n,).
+        correct: Whether each prediction is correct, (n,).
+        bins: Number of bins.
     """
     if len(confidence) == 0:
         return float("nan")
-    which = np.clip((confidence * bins).astype(int), 0, bins - 1)
+    bin_of_each = np.clip((confidence * bins).astype(int), 0, bins - 1)
     error = 0.0
     for index in range(bins):
-        inside = which == index
-        if inside.any():
-            error += inside.mean() * abs(confidence[inside].mean() - correct[inside].mean())
+        in_bin = bin_of_each == index
+        if in_bin.any():
+            error += in_bin.mean() * abs(confidence[in_bin].mean() - correct[in_bin].mean())
     return float(error)
 
 
@@ -164,18 +161,21 @@ def bootstrap_difference(
     groups: NDArray[np.str_] | None = None,
     draws: int = 1000,
 ) -> tuple[float, float, float]:
-    """Paired bootstrap of ``weighted_f1(first) - weighted_f1(second)``, percentile interval (Efron & Tibshirani 1993).
+    """Return ``weighted_f1(first) - weighted_f1(second)`` with a paired bootstrap interval.
+
+    The interval is a percentile interval (Efron & Tibshirani 1993).
 
     Args:
         first: Predictions of one model, (n,).
-        second: Predictions of the other on the same clips, (n,).
+        second: Predictions of the other model on the same clips, (n,).
         truth: True labels, (n,).
-        rng: Source of randomness.
-        groups: Speakers or dialogues, (n,): whole groups are drawn, since their clips are not independent.
-        draws: Bootstrap samples.
+        rng: Random generator.
+        groups: Speaker or dialogue of each clip, (n,). If given, whole groups are drawn, since clips of one group are
+            not independent.
+        draws: Number of bootstrap samples.
 
     Returns:
-        The difference and its 95% interval.
+        The difference and the bounds of its 95% interval.
     """
     difference, samples = bootstrap_samples(first, second, truth, rng=rng, groups=groups, draws=draws)
     low, high = np.quantile(samples, [0.025, 0.975])
@@ -191,11 +191,11 @@ def bootstrap_samples(
     groups: NDArray[np.str_] | None = None,
     draws: int = 1000,
 ) -> tuple[float, NDArray[np.float64]]:
-    """The difference that `bootstrap_difference` tells, and its samples, (draws,)."""
+    """Return the difference of `bootstrap_difference` and its bootstrap samples, (draws,)."""
     names, codes = np.unique(np.concatenate([truth, first, second]), return_inverse=True)
     classes = len(names)
     t, a, b = np.split(codes, 3)
-    # Clips alike in truth and both predictions are interchangeable: counts of the C^3 kinds say all there is to draw.
+    # Clips with equal truth and equal predictions are interchangeable, so counts of the C^3 kinds suffice.
     kinds = (t * classes + a) * classes + b
     units = (
         np.unique(groups, return_inverse=True)[1] if groups is not None else np.unique(kinds, return_inverse=True)[1]
@@ -215,10 +215,10 @@ def bootstrap_samples(
 
 
 def _weighted_f1_of(confusions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weighted F1 of many confusion matrices, (n, C, C) -> (n,), a class that is never met counting 0."""
-    right = np.diagonal(confusions, axis1=1, axis2=2)  # (n, C)
+    """Return the weighted F1 of each confusion matrix, (n, C, C) -> (n,); a class without clips counts 0."""
+    correct = np.diagonal(confusions, axis1=1, axis2=2)  # (n, C)
     support, predicted = confusions.sum(axis=2), confusions.sum(axis=1)
-    f1 = np.divide(2 * right, support + predicted, out=np.zeros_like(right), where=support + predicted > 0)
+    f1 = np.divide(2 * correct, support + predicted, out=np.zeros_like(correct), where=support + predicted > 0)
     weighted: NDArray[np.float64] = (f1 * support).sum(axis=1) / support.sum(axis=1)
     return weighted
 
@@ -226,100 +226,102 @@ def _weighted_f1_of(confusions: NDArray[np.float64]) -> NDArray[np.float64]:
 def assign_folds(
     labels: NDArray[np.int64], groups: Iterable[Any] | None, folds: int, *, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Deal clips into folds, alike in their labels, no group in two of them.
+    """Assign clips to folds with similar label shares; no group is split across folds.
 
     Args:
-        labels: Class indices, (n,); -1 (no label) counts as a class of its own.
-        groups: Speaker or dialogue of each clip, (n,), see `group_names`; "" is a group by itself; None when no group
-            is known.
-        folds: How many folds are wanted. There are fewer when there are fewer groups, or fewer than two clips a fold.
-        rng: Source of randomness.
+        labels: Class indices, (n,); -1 (no label) counts as one more class.
+        groups: Speaker or dialogue of each clip, (n,), see `group_names`; each "" is a separate group. None if no
+            group is known.
+        folds: Number of folds. Fewer are made if there are fewer groups, or fewer than two clips for each fold.
+        rng: Random generator.
 
     Returns:
-        The fold of each clip, (n,), from 0 up; no fold is empty.
+        The fold of each clip, (n,), from 0; no fold is empty.
 
     Raises:
-        TooFewClips: When no two folds can be made: fewer than four clips, fewer than two labels, or one group.
+        TooFewClips: If there are fewer than four clips, fewer than two labels, or only one group.
     """
     clips = len(labels)
     classes = np.unique(labels[labels >= 0])
     if clips < 4 or len(classes) < 2:
         raise TooFewClips(
-            f"{clips} labelled clips of {len(classes)} class(es) cannot be trained and evaluated in folds",
-            "label more clips: at least four, of at least two classes",
+            f"{clips} clips with {format_count(len(classes), 'distinct label')} are too few for cross-validation",
+            "label at least four clips with at least two different labels",
         )
-    named = group_indices(groups)
-    wanted = min(folds, clips // 2)
-    if named is None:
-        return _stratified(labels, wanted, rng)
-    members = len(np.unique(named))
-    if members < 2:
+    indices = group_indices(groups)
+    folds = min(folds, clips // 2)
+    if indices is None:
+        return _stratified_folds(labels, folds, rng)
+    n_groups = len(np.unique(indices))
+    if n_groups < 2:
         raise TooFewClips(
-            "all labelled clips belong to one group, so that none can be held out",
-            "label clips of another speaker, or leave the group column empty if the groups mean nothing",
+            "all labelled clips belong to one group, which cannot be held out",
+            "label clips of another speaker, or leave the group column empty",
         )
-    return _grouped(labels, named, min(wanted, members), rng)
+    return _grouped_folds(labels, indices, min(folds, n_groups), rng)
 
 
 def validation_rows(
     labels: NDArray[np.int64], groups: Iterable[Any] | None, share: float, *, part: int, rng: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """Which rows of a training part are kept aside to stop the training, (n,).
+    """Return a mask of the rows of a training set that form the validation split for early stopping, (n,).
 
-    They are whole groups where at least `LEAST_GROUPS_TO_VALIDATE` are known; else rows dealt by label, which is a
-    somewhat lenient judge of when to stop, but never touches the fold that is evaluated.
+    The split consists of whole groups if at least `MIN_GROUPS_TO_VALIDATE` are known. Otherwise its rows are drawn by
+    label: early stopping is then slightly optimistic, but the evaluated fold stays unseen.
 
     Args:
         labels: Class indices, (n,).
         groups: As for `assign_folds`.
-        share: Share of rows wanted.
-        part: Which part to take, so that models of one fold keep different rows aside.
-        rng: Source of randomness; the same state gives parts that do not overlap.
+        share: Share of rows in the validation split.
+        part: Index of the split, so that models of one fold use different validation splits.
+        rng: Random generator; equal states give splits that do not overlap.
     """
     parts = max(2, round(1 / share))
-    named = group_indices(groups)
-    members = 0 if named is None else len(np.unique(named))
-    if named is None or members < LEAST_GROUPS_TO_VALIDATE:
-        dealt = _dealt(labels, parts, rng)
+    indices = group_indices(groups)
+    n_groups = 0 if indices is None else len(np.unique(indices))
+    if indices is None or n_groups < MIN_GROUPS_TO_VALIDATE:
+        part_of_each = _deal_by_label(labels, parts, rng)
     else:
-        dealt = _grouped(labels, named, min(parts, members), rng)
-    aside: NDArray[np.bool_] = dealt == part % (int(dealt.max()) + 1)
-    return aside
+        part_of_each = _grouped_folds(labels, indices, min(parts, n_groups), rng)
+    is_validation: NDArray[np.bool_] = part_of_each == part % (int(part_of_each.max()) + 1)
+    return is_validation
 
 
 def group_indices(groups: Iterable[Any] | None) -> NDArray[np.int64] | None:
-    """Groups as numbers, each "" a number of its own; None when none is named, (n,)."""
+    """Return the groups as integers, (n,), with a separate integer for each ""; None if all are ""."""
     names = [] if groups is None else group_names(groups)
     if not any(names):
         return None
-    named = {name: index for index, name in enumerate(sorted(set(names) - {""}))}
-    alone = iter(range(len(named), len(named) + len(names)))
-    return np.array([named[name] if name else next(alone) for name in names], dtype=np.int64)
+    index_of = {name: index for index, name in enumerate(sorted(set(names) - {""}))}
+    unused = iter(range(len(index_of), len(index_of) + len(names)))
+    return np.array([index_of[name] if name else next(unused) for name in names], dtype=np.int64)
 
 
-def _stratified(labels: NDArray[np.int64], folds: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def _stratified_folds(labels: NDArray[np.int64], folds: int, rng: np.random.Generator) -> NDArray[np.int64]:
     from sklearn.model_selection import StratifiedKFold
 
-    if np.unique(labels, return_counts=True)[1].max() < folds:  # StratifiedKFold refuses
-        return _dealt(labels, folds, rng)
-    return _split(StratifiedKFold(folds, shuffle=True, random_state=int(rng.integers(2**31))), labels, None)
+    if np.unique(labels, return_counts=True)[1].max() < folds:  # StratifiedKFold would raise
+        return _deal_by_label(labels, folds, rng)
+    return _test_fold_of_each_row(
+        StratifiedKFold(folds, shuffle=True, random_state=int(rng.integers(2**31))), labels, None
+    )
 
 
-def _grouped(
+def _grouped_folds(
     labels: NDArray[np.int64], groups: NDArray[np.int64], folds: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
-    if np.unique(labels, return_counts=True)[1].max() >= folds:  # else StratifiedGroupKFold refuses
+    if np.unique(labels, return_counts=True)[1].max() >= folds:  # otherwise StratifiedGroupKFold would raise
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=int(rng.integers(2**31)))
-        assigned = _split(splitter, labels, groups)
-        if len(np.unique(assigned)) == folds:  # its greedy choice may leave a fold empty
+        assigned = _test_fold_of_each_row(splitter, labels, groups)
+        if len(np.unique(assigned)) == folds:  # its greedy algorithm may leave a fold empty
             return assigned
-    return _split(GroupKFold(folds), labels, groups)
+    return _test_fold_of_each_row(GroupKFold(folds), labels, groups)
 
 
-def _dealt(labels: NDArray[np.int64], folds: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Like cards: sorted by label, one to each fold in turn. Works however few members a class has."""
+def _deal_by_label(labels: NDArray[np.int64], folds: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Shuffle the rows, sort them by label and assign them to the folds in turn; works for classes of any size."""
     order = rng.permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     assigned = np.empty(len(labels), dtype=np.int64)
@@ -327,10 +329,12 @@ def _dealt(labels: NDArray[np.int64], folds: int, rng: np.random.Generator) -> N
     return assigned
 
 
-def _split(splitter: Any, labels: NDArray[np.int64], groups: NDArray[np.int64] | None) -> NDArray[np.int64]:
+def _test_fold_of_each_row(
+    splitter: Any, labels: NDArray[np.int64], groups: NDArray[np.int64] | None
+) -> NDArray[np.int64]:
     assigned = np.full(len(labels), -1, dtype=np.int64)
     with warnings.catch_warnings():
-        # A rare class is no reason to stop: the folds without it are evaluated on the others.
+        # Folds without a rare class are still evaluated on the other classes.
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         for fold, (_, held_out) in enumerate(splitter.split(np.zeros(len(labels)), labels, groups)):
             assigned[held_out] = fold
@@ -338,13 +342,13 @@ def _split(splitter: Any, labels: NDArray[np.int64], groups: NDArray[np.int64] |
 
 
 def group_names(groups: Iterable[Any]) -> list[str]:
-    """Groups as words, "" where there is none (None, NaN, pandas' NA), (n,); the group 0 is a group like any other.
+    """Return the groups as strings, (n,), with "" for missing ones (None, NaN, pandas' NA); 0 is a valid group.
 
     Args:
-        groups: Speaker or dialogue of each clip, (n,): words, numbers, or anything that `str` tells apart.
+        groups: Speaker or dialogue of each clip, (n,): strings, numbers, or objects with distinct `str` values.
 
     Raises:
-        ValueError: When they are not one column.
+        ValueError: If they are not one column.
     """
     if isinstance(groups, str) or len(getattr(groups, "shape", (0,))) != 1:
         raise ValueError(f"groups must be (n,), not {getattr(groups, 'shape', groups)!r}")
@@ -352,7 +356,7 @@ def group_names(groups: Iterable[Any]) -> list[str]:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value stands for none: None, NaN, pandas' NA or NaT."""
+    """Return whether a value is None, NaN, or pandas' NA or NaT."""
     if isinstance(value, Real):
-        return bool(value != value)  # NaN alone
-    return value is None or type(value).__name__ in {"NAType", "NaTType"}  # without an import of pandas
+        return bool(value != value)  # true for NaN only
+    return value is None or type(value).__name__ in {"NAType", "NaTType"}  # avoids importing pandas

@@ -1,7 +1,7 @@
-"""Clips, the manifest that lists them, the corpus they make up, and their transcripts.
+"""Clips, the manifest, the corpus and transcripts.
 
-The manifest is the one table every later stage starts from. Its rows are sorted by ``clip_id`` and its bytes depend on
-nothing but its content, so that an unchanged corpus leaves the file, and all that DVC derives from it, alone.
+Every later stage reads the manifest. Its rows are sorted by ``clip_id`` and its bytes depend only on its content. An
+unchanged corpus therefore gives an unchanged file, and DVC runs no later stage.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 ClipId = NewType("ClipId", str)
 
 MAX_CLIP_ID_BYTES = 240
-"""A clip id names files (``<clip_id>.npy`` on export); file systems allow 255 bytes."""
+"""Clip ids become file names (``<clip_id>.npy`` on export); file systems allow 255 bytes."""
 
 
 class Split(StrEnum):
-    """What a clip is for."""
+    """Purpose of a clip."""
 
     TRAIN = "train"
     """Has a given label and is trained on."""
     CANDIDATE = "candidate"
-    """Must be predicted: stands in the submission. A label it has is kept as gold, for evaluation only."""
+    """Is predicted for the submission. Its label, if known, is the gold label and serves evaluation only."""
     UNLABELED = "unlabeled"
-    """Neither: may serve as a source of pseudo-labels."""
+    """All others; may get a pseudo-label."""
 
 
 class Modality(StrEnum):
-    """The branches of the model."""
+    """Input modalities, one for each branch of the model."""
 
     GLOBAL = "global"
     FACE = "face"
@@ -51,7 +51,7 @@ class Modality(StrEnum):
 
     @property
     def is_media(self) -> bool:
-        """Whether the features come from the clip's file (and share its one decode)."""
+        """Whether the features are extracted from the media file; these modalities share one decode."""
         return self is not Modality.TEXT
 
 
@@ -60,23 +60,23 @@ class Clip:
     """One utterance.
 
     Attributes:
-        clip_id: Its name; see `validate_clip_id`.
-        path: Its file, relative to the corpus root; empty when there is none.
-        digest: SHA-256 of the file's bytes, in hex; empty when there is no file.
-        bytes: The file's size.
-        duration: Length in seconds; 0 when unknown.
-        has_video: Whether the file holds a video stream.
-        has_audio: Whether the file holds an audio stream.
-        transcript: The words that are spoken; empty when there are none or they are unknown.
-        translation: The same in the corpus' other language; empty when there is none.
-        given_label: The label to train on, which may be wrong; empty when there is none.
-        gold_label: The true label, read by `evaluate` alone; empty when unknown.
-        split: What the clip is for.
-        group: The speaker or dialogue that folds must not tear apart; empty when unknown.
-        face_path: Crops of its face that come with the corpus, relative to the corpus root; empty when there are none,
-            or they are not asked for.
-        face_digest: SHA-256 of that file's bytes, in hex; empty when there is no such file.
-        face_bytes: That file's size.
+        clip_id: Name of the clip; see `validate_clip_id`.
+        path: Media file, relative to the corpus root; empty if there is none.
+        digest: SHA-256 of the file's bytes, in hex; empty if there is no file.
+        bytes: Size of the file in bytes.
+        duration: Length in seconds; 0 if unknown.
+        has_video: Whether the file has a video stream.
+        has_audio: Whether the file has an audio stream.
+        transcript: Spoken words; empty if there are none or they are unknown.
+        translation: Transcript in the other language of the corpus; empty if there is none.
+        given_label: Label to train on, which may be wrong; empty if there is none.
+        gold_label: True label, used by `evaluate` only; empty if unknown.
+        split: Purpose of the clip.
+        group: Speaker or dialogue that must not be split across folds; empty if unknown.
+        face_path: File of face crops that comes with the corpus, relative to the corpus root; empty if there is none
+            or the params do not use it.
+        face_digest: SHA-256 of the face crops file, in hex; empty if there is none.
+        face_bytes: Size of the face crops file in bytes.
     """
 
     clip_id: ClipId
@@ -102,66 +102,71 @@ _SPLITS = {split.value: split for split in Split}
 
 
 def validate_clip_id(name: str) -> ClipId:
-    """Return ``name`` as a clip id, or say why it cannot be one.
+    """Return ``name`` as a clip id.
 
-    Clip ids become file names on export, so nothing that could leave a folder or hide in a terminal gets through.
+    Clip ids become file names on export, so names that could leave a folder or hide text in a terminal are rejected.
 
     Raises:
-        CorpusError: When the name is empty, too long, ``.`` or ``..``, holds a path separator or a control character.
+        CorpusError: If the name is empty, too long, ``.`` or ``..``, or holds a path separator or control character.
     """
     shown = ascii(name[:60])
     if not name or name != name.strip():
-        raise CorpusError(f"clip id {shown} is empty or has space around it", "rename the clip")
+        raise CorpusError(f"clip id {shown} is empty or has leading or trailing whitespace", "rename the clip")
     if len(name.encode("utf-8", "surrogatepass")) > MAX_CLIP_ID_BYTES:
-        raise CorpusError(f"clip id {shown}... is longer than {MAX_CLIP_ID_BYTES} bytes", "shorten the clip's name")
+        raise CorpusError(
+            f"clip id {shown}... is longer than {MAX_CLIP_ID_BYTES} bytes", "shorten the name of the clip"
+        )
     if name in {".", ".."} or "/" in name or "\\" in name:
-        raise CorpusError(f"clip id {shown} would leave its folder", "clip ids are plain names without / and \\")
+        raise CorpusError(f"clip id {shown} is a path, not a plain name", "rename the clip without / and \\")
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in name):
         raise CorpusError(f"clip id {shown} holds a control character", "rename the clip")
     return ClipId(name)
 
 
 def write_manifest(path: Path, clips: Iterable[Clip]) -> bool:
-    """Write the manifest, sorted by clip id, unless the file already says the same.
+    """Write the manifest, sorted by clip id, unless the file has the same content.
 
     Returns:
         Whether the file's bytes changed.
 
     Raises:
-        CorpusError: When two clips share an id.
+        CorpusError: If two clips have the same id.
     """
     rows = sorted(clips, key=lambda clip: clip.clip_id)
     counts = Counter(clip.clip_id for clip in rows)
-    if doubled := [clip_id for clip_id, count in counts.items() if count > 1]:
-        raise CorpusError(f"clip id {doubled[0]!r} stands twice in the manifest", "clip ids must be unique")
+    if duplicates := [clip_id for clip_id, count in counts.items() if count > 1]:
+        raise CorpusError(f"two clips have the id {duplicates[0]!r}", "rename one of them: clip ids must be unique")
     cells = ([_cell(getattr(clip, column)) for column in MANIFEST_COLUMNS] for clip in rows)
     return write_csv(path, MANIFEST_COLUMNS, cells)
 
 
 def read_manifest(path: Path) -> list[Clip]:
-    """Read a manifest written by `write_manifest`.
+    """Read a manifest that `write_manifest` wrote.
 
     Raises:
-        MissingInput: When there is none yet.
-        CorpusError: When a row is damaged.
+        MissingInput: If the file does not exist.
+        CorpusError: If a row is damaged.
     """
     if not path.is_file():
-        raise MissingInput(f"{path} is missing", "run `ecmf-pipe index` (or `dvc repro`) first")
+        raise MissingInput(f"{path} does not exist", "run the stage that writes it", command="ecmf-pipe index")
     reader = csv.reader(io.StringIO(read_text(path)))
     header = next(reader, [])
     if tuple(header) != MANIFEST_COLUMNS:
-        raise CorpusError(f"{path} is not a manifest of this version", "run `ecmf-pipe index` to write it anew")
+        raise CorpusError(
+            f"{path} is not a manifest of this version of ecmf-pipeline", "write it again", command="ecmf-pipe index"
+        )
     clips = []
     for number, row in enumerate(reader, start=2):
         try:
             clips.append(_clip(row))
         except (ValueError, IndexError) as error:
-            raise CorpusError(f"{path}: row {number} is damaged ({error})", "run `ecmf-pipe index`") from error
+            message = f"{path}: row {number} is damaged ({error})"
+            raise CorpusError(message, "write it again", command="ecmf-pipe index") from error
     return clips
 
 
 def labels_of(clips: Sequence[Clip], labels: Sequence[str]) -> list[int]:
-    """The given labels as indices into ``labels``, -1 where there is none."""
+    """Return the given labels as indices into ``labels``, with -1 for clips without one."""
     index = {label: position for position, label in enumerate(labels)}
     return [index[clip.given_label] if clip.given_label else -1 for clip in clips]
 
@@ -175,11 +180,11 @@ def _cell(value: object) -> str:
 
 
 def _clip(row: Sequence[str]) -> Clip:
-    clip_id, path, digest, size, duration, has_video, has_audio, words, translation, *more = row
+    clip_id, path, digest, size, duration, has_video, has_audio, transcript, translation, *more = row
     given, gold, split, group, face_path, face_digest, face_bytes = more
     if split not in _SPLITS:
-        raise ValueError(f"{split!r} is no split")
-    return Clip(  # by position, in the order of the columns: corpora have 132,000 clips
+        raise ValueError(f"{split!r} is not a split")
+    return Clip(  # positional arguments are faster, and corpora have 132,000 clips
         ClipId(clip_id),
         path,
         digest,
@@ -187,7 +192,7 @@ def _clip(row: Sequence[str]) -> Clip:
         float(duration),
         has_video == "1",
         has_audio == "1",
-        words,
+        transcript,
         translation,
         given,
         gold,
@@ -199,17 +204,17 @@ def _clip(row: Sequence[str]) -> Clip:
     )
 
 
-_COLUMNS = ["clip_id", "original", "enriched", "translation"]
+_TEXT_COLUMNS = ["clip_id", "original", "enriched", "translation"]
 
 
 @dataclass(frozen=True, slots=True)
 class ClipText:
-    """The text branch's view of a clip; "" stands for what there is none of.
+    """Texts of one clip for the text branch; a missing text is "".
 
     Attributes:
-        original: What was said.
-        enriched: The same, enriched by the LLM.
-        translation: The same in the corpus' other language.
+        original: Transcript.
+        enriched: Transcript enriched by the LLM.
+        translation: Transcript in the other language of the corpus.
     """
 
     original: str
@@ -217,43 +222,43 @@ class ClipText:
     translation: str = ""
 
     def having(self, columns: Sequence[str]) -> list[str]:
-        """The texts of some columns, in their order; none where one of them is blank."""
+        """Return the texts of ``columns`` in this order; an empty list if one of them is blank."""
         texts: list[str] = [getattr(self, column) for column in columns]
         return texts if all(text.strip() for text in texts) else []
 
 
 def write_texts(path: Path, texts: Mapping[str, ClipText]) -> bool:
-    """Write the table, sorted by clip id.
+    """Write the table of texts, sorted by clip id.
 
     Returns:
         Whether the file's bytes changed.
     """
     rows = ([clip_id, text.original, text.enriched, text.translation] for clip_id, text in sorted(texts.items()))
-    return write_csv(path, _COLUMNS, rows)
+    return write_csv(path, _TEXT_COLUMNS, rows)
 
 
 def read_texts(path: Path) -> dict[str, ClipText]:
-    """Read the table by clip id.
+    """Read the table of texts, by clip id.
 
     Raises:
-        MissingInput: When `rewrite` has not run yet.
-        InputError: When it is damaged.
+        MissingInput: If the file does not exist.
+        InputError: If the file is damaged.
     """
     if not path.is_file():
-        raise MissingInput(f"{path} is missing", "run `ecmf-pipe rewrite` (or `dvc repro`) first")
+        raise MissingInput(f"{path} does not exist", "run the stage that writes it", command="ecmf-pipe rewrite")
     header, *rows = list(csv.reader(io.StringIO(read_text(path)))) or [[]]
-    if header != _COLUMNS or any(len(row) != len(header) for row in rows):
-        raise InputError(f"{path} is damaged", "run `ecmf-pipe rewrite` again")
+    if header != _TEXT_COLUMNS or any(len(row) != len(header) for row in rows):
+        raise InputError(f"{path} is damaged", "write it again", command="ecmf-pipe rewrite")
     return {clip_id: ClipText(*texts) for clip_id, *texts in rows}
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """The manifest and what `index` wrote beside it.
+    """The manifest and the corpus table, both written by `index`.
 
     Attributes:
         clips: All clips, sorted by id.
-        labels: The labels, in the order of the model's outputs.
+        labels: Labels in the order of the model's outputs.
         candidates: Clip ids in the order of the submission.
         synthetic: Whether the corpus is generated.
     """
@@ -265,17 +270,17 @@ class Corpus:
 
     @property
     def given(self) -> NDArray[np.int64]:
-        """The given labels as indices, (n,), -1 where there is none."""
-        import numpy as np  # `index` and `settings` read manifests too, and are to start fast
+        """Given labels as indices, (n,), with -1 for clips without one."""
+        import numpy as np  # imported here because `index` and `settings` must start fast
 
         return np.array(labels_of(self.clips, self.labels), np.int64)
 
 
 def read_corpus_tables() -> Corpus:
-    """Read what `index` wrote.
+    """Read the manifest and the corpus table.
 
     Raises:
-        MissingInput: When it has not run yet.
+        MissingInput: If `index` has not run yet.
     """
     clips = read_manifest(paths.MANIFEST)
     corpus: dict[str, Any] = read_json(paths.CORPUS, made_by="index")

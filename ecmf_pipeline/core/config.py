@@ -1,4 +1,4 @@
-"""The base of every room's configuration, frozen and strict about its keys, and types that several rooms share."""
+"""Base class of all configuration sections, and configuration types that several packages share."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Frames = Annotated[int, Field(gt=0)] | Literal["all"]
-"""Pictures of a clip that an encoder reads."""
+"""Number of frames of a clip that an encoder reads."""
 
 
 class Config(BaseModel):
-    """One section of params.yaml: immutable, and an unknown key is an error."""
+    """One section of params.yaml: immutable; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 Pool = Literal["mean", "max", "mean_std"]
-"""How a clip's rows become one vector."""
+"""How the rows of a clip are pooled to one vector."""
 
 
 PoolOrFrames = Literal["mean", "max", "mean_std", "frames"]
-"""The same, or ``frames``: they stay a sequence."""
+"""`Pool`, or ``frames`` to keep the rows as a sequence."""

@@ -1,6 +1,6 @@
-"""Print to the terminal: result lines, progress bars, formatted numbers; silence what native libraries print.
+"""Result lines, warnings, progress bars and formatted numbers for the terminal.
 
-tqdm is imported where a bar is made: it takes as long to import as `index` needs when nothing has changed.
+tqdm is imported inside the functions that use it: its import takes as long as a run of `index` without changes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def warn(message: str, hint: str | None = None, command: str | None = None) -> N
 
 
 def progress_bar(description: str, total: int, *, unit: str = "clip") -> tqdm[NoReturn]:
-    """A bar on standard error that is silent when standard error is not a terminal."""
+    """Return a progress bar on standard error; it prints nothing if standard error is not a terminal."""
     from tqdm import tqdm
 
     return tqdm(
@@ -57,7 +57,7 @@ def progress_bar(description: str, total: int, *, unit: str = "clip") -> tqdm[No
 def progress(
     items: Iterable[Item], description: str, *, total: int | None = None, unit: str = "clip"
 ) -> Iterator[Item]:
-    """Iterate over ``items`` behind a progress bar."""
+    """Iterate over ``items`` and show a progress bar."""
     from tqdm import tqdm
 
     yield from tqdm(
@@ -75,30 +75,32 @@ def format_bytes(count: float) -> str:
 
 
 def format_count(count: int, one: str, many: str | None = None) -> str:
-    """A number of things, such as ``1 part``, ``2 parts``."""
+    """Format a number with its noun, such as ``1 part`` or ``2 parts``."""
     return f"{count} {one if count == 1 else many or f'{one}s'}"
 
 
-def format_part(part: int, whole: int, what: str) -> str:
-    """How much of a number is so, such as "2 of them by verdicts"; empty for none of it."""
+def format_part(part: int, whole: int, description: str) -> str:
+    """Format a part of a whole, such as ``2 of them by verdicts`` or ``all by verdicts``; empty if ``part`` is 0."""
     if not part:
         return ""
-    return f"{part} of them {what}" if part < whole else what if whole == 1 else f"all {what}"
+    if part < whole:
+        return f"{part} of them {description}"
+    return description if whole == 1 else f"all {description}"
 
 
 @contextmanager
 def native_stderr_silenced() -> Iterator[None]:
-    """Send file descriptor 2 nowhere while a native object is built or freed.
+    """Redirect file descriptor 2 to /dev/null while a native object is built or freed.
 
-    MediaPipe and TensorFlow Lite write build notes straight to the descriptor, where neither `logging` nor
-    `contextlib.redirect_stderr` reaches them. Python exceptions still pass.
+    MediaPipe and TensorFlow Lite write build notes directly to the descriptor, so neither `logging` nor
+    `contextlib.redirect_stderr` can suppress them. Python exceptions still propagate.
     """
-    saved = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    stderr_copy = os.dup(2)
+    devnull = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(devnull, 2)
         yield
     finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
+        os.dup2(stderr_copy, 2)
+        os.close(stderr_copy)
+        os.close(devnull)

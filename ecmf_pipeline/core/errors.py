@@ -1,25 +1,25 @@
-"""Every error this package raises on purpose, named by what the caller must do next.
+"""The exceptions of this package, one class for each reaction of the caller.
 
 ::
 
     EcmfError
-    ├── InputError              the user's input is wrong: the command ends with exit code 2
-    │   ├── ParamsError         a key or value of params.yaml
-    │   ├── CorpusError         the corpus folder, its csv files, its labels
-    │   │   └── AmbiguousName   a name in a csv file fits several clips: its row is left out
-    │   ├── TooFewClips         nothing to train on: too few clips, classes or groups
-    │   ├── MissingInput        a file that an earlier stage writes is not there yet
-    │   ├── ModelError          weights that are absent, altered or of another shape
-    │   └── StoreError          a feature store that cannot be read
-    │       ├── StaleStore      a feature store made with other settings than the ones asked for
-    │       └── StoreBusy       another run is writing to the store just now
-    ├── ClipError               one clip is bad: it is quarantined, its class is the reason, and the run goes on
+    ├── InputError              the user's input is wrong: exit code 2
+    │   ├── ParamsError         a key or value of params.yaml is wrong
+    │   ├── CorpusError         the corpus folder, its csv files or its labels cannot be used
+    │   │   └── AmbiguousName   a name in a csv file matches several clips: its row is ignored
+    │   ├── TooFewClips         too few clips, classes or groups to train on
+    │   ├── MissingInput        a file that an earlier stage writes does not exist yet
+    │   ├── ModelError          model weights are missing, altered or of another shape
+    │   └── StoreError          a feature store cannot be read
+    │       ├── StaleStore      a feature store was made with other settings than params.yaml has
+    │       └── StoreBusy       another run is writing to the store
+    ├── ClipError               one clip is bad: it is quarantined with its class as the reason; the run continues
     ├── TooManyQuarantined      more clips are bad than the params allow: exit code 1
-    ├── BudgetSpent             what params allow to be sent to a server is sent: exit code 1
-    ├── TryAgain                clips failed for reasons that may pass: exit code 1, so that DVC runs the stage again
-    └── Interrupted             Ctrl-C or SIGTERM: exit code 130, what was complete is kept
+    ├── BudgetSpent             the request or token budget is spent: exit code 1
+    ├── TryAgain                clips failed for transient reasons: exit code 1, so DVC runs the stage again
+    └── Interrupted             Ctrl-C or SIGTERM: exit code 130; completed work is kept
 
-Anything else that is raised is a bug of ours and propagates with its traceback.
+Any other exception is a bug of this package and propagates with its traceback.
 """
 
 from __future__ import annotations
@@ -27,28 +27,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 WORKER_NOTE = "In a worker:"
-"""Begins the note that holds a worker's traceback, on an error that came from one."""
+"""First line of the exception note that holds the traceback of a worker process."""
 
 
 class EcmfError(Exception):
-    """Base of all errors raised on purpose.
+    """Base class of all errors raised on purpose.
 
-    The message reads ``what failed, where`` (file, key or clip); the hint and the command tell how to fix it::
+    The message names what failed and where (file, key or clip). The hint and the command show how to fix it::
 
         error: data/manifest.csv does not exist
         hint: run the stage that writes it
           ecmf-pipe index
 
     Args:
-        message: What failed and where.
+        message: The failure, with file, key or clip.
         hint: How to fix it.
         command: The shell command that fixes it, without backquotes.
     """
 
     exit_code = 1
+    """Exit code of the command that raises this error."""
 
     default_hint: str | None = None
-    """Hint of errors raised without one."""
+    """Hint of an error that is raised without one."""
 
     def __init__(self, message: str = "", hint: str | None = None, *, command: str | None = None) -> None:
         super().__init__(message)
@@ -71,7 +72,7 @@ def format_message(message: str, hint: str | None = None, command: str | None = 
 
 
 class InputError(EcmfError):
-    """The user's input is wrong: the command ends with exit code 2."""
+    """The user's input is wrong; the command ends with exit code 2."""
 
     exit_code = 2
 
@@ -80,10 +81,10 @@ class ParamsError(InputError):
     """A key or value of params.yaml is wrong.
 
     Args:
-        message: What is wrong and where.
+        message: The problem, with file and keys.
         hint: How to fix it.
         command: The shell command that fixes it.
-        keys: The keys concerned, dotted, such as ``train.hidden``; empty if unknown.
+        keys: The wrong keys, dotted, such as ``train.hidden``; empty if unknown.
     """
 
     def __init__(
@@ -94,23 +95,23 @@ class ParamsError(InputError):
 
 
 class CorpusError(InputError):
-    """The corpus folder or one of its csv files cannot be used."""
+    """The corpus folder, its labels or one of its csv files cannot be used."""
 
 
 class AmbiguousName(CorpusError):
-    """A name fits several clips."""
+    """A name matches several clips."""
 
 
 class TooFewClips(InputError):
-    """There is nothing to train on: too few clips, classes or groups."""
+    """There are too few clips, classes or groups to train on."""
 
 
 class MissingInput(InputError):
-    """A file that an earlier stage writes is not there yet."""
+    """A file that an earlier stage writes does not exist yet."""
 
 
 class ModelError(InputError):
-    """Model weights are absent, altered or of another shape than the encoder expects."""
+    """Model weights are missing, altered or of another shape than the encoder expects."""
 
 
 class StoreError(InputError):
@@ -118,32 +119,32 @@ class StoreError(InputError):
 
 
 class StaleStore(StoreError):
-    """A feature store was made with other settings than the ones asked for."""
+    """A feature store was made with other settings than params.yaml has."""
 
 
 class StoreBusy(StoreError):
-    """Another run is writing to the feature store, or the LLM's answers, just now."""
+    """Another run is writing to the feature store or to the cache of LLM answers."""
 
 
 class ClipError(EcmfError):
-    """One clip is bad; its class name is the reason kept in the quarantine table."""
+    """One clip is bad; the class name is its reason in the quarantine table."""
 
     is_defect = True
-    """Whether it counts towards the share of bad clips that params allow."""
+    """Whether the clip counts towards the share of bad clips that params allow."""
 
     is_transient = False
-    """Whether it says nothing about the clip's content, so that the next run tries again."""
+    """Whether the cause lies outside the clip's content, so the next run tries the clip again."""
 
     @property
     def reason(self) -> str:
-        """The reason class of the quarantine table."""
+        """Name of the class, as stored in the quarantine table."""
         return type(self).__name__
 
 
 def clip_error(reason: str) -> type[ClipError]:
-    """Return the class that a reason of the quarantine table names; `ClipError` itself if there is none."""
-    named = globals().get(reason)
-    return named if isinstance(named, type) and issubclass(named, ClipError) else ClipError
+    """Return the exception class with the name ``reason``; `ClipError` if there is none."""
+    error_class = globals().get(reason)
+    return error_class if isinstance(error_class, type) and issubclass(error_class, ClipError) else ClipError
 
 
 class UnreadableMedia(ClipError):
@@ -151,42 +152,42 @@ class UnreadableMedia(ClipError):
 
 
 class NoVideoStream(ClipError):
-    """The file holds no pictures."""
+    """The file has no video stream."""
 
 
 class TooManyPictures(ClipError):
-    """The pictures that are asked for of the file take more memory than a clip is allowed."""
+    """The requested frames of the file take more memory than one clip may use."""
 
 
 class NoAudioStream(ClipError):
-    """The file holds no sound."""
+    """The file has no audio stream."""
 
 
 class SilentAudio(ClipError):
-    """The sound is nothing but zeros: a muted track says nothing, and must not pass for a quiet voice.
+    """Every audio sample is zero: a muted track, which must not be encoded as a quiet voice.
 
-    That is how the clip is, and no defect of it.
+    This is a property of the clip, not a defect.
     """
 
     is_defect = False
 
 
 class NothingToEncode(ClipError):
-    """The encoder finds nothing in the clip that it could describe (too short, no landmarks)."""
+    """The clip holds nothing that the encoder can encode, for example because it is too short."""
 
 
 class FeaturesNotFinite(ClipError):
-    """The clip's features hold NaN, or numbers beyond what the store's type can hold."""
+    """The clip's features hold NaN, or numbers outside the range of the store's dtype."""
 
 
 class FileUnreachable(ClipError):
-    """The file is gone or may not be read just now."""
+    """The file does not exist any more or cannot be read at present."""
 
     is_transient = True
 
 
 class ChangedSinceIndex(ClipError):
-    """The file is not the one that was indexed."""
+    """The file has changed since it was indexed."""
 
     is_transient = True
 
@@ -196,39 +197,39 @@ class NoFaceFound(ClipError):
 
 
 class UnusableFaceCrops(ClipError):
-    """The file that should hold a clip's face crops holds something else."""
+    """The file of a clip's face crops does not hold face crops."""
 
 
 class UnusableFeatures(ClipError):
-    """What is to be imported for a clip is no array of features."""
+    """The data to import for a clip are not an array of features."""
 
 
 class WorkerCrashed(ClipError):
-    """The clip makes the process that works on it crash, also when it is tried alone."""
+    """The worker process crashes on the clip, even if it is processed alone."""
 
 
 class WorkerKilled(ClipError):
-    """The process that works on the clip was killed from outside, also when the clip was tried alone."""
+    """The worker process was killed from outside, even when the clip was processed alone."""
 
     is_transient = True
 
 
 class OutOfMemory(ClipError):
-    """The clip takes more memory than there is, also when it is tried alone."""
+    """The clip needs more memory than is available, even if it is processed alone."""
 
 
 class RequestRefused(ClipError):
-    """A server refuses to answer about the clip (too long, its content filter), while it answers about others."""
+    """A server refuses the request about the clip (too long, content filter) but answers others."""
 
 
 class ServerUnavailable(ClipError):
-    """A server failed each time it was asked about the clip."""
+    """Every request about the clip failed on the server's side."""
 
     is_transient = True
 
 
 class ClipTimeout(ClipError):
-    """The clip takes longer than `clip_timeout`, also when it is tried alone."""
+    """The clip takes longer than `clip_timeout`, even if it is processed alone."""
 
 
 class TooManyQuarantined(EcmfError):

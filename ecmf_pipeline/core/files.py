@@ -1,4 +1,4 @@
-"""Read text as people save it, write files whole or not at all, hash them once, and lock what one process may write."""
+"""Read text files, write files atomically, cache digests of files, and lock files against concurrent writers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import shlex
 import socket
 import tempfile
 import time
@@ -20,32 +21,33 @@ from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.console import echo
+from ecmf_pipeline.core.console import warn
 from ecmf_pipeline.core.errors import InputError, MissingInput, StoreBusy
 
-_NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-"""What file systems answer that are mounted without locks (some cluster file systems are)."""
-_TICK = 50_000_000
-"""Nanoseconds by which the kernel's clock of files may be behind, generously."""
-_COARSE_TICK = 4_000_000_000
-"""The same for file systems whose times have no fractions of a second."""
+_LOCKS_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+"""Errors of file systems that are mounted without lock support, as some cluster file systems are."""
+_CLOCK_LAG_NS = 50_000_000
+"""Upper bound in nanoseconds of how far file times may lag behind the system clock."""
+_COARSE_CLOCK_LAG_NS = 4_000_000_000
+"""The same bound for file systems that store whole seconds."""
 _SHA256 = re.compile("[0-9a-f]{64}")
-_ROW = [int, int, int, int, str]
-"""Types of what is kept of a file: size, both times, inode and digest."""
+_ROW_TYPES = [int, int, int, int, str]
+"""Types of a cached row: size, mtime, ctime, inode and digest."""
 
 
 def read_text(path: Path) -> str:
-    r"""Read UTF-8 text, with or without a byte-order mark, with any line ends (returned as they are).
+    """Read UTF-8 text, with or without a byte-order mark; line ends are not converted.
 
     Raises:
-        InputError: When the bytes are not UTF-8.
+        InputError: If the bytes are not UTF-8.
     """
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} is not UTF-8 (byte {error.start})",
-            f"save it as UTF-8 (in a shell: iconv -f ENCODING -t UTF-8 {path.name})",
+            "convert it to UTF-8; replace ENCODING by its present encoding, such as GB18030",
+            command=f"iconv -f ENCODING -t UTF-8 {shlex.quote(path.name)}",
         ) from error
 
 
@@ -53,55 +55,56 @@ def read_json(path: Path, *, made_by: str) -> Any:
     """Read a JSON file that the stage ``made_by`` writes.
 
     Raises:
-        MissingInput: When that stage has not run yet.
-        InputError: When the file is damaged.
+        MissingInput: If the file does not exist.
+        InputError: If the file is damaged.
     """
+    command = f"ecmf-pipe {made_by}"
     if not path.is_file():
-        raise MissingInput(f"{path} is missing", f"run `ecmf-pipe {made_by}` (or `dvc repro`) first")
+        raise MissingInput(f"{path} does not exist", "run the stage that writes it", command=command)
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not valid JSON ({error})", f"run `ecmf-pipe {made_by}` again") from error
+        raise InputError(f"{path} is not valid JSON ({error})", "write it again", command=command) from error
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON with sorted keys, whole or not at all."""
+    """Write JSON with sorted keys, atomically."""
     write_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> bool:
-    """Write a table if it is not there as it is already; return whether the file's bytes changed."""
+    """Write a csv file unless it has the same content; return whether its bytes changed."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     return write_atomic(path, text.getvalue(), only_if_changed=True)
 
 
 def write_atomic(path: Path, content: str | bytes, *, only_if_changed: bool = False) -> bool:
-    """Write a file aside and rename it into place, so that no reader ever sees half of it.
+    """Write a temporary file and rename it; readers never see a partial file.
 
     Returns:
-        Whether the file was written; with ``only_if_changed``, False when it already held these bytes.
+        Whether the file was written; with ``only_if_changed``, False if it already held these bytes.
     """
     data = content.encode() if isinstance(content, str) else content
     if only_if_changed and path.is_file() and path.read_bytes() == data:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(aside).chmod(0o644)
-        Path(aside).replace(path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except BaseException:
-        Path(aside).unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise
     return True
 
 
 def flush_folder(folder: Path) -> None:
-    """Write a folder's list of names to the disk: without it, a power cut may undo what was renamed into it."""
+    """Flush a folder's entries to disk; otherwise a power failure may undo a rename into it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -110,48 +113,48 @@ def flush_folder(folder: Path) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+    """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_text(text: str) -> str:
-    """SHA-256 of a text's UTF-8 bytes, in hex."""
+    """Return the SHA-256 of a text's UTF-8 bytes, in hex."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def fingerprint(settings: object) -> str:
-    """Twelve hex digits that change whenever ``settings`` (plain JSON values) do."""
+    """Return the fingerprint of ``settings`` (plain JSON values): twelve hex digits."""
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return sha256_text(canonical)[:12]
 
 
 @contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
+def exclusive(path: Path, resource: str) -> Iterator[None]:
     """Hold the lock file ``path`` while the block runs.
 
     Args:
-        path: The lock file; it is made where it is missing, and stays.
-        what: What is written to, for the message.
+        path: The lock file. It is created if it does not exist, and is not removed.
+        resource: Name of the locked resource, for the message.
 
     Raises:
-        StoreBusy: When another process, of this machine or of one that shares the file system, holds it.
+        StoreBusy: If another process holds the lock, on this machine or on one that shares the file system.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
-            _take(descriptor, path)
+            _acquire(descriptor, path)
         except BlockingIOError as error:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
             raise StoreBusy(
-                f"{what} is being written to by another run ({holder})",
-                "wait until it has ended and run this again: what it computes will not be computed twice",
+                f"another run is writing to {resource} ({holder})",
+                "run the same command again when the other run has ended: its results are reused",
             ) from error
         except OSError as error:
-            if error.errno not in _NO_LOCKS_HERE:
+            if error.errno not in _LOCKS_UNSUPPORTED:
                 raise
-            echo(f"{path}: this file system knows no locks; make sure that no other run writes to {what}")
+            warn(f"{path}: the file system does not support locks", f"make sure that no other run writes to {resource}")
         os.ftruncate(descriptor, 0)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {now}\n".encode(), 0)
@@ -160,58 +163,57 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _take(descriptor: int, path: Path) -> None:
+def _acquire(descriptor: int, path: Path) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
-        is_still_there = os.path.samestat(os.fstat(descriptor), path.stat())
+        is_same_file = os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
-        is_still_there = False
-    if not is_still_there:
-        raise BlockingIOError  # its last holder has removed it meanwhile, and another may hold a new one
+        is_same_file = False
+    if not is_same_file:
+        raise BlockingIOError  # the previous holder removed the file, and another process may have locked a new one
 
 
 def remembered_sha256(path: Path, cache: Path = paths.DIGESTS) -> str:
     """Return the SHA-256 of a file's bytes, in hex; read the file only if it is new or has changed.
 
-    Users can set a file's time of modification, but not its time of change (ctime), which is compared too.
+    The comparison includes ctime, since users can set mtime.
 
     Args:
         path: The file.
-        cache: Where digests are remembered; nothing is if its folder does not exist or may not be written to.
+        cache: Cache of digests. It is not written if its folder does not exist or is not writable.
     """
-    known = _load(cache)
-    before = _state(path)
-    entry = known.get(str(path))
-    if entry is not None and entry[:-1] == before:
-        return str(entry[-1])
+    state = _file_state(path)
+    row = _load_digests(cache).get(str(path))
+    if row is not None and row[:-1] == state:
+        return str(row[-1])
     started_ns = time.time_ns()
     digest = sha256_file(path)
-    may_hold = cache.parent.is_dir() and os.access(cache.parent, os.W_OK)
-    if _state(path) == before and not is_young(path.stat().st_ctime_ns, started_ns) and may_hold:
-        # Read again: another process may have remembered something meanwhile. If two write at once, one is lost.
-        kept = {name: row for name, row in _load(cache).items() if Path(name).is_file()}
-        with suppress(OSError):  # a full disk must not end a command that only reads: the file is then read again
-            write_atomic(cache, json.dumps({**kept, str(path): [*before, digest]}, indent=1) + "\n")
+    is_writable = cache.parent.is_dir() and os.access(cache.parent, os.W_OK)
+    if _file_state(path) == state and not is_young(path.stat().st_ctime_ns, started_ns) and is_writable:
+        # Load again: another process may have written the cache meanwhile. If two write at once, one entry is lost.
+        rows = {name: row for name, row in _load_digests(cache).items() if Path(name).is_file()}
+        with suppress(OSError):  # on a full disk the file is just read again next time
+            write_atomic(cache, json.dumps({**rows, str(path): [*state, digest]}, indent=1) + "\n")
     return digest
 
 
 def is_young(changed_ns: int, started_ns: int) -> bool:
-    """Whether a file with this time of change (ctime) may have been changed later than ``started_ns`` unnoticed."""
-    return changed_ns >= started_ns - (_TICK if changed_ns % 1_000_000_000 else _COARSE_TICK)
+    """Return whether a file with ctime ``changed_ns`` could change after ``started_ns`` without a new ctime."""
+    return changed_ns >= started_ns - (_CLOCK_LAG_NS if changed_ns % 1_000_000_000 else _COARSE_CLOCK_LAG_NS)
 
 
-def _state(path: Path) -> list[int]:
+def _file_state(path: Path) -> list[int]:
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def _load(cache: Path) -> dict[str, list[int | str]]:
-    """Read the remembered digests; a missing or damaged file counts as empty."""
+def _load_digests(cache: Path) -> dict[str, list[int | str]]:
+    """Read the cached digests; a missing or damaged cache counts as empty."""
     try:
-        found = json.loads(cache.read_bytes())
+        content = json.loads(cache.read_bytes())
     except (OSError, ValueError):
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         return {}
-    rows = {path: row for path, row in found.items() if isinstance(row, list) and [*map(type, row)] == _ROW}
+    rows = {path: row for path, row in content.items() if isinstance(row, list) and [*map(type, row)] == _ROW_TYPES}
     return {path: row for path, row in rows.items() if _SHA256.fullmatch(row[-1])}

@@ -1,4 +1,4 @@
-"""Where everything stands in a project folder (paths relative to the current directory)."""
+"""Paths of all files of a project, relative to the current directory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from ecmf_pipeline.core.clips import Modality
 
 Labels = Literal["given", "refined"]
-"""Which labels a model is trained on."""
+"""The labels that a model is trained on."""
 
 PARAMS = Path("params.yaml")
 DATA = Path("data")
@@ -45,43 +45,43 @@ REPORT = DATA / "report" / "index.html"
 
 
 def features(modality: Modality) -> Path:
-    """The feature store of a modality."""
+    """Return the feature store of a modality."""
     return DATA / "features" / f"{modality.value}.zarr"
 
 
 def cues(modality: Modality) -> Path:
-    """What a modality shows of each clip, in words."""
+    """Return the table of emotional cues that a modality shows in each clip."""
     return CUES / f"{modality.value}.csv"
 
 
 def quarantine(stage: str, modality: Modality | None = None) -> Path:
-    """The quarantine table of a stage."""
+    """Return the quarantine table of a stage."""
     return QUARANTINE / (f"{stage}-{modality.value}.csv" if modality else f"{stage}.csv")
 
 
 def models_trained_on(labels: Labels) -> Path:
-    """The trained models: one folder a variant (``fusion``, or the name of a modality alone)."""
+    """Return the folder of trained models, with one folder for each variant (``fusion`` or a modality)."""
     return DATA / "fusion" / labels
 
 
 def predictions(labels: Labels) -> Path:
-    """The predictions of the models in `models_trained_on`, one csv file a variant: they are what is evaluated.
+    """Return the folder of out-of-fold predictions, with one csv file for each variant; `evaluate` scores them.
 
-    Every clip, also one that was not trained on, is judged by the models that saw neither it nor its group.
+    Each clip, trained on or not, is predicted by the models that were trained on neither it nor its group.
     """
     return DATA / "predictions" / labels
 
 
 def deployed_predictions(labels: Labels) -> Path:
-    """What the whole ensemble of fusion models says, as in the submission."""
+    """Return the predictions of the whole fusion ensemble, which the submission contains."""
     return predictions(labels) / "deployed" / "fusion.csv"
 
 
 def trained_on(labels: Labels) -> Path:
-    """Which labels the models in `models_trained_on` that made the `predictions` had learned from."""
+    """Return the file with the digest of the labels that the models behind `predictions` were trained on."""
     return predictions(labels) / "trained_on.json"
 
 
 def submission(labels: Labels) -> Path:
-    """The challenge's csv. The one to hand in is that of the refined labels."""
+    """Return the submission of the challenge; hand in the one of the refined labels."""
     return DATA / ("submission.csv" if labels == "refined" else "submission_given.csv")

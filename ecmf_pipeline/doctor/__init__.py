@@ -1,6 +1,6 @@
-"""`ecmf-pipe doctor`: what a long run would stumble over, found before it starts.
+"""`ecmf-pipe doctor`: find problems of a long run before it starts.
 
-``checks`` says what a check tells, ``models`` loads what is to be loaded, ``trial`` sends a few clips through the real
-extraction and projects what the rest will take, ``run`` does it all in order. Everything that is written goes into a
-temporary folder. Nothing of the project is touched, but that digests of weights are remembered (`data/.digests.json`).
+``checks`` defines the result of a check, ``models`` loads the models, ``corpus`` reads the corpus, ``trial`` extracts
+features of a few clips and measures the time, and ``run`` makes all checks in order. All output goes to a temporary
+folder. The project is not changed, except that digests of weights are cached (`data/.digests.json`).
 """

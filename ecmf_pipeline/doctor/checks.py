@@ -1,4 +1,4 @@
-"""What a check of `doctor` tells."""
+"""Results of the checks of `doctor`."""
 
 from __future__ import annotations
 
@@ -7,27 +7,30 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from ecmf_pipeline.core.errors import EcmfError, InputError
+from ecmf_pipeline.core.errors import EcmfError, format_message
 
 
 class State(StrEnum):
-    """How a check turned out."""
+    """Outcome of a check."""
 
     OK = "ok"
     WARNING = "warning"
-    """A run goes on past it, but loses something."""
+    """A run would continue, but lose something."""
     FAILURE = "failure"
-    """A run would stop here."""
+    """A run would stop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
-        message: What was found, in one line.
-        hint: How to mend it; empty where there is nothing to mend.
-        figures: The same for programs, as plain JSON values.
+        name: Name of the check.
+        state: Outcome.
+        message: Finding, in one line.
+        hint: How to fix the problem; empty if there is none.
+        command: Shell command that fixes the problem; empty if there is none.
+        figures: Figures of the finding for programs, as plain JSON values.
     """
 
     name: str
@@ -35,28 +38,27 @@ class Check:
     message: str
     hint: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
 
     @classmethod
     def failed(cls, name: str, error: EcmfError) -> Check:
-        """What stopped a check would stop a run."""
-        if isinstance(error, InputError):
-            return cls(name, State.FAILURE, error.message, error.hint or "")
-        return cls(name, State.FAILURE, str(error))
+        """Return the failed check for an error that would also stop a run."""
+        return cls(name, State.FAILURE, error.message, error.hint or "", command=error.command or "")
 
     def line(self) -> str:
-        """For people; the hint on lines of its own."""
-        hints = "".join(f"\n{'':<26}{line}" for line in self.hint.splitlines())
-        return f"{self.state.value:<9}{self.name:<17}{self.message}{hints}"
+        """Format the result for the terminal, with the hint and the command on separate lines."""
+        first, *further = format_message(self.message, self.hint, self.command).splitlines()
+        return f"{self.state.value:<9}{self.name:<17}{first}" + "".join(f"\n{'':<26}{line}" for line in further)
 
 
 def exit_code(checks: Iterable[Check]) -> int:
-    """0: all is well; 1: a run would go through, with losses; 2: it would stop."""
+    """Return 0 if all checks pass, 1 if a run would lose something, 2 if a run would stop."""
     states = {check.state for check in checks}
     return 2 if State.FAILURE in states else 1 if State.WARNING in states else 0
 
 
 def duration(seconds: float) -> str:
-    """A time in words, such as ``2 h 5 min``, ``3 min``, ``12 s``, ``0.4 s``."""
+    """Format a time, such as ``2 h 5 min``, ``3 min``, ``12 s`` or ``0.4 s``."""
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""The clips that a trial takes, and how many are still to do."""
+"""Read the corpus, select clips for the trial and count the clips still to process."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ecmf_pipeline.corpora.listing import CorpusListing
 from ecmf_pipeline.corpora.measuring import Measured
 from ecmf_pipeline.corpora.registry import read_corpus
 from ecmf_pipeline.doctor.checks import Check, State
-from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, spread
+from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, sample_evenly
 from ecmf_pipeline.extraction.run import Reading, coverage
 from ecmf_pipeline.settings.params import Params
 
-_MEASURED = 4 * TRIAL_CLIPS
+_MEASURED_CLIPS = 4 * TRIAL_CLIPS
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead:
-    """The corpus, and what is there of it.
+class CorpusState:
+    """The corpus and the results of earlier runs.
 
     Attributes:
-        listing: What the corpus' files say.
-        manifest: What `index` made of it; None where it has not run.
-        texts: Transcripts as `rewrite` left them, by clip id; None where it has not run.
+        listing: Clips that the corpus files list.
+        manifest: The manifest; None if `index` has not run.
+        texts: Texts by clip id; None if `rewrite` has not run.
     """
 
     listing: CorpusListing
@@ -38,11 +38,11 @@ class Ahead:
 
     @property
     def labels(self) -> Sequence[str]:
-        """What the LLM is to choose from."""
+        """Labels that the LLM chooses from."""
         return self.listing.labels if len(self.listing.labels) > 1 else MER_LABELS
 
     def missing(self, modality: Modality, settings: Mapping[str, object]) -> int:
-        """Clips whose features of a modality are still to be computed, as far as can be told."""
+        """Return the number of clips whose features of a modality are missing, or an estimate before `index` ran."""
         if modality is Modality.TEXT and self.texts is None:
             return sum(bool(clip.transcript.strip()) for clip in self.listing.clips)
         if self.manifest is None:
@@ -57,52 +57,55 @@ class Ahead:
             reading=Reading.of_settings(settings),
         ).missing
 
-    def unasked(self) -> int:
-        """Texts that the LLM is still to be asked about."""
-        known = {clip_id: text.original for clip_id, text in (self.texts or {}).items()}
-        return len({c.transcript for c in self.listing.clips if c.transcript.strip()} - set(known.values()))
+    def unanswered(self) -> int:
+        """Return the number of distinct transcripts that the LLM has not enriched yet."""
+        enriched = {text.original for text in (self.texts or {}).values()}
+        return len({clip.transcript for clip in self.listing.clips if clip.transcript.strip()} - enriched)
 
 
-def look_ahead(params: Params) -> Ahead:
-    """Read the corpus, and what earlier runs made of it.
+def read_state(params: Params) -> CorpusState:
+    """Read the corpus and the results of earlier runs.
 
     Raises:
-        CorpusError: When it cannot be read.
-        InputError: When a table of an earlier run is damaged.
+        CorpusError: If the corpus cannot be read.
+        InputError: If a table of an earlier run is damaged.
     """
-    return Ahead(
+    return CorpusState(
         read_corpus(params.corpus, face_crops=params.faces.source == "openface"),
         read_manifest(paths.MANIFEST) if paths.MANIFEST.is_file() else None,
         read_texts(paths.REWRITES) if paths.REWRITES.is_file() else None,
     )
 
 
-def check_corpus(params: Params, ahead: Ahead) -> Check:
-    """How many clips there are, and of what."""
-    clips = ahead.listing.clips
-    files, spoken = sum(bool(clip.path) for clip in clips), sum(bool(clip.transcript.strip()) for clip in clips)
-    indexed = "not indexed yet" if ahead.manifest is None else f"{len(ahead.manifest)} in the manifest"
+def check_corpus(params: Params, corpus: CorpusState) -> Check:
+    """Count the clips, media files and transcripts of the corpus."""
+    clips = corpus.listing.clips
+    files, transcripts = sum(bool(clip.path) for clip in clips), sum(bool(clip.transcript.strip()) for clip in clips)
+    indexed = "not indexed yet" if corpus.manifest is None else f"{len(corpus.manifest)} in the manifest"
     message = (
-        f"{params.corpus.kind} in {params.corpus.root}: {len(clips)} clips, {files} with a file, {spoken} with words"
+        f"{params.corpus.kind} in {params.corpus.root}: {len(clips)} clips, {files} with a file, "
+        f"{transcripts} with a transcript"
     )
-    figures = {"clips": len(clips), "files": files, "transcripts": spoken}
-    if not files and not spoken:
-        return Check("corpus", State.FAILURE, f"{message}: there is nothing to compute", "see corpus.root", figures)
+    figures = {"clips": len(clips), "files": files, "transcripts": transcripts}
+    if not files and not transcripts:
+        hint = "check corpus.root in params.yaml"
+        return Check("corpus", State.FAILURE, f"{message}: nothing to compute", hint, figures)
     return Check("corpus", State.OK, f"{message}; {indexed}", figures=figures)
 
 
-def measured_clips(ahead: Ahead, folder: Path, clip_timeout: float) -> tuple[list[Clip], Mapping[ClipId, Measured]]:
-    """Measure some clips with a file, evenly spread over the corpus, as `index` does; tell those that cannot be read.
+def probe_clips(corpus: CorpusState, folder: Path, clip_timeout: float) -> tuple[list[Clip], Mapping[ClipId, Measured]]:
+    """Probe some clips as `index` does; return the readable clips and the failures by clip id.
 
-    More than are tried, for some may lack what a modality reads.
+    The clips are evenly spaced over the corpus. There are more than the trial needs, since some may lack the input of
+    a modality.
     """
-    chosen = spread([clip for clip in ahead.listing.clips if clip.path], _MEASURED)
-    listing = replace(ahead.listing, clips=tuple(chosen))
-    found = index_corpus(listing, folder / "index.json", workers=1, clip_timeout=clip_timeout)
-    return list(found.clips), found.quarantined
+    chosen = sample_evenly([clip for clip in corpus.listing.clips if clip.path], _MEASURED_CLIPS)
+    listing = replace(corpus.listing, clips=tuple(chosen))
+    result = index_corpus(listing, folder / "index.json", workers=1, clip_timeout=clip_timeout)
+    return list(result.clips), result.quarantined
 
 
-def spoken_clips(ahead: Ahead, count: int) -> list[Clip]:
-    """Some clips with words, evenly spread over the corpus, no two of which say the same."""
-    by_words = {clip.transcript: clip for clip in ahead.listing.clips if clip.transcript.strip()}
-    return spread(list(by_words.values()), count)
+def clips_with_transcript(corpus: CorpusState, count: int) -> list[Clip]:
+    """Return up to ``count`` clips with different transcripts, evenly spaced over the corpus."""
+    clip_of = {clip.transcript: clip for clip in corpus.listing.clips if clip.transcript.strip()}
+    return sample_evenly(list(clip_of.values()), count)

@@ -1,4 +1,4 @@
-"""Whether the models that params ask for are here, or can be fetched, and load."""
+"""Check that the models of params.yaml are present, or can be fetched, and load."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ecmf_pipeline.store.state import encoder_name
 
 
 def check_weights(params: Params) -> Check:
-    """Whether the weights that ship inside packages are here."""
+    """Check that the weights that ship inside Python packages are present."""
     names = params.models.names
     absent = [name for name in names if not embedded_model(name).is_present(paths.MODELS)]
     if absent:
@@ -32,25 +32,24 @@ def check_weights(params: Params) -> Check:
             "weights",
             State.FAILURE,
             f"{len(absent)} of {len(names)} embedded models are not in {paths.MODELS}: {', '.join(absent)}",
-            "run `ecmf-pipe models`",
+            "fetch them",
             {"wanted": list(names), "absent": absent},
+            command="ecmf-pipe models",
         )
     message = (
-        f"{format_count(len(names), 'embedded model')} in {paths.MODELS}"
-        if names
-        else "no embedded models are asked for"
+        f"{format_count(len(names), 'embedded model')} in {paths.MODELS}" if names else "models.names lists no models"
     )
     return Check("weights", State.OK, message, figures={"wanted": list(names), "absent": []})
 
 
 def workers_of(params: Params) -> int:
-    """How many processes `extract` would have encode side by side."""
+    """Return the number of worker processes that `extract` would start."""
     gpus = visible_gpus(params.extract.device)
     return max(1, params.extract.workers if params.extract.workers is not None else len(gpus) or usable_cores())
 
 
 def check_device(params: Params) -> Check:
-    """Where encoders run."""
+    """Check the device on which encoders run."""
     from ecmf_pipeline.encoders.base_config import pick_device
 
     try:
@@ -64,39 +63,39 @@ def check_device(params: Params) -> Check:
 
 
 def check_encoders(params: Params, loaded: dict[Modality, dict[str, Any]]) -> Iterator[Check]:
-    """Load the encoder of each modality in use, one by one; ``loaded`` takes up the settings of those that load."""
+    """Load the encoder of each modality in use; add the settings of those that load to ``loaded``."""
     for modality in params.extract.encoders:
         name = f"encoder {modality.value}"
         encoder = params.encoder_of(modality)
         if isinstance(encoder, ImportedConfig):
-            yield Check(name, State.OK, f"{encoder.name}: imported features, nothing is computed here")
+            yield Check(name, State.OK, f"{encoder.name}: imported features, nothing to compute")
             continue
         try:
             loaded[modality], check = _load(params, modality)
         except EcmfError as error:
             failed = Check.failed(name, error)
-            yield replace(failed, hint=f"{failed.hint}{_of_the_hub(encoder)}")
+            yield replace(failed, hint="; ".join(filter(None, (failed.hint, _hub_hint(encoder)))))
             continue
         yield check
 
 
 def _load(params: Params, modality: Modality) -> tuple[dict[str, Any], Check]:
-    """Load one encoder and let go of it."""
+    """Load one encoder and close it again; return its settings and the check."""
     from ecmf_pipeline.encoders.base_config import best_precision
 
-    encoder = params.encoder_of(modality)
+    config = params.encoder_of(modality)
     settings = params.settings_of(modality)
-    begun = time.perf_counter()
-    built = build_encoder(encoder, params.extract.device)
-    seconds = time.perf_counter() - begun
+    started = time.perf_counter()
+    encoder = build_encoder(config, params.extract.device)
+    seconds = time.perf_counter() - started
     try:
-        dim, dtype = built.dim, built.dtype
+        dim, dtype = encoder.dim, encoder.dtype
     finally:
-        built.close()
+        encoder.close()
     names = params.extract.encoders[modality]
-    precisions = list(dict.fromkeys(str(getattr(member, "precision", "fp32")) for member in _members(encoder)))
+    precisions = list(dict.fromkeys(str(getattr(member, "precision", "fp32")) for member in _members(config)))
     lacks_instructions = "bf16" in precisions and best_precision(params.extract.device) != "bf16"
-    slow = " (slow: no instructions for it here)" if lacks_instructions else ""
+    slow = " (slow: the device has no bf16 instructions)" if lacks_instructions else ""
     message = (
         f"{' + '.join(names)}: {dim}-d, computed in {' and '.join(precisions)}{slow}, stored as {dtype}, "
         f"loaded in {duration(seconds)}"
@@ -116,11 +115,11 @@ def _members(encoder: BaseEncoderConfig) -> Sequence[BaseEncoderConfig]:
     return encoder.members if isinstance(encoder, JoinedConfig) else [encoder]
 
 
-def _of_the_hub(encoder: BaseEncoderConfig) -> str:
-    """What to add to the hint of an encoder that does not load, where a model must come from the hub."""
+def _hub_hint(encoder: BaseEncoderConfig) -> str:
+    """Return a hint about the models of an encoder that come from the model hub; empty if there are none."""
     members = [member for member in _members(encoder) if isinstance(member, TransformersConfig)]
     models = [member.model for member in members if not Path(member.model).is_dir()]
     if not models:
         return ""
     offline = "; HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else ""
-    return f"\n{', '.join(models)}: fetched once into {hub_cache()}, which needs the network{offline}"
+    return f"{', '.join(models)} must be fetched once into {hub_cache()}, which needs network access{offline}"

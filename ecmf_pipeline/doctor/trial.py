@@ -1,4 +1,4 @@
-"""A few clips through the real extraction, into a temporary folder: what they cost, and what the rest will."""
+"""Extract features and enrich texts of a few clips in a temporary folder, and measure the time."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.store import FeatureStore, has_fingerprint
 
 TRIAL_CLIPS = 4
-Anything = TypeVar("Anything")
+"""Number of clips of a trial."""
+T = TypeVar("T")
 
 
 class TimedEngine:
-    """Another engine, of a single worker, and a clock beside it."""
+    """An engine with a single worker that records when each batch finishes."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._begun = 0.0
-        self._finished: list[tuple[float, int]] = []
+        self._started = 0.0
+        self._finished: list[tuple[float, int]] = []  # time and number of items of each batch
 
     def run(
         self, tasks: Iterable[Task[ItemT]], factory: StepFactory, spools: Mapping[str, Spool[Any]]
     ) -> Iterator[Done[ItemT]]:
         """See `runner.Engine`."""
-        self._begun = time.perf_counter()
+        self._started = time.perf_counter()
         results = cast("Iterator[Done[ItemT]]", self._engine.run(tasks, factory, spools))
         with closing(results) as finished:  # type: ignore[type-var]
             for done in finished:
@@ -47,32 +48,33 @@ class TimedEngine:
 
     @property
     def includes_loading(self) -> bool:
-        """Whether there was but one batch, so that loading the models cannot be told from working."""
+        """Whether the time includes loading the models, because there was only one batch."""
         return len(self._finished) == 1
 
-    def seconds_an_item(self) -> float | None:
-        """Seconds for one item. Those of the first batch are left out, for a worker loads its models before it.
+    def seconds_per_item(self) -> float | None:
+        """Return the seconds per item, without the first batch, before which the worker loads its models.
 
-        Where there was a single batch, that is told, loading included; None where there was none.
+        If there was a single batch, the time includes loading. None if there was no batch.
         """
         if not self._finished:
             return None
         if len(self._finished) == 1:
             ended, items = self._finished[0]
-            return (ended - self._begun) / items
+            return (ended - self._started) / items
         return (self._finished[-1][0] - self._finished[0][0]) / sum(items for _, items in self._finished[1:])
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What became of a few clips of one modality.
+    """Result of extracting one modality of a few clips.
 
     Attributes:
-        absent: How many of the clips have no such input, and were not.
-        failed: Clips that failed: id, reason, message.
-        seconds: Seconds a clip, with one worker of one thread; None where nothing was tried.
-        bytes_a_clip: Bytes of features a clip that has some; None where none has.
-        includes_loading: Whether the time is that of a single clip and of loading the models.
+        tried: Number of clips that were processed.
+        absent: Number of clips without an input of this modality.
+        failed: Clip id, reason and message of each failure.
+        seconds: Seconds per clip with one single-threaded worker; None if no clip was processed.
+        bytes_a_clip: Bytes of features per clip with features; None if there is none.
+        includes_loading: Whether the time is that of a single clip and includes loading the models.
     """
 
     tried: int
@@ -83,8 +85,8 @@ class Trial:
     includes_loading: bool = False
 
 
-def spread(items: Sequence[Anything], count: int) -> list[Anything]:
-    """At most ``count`` items, evenly spread over all."""
+def sample_evenly(items: Sequence[T], count: int) -> list[T]:
+    """Return at most ``count`` items, evenly spaced over all items."""
     if len(items) <= count:
         return list(items)
     return [items[position * (len(items) - 1) // (count - 1)] for position in range(count)]
@@ -98,9 +100,9 @@ def try_extraction(
     texts: Mapping[str, ClipText],
     folder: Path,
 ) -> Trial:
-    """Extract a modality of some measured clips, one after the other in a worker process of its own.
+    """Extract a modality of some measured clips in batches of one, in a separate worker process.
 
-    Nothing is written but into the folder.
+    Output goes only to ``folder``.
     """
     root = folder / f"{modality.value}.zarr"
     engine = TimedEngine(LocalProcesses(1, params.extract.clip_timeout))
@@ -114,7 +116,7 @@ def try_extraction(
             root=root,
             quarantine_path=folder / f"{modality.value}.csv",
         )
-        with suppress(TryAgain):  # what may pass stands in the quarantine table too
+        with suppress(TryAgain):  # the quarantine table lists transient failures too
             extract(
                 [branch],
                 clips,
@@ -131,13 +133,13 @@ def try_extraction(
         len(branch.todo),
         branch.absent,
         failed,
-        engine.seconds_an_item(),
-        _bytes_a_clip(root, branch.fingerprint),
+        engine.seconds_per_item(),
+        _bytes_per_clip(root, branch.fingerprint),
         engine.includes_loading,
     )
 
 
-def _bytes_a_clip(root: Path, fingerprint: str) -> float | None:
+def _bytes_per_clip(root: Path, fingerprint: str) -> float | None:
     if not has_fingerprint(root, fingerprint):
         return None
     store = FeatureStore(root, fingerprint)
@@ -146,14 +148,14 @@ def _bytes_a_clip(root: Path, fingerprint: str) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """What the LLM says of a few texts.
+class LlmTrial:
+    """Result of enriching a few texts.
 
     Attributes:
-        texts: The transcripts, original and enriched, by clip id.
-        failed: How many the LLM could not be asked about.
-        seconds: Seconds a text, in batches of a few.
-        includes_loading: Whether the time is that of a single text and of loading the model.
+        texts: Original and enriched transcripts, by clip id.
+        failed: Number of texts that failed.
+        seconds: Seconds per text, in batches of a few texts.
+        includes_loading: Whether the time is that of a single batch and includes loading the model.
     """
 
     texts: Mapping[str, ClipText]
@@ -162,21 +164,21 @@ class Answers:
     includes_loading: bool
 
 
-def ask_llm(params: Params, clips: Sequence[Clip], labels: Sequence[str], folder: Path) -> Answers:
-    """Score and enrich what some clips, all with words, say, with the LLM in a worker process of its own.
+def try_llm(params: Params, clips: Sequence[Clip], labels: Sequence[str], folder: Path) -> LlmTrial:
+    """Enrich the transcripts of some clips with the LLM in a separate worker process.
 
-    Nothing is written but into the folder.
+    Output goes only to ``folder``.
 
     Raises:
-        ModelError: When the model cannot be loaded.
+        ModelError: If the model cannot be loaded.
     """
     books = ScoreBooks("doctor", folder / "scores", folder / ".scores.spool", folder / "llm.csv")
-    two_batches = (len(clips) + 1) // 2  # the first one's time is that of loading, too
-    config: LlmConfig = params.llm.model_copy(update={"batch_size": two_batches, "max_quarantined": 1.0})
+    batch_size = (len(clips) + 1) // 2  # two batches, since the time of the first one includes loading
+    config: LlmConfig = params.llm.model_copy(update={"batch_size": batch_size, "max_quarantined": 1.0})
     engine = TimedEngine(LocalProcesses(1, config.clip_timeout, threads=usable_cores()))
     contexts: dict[str, Context] = {clip.clip_id: Context(clip.transcript) for clip in clips}
-    answers = enrich_texts(config, params.rewrite, contexts, labels, books=books, engine=engine)
+    rewritten = enrich_texts(config, params.rewrite, contexts, labels, books=books, engine=engine)
     texts: dict[str, ClipText] = {
-        clip.clip_id: ClipText(clip.transcript, answers.texts[clip.clip_id], clip.translation) for clip in clips
+        clip.clip_id: ClipText(clip.transcript, rewritten.texts[clip.clip_id], clip.translation) for clip in clips
     }
-    return Answers(texts, answers.quarantined, engine.seconds_an_item(), engine.includes_loading)
+    return LlmTrial(texts, rewritten.quarantined, engine.seconds_per_item(), engine.includes_loading)

@@ -1,1 +1,1 @@
-"""Parse params.yaml over its preset, and resolve what it means for each stage."""
+"""Parse params.yaml together with its preset, and resolve the settings of each stage."""

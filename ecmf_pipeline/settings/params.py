@@ -1,6 +1,6 @@
-"""params.yaml: one section a stage and a few that stages share, every section one frozen, strict model.
+"""Model of params.yaml: one frozen, strict section for each stage, and sections that stages share.
 
-Only stages see `Params`; each room owns, and is handed, its own section.
+Only stages use `Params`. Each package defines its own section and receives only that section.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, NamedTuple, Self, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -41,19 +41,19 @@ from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig
 from ecmf_pipeline.media.containers import resolved_reader
 from ecmf_pipeline.report.config import ReportConfig
-from ecmf_pipeline.settings.presets import DEFAULT_PRESET, merged_over, preset_document
+from ecmf_pipeline.settings.presets import DEFAULT_PRESET, merge_over_preset, preset_document, preset_names
 from ecmf_pipeline.transcription.config import TranscribeConfig
 
 
 class IndexConfig(Config):
-    """How the corpus is scanned.
+    """Settings of the `index` stage.
 
     Attributes:
-        max_quarantined: Share of the corpus' files that may be unreadable before `index` ends with exit code 1.
-        workers: Processes that read new files. None: one for each core; 0: none but the main process, and a file at
-            which the demuxer crashes ends the run.
-        clip_timeout: Seconds that one file may take to be hashed and probed. One that takes longer, twice, is
-            quarantined until it changes, or this does.
+        max_quarantined: Share of unreadable files above which `index` ends with exit code 1.
+        workers: Worker processes that read new files. None: one for each core; 0: the main process only, which ends
+            if the demuxer crashes on a file.
+        clip_timeout: Seconds to hash and probe one file. A file that exceeds it twice is quarantined until the file
+            or this value changes.
     """
 
     max_quarantined: float = Field(0.2, ge=0, le=1)
@@ -62,12 +62,14 @@ class IndexConfig(Config):
 
 
 class TrainConfig(Config):
-    """The `train` stage.
+    """Settings of the `train` stage.
 
     Attributes:
-        pool: How the rows of a clip become one vector, for training, voting and prediction alike. ``frames``: the
-            fusion takes them as a sequence of `arrays.MOST_FRAMES` at most, and ``fusion.temporal`` says how it sums
-            them up; voters, which take vectors, are given their mean.
+        pool: Pooling of the rows of a clip to one vector, for training, voting and prediction. With ``frames``, the
+            fusion model takes a sequence of at most `arrays.MOST_FRAMES` rows and pools it as ``fusion.temporal``
+            specifies; voters, which need vectors, get the mean.
+        fusion: The fusion model.
+        training: Training of the fusion model.
     """
 
     pool: PoolOrFrames = "mean"
@@ -76,7 +78,7 @@ class TrainConfig(Config):
 
     @property
     def vector_pool(self) -> Pool:
-        """How rows become one vector for what takes nothing else."""
+        """Pooling for models that need one vector for each clip."""
         return "mean" if self.pool == "frames" else self.pool
 
 
@@ -90,12 +92,12 @@ def _embedded_encoders() -> dict[str, EncoderConfig]:
 
 
 class Params(Config):
-    """All of params.yaml over its preset. What both leave out has its default, which is that of ``embedded``.
+    """All params: params.yaml merged over its preset, with the defaults of ``embedded`` for all other keys.
 
     Attributes:
-        preset: The choice of models that the file stands on; see `presets`.
-        encoders: Frozen models by name; ``extract`` says which of them serves which modality.
-        train: The fusion model and its training; `predict` has no settings of its own.
+        preset: Name of the preset; see `presets`.
+        encoders: Frozen encoders by name; ``extract.encoders`` assigns them to modalities.
+        train: The fusion model and its training; `predict` uses these settings too.
     """
 
     preset: str = DEFAULT_PRESET
@@ -122,20 +124,37 @@ class Params(Config):
         for modality in self.extract.encoders:
             self._check_encoders(modality)
         if self.corpus.kind == "sample" and self.corpus.root != paths.SAMPLE:
-            raise _wrong("corpus.root", f"the generated corpus stands in {paths.SAMPLE}; set corpus.kind as well")
+            raise _inconsistent(
+                "corpus.root",
+                f"the corpus of kind sample is always in {paths.SAMPLE}",
+                "for another corpus, set corpus.kind too",
+            )
         if self.corpus.kind != "sample" and self.corpus.root == paths.SAMPLE:
-            raise _wrong("corpus.root", f"say where the {self.corpus.kind} corpus stands")
+            raise _inconsistent(
+                "corpus.root",
+                f"not set for a corpus of kind {self.corpus.kind}",
+                "set corpus.root to the folder of the corpus",
+            )
         if self.faces.source == "openface" and self.corpus.kind != "mer":
-            raise _wrong("faces.source", f"{self.faces.source} crops come with corpora of corpus.kind mer alone")
+            raise _inconsistent(
+                "faces.source",
+                f"{self.faces.source} crops exist only in corpora of kind mer, not {self.corpus.kind}",
+                "set faces.source to detect",
+            )
         if "frames" in self.vote.inputs and self.llm.backend != "openai":
-            raise _wrong("vote.inputs", "frames are shown to a server whose model can see: set llm.backend to openai")
+            raise _inconsistent(
+                "vote.inputs", "frames need a server with a vision model", "set llm.backend to openai, or remove frames"
+            )
         if "cues" in self.vote.inputs and not self.llm.votes.cues:
-            raise _wrong("llm.votes.cues", "vote.inputs asks for cues: name face, audio or both")
+            raise _inconsistent(
+                "llm.votes.cues", "empty although vote.inputs contains cues", "list face, audio or both"
+            )
         fusion, search = self.train.fusion, self.train.training.search
-        if odd := search.not_split_by(fusion.heads):
-            raise _wrong(
+        if indivisible := search.not_split_by(fusion.heads):
+            raise _inconsistent(
                 "train.training.search.hidden",
-                f"{', '.join(map(str, odd))}: each must be a multiple of train.fusion.heads ({fusion.heads})",
+                f"{', '.join(map(str, indivisible))} cannot be divided by train.fusion.heads ({fusion.heads})",
+                f"use multiples of {fusion.heads}",
             )
         for kind in self.rewrite.cues:
             self._check_cues(kind, "rewrite.cues")
@@ -146,38 +165,47 @@ class Params(Config):
     def _check_cues(self, kind: str, key: str) -> None:
         modality = Modality(kind)
         names = self.extract.encoders.get(modality, ())
-        wanted = MiniXceptionConfig if modality is Modality.FACE else EgemapsConfig
-        if len(names) != 1 or not isinstance(self.encoders[names[0]], wanted):
-            raise _wrong(
+        required = MiniXceptionConfig if modality is Modality.FACE else EgemapsConfig
+        if len(names) != 1 or not isinstance(self.encoders[names[0]], required):
+            encoder = required.model_fields["type"].default
+            raise _inconsistent(
                 key,
-                f"{kind} is put into words from {wanted.model_fields['type'].default} alone, and "
-                f"extract.encoders.{kind} is {', '.join(names) or 'not in use'}",
+                f"{kind} needs the encoder {encoder} only, but extract.encoders.{kind} is "
+                f"{', '.join(names) or 'not in use'}",
+                f"set extract.encoders.{kind} to {encoder}, or remove {kind}",
             )
 
     def _check_encoders(self, modality: Modality) -> None:
         names, key = self.extract.encoders[modality], f"extract.encoders.{modality.value}"
         for name in names:
             if name not in self.encoders:
-                raise _wrong(key, f"no encoder is named {name!r}{_nearest(name, self.encoders)}")
+                raise _inconsistent(key, f"no encoder is named {name!r}", _suggest(name, self.encoders))
             if modality not in self.encoders[name].modalities:
-                raise _wrong(key, f"{name!r} cannot serve this modality")
+                usable = [other for other, config in self.encoders.items() if modality in config.modalities]
+                raise _inconsistent(
+                    key, f"{name!r} cannot encode this modality", f"use another encoder: {', '.join(usable) or 'none'}"
+                )
             if len(names) > 1 and isinstance(self.encoders[name], ImportedConfig):
-                raise _wrong(key, f"{name!r} stands for imported features, which cannot be joined with others")
+                raise _inconsistent(
+                    key, f"{name!r} has imported features, which cannot be joined with others", "list it alone"
+                )
         if len({getattr(self.encoders[name], "frames", None) for name in names}) > 1:
-            raise _wrong(key, "encoders that are joined must say the same of `frames`")
+            raise _inconsistent(
+                key, f"{', '.join(names)} have different frames", "set frames of joined encoders to the same value"
+            )
 
     def encoder_of(self, modality: Modality) -> BaseEncoderConfig:
-        """The encoder that serves a modality in use, with all decided that is left to the device; several as one."""
+        """Return the encoder of a modality in use, resolved for the device; several encoders are joined to one."""
         members = [self.encoders[name].named(name) for name in self.extract.encoders[modality]]
         encoder = members[0] if len(members) == 1 else JoinedConfig(members=tuple(members))
         return encoder.resolved(self.extract.device)
 
     def settings_of(self, modality: Modality, encoder: BaseEncoderConfig | None = None) -> dict[str, Any]:
-        """Return all that changes the features of a modality; see `branch_settings`.
+        """Return all settings that affect the features of a modality; see `branch_settings`.
 
         Args:
-            modality: Which.
-            encoder: Another encoder than the one that serves it.
+            modality: A modality.
+            encoder: Encoder to use instead of the one in params.
 
         Raises:
             ModelError: If weights are missing.
@@ -188,16 +216,16 @@ class Params(Config):
 def branch_settings(
     modality: Modality, encoder: BaseEncoderConfig, media: MediaConfig, faces: FaceConfig
 ) -> dict[str, Any]:
-    """All that changes a modality's numbers: the encoder and what prepares its input.
+    """Return all settings that affect the features of a modality: the encoder and the preparation of its input.
 
     Raises:
-        ModelError: When weights are missing.
+        ModelError: If weights are missing.
     """
     settings: dict[str, Any] = {"modality": modality.value, "encoder": encoder.settings()}
     if isinstance(encoder, ImportedConfig):
-        return settings  # what prepared their input happened elsewhere
+        return settings  # their input was prepared elsewhere
     if modality in {Modality.GLOBAL, Modality.FACE}:
-        # The recipe is raised whenever a change of code changes which pictures are sampled.
+        # `recipe` is incremented whenever a change of the code changes the sampled frames.
         settings["media"] = {
             **media.model_dump(mode="json"),
             "frames": frames_of(encoder, media.frames),
@@ -207,19 +235,19 @@ def branch_settings(
     if modality is Modality.FACE:
         settings["faces"] = faces.settings()
         if faces.source == "openface":
-            settings["media"] = {"frames": settings["media"]["frames"]}  # no video is read
+            settings["media"] = {"frames": settings["media"]["frames"]}  # crops are read instead of the video
     if modality is Modality.AUDIO:
         settings["media"] = {"sample_rate": SAMPLE_RATE}
     return settings
 
 
-class _OnceOnly(yaml.SafeLoader):
-    """A safe loader that refuses a key that stands twice, as DVC does."""
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A safe loader that rejects duplicate keys, as DVC does."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
-        if doubled := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.constructor.ConstructorError(None, None, f"key {doubled[0]!r} stands twice", node.start_mark)
+        if duplicates := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"duplicate key {duplicates[0]!r}", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -227,23 +255,26 @@ def load_params(path: Path = paths.PARAMS) -> Params:
     """Read params.yaml of the current directory.
 
     Raises:
-        ParamsError: When it is missing, is not YAML, or a key or value is wrong; every wrong key is named.
+        ParamsError: If the file does not exist, is not valid YAML, or has wrong keys or values; the error lists all
+            wrong keys.
     """
     if not path.is_file():
         raise ParamsError(
-            f"{path} is not in {Path.cwd()}", "change into a project folder, or make one with `ecmf-pipe init FOLDER`"
+            f"{path} does not exist in {Path.cwd()}",
+            "change to a project folder, or create one",
+            command="ecmf-pipe init FOLDER",
         )
     try:
-        document = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_OnceOnly) or {}
+        document = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_UniqueKeyLoader) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path} is not valid YAML: {error}") from error
+        raise ParamsError(f"{path} is not valid YAML: {error}", "correct this line") from error
     if not isinstance(document, dict):
-        raise ParamsError(f"{path} holds no sections", "it starts with `corpus:`; see the README")
+        raise ParamsError(f"{path} is not a mapping of sections", "start it with a section such as corpus:")
     return validated(document, where=str(path))
 
 
 def preset_params(name: str) -> Params:
-    """Return the params of a preset on its own, on a corpus of the kind that every preset can be used with.
+    """Return the params of a preset for a corpus of kind mer, which all presets support.
 
     Raises:
         ParamsError: If there is no such preset.
@@ -252,51 +283,69 @@ def preset_params(name: str) -> Params:
 
 
 def validated(document: dict[str, Any], *, where: str) -> Params:
-    """A params document, called ``where`` in messages, over the preset it names.
+    """Merge a params document over its preset and validate it.
+
+    Args:
+        document: Content of params.yaml.
+        where: Name of the document in messages.
 
     Raises:
-        ParamsError: When there is no such preset, or a key or value is wrong; every wrong key is named, and whether it
-            stands in the document or in the preset.
+        ParamsError: If the preset does not exist, or keys or values are wrong; the error lists all wrong keys and
+            marks those that the preset sets.
     """
     preset = document.get("preset", DEFAULT_PRESET)
     if not isinstance(preset, str):
-        raise ParamsError(f"{where}: `preset`: name one of the presets (found {preset!r})", keys=["preset"])
+        message = f"{where}: preset: should be the name of a preset (got {preset!r})"
+        raise ParamsError(message, f"use one of {', '.join(preset_names())}", keys=["preset"])
     try:
-        merged = merged_over(preset_document(preset), document)
+        merged = merge_over_preset(preset_document(preset), document)
     except ParamsError as error:
         raise ParamsError(f"{where}: {error.message}", error.hint, keys=error.keys) from None
     try:
         return Params.model_validate(merged)
     except ValidationError as error:
-        keys, lines = [], []
-        for detail in error.errors():
-            key, text, is_presets = _problem(detail, document, merged)
-            keys.append(key)
-            lines.append(f"{text} (from the preset {preset!r})" if is_presets else text)
-        raise ParamsError(f"{where}: " + "\n  ".join(lines), keys=keys) from error
+        problems = [_problem(detail, document, merged) for detail in error.errors()]
+        lines = [f"{one.text} (set by preset {preset!r})" if one.is_of_preset else one.text for one in problems]
+        hints = dict.fromkeys(one.hint for one in problems if one.hint)
+        keys = [one.key for one in problems]
+        raise ParamsError(f"{where}: " + "\n  ".join(lines), " ".join(hints), keys=keys) from error
 
 
-def _problem(detail: ErrorDetails, document: Mapping[str, Any], merged: Mapping[str, Any]) -> tuple[str, str, bool]:
-    """Return the key that is wrong, what is wrong with it, and whether it stands in the preset, not in params.yaml."""
-    found = [part for part in detail["loc"] if part != "[key]"]
-    location = found[:2] + found[3:] if found[:1] == ["encoders"] else found  # without the type of the encoder
-    key = ".".join(map(str, location)) or detail.get("ctx", {}).get("key", "")
+class _Problem(NamedTuple):
+    """A wrong key, the text and hint of its message, and whether the preset sets it instead of params.yaml."""
+
+    key: str
+    text: str
+    hint: str
+    is_of_preset: bool
+
+
+def _problem(detail: ErrorDetails, document: Mapping[str, Any], merged: Mapping[str, Any]) -> _Problem:
+    """Convert an error of pydantic."""
+    path = [part for part in detail["loc"] if part != "[key]"]
+    location = path[:2] + path[3:] if path[:1] == ["encoders"] else path  # without the type of the encoder
+    context = detail.get("ctx", {})
+    key = ".".join(map(str, location)) or context.get("key", "")
+    is_of_preset = _depth(merged, location) > _depth(document, location)
     if detail["type"] == "extra_forbidden":
-        text = f"unknown key `{key}`{_nearest(str(found[-1]), _known_keys(found[:-1]))}"
-    elif location:
-        text = f"`{key}`: {detail['msg'].removeprefix('Value error, ')} (found {detail['input']!r})"
-    else:
-        text = detail["msg"]
-    return key, text, _depth(merged, location) > _depth(document, location)
+        hint = _suggest(str(path[-1]), _known_keys(path[:-1]))
+        return _Problem(key, f"{key}: unknown key", hint, is_of_preset)
+    if detail["type"] == "union_tag_invalid":
+        types = context["expected_tags"].replace("'", "").split(", ")
+        return _Problem(key, f"{key}: unknown type {context['tag']!r}", _suggest(context["tag"], types), is_of_preset)
+    text = detail["msg"].removeprefix("Value error, ")
+    if location:
+        text = f"{text[:1].lower()}{text[1:]} (got {detail['input']!r})"
+    return _Problem(key, f"{key}: {text}", context.get("hint", ""), is_of_preset)
 
 
-def _wrong(key: str, what: str) -> PydanticCustomError:
-    """Two sections that do not fit each other, as an error of the key that is most likely wrong."""
-    return PydanticCustomError("inconsistent", "`{key}`: {what}", {"key": key, "what": what})
+def _inconsistent(key: str, message: str, hint: str) -> PydanticCustomError:
+    """Return the error of two sections that contradict each other, for the key that is most likely wrong."""
+    return PydanticCustomError("inconsistent", "{message}", {"key": key, "message": message, "hint": hint})
 
 
 def _depth(document: Any, location: Sequence[Any]) -> int:
-    """Count the keys of a location that a document has."""
+    """Count the leading keys of a location that a document has."""
     for depth, part in enumerate(location):
         try:
             document = document[part]
@@ -305,19 +354,20 @@ def _depth(document: Any, location: Sequence[Any]) -> int:
     return len(location)
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def _suggest(name: str, known: Iterable[str]) -> str:
+    """Return a hint with the known name that is most similar to ``name``, or with all known names."""
     close = difflib.get_close_matches(name, known := sorted(known), n=1)
     if close:
-        return f"; did you mean `{close[0]}`?"
-    return f"; there are {', '.join(known)}" if known else ""
+        return f"did you mean {close[0]!r}?"
+    return f"instead of {name!r}, use one of {', '.join(known)}" if known else ""
 
 
 def _known_keys(location: Sequence[Any]) -> Iterable[str]:
-    """Return the keys that may stand at a location of a validation error; none if nothing stands there by default."""
+    """Return the keys of the section at a location of a validation error; empty if there is no section."""
     if location[:1] == ["encoders"]:
         kinds: Sequence[type[BaseModel]] = get_args(get_args(EncoderConfig)[0])
         return next(kind.model_fields for kind in kinds if kind.model_fields["type"].default == location[2])
-    place: Any = Params()
+    section: Any = Params()
     for part in location:
-        place = getattr(place, str(part), None)
-    return type(place).model_fields if isinstance(place, BaseModel) else ()
+        section = getattr(section, str(part), None)
+    return type(section).model_fields if isinstance(section, BaseModel) else ()

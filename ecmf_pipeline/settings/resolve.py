@@ -1,7 +1,7 @@
-"""Resolve what the params mean for each later stage, and write it to `data/settings/*.json`.
+"""Resolve the settings of each later stage and write them to `data/settings/*.json`.
 
-DVC follows params.yaml, but not what it refers to: presets, prompts, model weights, label files and this package. Later
-stages depend on these files, so that a change of any of them runs those stages again, and no others.
+DVC tracks params.yaml, but not the files it refers to: presets, prompts, model weights, label files and this package.
+The later stages depend on the resolved settings. A change of such a file therefore runs only the stages that use it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _Settings = dict[str, Any]
 
 
 def write_settings(params: Params, labels: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Write one file for each name of `resolve`; files that already say the same are left alone.
+    """Write one file for each name of `resolve`; files whose content is unchanged are not written.
 
     Args:
         params: The params.
-        labels: Those of the corpus; MER's if there are none.
+        labels: Labels of the corpus; MER's labels are used if there are none.
 
     Returns:
-        The names whose settings have changed; and those whose settings are not known, with the reason.
+        The names of changed settings, and the reasons of unknown settings by name.
 
     Raises:
         ParamsError: If a prompt does not exist or cannot be used.
@@ -41,7 +41,7 @@ def write_settings(params: Params, labels: Sequence[str]) -> tuple[list[str], di
     for name, settings_of in resolve(params, labels).items():
         try:
             settings = settings_of()
-        except ModelError as error:  # the stage that needs these weights reports it; others go on
+        except ModelError as error:  # the stage that needs the weights raises it; other stages can run
             unknown[name] = error.message
             settings = {"unknown": error.message}
         text = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
@@ -51,7 +51,7 @@ def write_settings(params: Params, labels: Sequence[str]) -> tuple[list[str], di
 
 
 def resolve(params: Params, labels: Sequence[str]) -> Mapping[str, Callable[[], _Settings]]:
-    """Return, by name, functions that resolve settings; one whose weights are missing raises a ModelError."""
+    """Return a function for each name that resolves its settings; it raises ModelError if weights are missing."""
     return {
         **{f"extract-{modality.value}": partial(_extraction, params, modality) for modality in Modality},
         "llm": partial(params.llm.settings, labels or MER_LABELS),
@@ -76,7 +76,7 @@ def _rewriting(params: Params) -> _Settings:
 
 
 def _voting(params: Params) -> _Settings:
-    """Resolve the prompts that are used beside the one of ``llm``."""
+    """Resolve the prompts of votes on cues and frames."""
     settings: _Settings = {"inputs": list(params.vote.inputs)}
     if "cues" in params.vote.inputs:
         settings["cues"] = fingerprint(load_prompt(params.llm.cues_prompt).model_dump(mode="json"))
@@ -86,14 +86,14 @@ def _voting(params: Params) -> _Settings:
 
 
 def _label_files(params: Params) -> _Settings:
-    """Return the digest of each file of votes and verdicts that the user names; None if it does not exist."""
+    """Return the digest of each file of votes and verdicts in params; None if the file does not exist."""
     verdicts = params.refine.verdicts
     files = map(Path, (*params.vote.sources, *([verdicts] if verdicts else [])))
     return {str(path): remembered_sha256(path) if path.is_file() else None for path in files}
 
 
 def _rounds(params: Params) -> _Settings:
-    """Return how further rounds of `vote` train the fusion; a single round trains none and does not depend on it."""
+    """Return the number of voting rounds and, if there are several, the training settings of the fusion model."""
     if params.vote.rounds == 1:
         return {"rounds": 1}
     return {"rounds": params.vote.rounds, "train": params.train.model_dump(mode="json")}

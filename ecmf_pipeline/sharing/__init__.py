@@ -1,1 +1,1 @@
-"""Support for sharing features through DVC remotes."""
+"""New projects, and sharing of computed outputs through DVC remotes."""

@@ -1,26 +1,27 @@
-"""Find features that others have computed and shared through DVC, before a run computes them again.
+"""Find outputs that others have computed and shared through DVC, before a run computes them again.
 
-dvc.lock is read by a schema of three keys: 0.07 s of CPU where DVC's own reader takes 0.4 s (ADR 26).
+dvc.lock is read with a schema of three keys, which takes 0.07 s of CPU instead of the 0.4 s of DVC's reader (ADR 26).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ecmf_pipeline.core.console import format_bytes
+from ecmf_pipeline.core.console import format_bytes, format_count, warn
 
 LOCK = Path("dvc.lock")
-"""Records of every output that was made and committed to git its hash, size and number of files."""
+"""Records hash, size and number of files of each output; it is committed to git."""
 
 
 class _Output(BaseModel):
     path: str
     size: int = 0
-    nfiles: int = 1  # DVC notes no number for an output that is one file
+    nfiles: int = 1  # DVC records no number for a single file
 
 
 class _Stage(BaseModel):
@@ -31,32 +32,63 @@ class _Lock(BaseModel):
     stages: dict[str, _Stage] = {}
 
 
-def pull_hint(store_paths: Sequence[Path]) -> str | None:
-    """What to say before features are computed that somebody seems to have computed already.
+@dataclass(frozen=True, slots=True)
+class SharedOutputs:
+    """Outputs that dvc.lock records and that do not exist in the project.
+
+    Attributes:
+        paths: Paths of the outputs, sorted, relative to the project folder.
+        size: Their total size in bytes.
+        files: Their total number of files.
+    """
+
+    paths: tuple[str, ...]
+    size: int
+    files: int
+
+    @property
+    def command(self) -> str:
+        """Shell command that fetches the outputs."""
+        return f"dvc pull {' '.join(self.paths)}"
+
+
+def warn_of_shared_outputs(outputs: Sequence[Path]) -> None:
+    """Print a warning if outputs that a run is about to compute can probably be pulled through DVC.
 
     Args:
-        store_paths: The stores that a run is about to write to, relative to the project folder.
+        outputs: Files or folders that the run writes, relative to the project folder.
+    """
+    if shared := find_shared_outputs(outputs):
+        size = f"{format_bytes(shared.size)}, {format_count(shared.files, 'file')}"
+        warn(
+            f"computing {', '.join(shared.paths)}, which dvc.lock records as computed before ({size})",
+            "to fetch instead of compute, press Ctrl-C and pull from the DVC remote "
+            "(no remote yet: dvc remote add -d NAME URL)",
+            shared.command,
+        )
+
+
+def find_shared_outputs(outputs: Sequence[Path]) -> SharedOutputs | None:
+    """Return the outputs that do not exist but are recorded in dvc.lock.
+
+    Args:
+        outputs: Files or folders that a run writes, relative to the project folder.
 
     Returns:
-        One message with the command that fetches them; None where no store is absent that dvc.lock knows. A dvc.lock
-        that is missing, damaged or in the midst of a merge knows nothing.
+        The outputs; None if there are none, or dvc.lock is missing, damaged or has merge conflicts.
     """
-    absent = {path.as_posix() for path in store_paths if not _holds_files(path)}
+    absent = {path.as_posix() for path in outputs if not _holds_files(path)}
     if not absent:
         return None
     try:
-        recorded = _Lock.model_validate(yaml.safe_load(LOCK.read_text(encoding="utf-8")))
+        lock = _Lock.model_validate(yaml.safe_load(LOCK.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError):
         return None
-    outs = [out for stage in recorded.stages.values() for out in stage.outs if out.path in absent and out.nfiles]
+    outs = [out for stage in lock.stages.values() for out in stage.outs if out.path in absent and out.nfiles]
     if not outs:
         return None
-    paths = " ".join(sorted(out.path for out in outs))
-    total, files = format_bytes(sum(out.size for out in outs)), sum(out.nfiles for out in outs)
-    return (
-        f"dvc.lock knows features that are not here: {paths} ({total}, {files} files)\n"
-        f"  `dvc pull {paths}` may spare computing them (Ctrl-C now loses nothing); without a DVC remote, ask whoever "
-        "made them for theirs (`dvc remote add -d NAME URL`); going on without"
+    return SharedOutputs(
+        tuple(sorted(out.path for out in outs)), sum(out.size for out in outs), sum(out.nfiles for out in outs)
     )
 
 

@@ -1,4 +1,4 @@
-"""Make a project folder: dvc.yaml, params.yaml, a git repository and a DVC project."""
+"""Create a project folder with dvc.yaml and params.yaml, a git repository and a DVC project."""
 
 from __future__ import annotations
 
@@ -62,25 +62,25 @@ IGNORED = {
     "data/predictions": ["given", "refined"],
     "data/labels": ["next.csv", "refined.csv"],
 }
-"""What DVC keeps and git must not, by folder."""
+"""Files that DVC tracks and git must ignore, by folder."""
 
 
 def make_project(folder: Path) -> None:
-    """Lay dvc.yaml and params.yaml in ``folder`` and make it a DVC project.
+    """Copy dvc.yaml and params.yaml to ``folder`` and make it a DVC project.
 
     Raises:
-        InputError: When the folder already holds one of the two, or git or DVC cannot set it up.
+        InputError: If the folder already holds one of the two files, or git or DVC fails.
     """
     for name in ("dvc.yaml", "params.yaml"):
         if (folder / name).exists():
-            raise InputError(f"{folder / name} is already there", "choose a new folder")
+            raise InputError(f"{folder / name} already exists", "choose a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copyfile(_template(name), folder / name)
     for below, names in IGNORED.items():
-        # DVC writes these lines itself, but takes them back where a run fails: written here they stay.
+        # DVC adds these lines itself, but removes them if a run fails.
         write_atomic(folder / below / ".gitignore", "".join(f"/{name}\n" for name in names))
-    if not _inside_git(folder):
+    if not _is_inside_git(folder):
         _run(["git", "init", "--quiet"], folder)
     if not (folder / ".dvc").is_dir():
         _run(["dvc", "init", "--quiet", "--subdir"], folder)
@@ -90,18 +90,19 @@ def make_project(folder: Path) -> None:
 def _template(name: str) -> Path:
     package = Path(ecmf_pipeline.__file__).parent
     packaged = package / "template" / name
-    return packaged if packaged.is_file() else package.parent / name  # a checkout has them at its top level
+    return packaged if packaged.is_file() else package.parent / name  # in a checkout they are at the top level
 
 
-def _inside_git(folder: Path) -> bool:
+def _is_inside_git(folder: Path) -> bool:
     command = ["git", "rev-parse", "--is-inside-work-tree"]
     return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0
 
 
 def _run(command: list[str], folder: Path) -> None:
     try:
-        finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        process = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise InputError(f"{command[0]} is not installed", f"install {command[0]}") from error
-    if finished.returncode:
-        raise InputError(f"`{' '.join(command)}` failed: {finished.stderr.strip()}")
+    if process.returncode:
+        hint = f"fix the problem that {command[0]} reports, then run the command again"
+        raise InputError(f"{' '.join(command)} failed: {process.stderr.strip()}", hint)

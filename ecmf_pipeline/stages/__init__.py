@@ -1,1 +1,1 @@
-"""One thin module a stage: open, call, write; no arithmetic here."""
+"""The stages of the pipeline, one thin module each: read inputs, call other packages, write outputs."""

@@ -1,4 +1,4 @@
-"""`ablate`: which modalities, models and parts earn their place, and what damaged inputs cost."""
+"""`ablate`: ablation study of modalities, models and parts, and robustness to perturbed inputs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ecmf_pipeline.evaluation.variants import variants
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import folds_of, open_stored, read_labelled_corpus, text_halves
 
-_SAID_OF = {"mean": "pooled by their mean", "frames": "frame by frame"}
+_POOL_NAMES = {"mean": "pooled by their mean", "frames": "frame by frame"}
 
 
 def run() -> None:
-    """Train the variants on given labels and judge them as `evaluate` judges."""
+    """Train the variants on given labels and score them as `evaluate` does."""
     params = load_params()
     corpus = read_labelled_corpus()
     training, pool = params.train.training, params.train.pool
     folds = folds_of(corpus, training.folds, training.seed)
     judge = Judge(corpus.clips, corpus.labels, params.evaluate)
-    # A clip that is neither learned from nor judged plays no part, and need not be in memory.
+    # Clips that are neither trained on nor scored are not loaded, to save memory.
     used = [row for row, clip in enumerate(corpus.clips) if clip.given_label or judge.truth(clip)]
     clips = [corpus.clips[row] for row in used]
     clip_ids = [clip.clip_id for clip in clips]
@@ -39,11 +39,11 @@ def run() -> None:
         config=params.ablate,
     )
     other: PoolOrFrames = "mean" if pool == "frames" else "frames"
-    otherwise = {_SAID_OF[other]: stored.read(clip_ids, other)} if params.ablate.frames else {}
+    otherwise = {_POOL_NAMES[other]: stored.read(clip_ids, other)} if params.ablate.frames else {}
     halves = text_halves(params, features)
     chosen = list(variants(features, halves, params.train.fusion, training, params.ablate, otherwise=otherwise))
     with progress_bar("ablate", len(chosen), unit="variant") as bar:
-        found = ablate(study, chosen, lambda: bar.update())
-    judged = [clip.clip_id for clip in judge.clips]
-    write_ablation(paths.ABLATION, paths.ABLATE, judged, judge.by, found)
-    echo(summary(found.results, judge.by))
+        ablation = ablate(study, chosen, lambda: bar.update())
+    scored_ids = [clip.clip_id for clip in judge.clips]
+    write_ablation(paths.ABLATION, paths.ABLATE, scored_ids, judge.by, ablation)
+    echo(summary(ablation.results, judge.by))

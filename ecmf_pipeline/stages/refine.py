@@ -1,4 +1,4 @@
-"""`refine`: votes combined into labels, each with its evidence."""
+"""`refine`: combine the votes into refined labels with evidence."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ecmf_pipeline.stages.shared.inputs import all_votes, folds_of, read_corpus_
 
 
 def run(*, dry_run: bool = False) -> None:
-    """Combine all votes and the fusion's predictions, and decide about every clip's label.
+    """Combine all votes and the predictions of the fusion model, and decide on the label of each clip.
 
     Args:
-        dry_run: Say what would be decided, and write nothing.
+        dry_run: Whether to print the decisions only and write nothing.
     """
     params = load_params()
     config = params.refine
@@ -31,8 +31,8 @@ def run(*, dry_run: bool = False) -> None:
     families = {name: family_of(name) for name in votes}
     decisions = decide(assessment, corpus.clips, corpus.labels, config, families=families, gold=gold)
     counts = Counter(decision.decision.value for decision in decisions)
-    would = "would be: " if dry_run else ""
-    echo(f"refine: {would}" + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
+    prefix = "refine (dry run): " if dry_run else "refine: "
+    echo(prefix + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
     for sentence in (*find_targets(assessment, corpus.given, gold, config).words, *effect_of(decisions, corpus.labels)):
         echo(f"  {sentence}")
     if dry_run:

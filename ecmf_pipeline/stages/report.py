@@ -1,4 +1,4 @@
-"""`report`: everything a reader wants to see, on one page."""
+"""`report`: write all results to one HTML page."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run() -> None:
     """Load the results of all stages and write the page."""
     params = load_params()
     corpus = with_words(params, read_corpus_tables())
-    predicted = read_refined_predictions(paths.deployed_predictions("refined"))
+    predictions = read_refined_predictions(paths.deployed_predictions("refined"))
     texts = read_texts(paths.REWRITES)
     stores = {modality: FeatureStore.open(paths.features(modality)) for modality in params.extract.encoders}
     covered = {
@@ -88,7 +88,7 @@ def run() -> None:
         evaluate=read_json(paths.METRICS / "evaluate.json", made_by="evaluate"),
         ablate=read_json(paths.ABLATE, made_by="ablate") if paths.ABLATE.is_file() else None,
         vote_sources=read_json(paths.SOURCES, made_by="evaluate"),
-        predictions=list(_predicted(predicted)),
+        predictions=list(_predicted_clips(predictions)),
         refined=read_decisions(paths.REFINED, votes=True),
         face_sheets=sheets,
         no_face_sheets=no_sheets,
@@ -99,8 +99,8 @@ def run() -> None:
     echo(f"report: {paths.REPORT}")
 
 
-def _predicted(table: PredictionTable) -> Iterable[PredictedClip]:
-    labels = table.labels  # made anew at each access
+def _predicted_clips(table: PredictionTable) -> Iterable[PredictedClip]:
+    labels = table.labels  # the property computes them at each access
     for row, clip_id in enumerate(table.clip_ids):
         weights = table.modality_weights[row].tolist()
         yield PredictedClip(

@@ -1,4 +1,4 @@
-"""`sample`: write the synthetic default corpus."""
+"""`sample`: generate the synthetic default corpus."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from ecmf_pipeline.settings.params import load_params
 
 
 def run() -> None:
-    """Write data/sample when corpus.kind is sample; leave a note there otherwise, since DVC waits for the folder."""
+    """Generate data/sample if corpus.kind is sample; otherwise write a note there, since DVC expects the folder."""
     params = load_params()
     if params.corpus.kind != "sample":
         if not paths.SAMPLE.is_dir():
-            write_atomic(paths.SAMPLE / "README.txt", "The synthetic corpus stands here when corpus.kind is sample.\n")
+            note = "This folder holds the synthetic corpus if corpus.kind is sample.\n"
+            write_atomic(paths.SAMPLE / "README.txt", note)
         echo(f"sample: corpus.kind is {params.corpus.kind}, nothing to generate")
         return
     from ecmf_pipeline.corpora.sample.generate import generate
 
     landmarker = paths.MODELS / "face_landmarker" / "face_landmarker.task"
     summary = generate(params.sample, paths.SAMPLE, face_landmarker=landmarker, workers=os.cpu_count() or 1)
-    echo(f"sample: {summary.written} clips written, {summary.reused} reused, {summary.wrong_labels} labels made wrong")
+    echo(
+        f"sample: {summary.written} clips written, {summary.reused} reused, "
+        f"{summary.wrong_labels} labels wrong on purpose"
+    )

@@ -1,6 +1,6 @@
-"""`settings`: resolve what params, preset, prompts, labels and weights mean for each later stage.
+"""`settings`: resolve the settings of each later stage from params, preset, prompts, labels and weights.
 
-It runs in every `dvc repro`, since prompt files, weights and label files change without DVC's notice.
+The stage runs in every `dvc repro`, since DVC does not track changes of prompt files, weights and label files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def run() -> None:
     params = load_params()
     labels = read_json(paths.CORPUS, made_by="index")["labels"]
     changed, unknown = write_settings(params, labels)
-    paths.CUES.mkdir(parents=True, exist_ok=True)  # `rewrite` depends on it, also if params ask for no cues
+    paths.CUES.mkdir(parents=True, exist_ok=True)  # `rewrite` depends on the folder even if rewrite.cues is empty
     echo(f"settings: {', '.join(changed) + ' changed' if changed else 'unchanged'}")
     for name, reason in unknown.items():
         echo(f"  {name}: {reason}")

@@ -1,4 +1,4 @@
-"""`train`: the fusion model, and each modality alone, on cached features."""
+"""`train`: train the fusion model, and each modality alone, on extracted features."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ecmf_pipeline.core.errors import TooFewClips
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import (
+    feature_origins,
     folds_of,
     given_labels,
     open_stored,
-    origins_of,
     read_labelled_corpus,
     refined_labels,
     refined_sha256,
@@ -22,29 +22,29 @@ from ecmf_pipeline.stages.shared.inputs import (
 
 
 def run(labels: paths.Labels) -> None:
-    """Train on the labels as given, or as refined, and save the models."""
+    """Train on the given or the refined labels and save the models."""
     params = load_params()
     corpus = read_labelled_corpus()
-    # Noted before the labels are read: were they written anew meanwhile, the models must pass for old ones.
-    learned_from = refined_sha256() if labels == "refined" else ""
-    learned = given_labels(corpus) if labels == "given" else refined_labels(corpus)
-    clip_ids = [clip.clip_id for clip in learned.clips]
-    stored = open_stored(params, learned.clips)
+    # The digest is taken before the labels are read: if the file changes in between, the models count as stale.
+    labels_sha256 = refined_sha256() if labels == "refined" else ""
+    training_set = given_labels(corpus) if labels == "given" else refined_labels(corpus)
+    clip_ids = [clip.clip_id for clip in training_set.clips]
+    stored = open_stored(params, training_set.clips)
     features = stored.read(clip_ids, params.train.pool)
-    origins = origins_of(params, stored)
-    # The modalities alone are the fusion's yardstick; one training of each says enough.
+    origins = feature_origins(params, stored)
+    # Single modalities are the baseline of the fusion model; training them on given labels suffices.
     variants = {"fusion": list(features)} | ({name: [name] for name in features} if labels == "given" else {})
     folds = folds_of(corpus, params.train.training.folds, params.train.training.seed)
-    by_clip: dict[str, int] = {clip.clip_id: fold for clip, fold in zip(corpus.clips, folds.tolist(), strict=True)}
+    fold_of: dict[str, int] = {clip.clip_id: fold for clip, fold in zip(corpus.clips, folds.tolist(), strict=True)}
     folder = paths.models_trained_on(labels)
     for variant, modalities in variants.items():
         try:
             ensemble = fit(
                 {name: features[name] for name in modalities},
-                learned.labels,
-                groups=[clip.group for clip in learned.clips],
-                weights=learned.weights,
-                folds=[by_clip[clip_id] for clip_id in clip_ids],
+                training_set.labels,
+                groups=[clip.group for clip in training_set.clips],
+                weights=training_set.weights,
+                folds=[fold_of[clip_id] for clip_id in clip_ids],
                 clip_ids=clip_ids,
                 label_names=corpus.labels,
                 fusion=params.train.fusion if variant == "fusion" else params.train.fusion.alone(variant),
@@ -54,16 +54,20 @@ def run(labels: paths.Labels) -> None:
         except TooFewClips as error:
             if variant == "fusion":
                 raise
-            echo(f"  {variant} alone cannot be trained, and is left out of the comparison: {error.message}")
+            echo(f"  {variant}: left out of the comparison, because it cannot be trained: {error.message}")
             shutil.rmtree(folder / variant, ignore_errors=True)
             continue
-        # Clips that were not trained on have a fold too: their group may have been.
-        known = {name: origins[name] for name in modalities}
-        told = replace(ensemble, folds=by_clip, pool=params.train.pool, labels_sha256=learned_from, origins=known)
-        told.save(folder / variant)
+        ensemble = replace(
+            ensemble,
+            folds=fold_of,  # includes clips that were not trained on, since other clips of their group may have been
+            pool=params.train.pool,
+            labels_sha256=labels_sha256,
+            origins={name: origins[name] for name in modalities},
+        )
+        ensemble.save(folder / variant)
         echo(f"  {variant}: {len(ensemble.members)} models")
-    # A modality that is no longer in use must not be predicted with.
+    # Models of modalities that are no longer in use must not be loaded by `predict`.
     for path in folder.iterdir():
         if path.name not in variants:
             shutil.rmtree(path)
-    echo(f"train ({labels} labels): {int((learned.weights > 0).sum())} clips")
+    echo(f"train ({labels} labels): {int((training_set.weights > 0).sum())} clips")

@@ -1,4 +1,4 @@
-"""`vote`: what weak classifiers and the LLM say of every clip, out of fold."""
+"""`vote`: collect out-of-fold votes of weak classifiers and the LLM on the label of each clip."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ecmf_pipeline.labels.label_model import GIVEN
 from ecmf_pipeline.labels.tables import read_sources, write_votes
 from ecmf_pipeline.labels.voters import ALL, JointVoter, Panel, held_out_score, joined, vote_in_rounds, voters_of
 from ecmf_pipeline.settings.params import Params, load_params
-from ecmf_pipeline.sharing.hints import pull_hint
+from ecmf_pipeline.sharing.hints import warn_of_shared_outputs
 from ecmf_pipeline.stages.shared.inputs import (
     FUSION,
     folds_of,
@@ -29,70 +29,74 @@ from ecmf_pipeline.stages.shared.llm import LLM_SOURCES, llm_votes
 
 
 def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
-    """Let every voter judge every clip it can, and write the long table of votes.
+    """Collect the votes of all voters and write the long table of votes.
 
     Args:
-        workers: Processes that ask the LLM side by side; None: as params say.
-        retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
+        workers: Number of worker processes that query the LLM; None: the value in params.
+        retry_quarantined: Whether to query again for quarantined texts although nothing changed.
     """
     params = load_params()
-    if not paths.VOTES.is_file() and (hint := pull_hint([paths.VOTES.parent])):
-        echo(hint)
+    if not paths.VOTES.is_file():
+        warn_of_shared_outputs([paths.VOTES.parent])
     corpus = with_words(params, read_labelled_corpus())
-    outside = _outside(params, corpus)  # first: what is wrong with a file should not come out after hours of voting
-    votes = _classifiers(params, corpus)
-    of_llm, asked = llm_votes(params, corpus, workers=workers, retry_quarantined=retry_quarantined)
+    external = _external_votes(params, corpus)  # first, so that a wrong file is reported before hours of voting
+    votes = _classifier_votes(params, corpus)
+    of_llm, scored = llm_votes(params, corpus, workers=workers, retry_quarantined=retry_quarantined)
     votes.update(of_llm)
-    votes.update(outside)
+    votes.update(external)
     write_votes(paths.VOTES, [clip.clip_id for clip in corpus.clips], votes, corpus.labels)
     echo(f"vote: {len(corpus.clips)} clips, {len(votes)} sources")
     for name, probs in votes.items():
-        echo(f"  {name}: {int(np.isfinite(probs).all(axis=1).sum())} votes, the rest abstentions")
-    counts = [sum(getattr(scores, name) for scores in asked) for name in ("asked", "cached", "quarantined", "invalid")]
+        n_votes = int(np.isfinite(probs).all(axis=1).sum())
+        echo(f"  {name}: {n_votes} votes, {len(probs) - n_votes} abstentions")
+    counts = [sum(getattr(scores, name) for scores in scored) for name in ("asked", "cached", "quarantined", "invalid")]
     echo("  {} questions asked, {} from the cache, {} clips quarantined, {} without a valid answer".format(*counts))
 
 
-def _outside(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64]]:
+def _external_votes(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64]]:
+    """Read the votes of the csv files in ``vote.sources``, by source."""
     votes: dict[str, NDArray[np.float64]] = {}
-    taken = _own_sources(params)
+    reserved = _own_sources(params)
     for path in params.vote.sources:
-        found, others = read_sources(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
-        if doubled := sorted((taken | votes.keys()) & found.keys()):
-            raise InputError(f"{path}: there is a source {doubled[0]!r} already", "give the source another name")
-        votes.update(found)
-        if others:
-            echo(f"  {others} votes in {path} are about clips that the corpus does not have")
+        sources, unknown = read_sources(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
+        if duplicates := sorted((reserved | votes.keys()) & sources.keys()):
+            raise InputError(f"{path}: another source has the name {duplicates[0]!r}", "rename the source in the file")
+        votes.update(sources)
+        if unknown:
+            echo(f"  {unknown} votes in {path} ignored, because their clips are not in the corpus")
     return votes
 
 
 def _own_sources(params: Params) -> set[str]:
-    """The names under which this stage and `refine` may enter votes of their own."""
+    """Return the source names that `vote` and `refine` reserve for their own votes."""
     modalities = [modality.value for modality in params.extract.encoders]
-    of_llm = {LLM_SOURCES[shown] for shown in params.vote.inputs}
+    of_llm = {LLM_SOURCES[kind] for kind in params.vote.inputs}
     return (
         {FUSION, GIVEN} | of_llm | {f"{name}/{kind}" for name in (*modalities, ALL) for kind in voters_of(params.vote)}
     )
 
 
-def _classifiers(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64]]:
+def _classifier_votes(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64]]:
+    """Train the classifiers out of fold and return their votes, by source."""
     config = params.vote
     given = corpus.given
     verdicts = read_corpus_verdicts(params.refine.verdicts, corpus)
-    alone = read_features(params, corpus.clips)
-    features: dict[str, NDArray[np.floating]] = {**alone}
-    if len(alone) > 1:
-        features[ALL] = joined(alone)
+    by_modality = read_features(params, corpus.clips)
+    features: dict[str, NDArray[np.floating]] = {**by_modality}
+    if len(by_modality) > 1:
+        features[ALL] = joined(by_modality)
     voters = voters_of(config)
     if not voters:
         return {}
-    # In one round the fusion's vote is what `predict` wrote; further rounds train it again with the others.
+    # In a single round the fusion's vote is the prediction of `predict`; further rounds train the fusion again.
     joint: dict[str, JointVoter] = {}
     if config.rounds > 1:
         from ecmf_pipeline.fusion.training import FusionVoter
 
         groups = [clip.group for clip in corpus.clips]
-        joint[FUSION] = FusionVoter(alone, groups, corpus.labels, params.train.fusion, params.train.training).votes
-    found = vote_in_rounds(
+        fusion = FusionVoter(by_modality, groups, corpus.labels, params.train.fusion, params.train.training)
+        joint[FUSION] = fusion.votes
+    result = vote_in_rounds(
         Panel(features, voters, len(corpus.labels), config.seed, joint),
         given,
         folds_of(corpus, config.folds, config.seed),
@@ -101,8 +105,8 @@ def _classifiers(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64
         config=params.refine,
     )
     if config.rounds > 1:
-        shown = ", ".join(f"{score:.4f}" for score in found.scores)
-        echo(f"vote: weighted F1 on held-out labels by round: {shown}; round {found.best} is used")
-    if found.best == 1:
-        found.votes.pop(FUSION, None)
-    return found.votes
+        scores = ", ".join(f"{score:.4f}" for score in result.scores)
+        echo(f"vote: weighted F1 on held-out labels by round: {scores}; round {result.best} is used")
+    if result.best == 1:
+        result.votes.pop(FUSION, None)
+    return result.votes

@@ -1,4 +1,4 @@
-"""The command line, dvc.yaml and stages/ are one set; a new project; what a user sees when something is wrong."""
+"""Tests that commands, dvc.yaml and stages agree, of new projects, and of the reports of user errors."""
 
 from __future__ import annotations
 
@@ -18,111 +18,125 @@ from ecmf_pipeline.sharing.new_project import IGNORED
 NOT_STAGES = {"status", "init", "encoders", "doctor", "score"}
 
 
-def ecmf_pipe(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ecmf_pipeline", *words]
+def ecmf_pipe(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ecmf_pipeline", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
 def project(repository, tmp_path) -> Path:
-    made = ecmf_pipe("init", str(tmp_path / "project"), folder=repository)
-    assert made.returncode == 0, made.stderr
+    process = ecmf_pipe("init", str(tmp_path / "project"), folder=repository)
+    assert process.returncode == 0, process.stderr
     return tmp_path / "project"
 
 
-def verbs() -> set[str]:
+def command_names() -> set[str]:
     return {command.callback.__name__ for command in app.registered_commands}
 
 
-def test_stages_verbs_and_modules_are_the_same_set(repository):
+def test_stages_commands_and_modules_have_the_same_names(repository):
     stages = set(yaml.safe_load((repository / "dvc.yaml").read_text())["stages"])
     modules = {path.stem for path in (repository / "ecmf_pipeline" / "stages").glob("*.py")} - {"__init__"}
-    assert stages == modules == verbs() - NOT_STAGES
+    assert stages == modules == command_names() - NOT_STAGES
 
 
-def test_every_stage_of_dvc_runs_its_own_verb(repository):
+def test_each_dvc_stage_runs_the_command_of_its_name(repository):
     for name, stage in yaml.safe_load((repository / "dvc.yaml").read_text())["stages"].items():
         assert stage.get("do", stage)["cmd"].split()[:2] == ["ecmf-pipe", name]
 
 
-def test_every_verb_is_in_the_readme_and_has_help(repository):
+def test_each_command_is_in_the_readme_and_has_help(repository):
     readme = (repository / "README.md").read_text()
-    for verb in verbs():
-        assert f"`{verb}`" in readme or f"ecmf-pipe {verb}" in readme
-        shown = CliRunner().invoke(app, [verb, "--help"])
-        assert shown.exit_code == 0
-        assert len(shown.output) > 100
+    for name in command_names():
+        assert f"`{name}`" in readme or f"ecmf-pipe {name}" in readme
+        result = CliRunner().invoke(app, [name, "--help"])
+        assert result.exit_code == 0
+        assert len(result.output) > 100
 
 
-def test_caches_are_kept_when_dvc_runs_a_stage_again(repository):
+def test_examples_in_help_are_valid_commands():
+    groups = {"": app, **{group.name: group.typer_instance for group in app.registered_groups}}
+    for group_name, group in groups.items():
+        for command in group.registered_commands:
+            if command.epilog:
+                name = command.name or command.callback.__name__
+                prefix = " ".join(filter(None, ("ecmf-pipe", group_name, name)))
+                example = command.epilog.removeprefix("Example: ")
+                assert f"{example} ".startswith(f"{prefix} ")
+                options = {word for word in example.split() if word.startswith("--")}
+                help_text = CliRunner().invoke(app, [*prefix.split()[1:], "--help"], env={"COLUMNS": "200"}).output
+                assert all(option in help_text for option in options), example
+
+
+def test_outputs_that_are_caches_persist(repository):
     stages = yaml.safe_load((repository / "dvc.yaml").read_text())["stages"]
     for name in ("models", "sample", "index", "settings", "transcribe", "rewrite", "extract", "vote"):
         outs = stages[name].get("do", stages[name])["outs"]
         assert all(isinstance(out, dict) and next(iter(out.values()))["persist"] for out in outs), name
 
 
-def test_all_outputs_stay_below_data(repository):
+def test_all_outputs_are_in_the_data_folder(repository):
     text = (repository / "dvc.yaml").read_text()
     paths = re.findall(r"\bdata/[\w./${}-]+", text)
     assert paths
     assert all(path.startswith(f"{DATA}/") for path in paths)
 
 
-def test_help_loads_no_torch():
+def test_help_imports_no_heavy_library():
     code = (
         "import sys, time; from ecmf_pipeline.cli.main import app\n"
         "try: app(['--help'])\n"
         "except SystemExit: pass\n"
         "sys.stderr.write(str([name for name in ('torch', 'numpy', 'zarr', 'pandas') if name in sys.modules]))"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "extract" in shown.stdout
-    assert shown.stderr == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "extract" in process.stdout
+    assert process.stderr == "[]"
 
 
-def test_git_ignores_all_that_dvc_keeps(repository, project):
-    listed = {f"{folder}/{name}" for folder, names in IGNORED.items() for name in names}
-    kept = set()
+def test_git_ignores_all_outputs_that_dvc_tracks(repository, project):
+    ignored = {f"{folder}/{name}" for folder, names in IGNORED.items() for name in names}
+    tracked = set()
     for stage in yaml.safe_load((repository / "dvc.yaml").read_text())["stages"].values():
-        # What is listed in params, as of `cues`, may be any of its values.
-        listed_in_params = isinstance(stage.get("foreach"), str)
-        for item in ("face", "audio") if listed_in_params else stage.get("foreach") or [None]:
+        # The items of `cues` come from params; all possible items are ignored.
+        items_from_params = isinstance(stage.get("foreach"), str)
+        for item in ("face", "audio") if items_from_params else stage.get("foreach") or [None]:
             values = stage["foreach"][item] if isinstance(stage.get("foreach"), dict) else {}
             for out in stage.get("do", stage)["outs"]:
                 path, options = next(iter(out.items())) if isinstance(out, dict) else (out, {})
                 for name, value in values.items():
                     path = path.replace(f"${{item.{name}}}", value)
                 if options.get("cache", True):
-                    kept.add(path.replace("${key}", str(item)).replace("${item}", str(item)))
-    beside = {f"data/.index{name}" for name in ("-cache.json", ".spool", ".lock")}
-    beside |= {"data/.last-scan.json", "data/.digests.json"}
-    beside |= {"data/.transcripts.spool", "data/.rewrite.spool", "data/.votes.spool", "data/transfer.json"}
-    beside |= {f"data/quarantine/vote-{name}.csv" for name in ("cues", "frames", "examples-*")}
-    beside |= {f"data/features/.*.zarr.{name}" for name in ("spool", "lock", "damaged")}
-    assert listed == kept | beside
+                    tracked.add(path.replace("${key}", str(item)).replace("${item}", str(item)))
+    untracked = {f"data/.index{name}" for name in ("-cache.json", ".spool", ".lock")}
+    untracked |= {"data/.last-scan.json", "data/.digests.json"}
+    untracked |= {"data/.transcripts.spool", "data/.rewrite.spool", "data/.votes.spool", "data/transfer.json"}
+    untracked |= {f"data/quarantine/vote-{name}.csv" for name in ("cues", "frames", "examples-*")}
+    untracked |= {f"data/features/.*.zarr.{name}" for name in ("spool", "lock", "damaged")}
+    assert ignored == tracked | untracked
     assert (project / "data" / "features" / ".gitignore").read_text().splitlines()[0] == "/global.zarr"
 
 
-def test_this_repository_ignores_it_too(repository):
+def test_this_repository_ignores_outputs_too(repository):
     for folder, names in IGNORED.items():
         assert {f"/{name}" for name in names} <= set((repository / folder / ".gitignore").read_text().splitlines())
-    listed = subprocess.run(
+    files = subprocess.run(
         ["git", "ls-files", "data"], cwd=repository, capture_output=True, text=True, check=False
-    ).stdout.split()  # nothing outside of a checkout
-    assert {Path(path).name for path in listed} <= {".gitignore"}, "DVC refuses to make what Git tracks"
+    ).stdout.split()  # empty outside a checkout
+    assert {Path(path).name for path in files} <= {".gitignore"}, "DVC rejects outputs that git tracks"
 
 
-def test_a_new_project_has_all_it_needs(project):
+def test_new_project_has_dvc_yaml_params_and_dvc_config(project):
     assert (project / "dvc.yaml").is_file()
     assert (project / "params.yaml").is_file()
     assert (project / ".dvc" / "config").is_file()
     again = ecmf_pipe("init", ".", folder=project)
     assert again.returncode == 2
-    assert "already there" in again.stderr
+    assert again.stderr.startswith("error: dvc.yaml ")
 
 
 @pytest.mark.parametrize(
-    ("words", "params", "message"),
+    ("arguments", "params", "expected"),
     [
         (["index"], "corpus: {kind: folder, root: nowhere}", "nowhere"),
         (["index"], "corpus: {kind: mer, root: empty}", "empty"),
@@ -132,23 +146,25 @@ def test_a_new_project_has_all_it_needs(project):
         (["train"], "", "ecmf-pipe index"),
         (["evaluate"], "", "ecmf-pipe index"),
         (["report"], "", "ecmf-pipe index"),
-        (["index"], "corpuss: {}", "did you mean `corpus`?"),
+        (["index"], "corpuss: {}", "did you mean 'corpus'?"),
         (["extract", "--modality", "smell"], "", "smell"),
         (["extrakt"], "", "extrakt"),
         (["sample"], "", "ecmf-pipe models"),
     ],
 )
-def test_wrong_input_gives_one_clear_message_and_exit_code_2(tmp_path, words, params, message):
+def test_user_errors_print_one_message_and_exit_with_code_2(tmp_path, arguments, params, expected):
     (tmp_path / "params.yaml").write_text(params)
     (tmp_path / "empty").mkdir()
-    done = ecmf_pipe(*words, folder=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    process = ecmf_pipe(*arguments, folder=tmp_path)
+    assert process.returncode == 2, process.stderr
+    assert process.stderr.startswith("error: ")
+    assert expected in process.stderr
+    assert "Traceback" not in process.stderr
 
 
-def test_outside_a_project_every_verb_says_so(tmp_path):
-    for verb in sorted(verbs() - {"init", "score"}):
-        done = ecmf_pipe(verb, folder=tmp_path)
-        assert done.returncode == 2, verb
-        assert "params.yaml is not in" in done.stderr
+def test_commands_outside_a_project_report_the_missing_params(tmp_path):
+    for name in sorted(command_names() - {"init", "score"}):
+        process = ecmf_pipe(name, folder=tmp_path)
+        assert process.returncode == 2, name
+        assert "params.yaml" in process.stderr
+        assert process.stderr.splitlines()[-1].strip() == "ecmf-pipe init FOLDER"

@@ -1,4 +1,4 @@
-"""What `ecmf-pipe status` shows before anything was computed."""
+"""Tests of `ecmf-pipe status` before features are extracted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CLIPS = [
     ("inputs", "missing", "absent"),
     [("original", "3", "1"), ("translation", "2", "2"), ("[original, translation]", "2", "2")],
 )
-def test_clips_that_lack_a_transcript_that_is_read_are_absent(
+def test_clips_without_a_text_that_the_encoder_reads_count_as_absent(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -1,4 +1,4 @@
-"""Clips and the manifest."""
+"""Tests of clip ids and the manifest."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ def test_plain_names_are_clip_ids(name):
 @pytest.mark.parametrize(
     "name", ["", " a", "a\n", ".", "..", "../a", "a/b", "a\\b", "a\0b", "a\x1b[2J", "x" * 241, "视" * 81]
 )
-def test_names_that_could_do_harm_are_refused(name):
-    with pytest.raises(CorpusError, match="clip id"):
+def test_unsafe_names_are_rejected(name):
+    with pytest.raises(CorpusError) as caught:
         validate_clip_id(name)
+    assert caught.value.message.startswith("clip id ")
+    assert caught.value.hint is not None
 
 
-def test_the_manifest_is_sorted_and_its_bytes_do_not_change(tmp_path):
+def test_manifest_is_sorted_and_its_bytes_are_stable(tmp_path):
     path = tmp_path / "manifest.csv"
     clips = [Clip(ClipId("b"), transcript='a "quote", a\nline'), Clip(ClipId("a"), split=Split.TRAIN, duration=1.5)]
     assert write_manifest(path, clips)
@@ -33,20 +35,23 @@ def test_the_manifest_is_sorted_and_its_bytes_do_not_change(tmp_path):
     assert read_manifest(path) == sorted(clips, key=lambda clip: clip.clip_id)
 
 
-def test_a_clip_id_that_stands_twice_is_refused(tmp_path):
-    with pytest.raises(CorpusError, match="stands twice"):
+def test_duplicate_clip_id_is_rejected(tmp_path):
+    with pytest.raises(CorpusError) as caught:
         write_manifest(tmp_path / "m.csv", [Clip(ClipId("a")), Clip(ClipId("a"))])
+    assert "'a'" in caught.value.message
 
 
-def test_missing_and_damaged_manifests_say_what_to_do(tmp_path):
+def test_missing_and_damaged_manifests_are_reported_with_the_command(tmp_path):
     path = tmp_path / "manifest.csv"
-    with pytest.raises(MissingInput, match="ecmf-pipe index"):
+    with pytest.raises(MissingInput) as caught:
         read_manifest(path)
+    assert caught.value.command == "ecmf-pipe index"
     write_manifest(path, [Clip(ClipId("a"))])
-    whole = path.read_text()
-    path.write_text(whole.replace("unlabeled", "nonsense"))
-    with pytest.raises(CorpusError, match="row 2 is damaged"):
+    content = path.read_text()
+    path.write_text(content.replace("unlabeled", "nonsense"))
+    with pytest.raises(CorpusError, match="row 2") as caught:
         read_manifest(path)
+    assert caught.value.command == "ecmf-pipe index"
     path.write_text("name,label\n")
     with pytest.raises(CorpusError, match="not a manifest"):
         read_manifest(path)
@@ -55,16 +60,17 @@ def test_missing_and_damaged_manifests_say_what_to_do(tmp_path):
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=20)
 
 
-def test_a_manifest_from_before_there_were_translations_is_to_be_written_anew(tmp_path):
+def test_manifest_with_other_columns_is_rejected(tmp_path):
     path = tmp_path / "manifest.csv"
     write_manifest(path, [Clip(ClipId("a"))])
     path.write_text(path.read_text().replace("transcript,translation,", "transcript,"))
-    with pytest.raises(CorpusError, match=r"not a manifest of this version[\s\S]*ecmf-pipe index"):
+    with pytest.raises(CorpusError, match="version") as caught:
         read_manifest(path)
+    assert caught.value.command == "ecmf-pipe index"
 
 
 @given(transcript=texts, translation=texts, label=texts, size=st.integers(0, 10**12), video=st.booleans())
-def test_whatever_stands_in_a_clip_is_read_back(tmp_path_factory, transcript, translation, label, size, video):
+def test_written_clips_are_read_back(tmp_path_factory, transcript, translation, label, size, video):
     path = tmp_path_factory.mktemp("m") / "manifest.csv"
     clip = Clip(
         ClipId("a"), transcript=transcript, translation=translation, given_label=label, bytes=size, has_video=video

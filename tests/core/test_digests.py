@@ -1,4 +1,4 @@
-"""Digests that are remembered: a file is read again whenever it may have changed."""
+"""Tests of cached digests: a file is read again whenever it may have changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ecmf_pipeline.core.files import remembered_sha256, sha256_file
 
 
 class Weights:
-    """A file of weights that has not changed for a while, and how often it is read."""
+    """A file of weights that has not changed recently, with a count of how often it is read."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reads = 0
@@ -25,16 +25,16 @@ class Weights:
         self.path.write_bytes(b"abc")
         time.sleep(0.06)
 
-        def counted(path: Path) -> str:
+        def count_and_hash(path: Path) -> str:
             self.reads += 1
             return sha256_file(path)
 
-        monkeypatch.setattr(files, "sha256_file", counted)
+        monkeypatch.setattr(files, "sha256_file", count_and_hash)
 
     def digest(self) -> str:
-        found = remembered_sha256(self.path, self.cache)
-        assert found == sha256_file(self.path)
-        return found
+        digest = remembered_sha256(self.path, self.cache)
+        assert digest == sha256_file(self.path)
+        return digest
 
 
 @pytest.fixture
@@ -42,21 +42,21 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Weights:
     return Weights(tmp_path, monkeypatch)
 
 
-def test_an_unchanged_file_is_read_once(weights: Weights) -> None:
+def test_unchanged_file_is_read_once(weights: Weights) -> None:
     assert weights.digest() == weights.digest()
     assert weights.reads == 1
 
 
-def _other_content_of_the_same_size_and_time(path: Path) -> None:
+def _change_content_but_not_size_and_mtime(path: Path) -> None:
     status = path.stat()
     path.write_bytes(b"ABC")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def _another_file_in_its_place(path: Path) -> None:
-    aside = path.with_name("aside")
-    aside.write_bytes(b"ABC")
-    aside.replace(path)
+def _replace_file(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(b"ABC")
+    other.replace(path)
 
 
 @pytest.mark.parametrize(
@@ -64,11 +64,11 @@ def _another_file_in_its_place(path: Path) -> None:
     [
         lambda path: path.write_bytes(b"abcd"),
         os.utime,
-        _other_content_of_the_same_size_and_time,
-        _another_file_in_its_place,
+        _change_content_but_not_size_and_mtime,
+        _replace_file,
     ],
 )
-def test_a_file_that_may_have_changed_is_read_again(weights: Weights, change: Callable[[Path], object]) -> None:
+def test_changed_file_is_read_again(weights: Weights, change: Callable[[Path], object]) -> None:
     weights.digest()
     change(weights.path)
     time.sleep(0.06)
@@ -77,24 +77,22 @@ def test_a_file_that_may_have_changed_is_read_again(weights: Weights, change: Ca
     assert weights.reads == 2
 
 
-def test_a_file_that_has_just_been_written_is_not_remembered(weights: Weights) -> None:
+def test_recently_written_file_is_not_cached(weights: Weights) -> None:
     weights.path.write_bytes(b"xyz")
     weights.digest()
-    _other_content_of_the_same_size_and_time(weights.path)
+    _change_content_but_not_size_and_mtime(weights.path)
     weights.digest()
     assert weights.reads == 2
 
 
-def test_a_file_that_changes_while_it_is_read_is_not_remembered(
-    weights: Weights, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def slow(path: Path) -> str:
+def test_file_that_changes_during_reading_is_not_cached(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hash_and_change(path: Path) -> str:
         digest = sha256_file(path)
         path.write_bytes(b"longer")
         return digest
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "sha256_file", slow)
+        patch.setattr(files, "sha256_file", hash_and_change)
         remembered_sha256(weights.path, weights.cache)
     time.sleep(0.06)
     weights.digest()
@@ -102,14 +100,14 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"weights.bin": 3}', b'{"weights.bin": [1, 2, 3, 4, 5]}'])
-def test_a_damaged_cache_counts_as_empty(weights: Weights, content: bytes) -> None:
+def test_damaged_cache_counts_as_empty(weights: Weights, content: bytes) -> None:
     weights.cache.write_bytes(content)
     weights.digest()
     weights.digest()
     assert weights.reads == 1
 
 
-def test_files_that_are_gone_are_forgotten(weights: Weights) -> None:
+def test_deleted_files_are_removed_from_the_cache(weights: Weights) -> None:
     other = weights.path.with_name("other.bin")
     other.write_bytes(b"x")
     time.sleep(0.06)
@@ -120,26 +118,26 @@ def test_files_that_are_gone_are_forgotten(weights: Weights) -> None:
     assert "weights.bin" in weights.cache.read_text()
 
 
-def test_outside_a_project_nothing_is_written(weights: Weights) -> None:
+def test_no_cache_is_written_outside_a_project(weights: Weights) -> None:
     weights.cache.parent.rmdir()
     weights.digest()
     assert not weights.cache.parent.exists()
 
 
-def test_a_missing_file_is_an_error(weights: Weights) -> None:
+def test_missing_file_raises(weights: Weights) -> None:
     weights.path.unlink()
     with pytest.raises(FileNotFoundError):
         remembered_sha256(weights.path, weights.cache)
 
 
-def test_a_cache_that_cannot_be_written_costs_only_another_read(weights: Weights) -> None:
+def test_unwritable_cache_only_causes_another_read(weights: Weights) -> None:
     weights.cache.mkdir()
     weights.digest()
     weights.digest()
     assert weights.reads == 2
 
 
-def test_what_is_no_digest_is_not_believed(weights: Weights) -> None:
+def test_invalid_cached_digest_is_ignored(weights: Weights) -> None:
     weights.digest()
     [(name, row)] = json.loads(weights.cache.read_bytes()).items()
     weights.cache.write_text(json.dumps({name: [*row[:-1], "nonsense"]}))

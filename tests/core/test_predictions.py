@@ -1,4 +1,4 @@
-"""Tables of predictions."""
+"""Tests of prediction tables."""
 
 from __future__ import annotations
 
@@ -24,42 +24,44 @@ def table() -> PredictionTable:
     )
 
 
-def test_a_clip_that_nothing_could_judge_gets_the_prior_and_says_so(table):
+def test_clip_without_usable_modality_gets_the_prior_and_a_flag(table):
     assert table.labels == ["sad", "happy"]
     assert table.flags == ("", NO_MODALITY)
 
 
-def test_what_is_written_is_read_back(table, tmp_path):
+def test_written_table_is_read_back(table, tmp_path):
     table.write(tmp_path / "p.csv")
-    found = PredictionTable.read(tmp_path / "p.csv")
-    assert found.by_clip() == {"a, b": "sad", "视频": "happy"}
-    assert (found.splits, found.flags, found.modalities) == (table.splits, table.flags, table.modalities)
-    np.testing.assert_array_equal(found.out_of_fold, table.out_of_fold)
-    np.testing.assert_allclose(found.probs, table.probs, atol=1e-6)
-    np.testing.assert_allclose(found.modality_weights, table.modality_weights)
+    read = PredictionTable.read(tmp_path / "p.csv")
+    assert read.by_clip() == {"a, b": "sad", "视频": "happy"}
+    assert (read.splits, read.flags, read.modalities) == (table.splits, table.flags, table.modalities)
+    np.testing.assert_array_equal(read.out_of_fold, table.out_of_fold)
+    np.testing.assert_allclose(read.probs, table.probs, atol=1e-6)
+    np.testing.assert_allclose(read.modality_weights, table.modality_weights)
 
 
-def test_missing_and_damaged_tables_say_what_to_do(table, tmp_path):
-    with pytest.raises(MissingInput, match="ecmf-pipe predict"):
+def test_missing_and_damaged_tables_are_reported_with_the_command(table, tmp_path):
+    with pytest.raises(MissingInput) as caught:
         PredictionTable.read(tmp_path / "p.csv")
+    assert caught.value.command == "ecmf-pipe predict"
     table.write(tmp_path / "p.csv")
     text = (tmp_path / "p.csv").read_text()
     (tmp_path / "p.csv").write_text(text.replace("0.800000", "much"))
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match="damaged") as caught:
         PredictionTable.read(tmp_path / "p.csv")
+    assert caught.value.command == "ecmf-pipe predict"
 
 
-def test_the_same_table_stands_beside_it_as_npz(table, tmp_path):
+def test_table_is_also_written_as_reproducible_npz(table, tmp_path):
     table.write(tmp_path / "p.csv")
     first = (tmp_path / "p.npz").read_bytes()
     table.write(tmp_path / "p.csv")
     assert (tmp_path / "p.npz").read_bytes() == first
-    with np.load(tmp_path / "p.npz", allow_pickle=False) as packed:
-        assert packed["clip_ids"].tolist() == ["a, b", "视频"]
-        assert packed["labels"].tolist() == table.labels
-        np.testing.assert_array_equal(packed["probs"], table.probs)
-        np.testing.assert_array_equal(packed["modality_weights"], table.modality_weights)
-        assert set(packed.files) == {
+    with np.load(tmp_path / "p.npz", allow_pickle=False) as npz:
+        assert npz["clip_ids"].tolist() == ["a, b", "视频"]
+        assert npz["labels"].tolist() == table.labels
+        np.testing.assert_array_equal(npz["probs"], table.probs)
+        np.testing.assert_array_equal(npz["modality_weights"], table.modality_weights)
+        assert set(npz.files) == {
             "clip_ids", "splits", "labels", "out_of_fold", "flags", "label_names", "probs", "modalities",
             "modality_weights",
         }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What single checks say."""
+"""Tests of single checks of `doctor`."""
 
 from __future__ import annotations
 
@@ -7,73 +7,74 @@ import pytest
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import InputError, ModelError, TryAgain
 from ecmf_pipeline.doctor.checks import Check, State, duration, exit_code
-from ecmf_pipeline.doctor.run import check_disk, projected
-from ecmf_pipeline.doctor.trial import TimedEngine, Trial, spread
+from ecmf_pipeline.doctor.run import check_disk, project_trial
+from ecmf_pipeline.doctor.trial import TimedEngine, Trial, sample_evenly
 from ecmf_pipeline.runner.step import Done, Task
 
 
-def of(*states: State) -> list[Check]:
+def checks_with(*states: State) -> list[Check]:
     return [Check("c", state, "m") for state in states]
 
 
-def test_the_exit_code_is_that_of_the_worst_check():
-    assert exit_code([]) == exit_code(of(State.OK, State.OK)) == 0
-    assert exit_code(of(State.OK, State.WARNING)) == 1
-    assert exit_code(of(State.FAILURE, State.WARNING, State.OK)) == 2
+def test_exit_code_is_that_of_the_worst_check():
+    assert exit_code([]) == exit_code(checks_with(State.OK, State.OK)) == 0
+    assert exit_code(checks_with(State.OK, State.WARNING)) == 1
+    assert exit_code(checks_with(State.FAILURE, State.WARNING, State.OK)) == 2
 
 
-def test_an_error_becomes_a_failure_with_its_hint():
-    failed = Check.failed("encoder face", ModelError("no weights", "fetch them"))
+def test_error_becomes_failure_with_hint_and_command():
+    failed = Check.failed("encoder face", ModelError("no weights", "fetch them", command="ecmf-pipe models"))
     assert (failed.state, failed.message, failed.hint) == (State.FAILURE, "no weights", "fetch them")
-    assert failed.line().splitlines()[1].strip() == "fetch them"
+    assert failed.command == "ecmf-pipe models"
+    assert [line.strip() for line in failed.line().splitlines()[1:]] == ["hint: fetch them", "ecmf-pipe models"]
     assert Check.failed("trial", InputError("bad")).line().count("\n") == 0
     assert Check.failed("trial", TryAgain("later")).message == "later"
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
+    ("seconds", "text"),
     [(0.0371, "0.037 s"), (3.14, "3.1 s"), (59.2, "59 s"), (61, "1 min"), (7499, "2 h 5 min"), (200_000, "2 d 8 h")],
 )
-def test_times_are_told_in_words(seconds, words):
-    assert duration(seconds) == words
+def test_durations_are_formatted_for_people(seconds, text):
+    assert duration(seconds) == text
 
 
-def test_clips_are_spread_over_the_corpus():
-    assert spread(range(100), 4) == [0, 33, 66, 99]
-    assert spread([1, 2, 3], 4) == [1, 2, 3]
+def test_sampled_items_are_evenly_spaced():
+    assert sample_evenly(range(100), 4) == [0, 33, 66, 99]
+    assert sample_evenly([1, 2, 3], 4) == [1, 2, 3]
 
 
-def test_a_trial_is_projected_by_clips_and_workers():
-    check = projected("trial face", Trial(4, 0, [], 0.5, 1000.0), missing=1000, workers=4)
+def test_trial_is_projected_to_missing_clips_and_workers():
+    check = project_trial("trial face", Trial(4, 0, [], 0.5, 1000.0), missing=1000, workers=4)
     assert check.state is State.OK
     assert check.figures["projected_seconds"] == 125
-    assert "4 of 4 clips, 0.5 s each; 1000 to do by 4 workers: 2 min" in check.message
+    assert check.message == "4 of 4 clips, 0.5 s per clip; 1000 to do with 4 workers: 2 min"
 
 
-def test_a_clip_that_fails_is_named_with_its_reason():
+def test_failed_clip_is_reported_with_reason_and_message():
     trial = Trial(4, 0, [("anna", "NoFaceFound", "0 of 16 frames")], 0.5, 1000.0)
-    check = projected("trial face", trial, missing=10, workers=1)
+    check = project_trial("trial face", trial, missing=10, workers=1)
     assert check.state is State.WARNING
     assert "anna: NoFaceFound: 0 of 16 frames" in check.message
     assert check.message.startswith("3 of 4 clips")
     assert check.figures["failed"] == [{"clip_id": "anna", "reason": "NoFaceFound", "message": "0 of 16 frames"}]
 
 
-def test_where_no_clip_has_such_an_input_nothing_is_projected():
-    check = projected("trial audio", Trial(0, 4, [], None, None), missing=10, workers=1)
+def test_nothing_is_projected_if_no_clip_has_an_input():
+    check = project_trial("trial audio", Trial(0, 4, [], None, None), missing=10, workers=1)
     assert check.state is State.WARNING
-    assert "none of the clips looked at" in check.message
+    assert check.figures == {}
 
 
 @pytest.mark.parametrize(("free", "state"), [(10, State.FAILURE), (40, State.WARNING), (60, State.OK)])
-def test_the_disk_must_hold_the_features_and_should_hold_dvcs_copy(free, state):
+def test_disk_must_hold_features_and_should_hold_the_dvc_copy(free, state):
     check = check_disk({Modality.FACE: 10.0, Modality.AUDIO: 15.0}, free)
     assert check.state is state
     assert check.figures == {"free": free, "needed": 25, "by_modality": {"face": 10, "audio": 15}}
 
 
-class Scripted:
-    """An engine whose batches end at given times."""
+class ScriptedEngine:
+    """An engine whose batches take given times."""
 
     def __init__(self, clock: list[float]) -> None:
         self.clock = clock
@@ -85,9 +86,9 @@ class Scripted:
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [((30.0, 2.0, 4.0), 3.0), ((30.0,), 30.0), ((), None)])
-def test_the_time_of_loading_is_left_out_where_it_can_be(monkeypatch, seconds, expected):
+def test_time_per_item_excludes_the_first_of_several_batches(monkeypatch, seconds, expected):
     clock = [100.0]
     monkeypatch.setattr("ecmf_pipeline.doctor.trial.time.perf_counter", lambda: clock[0])
-    engine = TimedEngine(Scripted(clock))
+    engine = TimedEngine(ScriptedEngine(clock))
     assert len(list(engine.run([Task(str(n), 0, (s,)) for n, s in enumerate(seconds)], None, None))) == len(seconds)
-    assert engine.seconds_an_item() == expected
+    assert engine.seconds_per_item() == expected

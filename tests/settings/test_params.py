@@ -1,4 +1,4 @@
-"""params.yaml."""
+"""Tests of reading and validating params.yaml."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.settings.params import Params, load_params
 
 
-def params(folder: Path, text: str) -> Path:
+def write_params(folder: Path, text: str) -> Path:
     path = folder / "params.yaml"
     path.write_text(text, encoding="utf-8")
     return path
 
 
-def test_what_the_repository_ships_says_the_defaults(repository):
+def test_shipped_params_have_the_default_values(repository):
     assert load_params(repository / "params.yaml") == Params()
 
 
-def test_what_is_left_out_has_its_default(tmp_path):
-    assert load_params(params(tmp_path, "media: {frames: 8}\n")).media.frames == 8
-    assert load_params(params(tmp_path, "")) == Params()
+def test_missing_keys_have_default_values(tmp_path):
+    assert load_params(write_params(tmp_path, "media: {frames: 8}\n")).media.frames == 8
+    assert load_params(write_params(tmp_path, "")) == Params()
 
 
 @pytest.mark.parametrize(
@@ -39,15 +39,19 @@ def test_what_is_left_out_has_its_default(tmp_path):
         ("vote: {linear: {componets: 3}}", "vote.linear.componets", "components"),
     ],
 )
-def test_an_unknown_key_is_named_with_the_key_that_is_most_like_it(tmp_path, text, key, suggestion):
-    with pytest.raises(ParamsError, match=rf"unknown key `{key}`; did you mean `{suggestion}`\?") as caught:
-        load_params(params(tmp_path, text))
+def test_unknown_key_is_reported_with_the_most_similar_key(tmp_path, text, key, suggestion):
+    with pytest.raises(ParamsError, match="unknown key") as caught:
+        load_params(write_params(tmp_path, text))
     assert caught.value.keys == (key,)
+    assert key in caught.value.message
+    assert caught.value.hint == f"did you mean {suggestion!r}?"
 
 
-def test_an_unknown_key_that_is_like_no_other_is_named_with_all_there_are(tmp_path):
-    with pytest.raises(ParamsError, match=r"unknown key `media\.zoom`; there are frames, max_side, reader"):
-        load_params(params(tmp_path, "media: {zoom: 2}"))
+def test_unknown_key_without_a_similar_key_is_reported_with_all_keys(tmp_path):
+    with pytest.raises(ParamsError) as caught:
+        load_params(write_params(tmp_path, "media: {zoom: 2}"))
+    assert caught.value.keys == ("media.zoom",)
+    assert "frames, max_side, reader" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -74,61 +78,72 @@ def test_an_unknown_key_that_is_like_no_other_is_named_with_all_there_are(tmp_pa
         ("train: {fusion: {hidden: 96, heads: 6}, training: {search: {trials: 2}}}", "train.training.search.hidden"),
     ],
 )
-def test_a_wrong_value_is_named_by_its_key_alone(tmp_path, text, key):
+def test_wrong_value_is_reported_with_its_key_only(tmp_path, text, key):
     with pytest.raises(ParamsError) as caught:
-        load_params(params(tmp_path, text))
+        load_params(write_params(tmp_path, text))
     assert caught.value.keys == (key,)
-    assert f"`{key}`: " in str(caught.value)
+    assert f"{key}: " in caught.value.message
 
 
-def test_a_wrong_name_of_an_encoder_is_shown_with_the_one_that_is_most_like_it(tmp_path):
-    with pytest.raises(ParamsError, match=r"did you mean `mini_xception`\?"):
-        load_params(params(tmp_path, "extract: {encoders: {face: xception}}"))
+@pytest.mark.parametrize(
+    ("text", "suggestion"),
+    [
+        ("extract: {encoders: {face: xception}}", "mini_xception"),
+        ("encoders: {mine: {type: transformers_txt, model: x}}", "transformers_text"),
+    ],
+)
+def test_wrong_encoder_name_or_type_is_reported_with_the_most_similar_one(tmp_path, text, suggestion):
+    with pytest.raises(ParamsError) as caught:
+        load_params(write_params(tmp_path, text))
+    assert caught.value.hint == f"did you mean {suggestion!r}?"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("media: {frames: 2, frames: 3}", "key 'frames' stands twice"),
-        ("- a list", "holds no sections"),
-        ("media: {frames: [", "is not valid YAML"),
+        ("media: {frames: 2, frames: 3}", "duplicate key 'frames'"),
+        ("- a list", "not a mapping"),
+        ("media: {frames: [", "not valid YAML"),
     ],
 )
-def test_a_file_that_holds_no_params_says_why(tmp_path, text, message):
-    with pytest.raises(ParamsError, match=message):
-        load_params(params(tmp_path, text))
+def test_unusable_file_is_reported_with_the_cause(tmp_path, text, message):
+    with pytest.raises(ParamsError, match=message) as caught:
+        load_params(write_params(tmp_path, text))
+    assert caught.value.hint is not None
 
 
-def test_what_is_not_searched_need_not_fit(tmp_path):
-    found = load_params(params(tmp_path, "train: {fusion: {hidden: 96, heads: 6}}"))
-    assert found.train.fusion.heads == 6
+def test_hidden_sizes_are_checked_only_if_a_search_runs(tmp_path):
+    params = load_params(write_params(tmp_path, "train: {fusion: {hidden: 96, heads: 6}}"))
+    assert params.train.fusion.heads == 6
 
 
-def test_every_wrong_key_is_named_at_once(tmp_path):
+def test_all_wrong_keys_are_reported_at_once(tmp_path):
     with pytest.raises(ParamsError) as caught:
-        load_params(params(tmp_path, "media: {frame: 8}\nfacse: {}\n"))
+        load_params(write_params(tmp_path, "media: {frame: 8}\nfacse: {}\n"))
     assert set(caught.value.keys) == {"media.frame", "facse"}
+    assert {"'frames'", "'faces'"} <= set(caught.value.hint.replace("?", "").split())
 
 
-def test_a_missing_file_says_where_one_is_made(tmp_path):
-    with pytest.raises(ParamsError, match="ecmf-pipe init"):
+def test_missing_file_is_reported_with_the_command_that_creates_one(tmp_path):
+    with pytest.raises(ParamsError) as caught:
         load_params(tmp_path / "params.yaml")
+    assert "ecmf-pipe init" in caught.value.command
 
 
-def test_reading_params_loads_nothing_heavy():
+def test_reading_params_imports_no_heavy_library():
     code = (
         "import sys; from ecmf_pipeline.settings.params import load_params; load_params();"
         "print([name for name in ('torch', 'transformers', 'sklearn', 'lightgbm', 'zarr', 'mediapipe', 'av', 'pandas')"
         " if name in sys.modules])"
     )
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
-    assert found.stdout.strip() == "[]"
+    assert process.stdout.strip() == "[]"
 
 
-def test_every_parameter_that_dvc_tracks_is_there(repository):
-    """DVC fails where a tracked key is missing from params.yaml."""
+def test_shipped_params_have_every_key_that_dvc_tracks(repository):
+    """DVC fails if a tracked key is missing from params.yaml."""
     shipped = yaml.safe_load((repository / "params.yaml").read_text())
     stages = yaml.safe_load((repository / "dvc.yaml").read_text())["stages"]
     for stage in stages.values():

@@ -1,4 +1,4 @@
-"""Presets: what lies below params.yaml."""
+"""Tests of presets and of merging params.yaml over them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-import ecmf_pipeline.settings.presets as presets_room
+import ecmf_pipeline.settings.presets as presets_package
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.settings.params import Params, load_params, preset_params, validated
-from ecmf_pipeline.settings.presets import DEFAULT_PRESET, merged_over, preset_document, preset_names
+from ecmf_pipeline.settings.presets import DEFAULT_PRESET, merge_over_preset, preset_document, preset_names
 
-IN_FULL = """
+PARAMS_IN_FULL = """
 corpus: {kind: sample, root: data/sample, labels: null, transcripts: english}
 models: {names: [efficientnet_lite0, face_landmarker, mini_xception, minilm, smollm2]}
 media: {frames: 16, max_side: 1280, reader: auto}
@@ -28,32 +28,33 @@ extract:
   batch_size: 8
 llm: {model: data/models/smollm2, gguf_file: SmolLM2-135M-Instruct.Q4_1.gguf, prompt: emotion_en, batch_size: 24}
 """
-"""A file that spells out what the preset says."""
+"""A params.yaml that repeats the values of the preset."""
 
 
-def test_the_default_preset_says_the_defaults_of_the_code():
+def test_default_preset_equals_the_defaults_of_the_code():
     assert preset_names()[0] == DEFAULT_PRESET == "embedded"
     assert Params.model_validate(preset_document("embedded")) == Params()
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_every_preset_makes_valid_params_and_names_itself(name):
+def test_each_preset_gives_valid_params(name):
     params = preset_params(name)
     assert params.preset == name
     assert set(preset_document(name)) <= set(Params.model_fields) - {"preset"}
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_nothing_in_the_shipped_params_hides_what_a_preset_decides(name, repository):
+def test_shipped_params_override_no_value_of_a_preset(name, repository):
     shipped = yaml.safe_load((repository / "params.yaml").read_text())
     for section, keys in preset_document(name).items():
         for key in keys:
-            assert not shipped[section].get(key), f"{section}.{key} is said in params.yaml, so {name} cannot choose it"
+            assert not shipped[section].get(key), f"params.yaml sets {section}.{key}, which overrides preset {name}"
 
 
-def test_a_file_that_spells_everything_out_means_the_same(tmp_path):
-    (tmp_path / "params.yaml").write_text(IN_FULL)
-    assert load_params(tmp_path / "params.yaml") == Params.model_validate(yaml.safe_load(IN_FULL)) == Params()
+def test_params_that_repeat_the_preset_equal_the_defaults(tmp_path):
+    (tmp_path / "params.yaml").write_text(PARAMS_IN_FULL)
+    expected = Params.model_validate(yaml.safe_load(PARAMS_IN_FULL))
+    assert load_params(tmp_path / "params.yaml") == expected == Params()
 
 
 @pytest.mark.parametrize(
@@ -64,25 +65,25 @@ def test_a_file_that_spells_everything_out_means_the_same(tmp_path):
         {"other": {"type": "egemaps"}},
     ],
 )
-def test_an_entry_with_a_type_is_whole(encoders):
-    made = validated({"encoders": encoders}, where="params.yaml")
-    alone = Params.model_validate({"encoders": Params().model_dump(mode="json")["encoders"] | encoders})
-    assert made == alone
+def test_encoder_entry_with_a_type_replaces_the_preset_entry(encoders):
+    merged = validated({"encoders": encoders}, where="params.yaml")
+    expected = Params.model_validate({"encoders": Params().model_dump(mode="json")["encoders"] | encoders})
+    assert merged == expected
 
 
-def test_an_entry_without_a_type_changes_the_presets():
+def test_encoder_entry_without_a_type_is_merged_with_the_preset_entry():
     minilm = validated({"encoders": {"minilm": {"inputs": "original"}}}, where="params.yaml").encoders["minilm"]
     assert minilm == Params().encoders["minilm"].model_copy(update={"inputs": "original"})
 
 
-def test_the_modalities_that_are_named_are_all_that_is_used():
-    used = validated({"extract": {"encoders": {"audio": "egemaps"}, "batch_size": 3}}, where="params.yaml").extract
-    assert dict(used.encoders) == {Modality.AUDIO: ("egemaps",)}
-    assert used.batch_size == 3
+def test_extract_encoders_replaces_the_preset_value_unless_empty():
+    extract = validated({"extract": {"encoders": {"audio": "egemaps"}, "batch_size": 3}}, where="params.yaml").extract
+    assert dict(extract.encoders) == {Modality.AUDIO: ("egemaps",)}
+    assert extract.batch_size == 3
     assert validated({"extract": {"encoders": {}}}, where="params.yaml") == Params()
 
 
-def test_maps_are_merged_and_lists_replaced():
+def test_mappings_are_merged_and_lists_replaced():
     params = validated({"llm": {"prompt": "emotion_zh"}, "models": {"names": ["minilm"]}}, where="params.yaml")
     assert params.llm == Params().llm.model_copy(update={"prompt": "emotion_zh"})
     assert params.models.names == ("minilm",)
@@ -90,7 +91,7 @@ def test_maps_are_merged_and_lists_replaced():
 
 def test_merging_changes_neither_document():
     document = {"llm": {"prompt": "emotion_zh"}}
-    merged_over(preset_document("embedded"), document)["llm"]["prompt"] = "mine"
+    merge_over_preset(preset_document("embedded"), document)["llm"]["prompt"] = "mine"
     assert document == {"llm": {"prompt": "emotion_zh"}}
     assert preset_document("embedded")["llm"]["prompt"] == "emotion_en"
 
@@ -104,11 +105,11 @@ def test_merging_changes_neither_document():
         ({"encoders": {"minlm": {"inputs": "both"}}}, ("encoders.minlm",)),
     ],
 )
-def test_what_is_wrong_in_the_users_file_is_named_as_the_users(document, keys):
+def test_error_in_params_is_not_attributed_to_the_preset(document, keys):
     with pytest.raises(ParamsError) as caught:
         validated(document, where="params.yaml")
     assert caught.value.keys == keys
-    assert "from the preset" not in str(caught.value)
+    assert "set by preset" not in caught.value.message
 
 
 @pytest.fixture
@@ -116,15 +117,15 @@ def broken_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "broken.yaml").write_text(
         "encoders: {e: {type: egemaps, layers: 3}}\nmedia: {frames: many, max_side: 0}\n"
     )
-    monkeypatch.setattr(presets_room, "_FOLDER", tmp_path)
+    monkeypatch.setattr(presets_package, "_FOLDER", tmp_path)
     return "broken"
 
 
-def test_what_is_wrong_in_a_preset_is_named_as_the_presets(broken_preset):
+def test_errors_in_a_preset_are_attributed_to_the_preset(broken_preset):
     with pytest.raises(ParamsError) as caught:
         validated({"preset": broken_preset, "media": {"max_side": "wide"}}, where="params.yaml")
-    lines = str(caught.value).splitlines()
-    assert [line.endswith("(from the preset 'broken')") for line in lines] == [
-        "`media.max_side`" not in line for line in lines
+    lines = caught.value.message.splitlines()
+    assert [line.endswith("(set by preset 'broken')") for line in lines] == [
+        "media.max_side: " not in line for line in lines
     ]
     assert len(lines) == 3

@@ -1,4 +1,4 @@
-"""`settings`: whatever a stage depends on beside params.yaml changes that stage's file, and no other."""
+"""Tests of `settings`: a change of an input changes the settings of the stages that use it, and no others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PROMPTS = Path(prompt.__file__).parent / "prompts"
 
 
 class Project:
-    """A project with models and prompts of its own, after `index`."""
+    """An indexed project with its own models and prompts."""
 
     def __init__(self, folder: Path) -> None:
         paths.CORPUS.parent.mkdir()
@@ -55,7 +55,7 @@ class Project:
         return {path.stem: path.read_bytes() for path in paths.SETTINGS.glob("*.json")}
 
     def changes(self) -> set[str]:
-        """Run, and return the names of the files that have changed."""
+        """Run the stage and return the names of the changed files."""
         before = self.read()
         stage.run()
         return {name for name, content in self.read().items() if before.get(name) != content}
@@ -73,7 +73,8 @@ def _replace(path: str, old: str, new: str) -> None:
     Path(path).write_text(text.replace(old, new))
 
 
-def _same_size(path: str) -> None:
+def _change_content_only(path: str) -> None:
+    """Change the content of a file, but not its size and modification time."""
     status = Path(path).stat()
     Path(path).write_bytes(Path(path).read_bytes().swapcase())
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -82,26 +83,26 @@ def _same_size(path: str) -> None:
 CHANGES: dict[str, tuple[Callable[[], object], set[str]]] = {
     "nothing": (lambda: None, set()),
     "a comment in params": (lambda: _replace("params.yaml", "llm:", "# more\nllm:"), set()),
-    "how fast the LLM is asked": (lambda: _replace("params.yaml", "model: llm,", "model: llm, batch_size: 3,"), set()),
+    "the batch size of the LLM": (lambda: _replace("params.yaml", "model: llm,", "model: llm, batch_size: 3,"), set()),
     "the prompt": (lambda: _replace("own.yaml", "speaker", "person"), {"llm"}),
     "a comment in the prompt": (lambda: Path("own.yaml").write_text("# more\n" + Path("own.yaml").read_text()), set()),
     "the prompt of the rewrite": (lambda: _replace("rewrite.yaml", "speaker", "person"), {"rewrite"}),
     "a prompt that is not used": (lambda: _replace("cues.yaml", "speaker", "person"), set()),
-    "the language model": (lambda: _same_size("llm/none.gguf"), {"llm"}),
-    "the language model's time": (lambda: os.utime("llm/none.gguf"), set()),
-    "an encoder": (lambda: _same_size("clip/model.safetensors"), {"extract-global"}),
+    "the language model": (lambda: _change_content_only("llm/none.gguf"), {"llm"}),
+    "the mtime of the language model": (lambda: os.utime("llm/none.gguf"), set()),
+    "an encoder": (lambda: _change_content_only("clip/model.safetensors"), {"extract-global"}),
     "a new file of an encoder": (lambda: Path("clip/tokenizer.json").write_text("{}"), {"extract-global"}),
-    "the speech model": (lambda: _same_size("whisper/config.json"), {"transcribe"}),
-    "the verdicts": (lambda: _same_size("verdicts.csv"), {"labels"}),
-    "votes that were missing": (lambda: Path("votes.csv").write_text("clip_id,source,label\n"), {"labels"}),
+    "the speech model": (lambda: _change_content_only("whisper/config.json"), {"transcribe"}),
+    "the verdicts": (lambda: _change_content_only("verdicts.csv"), {"labels"}),
+    "a missing file of votes": (lambda: Path("votes.csv").write_text("clip_id,source,label\n"), {"labels"}),
     "rounds": (lambda: _replace("params.yaml", "vote: {", "vote: {rounds: 2, "), {"rounds"}),
     "inputs of the votes": (lambda: _replace("params.yaml", "[text]", "[text, cues]"), {"vote"}),
-    "a file that is gone": (lambda: (paths.SETTINGS / "llm.json").unlink(), {"llm"}),
+    "a deleted settings file": (lambda: (paths.SETTINGS / "llm.json").unlink(), {"llm"}),
 }
 
 
 @pytest.mark.parametrize(("change", "expected"), CHANGES.values(), ids=CHANGES)
-def test_a_change_concerns_those_who_depend_on_it(
+def test_change_affects_only_the_stages_that_depend_on_it(
     project: Project, change: Callable[[], object], expected: set[str]
 ) -> None:
     if expected == {"vote"}:
@@ -114,64 +115,68 @@ def test_a_change_concerns_those_who_depend_on_it(
     assert project.changes() == set()
 
 
-def test_labels_of_the_corpus_are_asked_for(project: Project) -> None:
+def test_new_labels_of_the_corpus_change_the_llm_settings(project: Project) -> None:
     project.changes()
     project.set_labels("joy", "anger")
     assert project.changes() == {"llm"}
     assert json.loads((paths.SETTINGS / "llm.json").read_text())["labels"] == ["joy", "anger"]
 
 
-def test_another_version_of_the_package(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_package_version_changes_the_package_settings(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project.changes()
     monkeypatch.setattr(resolve, "__version__", "0.0.0")
     assert project.changes() == {"package"}
 
 
-def test_missing_weights_are_reported_and_looked_for_every_time(
-    project: Project, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_weights_are_reported_at_each_run(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     project.changes()
     Path("clip/config.json").rename("config.json")
     assert project.changes() == {"extract-global"}
-    assert "extract-global: clip holds no config.json" in capsys.readouterr().out
+    assert _reports_missing_config(capsys.readouterr().out)
     assert project.changes() == set()
-    assert "extract-global: clip holds no config.json" in capsys.readouterr().out
+    assert _reports_missing_config(capsys.readouterr().out)
     Path("config.json").rename("clip/config.json")
     assert project.changes() == {"extract-global"}
 
 
-def test_a_missing_prompt_is_an_error(project: Project) -> None:
+def _reports_missing_config(output: str) -> bool:
+    return any("extract-global" in line and "config.json" in line for line in output.splitlines())
+
+
+def test_missing_prompt_raises_params_error(project: Project) -> None:
     Path("own.yaml").unlink()
     with pytest.raises(ParamsError):
         project.changes()
 
 
-def test_it_needs_an_indexed_corpus(project: Project) -> None:
+def test_settings_need_an_indexed_corpus(project: Project) -> None:
     paths.CORPUS.unlink()
     with pytest.raises(MissingInput):
         project.changes()
 
 
-def test_weights_are_read_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unchanged_weights_are_not_read_again(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.changes()
-    read = []
-    monkeypatch.setattr(files, "sha256_file", read.append)
+    read_files = []
+    monkeypatch.setattr(files, "sha256_file", read_files.append)
     project.changes()
-    assert read == []
+    assert read_files == []
 
 
-def test_unchanged_files_are_left_alone(project: Project) -> None:
+def test_unchanged_settings_are_not_written_again(project: Project) -> None:
     project.changes()
     times = {path: path.stat().st_mtime_ns for path in paths.SETTINGS.iterdir()}
     project.changes()
     assert {path: path.stat().st_mtime_ns for path in paths.SETTINGS.iterdir()} == times
 
 
-def test_the_command_line_loads_nothing_heavy(project: Project) -> None:
+def test_settings_command_imports_no_heavy_library(project: Project) -> None:
     project.changes()
     command = [sys.executable, "-X", "importtime", "-m", "ecmf_pipeline", "settings"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert shown.stdout == "settings: unchanged\n"
-    loaded = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
-    assert "ecmf_pipeline.settings.resolve" in loaded
-    assert not loaded & {"torch", "transformers", "pandas", "numpy", "zarr", "av", "tqdm", "huggingface_hub"}
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert process.stdout == "settings: unchanged\n"
+    imported = {line.rpartition("|")[2].strip() for line in process.stderr.splitlines()}
+    assert "ecmf_pipeline.settings.resolve" in imported
+    assert not imported & {"torch", "transformers", "pandas", "numpy", "zarr", "av", "tqdm", "huggingface_hub"}

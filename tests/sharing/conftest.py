@@ -1,4 +1,4 @@
-"""A team: a project that has features, remotes of three kinds, and clones of it."""
+"""Fixtures of a team: a project with features, three kinds of DVC remotes, and clones of the project."""
 
 from __future__ import annotations
 
@@ -25,32 +25,39 @@ PARAMS = {
     "models": {"names": ["efficientnet_lite0"]},
     "media": {"frames": 2},
     "extract": {"encoders": {"global": "efficientnet_lite0", "audio": "egemaps"}, "workers": 0},
-    "llm": {"model": "llm", "gguf_file": "none.gguf"},  # no clip has words, so that it is never loaded
+    "llm": {"model": "llm", "gguf_file": "none.gguf"},  # never loaded, since no clip has a transcript
     "train": {"training": {"folds": 2, "seeds": 1, "epochs": 2}},
 }
 
 
 @dataclass(frozen=True)
 class Checkout:
-    """A working copy of the project, and the environment of whoever works in it."""
+    """A working copy of the project, and the environment variables of its user."""
 
     folder: Path
     environment: dict[str, str]
 
-    def __call__(self, *words: str, fails: bool = False) -> str:
-        """Run a command in it; what it printed."""
-        done = subprocess.run(
-            words, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False, timeout=150
+    def __call__(self, *command: str, fails: bool = False) -> str:
+        """Run a command in the working copy and return its output, with stderr in order of printing."""
+        process = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=150,
         )
-        assert (done.returncode != 0) == fails, f"{words}\n{done.stdout}\n{done.stderr}"
-        return done.stdout + done.stderr
+        assert (process.returncode != 0) == fails, f"{command}\n{process.stdout}"
+        return process.stdout
 
     def commit(self, message: str) -> None:
         self("git", "add", "--all")
         self("git", "commit", "--quiet", "--message", message)
 
     def clone(self, folder: Path) -> Checkout:
-        """What a colleague has after `git clone`: no features, no weights, no clips."""
+        """Return a clone as a colleague gets it by `git clone`: without features, weights and clips."""
         subprocess.run(
             ["git", "clone", "--quiet", str(self.folder), str(folder)], env=self.environment, check=True, timeout=60
         )
@@ -61,7 +68,7 @@ class Checkout:
         return Checkout(folder, self.environment)
 
     def change(self, changes: dict[str, object]) -> None:
-        """Change params.yaml, two levels deep."""
+        """Merge changes into params.yaml, down to the second level."""
         params = yaml.safe_load((self.folder / "params.yaml").read_text())
         for section, values in changes.items():
             for key, value in values.items():  # type: ignore[attr-defined]
@@ -70,19 +77,19 @@ class Checkout:
         (self.folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
     def features(self) -> dict[str, bytes]:
-        """Every file of the stores."""
+        """Return the content of each file of the stores."""
         root = self.folder / "data" / "features"
         return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.zarr/**/*") if path.is_file()}
 
 
 @dataclass(frozen=True)
 class Remote:
-    """Where a team keeps its data, and the commands that tell DVC so.
+    """The DVC remote of a team.
 
     Attributes:
-        url: As `dvc remote add` takes it.
-        shared: Settings that go to git with the project.
-        own: Settings that each person keeps (`--local`).
+        url: Argument of `dvc remote add`.
+        shared: Settings that are committed to git.
+        own: Settings of each user (`--local`).
     """
 
     url: str
@@ -93,7 +100,7 @@ class Remote:
         checkout("dvc", "remote", "add", "--default", "team", self.url)
         for key, value in self.shared.items():
             checkout("dvc", "remote", "modify", "team", key, value)
-        checkout.commit("Where the data is kept")
+        checkout.commit("Add the remote")
 
     def log_in(self, checkout: Checkout) -> None:
         for key, value in self.own.items():
@@ -102,7 +109,7 @@ class Remote:
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory) -> dict[str, str]:
-    """A user without any configuration but the keys of the S3 server."""
+    """Environment variables of a user whose only configuration is the key of the S3 server."""
     return os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(tmp_path_factory.mktemp("home")),
@@ -117,7 +124,7 @@ def environment(tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def add_clips(make_clip) -> Callable[[Checkout, int, int], None]:
-    """Write the clips of some numbers into a checkout's corpus."""
+    """Return a function that adds clips with the given numbers to the corpus of a checkout."""
 
     def add(checkout: Checkout, first: int, end: int) -> None:
         corpus = checkout.folder / "corpus"
@@ -132,7 +139,7 @@ def add_clips(make_clip) -> Callable[[Checkout, int, int], None]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, environment, models, add_clips) -> Checkout:
-    """A project that has features and a trained model, all committed to git. To be copied, not changed."""
+    """A project with features and a trained model, all committed to git; tests copy it and do not change it."""
     checkout = Checkout(tmp_path_factory.mktemp("team") / "project", environment)
     folder = checkout.folder
     Checkout(folder.parent, environment)(sys.executable, "-m", "ecmf_pipeline", "init", str(folder))
@@ -188,10 +195,10 @@ def _sftp_server(authorized_keys: Path) -> Iterator[int]:
     async def stop(server: asyncssh.SSHAcceptor) -> None:
         server.close()
         await server.wait_closed()
-        rest = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in rest:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     try:
         server = asyncio.run_coroutine_threadsafe(start(), loop).result(30)
@@ -205,7 +212,7 @@ def _sftp_server(authorized_keys: Path) -> Iterator[int]:
 
 @pytest.fixture
 def s3_remote(environment) -> Iterator[Remote]:
-    """A server that speaks the S3 protocol on the loopback interface."""
+    """An S3 server on the loopback interface."""
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
     server = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
@@ -216,7 +223,7 @@ def s3_remote(environment) -> Iterator[Remote]:
     except StopIteration:
         server.wait()
         pytest.fail("the S3 server did not start")
-    reader = threading.Thread(target=lambda: [None for _ in lines])  # or the pipe fills and the server waits
+    reader = threading.Thread(target=lambda: [None for _ in lines])  # drains the pipe, or the server would block
     reader.start()
     try:
         with urllib.request.urlopen(urllib.request.Request(f"{address}/team", method="PUT"), timeout=30):

@@ -1,4 +1,4 @@
-"""DVC's cache may share files with the workspace: what the pipeline writes must never write through to it."""
+"""Tests that the pipeline never writes through links of the workspace into DVC's cache."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-def damaged(cache: Path) -> list[str]:
-    """Objects of DVC's cache whose bytes are no longer those that their name says."""
+def damaged_objects(cache: Path) -> list[str]:
+    """Return the objects of DVC's cache whose digest differs from their name."""
     return [
         str(path)
         for path in (cache / "files" / "md5").rglob("*")
@@ -22,7 +22,7 @@ def damaged(cache: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["hardlink", "symlink"])
-def test_appending_leaves_a_linked_cache_whole(kind, ours, add_clips):
+def test_appending_to_a_store_does_not_change_a_linked_cache(kind, ours, add_clips):
     ours("dvc", "config", "cache.type", kind)
     ours("dvc", "checkout", "--relink", "index", "settings", "rewrite", "extract")
     chunk = next((ours.folder / "data" / "features" / "audio.zarr").rglob("values/c/0/0"))
@@ -30,5 +30,5 @@ def test_appending_leaves_a_linked_cache_whole(kind, ours, add_clips):
     add_clips(ours, 14, 16)
     assert "extract audio: 2 done, 14 reused" in ours("dvc", "repro", "extract@audio")
     ours("ecmf-pipe", "rewrite")
-    assert damaged(ours.folder / ".dvc" / "cache") == []
+    assert damaged_objects(ours.folder / ".dvc" / "cache") == []
     assert "extract audio: 0 done, 16 reused" in ours("ecmf-pipe", "extract", "--modality", "audio")

@@ -1,4 +1,4 @@
-"""What is said of stores that are not here though dvc.lock knows them."""
+"""Tests of the warning about outputs that dvc.lock records but that do not exist in the project."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ecmf_pipeline.sharing.hints import pull_hint
+from ecmf_pipeline.sharing.hints import SharedOutputs, find_shared_outputs, warn_of_shared_outputs
 
 FACE, AUDIO = Path("data/features/face.zarr"), Path("data/features/audio.zarr")
 
@@ -30,35 +30,36 @@ def project(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def hint(*stores: Path) -> str | None:
-    return pull_hint(stores or [FACE, AUDIO])
-
-
 @pytest.mark.usefixtures("project")
-def test_an_absent_store_is_named_with_its_size_and_the_command():
-    said = hint()
-    assert said is not None
-    assert "`dvc pull data/features/face.zarr`" in said
-    assert "2.5 GB" in said
-    assert "40 files" in said
-    assert str(AUDIO) not in said  # there is nothing in it to be pulled
+def test_absent_store_is_reported_with_size_and_command(capsys):
+    shared = find_shared_outputs([FACE, AUDIO])  # the recorded audio store is empty
+    assert shared == SharedOutputs((str(FACE),), size=2_500_000_000, files=40)
+    warn_of_shared_outputs([FACE, AUDIO])
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("warning: ")
+    assert str(FACE) in first
+    assert "2.5 GB, 40 files" in first
+    assert last == "  dvc pull data/features/face.zarr"
 
 
-def test_an_empty_folder_is_as_good_as_none(project):
+def test_empty_folder_counts_as_absent(project):
     (project / FACE).mkdir(parents=True)
-    assert hint() is not None
+    assert find_shared_outputs([FACE, AUDIO]) is not None
 
 
-def test_nothing_is_said_of_stores_that_are_here_or_were_not_asked_for(project):
-    assert hint(AUDIO) is None
+def test_existing_and_unrequested_stores_are_not_reported(project, capsys):
+    assert find_shared_outputs([AUDIO]) is None
     (project / FACE).mkdir(parents=True)
     (project / FACE / "zarr.json").write_text("{}")
-    assert hint() is None
+    assert find_shared_outputs([FACE, AUDIO]) is None
+    warn_of_shared_outputs([FACE, AUDIO])
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.usefixtures("project")
-def test_it_says_what_to_do_without_a_remote():
-    assert "`dvc remote add -d NAME URL`" in (hint() or "")
+def test_warning_shows_how_to_add_a_remote(capsys):
+    warn_of_shared_outputs([FACE])
+    assert "dvc remote add -d NAME URL" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -73,17 +74,17 @@ def test_it_says_what_to_do_without_a_remote():
         b"a: [",
     ],
 )
-def test_a_damaged_lock_file_knows_nothing(project, damaged):
+def test_damaged_lock_file_is_ignored(project, damaged):
     (project / "dvc.lock").write_bytes(damaged)
-    assert hint() is None
+    assert find_shared_outputs([FACE, AUDIO]) is None
 
 
-def test_a_missing_lock_file_knows_nothing(project):
+def test_missing_lock_file_is_ignored(project):
     (project / "dvc.lock").unlink()
-    assert hint() is None
+    assert find_shared_outputs([FACE, AUDIO]) is None
 
 
 @pytest.mark.usefixtures("project")
-def test_an_output_without_numbers_is_one_file():
+def test_output_without_a_number_of_files_is_one_file():
     table = Path("data/quarantine/extract-face.csv")
-    assert f"{table} (10 B, 1 files)" in (hint(table) or "")
+    assert find_shared_outputs([table]) == SharedOutputs((str(table),), size=10, files=1)

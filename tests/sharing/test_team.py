@@ -1,4 +1,4 @@
-"""A colleague pulls what another has pushed, and trains without one extraction."""
+"""Tests of a team that shares features through DVC: colleagues pull features and train without extraction."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-def bytes_below(folder: Path) -> int:
+def folder_size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_colleague_trains_on_pulled_features_without_clips_or_weights(remote, ours, tmp_path):
+def test_colleague_trains_on_pulled_features_without_clips_and_weights(remote, ours, tmp_path):
     remote.add(ours)
     remote.log_in(ours)
     assert "pushed" in ours("dvc", "push")
@@ -24,28 +24,28 @@ def test_a_colleague_trains_on_pulled_features_without_clips_or_weights(remote, 
     remote.log_in(theirs)
     theirs("dvc", "pull", "index", "settings", "rewrite", "extract")
     assert theirs.features() == ours.features() != {}
-    # Nothing could be extracted here: there is neither a clip nor a weight.
+    # Extraction is impossible in the clone: it has neither clips nor weights.
     assert not (theirs.folder / "corpus").exists()
     assert not (theirs.folder / "data" / "models").exists()
     assert "train (given labels): 14 clips" in theirs("ecmf-pipe", "train")
     assert theirs.features() == ours.features()
 
 
-def test_what_is_pulled_needs_no_extraction(local_remote, ours, tmp_path):
+def test_pulled_features_are_not_extracted_again(local_remote, ours, tmp_path):
     local_remote.add(ours)
     ours("dvc", "push")
     theirs = ours.clone(tmp_path / "theirs")
     theirs("dvc", "pull", "models", "index", "settings", "rewrite", "extract")
-    said = theirs("ecmf-pipe", "extract")
-    assert said.count(": 0 done, 14 reused") == 2
-    assert "dvc pull" not in said
+    output = theirs("ecmf-pipe", "extract")
+    assert output.count(": 0 done, 14 reused") == 2
+    assert "dvc pull" not in output
 
 
-def test_what_is_pulled_is_up_to_date_and_new_settings_of_training_need_no_clips(local_remote, ours, tmp_path):
+def test_pulled_outputs_are_up_to_date_and_new_training_settings_need_no_clips(local_remote, ours, tmp_path):
     local_remote.add(ours)
     ours("dvc", "push")
     theirs = ours.clone(tmp_path / "theirs")
-    # DVC brings all there is, and complains of the stages that nobody has run yet.
+    # DVC pulls all outputs and reports an error for the stages that have not run yet.
     assert "data/votes" in theirs("dvc", "pull", fails=True)
     changed = {stage.split("@")[0] for stage in json.loads(theirs("dvc", "status", "--json"))}
     assert changed == {"index", "settings", "vote", "refine", "train", "predict", "ablate", "evaluate", "report"}
@@ -56,31 +56,31 @@ def test_what_is_pulled_is_up_to_date_and_new_settings_of_training_need_no_clips
     assert "index" not in planned
 
 
-def test_new_clips_cost_themselves_and_send_only_themselves(local_remote, ours, add_clips, tmp_path):
+def test_only_features_of_new_clips_are_computed_and_pushed(local_remote, ours, add_clips, tmp_path):
     local_remote.add(ours)
     ours("dvc", "push")
     theirs = ours.clone(tmp_path / "theirs")
     theirs("dvc", "pull", "extract")
-    before, sent = ours.features(), bytes_below(tmp_path / "remote")
+    before, size_before = ours.features(), folder_size(tmp_path / "remote")
     add_clips(ours, 14, 16)
     assert "extract audio: 2 done, 14 reused" in ours("dvc", "repro", "extract@audio")
     after = ours.features()
     assert {path: after[path] for path in before} == before
     ours("dvc", "push", "extract@audio")
     new = sum(len(content) for path, content in after.items() if path not in before)
-    manifest = 200 * sum(path.startswith("audio.zarr") for path in after)  # DVC lists all files of the store anew
-    assert 0 < bytes_below(tmp_path / "remote") - sent <= new + manifest
+    listing = 200 * sum(path.startswith("audio.zarr") for path in after)  # DVC pushes a new list of all files
+    assert 0 < folder_size(tmp_path / "remote") - size_before <= new + listing
     ours.commit("Two more clips")
     theirs("git", "pull", "--quiet")
     theirs("dvc", "pull", "extract")
     assert theirs.features() == after
 
 
-def test_another_encoder_and_back_reuses_the_first_features_of_a_colleague(local_remote, ours, tmp_path):
+def test_switching_the_encoder_back_reuses_features_of_a_colleague(local_remote, ours, tmp_path):
     local_remote.add(ours)
     ours.change({"encoders": {"efficientnet_lite0": {"type": "efficientnet_lite0", "fit": "stretch"}}})
     assert "extract global: 14 done, 0 reused" in ours("dvc", "repro", "extract@global")
-    ours.commit("Pictures stretched")
+    ours.commit("Stretch the frames")
     ours("dvc", "push")
     theirs = ours.clone(tmp_path / "theirs")
     theirs("dvc", "pull", "models", "index", "settings", "rewrite", "extract")
@@ -89,7 +89,7 @@ def test_another_encoder_and_back_reuses_the_first_features_of_a_colleague(local
     assert "extract global: 0 done, 14 reused" in theirs("ecmf-pipe", "extract", "--modality", "global")
 
 
-def test_features_that_two_people_added_are_united(local_remote, ours, add_clips, tmp_path):
+def test_features_that_two_colleagues_added_are_merged(local_remote, ours, add_clips, tmp_path):
     local_remote.add(ours)
     ours("dvc", "push")
     theirs = ours.clone(tmp_path / "theirs")
@@ -103,30 +103,30 @@ def test_features_that_two_people_added_are_united(local_remote, ours, add_clips
     assert "extract audio: 2 done, 14 reused" in theirs("dvc", "repro", "extract@audio")
     theirs.commit("Clips 16 and 17")
 
-    # As docs/guides/sharing.md says.
+    # The steps of docs/guides/sharing.md.
     assert "CONFLICT" in theirs("git", "pull", "--quiet", "--no-rebase", fails=True)
     shutil.copytree(theirs.folder / "data" / "features", tmp_path / "mine")
     theirs("git", "checkout", "--theirs", "dvc.lock", "data/metrics")
     theirs("dvc", "pull", "--force", "index", "settings", "rewrite", "extract")
-    theirs("sh", "-c", f"cp -rn '{tmp_path / 'mine'}/.' data/features/ || true")  # some versions count what they skip
+    theirs("sh", "-c", f"cp -rn '{tmp_path / 'mine'}/.' data/features/ || true")  # cp may fail if it skips files
     add_clips(theirs, 14, 16)
     assert "extract audio: 0 done, 18 reused" in theirs("dvc", "repro", "extract@audio")
     theirs.commit("Both")
 
 
-def test_extract_says_that_a_pull_may_spare_the_work_before_it_starts(ours, local_remote, add_clips, tmp_path):
+def test_extract_warns_of_shared_features_before_it_starts(ours, local_remote, add_clips, tmp_path):
     local_remote.add(ours)
     ours("dvc", "push")
     theirs = ours.clone(tmp_path / "theirs")
     theirs("dvc", "pull", "models", "index", "rewrite")
     add_clips(theirs, 0, 14)
     extract = [sys.executable, "-m", "ecmf_pipeline", "extract", "--modality", "audio"]
-    said = theirs(*extract)
-    assert said.index("`dvc pull data/features/audio.zarr`") < said.index("extract audio: 14 done")
+    output = theirs(*extract)
+    assert output.index("dvc pull data/features/audio.zarr") < output.index("extract audio: 14 done")
     assert "dvc pull" not in theirs(*extract)
 
 
-def test_a_lock_file_in_the_midst_of_a_merge_does_not_stop_extract(ours):
+def test_lock_file_with_merge_conflicts_does_not_stop_extract(ours):
     shutil.rmtree(ours.folder / "data" / "features" / "audio.zarr")
     lock = ours.folder / "dvc.lock"
     lock.write_text("<<<<<<< HEAD\n" + lock.read_text())

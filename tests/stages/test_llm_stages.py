@@ -1,4 +1,4 @@
-"""What stages show the LLM of a corpus whose features are there, and the sources that its votes become."""
+"""Tests of the stages that query the LLM, on a corpus with extracted features."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLIPS = 30
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Path, tiny_model: Path) -> Path:
-    """Thirty clips of dialogues; the first smiles and is loud, the last has neither face nor sound."""
+    """Thirty clips of dialogues; the first has a smile and a loud voice, the last has neither video nor audio."""
     monkeypatch.chdir(tmp_path)
     paths.DATA.mkdir()
     paths.MODELS.symlink_to(models.resolve())
@@ -51,8 +51,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Path, tiny_
     face, audio = rng.uniform(0, 0.1, (CLIPS, 180)), rng.uniform(0.9, 1.1, (CLIPS, 88))
     face[0, 128 + 44 : 128 + 46] = 0.9
     audio[0, 10] = 9.0
-    fill(Modality.FACE, clips, face)
-    fill(Modality.AUDIO, clips, audio)
+    write_features(Modality.FACE, clips, face)
+    write_features(Modality.AUDIO, clips, audio)
     return tmp_path
 
 
@@ -61,7 +61,7 @@ def write_params(model: Path, more: str = "") -> None:
     Path("params.yaml").write_text(llm + more)
 
 
-def fill(modality: Modality, clips: list[Clip], values: np.ndarray) -> None:
+def write_features(modality: Modality, clips: list[Clip], values: np.ndarray) -> None:
     params = load_params()
     settings = params.settings_of(modality)
     root = paths.features(modality)
@@ -77,26 +77,27 @@ def fill(modality: Modality, clips: list[Clip], values: np.ndarray) -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_the_rewrite_tells_what_face_and_voice_do(tiny_model: Path) -> None:
+def test_rewrite_adds_facial_and_vocal_cues(tiny_model: Path) -> None:
     rewrite.run()
-    plain = read_texts(paths.REWRITES)
+    without_cues = read_texts(paths.REWRITES)
     write_params(tiny_model, "rewrite: {cues: [face, audio]}\n")
-    with pytest.raises(MissingInput, match="ecmf-pipe cues"):
+    with pytest.raises(MissingInput) as caught:
         rewrite.run()
+    assert "ecmf-pipe cues" in str(caught.value)
     cues.run([])
     rewrite.run()
-    found = read_texts(paths.REWRITES)
+    with_cues = read_texts(paths.REWRITES)
     first, last = "train_dia0_utt0", f"train_dia{(CLIPS - 1) // 10}_utt9"
-    assert found[first].enriched.startswith(plain[first].enriched)
-    told = found[first].enriched.removeprefix(plain[first].enriched)
-    assert told.startswith(" Face and voice: corners of the mouth up, ")
-    assert "voice louder than usual" in told
-    assert found[last] == plain[last], "a clip without features has no cues"
-    assert found[first].original == plain[first].original
+    assert with_cues[first].enriched.startswith(without_cues[first].enriched)
+    added = with_cues[first].enriched.removeprefix(without_cues[first].enriched)
+    assert added.startswith(" Face and voice: corners of the mouth up, ")
+    assert "voice louder than usual" in added
+    assert with_cues[last] == without_cues[last], "a clip without features has no cues"
+    assert with_cues[first].original == without_cues[first].original
 
 
 @pytest.mark.usefixtures("project")
-def test_the_context_is_words_neighbours_and_cues(tiny_model: Path) -> None:
+def test_context_contains_neighbours_and_cues(tiny_model: Path) -> None:
     write_params(tiny_model, "rewrite: {how: written, neighbours: 1, cues: [face]}\n")
     cues.run([Modality.FACE])
     clips = read_labelled_corpus().clips
@@ -104,73 +105,74 @@ def test_the_context_is_words_neighbours_and_cues(tiny_model: Path) -> None:
     assert len(contexts) == CLIPS - 1
     assert contexts["train_dia0_utt0"].before == ()
     assert contexts["train_dia0_utt0"].cues == ("corners of the mouth up",)
-    assert contexts["train_dia0_utt4"].after == ("This is line number 6.",), "nobody speaks in between"
+    assert contexts["train_dia0_utt4"].after == ("This is line number 6.",), "clip 5 has no transcript"
     assert contexts["train_dia1_utt0"].before == ()
 
 
 @pytest.mark.usefixtures("project")
-def test_each_input_votes_as_a_source_of_its_own(tiny_model: Path) -> None:
-    words, asked = llm_votes(load_params(), read_labelled_corpus())
-    assert list(words) == ["llm"]
-    assert asked[0].asked == CLIPS - 1
+def test_each_input_is_a_separate_source_of_votes(tiny_model: Path) -> None:
+    by_text, scored = llm_votes(load_params(), read_labelled_corpus())
+    assert list(by_text) == ["llm"]
+    assert scored[0].asked == CLIPS - 1
     write_params(tiny_model, "vote: {inputs: [text, cues], llm_margin: 0}\n")
-    both, asked = llm_votes(load_params(), read_labelled_corpus())
-    assert list(both) == ["llm", "llm/cues"]
-    assert (asked[0].asked, asked[0].cached) == (0, CLIPS - 1), "the words were asked about before"
-    assert asked[1].asked > 0
-    assert np.isfinite(both["llm/cues"][0]).all()
-    assert np.isnan(both["llm/cues"][-1]).all(), "a clip without face and sound is not judged by them"
+    by_both, scored = llm_votes(load_params(), read_labelled_corpus())
+    assert list(by_both) == ["llm", "llm/cues"]
+    assert (scored[0].asked, scored[0].cached) == (0, CLIPS - 1), "answers about transcripts are cached"
+    assert scored[1].asked > 0
+    assert np.isfinite(by_both["llm/cues"][0]).all()
+    assert np.isnan(by_both["llm/cues"][-1]).all(), "the LLM abstains on a clip without face and audio"
     write_params(tiny_model, "vote: {inputs: [cues]}\n")
-    alone, asked = llm_votes(load_params(), read_labelled_corpus())
-    assert list(alone) == ["llm/cues"]
-    assert asked[0].asked == 0
+    by_cues, scored = llm_votes(load_params(), read_labelled_corpus())
+    assert list(by_cues) == ["llm/cues"]
+    assert scored[0].asked == 0
     assert paths.quarantine("vote").is_file()
     write_params(tiny_model, "vote: {inputs: []}\n")
     assert llm_votes(load_params(), read_labelled_corpus()) == ({}, [])
 
 
-def test_sources_that_judge_by_the_same_input_are_one_family() -> None:
+def test_sources_with_the_same_input_belong_to_one_family() -> None:
     families = {name: family_of(name) for name in ("llm", "llm/cues", "llm/frames", "fusion", "face/linear")}
     assert families == {"llm": "text", "llm/cues": ALL, "llm/frames": "global", "fusion": ALL, "face/linear": "face"}
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "key", "message"),
     [
-        ("vote: {inputs: [frames]}", "set llm.backend to openai"),
-        ("vote: {inputs: [text, cues, text]}", "names text twice"),
-        ("rewrite: {cues: [face]}\nextract: {encoders: {text: minilm}}", "`rewrite.cues`: face is put into words"),
-        ("vote: {inputs: [cues]}\nextract: {encoders: {text: minilm}}", "`llm.votes.cues`: face is put into words"),
-        ("vote: {inputs: [cues]}\nllm: {votes: {cues: []}}", "`llm.votes.cues`: vote.inputs asks for cues"),
-        ("rewrite: {cues: [text]}", "rewrite.cues"),
-        ("vote: {inputs: [smell]}", "vote.inputs"),
-        ("transcribe: {language: English}", "transcribe.language"),
+        ("vote: {inputs: [frames]}", "vote.inputs", "frames"),
+        ("vote: {inputs: [text, cues, text]}", "vote.inputs", "text"),
+        ("rewrite: {cues: [face]}\nextract: {encoders: {text: minilm}}", "rewrite.cues", "face needs"),
+        ("vote: {inputs: [cues]}\nextract: {encoders: {text: minilm}}", "llm.votes.cues", "face needs"),
+        ("vote: {inputs: [cues]}\nllm: {votes: {cues: []}}", "llm.votes.cues", "vote.inputs"),
+        ("rewrite: {cues: [text]}", "rewrite.cues.0", "text"),
+        ("vote: {inputs: [smell]}", "vote.inputs.0", "smell"),
+        ("transcribe: {language: English}", "transcribe.language", "English"),
     ],
 )
-def test_what_cannot_work_is_said_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+def test_inconsistent_params_are_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, key: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(text + "\n")
-    with pytest.raises(ParamsError, match=said):
+    with pytest.raises(ParamsError, match=message) as caught:
         load_params()
+    assert caught.value.keys == (key,)
 
 
 @pytest.mark.usefixtures("project")
-def test_what_is_in_use_is_known_exported_and_not_pruned(
+def test_answers_in_use_are_counted_exported_and_not_pruned(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_params(tiny_model, "vote: {inputs: [text, cues]}\n")
     llm.plan()
     before = capsys.readouterr().out
-    assert f"llm: {CLIPS - 1} questions to ask, 0 known" in before
+    assert f"llm: {CLIPS - 1} questions to ask, 0 cached" in before
     assert "llm/cues: 0 questions" not in before
     llm_votes(load_params(), read_labelled_corpus())
     write_params(tiny_model, "vote: {inputs: [text, cues]}\nrewrite: {how: written, neighbours: 1}\n")
     llm.plan()
     after = capsys.readouterr().out
-    assert f"rewrite: {CLIPS - 1} questions to ask, 0 known" in after
-    assert f"llm: 0 questions to ask, {CLIPS - 1} known" in after
+    assert f"rewrite: {CLIPS - 1} questions to ask, 0 cached" in after
+    assert f"llm: 0 questions to ask, {CLIPS - 1} cached" in after
     assert "llm/cues: 0 questions to ask" in after
     llm.prune(yes=True)
     llm.ls()
@@ -182,4 +184,4 @@ def test_what_is_in_use_is_known_exported_and_not_pruned(
     assert {entry["source"] for entry in entries} == {"llm", "llm/cues"}
     write_params(tiny_model)
     llm.prune(yes=False)
-    assert capsys.readouterr().out.count("would go") == 1, "those about cues"
+    assert capsys.readouterr().out.count("--yes removes it") == 1, "answers about cues"

@@ -1,4 +1,4 @@
-"""The LLM's votes of a corpus: what is learned from labels is told, and never from gold or a clip's own fold."""
+"""Tests of the LLM's votes: calibration uses given labels of other folds and never gold labels."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.stages.shared.llm import llm_votes
 
 LABELS = ["angry", "happy", "sad"]
-LEAN = np.array([0.0, 4.0, 0.0])
-"""What the model adds to a label whatever it reads."""
+BIAS = np.array([0.0, 4.0, 0.0])
+"""Score that the model adds to each label for every text."""
 
 
 def corpus_of(labelled: int) -> tuple[Corpus, np.ndarray]:
     rng = np.random.default_rng(0)
     truth = rng.integers(3, size=200)
-    scores = np.eye(3)[truth] * 2 + rng.normal(size=(200, 3)) + LEAN
+    scores = np.eye(3)[truth] * 2 + rng.normal(size=(200, 3)) + BIAS
     clips = [
         Clip(
             ClipId(f"clip{number:03d}"),
-            transcript="so it was said",
+            transcript="the same for all clips",
             given_label=LABELS[label] if number < labelled else "",
             gold_label=LABELS[label],
             split=Split.TRAIN if number < labelled else Split.CANDIDATE,
@@ -39,18 +39,20 @@ def corpus_of(labelled: int) -> tuple[Corpus, np.ndarray]:
 
 
 @pytest.fixture
-def scores_are(monkeypatch: pytest.MonkeyPatch) -> Callable[[np.ndarray], None]:
-    def settle(scores: np.ndarray) -> None:
-        found = Scored(scores, len(scores), 0, 0, 0, 0, 0)
-        monkeypatch.setattr(votes, "label_scores", lambda *_, **__: found)
+def set_scores(monkeypatch: pytest.MonkeyPatch) -> Callable[[np.ndarray], None]:
+    """Return a function that replaces the LLM by fixed scores."""
 
-    return settle
+    def replace_llm(scores: np.ndarray) -> None:
+        scored = Scored(scores, len(scores), 0, 0, 0, 0, 0)
+        monkeypatch.setattr(votes, "label_scores", lambda *_, **__: scored)
+
+    return replace_llm
 
 
-def right(votes: np.ndarray, corpus: Corpus) -> float:
-    cast = np.isfinite(votes).all(axis=1)
+def accuracy(votes: np.ndarray, corpus: Corpus) -> float:
+    has_vote = np.isfinite(votes).all(axis=1)
     truth = np.array([LABELS.index(clip.gold_label) for clip in corpus.clips])
-    return float((votes[cast].argmax(axis=1) == truth[cast]).sum() / len(truth))
+    return float((votes[has_vote].argmax(axis=1) == truth[has_vote]).sum() / len(truth))
 
 
 def votes_of(params: Params, corpus: Corpus) -> np.ndarray:
@@ -61,33 +63,34 @@ def params_of(**votes: object) -> Params:
     return Params(llm=LlmConfig(votes=LlmVotesConfig.model_validate(votes)))
 
 
-def test_with_labelled_clips_the_lean_is_undone(
-    scores_are: Callable[[np.ndarray], None], capsys: pytest.CaptureFixture[str]
+def test_bias_of_the_model_is_removed_with_labelled_clips(
+    set_scores: Callable[[np.ndarray], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     corpus, scores = corpus_of(120)
-    scores_are(scores)
-    plain = votes_of(params_of(temperature=1.0, bias="none"), corpus)
-    assert "not calibrated on labels" in capsys.readouterr().out
+    set_scores(scores)
+    uncalibrated = votes_of(params_of(temperature=1.0, bias="none"), corpus)
+    summary_without = capsys.readouterr().out
     votes = votes_of(params_of(), corpus)
-    assert "calibrated for each fold on" in capsys.readouterr().out
-    assert right(votes, corpus) > right(plain, corpus) + 0.2
+    assert capsys.readouterr().out != summary_without
+    assert accuracy(votes, corpus) > accuracy(uncalibrated, corpus) + 0.2
     assert np.nanmax(np.abs(np.nansum(votes, axis=1)[np.isfinite(votes).all(axis=1)] - 1)) < 1e-9
 
 
-def test_with_few_labelled_clips_the_scores_stay(
-    scores_are: Callable[[np.ndarray], None], capsys: pytest.CaptureFixture[str]
+def test_scores_are_not_calibrated_with_few_labelled_clips(
+    set_scores: Callable[[np.ndarray], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     corpus, scores = corpus_of(30)
-    scores_are(scores)
-    plain = votes_of(params_of(temperature=1.0, bias="none"), corpus)
+    set_scores(scores)
+    uncalibrated = votes_of(params_of(temperature=1.0, bias="none"), corpus)
+    capsys.readouterr()
     votes = votes_of(params_of(), corpus)
-    np.testing.assert_array_equal(votes, plain)
+    np.testing.assert_array_equal(votes, uncalibrated)
     assert "too few labelled clips" in capsys.readouterr().out
 
 
-def test_gold_labels_have_no_part(scores_are: Callable[[np.ndarray], None]) -> None:
+def test_gold_labels_do_not_change_the_votes(set_scores: Callable[[np.ndarray], None]) -> None:
     corpus, scores = corpus_of(120)
-    scores_are(scores)
+    set_scores(scores)
     votes = votes_of(params_of(), corpus)
     others = [dataclasses.replace(clip, gold_label="angry") for clip in corpus.clips]
     again = votes_of(params_of(), dataclasses.replace(corpus, clips=others))
@@ -95,15 +98,15 @@ def test_gold_labels_have_no_part(scores_are: Callable[[np.ndarray], None]) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "casts"), [("oh", False), ("oh no", True), ("嗯", False), ("好的", True), ("...", False)]
+    ("text", "votes_on_it"), [("oh", False), ("oh no", True), ("嗯", False), ("好的", True), ("...", False)]
 )
-def test_too_short_a_transcript_gets_no_vote(
-    scores_are: Callable[[np.ndarray], None], capsys: pytest.CaptureFixture[str], *, text: str, casts: bool
+def test_llm_abstains_on_short_transcripts(
+    set_scores: Callable[[np.ndarray], None], capsys: pytest.CaptureFixture[str], *, text: str, votes_on_it: bool
 ) -> None:
     corpus, scores = corpus_of(120)
     scores[0] = [9.0, 0.0, 0.0]
-    scores_are(scores)
+    set_scores(scores)
     clips = [dataclasses.replace(corpus.clips[0], transcript=text), *corpus.clips[1:]]
     votes = votes_of(params_of(temperature=1.0, bias="none"), dataclasses.replace(corpus, clips=clips))
-    assert np.isfinite(votes[0]).all() == casts
-    assert ("1 transcript of fewer than 2 words" in capsys.readouterr().out) == (not casts)
+    assert np.isfinite(votes[0]).all() == votes_on_it
+    assert ("1 transcript with fewer than 2 words" in capsys.readouterr().out) == (not votes_on_it)

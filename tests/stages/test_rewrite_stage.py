@@ -1,4 +1,4 @@
-"""`rewrite` on clips of which only a translation is known: nothing to ask the LLM, and nothing lost."""
+"""Tests of `rewrite` on clips that have a translation but no transcript."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ecmf_pipeline.core.files import write_atomic
 from ecmf_pipeline.stages import rewrite
 
 
-def test_translations_are_kept_without_asking_the_llm(
+def test_translations_are_written_without_querying_the_llm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

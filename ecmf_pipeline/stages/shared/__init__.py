@@ -1,1 +1,1 @@
-"""What several stages share: opened inputs, the set-up of the LLM, a single clip."""
+"""Functions that several stages share: inputs, LLM set-up, feature stores, a single clip."""

@@ -1,4 +1,4 @@
-"""What several stages open: the corpus with its labels, its words, pooled features."""
+"""Read the inputs of stages: the corpus with labels and transcripts, features, votes and predictions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.arrays import assign_folds, halves
+from ecmf_pipeline.core.arrays import assign_folds, split_halves
 from ecmf_pipeline.core.clips import Clip, Corpus, Modality, labels_of, read_corpus_tables, read_manifest, read_texts
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import CorpusError, MissingInput, ModelError
@@ -23,12 +23,12 @@ from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.transcription.table import read_transcripts, with_transcripts
 
 FUSION = "fusion"
-"""The fusion model as a source of votes."""
+"""Name of the fusion model as a source of votes."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingLabels:
-    """What models learn: clips, their labels as indices, (m,), and how much each counts, (m,)."""
+    """Training clips, their labels as indices, (m,), and their weights, (m,)."""
 
     clips: list[Clip]
     labels: NDArray[np.int64]
@@ -36,67 +36,67 @@ class TrainingLabels:
 
 
 def read_spoken_manifest(params: Params) -> list[Clip]:
-    """The manifest, with what `transcribe` heard in clips of which the corpus knows no words.
+    """Read the manifest and add the transcripts of `transcribe` to clips without one.
 
     Raises:
-        MissingInput: When `index` has not run yet, or `transcribe` has not where params name a model for it.
+        MissingInput: If `index` has not run yet, or `transcribe` has not run although params name its model.
     """
-    return _with_words(params, read_manifest(paths.MANIFEST))
+    return _add_transcripts_to(params, read_manifest(paths.MANIFEST))
 
 
 def with_words(params: Params, corpus: Corpus) -> Corpus:
-    """The corpus with what `transcribe` heard in clips of which it knows no words.
+    """Return the corpus with the transcripts of `transcribe` added to clips without one.
 
     Raises:
-        MissingInput: When `transcribe` has not run yet and params name a model for it.
+        MissingInput: If `transcribe` has not run yet although params name its model.
     """
-    return replace(corpus, clips=_with_words(params, corpus.clips))
+    return replace(corpus, clips=_add_transcripts_to(params, corpus.clips))
 
 
-def _with_words(params: Params, clips: list[Clip]) -> list[Clip]:
+def _add_transcripts_to(params: Params, clips: list[Clip]) -> list[Clip]:
     if params.transcribe.model is None:
         return clips
     return with_transcripts(clips, read_transcripts(paths.TRANSCRIPTS))
 
 
 def read_labelled_corpus() -> Corpus:
-    """Read what `index` wrote of a corpus that can be trained on.
+    """Read the corpus and check that it can be trained on.
 
     Raises:
-        CorpusError: When fewer than two labels occur.
+        CorpusError: If fewer than two labels occur.
     """
     corpus = read_corpus_tables()
-    known = {clip.given_label for clip in corpus.clips} - {""}
-    if len(known) < 2:
+    labelled = [clip.given_label for clip in corpus.clips if clip.given_label]
+    if len(set(labelled)) < 2:
         raise CorpusError(
-            f"{sum(bool(clip.given_label) for clip in corpus.clips)} clips have a label, of {len(known)} kinds: "
-            "there is nothing to train on",
-            "label some clips (for a folder: labels.csv with the columns name,label); features are kept",
+            f"the corpus has {len(labelled)} labelled clips with {len(set(labelled))} different labels; training needs "
+            "at least two labels",
+            "label some clips (in a folder corpus: labels.csv with the columns name,label); features are kept",
         )
     return corpus
 
 
 def folds_of(corpus: Corpus, folds: int, seed: int) -> NDArray[np.int64]:
-    """The fold of every clip, (n,), labelled or not; no known group stands in two.
+    """Return the fold of each clip, (n,), labelled or not; no known group is split across folds.
 
-    They follow from the given labels alone, so that models trained on given and on refined labels are judged by the
-    same rule: a clip is judged by models that saw neither it nor another clip of its group.
+    The folds depend on the given labels only. Models trained on given and on refined labels are therefore evaluated
+    on equal folds: a clip is predicted by models that were trained on neither it nor its group.
     """
     groups = [clip.group for clip in corpus.clips]
     return assign_folds(corpus.given, groups, folds, rng=np.random.default_rng(seed))
 
 
 def given_labels(corpus: Corpus) -> TrainingLabels:
-    """The clips with a given label, all alike in weight."""
+    """Return the clips with a given label, all with weight 1."""
     clips = [clip for clip in corpus.clips if clip.given_label]
     return TrainingLabels(clips, np.array(labels_of(clips, corpus.labels), np.int64), np.ones(len(clips)))
 
 
 def refined_labels(corpus: Corpus) -> TrainingLabels:
-    """The clips with a label, given or refined, that `refine` decided on; those of weight 0 stand in folds alone.
+    """Return the clips with a given or refined label in refined.csv; clips with weight 0 only take part in folds.
 
     Raises:
-        MissingInput: When `refine` has not run yet, or knew labels that the corpus no longer has.
+        MissingInput: If `refine` has not run yet, or its table has labels that are no longer in the corpus.
     """
     decisions = {
         decision.clip_id: decision
@@ -108,20 +108,22 @@ def refined_labels(corpus: Corpus) -> TrainingLabels:
     index = {label: position for position, label in enumerate(corpus.labels)}
     names = [decision.refined_label or decision.given_label for decision in chosen]
     if not set(names) <= set(index):
-        raise MissingInput(f"{paths.REFINED} has labels that the corpus no longer has", "run `ecmf-pipe refine` again")
+        raise MissingInput(
+            f"{paths.REFINED} has labels that are no longer in the corpus", "write it again", command="ecmf-pipe refine"
+        )
     labels = np.array([index[name] for name in names], np.int64)
     return TrainingLabels(clips, labels, np.array([decision.weight for decision in chosen]))
 
 
 def open_stored(params: Params, clips: Sequence[Clip]) -> StoredFeatures:
-    """The features of the modalities in use, to be read when they are needed.
+    """Open the features of the modalities in use, without reading them.
 
     Args:
-        params: The project's settings.
-        clips: Those of which features may be read.
+        params: The params of the project.
+        clips: Clips whose features may be read.
 
     Raises:
-        StaleStore: When params.yaml asks for other settings than a store was made with.
+        StaleStore: If a store was made with other settings than params.yaml has.
     """
     return open_features(
         clips,
@@ -132,8 +134,8 @@ def open_stored(params: Params, clips: Sequence[Clip]) -> StoredFeatures:
     )
 
 
-def origins_of(params: Params, stored: StoredFeatures) -> dict[str, FeatureOrigin]:
-    """Where the features of each modality come from, as saved models remember it."""
+def feature_origins(params: Params, stored: StoredFeatures) -> dict[str, FeatureOrigin]:
+    """Return the origin of each modality's features, which is saved with the models."""
     return {
         name: FeatureOrigin(encoders=params.extract.encoders[Modality(name)], settings=store.settings)
         for name, store in stored.stores.items()
@@ -141,85 +143,90 @@ def origins_of(params: Params, stored: StoredFeatures) -> dict[str, FeatureOrigi
 
 
 def read_features(params: Params, clips: Sequence[Clip]) -> Mapping[str, NDArray[np.float32]]:
-    """Pooled features of the modalities in use, (n, D) each, NaN rows where a clip has none.
+    """Read pooled features of the modalities in use, (n, D) each, with NaN rows for clips without features.
 
     Raises:
-        StaleStore: When params.yaml asks for other settings than a store was made with.
+        StaleStore: If a store was made with other settings than params.yaml has.
     """
     return open_stored(params, clips).read([clip.clip_id for clip in clips], params.train.vector_pool)
 
 
 def all_votes(corpus: Corpus) -> dict[str, NDArray[np.float64]]:
-    """The votes that `vote` wrote, and the fusion's: of the last round, or out of fold as `predict` wrote them.
+    """Read the votes of all sources, including the fusion model (from its last voting round or from `predict`).
 
     Raises:
-        MissingInput: When either is missing, or about other clips than the manifest.
+        MissingInput: If `vote` or `predict` has not run yet, or ran on other clips than the manifest lists.
     """
     table = read_votes(paths.VOTES, corpus.labels)
     fusion = PredictionTable.read(paths.predictions("given") / "fusion.csv")
     for clip_ids, stage in ((table.clip_ids, "vote"), (fusion.clip_ids, "predict")):
         if list(clip_ids) != [clip.clip_id for clip in corpus.clips]:
-            what = f"what `{stage}` wrote is about other clips than the manifest"
-            raise MissingInput(what, f"run `ecmf-pipe {stage}`")
+            message = f"the output of {stage} has other clips than {paths.MANIFEST}"
+            raise MissingInput(message, "write it again", command=f"ecmf-pipe {stage}")
     return table.votes if FUSION in table.votes else {**table.votes, FUSION: fusion.votes()}
 
 
 def refined_sha256() -> str:
-    """SHA-256 of the refined labels as they are now, "" where there are none."""
+    """Return the SHA-256 of the refined labels, "" if the file does not exist."""
     return sha256_file(paths.REFINED) if paths.REFINED.is_file() else ""
 
 
-def refuse_stale(learned_from: str, what: str, hint: str) -> None:
-    """Refuse what goes back to other refined labels than those of now.
+def check_trained_on_current_labels(labels_sha256: str, models: str, hint: str, *, command: str) -> None:
+    """Check that the refined labels have not changed since models were trained on them.
 
     Args:
-        learned_from: `refined_sha256` of the labels that were trained on; "" where nobody noted it.
-        what: What was trained on them, as the message begins.
-        hint: How they are brought together again.
+        labels_sha256: `refined_sha256` at the time of training; "" if unknown.
+        models: Name of the models, for the message.
+        hint: How to fix the error.
+        command: Shell command that fixes it.
 
     Raises:
-        MissingInput: When refined.csv is there and is another.
+        MissingInput: If the file of refined labels exists and has changed.
     """
-    if learned_from and refined_sha256() not in {learned_from, ""}:
-        raise MissingInput(f"{what} trained on refined labels as they were before {paths.REFINED} changed", hint)
+    if labels_sha256 and refined_sha256() not in {labels_sha256, ""}:
+        raise MissingInput(f"{models} were trained before {paths.REFINED} changed", hint, command=command)
 
 
 def read_refined_predictions(path: Path) -> PredictionTable:
-    """Predictions by models trained on the refined labels of now.
+    """Read predictions of the models that were trained on the current refined labels.
 
     Args:
-        path: One of the tables that `predict` wrote of these models.
+        path: One of the tables that `predict` wrote for these models.
 
     Raises:
-        MissingInput: When `predict` has not run yet, or the models had learned from other refined labels.
-        InputError: When a file is damaged.
+        MissingInput: If `predict` has not run yet, or the models were trained on other refined labels.
+        InputError: If a file is damaged.
     """
-    table, note = PredictionTable.read(path), paths.trained_on("refined")
-    if note.is_file():
-        refuse_stale(
-            str(read_json(note, made_by="predict").get("labels_sha256", "")),
-            f"the predictions in {path} are by models",
-            "run `ecmf-pipe train --labels refined`, then `ecmf-pipe predict --labels refined` (or `dvc repro`)",
+    table, record = PredictionTable.read(path), paths.trained_on("refined")
+    if record.is_file():
+        check_trained_on_current_labels(
+            str(read_json(record, made_by="predict").get("labels_sha256", "")),
+            f"the models behind {path}",
+            "train the models again and predict",
+            command="ecmf-pipe train --labels refined && ecmf-pipe predict --labels refined",
         )
     return table
 
 
 def read_corpus_verdicts(path: str | None, corpus: Corpus) -> NDArray[np.int64]:
-    """The labels that a person vouches for, (n,), -1 where unknown."""
+    """Read the labels that a person has verified, as indices, (n,), with -1 for unverified clips."""
     if path is None:
         return np.full(len(corpus.clips), -1)
-    gold, others = read_verdicts(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
-    if others:
-        echo(f"  {others} verdicts in {path} are about clips that the corpus does not have")
+    gold, unknown = read_verdicts(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
+    if unknown:
+        echo(f"  {unknown} verdicts in {path} ignored, because their clips are not in the corpus")
     return gold
 
 
 def text_halves(params: Params, features: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-    """The text features of the raw and of the enriched transcript alone, by transcript, where both are embedded.
+    """Split the text features into those of the raw and those of the enriched transcript.
 
     Args:
-        params: The project's settings.
-        features: By modality, (n, D), or (n, T, D) at frame level.
+        params: The params of the project.
+        features: Features by modality, (n, D), or (n, T, D) at frame level.
+
+    Returns:
+        Features under ``raw`` and ``enriched``; empty if the encoder does not embed both.
     """
     text = Modality.TEXT
     if text.value not in features or text not in params.extract.encoders:
@@ -227,13 +234,13 @@ def text_halves(params: Params, features: Mapping[str, NDArray[np.float32]]) -> 
     encoder = params.encoder_of(text)
     if not isinstance(encoder, TextConfig) or encoder.inputs != "both":
         return {}
-    raw, enriched = halves(features[text.value], params.train.pool)
+    raw, enriched = split_halves(features[text.value], params.train.pool)
     return {"raw": raw, "enriched": enriched}
 
 
 def expected_fingerprint(params: Params, modality: Modality) -> str | None:
-    """The settings that params ask of a modality's features; None where its weights are not here to tell."""
+    """Return the fingerprint of a modality's settings in params; None if it is unknown because weights are missing."""
     try:
         return fingerprint(params.settings_of(modality))
     except ModelError:
-        return None  # features pulled from a colleague are read without the weights that made them
+        return None  # features pulled from a colleague can be read without the weights

@@ -1,4 +1,4 @@
-"""What stages ask of the LLM: where its answers are kept, what it is shown of a clip, and its votes."""
+"""LLM set-up of the stages: files of answers, inputs of the prompts, and votes."""
 
 from __future__ import annotations
 
@@ -28,125 +28,129 @@ from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.stages.shared.inputs import expected_fingerprint, folds_of
 from ecmf_pipeline.store import FeatureStore
 
-REWRITE_BOOKS = ScoreBooks("rewrite", paths.REWRITE_CACHE, paths.DATA / ".rewrite.spool", paths.quarantine("rewrite"))
-ANSWER_BOOKS = replace(REWRITE_BOOKS, cache=paths.REWRITE_ANSWERS)
-"""Of rewrites that the model writes: its answers are no scores."""
-VOTE_BOOKS = ScoreBooks(
+REWRITE_FILES = ScoreBooks("rewrite", paths.REWRITE_CACHE, paths.DATA / ".rewrite.spool", paths.quarantine("rewrite"))
+REWRITE_ANSWER_FILES = replace(REWRITE_FILES, cache=paths.REWRITE_ANSWERS)
+"""Files of ``rewrite.how: written``, whose answers are not scores."""
+VOTE_FILES = ScoreBooks(
     "vote",
     paths.VOTE_CACHE,
     paths.DATA / ".votes.spool",
     paths.quarantine("vote"),
-    earlier=(REWRITE_BOOKS,),  # what `rewrite` asked is not asked again
+    earlier=(REWRITE_FILES,),  # answers to `rewrite` are reused
 )
-CUE_BOOKS = replace(VOTE_BOOKS, quarantine=paths.QUARANTINE / "vote-cues.csv", earlier=())
-FRAME_BOOKS = replace(VOTE_BOOKS, quarantine=paths.QUARANTINE / "vote-frames.csv", earlier=())
+CUE_FILES = replace(VOTE_FILES, quarantine=paths.QUARANTINE / "vote-cues.csv", earlier=())
+FRAME_FILES = replace(VOTE_FILES, quarantine=paths.QUARANTINE / "vote-frames.csv", earlier=())
 
 LLM_SOURCES = {"text": "llm", "cues": "llm/cues", "frames": "llm/frames"}
-"""The source of votes that each of ``vote.inputs`` makes: it reads the words, what face and voice do, or pictures."""
+"""Source of votes for each of ``vote.inputs``: transcripts, descriptions of cues, or video frames."""
 
 
 def labels_to_ask() -> Sequence[str]:
-    """The corpus' labels; MER's six where there is nothing to choose between: words can be enriched all the same."""
+    """Return the labels of the corpus, or MER's six if it has fewer than two, since texts can be enriched anyway."""
     labels: Sequence[str] = read_json(paths.CORPUS, made_by="index")["labels"]
     return labels if len(labels) >= 2 else MER_LABELS
 
 
 def with_workers(config: LlmConfig, workers: int | None) -> LlmConfig:
-    """The model's params with the workers that the command line asks for; None: as they are."""
+    """Return the config with the number of workers of the command line; None keeps the value in params."""
     return config if workers is None else config.model_copy(update={"workers": workers})
 
 
 def read_contexts(params: Params, clips: Sequence[Clip]) -> dict[str, Context]:
-    """What the rewrite may show of each clip with words, by clip id; see `contexts_of`.
+    """Return the prompt context of each clip with a transcript, by clip id; see `contexts_of`.
 
     Args:
-        params: Which neighbours and cues are asked for.
-        clips: The whole corpus.
+        params: Params with the neighbours and cues to include.
+        clips: All clips of the corpus.
 
     Raises:
-        MissingInput: When cues are asked for and `cues` has not run yet.
+        MissingInput: If params include cues and `cues` has not run yet.
     """
     return contexts_of(clips, params.rewrite, [read_cues(paths.cues(Modality(kind))) for kind in params.rewrite.cues])
 
 
 def cues_of(params: Params, clips: Sequence[Clip], modality: Modality) -> dict[str, tuple[str, ...]]:
-    """Names of the cues that a branch's features show of each clip, by clip id; see `llm.cues`.
+    """Return the names of the cues in the features of each clip, by clip id; see `llm.cues`.
 
     Args:
-        params: Which features are in use.
-        clips: The whole corpus, since cues are relative to it.
+        params: Params with the encoders in use.
+        clips: All clips of the corpus, since cues are relative to it.
         modality: ``face`` or ``audio``.
 
     Raises:
-        MissingInput: When the features are not extracted yet.
-        StaleStore: When params ask for other settings than they were made with.
+        MissingInput: If the features are not extracted yet.
+        StaleStore: If the features were made with other settings than params has.
     """
     store = FeatureStore.open(paths.features(modality), expected_fingerprint(params, modality))
     digests = present_digests(modality, clips, {}, store)
     rows = store.load([clip.clip_id for clip in clips], digests=digests).values.astype(np.float64)
-    if store.dim is None:  # no clip has such an input
+    if store.dim is None:  # no clip has an input of this modality
         rows = np.full((len(clips), (MiniXceptionConfig if modality is Modality.FACE else EgemapsConfig).dim), np.nan)
     if modality is Modality.FACE:
-        found = face_cues(rows[:, MiniXceptionConfig.expression_dim :])
+        cues = face_cues(rows[:, MiniXceptionConfig.expression_dim :])
     else:
-        found = voice_cues(rows, np.array([speech_rate(clip.transcript, clip.duration) for clip in clips]))
-    return {clip.clip_id: names for clip, names in zip(clips, found, strict=True)}
+        cues = voice_cues(rows, np.array([speech_rate(clip.transcript, clip.duration) for clip in clips]))
+    return {clip.clip_id: names for clip, names in zip(clips, cues, strict=True)}
 
 
 def cue_texts(params: Params, clips: Sequence[Clip]) -> dict[str, str]:
-    """What face and voice do in each clip, in words, by clip id; blank where nothing is unusual.
+    """Return a description of the cues of each clip, by clip id; blank if nothing is unusual.
 
     Raises:
-        MissingInput: When the features are not extracted yet.
+        MissingInput: If the features are not extracted yet.
     """
     prompt = load_rewrite_prompt(params.rewrite.prompt)
     tables = [cues_of(params, clips, Modality(kind)) for kind in params.llm.votes.cues]
     return {clip.clip_id: prompt.cue_text(name for table in tables for name in table[clip.clip_id]) for clip in clips}
 
 
-def about_cues(config: LlmConfig) -> LlmConfig:
-    """The model's params with the prompt about cues."""
+def with_cues_prompt(config: LlmConfig) -> LlmConfig:
+    """Return the config with the prompt about cues."""
     return config.model_copy(update={"prompt": config.cues_prompt})
 
 
 def llm_votes(
     params: Params, corpus: Corpus, *, workers: int | None = None, retry_quarantined: bool = False
 ) -> tuple[dict[str, NDArray[np.float64]], list[Scored]]:
-    """The LLM's votes on every clip, by what it is shown of it, and what was asked.
+    """Query the LLM and return its votes on each clip.
 
-    Whatever is learned from labels (examples in the prompt, temperature and bias) is learned on given labels of other
-    folds than the clip's own; gold labels are never read.
+    Everything that is fitted to labels (prompt examples, temperature, bias) uses given labels of other folds than the
+    clip's fold. Gold labels are not used.
 
     Args:
-        params: What it is shown (``vote.inputs``), and how its scores become votes.
-        corpus: The clips, with all words that are known.
-        workers: Processes side by side; None: as params say.
-        retry_quarantined: Whether texts that were set aside are tried again although nothing changed.
+        params: Params with the inputs of the LLM (``vote.inputs``) and the conversion of scores to votes.
+        corpus: The clips with all known transcripts.
+        workers: Number of worker processes; None: the value in params.
+        retry_quarantined: Whether to query again for quarantined texts although nothing changed.
 
     Returns:
-        By source (``llm`` reads the words, ``llm/cues`` what face and voice do, ``llm/frames`` sees pictures),
-        probabilities, (n, K), rows of NaN where it abstains.
+        The votes by source (``llm`` for transcripts, ``llm/cues`` for cues, ``llm/frames`` for video frames), each
+        (n, C), with NaN rows for abstentions; and the scores of each source.
     """
     config, budget = with_workers(params.llm, workers), Budget(params.llm.budget)
     clips, labels, inputs = corpus.clips, corpus.labels, params.vote.inputs
     given = np.array(labels_of(clips, labels), np.int64)
     folds = folds_of(corpus, params.vote.folds, params.vote.seed)
-    own, of_cues, of_frames = (
-        replace(books, retry_quarantined=retry_quarantined) for books in (VOTE_BOOKS, CUE_BOOKS, FRAME_BOOKS)
+    text_files, cue_files, frame_files = (
+        replace(files, retry_quarantined=retry_quarantined) for files in (VOTE_FILES, CUE_FILES, FRAME_FILES)
     )
     scores: dict[str, Scored] = {}
     if "text" in inputs:
         texts: dict[str, str] = {clip.clip_id: clip.transcript for clip in clips}
-        found = word_scores(config, texts, labels, given, folds, seed=params.vote.seed, books=own, budget=budget)
-        least = params.vote.llm_least_words
-        scores["llm"], short = without_short(found, list(texts.values()), least)
-        if short:
-            echo(f"vote: llm abstains on {format_count(short, 'transcript')} of fewer than {least} words")
+        scored = word_scores(
+            config, texts, labels, given, folds, seed=params.vote.seed, books=text_files, budget=budget
+        )
+        min_words = params.vote.llm_least_words
+        scores["llm"], n_short = without_short(scored, list(texts.values()), min_words)
+        if n_short:
+            echo(f"vote: llm abstains on {format_count(n_short, 'transcript')} with fewer than {min_words} words")
     else:
-        nothing_to_ask(own)  # DVC waits for the table
-    if "cues" in inputs:  # without the words; a clip that shows nothing unusual is not judged
-        shown = cue_texts(params, clips)
-        scores["llm/cues"] = label_scores(about_cues(config), shown, labels, books=of_cues, budget=budget)
+        nothing_to_ask(text_files)  # DVC expects the quarantine table
+    if "cues" in inputs:  # without the transcript; the LLM abstains on clips without cues
+        descriptions = cue_texts(params, clips)
+        scores["llm/cues"] = label_scores(
+            with_cues_prompt(config), descriptions, labels, books=cue_files, budget=budget
+        )
     if "frames" in inputs:
         scores["llm/frames"] = frame_scores(
             config,
@@ -155,13 +159,13 @@ def llm_votes(
             corpus_root=params.corpus.root,
             media=params.media,
             faces=params.faces,
-            books=of_frames,
+            books=frame_files,
             budget=budget,
         )
     votes = {}
-    for source, asked in scores.items():
-        votes[source], fitted = calibrated_votes(
-            asked.values, given, folds, params.llm.votes, margin=params.vote.llm_margin
+    for source, scored in scores.items():
+        votes[source], calibrations = calibrated_votes(
+            scored.values, given, folds, params.llm.votes, margin=params.vote.llm_margin
         )
-        echo(f"vote: {source} {calibration_summary(fitted)}")
+        echo(f"vote: {source} {calibration_summary(calibrations)}")
     return votes, list(scores.values())

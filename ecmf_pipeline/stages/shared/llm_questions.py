@@ -1,4 +1,4 @@
-"""All that `rewrite` and `vote` ask of the LLM about the corpus, under the settings of params.yaml."""
+"""Questions that `rewrite` and `vote` send to the LLM with the settings of params.yaml."""
 
 from __future__ import annotations
 
@@ -17,45 +17,46 @@ from ecmf_pipeline.llm.votes import prompts_by_fold
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.stages.shared.inputs import folds_of, read_labelled_corpus, read_spoken_manifest, with_words
 from ecmf_pipeline.stages.shared.llm import (
-    ANSWER_BOOKS,
-    CUE_BOOKS,
-    FRAME_BOOKS,
-    REWRITE_BOOKS,
-    VOTE_BOOKS,
-    about_cues,
+    CUE_FILES,
+    FRAME_FILES,
+    REWRITE_ANSWER_FILES,
+    REWRITE_FILES,
+    VOTE_FILES,
     cue_texts,
     labels_to_ask,
     read_contexts,
+    with_cues_prompt,
 )
 
 CACHES: Caches = (
-    (REWRITE_BOOKS, TextScores.parse),
-    (ANSWER_BOOKS, Written.parse),
-    (VOTE_BOOKS, TextScores.parse),
+    (REWRITE_FILES, TextScores.parse),
+    (REWRITE_ANSWER_FILES, Written.parse),
+    (VOTE_FILES, TextScores.parse),
 )
-"""Where answers are kept."""
+"""Files of answers, with the function that parses their lines."""
 
 
 def fingerprints_in_use(params: Params) -> dict[str, str]:
-    """Fingerprint of what each source asks, by source; scored rewrites and votes by words ask the same."""
+    """Return the fingerprint of the questions of each source; scored rewrites and text votes share one."""
     labels, config, inputs = labels_to_ask(), params.llm, params.vote.inputs
-    found: dict[str, str] = {}
+    fingerprints: dict[str, str] = {}
     if params.rewrite.how == "written":
         prompt = load_rewrite_prompt(params.rewrite.prompt)
-        found["rewrite"] = fingerprint(generation_settings(config, prompt.schema_of_answers(), prompt.settings()))
+        settings = generation_settings(config, prompt.schema_of_answers(), prompt.settings())
+        fingerprints["rewrite"] = fingerprint(settings)
     if params.rewrite.how == "scored" or ("text" in inputs and config.votes.examples == "packaged"):
-        found["llm"] = fingerprint(config.settings(labels))
-    for source, (own, _) in _by_fold(params).items():
-        found[source] = fingerprint(config.settings(labels, own))
+        fingerprints["llm"] = fingerprint(config.settings(labels))
+    for source, (fold_prompt, _) in _by_fold(params).items():
+        fingerprints[source] = fingerprint(config.settings(labels, fold_prompt))
     if "cues" in inputs:
-        found["llm/cues"] = fingerprint(about_cues(config).settings(labels))
+        fingerprints["llm/cues"] = fingerprint(with_cues_prompt(config).settings(labels))
     if "frames" in inputs:
-        found["llm/frames"] = fingerprint(frame_settings(config, labels, params.media, params.faces))
-    return found
+        fingerprints["llm/frames"] = fingerprint(frame_settings(config, labels, params.media, params.faces))
+    return fingerprints
 
 
 def questions(params: Params) -> Iterator[Questions]:
-    """What each source asks."""
+    """Yield the questions of each source."""
     clips, labels, config, in_use = (
         read_spoken_manifest(params),
         labels_to_ask(),
@@ -65,20 +66,20 @@ def questions(params: Params) -> Iterator[Questions]:
     if "rewrite" in in_use:
         prompt = load_rewrite_prompt(params.rewrite.prompt)
         contexts = read_contexts(params, clips)
-        yield rewrite_questions(config, contexts, prompt, in_use["rewrite"], ANSWER_BOOKS)
+        yield rewrite_questions(config, contexts, prompt, in_use["rewrite"], REWRITE_ANSWER_FILES)
     if "llm" in in_use:
-        yield score_questions("llm", config, _words(clips), labels, in_use["llm"], VOTE_BOOKS)
-    for source, (own, some) in _by_fold(params).items():
-        yield score_questions(source, config, _words(some), labels, in_use[source], VOTE_BOOKS, own)
+        yield score_questions("llm", config, _transcripts(clips), labels, in_use["llm"], VOTE_FILES)
+    for source, (fold_prompt, fold_clips) in _by_fold(params).items():
+        yield score_questions(source, config, _transcripts(fold_clips), labels, in_use[source], VOTE_FILES, fold_prompt)
     if "llm/cues" in in_use:
         cues = [text for text in cue_texts(params, clips).values() if text.strip()]
-        yield score_questions("llm/cues", about_cues(config), cues, labels, in_use["llm/cues"], CUE_BOOKS)
+        yield score_questions("llm/cues", with_cues_prompt(config), cues, labels, in_use["llm/cues"], CUE_FILES)
     if "llm/frames" in in_use:
-        yield frame_questions("llm/frames", config, clips, labels, params.faces, in_use["llm/frames"], FRAME_BOOKS)
+        yield frame_questions("llm/frames", config, clips, labels, params.faces, in_use["llm/frames"], FRAME_FILES)
 
 
 def _by_fold(params: Params) -> dict[str, tuple[Prompt, list[Clip]]]:
-    """By source, the prompt and the clips of each fold that is asked with examples of the others."""
+    """Return the prompt, with examples of other folds, and the clips of each fold, by source."""
     if "text" not in params.vote.inputs or params.llm.votes.examples == "packaged":
         return {}
     corpus = with_words(params, read_labelled_corpus())
@@ -92,10 +93,10 @@ def _by_fold(params: Params) -> dict[str, tuple[Prompt, list[Clip]]]:
         seed=params.vote.seed,
     )
     return {
-        f"llm, fold {fold}": (prompt, [clip for clip, own in zip(corpus.clips, folds, strict=True) if own == fold])
+        f"llm, fold {fold}": (prompt, [clip for clip, its in zip(corpus.clips, folds, strict=True) if its == fold])
         for fold, prompt in prompts.items()
     }
 
 
-def _words(clips: Sequence[Clip]) -> list[str]:
+def _transcripts(clips: Sequence[Clip]) -> list[str]:
     return [clip.transcript for clip in clips if clip.transcript.strip()]

@@ -1,4 +1,4 @@
-"""One new clip through everything: words enriched, features extracted, the saved models asked. Nothing is kept."""
+"""Predict one new clip: enrich its transcript, extract features and run the saved models; nothing is stored."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from ecmf_pipeline.fusion.prediction import Ensemble
 
 CLIP_ID = ClipId("clip")
-NO_INPUT = "the clip has no such input"
+NO_INPUT = "the clip has no input of this modality"
 
 
 @dataclass(frozen=True, slots=True)
 class ClipPrediction:
-    """What the models say of one clip.
+    """Prediction of one clip.
 
     Attributes:
-        label: The likeliest label.
+        label: Most likely label.
         probs: Probability of each label.
-        modality_weights: Share of each modality; 0 where it is missing.
-        missing: Why a modality is missing, by modality.
-        enriched: The enriched words; "" without words.
+        modality_weights: Share of each modality; 0 if it is missing.
+        missing: Reason why a modality is missing, by modality.
+        enriched: Enriched transcript; "" without a transcript.
     """
 
     label: str
@@ -53,10 +53,10 @@ def run(video: Path | None, text: str, labels: paths.Labels | None, *, as_json: 
     """Print the label, probabilities and modality weights of one new clip.
 
     Args:
-        video: The clip; None: there are words alone.
-        text: What is said in it.
-        labels: Which models judge; None: those trained on refined labels where there are any.
-        as_json: Whether to print JSON alone.
+        video: File of the clip; None: predict from the transcript only.
+        text: Transcript of the clip.
+        labels: Use the models trained on these labels; None: on refined labels if such models exist.
+        as_json: Whether to print JSON only.
     """
     from ecmf_pipeline.fusion.prediction import Ensemble
 
@@ -64,39 +64,40 @@ def run(video: Path | None, text: str, labels: paths.Labels | None, *, as_json: 
     if labels is None:
         labels = "refined" if (paths.models_trained_on("refined") / "fusion").is_dir() else "given"
     ensemble = Ensemble.load(paths.models_trained_on(labels) / "fusion")
-    known = read_corpus_tables().labels
-    if known:  # a corpus without labels has none that a model from elsewhere could differ from
-        ensemble.refuse_other_labels(known)
-    found = predict_clip(params, ensemble, video, text, known)
+    corpus_labels = read_corpus_tables().labels
+    if corpus_labels:  # an unlabelled corpus can be predicted with a model from elsewhere
+        ensemble.refuse_other_labels(corpus_labels)
+    prediction = predict_clip(params, ensemble, video, text, corpus_labels)
     if as_json:
-        echo(json.dumps({"clip": str(video or ""), "model": labels, **asdict(found)}, ensure_ascii=False))
+        echo(json.dumps({"clip": str(video or ""), "model": labels, **asdict(prediction)}, ensure_ascii=False))
         return
-    echo(f"{video or text}: {found.label} (models trained on {labels} labels)")
-    echo("  " + ", ".join(f"{name} {prob:.3f}" for name, prob in found.probs.items()))
-    echo("  weights: " + ", ".join(f"{name} {share:.3f}" for name, share in found.modality_weights.items()))
-    for name, reason in found.missing.items():
+    echo(f"{video or text}: {prediction.label} (models trained on {labels} labels)")
+    echo("  " + ", ".join(f"{name} {prob:.3f}" for name, prob in prediction.probs.items()))
+    echo("  weights: " + ", ".join(f"{name} {share:.3f}" for name, share in prediction.modality_weights.items()))
+    for name, reason in prediction.missing.items():
         echo(f"  {name} is missing: {reason}")
 
 
 def predict_clip(
     params: Params, ensemble: Ensemble, video: Path | None, text: str, labels: list[str]
 ) -> ClipPrediction:
-    """Run one clip through the branches that a saved ensemble listens to.
+    """Predict one clip from the modalities of a saved ensemble.
 
     Args:
-        params: The project's settings: those the models were trained with.
+        params: Params of the project, with which the models were trained.
         ensemble: The models.
-        video: The clip; None: there are words alone.
-        text: What is said in it; "" when that is not known.
-        labels: The labels that the LLM is asked about.
+        video: File of the clip; None: predict from the transcript only.
+        text: Transcript of the clip; "" if unknown.
+        labels: Labels that the LLM chooses from.
 
     Raises:
-        InputError: When the file cannot be read, no modality could be used, or the models were trained on features of
-            other encoders than params name.
-        ModelError: When weights are missing.
+        InputError: If the file cannot be read, no modality is usable, or the models were trained on features of
+            other encoders than params has.
+        ModelError: If weights are missing.
     """
-    words = Clip(CLIP_ID, transcript=" ".join(text.split()), split=Split.UNLABELED)
-    clip = words if video is None else _with_media(words, video)
+    clip = Clip(CLIP_ID, transcript=" ".join(text.split()), split=Split.UNLABELED)
+    if video is not None:
+        clip = _with_media(clip, video)
     root = Path() if video is None else video.parent
     settings = _settings(params, ensemble)
     with tempfile.TemporaryDirectory(prefix="ecmf-clip-") as name:
@@ -105,23 +106,26 @@ def predict_clip(
 
 
 def _settings(params: Params, ensemble: Ensemble) -> dict[Modality, dict[str, Any]]:
-    """Of each branch in use that the models listen to; how clips are read may differ from where they were trained."""
+    """Return the settings of each modality in use that the models take; media settings may differ from training."""
     used = [Modality(name) for name in ensemble.modalities if Modality(name) in params.extract.encoders]
     settings = {m: params.settings_of(m) for m in used}
-    now = {m.value: FeatureOrigin(encoders=params.extract.encoders[m], settings=settings[m]) for m in used}
-    refuse_other_features(ensemble.origins, now, hint="run `ecmf-pipe train` again", columns_alone=True)
+    origins = {m.value: FeatureOrigin(encoders=params.extract.encoders[m], settings=settings[m]) for m in used}
+    refuse_other_features(
+        ensemble.origins, origins, hint="train the models again (ecmf-pipe train)", columns_alone=True
+    )
     return settings
 
 
-def _with_media(words: Clip, video: Path) -> Clip:
+def _with_media(clip: Clip, video: Path) -> Clip:
     if not video.is_file():
-        raise InputError(f"{video} is missing", "give the path of a clip")
+        raise InputError(f"{video} does not exist", "give the path of a media file as --video")
     try:
         probe = probe_media(video)
     except ClipError as error:
-        raise InputError(f"{video} cannot be read ({error.reason}: {error})", "give another clip") from error
+        message = f"{video} cannot be read ({error.reason}: {error.message})"
+        raise InputError(message, "give the path of another media file as --video") from error
     return replace(
-        words,
+        clip,
         path=video.name,
         digest=sha256_file(video),
         bytes=video.stat().st_size,
@@ -134,14 +138,14 @@ def _with_media(words: Clip, video: Path) -> Clip:
 def _enriched(params: Params, clip: Clip, folder: Path, labels: list[str]) -> dict[str, ClipText]:
     if not clip.transcript:
         return {}
-    found = enrich_texts(
+    rewritten = enrich_texts(
         params.llm.model_copy(update={"workers": 0, "max_quarantined": 1.0}),
         params.rewrite,
         {clip.clip_id: Context(clip.transcript)},
         labels,
         books=ScoreBooks("rewrite", folder / "cache", folder / "spool", folder / "rewrite.csv"),
     )
-    return {clip.clip_id: ClipText(clip.transcript, found.texts[clip.clip_id])}
+    return {clip.clip_id: ClipText(clip.transcript, rewritten.texts[clip.clip_id])}
 
 
 def _predicted(
@@ -156,7 +160,7 @@ def _predicted(
     import numpy as np
 
     computed = [m for m in settings if not isinstance(params.encoder_of(m), ImportedConfig)]
-    missing = {name: "its features come from elsewhere" for name in ensemble.modalities if name not in computed}
+    missing = {name: "its features are imported" for name in ensemble.modalities if name not in computed}
 
     def store(modality: Modality) -> Path:
         return folder / f"{modality.value}.zarr"
@@ -196,14 +200,18 @@ def _predicted(
         if modality.value not in features:
             reasons = report.reasons[modality.value]
             missing[modality.value] = next(iter(reasons)) if reasons else NO_INPUT
-    whole = {name: features.get(name, np.full((1, dim), np.nan, np.float32)) for name, dim in ensemble.dims.items()}
-    found = ensemble.predict(whole)
-    if found.classes[0] < 0:
-        raise InputError(f"{clip.path or 'the words alone'}: no modality that the models know could be used: {missing}")
+    padded = {name: features.get(name, np.full((1, dim), np.nan, np.float32)) for name, dim in ensemble.dims.items()}
+    prediction = ensemble.predict(padded)
+    if prediction.classes[0] < 0:
+        causes = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+        raise InputError(
+            f"{clip.path or '--text'}: no modality of the models is usable ({causes})",
+            "give a clip with another modality, or its transcript as --text",
+        )
     return ClipPrediction(
-        ensemble.label_names[int(found.classes[0])],
-        dict(zip(ensemble.label_names, map(float, found.probs[0]), strict=True)),
-        dict(zip(ensemble.modalities, map(float, found.modality_weights[0]), strict=True)),
+        ensemble.label_names[int(prediction.classes[0])],
+        dict(zip(ensemble.label_names, map(float, prediction.probs[0]), strict=True)),
+        dict(zip(ensemble.modalities, map(float, prediction.modality_weights[0]), strict=True)),
         missing,
         texts[clip.clip_id].enriched if texts else "",
     )

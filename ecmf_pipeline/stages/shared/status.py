@@ -1,4 +1,4 @@
-"""Count what is done, missing, absent and quarantined, by stage and modality."""
+"""Count done, missing, absent and quarantined clips, by stage and modality."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Row = tuple[str, int | str, int | str, int | str, int | str]
 
 
 def stage_rows(params: Params) -> Iterator[Row]:
-    """Yield the row of each stage, in the order of the pipeline.
+    """Yield a row for each stage and modality, in the order of the pipeline.
 
     Raises:
-        InputError: When a table that a stage wrote is damaged.
+        InputError: If a table that a stage wrote is damaged.
     """
     present = sum(embedded_model(name).is_present(paths.MODELS) for name in params.models.names)
     yield "models", present, len(params.models.names) - present, "", ""
@@ -32,9 +32,9 @@ def stage_rows(params: Params) -> Iterator[Row]:
     clips = read_manifest(paths.MANIFEST)
     if params.transcribe.model and paths.TRANSCRIPTS.is_file():
         clips = with_transcripts(clips, read_transcripts(paths.TRANSCRIPTS))
-    bad = len(read_quarantine(paths.quarantine("index")))
+    quarantined = len(read_quarantine(paths.quarantine("index")))
     without_file = sum(not clip.path for clip in clips)
-    yield "index", len(clips) - bad - without_file, 0, without_file, bad
+    yield "index", len(clips) - quarantined - without_file, 0, without_file, quarantined
     yield from _clip_rows(params, clips)
     for name, path in _outputs():
         yield name, "yes" if path.exists() else "no", "", "", ""
@@ -42,14 +42,14 @@ def stage_rows(params: Params) -> Iterator[Row]:
 
 def _clip_rows(params: Params, clips: list[Clip]) -> Iterator[Row]:
     texts = read_texts(paths.REWRITES) if paths.REWRITES.is_file() else {}
-    spoken = {
+    with_text = {
         clip.clip_id: (clip.transcript, clip.translation)
         for clip in clips
         if clip.transcript.strip() or clip.translation.strip()
     }
     rewritten = {clip_id: (text.original, text.translation) for clip_id, text in texts.items()}
-    done = sum(rewritten.get(clip_id) == words for clip_id, words in spoken.items())
-    yield "rewrite", done, len(spoken) - done, len(clips) - len(spoken), ""
+    done = sum(rewritten.get(clip_id) == text for clip_id, text in with_text.items())
+    yield "rewrite", done, len(with_text) - done, len(clips) - len(with_text), ""
     for modality in params.extract.encoders:
         counts = coverage(
             modality,
@@ -60,19 +60,21 @@ def _clip_rows(params: Params, clips: list[Clip]) -> Iterator[Row]:
             fingerprint=expected_fingerprint(params, modality),
             reading=Reading.of(params.encoder_of(modality), params.faces),
         )
-        # Words that are not rewritten yet are missing, not absent.
-        waiting = _waiting(clips, texts, params.encoder_of(modality).text_columns) if modality is Modality.TEXT else 0
-        row = (counts.done, counts.missing + waiting, counts.absent - waiting, counts.quarantined)
+        # Texts that are not rewritten yet count as missing, not as absent.
+        pending = 0
+        if modality is Modality.TEXT:
+            pending = _count_pending(clips, texts, params.encoder_of(modality).text_columns)
+        row = (counts.done, counts.missing + pending, counts.absent - pending, counts.quarantined)
         yield f"extract {modality.value}", *row
 
 
-def _waiting(clips: Sequence[Clip], texts: Mapping[str, ClipText], columns: Sequence[str]) -> int:
-    """Clips that will have all ``columns`` once they are rewritten, and do not have them yet."""
-    nothing = ClipText("")
-    to_come = [ClipText(clip.transcript, enriched=clip.transcript, translation=clip.translation) for clip in clips]
+def _count_pending(clips: Sequence[Clip], texts: Mapping[str, ClipText], columns: Sequence[str]) -> int:
+    """Count the clips that lack some of ``columns`` and will have all of them after `rewrite`."""
+    empty = ClipText("")
+    expected = [ClipText(clip.transcript, enriched=clip.transcript, translation=clip.translation) for clip in clips]
     return sum(
-        bool(text.having(columns)) and not texts.get(clip.clip_id, nothing).having(columns)
-        for clip, text in zip(clips, to_come, strict=True)
+        bool(text.having(columns)) and not texts.get(clip.clip_id, empty).having(columns)
+        for clip, text in zip(clips, expected, strict=True)
     )
 
 

@@ -1,4 +1,4 @@
-"""Find the project around a feature store: its manifest, transcripts and params, as far as they exist."""
+"""Find the project of a feature store: its manifest, transcripts and params, as far as they exist."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ _DEPTH = len(paths.features(Modality.AUDIO).parts)
 
 @dataclass(frozen=True)
 class StoreProject:
-    """A store, and the project around it.
+    """A feature store and its project.
 
     Attributes:
-        modality: None where the store does not stand in its place in a project.
-        clips: The manifest; None where there is none.
-        texts: Transcripts by clip id; None where there are none.
-        params: None where there are none, or the project is not the current directory's (their paths start there).
+        root: Folder of the store.
+        modality: Modality of the store; None if the store is not in data/features of a project.
+        clips: Clips of the manifest; None if there is no manifest.
+        texts: Texts by clip id; None if there are none.
+        params: Params; None if there are none, or the project is not in the current directory (their paths are
+            relative to it).
     """
 
     root: Path
@@ -43,11 +45,11 @@ class StoreProject:
 
     @property
     def part_size(self) -> int:
-        """Clips in one part."""
+        """Number of clips in one part."""
         return (self.params.extract if self.params else ExtractConfig()).part_size
 
     def present(self, settings: Mapping[str, Any], newest: Mapping[str, str]) -> dict[str, str | None] | None:
-        """The digest of each clip's present input, None for clips without one; see `store.state.Present`."""
+        """Return the digest of each clip's current input, None for clips without one; see `store.state.Present`."""
         if self.clips is None or self.modality is None:
             return None
         if settings_of_imported(settings):
@@ -56,15 +58,14 @@ class StoreProject:
             return None
         reading = Reading.of_settings(settings)
         if reading.face_crops and not any(clip.face_path for clip in self.clips):
-            return None  # the manifest was made without looking for them
+            return None  # the corpus was indexed without face crops
         digests = input_digests(self.modality, self.clips, self.texts or {}, reading)
         return {clip.clip_id: digests.get(clip.clip_id) for clip in self.clips}
 
     def settings_in_use(self) -> dict[str, Mapping[str, Any]] | None:
-        """The settings that params ask for, by fingerprint; none when the modality is not in use.
+        """Return the settings in params by fingerprint, empty if the modality is not in use; None if unknown.
 
-        Returns:
-            None where that cannot be told: no params, or no weights.
+        They are unknown without params or without weights.
         """
         if self.params is None or self.modality is None:
             return None
@@ -78,13 +79,13 @@ class StoreProject:
 
 
 def project_of(root: Path) -> StoreProject:
-    """Find the project in which a store stands.
+    """Find the project of a store.
 
     Args:
         root: The ``*.zarr`` folder.
 
     Raises:
-        InputError: When the project's manifest, transcripts or params are there, and damaged.
+        InputError: If the manifest, transcripts or params of the project are damaged.
     """
     resolved = root.resolve()
     modality = next((modality for modality in Modality if modality.value == root.stem), None)
@@ -93,62 +94,67 @@ def project_of(root: Path) -> StoreProject:
     folder = resolved.parents[_DEPTH - 1]
     if resolved != folder / paths.features(modality):
         return StoreProject(root)
-    manifest, texts, here = folder / paths.MANIFEST, folder / paths.REWRITES, folder == Path.cwd().resolve()
+    manifest, texts = folder / paths.MANIFEST, folder / paths.REWRITES
+    is_current = folder == Path.cwd().resolve()
     return StoreProject(
         root,
         modality,
         read_manifest(manifest) if manifest.is_file() else None,
         read_texts(texts) if modality is Modality.TEXT and texts.is_file() else None,
-        load_params() if here and paths.PARAMS.is_file() else None,
+        load_params() if is_current and paths.PARAMS.is_file() else None,
     )
 
 
 def find_stores(roots: Sequence[Path]) -> list[Path]:
-    """The stores that a command is to work on: those named, else all of the current directory's project.
+    """Return the given stores, or all stores of the project in the current directory if none are given.
 
     Raises:
-        MissingInput: When there is none, or one of those named is missing.
+        MissingInput: If there is no store, or a given store does not exist.
     """
     for path in roots:
         if not path.is_dir():
-            raise MissingInput(f"{path} is missing", f"name a feature store, such as {paths.features(Modality.AUDIO)}")
-    found = list(roots) or sorted(path for path in paths.DATA.glob("features/*.zarr") if path.is_dir())
-    if not found:
+            raise MissingInput(
+                f"{path} does not exist", f"give the path of a feature store, such as {paths.features(Modality.AUDIO)}"
+            )
+    stores = list(roots) or sorted(path for path in paths.DATA.glob("features/*.zarr") if path.is_dir())
+    if not stores:
         raise MissingInput(
-            f"there are no feature stores in {paths.DATA / 'features'}",
-            "change into a project folder and run `ecmf-pipe extract`, or `dvc pull`; or name a store",
+            f"{paths.DATA / 'features'} holds no feature stores",
+            "change to a project folder and extract or pull features, or give the path of a store",
+            command="ecmf-pipe extract",
         )
-    return found
+    return stores
 
 
 def other_settings(project: StoreProject, holdings: Sequence[Holding]) -> list[Holding]:
     """Return the settings groups that are not in use.
 
     Raises:
-        InputError: When none of those that are here is in use: all would go.
+        InputError: If no group is in use, since all features would be removed.
     """
     in_use = project.settings_in_use()
     used = {holding.fingerprint for holding in holdings if holding.is_current} if in_use is None else set(in_use)
     if not any(holding.fingerprint in used and holding.parts for holding in holdings):
         raise InputError(
-            f"--drop-other-settings: {project.root} holds no features of the settings in use, all would be removed",
-            "run `ecmf-pipe extract` first, or remove the folder if that is what you want",
+            f"--drop-other-settings: {project.root} holds no features of the settings in use; all would be removed",
+            "extract features first, or remove the folder to delete all features",
+            command="ecmf-pipe extract",
         )
     return [holding for holding in holdings if holding.fingerprint not in used]
 
 
 def import_encoder(params: Params, path: Path, *, modality: Modality, encoder: str) -> ImportReport:
-    """Import features of the manifest's clips into the modality's store.
+    """Import features of the manifest's clips into the store of a modality.
 
     Args:
-        params: The project's; where they use the encoder for the modality, its features become the current ones.
-        path: The folder or file that holds the features.
-        modality: The branch that they serve.
-        encoder: The encoder's name in params.
+        params: Params of the project. If they use the encoder for the modality, its features become current.
+        path: Folder or file of the features.
+        modality: Modality of the features.
+        encoder: Name of the encoder in params.
 
     Raises:
-        ParamsError: When params.yaml has an encoder of that name that computes its features.
-        InputError: When nothing in ``path`` can be used.
+        ParamsError: If params.yaml has an encoder of that name that computes its features.
+        InputError: If ``path`` holds no usable features.
     """
     config = _config(params, encoder)
     clip_ids = [clip.clip_id for clip in read_manifest(paths.MANIFEST)]
@@ -162,18 +168,19 @@ def import_encoder(params: Params, path: Path, *, modality: Modality, encoder: s
 
 
 def uses_encoder(params: Params, modality: Modality, encoder: str) -> bool:
-    """Whether a modality uses an encoder, and that one alone."""
+    """Return whether a modality uses this encoder and no other."""
     return params.extract.encoders.get(modality) == (encoder,)
 
 
 def _config(params: Params, encoder: str) -> ImportedConfig:
-    """The encoder's params; those of a new one where params.yaml has none of that name."""
+    """Return the config of the encoder; a new one if params.yaml has no encoder of that name."""
     if not re.fullmatch(r"[\w.-]+", encoder):
-        raise ParamsError(f"--encoder {encoder!r} is no name", "use letters, digits, `_`, `-` and `.`")
+        raise ParamsError(f"--encoder {encoder!r} is not a valid name", "use letters, digits, '_', '-' and '.'")
     config = params.encoders.get(encoder, ImportedConfig()).named(encoder)
     if not isinstance(config, ImportedConfig):
         raise ParamsError(
-            f"encoders.{encoder} of params.yaml computes its features: imported ones must not mix with them",
-            "give another --encoder name",
+            f"encoders.{encoder} in params.yaml computes its features; imported features cannot be mixed with them",
+            "give another name as --encoder",
+            keys=[f"encoders.{encoder}"],
         )
     return config

@@ -1,4 +1,4 @@
-"""A model that was saved elsewhere, judged on this corpus beside the one trained here."""
+"""Evaluate a model that was saved in another project, compared with the model of this project."""
 
 from __future__ import annotations
 
@@ -14,37 +14,39 @@ from ecmf_pipeline.evaluation.transfer import judge_transfer, label_map, transfe
 from ecmf_pipeline.extraction.features import refuse_other_features
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.settings.params import load_params
-from ecmf_pipeline.stages.shared.inputs import open_stored, origins_of, read_labelled_corpus
+from ecmf_pipeline.stages.shared.inputs import feature_origins, open_stored, read_labelled_corpus
 
 
 def run(folder: Path, mapping: list[str]) -> None:
-    """Judge the model, and write data/transfer.json.
+    """Evaluate the model on this corpus and write data/transfer.json.
 
     Args:
-        folder: The saved model.
-        mapping: ``THEIRS=OURS``: labels of the model that are called otherwise here.
+        folder: Folder of the saved model.
+        mapping: ``THEIRS=OURS``, which maps labels of the model to labels of this corpus.
     """
     params = load_params()
     corpus = read_labelled_corpus()
     ensemble = Ensemble.load(folder)
     judge = Judge(corpus.clips, corpus.labels, params.evaluate)
-    here = {path.stem: PredictionTable.read(path).by_clip() for path in paths.predictions("given").glob("*.csv")}
-    if "fusion" not in here:
+    own = {path.stem: PredictionTable.read(path).by_clip() for path in paths.predictions("given").glob("*.csv")}
+    if "fusion" not in own:
         raise MissingInput(
-            "no model trained here has predicted this corpus", "run `ecmf-pipe predict` (or `dvc repro`)"
+            f"{paths.predictions('given') / 'fusion.csv'} does not exist",
+            "predict this corpus with a model of this project",
+            command="ecmf-pipe predict",
         )
     stored = open_stored(params, judge.clips)
     refuse_other_features(
         ensemble.origins,
-        origins_of(params, stored),
-        hint="run `ecmf-pipe extract` here with the encoders that it was trained on, or `ecmf-pipe train` again there",
+        feature_origins(params, stored),
+        hint="extract features with the encoders of the model (ecmf-pipe extract), or train the model again",
         columns_alone=True,
     )
     results = judge_transfer(
         ensemble,
         judge,
         label_map(ensemble.label_names, corpus.labels, mapping),
-        here=here,
+        here=own,
         modalities=stored.modalities,
         read=lambda some: stored.read(some, ensemble.pool or params.train.pool),
     )
