@@ -16,7 +16,7 @@ from ecmf_pipeline.core.clips import Corpus
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.evaluation.scoring import groups_to_draw, leave_one_out, reliability
 from ecmf_pipeline.labels.baselines import BASELINES
-from ecmf_pipeline.labels.combining import LEAST_GOLD, combine_votes
+from ecmf_pipeline.labels.combining import MIN_GOLD, combine_votes
 from ecmf_pipeline.labels.config import LabelModelConfig
 from ecmf_pipeline.labels.label_model import GIVEN, assess
 from ecmf_pipeline.labels.votes import SourceReport, first_choice, report_sources
@@ -111,7 +111,7 @@ def methods(evidence: LabelEvidence, config: EvaluateConfig) -> dict[str, Any]:
     """Judge the label model and every baseline by labels that are known to be right, whose intervals ``config`` draws.
 
     Whatever learns from such labels is asked about each fold without that fold's. With too few of them
-    (`LEAST_GOLD`) only what needs none is compared.
+    (`MIN_GOLD`) only what needs none is compared.
 
     Returns:
         Accuracy, weighted F1 and calibration error by method, what the label model leads it by (paired 95% interval),
@@ -121,7 +121,7 @@ def methods(evidence: LabelEvidence, config: EvaluateConfig) -> dict[str, Any]:
     judged = np.flatnonzero(known >= 0)
     if not len(judged):
         return {"clips": 0, "methods": {}, "left_out": {}}
-    methods, left_out = _methods(evidence, taught=len(judged) >= LEAST_GOLD)
+    methods, left_out = _methods(evidence, taught=len(judged) >= MIN_GOLD)
     found = {name: _asked(method, known, folds, judged, learns=own) for name, (method, own) in methods.items()}
     truth = known[judged].astype(str)
     chosen = {name: probs.argmax(axis=1) for name, probs in found.items()}
@@ -160,7 +160,7 @@ def _methods(evidence: LabelEvidence, *, taught: bool) -> tuple[dict[str, tuple[
     left_out = {}
     for name, baseline in BASELINES.items():
         if baseline.learns and not taught:
-            left_out[name] = f"needs {LEAST_GOLD} labels that are known to be right"
+            left_out[name] = f"needs {MIN_GOLD} labels that are known to be right"
         elif not baseline.installed:
             left_out[name] = f"the package {baseline.needs} is not installed"
         else:
@@ -187,11 +187,11 @@ def sources(evidence: LabelEvidence, labels: list[str]) -> dict[str, Any]:
     """
     votes, known = evidence.with_given, evidence.known
     judged = known >= 0
-    enough = int(judged.sum()) >= LEAST_GOLD
+    enough = int(judged.sum()) >= MIN_GOLD
     truth = np.eye(len(labels))[known] if enough else evidence.posterior(evidence.votes, evidence.verdicts)
-    cast = np.stack([first_choice(probs) for probs in votes.values()], axis=1)
+    hard_votes = np.stack([first_choice(probs) for probs in votes.values()], axis=1)
     everyone = np.ones(len(known), dtype=bool)
-    reports = report_sources(list(votes), cast, truth, judged if enough else everyone)
+    reports = report_sources(list(votes), hard_votes, truth, judged if enough else everyone)
     return {
         "judged_by": "gold" if enough else "votes",
         "labels": labels,

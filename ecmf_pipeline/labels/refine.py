@@ -259,14 +259,16 @@ def families_behind(assessment: Assessment, families: Mapping[str, str]) -> Ints
     """How many families favour the first choice, (n,): those of whose voting sources more than half vote for it."""
     behind = np.zeros(len(assessment.labels), np.int64)
     for family in sorted({families[name] for name in assessment.votes}):
-        casts = np.stack([cast for name, cast in assessment.votes.items() if families[name] == family], axis=1)
+        casts = np.stack(
+            [hard_votes for name, hard_votes in assessment.votes.items() if families[name] == family], axis=1
+        )
         behind += 2 * (casts == assessment.labels[:, None]).sum(axis=1) > (casts != ABSTAIN).sum(axis=1)
     return behind
 
 
 def _reason(assessment: Assessment, labels: Sequence[str], row: int, given: int, families: int) -> str:
     first = labels[assessment.labels[row]]
-    casts = [cast[row] for cast in assessment.votes.values() if cast[row] != ABSTAIN]
+    casts = [hard_votes[row] for hard_votes in assessment.votes.values() if hard_votes[row] != ABSTAIN]
     if not casts:
         return "no source votes" + (f"; given label {labels[given]} stands" if given >= 0 else "")
     said = (

@@ -188,9 +188,9 @@ def write_refined(
         columns[f"{POSTERIOR}{label}"] = np.round(np.asarray(posterior, np.float64)[:, index], 6)
     for source in sorted(votes):
         probs = np.asarray(votes[source], np.float64)
-        cast = first_choice(probs)
-        columns[f"{source}_vote"] = _named(cast, labels)
-        columns[f"{source}_prob"] = np.round(probs[np.arange(len(probs)), cast], 6)
+        hard_votes = first_choice(probs)
+        columns[f"{source}_vote"] = _named(hard_votes, labels)
+        columns[f"{source}_prob"] = np.round(probs[np.arange(len(probs)), hard_votes], 6)
     for column in ("weight", "confidence", "agreement"):
         columns[column] = np.round(np.array(columns[column], np.float64), 6)
     order = sorted(range(len(decisions)), key=lambda i: decisions[i].clip_id)
@@ -259,9 +259,9 @@ def _is_probability(column: str) -> bool:
     return column.startswith(POSTERIOR) or column.endswith("_prob")
 
 
-def _named(cast: NDArray[np.int64], labels: Sequence[str]) -> NDArray[np.object_]:
+def _named(hard_votes: NDArray[np.int64], labels: Sequence[str]) -> NDArray[np.object_]:
     """Label names of votes, "" for `ABSTAIN`, which as an index is the last."""
-    return np.array([*labels, ""], dtype=object)[cast]
+    return np.array([*labels, ""], dtype=object)[hard_votes]
 
 
 def _write(path: Path, frame: pd.DataFrame) -> None:
@@ -352,12 +352,12 @@ def _probabilities(path: Path, frame: pd.DataFrame, labels: Sequence[str], hint:
         return values
     named = _label_indices(path, frame, labels, hint, abstain=True)
     # Rounding may tie two labels, so the vote must be one of the most probable labels, not the first of them.
-    cast = first_choice(values)
+    hard_votes = first_choice(values)
     rows = np.arange(len(values))
-    wrong = np.where(silent, named >= 0, (named < 0) | (values[rows, named] < values[rows, cast] - 2e-6))
+    wrong = np.where(silent, named >= 0, (named < 0) | (values[rows, named] < values[rows, hard_votes] - 2e-6))
     said = [*map(repr, labels), "nothing"]  # under `ABSTAIN`, which as an index is the last
     contrast = "the label is not the vote: it says {}, the probabilities {}".format
-    _refuse(path, wrong, lambda row: contrast(said[named[row]], said[cast[row]]), hint)
+    _refuse(path, wrong, lambda row: contrast(said[named[row]], said[hard_votes[row]]), hint)
     return values
 
 

@@ -22,11 +22,11 @@ WORLD = World("small", (0.75, 0.6, 0.5, 0.4), clips=1500, soft=False)
 def crowd_kit(votes: Votes, method: str, fixed: Ints | None = None) -> Floats:
     from crowdkit import aggregation
 
-    cast = np.stack([first_choice(probs) for probs in votes.values()], axis=1)
-    clips, sources = np.nonzero(cast != ABSTAIN)
-    table = pd.DataFrame({"task": clips, "worker": sources, "label": cast[clips, sources]})
+    hard_votes = np.stack([first_choice(probs) for probs in votes.values()], axis=1)
+    clips, sources = np.nonzero(hard_votes != ABSTAIN)
+    table = pd.DataFrame({"task": clips, "worker": sources, "label": hard_votes[clips, sources]})
     model = getattr(aggregation, method)(n_iter=100)
-    fixed = np.full(len(cast), -1) if fixed is None else fixed
+    fixed = np.full(len(hard_votes), -1) if fixed is None else fixed
     known = np.flatnonzero(fixed >= 0)
     gold = {"true_labels": pd.Series(fixed[known], index=known)} if len(known) else {}
     with warnings.catch_warnings():

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.arrays import expected_calibration_error
 from ecmf_pipeline.labels.combining import combine_votes
 from ecmf_pipeline.labels.unsupervised import independent_sources
-from ecmf_pipeline.labels.votes import evidence_of, first_choice
+from ecmf_pipeline.labels.votes import stack_votes, first_choice
 from tools.bench.labels.worlds import WORLDS, World, generate, gold_sample
 
 Simulate = Callable[..., Any]
@@ -25,9 +25,9 @@ TESTED = ("plain", "one label each", "errors in common", "twins")
 
 
 def majority(votes: dict[str, NDArray[np.float64]]) -> NDArray[np.int64]:
-    cast = np.stack([first_choice(probs) for probs in votes.values()], axis=1)
+    hard_votes = np.stack([first_choice(probs) for probs in votes.values()], axis=1)
     classes = next(iter(votes.values())).shape[1]
-    tally = (cast[:, :, None] == np.arange(classes)).sum(axis=1)
+    tally = (hard_votes[:, :, None] == np.arange(classes)).sum(axis=1)
     mean = np.nan_to_num(np.stack(list(votes.values()))).mean(axis=0)
     return np.asarray((tally + 0.1 * mean).argmax(axis=1))
 
@@ -123,7 +123,7 @@ def test_how_many_independent_sources_votes_are_worth() -> None:
         ({"a": first, "b": first, "c": first}, 1.0),
         ({"a": first, "b": first, "c": third}, 1.8),
     ):
-        found = independent_sources(evidence_of(votes, floor=1e-2), np.eye(3)[truth])
+        found = independent_sources(stack_votes(votes, floor=1e-2), np.eye(3)[truth])
         assert found == pytest.approx(worth, abs=0.15)
 
 
@@ -205,10 +205,10 @@ def test_the_intervals_of_a_confusion_cover_it() -> None:
         gold = gold_sample(truth, 0.1, seed)
         source = combine_votes(votes, gold).sources[0]
         voted = ~np.isnan(votes["source0"]).any(axis=1)
-        cast = votes["source0"].argmax(axis=1)
+        hard_votes = votes["source0"].argmax(axis=1)
         for row in range(3):
             of_class = voted & (truth == row)
-            true = np.bincount(cast[of_class], minlength=3) / of_class.sum()
+            true = np.bincount(hard_votes[of_class], minlength=3) / of_class.sum()
             covered += int(((source.confusion_low[row] <= true) & (true <= source.confusion_high[row])).sum())
             asked += 3
     assert covered / asked > 0.88

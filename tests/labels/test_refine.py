@@ -33,7 +33,7 @@ def evidence(posterior: list[float], casts: list[int]) -> Assessment:
     return Assessment(
         probs=row,
         posterior=row,
-        votes={name: np.array([cast]) for name, cast in zip(FAMILIES, casts, strict=True)},
+        votes={name: np.array([hard_votes]) for name, hard_votes in zip(FAMILIES, casts, strict=True)},
         transition=np.eye(3),
         sources=(),
     )
@@ -93,7 +93,7 @@ def test_thresholds_of_a_pseudo_label(posterior: list[float], casts: list[int], 
     both = replace(
         pair,
         **{name: np.repeat(getattr(pair, name), 2, axis=0) for name in ("probs", "posterior")},
-        votes={name: np.repeat(cast, 2) for name, cast in pair.votes.items()},
+        votes={name: np.repeat(hard_votes, 2) for name, hard_votes in pair.votes.items()},
     )
     clips = [Clip(ClipId("a"), given_label="happy", split=Split.TRAIN), Clip(ClipId("b"))]
     unlabeled = decide(both, clips, NAMES, RefineConfig(), families=FAMILIES)[1]
