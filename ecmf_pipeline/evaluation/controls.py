@@ -21,7 +21,7 @@ from ecmf_pipeline.evaluation.scoring import Judge
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.labels.config import LinearConfig
-from ecmf_pipeline.labels.refine import Decision, Verdict
+from ecmf_pipeline.labels.refine import Decision, LabelAction
 from ecmf_pipeline.labels.voters import vote
 
 GIVEN = "given labels"
@@ -58,7 +58,7 @@ def training_sets(
     index = {label: position for position, label in enumerate(labels)}
     refined = np.array([index.get(decision.refined_label, -1) for decision in decisions], np.int64)
     weights = np.array([decision.weight for decision in decisions])
-    dropped = np.array([decision.decision is Verdict.DROP for decision in decisions], dtype=bool)
+    dropped = np.array([decision.decision is LabelAction.DROP for decision in decisions], dtype=bool)
     vouched = (given >= 0) | (verdicts >= 0)
     ones = np.ones(len(given))
     sets = {

@@ -229,7 +229,7 @@ class Experts:
     stacks: tuple[Floats, ...]
 
     def log_probs(self, inputs: ExpertInput, clips: Ints | slice) -> list[Floats]:
-        """Return log-probabilities, (m, K), of the chosen clips by each of `EXPERT_NAMES`, with one stack per penalty."""
+        """Return log-probabilities, (m, K), of the chosen clips: one array per expert, and one stack per penalty."""
         pattern = inputs.votes.pattern[clips]
         pattern_models = (self.confusion, self.dawid_skene)
         if isinstance(clips, slice):

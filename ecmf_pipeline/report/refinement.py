@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ecmf_pipeline.core.clips import MAX_CLIP_ID_BYTES, Clip
-from ecmf_pipeline.labels.refine import Decision, Verdict, Vote
+from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
     Bar,
@@ -35,16 +35,16 @@ from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.inputs import Evaluation, LabelAccuracy, ReportInput
 from ecmf_pipeline.report.scores import labels_verdict
 
-DECISIONS: dict[Verdict, tuple[Colour, str, str]] = {
-    Verdict.KEEP: ("blue", "kept", "the given label stays"),
-    Verdict.DOWN_WEIGHT: ("yellow", "down-weighted", "the given label stays, but counts less"),
-    Verdict.RELABEL: ("vermillion", "relabelled", "the sources' label replaces the given one"),
-    Verdict.DROP: ("grey", "dropped", "the clip is left out of training"),
-    Verdict.PSEUDO: ("green", "pseudo-labelled", "a clip without a label gets one"),
-    Verdict.REVIEW: ("purple", "for review", "a person should look at it"),
-    Verdict.LEAVE: ("sky", "left alone", "a clip without a label stays without"),
+DECISIONS: dict[LabelAction, tuple[Colour, str, str]] = {
+    LabelAction.KEEP: ("blue", "kept", "the given label stays"),
+    LabelAction.DOWN_WEIGHT: ("yellow", "down-weighted", "the given label stays, but counts less"),
+    LabelAction.RELABEL: ("vermillion", "relabelled", "the sources' label replaces the given one"),
+    LabelAction.DROP: ("grey", "dropped", "the clip is left out of training"),
+    LabelAction.PSEUDO: ("green", "pseudo-labelled", "a clip without a label gets one"),
+    LabelAction.REVIEW: ("purple", "for review", "a person should look at it"),
+    LabelAction.LEAVE: ("sky", "left alone", "a clip without a label stays without"),
 }
-CHANGES = (Verdict.RELABEL, Verdict.DROP, Verdict.REVIEW, Verdict.DOWN_WEIGHT, Verdict.PSEUDO)
+CHANGES = (LabelAction.RELABEL, LabelAction.DROP, LabelAction.REVIEW, LabelAction.DOWN_WEIGHT, LabelAction.PSEUDO)
 ABSENT = "no label"
 _ERR_TOGETHER = 0.3
 """Sources whose errors correlate more than this are named."""
@@ -87,10 +87,10 @@ def _decisions(report: ReportInput) -> list[Block]:
         share = percent(tally[name] / len(report.refined))
         groups.append((words, [Bar(float(tally[name]), f"{count(tally[name])} ({share})", colour)]))
     had_label = sum(bool(row.given_label) for row in report.refined)
-    doubted = sum(row.decision is Verdict.REVIEW and bool(row.given_label) for row in report.refined)
+    doubted = sum(row.decision is LabelAction.REVIEW and bool(row.given_label) for row in report.refined)
     sentence = (
-        f"Of {count(had_label, 'given label')}, {count(tally[Verdict.KEEP])} were kept, "
-        f"{count(tally[Verdict.RELABEL])} replaced, {count(tally[Verdict.DROP])} dropped"
+        f"Of {count(had_label, 'given label')}, {count(tally[LabelAction.KEEP])} were kept, "
+        f"{count(tally[LabelAction.RELABEL])} replaced, {count(tally[LabelAction.DROP])} dropped"
         + (f", {count(doubted)} kept with a low weight and listed for review." if doubted else ".")
     )
     meanings = "; ".join(f"{words}: {meaning}" for _, words, meaning in DECISIONS.values())
@@ -102,7 +102,7 @@ def _decisions(report: ReportInput) -> list[Block]:
 
 def _matrix(report: ReportInput) -> list[Block]:
     flows = Counter(
-        (row.given_label or ABSENT, _after(row)) for row in report.refined if row.decision is not Verdict.LEAVE
+        (row.given_label or ABSENT, _after(row)) for row in report.refined if row.decision is not LabelAction.LEAVE
     )
     special = {ABSENT, "dropped", "for review"}
     seen = {label for pair in flows for label in pair} - special
@@ -170,7 +170,7 @@ def _sources(report: ReportInput) -> list[Block]:
 
 
 def _changes(report: ReportInput, config: ReportConfig) -> list[Block]:
-    by_decision: dict[Verdict, list[Decision]] = defaultdict(list)
+    by_decision: dict[LabelAction, list[Decision]] = defaultdict(list)
     for row in report.refined:
         by_decision[row.decision].append(row)
     clips: dict[str, Clip] = {clip.clip_id: clip for clip in report.clips}
@@ -234,16 +234,16 @@ def _votes(votes: Sequence[Vote]) -> Markup:
 
 
 def _after(row: Decision) -> str:
-    if row.decision is Verdict.DROP:
+    if row.decision is LabelAction.DROP:
         return "dropped"
-    if row.decision is Verdict.REVIEW and not row.refined_label:
+    if row.decision is LabelAction.REVIEW and not row.refined_label:
         return "for review"
     return row.refined_label or ABSENT
 
 
 def _outcome(row: Decision, gold: str) -> str:
     before, after = row.given_label == gold, row.refined_label == gold
-    if row.decision is Verdict.DROP:
+    if row.decision is LabelAction.DROP:
         return " (dropped a right label)" if before else " (dropped a wrong label)"
     if not row.refined_label:
         return ""

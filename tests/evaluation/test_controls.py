@@ -24,24 +24,24 @@ from ecmf_pipeline.evaluation.controls import (
     training_sets,
 )
 from ecmf_pipeline.evaluation.scoring import Judge, leave_one_out, reliability
-from ecmf_pipeline.labels.refine import Decision, Verdict
+from ecmf_pipeline.labels.refine import Decision, LabelAction
 from ecmf_pipeline.report.refinement import proof_blocks
 
 LABELS = ("happy", "sad")
 
 
-def decision(old: str, new: str, weight: float, verdict: Verdict) -> Decision:
+def decision(old: str, new: str, weight: float, verdict: LabelAction) -> Decision:
     return Decision(ClipId("x"), Split.TRAIN, old, new, verdict, weight, 0.9, 1.0, "")
 
 
 def test_each_control_trains_on_its_own_labels() -> None:
     given = np.array([0, 1, 1, -1, -1])
     decisions = [
-        decision("happy", "happy", 0.8, Verdict.KEEP),
-        decision("sad", "", 0.0, Verdict.DROP),
-        decision("sad", "happy", 1.2, Verdict.RELABEL),
-        decision("", "sad", 0.4, Verdict.PSEUDO),
-        decision("", "sad", 1.2, Verdict.PSEUDO),
+        decision("happy", "happy", 0.8, LabelAction.KEEP),
+        decision("sad", "", 0.0, LabelAction.DROP),
+        decision("sad", "happy", 1.2, LabelAction.RELABEL),
+        decision("", "sad", 0.4, LabelAction.PSEUDO),
+        decision("", "sad", 1.2, LabelAction.PSEUDO),
     ]
     sets = training_sets(given, decisions, LABELS, np.array([-1, -1, 0, -1, 1]))
     expected = {

@@ -11,7 +11,7 @@ from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.evaluation.scoring import Judge, evaluate, label_quality
-from ecmf_pipeline.labels.refine import Decision, Verdict
+from ecmf_pipeline.labels.refine import Decision, LabelAction
 
 LABELS = ("happy", "sad")
 CONFIG = EvaluateConfig(draws=100)
@@ -38,7 +38,7 @@ def table(clips: Sequence[Clip], predicted: Sequence[str]) -> PredictionTable:
 NO_VERDICTS = np.full(5, -1)
 
 
-def decision(name: str, old: str, new: str, weight: float, verdict: Verdict = Verdict.KEEP) -> Decision:
+def decision(name: str, old: str, new: str, weight: float, verdict: LabelAction = LabelAction.KEEP) -> Decision:
     split = Split.TRAIN if old else Split.CANDIDATE
     return Decision(ClipId(name), split, old, new, verdict, weight, 0.9, 1.0, "")
 
@@ -72,7 +72,7 @@ def test_given_labels_judge_where_there_is_no_gold(clips):
 def test_the_whole_evaluation(clips):
     good = table(clips, ["happy", "happy", "sad", "sad", "sad"])
     bad = table(clips, ["sad", "happy", "sad", "happy", "sad"])
-    decisions = [decision("a", "happy", "happy", 1.0), decision("b", "sad", "happy", 1.0, Verdict.RELABEL)]
+    decisions = [decision("a", "happy", "happy", 1.0), decision("b", "sad", "happy", 1.0, LabelAction.RELABEL)]
     tables = {"fusion": good, "face": bad, "text": bad}
     found = evaluate(Judge(clips, LABELS, CONFIG), clips, tables, bad, decisions, NO_VERDICTS)
     assert found["model"] == "refined"
@@ -96,11 +96,11 @@ def test_label_quality_counts_what_was_mended_and_what_was_spoilt(clips):
     found = label_quality(
         clips,
         [
-            decision("a", "happy", "sad", 1.0, Verdict.RELABEL),  # was right: broken
-            decision("b", "sad", "happy", 0.8, Verdict.RELABEL),  # was wrong: fixed
-            decision("c", "sad", "", 0.0, Verdict.DROP),  # was right: lost
-            decision("d", "", "sad", 0.4, Verdict.PSEUDO),
-            decision("e", "", "sad", 0.4, Verdict.PSEUDO),  # its truth is unknown
+            decision("a", "happy", "sad", 1.0, LabelAction.RELABEL),  # was right: broken
+            decision("b", "sad", "happy", 0.8, LabelAction.RELABEL),  # was wrong: fixed
+            decision("c", "sad", "", 0.0, LabelAction.DROP),  # was right: lost
+            decision("d", "", "sad", 0.4, LabelAction.PSEUDO),
+            decision("e", "", "sad", 0.4, LabelAction.PSEUDO),  # its truth is unknown
         ],
         {},
     )
@@ -113,10 +113,10 @@ def test_label_quality_counts_what_was_mended_and_what_was_spoilt(clips):
 
 def test_what_a_person_mended_is_counted_apart_from_what_the_votes_did(clips):
     decisions = [
-        decision("a", "happy", "sad", 1.0, Verdict.RELABEL),
-        decision("b", "sad", "happy", 0.8, Verdict.RELABEL),
-        decision("f", "sad", "happy", 0.8, Verdict.RELABEL),
-        decision("d", "", "sad", 0.4, Verdict.PSEUDO),
+        decision("a", "happy", "sad", 1.0, LabelAction.RELABEL),
+        decision("b", "sad", "happy", 0.8, LabelAction.RELABEL),
+        decision("f", "sad", "happy", 0.8, LabelAction.RELABEL),
+        decision("d", "", "sad", 0.4, LabelAction.PSEUDO),
     ]
     more = [*clips, clip("f", "sad", "happy")]
     found = label_quality(more, decisions, {"b": "happy", "c": "sad"})

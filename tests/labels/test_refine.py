@@ -14,7 +14,7 @@ from ecmf_pipeline.labels.label_model import Assessment, assess
 from ecmf_pipeline.labels.refine import (
     NEVER,
     Decision,
-    Verdict,
+    LabelAction,
     decide,
     find_targets,
     precision_threshold,
@@ -47,7 +47,7 @@ def decided(posterior: list[float], casts: list[int], given: str, config: Refine
 
 def test_a_believed_label_is_kept() -> None:
     decision = decided([0.9, 0.06, 0.04], [0, 0, 0, 1], "happy")
-    assert (decision.decision, decision.refined_label) == (Verdict.KEEP, "happy")
+    assert (decision.decision, decision.refined_label) == (LabelAction.KEEP, "happy")
     assert decision.weight == pytest.approx(1.0)  # alone in its class, it is the average
     assert decision.reason == "3 of 4 sources (2 families) say happy (posterior 0.90)"
 
@@ -55,17 +55,17 @@ def test_a_believed_label_is_kept() -> None:
 @pytest.mark.parametrize(
     ("posterior", "casts", "verdict", "new"),
     [
-        ([0.02, 0.96, 0.02], [1, 1, 1, 1], Verdict.DROP, ""),  # no verdicts say that replacing it would be right
-        ([0.19, 0.80, 0.01], [1, 1, 0, 1], Verdict.DROP, ""),
-        ([0.21, 0.78, 0.01], [1, 1, 0, 1], Verdict.REVIEW, "happy"),
-        ([0.49, 0.50, 0.01], [1, 1, 0, 1], Verdict.REVIEW, "happy"),
-        ([0.51, 0.48, 0.01], [1, 1, 0, 1], Verdict.DOWN_WEIGHT, "happy"),
-        ([0.79, 0.20, 0.01], [0, 1, 0, 1], Verdict.DOWN_WEIGHT, "happy"),
-        ([0.81, 0.18, 0.01], [0, 1, 0, 1], Verdict.KEEP, "happy"),
-        ([0.01, 0.98, 0.01], [-1, -1, -1, -1], Verdict.KEEP, "happy"),  # nobody spoke against it
+        ([0.02, 0.96, 0.02], [1, 1, 1, 1], LabelAction.DROP, ""),  # no verdicts say that replacing it would be right
+        ([0.19, 0.80, 0.01], [1, 1, 0, 1], LabelAction.DROP, ""),
+        ([0.21, 0.78, 0.01], [1, 1, 0, 1], LabelAction.REVIEW, "happy"),
+        ([0.49, 0.50, 0.01], [1, 1, 0, 1], LabelAction.REVIEW, "happy"),
+        ([0.51, 0.48, 0.01], [1, 1, 0, 1], LabelAction.DOWN_WEIGHT, "happy"),
+        ([0.79, 0.20, 0.01], [0, 1, 0, 1], LabelAction.DOWN_WEIGHT, "happy"),
+        ([0.81, 0.18, 0.01], [0, 1, 0, 1], LabelAction.KEEP, "happy"),
+        ([0.01, 0.98, 0.01], [-1, -1, -1, -1], LabelAction.KEEP, "happy"),  # nobody spoke against it
     ],
 )
-def test_thresholds_of_a_given_label(posterior: list[float], casts: list[int], verdict: Verdict, new: str) -> None:
+def test_thresholds_of_a_given_label(posterior: list[float], casts: list[int], verdict: LabelAction, new: str) -> None:
     decision = decided(posterior, casts, "happy")
     assert (decision.decision, decision.refined_label, decision.given_label) == (verdict, new, "happy")
     assert (decision.weight > 0) == (new != "")
@@ -82,13 +82,13 @@ def test_the_reason_names_both_labels() -> None:
 @pytest.mark.parametrize(
     ("posterior", "casts", "verdict"),
     [
-        ([0.90, 0.06, 0.04], [0, 0, 0, 1], Verdict.PSEUDO),
-        ([0.84, 0.12, 0.04], [0, 0, 0, 1], Verdict.REVIEW),
-        ([0.90, 0.06, 0.04], [0, 0, -1, -1], Verdict.REVIEW),  # one family only
-        ([0.90, 0.06, 0.04], [-1, -1, -1, -1], Verdict.REVIEW),
+        ([0.90, 0.06, 0.04], [0, 0, 0, 1], LabelAction.PSEUDO),
+        ([0.84, 0.12, 0.04], [0, 0, 0, 1], LabelAction.REVIEW),
+        ([0.90, 0.06, 0.04], [0, 0, -1, -1], LabelAction.REVIEW),  # one family only
+        ([0.90, 0.06, 0.04], [-1, -1, -1, -1], LabelAction.REVIEW),
     ],
 )
-def test_thresholds_of_a_pseudo_label(posterior: list[float], casts: list[int], verdict: Verdict) -> None:
+def test_thresholds_of_a_pseudo_label(posterior: list[float], casts: list[int], verdict: LabelAction) -> None:
     pair = evidence(posterior, casts)
     both = replace(
         pair,
@@ -98,7 +98,7 @@ def test_thresholds_of_a_pseudo_label(posterior: list[float], casts: list[int], 
     clips = [Clip(ClipId("a"), given_label="happy", split=Split.TRAIN), Clip(ClipId("b"))]
     unlabeled = decide(both, clips, NAMES, RefineConfig(), families=FAMILIES)[1]
     assert unlabeled.decision is verdict
-    if verdict is Verdict.PSEUDO:
+    if verdict is LabelAction.PSEUDO:
         assert (unlabeled.refined_label, unlabeled.weight) == ("happy", pytest.approx(0.45))
     else:
         assert (unlabeled.refined_label, unlabeled.weight) == ("", 0.0)
@@ -111,12 +111,12 @@ def test_a_quota_keeps_the_majority_from_swallowing_the_rest(simulate: Simulate,
     decisions = decide(combined, world.clips, labels, config, families=world.families)
     for label in labels:
         trained = [d for d in decisions if d.given_label and d.refined_label == label]
-        pseudo = [d for d in decisions if d.decision is Verdict.PSEUDO and d.refined_label == label]
+        pseudo = [d for d in decisions if d.decision is LabelAction.PSEUDO and d.refined_label == label]
         turned_away = [
             d for d in decisions if d.reason.endswith("quota of pseudo-labels") and f"say {label} " in d.reason
         ]
         assert len(pseudo) <= 0.5 * len(trained)
-        assert all(d.decision is Verdict.LEAVE and d.weight == 0 for d in turned_away)
+        assert all(d.decision is LabelAction.LEAVE and d.weight == 0 for d in turned_away)
         assert turned_away
         assert min(d.confidence for d in pseudo) >= max(d.confidence for d in turned_away)
 
@@ -127,8 +127,8 @@ def test_only_the_splits_that_are_named_get_pseudo_labels(simulate: Simulate, la
     combined = assessed(world.votes, world.given)
     both = decide(combined, clips, labels, RefineConfig(), families=world.families)
     neither = decide(combined, clips, labels, RefineConfig(pseudo_splits=(Split.UNLABELED,)), families=world.families)
-    assert sum(d.decision is Verdict.PSEUDO for d in both) > 5
-    assert not any(d.decision is Verdict.PSEUDO for d in neither)
+    assert sum(d.decision is LabelAction.PSEUDO for d in both) > 5
+    assert not any(d.decision is LabelAction.PSEUDO for d in neither)
 
 
 def test_gold_labels_change_nothing(simulate: Simulate, labels: tuple[str, ...]) -> None:
@@ -175,7 +175,7 @@ def test_verdicts_stand_and_weigh_in_full(simulate: Simulate, labels: tuple[str,
     gold[[wrong, right, 70]] = world.truth[[wrong, right, 70]]
     assessment = assess(world.votes, world.given, gold, folds=np.arange(80) % 5, seed=0, config=LabelModelConfig())
     decisions = decide(assessment, world.clips, labels, RefineConfig(), families=world.families, gold=gold)
-    expected = {wrong: Verdict.RELABEL, right: Verdict.KEEP, 70: Verdict.PSEUDO}
+    expected = {wrong: LabelAction.RELABEL, right: LabelAction.KEEP, 70: LabelAction.PSEUDO}
     for row, verdict in expected.items():
         decision = decisions[row]
         assert (decision.decision, decision.refined_label) == (verdict, labels[world.truth[row]])
@@ -191,7 +191,7 @@ def test_enough_verdicts_let_labels_be_replaced_and_they_are_right(simulate: Sim
     assessment = assess(votes, world.given, gold, folds=np.arange(1200) % 5, seed=0, config=LabelModelConfig())
     assert assessment.calibrated
     decisions = decide(assessment, world.clips, labels, RefineConfig(), families=world.families, gold=gold)
-    replaced = [i for i in np.flatnonzero(gold < 0) if decisions[i].decision is Verdict.RELABEL]
+    replaced = [i for i in np.flatnonzero(gold < 0) if decisions[i].decision is LabelAction.RELABEL]
     assert len(replaced) > 50
     assert np.mean([decisions[i].refined_label == labels[world.truth[i]] for i in replaced]) > 0.9
 
@@ -201,9 +201,9 @@ def test_unlabeled_clips_that_would_teach_most_are_listed(simulate: Simulate, la
     assessment = assessed(world.votes, world.given)
     decisions = decide(assessment, world.clips, labels, RefineConfig(review_budget=7), families=world.families)
     unlabeled = [d for d in decisions if not d.given_label]
-    review = [d.confidence for d in unlabeled if d.decision is Verdict.REVIEW]
+    review = [d.confidence for d in unlabeled if d.decision is LabelAction.REVIEW]
     assert len(review) == 7
-    assert np.mean(review) < np.mean([d.confidence for d in unlabeled if d.decision is Verdict.LEAVE])
+    assert np.mean(review) < np.mean([d.confidence for d in unlabeled if d.decision is LabelAction.LEAVE])
 
 
 def test_doubtful_clips_come_first_and_no_class_takes_all(simulate: Simulate) -> None:

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from ecmf_pipeline.core.clips import ClipId, Split
 from ecmf_pipeline.core.errors import InputError, MissingInput
-from ecmf_pipeline.labels.refine import Decision, Verdict, Vote
+from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
 from ecmf_pipeline.labels.tables import (
     REFINED_COLUMNS,
     read_decisions,
@@ -34,7 +34,7 @@ def votes() -> dict[str, Any]:
 
 @pytest.fixture
 def decisions() -> list[Decision]:
-    kinds = [Verdict.KEEP, Verdict.DROP, Verdict.PSEUDO, Verdict.REVIEW]
+    kinds = [LabelAction.KEEP, LabelAction.DROP, LabelAction.PSEUDO, LabelAction.REVIEW]
     new = [NAMES[0], "", NAMES[1], ""]
     return [
         Decision(ClipId(c), Split.TRAIN, NAMES[2], n, k, 0.1 + 0.2 if n else 0.0, 1 / 3, float("nan"), 'a, "b"')
@@ -140,7 +140,7 @@ def test_refined_labels_survive_the_round_trip(
     again = {decision.clip_id: decision for decision in read_decisions(path, votes=True)}
     assert list(again) == sorted(CLIPS)
     dropped = again[ClipId("nan")]
-    assert (dropped.decision, dropped.refined_label, dropped.given_label) == (Verdict.DROP, "", "NA")
+    assert (dropped.decision, dropped.refined_label, dropped.given_label) == (LabelAction.DROP, "", "NA")
     assert np.isnan(dropped.agreement)
     of_source = {vote.source: vote for vote in dropped.votes}
     assert of_source["llm, 你好"] == Vote("llm, 你好", "")
