@@ -74,7 +74,7 @@ def evaluate(
     given: Mapping[str, PredictionTable],
     refined: PredictionTable,
     decisions: Sequence[Decision],
-    verdicts: Ints,
+    human_labels: Ints,
 ) -> dict[str, Any]:
     """Score all predictions and the refined labels.
 
@@ -84,7 +84,7 @@ def evaluate(
         given: Predictions of the models trained on given labels: ``fusion``, and each modality alone by its name.
         refined: Predictions of the fusion trained on refined labels.
         decisions: Decisions of the refinement.
-        verdicts: Human labels, (n,); -1 if unknown.
+        human_labels: Human labels, (n,); -1 if unknown.
 
     Returns:
         The content of ``data/metrics/evaluate.json``. ``weighted_f1`` is that of the fusion trained on refined labels.
@@ -106,8 +106,8 @@ def evaluate(
     modalities = {name: judge.scores(predicted) for name, predicted in single.items()}
     truth = [judge.truth(clip) for clip in judge.clips]
     counts = confusion(truth, [fusion["refined"][clip.clip_id] for clip in judge.clips], labels)
-    human_labels: dict[str, str] = {
-        clip.clip_id: labels[label] for clip, label in zip(clips, verdicts.tolist(), strict=True) if label >= 0
+    human_label_by_clip: dict[str, str] = {
+        clip.clip_id: labels[label] for clip, label in zip(clips, human_labels.tolist(), strict=True) if label >= 0
     }
     return {
         "weighted_f1": headline["weighted_f1"],
@@ -124,7 +124,7 @@ def evaluate(
         },
         "fusion_over_best_modality": _over_best(judge, fusion["given"], single, modalities),
         "refined_over_given": judge.difference(fusion["refined"], fusion["given"]),
-        "labels": label_quality(clips, decisions, human_labels) if judge.by == "gold" else None,
+        "labels": label_quality(clips, decisions, human_label_by_clip) if judge.by == "gold" else None,
         "confusion": {"labels": list(labels), "counts": counts.tolist()},
         "no_modality": sum(flag == NO_MODALITY for flag in refined.flags),
     }
@@ -140,13 +140,13 @@ def _over_best(
     return {"best": best, "model": "given", **judge.difference(fusion, alone[best])}
 
 
-def label_quality(clips: Sequence[Clip], decisions: Sequence[Decision], verdicts: Mapping[str, str]) -> dict[str, Any]:
+def label_quality(clips: Sequence[Clip], decisions: Sequence[Decision], human_labels: Mapping[str, str]) -> dict[str, Any]:
     """Measure the training labels before and after refinement, over clips with a gold label.
 
     Args:
         clips: The manifest.
         decisions: Decisions of the refinement.
-        verdicts: Human labels by clip id. ``fixed_by_verdicts`` etc. count how much of ``fixed``, ``broken`` and
+        human_labels: Human labels by clip id. ``fixed_by_verdicts`` etc. count how much of ``fixed``, ``broken`` and
             ``pseudo`` comes from human labels and not from votes.
     """
     gold = {clip.clip_id: clip.gold_label for clip in clips if clip.gold_label}
@@ -161,8 +161,8 @@ def label_quality(clips: Sequence[Clip], decisions: Sequence[Decision], verdicts
     def was_right(decision: Decision) -> bool:
         return decision.given_label == gold[decision.clip_id]
 
-    def by_verdict(decision: Decision) -> bool:
-        return verdicts.get(decision.clip_id) == decision.refined_label
+    def by_person(decision: Decision) -> bool:
+        return human_labels.get(decision.clip_id) == decision.refined_label
 
     fixed = [decision for decision in used if right(decision) and not was_right(decision)]
     broken = [decision for decision in used if was_right(decision) and not right(decision)]
@@ -171,13 +171,13 @@ def label_quality(clips: Sequence[Clip], decisions: Sequence[Decision], verdicts
         "given": {"clips": len(labelled), "accuracy": _share(was_right(decision) for decision in labelled)},
         "refined": {"clips": len(used), "accuracy": _share(right(decision) for decision in used)},
         "fixed": len(fixed),
-        "fixed_by_verdicts": sum(map(by_verdict, fixed)),
+        "fixed_by_verdicts": sum(map(by_person, fixed)),
         "broken": len(broken),
-        "broken_by_verdicts": sum(map(by_verdict, broken)),
+        "broken_by_verdicts": sum(map(by_person, broken)),
         "dropped_wrong": sum(not was_right(decision) for decision in unused),
         "dropped_right": sum(was_right(decision) for decision in unused),
         "pseudo": {"clips": len(pseudo), "accuracy": _share(right(decision) for decision in pseudo)},
-        "pseudo_by_verdicts": sum(map(by_verdict, pseudo)),
+        "pseudo_by_verdicts": sum(map(by_person, pseudo)),
     }
 
 
