@@ -31,7 +31,7 @@ COMBINE_VOTES = "combine_votes, taught by these labels"
 
 @dataclass(frozen=True, slots=True)
 class LabelEvidence:
-    """Data on n clips and K labels: what the refinement used, and the gold labels that it did not use.
+    """Data on n clips and K labels: the inputs of the refinement, and the gold labels that it does not use.
 
     Attributes:
         votes: Probabilities by source, (n, K); NaN for abstentions.

@@ -140,7 +140,9 @@ def _over_best(
     return {"best": best, "model": "given", **judge.difference(fusion, alone[best])}
 
 
-def label_quality(clips: Sequence[Clip], decisions: Sequence[Decision], human_labels: Mapping[str, str]) -> dict[str, Any]:
+def label_quality(
+    clips: Sequence[Clip], decisions: Sequence[Decision], human_labels: Mapping[str, str]
+) -> dict[str, Any]:
     """Measure the training labels before and after refinement, over clips with a gold label.
 
     Args:

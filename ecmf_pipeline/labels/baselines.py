@@ -162,7 +162,7 @@ def stack(votes: Votes, gold: Ints) -> Floats:
     for probs in votes.values():
         logs = np.log(np.clip(probs, 1e-2, 1.0))
         logs -= logs.mean(axis=1, keepdims=True)
-        columns.append(np.nan_to_num(logs))  # centred: 0 stands for no preference
+        columns.append(np.nan_to_num(logs))  # centred: 0 means no preference
     inputs = np.concatenate(columns, axis=1)
     inputs /= inputs.std() + 1e-12
     counts = np.bincount(gold[has_gold])

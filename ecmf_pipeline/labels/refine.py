@@ -32,7 +32,7 @@ is slightly lower.
 
 
 class LabelAction(StrEnum):
-    """What is done with the label of a clip."""
+    """Action taken on the label of a clip."""
 
     KEEP = "keep"
     """The given label is kept."""
@@ -74,7 +74,7 @@ class Decision:
         split: Its split.
         given_label: The given label; "" if there is none.
         refined_label: The label to train on; "" if the clip is not trained on.
-        decision: What is done with the label.
+        decision: The action taken.
         weight: Training weight, 0 if the clip is not trained on; labelled clips have a mean weight of one.
         confidence: Probability that ``refined_label`` is right; if it is empty, probability of the label model's first
             choice.

@@ -66,7 +66,7 @@ class ReportInput:
         findings: Findings about the corpus: ``kind``, ``clip_id``, ``message``.
         coverage: Number of clips that are ``done``, ``absent``, ``quarantined``, ``missing``, by modality.
         provenance: Origin of the features by modality; see docs/store.md. None if the store does not record it.
-        computed_with: Combinations of library versions that computed the rows, by modality; an empty combination stands
+        computed_with: Combinations of library versions that computed the rows, by modality; an empty combination is used
             for rows without recorded versions.
         evaluate: Metrics of the `evaluate` stage; see `Evaluation`.
         ablate: Metrics of the `ablate` stage; see `Ablation`. None if it did not run.
@@ -146,8 +146,10 @@ class Difference(MetricsPart):
 
 
 class FusionDifference(Difference):
-    """Difference between fusion and best single modality; ``model`` is the training labels of the fused model, if
-    recorded."""
+    """Difference between fusion and best single modality.
+
+    ``model`` names the training labels of the fused model, if recorded.
+    """
 
     best: str = ""
     model: Literal["given", "refined"] | None = None
