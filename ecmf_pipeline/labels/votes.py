@@ -221,8 +221,8 @@ def fit_noisy_log_pool(
     """Fit a pool and a noise transition to given labels, some of which are wrong.
 
     The noise rate is visible in the saturation of the votes: if all sources agree firmly and one label in six still
-    differs, that label is wrong. The marginal likelihood is maximised directly. Expectation-maximisation reaches the same optimum,
-    but converges slowly from a transition near the identity.
+    differs, that label is wrong. The marginal likelihood is maximised directly. Expectation-maximisation reaches the
+    same optimum, but converges slowly from a transition near the identity.
 
     Args:
         opinions: Log-opinions, (n, M, K).

@@ -66,8 +66,8 @@ class ReportInput:
         findings: Findings about the corpus: ``kind``, ``clip_id``, ``message``.
         coverage: Number of clips that are ``done``, ``absent``, ``quarantined``, ``missing``, by modality.
         provenance: Origin of the features by modality; see docs/store.md. None if the store does not record it.
-        computed_with: Combinations of library versions that computed the rows, by modality; an empty combination is used
-            for rows without recorded versions.
+        computed_with: Combinations of library versions that computed the rows, by modality; an empty combination means
+            that some rows have no recorded versions.
         evaluate: Metrics of the `evaluate` stage; see `Evaluation`.
         ablate: Metrics of the `ablate` stage; see `Ablation`. None if it did not run.
         vote_sources: Metrics of the sources of votes, written by the `evaluate` stage; None if absent.
