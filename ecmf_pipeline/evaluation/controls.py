@@ -99,31 +99,31 @@ def predict_out_of_fold(features: Floats, training: TrainingSet, folds: Ints, *,
     return predicted
 
 
-def compare(judge: Judge, clip_ids: Sequence[str], predictions: Mapping[str, Ints]) -> dict[str, Any]:
+def compare(evaluator: Judge, clip_ids: Sequence[str], predictions: Mapping[str, Ints]) -> dict[str, Any]:
     """Score the predictions of each control, (n,), and name the best one; -1 counts as wrong."""
-    names = [*judge.labels, ""]  # index -1 selects the last
+    names = [*evaluator.labels, ""]  # index -1 selects the last
     predictions_by_name = {
         name: dict(zip(clip_ids, [names[i] for i in indices.tolist()], strict=True))
         for name, indices in predictions.items()
     }
     results: dict[str, Any] = {}
     for name, predicted in predictions_by_name.items():
-        scores = judge.scores(predicted)
+        scores = evaluator.scores(predicted)
         results[name] = {
             "weighted_f1": scores["weighted_f1"],
             "accuracy": scores["accuracy"],
-            "over_given": judge.difference(predicted, predictions_by_name[GIVEN]),
-            "over_rebalanced": judge.difference(predicted, predictions_by_name[REBALANCED]),
+            "over_given": evaluator.difference(predicted, predictions_by_name[GIVEN]),
+            "over_rebalanced": evaluator.difference(predicted, predictions_by_name[REBALANCED]),
         }
-    return {"judged_by": judge.by, "sets": results, "sentence": _sentence(judge, results)}
+    return {"judged_by": evaluator.by, "sets": results, "sentence": _sentence(evaluator, results)}
 
 
-def _sentence(judge: Judge, results: Mapping[str, Any]) -> str:
+def _sentence(evaluator: Judge, results: Mapping[str, Any]) -> str:
     winner = max(results, key=lambda name: results[name]["weighted_f1"])
     sentence = (
         f"the best of {len(results)} training sets is: {winner} (weighted F1 {results[winner]['weighted_f1']:.4f})"
     )
-    if judge.by != "gold":
+    if evaluator.by != "gold":
         return f"{sentence}; not a valid comparison: the refinement used the evaluation labels"
     over = results[REFINED]["over_rebalanced"]
     interval = f"{over['difference']:+.4f} ({over['low']:+.4f} to {over['high']:+.4f})"

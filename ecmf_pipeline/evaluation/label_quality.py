@@ -125,9 +125,10 @@ def methods(evidence: LabelEvidence, config: EvaluateConfig) -> dict[str, Any]:
     evaluated = np.flatnonzero(known >= 0)
     if not len(evaluated):
         return {"clips": 0, "methods": {}, "left_out": {}}
-    methods, left_out = _methods(evidence, enough_gold=len(evaluated) >= MIN_GOLD)
+    method_by_name, left_out = _methods_to_compare(evidence, enough_gold=len(evaluated) >= MIN_GOLD)
     predictions = {
-        name: _predict(method, known, folds, evaluated, learns=learns) for name, (method, learns) in methods.items()
+        name: _predict(method, known, folds, evaluated, learns=learns)
+        for name, (method, learns) in method_by_name.items()
     }
     truth = known[evaluated].astype(str)
     predicted = {name: probs.argmax(axis=1) for name, probs in predictions.items()}
@@ -146,13 +147,15 @@ def methods(evidence: LabelEvidence, config: EvaluateConfig) -> dict[str, Any]:
             "accuracy": round(float(is_right.mean()), 6),
             "weighted_f1": round(weighted_f1(truth.tolist(), predicted[name].astype(str).tolist()), 6),
             "ece": round(expected_calibration_error(probs.max(axis=1), is_right), 6),
-            "learns": methods[name][1],
+            "learns": method_by_name[name][1],
             "label_model_over": {"difference": round(difference, 6), "low": round(low, 6), "high": round(high, 6)},
         }
     return {"clips": len(evaluated), "methods": results, "left_out": left_out}
 
 
-def _methods(evidence: LabelEvidence, *, enough_gold: bool) -> tuple[dict[str, tuple[Method, bool]], dict[str, str]]:
+def _methods_to_compare(
+    evidence: LabelEvidence, *, enough_gold: bool
+) -> tuple[dict[str, tuple[Method, bool]], dict[str, str]]:
     """Return the methods to compare and the reasons why others are omitted.
 
     The boolean of each method is whether it learns from known labels.
@@ -163,9 +166,9 @@ def _methods(evidence: LabelEvidence, *, enough_gold: bool) -> tuple[dict[str, t
         # The refinement learns from human labels only, not from gold labels.
         return evidence.posterior(evidence.votes, np.where(known_labels >= 0, evidence.verdicts, -1))
 
-    methods: dict[str, tuple[Method, bool]] = {LABEL_MODEL: (label_model, bool((evidence.verdicts >= 0).any()))}
+    method_by_name: dict[str, tuple[Method, bool]] = {LABEL_MODEL: (label_model, bool((evidence.verdicts >= 0).any()))}
     if enough_gold:
-        methods[COMBINE_VOTES] = (lambda gold: combine_votes(votes, gold).probs, True)
+        method_by_name[COMBINE_VOTES] = (lambda gold: combine_votes(votes, gold).probs, True)
     left_out = {}
     for name, baseline in BASELINES.items():
         if baseline.learns and not enough_gold:
@@ -173,8 +176,8 @@ def _methods(evidence: LabelEvidence, *, enough_gold: bool) -> tuple[dict[str, t
         elif not baseline.installed:
             left_out[name] = f"the package {baseline.needs} is not installed"
         else:
-            methods[name] = (partial(baseline.combine, votes), baseline.learns)
-    return methods, left_out
+            method_by_name[name] = (partial(baseline.combine, votes), baseline.learns)
+    return method_by_name, left_out
 
 
 def _predict(method: Method, known: Ints, folds: Ints, evaluated: Ints, *, learns: bool) -> Floats:

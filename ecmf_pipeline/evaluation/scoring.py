@@ -69,7 +69,7 @@ def groups_to_draw(groups: Sequence[str]) -> NDArray[np.str_] | None:
 
 
 def evaluate(
-    judge: Judge,
+    evaluator: Judge,
     clips: Sequence[Clip],
     given: Mapping[str, PredictionTable],
     refined: PredictionTable,
@@ -79,7 +79,7 @@ def evaluate(
     """Score all predictions and the refined labels.
 
     Args:
-        judge: The evaluated clips and their labels.
+        evaluator: The evaluated clips and their labels.
         clips: The manifest.
         given: Predictions of the models trained on given labels: ``fusion``, and each modality alone by its name.
         refined: Predictions of the fusion trained on refined labels.
@@ -92,7 +92,7 @@ def evaluate(
     Raises:
         MissingInput: The predictions do not match the current corpus.
     """
-    labels = judge.labels
+    labels = evaluator.labels
     for table in (*given.values(), refined):
         if table.clip_ids != tuple(clip.clip_id for clip in clips) or table.label_names != labels:
             raise MissingInput(
@@ -102,10 +102,10 @@ def evaluate(
             )
     fusion = {"given": given["fusion"].by_clip(), "refined": refined.by_clip()}
     single = {name: table.by_clip() for name, table in given.items() if name != "fusion"}
-    headline = judge.scores(fusion["refined"])
-    modalities = {name: judge.scores(predicted) for name, predicted in single.items()}
-    truth = [judge.truth(clip) for clip in judge.clips]
-    counts = confusion(truth, [fusion["refined"][clip.clip_id] for clip in judge.clips], labels)
+    headline = evaluator.scores(fusion["refined"])
+    modalities = {name: evaluator.scores(predicted) for name, predicted in single.items()}
+    truth = [evaluator.truth(clip) for clip in evaluator.clips]
+    counts = confusion(truth, [fusion["refined"][clip.clip_id] for clip in evaluator.clips], labels)
     human_label_by_clip: dict[str, str] = {
         clip.clip_id: labels[label] for clip, label in zip(clips, human_labels.tolist(), strict=True) if label >= 0
     }
@@ -113,31 +113,31 @@ def evaluate(
         "weighted_f1": headline["weighted_f1"],
         "accuracy": headline["accuracy"],
         "clips": headline["clips"],
-        "judged_by": judge.by,
+        "judged_by": evaluator.by,
         "model": "refined",
-        "fusion": {name: judge.scores(predicted) for name, predicted in fusion.items()},
+        "fusion": {name: evaluator.scores(predicted) for name, predicted in fusion.items()},
         "modalities": modalities,
         "by_split": {
-            split.value: {name: judge.scores(predicted, split) for name, predicted in fusion.items()}
+            split.value: {name: evaluator.scores(predicted, split) for name, predicted in fusion.items()}
             for split in Split
-            if any(clip.split is split for clip in judge.clips)
+            if any(clip.split is split for clip in evaluator.clips)
         },
-        "fusion_over_best_modality": _over_best(judge, fusion["given"], single, modalities),
-        "refined_over_given": judge.difference(fusion["refined"], fusion["given"]),
-        "labels": label_quality(clips, decisions, human_label_by_clip) if judge.by == "gold" else None,
+        "fusion_over_best_modality": _over_best(evaluator, fusion["given"], single, modalities),
+        "refined_over_given": evaluator.difference(fusion["refined"], fusion["given"]),
+        "labels": label_quality(clips, decisions, human_label_by_clip) if evaluator.by == "gold" else None,
         "confusion": {"labels": list(labels), "counts": counts.tolist()},
         "no_modality": sum(flag == NO_MODALITY for flag in refined.flags),
     }
 
 
 def _over_best(
-    judge: Judge, fusion: Mapping[str, str], alone: Mapping[str, Mapping[str, str]], modalities: Mapping[str, Any]
+    evaluator: Judge, fusion: Mapping[str, str], alone: Mapping[str, Mapping[str, str]], modalities: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     """Compare the fusion with the best modality, which is selected on the same clips; this favours the modality."""
     if len(alone) < 2:
         return None
     best = max(alone, key=lambda name: modalities[name]["weighted_f1"])
-    return {"best": best, "model": "given", **judge.difference(fusion, alone[best])}
+    return {"best": best, "model": "given", **evaluator.difference(fusion, alone[best])}
 
 
 def label_quality(
@@ -244,13 +244,13 @@ def leave_one_out(
     return scores_by_family
 
 
-def write_plots(folder: Path, judge: Judge, predictions: PredictionTable, results: Mapping[str, Any]) -> None:
+def write_plots(folder: Path, evaluator: Judge, predictions: PredictionTable, results: Mapping[str, Any]) -> None:
     """Write the data of DVC plots.
 
     ``confusion.csv`` has one row per evaluated clip, ``models.csv`` the weighted F1 of each model.
     """
     predicted = predictions.by_clip()
-    pairs = [[judge.truth(clip), predicted[clip.clip_id]] for clip in judge.clips]
+    pairs = [[evaluator.truth(clip), predicted[clip.clip_id]] for clip in evaluator.clips]
     _write_csv(folder / "confusion.csv", [["actual", "predicted"], *pairs])
     models = {name: scores["weighted_f1"] for name, scores in results["modalities"].items()}
     models |= {f"fusion ({name} labels)": scores["weighted_f1"] for name, scores in results["fusion"].items()}

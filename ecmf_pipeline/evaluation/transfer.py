@@ -42,7 +42,7 @@ def label_map(theirs: Sequence[str], ours: Sequence[str], changes: Sequence[str]
 
 def judge_transfer(
     ensemble: Ensemble,
-    judge: Judge,
+    evaluator: Judge,
     mapped: Mapping[str, str],
     *,
     here: Mapping[str, Mapping[str, str]],
@@ -57,7 +57,7 @@ def judge_transfer(
 
     Args:
         ensemble: The model.
-        judge: The evaluated clips and their labels.
+        evaluator: The evaluated clips and their labels.
         mapped: Local label of each label of the model (`label_map`).
         here: Out-of-fold predictions of the local models by clip id: ``fusion``, and each modality alone. If the model
             shares only one modality with this corpus, the local model of this modality is compared too.
@@ -75,7 +75,7 @@ def judge_transfer(
             f"{', '.join(modalities)}",
             "extract a modality of the model, with the same encoder",
         )
-    clip_ids = [str(clip.clip_id) for clip in judge.clips]
+    clip_ids = [str(clip.clip_id) for clip in evaluator.clips]
     held_out = ensemble.held_out(clip_ids)
     judgement = Judgement(ensemble, held_out)
     predictions = predict_in_blocks(
@@ -85,20 +85,20 @@ def judge_transfer(
     external_predictions = dict(zip(clip_ids, predicted_labels, strict=True))
     results = {
         "clips": len(clip_ids),
-        "judged_by": judge.by,
+        "judged_by": evaluator.by,
         "modalities": shared,
         "labels": dict(mapped),
         "unanswered": predicted_labels.count(NO_ANSWER),
         "trained_on": int(ensemble.trained_on(clip_ids).sum()),
         "held_out": int((held_out >= 0).sum()),
-        "there": judge.scores(external_predictions),
-        "here": judge.scores(here["fusion"]),
-        "loss": judge.difference(external_predictions, here["fusion"]),
+        "there": evaluator.scores(external_predictions),
+        "here": evaluator.scores(here["fusion"]),
+        "loss": evaluator.difference(external_predictions, here["fusion"]),
     }
     if len(shared) == 1 < len(modalities) and shared[0] in here:
         alone = here[shared[0]]
-        results["here_alone"] = judge.scores(alone)
-        results["loss_alone"] = judge.difference(external_predictions, alone)
+        results["here_alone"] = evaluator.scores(alone)
+        results["loss_alone"] = evaluator.difference(external_predictions, alone)
     return results
 
 

@@ -103,7 +103,7 @@ def judged() -> tuple[Judge, list[str], NDArray[np.int64]]:
 def test_the_sentence_names_the_best_training_set(
     judged: tuple[Judge, list[str], NDArray[np.int64]], refined_right: int, others_right: int, conclusion: str
 ) -> None:
-    judge, clip_ids, truth = judged
+    evaluator, clip_ids, truth = judged
 
     def predict_right(count: int) -> NDArray[np.int64]:
         return np.where(np.arange(60) < count, truth, 1 - truth)
@@ -111,7 +111,7 @@ def test_the_sentence_names_the_best_training_set(
     predictions = {name: predict_right(others_right) for name in (GIVEN, REBALANCED)} | {
         REFINED: predict_right(refined_right)
     }
-    comparison = compare(judge, clip_ids, predictions)
+    comparison = compare(evaluator, clip_ids, predictions)
     assert conclusion in comparison["sentence"]
     assert (REFINED in comparison["sentence"]) == (refined_right > others_right)
     over = comparison["sets"][REFINED]["over_rebalanced"]

@@ -55,18 +55,18 @@ def clips() -> list[Clip]:
 
 
 def test_gold_labels_are_used_if_there_are_any(clips):
-    judge = Judge(clips, LABELS, CONFIG)
-    assert judge.by == "gold"
-    assert [clip.clip_id for clip in judge.clips] == ["a", "b", "c", "d"]
-    assert judge.scores({"a": "happy", "b": "happy", "c": "sad", "d": "happy"})["accuracy"] == 0.75
-    assert judge.scores({"d": "sad"}, Split.CANDIDATE)["weighted_f1"] == 1.0
+    evaluator = Judge(clips, LABELS, CONFIG)
+    assert evaluator.by == "gold"
+    assert [clip.clip_id for clip in evaluator.clips] == ["a", "b", "c", "d"]
+    assert evaluator.scores({"a": "happy", "b": "happy", "c": "sad", "d": "happy"})["accuracy"] == 0.75
+    assert evaluator.scores({"d": "sad"}, Split.CANDIDATE)["weighted_f1"] == 1.0
 
 
 def test_given_labels_are_used_without_gold_labels(clips):
     without_gold = [clip(c.clip_id, c.given_label, "", c.split) for c in clips]
-    judge = Judge(without_gold, LABELS, CONFIG)
-    assert judge.by == "given"
-    assert len(judge.clips) == 3
+    evaluator = Judge(without_gold, LABELS, CONFIG)
+    assert evaluator.by == "given"
+    assert len(evaluator.clips) == 3
 
 
 def test_evaluation_has_all_scores(clips):

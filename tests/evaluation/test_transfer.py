@@ -33,7 +33,7 @@ def features(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     }
 
 
-def make_judge(labels: np.ndarray) -> Judge:
+def make_evaluator(labels: np.ndarray) -> Judge:
     clips = [Clip(ClipId(f"c{n:02d}"), gold_label=OURS[label]) for n, label in enumerate(labels)]
     return Judge(clips, OURS, EvaluateConfig(draws=100))
 
@@ -46,37 +46,37 @@ def read_from(values: dict[str, np.ndarray]):
 def transfer(
     ensemble: Ensemble,
     values: dict[str, np.ndarray],
-    judge: Judge,
+    evaluator: Judge,
     here: dict[str, str],
     mapped: dict[str, str],
 ) -> dict[str, Any]:
     read = read_from(values)
-    return judge_transfer(ensemble, judge, mapped, here={"fusion": here}, modalities=list(values), read=read)
+    return judge_transfer(ensemble, evaluator, mapped, here={"fusion": here}, modalities=list(values), read=read)
 
 
 def test_labels_of_an_external_model_are_mapped(ensemble: Ensemble) -> None:
     labels = np.arange(40) % 2
-    judge = make_judge(labels)
-    here = {clip.clip_id: "happy" for clip in judge.clips}
+    evaluator = make_evaluator(labels)
+    here = {clip.clip_id: "happy" for clip in evaluator.clips}
     mapped = label_map(THEIRS, OURS, ["joy=happy", "anger=angry"])
-    results = transfer(ensemble, features(labels, 1), judge, here, mapped)
+    results = transfer(ensemble, features(labels, 1), evaluator, here, mapped)
     assert results["there"]["weighted_f1"] > 0.9
     assert results["here"]["accuracy"] == 0.5
     assert results["loss"]["low"] > 0
     assert results["unanswered"] == 0
     assert "here_alone" not in results
-    single = transfer(ensemble, {"text": features(labels, 1)["text"]}, judge, here, mapped)
+    single = transfer(ensemble, {"text": features(labels, 1)["text"]}, evaluator, here, mapped)
     assert single["modalities"] == ["text"]
     assert single["there"]["accuracy"] > 0.7
 
 
 def test_clips_without_a_shared_modality_count_as_wrong(ensemble: Ensemble) -> None:
     labels = np.arange(40) % 2
-    judge, values = make_judge(labels), features(labels, 1)
+    evaluator, values = make_evaluator(labels), features(labels, 1)
     for name in values:
         values[name][:10] = np.nan
-    here = {clip.clip_id: "sad" for clip in judge.clips}
-    results = transfer(ensemble, values, judge, here, {"joy": "happy", "anger": "angry"})
+    here = {clip.clip_id: "sad" for clip in evaluator.clips}
+    results = transfer(ensemble, values, evaluator, here, {"joy": "happy", "anger": "angry"})
     assert results["unanswered"] == 10
     assert results["there"]["accuracy"] <= 0.75
     assert "10 clips have no modality" in transfer_summary("model", results)
@@ -84,13 +84,13 @@ def test_clips_without_a_shared_modality_count_as_wrong(ensemble: Ensemble) -> N
 
 def test_a_single_shared_modality_is_compared_with_its_local_model(ensemble: Ensemble) -> None:
     labels = np.arange(40) % 2
-    judge = make_judge(labels)
-    good = {clip.clip_id: clip.gold_label for clip in judge.clips}
-    poor = {clip.clip_id: OURS[1 - OURS.index(clip.gold_label)] for clip in judge.clips}
+    evaluator = make_evaluator(labels)
+    good = {clip.clip_id: clip.gold_label for clip in evaluator.clips}
+    poor = {clip.clip_id: OURS[1 - OURS.index(clip.gold_label)] for clip in evaluator.clips}
     values = features(labels, 1)
     results = judge_transfer(
         ensemble,
-        judge,
+        evaluator,
         {"joy": "happy", "anger": "angry"},
         here={"fusion": good, "text": poor},
         modalities=["text", "audio"],
@@ -119,8 +119,10 @@ def test_known_clips_are_predicted_by_members_that_held_them_out(n_trained: int)
         training=training,
     )
     trained = replace(trained, trained=frozenset(sorted(trained.trained)[:n_trained]))
-    judge = Judge(clips, OURS, EvaluateConfig(draws=100))
-    results = transfer(trained, values, judge, {clip.clip_id: "happy" for clip in clips}, {name: name for name in OURS})
+    evaluator = Judge(clips, OURS, EvaluateConfig(draws=100))
+    results = transfer(
+        trained, values, evaluator, {clip.clip_id: "happy" for clip in clips}, {name: name for name in OURS}
+    )
     in_sample = OURS[1] == np.array(OURS)[trained.predict(values).classes]
     assert (results["trained_on"], results["held_out"]) == (n_trained, 60)
     summary = transfer_summary("model", results)
@@ -139,4 +141,4 @@ def test_unknown_labels_raise_input_error(ensemble: Ensemble) -> None:
     with pytest.raises(InputError, match="no label in common"):
         label_map(THEIRS, OURS, [])
     with pytest.raises(InputError, match="face, text"):
-        transfer(ensemble, {"audio": np.zeros((4, 3))}, make_judge(np.arange(4) % 2), {}, {"joy": "happy"})
+        transfer(ensemble, {"audio": np.zeros((4, 3))}, make_evaluator(np.arange(4) % 2), {}, {"joy": "happy"})
