@@ -90,7 +90,7 @@ def test_clip_weights_are_used() -> None:
 
 
 @pytest.fixture
-def judged() -> tuple[Judge, list[str], NDArray[np.int64]]:
+def evaluated() -> tuple[Judge, list[str], NDArray[np.int64]]:
     truth = np.arange(60) % 2
     clips = [Clip(ClipId(f"c{i:02d}"), given_label="sad", gold_label=LABELS[t]) for i, t in enumerate(truth)]
     return Judge(clips, LABELS, EvaluateConfig(draws=100)), [clip.clip_id for clip in clips], truth
@@ -101,9 +101,9 @@ def judged() -> tuple[Judge, list[str], NDArray[np.int64]]:
     [(60, 30, "are better than"), (30, 60, "are worse than"), (45, 45, "no significant difference")],
 )
 def test_the_sentence_names_the_best_training_set(
-    judged: tuple[Judge, list[str], NDArray[np.int64]], refined_right: int, others_right: int, conclusion: str
+    evaluated: tuple[Judge, list[str], NDArray[np.int64]], refined_right: int, others_right: int, conclusion: str
 ) -> None:
-    evaluator, clip_ids, truth = judged
+    evaluator, clip_ids, truth = evaluated
 
     def predict_right(count: int) -> NDArray[np.int64]:
         return np.where(np.arange(60) < count, truth, 1 - truth)
