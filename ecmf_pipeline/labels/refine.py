@@ -144,14 +144,14 @@ def decide(
         raise ValueError(f"sources without a family: {sorted(missing)}")
     given = np.array(labels_of(clips, labels), np.int64)
     gold = np.full(len(clips), -1) if gold is None else gold
-    targets = find_targets(assessment, given, gold, config)
+    thresholds = find_targets(assessment, given, gold, config)
     supporting = supporting_families(assessment, families)
     draft = _Draft(
         np.full(len(clips), LabelAction.LEAVE, object), np.full(len(clips), -1), np.full(len(clips), "", object)
     )
-    _decide_given(draft, assessment, given, supporting, targets, config)
+    _decide_given(draft, assessment, given, supporting, thresholds, config)
     _apply_human_labels(draft, given, gold)
-    _assign_pseudo_labels(draft, assessment, clips, (given < 0) & (gold < 0), supporting, targets, config)
+    _assign_pseudo_labels(draft, assessment, clips, (given < 0) & (gold < 0), supporting, thresholds, config)
     _select_for_review(draft, assessment, (given < 0) & (gold < 0), config)
     weights = _weights(assessment, given, gold, draft.new, config)
     shown_labels = np.where(draft.new >= 0, draft.new, assessment.labels)
@@ -186,7 +186,7 @@ class _Draft:
 
 
 def _decide_given(
-    draft: _Draft, assessment: Assessment, given: Ints, supporting: Ints, targets: Thresholds, config: RefineConfig
+    draft: _Draft, assessment: Assessment, given: Ints, supporting: Ints, thresholds: Thresholds, config: RefineConfig
 ) -> None:
     """Decide on given labels. Without votes a given label is kept."""
     labelled = given >= 0
@@ -200,7 +200,7 @@ def _decide_given(
     )
     drop = has_votes & (given_probs < config.drop_below)
     draft.set(drop, LabelAction.DROP, "; excluded from training")
-    confident = (assessment.labels != given) & (assessment.confidence >= targets.relabel)
+    confident = (assessment.labels != given) & (assessment.confidence >= thresholds.relabel)
     relabel = has_votes & confident & (given_probs < config.review_below) & (supporting >= config.relabel_families)
     draft.new[drop] = -1
     draft.new[relabel] = assessment.labels[relabel]
@@ -222,12 +222,12 @@ def _assign_pseudo_labels(
     clips: Sequence[Clip],
     unlabeled: Bools,
     supporting: Ints,
-    targets: Thresholds,
+    thresholds: Thresholds,
     config: RefineConfig,
 ) -> None:
     """Assign pseudo-labels, most confident first, up to the quota of each class."""
     allowed = unlabeled & np.array([clip.split in config.pseudo_splits for clip in clips], dtype=bool)
-    confident = allowed & (assessment.confidence >= targets.pseudo[assessment.labels])
+    confident = allowed & (assessment.confidence >= thresholds.pseudo[assessment.labels])
     confident &= supporting >= config.pseudo_families
     draft.set(unlabeled & ~confident, LabelAction.LEAVE, "; confidence too low for a pseudo-label")
     draft.set(unlabeled & ~allowed, LabelAction.LEAVE, "; clips of this split get no pseudo-labels")

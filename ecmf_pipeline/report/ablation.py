@@ -11,19 +11,19 @@ from ecmf_pipeline.report.blocks import (
     PALETTE,
     UNKNOWN,
     Block,
+    Collapsible,
     Figure,
-    Folded,
     Heading,
     Interval,
     Notice,
     Paragraph,
     Section,
     Table,
+    corpus_text,
     count,
-    foreign,
-    in_order,
     intervals,
-    listing,
+    join_items,
+    ordered_labels,
     percent,
     score,
     signed,
@@ -57,7 +57,7 @@ def weights_section(report: ReportInput, ablation: Ablation | None = None) -> Se
     modalities = list(dict.fromkeys(name for row in weighted for name in row.modality_weights))
     n_by_label = Counter(row.label for row in weighted)
     totals = _totals(weighted, modalities)
-    labels = [label for label in in_order(report.labels, totals) if label in totals]
+    labels = [label for label in ordered_labels(report.labels, totals) if label in totals]
     overall = [sum(column) for column in zip(*totals.values(), strict=True)]
     names, amounts = ["all labels", *labels], [overall, *(totals[label] for label in labels)]
     counts = [len(weighted), *(n_by_label[label] for label in labels)]
@@ -69,7 +69,7 @@ def weights_section(report: ReportInput, ablation: Ablation | None = None) -> Se
         texts=[count(number, "clip") for number in counts],
     )
     rows = [
-        [foreign(name), count(number), *(percent(value / (sum(row) or 1.0), 1) for value in row)]
+        [corpus_text(name), count(number), *(percent(value / (sum(row) or 1.0), 1) for value in row)]
         for name, number, row in zip(names, counts, amounts, strict=True)
     ]
     columns = ["Predicted label", "#Clips", *(f"#{name}" for name in modalities)]
@@ -85,7 +85,7 @@ def _distribution(ablation: Ablation | None) -> list[Block]:
     if ablation is None or not ablation.weights.modalities:
         return []
     rows = [
-        [foreign(name), *map(score, (of.mean, of.std, of.q05, of.median, of.q95)), percent(of.heaviest)]
+        [corpus_text(name), *map(score, (of.mean, of.std, of.q05, of.median, of.q95)), percent(of.heaviest)]
         for name, of in sorted(ablation.weights.modalities.items(), key=lambda item: _position(item[0], ablation))
     ]
     columns = ["Modality", "#Mean", "#Std", "#5%", "#Median", "#95%", "#Largest weight in"]
@@ -134,11 +134,14 @@ def _sentence(clips: int, modalities: Sequence[str], overall: Sequence[float]) -
 def _flagged(flagged: Sequence[PredictedClip]) -> list[Block]:
     if not flagged:
         return []
-    rows = [[foreign(row.clip_id, MAX_CLIP_ID_BYTES), row.split, foreign(row.flag)] for row in flagged[:MOST_FLAGGED]]
+    rows = [
+        [corpus_text(row.clip_id, MAX_CLIP_ID_BYTES), row.split, corpus_text(row.flag)]
+        for row in flagged[:MOST_FLAGGED]
+    ]
     table = Table("Clips without a usable modality", ["Clip", "Split", "Reason"], rows, hidden=len(flagged) - len(rows))
     return [
         Notice(f"{count(len(flagged), 'clip')} could not be predicted: no usable modality."),
-        Folded("List of these clips", [table]),
+        Collapsible("List of these clips", [table]),
     ]
 
 
@@ -152,7 +155,7 @@ def ablation_section(ablation: Ablation | None) -> Section:
     if ablation.variants:
         blocks += [_chart(ablation.variants), *_tables(ablation.variants)]
     if ablation.skipped:
-        rows = [[foreign(row.name), foreign(row.why, 200)] for row in ablation.skipped]
+        rows = [[corpus_text(row.name), corpus_text(row.why, 200)] for row in ablation.skipped]
         blocks.append(Table("Variants that could not be trained", ["Variant", "Reason"], rows))
     return Section(ANCHOR, TITLE, [*blocks, *_robustness(ablation)])
 
@@ -161,7 +164,7 @@ def _introduction(ablation: Ablation) -> str:
     reference = ablation.reference
     caveat = f" {GIVEN_CAVEAT}" if ablation.judged_by == "given" else ""
     text = (
-        f"The reference is the fusion ({reference.kind}) of {listing(reference.modalities)}, trained on given labels. "
+        f"The reference is the fusion ({reference.kind}) of {join_items(reference.modalities)}, trained on given labels. "
         f"Its weighted F1 is {score(reference.weighted_f1)} over {count(reference.clips, 'clip')}, from out-of-fold "
         f"predictions of models that saw neither the clip nor its group.{caveat} Each difference is variant minus "
         "reference, with a 95% interval over clips (over groups if they are known) and seeds."
@@ -186,7 +189,7 @@ def _findings(variants: Sequence[VariantRow]) -> list[str]:
         rows = [row for row in variants if row.table == table]
         if rows:
             parts = [
-                text.format(listing([row.name.removeprefix("without ") for row in chosen]))
+                text.format(join_items([row.name.removeprefix("without ") for row in chosen]))
                 for text, chosen in (
                     (worse, _significantly_worse(rows)),
                     (not_worse, [row for row in rows if row not in _significantly_worse(rows)]),
@@ -221,7 +224,7 @@ def _tables(variants: Sequence[VariantRow]) -> list[Block]:
     for name in dict.fromkeys(row.table for row in variants):
         rows = [
             [
-                foreign(row.name),
+                corpus_text(row.name),
                 score(row.weighted_f1),
                 signed(row.difference),
                 bounds(row) or UNKNOWN,
@@ -240,8 +243,8 @@ def _robustness(ablation: Ablation) -> list[Block]:
         return []
     rows = [
         [
-            foreign(row.modality),
-            foreign(row.damage),
+            corpus_text(row.modality),
+            corpus_text(row.damage),
             score(row.weighted_f1),
             signed(row.difference),
             bounds(row) or UNKNOWN,

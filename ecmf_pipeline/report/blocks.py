@@ -1,7 +1,7 @@
 """Blocks of a report page: texts, tables, and charts as inline SVG.
 
 Sections return blocks and the template renders them. The template escapes plain strings. Text from a corpus also goes
-through `foreign`, which isolates its direction and replaces control characters. Charts need no image files or fonts and
+through `corpus_text`, which isolates its direction and replaces control characters. Charts need no image files or fonts and
 use the colours of the page in light mode, dark mode and print: those of Okabe and Ito (2008, "Color universal design"),
 which are distinguishable with any colour vision. Text in charts stays text, so labels in any script are displayed.
 """
@@ -114,10 +114,10 @@ class Photograph:
 
 
 @dataclass(frozen=True, slots=True)
-class Folded:
+class Collapsible:
     """Collapsed blocks that open on a click."""
 
-    kind: ClassVar[str] = "folded"
+    kind: ClassVar[str] = "collapsible"
     summary: str
     blocks: Sequence[Block]
     opened: bool = False
@@ -131,7 +131,7 @@ class Verbatim:
     text: str
 
 
-Block = Paragraph | Notice | Heading | Table | Figure | Photograph | Folded | Verbatim
+Block = Paragraph | Notice | Heading | Table | Figure | Photograph | Collapsible | Verbatim
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,21 +153,21 @@ class Tile:
     state: State | None = None
 
 
-def foreign(text: str, length: int = 160) -> Markup:
+def corpus_text(text: str, length: int = 160) -> Markup:
     """Return text from a corpus, cut to ``length`` characters, in isolation from the text around it.
 
     Control characters are replaced and the text direction is isolated.
     """
-    return Markup("<bdi>{}</bdi>").format(shortened(text, length))
+    return Markup("<bdi>{}</bdi>").format(shorten(text, length))
 
 
-def shortened(text: str, length: int) -> str:
+def shorten(text: str, length: int) -> str:
     """Return text on one line of at most ``length`` characters, without control characters and lone surrogates."""
-    shown = clean(" ".join(text.split()) if text.isprintable() else " ".join(clean(text).split()))
+    shown = clean_text(" ".join(text.split()) if text.isprintable() else " ".join(clean_text(text).split()))
     return shown if len(shown) <= length else shown[: length - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def clean(text: str) -> str:
+def clean_text(text: str) -> str:
     """Replace control characters, direction overrides and lone surrogates; tabs and line ends are kept."""
     if text.isprintable():
         return text
@@ -209,12 +209,12 @@ def count(number: int, noun: str = "", plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def listing(items: Sequence[str]) -> str:
+def join_items(items: Sequence[str]) -> str:
     """Join items as in a sentence: ``a, b and c``."""
     return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
 
 
-def in_order(labels: Iterable[str], seen: Iterable[str]) -> list[str]:
+def ordered_labels(labels: Iterable[str], seen: Iterable[str]) -> list[str]:
     """Return the labels of the corpus in their order, then other labels that occur, sorted."""
     known = list(dict.fromkeys(labels))
     return known + sorted(set(seen) - set(known))
@@ -386,7 +386,7 @@ def _label_width(names: Sequence[str]) -> float:
 
 
 def _cut_name(name: str) -> str:
-    shown = shortened(name, NAME_COLUMNS)
+    shown = shorten(name, NAME_COLUMNS)
     while display_width(shown) > NAME_COLUMNS:
         shown = shown[:-2].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
     return shown
@@ -422,7 +422,7 @@ def _text(x: float, y: float, text: str, style: str) -> Markup:
 def _name(name: str, x: float, y: float) -> Markup:
     """Draw a name, cut to fit; the full name is shown as a tooltip."""
     shown = _cut_name(name)
-    whole = Markup("<title>{}</title>").format(shortened(name, 500)) if shown != name else Markup("")
+    whole = Markup("<title>{}</title>").format(shorten(name, 500)) if shown != name else Markup("")
     return Markup('<text class="name" x="{}" y="{}">{}{}</text>').format(_number(x), _number(y), shown, whole)
 
 
@@ -430,7 +430,7 @@ def _legend(meanings: Mapping[str, Colour]) -> Markup:
     if not meanings:
         return Markup("")
     items = Markup("").join(
-        Markup('<li><span class="swatch {}"></span>{}</li>').format(colour, shortened(name, 60))
+        Markup('<li><span class="swatch {}"></span>{}</li>').format(colour, shorten(name, 60))
         for name, colour in meanings.items()
     )
     return Markup('<ul class="legend">{}</ul>').format(items)

@@ -36,7 +36,7 @@ _CROP_SIZE = 224
 @dataclass(frozen=True, slots=True)
 class _Choice:
     clip: Clip
-    why: str
+    reason: str
     row: FeatureRow | None
 
 
@@ -146,11 +146,11 @@ def _sheet(chosen: _Choice, settings: Mapping[str, Any], corpus_root: Path, medi
         size = chosen.clip.face_bytes if Reading.of_settings(settings).face_crops else chosen.clip.bytes
         if size and path.stat().st_size != size:
             raise ChangedSinceIndex("the file has changed since it was indexed")
-        picture, about = _draw(chosen, path, settings, media)
+        picture, description = _draw(chosen, path, settings, media)
     except ClipError as error:
-        return FaceSheet(clip_id, chosen.why, problem=error.message)
+        return FaceSheet(clip_id, chosen.reason, problem=error.message)
     height, width = picture.shape[:2]
-    return FaceSheet(clip_id, chosen.why, about, jpeg(picture), width, height)
+    return FaceSheet(clip_id, chosen.reason, description, jpeg(picture), width, height)
 
 
 def _draw(chosen: _Choice, path: Path, settings: Mapping[str, Any], media: MediaConfig) -> tuple[Picture, str]:
@@ -189,8 +189,10 @@ def _draw_video(row: FeatureRow, frames: NDArray[np.uint8], *, is_level: bool) -
             )
         )
     whole = mark_face(frames[middle], row.side["boxes"][middle], landmarks[middle])
-    about = f"{len(shots)} crops from {shots[0].place} to {shots[-1].place}; whole frame at {shots[middle].place}."
-    return draw_sheet(shots, whole), about
+    description = (
+        f"{len(shots)} crops from {shots[0].place} to {shots[-1].place}; whole frame at {shots[middle].place}."
+    )
+    return draw_sheet(shots, whole), description
 
 
 def _draw_crops(row: FeatureRow, path: Path) -> tuple[Picture, str]:

@@ -17,9 +17,9 @@ from ecmf_pipeline.report.blocks import (
     UNKNOWN,
     Bar,
     Block,
+    Collapsible,
     Colour,
     Figure,
-    Folded,
     Heading,
     Notice,
     Paragraph,
@@ -28,13 +28,13 @@ from ecmf_pipeline.report.blocks import (
     Table,
     Verbatim,
     bars,
-    clean,
+    clean_text,
+    corpus_text,
     count,
-    foreign,
-    in_order,
-    listing,
+    join_items,
+    ordered_labels,
     percent,
-    shortened,
+    shorten,
     stacked,
 )
 from ecmf_pipeline.report.config import ReportConfig
@@ -92,9 +92,7 @@ def _sizes(report: ReportInput) -> str:
         f"{count(sum(bool(clip.transcript.strip()) for clip in clips))} have a transcript",
     ]
     total_duration = f"{minutes / 60:,.1f} hours" if minutes >= 120 else f"{minutes:.1f} minutes"
-    sentence = (
-        f"{count(len(clips), 'clip')}, {total_duration} in total: {listing(parts)}. Of these, {listing(media_counts)}."
-    )
+    sentence = f"{count(len(clips), 'clip')}, {total_duration} in total: {join_items(parts)}. Of these, {join_items(media_counts)}."
     if groups:
         sentence += f" They come from {count(len(groups), 'speaker or dialogue', 'speakers or dialogues')}."
     return sentence
@@ -105,14 +103,14 @@ def _label_distribution(report: ReportInput) -> list[Block]:
     shown = {name: tally for name, tally in counts.items() if tally}
     if not shown:
         return [Notice("No label distribution: no clip has a given, gold or predicted label.")]
-    labels = in_order(report.labels, (label for tally in shown.values() for label in tally))
+    labels = ordered_labels(report.labels, (label for tally in shown.values() for label in tally))
     groups = [(label, [_label_bar(name, tally, label) for name, tally in shown.items()]) for label in labels]
     sentence = _most_and_least_frequent(*next(iter(shown.items())), labels)
     if absent := [f"no {name}" for name, tally in counts.items() if not tally]:
-        sentence += f" There are {listing(absent)}."
+        sentence += f" There are {join_items(absent)}."
     legend = {f"{name} ({count(tally.total())})": LABEL_SETS[name] for name, tally in shown.items()}
     drawing = bars(groups, alt=f"Label distribution. {sentence}", legend=legend)
-    rows = [[foreign(label), *(count(tally[label]) for tally in shown.values())] for label in labels]
+    rows = [[corpus_text(label), *(count(tally[label]) for tally in shown.values())] for label in labels]
     numbers = Table("Clips by label", ["Label", *(f"#{name}" for name in shown)], rows)
     caption = "Label distribution: share of each label within its set."
     return [Heading("Labels"), Paragraph(sentence), Figure(drawing, caption, numbers)]
@@ -137,7 +135,7 @@ def _label_bar(name: str, tally: Counter[str], label: str) -> Bar:
 def _most_and_least_frequent(name: str, tally: Counter[str], labels: Sequence[str]) -> str:
     ranked = sorted(labels, key=lambda label: -tally[label])
     most, least = (
-        f"{shortened(label, 40)} ({percent(tally[label] / tally.total())})" for label in (ranked[0], ranked[-1])
+        f"{shorten(label, 40)} ({percent(tally[label] / tally.total())})" for label in (ranked[0], ranked[-1])
     )
     return f"Of the {count(tally.total())} {name}, the most frequent is {most} and the least frequent {least}."
 
@@ -160,14 +158,16 @@ def _findings(report: ReportInput, config: ReportConfig) -> list[Block]:
     if report.findings and config.finding_rows:
         rows = [
             [
-                foreign(str(finding.get("kind", "")).replace("_", " ")),
-                foreign(str(finding.get("clip_id", "")) or UNKNOWN, MAX_CLIP_ID_BYTES),
-                foreign(str(finding.get("message", "")), 2 * config.text_length),
+                corpus_text(str(finding.get("kind", "")).replace("_", " ")),
+                corpus_text(str(finding.get("clip_id", "")) or UNKNOWN, MAX_CLIP_ID_BYTES),
+                corpus_text(str(finding.get("message", "")), 2 * config.text_length),
             ]
             for finding in report.findings[: config.finding_rows]
         ]
         hidden = len(report.findings) - len(rows)
-        blocks.append(Folded("All findings", [Table("Findings", ["Kind", "Clip", "Message"], rows, hidden=hidden)]))
+        blocks.append(
+            Collapsible("All findings", [Table("Findings", ["Kind", "Clip", "Message"], rows, hidden=hidden)])
+        )
     return blocks
 
 
@@ -184,7 +184,7 @@ def quarantine_section(report: ReportInput, config: ReportConfig) -> Section:
     share = f" ({percent(len(clips) / len(report.clips), 1)} of the corpus)" if report.clips else ""
     sentence = (
         f"{count(len(clips), 'clip')}{share} could not be used by at least one stage. The most frequent reason is "
-        f"{shortened(common[0][0], 60)} ({count(common[0][1])} of {count(len(entries), 'entry', 'entries')}). "
+        f"{shorten(common[0][0], 60)} ({count(common[0][1])} of {count(len(entries), 'entry', 'entries')}). "
         "A quarantined clip is retried if its input or the settings change."
     )
     groups = [(reason, [Bar(float(number), count(number), "vermillion")]) for reason, number in common[:MAX_REASONS]]
@@ -193,13 +193,13 @@ def quarantine_section(report: ReportInput, config: ReportConfig) -> Section:
         "Entries by stage, modality and reason",
         ["Stage", "Modality", "Reason", "#Entries"],
         [
-            [foreign(stage), foreign(modality or UNKNOWN), foreign(reason, 60), count(number)]
+            [corpus_text(stage), corpus_text(modality or UNKNOWN), corpus_text(reason, 60), count(number)]
             for (stage, modality, reason), number in sorted(places.items(), key=lambda item: (-item[1], item[0]))
         ],
     )
     caption = "Quarantine entries by reason" + (", the most frequent." if len(common) > MAX_REASONS else ".")
-    folded = Folded("All entries", [_entries(report, config)])
-    return Section("quarantine", title, [Paragraph(sentence), Figure(drawing, caption), tally, folded])
+    collapsible = Collapsible("All entries", [_entries(report, config)])
+    return Section("quarantine", title, [Paragraph(sentence), Figure(drawing, caption), tally, collapsible])
 
 
 def _entries(report: ReportInput, config: ReportConfig) -> Table:
@@ -207,11 +207,11 @@ def _entries(report: ReportInput, config: ReportConfig) -> Table:
     shown = ordered[: config.quarantine_rows]
     rows = [
         [
-            foreign(entry.clip_id, MAX_CLIP_ID_BYTES),
-            foreign(entry.stage),
-            foreign(entry.modality or UNKNOWN),
-            foreign(entry.reason, 60),
-            foreign(entry.message, config.text_length),
+            corpus_text(entry.clip_id, MAX_CLIP_ID_BYTES),
+            corpus_text(entry.stage),
+            corpus_text(entry.modality or UNKNOWN),
+            corpus_text(entry.reason, 60),
+            corpus_text(entry.message, config.text_length),
         ]
         for entry in shown
     ]
@@ -267,16 +267,20 @@ def _encoders(report: ReportInput) -> list[Block]:
         rows.append(
             [
                 modality,
-                foreign(name, 60),
+                corpus_text(name, 60),
                 UNKNOWN if width is None else str(width),
-                shortened(_first_two(hashes), 80) or "none",
+                shorten(_first_two(hashes), 80) or "none",
                 fingerprint(values),
             ]
         )
-        lines = [[foreign(key, 80), foreign(_HASH.sub(_cut_hash, text))] for key, text in flat_settings.items()]
+        lines = [[corpus_text(key, 80), corpus_text(_HASH.sub(_cut_hash, text))] for key, text in flat_settings.items()]
         settings.append(Table(f"Settings of {modality}", ["Setting", "Value"], lines))
     columns = ["Modality", "Encoder", "#D", "Weights (start of SHA-256)", "Fingerprint"]
-    return [Heading("Encoders"), Table("The encoder of each modality", columns, rows), Folded("All settings", settings)]
+    return [
+        Heading("Encoders"),
+        Table("The encoder of each modality", columns, rows),
+        Collapsible("All settings", settings),
+    ]
 
 
 def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -284,7 +288,10 @@ def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[st
         if isinstance(value, Mapping):
             yield from _flattened(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", clean(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+            yield (
+                f"{prefix}{key}",
+                clean_text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)),
+            )
 
 
 def _cut_hash(match: re.Match[str]) -> str:
@@ -299,14 +306,14 @@ def origin_blocks(report: ReportInput) -> list[Block]:
     """Show one row per model; a modality with concatenated encoders has several."""
     rows = [
         [
-            foreign(name, 40),
-            foreign(str(origin.get("model") or UNKNOWN), 80),
-            foreign(_revision(origin), 60),
-            foreign(_weights(origin), 120),
-            foreign(_values(origin.get("preprocessing")), 400),
-            foreign(str(origin.get("precision") or UNKNOWN), 40),
-            foreign(str(origin.get("device") or UNKNOWN), 40),
-            foreign(_versions(report.computed_with.get(modality, ())), 800),
+            corpus_text(name, 40),
+            corpus_text(str(origin.get("model") or UNKNOWN), 80),
+            corpus_text(_revision(origin), 60),
+            corpus_text(_weights(origin), 120),
+            corpus_text(_values(origin.get("preprocessing")), 400),
+            corpus_text(str(origin.get("precision") or UNKNOWN), 40),
+            corpus_text(str(origin.get("device") or UNKNOWN), 40),
+            corpus_text(_versions(report.computed_with.get(modality, ())), 800),
         ]
         for modality in report.encoders
         for name, origin in _origins(modality, report)
@@ -392,24 +399,25 @@ def faces_section(report: ReportInput) -> Sequence[Section]:
         blocks += [_photograph(sheet) for sheet in shown]
     if missing := [sheet for sheet in report.face_sheets if not sheet.picture]:
         rows = [
-            [foreign(sheet.clip_id, MAX_CLIP_ID_BYTES), foreign(sheet.why), foreign(sheet.problem)] for sheet in missing
+            [corpus_text(sheet.clip_id, MAX_CLIP_ID_BYTES), corpus_text(sheet.reason), corpus_text(sheet.problem)]
+            for sheet in missing
         ]
         not_shown = "1 chosen clip is" if len(missing) == 1 else f"{count(len(missing))} chosen clips are"
         blocks.append(
             Notice(f"{not_shown} not shown: the media files cannot be read on this machine, or have changed.")
         )
         table = Table("Clips that are not shown", ["Clip", "Selected as", "Reason"], rows)
-        blocks.append(Folded("List of these clips", [table]))
+        blocks.append(Collapsible("List of these clips", [table]))
     return [Section("faces", "Faces", blocks)]
 
 
 def _photograph(sheet: FaceSheet) -> Photograph:
     address = f"data:image/jpeg;base64,{base64.b64encode(sheet.picture).decode()}"
-    name = foreign(sheet.clip_id, MAX_CLIP_ID_BYTES)
+    name = corpus_text(sheet.clip_id, MAX_CLIP_ID_BYTES)
     return Photograph(
         address,
-        alt=f"Contact sheet of {shortened(sheet.clip_id, 80)}: {sheet.about}",
-        caption=name + f": {sheet.why}. {sheet.about}",
+        alt=f"Contact sheet of {shorten(sheet.clip_id, 80)}: {sheet.description}",
+        caption=name + f": {sheet.reason}. {sheet.description}",
         width=sheet.width,
         height=sheet.height,
     )
@@ -419,11 +427,11 @@ def provenance_section(report: ReportInput) -> Section:
     """Show corpus folder, params and package versions."""
     root = report.corpus.get("root") or UNKNOWN
     text = yaml.safe_dump(_without_secrets(report.params), sort_keys=False, allow_unicode=True, width=100)
-    rows = [[foreign(package), foreign(version)] for package, version in sorted(report.versions.items())]
+    rows = [[corpus_text(package), corpus_text(version)] for package, version in sorted(report.versions.items())]
     blocks: list[Block] = [
-        Paragraph(f"Corpus folder: {clean(str(root))}. Identical inputs give an identical page."),
-        Folded("Parameters of the run", [Verbatim(clean(text))]),
-        Folded("Package versions", [Table("Package versions", ["Package", "Version"], rows)]),
+        Paragraph(f"Corpus folder: {clean_text(str(root))}. Identical inputs give an identical page."),
+        Collapsible("Parameters of the run", [Verbatim(clean_text(text))]),
+        Collapsible("Package versions", [Table("Package versions", ["Package", "Version"], rows)]),
     ]
     return Section("provenance", "Parameters and versions", blocks)
 

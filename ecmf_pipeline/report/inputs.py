@@ -41,15 +41,15 @@ class FaceSheet:
     """Contact sheet of one clip.
 
     Attributes:
-        why: Reason why the clip was chosen.
-        about: Description of the sheet.
+        reason: Reason why the clip was chosen.
+        description: Description of the sheet.
         picture: JPEG of (height, width) pixels; empty if there is none.
         problem: Reason why there is no picture; empty if there is one.
     """
 
     clip_id: str
-    why: str
-    about: str = ""
+    reason: str
+    description: str = ""
     picture: bytes = b""
     width: int = 0
     height: int = 0

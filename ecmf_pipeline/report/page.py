@@ -10,7 +10,7 @@ from __future__ import annotations
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ecmf_pipeline.report.ablation import ablation_section, weights_section
-from ecmf_pipeline.report.blocks import Tile, count, score, shortened
+from ecmf_pipeline.report.blocks import Tile, count, score, shorten
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.corpus import (
     corpus_section,
@@ -68,7 +68,7 @@ def render(report: ReportInput, config: ReportConfig) -> str:
     )
     return environment.get_template("page.html.j2").render(
         title="Emotion recognition report",
-        subtitle=f"Corpus: {shortened(str(report.corpus.get('kind') or 'not named'), 60)}",
+        subtitle=f"Corpus: {shorten(str(report.corpus.get('kind') or 'not named'), 60)}",
         warning=SYNTHETIC_NOTICE if report.synthetic else "",
         tiles=tiles(report, evaluation),
         conclusions=conclusions(report, evaluation, ablation),
@@ -90,7 +90,7 @@ def tiles(report: ReportInput, evaluation: Evaluation) -> list[Tile]:
     return [
         Tile(
             "Corpus",
-            shortened(str(report.corpus.get("kind") or "not named"), 40),
+            shorten(str(report.corpus.get("kind") or "not named"), 40),
             "synthetic: generated clips" if report.synthetic else "not synthetic",
         ),
         Tile("Clips", count(len(report.clips)), ", ".join(by_split) or "none"),

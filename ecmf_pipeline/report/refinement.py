@@ -16,20 +16,20 @@ from ecmf_pipeline.report.blocks import (
     Bar,
     Block,
     Cell,
+    Collapsible,
     Colour,
     Figure,
-    Folded,
     Heading,
     Notice,
     Paragraph,
     Section,
     Table,
     bars,
+    corpus_text,
     count,
-    foreign,
-    in_order,
+    ordered_labels,
     percent,
-    shortened,
+    shorten,
 )
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.inputs import Evaluation, LabelAccuracy, ReportInput
@@ -106,7 +106,7 @@ def _matrix(report: ReportInput) -> list[Block]:
     )
     outcomes = {ABSENT, "dropped", "for review"}
     other_labels = {label for pair in transitions for label in pair} - outcomes
-    labels = in_order(report.labels, other_labels)
+    labels = ordered_labels(report.labels, other_labels)
     starts = [*labels, *([ABSENT] if any(start == ABSENT for start, _ in transitions) else [])]
     ends = [*labels, *(end for end in ("dropped", "for review", ABSENT) if any(to == end for _, to in transitions))]
     changes = {pair: number for pair, number in transitions.items() if pair[0] != pair[1]}
@@ -117,18 +117,18 @@ def _matrix(report: ReportInput) -> list[Block]:
             Cell(count(number)) if start == end else Cell(count(number) if number else "", number / largest, "change")
             for end, number in ((end, transitions[start, end]) for end in ends)
         ]
-        rows.append([foreign(start, 40), *cells])
+        rows.append([corpus_text(start, 40), *cells])
     changed_given = {pair: number for pair, number in changes.items() if pair[0] != ABSENT}
     if changed_given:
         start, end = max(changed_given, key=lambda pair: (changed_given[pair], pair))
         sentence = (
             f"{count(sum(changed_given.values()), 'given label')} changed. The most frequent change is "
-            f"{shortened(start, 40)} to {shortened(end, 40)} ({count(changed_given[start, end], 'clip')})."
+            f"{shorten(start, 40)} to {shorten(end, 40)} ({count(changed_given[start, end], 'clip')})."
         )
     else:
         sentence = "No given label changed."
     caption = "Label changes: given label (rows) and label after refinement (columns). Changes are tinted."
-    columns = ["Given label", *(f"#{shortened(end, 40)}" for end in ends)]
+    columns = ["Given label", *(f"#{shorten(end, 40)}" for end in ends)]
     return [
         Heading("Label changes"),
         Paragraph(sentence),
@@ -155,7 +155,7 @@ def _sources(report: ReportInput) -> list[Block]:
         return [Notice("The votes of the sources are not available.")]
     rows = [
         [
-            foreign(source, 60),
+            corpus_text(source, 60),
             count(counts["voted"]),
             count(counts["abstained"]),
             *(
@@ -189,7 +189,7 @@ def _changes(report: ReportInput, config: ReportConfig) -> list[Block]:
                 [_change(row, clips.get(row.clip_id), config) for row in shown],
                 hidden=len(rows) - len(shown),
             )
-            blocks.append(Folded(f"{count(len(rows), 'clip')} {description}", [table], opened=not blocks))
+            blocks.append(Collapsible(f"{count(len(rows), 'clip')} {description}", [table], opened=not blocks))
     return [Heading("Changed labels and their votes"), *blocks] if blocks else []
 
 
@@ -197,23 +197,23 @@ def _change(row: Decision, clip: Clip | None, config: ReportConfig) -> list[str 
     transcript = clip.transcript if clip else ""
     gold = clip.gold_label if clip else ""
     label = Markup("{} \N{RIGHTWARDS ARROW} <b>{}</b>").format(
-        foreign(row.given_label or ABSENT, 40), foreign(_new_label(row), 40)
+        corpus_text(row.given_label or ABSENT, 40), corpus_text(_new_label(row), 40)
     )
     if gold:
-        label += Markup('<span class="under">gold: {}{}</span>').format(foreign(gold, 40), _outcome(row, gold))
+        label += Markup('<span class="under">gold: {}{}</span>').format(corpus_text(gold, 40), _outcome(row, gold))
     details = [f"weight {row.weight:.2f}"]
     if not math.isnan(row.agreement):
         details.append(f"{percent(row.agreement)} of sources agree")
     return [
         Markup('{}<span class="under">{}</span>').format(
-            foreign(row.clip_id, MAX_CLIP_ID_BYTES),
-            foreign(transcript, config.text_length) if transcript.strip() else "no transcript",
+            corpus_text(row.clip_id, MAX_CLIP_ID_BYTES),
+            corpus_text(transcript, config.text_length) if transcript.strip() else "no transcript",
         ),
         label,
         Markup('confidence {}<span class="under">{}</span><span class="under">{}</span>').format(
             f"{row.confidence:.2f}",
             ", ".join(details),
-            foreign(row.reason, config.text_length),
+            corpus_text(row.reason, config.text_length),
         ),
         _votes(row.votes),
     ]
@@ -229,10 +229,10 @@ def _votes(votes: Sequence[Vote]) -> Markup:
     for label in ranked:
         ballots = sorted(by_label[label], key=lambda vote: (-(vote.probability or 0.0), vote.source))
         names = [
-            shortened(vote.source, 40) + ("" if vote.probability is None or not label else f" {vote.probability:.2f}")
+            shorten(vote.source, 40) + ("" if vote.probability is None or not label else f" {vote.probability:.2f}")
             for vote in ballots
         ]
-        heading = Markup("<b>{}</b>").format(foreign(label, 40)) if label else "abstain"
+        heading = Markup("<b>{}</b>").format(corpus_text(label, 40)) if label else "abstain"
         lines.append(Markup('<span class="vote">{}: {}</span>').format(heading, ", ".join(names)))
     return Markup("").join(lines) or Markup(UNKNOWN)
 
@@ -283,7 +283,7 @@ def _controls(controls: Mapping[str, Any] | None) -> list[Block]:
 def _compare_sets(controls: Mapping[str, Any], model: str, prefix: str) -> list[Block]:
     rows = [
         [
-            foreign(name, 60),
+            corpus_text(name, 60),
             f"{scores['weighted_f1']:.4f}",
             _format_difference(scores["over_given"]),
             _format_difference(scores["over_rebalanced"]),
@@ -303,7 +303,7 @@ def _methods(metrics: Mapping[str, Any] | None) -> list[Block]:
         return []
     rows = [
         [
-            foreign(name, 60),
+            corpus_text(name, 60),
             "yes" if scores["learns"] else "no",
             percent(scores["accuracy"], 1),
             f"{scores['weighted_f1']:.4f}",
@@ -339,7 +339,7 @@ def _calibration(metrics: Mapping[str, Any] | None) -> list[Block]:
     curve = [[f"{p['confidence']:.2f}", percent(p["accuracy"], 1), count(p["clips"])] for p in metrics["curve"]]
     most_confident = [[percent(point["share"]), percent(point["accuracy"], 1)] for point in metrics["coverage"]]
     without = [
-        [foreign(name, 60), percent(scores["accuracy"], 1), f"{scores['ece']:.3f}"]
+        [corpus_text(name, 60), percent(scores["accuracy"], 1), f"{scores['ece']:.3f}"]
         for name, scores in metrics["without"].items()
     ]
     blocks: list[Block] = [
@@ -371,7 +371,7 @@ def vote_source_blocks(metrics: Mapping[str, Any] | None) -> list[Block]:
     )
     rows = [
         [
-            foreign(name, 60),
+            corpus_text(name, 60),
             percent(source["coverage"], 1),
             count(source["votes"]),
             _format_reliability(source),
@@ -388,7 +388,7 @@ def vote_source_blocks(metrics: Mapping[str, Any] | None) -> list[Block]:
         Paragraph(f"Evaluated on {truth}. {_correlation_summary(sources)}"),
         Table("Coverage, accuracy and most frequent error of each source", columns, rows),
         _correlations(sources),
-        Folded(
+        Collapsible(
             "Confusion matrix of each source",
             [_confusion(name, source, metrics["labels"]) for name, source in sources.items() if source["votes"]],
         ),
@@ -408,7 +408,7 @@ def _most_frequent_error(source: Mapping[str, Any], metrics: Mapping[str, Any]) 
     if not source["votes"] or not pairs:
         return UNKNOWN, UNKNOWN
     true, voted = max(pairs, key=lambda pair: source["confusion"][pair[0]][pair[1]])
-    return f"{shortened(labels[true], 30)} voted as {shortened(labels[voted], 30)}", _format_share(source, true, voted)
+    return f"{shorten(labels[true], 30)} voted as {shorten(labels[voted], 30)}", _format_share(source, true, voted)
 
 
 def _format_share(source: Mapping[str, Any], true: int, voted: int) -> str:
@@ -419,7 +419,7 @@ def _format_share(source: Mapping[str, Any], true: int, voted: int) -> str:
 def _confusion(name: str, source: Mapping[str, Any], labels: Sequence[str]) -> Table:
     rows: list[list[str | Cell]] = [
         [
-            foreign(true, 40),
+            corpus_text(true, 40),
             *(
                 Cell(_format_share(source, t, v), source["confusion"][t][v], "count" if t == v else "change")
                 for v in range(len(labels))
@@ -427,9 +427,9 @@ def _confusion(name: str, source: Mapping[str, Any], labels: Sequence[str]) -> T
         ]
         for t, true in enumerate(labels)
     ]
-    columns = ["True label", *(f"#{shortened(label, 40)}" for label in labels)]
+    columns = ["True label", *(f"#{shorten(label, 40)}" for label in labels)]
     caption = (
-        f"{shortened(name, 60)}: share of votes by true label with 95% intervals, shrunk towards equal shares by one "
+        f"{shorten(name, 60)}: share of votes by true label with 95% intervals, shrunk towards equal shares by one "
         "vote per row"
     )
     return Table(caption, columns, rows, spread="Voted label", spread_over=len(labels))
@@ -439,7 +439,7 @@ def _correlations(sources: Mapping[str, Mapping[str, Any]]) -> Table:
     names = [name for name, source in sources.items() if source["votes"]]
     rows: list[list[str | Cell]] = [
         [
-            foreign(f"{number}. {name}", 60),
+            corpus_text(f"{number}. {name}", 60),
             *("" if other == name else _correlation(sources[name]["error_correlation"].get(other)) for other in names),
         ]
         for number, name in enumerate(names, start=1)
@@ -467,7 +467,7 @@ def _correlation_summary(sources: Mapping[str, Mapping[str, Any]]) -> str:
     (first, second), most = max(pairs.items(), key=lambda item: item[1])
     n_above = sum(value > _HIGH_CORRELATION for value in pairs.values())
     return (
-        f"The errors of {shortened(first, 60)} and {shortened(second, 60)} have the highest correlation ({most:.2f}). "
+        f"The errors of {shorten(first, 60)} and {shorten(second, 60)} have the highest correlation ({most:.2f}). "
         f"{count(n_above)} of {count(len(pairs), 'pair')} of sources correlate above {_HIGH_CORRELATION}; such sources "
         "are worth less than independent ones."
     )

@@ -20,13 +20,13 @@ from ecmf_pipeline.report.blocks import (
     State,
     Table,
     bars,
+    corpus_text,
     count,
-    foreign,
-    in_order,
     intervals,
+    ordered_labels,
     percent,
     score,
-    shortened,
+    shorten,
     signed,
 )
 from ecmf_pipeline.report.inputs import Confusion, Difference, Evaluation, LabelScores, ReportInput, Scores
@@ -73,9 +73,9 @@ def confusion_section(evaluation: Evaluation) -> Section:
         total = sum(counts)
         cells = [Cell(count(number), number / total if total else 0.0) for number in counts]
         recall = percent(counts[len(rows)] / total) if total else UNKNOWN
-        rows.append([foreign(label, 40), *cells, count(total), recall])
+        rows.append([corpus_text(label, 40), *cells, count(total), recall])
     truth = "Given label" if evaluation.judged_by == "given" else "True label"
-    columns = [truth, *(f"#{shortened(label, 40)}" for label in confusion.labels), "#Clips", "#Recall"]
+    columns = [truth, *(f"#{shorten(label, 40)}" for label in confusion.labels), "#Clips", "#Recall"]
     caption = f"Confusion matrix ({evaluation_basis(evaluation)}). A darker tint means a larger share of the row."
     table = Table(caption, columns, rows, spread="Predicted label", spread_over=len(confusion.labels))
     return Section("confusion", "Confusion matrix", [Paragraph(_most_frequent_error(confusion, truth.lower())), table])
@@ -165,8 +165,8 @@ def _per_class(report: ReportInput, evaluation: Evaluation) -> list[Block]:
     if headline is None or not headline.per_class:
         return []
     rows = [
-        [foreign(label, 40), score(row.precision), score(row.recall), score(row.f1), count(row.support)]
-        for label in in_order(report.labels, headline.per_class)
+        [corpus_text(label, 40), score(row.precision), score(row.recall), score(row.f1), count(row.support)]
+        for label in ordered_labels(report.labels, headline.per_class)
         if (row := headline.per_class.get(label))
     ]
     columns = ["Label", "#Precision", "#Recall", "#F1", "#Clips"]
@@ -186,7 +186,7 @@ def _most_frequent_error(confusion: Confusion, truth: str) -> str:
     number, true, predicted, n_true = max(errors, key=lambda row: row[0])
     return (
         f"{count(wrong)} of {count(total, 'prediction')} differ from the {truth}. The most frequent error is "
-        f"{shortened(true, 40)} predicted as {shortened(predicted, 40)}: {count(number)} of {count(n_true)} "
+        f"{shorten(true, 40)} predicted as {shorten(predicted, 40)}: {count(number)} of {count(n_true)} "
         f"({percent(number / n_true)})."
     )
 

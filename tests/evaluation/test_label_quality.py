@@ -20,7 +20,7 @@ from ecmf_pipeline.evaluation.label_quality import (
 from ecmf_pipeline.labels.baselines import BASELINES, Baseline
 from ecmf_pipeline.labels.config import LabelModelConfig
 from ecmf_pipeline.labels.label_model import GIVEN
-from ecmf_pipeline.report.blocks import Folded, Table
+from ecmf_pipeline.report.blocks import Collapsible, Table
 from ecmf_pipeline.report.refinement import proof_blocks, vote_source_blocks
 from tools.bench.labels.worlds import World, generate
 
@@ -124,7 +124,7 @@ def test_source_metrics_are_plain_json() -> None:
     assert "known to be right" in str(paragraph)
     assert isinstance(table, Table)
     assert isinstance(correlations, Table)
-    assert isinstance(folded, Folded)
+    assert isinstance(folded, Collapsible)
     assert len(table.rows) == len(correlations.rows) == len(folded.blocks) == 4
     assert "voted as" in str(table.rows[0][4])
     assert heading is not None

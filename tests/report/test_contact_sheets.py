@@ -83,8 +83,8 @@ def test_clips_range_from_lowest_to_highest_landmark_quality(corpus):
     sheets, problem = corpus.sheets(corpus.store(), count=3)
     assert problem == ""
     assert [sheet.clip_id for sheet in sheets] == ["b", "c", "d"]
-    assert "0.20, the lowest of 4" in sheets[0].why
-    assert "0.95, the highest" in sheets[-1].why
+    assert "0.20, the lowest of 4" in sheets[0].reason
+    assert "0.95, the highest" in sheets[-1].reason
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_sheet_shows_the_crops_of_its_clip(corpus):
     first = picture[-144 : -144 + 112, :112]
     expected = cv2.resize(data.astronaut()[54:206, 148:300], (112, 112), interpolation=cv2.INTER_AREA)
     assert np.abs(first.astype(int) - expected).mean() < 12
-    assert "4 crops from 0.04 s to 0.28 s" in sheet.about
+    assert "4 crops from 0.04 s to 0.28 s" in sheet.description
 
 
 def test_the_same_store_gives_the_same_sheets(corpus):
@@ -117,7 +117,7 @@ def test_a_third_of_the_sheets_are_clips_without_a_face(corpus):
     entries = [entry(corpus, "tree", store), entry(corpus, "tree", store, "OutOfMemory")]
     sheets, _ = corpus.sheets(store, count=3, quarantine=entries)
     assert [sheet.clip_id for sheet in sheets] == ["b", "d", "tree"]
-    assert "no face" in sheets[-1].why
+    assert "no face" in sheets[-1].reason
     assert sheets[-1].picture
     outdated = [replace(entries[0], digest="other"), replace(entries[0], fingerprint="other")]
     assert "tree" not in [sheet.clip_id for sheet in corpus.sheets(store, quarantine=outdated)[0]]
@@ -163,7 +163,7 @@ def test_supplied_crops_are_shown_unchanged(tmp_path, make_clip):
     side = {"frames": np.array([1, 4, 7]), "boxes": np.zeros((3, 4), np.float32)}
     corpus.rows = [FeatureRow("a", clip.face_digest, np.ones((3, 2), np.float32), side)]
     (sheet,), _ = corpus.sheets(corpus.store(CUT))
-    assert "3 crops" in sheet.about
+    assert "3 crops" in sheet.description
     picture = cv2.imdecode(np.frombuffer(sheet.picture, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     assert picture[50, 50, 0] > 240
     assert picture[50, 50, 2] < 15
