@@ -164,10 +164,10 @@ def _introduction(ablation: Ablation) -> str:
     reference = ablation.reference
     caveat = f" {GIVEN_CAVEAT}" if ablation.judged_by == "given" else ""
     text = (
-        f"The reference is the fusion ({reference.kind}) of {join_items(reference.modalities)}, trained on given labels. "
-        f"Its weighted F1 is {score(reference.weighted_f1)} over {count(reference.clips, 'clip')}, from out-of-fold "
-        f"predictions of models that saw neither the clip nor its group.{caveat} Each difference is variant minus "
-        "reference, with a 95% interval over clips (over groups if they are known) and seeds."
+        f"The reference is the fusion ({reference.kind}) of {join_items(reference.modalities)}, trained on given "
+        f"labels. Its weighted F1 is {score(reference.weighted_f1)} over {count(reference.clips, 'clip')}, from "
+        f"out-of-fold predictions of models that saw neither the clip nor its group.{caveat} Each difference is "
+        "variant minus reference, with a 95% interval over clips (over groups if they are known) and seeds."
     )
     if ablation.mertools_protocol:
         optimistic_f1 = score(ablation.mertools_protocol.weighted_f1)

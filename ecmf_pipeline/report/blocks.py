@@ -1,9 +1,10 @@
 """Blocks of a report page: texts, tables, and charts as inline SVG.
 
 Sections return blocks and the template renders them. The template escapes plain strings. Text from a corpus also goes
-through `corpus_text`, which isolates its direction and replaces control characters. Charts need no image files or fonts and
-use the colours of the page in light mode, dark mode and print: those of Okabe and Ito (2008, "Color universal design"),
-which are distinguishable with any colour vision. Text in charts stays text, so labels in any script are displayed.
+through `corpus_text`, which isolates its direction and replaces control characters. Charts need no image files or
+fonts and use the colours of the page in light mode, dark mode and print: those of Okabe and Ito (2008, "Color universal
+design"), which are distinguishable with any colour vision. Text in charts stays text, so labels in any script are
+displayed.
 """
 
 from __future__ import annotations

@@ -92,7 +92,10 @@ def _sizes(report: ReportInput) -> str:
         f"{count(sum(bool(clip.transcript.strip()) for clip in clips))} have a transcript",
     ]
     total_duration = f"{minutes / 60:,.1f} hours" if minutes >= 120 else f"{minutes:.1f} minutes"
-    sentence = f"{count(len(clips), 'clip')}, {total_duration} in total: {join_items(parts)}. Of these, {join_items(media_counts)}."
+    sentence = (
+        f"{count(len(clips), 'clip')}, {total_duration} in total: {join_items(parts)}. "
+        f"Of these, {join_items(media_counts)}."
+    )
     if groups:
         sentence += f" They come from {count(len(groups), 'speaker or dialogue', 'speakers or dialogues')}."
     return sentence
