@@ -19,7 +19,7 @@ from ecmf_pipeline.runner.quarantine import QuarantineEntry
 
 @dataclass(frozen=True, slots=True)
 class PredictedClip:
-    """Prediction of the fused model for one clip.
+    """Prediction of the fusion model for one clip.
 
     Attributes:
         label: The predicted label; empty if there is no prediction.
@@ -131,7 +131,7 @@ class Scores(MetricsPart):
 
 
 class TwoModels(MetricsPart):
-    """The fused model trained on given labels and the one trained on refined labels."""
+    """The fusion model trained on given labels and the one trained on refined labels."""
 
     given: Scores | None = None
     refined: Scores | None = None
@@ -148,7 +148,7 @@ class Difference(MetricsPart):
 class FusionDifference(Difference):
     """Difference between fusion and best single modality.
 
-    ``model`` names the training labels of the fused model, if recorded.
+    ``model`` names the training labels of the fusion model, if recorded.
     """
 
     best: str = ""
@@ -203,7 +203,7 @@ class Evaluation(MetricsPart):
 
     @property
     def headline(self) -> Scores | None:
-        """Scores of the fused model that the headline reports."""
+        """Scores of the fusion model that the headline reports."""
         if self.fusion is None:
             return None
         return self.fusion.refined if self.model == "refined" else self.fusion.given

@@ -124,7 +124,7 @@ def _score_conclusion(evaluation: Evaluation) -> Conclusion:
     value, basis = headline_score(evaluation)
     if evaluation.weighted_f1 is None:
         return Conclusion("unknown", value, f"The predictions cannot be evaluated: {basis}.")
-    sentence = f"The fused model reaches a weighted F1 of {value} ({basis})."
+    sentence = f"The fusion model reaches a weighted F1 of {value} ({basis})."
     majority_score = majority_f1(evaluation)
     if majority_score is None:
         return Conclusion(None, value, sentence)

@@ -276,7 +276,7 @@ def training_conclusion(evaluation: Evaluation) -> Conclusion:
         )
     return _compare(
         difference,
-        first="The fused model trained on refined labels",
+        first="The fusion model trained on refined labels",
         second="the one trained on the given labels",
         judged_by=evaluation.judged_by,
     )
@@ -361,7 +361,7 @@ def evaluation_basis(evaluation: Evaluation) -> str:
 
 
 def headline_score(evaluation: Evaluation) -> tuple[str, str]:
-    """Return the weighted F1 of the fused model and a description of its basis."""
+    """Return the weighted F1 of the fusion model and a description of its basis."""
     if evaluation.weighted_f1 is None:
         return "unknown", "there are no labels for evaluation"
     model = f", model trained on {evaluation.model} labels" if evaluation.model else ""
