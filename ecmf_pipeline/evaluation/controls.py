@@ -26,7 +26,7 @@ from ecmf_pipeline.labels.voters import vote
 
 GIVEN = "given labels"
 REBALANCED = "given labels, classes rebalanced"
-VERDICTS = "given labels and verdicts, rebalanced"
+HUMAN_LABELS = "given labels and verdicts, rebalanced"
 DROPPED = "given labels without the dropped, rebalanced"
 REFINED = "refined labels, rebalanced"
 PSEUDO = "refined and pseudo-labels, rebalanced"
@@ -64,12 +64,12 @@ def training_sets(
     sets = {
         GIVEN: TrainingSet(given, unit_weights, 0.0),
         REBALANCED: TrainingSet(given, unit_weights, BALANCE),
-        VERDICTS: TrainingSet(np.where(human_labels >= 0, human_labels, given), unit_weights, BALANCE),
+        HUMAN_LABELS: TrainingSet(np.where(human_labels >= 0, human_labels, given), unit_weights, BALANCE),
         DROPPED: TrainingSet(np.where(dropped, -1, given), unit_weights, BALANCE),
         REFINED: TrainingSet(np.where(labelled, refined, -1), weights, BALANCE),
         PSEUDO: TrainingSet(refined, weights, BALANCE),
     }
-    return {name: training_set for name, training_set in sets.items() if name != VERDICTS or (human_labels >= 0).any()}
+    return {name: training_set for name, training_set in sets.items() if name != HUMAN_LABELS or (human_labels >= 0).any()}
 
 
 def predict_out_of_fold(features: Floats, training: TrainingSet, folds: Ints, *, seed: int) -> Ints:

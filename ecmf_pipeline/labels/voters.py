@@ -27,7 +27,7 @@ VoterConfig = LinearConfig | LightGbmConfig
 
 def voters_of(config: VoteConfig) -> dict[str, VoterConfig]:
     """Return the configured voters of each modality, by kind."""
-    return {one.kind: one for one in (config.linear, config.lightgbm) if one is not None}
+    return {voter.kind: voter for voter in (config.linear, config.lightgbm) if voter is not None}
 
 
 def vote(

@@ -130,8 +130,8 @@ def _differences(report: ReportInput, evaluation: Evaluation) -> list[Block]:
         for name, difference in (("fusion minus best single", fusion), ("refined minus given", training))
         if difference is not None and difference.difference is not None
     ]
-    verdict = training_conclusion(evaluation)
-    sentence = [Paragraph(verdict.sentence)] if report.refined or training else []
+    conclusion = training_conclusion(evaluation)
+    sentence = [Paragraph(conclusion.sentence)] if report.refined or training else []
     if not rows:
         return list(sentence)
     table = Table(

@@ -17,7 +17,7 @@ from ecmf_pipeline.evaluation.controls import (
     PSEUDO,
     REBALANCED,
     REFINED,
-    VERDICTS,
+    HUMAN_LABELS,
     TrainingSet,
     compare,
     predict_out_of_fold,
@@ -47,7 +47,7 @@ def test_each_control_has_its_training_labels() -> None:
     expected = {
         GIVEN: [0, 1, 1, -1, -1],
         REBALANCED: [0, 1, 1, -1, -1],
-        VERDICTS: [0, 1, 0, -1, 1],
+        HUMAN_LABELS: [0, 1, 0, -1, 1],
         DROPPED: [0, -1, 1, -1, -1],
         REFINED: [0, -1, 0, -1, 1],
         PSEUDO: [0, -1, 0, 1, 1],
@@ -55,7 +55,7 @@ def test_each_control_has_its_training_labels() -> None:
     assert {name: training_set.labels.tolist() for name, training_set in sets.items()} == expected
     assert [training_set.balance for training_set in sets.values()] == [0.0, 0.5, 0.5, 0.5, 0.5, 0.5]
     assert_array_equal(sets[REFINED].weights, [0.8, 0, 1.2, 0.4, 1.2])
-    assert VERDICTS not in training_sets(given, decisions, LABELS, np.full(5, -1))
+    assert HUMAN_LABELS not in training_sets(given, decisions, LABELS, np.full(5, -1))
 
 
 def blobs(clips: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
