@@ -69,7 +69,9 @@ def training_sets(
         REFINED: TrainingSet(np.where(labelled, refined, -1), weights, BALANCE),
         PSEUDO: TrainingSet(refined, weights, BALANCE),
     }
-    return {name: training_set for name, training_set in sets.items() if name != HUMAN_LABELS or (human_labels >= 0).any()}
+    return {
+        name: training_set for name, training_set in sets.items() if name != HUMAN_LABELS or (human_labels >= 0).any()
+    }
 
 
 def predict_out_of_fold(features: Floats, training: TrainingSet, folds: Ints, *, seed: int) -> Ints:

@@ -14,10 +14,10 @@ from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.evaluation.controls import (
     DROPPED,
     GIVEN,
+    HUMAN_LABELS,
     PSEUDO,
     REBALANCED,
     REFINED,
-    HUMAN_LABELS,
     TrainingSet,
     compare,
     predict_out_of_fold,
