@@ -164,7 +164,7 @@ def _from_majority(votes: VotePatterns, voted: NDArray[np.bool_], strength: floa
     counts = votes.count_clips(voted)
     tally = np.asarray(votes.rows.toarray()).reshape(-1, sources, classes).sum(axis=1) + 1e-3  # (u, K)
     expected_clips = counts[:, None] * tally / tally.sum(axis=1, keepdims=True)
-    start = posterior_mean(votes.expected_clips(expected_clips), expected_clips.sum(axis=0), strength)
+    start = posterior_mean(votes.expected_votes(expected_clips), expected_clips.sum(axis=0), strength)
     no_known_counts = np.zeros((sources, classes, classes))
     return fit(votes, counts, no_known_counts, np.zeros(classes), start=start, strength=strength)
 
