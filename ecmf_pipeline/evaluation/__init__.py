@@ -1,1 +1,1 @@
-"""Scores of predictions and of refined labels, judged by labels that neither was made from."""
+"""Evaluate predictions and refined labels on labels that they were not made from."""

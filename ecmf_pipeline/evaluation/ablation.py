@@ -1,4 +1,4 @@
-"""What earns its place: variants of the fusion against it, and the fusion on damaged inputs."""
+"""Ablation study: train variants of the fusion model, and test the model on damaged inputs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.training import fit
 
 NOTHING = ""
-"""The answer for a clip that a variant cannot judge: it counts as wrong."""
+"""Prediction for a clip without any modality of the variant; it counts as wrong."""
 
 VARIANT_COLUMNS = ("table", "name", "clips", "weighted_f1", "accuracy", "difference", "low", "high")
 
@@ -35,15 +35,15 @@ Damage = Callable[[NDArray[np.float32], np.random.Generator, float], NDArray[np.
 
 @dataclass(frozen=True)
 class Study:
-    """The clips that all variants are trained on and judged by.
+    """Clips for training and evaluating all variants.
 
     Attributes:
-        labels: Class indices to learn, (n,); -1 where there is none.
-        truth: Label that a clip is judged by, (n,); "" where it is not judged.
-        groups: Speaker or dialogue, (n,); "" where unknown.
-        folds: The fold of each clip, (n,): it is judged by models that saw neither it nor its group.
+        labels: Class indices to train on, (n,); -1 if there is none.
+        truth: True label for evaluation, (n,); "" if the clip is not evaluated.
+        groups: Speaker or dialogue, (n,); "" if unknown.
+        folds: Fold of each clip, (n,); it is predicted by models that saw neither the clip nor its group.
         label_names: The labels, in order.
-        config: Seeds and bootstrap.
+        config: Seeds and bootstrap settings.
     """
 
     labels: NDArray[np.int64]
@@ -54,10 +54,10 @@ class Study:
     config: AblateConfig
 
     def train(self, variant: Variant, *, optimistic: bool = False) -> list[Ensemble]:
-        """One ensemble of one model a fold for each seed.
+        """Train one ensemble per seed, with one model per fold.
 
         Raises:
-            TooFewClips: When there is too little to train on.
+            TooFewClips: There are too few clips to train on.
         """
         return [
             fit(
@@ -77,51 +77,54 @@ class Study:
         ]
 
     def answers(self, ensembles: Iterable[Ensemble], features: Mapping[str, NDArray[np.float32]]) -> NDArray[np.str_]:
-        """The label each ensemble gives each judged clip, (S, j)."""
-        judged = self.truth != NOTHING
+        """Return the label predicted by each ensemble for each evaluated clip, (S, j)."""
+        is_evaluated = self.truth != NOTHING
         names = np.array([*self.label_names, NOTHING])
-        rows = {name: values[judged] for name, values in features.items()}
-        return np.stack([names[ensemble.predict(rows, self.folds[judged]).classes] for ensemble in ensembles])
+        evaluated_features = {name: values[is_evaluated] for name, values in features.items()}
+        return np.stack(
+            [names[ensemble.predict(evaluated_features, self.folds[is_evaluated]).classes] for ensemble in ensembles]
+        )
 
     def told(self, answers: NDArray[np.str_]) -> dict[str, Any]:
-        """Scores of answers, (S, j), averaged over seeds."""
+        """Return scores of predictions, (S, j), averaged over seeds."""
         truth = [str(label) for label in self.truth if label != NOTHING]
-        each = [scores(truth, row.tolist(), self.label_names) for row in answers]
+        scores_by_seed = [scores(truth, row.tolist(), self.label_names) for row in answers]
         return {"clips": len(truth)} | {
-            key: round(float(np.mean([float(str(one[key])) for one in each])), 6) for key in ("weighted_f1", "accuracy")
+            key: round(float(np.mean([float(str(seed_scores[key])) for seed_scores in scores_by_seed])), 6)
+            for key in ("weighted_f1", "accuracy")
         }
 
     def difference(self, answers: NDArray[np.str_], reference: NDArray[np.str_]) -> dict[str, float]:
-        """Weighted F1 of answers minus the reference's, (S, j) each, with a paired bootstrap interval (95%).
+        """Return the difference in weighted F1 to the reference, (S, j) each, with a paired bootstrap interval (95%).
 
-        Each seed of the one is paired with the same seed of the other; their samples are pooled, so that the interval
-        is over clips (whole groups where every clip's is known) and seeds.
+        Predictions of equal seeds are paired and the bootstrap samples of all seeds pooled, so the interval is over
+        seeds and clips, or over whole groups if the group of each clip is known.
         """
-        judged = self.truth != NOTHING
-        groups = groups_to_draw([group for group, one in zip(self.groups, judged, strict=True) if one])
+        is_evaluated = self.truth != NOTHING
+        groups = groups_to_draw([group for group, used in zip(self.groups, is_evaluated, strict=True) if used])
         pairs = [
             bootstrap_samples(
-                one,
-                other,
-                self.truth[judged],
+                predicted,
+                reference_predicted,
+                self.truth[is_evaluated],
                 rng=np.random.default_rng([self.config.seed, number]),
                 groups=groups,
                 draws=self.config.draws,
             )
-            for number, (one, other) in enumerate(zip(answers, reference, strict=True))
+            for number, (predicted, reference_predicted) in enumerate(zip(answers, reference, strict=True))
         ]
         low, high = np.quantile(np.concatenate([samples for _, samples in pairs]), [0.025, 0.975])
-        middle = float(np.mean([difference for difference, _ in pairs]))
-        return {"difference": round(middle, 6), "low": round(float(low), 6), "high": round(float(high), 6)}
+        mean_difference = float(np.mean([difference for difference, _ in pairs]))
+        return {"difference": round(mean_difference, 6), "low": round(float(low), 6), "high": round(float(high), 6)}
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """What `ablate` found.
+    """Results of an ablation study.
 
     Attributes:
-        results: The content of the JSON file.
-        answers: For each variant, the label of each judged clip by each seed, (S, j).
+        results: Content of the JSON file.
+        answers: Predictions by variant, (S, j): one label per seed and evaluated clip.
     """
 
     results: dict[str, Any]
@@ -129,47 +132,48 @@ class Ablation:
 
 
 def ablate(study: Study, chosen: Sequence[Variant], advance: Callable[[], object]) -> Ablation:
-    """Train and judge every variant, and try the reference, which comes first, on damaged inputs.
+    """Train and evaluate each variant, and test the reference on damaged inputs.
 
     Args:
         study: The clips.
-        chosen: The variants.
-        advance: Called after each.
+        chosen: The variants; the first one is the reference.
+        advance: Callback invoked after each variant.
 
     Raises:
-        TooFewClips: When the reference itself cannot be trained.
+        TooFewClips: There are too few clips to train the reference.
     """
     reference = chosen[0]
     ensembles = study.train(reference)
-    base = study.answers(ensembles, reference.features)
+    reference_predictions = study.answers(ensembles, reference.features)
     advance()
-    answers, rows, skipped = {REFERENCE: base}, [], []
+    answers, rows, skipped = {REFERENCE: reference_predictions}, [], []
     for variant in chosen[1:]:
         try:
-            found = study.answers(study.train(variant), variant.features)
+            predicted = study.answers(study.train(variant), variant.features)
         except TooFewClips as error:
             skipped.append({"name": variant.name, "why": error.message})
             continue
         finally:
             advance()
-        answers[variant.name] = found
+        answers[variant.name] = predicted
         rows.append(
             {"table": variant.table, "name": variant.name, "without": variant.without}
-            | study.told(found)
-            | study.difference(found, base)
+            | study.told(predicted)
+            | study.difference(predicted, reference_predictions)
         )
     weights = np.concatenate([e.predict(reference.features, study.folds).modality_weights for e in ensembles])
     results: dict[str, Any] = {
-        "reference": {"kind": reference.fusion.kind, "modalities": list(reference.features)} | study.told(base),
+        "reference": {"kind": reference.fusion.kind, "modalities": list(reference.features)}
+        | study.told(reference_predictions),
         "variants": rows,
         "skipped": skipped,
-        "robustness": robustness(study, ensembles, reference.features, base, rows),
+        "robustness": robustness(study, ensembles, reference.features, reference_predictions, rows),
         "weights": weight_diagnostics(weights, list(reference.features), collapse_above=study.config.collapse_above),
     }
     if reference.training.protocol == "mertools":
-        too_good = study.answers(study.train(reference, optimistic=True), reference.features)
-        results["mertools_protocol"] = study.told(too_good) | {
-            "note": "each epoch was chosen on the very fold it is judged by: too good to be true"
+        optimistic_predictions = study.answers(study.train(reference, optimistic=True), reference.features)
+        results["mertools_protocol"] = study.told(optimistic_predictions) | {
+            "note": "optimistic: epochs are selected on the fold that is also used for evaluation"
         }
     return Ablation(results, answers)
 
@@ -178,58 +182,62 @@ def robustness(
     study: Study,
     ensembles: Sequence[Ensemble],
     features: Mapping[str, NDArray[np.float32]],
-    base: NDArray[np.str_],
+    reference_predictions: NDArray[np.str_],
     rows: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """The reference on inputs of which one modality is missing, noisy, or another clip's."""
+    """Evaluate the reference with one modality missing, noisy, or shuffled between clips."""
     trained_without = {row["without"]: row["weighted_f1"] for row in rows if row["without"]}
-    if len(features) == 2:  # leaving one out is the other alone
+    if len(features) == 2:  # leaving one out equals the other alone
         one, other = features
         alone = {row["name"]: row["weighted_f1"] for row in rows if row["table"] == "alone"}
         trained_without = {one: alone.get(f"{other} alone"), other: alone.get(f"{one} alone")}
-    damage: list[tuple[str, Damage]] = [("missing", missing)] if len(features) > 1 else []
-    damage += [("noisy", noisy), ("shuffled", shuffled)]
+    kinds: list[tuple[str, Damage]] = [("missing", missing)] if len(features) > 1 else []
+    kinds += [("noisy", noisy), ("shuffled", shuffled)]
     table = []
     for name, values in features.items():
-        for what, do in damage:
+        for kind, apply_damage in kinds:
             rng = np.random.default_rng([study.config.seed, list(features).index(name)])
-            damaged = {**features, name: do(values, rng, study.config.noise)}
-            found = study.answers(ensembles, damaged)
-            row = {"modality": name, "damage": what} | study.told(found) | study.difference(found, base)
-            if what == "missing":
+            damaged = {**features, name: apply_damage(values, rng, study.config.noise)}
+            predicted = study.answers(ensembles, damaged)
+            row = (
+                {"modality": name, "damage": kind}
+                | study.told(predicted)
+                | study.difference(predicted, reference_predictions)
+            )
+            if kind == "missing":
                 row["trained_without"] = trained_without.get(name)
             table.append(row)
     return table
 
 
 def missing(values: NDArray[np.float32], _rng: np.random.Generator, _noise: float) -> NDArray[np.float32]:
-    """No clip has the modality."""
+    """Remove the modality from all clips."""
     return np.full_like(values, np.nan)
 
 
 def noisy(values: NDArray[np.float32], rng: np.random.Generator, noise: float) -> NDArray[np.float32]:
-    """Gaussian noise of so many standard deviations of each feature."""
+    """Add Gaussian noise of ``noise`` standard deviations of each feature."""
     spread = np.nanstd(values.reshape(-1, values.shape[-1]), axis=0)  # (D,)
     drawn = rng.standard_normal(values.shape, dtype=np.float32)
-    loud: NDArray[np.float32] = values + drawn * (noise * spread).astype(np.float32)
-    return loud
+    noised: NDArray[np.float32] = values + drawn * (noise * spread).astype(np.float32)
+    return noised
 
 
 def shuffled(values: NDArray[np.float32], rng: np.random.Generator, _noise: float) -> NDArray[np.float32]:
-    """Every clip that has the modality gets another's features; what is missing stays missing."""
-    here = np.isfinite(values.reshape(len(values), -1)).any(axis=1)
+    """Permute the features among the clips that have the modality; missing features stay missing."""
+    present = np.isfinite(values.reshape(len(values), -1)).any(axis=1)
     changed = values.copy()
-    changed[here] = values[here][rng.permutation(int(here.sum()))]
+    changed[present] = values[present][rng.permutation(int(present.sum()))]
     return changed
 
 
-def write_ablation(folder: Path, metrics: Path, clip_ids: Sequence[str], judged_by: str, found: Ablation) -> None:
-    """Write the tables and answers into ``folder`` and the metrics beside the others.
+def write_ablation(folder: Path, metrics: Path, clip_ids: Sequence[str], judged_by: str, ablation: Ablation) -> None:
+    """Write the tables and predictions into ``folder``, and the metrics file.
 
-    The folder gets ``variants.csv``, ``robustness.csv`` and ``answers.npz``: ``clip_ids``, (j,), those that are judged,
-    ``variants``, (V,), and ``labels``, (V, S, j).
+    The folder gets ``variants.csv``, ``robustness.csv`` and ``answers.npz`` with ``clip_ids``, (j,), the evaluated
+    clips, ``variants``, (V,), and ``labels``, (V, S, j).
     """
-    results = found.results
+    results = ablation.results
     write_json(metrics, {"judged_by": judged_by, **results})
     reference = {"table": "reference", "name": "fusion", **results["reference"]}
     _write_table(folder / "variants.csv", VARIANT_COLUMNS, [reference, *results["variants"]])
@@ -238,34 +246,35 @@ def write_ablation(folder: Path, metrics: Path, clip_ids: Sequence[str], judged_
     np.savez_compressed(
         packed,
         clip_ids=np.array(clip_ids, dtype=np.str_),
-        variants=np.array(list(found.answers), dtype=np.str_),
-        labels=np.stack(list(found.answers.values())),
+        variants=np.array(list(ablation.answers), dtype=np.str_),
+        labels=np.stack(list(ablation.answers.values())),
     )
     write_atomic(folder / "answers.npz", packed.getvalue())
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomic(path, text.getvalue())
+    write_atomic(path, buffer.getvalue())
 
 
 def summary(results: Mapping[str, Any], judged_by: str) -> str:
-    """A line for each variant and each kind of damage, and the warnings."""
-    base = results["reference"]
+    """Format the results: a line per variant and per kind of damage, then the warnings."""
+    reference = results["reference"]
     lines = [
-        f"ablate: fusion weighted F1 {base['weighted_f1']:.4f} over {base['clips']} clips, judged by {judged_by} labels"
+        f"ablate: fusion weighted F1 {reference['weighted_f1']:.4f} over {reference['clips']} clips, "
+        f"evaluated on {judged_by} labels"
     ]
-    lines += [f"  {row['name']}: {_against(row)}" for row in results["variants"]]
-    lines += [f"  {row['modality']} {row['damage']}: {_against(row)}" for row in results["robustness"]]
+    lines += [f"  {row['name']}: {_format_row(row)}" for row in results["variants"]]
+    lines += [f"  {row['modality']} {row['damage']}: {_format_row(row)}" for row in results["robustness"]]
     if "mertools_protocol" in results:
-        lines.append(f"  by the baseline's protocol: {results['mertools_protocol']['weighted_f1']:.4f} (optimistic)")
-    lines += [f"  {row['name']} was left out: {row['why']}" for row in results["skipped"]]
+        lines.append(f"  with the baseline's protocol: {results['mertools_protocol']['weighted_f1']:.4f} (optimistic)")
+    lines += [f"  {row['name']}: not trained: {row['why']}" for row in results["skipped"]]
     lines += [f"  warning: {text}" for text in results["weights"]["warnings"]]
     return "\n".join(lines)
 
 
-def _against(row: Mapping[str, Any]) -> str:
+def _format_row(row: Mapping[str, Any]) -> str:
     return f"{row['weighted_f1']:.4f} ({row['difference']:+.4f}, {row['low']:+.4f} to {row['high']:+.4f})"

@@ -1,4 +1,4 @@
-"""What can be set about the evaluation."""
+"""Settings of the evaluation and the ablation study."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from ecmf_pipeline.fusion.config import FusionKind
 
 
 class EvaluateConfig(Config):
-    """How sure the evaluation is.
+    """The `evaluate` stage: bootstrap intervals and controls.
 
     Attributes:
-        draws: Bootstrap samples of each interval.
+        draws: Number of bootstrap samples per interval.
         seed: Seed of the bootstrap.
-        fusion_controls: Whether the fusion model, too, is trained on each of the simpler training sets that refined
-            labels are compared with: three or four trainings more. A linear classifier always is.
+        fusion_controls: Whether to train the fusion model, too, on each of the simpler training sets that refined
+            labels are compared with; this costs three or four more trainings. A linear classifier is always trained on
+            each.
     """
 
     draws: int = Field(1000, ge=100)
@@ -24,20 +25,20 @@ class EvaluateConfig(Config):
 
 
 class AblateConfig(Config):
-    """Which variants are trained to see what earns its place.
+    """The `ablate` stage: variants of the ablation study.
 
     Attributes:
-        seeds: Trainings of each variant, each with a seed of its own; intervals are over clips (groups where known) and
-            these.
-        fusions: Fusion models beside the one of ``train.fusion``.
-        modalities: Whether each modality is tried alone and left out, global against face, and raw against enriched
-            text.
-        frames: Whether the rows of clips are tried as sequences too, where ``train.pool`` pools them; where it is
-            ``frames``, pooled by their mean.
-        parts: Whether the parts of ``ecmf`` and of its training are taken away, or added, one by one.
-        noise: Standard deviation of the noise of the robustness table, in those of each feature.
-        collapse_above: Mean weight of one modality above which a warning says that the fusion hears nothing else.
-        draws: Bootstrap samples of each interval.
+        seeds: Number of trainings per variant, each with its own seed. Intervals are over clips (groups if known) and
+            seeds.
+        fusions: Fusion models to compare with the one of ``train.fusion``.
+        modalities: Whether to train on each modality alone, without each modality, on global and face only, and on raw
+            or enriched text only.
+        frames: Whether to train on frame sequences too if ``train.pool`` pools them, or on their means if it is
+            ``frames``.
+        parts: Whether to remove or add parts of ``ecmf`` and of its training, each in a separate variant.
+        noise: Standard deviation of the noise in the robustness table, in units of each feature's standard deviation.
+        collapse_above: Mean weight of one modality above which a warning reports that the fusion ignores the others.
+        draws: Number of bootstrap samples per interval.
         seed: Seed of the bootstrap, the noise and the shuffling.
     """
 

@@ -1,1 +1,1 @@
-"""From votes to labels: voters, the models that combine them, and what is done with each clip's label."""
+"""From votes to labels: voters, the models that combine votes, and the decision on each clip's label."""

@@ -1,7 +1,7 @@
-"""Simpler and published ways to turn votes into labels: what the label model is measured against.
+"""Simpler and published methods of combining votes, as baselines of the label model.
 
-Each takes the votes by source, (n, K), NaN where a source abstains, and the gold labels, (n,), -1 where unknown, and
-gives probabilities, (n, K). MMSR and CROWDLAB are those of crowd-kit and cleanlab, which need not be installed.
+Each method takes the votes by source, (n, K), NaN for abstentions, and the gold labels, (n,), -1 if unknown, and
+returns probabilities, (n, K). MMSR comes from crowd-kit and CROWDLAB from cleanlab; both packages are optional.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 
 Votes = Mapping[str, Floats]
 
-_HARDLY_A_PRIOR = 1e-3
-"""Weight of the prior of a confusion's row: Dawid and Skene's model has none."""
+_NEGLIGIBLE_PRIOR = 1e-3
+"""Negligible weight of the prior of each confusion row, because the published model has no prior."""
 
-_NEVER_CERTAIN = 1e-9
+_MIN_PROBABILITY = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """One of them.
+    """A method of combining votes.
 
     Attributes:
-        combine: From votes and gold labels to probabilities.
+        combine: Function from votes and gold labels to probabilities.
         learns: Whether it learns from gold labels.
-        needs: The package it comes from; "" for those that stand here.
+        needs: Package that implements it; "" if it is implemented here.
     """
 
     combine: Callable[[Votes, Ints], Floats]
@@ -43,121 +43,134 @@ class Baseline:
 
     @property
     def installed(self) -> bool:
-        """Whether its package is there."""
+        """Whether the package that implements it is installed."""
         return not self.needs or find_spec(self.needs) is not None
 
 
 def majority(votes: Votes, _gold: Ints) -> Floats:
-    """One source, one vote; ties go to the label with the higher mean probability."""
-    return _counted(votes, np.ones(len(votes)))
+    """Combine votes by majority; the mean probability breaks ties."""
+    return _count_votes(votes, np.ones(len(votes)))
 
 
 def mean_probs(votes: Votes, _gold: Ints) -> Floats:
-    """The mean of the sources' probabilities."""
+    """Average the probabilities of all sources."""
     probs = np.stack(list(votes.values()))
-    return normalised(np.where(np.isnan(probs), 0.0, probs).sum(axis=0))
+    return normalise_rows(np.where(np.isnan(probs), 0.0, probs).sum(axis=0))
 
 
 def weighted_majority(votes: Votes, gold: Ints) -> Floats:
-    """Each vote counts the log-odds of its source's accuracy on gold (Littlestone and Warmuth 1994)."""
-    known = gold >= 0
+    """Weight each vote by the log-odds of its source's accuracy on gold labels (Littlestone and Warmuth 1994)."""
+    has_gold = gold >= 0
     classes = next(iter(votes.values())).shape[1]
     weights = []
     for probs in votes.values():
-        voted = known & ~np.isnan(probs).any(axis=1)
-        right = (probs[voted].argmax(axis=1) == gold[voted]).sum() + 1.0
-        accuracy = right / (voted.sum() + classes)
+        voted = has_gold & ~np.isnan(probs).any(axis=1)
+        n_right = (probs[voted].argmax(axis=1) == gold[voted]).sum() + 1.0
+        accuracy = n_right / (voted.sum() + classes)
         weights.append(max(np.log(accuracy * (classes - 1) / (1 - accuracy)), 0.0))
-    return _counted(votes, np.array(weights))
+    return _count_votes(votes, np.array(weights))
 
 
 def dawid_skene(votes: Votes, gold: Ints) -> Floats:
-    """Dawid and Skene (1979), begun at the majority; gold labels, where there are any, stay fixed."""
-    ballots, truth, voted = _begun(votes, gold)
-    known = np.flatnonzero(gold >= 0)
-    counts, by_class = ballots.by_class(known, gold[known]), np.bincount(gold[known], minlength=truth.shape[1])
-    start = model.from_counts(ballots.expected(truth), truth.sum(axis=0), _HARDLY_A_PRIOR)
-    unknown = ballots.counted(voted & (gold < 0))
-    found = model.fit(
-        ballots, unknown, counts, by_class.astype(np.float64), start=start, strength=_HARDLY_A_PRIOR, rounds=100
+    """Fit Dawid and Skene's model (1979), initialised with majority vote; gold labels stay fixed."""
+    patterns, truth, voted = _initialise(votes, gold)
+    has_gold = np.flatnonzero(gold >= 0)
+    known_counts, known_classes = (
+        patterns.count_votes(has_gold, gold[has_gold]),
+        np.bincount(gold[has_gold], minlength=truth.shape[1]),
     )
-    return _judged(found, ballots, voted)
+    start = model.posterior_mean(patterns.expected_votes(truth), truth.sum(axis=0), _NEGLIGIBLE_PRIOR)
+    unknown = patterns.count_clips(voted & (gold < 0))
+    fitted = model.fit(
+        patterns,
+        unknown,
+        known_counts,
+        known_classes.astype(np.float64),
+        start=start,
+        strength=_NEGLIGIBLE_PRIOR,
+        rounds=100,
+    )
+    return _predict(fitted, patterns, voted)
 
 
 def one_coin(votes: Votes, _gold: Ints) -> Floats:
-    """Dawid and Skene's model with one accuracy a source (Zhang et al. 2016), begun at the majority."""
-    ballots, truth, voted = _begun(votes, np.full(len(next(iter(votes.values()))), -1))
+    """Fit Dawid and Skene's model with one accuracy per source (Zhang et al. 2016), initialised with majority vote."""
+    patterns, truth, voted = _initialise(votes, np.full(len(next(iter(votes.values()))), -1))
     classes = truth.shape[1]
-    seen = ballots.counted(voted)
-    found = _one_accuracy_each(ballots, truth)
+    pattern_counts = patterns.count_clips(voted)
+    fitted = _fit_one_coin(patterns, truth)
     for _ in range(100):
-        expected = seen[:, None] * softmax(found.scores(ballots.rows), axis=1)
-        moved, found = found, _one_accuracy_each(ballots, expected)
-        if np.abs(found.confusion - moved.confusion).max() < 1e-5 / classes:
+        expected_clips = pattern_counts[:, None] * softmax(fitted.scores(patterns.rows), axis=1)
+        previous, fitted = fitted, _fit_one_coin(patterns, expected_clips)
+        if np.abs(fitted.confusion - previous.confusion).max() < 1e-5 / classes:
             break
-    return _judged(found, ballots, voted)
+    return _predict(fitted, patterns, voted)
 
 
 def mmsr(votes: Votes, _gold: Ints) -> Floats:
-    """Matrix mean-subsequence-reduced (Ma and Olshevsky 2020), crowd-kit."""
+    """Run matrix mean-subsequence-reduced (Ma and Olshevsky 2020) from crowd-kit."""
     import pandas as pd
     from crowdkit.aggregation import MMSR
 
-    cast = _cast(votes)
-    clips, sources = np.nonzero(cast != ABSTAIN)
-    table = pd.DataFrame({"task": clips, "worker": sources, "label": cast[clips, sources]})
+    hard_votes = _hard_votes(votes)
+    clips, sources = np.nonzero(hard_votes != ABSTAIN)
+    table = pd.DataFrame({"task": clips, "worker": sources, "label": hard_votes[clips, sources]})
     if table["worker"].nunique() < 2:
         return majority(votes, _gold)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # crowd-kit uses what pandas is about to drop
+        warnings.simplefilter("ignore")  # crowd-kit uses deprecated functions of pandas
         scores = MMSR(n_iter=1000, tol=1e-6).fit(table).predict_score(table).clip(lower=1e-9)
     shape = next(iter(votes.values())).shape
-    return completed(scores, shape)
+    return scores_to_probs(scores, shape)
 
 
 def crowdlab(votes: Votes, gold: Ints) -> Floats:
-    """CROWDLAB (Goh et al. 2022), cleanlab: the sources are annotators, the gold-only stack is its classifier."""
+    """Run CROWDLAB (Goh et al. 2022) from cleanlab, with sources as annotators and `stack` as classifier."""
     import pandas as pd
     from cleanlab.multiannotator import get_label_quality_multiannotator
 
     probs = stack(votes, gold) if (gold >= 0).any() else mean_probs(votes, gold)
-    cast = _cast(votes)
-    cast = cast[:, (cast != ABSTAIN).any(axis=0)]  # cleanlab refuses annotators without a vote,
-    judged = np.flatnonzero((cast != ABSTAIN).any(axis=1))
-    if not ((cast != ABSTAIN).sum(axis=1) > 1).any():
-        return probs  # and annotators who share no clip: there is nothing to weigh them by
-    annotations = pd.DataFrame(np.where(cast == ABSTAIN, np.nan, cast)[judged], index=judged)
+    hard_votes = _hard_votes(votes)
+    hard_votes = hard_votes[:, (hard_votes != ABSTAIN).any(axis=0)]  # cleanlab rejects annotators without a vote
+    voted = np.flatnonzero((hard_votes != ABSTAIN).any(axis=1))
+    if not ((hard_votes != ABSTAIN).sum(axis=1) > 1).any():
+        return probs  # cleanlab rejects annotators without a common clip
+    annotations = pd.DataFrame(np.where(hard_votes == ABSTAIN, np.nan, hard_votes)[voted], index=voted)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = get_label_quality_multiannotator(annotations, probs[judged], verbose=False, calibrate_probs=True)
-    labels = found["label_quality"]["consensus_label"].to_numpy(np.int64)
-    quality = np.clip(found["label_quality"]["consensus_quality_score"].to_numpy(np.float64), _NEVER_CERTAIN, 1.0)
+        quality_report = get_label_quality_multiannotator(
+            annotations, probs[voted], verbose=False, calibrate_probs=True
+        )
+    labels = quality_report["label_quality"]["consensus_label"].to_numpy(np.int64)
+    quality = np.clip(
+        quality_report["label_quality"]["consensus_quality_score"].to_numpy(np.float64), _MIN_PROBABILITY, 1.0
+    )
     classes = probs.shape[1]
     rows = np.repeat(((1 - quality) / (classes - 1))[:, None], classes, axis=1)
-    rows[np.arange(len(labels)), labels] = np.maximum(quality, 1 / classes + _NEVER_CERTAIN)
+    rows[np.arange(len(labels)), labels] = np.maximum(quality, 1 / classes + _MIN_PROBABILITY)
     probs = probs.copy()
-    probs[judged] = rows
+    probs[voted] = rows
     return probs
 
 
 def stack(votes: Votes, gold: Ints) -> Floats:
-    """A logistic regression on all sources' probabilities, fitted to gold alone, its penalty by cross-validation."""
+    """Fit logistic regression on all sources' probabilities to gold labels; cross-validation sets the penalty."""
     from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 
-    known = gold >= 0
+    has_gold = gold >= 0
     columns = []
     for probs in votes.values():
         logs = np.log(np.clip(probs, 1e-2, 1.0))
         logs -= logs.mean(axis=1, keepdims=True)
-        columns.append(np.nan_to_num(logs))  # centred: 0 is what a source that favours no label says
-    rows = np.concatenate(columns, axis=1)
-    rows /= rows.std() + 1e-12
-    counts = np.bincount(gold[known])
+        columns.append(np.nan_to_num(logs))  # centred: 0 means no preference
+    inputs = np.concatenate(columns, axis=1)
+    inputs /= inputs.std() + 1e-12
+    counts = np.bincount(gold[has_gold])
     folds = min(5, int(counts[counts > 0].min()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if folds < 2:
-            fitted = LogisticRegression(C=0.1, max_iter=300).fit(rows[known], gold[known])
+            fitted = LogisticRegression(C=0.1, max_iter=300).fit(inputs[has_gold], gold[has_gold])
         else:
             fitted = LogisticRegressionCV(
                 Cs=[0.001, 0.01, 0.1, 1.0],
@@ -166,10 +179,10 @@ def stack(votes: Votes, gold: Ints) -> Floats:
                 scoring="neg_log_loss",
                 use_legacy_attributes=False,
                 l1_ratios=[0.0],
-            ).fit(rows[known], gold[known])
-    probs = np.full((len(gold), next(iter(votes.values())).shape[1]), _NEVER_CERTAIN)
-    probs[:, fitted.classes_] = fitted.predict_proba(rows)
-    return normalised(probs)
+            ).fit(inputs[has_gold], gold[has_gold])
+    probs = np.full((len(gold), next(iter(votes.values())).shape[1]), _MIN_PROBABILITY)
+    probs[:, fitted.classes_] = fitted.predict_proba(inputs)
+    return normalise_rows(probs)
 
 
 BASELINES: Mapping[str, Baseline] = {
@@ -182,18 +195,23 @@ BASELINES: Mapping[str, Baseline] = {
     "CROWDLAB": Baseline(crowdlab, learns=True, needs="cleanlab"),
     "gold-only stack": Baseline(stack, learns=True),
 }
-"""All of them, by name."""
+"""All baselines, by name."""
 
 
-def normalised(rows: Floats) -> Floats:
-    """Rows that sum to 1, (n, K); equal shares where a row is all zero."""
+def normalise_rows(rows: Floats) -> Floats:
+    """Scale rows to sum to 1, (n, K); rows of zeros become equal shares."""
     totals = rows.sum(axis=1, keepdims=True)
     shares: Floats = np.where(totals > 0, rows / np.where(totals > 0, totals, 1.0), 1 / rows.shape[1])
     return shares
 
 
-def completed(table: object, shape: tuple[int, int]) -> Floats:
-    """Scores by clip and label, a pandas frame that may lack some of both, as probabilities (n, K)."""
+def scores_to_probs(table: object, shape: tuple[int, int]) -> Floats:
+    """Convert scores by clip and label to probabilities (n, K).
+
+    Args:
+        table: A pandas frame, which may lack clips and labels.
+        shape: n, K.
+    """
     import pandas as pd
 
     assert isinstance(table, pd.DataFrame)
@@ -201,47 +219,50 @@ def completed(table: object, shape: tuple[int, int]) -> Floats:
     probs = np.full((clips, classes), 1 / classes)
     ordered = table.reindex(columns=range(classes), fill_value=0.0).fillna(0.0)
     probs[ordered.index.to_numpy()] = ordered.to_numpy()
-    return normalised(probs)
+    return normalise_rows(probs)
 
 
-def _cast(votes: Votes) -> Ints:
+def _hard_votes(votes: Votes) -> Ints:
     return np.stack([first_choice(probs) for probs in votes.values()], axis=1)
 
 
-def _begun(votes: Votes, gold: Ints) -> tuple[model.Ballots, Floats, NDArray[np.bool_]]:
-    """Patterns of votes, clips by pattern and class as the majority (and gold) has it, (u, K), and who has votes."""
-    cast = _cast(votes)
-    voted = np.asarray((cast != ABSTAIN).any(axis=1))
-    ballots = model.ballots(cast, next(iter(votes.values())).shape[1])
-    believed = majority(votes, gold)
+def _initialise(votes: Votes, gold: Ints) -> tuple[model.VotePatterns, Floats, NDArray[np.bool_]]:
+    """Return the vote patterns, the initial number of clips by pattern and label, (u, K), and which clips have votes.
+
+    The initial labels are gold labels, else shares of majority vote.
+    """
+    hard_votes = _hard_votes(votes)
+    voted = np.asarray((hard_votes != ABSTAIN).any(axis=1))
+    patterns = model.vote_patterns(hard_votes, next(iter(votes.values())).shape[1])
+    label_shares = majority(votes, gold)
     known = np.flatnonzero(gold >= 0)
-    believed[known] = np.eye(believed.shape[1])[gold[known]]
-    truth = np.zeros((ballots.rows.shape[0], believed.shape[1]))
-    np.add.at(truth, ballots.pattern[voted], believed[voted])
-    return ballots, truth, voted
+    label_shares[known] = np.eye(label_shares.shape[1])[gold[known]]
+    truth = np.zeros((patterns.rows.shape[0], label_shares.shape[1]))
+    np.add.at(truth, patterns.pattern[voted], label_shares[voted])
+    return patterns, truth, voted
 
 
-def _one_accuracy_each(ballots: model.Ballots, truth: Floats) -> model.DawidSkene:
-    counts = ballots.expected(truth)  # (S, K true, K voted)
+def _fit_one_coin(patterns: model.VotePatterns, truth: Floats) -> model.DawidSkene:
+    counts = patterns.expected_votes(truth)  # (S, K true, K voted)
     sources, classes, _ = counts.shape
     total = counts.sum(axis=(1, 2))
     accuracy = np.clip(np.einsum("skk->s", counts) / np.where(total > 0, total, 1.0), 1e-6, 1 - 1e-6)
     wrong = (1 - accuracy) / max(classes - 1, 1)
     confusion = np.repeat(wrong, classes * classes).reshape(sources, classes, classes)
     confusion[:, np.arange(classes), np.arange(classes)] = accuracy[:, None]
-    shares = truth.sum(axis=0) + _NEVER_CERTAIN
+    shares = truth.sum(axis=0) + _MIN_PROBABILITY
     return model.DawidSkene(shares / shares.sum(), confusion)
 
 
-def _judged(found: model.DawidSkene, ballots: model.Ballots, voted: NDArray[np.bool_]) -> Floats:
-    probs: Floats = softmax(found.scores(ballots.rows), axis=1)[ballots.pattern]
+def _predict(fitted: model.DawidSkene, patterns: model.VotePatterns, voted: NDArray[np.bool_]) -> Floats:
+    probs: Floats = softmax(fitted.scores(patterns.rows), axis=1)[patterns.pattern]
     probs[~voted] = 1 / probs.shape[1]
     return probs
 
 
-def _counted(votes: Votes, weights: Floats) -> Floats:
+def _count_votes(votes: Votes, weights: Floats) -> Floats:
     probs = np.stack(list(votes.values()))  # (S, n, K)
-    silent = np.asarray(np.isnan(probs).any(axis=2))
-    filled = np.where(silent[:, :, None], 0.0, probs)
-    cast = np.eye(probs.shape[2])[filled.argmax(axis=2)] * ~silent[:, :, None]
-    return normalised(np.einsum("snk,s->nk", cast, weights) + 1e-3 * filled.mean(axis=0))
+    abstains = np.asarray(np.isnan(probs).any(axis=2))
+    filled_probs = np.where(abstains[:, :, None], 0.0, probs)
+    hard_votes = np.eye(probs.shape[2])[filled_probs.argmax(axis=2)] * ~abstains[:, :, None]
+    return normalise_rows(np.einsum("snk,s->nk", hard_votes, weights) + 1e-3 * filled_probs.mean(axis=0))

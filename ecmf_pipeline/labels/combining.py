@@ -1,11 +1,16 @@
-"""Votes of several sources combined into labels whose confidence means what it says.
+"""Combine votes of several sources into labels with calibrated confidence.
 
-With gold labels several experts are fitted, each asked about gold clips it has not seen, and a log-linear blend of them
-is fitted to the answers: the blend's few numbers are the temperature, the class bias, and how far each expert is to be
-believed. The experts differ in what they can learn from few labels and from many: a pool has one weight a source, a
-confusion matrix K x K numbers a source but takes votes as independent, Dawid and Skene's model sharpens it on clips
-without gold, and a regularised regression sees everything at once. What the votes say without any gold
-(`ecmf_pipeline.labels.unsupervised`) takes part as one more expert, which matters where gold is scarce.
+With gold labels, several experts are fitted. Each predicts gold clips out of fold, and a log-linear blend of the
+experts is fitted to these predictions. The blend has few parameters: a temperature, a class bias, and a weight per
+expert. The experts need different numbers of labels:
+
+- A log-linear pool has one weight per source.
+- A confusion matrix has K x K parameters per source, but assumes independent votes.
+- Dawid and Skene's model refines the confusion matrices on clips without gold labels.
+- A regularised regression uses all votes jointly.
+
+The combination without gold labels (`ecmf_pipeline.labels.unsupervised`) is one more expert, which matters if gold
+labels are scarce.
 """
 
 from __future__ import annotations
@@ -22,54 +27,58 @@ from threadpoolctl import threadpool_limits
 from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.labels import dawid_skene
 from ecmf_pipeline.labels.baselines import majority
-from ecmf_pipeline.labels.dawid_skene import Ballots, DawidSkene, ballots
+from ecmf_pipeline.labels.dawid_skene import DawidSkene, VotePatterns, vote_patterns
 from ecmf_pipeline.labels.unsupervised import combine_without_gold, unsupervised_expert
-from ecmf_pipeline.labels.votes import Evidence, LogPool, SourceReport, evidence_of, fit_log_pool, report_sources
+from ecmf_pipeline.labels.votes import Evidence, LogPool, SourceReport, fit_log_pool, report_sources, stack_votes
 
-LEAST_GOLD = 30
-"""With fewer gold labels nothing can be called calibrated."""
+MIN_GOLD = 30
+"""Minimum number of gold labels for calibrated probabilities."""
 
-LEAST_TO_LEARN = 10
-"""With fewer they are kept, and the rest is combined without them. Of 20, on 12 settings of 400 clips, the blend is
-already 0.5 points above the best other method on average, and 0.3 better than without them."""
+MIN_GOLD_TO_FIT = 10
+"""Minimum number of gold labels that the blend is fitted to; with fewer, they only replace the labels of their own
+clips.
+
+With 20 gold labels, on 12 settings of 400 clips, the blend is already 0.5 points above the best other method on
+average, and 0.3 points above the combination without gold labels.
+"""
 
 FOLDS = 5
 
-FLOOR = 1e-2
-"""Votes are clipped here."""
+VOTE_FLOOR = 1e-2
+"""Probabilities of votes are clipped to at least this value."""
 
-NAMES = ("pool", "confusion", "dawid_skene", "stack")
+EXPERT_NAMES = ("pool", "confusion", "dawid_skene", "stack")
 """The experts, in the order of `Experts.log_probs`."""
 
 PENALTIES = (0.01, 0.1, 1.0)
-"""C of the stack's regression: which one serves best is found by cross-validation."""
+"""Candidates for C of the stacked regression; out-of-fold loss selects one."""
 
 STRENGTH = 4.0
-"""Weight of the prior of a confusion's row, in gold clips."""
+"""Weight of the Dirichlet prior of each confusion row, in gold clips."""
 
-LOWEST = -12.0
-"""Log-probabilities are cut off here: no expert may rule a label out."""
+MIN_LOG_PROB = -12.0
+"""Log-probabilities are clipped to at least this value, because no expert may rule a label out."""
 
-_MOST_FOR_NEWTON = 2500
-"""Beyond this many coefficients the Hessian costs more than it saves."""
+_MAX_NEWTON_COEFFICIENTS = 2500
+"""Above this number of coefficients, computing the Hessian costs more than it saves."""
 
-_WANTED_ANSWERS = 1500
-"""Gold clips are split into folds anew until the blend has this many answers to learn from, at most five times."""
+_MIN_BLEND_ROWS = 1500
+"""The split into folds is repeated, at most five times, until the blend has this many predictions to fit."""
 
 
 @dataclass(frozen=True, slots=True)
 class CombinedVotes:
-    """What the sources together say of n clips and K labels.
+    """Combined labels of n clips with K classes.
 
     Attributes:
-        labels: The label of each clip, (n,): its gold label, where it has one.
-        confidence: Probability that it is right, (n,); 1 for gold labels.
+        labels: Label of each clip, (n,); its gold label if there is one.
+        confidence: Probability that the label is right, (n,); 1 for gold labels.
         probs: Probability of each label, (n, K).
-        held_out: The same, (n, K), but a gold clip is judged without its gold label: what calibration, and the
-            precision above a threshold, are measured on.
-        sources: How each source fares, in the order they were handed in.
-        calibrated: Whether the probabilities were fitted to gold labels. Without, they are no more than scores.
-        method: How the votes were combined, in words.
+        held_out: The same, (n, K), but gold clips are predicted without their gold label. Calibration and the precision
+            above a threshold are measured on these.
+        sources: Report on each source, in input order.
+        calibrated: Whether the probabilities were fitted to gold labels. Otherwise they are only scores.
+        method: Description of the method.
     """
 
     labels: Ints
@@ -87,83 +96,93 @@ def combine_votes(
     """Combine the votes of several sources.
 
     Args:
-        votes: Probabilities by source, (n, K) each; rows sum to 1, or are all NaN where the source abstains.
-        gold: Labels that are known to be right, (n,), -1 where unknown. No source may have been fitted to them.
-        seed: Seed of the folds that gold clips are split into.
+        votes: Probabilities by source, (n, K) each; rows sum to 1, or are all NaN for an abstention.
+        gold: Labels known to be right, (n,); -1 if unknown. No source may have been fitted to them.
+        seed: Seed of the folds of gold clips.
 
     Returns:
-        Labels, confidence and an account of the sources. Clips that every source abstains from get the class shares.
+        Labels, confidence, and a report on each source. Clips without votes get the class shares.
 
     Raises:
-        ValueError: When shapes differ, a row is neither a distribution nor all NaN, a gold label is out of range, or
-            there is no source.
+        ValueError: Shapes differ, a row is neither a distribution nor all NaN, a gold label is out of range, or there
+            is no source.
     """
-    evidence = evidence_of(votes, floor=FLOOR)
+    evidence = stack_votes(votes, floor=VOTE_FLOOR)
     clips, _, classes = evidence.logs.shape
-    known = _checked(gold, clips, classes)
-    labelled = np.flatnonzero(known >= 0)
+    known_labels = _checked_gold(gold, clips, classes)
+    labelled = np.flatnonzero(known_labels >= 0)
     rng = np.random.default_rng(seed)
-    pattern = ballots(evidence.cast, classes)
-    usable = labelled[~evidence.silent[labelled]]
-    taught = len(usable) >= LEAST_TO_LEARN and len(np.unique(known[usable])) > 1
-    calibrated = taught and len(usable) >= LEAST_GOLD
-    # The optimiser's vectors are short: waiting for BLAS threads costs more than the work itself.
+    patterns = vote_patterns(evidence.hard_votes, classes)
+    usable = labelled[~evidence.all_abstain[labelled]]
+    fits_blend = len(usable) >= MIN_GOLD_TO_FIT and len(np.unique(known_labels[usable])) > 1
+    calibrated = fits_blend and len(usable) >= MIN_GOLD
+    # The optimiser's vectors are short: synchronising BLAS threads takes longer than the computation.
     with threadpool_limits(limits=1, user_api="blas"):
-        if not taught:
-            plain = majority({name: np.asarray(probs, np.float64) for name, probs in votes.items()}, known)
-            probs, how = combine_without_gold(evidence, pattern, plain, rng)
-            method = f"without gold labels: {how}"
+        if not fits_blend:
+            majority_probs = majority(
+                {name: np.asarray(probs, np.float64) for name, probs in votes.items()}, known_labels
+            )
+            probs, unsupervised_method = combine_without_gold(evidence, patterns, majority_probs, rng)
+            method = f"without gold labels: {unsupervised_method}"
         else:
-            crowd = unsupervised_expert(evidence, pattern, rng)
-            probs, weights = _with_gold(evidence, pattern, crowd, usable, known[usable], rng)
+            unsupervised_probs = unsupervised_expert(evidence, patterns, rng)
+            probs, weights = _with_gold(evidence, patterns, unsupervised_probs, usable, known_labels[usable], rng)
             shares = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
-            few = "" if calibrated else ", too few to calibrate it"
-            method = f"blend fitted to {len(usable)} gold labels{few} ({shares})"
+            note = "" if calibrated else ", too few to calibrate it"
+            method = f"blend fitted to {len(usable)} gold labels{note} ({shares})"
         if len(labelled):
-            counts = np.bincount(known[labelled], minlength=classes) + 1.0
-            probs[evidence.silent] = counts / counts.sum()
+            counts = np.bincount(known_labels[labelled], minlength=classes) + 1.0
+            probs[evidence.all_abstain] = counts / counts.sum()
     held_out = probs.copy()
-    probs[labelled] = np.eye(classes)[known[labelled]]
-    judged = np.zeros(clips, dtype=bool)
-    judged[labelled if calibrated else slice(None)] = True
-    reports = report_sources(list(votes), evidence.cast, probs, judged)
+    probs[labelled] = np.eye(classes)[known_labels[labelled]]
+    compared = np.zeros(clips, dtype=bool)
+    compared[labelled if calibrated else slice(None)] = True
+    reports = report_sources(list(votes), evidence.hard_votes, probs, compared)
     labels = probs.argmax(axis=1).astype(np.int64)
     return CombinedVotes(labels, probs[np.arange(clips), labels], probs, held_out, reports, calibrated, method)
 
 
-def _checked(gold: NDArray[np.integer], clips: int, classes: int) -> Ints:
-    known = np.asarray(gold)
-    if known.shape != (clips,) or not np.issubdtype(known.dtype, np.integer):
-        raise ValueError(f"gold labels must be {clips} integers, not {known.dtype} of shape {known.shape}")
-    if clips and not (known.min() >= -1 and known.max() < classes):
+def _checked_gold(gold: NDArray[np.integer], clips: int, classes: int) -> Ints:
+    labels = np.asarray(gold)
+    if labels.shape != (clips,) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"gold labels must be {clips} integers, not {labels.dtype} of shape {labels.shape}")
+    if clips and not (labels.min() >= -1 and labels.max() < classes):
         raise ValueError(f"gold labels must be from -1 (unknown) to {classes - 1}")
-    return known.astype(np.int64)
+    return labels.astype(np.int64)
 
 
 def _with_gold(
-    evidence: Evidence, votes: Ballots, crowd: Floats, clips: Ints, gold: Ints, rng: np.random.Generator
+    evidence: Evidence,
+    votes: VotePatterns,
+    unsupervised_probs: Floats,
+    clips: Ints,
+    gold: Ints,
+    rng: np.random.Generator,
 ) -> tuple[Floats, dict[str, float]]:
-    """Probabilities, (n, K), those of gold clips without their gold label, and each expert's weight in the blend."""
+    """Return probabilities, (n, K), and the weight of each expert in the blend.
+
+    Gold clips are predicted without their gold label.
+    """
     columns = evidence.logs.reshape(len(evidence.logs), -1)
-    panel = ExpertInput(evidence, votes, columns / (columns.std() + 1e-12))
-    unfitted = np.log(np.maximum(crowd, np.exp(LOWEST)))
-    repeats = int(np.clip(np.ceil(_WANTED_ANSWERS / len(gold)), 1, 5))
-    answers = [_out_of_fold(panel, clips, gold, rng) for _ in range(repeats)]  # each (m, experts and penalties, K)
-    opinions = np.mean(answers, axis=0)
+    inputs = ExpertInput(evidence, votes, columns / (columns.std() + 1e-12))
+    unsupervised_logs = np.log(np.maximum(unsupervised_probs, np.exp(MIN_LOG_PROB)))
+    repeats = int(np.clip(np.ceil(_MIN_BLEND_ROWS / len(gold)), 1, 5))
+    predictions = [_out_of_fold(inputs, clips, gold, rng) for _ in range(repeats)]  # each (m, experts and penalties, K)
+    expert_logs = np.mean(predictions, axis=0)
     rows = np.arange(len(gold))
-    losses = [-opinions[rows, len(NAMES) - 1 + i, gold].mean() for i in range(len(PENALTIES))]
+    losses = [-expert_logs[rows, len(EXPERT_NAMES) - 1 + i, gold].mean() for i in range(len(PENALTIES))]
     best = int(np.argmin(losses))
-    chosen = [*range(len(NAMES) - 1), len(NAMES) - 1 + best]
-    seen = np.concatenate([opinions[:, chosen], unfitted[clips][:, None]], axis=1)
-    blend = _fit_blend(seen, gold)
-    experts = fit_experts(panel, clips, gold, (PENALTIES[best],))
-    scores = np.stack([*experts.log_probs(panel, slice(None)), unfitted], axis=1)
-    weights = dict(zip((*NAMES, "unsupervised"), blend.weights.tolist(), strict=True))
+    chosen = [*range(len(EXPERT_NAMES) - 1), len(EXPERT_NAMES) - 1 + best]
+    opinions = np.concatenate([expert_logs[:, chosen], unsupervised_logs[clips][:, None]], axis=1)
+    blend = _fit_blend(opinions, gold)
+    experts = fit_experts(inputs, clips, gold, (PENALTIES[best],))
+    scores = np.stack([*experts.log_probs(inputs, slice(None)), unsupervised_logs], axis=1)
+    weights = dict(zip((*EXPERT_NAMES, "unsupervised"), blend.weights.tolist(), strict=True))
     probs = np.exp(blend.log_probs(scores))
-    part = np.arange(len(gold)) % FOLDS
+    fold = np.arange(len(gold)) % FOLDS
     for held_out in range(FOLDS):
-        asked = part == held_out
-        probs[clips[asked]] = np.exp(_fit_blend(seen[~asked], gold[~asked]).log_probs(seen[asked]))
+        in_fold = fold == held_out
+        probs[clips[in_fold]] = np.exp(_fit_blend(opinions[~in_fold], gold[~in_fold]).log_probs(opinions[in_fold]))
     return probs, weights
 
 
@@ -173,21 +192,21 @@ def _fit_blend(opinions: Floats, gold: Ints) -> LogPool:
     return fit_log_pool(opinions, target, total=0.95, weight_spread=0.3, bias=bias, bias_spread=0.1)
 
 
-def _out_of_fold(panel: ExpertInput, clips: Ints, gold: Ints, rng: np.random.Generator) -> Floats:
-    """What experts that have not seen a gold clip say of it, (m, experts and penalties, K)."""
+def _out_of_fold(inputs: ExpertInput, clips: Ints, gold: Ints, rng: np.random.Generator) -> Floats:
+    """Return log-probabilities of gold clips by experts fitted on other folds, (m, experts and penalties, K)."""
     fold = np.empty(len(gold), np.int64)
-    fold[np.lexsort((rng.random(len(gold)), gold))] = np.arange(len(gold)) % FOLDS  # alike in their labels
-    answers = np.empty((len(gold), len(NAMES) - 1 + len(PENALTIES), panel.votes.shape[1]))
+    fold[np.lexsort((rng.random(len(gold)), gold))] = np.arange(len(gold)) % FOLDS  # stratified by label
+    predictions = np.empty((len(gold), len(EXPERT_NAMES) - 1 + len(PENALTIES), inputs.votes.shape[1]))
     for held_out in range(FOLDS):
-        asked, training = fold == held_out, fold != held_out
-        experts = fit_experts(panel, clips[training], gold[training], PENALTIES)
-        answers[asked] = np.stack(experts.log_probs(panel, clips[asked]), axis=1)
-    return answers
+        in_fold, training = fold == held_out, fold != held_out
+        experts = fit_experts(inputs, clips[training], gold[training], PENALTIES)
+        predictions[in_fold] = np.stack(experts.log_probs(inputs, clips[in_fold]), axis=1)
+    return predictions
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertInput:
-    """What all experts look at: n clips, S sources, K labels.
+    """Votes of n clips, S sources and K labels in the form that the experts need.
 
     Attributes:
         evidence: The votes.
@@ -196,75 +215,78 @@ class ExpertInput:
     """
 
     evidence: Evidence
-    votes: Ballots
+    votes: VotePatterns
     columns: Floats
 
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """All experts, fitted to some gold clips; the stack once for each penalty asked for."""
+    """All experts, fitted to gold clips; ``stacks`` holds one regression per penalty."""
 
     pool: LogPool
     confusion: DawidSkene
-    crowd: DawidSkene
+    dawid_skene: DawidSkene
     stacks: tuple[Floats, ...]
 
-    def log_probs(self, panel: ExpertInput, clips: Ints | slice) -> list[Floats]:
-        """Log-probabilities, (m, K), of the chosen clips: one for each of `NAMES`, the last for each penalty."""
-        pattern = panel.votes.pattern[clips]
-        hard = (self.confusion, self.crowd)
+    def log_probs(self, inputs: ExpertInput, clips: Ints | slice) -> list[Floats]:
+        """Return log-probabilities, (m, K), of the chosen clips: one array per expert, and one stack per penalty."""
+        pattern = inputs.votes.pattern[clips]
+        pattern_models = (self.confusion, self.dawid_skene)
         if isinstance(clips, slice):
-            by_pattern = [log_softmax(model.scores(panel.votes.rows), axis=1)[pattern] for model in hard]
+            by_pattern = [log_softmax(model.scores(inputs.votes.rows), axis=1)[pattern] for model in pattern_models]
         else:
-            rows = panel.votes.rows[pattern]
-            by_pattern = [log_softmax(model.scores(rows), axis=1) for model in hard]
-        stacked = [log_softmax(panel.columns[clips] @ c[:-1] + c[-1], axis=1) for c in self.stacks]
+            rows = inputs.votes.rows[pattern]
+            by_pattern = [log_softmax(model.scores(rows), axis=1) for model in pattern_models]
+        stacked = [log_softmax(inputs.columns[clips] @ c[:-1] + c[-1], axis=1) for c in self.stacks]
         return [
-            np.maximum(logs, LOWEST)
-            for logs in (self.pool.log_probs(panel.evidence.logs[clips]), *by_pattern, *stacked)
+            np.maximum(logs, MIN_LOG_PROB)
+            for logs in (self.pool.log_probs(inputs.evidence.logs[clips]), *by_pattern, *stacked)
         ]
 
 
-def fit_experts(panel: ExpertInput, clips: Ints, gold: Ints, penalties: tuple[float, ...]) -> Experts:
-    """Fit every expert to clips, (m,), whose truth is known here, (m,); one learns from the others, too."""
-    classes = panel.votes.shape[1]
-    by_class = np.bincount(gold, minlength=classes).astype(np.float64)
-    shares = (by_class + 1.0) / (by_class + 1.0).sum()
-    logs, target, bias = panel.evidence.logs[clips], np.eye(classes)[gold], np.log(shares)
+def fit_experts(inputs: ExpertInput, clips: Ints, gold: Ints, penalties: tuple[float, ...]) -> Experts:
+    """Fit all experts to the chosen clips, (m,), with known labels, (m,).
+
+    Dawid and Skene's model also learns from the other clips.
+    """
+    classes = inputs.votes.shape[1]
+    class_counts = np.bincount(gold, minlength=classes).astype(np.float64)
+    shares = (class_counts + 1.0) / (class_counts + 1.0).sum()
+    logs, target, bias = inputs.evidence.logs[clips], np.eye(classes)[gold], np.log(shares)
     pool = fit_log_pool(logs, target, total=1.2, weight_spread=0.5, bias=bias, bias_spread=1.0)
-    counts = panel.votes.by_class(clips, gold)
-    confusion = dawid_skene.from_counts(counts, by_class, STRENGTH)
-    unknown = np.ones(len(panel.columns), dtype=bool)
-    unknown[clips] = False
-    crowd = dawid_skene.fit(
-        panel.votes,
-        panel.votes.counted(unknown & ~panel.evidence.silent),
+    counts = inputs.votes.count_votes(clips, gold)
+    confusion = dawid_skene.posterior_mean(counts, class_counts, STRENGTH)
+    is_unknown = np.ones(len(inputs.columns), dtype=bool)
+    is_unknown[clips] = False
+    dawid_skene_model = dawid_skene.fit(
+        inputs.votes,
+        inputs.votes.count_clips(is_unknown & ~inputs.evidence.all_abstain),
         counts,
-        by_class,
+        class_counts,
         start=confusion,
         strength=STRENGTH,
         rounds=30,
         tolerance=1e-3,
     )
-    stacks = tuple(_stack(panel.columns[clips], gold, classes, penalty) for penalty in penalties)
-    return Experts(pool, confusion, crowd, stacks)
+    stacks = tuple(_fit_stack(inputs.columns[clips], gold, classes, penalty) for penalty in penalties)
+    return Experts(pool, confusion, dawid_skene_model, stacks)
 
 
-def _stack(columns: Floats, gold: Ints, classes: int, penalty: float) -> Floats:
-    """Coefficients of a multinomial logistic regression, (S * K + 1, K), the last row the intercepts."""
+def _fit_stack(columns: Floats, gold: Ints, classes: int, penalty: float) -> Floats:
+    """Fit multinomial logistic regression; return coefficients, (S * K + 1, K), with the intercepts in the last row."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    newton = columns.shape[1] * classes <= _MOST_FOR_NEWTON
+    newton = columns.shape[1] * classes <= _MAX_NEWTON_COEFFICIENTS
     model = LogisticRegression(C=penalty, max_iter=50, solver="newton-cholesky" if newton else "lbfgs")
     with warnings.catch_warnings():
-        # A regression that stops early is a weaker expert, which the blend discounts.
+        # The blend gives a regression that has not converged a lower weight.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(columns, gold)
     coefficients = np.zeros((columns.shape[1] + 1, classes))
-    coefficients[-1] = LOWEST  # classes that gold does not show
+    coefficients[-1] = MIN_LOG_PROB  # classes without a gold label
     fitted = np.vstack([model.coef_.T, model.intercept_])
-    if len(model.classes_) == 2:  # scikit-learn keeps the second class's alone
+    if len(model.classes_) == 2:  # scikit-learn returns only those of the second class
         fitted = np.hstack([np.zeros_like(fitted), fitted])
     coefficients[:, model.classes_] = fitted
     return coefficients

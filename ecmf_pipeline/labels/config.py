@@ -1,4 +1,4 @@
-"""Settings of the voters and of the refinement; importing them loads nothing heavy."""
+"""Settings of the voters, the label model and the refinement; importing them loads no heavy library."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ecmf_pipeline.core.config import Config
 
 
 class LinearConfig(Config):
-    """A multinomial logistic regression on standardised features.
+    """Multinomial logistic regression on standardised features.
 
     Attributes:
-        components: Upper bound of the principal components that are kept; they are fitted inside each fold.
-        inverse_penalty: C of the logistic regression: smaller is smoother.
-        balance: Exponent of the inverse class frequency as class weight: 0 leaves classes alone, 1 balances them.
-        iterations: Upper bound of the solver's steps.
+        components: Maximum number of principal components, fitted inside each fold.
+        inverse_penalty: C of the logistic regression; smaller values regularise more.
+        balance: Exponent of the inverse class frequency in the class weights: 0 for no weights, 1 for balanced classes.
+        iterations: Maximum number of solver iterations.
     """
 
     kind: Literal["linear"] = "linear"
@@ -31,16 +31,16 @@ class LightGbmConfig(Config):
     """Gradient boosted trees on principal components.
 
     Attributes:
-        components: Upper bound of the principal components that are kept; they are fitted inside each fold.
+        components: Maximum number of principal components, fitted inside each fold.
         rounds: Trees per class.
-        num_leaves: Leaves of a tree.
+        num_leaves: Leaves per tree.
         learning_rate: Shrinkage of each tree.
-        min_child_samples: Fewest clips in a leaf; but at most half a class of average size.
-        feature_fraction: Share of the components each tree sees.
-        bagging_fraction: Share of the clips each tree sees.
+        min_child_samples: Minimum number of clips per leaf, capped at half a class of average size.
+        feature_fraction: Share of the components used by each tree.
+        bagging_fraction: Share of the clips used by each tree.
         lambda_l2: L2 penalty on leaf values.
-        balance: Exponent of the inverse class frequency as class weight: 0 leaves classes alone, 1 balances them.
-        num_threads: Threads; the votes do not depend on it.
+        balance: Exponent of the inverse class frequency in the class weights: 0 for no weights, 1 for balanced classes.
+        num_threads: Number of threads; it does not change the votes.
     """
 
     kind: Literal["lightgbm"] = "lightgbm"
@@ -57,22 +57,23 @@ class LightGbmConfig(Config):
 
 
 class VoteConfig(Config):
-    """The `vote` stage: which voters judge each modality, and how.
+    """The `vote` stage: voters of each modality and the LLM.
 
     Attributes:
-        folds: Parts the labelled clips are split into; a part is judged by models that never saw it.
+        folds: Number of folds of the labelled clips; each fold is predicted by models that were not fitted to it.
         seed: Seed of the folds and the voters.
-        rounds: How often voters are trained: 2 or more train them again on labels weighed by the votes, as long as
-            that gains on held-out labels. A further round costs ``folds`` times the first.
-        linear: The linear voter of each modality; null leaves it out.
-        lightgbm: The LightGBM voter of each modality; null leaves it out.
-        inputs: What the LLM judges by, each a source of its own: the words (text; the source ``llm``), what face and
-            voice do, in words (cues; ``llm/cues``), and pictures (frames; ``llm/frames``), which takes a server whose
-            model can see. An empty list: it does not vote.
-        llm_margin: The LLM abstains where its first choice leads its second by less than this probability.
-        llm_least_words: The LLM abstains on transcripts of fewer words (of Chinese: characters).
-        sources: Csv files of further votes: ``clip_id,source`` and either ``label`` or ``p_<label>`` of every label.
-            They must not be made from the given labels of the clips they judge.
+        rounds: Maximum number of voting rounds. From the second round on, voters are trained on labels weighted by the
+            previous votes, until the score on held-out labels stops improving. Each further round costs ``folds`` times
+            the first.
+        linear: Linear voter of each modality; null disables it.
+        lightgbm: LightGBM voter of each modality; null disables it.
+        inputs: Inputs of the LLM; each is a separate source. ``text``: the transcript (source ``llm``). ``cues``: a
+            description of face and voice (``llm/cues``). ``frames``: pictures (``llm/frames``), which needs a server
+            with a vision model. With an empty list the LLM does not vote.
+        llm_margin: The LLM abstains if its first choice leads its second by less than this probability.
+        llm_least_words: The LLM abstains on transcripts with fewer words (Chinese: characters).
+        sources: Csv files of further votes: ``clip_id,source`` and either ``label`` or ``p_<label>`` of each label.
+            Votes must not be derived from the given labels of the same clips.
     """
 
     folds: int = Field(default=5, ge=2)
@@ -87,24 +88,25 @@ class VoteConfig(Config):
 
     @field_validator("inputs")
     @classmethod
-    def _once_each(cls, inputs: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_unique(cls, inputs: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(inputs)) < len(inputs):
-            raise ValueError(f"names {', '.join(sorted({i for i in inputs if inputs.count(i) > 1}))} twice")
+            raise ValueError(f"contains {', '.join(sorted({i for i in inputs if inputs.count(i) > 1}))} twice")
         return inputs
 
 
 class LabelModelConfig(Config):
-    """What the label model believes before it has seen a vote.
+    """Priors of the label model.
 
     Attributes:
-        noise: Share of given labels expected to be wrong.
-        source_weight: Expected weight of all sources together in the pool: 1 is their geometric mean, higher values
-            trust agreement more.
-        source_spread: Standard deviation of one source's weight around its share: smaller trusts the votes seen less.
-        bias_spread: Standard deviation of a class's bias.
-        noise_spread: Standard deviation of the log-odds of a right given label, all classes together.
-        transition_spread: Standard deviation of each class pair's own log-odds around that.
-        rounds: Upper bound of the optimiser's steps.
+        noise: Expected share of wrong given labels.
+        source_weight: Prior mean of the total weight of all sources in the pool: 1 is their geometric mean; higher
+            values give agreement more weight.
+        source_spread: Standard deviation of each source's weight around its share of the total; smaller values follow
+            the data less.
+        bias_spread: Standard deviation of each class bias.
+        noise_spread: Standard deviation of the log-odds of a right given label, shared by all classes.
+        transition_spread: Standard deviation of each class pair's log-odds around the shared value.
+        rounds: Maximum number of optimiser iterations.
     """
 
     noise: float = Field(default=0.1, gt=0, lt=1)
@@ -117,31 +119,34 @@ class LabelModelConfig(Config):
 
 
 class RefineConfig(Config):
-    """The `refine` stage: when the label model may doubt, drop, replace or add a label.
+    """The `refine` stage: when a label is down-weighted, dropped, replaced or added.
 
-    The defaults are what `tools.bench.labels` measured: weighting by belief and dropping the least believed helps on
-    noisy labels and costs nothing on clean ones, overwriting does not help. So a label is replaced only where verdicts
-    show how often that is right.
+    The defaults follow measurements of `tools.bench.labels`: weighting labels by their posterior and dropping the least
+    probable ones helps on noisy labels and does no harm on clean ones; replacing labels does not help. Therefore a
+    label is replaced only if human labels show how often this is right.
 
     Attributes:
-        label_model: What the label model believes before it has seen a vote.
-        verdicts: A csv file, ``clip_id,label``, of labels that a person vouches for; null where there is none.
-        keep_above: A given label less probable than this is called down-weighted; all weigh what they are believed.
-        review_below: Less than this: listed for review besides.
-        drop_below: Less than this: left out of training.
-        relabel_precision: Share of replacements that must be right, as verdicts show (90% sure at each threshold).
-        relabel_above: A given label is replaced only by one at least this probable, and
-        relabel_families: only where this many families of sources (a modality's voters are one) favour that label.
-        pseudo_precision: Share of a class's pseudo-labels that must be right, as verdicts show; a class of which they
-            show less gets none.
-        pseudo_above: Without enough verdicts, an unlabeled clip gets a pseudo-label only if it is this probable, and
-        pseudo_families: (always) only where this many families of sources favour it.
-        pseudo_quota: Most pseudo-labels of a class, as a multiple of its labelled clips that are trained on: the
-            majority class must not swallow the rest.
-        pseudo_weight: Weight of a pseudo-label of probability one; a labelled clip weighs one on average.
-        pseudo_splits: The splits whose clips may get pseudo-labels.
-        review_budget: How many clips without a usable label are listed for review: those that would teach most.
-        label_next: How many clips, labelled or not, ``data/labels/next.csv`` names as worth a person's verdict.
+        label_model: Priors of the label model.
+        verdicts: Csv file of human labels, ``clip_id,label``; null if there are none.
+        keep_above: Given labels below this probability are marked ``down_weight``; the weight of every label is its
+            probability.
+        review_below: Given labels below this probability are also listed for review.
+        drop_below: Given labels below this probability are excluded from training.
+        relabel_precision: Minimum share of right replacements, measured on human labels (90% confidence at each
+            threshold).
+        relabel_above: Minimum probability of a label that replaces a given one.
+        relabel_families: Minimum number of source families that vote for it (all voters of a modality are one family).
+        pseudo_precision: Minimum share of right pseudo-labels in a class, measured on human labels; a class below it
+            gets none.
+        pseudo_above: Minimum probability of a pseudo-label if there are too few human labels.
+        pseudo_families: Minimum number of source families that vote for a pseudo-label, with or without human labels.
+        pseudo_quota: Maximum number of pseudo-labels of a class, as a multiple of its labelled training clips. It keeps
+            the majority class from growing without limit.
+        pseudo_weight: Weight of a pseudo-label of probability one; labelled clips have a mean weight of one.
+        pseudo_splits: Splits whose clips may get pseudo-labels.
+        review_budget: Number of clips without a usable label listed for review, by highest entropy.
+        label_next: Number of clips, labelled or not, in ``data/labels/next.csv``, the list of clips to label by hand
+            next.
     """
 
     label_model: LabelModelConfig = LabelModelConfig()
@@ -162,7 +167,7 @@ class RefineConfig(Config):
     label_next: int = Field(default=100, ge=0)
 
     @model_validator(mode="after")
-    def _ordered(self) -> RefineConfig:
+    def _check_thresholds(self) -> RefineConfig:
         if not self.drop_below <= self.review_below <= self.keep_above:
-            raise ValueError("drop_below <= review_below <= keep_above must hold")
+            raise ValueError("drop_below <= review_below <= keep_above does not hold")
         return self

@@ -1,8 +1,8 @@
-"""Dawid and Skene's model (1979) of hard votes: every source has a confusion matrix, votes are independent given truth.
+"""Fit Dawid and Skene's model (1979): one confusion matrix per source, votes independent given the true label.
 
-It is fitted by expectation-maximisation over the distinct rows of votes, so 130,000 clips cost what their few thousand
-patterns cost. Gold labels, where there are any, count as observed truth. Votes are hard: soft ones make the expectation
-step sure of itself before it has learned anything, and collapse it.
+Expectation-maximisation runs over the distinct rows of votes, so 130,000 clips cost as much as their few thousand vote
+patterns. Gold labels count as observed truth. Votes are hard: soft votes make the first expectation step overconfident,
+and the model collapses.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ecmf_pipeline.labels.votes import ABSTAIN
 
 
 @dataclass(frozen=True, slots=True)
-class Ballots:
-    """Hard votes of n clips as their distinct patterns.
+class VotePatterns:
+    """Hard votes of n clips, stored as distinct patterns.
 
     Attributes:
-        rows: One-hot votes of each pattern, (u, S * K), sparse; a source that abstains has no entry.
-        pattern: The pattern of each clip, (n,).
+        rows: One-hot votes of each pattern, (u, S * K), sparse; an abstention has no entry.
+        pattern: Index of each clip's pattern, (n,).
         shape: S, K.
     """
 
@@ -32,19 +32,23 @@ class Ballots:
     pattern: Ints
     shape: tuple[int, int]
 
-    def counted(self, clips: NDArray[np.bool_]) -> Floats:
-        """How many of the chosen clips show each pattern, (u,)."""
+    def count_clips(self, clips: NDArray[np.bool_]) -> Floats:
+        """Return the number of chosen clips with each pattern, (u,)."""
         counts: Floats = np.bincount(self.pattern[clips], minlength=self.rows.shape[0]).astype(np.float64)
         return counts
 
-    def by_class(self, clips: Ints, labels: Ints) -> Floats:
-        """How often each source casts each vote where the label is known, (S, K true, K voted)."""
+    def count_votes(self, clips: Ints, labels: Ints) -> Floats:
+        """Return the number of votes of each source by label, (S, K true, K voted), for clips with known labels."""
         truth = np.zeros((self.rows.shape[0], self.shape[1]))
         np.add.at(truth, (self.pattern[clips], labels), 1.0)
-        return self.expected(truth)
+        return self.expected_votes(truth)
 
-    def expected(self, truth: Floats) -> Floats:
-        """How often each source casts each vote by true class, (S, K true, K voted), of clips by pattern, (u, K)."""
+    def expected_votes(self, truth: Floats) -> Floats:
+        """Return the expected number of votes of each source by true label, (S, K true, K voted).
+
+        Args:
+            truth: Expected number of clips by pattern and true label, (u, K).
+        """
         sources, classes = self.shape
         counts: Floats = (self.rows.T @ truth).reshape(sources, classes, classes)  # (S, K voted, K true)
         return np.swapaxes(counts, 1, 2)
@@ -58,45 +62,45 @@ class DawidSkene:
     confusion: Floats
 
     def scores(self, rows: sparse.csr_array) -> Floats:
-        """Log P(truth, votes) of one-hot votes (u, S * K), (u, K)."""
+        """Return log P(truth, votes), (u, K), for one-hot votes (u, S * K)."""
         sources, classes, _ = self.confusion.shape
         table = np.log(np.swapaxes(self.confusion, 1, 2)).reshape(sources * classes, classes)  # rows: source and vote
         scores: Floats = rows @ table + np.log(self.shares)
         return scores
 
 
-def ballots(cast: Ints, classes: int) -> Ballots:
-    """Hard votes (n, S), `ABSTAIN` where there is none, as distinct patterns."""
-    clips, sources = cast.shape
+def vote_patterns(hard_votes: Ints, classes: int) -> VotePatterns:
+    """Find the distinct patterns of hard votes (n, S), which hold `ABSTAIN` for abstentions."""
+    clips, sources = hard_votes.shape
     if (classes + 1.0) ** sources < 2**62:
         key = np.zeros(clips, np.int64)
-        for column in cast.T:
+        for column in hard_votes.T:
             key = key * (classes + 1) + (column + 1)
         _, first, pattern = np.unique(key, return_index=True, return_inverse=True)
     else:
-        _, first, pattern = np.unique(cast, axis=0, return_index=True, return_inverse=True)
-    distinct = cast[first]  # (u, S)
+        _, first, pattern = np.unique(hard_votes, axis=0, return_index=True, return_inverse=True)
+    distinct = hard_votes[first]  # (u, S)
     voting = distinct != ABSTAIN
     columns = (np.arange(sources) * classes + distinct)[voting]
     starts = np.concatenate([[0], voting.sum(axis=1).cumsum()])
     rows = sparse.csr_array((np.ones(len(columns)), columns, starts), shape=(len(distinct), sources * classes))
-    return Ballots(rows, pattern.reshape(-1).astype(np.int64), (sources, classes))
+    return VotePatterns(rows, pattern.reshape(-1).astype(np.int64), (sources, classes))
 
 
-def from_counts(counts: Floats, class_counts: Floats, strength: float) -> DawidSkene:
-    """The posterior mean of the confusions and class shares.
+def posterior_mean(counts: Floats, class_counts: Floats, strength: float) -> DawidSkene:
+    """Return the posterior mean of the confusion matrices and class shares.
 
-    Each row of a source's confusion has a Dirichlet prior of total weight ``strength``, centred on what the source does
-    regardless of class: its accuracy on the diagonal, its usual wrong votes beside it.
+    Each row of a confusion matrix has a Dirichlet prior of total weight ``strength``. Its centre does not depend on the
+    class: the accuracy of the source on the diagonal, and its overall distribution of wrong votes elsewhere.
 
     Args:
-        counts: Votes by source and true class, (S, K true, K voted); expected counts will do.
-        class_counts: Clips by true class, (K,).
+        counts: Observed or expected votes by source and true label, (S, K true, K voted).
+        class_counts: Clips by true label, (K,).
         strength: Weight of the prior, in clips of each class.
     """
     sources, classes, _ = counts.shape
     right = np.einsum("skk->s", counts)
-    # Before any vote is seen a source is taken to be right in half its votes, with the weight of two of them.
+    # Prior of the accuracy: one half, with the weight of two votes.
     accuracy = (right + 1.0) / (counts.sum(axis=(1, 2)) + 2.0)  # (S,)
     wrong = counts.sum(axis=1) - np.einsum("skk->sk", counts) + 1.0  # (S, K voted)
     centre = np.empty((sources, classes, classes))
@@ -113,7 +117,7 @@ def from_counts(counts: Floats, class_counts: Floats, strength: float) -> DawidS
 
 
 def fit(
-    votes: Ballots,
+    votes: VotePatterns,
     unknown: Floats,
     known_counts: Floats,
     known_classes: Floats,
@@ -123,28 +127,28 @@ def fit(
     rounds: int = 50,
     tolerance: float = 1e-4,
 ) -> DawidSkene:
-    """Expectation-maximisation.
+    """Fit the model by expectation-maximisation.
 
     Args:
-        votes: The patterns.
-        unknown: How many clips of unknown truth show each pattern, (u,).
-        known_counts: Votes by source and class where the truth is known, (S, K, K).
-        known_classes: Clips by class where it is known, (K,).
-        start: Where to begin.
-        strength: See `from_counts`.
-        rounds: Upper bound of the steps.
-        tolerance: Stop when no class share and no confusion moves further than this.
+        votes: The vote patterns.
+        unknown: Number of clips with unknown label by pattern, (u,).
+        known_counts: Votes by source and label over clips with known label, (S, K, K).
+        known_classes: Clips with known label by label, (K,).
+        start: Initial model.
+        strength: See `posterior_mean`.
+        rounds: Maximum number of iterations.
+        tolerance: Stop if no class share and no confusion entry changes by more than this.
     """
-    seen = unknown > 0
-    rows, unknown = votes.rows[seen], unknown[seen]
+    occurs = unknown > 0
+    rows, unknown = votes.rows[occurs], unknown[occurs]
     sources, classes = votes.shape
     model = start
     for _ in range(rounds):
-        expected = unknown[:, None] * softmax(model.scores(rows), axis=1)  # (u, K)
-        counts = np.swapaxes((rows.T @ expected).reshape(sources, classes, classes), 1, 2)
-        found = from_counts(counts + known_counts, expected.sum(axis=0) + known_classes, strength)
-        moved = max(np.abs(found.confusion - model.confusion).max(), np.abs(found.shares - model.shares).max())
-        model = found
-        if moved < tolerance:
+        expected_clips = unknown[:, None] * softmax(model.scores(rows), axis=1)  # (u, K)
+        counts = np.swapaxes((rows.T @ expected_clips).reshape(sources, classes, classes), 1, 2)
+        updated = posterior_mean(counts + known_counts, expected_clips.sum(axis=0) + known_classes, strength)
+        change = max(np.abs(updated.confusion - model.confusion).max(), np.abs(updated.shares - model.shares).max())
+        model = updated
+        if change < tolerance:
             break
     return model

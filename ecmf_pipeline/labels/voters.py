@@ -1,7 +1,7 @@
-"""Weak classifiers: out-of-fold votes of each modality, in one round or several.
+"""Compute out-of-fold votes of weak classifiers on each modality, in one or several rounds.
 
-A labelled clip is judged by the model that was fitted without its fold, so its own given label never reaches its vote.
-Standardisation and principal components are fitted inside the fold's training part too.
+The vote on a labelled clip comes from a model that was fitted without the clip's fold, so its given label never
+influences its own vote. Standardisation and PCA are fitted on the training part of the fold too.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Floats, Ints, weighted_f1
-from ecmf_pipeline.labels.combining import LEAST_GOLD
+from ecmf_pipeline.labels.combining import MIN_GOLD
 from ecmf_pipeline.labels.config import LightGbmConfig, LinearConfig, RefineConfig, VoteConfig
 from ecmf_pipeline.labels.label_model import assess_labels
 
 ALL = "all"
-"""The name of all modalities together, as that of a modality."""
+"""Name of the modality that joins all modalities."""
 
 
 VoterConfig = LinearConfig | LightGbmConfig
 
 
 def voters_of(config: VoteConfig) -> dict[str, VoterConfig]:
-    """The voters of each modality, by kind."""
-    return {one.kind: one for one in (config.linear, config.lightgbm) if one is not None}
+    """Return the configured voters of each modality, by kind."""
+    return {voter.kind: voter for voter in (config.linear, config.lightgbm) if voter is not None}
 
 
 def vote(
     config: VoterConfig, training: Floats, given: Ints, queries: Floats, *, seed: int, weights: Floats | None = None
 ) -> Floats:
-    """Fit a classifier on some clips and judge others.
+    """Fit a classifier on labelled clips and predict others.
 
     Args:
-        config: The classifier.
-        training: Features of the clips to learn from, (m, D).
-        given: Their labels, (m,): 0 .. C-1, every one of the C labels present, C > 1.
-        queries: Features of the clips to judge, (q, D).
-        seed: Seed of whatever is random.
-        weights: How much each clip to learn from counts, (m,), above zero; None: alike.
+        config: Settings of the classifier.
+        training: Features of the training clips, (m, D).
+        given: Their labels, (m,): 0 .. C-1, each of the C labels present, C > 1.
+        queries: Features of the clips to predict, (q, D).
+        seed: Random seed.
+        weights: Positive weight of each training clip, (m,); None: equal weights.
 
     Returns:
         Probabilities, (q, C).
@@ -59,7 +59,7 @@ def _linear(config: LinearConfig, training: Floats, given: Ints, queries: Floats
 
     model = LogisticRegression(C=config.inverse_penalty, max_iter=config.iterations, random_state=seed, solver="lbfgs")
     with warnings.catch_warnings():
-        # Stopping at the bound of steps costs a weak voter nothing that the label model would not discount.
+        # The label model gives a voter that has not converged a lower weight.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(training, given, sample_weight=counts)
     probs: Floats = model.predict_proba(queries)
@@ -69,7 +69,11 @@ def _linear(config: LinearConfig, training: Floats, given: Ints, queries: Floats
 def _lightgbm(
     config: LightGbmConfig, training: Floats, given: Ints, queries: Floats, counts: Floats, seed: int
 ) -> Floats:
-    """A leaf holds at most half a class of average size (m / 2C): the usual 30 of 77 clips would leave no split."""
+    """Fit and predict with LightGBM.
+
+    A leaf needs at most half a class of average size (m / 2C) as ``min_data_in_leaf``: with the usual 30 of 77 clips
+    there would be no split.
+    """
     import lightgbm
 
     classes = int(given.max()) + 1
@@ -107,138 +111,142 @@ def out_of_fold_votes(
     seed: int = 0,
     weights: Mapping[int, Floats] | None = None,
 ) -> Floats:
-    """Judge every clip with models that have not seen its given label.
+    """Predict each clip with models that were not fitted to its given label.
 
     Args:
-        features: One row a clip, (n, D); a row with a NaN is missing and is not judged.
-        given: Given labels, (n,), -1 where there is none.
-        folds: The fold of each labelled clip, (n,), anything elsewhere. Clips of one group belong in one fold.
-        voter: What judges.
-        n_classes: K; labels that a training part lacks get probability 0.
-        seed: Seed of the voter.
-        weights: By fold that is held out, how much each clip counts for the models that judge it, (n,); those of
-            weight 0 are not learned from.
+        features: One row per clip, (n, D); a row with a NaN counts as missing.
+        given: Given labels, (n,); -1 if there is none.
+        folds: Fold of each labelled clip, (n,); ignored for unlabelled clips. Clips of one group must share a fold.
+        voter: Settings of the classifier.
+        n_classes: K; labels missing from a training part get probability 0.
+        seed: Seed of the classifier.
+        weights: For each held-out fold, the weight of each clip in training, (n,); clips of weight 0 are excluded.
 
     Returns:
-        Probabilities, (n, K): a labelled clip's by the model that held its fold out, an unlabeled clip's the mean of
-        all folds' models. NaN, an abstention, where the features are missing or no model had two labels to tell apart.
+        Probabilities, (n, K). A labelled clip is predicted by the model that held out its fold, an unlabelled clip by
+        the mean of the models of all folds. NaN (abstention) if the features are missing or no model had two classes.
 
     Raises:
-        ValueError: When shapes differ or a feature is infinite.
+        ValueError: Shapes differ or a feature is infinite.
     """
     features = np.asarray(features)
     given = np.asarray(given, np.int64)
     if features.ndim != 2 or given.shape != features.shape[:1] or folds.shape != given.shape:
         raise ValueError(f"features {features.shape}, given {given.shape} and folds {folds.shape} do not match")
     if np.isinf(features).any():
-        raise ValueError("a feature is infinite")
+        raise ValueError("features contain infinite values")
     if given.max(initial=-1) >= n_classes:
-        raise ValueError(f"given label {given.max()} is beyond {n_classes} classes")
+        raise ValueError(f"given label {given.max()} is out of range for {n_classes} classes")
     present = ~np.isnan(features).any(axis=1)
     labelled = present & (given >= 0)
     unlabeled = np.flatnonzero(present & (given < 0))
     votes = np.full((len(given), n_classes), np.nan)
-    total, models = np.zeros((len(unlabeled), n_classes)), 0
+    summed, models = np.zeros((len(unlabeled), n_classes)), 0
     for fold in np.unique(folds[labelled]).tolist():
-        counts = np.ones(len(given)) if weights is None else weights[fold]
-        training = np.flatnonzero(labelled & (folds != fold) & (counts > 0))
+        fold_weights = np.ones(len(given)) if weights is None else weights[fold]
+        training = np.flatnonzero(labelled & (folds != fold) & (fold_weights > 0))
         held_out = np.flatnonzero(labelled & (folds == fold))
-        known, compact = np.unique(given[training], return_inverse=True)
-        if len(known) < 2:
-            continue  # nothing to tell apart: this fold's clips get no vote
-        asked = np.concatenate([held_out, unlabeled])
-        probs = np.zeros((len(asked), n_classes))
-        probs[:, known] = vote(
+        classes, class_indices = np.unique(given[training], return_inverse=True)
+        if len(classes) < 2:
+            continue  # a classifier needs two classes: the clips of this fold get no vote
+        queries = np.concatenate([held_out, unlabeled])
+        probs = np.zeros((len(queries), n_classes))
+        probs[:, classes] = vote(
             voter,
             np.asarray(features[training], np.float64),
-            compact,
-            np.asarray(features[asked], np.float64),
+            class_indices,
+            np.asarray(features[queries], np.float64),
             seed=seed,
-            weights=None if weights is None else counts[training],
+            weights=None if weights is None else fold_weights[training],
         )
         votes[held_out] = probs[: len(held_out)]
-        total += probs[len(held_out) :]
+        summed += probs[len(held_out) :]
         models += 1
     if models:
-        votes[unlabeled] = total / models
+        votes[unlabeled] = summed / models
     return votes
 
 
 def joined(features: Mapping[str, NDArray[np.floating]]) -> Floats:
-    """All modalities side by side, (n, sum of D + M): what one voter sees who judges by all of them.
+    """Concatenate all modalities, (n, sum of D + M), as input of a voter on all modalities.
 
-    A modality that a clip lacks is filled with its mean over the clips that have it, and a column a modality says which
-    clips do. A clip that lacks all is a row of NaN.
+    A missing modality is filled with its mean over the clips that have it. M more columns mark which modalities each
+    clip has. A clip without any modality is a row of NaN.
     """
-    columns, have = [], []
+    columns, masks_by_modality = [], []
     for values in features.values():
         block = np.array(values, np.float64)
         present = ~np.isnan(block).any(axis=1)
-        have.append(present)
+        masks_by_modality.append(present)
         if present.any():
             block[~present] = block[present].mean(axis=0)
             columns.append(block)
-    masks = np.stack(have, axis=1)  # (n, M)
+    masks = np.stack(masks_by_modality, axis=1)  # (n, M)
     rows = np.concatenate([*columns, masks.astype(np.float64)], axis=1)
     rows[~masks.any(axis=1)] = np.nan
     return rows
 
 
 def family_of(source: str) -> str:
-    """Sources that judge by the same input are one family: all voters of a modality; the LLM reads the words.
+    """Return the family of a source: sources with the same input count as one.
 
-    What it is told of face and voice comes from both branches' features; the pictures it sees are those of `global`.
+    All voters of a modality form one family. The LLM votes by the transcript, so it belongs to ``text``. Its prompt
+    with cues describes both face and voice (``all``), and its frames are those of ``global``.
     """
     families = {"llm": "text", "llm/cues": ALL, "llm/frames": "global", "fusion": ALL}
     return families.get(source, source.partition("/")[0])
 
 
 def project(training: Floats, queries: Floats, components: int) -> tuple[Floats, Floats]:
-    """Standardise, then keep at most ``components`` principal components, both fitted on the training rows alone."""
+    """Standardise, then keep at most ``components`` principal components, both fitted on the training rows only."""
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler().fit(training)
     training, queries = scaler.transform(training), scaler.transform(queries)
-    kept = min(components, len(training) - 1, training.shape[1])
-    if kept >= training.shape[1]:
-        return training, queries  # few columns: rotating them gains nothing
-    # Both solvers are exact; which one is cheap depends on the shape. The third, randomised, would need a seed.
+    n_components = min(components, len(training) - 1, training.shape[1])
+    if n_components >= training.shape[1]:
+        return training, queries  # PCA would only rotate them
+    # Both solvers are exact; the shape decides which is faster. The randomised solver would need a seed.
     solver = "covariance_eigh" if len(training) > training.shape[1] else "full"
-    with np.errstate(invalid="ignore"):  # all rows alike: no variance to take shares of
-        pca = PCA(n_components=kept, svd_solver=solver).fit(training)
+    with np.errstate(invalid="ignore"):  # identical rows have no variance
+        pca = PCA(n_components=n_components, svd_solver=solver).fit(training)
     return pca.transform(training), pca.transform(queries)
 
 
 def clip_weights(given: Ints, balance: float, weights: Floats | None = None) -> Floats:
-    """A weight for each clip, (m,), mean about one: the inverse frequency of its label to the power ``balance``.
+    """Return a weight per clip, (m,), mean about one: the inverse frequency of its label to the power ``balance``.
 
-    Clips that count differently, by ``weights``, (m,), count so in the frequencies too.
+    Args:
+        given: Labels, (m,).
+        balance: Exponent; 0 leaves the frequencies as they are, 1 balances the classes.
+        weights: Weight of each clip, (m,), which also counts in the frequencies; None: equal weights.
     """
-    own = np.ones(len(given)) if weights is None else weights
-    counts = np.bincount(given, own)
-    balanced: Floats = own * (own.sum() / (np.count_nonzero(counts) * counts[given])) ** balance
+    base_weights = np.ones(len(given)) if weights is None else weights
+    counts = np.bincount(given, base_weights)
+    balanced: Floats = base_weights * (base_weights.sum() / (np.count_nonzero(counts) * counts[given])) ** balance
     return balanced
 
 
 JointVoter = Callable[[Ints, Ints, Mapping[int, Floats] | None], Floats]
-"""Judges by all modalities at once, has its own features, and trains a model a fold: the fusion.
+"""Votes from all modalities with its own features and one model per fold: the fusion.
 
-From given labels, (n,), -1 where there is none, the fold of each clip, (n,), and, by fold that is held out, how much
-each clip counts for the models that judge it, (n,), to out-of-fold probabilities, (n, K), NaN where it abstains. A clip
-is judged by models that saw no label of its fold."""
+Called with given labels, (n,), -1 if there is none; the fold of each clip, (n,); and, for each held-out fold, the
+weight of each clip in training, (n,). Returns out-of-fold probabilities, (n, K), NaN for abstentions. A clip is
+predicted by models that saw no label of its fold.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Who votes on what.
+    """All voters with their inputs.
 
     Attributes:
-        features: One row a clip by name of the modality, (n, D) each, NaN where a clip has none.
-        voters: The voters of each modality, by kind.
+        features: Features by modality, one row per clip, (n, D) each; NaN if the clip lacks the modality.
+        voters: Voters of each modality, by kind.
         n_classes: K.
         seed: Seed of the voters.
-        joint: Who judges by all modalities at once, by name.
+        joint: Voters on all modalities at once, by name.
     """
 
     features: Mapping[str, NDArray[np.floating]]
@@ -248,27 +256,27 @@ class Panel:
     joint: Mapping[str, JointVoter] = field(default_factory=dict)
 
     def votes(self, given: Ints, folds: Ints, weights: Mapping[int, Floats] | None = None) -> dict[str, Floats]:
-        """Out-of-fold votes by source, (n, K); see `out_of_fold_votes`."""
-        found = {
+        """Return out-of-fold votes by source, (n, K); see `out_of_fold_votes`."""
+        votes = {
             f"{name}/{kind}": out_of_fold_votes(
                 values, given, folds, voter, n_classes=self.n_classes, seed=self.seed, weights=weights
             )
             for name, values in self.features.items()
             for kind, voter in self.voters.items()
         }
-        return found | {name: vote_of(given, folds, weights) for name, vote_of in self.joint.items()}
+        return votes | {name: joint_voter(given, folds, weights) for name, joint_voter in self.joint.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """The votes of the best round, and how each round did on held-out labels, the first one first."""
+    """Votes of the best round, and the held-out score of each round in order."""
 
     votes: dict[str, Floats]
     scores: tuple[float, ...]
 
     @property
     def best(self) -> int:
-        """The round whose votes these are, from 1 up."""
+        """Number of the best round, starting at 1."""
         return int(np.argmax(self.scores)) + 1
 
 
@@ -281,61 +289,70 @@ def vote_in_rounds(
     score: Callable[[Floats], float],
     config: RefineConfig,
 ) -> Rounds:
-    """Vote, and vote again with labels weighed by what the last round made of them, until that gains nothing.
+    """Repeat voting, with labels weighted by the previous round's posterior, until the held-out score stops improving.
 
     Args:
-        panel: Who votes on what.
-        given: Given labels, (n,), -1 where there is none.
-        folds: The fold of each labelled clip, (n,), for joint voters of every clip.
-        rounds: The most rounds; 1 takes labels as they are given.
-        score: How good mean probabilities, (n, K), are; NaN rows where nobody votes.
-        config: Below which belief a label is dropped, and what the label model believes at first.
+        panel: The voters.
+        given: Given labels, (n,); -1 if there is none.
+        folds: Fold of each labelled clip, (n,); joint voters need the fold of every clip.
+        rounds: Maximum number of rounds; 1 weights all given labels equally.
+        score: Score of mean probabilities, (n, K), with NaN rows where all sources abstain.
+        config: Threshold below which a label is dropped, and the priors of the label model.
     """
     votes = panel.votes(given, folds)
-    scores = [score(_mean(votes))]
-    best = votes
-    beliefs: dict[int, Floats] | None = None
+    scores = [score(_mean_votes(votes))]
+    best_votes = votes
+    weights: dict[int, Floats] | None = None
     for _ in range(rounds - 1):
-        beliefs = {
-            fold: _beliefs(panel, given, folds, fold, beliefs, config) for fold in np.unique(folds[given >= 0]).tolist()
+        weights = {
+            fold: _label_weights(panel, given, folds, fold, weights, config)
+            for fold in np.unique(folds[given >= 0]).tolist()
         }
-        votes = panel.votes(given, folds, beliefs)
-        scores.append(score(_mean(votes)))
+        votes = panel.votes(given, folds, weights)
+        scores.append(score(_mean_votes(votes)))
         if scores[-1] <= max(scores[:-1]):
             break
-        best = votes
-    return Rounds(best, tuple(scores))
+        best_votes = votes
+    return Rounds(best_votes, tuple(scores))
 
 
 def held_out_score(probs: Floats, *, given: Ints, verdicts: Ints) -> float:
-    """Weighted F1 of out-of-fold probabilities, (n, K): by verdicts where there are enough, else by given labels.
+    """Return the weighted F1 of out-of-fold probabilities, (n, K).
 
-    Given labels may be wrong, but the models that judged a clip saw neither its label nor its fold's.
+    Human labels are the truth if there are at least `MIN_GOLD`, else the given labels. Given labels may be wrong, but
+    the models that predicted a clip saw no label of its fold.
+
+    Args:
+        probs: Probabilities, (n, K); NaN rows are skipped.
+        given: Given labels, (n,); -1 if there is none.
+        verdicts: Human labels, (n,); -1 if there is none.
     """
-    judged = verdicts >= 0
-    truth = verdicts if judged.sum() >= LEAST_GOLD else given
-    known = (truth >= 0) & ~np.isnan(probs[:, 0])
-    if not known.any():
+    has_human_label = verdicts >= 0
+    truth = verdicts if has_human_label.sum() >= MIN_GOLD else given
+    scored = (truth >= 0) & ~np.isnan(probs[:, 0])
+    if not scored.any():
         return 0.0
-    return weighted_f1(truth[known].astype(str).tolist(), probs[known].argmax(axis=1).astype(str).tolist())
+    return weighted_f1(truth[scored].astype(str).tolist(), probs[scored].argmax(axis=1).astype(str).tolist())
 
 
-def _beliefs(
-    panel: Panel, given: Ints, folds: Ints, fold: int, before: Mapping[int, Floats] | None, config: RefineConfig
+def _label_weights(
+    panel: Panel, given: Ints, folds: Ints, fold: int, previous: Mapping[int, Floats] | None, config: RefineConfig
 ) -> Floats:
-    """What is believed of each label, (n,), without the labels of one fold; 0 where it is dropped."""
-    visible = np.where(folds == fold, -1, given)
-    inner = None if before is None else dict.fromkeys(np.unique(folds[visible >= 0]).tolist(), before[fold])
-    votes = panel.votes(visible, folds, inner)
-    posterior = assess_labels(votes, visible, folds=folds, config=config.label_model).posterior
-    belief = np.where(visible >= 0, posterior[np.arange(len(given)), visible], 0.0)
-    silent = np.isnan(np.stack([probs[:, 0] for probs in votes.values()])).all(axis=0)
-    belief[silent & (visible >= 0)] = 1.0  # nobody spoke against it
-    kept: Floats = np.where(belief < config.drop_below, 0.0, belief)
+    """Return the posterior of each given label, (n,), computed without the labels of one fold; 0 if dropped."""
+    visible_labels = np.where(folds == fold, -1, given)
+    inner_weights = (
+        None if previous is None else dict.fromkeys(np.unique(folds[visible_labels >= 0]).tolist(), previous[fold])
+    )
+    votes = panel.votes(visible_labels, folds, inner_weights)
+    posterior = assess_labels(votes, visible_labels, folds=folds, config=config.label_model).posterior
+    posterior_of_given = np.where(visible_labels >= 0, posterior[np.arange(len(given)), visible_labels], 0.0)
+    all_abstain = np.isnan(np.stack([probs[:, 0] for probs in votes.values()])).all(axis=0)
+    posterior_of_given[all_abstain & (visible_labels >= 0)] = 1.0  # no vote contradicts the label
+    kept: Floats = np.where(posterior_of_given < config.drop_below, 0.0, posterior_of_given)
     return kept
 
 
-def _mean(votes: Mapping[str, Floats]) -> Floats:
+def _mean_votes(votes: Mapping[str, Floats]) -> Floats:
     stacked = np.stack(list(votes.values()))  # (S, n, K)
     voting = ~np.isnan(stacked[:, :, :1])
     total = voting.sum(axis=0)

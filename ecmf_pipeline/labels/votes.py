@@ -1,10 +1,10 @@
-"""Votes of several sources: as evidence, pooled, and how each source fares.
+"""Represent votes of several sources, pool them log-linearly, and measure each source.
 
-A log-linear pool has one weight a source and one bias a class. It is fitted by L-BFGS-B to the maximum of a posterior:
-normal priors on all parameters, and the cross-entropy with what is known of the truth. Truth may be known as
-probabilities (`fit_log_pool`), or through labels of which some are wrong (`fit_noisy_log_pool`). Then a transition from
-true to given label is fitted along (Patrini et al. 2017, arXiv 1609.03683), under a logistic-normal prior: one noise
-rate for all, and deviations of each pair of classes.
+A log-linear pool has one weight per source and one bias per class. L-BFGS-B fits it to the maximum of the posterior:
+normal priors on all parameters, and the cross-entropy with the known truth. The truth is either given as probabilities
+(`fit_log_pool`) or as labels of which some are wrong (`fit_noisy_log_pool`). In the second case a transition matrix
+from true to given labels is fitted at the same time (Patrini et al. 2017, arXiv 1609.03683). Its prior is
+logistic-normal: one noise rate for all classes, and a deviation for each pair of classes.
 """
 
 from __future__ import annotations
@@ -22,78 +22,78 @@ from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.labels.config import LabelModelConfig
 
 ABSTAIN = -1
-"""The vote of a source that has no opinion of a clip."""
+"""Index of an abstention, in place of a class index."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What S sources say of n clips and K labels.
+    """Votes of S sources on n clips with K labels.
 
     Attributes:
-        logs: Centred log-probabilities, (n, S, K): zero, which says nothing, where a source abstains.
-        cast: First choices, (n, S), `ABSTAIN` where there is none.
+        logs: Centred log-probabilities, (n, S, K); zeros if the source abstains.
+        hard_votes: Hard votes, (n, S): the most probable label, or `ABSTAIN`.
     """
 
     logs: Floats
-    cast: Ints
+    hard_votes: Ints
 
     @property
-    def silent(self) -> NDArray[np.bool_]:
+    def all_abstain(self) -> NDArray[np.bool_]:
         """Whether all sources abstain, (n,)."""
-        silent: NDArray[np.bool_] = (self.cast == ABSTAIN).all(axis=1)
-        return silent
+        all_abstain: NDArray[np.bool_] = (self.hard_votes == ABSTAIN).all(axis=1)
+        return all_abstain
 
 
-def evidence_of(votes: Mapping[str, NDArray[np.floating]], *, floor: float) -> Evidence:
-    """Check the votes of all sources and bring them together.
+def stack_votes(votes: Mapping[str, NDArray[np.floating]], *, floor: float) -> Evidence:
+    """Check and stack the votes of all sources.
 
     Args:
-        votes: Probabilities by source, (n, K) each; a row that is all NaN abstains.
-        floor: Probabilities are clipped here: no single source may rule a label out, or in.
+        votes: Probabilities by source, (n, K) each; a row of NaN is an abstention.
+        floor: Probabilities are clipped to at least this value, because no single source may rule a label in or out.
 
     Raises:
-        ValueError: When there is no source, shapes differ, or a row is neither a distribution nor all NaN.
+        ValueError: There is no source, shapes differ, or a row is neither a distribution nor all NaN.
     """
     if not votes:
-        raise ValueError("there is no source of votes")
+        raise ValueError("no source of votes")
     shapes = {np.shape(probs) for probs in votes.values()}
     if len(shapes) > 1 or len(next(iter(shapes))) != 2:
-        raise ValueError(f"votes must all be (n, K), not {sorted(shapes)}")
+        raise ValueError(f"votes must all have the same shape (n, K), not {sorted(shapes)}")
     stacked = np.stack([np.asarray(probs, np.float64) for probs in votes.values()], axis=1)
-    silent = np.asarray(np.isnan(stacked).all(axis=2))  # (n, S)
-    voting = stacked[~silent]
+    abstains = np.asarray(np.isnan(stacked).all(axis=2))  # (n, S)
+    voting = stacked[~abstains]
     if not (np.all(voting >= 0) and np.allclose(voting.sum(axis=1), 1.0, atol=1e-3)):
-        raise ValueError("a vote must be a distribution over the labels, or all NaN")
+        raise ValueError("each vote must be a distribution over the labels, or all NaN")
     logs = np.log(np.clip(stacked, floor, 1.0))
     logs -= logs.mean(axis=2, keepdims=True)
-    logs[silent] = 0.0
-    cast = np.where(silent, ABSTAIN, np.where(silent[:, :, None], 0.0, stacked).argmax(axis=2))
-    return Evidence(logs, cast.astype(np.int64))
+    logs[abstains] = 0.0
+    hard_votes = np.where(abstains, ABSTAIN, np.where(abstains[:, :, None], 0.0, stacked).argmax(axis=2))
+    return Evidence(logs, hard_votes.astype(np.int64))
 
 
 def first_choice(probs: NDArray[np.floating]) -> Ints:
-    """The label each row of probs (n, K) favours, (n,); `ABSTAIN` where the row is all NaN."""
-    silent = np.isnan(probs).all(axis=1)
-    choice = np.where(silent[:, None], 0.0, probs).argmax(axis=1)
-    return np.where(silent, ABSTAIN, choice).astype(np.int64)
+    """Return the most probable label of each row of probs (n, K), (n,); `ABSTAIN` for rows of NaN."""
+    abstains = np.isnan(probs).all(axis=1)
+    choice = np.where(abstains[:, None], 0.0, probs).argmax(axis=1)
+    return np.where(abstains, ABSTAIN, choice).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class SourceReport:
-    """How one source fares.
+    """Coverage, reliability, confusion and error correlations of one source.
 
     Attributes:
-        name: Its name.
-        coverage: Share of the clips it votes on.
-        votes: How many votes are compared, with gold labels, or with what all sources together say, where there are no
-            gold labels (which flatters sources that err together).
-        reliability: Share of them that are right; NaN where there are none.
-        reliability_interval: Its 95% interval (Jeffreys).
-        confusion: P(vote | truth), (K true, K voted), shrunk towards equal shares by one vote a row.
+        name: Name of the source.
+        coverage: Share of the clips on which it votes.
+        votes: Number of votes compared with gold labels. Without gold labels, votes are compared with the combined
+            votes, which overestimates sources that make the same errors.
+        reliability: Share of these votes that are right; NaN if there are none.
+        reliability_interval: 95% interval of the reliability (Jeffreys).
+        confusion: P(vote | truth), (K true, K voted), shrunk towards equal shares by one vote per row.
         confusion_low: Lower end of its 95% intervals, (K, K).
-        confusion_high: Upper end, (K, K).
-        error_correlation: Correlation of its errors with each source's, by name: 1 errs where this one does, 0 errs
-            independently; NaN where they share no votes, or one of them never (or always) errs.
+        confusion_high: Upper end of its 95% intervals, (K, K).
+        error_correlation: Correlation of its errors with those of each source, by name. 1: both err on the same clips;
+            0: they err independently; NaN: they share no votes, or one of them never (or always) errs.
     """
 
     name: str
@@ -108,54 +108,65 @@ class SourceReport:
 
 
 def report_sources(
-    names: Sequence[str], cast: Ints, truth: Floats, judged: NDArray[np.bool_]
+    names: Sequence[str], hard_votes: Ints, truth: Floats, judged: NDArray[np.bool_]
 ) -> tuple[SourceReport, ...]:
-    """Compare every source's votes, (n, S), with probabilities of the truth, (n, K), on the judged clips, (n,)."""
+    """Compare the hard votes of each source with the truth on some of the clips.
+
+    Args:
+        names: Names of the S sources.
+        hard_votes: Hard votes, (n, S).
+        truth: Probabilities of the true label, (n, K).
+        judged: Clips to compare, (n,).
+    """
     classes = truth.shape[1]
-    chosen, known = cast[judged], truth[judged]  # (m, S), (m, K)
+    chosen, known_truth = hard_votes[judged], truth[judged]  # (m, S), (m, K)
     voting = chosen != ABSTAIN  # (m, S)
-    correlation = error_correlations(chosen, known)
+    correlation = error_correlations(chosen, known_truth)
     reports = []
     for index, name in enumerate(names):
-        counts = known[voting[:, index]].T @ np.eye(classes)[chosen[voting[:, index], index]]  # (K, K)
+        counts = known_truth[voting[:, index]].T @ np.eye(classes)[chosen[voting[:, index], index]]  # (K, K)
         total = counts.sum(axis=1, keepdims=True)
-        right, votes = float(np.trace(counts)), float(counts.sum())
-        low, high = beta.ppf([0.025, 0.975], right + 0.5, votes - right + 0.5)
-        share = (counts + 1 / classes) / (total + 1.0)
-        others = total + 1.0 - (counts + 1 / classes) if classes > 1 else np.full((1, 1), 1e-9)
+        n_right, votes = float(np.trace(counts)), float(counts.sum())
+        low, high = beta.ppf([0.025, 0.975], n_right + 0.5, votes - n_right + 0.5)
+        shares = (counts + 1 / classes) / (total + 1.0)
+        remainder = total + 1.0 - (counts + 1 / classes) if classes > 1 else np.full((1, 1), 1e-9)
         reports.append(
             SourceReport(
                 name=name,
-                coverage=float((cast[:, index] != ABSTAIN).mean()) if len(cast) else 0.0,
+                coverage=float((hard_votes[:, index] != ABSTAIN).mean()) if len(hard_votes) else 0.0,
                 votes=int(voting[:, index].sum()),
-                reliability=right / votes if votes else float("nan"),
+                reliability=n_right / votes if votes else float("nan"),
                 reliability_interval=(float(low), float(high)),
-                confusion=share,
-                confusion_low=beta.ppf(0.025, counts + 1 / classes, others),
-                confusion_high=beta.ppf(0.975, counts + 1 / classes, others),
+                confusion=shares,
+                confusion_low=beta.ppf(0.025, counts + 1 / classes, remainder),
+                confusion_high=beta.ppf(0.975, counts + 1 / classes, remainder),
                 error_correlation=dict(zip(names, correlation[index].tolist(), strict=True)),
             )
         )
     return tuple(reports)
 
 
-def error_correlations(cast: Ints, truth: Floats) -> Floats:
-    """Correlations of the sources' errors, (S, S), each over the clips that both vote on; NaN where it is unknown.
+def error_correlations(hard_votes: Ints, truth: Floats) -> Floats:
+    """Return the correlations of the sources' errors, (S, S); NaN if undefined.
 
-    Of votes, (n, S), and probabilities of the truth, (n, K).
+    Each correlation is computed over the clips on which both sources vote.
+
+    Args:
+        hard_votes: Hard votes, (n, S).
+        truth: Probabilities of the true label, (n, K).
     """
-    voting = cast != ABSTAIN
-    chosen = truth[np.arange(len(truth))[:, None], np.where(voting, cast, 0)]
-    error = np.where(voting, 1.0 - chosen, 0.0)  # (n, S) expected errors
-    ballots = voting.astype(np.float64)
-    shared = ballots.T @ ballots
-    least = np.where(shared > 0, shared, 1.0)
-    mine = (error.T @ ballots) / least  # (S, S) error of the row's source where the column's votes too
-    both = (error.T @ error) / least
-    # An expected error of 0.3 is a coin, not a third of an error: its variance is that of the coin.
-    np.fill_diagonal(both, np.diag(mine))
-    covariance = both - mine * mine.T
-    variance = mine * (1 - mine)
+    voting = hard_votes != ABSTAIN
+    vote_probability = truth[np.arange(len(truth))[:, None], np.where(voting, hard_votes, 0)]
+    error = np.where(voting, 1.0 - vote_probability, 0.0)  # (n, S) expected errors
+    has_vote = voting.astype(np.float64)
+    shared = has_vote.T @ has_vote
+    n_shared = np.where(shared > 0, shared, 1.0)
+    own_error = (error.T @ has_vote) / n_shared  # (S, S) error rate of the row's source on clips of both
+    joint_error = (error.T @ error) / n_shared
+    # An expected error of 0.3 is a Bernoulli variable with that mean, so its second moment is 0.3 too.
+    np.fill_diagonal(joint_error, np.diag(own_error))
+    covariance = joint_error - own_error * own_error.T
+    variance = own_error * (1 - own_error)
     scale = np.sqrt(variance * variance.T)
     usable = (shared > 1) & (scale > 1e-12)
     correlations: Floats = np.divide(covariance, scale, out=np.full_like(covariance, np.nan), where=usable)
@@ -164,18 +175,18 @@ def error_correlations(cast: Ints, truth: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class LogPool:
-    """One weight an opinion, (M,), none below zero, and one bias a class, (K,)."""
+    """One non-negative weight per opinion, (M,), and one bias per class, (K,)."""
 
     weights: Floats
     bias: Floats
 
     def scores(self, opinions: Floats) -> Floats:
-        """Unnormalised log-probabilities, (n, K), of log-opinions (n, M, K)."""
+        """Return unnormalised log-probabilities, (n, K), for log-opinions (n, M, K)."""
         scores: Floats = self.bias + np.einsum("nmk,m->nk", opinions, self.weights)
         return scores
 
     def log_probs(self, opinions: Floats) -> Floats:
-        """Log-probabilities, (n, K), of log-opinions (n, M, K)."""
+        """Return log-probabilities, (n, K), for log-opinions (n, M, K)."""
         pooled: Floats = log_softmax(self.scores(opinions), axis=1)
         return pooled
 
@@ -183,44 +194,44 @@ class LogPool:
 def fit_log_pool(
     opinions: Floats, target: Floats, *, total: float, weight_spread: float, bias: Floats, bias_spread: float
 ) -> LogPool:
-    """The weights and biases that are most probable given what is known of the truth.
+    """Fit weights and biases to known labels by maximum a posteriori.
 
     Args:
         opinions: Log-opinions, (n, M, K).
-        target: Probabilities of the truth, (n, K), one-hot where it is known.
-        total: What all weights together are expected to be: 1 is the opinions' geometric mean.
-        weight_spread: Standard deviation of a weight around its share of that.
-        bias: What the class biases are expected to be, (K,).
-        bias_spread: Standard deviation of a bias around that.
+        target: Probabilities of the true label, (n, K); one-hot if it is known.
+        total: Prior mean of the sum of all weights; 1 is the geometric mean of the opinions.
+        weight_spread: Standard deviation of each weight around its share of ``total``.
+        bias: Prior mean of the class biases, (K,).
+        bias_spread: Standard deviation of each bias around its mean.
     """
     sources = opinions.shape[1]
 
     def likelihood(parameters: Floats) -> tuple[float, Floats]:
         logs = LogPool(parameters[:sources], parameters[sources:]).log_probs(opinions)
-        return (logs * target).sum(), _slope(opinions, np.exp(logs) - target)
+        return (logs * target).sum(), _gradient(opinions, np.exp(logs) - target)
 
     prior = ((np.full(sources, total / sources), weight_spread), (bias, bias_spread))
-    found = most_probable(likelihood, prior, weights=sources, steps=100)
-    return LogPool(found[:sources], found[sources:])
+    parameters = maximise_posterior(likelihood, prior, weights=sources, steps=100)
+    return LogPool(parameters[:sources], parameters[sources:])
 
 
 def fit_noisy_log_pool(
     opinions: Floats, given: Ints, config: LabelModelConfig, *, bias: Floats
 ) -> tuple[LogPool, Floats]:
-    """The pool, and the noise transition, that are most probable given labels of which some are wrong.
+    """Fit a pool and a noise transition to given labels, some of which are wrong.
 
-    How noisy the labels are shows in how the votes' say saturates: where all sources agree firmly and one label in six
-    still differs, the label is at fault. Expectation-maximisation finds the same optimum but crawls away from a
-    transition near the identity, so the marginal likelihood is climbed directly.
+    The noise rate is visible in the saturation of the votes: if all sources agree firmly and one label in six still
+    differs, that label is wrong. The marginal likelihood is maximised directly. Expectation-maximisation reaches the
+    same optimum, but converges slowly from a transition near the identity.
 
     Args:
         opinions: Log-opinions, (n, M, K).
-        given: Given labels, (n,); all of them known.
-        config: The priors.
-        bias: What the class biases are expected to be, (K,).
+        given: Given labels, (n,), without unknown ones.
+        config: Parameters of the priors.
+        bias: Prior mean of the class biases, (K,).
 
     Returns:
-        The pool, and P(given label | true label), (K, K), rows are true labels.
+        The pool, and P(given label | true label), (K, K); rows are true labels.
     """
     sources, classes = opinions.shape[1:]
     log_odds = np.log((1 - config.noise) * max(classes - 1, 1) / config.noise)
@@ -231,66 +242,71 @@ def fit_noisy_log_pool(
         (np.zeros(classes * classes), config.transition_spread),
     )
     likelihood = NoisyLikelihood(opinions, given, bias)
-    return likelihood.unpacked(most_probable(likelihood, prior, weights=sources, steps=config.rounds))
+    return likelihood.unpack(maximise_posterior(likelihood, prior, weights=sources, steps=config.rounds))
 
 
 @dataclass(frozen=True, slots=True)
 class NoisyLikelihood:
-    """Likelihood of given labels, (n,), of which some are wrong, by opinions, (n, M, K), and expected biases, (K,).
+    """Likelihood of noisy given labels, (n,), for opinions (n, M, K) and prior mean biases (K,).
 
-    Its parameters are the weights, the deviations of the biases from what is expected, the log-odds of a right given
-    label, and each class pair's deviation from those, (M + K + 1 + K * K,).
+    The parameter vector, (M + K + 1 + K * K,), holds the weights, the deviations of the biases from their prior mean,
+    the log-odds of a right given label, and the deviation of each class pair from these log-odds.
     """
 
     opinions: Floats
     given: Ints
     bias: Floats
 
-    def unpacked(self, parameters: Floats) -> tuple[LogPool, Floats]:
-        """The pool, and the transition from true to given label, (K, K)."""
+    def unpack(self, parameters: Floats) -> tuple[LogPool, Floats]:
+        """Return the pool and the transition from true to given labels, (K, K)."""
         sources, classes = self.opinions.shape[1:]
         log_odds, deviations = parameters[sources + classes], parameters[sources + classes + 1 :]
         transition: Floats = softmax(log_odds * np.eye(classes) + deviations.reshape(classes, classes), axis=1)
         return LogPool(parameters[:sources], self.bias + parameters[sources : sources + classes]), transition
 
     def __call__(self, parameters: Floats) -> tuple[float, Floats]:
-        """The log-likelihood, and the slope of its negative."""
-        pool, transition = self.unpacked(parameters)
+        """Return the log-likelihood and the gradient of its negative."""
+        pool, transition = self.unpack(parameters)
         probs = softmax(pool.scores(self.opinions), axis=1)  # (n, K)
         joint = probs * transition[:, self.given].T  # P(true, given | votes), (n, K)
-        of_given = joint.sum(axis=1)
-        truth = joint / of_given[:, None]  # P(true | votes, given), (n, K)
+        given_probs = joint.sum(axis=1)
+        truth = joint / given_probs[:, None]  # P(true | votes, given), (n, K)
         counts = np.einsum("ny,ng->yg", truth, np.eye(len(transition))[self.given])  # expected clips by true and given
-        pull = transition * counts.sum(axis=1, keepdims=True) - counts
-        slope = np.concatenate([_slope(self.opinions, probs - truth), [np.trace(pull)], pull.ravel()])
-        return np.log(of_given).sum(), slope
+        transition_gradient = transition * counts.sum(axis=1, keepdims=True) - counts
+        gradient = np.concatenate(
+            [_gradient(self.opinions, probs - truth), [np.trace(transition_gradient)], transition_gradient.ravel()]
+        )
+        return np.log(given_probs).sum(), gradient
 
 
-def most_probable(
+def maximise_posterior(
     likelihood: Callable[[Floats], tuple[float, Floats]],
     prior: Sequence[tuple[Floats, float]],
     *,
     weights: int,
     steps: int,
 ) -> Floats:
-    """The parameters of the highest posterior, of a log-likelihood given with the slope of its negative.
+    """Return the parameters with the highest posterior.
 
-    The prior is normal: of each group of parameters, the expected values and their standard deviation. The first
-    parameters are ``weights`` weights.
+    Args:
+        likelihood: Function that returns the log-likelihood and the gradient of its negative.
+        prior: Means and standard deviation of the normal prior of each group of parameters.
+        weights: Number of leading parameters that are bounded below by zero.
+        steps: Upper bound of the optimiser's iterations.
     """
-    means, spreads = zip(*prior, strict=True)
-    mean, spread = np.concatenate(means), np.repeat(spreads, [len(values) for values in means])
+    group_means, group_spreads = zip(*prior, strict=True)
+    mean, spread = np.concatenate(group_means), np.repeat(group_spreads, [len(values) for values in group_means])
 
     def loss(parameters: Floats) -> tuple[float, Floats]:
-        logs, slope = likelihood(parameters)
+        logs, gradient = likelihood(parameters)
         deviation = (parameters - mean) / spread
-        return float((deviation**2).sum() / 2 - logs), slope + deviation / spread
+        return float((deviation**2).sum() / 2 - logs), gradient + deviation / spread
 
-    bounds = [(0.0, None)] * weights + [(None, None)] * (len(mean) - weights)  # no opinion is worse than none
-    found: Floats = minimize(loss, mean, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps}).x
-    return found
+    bounds = [(0.0, None)] * weights + [(None, None)] * (len(mean) - weights)  # no inverted opinions
+    optimum: Floats = minimize(loss, mean, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps}).x
+    return optimum
 
 
-def _slope(opinions: Floats, wrong: Floats) -> Floats:
-    """Slope of the negative log-likelihood in weights and biases, (M + K,), where probabilities are off by (n, K)."""
+def _gradient(opinions: Floats, wrong: Floats) -> Floats:
+    """Return the gradient of the negative log-likelihood, (M + K,), for residuals (n, K) of the probabilities."""
     return np.concatenate([np.einsum("nmk,nk->m", opinions, wrong), wrong.sum(axis=0)])

@@ -1,1 +1,1 @@
-"""The report: one self-contained HTML page about a run, made by `page.render` from loaded results."""
+"""Report of a run: one self-contained HTML page, rendered by `page.render` from loaded results."""

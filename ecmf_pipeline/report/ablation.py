@@ -1,4 +1,4 @@
-"""Report what each modality and part contributes: weights of the fused model, ablation study, damaged inputs."""
+"""Report the contribution of each modality and part: modality weights, ablation study, damaged inputs."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ecmf_pipeline.report.blocks import (
     PALETTE,
     UNKNOWN,
     Block,
+    Collapsible,
     Figure,
-    Folded,
     Heading,
     Interval,
     Notice,
     Paragraph,
     Section,
     Table,
+    corpus_text,
     count,
-    foreign,
-    in_order,
     intervals,
-    listing,
+    join_items,
+    ordered_labels,
     percent,
     score,
     signed,
@@ -33,78 +33,82 @@ from ecmf_pipeline.report.inputs import Ablation, Difference, PredictedClip, Rep
 from ecmf_pipeline.report.scores import GIVEN_CAVEAT, bounds
 
 MOST_FLAGGED = 20
-"""Rows of the table of clips without a usable modality."""
+"""Maximum number of rows of the table of clips without a usable modality."""
 HEADINGS = {
     "alone": "Each modality alone",
     "left out": "Each modality left out",
-    "view": "Global pictures and faces",
-    "text": "Raw against enriched text",
-    "rows": "Frame by frame against pooled",
+    "view": "Global and face only",
+    "text": "Raw and enriched text",
+    "rows": "Frame sequences and pooled features",
     "fusion": "Other fusion models",
-    "part": "Parts of the model and of its training",
+    "part": "Parts of the model and its training",
 }
-"""By the name that `ablate` gives a comparison; one that stands here not is shown under its own name."""
-ANCHOR, TITLE = "ablation", "What earns its place"
+"""Heading of each comparison of `ablate`; a comparison without an entry is shown under its own name."""
+ANCHOR, TITLE = "ablation", "Ablation study"
 
 
 def weights_section(report: ReportInput, ablation: Ablation | None = None) -> Section:
-    """What share each modality has in the predictions, and whether the fusion has collapsed onto one."""
+    """Show the mean weight of each modality, and a warning if the fusion has collapsed onto one."""
     title = "Modality weights"
-    weighed = [row for row in report.predictions if any(map(math.isfinite, row.modality_weights.values()))]
+    weighted = [row for row in report.predictions if any(map(math.isfinite, row.modality_weights.values()))]
     flagged = _flagged([row for row in report.predictions if row.flag])
-    if not weighed:
-        return Section("weights", title, [Notice("There are no predictions with modality weights to show."), *flagged])
-    modalities = list(dict.fromkeys(name for row in weighed for name in row.modality_weights))
-    sizes = Counter(row.label for row in weighed)
-    totals = _totals(weighed, modalities)
-    labels = [label for label in in_order(report.labels, totals) if label in totals]
+    if not weighted:
+        return Section("weights", title, [Notice("No prediction has modality weights."), *flagged])
+    modalities = list(dict.fromkeys(name for row in weighted for name in row.modality_weights))
+    n_by_label = Counter(row.label for row in weighted)
+    totals = _totals(weighted, modalities)
+    labels = [label for label in ordered_labels(report.labels, totals) if label in totals]
     overall = [sum(column) for column in zip(*totals.values(), strict=True)]
     names, amounts = ["all labels", *labels], [overall, *(totals[label] for label in labels)]
-    counts = [len(weighed), *(sizes[label] for label in labels)]
-    sentence = _sentence(len(weighed), modalities, overall)
-    drawing = stacked(
+    counts = [len(weighted), *(n_by_label[label] for label in labels)]
+    sentence = _sentence(len(weighted), modalities, overall)
+    chart = stacked(
         names,
         [(name, PALETTE[at % len(PALETTE)], [row[at] for row in amounts]) for at, name in enumerate(modalities)],
         alt=f"Mean modality weights. {sentence}",
         texts=[count(number, "clip") for number in counts],
     )
     rows = [
-        [foreign(name), count(number), *(percent(value / (sum(row) or 1.0), 1) for value in row)]
+        [corpus_text(name), count(number), *(percent(value / (sum(row) or 1.0), 1) for value in row)]
         for name, number, row in zip(names, counts, amounts, strict=True)
     ]
     columns = ["Predicted label", "#Clips", *(f"#{name}" for name in modalities)]
     numbers = Table("Mean weight by predicted label", columns, rows)
-    found = ablation.weights.warnings if ablation else ()
-    warnings = [Notice(f"{text[:1].upper()}{text[1:]}.") for text in found]
-    figure = Figure(drawing, "Mean weight of each modality, over all clips and by predicted label.", numbers)
-    return Section("weights", title, [*warnings, Paragraph(sentence), figure, *_spread(ablation), *flagged])
+    weight_warnings = ablation.weights.warnings if ablation else ()
+    warnings = [Notice(f"{text[:1].upper()}{text[1:]}.") for text in weight_warnings]
+    figure = Figure(chart, "Mean weight of each modality, over all clips and by predicted label.", numbers)
+    return Section("weights", title, [*warnings, Paragraph(sentence), figure, *_distribution(ablation), *flagged])
 
 
-def _spread(ablation: Ablation | None) -> list[Block]:
-    """How the weights of the models trained on given labels are spread over clips that these did not see."""
+def _distribution(ablation: Ablation | None) -> list[Block]:
+    """Show the distribution of the modality weights of models trained on given labels, out of fold."""
     if ablation is None or not ablation.weights.modalities:
         return []
     rows = [
-        [foreign(name), *map(score, (of.mean, of.std, of.q05, of.median, of.q95)), percent(of.heaviest)]
-        for name, of in sorted(ablation.weights.modalities.items(), key=lambda item: _place(item[0], ablation))
+        [corpus_text(name), *map(score, (of.mean, of.std, of.q05, of.median, of.q95)), percent(of.heaviest)]
+        for name, of in sorted(ablation.weights.modalities.items(), key=lambda item: _position(item[0], ablation))
     ]
-    columns = ["Modality", "#Mean", "#Deviation", "#5%", "#Median", "#95%", "#Heaviest for"]
+    columns = ["Modality", "#Mean", "#Std", "#5%", "#Median", "#95%", "#Largest weight in"]
     effective = ablation.weights.effective_modalities
     text = (
-        "Spread of the weights over all clips, out of fold, by the models trained on given labels"
-        + (f": as if {effective:.1f} of {len(rows)} modalities weighed the same" if effective is not None else "")
-        + ". Where one modality has nearly all the weight, a warning stands above."
+        "Distribution of the weights over all clips: out-of-fold predictions of the models trained on given labels."
+        + (
+            f" Effective number of modalities: {effective:.1f} of {len(rows)} (exponential of the mean entropy)."
+            if effective is not None
+            else ""
+        )
+        + " A warning above the figure names a modality with nearly all the weight."
     )
-    return [Paragraph(text), Table("Spread of each modality's weight", columns, rows)]
+    return [Paragraph(text), Table("Distribution of each modality's weight", columns, rows)]
 
 
-def _place(modality: str, ablation: Ablation) -> int:
+def _position(modality: str, ablation: Ablation) -> int:
     order = ablation.reference.modalities
     return order.index(modality) if modality in order else len(order)
 
 
 def _totals(weighed: Sequence[PredictedClip], modalities: Sequence[str]) -> dict[str, list[float]]:
-    """The sum of each modality's weights, by predicted label."""
+    """Return the summed weights of each modality, by predicted label."""
     totals: dict[str, list[float]] = {}
     for row in weighed:
         tally = totals.setdefault(row.label, [0.0] * len(modalities))
@@ -118,68 +122,78 @@ def _sentence(clips: int, modalities: Sequence[str], overall: Sequence[float]) -
     total = sum(overall) or 1.0
     ranked = sorted(zip(overall, modalities, strict=True), key=lambda pair: -pair[0])
     (most, first), (least, last) = ranked[0], ranked[-1]
-    drawn = f"the model draws most on {first} ({percent(most / total)} of the weight)"
+    shares = f"{first} has the largest mean weight ({percent(most / total)})"
     if len(ranked) > 1:
-        drawn += f" and least on {last} ({percent(least / total)})"
+        shares += f" and {last} the smallest ({percent(least / total)})"
     return (
-        f"Over {count(clips, 'predicted clip')}, {drawn}. A clip that lacks a modality gives it no weight. "
-        "The weights say how the model mixes its branches, not which of them is right."
+        f"Over {count(clips, 'predicted clip')}, {shares}. A missing modality has weight 0. "
+        "The weights show how the model combines its branches, not which of them is right."
     )
 
 
 def _flagged(flagged: Sequence[PredictedClip]) -> list[Block]:
     if not flagged:
         return []
-    rows = [[foreign(row.clip_id, MAX_CLIP_ID_BYTES), row.split, foreign(row.flag)] for row in flagged[:MOST_FLAGGED]]
-    table = Table(
-        "Clips without a prediction of their own", ["Clip", "Split", "Why"], rows, hidden=len(flagged) - len(rows)
-    )
-    return [Notice(f"{count(len(flagged), 'clip')} could not be judged by any modality."), Folded("Which", [table])]
+    rows = [
+        [corpus_text(row.clip_id, MAX_CLIP_ID_BYTES), row.split, corpus_text(row.flag)]
+        for row in flagged[:MOST_FLAGGED]
+    ]
+    table = Table("Clips without a usable modality", ["Clip", "Split", "Reason"], rows, hidden=len(flagged) - len(rows))
+    return [
+        Notice(f"{count(len(flagged), 'clip')} could not be predicted: no usable modality."),
+        Collapsible("List of these clips", [table]),
+    ]
 
 
 def ablation_section(ablation: Ablation | None) -> Section:
-    """Variants of the fusion against it, and the fusion on damaged inputs, with 95% intervals."""
+    """Show the variants of the fusion and the fusion on damaged inputs, with 95% intervals."""
     if ablation is None or ablation.reference.weighted_f1 is None:
-        why = "`ecmf-pipe ablate` has not run: what each modality and part is worth is not known."
+        why = "Not available: `ecmf-pipe ablate` has not run."
         return Section(ANCHOR, TITLE, [Notice(why)])
     blocks: list[Block] = [Paragraph(_introduction(ablation))]
     blocks += [Paragraph(sentence) for sentence in _findings(ablation.variants)]
     if ablation.variants:
-        blocks += [_drawing(ablation.variants), *_tables(ablation.variants)]
+        blocks += [_chart(ablation.variants), *_tables(ablation.variants)]
     if ablation.skipped:
-        rows = [[foreign(row.name), foreign(row.why, 200)] for row in ablation.skipped]
-        blocks.append(Table("Variants that could not be trained", ["Variant", "Why"], rows))
+        rows = [[corpus_text(row.name), corpus_text(row.why, 200)] for row in ablation.skipped]
+        blocks.append(Table("Variants that could not be trained", ["Variant", "Reason"], rows))
     return Section(ANCHOR, TITLE, [*blocks, *_robustness(ablation)])
 
 
 def _introduction(ablation: Ablation) -> str:
-    base = ablation.reference
+    reference = ablation.reference
     caveat = f" {GIVEN_CAVEAT}" if ablation.judged_by == "given" else ""
     text = (
-        f"The reference is the fusion ({base.kind}) of {listing(base.modalities)}, trained on given labels: weighted "
-        f"F1 {score(base.weighted_f1)} over {count(base.clips, 'clip')}, each judged by models that saw neither it nor "
-        f"its group.{caveat} A difference is that of a variant less the reference, with its 95% interval over clips "
-        "(whole groups where they are known) and seeds."
+        f"The reference is the fusion ({reference.kind}) of {join_items(reference.modalities)}, trained on given "
+        f"labels. Its weighted F1 is {score(reference.weighted_f1)} over {count(reference.clips, 'clip')}, from "
+        f"out-of-fold predictions of models that saw neither the clip nor its group.{caveat} Each difference is "
+        "variant minus reference, with a 95% interval over clips (over groups if they are known) and seeds."
     )
     if ablation.mertools_protocol:
-        too_good = score(ablation.mertools_protocol.weighted_f1)
-        text += f" By the baseline's protocol, which chooses epochs on what it reports, it would be {too_good}."
+        optimistic_f1 = score(ablation.mertools_protocol.weighted_f1)
+        text += (
+            f" With the baseline's protocol, which selects epochs on the evaluation fold, it would be {optimistic_f1} "
+            "(optimistic)."
+        )
     return text
 
 
 def _findings(variants: Sequence[VariantRow]) -> list[str]:
-    """Which modalities and models the intervals tell apart from the reference."""
+    """Summarise which variants differ significantly from the reference."""
     sentences = []
-    for table, worse, same in (
-        ("left out", "Without {} the fusion is worse, beyond the interval", "leaving out {} is not shown to matter"),
-        ("fusion", "Of the other models, worse beyond the interval: {}", "not shown to be worse: {}"),
-        ("part", "Changes that cost, beyond the interval: {}", "not shown to cost anything: {}"),
+    for table, worse, not_worse in (
+        ("left out", "Without {} the fusion is significantly worse", "no significant loss without {}"),
+        ("fusion", "Significantly worse fusion models: {}", "not significantly worse: {}"),
+        ("part", "Significantly worse variants of the model: {}", "not significantly worse: {}"),
     ):
         rows = [row for row in variants if row.table == table]
         if rows:
             parts = [
-                text.format(listing([row.name.removeprefix("without ") for row in chosen]))
-                for text, chosen in ((worse, _below(rows)), (same, [row for row in rows if row not in _below(rows)]))
+                text.format(join_items([row.name.removeprefix("without ") for row in chosen]))
+                for text, chosen in (
+                    (worse, _significantly_worse(rows)),
+                    (not_worse, [row for row in rows if row not in _significantly_worse(rows)]),
+                )
                 if chosen
             ]
             sentence = "; ".join(parts)
@@ -187,11 +201,11 @@ def _findings(variants: Sequence[VariantRow]) -> list[str]:
     return sentences
 
 
-def _below(rows: Iterable[VariantRow]) -> list[VariantRow]:
+def _significantly_worse(rows: Iterable[VariantRow]) -> list[VariantRow]:
     return [row for row in rows if row.high is not None and row.high < 0]
 
 
-def _drawing(variants: Sequence[VariantRow]) -> Figure:
+def _chart(variants: Sequence[VariantRow]) -> Figure:
     rows = [
         Interval(row.name, row.difference, row.low, row.high, f"{signed(row.difference)} ({bounds(row) or UNKNOWN})")
         for row in variants
@@ -199,8 +213,8 @@ def _drawing(variants: Sequence[VariantRow]) -> Figure:
     ]
     alt = "; ".join(f"{row.name}: {row.text}" for row in rows)
     caption = (
-        "Weighted F1 of each variant less that of the fusion. Left of zero the fusion is better; where a whisker "
-        "crosses zero, the difference may be chance."
+        "Weighted F1 of each variant minus that of the fusion, with 95% intervals. Below zero the fusion is better; "
+        "an interval that includes zero shows no significant difference."
     )
     return Figure(intervals(rows, alt=alt), caption)
 
@@ -209,11 +223,17 @@ def _tables(variants: Sequence[VariantRow]) -> list[Block]:
     blocks: list[Block] = []
     for name in dict.fromkeys(row.table for row in variants):
         rows = [
-            [foreign(row.name), score(row.weighted_f1), signed(row.difference), bounds(row) or UNKNOWN, _verdict(row)]
+            [
+                corpus_text(row.name),
+                score(row.weighted_f1),
+                signed(row.difference),
+                bounds(row) or UNKNOWN,
+                _significance(row),
+            ]
             for row in variants
             if row.table == name
         ]
-        columns = ["Variant", "#Weighted F1", "#Difference", "#95% interval", "Against the fusion"]
+        columns = ["Variant", "#Weighted F1", "#Difference", "#95% interval", "Compared with fusion"]
         blocks.append(Table(HEADINGS.get(name, name), columns, rows))
     return blocks
 
@@ -223,8 +243,8 @@ def _robustness(ablation: Ablation) -> list[Block]:
         return []
     rows = [
         [
-            foreign(row.modality),
-            foreign(row.damage),
+            corpus_text(row.modality),
+            corpus_text(row.damage),
             score(row.weighted_f1),
             signed(row.difference),
             bounds(row) or UNKNOWN,
@@ -232,15 +252,15 @@ def _robustness(ablation: Ablation) -> list[Block]:
         ]
         for row in ablation.robustness
     ]
-    columns = ["Modality", "Damage", "#Weighted F1", "#Difference", "#95% interval", "#Trained without it"]
+    columns = ["Modality", "Damage", "#Weighted F1", "#Difference", "#95% interval", "#F1 if trained without it"]
     text = (
-        "The same models on inputs of which one modality is missing, noisy, or another clip's. What a model that was "
-        "trained without the modality reaches stands beside the missing ones."
+        "The same models with one modality missing, with added noise, or shuffled between clips. For a missing "
+        "modality, the last column shows the score of a model trained without it."
     )
-    return [Heading("Damaged inputs"), Paragraph(text), Table("The fusion on damaged inputs", columns, rows)]
+    return [Heading("Robustness to damaged inputs"), Paragraph(text), Table("Fusion on damaged inputs", columns, rows)]
 
 
-def _verdict(row: Difference) -> str:
+def _significance(row: Difference) -> str:
     if row.low is None or row.high is None:
         return UNKNOWN
-    return "worse" if row.high < 0 else "better" if row.low > 0 else "no difference shown"
+    return "worse" if row.high < 0 else "better" if row.low > 0 else "no significant difference"

@@ -1,9 +1,10 @@
-"""What a page is made of: blocks, their text, and charts as inline SVG.
+"""Blocks of a report page: texts, tables, and charts as inline SVG.
 
-The template shows each block; sections only say what stands in it. Plain strings are escaped by the template. Text that
-comes from a corpus goes through `foreign` besides, which keeps it from disturbing the text around it. Charts need no
-images and no fonts and take the page's own colours in light, dark and print: those of Okabe and Ito (2008, "Color
-universal design"), told apart by people with any colour vision. Text in them stays text, so labels in any script show.
+Sections return blocks and the template renders them. The template escapes plain strings. Text from a corpus also goes
+through `corpus_text`, which isolates its direction and replaces control characters. Charts need no image files or
+fonts and use the colours of the page in light mode, dark mode and print: those of Okabe and Ito (2008, "Color universal
+design"), which are distinguishable with any colour vision. Text in charts stays text, so labels in any script are
+displayed.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from typing import ClassVar, Literal
 from markupsafe import Markup
 
 UNKNOWN = "\N{EN DASH}"
-"""Stands in a table's cell where a value is not known."""
+"""Content of a table cell whose value is unknown."""
 State = Literal["better", "worse", "same", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
-    """A few sentences."""
+    """A paragraph of text."""
 
     kind: ClassVar[str] = "paragraph"
     text: str
@@ -31,7 +32,7 @@ class Paragraph:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something that must not be overlooked: why a section has nothing to show, or how not to read it."""
+    """A highlighted note: why a section is empty, or a caveat."""
 
     kind: ClassVar[str] = "notice"
     text: str
@@ -47,11 +48,11 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A table's cell with more than text.
+    """A table cell with a background tint.
 
     Attributes:
-        shade: How strongly it is tinted, 0 to 1.
-        tint: ``count`` for agreement, ``change`` for what deserves a look.
+        shade: Strength of the tint, 0 to 1.
+        tint: ``count`` for agreement, ``change`` for values that need attention.
     """
 
     text: str
@@ -61,13 +62,14 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table, possibly cut short.
+    """A table, which may be truncated.
 
     Attributes:
-        columns: Headings; one that starts with ``#`` (which is not shown) heads numbers.
-        rows: Cells; the first of each row is its heading.
-        spread: What the columns after the first have in common, shown above them.
-        spread_over: How many columns that is.
+        columns: Headings; a leading ``#`` (not displayed) marks a numeric column.
+        rows: Cells; the first cell of each row is its heading.
+        hidden: Number of rows that are not displayed.
+        spread: Common heading above the columns after the first.
+        spread_over: Number of columns that it spans.
     """
 
     kind: ClassVar[str] = "table"
@@ -81,11 +83,11 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A drawing with its caption and, folded away, its numbers.
+    """A chart with its caption and, collapsed, its numbers.
 
     Attributes:
-        drawing: An SVG element, from `bars`, `stacked` or `intervals`.
-        numbers: The same as a table, for those who cannot see it.
+        drawing: SVG element from `bars`, `stacked` or `intervals`.
+        numbers: The same data as a table, for screen readers.
     """
 
     kind: ClassVar[str] = "figure"
@@ -96,7 +98,13 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Photograph:
-    """A picture with its caption; its address is a data URI, since the page loads nothing, its size is in pixels."""
+    """A picture with its caption.
+
+    Attributes:
+        address: Data URI, since the page loads no files.
+        width: Width in pixels.
+        height: Height in pixels.
+    """
 
     kind: ClassVar[str] = "photograph"
     address: str
@@ -107,10 +115,10 @@ class Photograph:
 
 
 @dataclass(frozen=True, slots=True)
-class Folded:
-    """Blocks that open on a click."""
+class Collapsible:
+    """Collapsed blocks that open on a click."""
 
-    kind: ClassVar[str] = "folded"
+    kind: ClassVar[str] = "collapsible"
     summary: str
     blocks: Sequence[Block]
     opened: bool = False
@@ -118,18 +126,18 @@ class Folded:
 
 @dataclass(frozen=True, slots=True)
 class Verbatim:
-    """Text whose line ends and spaces matter."""
+    """Preformatted text."""
 
     kind: ClassVar[str] = "verbatim"
     text: str
 
 
-Block = Paragraph | Notice | Heading | Table | Figure | Photograph | Folded | Verbatim
+Block = Paragraph | Notice | Heading | Table | Figure | Photograph | Collapsible | Verbatim
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One part of a page; the anchor is its name in the page's address."""
+    """A section of the page; ``anchor`` is its id in links."""
 
     anchor: str
     title: str
@@ -138,7 +146,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One figure of the headline strip with what it rests on; ``state`` is None for what is no verdict."""
+    """A headline figure with an explanation; ``state`` is None if the figure is not a comparison."""
 
     name: str
     value: str
@@ -146,66 +154,69 @@ class Tile:
     state: State | None = None
 
 
-def foreign(text: str, length: int = 160) -> Markup:
-    """Text from a corpus: cut to ``length`` characters, control characters replaced, its direction kept to itself."""
-    return Markup("<bdi>{}</bdi>").format(shortened(text, length))
+def corpus_text(text: str, length: int = 160) -> Markup:
+    """Return text from a corpus, cut to ``length`` characters, in isolation from the text around it.
+
+    Control characters are replaced and the text direction is isolated.
+    """
+    return Markup("<bdi>{}</bdi>").format(shorten(text, length))
 
 
-def shortened(text: str, length: int) -> str:
-    """Text on one line, at most ``length`` characters long, without control characters and lone surrogates."""
-    shown = clean(" ".join(text.split()) if text.isprintable() else " ".join(clean(text).split()))
+def shorten(text: str, length: int) -> str:
+    """Return text on one line of at most ``length`` characters, without control characters and lone surrogates."""
+    shown = clean_text(" ".join(text.split()) if text.isprintable() else " ".join(clean_text(text).split()))
     return shown if len(shown) <= length else shown[: length - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def clean(text: str) -> str:
-    """Text with control characters, direction overrides and lone surrogates replaced; tabs and line ends stay."""
+def clean_text(text: str) -> str:
+    """Replace control characters, direction overrides and lone surrogates; tabs and line ends are kept."""
     if text.isprintable():
         return text
-    hidden = {"Cc", "Cs", "Cf"}
+    replaced_categories = {"Cc", "Cs", "Cf"}
     return "".join(
         "\N{REPLACEMENT CHARACTER}"
-        if unicodedata.category(letter) in hidden and letter not in "\t\n\r\u200d"
-        else letter
-        for letter in text
+        if unicodedata.category(character) in replaced_categories and character not in "\t\n\r\u200d"
+        else character
+        for character in text
     )
 
 
 def percent(share: float | None, digits: int = 0) -> str:
-    """A share as a percentage; neither nearly all nor nearly none is rounded to 100% or 0%."""
+    """Format a share as a percentage; only exactly 0 and 1 become 0% and 100%."""
     if share is None or math.isnan(share):
         return UNKNOWN
-    least = 10.0**-digits
-    if 0 < share < least / 200:
-        return f"<{least:.{digits}f}%"
-    if 1 - least / 200 <= share < 1:
-        return f">{100 - least:.{digits}f}%"
+    resolution = 10.0**-digits
+    if 0 < share < resolution / 200:
+        return f"<{resolution:.{digits}f}%"
+    if 1 - resolution / 200 <= share < 1:
+        return f">{100 - resolution:.{digits}f}%"
     return f"{100 * share:.{digits}f}%"
 
 
 def score(value: float | None) -> str:
-    """A score between 0 and 1, with three digits."""
+    """Format a score between 0 and 1 with three digits."""
     return UNKNOWN if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def signed(value: float | None) -> str:
-    """A difference of scores, with its sign."""
+    """Format a difference of scores with its sign."""
     return UNKNOWN if value is None or math.isnan(value) else f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def count(number: int, noun: str = "", plural: str = "") -> str:
-    """A number with its thousands set apart and, if wanted, its noun: ``1 clip``, ``1,200 clips``."""
+    """Format a number with thousands separators and an optional noun: ``1 clip``, ``1,200 clips``."""
     if not noun:
         return f"{number:,}"
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def listing(items: Sequence[str]) -> str:
-    """Items as in a sentence: ``a, b and c``."""
+def join_items(items: Sequence[str]) -> str:
+    """Join items as in a sentence: ``a, b and c``."""
     return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
 
 
-def in_order(labels: Iterable[str], seen: Iterable[str]) -> list[str]:
-    """The corpus's labels in their order, then, sorted, those that occur besides."""
+def ordered_labels(labels: Iterable[str], seen: Iterable[str]) -> list[str]:
+    """Return the labels of the corpus in their order, then other labels that occur, sorted."""
     known = list(dict.fromkeys(labels))
     return known + sorted(set(seen) - set(known))
 
@@ -215,15 +226,15 @@ PALETTE: tuple[Colour, ...] = ("blue", "vermillion", "green", "purple", "sky", "
 
 WIDTH = 720.0
 LETTER = 7.2
-"""Width of a Latin letter at the charts' 13 px; CJK letters take two."""
+"""Width of a Latin letter in the charts' 13 px font; a CJK letter takes twice that."""
 NAME_COLUMNS = 26
-"""Most columns (one a Latin letter, two a CJK one) of a name beside a bar."""
+"""Maximum width of a name next to a bar, in columns: one per Latin letter, two per CJK letter."""
 BAR, BAR_GAP, GROUP_GAP = 16.0, 2.0, 13.0
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar with the text behind its end; a value of None draws none."""
+    """A bar with text at its end; a value of None draws no bar."""
 
     value: float | None
     text: str
@@ -232,7 +243,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A line across a bar chart that bars are compared with."""
+    """A reference line across a bar chart."""
 
     value: float
     text: str
@@ -257,16 +268,16 @@ def bars(
     legend: Mapping[str, Colour] | None = None,
     mark: Mark | None = None,
 ) -> Markup:
-    """Horizontal bars, in groups that share a name.
+    """Draw horizontal bars in named groups.
 
     Args:
-        groups: Each group's name and bars.
-        alt: What the chart shows, in a sentence.
-        maximum: End of the axis; the longest bar when None.
+        groups: Name and bars of each group.
+        alt: Description of the chart in a sentence.
+        maximum: End of the axis; None for the longest bar.
         legend: Meaning of the colours.
-        mark: A line that bars are compared with.
+        mark: A reference line.
     """
-    left = _gutter([name for name, _ in groups])
+    left = _label_width([name for name, _ in groups])
     longest = max((bar.value or 0.0 for _, group in groups for bar in group), default=0.0)
     scale = (WIDTH - left - 110) / (maximum or longest or 1.0)
     top = 24.0 if mark else 6.0
@@ -293,16 +304,16 @@ def bars(
 def stacked(
     names: Sequence[str], layers: Sequence[tuple[str, Colour, Sequence[float]]], *, alt: str, texts: Sequence[str] = ()
 ) -> Markup:
-    """Horizontal bars of the same length, split by share.
+    """Draw horizontal bars of equal length, split by share.
 
     Args:
-        names: One name a bar.
-        layers: Each part's name, colour and amount in every bar; amounts need not add up to one.
-        alt: What the chart shows, in a sentence.
-        texts: What stands behind each bar.
+        names: Name of each bar.
+        layers: Name, colour and amount in each bar of each part; amounts need not sum to one.
+        alt: Description of the chart in a sentence.
+        texts: Text at the end of each bar.
     """
-    left = _gutter(names)
-    full = WIDTH - left - (100 if texts else 10)
+    left = _label_width(names)
+    full_width = WIDTH - left - (100 if texts else 10)
     parts = []
     for position, name in enumerate(names):
         y = 4 + position * (BAR + 10)
@@ -311,27 +322,27 @@ def stacked(
         x = left
         for _, colour, amounts in layers:
             share = amounts[position] / total if total else 0.0
-            parts.append(_rectangle(x, y, share * full, BAR, colour))
-            if share * full > 34:
-                middle = x + share * full / 2
-                parts.append(_text(middle, y + BAR / 2, percent(share), f"middle on {colour}"))
-            x += share * full
+            parts.append(_rectangle(x, y, share * full_width, BAR, colour))
+            if share * full_width > 34:
+                centre = x + share * full_width / 2
+                parts.append(_text(centre, y + BAR / 2, percent(share), f"middle on {colour}"))
+            x += share * full_width
         if texts:
-            parts.append(_text(left + full + 8, y + BAR / 2, texts[position], "value"))
+            parts.append(_text(left + full_width + 8, y + BAR / 2, texts[position], "value"))
     height = 4 + len(names) * (BAR + 10)
     return _legend({name: colour for name, colour, _ in layers}) + _svg(height, parts, alt)
 
 
 def intervals(rows: Sequence[Interval], *, alt: str) -> Markup:
-    """Differences as dots with their intervals as whiskers, around a line at zero."""
-    left = _gutter([row.name for row in rows])
+    """Draw differences as dots and their intervals as whiskers, around a line at zero."""
+    left = _label_width([row.name for row in rows])
     ends = [end for row in rows for end in (row.value, row.low, row.high) if end is not None]
-    reach = _round_up(max(map(abs, ends), default=0.0) * 1.08)
+    axis_end = _round_up(max(map(abs, ends), default=0.0) * 1.08)
     right = WIDTH - 190
-    centre, scale = (left + right) / 2, (right - left) / (2 * reach)
+    centre, scale = (left + right) / 2, (right - left) / (2 * axis_end)
     bottom = 8 + 30.0 * len(rows)
     parts = []
-    for tick in (-reach, -reach / 2, 0.0, reach / 2, reach):
+    for tick in (-axis_end, -axis_end / 2, 0.0, axis_end / 2, axis_end):
         x = centre + tick * scale
         parts.append(_line(x, 4, x, bottom, "grid" if tick else "axis"))
         shown = f"{tick:+.3g}".replace("-", "\N{MINUS SIGN}") if tick else "0"
@@ -352,8 +363,8 @@ def intervals(rows: Sequence[Interval], *, alt: str) -> Markup:
     return _svg(bottom + 24, parts, alt)
 
 
-def columns_of(text: str) -> int:
-    """How many columns a text takes on screen: one a letter, two a CJK letter, none a combining mark."""
+def display_width(text: str) -> int:
+    """Return the display width of a text: one per letter, two per CJK letter, none per combining mark."""
     return sum(
         0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
         for letter in text
@@ -361,7 +372,7 @@ def columns_of(text: str) -> int:
 
 
 def _grid(left: float, scale: float, top: float, bottom: float, maximum: float) -> list[Markup]:
-    """Five lines across the bars with what they stand for."""
+    """Draw five labelled grid lines across the bars."""
     parts = []
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         x = left + share * maximum * scale
@@ -370,20 +381,20 @@ def _grid(left: float, scale: float, top: float, bottom: float, maximum: float) 
     return parts
 
 
-def _gutter(names: Sequence[str]) -> float:
-    widest = max((columns_of(_cut(name)) for name in names), default=0)
+def _label_width(names: Sequence[str]) -> float:
+    widest = max((display_width(_cut_name(name)) for name in names), default=0)
     return 22 + LETTER * max(widest, 6)
 
 
-def _cut(name: str) -> str:
-    shown = shortened(name, NAME_COLUMNS)
-    while columns_of(shown) > NAME_COLUMNS:
+def _cut_name(name: str) -> str:
+    shown = shorten(name, NAME_COLUMNS)
+    while display_width(shown) > NAME_COLUMNS:
         shown = shown[:-2].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
     return shown
 
 
 def _round_up(value: float) -> float:
-    """The next value that makes a plain end of an axis, at least 0.01."""
+    """Return the next round value for the end of an axis, at least 0.01."""
     value = max(value, 0.01)
     power = 10.0 ** math.floor(math.log10(value))
     return next(power * step for step in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if power * step >= value * (1 - 1e-9))
@@ -410,9 +421,9 @@ def _text(x: float, y: float, text: str, style: str) -> Markup:
 
 
 def _name(name: str, x: float, y: float) -> Markup:
-    """A name, cut to fit; the whole of it shows under the pointer."""
-    shown = _cut(name)
-    whole = Markup("<title>{}</title>").format(shortened(name, 500)) if shown != name else Markup("")
+    """Draw a name, cut to fit; the full name is shown as a tooltip."""
+    shown = _cut_name(name)
+    whole = Markup("<title>{}</title>").format(shorten(name, 500)) if shown != name else Markup("")
     return Markup('<text class="name" x="{}" y="{}">{}{}</text>').format(_number(x), _number(y), shown, whole)
 
 
@@ -420,7 +431,7 @@ def _legend(meanings: Mapping[str, Colour]) -> Markup:
     if not meanings:
         return Markup("")
     items = Markup("").join(
-        Markup('<li><span class="swatch {}"></span>{}</li>').format(colour, shortened(name, 60))
+        Markup('<li><span class="swatch {}"></span>{}</li>').format(colour, shorten(name, 60))
         for name, colour in meanings.items()
     )
     return Markup('<ul class="legend">{}</ul>').format(items)

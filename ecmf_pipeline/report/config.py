@@ -1,4 +1,4 @@
-"""Settings of the report; importing them loads nothing heavy."""
+"""Settings of the report; importing them loads no heavy library."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from ecmf_pipeline.core.config import Config
 
 
 class ReportConfig(Config):
-    """How much the report shows; counts are always of everything.
+    """Limits on the content of the report; counts always cover all clips.
 
     Attributes:
-        quarantine_rows: Most rows of the quarantine table.
-        change_rows: Most label changes shown of each kind.
-        finding_rows: Most findings of the corpus index shown.
-        contact_sheets: Clips whose faces are shown.
-        text_length: Characters after which foreign text (transcripts, reasons, messages) is cut; clip ids stay whole.
+        quarantine_rows: Maximum number of rows of the quarantine table.
+        change_rows: Maximum number of label changes of each kind.
+        finding_rows: Maximum number of findings of the corpus index.
+        contact_sheets: Number of clips with a contact sheet of their faces.
+        text_length: Maximum number of characters of external text (transcripts, reasons, messages). Clip ids are not
+            cut.
     """
 
     quarantine_rows: int = Field(default=200, ge=0, le=2000)

@@ -1,6 +1,6 @@
-"""All that a report is made of, already loaded: plain data, no paths.
+"""Inputs of a report, already loaded: plain data without paths.
 
-First the results of a run, then the schemas of what `evaluate` and `ablate` measured.
+The results of a run come first, then the schemas of the metrics of `evaluate` and `ablate`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ecmf_pipeline.runner.quarantine import QuarantineEntry
 
 @dataclass(frozen=True, slots=True)
 class PredictedClip:
-    """What the fused model says of one clip.
+    """Prediction of the fusion model for one clip.
 
     Attributes:
-        label: The predicted label; empty when there is no prediction.
-        probability: Probability of that label; None when there is no prediction.
-        modality_weights: Share of each modality, 0 to 1; NaN, or no entry, where nothing could be judged by.
-        flag: Why there is no prediction, as in ``no usable modality``; empty when there is one.
+        label: The predicted label; empty if there is no prediction.
+        probability: Probability of this label; None if there is no prediction.
+        modality_weights: Weight of each modality, 0 to 1; NaN or no entry if the clip has no usable modality.
+        flag: Reason why there is no prediction, such as ``no usable modality``; empty if there is one.
     """
 
     clip_id: str
@@ -38,18 +38,18 @@ class PredictedClip:
 
 @dataclass(frozen=True, slots=True)
 class FaceSheet:
-    """One clip's contact sheet.
+    """Contact sheet of one clip.
 
     Attributes:
-        why: What the clip was chosen for.
-        about: What the sheet shows, in words.
-        picture: JPEG, (height, width) pixels; empty when there is none.
-        problem: Why there is no picture; empty when there is one.
+        reason: Reason why the clip was chosen.
+        description: Description of the sheet.
+        picture: JPEG of (height, width) pixels; empty if there is none.
+        problem: Reason why there is no picture; empty if there is one.
     """
 
     clip_id: str
-    why: str
-    about: str = ""
+    reason: str
+    description: str = ""
     picture: bytes = b""
     width: int = 0
     height: int = 0
@@ -58,21 +58,21 @@ class FaceSheet:
 
 @dataclass(frozen=True)
 class ReportInput:
-    """The results of a run. What is absent is empty or None, and the report says that it is.
+    """Results of a run. Absent results are empty or None, and the report states their absence.
 
     Attributes:
         corpus: ``kind``, ``root``, ``labels`` (in the order of the model's outputs), ``synthetic``.
-        index: Metrics of the `index` stage; of them only ``findings`` (count by kind) is read.
-        findings: What is odd about the corpus: ``kind``, ``clip_id``, ``message``.
-        coverage: For each modality, how many clips are ``done``, ``absent``, ``quarantined``, ``missing``.
-        provenance: For each modality, where its features come from; see docs/store.md. None where a store is silent.
-        computed_with: For each modality, the combinations of library versions that computed its rows; an empty one
-            stands for rows of which nobody knows.
-        evaluate: The metrics of the `evaluate` stage; see `Evaluation`.
-        ablate: The metrics of the `ablate` stage; see `Ablation`. None where it did not run.
-        vote_sources: How each source of votes fares, as the `evaluate` stage found out; None where it did not look.
-        refined: One entry a clip that refinement looked at; empty when it did not run.
-        no_face_sheets: Why there are none; empty when there are some, or none were asked for.
+        index: Metrics of the `index` stage, of which only ``findings`` (count by kind) is used.
+        findings: Findings about the corpus: ``kind``, ``clip_id``, ``message``.
+        coverage: Number of clips that are ``done``, ``absent``, ``quarantined``, ``missing``, by modality.
+        provenance: Origin of the features by modality; see docs/store.md. None if the store does not record it.
+        computed_with: Combinations of library versions that computed the rows, by modality; an empty combination means
+            that some rows have no recorded versions.
+        evaluate: Metrics of the `evaluate` stage; see `Evaluation`.
+        ablate: Metrics of the `ablate` stage; see `Ablation`. None if it did not run.
+        vote_sources: Metrics of the sources of votes, written by the `evaluate` stage; None if absent.
+        refined: Decisions of the refinement, one per clip; empty if it did not run.
+        no_face_sheets: Reason why there are no contact sheets; empty if there are some, or if they are disabled.
     """
 
     corpus: Mapping[str, Any]
@@ -97,22 +97,22 @@ class ReportInput:
 
     @property
     def labels(self) -> list[str]:
-        """The classes, in the order of the model's outputs."""
+        """The labels, in the order of the model's outputs."""
         return [str(label) for label in self.corpus.get("labels") or ()]
 
     @property
     def synthetic(self) -> bool:
-        """Whether the corpus is generated."""
+        """Whether the clips are generated."""
         return bool(self.corpus.get("synthetic"))
 
 
-class Part(BaseModel):
-    """A part of the metrics; keys that the report does not know are left alone."""
+class MetricsPart(BaseModel):
+    """Part of a metrics file; unknown keys are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
-class ClassScores(Part):
+class ClassScores(MetricsPart):
     """Scores of one label."""
 
     precision: float | None = None
@@ -121,8 +121,8 @@ class ClassScores(Part):
     support: int = 0
 
 
-class Scores(Part):
-    """Scores over some clips, as `arrays.scores` gives them."""
+class Scores(MetricsPart):
+    """Scores over a set of clips, as returned by `arrays.scores`."""
 
     clips: int = 0
     weighted_f1: float | None = None
@@ -130,15 +130,15 @@ class Scores(Part):
     per_class: dict[str, ClassScores] = {}
 
 
-class TwoModels(Part):
-    """The fused model trained on the given labels, and the one trained on the refined labels."""
+class TwoModels(MetricsPart):
+    """The fusion model trained on given labels and the one trained on refined labels."""
 
     given: Scores | None = None
     refined: Scores | None = None
 
 
-class Difference(Part):
-    """A difference in weighted F1 with its 95% bootstrap interval."""
+class Difference(MetricsPart):
+    """Difference in weighted F1 with its 95% bootstrap interval."""
 
     difference: float | None = None
     low: float | None = None
@@ -146,21 +146,24 @@ class Difference(Part):
 
 
 class FusionDifference(Difference):
-    """Fusion minus the best single modality; ``model`` says which fused model, where that is stated."""
+    """Difference between fusion and best single modality.
+
+    ``model`` names the training labels of the fusion model, if recorded.
+    """
 
     best: str = ""
     model: Literal["given", "refined"] | None = None
 
 
-class LabelAccuracy(Part):
-    """Accuracy of labels over the clips whose true label is known."""
+class LabelAccuracy(MetricsPart):
+    """Accuracy of labels over clips with a known true label."""
 
     clips: int = 0
     accuracy: float | None = None
 
 
-class LabelScores(Part):
-    """How the training labels fared under refinement, judged by gold labels."""
+class LabelScores(MetricsPart):
+    """Training labels before and after refinement, compared with gold labels."""
 
     given: LabelAccuracy | None = None
     refined: LabelAccuracy | None = None
@@ -174,15 +177,15 @@ class LabelScores(Part):
     pseudo_by_verdicts: int = 0
 
 
-class Confusion(Part):
-    """Confusion counts, (C, C): rows are true labels, columns predicted ones."""
+class Confusion(MetricsPart):
+    """Confusion counts, (C, C); rows are true labels, columns predicted labels."""
 
     labels: list[str] = []
     counts: list[list[int]] = []
 
 
-class Evaluation(Part):
-    """The whole file."""
+class Evaluation(MetricsPart):
+    """Content of the metrics file of `evaluate`."""
 
     weighted_f1: float | None = None
     accuracy: float | None = None
@@ -200,14 +203,14 @@ class Evaluation(Part):
 
     @property
     def headline(self) -> Scores | None:
-        """The scores of the fused model that the headline is about."""
+        """Scores of the fusion model that the headline reports."""
         if self.fusion is None:
             return None
         return self.fusion.refined if self.model == "refined" else self.fusion.given
 
 
-class Reference(Part):
-    """The fusion that all is compared with."""
+class Reference(MetricsPart):
+    """The fusion that variants are compared with."""
 
     kind: str = ""
     modalities: tuple[str, ...] = ()
@@ -216,7 +219,7 @@ class Reference(Part):
 
 
 class VariantRow(Difference):
-    """One variant, against the reference on the same clips."""
+    """One variant compared with the reference on the same clips."""
 
     table: str
     name: str
@@ -224,7 +227,7 @@ class VariantRow(Difference):
 
 
 class DamageRow(Difference):
-    """The reference on inputs of which one modality is damaged; ``trained_without`` is a model that never had it."""
+    """The reference with one modality damaged; ``trained_without`` is the score of a model trained without it."""
 
     modality: str
     damage: str
@@ -232,15 +235,15 @@ class DamageRow(Difference):
     trained_without: float | None = None
 
 
-class Skipped(Part):
+class Skipped(MetricsPart):
     """A variant that could not be trained."""
 
     name: str
     why: str
 
 
-class Spread(Part):
-    """How one modality's weights are spread over the clips."""
+class Spread(MetricsPart):
+    """Distribution of one modality's weights over the clips."""
 
     mean: float
     std: float
@@ -250,22 +253,22 @@ class Spread(Part):
     heaviest: float
 
 
-class Weights(Part):
-    """The modality weights of the reference, out of fold."""
+class Weights(MetricsPart):
+    """Out-of-fold modality weights of the reference."""
 
     modalities: dict[str, Spread] = Field(default_factory=dict)
     effective_modalities: float | None = None
     warnings: tuple[str, ...] = ()
 
 
-class Optimistic(Part):
-    """The figure of the baseline's protocol."""
+class Optimistic(MetricsPart):
+    """Score with the baseline's protocol."""
 
     weighted_f1: float
 
 
-class Ablation(Part):
-    """The whole file."""
+class Ablation(MetricsPart):
+    """Content of the metrics file of `ablate`."""
 
     judged_by: Literal["gold", "given"] | None = None
     reference: Reference = Reference()
@@ -277,39 +280,41 @@ class Ablation(Part):
 
 
 def read_evaluation(metrics: Mapping[str, Any] | None) -> Evaluation:
-    """The metrics of `evaluate` with their types checked; null counts as absent.
+    """Validate the metrics of `evaluate`; null values count as absent.
 
     Raises:
-        InputError: When a value is not of the type it should be.
+        InputError: A value has the wrong type.
     """
-    return _checked(Evaluation, metrics or {}, "evaluate")
+    return _validate(Evaluation, metrics or {}, "evaluate")
 
 
 def read_ablation(metrics: Mapping[str, Any] | None) -> Ablation | None:
-    """The metrics of `ablate` with their types checked; None where there are none.
+    """Validate the metrics of `ablate`; None if there are none.
 
     Raises:
-        InputError: When a value is missing or not of the type it should be.
+        InputError: A value is missing or has the wrong type.
     """
-    return None if metrics is None else _checked(Ablation, metrics, "ablate")
+    return None if metrics is None else _validate(Ablation, metrics, "ablate")
 
 
-_Metrics = TypeVar("_Metrics", bound=Part)
+_Metrics = TypeVar("_Metrics", bound=MetricsPart)
 
 
-def _checked(schema: type[_Metrics], metrics: Mapping[str, Any], made_by: str) -> _Metrics:
+def _validate(schema: type[_Metrics], metrics: Mapping[str, Any], made_by: str) -> _Metrics:
     try:
         return schema.model_validate(_without_null(metrics))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise InputError(
-            f"metrics of `{made_by}`, {key}: {first['msg']}", f"run `ecmf-pipe {made_by}` again"
+            f"metrics of `{made_by}`, {key}: {first['msg']}",
+            "run the stage that writes them",
+            command=f"ecmf-pipe {made_by}",
         ) from error
 
 
 def _without_null(value: Any) -> Any:
-    """Metrics without the keys whose value is null."""
+    """Remove keys whose value is null."""
     if isinstance(value, Mapping):
         return {key: _without_null(inner) for key, inner in value.items() if inner is not None}
     return value

@@ -1,4 +1,4 @@
-"""Report how good the predictions are: verdicts in plain sentences, each modality alone, fusion, and the mistakes."""
+"""Report the scores: conclusions in plain sentences, single modalities, fusion, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from ecmf_pipeline.report.blocks import (
     State,
     Table,
     bars,
+    corpus_text,
     count,
-    foreign,
-    in_order,
     intervals,
+    ordered_labels,
     percent,
     score,
-    shortened,
+    shorten,
     signed,
 )
 from ecmf_pipeline.report.inputs import Confusion, Difference, Evaluation, LabelScores, ReportInput, Scores
 
-GIVEN_CAVEAT = "This is judged by the given labels, some of which may be wrong."
+GIVEN_CAVEAT = "The evaluation uses given labels, some of which may be wrong."
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """One answer, in a few words and with the numbers it rests on; ``state`` is None for what is no comparison."""
+class Conclusion:
+    """A conclusion in a few words and as a sentence with its figures; ``state`` is None if it is not a comparison."""
 
     state: State | None
     short: str
@@ -44,16 +44,16 @@ class Verdict:
 
 
 def scores_section(report: ReportInput, evaluation: Evaluation) -> Section:
-    """Modalities against fusion, by split and by label."""
+    """Show the scores of single modalities and fusion, by split and by label."""
     title = "Scores"
     if evaluation.weighted_f1 is None and evaluation.fusion is None and not evaluation.modalities:
-        why = "Nothing was evaluated: no gold labels and no given labels were there to judge predictions by."
+        why = "No scores: there are neither gold labels nor given labels to evaluate predictions on."
         return Section("scores", title, [Notice(why)])
     blocks: list[Block] = []
     if evaluation.judged_by == "given":
-        why = "They show agreement with those labels, not how often the model is right."
+        why = "They measure agreement with these labels, not accuracy."
         blocks.append(
-            Notice(f"The scores below are judged by the given labels, because no gold labels are known. {why}")
+            Notice(f"The scores below use the given labels as truth, because there are no gold labels. {why}")
         )
     blocks += _modalities(evaluation)
     blocks += _differences(report, evaluation)
@@ -63,57 +63,57 @@ def scores_section(report: ReportInput, evaluation: Evaluation) -> Section:
 
 
 def confusion_section(evaluation: Evaluation) -> Section:
-    """True labels against predicted ones."""
+    """Show the confusion matrix of true and predicted labels."""
     confusion = evaluation.confusion
     if confusion is None or not any(map(sum, confusion.counts)):
-        why = "There is no confusion matrix: no evaluated clip has a true label to compare its prediction with."
-        return Section("confusion", "Confusion", [Notice(why)])
+        why = "No confusion matrix: no evaluated clip has a true label."
+        return Section("confusion", "Confusion matrix", [Notice(why)])
     rows: list[list[str | Cell]] = []
     for label, counts in zip(confusion.labels, confusion.counts, strict=True):
         total = sum(counts)
         cells = [Cell(count(number), number / total if total else 0.0) for number in counts]
         recall = percent(counts[len(rows)] / total) if total else UNKNOWN
-        rows.append([foreign(label, 40), *cells, count(total), recall])
+        rows.append([corpus_text(label, 40), *cells, count(total), recall])
     truth = "Given label" if evaluation.judged_by == "given" else "True label"
-    columns = [truth, *(f"#{shortened(label, 40)}" for label in confusion.labels), "#Clips", "#Recall"]
-    caption = f"Confusion matrix ({judged(evaluation)}). The stronger the tint, the larger a cell's share of its row."
+    columns = [truth, *(f"#{shorten(label, 40)}" for label in confusion.labels), "#Clips", "#Recall"]
+    caption = f"Confusion matrix ({evaluation_basis(evaluation)}). A darker tint means a larger share of the row."
     table = Table(caption, columns, rows, spread="Predicted label", spread_over=len(confusion.labels))
-    return Section("confusion", "Confusion", [Paragraph(_worst_mistake(confusion, truth.lower())), table])
+    return Section("confusion", "Confusion matrix", [Paragraph(_most_frequent_error(confusion, truth.lower())), table])
 
 
 def _modalities(evaluation: Evaluation) -> list[Block]:
-    alone = [
+    single = [
         (name, scores) for name, scores in evaluation.modalities.items() if scores and scores.weighted_f1 is not None
     ]
-    alone.sort(key=lambda item: (-(item[1].weighted_f1 or 0.0), item[0]))
+    single.sort(key=lambda item: (-(item[1].weighted_f1 or 0.0), item[0]))
     fused = evaluation.fusion
-    both = [("fusion, given labels", fused.given), ("fusion, refined labels", fused.refined)] if fused else []
-    fusion = [(name, scores) for name, scores in both if scores and scores.weighted_f1 is not None]
-    if not alone and not fusion:
-        return [Notice("The evaluation states no scores of single modalities or of fusion.")]
-    groups = [(f"{name} alone", [Bar(scores.weighted_f1, score(scores.weighted_f1), "sky")]) for name, scores in alone]
+    fusion_models = [("fusion, given labels", fused.given), ("fusion, refined labels", fused.refined)] if fused else []
+    fusion = [(name, scores) for name, scores in fusion_models if scores and scores.weighted_f1 is not None]
+    if not single and not fusion:
+        return [Notice("There are no scores of single modalities or of fusion.")]
+    groups = [(f"{name} alone", [Bar(scores.weighted_f1, score(scores.weighted_f1), "sky")]) for name, scores in single]
     groups += [(name, [Bar(scores.weighted_f1, score(scores.weighted_f1))]) for name, scores in fusion]
-    least = majority_f1(evaluation)
-    mark = Mark(least, f"commonest label only: {score(least)}") if least is not None else None
-    parts = [fusion_verdict(evaluation).sentence]
-    if alone:
-        best, worst = alone[0], alone[-1]
-        alone_text = f"On its own, {best[0]} scores highest ({score(best[1].weighted_f1)})"
+    majority_score = majority_f1(evaluation)
+    mark = Mark(majority_score, f"most frequent label: {score(majority_score)}") if majority_score is not None else None
+    parts = [fusion_conclusion(evaluation).sentence]
+    if single:
+        best, worst = single[0], single[-1]
+        single_text = f"Of the single modalities, {best[0]} has the highest score ({score(best[1].weighted_f1)})"
         parts.append(
-            alone_text + (f" and {worst[0]} lowest ({score(worst[1].weighted_f1)})." if len(alone) > 1 else ".")
+            single_text + (f" and {worst[0]} the lowest ({score(worst[1].weighted_f1)})." if len(single) > 1 else ".")
         )
     else:
-        parts.append("No modality was evaluated on its own.")
+        parts.append("No single modality was evaluated.")
     caption = (
-        f"Weighted F1 ({judged(evaluation)}). Each single-modality model is trained on the given labels. "
-        "The dashed line is what always answering the commonest label would reach."
+        f"Weighted F1 ({evaluation_basis(evaluation)}). Single-modality models are trained on the given labels. "
+        "Dashed line: score of always predicting the most frequent label."
     )
     table = Table(
         "Scores of each model",
         ["Model", "#Clips", "#Weighted F1", "#Accuracy"],
         [
             [name, count(scores.clips), score(scores.weighted_f1), score(scores.accuracy)]
-            for name, scores in [*((f"{name} alone", scores) for name, scores in alone), *fusion]
+            for name, scores in [*((f"{name} alone", scores) for name, scores in single), *fusion]
         ],
     )
     text = " ".join(parts)
@@ -127,11 +127,11 @@ def _differences(report: ReportInput, evaluation: Evaluation) -> list[Block]:
     fusion, training = evaluation.fusion_over_best_modality, evaluation.refined_over_given
     rows = [
         Interval(name, difference.difference, difference.low, difference.high, _estimate(difference))
-        for name, difference in (("fusion over best single", fusion), ("refined over given", training))
+        for name, difference in (("fusion minus best single", fusion), ("refined minus given", training))
         if difference is not None and difference.difference is not None
     ]
-    verdict = training_verdict(evaluation)
-    sentence = [Paragraph(verdict.sentence)] if report.refined or training else []
+    conclusion = training_conclusion(evaluation)
+    sentence = [Paragraph(conclusion.sentence)] if report.refined or training else []
     if not rows:
         return list(sentence)
     table = Table(
@@ -141,8 +141,8 @@ def _differences(report: ReportInput, evaluation: Evaluation) -> list[Block]:
     )
     alt = "; ".join(f"{row.name}: {row.text}" for row in rows)
     caption = (
-        "Differences in weighted F1 with their 95% bootstrap intervals. "
-        "Where a whisker crosses zero, the difference may be chance."
+        "Differences in weighted F1 with 95% bootstrap intervals. "
+        "An interval that includes zero shows no significant difference."
     )
     return [Heading("Differences"), *sentence, Figure(intervals(rows, alt=alt), caption, table)]
 
@@ -165,29 +165,29 @@ def _per_class(report: ReportInput, evaluation: Evaluation) -> list[Block]:
     if headline is None or not headline.per_class:
         return []
     rows = [
-        [foreign(label, 40), score(row.precision), score(row.recall), score(row.f1), count(row.support)]
-        for label in in_order(report.labels, headline.per_class)
+        [corpus_text(label, 40), score(row.precision), score(row.recall), score(row.f1), count(row.support)]
+        for label in ordered_labels(report.labels, headline.per_class)
         if (row := headline.per_class.get(label))
     ]
     columns = ["Label", "#Precision", "#Recall", "#F1", "#Clips"]
-    return [Heading("By label"), Table(f"Scores of fusion by label, {judged(evaluation)}", columns, rows)]
+    return [Heading("By label"), Table(f"Scores of fusion by label, {evaluation_basis(evaluation)}", columns, rows)]
 
 
-def _worst_mistake(confusion: Confusion, truth: str) -> str:
-    mistakes = [
+def _most_frequent_error(confusion: Confusion, truth: str) -> str:
+    errors = [
         (number, true, predicted, sum(counts))
         for true, counts in zip(confusion.labels, confusion.counts, strict=True)
         for predicted, number in zip(confusion.labels, counts, strict=True)
         if predicted != true and number
     ]
-    if not mistakes:
-        return f"The prediction of every evaluated clip is its {truth}."
-    wrong, total = sum(row[0] for row in mistakes), sum(map(sum, confusion.counts))
-    number, true, predicted, of_true = max(mistakes, key=lambda row: row[0])
+    if not errors:
+        return f"All predictions equal the {truth}."
+    wrong, total = sum(row[0] for row in errors), sum(map(sum, confusion.counts))
+    number, true, predicted, n_true = max(errors, key=lambda row: row[0])
     return (
-        f"For {count(wrong)} of {count(total, 'clip')} the prediction is not the {truth}. The most frequent mistake "
-        f"takes {shortened(true, 40)} for {shortened(predicted, 40)}: {count(number)} of {count(of_true)} "
-        f"({percent(number / of_true)})."
+        f"{count(wrong)} of {count(total, 'prediction')} differ from the {truth}. The most frequent error is "
+        f"{shorten(true, 40)} predicted as {shorten(predicted, 40)}: {count(number)} of {count(n_true)} "
+        f"({percent(number / n_true)})."
     )
 
 
@@ -195,55 +195,62 @@ def _estimate(difference: Difference) -> str:
     return f"{signed(difference.difference)} ({bounds(difference) or 'no interval'})"
 
 
-def labels_verdict(evaluation: Evaluation, *, refined: bool) -> Verdict:
-    """Whether refinement, if it ran, raised the training labels' accuracy."""
+def labels_conclusion(evaluation: Evaluation, *, refined: bool) -> Conclusion:
+    """Return whether refinement, if it ran, increased the accuracy of the training labels."""
     if not refined:
-        return Verdict(None, "not run", "No refinement was run: the training labels are as they were given.")
+        return Conclusion(None, "not run", "Label refinement did not run: the training labels are the given labels.")
     labels = evaluation.labels
     given = labels.given if labels else None
-    kept = labels.refined if labels else None
-    if labels is None or given is None or kept is None or given.accuracy is None or kept.accuracy is None:
-        return Verdict(
+    after_refinement = labels.refined if labels else None
+    if (
+        labels is None
+        or given is None
+        or after_refinement is None
+        or given.accuracy is None
+        or after_refinement.accuracy is None
+    ):
+        return Conclusion(
             "unknown",
-            "cannot be known",
-            "Whether refinement raised the training labels' accuracy cannot be known: "
-            "no gold labels are known for the training clips.",
+            "unknown",
+            "The effect of refinement on the accuracy of the training labels is unknown: "
+            "the training clips have no gold labels.",
         )
-    change = kept.accuracy - given.accuracy
+    change = after_refinement.accuracy - given.accuracy
     before = f"{percent(given.accuracy, 1)} (of {count(given.clips, 'clip')})"
-    after = f"{percent(kept.accuracy, 1)} (of {count(kept.clips, 'clip')})"
+    after = f"{percent(after_refinement.accuracy, 1)} (of {count(after_refinement.clips, 'clip')})"
     points = f"{100 * change:+.1f} points".replace("-", "\N{MINUS SIGN}")
     if change > 0:
-        return Verdict(
+        return Conclusion(
             "better",
-            f"raised, {points}",
-            f"Refinement raised the training labels' accuracy: from {before} to {after}. {_account(labels)}",
+            f"increased, {points}",
+            f"Refinement increased the accuracy of the training labels from {before} to {after}. "
+            f"{_change_summary(labels)}",
         )
     if change < 0:
-        return Verdict(
+        return Conclusion(
             "worse",
-            f"lowered, {points}",
-            "Refinement did not raise the training labels' accuracy, it lowered it: "
-            f"from {before} to {after}. {_account(labels)}",
+            f"decreased, {points}",
+            f"Refinement decreased the accuracy of the training labels from {before} to {after}. "
+            f"{_change_summary(labels)}",
         )
-    return Verdict(
+    return Conclusion(
         "same",
         "unchanged",
-        f"Refinement did not raise the training labels' accuracy: it stayed at {before}. {_account(labels)}",
+        f"Refinement did not change the accuracy of the training labels: {before}. {_change_summary(labels)}",
     )
 
 
-def fusion_verdict(evaluation: Evaluation) -> Verdict:
-    """Whether fusion beat the best single modality."""
+def fusion_conclusion(evaluation: Evaluation) -> Conclusion:
+    """Return whether fusion is better than the best single modality."""
     difference = evaluation.fusion_over_best_modality
     if difference is None or difference.difference is None:
-        return Verdict(
+        return Conclusion(
             "unknown",
-            "cannot be known",
-            f"Whether fusion beat the best single modality cannot be known: {_why_not(evaluation)}.",
+            "unknown",
+            f"Fusion cannot be compared with the best single modality: {_missing_comparison(evaluation)}.",
         )
     which = {"given": " trained on given labels", "refined": " trained on refined labels"}
-    return _compared(
+    return _compare(
         difference,
         first=f"Fusion{which.get(difference.model or '', '')}",
         second=f"the best single modality{f' ({difference.best})' if difference.best else ''}",
@@ -251,32 +258,32 @@ def fusion_verdict(evaluation: Evaluation) -> Verdict:
     )
 
 
-def training_verdict(evaluation: Evaluation) -> Verdict:
-    """Whether the model trained on refined labels beat the one trained on the given labels."""
+def training_conclusion(evaluation: Evaluation) -> Conclusion:
+    """Return whether training on refined labels is better than training on given labels."""
     difference = evaluation.refined_over_given
-    seen = difference is not None and evaluation.judged_by == "given"
-    if difference is None or difference.difference is None or seen:
-        if seen:
-            why = "there are no gold labels, and the given ones are what the refinement was made from"
+    labels_already_used = difference is not None and evaluation.judged_by == "given"
+    if difference is None or difference.difference is None or labels_already_used:
+        if labels_already_used:
+            why = "there are no gold labels, and refinement used the given labels"
         elif evaluation.fusion is None or evaluation.fusion.refined is None:
             why = "no model trained on refined labels was evaluated"
         else:
-            why = _why_not(evaluation)
-        return Verdict(
+            why = _missing_comparison(evaluation)
+        return Conclusion(
             "unknown",
-            "cannot be known",
-            f"Whether training on refined labels made the fused model better cannot be known: {why}.",
+            "unknown",
+            f"The effect of training on refined labels is unknown: {why}.",
         )
-    return _compared(
+    return _compare(
         difference,
-        first="The fused model trained on refined labels",
+        first="The fusion model trained on refined labels",
         second="the one trained on the given labels",
         judged_by=evaluation.judged_by,
     )
 
 
 def majority_f1(evaluation: Evaluation) -> float | None:
-    """Weighted F1 of always answering the commonest label of the evaluated clips: p times 2p / (1 + p)."""
+    """Return the weighted F1 of always predicting the most frequent label, with share p: p times 2p / (1 + p)."""
     support = [row.support for row in evaluation.headline.per_class.values()] if evaluation.headline else []
     if not sum(support):
         return None
@@ -285,79 +292,77 @@ def majority_f1(evaluation: Evaluation) -> float | None:
 
 
 def bounds(difference: Difference) -> str:
-    """The ends of the interval; empty when it is not known."""
+    """Format the interval; empty if it is unknown."""
     if difference.low is None or difference.high is None:
         return ""
     return f"{signed(difference.low)} to {signed(difference.high)}"
 
 
-def _compared(difference: Difference, *, first: str, second: str, judged_by: str | None) -> Verdict:
+def _compare(difference: Difference, *, first: str, second: str, judged_by: str | None) -> Conclusion:
     amount, low, high = difference.difference or 0.0, difference.low, difference.high
     caveat = f" {GIVEN_CAVEAT}" if judged_by == "given" else ""
-    shown = f"weighted F1 {signed(amount)}"
+    result = f"weighted F1 {signed(amount)}"
     if low is None or high is None:
-        sentence = (
-            f"Whether {first[:1].lower()}{first[1:]} beat {second} cannot be known: {shown}, but no interval says how "
-            "sure that is."
-        )
-        return Verdict("unknown", f"no interval, {signed(amount)}", sentence + caveat)
-    shown += f", 95% interval {bounds(difference)}"
+        sentence = f"{first} cannot be compared with {second}: the difference ({result}) has no confidence interval."
+        return Conclusion("unknown", f"no interval, {signed(amount)}", sentence + caveat)
+    result += f", 95% interval {bounds(difference)}"
     if low > 0:
-        return Verdict("better", f"better, {signed(amount)}", f"{first} beat {second}: {shown}.{caveat}")
+        sentence = f"{first} is significantly better than {second}: {result}.{caveat}"
+        return Conclusion("better", f"better, {signed(amount)}", sentence)
     if high < 0:
-        sentence = f"{first} did not beat {second}, it did worse: {shown}.{caveat}"
-        return Verdict("worse", f"worse, {signed(amount)}", sentence)
-    sentence = f"{first} did not demonstrably beat {second}: {shown}. The interval includes zero.{caveat}"
-    return Verdict("same", f"not shown, {signed(amount)}", sentence)
+        sentence = f"{first} is significantly worse than {second}: {result}.{caveat}"
+        return Conclusion("worse", f"worse, {signed(amount)}", sentence)
+    sentence = f"{first} is not significantly different from {second}: {result}. The interval includes zero.{caveat}"
+    return Conclusion("same", f"not significant, {signed(amount)}", sentence)
 
 
-def _why_not(evaluation: Evaluation) -> str:
+def _missing_comparison(evaluation: Evaluation) -> str:
     if evaluation.weighted_f1 is None and evaluation.fusion is None:
-        return "no gold labels and no given labels were there to evaluate by"
+        return "there are neither gold labels nor given labels for evaluation"
     if len(evaluation.modalities) < 2:
-        return "fewer than two modalities were evaluated on their own"
-    return "the evaluation does not state the difference"
+        return "fewer than two single modalities were evaluated"
+    return "the evaluation contains no difference"
 
 
-def _account(labels: LabelScores) -> str:
+def _change_summary(labels: LabelScores) -> str:
     fixed, broken = count(labels.fixed, "wrong label"), count(labels.broken, "right one")
     parts = [
-        f"It corrected {fixed}{_of_a_person(labels.fixed_by_verdicts, labels.fixed)} and broke {broken}"
-        f"{_of_a_person(labels.broken_by_verdicts, labels.broken)};",
+        f"It corrected {fixed}{_human_share(labels.fixed_by_verdicts, labels.fixed)} and broke {broken}"
+        f"{_human_share(labels.broken_by_verdicts, labels.broken)};",
         f"it dropped {count(labels.dropped_wrong, 'wrong label')} and {count(labels.dropped_right, 'right one')}",
     ]
     if labels.dropped_wrong or labels.dropped_right:
-        parts.append("(dropped clips no longer count)")
+        parts.append("(the accuracy excludes dropped clips)")
     sentence = " ".join(parts) + "."
     if labels.pseudo is not None and labels.pseudo.clips:
         known = labels.pseudo.accuracy is not None
         sentence += (
-            f" Of {count(labels.pseudo.clips, 'judged pseudo-label')}"
-            f"{_of_a_person(labels.pseudo_by_verdicts, labels.pseudo.clips)}, "
+            f" Of {count(labels.pseudo.clips, 'pseudo-label')} with a gold label"
+            f"{_human_share(labels.pseudo_by_verdicts, labels.pseudo.clips)}, "
             f"{percent(labels.pseudo.accuracy, 1)} are right."
             if known
-            else " How many of the pseudo-labels are right cannot be known."
+            else " The accuracy of the pseudo-labels is unknown."
         )
     return sentence
 
 
-def _of_a_person(part: int, whole: int) -> str:
-    """How many labels are a person's work, not the method's; empty where none is."""
-    return f" ({share})" if (share := format_part(part, whole, "by verdicts")) else ""
+def _human_share(part: int, whole: int) -> str:
+    """Format how many of the labels are human labels, in parentheses; empty if none are."""
+    return f" ({share})" if (share := format_part(part, whole, "by human labels")) else ""
 
 
-def judged(evaluation: Evaluation) -> str:
-    """What the scores were judged by, in words."""
+def evaluation_basis(evaluation: Evaluation) -> str:
+    """Describe the labels that the scores were computed on."""
     if evaluation.judged_by == "gold":
-        return "judged by gold labels"
+        return "evaluated on gold labels"
     if evaluation.judged_by == "given":
-        return "judged by given labels, not by gold"
-    return "what it was judged by is not stated"
+        return "evaluated on given labels, not gold labels"
+    return "evaluation labels not recorded"
 
 
 def headline_score(evaluation: Evaluation) -> tuple[str, str]:
-    """The weighted F1 of the fused model and what it rests on."""
+    """Return the weighted F1 of the fusion model and a description of its basis."""
     if evaluation.weighted_f1 is None:
-        return "cannot be known", "no labels to evaluate by"
+        return "unknown", "there are no labels for evaluation"
     model = f", model trained on {evaluation.model} labels" if evaluation.model else ""
-    return score(evaluation.weighted_f1), f"{judged(evaluation)}, {count(evaluation.clips, 'clip')}{model}"
+    return score(evaluation.weighted_f1), f"{evaluation_basis(evaluation)}, {count(evaluation.clips, 'clip')}{model}"

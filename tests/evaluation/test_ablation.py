@@ -21,37 +21,37 @@ CONFIG = AblateConfig(seeds=2, fusions=("mean_probs",), draws=200)
 
 @pytest.fixture(scope="module")
 def features() -> dict[str, np.ndarray]:
-    """The face tells most, the audio a little, the global pictures nothing; the text's two halves differ."""
+    """Make face features informative, audio and text less so, and global features random; the text halves differ."""
     rng = np.random.default_rng(1)
     labels = np.arange(CLIPS) % 3
-    strength = {"global": 0.0, "face": 1.6, "audio": 0.6, "text": 0.8}
-    made = {
-        name: (how * rng.normal(size=(3, 8))[labels] + rng.normal(size=(CLIPS, 8))).astype(np.float32)
-        for name, how in strength.items()
+    strengths = {"global": 0.0, "face": 1.6, "audio": 0.6, "text": 0.8}
+    features = {
+        name: (strength * rng.normal(size=(3, 8))[labels] + rng.normal(size=(CLIPS, 8))).astype(np.float32)
+        for name, strength in strengths.items()
     }
-    made["audio"][4] = np.nan
-    return made
+    features["audio"][4] = np.nan
+    return features
 
 
 @pytest.fixture(scope="module")
 def study() -> Study:
-    labels = np.arange(CLIPS) % 3
-    truth = np.array(NAMES)[labels]
-    truth[50:] = ""  # not judged
-    given = np.where(np.arange(CLIPS) % 10 == 9, -1, labels)  # judged, but not learned from
+    true_labels = np.arange(CLIPS) % 3
+    truth = np.array(NAMES)[true_labels]
+    truth[50:] = ""  # not evaluated
+    labels_to_train = np.where(np.arange(CLIPS) % 10 == 9, -1, true_labels)  # evaluated, but not trained on
     groups = [f"speaker{number // 10}" for number in range(CLIPS)]
-    return Study(given, truth, groups, np.arange(CLIPS) // 10 % 3, NAMES, CONFIG)
+    return Study(labels_to_train, truth, groups, np.arange(CLIPS) // 10 % 3, NAMES, CONFIG)
 
 
 @pytest.fixture(scope="module")
-def found(features: dict[str, np.ndarray], study: Study) -> Ablation:
+def ablation(features: dict[str, np.ndarray], study: Study) -> Ablation:
     halves = {"raw": features["text"][:, :4], "enriched": features["text"][:, 4:]}
     return ablate(study, list(variants(features, halves, FUSION, TRAINING, CONFIG)), lambda: None)
 
 
-def test_every_comparison_is_made(found: Ablation) -> None:
+def test_all_comparisons_are_made(ablation: Ablation) -> None:
     by_table: dict[str, list[str]] = {}
-    for row in found.results["variants"]:
+    for row in ablation.results["variants"]:
         by_table.setdefault(row["table"], []).append(row["name"])
     assert by_table == {
         "alone": ["global alone", "face alone", "audio alone", "text alone"],
@@ -60,40 +60,40 @@ def test_every_comparison_is_made(found: Ablation) -> None:
         "text": ["fusion with raw text", "raw text alone", "fusion with enriched text", "enriched text alone"],
         "fusion": ["mean_probs"],
     }
-    assert not found.results["skipped"]
-    assert all(answers.shape == (2, 50) for answers in found.answers.values())
+    assert not ablation.results["skipped"]
+    assert all(answers.shape == (2, 50) for answers in ablation.answers.values())
 
 
-def test_what_tells_is_told_from_what_does_not(found: Ablation) -> None:
-    rows = {row["name"]: row for row in found.results["variants"]}
-    assert found.results["reference"]["weighted_f1"] > 0.7
+def test_informative_modalities_score_higher(ablation: Ablation) -> None:
+    rows = {row["name"]: row for row in ablation.results["variants"]}
+    assert ablation.results["reference"]["weighted_f1"] > 0.7
     assert rows["face alone"]["weighted_f1"] > rows["global alone"]["weighted_f1"] + 0.2
-    assert rows["global alone"]["high"] < 0, "the fusion is better, beyond its interval"
+    assert rows["global alone"]["high"] < 0, "the fusion is significantly better"
     assert rows["without face"]["difference"] < rows["without global"]["difference"]
     for row in rows.values():
         assert row["low"] <= row["difference"] <= row["high"]
 
 
-def test_damage_costs_what_the_modality_is_worth(found: Ablation) -> None:
-    table = {(row["modality"], row["damage"]): row for row in found.results["robustness"]}
+def test_damage_to_informative_modalities_costs_more(ablation: Ablation) -> None:
+    table = {(row["modality"], row["damage"]): row for row in ablation.results["robustness"]}
     assert len(table) == 12
     for damage in ("missing", "noisy", "shuffled"):
         assert table["face", damage]["weighted_f1"] < table["global", damage]["weighted_f1"]
-    left_out = {row["without"]: row["weighted_f1"] for row in found.results["variants"] if row["without"]}
+    left_out = {row["without"]: row["weighted_f1"] for row in ablation.results["variants"] if row["without"]}
     assert {name: table[name, "missing"]["trained_without"] for name in left_out} == left_out
     assert table["face", "shuffled"]["high"] < 0
 
 
-def test_the_optimistic_figure_is_told_as_such(found: Ablation) -> None:
-    assert found.results["mertools_protocol"]["clips"] == 50
-    assert "too good" in found.results["mertools_protocol"]["note"]
+def test_the_baseline_protocol_is_marked_as_optimistic(ablation: Ablation) -> None:
+    assert ablation.results["mertools_protocol"]["clips"] == 50
+    assert "optimistic" in ablation.results["mertools_protocol"]["note"]
 
 
-def test_the_files_hold_what_was_found(found: Ablation, tmp_path: Path) -> None:
+def test_written_files_hold_the_results(ablation: Ablation, tmp_path: Path) -> None:
     ids = [f"clip{number}" for number in range(50)]
-    write_ablation(tmp_path, tmp_path / "ablate.json", ids, "gold", found)
+    write_ablation(tmp_path, tmp_path / "ablate.json", ids, "gold", ablation)
     first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    write_ablation(tmp_path, tmp_path / "ablate.json", ids, "gold", found)
+    write_ablation(tmp_path, tmp_path / "ablate.json", ids, "gold", ablation)
     assert first == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     results = json.loads(first["ablate.json"])
     assert results["judged_by"] == "gold"
@@ -101,14 +101,14 @@ def test_the_files_hold_what_was_found(found: Ablation, tmp_path: Path) -> None:
     assert [row["name"] for row in rows] == ["fusion", *(row["name"] for row in results["variants"])]
     packed = np.load(tmp_path / "answers.npz", allow_pickle=False)
     assert packed["clip_ids"].tolist() == ids
-    at = packed["variants"].tolist().index("face alone")
-    np.testing.assert_array_equal(packed["labels"][at], found.answers["face alone"])
-    told = summary(results, "gold")
-    assert "face missing" in told
-    assert "optimistic" in told
+    index = packed["variants"].tolist().index("face alone")
+    np.testing.assert_array_equal(packed["labels"][index], ablation.answers["face alone"])
+    text = summary(results, "gold")
+    assert "face missing" in text
+    assert "optimistic" in text
 
 
-def test_the_parts_are_taken_away_one_by_one(features: dict[str, np.ndarray]) -> None:
+def test_each_part_is_a_separate_variant(features: dict[str, np.ndarray]) -> None:
     config = AblateConfig(parts=True, modalities=False, fusions=("ecmf", "concat"))
     chosen = list(variants(features, {}, FUSION, TRAINING, config))
     assert [variant.name for variant in chosen] == ["fusion", "concat", *PARTS]
@@ -117,26 +117,24 @@ def test_the_parts_are_taken_away_one_by_one(features: dict[str, np.ndarray]) ->
 
 
 @pytest.mark.parametrize("path", ["own_path", "token_path"])
-def test_parts_that_are_gone_already_are_not_taken_away(features: dict[str, np.ndarray], path: str) -> None:
-    """Without the one path, the other must stay; what is so already would be trained twice."""
+def test_parts_already_absent_are_not_removed(features: dict[str, np.ndarray], path: str) -> None:
+    """Removing both logit paths is impossible, and a variant equal to the reference would be trained twice."""
     config = AblateConfig(parts=True, modalities=False, fusions=())
     fusion = FUSION.model_copy(update={path: False, "layers": 2})
     training = TRAINING.model_copy(update={"class_weights": "none"})
     names = {variant.name for variant in variants(features, {}, fusion, training, config)}
-    gone = {"no path of a modality's own logits", "no path of the attended tokens"}
-    assert names == {"fusion", *PARTS} - gone - {"two layers of attention", "no class weights"}
+    without_path = {"without unimodal logits", "without logits of attended tokens"}
+    assert names == {"fusion", *PARTS} - without_path - {"two attention layers", "no class weights"}
 
 
-def test_of_the_text_alone_nothing_is_trained_twice(features: dict[str, np.ndarray]) -> None:
+def test_with_text_as_only_modality_no_variant_is_trained_twice(features: dict[str, np.ndarray]) -> None:
     halves = {"raw": features["text"][:, :4], "enriched": features["text"][:, 4:]}
     config = AblateConfig(fusions=())
     chosen = list(variants({"text": features["text"]}, halves, FUSION, TRAINING, config))
     assert [variant.name for variant in chosen] == ["fusion", "raw text alone", "enriched text alone"]
 
 
-def test_a_model_of_one_modality_is_compared_with_models_that_can_be(
-    features: dict[str, np.ndarray], study: Study
-) -> None:
+def test_a_single_modality_model_is_compared_with_valid_variants(features: dict[str, np.ndarray], study: Study) -> None:
     config = CONFIG.model_copy(update={"fusions": (), "seeds": 1})
     fusion = FUSION.model_copy(update={"kind": "single:audio"})
     training = TRAINING.model_copy(update={"protocol": "nested", "epochs": 1})
@@ -149,12 +147,12 @@ def test_a_model_of_one_modality_is_compared_with_models_that_can_be(
         "raw text alone": "single:text",
         "enriched text alone": "single:text",
     }
-    found = ablate(study, chosen, lambda: None)
-    assert [row["name"] for row in found.results["variants"]] == [variant.name for variant in chosen[1:]]
+    ablation = ablate(study, chosen, lambda: None)
+    assert [row["name"] for row in ablation.results["variants"]] == [variant.name for variant in chosen[1:]]
 
 
-def test_rows_are_tried_in_another_way_too(study: Study) -> None:
-    """One frame of six shows the label, and is marked; the others show any, so that their mean tells little."""
+def test_frame_sequences_are_compared_with_pooled_features(study: Study) -> None:
+    """One marked frame of six shows the label and the others a random one, so their mean carries little information."""
     rng = np.random.default_rng(5)
     shown = rng.integers(0, 3, size=(CLIPS, 6))
     clips, apex = np.arange(CLIPS), rng.integers(0, 6, CLIPS)
@@ -167,35 +165,35 @@ def test_rows_are_tried_in_another_way_too(study: Study) -> None:
     pooled, otherwise = {"face": np.nanmean(frames, axis=1)}, {"frame by frame": {"face": frames}}
     chosen = list(variants(pooled, {}, FUSION, training, config, otherwise=otherwise))
     assert [variant.table for variant in chosen] == ["reference", "rows"]
-    found = ablate(study, chosen, lambda: None)
-    (row,) = found.results["variants"]
+    ablation = ablate(study, chosen, lambda: None)
+    (row,) = ablation.results["variants"]
     assert row["name"] == "frame by frame"
     assert row["low"] > 0.05
-    assert {damage["damage"] for damage in found.results["robustness"]} == {"noisy", "shuffled"}
+    assert {damage["damage"] for damage in ablation.results["robustness"]} == {"noisy", "shuffled"}
 
 
-def test_damage_leaves_what_is_missing_missing() -> None:
+def test_damage_keeps_missing_features_missing() -> None:
     values = np.arange(12, dtype=np.float32).reshape(6, 2)
     values[2] = np.nan
-    moved = shuffled(values, np.random.default_rng(0), 0.0)
-    assert np.isnan(moved[2]).all()
+    permuted = shuffled(values, np.random.default_rng(0), 0.0)
+    assert np.isnan(permuted[2]).all()
     kept = [0, 1, 3, 4, 5]
-    assert sorted(moved[kept].tolist()) == values[kept].tolist()
-    assert not np.array_equal(moved[kept], values[kept])
-    loud = noisy(values, np.random.default_rng(0), 2.0)
-    assert np.isnan(loud[2]).all()
+    assert sorted(permuted[kept].tolist()) == values[kept].tolist()
+    assert not np.array_equal(permuted[kept], values[kept])
+    noised = noisy(values, np.random.default_rng(0), 2.0)
+    assert np.isnan(noised[2]).all()
     np.testing.assert_array_equal(noisy(values, np.random.default_rng(0), 0.0), values)
 
 
-def test_a_collapse_is_named_as_a_warning() -> None:
+def test_a_collapse_onto_one_modality_is_a_warning() -> None:
     even = np.full((10, 3), 1 / 3, np.float32)
     even[4] = np.nan
-    fine = weight_diagnostics(even, ("a", "b", "c"), collapse_above=0.9)
-    assert fine["warnings"] == []
-    assert fine["effective_modalities"] == pytest.approx(3, abs=1e-4)
-    one = np.tile(np.array([0.02, 0.96, 0.02], np.float32), (10, 1))
-    fallen = weight_diagnostics(one, ("a", "b", "c"), collapse_above=0.9)
-    assert "collapsed onto b" in fallen["warnings"][0]
-    assert fallen["modalities"]["b"]["heaviest"] == 1.0
+    balanced = weight_diagnostics(even, ("a", "b", "c"), collapse_above=0.9)
+    assert balanced["warnings"] == []
+    assert balanced["effective_modalities"] == pytest.approx(3, abs=1e-4)
+    collapsed_weights = np.tile(np.array([0.02, 0.96, 0.02], np.float32), (10, 1))
+    collapsed = weight_diagnostics(collapsed_weights, ("a", "b", "c"), collapse_above=0.9)
+    assert "collapsed onto b" in collapsed["warnings"][0]
+    assert collapsed["modalities"]["b"]["heaviest"] == 1.0
     assert weight_diagnostics(np.ones((4, 1), np.float32), ("a",), collapse_above=0.9)["warnings"] == []
     assert weight_diagnostics(np.full((4, 2), np.nan, np.float32), ("a", "b"), collapse_above=0.9)["warnings"]

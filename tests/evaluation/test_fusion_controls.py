@@ -1,4 +1,4 @@
-"""The controls trained with the fusion model."""
+"""Controls trained with the fusion model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRAINING = TrainingConfig(folds=3, seeds=1, epochs=10, learning_rate=0.03)
 
 
 @pytest.fixture(scope="module")
-def world() -> tuple[dict[str, NDArray[np.float32]], NDArray[np.int64], NDArray[np.int64], list[Clip]]:
+def corpus() -> tuple[dict[str, NDArray[np.float32]], NDArray[np.int64], NDArray[np.int64], list[Clip]]:
     rng = np.random.default_rng(0)
     truth = np.arange(CLIPS) % 2
     features = {
@@ -47,46 +47,46 @@ def table(clips: list[Clip], labels: NDArray[np.int64]) -> PredictionTable:
     )
 
 
-def predicted(world: Any, sets: dict[str, TrainingSet], training: TrainingConfig = TRAINING) -> dict[str, Any]:
-    features, truth, folds, clips = world
+def predict(corpus: Any, sets: dict[str, TrainingSet], training: TrainingConfig = TRAINING) -> dict[str, Any]:
+    features, truth, folds, clips = corpus
     trained = {"given": table(clips, truth), "refined": table(clips, 1 - truth)}
     return fusion_predictions(features, sets, folds, clips, LABELS, fusion=FUSION, training=training, trained=trained)
 
 
-def test_sets_that_the_pipeline_trained_on_are_not_trained_again(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, truth, _, _ = world
+def test_predictions_of_trained_sets_are_reused(corpus: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, truth, _, _ = corpus
     trained: list[str] = []
 
-    def counted(*handed: Any, **named: Any) -> Any:
-        trained.append(f"{named['description']}, {named['training'].class_weights}")
-        return fit(*handed, **named)
+    def recording_fit(*args: Any, **kwargs: Any) -> Any:
+        trained.append(f"{kwargs['description']}, {kwargs['training'].class_weights}")
+        return fit(*args, **kwargs)
 
-    monkeypatch.setattr("ecmf_pipeline.evaluation.controls.fit", counted)
+    monkeypatch.setattr("ecmf_pipeline.evaluation.controls.fit", recording_fit)
     ones = np.ones(CLIPS)
     sets = {
         GIVEN: TrainingSet(truth, ones, 0.0),
         REBALANCED: TrainingSet(truth, ones, 0.5),
         PSEUDO: TrainingSet(truth, ones, 0.5),
     }
-    found = predicted(world, sets)
+    predictions = predict(corpus, sets)
     assert trained == [f"control: {GIVEN}, none"]
     expected = np.where(np.arange(CLIPS) == 5, -1, truth)
-    assert_array_equal(found[REBALANCED], expected)
-    assert_array_equal(found[PSEUDO], np.where(np.arange(CLIPS) == 5, -1, 1 - truth))
-    assert found[GIVEN][5] == -1
-    assert (found[GIVEN] == truth).mean() > 0.85
+    assert_array_equal(predictions[REBALANCED], expected)
+    assert_array_equal(predictions[PSEUDO], np.where(np.arange(CLIPS) == 5, -1, 1 - truth))
+    assert predictions[GIVEN][5] == -1
+    assert (predictions[GIVEN] == truth).mean() > 0.85
     trained.clear()
-    plain = TRAINING.model_copy(update={"class_weights": "none"})
-    found = predicted(world, sets, plain)
+    without_class_weights = TRAINING.model_copy(update={"class_weights": "none"})
+    predictions = predict(corpus, sets, without_class_weights)
     assert trained == [f"control: {REBALANCED}, sqrt", f"control: {PSEUDO}, sqrt"]
-    assert_array_equal(found[GIVEN], expected)
+    assert_array_equal(predictions[GIVEN], expected)
 
 
-def test_no_clip_is_judged_by_a_model_that_trained_on_its_fold(world: Any) -> None:
-    _, truth, folds, _ = world
-    spoiled = np.where(folds == 1, 1 - truth, truth)
+def test_no_clip_is_predicted_by_a_model_trained_on_its_fold(corpus: Any) -> None:
+    _, truth, folds, _ = corpus
+    flipped = np.where(folds == 1, 1 - truth, truth)
     before, after = (
-        predicted(world, {DROPPED: TrainingSet(labels, np.ones(CLIPS), 0.5)})[DROPPED] for labels in (truth, spoiled)
+        predict(corpus, {DROPPED: TrainingSet(labels, np.ones(CLIPS), 0.5)})[DROPPED] for labels in (truth, flipped)
     )
     assert_array_equal(before[folds == 1], after[folds == 1])
     assert (before != after).any()

@@ -1,4 +1,4 @@
-"""What `evaluate` measures."""
+"""Scores of predictions and of refined labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.evaluation.scoring import Judge, evaluate, label_quality
-from ecmf_pipeline.labels.refine import Decision, Verdict
+from ecmf_pipeline.labels.refine import Decision, LabelAction
 
 LABELS = ("happy", "sad")
 CONFIG = EvaluateConfig(draws=100)
@@ -35,12 +35,12 @@ def table(clips: Sequence[Clip], predicted: Sequence[str]) -> PredictionTable:
     )
 
 
-NO_VERDICTS = np.full(5, -1)
+NO_HUMAN_LABELS = np.full(5, -1)
 
 
-def decision(name: str, old: str, new: str, weight: float, verdict: Verdict = Verdict.KEEP) -> Decision:
+def make_decision(name: str, old: str, new: str, weight: float, action: LabelAction = LabelAction.KEEP) -> Decision:
     split = Split.TRAIN if old else Split.CANDIDATE
-    return Decision(ClipId(name), split, old, new, verdict, weight, 0.9, 1.0, "")
+    return Decision(ClipId(name), split, old, new, action, weight, 0.9, 1.0, "")
 
 
 @pytest.fixture
@@ -54,75 +54,84 @@ def clips() -> list[Clip]:
     ]
 
 
-def test_gold_labels_judge_where_there_are_any(clips):
-    judge = Judge(clips, LABELS, CONFIG)
-    assert judge.by == "gold"
-    assert [clip.clip_id for clip in judge.clips] == ["a", "b", "c", "d"]
-    assert judge.scores({"a": "happy", "b": "happy", "c": "sad", "d": "happy"})["accuracy"] == 0.75
-    assert judge.scores({"d": "sad"}, Split.CANDIDATE)["weighted_f1"] == 1.0
+def test_gold_labels_are_used_if_there_are_any(clips):
+    evaluator = Judge(clips, LABELS, CONFIG)
+    assert evaluator.by == "gold"
+    assert [clip.clip_id for clip in evaluator.clips] == ["a", "b", "c", "d"]
+    assert evaluator.scores({"a": "happy", "b": "happy", "c": "sad", "d": "happy"})["accuracy"] == 0.75
+    assert evaluator.scores({"d": "sad"}, Split.CANDIDATE)["weighted_f1"] == 1.0
 
 
-def test_given_labels_judge_where_there_is_no_gold(clips):
-    bare = [clip(c.clip_id, c.given_label, "", c.split) for c in clips]
-    judge = Judge(bare, LABELS, CONFIG)
-    assert judge.by == "given"
-    assert len(judge.clips) == 3
+def test_given_labels_are_used_without_gold_labels(clips):
+    without_gold = [clip(c.clip_id, c.given_label, "", c.split) for c in clips]
+    evaluator = Judge(without_gold, LABELS, CONFIG)
+    assert evaluator.by == "given"
+    assert len(evaluator.clips) == 3
 
 
-def test_the_whole_evaluation(clips):
+def test_evaluation_has_all_scores(clips):
     good = table(clips, ["happy", "happy", "sad", "sad", "sad"])
     bad = table(clips, ["sad", "happy", "sad", "happy", "sad"])
-    decisions = [decision("a", "happy", "happy", 1.0), decision("b", "sad", "happy", 1.0, Verdict.RELABEL)]
+    decisions = [
+        make_decision("a", "happy", "happy", 1.0),
+        make_decision("b", "sad", "happy", 1.0, LabelAction.RELABEL),
+    ]
     tables = {"fusion": good, "face": bad, "text": bad}
-    found = evaluate(Judge(clips, LABELS, CONFIG), clips, tables, bad, decisions, NO_VERDICTS)
-    assert found["model"] == "refined"
-    assert found["weighted_f1"] == found["fusion"]["refined"]["weighted_f1"] < found["fusion"]["given"]["weighted_f1"]
-    assert found["fusion_over_best_modality"]["difference"] > 0
-    assert found["refined_over_given"]["difference"] < 0
-    assert found["confusion"]["counts"] == [[1, 1], [1, 1]]
-    assert set(found["by_split"]) == {"train", "candidate"}
-    assert found["labels"]["fixed"] == 1
+    results = evaluate(Judge(clips, LABELS, CONFIG), clips, tables, bad, decisions, NO_HUMAN_LABELS)
+    assert results["model"] == "refined"
+    assert (
+        results["weighted_f1"]
+        == results["fusion"]["refined"]["weighted_f1"]
+        < results["fusion"]["given"]["weighted_f1"]
+    )
+    assert results["fusion_over_best_modality"]["difference"] > 0
+    assert results["refined_over_given"]["difference"] < 0
+    assert results["confusion"]["counts"] == [[1, 1], [1, 1]]
+    assert set(results["by_split"]) == {"train", "candidate"}
+    assert results["labels"]["fixed"] == 1
 
 
-def test_without_gold_nothing_is_said_about_label_quality(clips):
-    bare = [clip(c.clip_id, c.given_label, "", c.split) for c in clips]
-    good = table(bare, ["happy", "happy", "sad", "sad", "sad"])
-    found = evaluate(Judge(bare, LABELS, CONFIG), bare, {"fusion": good}, good, [], NO_VERDICTS)
-    assert found["labels"] is None
-    assert found["fusion_over_best_modality"] is None
+def test_without_gold_labels_there_is_no_label_quality(clips):
+    without_gold = [clip(c.clip_id, c.given_label, "", c.split) for c in clips]
+    good = table(without_gold, ["happy", "happy", "sad", "sad", "sad"])
+    results = evaluate(Judge(without_gold, LABELS, CONFIG), without_gold, {"fusion": good}, good, [], NO_HUMAN_LABELS)
+    assert results["labels"] is None
+    assert results["fusion_over_best_modality"] is None
 
 
-def test_label_quality_counts_what_was_mended_and_what_was_spoilt(clips):
-    found = label_quality(
+def test_label_quality_counts_fixed_and_broken_labels(clips):
+    quality = label_quality(
         clips,
         [
-            decision("a", "happy", "sad", 1.0, Verdict.RELABEL),  # was right: broken
-            decision("b", "sad", "happy", 0.8, Verdict.RELABEL),  # was wrong: fixed
-            decision("c", "sad", "", 0.0, Verdict.DROP),  # was right: lost
-            decision("d", "", "sad", 0.4, Verdict.PSEUDO),
-            decision("e", "", "sad", 0.4, Verdict.PSEUDO),  # its truth is unknown
+            make_decision("a", "happy", "sad", 1.0, LabelAction.RELABEL),  # was right: broken
+            make_decision("b", "sad", "happy", 0.8, LabelAction.RELABEL),  # was wrong: fixed
+            make_decision("c", "sad", "", 0.0, LabelAction.DROP),  # was right: lost
+            make_decision("d", "", "sad", 0.4, LabelAction.PSEUDO),
+            make_decision("e", "", "sad", 0.4, LabelAction.PSEUDO),  # no gold label
         ],
         {},
     )
-    assert found["given"] == {"clips": 3, "accuracy": 0.666667}
-    assert found["refined"] == {"clips": 2, "accuracy": 0.5}
-    assert (found["fixed"], found["broken"], found["dropped_wrong"], found["dropped_right"]) == (1, 1, 0, 1)
-    assert found["pseudo"] == {"clips": 1, "accuracy": 1.0}
-    assert {found[f"{name}_by_verdicts"] for name in ("fixed", "broken", "pseudo")} == {0}
+    assert quality["given"] == {"clips": 3, "accuracy": 0.666667}
+    assert quality["refined"] == {"clips": 2, "accuracy": 0.5}
+    assert (quality["fixed"], quality["broken"], quality["dropped_wrong"], quality["dropped_right"]) == (1, 1, 0, 1)
+    assert quality["pseudo"] == {"clips": 1, "accuracy": 1.0}
+    assert {quality[f"{name}_by_verdicts"] for name in ("fixed", "broken", "pseudo")} == {0}
 
 
-def test_what_a_person_mended_is_counted_apart_from_what_the_votes_did(clips):
+def test_labels_fixed_by_a_person_are_counted_separately(clips):
     decisions = [
-        decision("a", "happy", "sad", 1.0, Verdict.RELABEL),
-        decision("b", "sad", "happy", 0.8, Verdict.RELABEL),
-        decision("f", "sad", "happy", 0.8, Verdict.RELABEL),
-        decision("d", "", "sad", 0.4, Verdict.PSEUDO),
+        make_decision("a", "happy", "sad", 1.0, LabelAction.RELABEL),
+        make_decision("b", "sad", "happy", 0.8, LabelAction.RELABEL),
+        make_decision("f", "sad", "happy", 0.8, LabelAction.RELABEL),
+        make_decision("d", "", "sad", 0.4, LabelAction.PSEUDO),
     ]
-    more = [*clips, clip("f", "sad", "happy")]
-    found = label_quality(more, decisions, {"b": "happy", "c": "sad"})
-    assert (found["fixed"], found["fixed_by_verdicts"]) == (2, 1)
-    assert (found["broken"], found["broken_by_verdicts"]) == (1, 0)
-    assert (found["pseudo"]["clips"], found["pseudo_by_verdicts"]) == (1, 0)
-    found = label_quality(more, decisions, {"a": "sad", "d": "sad", "f": "sad"})
-    assert found["fixed_by_verdicts"] == 0, "the votes said otherwise than this verdict, which is newer than they"
-    assert (found["broken_by_verdicts"], found["pseudo_by_verdicts"]) == (1, 1)
+    all_clips = [*clips, clip("f", "sad", "happy")]
+    quality = label_quality(all_clips, decisions, {"b": "happy", "c": "sad"})
+    assert (quality["fixed"], quality["fixed_by_verdicts"]) == (2, 1)
+    assert (quality["broken"], quality["broken_by_verdicts"]) == (1, 0)
+    assert (quality["pseudo"]["clips"], quality["pseudo_by_verdicts"]) == (1, 0)
+    quality = label_quality(all_clips, decisions, {"a": "sad", "d": "sad", "f": "sad"})
+    assert quality["fixed_by_verdicts"] == 0, (
+        "this human label is newer than the votes and differs from the refined label"
+    )
+    assert (quality["broken_by_verdicts"], quality["pseudo_by_verdicts"]) == (1, 1)

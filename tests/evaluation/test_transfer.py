@@ -33,78 +33,78 @@ def features(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     }
 
 
-def judging(labels: np.ndarray) -> Judge:
+def make_evaluator(labels: np.ndarray) -> Judge:
     clips = [Clip(ClipId(f"c{n:02d}"), gold_label=OURS[label]) for n, label in enumerate(labels)]
     return Judge(clips, OURS, EvaluateConfig(draws=100))
 
 
-def reading(values: dict[str, np.ndarray]):
-    """Clip ids end in their row."""
-    return lambda some: {name: rows[[int(clip_id[1:]) for clip_id in some]] for name, rows in values.items()}
+def read_from(values: dict[str, np.ndarray]):
+    """Return a reader; the digits of a clip id are its row."""
+    return lambda clip_ids: {name: rows[[int(clip_id[1:]) for clip_id in clip_ids]] for name, rows in values.items()}
 
 
-def judged(
+def transfer(
     ensemble: Ensemble,
     values: dict[str, np.ndarray],
-    judge: Judge,
+    evaluator: Judge,
     here: dict[str, str],
     mapped: dict[str, str],
 ) -> dict[str, Any]:
-    read = reading(values)
-    return judge_transfer(ensemble, judge, mapped, here={"fusion": here}, modalities=list(values), read=read)
+    read = read_from(values)
+    return judge_transfer(ensemble, evaluator, mapped, here={"fusion": here}, modalities=list(values), read=read)
 
 
-def test_a_model_from_elsewhere_answers_in_the_labels_of_here(ensemble: Ensemble) -> None:
+def test_labels_of_an_external_model_are_mapped(ensemble: Ensemble) -> None:
     labels = np.arange(40) % 2
-    judge = judging(labels)
-    here = {clip.clip_id: "happy" for clip in judge.clips}
+    evaluator = make_evaluator(labels)
+    here = {clip.clip_id: "happy" for clip in evaluator.clips}
     mapped = label_map(THEIRS, OURS, ["joy=happy", "anger=angry"])
-    found = judged(ensemble, features(labels, 1), judge, here, mapped)
-    assert found["there"]["weighted_f1"] > 0.9
-    assert found["here"]["accuracy"] == 0.5
-    assert found["loss"]["low"] > 0
-    assert found["unanswered"] == 0
-    assert "here_alone" not in found
-    alone = judged(ensemble, {"text": features(labels, 1)["text"]}, judge, here, mapped)
-    assert alone["modalities"] == ["text"]
-    assert alone["there"]["accuracy"] > 0.7
+    results = transfer(ensemble, features(labels, 1), evaluator, here, mapped)
+    assert results["there"]["weighted_f1"] > 0.9
+    assert results["here"]["accuracy"] == 0.5
+    assert results["loss"]["low"] > 0
+    assert results["unanswered"] == 0
+    assert "here_alone" not in results
+    single = transfer(ensemble, {"text": features(labels, 1)["text"]}, evaluator, here, mapped)
+    assert single["modalities"] == ["text"]
+    assert single["there"]["accuracy"] > 0.7
 
 
-def test_clips_without_a_known_modality_count_as_wrong(ensemble: Ensemble) -> None:
+def test_clips_without_a_shared_modality_count_as_wrong(ensemble: Ensemble) -> None:
     labels = np.arange(40) % 2
-    judge, values = judging(labels), features(labels, 1)
+    evaluator, values = make_evaluator(labels), features(labels, 1)
     for name in values:
         values[name][:10] = np.nan
-    here = {clip.clip_id: "sad" for clip in judge.clips}
-    found = judged(ensemble, values, judge, here, {"joy": "happy", "anger": "angry"})
-    assert found["unanswered"] == 10
-    assert found["there"]["accuracy"] <= 0.75
-    assert "10 clips lack every modality that it knows: they count as wrong" in transfer_summary("model", found)
+    here = {clip.clip_id: "sad" for clip in evaluator.clips}
+    results = transfer(ensemble, values, evaluator, here, {"joy": "happy", "anger": "angry"})
+    assert results["unanswered"] == 10
+    assert results["there"]["accuracy"] <= 0.75
+    assert "10 clips have no modality" in transfer_summary("model", results)
 
 
-def test_one_shared_modality_is_compared_with_that_modality_alone(ensemble: Ensemble) -> None:
+def test_a_single_shared_modality_is_compared_with_its_local_model(ensemble: Ensemble) -> None:
     labels = np.arange(40) % 2
-    judge = judging(labels)
-    good = {clip.clip_id: clip.gold_label for clip in judge.clips}
-    poor = {clip.clip_id: OURS[1 - OURS.index(clip.gold_label)] for clip in judge.clips}
+    evaluator = make_evaluator(labels)
+    good = {clip.clip_id: clip.gold_label for clip in evaluator.clips}
+    poor = {clip.clip_id: OURS[1 - OURS.index(clip.gold_label)] for clip in evaluator.clips}
     values = features(labels, 1)
-    found = judge_transfer(
+    results = judge_transfer(
         ensemble,
-        judge,
+        evaluator,
         {"joy": "happy", "anger": "angry"},
         here={"fusion": good, "text": poor},
         modalities=["text", "audio"],
-        read=reading({"text": values["text"], "audio": values["face"]}),
+        read=read_from({"text": values["text"], "audio": values["face"]}),
     )
-    assert found["modalities"] == ["text"]
-    assert found["here_alone"]["accuracy"] == 0
-    assert found["loss_alone"]["low"] > 0 >= found["loss"]["difference"]
-    assert "less the one of here by text alone (0.0000)" in transfer_summary("model", found)
+    assert results["modalities"] == ["text"]
+    assert results["here_alone"]["accuracy"] == 0
+    assert results["loss_alone"]["low"] > 0 >= results["loss"]["difference"]
+    assert "local text model (0.0000)" in transfer_summary("model", results)
 
 
-@pytest.mark.parametrize("learned", [60, 0])
-def test_clips_that_it_knows_are_judged_by_members_that_held_them_or_their_group_out(learned: int) -> None:
-    """Labels that are noise: members that saw a clip, or another take of it, know its label by heart."""
+@pytest.mark.parametrize("n_trained", [60, 0])
+def test_known_clips_are_predicted_by_members_that_held_them_out(n_trained: int) -> None:
+    """The labels are random, so only members that saw a clip, or its group, predict its label."""
     rng = np.random.default_rng(3)
     labels = rng.integers(0, 2, 60)
     clips = [Clip(ClipId(f"c{n:02d}"), gold_label=OURS[label]) for n, label in enumerate(labels)]
@@ -118,21 +118,27 @@ def test_clips_that_it_knows_are_judged_by_members_that_held_them_or_their_group
         fusion=FusionConfig(kind="concat", hidden=16),
         training=training,
     )
-    trained = replace(trained, trained=frozenset(sorted(trained.trained)[:learned]))
-    judge = Judge(clips, OURS, EvaluateConfig(draws=100))
-    found = judged(trained, values, judge, {clip.clip_id: "happy" for clip in clips}, {name: name for name in OURS})
-    by_all = OURS[1] == np.array(OURS)[trained.predict(values).classes]
-    assert (found["trained_on"], found["held_out"]) == (learned, 60)
-    assert f"60 clips have names that it knows, {learned} of them trained on" in transfer_summary("model", found)
-    assert found["there"]["accuracy"] < 0.7 < (by_all == (labels == 1)).mean()
+    trained = replace(trained, trained=frozenset(sorted(trained.trained)[:n_trained]))
+    evaluator = Judge(clips, OURS, EvaluateConfig(draws=100))
+    results = transfer(
+        trained, values, evaluator, {clip.clip_id: "happy" for clip in clips}, {name: name for name in OURS}
+    )
+    in_sample = OURS[1] == np.array(OURS)[trained.predict(values).classes]
+    assert (results["trained_on"], results["held_out"]) == (n_trained, 60)
+    summary = transfer_summary("model", results)
+    assert "60 clips have ids of the model's corpus" in summary
+    assert f"{n_trained} of them" in summary
+    assert results["there"]["accuracy"] < 0.7 < (in_sample == (labels == 1)).mean()
 
 
-def test_labels_that_mean_nothing_here_are_refused(ensemble: Ensemble) -> None:
+def test_unknown_labels_raise_input_error(ensemble: Ensemble) -> None:
     assert label_map(("sad", "joy"), ("sad", "happy"), ["joy=happy"]) == {"sad": "sad", "joy": "happy"}
     for changes in (["joy=bored"], ["bored=happy"], ["joy"]):
-        with pytest.raises(InputError, match="unknown"):
+        with pytest.raises(InputError) as caught:
             label_map(THEIRS, OURS, changes)
-    with pytest.raises(InputError, match="no label of the model"):
+        assert f"--map {changes[0]}" in caught.value.message
+        assert caught.value.hint is not None
+    with pytest.raises(InputError, match="no label in common"):
         label_map(THEIRS, OURS, [])
-    with pytest.raises(InputError, match="the model knows face, text"):
-        judged(ensemble, {"audio": np.zeros((4, 3))}, judging(np.arange(4) % 2), {}, {"joy": "happy"})
+    with pytest.raises(InputError, match="face, text"):
+        transfer(ensemble, {"audio": np.zeros((4, 3))}, make_evaluator(np.arange(4) % 2), {}, {"joy": "happy"})

@@ -1,4 +1,4 @@
-"""A generator of votes whose truth is known, and clips to go with them."""
+"""Simulated votes with known truth, and the clips that belong to them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _simulate(seed: int, labelled: int, *, noise: float = 0.15, unlabeled: int = 0) -> Simulation:
-    """Two voters a modality share its errors, the fusion model shares all of them, some clips mislead everyone."""
+    """Simulate votes: two voters per modality share its errors, fusion shares all errors, some clips mislead all
+    sources."""
     rng = np.random.default_rng(seed)
     clips, classes = labelled + unlabeled, len(LABELS)
     truth = rng.choice(classes, clips, p=rng.dirichlet(np.full(classes, 8.0)))
@@ -53,11 +54,11 @@ def _simulate(seed: int, labelled: int, *, noise: float = 0.15, unlabeled: int =
         given,
         truth,
         {name: name.split("_")[0] for name in votes},
-        clips_with([LABELS[g] if g >= 0 else "" for g in given]),
+        make_labelled_clips([LABELS[g] if g >= 0 else "" for g in given]),
     )
 
 
-def clips_with(given_labels: list[str]) -> list[Clip]:
+def make_labelled_clips(given_labels: list[str]) -> list[Clip]:
     return [
         Clip(ClipId(f"clip{i:05d}"), given_label=label, split=Split.TRAIN if label else Split.UNLABELED)
         for i, label in enumerate(given_labels)
@@ -71,7 +72,7 @@ def simulate() -> Callable[..., Simulation]:
 
 @pytest.fixture(scope="session")
 def make_clips() -> Callable[[list[str]], list[Clip]]:
-    return clips_with
+    return make_labelled_clips
 
 
 @pytest.fixture(scope="session")

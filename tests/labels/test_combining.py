@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.arrays import expected_calibration_error
 from ecmf_pipeline.labels.combining import combine_votes
 from ecmf_pipeline.labels.unsupervised import independent_sources
-from ecmf_pipeline.labels.votes import evidence_of, first_choice
+from ecmf_pipeline.labels.votes import first_choice, stack_votes
 from tools.bench.labels.worlds import WORLDS, World, generate, gold_sample
 
 Simulate = Callable[..., Any]
@@ -24,17 +24,17 @@ WORLDS_BY_NAME = {world.name: world for world in WORLDS}
 TESTED = ("plain", "one label each", "errors in common", "twins")
 
 
-def majority(votes: dict[str, NDArray[np.float64]]) -> NDArray[np.int64]:
-    cast = np.stack([first_choice(probs) for probs in votes.values()], axis=1)
+def majority_labels(votes: dict[str, NDArray[np.float64]]) -> NDArray[np.int64]:
+    hard_votes = np.stack([first_choice(probs) for probs in votes.values()], axis=1)
     classes = next(iter(votes.values())).shape[1]
-    tally = (cast[:, :, None] == np.arange(classes)).sum(axis=1)
+    tally = (hard_votes[:, :, None] == np.arange(classes)).sum(axis=1)
     mean = np.nan_to_num(np.stack(list(votes.values()))).mean(axis=0)
     return np.asarray((tally + 0.1 * mean).argmax(axis=1))
 
 
 @settings(max_examples=25, deadline=None)
 @sample(st.integers(0, 10_000), st.integers(0, 60), st.integers(1, 6), st.integers(1, 4))
-def test_whatever_the_votes_rows_are_distributions_and_inputs_untouched(
+def test_any_votes_give_distributions_and_inputs_are_unchanged(
     seed: int, clips: int, classes: int, sources: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -61,56 +61,57 @@ def test_whatever_the_votes_rows_are_distributions_and_inputs_untouched(
 
 
 @pytest.mark.parametrize("name", TESTED)
-def test_with_gold_it_beats_the_majority_and_knows_how_sure_it_is(name: str) -> None:
+def test_with_gold_labels_it_beats_majority_vote_and_is_calibrated(name: str) -> None:
     votes, truth = generate(WORLDS_BY_NAME[name], 3)
     gold = gold_sample(truth, 0.05, 3)
     combined = combine_votes(votes, gold)
-    rest = gold < 0
-    right = combined.labels == truth
+    without_gold = gold < 0
+    is_right = combined.labels == truth
     assert combined.calibrated
-    assert right[rest].mean() > (majority(votes) == truth)[rest].mean() + 0.03
-    assert expected_calibration_error(combined.confidence[rest], right[rest]) < 0.06
+    assert is_right[without_gold].mean() > (majority_labels(votes) == truth)[without_gold].mean() + 0.03
+    assert expected_calibration_error(combined.confidence[without_gold], is_right[without_gold]) < 0.06
 
 
 @pytest.mark.parametrize("name", TESTED)
-def test_without_gold_it_is_not_below_the_majority(name: str) -> None:
+def test_without_gold_labels_it_is_at_least_as_good_as_majority_vote(name: str) -> None:
     votes, truth = generate(WORLDS_BY_NAME[name], 4)
     combined = combine_votes(votes, np.full(len(truth), -1))
     assert not combined.calibrated
-    assert (combined.labels == truth).mean() > (majority(votes) == truth).mean() - 0.005
+    assert (combined.labels == truth).mean() > (majority_labels(votes) == truth).mean() - 0.005
 
 
 @pytest.mark.parametrize(
-    ("world", "why"),
+    ("world", "reason"),
     [
-        (World("three", (0.7, 0.6, 0.5), classes=4, clips=1500), "three sources are too few"),
-        (World("together", (0.6, 0.6, 0.5, 0.5), classes=4, clips=1500, family=0.8), "the sources err together, as if"),
-        (World("weak", (0.4, 0.35, 0.3, 0.3), classes=6, clips=1500, family=0.0), "with one source less"),
+        (World("three", (0.7, 0.6, 0.5), classes=4, clips=1500), "three sources"),
+        (World("together", (0.6, 0.6, 0.5, 0.5), classes=4, clips=1500, family=0.8), "correlated"),
+        (World("weak", (0.4, 0.35, 0.3, 0.3), classes=6, clips=1500, family=0.0), "depend on a single source"),
     ],
 )
-def test_where_votes_cannot_tell_who_is_right_the_majority_stands(world: World, why: str) -> None:
+def test_majority_vote_is_used_if_too_few_sources_err_independently(world: World, reason: str) -> None:
     votes, truth = generate(world, 0)
     combined = combine_votes(votes, np.full(len(truth), -1))
-    assert f"the majority ({why}" in combined.method
-    assert (combined.labels == majority(votes)).mean() > 0.99
+    assert "majority vote (" in combined.method
+    assert reason in combined.method
+    assert (combined.labels == majority_labels(votes)).mean() > 0.99
 
 
-def test_where_they_can_dawid_and_skene_are_asked() -> None:
-    apart = generate(World("apart", (0.75, 0.7, 0.7, 0.65, 0.6, 0.6), clips=1500, shared=0.0, family=0.0), 0)[0]
-    assert "Dawid-Skene" in combine_votes(apart, np.full(1500, -1)).method
+def test_independent_sources_are_combined_by_dawid_skene() -> None:
+    votes = generate(World("apart", (0.75, 0.7, 0.7, 0.65, 0.6, 0.6), clips=1500, shared=0.0, family=0.0), 0)[0]
+    assert "Dawid-Skene" in combine_votes(votes, np.full(1500, -1)).method
 
 
-def test_twenty_gold_labels_teach_but_do_not_calibrate() -> None:
+def test_twenty_gold_labels_improve_labels_without_calibration() -> None:
     votes, truth = generate(World("one good", (0.9, 0.4, 0.4), classes=4, clips=800), 0)
     gold = np.where(np.arange(800) < 20, truth, -1)
-    taught, untaught = combine_votes(votes, gold), combine_votes(votes, np.full(800, -1))
-    rest = gold < 0
-    assert (taught.labels == truth)[rest].mean() > (untaught.labels == truth)[rest].mean() + 0.05
-    assert not taught.calibrated
-    assert "20 gold labels, too few to calibrate it" in taught.method
+    with_gold, without_gold = combine_votes(votes, gold), combine_votes(votes, np.full(800, -1))
+    evaluated = gold < 0
+    assert (with_gold.labels == truth)[evaluated].mean() > (without_gold.labels == truth)[evaluated].mean() + 0.05
+    assert not with_gold.calibrated
+    assert "20 gold labels" in with_gold.method
 
 
-def test_how_many_independent_sources_votes_are_worth() -> None:
+def test_effective_number_of_independent_sources() -> None:
     truth = np.arange(3000) % 3
     rng = np.random.default_rng(0)
 
@@ -118,30 +119,30 @@ def test_how_many_independent_sources_votes_are_worth() -> None:
         return np.eye(3)[np.where(rng.random(3000) < 0.7, truth, (truth + 1) % 3)]
 
     first, second, third = source(), source(), source()
-    for votes, worth in (
+    for votes, expected in (
         ({"a": first, "b": second, "c": third}, 3.0),
         ({"a": first, "b": first, "c": first}, 1.0),
         ({"a": first, "b": first, "c": third}, 1.8),
     ):
-        found = independent_sources(evidence_of(votes, floor=1e-2), np.eye(3)[truth])
-        assert found == pytest.approx(worth, abs=0.15)
+        effective = independent_sources(stack_votes(votes, floor=1e-2), np.eye(3)[truth])
+        assert effective == pytest.approx(expected, abs=0.15)
 
 
-def test_gold_stays_and_clips_that_nobody_votes_on_get_the_prior() -> None:
+def test_gold_labels_are_kept_and_clips_without_votes_get_the_class_shares() -> None:
     votes, truth = generate(World("small", (0.7, 0.6, 0.5), clips=600), 0)
     gold = gold_sample(truth, 0.2, 0)
-    blank = np.flatnonzero(gold < 0)[:5]
+    without_votes = np.flatnonzero(gold < 0)[:5]
     for probs in votes.values():
-        probs[blank] = np.nan
+        probs[without_votes] = np.nan
     combined = combine_votes(votes, gold)
     assert_array_equal(combined.labels[gold >= 0], gold[gold >= 0])
     assert_array_equal(combined.confidence[gold >= 0], 1.0)
     shares = np.bincount(gold[gold >= 0], minlength=6) + 1.0
-    assert_allclose(combined.probs[blank], np.tile(shares / shares.sum(), (5, 1)))
-    assert_allclose(combined.confidence[blank], (shares / shares.sum()).max())
+    assert_allclose(combined.probs[without_votes], np.tile(shares / shares.sum(), (5, 1)))
+    assert_allclose(combined.confidence[without_votes], (shares / shares.sum()).max())
 
 
-def test_the_same_input_gives_the_same_bytes() -> None:
+def test_identical_inputs_give_identical_bytes() -> None:
     votes, truth = generate(World("small", (0.7, 0.6, 0.5), clips=400), 1)
     gold = gold_sample(truth, 0.3, 1)
     first, second = (combine_votes(votes, gold, seed=5) for _ in range(2))
@@ -149,30 +150,30 @@ def test_the_same_input_gives_the_same_bytes() -> None:
     assert first.method == second.method
 
 
-def test_the_order_of_the_clips_hardly_matters() -> None:
+def test_clip_order_has_almost_no_effect() -> None:
     votes, truth = generate(World("small", (0.7, 0.6, 0.5), clips=500), 2)
     gold = gold_sample(truth, 0.3, 2)
     combined = combine_votes(votes, gold)
     shuffled = np.random.default_rng(0).permutation(len(gold))
     again = combine_votes({name: probs[shuffled] for name, probs in votes.items()}, gold[shuffled])
-    # The folds differ, so the blend does a little; the labels hardly.
+    # The folds differ, so the blend differs slightly.
     assert np.mean(again.labels == combined.labels[shuffled]) > 0.97
 
 
-def test_few_gold_labels_are_kept_but_calibrate_nothing() -> None:
+def test_nine_gold_labels_only_replace_their_own_labels() -> None:
     votes, truth = generate(World("small", (0.7, 0.6, 0.5), clips=400), 3)
     gold = np.full(400, -1)
     gold[:9] = truth[:9]
     combined = combine_votes(votes, gold)
     assert not combined.calibrated
     assert_array_equal(combined.labels[:9], truth[:9])
-    unaided = combine_votes(votes, np.full(400, -1))
+    without_gold = combine_votes(votes, np.full(400, -1))
     voted = ~np.isnan(np.stack(list(votes.values()))).any(axis=2).all(axis=0)
     voted[:9] = False
-    assert_array_equal(combined.probs[voted], unaided.probs[voted])
+    assert_array_equal(combined.probs[voted], without_gold.probs[voted])
 
 
-def test_one_source_and_two_sources_are_averaged() -> None:
+def test_one_or_two_sources_are_averaged() -> None:
     first = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [np.nan] * 3])
     second = np.array([[0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.2, 0.7, 0.1]])
     none = np.full(3, -1)
@@ -180,7 +181,7 @@ def test_one_source_and_two_sources_are_averaged() -> None:
     assert_array_equal(combine_votes({"a": first, "b": second}, none).labels, [1, 2, 1])
 
 
-def test_sources_are_accounted_for_on_gold() -> None:
+def test_source_reports_match_gold_labels() -> None:
     votes, truth = generate(World("twins here", (0.8, 0.8, 0.4), clips=3000, shared=0.0, family=0.9, confusion=0.02), 0)
     gold = gold_sample(truth, 0.5, 0)
     known = gold >= 0
@@ -198,27 +199,27 @@ def test_sources_are_accounted_for_on_gold() -> None:
     assert twins > 0.5 > abs(report["source0"].error_correlation["source2"]) + 0.2
 
 
-def test_the_intervals_of_a_confusion_cover_it() -> None:
-    covered, asked = 0, 0
+def test_confusion_intervals_have_their_nominal_coverage() -> None:
+    covered, total = 0, 0
     for seed in range(8):
         votes, truth = generate(World("intervals", (0.7, 0.6, 0.5), classes=3, clips=2000), seed)
         gold = gold_sample(truth, 0.1, seed)
         source = combine_votes(votes, gold).sources[0]
         voted = ~np.isnan(votes["source0"]).any(axis=1)
-        cast = votes["source0"].argmax(axis=1)
+        hard_votes = votes["source0"].argmax(axis=1)
         for row in range(3):
             of_class = voted & (truth == row)
-            true = np.bincount(cast[of_class], minlength=3) / of_class.sum()
+            true = np.bincount(hard_votes[of_class], minlength=3) / of_class.sum()
             covered += int(((source.confusion_low[row] <= true) & (true <= source.confusion_high[row])).sum())
-            asked += 3
-    assert covered / asked > 0.88
+            total += 3
+    assert covered / total > 0.88
 
 
-def test_what_is_wrong_is_refused() -> None:
+def test_invalid_inputs_raise_value_error() -> None:
     good = np.full((2, 3), 1 / 3)
     with pytest.raises(ValueError, match="no source"):
         combine_votes({}, np.array([0, 1]))
-    with pytest.raises(ValueError, match=r"must all be \(n, K\)"):
+    with pytest.raises(ValueError, match="same shape"):
         combine_votes({"a": good, "b": good[:, :2]}, np.array([0, 1]))
     with pytest.raises(ValueError, match="distribution"):
         combine_votes({"a": good * 2}, np.array([0, 1]))
@@ -232,6 +233,6 @@ def test_what_is_wrong_is_refused() -> None:
         combine_votes({"a": good}, np.array([0]))
 
 
-def test_importing_the_settings_loads_no_numpy() -> None:
+def test_importing_the_settings_loads_no_scipy_or_sklearn() -> None:
     code = "import sys, ecmf_pipeline.labels.config; sys.exit('scipy' in sys.modules or 'sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

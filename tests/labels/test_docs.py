@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 
-def test_the_example_runs(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_documented_example_runs(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = (repository / "docs" / "guides" / "labels-from-python.md").read_text(encoding="utf-8")
     example = page.split("```python")[1].split("```")[0]
     exec(compile(example, "docs/guides/labels-from-python.md", "exec"), {})

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from ecmf_pipeline.labels.config import LightGbmConfig, LinearConfig, RefineConfig
 from ecmf_pipeline.labels.voters import Panel, Rounds, held_out_score, vote_in_rounds
 
-NOBODY = -1
+NO_LABEL = -1
 
 
-def world(clips: int, *, noise: float) -> tuple[Panel, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def make_panel(clips: int, *, noise: float) -> tuple[Panel, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     rng = np.random.default_rng(1)
     truth = np.arange(clips) % 3
     features = {
@@ -27,36 +27,36 @@ def world(clips: int, *, noise: float) -> tuple[Panel, NDArray[np.int64], NDArra
 
 
 def run(panel: Panel, given: NDArray[np.int64], folds: NDArray[np.int64], rounds: int) -> Rounds:
-    score = partial(held_out_score, given=given, verdicts=np.full(len(given), NOBODY))
+    score = partial(held_out_score, given=given, verdicts=np.full(len(given), NO_LABEL))
     return vote_in_rounds(panel, given, folds, rounds=rounds, score=score, config=RefineConfig())
 
 
-def test_a_given_label_never_reaches_its_own_votes_in_any_round() -> None:
-    panel, given, _, folds = world(96, noise=0.3)
-    always = iter(range(100))
+def test_votes_of_no_round_depend_on_the_clips_own_given_label() -> None:
+    panel, given, _, folds = make_panel(96, noise=0.3)
+    counter = iter(range(100))
 
-    def rising(_: NDArray[np.float64]) -> float:
-        return float(next(always))
+    def increasing_score(_: NDArray[np.float64]) -> float:
+        return float(next(counter))
 
-    spoiled = given.copy()
-    spoiled[7] = (given[7] + 1) % 3
+    changed = given.copy()
+    changed[7] = (given[7] + 1) % 3
     first, second = (
-        vote_in_rounds(panel, labels, folds, rounds=3, score=rising, config=RefineConfig())
-        for labels in (given, spoiled)
+        vote_in_rounds(panel, labels, folds, rounds=3, score=increasing_score, config=RefineConfig())
+        for labels in (given, changed)
     )
     assert len(first.scores) == 3
-    own = folds == folds[7]
+    same_fold = folds == folds[7]
     for name in first.votes:
-        assert_array_equal(first.votes[name][own], second.votes[name][own])
-        assert not np.array_equal(first.votes[name][~own], second.votes[name][~own])
+        assert_array_equal(first.votes[name][same_fold], second.votes[name][same_fold])
+        assert not np.array_equal(first.votes[name][~same_fold], second.votes[name][~same_fold])
 
 
-def test_a_second_round_learns_from_labels_that_are_believed() -> None:
-    panel, given, truth, folds = world(400, noise=0.3)
-    always = iter(range(100))
+def test_a_second_round_on_weighted_labels_is_better_on_noisy_labels() -> None:
+    panel, given, truth, folds = make_panel(400, noise=0.3)
+    counter = iter(range(100))
     config = RefineConfig()
     one = run(panel, given, folds, 1)
-    two = vote_in_rounds(panel, given, folds, rounds=2, score=lambda _: float(next(always)), config=config)
+    two = vote_in_rounds(panel, given, folds, rounds=2, score=lambda _: float(next(counter)), config=config)
     assert two.best == 2
 
     def loss(rounds: Rounds) -> float:
@@ -66,29 +66,29 @@ def test_a_second_round_learns_from_labels_that_are_believed() -> None:
     assert loss(two) < loss(one)
 
 
-def test_it_stops_when_nothing_is_gained_and_keeps_the_best_round() -> None:
-    panel, given, _, folds = world(96, noise=0.1)
+def test_rounds_stop_without_improvement_and_the_best_is_kept() -> None:
+    panel, given, _, folds = make_panel(96, noise=0.1)
     scores = iter([0.5, 0.6, 0.55, 0.9])
-    found = vote_in_rounds(panel, given, folds, rounds=4, score=lambda _: next(scores), config=RefineConfig())
-    assert found.scores == (0.5, 0.6, 0.55)
-    assert found.best == 2
+    rounds = vote_in_rounds(panel, given, folds, rounds=4, score=lambda _: next(scores), config=RefineConfig())
+    assert rounds.scores == (0.5, 0.6, 0.55)
+    assert rounds.best == 2
 
 
-def test_lightgbm_takes_weights_too() -> None:
-    panel, given, _, folds = world(96, noise=0.2)
+def test_lightgbm_uses_clip_weights() -> None:
+    panel, given, _, folds = make_panel(96, noise=0.2)
     trees = Panel(panel.features, {"lightgbm": LightGbmConfig(rounds=10)}, 3, 0)
     even = trees.votes(given, folds)
     weights = dict.fromkeys(range(4), np.where(np.arange(96) % 2 == 0, 1.0, 0.0))
     weighted = trees.votes(given, folds, weights)
     assert not np.array_equal(even["face/lightgbm"], weighted["face/lightgbm"])
-    changed = np.where(np.arange(96) % 2 == 0, given, (given + 1) % 3)  # labels of clips that weigh nothing
+    changed = np.where(np.arange(96) % 2 == 0, given, (given + 1) % 3)  # labels of clips with weight 0
     assert_array_equal(trees.votes(changed, folds, weights)["face/lightgbm"], weighted["face/lightgbm"])
 
 
-def test_rounds_are_scored_by_verdicts_where_there_are_enough() -> None:
+def test_rounds_are_scored_on_human_labels_if_there_are_enough() -> None:
     probs = np.eye(2)[np.arange(80) % 2]
     given, verdicts = 1 - np.arange(80) % 2, np.arange(80) % 2
-    assert held_out_score(probs, given=given, verdicts=np.full(80, NOBODY)) == 0
+    assert held_out_score(probs, given=given, verdicts=np.full(80, NO_LABEL)) == 0
     assert held_out_score(probs, given=given, verdicts=verdicts) == pytest.approx(1.0)
-    few = np.where(np.arange(80) < 10, verdicts, NOBODY)
+    few = np.where(np.arange(80) < 10, verdicts, NO_LABEL)
     assert held_out_score(probs, given=given, verdicts=few) == 0

@@ -1,4 +1,4 @@
-"""The drawings: that lengths are right, that nothing leaves the canvas, and that text is cut and escaped."""
+"""Charts: lengths are right, nothing leaves the canvas, and text is cut and escaped."""
 
 from __future__ import annotations
 
@@ -15,55 +15,55 @@ from ecmf_pipeline.report.blocks import (
     Interval,
     Mark,
     bars,
-    columns_of,
+    display_width,
     intervals,
     percent,
     stacked,
 )
 
-shares = st.floats(0, 1, allow_nan=False)
+share_values = st.floats(0, 1, allow_nan=False)
 
 
 def widths(svg: str) -> list[float]:
     return [float(width) for width in re.findall(r'<rect[^>]* width="([^"]+)"', svg)]
 
 
-def ends(svg: str) -> list[float]:
+def right_ends(svg: str) -> list[float]:
     return [float(x) + float(width) for x, width in re.findall(r'<rect[^>]* x="([^"]+)"[^>]* width="([^"]+)"', svg)]
 
 
-def test_bars_are_as_long_as_their_values() -> None:
+def test_bar_length_is_proportional_to_value() -> None:
     svg = bars([("a", [Bar(1.0, "1")]), ("b", [Bar(0.25, "0.25"), Bar(None, "none")])], alt="a chart", maximum=1.0)
     whole, quarter, absent = widths(svg)
     assert quarter == pytest.approx(whole / 4, abs=0.1)
     assert absent == 0
 
 
-def test_the_mark_stands_at_its_value() -> None:
+def test_the_mark_is_at_its_value() -> None:
     svg = bars([("a", [Bar(0.5, "0.5")])], alt="a chart", maximum=1.0, mark=Mark(0.5, "here"))
     mark = re.search(r'<line class="mark" x1="([^"]+)"', svg)
     assert mark is not None
-    assert float(mark[1]) == pytest.approx(ends(svg)[0], abs=0.15)
+    assert float(mark[1]) == pytest.approx(right_ends(svg)[0], abs=0.15)
 
 
-@given(st.lists(st.tuples(shares, shares, shares), min_size=1, max_size=5))
+@given(st.lists(st.tuples(share_values, share_values, share_values), min_size=1, max_size=5))
 def test_stacked_bars_fill_the_same_length(amounts: list[tuple[float, float, float]]) -> None:
-    layers = [(name, "blue", [row[at] for row in amounts]) for at, name in enumerate("abc")]
+    layers = [(name, "blue", [row[index] for row in amounts]) for index, name in enumerate("abc")]
     svg = stacked([f"bar {number}" for number in range(len(amounts))], layers, alt="a chart")  # type: ignore[arg-type]
     lengths = [sum(widths(svg)[start : start + 3]) for start in range(0, 3 * len(amounts), 3)]
     filled = [length for length, row in zip(lengths, amounts, strict=True) if sum(row) > 0]
     assert filled == pytest.approx([filled[0]] * len(filled), abs=0.4) if filled else not any(lengths)
 
 
-def test_each_part_of_a_stacked_bar_starts_where_the_one_before_ends() -> None:
+def test_parts_of_a_stacked_bar_are_adjacent() -> None:
     svg = stacked(["a"], [("x", "blue", [1.0]), ("y", "green", [3.0]), ("z", "grey", [4.0])], alt="a chart")
     starts = [float(x) for x in re.findall(r'<rect[^>]* x="([^"]+)"', svg)]
-    assert starts[1:] == pytest.approx(ends(svg)[:-1], abs=0.15)
+    assert starts[1:] == pytest.approx(right_ends(svg)[:-1], abs=0.15)
     assert [width / sum(widths(svg)) for width in widths(svg)] == pytest.approx([1 / 8, 3 / 8, 1 / 2], abs=1e-3)
 
 
 @given(st.tuples(*[st.floats(-1, 1, allow_nan=False)] * 3).map(sorted))
-def test_whiskers_stay_on_the_canvas_on_the_right_side_of_zero(values: list[float]) -> None:
+def test_intervals_are_inside_the_canvas_and_on_the_right_side_of_zero(values: list[float]) -> None:
     low, middle, high = values
     svg = intervals([Interval("a", middle, low, high, "")], alt="a chart")
     zero = float(re.search(r'class="axis" x1="([^"]+)"', svg)[1])  # type: ignore[index]
@@ -73,27 +73,27 @@ def test_whiskers_stay_on_the_canvas_on_the_right_side_of_zero(values: list[floa
     assert (dot - zero) * middle >= 0
 
 
-def test_an_unknown_interval_draws_no_whisker() -> None:
+def test_an_unknown_interval_has_no_whisker() -> None:
     assert "whisker" not in intervals([Interval("a", 0.1, None, None, "")], alt="a chart")
 
 
 @given(st.text(max_size=80))
-def test_names_are_cut_to_their_columns_and_escaped(name: str) -> None:
+def test_names_are_cut_and_escaped(name: str) -> None:
     svg = bars([(name, [Bar(1.0, "1")])], alt=name)
-    shown = re.search(r'<text class="name"[^>]*>([^<]*)', svg)
-    assert shown is not None
-    assert columns_of(re.sub(r"&[#\w]+;", "x", shown[1])) <= NAME_COLUMNS
+    displayed = re.search(r'<text class="name"[^>]*>([^<]*)', svg)
+    assert displayed is not None
+    assert display_width(re.sub(r"&[#\w]+;", "x", displayed[1])) <= NAME_COLUMNS
     assert len(re.findall("<svg|<text|</svg>", svg)) == 4
 
 
-def test_a_cut_name_shows_whole_under_the_pointer() -> None:
+def test_a_cut_name_has_the_full_name_as_tooltip() -> None:
     long = "惊讶而且不知所措的样子真的非常长的标签"
     svg = bars([(long, [Bar(1.0, "1")])], alt="a chart")
     assert f"<title>{long}</title>" in svg
 
 
 def test_chinese_letters_take_two_columns() -> None:
-    assert columns_of("悲伤ab") == 6
+    assert display_width("悲伤ab") == 6
 
 
 @pytest.mark.parametrize(
@@ -110,5 +110,5 @@ def test_chinese_letters_take_two_columns() -> None:
         (None, "\N{EN DASH}"),
     ],
 )
-def test_a_percentage_claims_all_or_none_only_when_it_is(share: float | None, shown: str) -> None:
+def test_only_exact_shares_become_0_or_100_percent(share: float | None, shown: str) -> None:
     assert percent(share) == shown

@@ -1,4 +1,4 @@
-"""Which clips' faces are shown, and what happens where they cannot be."""
+"""Selection and drawing of contact sheets, and reasons for missing ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.sampling import read_frames, read_frames_at
 from ecmf_pipeline.report.config import ReportConfig
-from ecmf_pipeline.report.contact_sheets import _spread, face_sheets
+from ecmf_pipeline.report.contact_sheets import _spread_positions, face_sheets
 from ecmf_pipeline.report.inputs import ReportInput
 from ecmf_pipeline.report.page import render
 from ecmf_pipeline.runner.quarantine import QuarantineEntry
@@ -30,7 +30,7 @@ CUT = {"media": {"frames": 4}, "faces": {"source": "openface"}}
 
 
 class Corpus:
-    """Clips of one photograph, whose landmark qualities are made up."""
+    """Clips of one photograph with made-up landmark qualities."""
 
     def __init__(self, root: Path, make_clip) -> None:
         self.root = root
@@ -79,20 +79,20 @@ def entry(corpus: Corpus, name: str, store: FeatureStore, reason: str = "NoFaceF
     return QuarantineEntry(name, "extract", "face", reason, "0 of 4", clip.digest, store.fingerprint, "now")
 
 
-def test_clips_are_spread_from_the_worst_landmarks_to_the_best(corpus):
+def test_clips_range_from_lowest_to_highest_landmark_quality(corpus):
     sheets, problem = corpus.sheets(corpus.store(), count=3)
     assert problem == ""
     assert [sheet.clip_id for sheet in sheets] == ["b", "c", "d"]
-    assert "0.20, the lowest of 4" in sheets[0].why
-    assert "0.95, the highest" in sheets[-1].why
+    assert "0.20, the lowest of 4" in sheets[0].reason
+    assert "0.95, the highest" in sheets[-1].reason
 
 
 @pytest.mark.parametrize(
-    ("length", "count", "places"),
+    ("length", "count", "positions"),
     [(31, 6, [0, 1, 5, 11, 19, 30]), (3, 6, [0, 1, 2]), (1, 1, [0]), (0, 3, []), (9, 0, [])],
 )
-def test_places_are_distinct_and_denser_near_the_first(length, count, places):
-    assert _spread(length, count).tolist() == places
+def test_positions_are_distinct_and_denser_near_the_first(length, count, positions):
+    assert _spread_positions(length, count).tolist() == positions
 
 
 def test_a_sheet_shows_the_crops_of_its_clip(corpus):
@@ -100,9 +100,9 @@ def test_a_sheet_shows_the_crops_of_its_clip(corpus):
     picture = cv2.imdecode(np.frombuffer(sheet.picture, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     assert picture.shape == (sheet.height, sheet.width, 3)
     first = picture[-144 : -144 + 112, :112]
-    wanted = cv2.resize(data.astronaut()[54:206, 148:300], (112, 112), interpolation=cv2.INTER_AREA)
-    assert np.abs(first.astype(int) - wanted).mean() < 12
-    assert "4 crops from 0.04 s to 0.28 s" in sheet.about
+    expected = cv2.resize(data.astronaut()[54:206, 148:300], (112, 112), interpolation=cv2.INTER_AREA)
+    assert np.abs(first.astype(int) - expected).mean() < 12
+    assert "4 crops from 0.04 s to 0.28 s" in sheet.description
 
 
 def test_the_same_store_gives_the_same_sheets(corpus):
@@ -110,50 +110,51 @@ def test_the_same_store_gives_the_same_sheets(corpus):
     assert corpus.sheets(store) == corpus.sheets(store)
 
 
-def test_clips_without_a_face_take_a_third(corpus):
+def test_a_third_of_the_sheets_are_clips_without_a_face(corpus):
     corpus.add("tree", 0.0)
     corpus.rows.pop()
     store = corpus.store()
-    others = [entry(corpus, "tree", store), entry(corpus, "tree", store, "OutOfMemory")]
-    sheets, _ = corpus.sheets(store, count=3, quarantine=others)
+    entries = [entry(corpus, "tree", store), entry(corpus, "tree", store, "OutOfMemory")]
+    sheets, _ = corpus.sheets(store, count=3, quarantine=entries)
     assert [sheet.clip_id for sheet in sheets] == ["b", "d", "tree"]
-    assert sheets[-1].why == "no face was found in it"
+    assert "no face" in sheets[-1].reason
     assert sheets[-1].picture
-    of_the_past = [replace(others[0], digest="other"), replace(others[0], fingerprint="other")]
-    assert "tree" not in [sheet.clip_id for sheet in corpus.sheets(store, quarantine=of_the_past)[0]]
+    outdated = [replace(entries[0], digest="other"), replace(entries[0], fingerprint="other")]
+    assert "tree" not in [sheet.clip_id for sheet in corpus.sheets(store, quarantine=outdated)[0]]
 
 
-def test_a_clip_that_is_not_here_says_so_and_costs_no_other(corpus):
+def test_a_missing_file_has_no_sheet_and_does_not_affect_others(corpus):
     store = corpus.store()
     (corpus.root / "b.mp4").unlink()
     sheets, _ = corpus.sheets(store)
-    assert [sheet.problem for sheet in sheets] == ["its file is not on this machine", "", "", ""]
+    assert [bool(sheet.problem) for sheet in sheets] == [True, False, False, False]
+    assert "not on this machine" in sheets[0].problem
     page = render(ReportInput({"labels": []}, face_sheets=sheets), ReportConfig())
     assert "1 chosen clip is not shown" in page
     assert page.count("data:image/jpeg;base64,") == 3
 
 
-def test_a_corpus_that_is_elsewhere_says_so_once(corpus, tmp_path):
+def test_a_missing_corpus_gives_one_notice(corpus, tmp_path):
     sheets, problem = corpus.sheets(corpus.store(), root=tmp_path / "elsewhere")
     assert sheets == []
     assert "not on this machine" in problem
     assert problem in render(ReportInput({"labels": []}, no_face_sheets=problem), ReportConfig())
 
 
-def test_a_file_that_is_another_by_now_is_not_shown(corpus, make_clip):
+def test_a_changed_file_is_not_shown(corpus, make_clip):
     store = corpus.store()
     make_clip(corpus.root / "b.mp4", pictures=30, durations_ms=[33] * 30, photograph=data.astronaut()[:256, 64:384])
-    assert corpus.sheets(store)[0][0].problem.startswith("its file has changed")
+    assert corpus.sheets(store)[0][0].problem.startswith("the file has changed")
 
 
-def test_features_from_elsewhere_have_no_sheet(corpus):
+def test_imported_features_have_no_sheet(corpus):
     corpus.rows = [replace(row, side={}) for row in corpus.rows]
     sheets, problem = corpus.sheets(corpus.store())
     assert sheets == []
-    assert "no clip has features of a face that was cut out here" in problem
+    assert "no clip has features of face crops" in problem
 
 
-def test_crops_that_came_with_the_corpus_are_shown_as_they_are(tmp_path, make_clip):
+def test_supplied_crops_are_shown_unchanged(tmp_path, make_clip):
     corpus = Corpus(tmp_path, make_clip)
     path = tmp_path / "a.npy"
     np.save(path, np.full((9, 112, 112, 3), (0, 0, 250), np.uint8))  # BGR: red
@@ -162,13 +163,13 @@ def test_crops_that_came_with_the_corpus_are_shown_as_they_are(tmp_path, make_cl
     side = {"frames": np.array([1, 4, 7]), "boxes": np.zeros((3, 4), np.float32)}
     corpus.rows = [FeatureRow("a", clip.face_digest, np.ones((3, 2), np.float32), side)]
     (sheet,), _ = corpus.sheets(corpus.store(CUT))
-    assert sheet.about == "3 crops that came with the corpus."
+    assert "3 crops" in sheet.description
     picture = cv2.imdecode(np.frombuffer(sheet.picture, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     assert picture[50, 50, 0] > 240
     assert picture[50, 50, 2] < 15
 
 
-def test_the_page_loads_nothing_and_keeps_foreign_names_in_their_place(corpus):
+def test_the_page_embeds_pictures_and_escapes_clip_ids(corpus):
     sheets, _ = corpus.sheets(corpus.store(), count=1)
     odd = replace(sheets[0], clip_id='<script>"x')
     page = render(ReportInput({"labels": []}, face_sheets=[odd]), ReportConfig())
@@ -177,11 +178,11 @@ def test_the_page_loads_nothing_and_keeps_foreign_names_in_their_place(corpus):
     assert base64.b64decode(address.removeprefix("data:image/jpeg;base64,")) == odd.picture
 
 
-def test_a_report_without_sheets_has_no_such_section():
+def test_a_report_without_sheets_has_no_faces_section():
     assert 'id="faces"' not in render(ReportInput({"labels": []}), ReportConfig())
 
 
-def test_pictures_are_read_again_at_the_moments_they_were_read(make_clip, tmp_path):
+def test_frames_are_read_again_at_the_same_times(make_clip, tmp_path):
     path = make_clip(tmp_path / "a.mp4", pictures=20, durations_ms=[20, 60] * 10)
     config = MediaConfig(frames=5, reader="pyav")
     frames, times = read_frames(path, config)

@@ -1,4 +1,4 @@
-"""The whole page: what it says, what it must not do, and that it copes with what is absent."""
+"""The whole page: content, escaping, self-containment, and absent results."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.labels.refine import Decision, Verdict, Vote
+from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.report.inputs import PredictedClip, ReportInput
-from ecmf_pipeline.report.page import render
+from ecmf_pipeline.report.page import SYNTHETIC_NOTICE, render
 from ecmf_pipeline.runner.quarantine import QuarantineEntry
 
 SECTIONS = [
@@ -24,7 +24,7 @@ VOID = {"meta", "rect", "line", "circle", "img"}
 
 
 class Page(HTMLParser):
-    """The page's elements, its visible text, and whether its tags close in order."""
+    """Elements and visible text of a page; fails if tags do not close in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def evaluation(labels: list[str]) -> dict[str, Any]:
 
 
 def ablation(mark: str = "") -> dict[str, Any]:
-    def against(weighted_f1: float, difference: float, low: float, high: float) -> dict[str, float]:
+    def scored(weighted_f1: float, difference: float, low: float, high: float) -> dict[str, float]:
         return {"weighted_f1": weighted_f1, "difference": difference, "low": low, "high": high}
 
     def spread(mean: float, heaviest: float) -> dict[str, float]:
@@ -100,14 +100,14 @@ def ablation(mark: str = "") -> dict[str, Any]:
         "judged_by": "gold",
         "reference": {"kind": "ecmf", "modalities": ["face", "text"], "clips": 12, "weighted_f1": 0.7},
         "variants": [
-            {"table": "alone", "name": f"face alone{mark}", "without": "", **against(0.61, -0.09, -0.15, -0.03)},
-            {"table": "left out", "name": "without face", "without": "face", **against(0.62, -0.08, -0.14, -0.02)},
-            {"table": "left out", "name": "without text", "without": "text", **against(0.69, -0.01, -0.05, 0.04)},
-            {"table": "fusion", "name": "concat", "without": "", **against(0.72, 0.02, 0.01, 0.03)},
+            {"table": "alone", "name": f"face alone{mark}", "without": "", **scored(0.61, -0.09, -0.15, -0.03)},
+            {"table": "left out", "name": "without face", "without": "face", **scored(0.62, -0.08, -0.14, -0.02)},
+            {"table": "left out", "name": "without text", "without": "text", **scored(0.69, -0.01, -0.05, 0.04)},
+            {"table": "fusion", "name": "concat", "without": "", **scored(0.72, 0.02, 0.01, 0.03)},
         ],
         "robustness": [
-            {"modality": "face", "damage": "missing", **against(0.63, -0.07, -0.1, -0.01), "trained_without": 0.62},
-            {"modality": "text", "damage": "noisy", **against(0.68, -0.02, -0.06, 0.02)},
+            {"modality": "face", "damage": "missing", **scored(0.63, -0.07, -0.1, -0.01), "trained_without": 0.62},
+            {"modality": "text", "damage": "noisy", **scored(0.68, -0.02, -0.06, 0.02)},
         ],
         "skipped": [{"name": "gated", "why": "too few clips"}],
         "weights": {
@@ -118,8 +118,8 @@ def ablation(mark: str = "") -> dict[str, Any]:
     }
 
 
-def a_run(labels: list[str], *, clips: int = 12, mark: str = "") -> ReportInput:
-    """A made-up run; ``mark`` is put into every text that comes from a corpus."""
+def make_report_input(labels: list[str], *, clips: int = 12, mark: str = "") -> ReportInput:
+    """Return the inputs of a made-up run; ``mark`` is appended to each text that comes from a corpus."""
     manifest, predictions, refined = [], [], []
     decisions = ["keep", "relabel", "drop", "review"]
     for number in range(clips):
@@ -146,7 +146,7 @@ def a_run(labels: list[str], *, clips: int = 12, mark: str = "") -> ReportInput:
         confidence = 0.5 + number / (2 * clips)
         reason = f"because{mark}"
         refined.append(
-            Decision(ClipId(clip_id), split, given, after, Verdict(decision), 0.5, confidence, 0.5, reason, votes)
+            Decision(ClipId(clip_id), split, given, after, LabelAction(decision), 0.5, confidence, 0.5, reason, votes)
         )
     entry = QuarantineEntry(
         f"clip000{mark}", "extract", "face", f"NoFaceFound{mark}", f"0 of 16{mark}", "ab", "cd", "now"
@@ -175,12 +175,12 @@ def a_run(labels: list[str], *, clips: int = 12, mark: str = "") -> ReportInput:
 LABELS = ["neutral", "angry", "happy"]
 
 
-def page_of(report: ReportInput, **config: int) -> Page:
+def render_page(report: ReportInput, **config: int) -> Page:
     return Page(render(report, ReportConfig(**config)))
 
 
-def test_every_section_stands_in_the_page_and_in_its_contents() -> None:
-    page = page_of(a_run(LABELS))
+def test_all_sections_are_on_the_page_and_in_the_contents() -> None:
+    page = render_page(make_report_input(LABELS))
     assert [section["id"] for section in page.all("section")] == ["summary", *SECTIONS]
     assert [link["href"] for link in page.all("a")][1:] == ["#summary", *(f"#{name}" for name in SECTIONS)]
     assert not page.unclosed
@@ -205,103 +205,105 @@ def test_every_section_stands_in_the_page_and_in_its_contents() -> None:
         ("versions", {}),
     ],
 )
-def test_copes_without_any_one_result(name: str, empty: Any) -> None:
-    page = page_of(replace(a_run(LABELS), **{name: empty}))
+def test_any_result_may_be_absent(name: str, empty: Any) -> None:
+    page = render_page(replace(make_report_input(LABELS), **{name: empty}))
     assert [section["id"] for section in page.all("section")] == ["summary", *SECTIONS]
     assert "None" not in page.text
     assert "nan" not in page.text.split()
 
 
-def section_of(page: str, anchor: str) -> str:
-    """The visible text of one section."""
+def section_text(page: str, anchor: str) -> str:
+    """Return the visible text of one section."""
     inside = page.split(f'<section id="{anchor}"')[1].split("</section>")[0].partition(">")[2]
     return Page(inside.replace("<td", " <td")).text
 
 
-def test_what_earns_its_place_stands_there_with_its_intervals() -> None:
-    page = render(a_run(LABELS), ReportConfig())
-    text = section_of(page, "ablation").replace("\N{MINUS SIGN}", "-")
+def test_the_ablation_study_shows_variants_with_intervals() -> None:
+    page = render(make_report_input(LABELS), ReportConfig())
+    text = section_text(page, "ablation").replace("\N{MINUS SIGN}", "-")
     assert "The reference is the fusion (ecmf) of face and text" in text
-    assert "Without face the fusion is worse, beyond the interval; leaving out text is not shown to matter." in text
-    assert "Not shown to be worse: concat." in text
+    assert "Without face the fusion is significantly worse; no significant loss without text." in text
+    assert "Not significantly worse: concat." in text
     assert "face alone 0.610 -0.090 -0.150 to -0.030 worse" in text
     assert "concat 0.720 +0.020 +0.010 to +0.030 better" in text
     assert "face missing 0.630 -0.070 -0.100 to -0.010 0.620" in text
     assert "text noisy 0.680 -0.020 -0.060 to +0.020 \N{EN DASH}" in text
     assert "gated too few clips" in text
-    weights = section_of(page, "weights")
-    assert "as if 1.7 of 2 modalities weighed the same" in weights
+    weights = section_text(page, "weights")
+    assert "Effective number of modalities: 1.7 of 2" in weights
     assert "text 0.750 0.100 0.100 0.750 0.900 100%" in weights
 
 
-def test_a_collapse_is_named_where_weights_stand_and_at_the_top() -> None:
+def test_a_collapse_is_shown_in_the_summary_and_with_the_weights() -> None:
     warning = "the fusion has collapsed onto text: its mean weight is 0.97"
     collapsed = ablation()
     collapsed["weights"]["warnings"] = [warning]
-    page = render(replace(a_run(LABELS), ablate=collapsed), ReportConfig())
+    page = render(replace(make_report_input(LABELS), ablate=collapsed), ReportConfig())
     for anchor in ("summary", "weights"):
-        assert f"T{warning[1:]}." in section_of(page, anchor)
-    assert "collapsed" not in render(a_run(LABELS), ReportConfig())
+        assert f"T{warning[1:]}." in section_text(page, anchor)
+    assert "collapsed" not in render(make_report_input(LABELS), ReportConfig())
 
 
-def test_the_baselines_figure_is_called_what_it_is_and_a_wrong_value_is_named() -> None:
+def test_the_baseline_protocol_is_marked_as_optimistic_and_wrong_metrics_are_named() -> None:
     page = render(
-        replace(a_run(LABELS), ablate=ablation() | {"mertools_protocol": {"weighted_f1": 0.81}}), ReportConfig()
+        replace(make_report_input(LABELS), ablate=ablation() | {"mertools_protocol": {"weighted_f1": 0.81}}),
+        ReportConfig(),
     )
-    assert "chooses epochs on what it reports, it would be 0.810" in section_of(page, "ablation")
-    with pytest.raises(InputError, match=r"variants\.0\.weighted_f1"):
-        render(replace(a_run(LABELS), ablate={"variants": [{"table": "a", "name": "b"}]}), ReportConfig())
+    assert "it would be 0.810 (optimistic)" in section_text(page, "ablation")
+    with pytest.raises(InputError, match=r"variants\.0\.weighted_f1") as caught:
+        render(replace(make_report_input(LABELS), ablate={"variants": [{"table": "a", "name": "b"}]}), ReportConfig())
+    assert caught.value.command == "ecmf-pipe ablate"
 
 
 @pytest.mark.parametrize("key", list(evaluation(LABELS)))
-def test_copes_without_any_one_metric(key: str) -> None:
+def test_any_metric_may_be_absent(key: str) -> None:
     metrics = evaluation(LABELS)
     for value in ({}, {key: None}):
         rest = {name: kept for name, kept in metrics.items() if name != key}
-        page = page_of(replace(a_run(LABELS), evaluate={**rest, **value}))
+        page = render_page(replace(make_report_input(LABELS), evaluate={**rest, **value}))
         assert "None" not in page.text
         assert not page.unclosed
 
 
-def test_says_of_each_absent_result_that_it_is_absent() -> None:
-    page = page_of(ReportInput(corpus={"kind": "folder", "labels": [], "synthetic": False, "root": "x"}))
+def test_absent_results_are_reported_as_absent() -> None:
+    page = render_page(ReportInput(corpus={"kind": "folder", "labels": [], "synthetic": False, "root": "x"}))
     for sentence in (
         "The manifest lists no clips.",
-        "there is no label distribution to show",
+        "No label distribution",
         "No features were extracted",
-        "Nothing was evaluated",
-        "There is no confusion matrix",
-        "There are no predictions with modality weights",
-        "No refinement was run",
-        "Nothing was quarantined",
-        "How good the predictions are cannot be known",
-        "Whether fusion beat the best single modality cannot be known",
+        "No scores",
+        "No confusion matrix",
+        "No prediction has modality weights",
+        "Label refinement did not run",
+        "No clip was quarantined",
+        "The predictions cannot be evaluated",
+        "Fusion cannot be compared with the best single modality",
     ):
         assert sentence in page.text
 
 
-def test_says_when_the_corpus_is_synthetic_and_only_then() -> None:
-    run = a_run(LABELS)
-    said = "The figures show that the machinery works, not accuracy on people."
-    assert said in page_of(run).text
-    assert said not in page_of(replace(run, corpus={**run.corpus, "synthetic": False})).text
+def test_a_notice_is_shown_only_for_synthetic_corpora() -> None:
+    run = make_report_input(LABELS)
+    assert SYNTHETIC_NOTICE in render_page(run).text
+    assert SYNTHETIC_NOTICE not in render_page(replace(run, corpus={**run.corpus, "synthetic": False})).text
 
 
-def test_says_when_scores_are_judged_by_given_labels() -> None:
-    run = a_run(LABELS)
-    page = page_of(replace(run, evaluate={**evaluation(LABELS), "judged_by": "given", "labels": None}))
-    assert "judged by the given labels, because no gold labels are known" in page.text
+def test_a_notice_is_shown_if_scores_use_given_labels() -> None:
+    run = make_report_input(LABELS)
+    page = render_page(replace(run, evaluate={**evaluation(LABELS), "judged_by": "given", "labels": None}))
+    notice = "use the given labels as truth"
+    assert notice in page.text
     assert "True label" not in page.text
-    assert "Whether refinement raised the training labels' accuracy cannot be known" in page.text
-    assert "judged by the given labels, because" not in page_of(run).text
+    assert "accuracy of the training labels is unknown" in page.text
+    assert notice not in render_page(run).text
 
 
 ATTACK = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>&amp;"
 
 
-def test_foreign_text_is_escaped_wherever_it_comes_from() -> None:
-    clean, attacked = a_run(LABELS), a_run([label + ATTACK for label in LABELS], mark=ATTACK)
-    plain, page = page_of(clean), page_of(attacked)
+def test_all_external_text_is_escaped() -> None:
+    run, attacked_run = make_report_input(LABELS), make_report_input([label + ATTACK for label in LABELS], mark=ATTACK)
+    plain, page = render_page(run), render_page(attacked_run)
     assert not page.all("script")
     assert not page.all("img")
     assert [tag for tag, _ in page.elements] == [
@@ -312,8 +314,8 @@ def test_foreign_text_is_escaped_wherever_it_comes_from() -> None:
 
 
 @pytest.mark.parametrize("place", ["transcript", "label", "clip_id", "reason", "message", "source", "params"])
-def test_each_foreign_text_reaches_the_page_escaped(place: str) -> None:
-    run = a_run(LABELS)
+def test_each_external_text_is_on_the_page_and_escaped(place: str) -> None:
+    run = make_report_input(LABELS)
     mark = f"<script>{place}</script>"
     first, rest = run.refined[1], [run.refined[0], *run.refined[2:]]
     changes: dict[str, dict[str, Any]] = {
@@ -330,8 +332,8 @@ def test_each_foreign_text_reaches_the_page_escaped(place: str) -> None:
     assert f"&lt;script&gt;{place}&lt;/script&gt;" in html
 
 
-def test_control_characters_and_direction_overrides_do_not_reach_the_page() -> None:
-    run = a_run(LABELS)
+def test_control_characters_and_direction_overrides_are_replaced() -> None:
+    run = make_report_input(LABELS)
     clips = [replace(clip, transcript="a\x00b\x1b[31m\u202egnp.exe\ud800") for clip in run.clips]
     html = render(replace(run, clips=clips), ReportConfig())
     html.encode("utf-8")
@@ -339,8 +341,8 @@ def test_control_characters_and_direction_overrides_do_not_reach_the_page() -> N
     assert "gnp.exe" in html
 
 
-def test_is_self_contained() -> None:
-    html = render(a_run(LABELS), ReportConfig())
+def test_the_page_is_self_contained() -> None:
+    html = render(make_report_input(LABELS), ReportConfig())
     page = Page(html)
     assert not {"script", "link", "img", "iframe", "object", "base", "form"} & {tag for tag, _ in page.elements}
     assert all(str(link["href"]).startswith("#") for link in page.all("a"))
@@ -349,43 +351,43 @@ def test_is_self_contained() -> None:
     assert str(policy).startswith("default-src 'none'")
 
 
-def test_links_lead_somewhere_and_names_are_unique() -> None:
-    page = page_of(a_run(LABELS))
+def test_links_have_targets_and_ids_are_unique() -> None:
+    page = render_page(make_report_input(LABELS))
     names = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(names) == len(set(names))
     assert {str(link["href"])[1:] for link in page.all("a")} <= set(names)
 
 
-def test_same_input_gives_the_same_bytes() -> None:
-    assert render(a_run(LABELS), ReportConfig()) == render(a_run(LABELS), ReportConfig())
+def test_identical_inputs_give_identical_bytes() -> None:
+    assert render(make_report_input(LABELS), ReportConfig()) == render(make_report_input(LABELS), ReportConfig())
 
 
-def test_a_later_run_that_quarantines_the_same_gives_the_same_bytes() -> None:
-    run = a_run(LABELS)
+def test_quarantine_times_do_not_change_the_page() -> None:
+    run = make_report_input(LABELS)
     later = replace(run, quarantine=[replace(run.quarantine[0], time="2031-01-01T00:00:00+00:00")])
     assert render(run, ReportConfig()) == render(later, ReportConfig())
 
 
-def test_figures_have_a_description_and_a_caption() -> None:
-    page = page_of(a_run(LABELS))
-    drawings = page.all("svg")
-    assert len(drawings) == len(page.all("figcaption")) == 8
-    assert all(drawing["role"] == "img" and len(str(drawing["aria-label"])) > 20 for drawing in drawings)
+def test_figures_have_descriptions_and_captions() -> None:
+    page = render_page(make_report_input(LABELS))
+    charts = page.all("svg")
+    assert len(charts) == len(page.all("figcaption")) == 8
+    assert all(chart["role"] == "img" and len(str(chart["aria-label"])) > 20 for chart in charts)
     assert len(page.all("caption")) == len(page.all("table"))
 
 
-def test_chinese_labels_stand_whole_in_the_figures() -> None:
+def test_chinese_labels_are_not_cut_in_figures() -> None:
     labels = ["中性", "愤怒", "高兴"]
-    html = render(a_run(labels), ReportConfig())
-    drawings = " ".join(re.findall(r"<svg.*?</svg>", html))
-    assert all(f">{label}</text>" in drawings for label in labels)
+    html = render(make_report_input(labels), ReportConfig())
+    charts = " ".join(re.findall(r"<svg.*?</svg>", html))
+    assert all(f">{label}</text>" in charts for label in labels)
 
 
-def test_tables_are_capped_and_say_how_many_more() -> None:
-    run = a_run(LABELS, clips=60)
+def test_long_tables_are_cut_and_count_hidden_rows() -> None:
+    run = make_report_input(LABELS, clips=60)
     entries = [replace(run.quarantine[0], clip_id=f"bad{number:03d}") for number in range(30)]
     findings = [{"kind": "no_media", "clip_id": f"lost{number:03d}", "message": "no file"} for number in range(9)]
-    page = page_of(
+    page = render_page(
         replace(run, quarantine=entries, findings=findings), quarantine_rows=20, change_rows=3, finding_rows=4
     )
     relabelled = sum(row.decision == "relabel" for row in run.refined)
@@ -397,8 +399,8 @@ def test_tables_are_capped_and_say_how_many_more() -> None:
     assert "30 entries" in page.text
 
 
-def test_changes_come_with_the_most_confident_first_and_their_votes() -> None:
-    run = a_run(LABELS)
+def test_changes_are_sorted_by_confidence_and_show_their_votes() -> None:
+    run = make_report_input(LABELS)
     changed = [row for row in run.refined if row.decision == "relabel"]
     least, most = changed[0], changed[-1]
     assert most.confidence > least.confidence
@@ -414,41 +416,41 @@ def test_changes_come_with_the_most_confident_first_and_their_votes() -> None:
     assert "(broken)" in row
 
 
-def test_service_keys_in_params_are_not_shown() -> None:
-    html = render(a_run(LABELS), ReportConfig())
+def test_api_keys_in_params_are_not_shown() -> None:
+    html = render(make_report_input(LABELS), ReportConfig())
     assert "sk-secret" not in html
     assert "max_tokens: 64" in html
 
 
-def test_weights_skip_clips_without_a_modality_and_count_them() -> None:
-    page = page_of(a_run(LABELS))
+def test_clips_without_a_modality_are_excluded_from_weights_and_counted() -> None:
+    page = render_page(make_report_input(LABELS))
+    assert "Over 11 predicted clips, text has the largest mean weight (75%) and face the smallest (25%)" in page.text
+    assert "1 clip could not be predicted" in page.text
+
+
+def test_a_missing_weight_counts_as_zero() -> None:
+    run = make_report_input(LABELS)
+    predictions = [replace(row, modality_weights={"face": float("nan"), "text": 1.0}) for row in run.predictions]
     assert (
-        "Over 11 predicted clips, the model draws most on text (75% of the weight) and least on face (25%)" in page.text
-    )
-    assert "1 clip could not be judged by any modality" in page.text
-
-
-def test_a_modality_without_a_weight_counts_as_none() -> None:
-    run = a_run(LABELS)
-    lone = [replace(row, modality_weights={"face": float("nan"), "text": 1.0}) for row in run.predictions]
-    assert (
-        "draws most on text (100% of the weight) and least on face (0%)" in page_of(replace(run, predictions=lone)).text
+        "text has the largest mean weight (100%) and face the smallest (0%)"
+        in render_page(replace(run, predictions=predictions)).text
     )
 
 
-def test_clip_ids_stand_whole() -> None:
-    run = a_run(LABELS, mark="x" * 225)
-    text = page_of(run).text
+def test_clip_ids_are_not_cut() -> None:
+    run = make_report_input(LABELS, mark="x" * 225)
+    text = render_page(run).text
     assert run.quarantine[0].clip_id in text
     assert all(row.clip_id in text for row in run.refined if row.decision == "relabel")
 
 
-def test_a_large_corpus_stays_small_on_the_page() -> None:
-    many = a_run(LABELS, clips=3000, mark="很长的名字" * 12)
-    assert len(render(many, ReportConfig()).encode()) < 1_500_000
+def test_the_page_of_a_large_corpus_is_small() -> None:
+    run = make_report_input(LABELS, clips=3000, mark="很长的名字" * 12)
+    assert len(render(run, ReportConfig()).encode()) < 1_500_000
 
 
-def test_a_damaged_evaluation_names_its_key() -> None:
+def test_an_invalid_metric_raises_input_error_with_its_key() -> None:
     metrics = {**evaluation(LABELS), "fusion": {"given": {"weighted_f1": "high"}}}
-    with pytest.raises(InputError, match=r"fusion\.given\.weighted_f1"):
-        render(replace(a_run(LABELS), evaluate=metrics), ReportConfig())
+    with pytest.raises(InputError, match=r"fusion\.given\.weighted_f1") as caught:
+        render(replace(make_report_input(LABELS), evaluate=metrics), ReportConfig())
+    assert caught.value.command == "ecmf-pipe evaluate"

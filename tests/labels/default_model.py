@@ -1,4 +1,4 @@
-"""The label model with its default settings, on folds drawn at random."""
+"""The label model with its default settings, on random folds."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ecmf_pipeline.labels.config import LabelModelConfig
 from ecmf_pipeline.labels.label_model import Assessment, assess_labels
 
 
-def assessed(votes: Any, given: Any, *, folds: NDArray[np.int64] | None = None, seed: int = 0) -> Assessment:
-    """Judge labels by votes; without ``folds``, in five random ones."""
+def assess_by_default(votes: Any, given: Any, *, folds: NDArray[np.int64] | None = None, seed: int = 0) -> Assessment:
+    """Run the label model; without ``folds``, in five random folds."""
     if folds is None:
         folds = np.random.default_rng(seed).permutation(len(given)) % 5
     return assess_labels(votes, given, folds=folds, config=LabelModelConfig())

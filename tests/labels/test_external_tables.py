@@ -1,0 +1,123 @@
+"""Csv files that users write: external votes and human labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from ecmf_pipeline.core.errors import InputError, MissingInput
+from ecmf_pipeline.labels.tables import read_sources, read_verdicts
+
+LABELS = ("NA", "happy", "sad")
+CLIPS = ("a", "b", "c")
+
+
+def write_file(folder: Path, text: str) -> Path:
+    path = folder / "file.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_human_labels_are_matched_by_clip_id(tmp_path: Path) -> None:
+    gold, others = read_verdicts(write_file(tmp_path, "label,clip_id,by\nNA,c,me\nsad,a,me\nsad,z,me\n"), LABELS, CLIPS)
+    assert_array_equal(gold, [2, -1, 0])
+    assert others == 1
+
+
+def test_votes_may_be_labels(tmp_path: Path) -> None:
+    text = "clip_id,source,label\nb,x,happy\na,x,\na,y,NA\nz,y,sad\n"
+    votes, others = read_sources(write_file(tmp_path, text), LABELS, CLIPS)
+    assert list(votes) == ["x", "y"]
+    assert_array_equal(votes["x"][1], [0, 1, 0])
+    assert np.isnan(votes["x"][[0, 2]]).all()
+    assert_array_equal(votes["y"][0], [1, 0, 0])
+    assert others == 1
+
+
+def test_votes_may_be_probabilities(tmp_path: Path) -> None:
+    text = "clip_id,source,p_sad,p_NA,p_happy\nb,x,0.5,0.2,0.3\na,x,,,\n"
+    votes, _ = read_sources(write_file(tmp_path, text), LABELS, CLIPS)
+    assert_array_equal(votes["x"][1], [0.2, 0.3, 0.5])
+    assert np.isnan(votes["x"][[0, 2]]).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("clip_id,source,label\na,x,\na,y,glad\n", ["record 2", "'glad'", "NA, happy, sad"]),
+        ("clip_id,source,label\na,x,sad\na,x,sad\n", ["record 2", "twice"]),
+        ("clip_id,source,label\na,,sad\n", ["record 1", "empty source name"]),
+        ("clip_id,source,p_sad,p_NA,p_happy\na,x,0.5,0.2,0.2\n", ["record 1", "distribution"]),
+        ("clip_id,source,p_sad,p_NA,p_happy\na,x,0.5,0.5,\n", ["record 1", "distribution"]),
+        ("clip_id,source,p_sad\na,x,1\n", ["no column 'label'"]),
+        ("clip_id,source,label\nx,me,sad\ny,me,\n", ["'x'", "'a'"]),
+        ("clip_id,source,label\na,me,sad\na,posterior_model,sad\n", ["record 2", "'posterior_model'"]),
+        ("clip_id,source,label\na,posterior,sad\n", ["record 1", "'posterior'", "reserved"]),
+        ('clip_id,source,label\na,"x\ny",sad\n', ["record 1", r"'x\ny'", "not printable"]),
+        ("clip_id,label\na,sad\n", ["no column 'source'"]),
+    ],
+)
+def test_invalid_votes_raise_input_error(tmp_path: Path, text: str, parts: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        read_sources(write_file(tmp_path, text), LABELS, CLIPS)
+    assert all(part in caught.value.message for part in parts)
+    assert caught.value.hint is not None
+
+
+LABEL_AND_PROBABILITIES = "clip_id,source,label,p_sad,p_NA,p_happy\n"
+
+
+def test_labels_that_agree_with_the_probabilities_change_nothing(tmp_path: Path) -> None:
+    text = LABEL_AND_PROBABILITIES + "a,x,sad,0.5,0.2,0.3\nb,x,,,,\nc,x,happy,0.4,0.2,0.4\n"
+    votes, _ = read_sources(write_file(tmp_path, text), LABELS, CLIPS)
+    assert_array_equal(votes["x"], [[0.2, 0.3, 0.5], [np.nan] * 3, [0.2, 0.4, 0.4]])
+
+
+@pytest.mark.parametrize(
+    ("record", "parts"),
+    [
+        ("happy,0.5,0.2,0.3", ["label is 'happy'", "probabilities give 'sad'"]),
+        (",0.5,0.2,0.3", ["label is an abstention", "probabilities give 'sad'"]),
+        ("happy,,,", ["label is 'happy'", "probabilities give an abstention"]),
+        ("glad,0.5,0.2,0.3", ["unknown label 'glad'"]),
+    ],
+)
+def test_labels_that_contradict_the_probabilities_raise_input_error(
+    tmp_path: Path, record: str, parts: list[str]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        read_sources(
+            write_file(tmp_path, f"{LABEL_AND_PROBABILITIES}a,x,sad,0.5,0.2,0.3\nb,x,{record}\n"), LABELS, CLIPS
+        )
+    assert all(part in caught.value.message for part in ["record 2", *parts])
+
+
+def test_a_file_without_records_is_valid(tmp_path: Path) -> None:
+    assert read_sources(write_file(tmp_path, "clip_id,source,label\n"), LABELS, CLIPS) == ({}, 0)
+    gold, others = read_verdicts(write_file(tmp_path, "clip_id,label\n"), LABELS, CLIPS)
+    assert (gold.tolist(), others) == ([-1, -1, -1], 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("clip_id,label\na,glad\n", ["record 1", "'glad'", "NA, happy, sad"]),
+        ("clip_id,label\na,\n", ["record 1", "unknown label ''"]),
+        ("clip_id,label\nx,sad\ny,sad\n", ["'x'", "'a'"]),
+        ("clip_id,label\na,sad\na,sad\n", ["record 2", "the clip occurs twice"]),
+        ("clip_id\na\n", ["no column 'label'"]),
+    ],
+)
+def test_invalid_human_labels_raise_input_error(tmp_path: Path, text: str, parts: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        read_verdicts(write_file(tmp_path, text), LABELS, CLIPS)
+    assert all(part in caught.value.message for part in parts)
+    assert caught.value.hint is not None
+
+
+def test_a_missing_file_raises_missing_input(tmp_path: Path) -> None:
+    with pytest.raises(MissingInput, match=r"none\.csv"):
+        read_verdicts(tmp_path / "none.csv", LABELS, CLIPS)
