@@ -208,9 +208,7 @@ def row_states(parts: Mapping[str, PartAttributes], digests: InputDigests | None
     }
 
 
-def _entry_state(
-    entry: tuple[str, str], stored: Collection[tuple[str, str]], digests: InputDigests | None
-) -> RowState:
+def _entry_state(entry: tuple[str, str], stored: Collection[tuple[str, str]], digests: InputDigests | None) -> RowState:
     clip_id, digest = entry
     if digests is None:
         return RowState.COUNTS

@@ -147,9 +147,11 @@ def to_stored_type(row: FeatureRow, dim: int, dtype: DTypeLike) -> NDArray[Any]:
         ValueError: If their shape is not (T >= 1, ``dim``), or they hold NaN or overflow the type.
     """
     if row.values.ndim != 2 or row.values.shape[1] != dim or len(row.values) == 0:
-        raise ValueError(f"{row.clip_id}: features have the shape {row.values.shape}, the store expects (T >= 1, {dim})")
+        raise ValueError(
+            f"{row.clip_id}: features have the shape {row.values.shape}, the store expects (T >= 1, {dim})"
+        )
     if not can_hold(row.values, dtype):
-        raise ValueError(f"{row.clip_id}: features hold NaN or exceed the range of {np.dtype(dtype)}")
+        raise ValueError(f"{row.clip_id}: features are NaN or exceed the range of {np.dtype(dtype)}")
     return row.values.astype(dtype)
 
 
