@@ -38,7 +38,7 @@ from ecmf_pipeline.store.state import DigestLookup, RowState, folder_size, no_ma
 from ecmf_pipeline.store.verify import settings_findings
 from ecmf_pipeline.store.writer import StoreWriter
 
-BYTES_A_PART = 2**28
+MAX_PART_BYTES = 2**28
 """Maximum size of the values of a merged part: a part is read and written as a whole."""
 
 ArrayTypes = tuple[tuple[str, str, tuple[int, ...]], ...]
@@ -137,7 +137,7 @@ def plan_merges(
     for _, same_number in groupby(remaining, key=part_number):
         added = list(same_number)
         names = merged_names[-1] + added
-        fits = sum(clips[name] for name in names) <= part_size and sum(size[name] for name in names) <= BYTES_A_PART
+        fits = sum(clips[name] for name in names) <= part_size and sum(size[name] for name in names) <= MAX_PART_BYTES
         if fits and len({types[name] for name in names}) == 1:
             merged_names[-1] = names
         else:
@@ -178,7 +178,7 @@ def _raise_first_damage(findings: Iterable[Finding]) -> None:
         if finding.kind.is_damage:
             raise StoreError(
                 f"{finding}; nothing was changed",
-                "move what is damaged out of the store; the next extraction computes its clips again",
+                "move the damaged parts out of the store; the next extraction computes its clips again",
                 command=f"ecmf-pipe store verify --mend {finding.root}",
             )
 

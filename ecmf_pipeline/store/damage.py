@@ -1,4 +1,4 @@
-"""Check the parts of a store, and describe what is damaged or superfluous."""
+"""Check the parts of a store; describe damaged and superfluous data."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class PartCheck:
     dtype: np.dtype[Any] | None
 
     def __call__(self, name: str, part: PartAttributes) -> Iterator[Finding]:
-        """Read all arrays of a part and yield what is wrong with it.
+        """Read all arrays of a part and yield its defects.
 
         Args:
             name: Name of the part.
@@ -194,7 +194,7 @@ class PartCheck:
 
 
 def _check_attributes(folder: Path, part: PartAttributes) -> str | None:
-    """Return what is wrong with the attributes of a part; None if they are as written."""
+    """Return the defect of the attributes of a part, or None."""
     if any(not isinstance(length, int) or length < 1 for length in part.length):
         return "its attribute `length` has an entry below 1"
     # The name of a part ends with a hash of its attributes, so even one changed letter of a clip id is found.

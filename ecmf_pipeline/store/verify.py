@@ -1,4 +1,4 @@
-"""Verify a store: read all of it, list what is damaged or superfluous, and repair damage on request."""
+"""Verify a store: read all of it, list damaged and superfluous data, and repair damage on request."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Verification:
 
 
 def verify_store(root: Path, digest_lookup: DigestLookup = no_manifest) -> Verification:
-    """Read every byte of a store, part by part, and list what is damaged or superfluous. Nothing is changed.
+    """Read every byte of a store, part by part, and list damaged and superfluous data. Nothing is changed.
 
     Args:
         root: The store.
@@ -190,7 +190,7 @@ def _has_other_format(root: Path) -> bool:
 
 
 def settings_findings(root: Path, folder: Path) -> Iterator[Finding]:
-    """Yield what is wrong with the document of a settings group, and the stray files in its folder."""
+    """Yield the defects of the document of a settings group, and the stray files in its folder."""
     document = folder / "zarr.json"
     try:
         attributes = settings_attributes(folder)

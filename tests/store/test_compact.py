@@ -90,7 +90,7 @@ def test_a_second_run_and_large_parts_change_nothing(root, row, write):
 
 
 def test_parts_are_not_merged_beyond_a_size_in_bytes(root, row, write, monkeypatch):
-    monkeypatch.setattr(module, "BYTES_A_PART", 2 * 3 * 5 * 2)
+    monkeypatch.setattr(module, "MAX_PART_BYTES", 2 * 3 * 5 * 2)
     store = write(root, *([row(f"c{part}")] for part in range(5)))
     compacted(store)
     assert sizes(store) == [2, 2, 1]
