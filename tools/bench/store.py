@@ -255,7 +255,7 @@ def write_store(
 
 
 def write_files(folder: Path, names: Sequence[str], width: int, lengths: Sequence[int] | None = None) -> None:
-    """Write the same features as float32 npy files, as the encoders of the baseline do: (D,) for one row, else (T, D)."""
+    """Write the same features as float32 npy files, like the baseline: (D,) for one row, else (T, D)."""
     folder.mkdir(parents=True)
     for name, values in zip(names, _random(names, width, lengths), strict=True):
         np.save(folder / f"{name}.npy", values if lengths else values[0])
