@@ -148,7 +148,7 @@ def _empty_stages(project: Path, *, except_for: Sequence[str] = ()) -> None:
 
 
 def _enlarge(project: Path) -> None:
-    """Replace the corpus of a project by 132,000 small files, already in the cache of `index`, and its feature stores."""
+    """Replace the corpus of a project by 132,000 small files that are in the cache of `index`, and its stores."""
     root = project.parent / "clips"
     root.mkdir()
     cache = IndexCache(project / paths.INDEX_CACHE, root)

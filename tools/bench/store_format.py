@@ -206,7 +206,8 @@ def _part_size(part_size: int, rows: Values, root: Path) -> str:
     opening = cpu_seconds(lambda: FeatureStore.open(root), 5)
     store = FeatureStore.open(root)
     loading = cpu_seconds(lambda: store.load(names), 5)
-    return f"| {part_size} | {len(files)} | {len(file_list) / 1000:.0f} kB | {writing:.2f} | {opening:.3f} | {loading:.3f} |"
+    list_size = f"{len(file_list) / 1000:.0f} kB"
+    return f"| {part_size} | {len(files)} | {list_size} | {writing:.2f} | {opening:.3f} | {loading:.3f} |"
 
 
 if __name__ == "__main__":
