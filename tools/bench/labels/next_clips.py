@@ -109,9 +109,8 @@ RULES: dict[str, Rule] = {
 def generated(seeds: Sequence[int], echo: Callable[[str], None], *, full: bool) -> None:
     """Print the accuracy of `combine_votes` after manual labels: on all clips, and on the ineligible half."""
     worlds = [replace(world, clips=CLIPS) for world in (WORLDS[::8] if full else WORLDS[:1])]
-    echo(
-        f"\n{ROUNDS * LABELS_PER_ROUND} manual labels on {len(worlds)} generated settings, seeds {list(seeds)}; accuracy (%)"
-    )
+    count = ROUNDS * LABELS_PER_ROUND
+    echo(f"\naccuracy (%) after {count} manual labels, {len(worlds)} generated settings, seeds {list(seeds)}")
     runs = [_accuracy_after_labels(world, seed, rule) for rule in RULES.values() for world in worlds for seed in seeds]
     accuracies = np.array(runs).reshape(len(RULES), len(worlds), len(seeds), 2).mean(axis=1)  # (rules, seeds, 2)
     for name, by_seed in zip(RULES, accuracies, strict=True):
