@@ -128,9 +128,7 @@ def main() -> None:
     """Print the number of modules of each walk."""
     parser = argparse.ArgumentParser(prog="python -m tools.walks", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--list", action="store_true", help="also print the modules and the functions that run")
-    parser.add_argument(
-        "--models", type=Path, default=REPOSITORY / "data" / "models", help="folder of the embedded weights"
-    )
+    parser.add_argument("--models", type=Path, default=REPOSITORY / "data" / "models", help="embedded weights")
     parser.add_argument("--project", type=Path, help="keep the small project in this folder and reuse it")
     parser.add_argument("--leg", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
