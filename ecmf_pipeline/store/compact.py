@@ -208,7 +208,7 @@ def _write_merged(merge: Merge, parts: Parts, writer: StoreWriter) -> int:
 
 
 def _remove(folder: Path, staging: Path) -> None:
-    """Remove a folder from the store by one rename, so that readers never see half a part; then delete its files.
+    """Remove a folder from the store by one rename, then delete its files: readers never see half a part.
 
     If the process is killed in between, the next writer deletes the rest.
     """

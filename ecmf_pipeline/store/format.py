@@ -104,7 +104,7 @@ def create_settings_group(
     Args:
         root: The ``*.zarr`` folder of the modality; groups of other settings are left unchanged.
         settings: All settings that change the numbers, as plain JSON values.
-        dim: D; None if no clip has an input of this modality, so that D is still unknown.
+        dim: D; None if it is unknown because no clip has an input of this modality.
         dtype: NumPy name of the stored type.
         provenance: Origin of the features, for people to read; not part of the fingerprint. An existing group keeps
             the provenance it has.

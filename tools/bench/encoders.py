@@ -1,6 +1,6 @@
 """Measure feature extraction for `make bench`: its overhead over the forward pass and one decode.
 
-The cost per clip is the slope between a short and a long run, so that it excludes start-up (importing torch, loading
+The cost per clip is the slope between a short and a long run. It excludes start-up (importing torch, loading
 weights): it is the cost that matters for 132,000 clips. Start-up is reported separately. The last lines measure the
 commands on 100 new clips, including start-up.
 """
@@ -246,7 +246,7 @@ def load_baseline(model: Path) -> tuple[transformers.CLIPVisionModel, transforme
 def baseline_loop(corpus: Path, clips: Sequence[Clip], model: Path) -> NDArray[np.float32]:
     """Run a serial loop like that of the baseline: full-size decode, Pillow, float32, one batch per clip, all threads.
 
-    It uses the same frames as our extraction, so that the features can be compared.
+    It uses the same frames as our extraction, which makes the features comparable.
     """
     network, processor = load_baseline(model)
     rows = []

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 RATE = 16_000
 SIZE = (96, 64)
 CUT = "cut"
-"""Name of the truncated clip; its header is complete, so that only decoding fails."""
+"""Name of the truncated clip; its header is complete, only decoding fails."""
 
 
 def write_corpus(folder: Path, clips: int, rng: np.random.Generator) -> None:
@@ -46,7 +46,7 @@ def _sound(rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def _write(path: Path, rng: np.random.Generator, sound: NDArray[np.float32] | None) -> None:
-    # The header comes first, so that a truncated file can be opened.
+    # A truncated file can be opened only if the header comes first.
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         video: Any = container.add_stream("libx264", rate=25)
         video.width, video.height, video.pix_fmt = *SIZE, "yuv420p"

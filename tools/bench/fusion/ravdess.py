@@ -1,4 +1,4 @@
-"""Fusion of action units and MFCCs of RAVDESS; folds by actor, so that test speakers are unseen."""
+"""Fusion of action units and MFCCs of RAVDESS; folds by actor: test speakers are unseen."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Benchmark the embedded LLM on MELD: its votes, raw and calibrated, and its enriched texts.
 
-``python -m tools.bench.meld FOLDER``. FOLDER caches the scores and embeddings, so that a second run sends no requests.
+``python -m tools.bench.meld FOLDER``. FOLDER caches the scores and embeddings: a second run sends no requests.
 The first run takes 0.1 to 0.3 CPU seconds per utterance, about a quarter of an hour in total. The seed draws utterances
 from those that `corpora.meld` maps to one of the six labels of MER. The test part is used for evaluation only.
 """
