@@ -24,7 +24,8 @@ def main() -> None:
             title, ours, reference = measure(Path(name))
             ratio = f"{reference / ours:.2f}" if reference else "-"
             _line(title, f"{ours:.3f} s", f"{reference:.3f} s" if reference else "-", ratio)
-        _line("\nDVC", "ours", "reference", "ours / reference")
+        sys.stdout.write("\n")
+        _line("DVC", "ours", "reference", "ours / reference")
         for measure in (dvc_no_op, dvc_no_op_same_graph, dvc_no_op_of_a_large_corpus):  # these share a finished project
             title, ours, reference = measure(Path(name) / "repro")
             _line(title, f"{ours:.3f} s", f"{reference:.3f} s", f"{ours / reference:.2f}")
