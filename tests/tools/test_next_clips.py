@@ -11,17 +11,17 @@ from tools.bench.labels.worlds import World, generate
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_each_rule_selects_the_requested_number_of_selectable_clips(name: str) -> None:
+def test_each_rule_selects_the_requested_number_of_eligible_clips(name: str) -> None:
     if "cleanlab" in name:
         pytest.importorskip("cleanlab")
     votes, truth = generate(World("asked", (0.7, 0.6, 0.5), clips=300), 0)
     for probs in votes.values():
         probs[:4] = np.nan  # clips without votes
     probs = mean_probs(votes, np.full(300, -1))
-    selectable = np.arange(300) % 2 == 0
-    selected = RULES[name](votes, probs, selectable, 40, np.random.default_rng(0))
+    eligible = np.arange(300) % 2 == 0
+    selected = RULES[name](votes, probs, eligible, 40, np.random.default_rng(0))
     assert len(set(selected)) == len(selected) == 40
-    assert selectable[selected].all()
+    assert eligible[selected].all()
     wrong = probs.argmax(axis=1) != truth
     if name != "random":
         assert wrong[selected].mean() > wrong.mean()
