@@ -1,8 +1,7 @@
 """Count files, lines, functions and import cycles of the package: ``python -m tools.structure [FOLDER]``.
 
-Lines are those of the Python files; lines of code leave out blank lines, comments and docstrings. A cycle is a strongly
-connected component of the import graph with more than one module. Imports inside functions count; those that are made
-for type checking alone do not.
+Lines of code exclude blank lines, comments and docstrings. A cycle is a strongly connected component of the import
+graph with more than one module. Imports inside functions count, imports under ``TYPE_CHECKING`` do not.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ _NOT_CODE = {
 
 
 def main() -> None:
-    """Print the figures of a package."""
+    """Print the counts of a package."""
     parser = argparse.ArgumentParser(prog="python -m tools.structure", description=(__doc__ or "").partition(":")[0])
     default = Path(__file__).parents[1] / "ecmf_pipeline"
-    parser.add_argument("folder", type=Path, nargs="?", default=default, help="the package's folder")
+    parser.add_argument("folder", type=Path, nargs="?", default=default, help="folder of the package")
     folder = parser.parse_args().folder.resolve()
     texts = {path: path.read_text(encoding="utf-8") for path in sorted(folder.rglob("*.py"))}
     trees = {path: ast.parse(text) for path, text in texts.items()}
@@ -41,29 +40,29 @@ def main() -> None:
     functions = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     bodies = [body_lines(node) for node in functions]
     cycles = import_cycles({module_name(path, folder): tree for path, tree in trees.items()})
-    figures = {
+    counts = {
         "files": len(texts),
-        "of them loose at the top": sum(path.parent == folder for path in texts),
+        "files at the top level": sum(path.parent == folder for path in texts),
         "lines": sum(text.count("\n") for text in texts.values()),
         "lines of code": sum(code),
-        "lines of code a file": f"{sum(code) / len(code):.0f} on average, {statistics.median(code):.0f} median",
-        "files of 1 to 39 lines of code": sum(1 <= lines < 40 for lines in code),
-        "files of more than 400 lines": sum(text.count("\n") > 400 for text in texts.values()),
+        "lines of code per file": f"mean {sum(code) / len(code):.0f}, median {statistics.median(code):.0f}",
+        "files with 1 to 39 lines of code": sum(1 <= lines < 40 for lines in code),
+        "files with more than 400 lines": sum(text.count("\n") > 400 for text in texts.values()),
         "classes": sum(isinstance(node, ast.ClassDef) for tree in trees.values() for node in ast.walk(tree)),
         "functions": len(functions),
-        "lines of a function's body": f"{statistics.median(bodies):.0f} median, without the docstring",
+        "lines per function": f"median {statistics.median(bodies):.0f} (body without docstring)",
         "import cycles": len(cycles),
-        "modules in them": sum(map(len, cycles)),
+        "modules in import cycles": sum(map(len, cycles)),
     }
-    for name, figure in figures.items():
-        sys.stdout.write(f"{name:<34}{figure}\n")
+    for name, count in counts.items():
+        sys.stdout.write(f"{name:<34}{count}\n")
     for cycle in cycles:
         sys.stdout.write(f"  cycle of {len(cycle)}: {', '.join(cycle)}\n")
 
 
 def lines_of_code(text: str, tree: ast.Module) -> set[int]:
     """Return the numbers of the lines that hold code."""
-    held = {
+    numbers = {
         line
         for token in tokenize.generate_tokens(io.StringIO(text).readline)
         if token.type not in _NOT_CODE
@@ -71,14 +70,14 @@ def lines_of_code(text: str, tree: ast.Module) -> set[int]:
     }
     for node in ast.walk(tree):
         for statement in getattr(node, "body", []) if isinstance(getattr(node, "body", []), list) else []:
-            # Docstrings, and the strings that describe constants.
+            # Docstrings, also those of constants.
             if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-                held -= set(range(statement.lineno, (statement.end_lineno or statement.lineno) + 1))
-    return held
+                numbers -= set(range(statement.lineno, (statement.end_lineno or statement.lineno) + 1))
+    return numbers
 
 
 def body_lines(function: ast.FunctionDef) -> int:
-    """Return the number of lines of a function's body, without its docstring."""
+    """Return the number of lines of the body of a function, without its docstring."""
     first, *others = function.body
     if ast.get_docstring(function) is not None:
         if not others:
@@ -88,15 +87,15 @@ def body_lines(function: ast.FunctionDef) -> int:
 
 
 def import_cycles(trees: Mapping[str, ast.Module]) -> list[list[str]]:
-    """Return the strongly connected components of more than one module, the largest first."""
+    """Return the import cycles, the largest first; see the module docstring."""
     graph: networkx.DiGraph = networkx.DiGraph()
     for module, tree in trees.items():
         for base, name in _imports(tree):
             target = f"{base}.{name}" if f"{base}.{name}" in trees else base
             if target in trees and target != module:
                 graph.add_edge(module, target)
-    found = [sorted(part) for part in networkx.strongly_connected_components(graph) if len(part) > 1]
-    return sorted(found, key=lambda part: (-len(part), part))
+    cycles = [sorted(part) for part in networkx.strongly_connected_components(graph) if len(part) > 1]
+    return sorted(cycles, key=lambda cycle: (-len(cycle), cycle))
 
 
 def _imports(node: ast.AST) -> Iterator[tuple[str, str]]:
@@ -114,7 +113,7 @@ def _imports(node: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 def module_name(path: Path, folder: Path) -> str:
-    """Return the dotted name of a module of the package in a folder."""
+    """Return the dotted name of a module in the package folder."""
     parts = path.relative_to(folder.parent).with_suffix("").parts
     return ".".join(parts).removesuffix(".__init__")
 

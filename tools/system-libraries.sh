@@ -1,6 +1,6 @@
 #!/bin/sh
-# MediaPipe, OpenCV and LightGBM load a few system libraries that Python wheels do not bring. Install what is missing
-# where that is possible without asking (root, apt), else say what to install.
+# MediaPipe, OpenCV and LightGBM load system libraries that Python wheels do not contain. Install missing ones as root
+# with apt-get; otherwise print the command that installs them.
 set -eu
 python=${1:-python3}
 missing=$("$python" - <<'PY'
@@ -31,6 +31,6 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "installing system libraries: $missing"
     apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
 else
-    echo "system libraries are missing; install them first: sudo apt-get install $missing" >&2
+    printf 'error: system libraries are missing: %s\nhint: install them\n  sudo apt-get install %s\n' "$missing" "$missing" >&2
     exit 1
 fi

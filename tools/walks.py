@@ -1,10 +1,10 @@
-"""Count the modules that a clip enters from file to prediction, and a label from given to report row.
+"""Count the modules that process one clip from file to prediction, and one label from input to report.
 
-``python -m tools.walks`` prints both numbers, ``--list`` also the modules with the functions that run. A module is
-entered when the body of one of its functions runs in the process of the command; its import does not count, nor does
-the reading of params.yaml. The clip is one that `predict --video` sees for the first time: words enriched, features of
-all four modalities extracted and read, the saved ensemble asked. The label goes through `vote` (without the LLM),
-`refine`, and what of `report` makes the table of changed labels.
+``python -m tools.walks`` prints both numbers, ``--list`` also the modules and the functions that run. A module counts
+if the body of one of its functions runs in the process of the command; imports and the reading of params.yaml do not
+count. The clip is new to `predict --video`: its text is enriched, features of all four modalities are extracted and
+read, and the saved ensemble predicts. The label passes through `vote` (without the LLM), `refine`, and the part of
+`report` that writes the table of changed labels.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ class Leg:
     """One command of a walk.
 
     Attributes:
-        words: Of the command line.
-        only: Names of functions: what runs neither in nor below one of them does not count. Empty: everything counts.
-        without: Names of functions: what runs in or below them does not count.
-        also: Names of functions that count themselves, although they run above those of ``only``.
+        words: Words of the command line.
+        only: Names of functions: only these and the functions they call count. Empty: all functions count.
+        without: Names of functions: these and the functions they call do not count.
+        also: Names of functions that count although they are not called by those of ``only``.
     """
 
     words: tuple[str, ...]
@@ -87,8 +87,8 @@ WALKS = {
 }
 
 
-class Entered:
-    """The functions of the package that run, by module; to be set as the profile function of a thread."""
+class FunctionRecorder:
+    """Profile function that records the functions of the package that run, by module."""
 
     def __init__(self, leg: Leg) -> None:
         self.functions: dict[str, set[str]] = defaultdict(set)
@@ -97,12 +97,12 @@ class Entered:
         self._root = f"{PACKAGE}{os.sep}"
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
-        """Note the function, unless it runs for an import or outside what counts."""
-        if event != "call":  # first: calls into C come here too, and are the most
+        """Record the function, unless it runs during an import or does not count."""
+        if event != "call":  # checked first: most events are calls of C functions
             return
         code = frame.f_code
         file, name = code.co_filename, code.co_qualname
-        # The bodies of modules and classes are code without the flag.
+        # The code of modules and classes does not have the flag.
         if not (file.startswith(self._root) and file.endswith(".py") and code.co_flags & CO_OPTIMIZED):
             return
         self.unseen.discard(code.co_name)
@@ -125,11 +125,11 @@ class Entered:
 
 
 def main() -> None:
-    """Print how many modules each walk enters."""
+    """Print the number of modules of each walk."""
     parser = argparse.ArgumentParser(prog="python -m tools.walks", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--list", action="store_true", help="print the modules with the functions that run")
-    parser.add_argument("--models", type=Path, default=REPOSITORY / "data" / "models", help="the embedded weights")
-    parser.add_argument("--project", type=Path, help="where the small project is kept, and used again if it is there")
+    parser.add_argument("--list", action="store_true", help="also print the modules and the functions that run")
+    parser.add_argument("--models", type=Path, default=REPOSITORY / "data" / "models", help="embedded weights")
+    parser.add_argument("--project", type=Path, help="keep the small project in this folder and reuse it")
     parser.add_argument("--leg", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.leg:
@@ -152,14 +152,14 @@ def main() -> None:
 
 
 def make_project(folder: Path, models: Path) -> None:
-    """Write a small project on the synthetic corpus and run its stages, without DVC."""
+    """Create a small project with the synthetic corpus and run its stages, without DVC."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
     if not (folder / "data" / "models").exists():
         (folder / "data" / "models").symlink_to(models)
     shutil.copy(REPOSITORY / "dvc.yaml", folder)
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
-    changed = _merged(params, yaml.safe_load(SETTINGS))
-    (folder / "params.yaml").write_text(yaml.safe_dump(changed, sort_keys=False), encoding="utf-8")
+    merged = _merged(params, yaml.safe_load(SETTINGS))
+    (folder / "params.yaml").write_text(yaml.safe_dump(merged, sort_keys=False), encoding="utf-8")
     known = yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     for words in map(str.split, STAGES.splitlines()):
         if words[0] in known:
@@ -170,12 +170,12 @@ def trace(leg: Leg) -> None:
     """Run a command in this process and write the functions that run to trace.json, by module.
 
     Raises:
-        SystemExit: When the command fails, or no function bears a name that the leg goes by.
+        SystemExit: If the command fails, or a function named in the leg did not run.
     """
-    entered = Entered(leg)
+    recorder = FunctionRecorder(leg)
     sys.argv = ["ecmf-pipe", *leg.words]
-    threading.setprofile(entered)
-    sys.setprofile(entered)
+    threading.setprofile(recorder)
+    sys.setprofile(recorder)
     try:
         runpy.run_module("ecmf_pipeline", run_name="__main__")
     except SystemExit as ended:
@@ -184,16 +184,17 @@ def trace(leg: Leg) -> None:
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
-    if entered.unseen:
-        raise SystemExit(f"{leg.words[0]}: no function named {', '.join(sorted(entered.unseen))} ran: adapt WALKS")
-    Path("trace.json").write_text(json.dumps({m: sorted(f) for m, f in entered.functions.items()}), encoding="utf-8")
+    if recorder.unseen:
+        names = ", ".join(sorted(recorder.unseen))
+        raise SystemExit(f"{leg.words[0]}: no function named {names} ran; update WALKS in tools/walks.py")
+    Path("trace.json").write_text(json.dumps({m: sorted(f) for m, f in recorder.functions.items()}), encoding="utf-8")
 
 
 def _traced(folder: Path, walk: str, number: int) -> dict[str, list[str]]:
-    # A process of its own: what one command keeps in memory must not spare the next a function.
+    # In a new process: caches in memory must not skip functions of the next command.
     _run(folder, ["tools.walks", "--leg", walk, str(number)])
-    found: dict[str, list[str]] = json.loads((folder / "trace.json").read_text(encoding="utf-8"))
-    return found
+    functions: dict[str, list[str]] = json.loads((folder / "trace.json").read_text(encoding="utf-8"))
+    return functions
 
 
 def _run(folder: Path, module: Sequence[str]) -> None:
@@ -203,7 +204,7 @@ def _run(folder: Path, module: Sequence[str]) -> None:
         command, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path}
     )
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        raise SystemExit(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}{done.stderr}")
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -1,18 +1,18 @@
-"""Feature stores: Zarr v3, made of immutable parts; `docs/store.md` specifies the format.
+"""Feature stores: Zarr v3 hierarchies of immutable parts. `docs/store.md` specifies the format.
 
 ::
 
     data/features/face.zarr/                a Zarr group; attribute `current` names the settings in use
-      1f0c9a77b2de/                         one group for each settings' fingerprint, its attributes hold the settings
-        part-000000-5c1d0e9a/               a group: attributes `clip_id`, `digest`, `length`, one entry a clip
-          values/                           (rows, D) features of its clips, one after another
-          times/                            (rows,) seconds from the clip's start
-    data/features/.face.zarr.spool/         finished batches that do not stand in a part yet
-    data/features/.face.zarr.lock           held by the one writer
+      1f0c9a77b2de/                         a settings group, named by its fingerprint; its attributes hold the settings
+        part-000000-5c1d0e9a/               a part; attributes `clip_id`, `digest`, `length` have one entry per clip
+          values/                           (rows, D), features of all clips, concatenated
+          times/                            (rows,), seconds from the start of the clip
+    data/features/.face.zarr.spool/         finished batches that are not yet in a part
+    data/features/.face.zarr.lock           lock of the single writer
 
-A part is written aside and renamed into place, so only whole parts exist; nothing is ever rewritten. A clip whose
-input changed gets a new row in a later part: a row counts only when its digest is the one asked for. Appending
-therefore never touches old bytes.
+A part is written in the spool and renamed into place, so readers see only complete parts. Parts are never rewritten.
+If the input of a clip changes, a later part holds its new rows; a row counts only if its digest is the requested one.
+Appending therefore leaves existing files unchanged.
 """
 
 from ecmf_pipeline.store.features import Features, FeatureStore, Sequences

@@ -1,8 +1,8 @@
-"""Merges small parts and drops superfluous rows; killed at any moment, nothing is lost or doubled.
+"""Merge small parts and drop superfluous rows; safe to kill at any moment.
 
-First every merged part is written beside those it replaces, naming them in ``supersedes``: from that moment on readers
-pass them over. Only then are the replaced parts removed, each in one step. So at every moment the rows stand exactly
-once for a reader, and one who lost a part under his feet finds all merged ones when he looks again.
+First each merged part is written next to the parts that it replaces, which it names in ``supersedes``: from then on
+readers ignore them. Then the replaced parts are removed, each by one rename. Readers therefore find each row exactly
+once at any time. A reader that misses a removed part refreshes and finds its rows in the merged part.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from ecmf_pipeline.store.damage import Finding, PartCheck
 from ecmf_pipeline.store.format import (
     PartAttributes,
     Parts,
-    all_versions,
     array_names,
+    distinct_versions,
     part_number,
     read_array,
     read_parts,
@@ -34,31 +34,30 @@ from ecmf_pipeline.store.format import (
     spool_folder,
     write_part,
 )
-from ecmf_pipeline.store.state import Present, RowState, no_manifest, row_states, size_of
+from ecmf_pipeline.store.state import DigestLookup, RowState, folder_size, no_manifest, row_states
 from ecmf_pipeline.store.verify import settings_findings
 from ecmf_pipeline.store.writer import StoreWriter
 
-BYTES_A_PART = 2**28
-"""Parts are not merged beyond this size of their values: a part is read, and was written, in one piece."""
+MAX_PART_BYTES = 2**28
+"""Maximum size of the values of a merged part: a part is read and written as a whole."""
 
 ArrayTypes = tuple[tuple[str, str, tuple[int, ...]], ...]
-"""The name, the type and the shape of one row of each array of a part."""
-
+"""Name, type and row shape of each array of a part."""
 
 Merge = Mapping[str, tuple[bool, ...]]
-"""Parts that become one, by name, in order: for each of them, which of its entries stay."""
+"""Parts to merge, by name, in order; for each part, which of its entries are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compaction:
-    """What became of a settings group.
+    """Result of compacting one settings group.
 
     Attributes:
-        fingerprint: Of the settings.
-        parts: How many parts there were, and are.
-        bytes: How many bytes they had, and have.
-        dropped: Rows that were dropped, by what they were.
-        written: Bytes of the parts that are new.
+        fingerprint: Fingerprint of the settings.
+        parts: Number of parts before and after.
+        bytes: Size of the parts before and after.
+        dropped: Number of dropped rows, by their state.
+        written: Size of the new parts.
     """
 
     fingerprint: str
@@ -69,69 +68,86 @@ class Compaction:
 
 
 def compact(
-    writer: StoreWriter, present: Present = no_manifest, *, part_size: int, drop_absent: bool = False
+    writer: StoreWriter, digest_lookup: DigestLookup = no_manifest, *, part_size: int, drop_absent: bool = False
 ) -> Compaction:
-    """Merge the parts of one settings group as far as ``part_size`` allows, and drop rows that others replace.
+    """Merge the parts of one settings group up to ``part_size``, and drop rows that others replace.
 
-    Parts that need nothing are not touched. Rows are copied byte by byte.
+    Parts that need no change are left as they are. Rows are copied byte by byte.
 
     Args:
-        writer: Holds the store.
-        present: Tells what the manifest says of each clip; what it cannot tell is kept.
-        part_size: Clips in one part at most.
-        drop_absent: Whether rows of clips that the manifest no longer has are dropped too.
+        writer: The writer of the store, which holds its lock.
+        digest_lookup: Returns the digests of the current inputs; if it returns None, only duplicates are dropped.
+        part_size: Maximum number of clips in a merged part.
+        drop_absent: Whether rows of clips that are no longer in the manifest are dropped too.
 
     Raises:
-        StoreError: When anything in the settings group is damaged; nothing was changed then.
+        StoreError: If anything in the settings group is damaged; nothing is changed.
     """
     folder = writer.folder
     parts = read_parts(folder, writer.fingerprint)
-    before = [size_of(folder / name) for name in [*parts.sound, *parts.superseded]]
-    _refuse_damage(writer, parts)
+    sizes_before = [folder_size(folder / name) for name in [*parts.sound, *parts.superseded]]
+    _raise_if_damaged(writer, parts)
     attributes = settings_attributes(folder)
-    states = row_states(parts.sound, present(attributes["settings"], parts.newest()))
-    dropping = {RowState.DUPLICATE, RowState.REPLACED} | ({RowState.ABSENT} if drop_absent else set())
-    keep = {name: tuple(state not in dropping for state in part) for name, part in states.items()}
-    dropped = Counter(state for part in states.values() for state in part if state in dropping)
+    states = row_states(parts.sound, digest_lookup(attributes["settings"], parts.newest()))
+    dropped_states = {RowState.DUPLICATE, RowState.REPLACED} | ({RowState.ABSENT} if drop_absent else set())
+    keep = {name: tuple(state not in dropped_states for state in part) for name, part in states.items()}
+    dropped = Counter(state for part in states.values() for state in part if state in dropped_states)
     row_bytes = (attributes["dim"] or 0) * np.dtype(attributes["dtype"]).itemsize
     merges = plan_merges(folder, parts, keep, part_size=part_size, row_bytes=row_bytes)
-    aside = writer.spool.folder
-    aside.mkdir(parents=True, exist_ok=True)
+    staging = writer.spool.folder
+    staging.mkdir(parents=True, exist_ok=True)
     for name in parts.superseded:
-        _remove(folder / name, aside)
+        _remove(folder / name, staging)
     bar = progress(merges, f"compact {writer.root.stem}", unit="part")
-    written = sum(_write(merge, parts, writer) for merge in bar)
+    written = sum(_write_merged(merge, parts, writer) for merge in bar)
     emptied = [name for name, kept in keep.items() if not any(kept)]
     for name in [*chain.from_iterable(merges), *emptied]:
-        _remove(folder / name, aside)
-    after = [size_of(folder / name) for name in read_parts(folder, writer.fingerprint).sound]
-    return Compaction(writer.fingerprint, (len(before), len(after)), (sum(before), sum(after)), dropped, written)
+        _remove(folder / name, staging)
+    sizes_after = [folder_size(folder / name) for name in read_parts(folder, writer.fingerprint).sound]
+    return Compaction(
+        writer.fingerprint,
+        (len(sizes_before), len(sizes_after)),
+        (sum(sizes_before), sum(sizes_after)),
+        dropped,
+        written,
+    )
 
 
 def plan_merges(
     folder: Path, parts: Parts, keep: Mapping[str, tuple[bool, ...]], *, part_size: int, row_bytes: int
 ) -> list[Merge]:
-    """Which neighbours become one part; one part alone where it only loses rows; not those that lose all."""
-    left = [name for name in parts.sound if any(keep[name])]
-    clips = {name: sum(keep[name]) for name in left}
-    size = {name: row_bytes * sum(compress(parts.sound[name].length, keep[name])) for name in left}
-    types = {name: array_types(folder / name) for name in left}
-    together: list[list[str]] = [[]]
-    # Parts of one number (of runs that did not know of each other) stay together: nothing can stand between them.
-    for _, unit in groupby(left, key=part_number):
-        added = list(unit)
-        names = together[-1] + added
-        fits = sum(clips[name] for name in names) <= part_size and sum(size[name] for name in names) <= BYTES_A_PART
+    """Choose which consecutive parts are merged.
+
+    A part that only loses some of its rows is a merge of one part. Parts that lose all rows are in no merge.
+
+    Args:
+        folder: The settings group.
+        parts: Its parts.
+        keep: Which entries of each part are kept.
+        part_size: Maximum number of clips in a merged part.
+        row_bytes: Size of one row of values.
+    """
+    remaining = [name for name in parts.sound if any(keep[name])]
+    clips = {name: sum(keep[name]) for name in remaining}
+    size = {name: row_bytes * sum(compress(parts.sound[name].length, keep[name])) for name in remaining}
+    types = {name: array_types(folder / name) for name in remaining}
+    merged_names: list[list[str]] = [[]]
+    # Parts with the same number (of runs that wrote independently) stay together: a merged part has one number, so no
+    # other part can be ordered between them.
+    for _, same_number in groupby(remaining, key=part_number):
+        added = list(same_number)
+        names = merged_names[-1] + added
+        fits = sum(clips[name] for name in names) <= part_size and sum(size[name] for name in names) <= MAX_PART_BYTES
         if fits and len({types[name] for name in names}) == 1:
-            together[-1] = names
+            merged_names[-1] = names
         else:
-            together.append(added if len({types[name] for name in added}) == 1 else [])
-    merges = [{name: keep[name] for name in names} for names in together]
+            merged_names.append(added if len({types[name] for name in added}) == 1 else [])
+    merges = [{name: keep[name] for name in names} for names in merged_names]
     return [merge for merge in merges if len(merge) > 1 or not all(map(all, merge.values()))]
 
 
 def array_types(part: Path) -> ArrayTypes:
-    """The arrays of a part: only parts of the same ones can become one."""
+    """Return name, type and row shape of the arrays of a part. Only parts with equal ones can be merged."""
     import zarr
 
     arrays = [(name, zarr.open_array(part / name, mode="r")) for name in array_names(part)]
@@ -139,32 +155,36 @@ def array_types(part: Path) -> ArrayTypes:
 
 
 def drop_settings(writer: StoreWriter, fingerprint: str) -> None:
-    """Remove all that a store holds of other settings than those of its writer."""
-    aside = writer.spool.folder
-    aside.mkdir(parents=True, exist_ok=True)
+    """Remove the features and the spool of other settings than those of the writer."""
+    staging = writer.spool.folder
+    staging.mkdir(parents=True, exist_ok=True)
     for folder in (writer.root / fingerprint, spool_folder(writer.root, fingerprint)):
         if folder.is_dir():
-            _remove(folder, aside)
+            _remove(folder, staging)
 
 
-def _refuse_damage(writer: StoreWriter, parts: Parts) -> None:
-    _raise_damage(settings_findings(writer.root, writer.folder))
+def _raise_if_damaged(writer: StoreWriter, parts: Parts) -> None:
+    _raise_first_damage(settings_findings(writer.root, writer.folder))
     for error in parts.damaged.values():
         raise error
     attributes = settings_attributes(writer.folder)
     check = PartCheck(writer.root, writer.folder, attributes["dim"], np.dtype(attributes["dtype"]))
     bar = progress(parts.sound.items(), f"check {writer.root.stem}", unit="part")
-    _raise_damage(finding for name, part in bar for finding in check(name, part))
+    _raise_first_damage(finding for name, part in bar for finding in check(name, part))
 
 
-def _raise_damage(findings: Iterable[Finding]) -> None:
+def _raise_first_damage(findings: Iterable[Finding]) -> None:
     for finding in findings:
         if finding.kind.is_damage:
-            raise StoreError(f"{finding}; nothing was changed", finding.mend)
+            raise StoreError(
+                f"{finding}; nothing was changed",
+                "move the damaged parts out of the store; the next extraction computes its clips again",
+                command=f"ecmf-pipe store verify --mend {finding.root}",
+            )
 
 
-def _write(merge: Merge, parts: Parts, writer: StoreWriter) -> int:
-    """Write one merged part and tell its bytes."""
+def _write_merged(merge: Merge, parts: Parts, writer: StoreWriter) -> int:
+    """Write one merged part and return its size in bytes."""
     entries = list(chain.from_iterable(merge.values()))
     sources = [parts.sound[name] for name in merge]
     attributes = PartAttributes(
@@ -173,7 +193,7 @@ def _write(merge: Merge, parts: Parts, writer: StoreWriter) -> int:
         list(compress(chain.from_iterable(part.digest for part in sources), entries)),
         list(compress(chain.from_iterable(part.length for part in sources), entries)),
         list(merge),
-        all_versions(chain.from_iterable(part.versions or [{}] for part in sources)),
+        distinct_versions(chain.from_iterable(part.versions or [{}] for part in sources)),
     )
     arrays: dict[str, NDArray[Any]] = {}
     for array in array_names(writer.folder / next(iter(merge))):
@@ -182,12 +202,16 @@ def _write(merge: Merge, parts: Parts, writer: StoreWriter) -> int:
             rows = read_array(writer.folder / name / array)
             pieces.append(rows if all(keep) else rows[np.repeat(np.array(keep), part.length)])
         arrays[array] = np.concatenate(pieces)
-    number = part_number(list(merge)[-1])  # the next run's parts come after all that was replaced, in name as in time
-    return size_of(writer.folder / write_part(writer.folder, number, attributes, arrays, aside=writer.spool.folder))
+    number = part_number(list(merge)[-1])  # the last number: parts of later runs must be ordered after it
+    name = write_part(writer.folder, number, attributes, arrays, staging=writer.spool.folder)
+    return folder_size(writer.folder / name)
 
 
-def _remove(folder: Path, aside: Path) -> None:
-    """Remove a folder in one step: half a part must not be seen. What a kill leaves is removed by the next writer."""
-    gone = aside / f"part-{uuid.uuid4().hex}"
-    folder.rename(gone)
-    shutil.rmtree(gone)
+def _remove(folder: Path, staging: Path) -> None:
+    """Remove a folder from the store by one rename, then delete its files: readers never see half a part.
+
+    If the process is killed in between, the next writer deletes the rest.
+    """
+    renamed = staging / f"part-{uuid.uuid4().hex}"
+    folder.rename(renamed)
+    shutil.rmtree(renamed)

@@ -1,4 +1,4 @@
-"""Reads one part whole and finds what is wrong with it."""
+"""Check the parts of a store; describe damaged and superfluous data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ecmf_pipeline.store.format import PartAttributes, array_names, group_attrib
 
 
 class Kind(StrEnum):
-    """What was found. All but the last group are damage: something cannot be read, or must not be believed."""
+    """Kind of a finding: damage makes a store unreadable or its values wrong, the notes after it are harmless."""
 
     ROOT = "damaged root"
     SETTINGS = "damaged settings"
@@ -41,64 +41,67 @@ class Kind(StrEnum):
     LEFTOVERS = "unfinished run"
     STRAY = "stray file or folder"
     UNCHECKED = "no checksums"
-    ASIDE = "set aside earlier"
-    MOVED = "changed meanwhile"
+    SET_ASIDE = "set aside earlier"
+    CHANGED = "changed meanwhile"
 
     @property
     def is_damage(self) -> bool:
-        """Whether it hinders reading, or falsifies it."""
+        """Whether it makes the store unreadable or its values wrong."""
         return self not in _NOTES
 
 
-_AGAIN = (
-    "`ecmf-pipe store verify --mend {root}` moves the {thing} to {damaged}; then `ecmf-pipe extract --modality {name}` "
-    "computes its clips again, and only those (imported features: `ecmf-pipe store import` them again)"
+_MOVE_AND_RECOMPUTE = (
+    "`ecmf-pipe store verify --mend {root}` moves the {unit} to {damaged}. Then `ecmf-pipe extract --modality {name}` "
+    "computes only its clips again (imported features: run `ecmf-pipe store import` again)"
 )
-_COMPACT = "harmless; `ecmf-pipe store compact {root}` drops them"
+_COMPACT = "harmless. `ecmf-pipe store compact {root}` removes them"
 
 _DAMAGE = {
     Kind.ROOT: (
-        "`ecmf-pipe store verify --mend {root}` writes it anew where it can be told which features are in use, else "
-        "the next `ecmf-pipe extract --modality {name}` does; no features are lost"
+        "`ecmf-pipe store verify --mend {root}` writes the file again if one settings group can be chosen, otherwise "
+        "`ecmf-pipe extract --modality {name}` does. No features are lost"
     ),
     Kind.SETTINGS: (
-        "`ecmf-pipe store verify --mend {root}` writes it anew if params.yaml asks for these very settings; else set "
-        "params.yaml to them first, or take the file from a colleague's copy. Its parts stay where they are"
+        "`ecmf-pipe store verify --mend {root}` writes the file again if params.yaml has these settings. Otherwise "
+        "change params.yaml to them first, or copy the file from a colleague. The parts are not moved"
     ),
 }
-"""How to mend damage that is not in a part or batch."""
+"""Repair of damage outside parts and batches."""
 
 _NOTES = {
     Kind.DUPLICATES: _COMPACT,
     Kind.REPLACED: _COMPACT,
     Kind.OUTDATED: (
-        "harmless; once `ecmf-pipe extract --modality {name}` has computed the clips' present inputs, "
-        "`ecmf-pipe store compact {root}` drops them"
+        "harmless. Run `ecmf-pipe extract --modality {name}` to compute the current inputs, then "
+        "`ecmf-pipe store compact {root}` to remove these rows"
     ),
     Kind.ABSENT: (
-        "harmless, and used again when the clips come back; `ecmf-pipe store compact --drop-absent {root}` drops them"
+        "harmless, and used again if the clips return to the manifest. "
+        "`ecmf-pipe store compact --drop-absent {root}` removes them"
     ),
-    Kind.SUPERSEDED: "harmless, a `compact` was killed; `ecmf-pipe store compact {root}` finishes it",
-    Kind.LEFTOVERS: "harmless; the next `ecmf-pipe extract --modality {name}` takes them up (if none is running now)",
-    Kind.STRAY: "no part of the store; move it away unless you know it (`dvc push` sends it along)",
-    Kind.UNCHECKED: "written by another program; damage inside them cannot be found",
-    Kind.ASIDE: "remove {damaged} when nobody wants to look at it any more",
-    Kind.MOVED: "another run writes to the store: verify again when it has ended",
+    Kind.SUPERSEDED: "harmless, an interrupted `compact` left them. `ecmf-pipe store compact {root}` removes them",
+    Kind.LEFTOVERS: (
+        "harmless. If no run is active, the next `ecmf-pipe extract --modality {name}` adds the batches to the store"
+    ),
+    Kind.STRAY: "not part of the store. Move it away unless you need it there (`dvc push` uploads it)",
+    Kind.UNCHECKED: "written by another program. Damage of these arrays cannot be detected",
+    Kind.SET_ASIDE: "remove {damaged} if you do not need it",
+    Kind.CHANGED: "another run is writing to the store. Run `ecmf-pipe store verify {root}` again after it ends",
 }
-"""What is no damage, and what may be done about it."""
+"""Explanation of each harmless finding, and how to remove it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong or superfluous.
+    """A damaged or superfluous piece of a store.
 
     Attributes:
-        kind: What.
+        kind: Kind of the finding.
         root: The store.
-        path: Where.
-        message: What exactly.
-        clips: How many clips it concerns; None where that cannot be told.
-        aside: What mending moves out of the store; None where nothing is to be moved.
+        path: The file or folder concerned.
+        message: Details, for example the expected and the actual size.
+        clips: Number of clips concerned; None if unknown.
+        movable: File or folder that `mend` moves out of the store; None if nothing is moved.
     """
 
     kind: Kind
@@ -106,16 +109,16 @@ class Finding:
     path: Path
     message: str
     clips: int | None = None
-    aside: Path | None = None
+    movable: Path | None = None
 
     @property
     def mend(self) -> str:
-        """How to mend it."""
-        thing = "batch" if self.kind is Kind.BATCH else "part"
+        """How to repair it, with the commands to run."""
+        unit = "batch" if self.kind is Kind.BATCH else "part"
         return (
             (_DAMAGE | _NOTES)
-            .get(self.kind, _AGAIN)
-            .format(root=self.root, name=self.root.stem, damaged=damaged_folder(self.root), thing=thing)
+            .get(self.kind, _MOVE_AND_RECOMPUTE)
+            .format(root=self.root, name=self.root.stem, damaged=damaged_folder(self.root), unit=unit)
         )
 
     def __str__(self) -> str:
@@ -124,19 +127,22 @@ class Finding:
 
 
 def damaged_folder(root: Path) -> Path:
-    """Where damaged parts of a store are set aside: beside it, for DVC must not take them for an output."""
+    """Return the folder to which damaged parts of a store are moved.
+
+    It lies next to the store, because DVC would track it as an output inside the store.
+    """
     return root.parent / f".{root.name}.damaged"
 
 
 @dataclass(frozen=True, slots=True)
 class PartCheck:
-    """Checks the parts of one settings group.
+    """Callable that checks the parts of one settings group.
 
     Attributes:
         root: The store.
         folder: The settings group.
-        dim: D; None where nobody knows it.
-        dtype: The stored type; None where nobody knows it.
+        dim: D; None if unknown.
+        dtype: The stored type; None if unknown.
     """
 
     root: Path
@@ -145,59 +151,67 @@ class PartCheck:
     dtype: np.dtype[Any] | None
 
     def __call__(self, name: str, part: PartAttributes) -> Iterator[Finding]:
-        """Find what is wrong with a part whose attributes can be read.
+        """Read all arrays of a part and yield its defects.
+
+        Args:
+            name: Name of the part.
+            part: Its attributes.
 
         Raises:
-            FileNotFoundError: When the part is gone (it was merged into another meanwhile).
+            FileNotFoundError: If the part no longer exists, because it was merged into another.
         """
         folder = self.folder / name
-        message = _wrong_attributes(folder, part)
+        message = _check_attributes(folder, part)
         if message is not None:
             yield self._finding(Kind.ATTRIBUTES, folder, message, name, part)
             return
         arrays = array_names(folder)
         if not part.clip_id or "values" not in arrays:
-            message = "no array `values`" if part.clip_id else "it names no clips"
+            message = "it has no array `values`" if part.clip_id else "its attribute `clip_id` is empty"
             yield self._finding(Kind.EMPTY, folder, message, name, part)
             return
         rows = sum(part.length)
         for array_name in arrays:
-            values, kind, message = _read(folder / array_name)
+            values, kind, message = _read_checked(folder / array_name)
             if values is not None and len(values) != rows:
-                kind, message = Kind.SHAPE, f"{len(values)} rows, its clips' lengths add up to {rows}"
+                kind, message = Kind.SHAPE, f"it has {len(values)} rows, the lengths of its clips add up to {rows}"
             elif values is not None and array_name == "values":
-                kind, message = self._wrong_values(values) or (kind, message)
+                kind, message = self._check_values(values) or (kind, message)
             if kind is not None:
                 yield self._finding(kind, folder / array_name, message, name, part)
 
-    def _wrong_values(self, values: NDArray[Any]) -> tuple[Kind, str] | None:
+    def _check_values(self, values: NDArray[Any]) -> tuple[Kind, str] | None:
         if self.dim is not None and values.shape[1:] != (self.dim,):
-            return Kind.SHAPE, f"{values.shape}, the store holds (rows, {self.dim})"
+            return Kind.SHAPE, f"its shape is {values.shape}, expected (rows, {self.dim})"
         if self.dtype is not None and values.dtype != self.dtype:
-            return Kind.SHAPE, f"{values.dtype}, the store holds {self.dtype}"
-        odd = int(values.size - np.isfinite(values).sum())
-        return (Kind.NOT_FINITE, f"{odd} of {values.size} values are NaN or infinite") if odd else None
+            return Kind.SHAPE, f"its type is {values.dtype}, expected {self.dtype}"
+        non_finite = int(values.size - np.isfinite(values).sum())
+        return (Kind.NOT_FINITE, f"{non_finite} of {values.size} values are NaN or infinite") if non_finite else None
 
     def _finding(self, kind: Kind, path: Path, message: str, name: str, part: PartAttributes) -> Finding:
-        aside = None if kind is Kind.UNCHECKED else self.folder / name
-        return Finding(kind, self.root, path, message, len(set(part.clip_id)), aside)
+        movable = None if kind is Kind.UNCHECKED else self.folder / name
+        return Finding(kind, self.root, path, message, len(set(part.clip_id)), movable)
 
 
-def _wrong_attributes(folder: Path, part: PartAttributes) -> str | None:
+def _check_attributes(folder: Path, part: PartAttributes) -> str | None:
+    """Return the defect of the attributes of a part, or None."""
     if any(not isinstance(length, int) or length < 1 for length in part.length):
-        return "it names a length below 1"
-    # The end of a part's name is a hash of what it says, so that a changed letter of a clip's name is found.
+        return "its attribute `length` has an entry below 1"
+    # The name of a part ends with a hash of its attributes, so even one changed letter of a clip id is found.
     if not folder.name.endswith(sha256_text(json.dumps(group_attributes(folder)))[:8]):
-        return "what it says of its rows is not what was written, or it was renamed"
+        return "its attributes do not match the hash in its name: they were changed, or the folder was renamed"
     return None
 
 
-def _read(folder: Path) -> tuple[NDArray[Any] | None, Kind | None, str]:
-    """An array's values, or what is wrong with it; both where they are whole but unchecked."""
+def _read_checked(folder: Path) -> tuple[NDArray[Any] | None, Kind | None, str]:
+    """Read an array; return its values (None if damaged), the kind of problem (None if sound) and its description.
+
+    An array without a checksum has both values and a problem, `Kind.UNCHECKED`.
+    """
     import zarr
 
     try:
-        array = zarr.open_array(folder, mode="r")  # other programs read the store by its documents alone
+        array = zarr.open_array(folder, mode="r")  # other programs need a valid Zarr document
         has_checksum = _has_checksum(folder)
         values = read_array(folder)
     except StoreError:
@@ -207,12 +221,12 @@ def _read(folder: Path) -> tuple[NDArray[Any] | None, Kind | None, str]:
             return None, Kind.MISSING_CHUNK, f"{chunk} is missing"
         if chunk.stat().st_size < expected:
             return None, Kind.TRUNCATED_CHUNK, f"{chunk} has {chunk.stat().st_size} of {expected} bytes"
-        return None, Kind.CORRUPTED_CHUNK, f"{chunk} is not what was written (its CRC-32C differs)"
+        return None, Kind.CORRUPTED_CHUNK, f"{chunk} was changed (another CRC-32C than the stored one)"
     except (OSError, ValueError, KeyError, TypeError) as error:
         if not folder.parent.is_dir():
             raise FileNotFoundError(folder) from error
         return None, Kind.ARRAY, f"its zarr.json cannot be read ({error})"
-    return values, None if has_checksum else Kind.UNCHECKED, "its bytes have no checksum"
+    return values, None if has_checksum else Kind.UNCHECKED, "it has no checksum"
 
 
 def _has_checksum(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Read a store: which part holds the rows of a clip, and how they become what models take."""
+"""Read a store: find the rows of each clip, pool or pad them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Ints, pool_segments, pooled_width, shortened
 from ecmf_pipeline.core.config import Pool
-from ecmf_pipeline.core.errors import MissingInput, StaleStore, StoreError
+from ecmf_pipeline.core.errors import MissingInput, StaleStore
 from ecmf_pipeline.store.format import (
     FeatureRow,
     PartAttributes,
     array_names,
     current_fingerprint,
+    damage_error,
     has_fingerprint,
     part_names,
     read_array,
@@ -28,26 +29,26 @@ from ecmf_pipeline.store.format import (
     settings_attributes,
 )
 
-Asked = ParamSpec("Asked")
-Answer = TypeVar("Answer")
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
-_ROWS_AT_ONCE = 256
-"""Rows that are pooled together: they stay in a core's cache from widening to averaging."""
+_ROWS_PER_BLOCK = 256
+"""Rows converted to float32 and pooled together: they fit into the cache of a core."""
 
-_BLOCK = 1 << 16
-"""Elements that are widened at once: they stay in a core's cache between the steps."""
+_ELEMENTS_PER_BLOCK = 1 << 16
+"""Elements converted to float32 together: they fit into the cache of a core."""
 
-_MOVES = 5
-"""How often parts may move between looking where a row stands and reading it."""
+_READ_RETRIES = 5
+"""How often a read is retried because parts were merged between the lookup and the read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Pooled features in the order they were asked for.
+    """Pooled features in the requested order.
 
     Attributes:
-        values: (n, D), float32, contiguous; NaN rows where the clip has none.
-        present: (n,), whether the clip has features.
+        values: (n, D), float32, contiguous; rows of clips without features are NaN.
+        present: (n,), whether each clip has features.
     """
 
     values: NDArray[np.float32]
@@ -56,25 +57,25 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Sequences:
-    """Frame-level features in the order they were asked for, padded to the longest.
+    """Frame-level features in the requested order, padded to the longest.
 
     Attributes:
-        values: (n, T, D), float32, contiguous; NaN where there is nothing.
-        mask: (n, T), which of them are there; a clip without features has none.
+        values: (n, T, D), float32, contiguous; padding is NaN.
+        mask: (n, T), True for rows, False for padding; all False for a clip without features.
     """
 
     values: NDArray[np.float32]
     mask: NDArray[np.bool_]
 
 
-def _while_parts_move(
-    read: Callable[Concatenate[FeatureStore, Asked], Answer],
-) -> Callable[Concatenate[FeatureStore, Asked], Answer]:
-    """Have a method read again where parts were merged since the store looked: their rows stand in another one now."""
+def _retry_after_merge(
+    read: Callable[Concatenate[FeatureStore, Arguments], Result],
+) -> Callable[Concatenate[FeatureStore, Arguments], Result]:
+    """Retry a method if parts were merged since the store was opened: refresh, then read from the merged part."""
 
     @wraps(read)
-    def reading(store: FeatureStore, /, *args: Asked.args, **kwargs: Asked.kwargs) -> Answer:
-        for _ in range(_MOVES):
+    def reading(store: FeatureStore, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        for _ in range(_READ_RETRIES):
             try:
                 return read(store, *args, **kwargs)
             except FileNotFoundError:
@@ -85,15 +86,15 @@ def _while_parts_move(
 
 
 class FeatureStore:
-    """The features of one modality under one encoder's settings, for reading.
+    """The features of one modality under the settings of one encoder, for reading.
 
     Attributes:
         root: The ``*.zarr`` folder of the modality.
-        fingerprint: Of the settings.
-        folder: The settings' group.
-        settings: All that changes the numbers, as plain JSON values.
-        provenance: Where the features come from, as plain JSON values; empty where the store does not say.
-        dim: D; None as long as no clip had such an input.
+        fingerprint: Fingerprint of the settings.
+        folder: The settings group.
+        settings: All settings that change the numbers, as plain JSON values.
+        provenance: Origin of the features, as plain JSON values; empty if not recorded.
+        dim: D; None until a clip has an input of this modality.
         dtype: The stored type.
     """
 
@@ -105,41 +106,43 @@ class FeatureStore:
         self.dtype = np.dtype(np.float32)
         self.settings: dict[str, Any] = {}
         self.provenance: dict[str, Any] = {}
-        self._table = Table()
+        self._table = EntryTable()
         self._superseded: set[str] = set()
         self.refresh()
 
     @classmethod
     def open(cls, root: Path, fingerprint: str | None = None) -> FeatureStore:
-        """Open a store: the current one, or that of a given fingerprint.
+        """Open the features of the settings in use, or of a given fingerprint.
 
         Raises:
-            MissingInput: When there is no store.
-            StaleStore: When the store holds features of other settings only.
+            MissingInput: If there is no store.
+            StaleStore: If the store has no features of these settings.
         """
         current = current_fingerprint(root)
         if current is None:
             raise MissingInput(
                 f"{root} is missing",
-                f"run `ecmf-pipe extract --modality {root.stem}`, or `dvc pull` if a colleague did",
+                "compute the features, or get them from a colleague with dvc pull",
+                command=f"ecmf-pipe extract --modality {root.stem}",
             )
-        wanted = fingerprint or current
-        if not has_fingerprint(root, wanted):
+        requested = fingerprint or current
+        if not has_fingerprint(root, requested):
             raise StaleStore(
-                f"{root} holds features of the settings {current}, not of {wanted}",
-                "params.yaml, the weights, or what reads videos here (media.reader: auto) are not those that made "
-                f"them: see `ecmf-pipe store ls`, or run `ecmf-pipe extract --modality {root.stem}`",
+                f"{root} holds features of the settings {current}, not of {requested}",
+                "params.yaml, the weights or the media reader (media.reader: auto) changed since they were computed; "
+                "compute them again",
+                command=f"ecmf-pipe extract --modality {root.stem}",
             )
-        return cls(root, wanted)
+        return cls(root, requested)
 
     def refresh(self) -> None:
-        """Take up the parts that were added, or merged, since the store was opened.
+        """Load the parts that were added or merged since the store was opened.
 
         Raises:
-            MissingInput: When there is no such store (any more).
-            StoreError: When it is damaged, or has another format.
+            MissingInput: If the store does not exist (any more).
+            StoreError: If it is damaged or has another format.
         """
-        current_fingerprint(self.root)  # refuses another format
+        current_fingerprint(self.root)  # raises if the store has another format
         attributes = settings_attributes(self.folder)
         self.dim, self.settings = attributes["dim"], attributes["settings"]
         self.provenance = attributes.get("provenance", {})
@@ -147,16 +150,16 @@ class FeatureStore:
         names = [name for name in part_names(self.folder) if name not in self._superseded]
         known = self._table.parts
         if not set(known) <= set(names) or any(name < known[-1] for name in set(names) - set(known) if known):
-            self._start_anew()
+            self._reload()
             return
         try:
             new = {name: read_attributes(self.folder / name, self.fingerprint) for name in names[len(known) :]}
-        except FileNotFoundError:  # merged into another since we saw its name
+        except FileNotFoundError:  # merged into another part since the names were listed
             self.refresh()
             return
         replaced = {old for part in new.values() for old in part.supersedes}
         if replaced & set(known):
-            self._start_anew()
+            self._reload()
             return
         self._superseded |= replaced
         for name, part in new.items():
@@ -164,22 +167,22 @@ class FeatureStore:
                 self._table.add(name, part)
 
     def versions(self) -> list[dict[str, str]]:
-        """The combinations of library versions that computed the rows, each once; an empty one where some are unknown.
+        """Return each combination of library versions that computed some of the rows.
 
-        None at all where the store does not say.
+        An empty combination means that some rows have unknown versions; an empty list means that all have.
         """
         return read_parts(self.folder, self.fingerprint).versions()
 
-    def _start_anew(self) -> None:
-        self._table, self._superseded = Table(), set()
+    def _reload(self) -> None:
+        self._table, self._superseded = EntryTable(), set()
         self.refresh()
 
     def __len__(self) -> int:
-        """How many clips have features."""
+        """Return the number of clips with features."""
         return len(self._table.newest)
 
     def digests(self) -> dict[str, list[str]]:
-        """For each clip, the digests of the inputs its rows were computed from, oldest first."""
+        """Return, for each clip, the digests of the inputs of its entries, oldest first."""
         table = self._table
         return {
             clip_id: [table.digests[older] for older in table.older.get(clip_id, ())] + [table.digests[entry]]
@@ -187,75 +190,79 @@ class FeatureStore:
         }
 
     def newest(self) -> dict[str, str]:
-        """For each clip, the digest of the input its newest features were computed from."""
+        """Return, for each clip, the digest of the input of its newest features."""
         digests = self._table.digests
         return {clip_id: digests[entry] for clip_id, entry in self._table.newest.items()}
 
     def holds(self, clip_id: str, digest: str) -> bool:
-        """Whether the clip's features of exactly this input are here."""
+        """Return whether the store has features of this clip that were computed from exactly this input."""
         return self._table.find(clip_id, digest) >= 0
 
     def held(self, digests: Mapping[str, str]) -> set[str]:
-        """Those of many clips, given with the digests of their inputs, whose features of exactly these are here."""
+        """Return the clips whose features were computed from exactly the given inputs.
+
+        Args:
+            digests: Digest of the input of each clip.
+        """
         find = self._table.find
         return {clip_id for clip_id, digest in digests.items() if find(clip_id, digest) >= 0}
 
-    @_while_parts_move
+    @_retry_after_merge
     def load(
         self, clip_ids: Sequence[str], *, pool: Pool = "mean", digests: Mapping[str, str] | None = None
     ) -> Features:
         """Read pooled features.
 
         Args:
-            clip_ids: The clips, in the order wanted.
-            pool: How a clip's rows become one vector.
-            digests: The input each clip's features must come from; a clip whose row is older counts as missing.
-                None takes the newest row.
+            clip_ids: The clips, in the requested order.
+            pool: How the rows of a clip become one vector.
+            digests: Required digest of the input of each clip; a clip with features of another input only counts as
+                missing. None: use the newest features of each clip.
 
         Raises:
-            StoreError: When a part is damaged.
+            StoreError: If a part is damaged.
         """
         entries = self._table.entries(clip_ids, digests)
         values = np.empty((len(clip_ids), pooled_width(self.dim or 0, pool)), np.float32)
         values[entries < 0] = np.nan
-        scratch = np.empty((2 * _ROWS_AT_ONCE, self.dim or 0), np.float32)
-        for wanted in self._table.wanted(entries):
-            stored = self._stored(wanted.part)
-            for clips in _blocks(wanted.lengths):
-                lengths, where = wanted.lengths[clips], _as_slice(wanted.positions[clips])
-                rows = stored[_as_slice(_spans(wanted.starts[clips], lengths))]
-                is_pooled = pool != "mean_std" and len(rows) == len(lengths)  # one row is its mean and maximum
-                if is_pooled and isinstance(where, slice):
-                    widen(rows, values[where])
+        scratch = np.empty((2 * _ROWS_PER_BLOCK, self.dim or 0), np.float32)
+        for part_read in self._table.part_reads(entries):
+            stored = self._read_values(part_read.part)
+            for clips in _blocks(part_read.lengths):
+                lengths, target = part_read.lengths[clips], _as_slice(part_read.positions[clips])
+                rows = stored[_as_slice(_row_numbers(part_read.starts[clips], lengths))]
+                is_pooled = pool != "mean_std" and len(rows) == len(lengths)  # one row is its own mean and maximum
+                if is_pooled and isinstance(target, slice):
+                    widen(rows, values[target])
                     continue
                 wide = scratch[: len(rows)] if len(rows) <= len(scratch) else np.empty(rows.shape, np.float32)
                 widen(rows, wide)
-                values[where] = wide if is_pooled else pool_segments(wide, lengths, pool)
+                values[target] = wide if is_pooled else pool_segments(wide, lengths, pool)
         return Features(values, entries >= 0)
 
-    @_while_parts_move
+    @_retry_after_merge
     def load_sequences(
         self, clip_ids: Sequence[str], *, digests: Mapping[str, str] | None = None, most: int | None = None
     ) -> Sequences:
-        """Read frame-level features, padded to the longest.
+        """Read frame-level features, padded to the longest sequence.
 
         Args:
-            clip_ids: The clips, in the order wanted.
-            digests: As for `load`.
-            most: Rows of a clip at most; longer sequences are averaged in as many runs (`arrays.shortened`). None
-                takes them as they are.
+            clip_ids: The clips, in the requested order.
+            digests: See `load`.
+            most: Maximum number of rows per clip; longer sequences are averaged down to it (`arrays.shortened`).
+                None: no limit.
 
         Raises:
-            StoreError: When a part is damaged.
+            StoreError: If a part is damaged.
         """
         entries = self._table.entries(clip_ids, digests)
         longest = int(np.array(self._table.lengths, np.int64)[entries[entries >= 0]].max(initial=0))
         longest = longest if most is None else min(longest, most)
         values = np.full((len(clip_ids), longest, self.dim or 0), np.nan, np.float32)
         mask = np.zeros((len(clip_ids), longest), np.bool_)
-        for wanted in self._table.wanted(entries):
-            stored = self._stored(wanted.part)
-            for position, start, length in zip(wanted.positions, wanted.starts, wanted.lengths, strict=True):
+        for part_read in self._table.part_reads(entries):
+            stored = self._read_values(part_read.part)
+            for position, start, length in zip(part_read.positions, part_read.starts, part_read.lengths, strict=True):
                 kept = min(int(length), longest)
                 if kept == length:
                     widen(stored[start : start + length], values[position, :kept])
@@ -264,87 +271,90 @@ class FeatureStore:
                 mask[position, :kept] = True
         return Sequences(values, mask)
 
-    @_while_parts_move
+    @_retry_after_merge
     def row(self, clip_id: str, digest: str | None = None) -> FeatureRow:
-        """The frame-level features of one clip with all that is kept beside them.
+        """Return the frame-level features of one clip, with the side arrays.
+
+        Args:
+            clip_id: The clip.
+            digest: Required digest of its input; None: the newest features.
 
         Raises:
-            KeyError: When the clip has none.
-            StoreError: When the part is damaged.
+            KeyError: If the clip has no such features.
+            StoreError: If the part is damaged.
         """
         entries = self._table.entries([clip_id], None if digest is None else {clip_id: digest})
         if entries[0] < 0:
             raise KeyError(clip_id)
-        (wanted,) = self._table.wanted(entries)
-        rows = slice(int(wanted.starts[0]), int(wanted.starts[0] + wanted.lengths[0]))
-        folder = self.folder / wanted.part
+        (part_read,) = self._table.part_reads(entries)
+        rows = slice(int(part_read.starts[0]), int(part_read.starts[0] + part_read.lengths[0]))
+        folder = self.folder / part_read.part
         side = {name: read_array(folder / name)[rows] for name in array_names(folder) if name != "values"}
-        return FeatureRow(clip_id, self._table.digests[int(entries[0])], self._stored(wanted.part)[rows], side)
+        values = self._read_values(part_read.part)[rows]
+        return FeatureRow(clip_id, self._table.digests[int(entries[0])], values, side)
 
-    def _stored(self, name: str) -> NDArray[Any]:
-        """All rows of a part, (rows, D)."""
+    def _read_values(self, name: str) -> NDArray[Any]:
+        """Read all rows of a part, (rows, D)."""
         values = read_array(self.folder / name / "values")
         expected = (self._table.rows(name), self.dim)
         if values.shape != expected:
-            raise StoreError(
-                f"{self.folder / name / 'values'} holds {values.shape} values, not {expected}",
-                "`ecmf-pipe store verify` says what is damaged and how to mend it",
-            )
+            raise damage_error(f"{self.folder / name / 'values'} has the shape {values.shape}, not {expected}")
         return values
 
 
 def _blocks(lengths: NDArray[np.int64]) -> Iterator[slice]:
-    """Cut clips into runs whose rows add up to about `_ROWS_AT_ONCE`."""
+    """Yield slices of consecutive clips with about `_ROWS_PER_BLOCK` rows in total."""
     ends = np.cumsum(lengths)
-    cuts = np.unique(np.searchsorted(ends, np.arange(0, int(ends[-1]), _ROWS_AT_ONCE), side="right"))
+    cuts = np.unique(np.searchsorted(ends, np.arange(0, int(ends[-1]), _ROWS_PER_BLOCK), side="right"))
     for start, end in pairwise([*cuts.tolist(), len(lengths)]):
         yield slice(start, end)
 
 
-def _spans(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The row numbers of several runs of rows, one after another."""
+def _row_numbers(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the row numbers of several ranges, concatenated."""
     ends = np.cumsum(lengths)
     numbers: NDArray[np.int64] = np.arange(int(ends[-1])) + np.repeat(starts - (ends - lengths), lengths)
     return numbers
 
 
 def _as_slice(numbers: NDArray[np.int64]) -> NDArray[np.int64] | slice:
-    """Ints that follow one upon another as a slice, which reads and writes without a copy."""
+    """Convert consecutive numbers to a slice, which NumPy indexes without a copy; return others unchanged."""
     if (np.diff(numbers) == 1).all():
         return slice(int(numbers[0]), int(numbers[-1]) + 1)
     return numbers
 
 
 def widen(values: NDArray[Any], out: NDArray[np.float32]) -> None:
-    """Write features of any type as float32 into ``out``, of the same shape and contiguous."""
-    if values.dtype != np.float16 or not values.flags.c_contiguous or _has_odd_ones(values):
+    """Convert features of any type to float32 and write them to ``out``, of the same shape and contiguous."""
+    if values.dtype != np.float16 or not values.flags.c_contiguous or _has_non_finite(values):
         out[...] = values
         return
     halves, floats = values.reshape(-1).view(np.int16), out.reshape(-1)
     bits = floats.view(np.int32)
-    for start in range(0, len(halves), _BLOCK):
-        block = bits[start : start + _BLOCK]
-        block[...] = halves[start : start + _BLOCK]  # the sign now fills the upper half
+    for start in range(0, len(halves), _ELEMENTS_PER_BLOCK):
+        block = bits[start : start + _ELEMENTS_PER_BLOCK]
+        block[...] = halves[start : start + _ELEMENTS_PER_BLOCK]  # sign extension fills the upper half
         np.left_shift(block, 13, out=block)  # 10 bits of mantissa become 23
         np.bitwise_and(block, np.int32(-0x7000_2000), out=block)  # sign, 5 bits of exponent, mantissa
-        # The exponents' biases are 15 and 127; the product is exact, for subnormal numbers too.
-        np.multiply(floats[start : start + _BLOCK], np.float32(2.0**112), out=floats[start : start + _BLOCK])
+        # The biases of the exponents are 15 and 127; the product is exact, also for subnormal numbers.
+        block_floats = floats[start : start + _ELEMENTS_PER_BLOCK]
+        np.multiply(block_floats, np.float32(2.0**112), out=block_floats)
 
 
-def _has_odd_ones(values: NDArray[Any]) -> bool:
-    """Whether float16 values hold NaN or infinity (all bits of the exponent set)."""
+def _has_non_finite(values: NDArray[Any]) -> bool:
+    """Return whether float16 values include NaN or infinity (all bits of the exponent are set)."""
     return bool(values.size) and int((values.view(np.uint16) << 1).max()) >= 0xF800
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is to be read of one part.
+class PartRead:
+    """The entries to read from one part.
 
     Attributes:
-        part: Its name.
-        positions: Places in what was asked for, (n,), in the order in which their rows stand in the part.
-        starts: First row of each, (n,).
-        lengths: Rows of each, (n,).
+        part: Name of the part.
+        positions: Positions in the requested clips, (n,), in the order of their rows in the part.
+        starts: First row of each entry, (n,).
+        lengths: Number of rows of each entry, (n,).
     """
 
     part: str
@@ -354,18 +364,18 @@ class Wanted:
 
 
 @dataclass
-class Table:
-    """All entries of all parts. An entry is a number: the how-manieth of them it is.
+class EntryTable:
+    """The entries of all parts, numbered in order.
 
-    Columns of plain numbers and words, for 132,000 clips must be looked up in a fraction of a second.
+    The columns are plain lists and dicts: looking up 132,000 clips must take a fraction of a second.
 
     Attributes:
         parts: Names of the parts, in order.
-        first: The first entry of each part.
-        digests: Digest of each entry's input.
-        lengths: Rows of each entry.
-        newest: The last entry of each clip.
-        older: Those before it, of clips that have several; in order.
+        first: Number of the first entry of each part.
+        digests: Digest of the input of each entry.
+        lengths: Number of rows of each entry.
+        newest: Number of the last entry of each clip.
+        older: Numbers of the earlier entries of clips with several, in order.
     """
 
     parts: list[str] = field(default_factory=list)
@@ -376,12 +386,12 @@ class Table:
     older: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, name: str, part: PartAttributes) -> None:
-        """Take up the entries of the next part."""
+        """Append the entries of the next part."""
         start = len(self.digests)
         if not self.newest.keys().isdisjoint(part.clip_id):
             for clip_id in self.newest.keys() & set(part.clip_id):
                 self.older.setdefault(clip_id, []).append(self.newest[clip_id])
-        if len(set(part.clip_id)) < len(part.clip_id):  # a clip stands here once for each of several digests
+        if len(set(part.clip_id)) < len(part.clip_id):  # a clip has one entry for each of several digests
             last = {clip_id: entry for entry, clip_id in enumerate(part.clip_id)}
             for entry, clip_id in enumerate(part.clip_id):
                 if entry < last[clip_id]:
@@ -393,37 +403,41 @@ class Table:
         self.newest.update(zip(part.clip_id, range(start, start + len(part.clip_id)), strict=True))
 
     def find(self, clip_id: str, digest: str) -> int:
-        """The last entry of a clip's features of exactly this input, or -1."""
+        """Return the last entry of a clip that was computed from exactly this input, or -1."""
         entry = self.newest.get(clip_id, -1)
         if entry < 0 or self.digests[entry] == digest:
             return entry
         return next((older for older in reversed(self.older.get(clip_id, ())) if self.digests[older] == digest), -1)
 
     def entries(self, clip_ids: Sequence[str], digests: Mapping[str, str] | None) -> Ints:
-        """The entry of each clip, (n,): of the digest asked for, or the newest; -1 where there is none."""
+        """Return the entry of each clip, (n,): that of the required digest, or the newest; -1 if there is none."""
         if digests is None:
             return np.fromiter(map(self.newest.get, clip_ids, repeat(-1)), np.int64, len(clip_ids))
-        # A clip that has no input at all has no digest, and nothing has the digest "".
-        wanted = map(digests.get, clip_ids, repeat(""))
-        return np.fromiter(map(self.find, clip_ids, wanted), np.int64, len(clip_ids))
+        # A clip without an input has no digest; no entry has the digest "".
+        required = map(digests.get, clip_ids, repeat(""))
+        return np.fromiter(map(self.find, clip_ids, required), np.int64, len(clip_ids))
 
     def rows(self, name: str) -> int:
-        """How many rows a part must have."""
+        """Return the number of rows of a part, according to its attributes."""
         number = self.parts.index(name)
         first, end = [*self.first, len(self.lengths)][number : number + 2]
         return sum(self.lengths[first:end])
 
-    def wanted(self, entries: Ints) -> Iterator[Wanted]:
-        """What is to be read of each part that is needed, given the entry of each clip asked for (-1: none)."""
+    def part_reads(self, entries: Ints) -> Iterator[PartRead]:
+        """Yield the entries to read from each part that is needed.
+
+        Args:
+            entries: The entry of each requested clip, (n,); -1 for none.
+        """
         positions = np.flatnonzero(entries >= 0)
         positions = positions[np.argsort(entries[positions], kind="stable")]
         edges = [*self.first, len(self.lengths)]
         cuts = np.searchsorted(entries[positions], edges)
         all_lengths = np.array(self.lengths, np.int64)
         for name, (first, end), (start, stop) in zip(self.parts, pairwise(edges), pairwise(cuts), strict=True):
-            here = positions[start:stop]
-            if len(here):
+            positions_in_part = positions[start:stop]
+            if len(positions_in_part):
                 lengths = all_lengths[first:end]
                 starts = np.cumsum(lengths) - lengths
-                within = entries[here] - first
-                yield Wanted(name, here, starts[within], lengths[within])
+                indices = entries[positions_in_part] - first
+                yield PartRead(name, positions_in_part, starts[indices], lengths[indices])

@@ -1,4 +1,4 @@
-"""A store on disk: one group for each fingerprint of settings, the immutable parts in it, and the names beside it."""
+"""The store on disk: read and write settings groups, parts and their arrays."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ from ecmf_pipeline.core.files import fingerprint as fingerprint_of
 from ecmf_pipeline.core.files import flush_folder, sha256_text, write_atomic
 
 FORMAT = 2
-"""Version of the format; raised when another reader could misread what is written. No other version is read."""
-
-VERIFY_HINT = "`ecmf-pipe store verify` says what is damaged and how to mend it"
+"""Version of the format; raised if an older reader could misread new stores. Other versions are not read."""
 
 _PLAIN_TYPES = {"float16", "float32", "float64", "int16", "int32", "int64"}
 _LITTLE_ENDIAN = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -32,47 +30,60 @@ _CRC32C = {"name": "crc32c"}
 _CRC_BYTES = 4
 
 
+def damage_error(message: str) -> StoreError:
+    """Return the error of a damaged store, with the command that lists the damage."""
+    return StoreError(message, "list the damage and how to repair it", command="ecmf-pipe store verify")
+
+
 def spool_folder(root: Path, fingerprint: str) -> Path:
-    """Where finished batches wait for their part: beside the store, for DVC must not take them for an output."""
+    """Return the folder of finished batches that are not yet in a part.
+
+    It lies next to the store, because DVC would track it as an output inside the store.
+    """
     return root.parent / f".{root.name}.spool" / fingerprint
 
 
 def lock_path(root: Path) -> Path:
-    """What the one writer of a store holds."""
+    """Return the path of the file that the single writer of a store locks."""
     return root.parent / f".{root.name}.lock"
 
 
 def current_fingerprint(root: Path) -> str | None:
-    """The fingerprint of the settings in use, or None when there is no store yet.
+    """Return the fingerprint of the settings in use, or None if there is no store yet.
 
     Raises:
-        StoreError: When it is damaged, or has another format.
+        StoreError: If the store is damaged or has another format.
     """
     if not (root / "zarr.json").is_file():
         return None
     attributes = group_attributes(root)
     version, current = attributes.get("ecmf_store"), attributes.get("current")
     if not isinstance(version, int) or not isinstance(current, str):
-        raise StoreError(f"{root / 'zarr.json'} is damaged (it does not say `ecmf_store` or `current`)", VERIFY_HINT)
-    if version != FORMAT:
-        again = f"remove it and run `ecmf-pipe extract --modality {root.stem}`"
+        raise damage_error(f"{root / 'zarr.json'} is damaged (no attribute `ecmf_store` or no attribute `current`)")
+    if version > FORMAT:
         raise StoreError(
-            f"{root} has format {version}, this version reads {FORMAT}",
-            "update ecmf-pipeline" if version > FORMAT else again,
+            f"{root} has format {version}, this version of ecmf-pipeline reads format {FORMAT}",
+            "update ecmf-pipeline",
+        )
+    if version < FORMAT:
+        raise StoreError(
+            f"{root} has format {version}, this version of ecmf-pipeline reads format {FORMAT}",
+            "remove it, then compute the features again",
+            command=f"ecmf-pipe extract --modality {root.stem}",
         )
     return current
 
 
 def has_fingerprint(root: Path, fingerprint: str) -> bool:
-    """Whether there is a store of these settings."""
+    """Return whether the store has a group for these settings."""
     return (root / fingerprint / "zarr.json").is_file()
 
 
 def make_current(root: Path, fingerprint: str) -> None:
-    """Name the store of these settings the one that later stages read.
+    """Make these settings the ones that later stages read.
 
     Raises:
-        StoreError: When the store is damaged, or has another format.
+        StoreError: If the store is damaged or has another format.
     """
     if current_fingerprint(root) != fingerprint:
         write_group(root, {"ecmf_store": FORMAT, "current": fingerprint})
@@ -86,36 +97,37 @@ def create_settings_group(
     dtype: str,
     provenance: Mapping[str, Any] | None = None,
 ) -> str:
-    """Make the group that holds the parts of these settings, unless it is there.
+    """Create the group that holds the parts of these settings, unless it exists.
 
-    Several workers may do so at once: they write the same bytes.
+    Several workers may call this at the same time: they write the same bytes.
 
     Args:
-        root: The ``*.zarr`` folder of the modality; groups of other settings in it stay as they are.
-        settings: All that changes the numbers, as plain JSON values.
-        dim: D; None where no clip has such an input, so that nobody knows it yet.
+        root: The ``*.zarr`` folder of the modality; groups of other settings are left unchanged.
+        settings: All settings that change the numbers, as plain JSON values.
+        dim: D; None if it is unknown because no clip has an input of this modality.
         dtype: NumPy name of the stored type.
-        provenance: Where the features come from, for people to read: it has no part in the fingerprint. A group that
-            is there keeps what it says.
+        provenance: Origin of the features, for people to read; not part of the fingerprint. An existing group keeps
+            the provenance it has.
 
     Returns:
-        The settings' fingerprint, which is the group's name.
+        The fingerprint of the settings, which is the name of the group.
 
     Raises:
-        StaleStore: When the group was made for another D or type.
-        StoreError: When the store is damaged, or has another format.
+        StaleStore: If the group exists with another D or type.
+        StoreError: If the store is damaged or has another format.
     """
-    current_fingerprint(root)  # refuses another format
+    current_fingerprint(root)  # raises if the store has another format
     fingerprint = fingerprint_of(settings)
     folder = root / fingerprint
     if has_fingerprint(root, fingerprint):
-        known = settings_attributes(folder)
-        if dim is None or (known["dim"], known["dtype"]) == (dim, dtype):
+        stored = settings_attributes(folder)
+        if dim is None or (stored["dim"], stored["dtype"]) == (dim, dtype):
             return fingerprint
-        if known["dim"] is not None:
+        if stored["dim"] is not None:
             raise StaleStore(
-                f"{folder} holds {known['dim']} x {known['dtype']} rows, the encoder now gives {dim} x {dtype}",
-                "its settings must name what changed; remove the folder to compute it anew",
+                f"{folder} holds {stored['dim']} x {stored['dtype']} rows, the encoder now returns {dim} x {dtype}",
+                "the settings must include what changed in the encoder; to compute the features again, remove the "
+                "folder",
             )
     attributes = {"fingerprint": fingerprint, "settings": dict(settings), "dim": dim, "dtype": np.dtype(dtype).name}
     write_group(folder, attributes | ({"provenance": dict(provenance)} if provenance else {}))
@@ -123,46 +135,47 @@ def create_settings_group(
 
 
 def group_attributes(folder: Path) -> dict[str, Any]:
-    """The attributes of a Zarr group.
+    """Return the attributes of a Zarr group.
 
     Raises:
-        MissingInput: When there is no such group.
-        StoreError: When it is damaged.
+        MissingInput: If there is no such group.
+        StoreError: If its document is damaged.
     """
+    document = folder / "zarr.json"
     try:
-        document = json.loads((folder / "zarr.json").read_bytes())
-        attributes: dict[str, Any] = document["attributes"]
+        attributes: dict[str, Any] = json.loads(document.read_bytes())["attributes"]
     except FileNotFoundError as error:
-        raise MissingInput(f"{folder} is missing", "run `ecmf-pipe extract`") from error
+        raise MissingInput(f"{folder} is missing", command="ecmf-pipe extract") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{folder / 'zarr.json'} is damaged ({error})", VERIFY_HINT) from error
+        raise damage_error(f"{document} is damaged ({error})") from error
     if not isinstance(attributes, dict):
-        raise StoreError(f"{folder / 'zarr.json'} is damaged (its attributes are no table)", VERIFY_HINT)
+        raise damage_error(f"{document} is damaged (`attributes` is not an object)")
     return attributes
 
 
 def settings_attributes(folder: Path) -> dict[str, Any]:
-    """The attributes of a settings group: ``settings``, ``dim`` (an int or None) and ``dtype`` stand there.
+    """Return the attributes of a settings group; ``settings``, ``dim`` (int or None) and ``dtype`` are checked.
 
     Raises:
-        MissingInput: When there is no such group.
-        StoreError: When it is damaged.
+        MissingInput: If there is no such group.
+        StoreError: If its document is damaged.
     """
+    document = folder / "zarr.json"
     attributes = group_attributes(folder)
     dim, settings = attributes.get("dim"), attributes.get("settings")
     if not isinstance(settings, dict) or not (dim is None or isinstance(dim, int)) or "dim" not in attributes:
-        raise StoreError(f"{folder / 'zarr.json'} is damaged (no `settings` or no `dim`)", VERIFY_HINT)
+        raise damage_error(f"{document} is damaged (no attribute `settings` or no attribute `dim`)")
     if not isinstance(attributes.get("provenance", {}), dict):
-        raise StoreError(f"{folder / 'zarr.json'} is damaged (its `provenance` is no table)", VERIFY_HINT)
+        raise damage_error(f"{document} is damaged (`provenance` is not an object)")
     try:
         np.dtype(attributes.get("dtype", ""))
     except TypeError as error:
-        raise StoreError(f"{folder / 'zarr.json'} is damaged ({error})", VERIFY_HINT) from error
+        raise damage_error(f"{document} is damaged ({error})") from error
     return attributes
 
 
 def write_group(folder: Path, attributes: Mapping[str, Any]) -> None:
-    """Write a Zarr group's document, whole or not at all."""
+    """Write the document of a Zarr group atomically."""
     document = {"attributes": attributes, "zarr_format": 3, "node_type": "group"}
     write_atomic(folder / "zarr.json", json.dumps(document, indent=2, sort_keys=True) + "\n")
     flush_folder(folder)
@@ -175,10 +188,10 @@ class FeatureRow:
 
     Attributes:
         clip_id: The clip.
-        digest: Digest of the input they were computed from.
+        digest: Digest of the input from which the features were computed.
         values: Features, (T, D), T at least 1.
-        side: Further arrays with one entry a row (``times``, ``boxes``...), (T,) or (T, k).
-        versions: Version of each library that computed them, by name; empty where nobody knows.
+        side: Other arrays with one entry per row of ``values`` (``times``, ``boxes``...), (T,) or (T, k).
+        versions: Version of each library that computed the features, by name; empty if unknown.
     """
 
     clip_id: str
@@ -190,16 +203,16 @@ class FeatureRow:
 
 @dataclass(frozen=True, slots=True)
 class PartAttributes:
-    """What a part says of its rows.
+    """The attributes of a part. Each of its entries is the features of one clip.
 
     Attributes:
-        fingerprint: Of the settings its features were computed with.
+        fingerprint: Fingerprint of the settings that computed the features.
         clip_id: The clip of each entry.
         digest: Digest of the input of each entry.
-        length: How many rows each entry has, at least 1.
-        supersedes: Names of parts that this one replaces: where they still stand, they do not count.
-        versions: With which versions of which libraries its rows were computed: each combination once, as they come;
-            an empty one stands for rows of which nobody knows. Nothing at all: nobody knows of any.
+        length: Number of rows of each entry, at least 1.
+        supersedes: Names of the parts that this one replaces; they do not count even if they still exist.
+        versions: Each combination of library versions that computed some of the rows, in order of first use. An empty
+            combination means rows of unknown versions; an empty sequence means that all are unknown.
     """
 
     fingerprint: str
@@ -210,7 +223,7 @@ class PartAttributes:
     versions: Sequence[Mapping[str, str]] = ()
 
     def document(self) -> dict[str, Any]:
-        """The attributes as they stand in ``zarr.json``."""
+        """Return the attributes as written to ``zarr.json``."""
         document: dict[str, Any] = {
             "fingerprint": self.fingerprint,
             "clip_id": list(self.clip_id),
@@ -224,17 +237,17 @@ class PartAttributes:
         return document
 
 
-def all_versions(versions: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
-    """Each combination of versions once, in the order in which they come; none where all are unknown (empty)."""
+def distinct_versions(versions: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Return each combination of versions once, in order of first use; an empty list if all are unknown (empty)."""
     distinct: list[dict[str, str]] = []
-    for one in versions:
-        if dict(one) not in distinct:
-            distinct.append(dict(one))
+    for combination in versions:
+        if dict(combination) not in distinct:
+            distinct.append(dict(combination))
     return distinct if any(distinct) else []
 
 
 def part_names(folder: Path) -> list[str]:
-    """The names of a settings group's parts, in their order."""
+    """Return the names of the parts of a settings group, in order."""
     try:
         return sorted(entry.name for entry in os.scandir(folder) if entry.name.startswith("part-") and entry.is_dir())
     except FileNotFoundError:
@@ -242,10 +255,10 @@ def part_names(folder: Path) -> list[str]:
 
 
 def part_number(name: str) -> int:
-    """The number in a part's name.
+    """Return the number in the name of a part.
 
     Raises:
-        StoreError: When it is not a part's name.
+        StoreError: If it is not the name of a part.
     """
     try:
         return int(name.split("-")[1])
@@ -254,18 +267,18 @@ def part_number(name: str) -> int:
 
 
 def read_attributes(folder: Path, fingerprint: str) -> PartAttributes:
-    """Read what a part of the settings group ``fingerprint`` says of its rows.
+    """Read the attributes of a part of the settings group ``fingerprint``.
 
     Raises:
-        FileNotFoundError: When the part is gone (it was merged into another meanwhile).
-        StoreError: When it is damaged, or was made with other settings.
+        FileNotFoundError: If the part no longer exists, because it was merged into another.
+        StoreError: If it is damaged or was computed with other settings.
     """
     try:
         attributes = group_attributes(folder)
     except MissingInput as error:
         if not folder.is_dir():
             raise FileNotFoundError(folder) from error
-        raise StoreError(f"{folder / 'zarr.json'} is missing", VERIFY_HINT) from error
+        raise damage_error(f"{folder / 'zarr.json'} is missing") from error
     try:
         part = PartAttributes(
             attributes["fingerprint"],
@@ -276,27 +289,28 @@ def read_attributes(folder: Path, fingerprint: str) -> PartAttributes:
             attributes.get("versions", ()),
         )
     except KeyError as error:
-        raise StoreError(f"{folder} has no attribute {error}", VERIFY_HINT) from error
+        raise damage_error(f"{folder} has no attribute {error}") from error
     if part.fingerprint != fingerprint:
         raise StoreError(
-            f"{folder} was made with other settings ({part.fingerprint})",
-            "features of different settings must not mix: move that folder away (see `ecmf-pipe store verify`)",
+            f"{folder} was computed with other settings ({part.fingerprint})",
+            "move that folder away: features of different settings must not be mixed",
+            command="ecmf-pipe store verify",
         )
     if not len(part.clip_id) == len(part.digest) == len(part.length):
-        raise StoreError(f"{folder} names clips, digests and lengths of different number", VERIFY_HINT)
+        raise damage_error(f"the attributes `clip_id`, `digest` and `length` of {folder} differ in length")
     if not isinstance(part.versions, list | tuple) or not all(isinstance(one, dict) for one in part.versions):
-        raise StoreError(f"{folder} does not say by tables which versions computed it", VERIFY_HINT)
+        raise damage_error(f"the attribute `versions` of {folder} is not a list of objects")
     return part
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What the parts of a settings group say of their rows.
+    """The attributes of all parts of a settings group.
 
     Attributes:
-        sound: Those that count and can be read, in order.
-        superseded: Those that were merged into another and still stand.
-        damaged: Those whose attributes cannot be read, and why.
+        sound: Parts that count and can be read, in order.
+        superseded: Parts that were merged into another but still exist.
+        damaged: Parts with unreadable attributes, and the error of each.
     """
 
     sound: dict[str, PartAttributes] = field(default_factory=dict)
@@ -304,7 +318,7 @@ class Parts:
     damaged: dict[str, StoreError] = field(default_factory=dict)
 
     def newest(self) -> dict[str, str]:
-        """For each clip, the digest of its newest row."""
+        """Return the digest of the newest entry of each clip."""
         return {
             clip_id: digest
             for part in self.sound.values()
@@ -312,12 +326,12 @@ class Parts:
         }
 
     def versions(self) -> list[dict[str, str]]:
-        """The combinations of library versions that computed the rows; an empty one where some are unknown."""
-        return all_versions(chain.from_iterable(part.versions or [{}] for part in self.sound.values()))
+        """Return the combinations of library versions that computed the rows; an empty one if some are unknown."""
+        return distinct_versions(chain.from_iterable(part.versions or [{}] for part in self.sound.values()))
 
 
 def read_parts(folder: Path, fingerprint: str) -> Parts:
-    """Read the attributes of all parts of a settings group; damaged ones hinder nothing."""
+    """Read the attributes of all parts of a settings group; damaged parts are collected, not raised."""
     parts = Parts()
     for name in part_names(folder):
         try:
@@ -325,7 +339,7 @@ def read_parts(folder: Path, fingerprint: str) -> Parts:
         except StoreError as error:
             parts.damaged[name] = error
         except FileNotFoundError:
-            continue  # merged into another since we saw its name
+            continue  # merged into another part since the names were listed
     replaced = {old for part in parts.sound.values() for old in part.supersedes}
     parts.superseded.extend(name for name in parts.sound if name in replaced)
     for name in parts.superseded:
@@ -334,16 +348,16 @@ def read_parts(folder: Path, fingerprint: str) -> Parts:
 
 
 def array_names(folder: Path) -> list[str]:
-    """The arrays of a part."""
+    """Return the names of the arrays of a part, sorted."""
     return sorted(path.name for path in folder.iterdir() if path.is_dir())
 
 
 def read_array(folder: Path) -> NDArray[Any]:
-    """Read one array of a part whole, its bytes checked by their CRC-32C.
+    """Read one array of a part and check its CRC-32C.
 
     Raises:
-        FileNotFoundError: When the part is gone (it was merged into another meanwhile).
-        StoreError: When it cannot be read, or its chunk is missing (which Zarr itself would read as zeros).
+        FileNotFoundError: If the part no longer exists, because it was merged into another.
+        StoreError: If the array is unreadable or its chunk is missing (Zarr would read a missing chunk as zeros).
     """
     try:
         return _read_chunk(folder)
@@ -351,12 +365,12 @@ def read_array(folder: Path) -> NDArray[Any]:
         if not folder.parent.is_dir():
             raise FileNotFoundError(folder) from error
         if isinstance(error, FileNotFoundError):
-            raise StoreError(f"{error.filename or folder} is missing", VERIFY_HINT) from error
-        raise StoreError(f"{folder} cannot be read ({error})", VERIFY_HINT) from error
+            raise damage_error(f"{error.filename or folder} is missing") from error
+        raise damage_error(f"{folder} cannot be read ({error})") from error
 
 
 def _read_chunk(folder: Path) -> NDArray[Any]:
-    """Read an array of one chunk; raises OSError, ValueError, KeyError or TypeError where it is damaged."""
+    """Read an array of one chunk; raise OSError, ValueError, KeyError or TypeError if it is damaged."""
     document = json.loads((folder / "zarr.json").read_bytes())
     if not _is_plain(document):
         return _read_by_zarr(folder)
@@ -368,13 +382,13 @@ def _read_chunk(folder: Path) -> NDArray[Any]:
         raise ValueError(f"its chunk has {len(data)} of {expected} bytes")
     data, stored = data[:-_CRC_BYTES], data[-_CRC_BYTES:]
     if google_crc32c.value(data) != int.from_bytes(stored.tobytes(), "little"):
-        raise ValueError("its chunk is not what was written: the CRC-32C differs")
+        raise ValueError("its chunk has another CRC-32C than the stored one")
     values: NDArray[Any] = data.view(dtype).reshape(shape)
     return values
 
 
 def _is_plain(document: dict[str, Any]) -> bool:
-    """Whether an array has the one form that we write."""
+    """Return whether an array has the one form that this package writes."""
     return bool(
         document["zarr_format"] == 3
         and document["node_type"] == "array"
@@ -387,41 +401,41 @@ def _is_plain(document: dict[str, Any]) -> bool:
 
 
 def _read_by_zarr(folder: Path) -> NDArray[Any]:
-    import zarr  # takes longer to load than a run with nothing to do
+    import zarr  # its import takes longer than a run with nothing to do
 
     array = zarr.open_array(folder, mode="r")
     if array.nchunks != 1:
-        raise ValueError(f"it has {array.nchunks} chunks, the arrays of a part have one")
+        raise ValueError(f"it has {array.nchunks} chunks, arrays of a part have one")
     values = np.asarray(array[...])
     chunk = folder / array.metadata.encode_chunk_key((0,) * array.ndim)
-    if not chunk.is_file():  # asked afterwards: a part that is moved away while it is read must not read as zeros
+    if not chunk.is_file():  # checked after reading: Zarr reads zeros if the part is moved away meanwhile
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(chunk))
     return values
 
 
 def write_part(
-    folder: Path, number: int, attributes: PartAttributes, arrays: Mapping[str, NDArray[Any]], *, aside: Path
+    folder: Path, number: int, attributes: PartAttributes, arrays: Mapping[str, NDArray[Any]], *, staging: Path
 ) -> str:
-    """Write a part, whole or not at all.
+    """Write a part atomically.
 
     Args:
-        folder: The settings group it goes into.
-        number: Its place in the order of parts.
-        attributes: What it says of its rows.
-        arrays: ``values`` and those beside it, one entry a row each.
-        aside: A folder on the same file system in which it is made.
+        folder: The settings group.
+        number: Position in the order of parts.
+        attributes: Attributes of the part.
+        arrays: ``values`` and the side arrays, each with one entry per row.
+        staging: Folder on the same file system, in which the part is written before it is renamed into place.
 
     Returns:
-        Its name, which follows from its number and its rows.
+        The name of the part, which depends on its number and its attributes.
     """
-    import zarr  # takes longer to load than a run with nothing to do
+    import zarr  # its import takes longer than a run with nothing to do
     from zarr.codecs import Crc32cCodec
 
     document = attributes.document()
     name = f"part-{number:06d}-{sha256_text(json.dumps(document))[:8]}"
     if (folder / name).is_dir():
-        return name  # the very same rows stand there already
-    unfinished = aside / f"part-{uuid.uuid4().hex}"
+        return name  # the same rows are already stored
+    unfinished = staging / f"part-{uuid.uuid4().hex}"
     try:
         group = zarr.create_group(unfinished, attributes=document)
         for array_name, array in arrays.items():
@@ -430,19 +444,19 @@ def write_part(
                 data=array,
                 chunks=array.shape,
                 compressors=[Crc32cCodec()],  # measured: ADR 4
-                config={"write_empty_chunks": True},  # a chunk that is not there was lost, and is not "all zero"
+                config={"write_empty_chunks": True},  # a missing chunk must mean damage, not "all zero"
             )
         _flush(unfinished)
         flush_folder(unfinished)
         unfinished.rename(folder / name)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)  # there is something only where the above failed
+        shutil.rmtree(unfinished, ignore_errors=True)  # exists only if writing failed
     flush_folder(folder)
     return name
 
 
 def _flush(folder: Path) -> None:
-    """Hand every file of a part to the disk before the part is renamed into place."""
+    """Flush all files and subfolders of a part to disk."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What a store holds and which of its rows count, from its attributes alone: for `verify`, `compact` and `ls`."""
+"""Summarize a store from its attributes alone: its contents, and the state of each row."""
 
 from __future__ import annotations
 
@@ -25,50 +25,52 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{12}")
 
 _HASH = re.compile(r"\b[0-9a-f]{32,}\b")
 
-Digests = Mapping[str, str | None]
-"""Of each clip of the manifest, the digest of its present input; None where it has no such input."""
+InputDigests = Mapping[str, str | None]
+"""Digest of the current input of each clip of the manifest; None if the clip has no input of this modality."""
 
-Present = Callable[[Mapping[str, Any], Mapping[str, str]], Digests | None]
-"""Tells the present digests from the settings of a store and the newest digest of each clip that it holds; None where
-no manifest tells."""
+DigestLookup = Callable[[Mapping[str, Any], Mapping[str, str]], InputDigests | None]
+"""Returns the digests of the current inputs, or None if there is no manifest.
+
+Its arguments are the settings of the store and the newest stored digest of each clip.
+"""
 
 
 class RowState(StrEnum):
-    """What the row of a clip is to the manifest."""
+    """State of a stored row with respect to the manifest."""
 
     COUNTS = "counts"
-    """Features of the clip's present input; without a manifest, of any."""
+    """Computed from the current input of the clip; without a manifest, from any input."""
     DUPLICATE = "duplicate"
-    """The same clip and digest stand again further on."""
+    """A later entry has the same clip and digest."""
     REPLACED = "replaced"
-    """Features of another input than the present one, of which there are features too."""
+    """Computed from an earlier input; the current input has features too."""
     OUTDATED = "outdated"
-    """Features of another input than the present one, of which there are none (yet)."""
+    """Computed from an earlier input; the current input has no features (yet)."""
     ABSENT = "absent"
-    """Features of a clip that the manifest no longer has."""
+    """The clip is no longer in the manifest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """The features of one modality under one encoder's settings.
+    """Summary of one settings group: the features of one modality under the settings of one encoder.
 
     Attributes:
         root: The store.
-        fingerprint: Of the settings.
-        encoder: What made them.
-        is_current: Whether later stages read them unless params say otherwise.
-        dim: D; None where no clip had such an input, or the settings are damaged.
-        dtype: The stored type; empty where the settings are damaged.
-        clips: Clips that have features.
-        rows: Rows of values: frames, or one a clip.
-        parts: Parts that count.
-        damaged: Parts whose attributes cannot be read.
-        bytes: On disk.
-        present: Clips that have features of their present input; None where there is no manifest.
-        wanted: Clips of the manifest that have such an input; None where there is no manifest.
-        leftovers: Finished batches that stand in no part yet.
-        provenance: Where the features come from; empty where the store does not say.
-        versions: Combinations of library versions that computed the rows; an empty one where some are unknown.
+        fingerprint: Fingerprint of the settings.
+        encoder: Short name of the encoder.
+        is_current: Whether later stages read this group by default.
+        dim: D; None if no clip had an input of this modality, or the settings are damaged.
+        dtype: The stored type; empty if the settings are damaged.
+        clips: Number of clips with features.
+        rows: Number of rows of values: one per frame, or one per clip.
+        parts: Number of parts that count.
+        damaged: Number of parts with unreadable attributes.
+        bytes: Size on disk.
+        present: Number of clips with features of their current input; None without a manifest.
+        wanted: Number of clips of the manifest that have an input of this modality; None without a manifest.
+        leftovers: Number of finished batches that are not yet in a part.
+        provenance: Origin of the features; empty if not recorded.
+        versions: Combinations of library versions that computed the rows; an empty one if some are unknown.
     """
 
     root: Path
@@ -90,14 +92,14 @@ class Holding:
 
 
 def no_manifest(_settings: Mapping[str, Any], _newest: Mapping[str, str]) -> None:
-    """What is present where there is no manifest."""
+    """Return None: the `DigestLookup` of a store without a manifest."""
 
 
-def list_store(root: Path, present: Present = no_manifest) -> Iterator[Holding]:
-    """Tell what each settings group of a store holds; damaged ones hinder nothing.
+def list_store(root: Path, digest_lookup: DigestLookup = no_manifest) -> Iterator[Holding]:
+    """Summarize each settings group of a store; damaged groups are included.
 
     Raises:
-        MissingInput: When there is no such folder.
+        MissingInput: If there is no such folder.
     """
     if not root.is_dir():
         raise MissingInput(f"{root} is missing", "name a feature store, such as data/features/audio.zarr")
@@ -106,10 +108,10 @@ def list_store(root: Path, present: Present = no_manifest) -> Iterator[Holding]:
     except StoreError:
         current = None
     for fingerprint in settings_groups(root):
-        yield _holding(root, fingerprint, current, present)
+        yield _summarize(root, fingerprint, current, digest_lookup)
 
 
-def _holding(root: Path, fingerprint: str, current: str | None, present: Present) -> Holding:
+def _summarize(root: Path, fingerprint: str, current: str | None, digest_lookup: DigestLookup) -> Holding:
     folder = root / fingerprint
     try:
         attributes = settings_attributes(folder)
@@ -117,7 +119,7 @@ def _holding(root: Path, fingerprint: str, current: str | None, present: Present
         attributes = {"settings": {}, "dim": None, "dtype": ""}
     parts = read_parts(folder, fingerprint)
     newest = parts.newest()
-    digests = present(attributes["settings"], newest)
+    digests = digest_lookup(attributes["settings"], newest)
     states = row_states(parts.sound, digests)
     return Holding(
         root,
@@ -130,7 +132,7 @@ def _holding(root: Path, fingerprint: str, current: str | None, present: Present
         sum(sum(part.length) for part in parts.sound.values()),
         len(parts.sound),
         len(parts.damaged),
-        size_of(folder),
+        folder_size(folder),
         None if digests is None else sum(part.count(RowState.COUNTS) for part in states.values()),
         None if digests is None else sum(digest is not None for digest in digests.values()),
         len(leftover_batches(spool_folder(root, fingerprint))),
@@ -140,11 +142,11 @@ def _holding(root: Path, fingerprint: str, current: str | None, present: Present
 
 
 def encoder_name(settings: Mapping[str, Any]) -> str:
-    """A short name of the encoder that a store's settings describe.
+    """Return a short name of the encoder in the settings of a store.
 
     Returns:
-        The model's name on the hub, that of imported features, else the encoder's type; all of them where several
-        encoders are joined; ``unknown`` where the settings do not say.
+        The name of the model on the hub, the name of imported features, or the type of the encoder; for joined encoders
+        the names of all; ``unknown`` if the settings do not describe an encoder.
     """
     encoder = settings.get("encoder")
     if not isinstance(encoder, Mapping):
@@ -161,69 +163,73 @@ def encoder_name(settings: Mapping[str, Any]) -> str:
 
 
 def in_words(provenance: Mapping[str, Any]) -> str:
-    """Where features come from, on one line: the model first, hashes cut short, versions left out.
+    """Format the provenance of features as one line: the model first, hashes shortened, library versions omitted.
 
     Args:
-        provenance: Of the store, as `create_settings_group` was given it; of encoders side by side, one after another.
+        provenance: As passed to `create_settings_group`; joined encoders are formatted one after another.
     """
     if members := provenance.get("members"):
         return " + ".join(in_words(member) for member in members)
     first = {key: provenance[key] for key in ("model", "revision", "commit") if key in provenance}
     shown = first | {key: value for key, value in provenance.items() if key != "versions"}
-    return ", ".join(f"{key} {text}" for key, text in _flattened(shown))
+    return ", ".join(f"{key} {text}" for key, text in _flatten(shown))
 
 
-def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flattened(value, f"{prefix}{key}.")
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            yield f"{prefix}{key}", _HASH.sub(lambda found: found.group()[:12], text)
+            yield f"{prefix}{key}", _HASH.sub(lambda match: match.group()[:12], text)
 
 
-def row_states(parts: Mapping[str, PartAttributes], digests: Digests | None) -> dict[str, list[RowState]]:
-    """Tell for every entry of some parts what it is to the manifest.
+def row_states(parts: Mapping[str, PartAttributes], digests: InputDigests | None) -> dict[str, list[RowState]]:
+    """Return the state of each entry of some parts, by the name of the part.
 
-    Of entries that are the same in clip and digest the last counts, so that taking the others away changes neither
-    which row of a clip is the newest, nor what is held.
+    Of entries with the same clip and digest, the last counts. Dropping the others therefore changes neither the newest
+    row of a clip nor the set of stored inputs.
+
+    Args:
+        parts: Attributes of each part, in order.
+        digests: Digests of the current inputs; None without a manifest.
     """
     last = {
-        entry: (name, place)
+        entry: (name, position)
         for name, part in parts.items()
-        for place, entry in enumerate(zip(part.clip_id, part.digest, strict=True))
+        for position, entry in enumerate(zip(part.clip_id, part.digest, strict=True))
     }
     return {
         name: [
-            _state_of(entry, last, digests) if last[entry] == (name, place) else RowState.DUPLICATE
-            for place, entry in enumerate(zip(part.clip_id, part.digest, strict=True))
+            _entry_state(entry, last, digests) if last[entry] == (name, position) else RowState.DUPLICATE
+            for position, entry in enumerate(zip(part.clip_id, part.digest, strict=True))
         ]
         for name, part in parts.items()
     }
 
 
-def _state_of(entry: tuple[str, str], held: Collection[tuple[str, str]], digests: Digests | None) -> RowState:
+def _entry_state(entry: tuple[str, str], stored: Collection[tuple[str, str]], digests: InputDigests | None) -> RowState:
     clip_id, digest = entry
     if digests is None:
         return RowState.COUNTS
     if clip_id not in digests:
         return RowState.ABSENT
-    present = digests[clip_id]
-    if present == digest:
+    current = digests[clip_id]
+    if current == digest:
         return RowState.COUNTS
-    return RowState.REPLACED if present is not None and (clip_id, present) in held else RowState.OUTDATED
+    return RowState.REPLACED if current is not None and (clip_id, current) in stored else RowState.OUTDATED
 
 
 def settings_groups(root: Path) -> Iterator[str]:
-    """The names of a store's settings groups: folders that hold such a group's document, or parts.
+    """Yield the names of the settings groups of a store.
 
-    What has no fingerprint for a name is no settings group, whatever it holds: nothing ever reads it.
+    A settings group is a folder that is named by a fingerprint and holds a group document or parts.
     """
     for folder in sorted(root.iterdir()):
         if _FINGERPRINT.fullmatch(folder.name) and ((folder / "zarr.json").is_file() or part_names(folder)):
             yield folder.name
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of all files in a folder."""
+def folder_size(folder: Path) -> int:
+    """Return the size of all files in a folder, in bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,4 +1,4 @@
-"""Reads a store whole and finds what is damaged or superfluous; changes nothing."""
+"""Verify a store: read all of it, list damaged and superfluous data, and repair damage on request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ecmf_pipeline.core.console import progress
+from ecmf_pipeline.core.console import format_count, progress
 from ecmf_pipeline.core.errors import InputError, MissingInput, StoreError
 from ecmf_pipeline.core.files import fingerprint as fingerprint_of
 from ecmf_pipeline.runner.step import leftover_batches
@@ -29,27 +29,36 @@ from ecmf_pipeline.store.format import (
     settings_attributes,
     spool_folder,
 )
-from ecmf_pipeline.store.state import Digests, Present, RowState, no_manifest, row_states, settings_groups, size_of
+from ecmf_pipeline.store.state import (
+    DigestLookup,
+    InputDigests,
+    RowState,
+    folder_size,
+    no_manifest,
+    row_states,
+    settings_groups,
+)
 from ecmf_pipeline.store.writer import unpack_rows
 
-_ROWS = {
-    RowState.DUPLICATE: (Kind.DUPLICATES, "the same clip and input stand in more than one place"),
-    RowState.REPLACED: (Kind.REPLACED, "of former inputs, beside those of the present ones"),
-    RowState.OUTDATED: (Kind.OUTDATED, "of former inputs, the present ones are not computed yet (or there are none)"),
-    RowState.ABSENT: (Kind.ABSENT, "of clips that the manifest no longer has"),
+_SUPERFLUOUS = {
+    RowState.DUPLICATE: (Kind.DUPLICATES, "a later row has the same clip and input"),
+    RowState.REPLACED: (Kind.REPLACED, "computed from earlier inputs; the current inputs have features too"),
+    RowState.OUTDATED: (Kind.OUTDATED, "computed from earlier inputs; the current inputs have no features (yet)"),
+    RowState.ABSENT: (Kind.ABSENT, "the clips are no longer in the manifest"),
 }
+"""Finding of each state in which rows do not count."""
 
 
 @dataclass
 class Verification:
-    """What was read, and what was found.
+    """Result of verifying a store.
 
     Attributes:
         root: The store.
-        parts: Parts that were read.
-        clips: Clips whose rows are sound, over all settings.
-        bytes: Bytes of the parts that were read.
-        findings: Damage first, else in the order of the store.
+        parts: Number of parts that were read.
+        clips: Number of clips with undamaged rows, summed over the settings groups.
+        bytes: Size of the parts that were read.
+        findings: What was found: damage first, otherwise in the order of the store.
     """
 
     root: Path
@@ -60,60 +69,68 @@ class Verification:
 
     @property
     def damage(self) -> list[Finding]:
-        """Those findings that hinder reading, or falsify it."""
+        """Findings that make the store unreadable or its values wrong."""
         return [finding for finding in self.findings if finding.kind.is_damage]
 
 
-def verify_store(root: Path, present: Present = no_manifest) -> Verification:
-    """Read every byte of a store, one part after another.
+def verify_store(root: Path, digest_lookup: DigestLookup = no_manifest) -> Verification:
+    """Read every byte of a store, part by part, and list damaged and superfluous data. Nothing is changed.
+
+    Args:
+        root: The store.
+        digest_lookup: Returns the digests of the current inputs.
 
     Raises:
-        MissingInput: When there is no such folder.
-        StoreError: When the store has another format.
+        MissingInput: If there is no such folder.
+        StoreError: If the store has another format.
     """
     if not root.is_dir():
         raise MissingInput(f"{root} is missing", "name a feature store, such as data/features/audio.zarr")
-    found = Verification(root)
+    verification = Verification(root)
     groups = list(settings_groups(root))
-    found.findings.extend(_root_findings(root, groups))
+    verification.findings.extend(_root_findings(root, groups))
     for name in groups:
-        here = list(settings_findings(root, root / name))
-        found.findings.extend(here)
-        if all(finding.kind is not Kind.FOREIGN for finding in here):
-            _verify_group(found, name, present)
-    found.findings.extend(_beside(root))
-    found.findings.sort(key=lambda finding: not finding.kind.is_damage)
-    return found
+        findings = list(settings_findings(root, root / name))
+        verification.findings.extend(findings)
+        if all(finding.kind is not Kind.FOREIGN for finding in findings):
+            _verify_group(verification, name, digest_lookup)
+    verification.findings.extend(_adjacent_findings(root))
+    verification.findings.sort(key=lambda finding: not finding.kind.is_damage)
+    return verification
 
 
-def _verify_group(found: Verification, fingerprint: str, present: Present) -> None:
-    root, folder = found.root, found.root / fingerprint
+def _verify_group(verification: Verification, fingerprint: str, digest_lookup: DigestLookup) -> None:
+    root, folder = verification.root, verification.root / fingerprint
     parts = read_parts(folder, fingerprint)
     for name, error in parts.damaged.items():
-        found.findings.append(_attribute_finding(root, folder / name, fingerprint, error))
-    settings, check = _check_of(root, folder)
+        verification.findings.append(_attribute_finding(root, folder / name, fingerprint, error))
+    settings, check = _part_check(root, folder)
     damaged = set()
     for name, part in progress(parts.sound.items(), f"verify {root.stem}", unit="part"):
         try:
-            here = list(check(name, part))
+            findings = list(check(name, part))
         except (FileNotFoundError, MissingInput):
-            here = [Finding(Kind.MOVED, root, folder / name, "it was merged into another part while this was running")]
-        found.findings.extend(here)
-        if any(finding.kind.is_damage for finding in here):
+            message = "it was merged into another part during the verification"
+            findings = [Finding(Kind.CHANGED, root, folder / name, message)]
+        verification.findings.extend(findings)
+        if any(finding.kind.is_damage for finding in findings):
             damaged.add(name)
-        found.parts += 1
-        found.bytes += size_of(folder / name)
-    whole = Parts({name: part for name, part in parts.sound.items() if name not in damaged})
-    newest = whole.newest()
-    found.clips += len(newest)
+        verification.parts += 1
+        verification.bytes += folder_size(folder / name)
+    undamaged = Parts({name: part for name, part in parts.sound.items() if name not in damaged})
+    newest = undamaged.newest()
+    verification.clips += len(newest)
     for name in parts.superseded:
-        message = "merged into another part, and not removed"
-        found.findings.append(Finding(Kind.SUPERSEDED, root, folder / name, message))
-    found.findings.extend(_row_findings(root, folder, whole, present(settings, newest)))
+        message = "it was merged into another part but not removed"
+        verification.findings.append(Finding(Kind.SUPERSEDED, root, folder / name, message))
+    verification.findings.extend(_row_findings(root, folder, undamaged, digest_lookup(settings, newest)))
 
 
-def _check_of(root: Path, folder: Path) -> tuple[dict[str, Any], PartCheck]:
-    """The settings of a group, and what checks its parts; of a damaged group all that does not need its document."""
+def _part_check(root: Path, folder: Path) -> tuple[dict[str, Any], PartCheck]:
+    """Return the settings of a group and the check of its parts.
+
+    If the document of the group is damaged, the settings are empty and the check ignores width and type.
+    """
     try:
         attributes = settings_attributes(folder)
     except (StoreError, MissingInput):
@@ -123,26 +140,27 @@ def _check_of(root: Path, folder: Path) -> tuple[dict[str, Any], PartCheck]:
 
 def _attribute_finding(root: Path, folder: Path, fingerprint: str, error: StoreError) -> Finding:
     try:
-        made_with = group_attributes(folder).get("fingerprint", fingerprint)
+        stored_fingerprint = group_attributes(folder).get("fingerprint", fingerprint)
         clips = len(group_attributes(folder).get("clip_id", ()))
     except InputError:
         return Finding(Kind.ATTRIBUTES, root, folder, error.message, None, folder)
-    kind = Kind.ATTRIBUTES if made_with == fingerprint else Kind.FOREIGN
+    kind = Kind.ATTRIBUTES if stored_fingerprint == fingerprint else Kind.FOREIGN
     return Finding(kind, root, folder, error.message, clips, folder)
 
 
-def _row_findings(root: Path, folder: Path, parts: Parts, digests: Digests | None) -> Iterator[Finding]:
-    """One finding for each way in which rows are superfluous."""
-    clips: dict[RowState, set[str]] = {state: set() for state in _ROWS}
+def _row_findings(root: Path, folder: Path, parts: Parts, digests: InputDigests | None) -> Iterator[Finding]:
+    """Yield one finding for each state in which some rows do not count."""
+    clips: dict[RowState, set[str]] = {state: set() for state in _SUPERFLUOUS}
     rows: Counter[RowState] = Counter()
     for name, states in row_states(parts.sound, digests).items():
         for clip_id, state in zip(parts.sound[name].clip_id, states, strict=True):
             if state is not RowState.COUNTS:
                 rows[state] += 1
                 clips[state].add(clip_id)
-    for state, (kind, what) in _ROWS.items():
+    for state, (kind, reason) in _SUPERFLUOUS.items():
         if rows[state]:
-            yield Finding(kind, root, folder, f"{rows[state]} rows {what}", len(clips[state]))
+            message = f"{format_count(rows[state], 'row')}: {reason}"
+            yield Finding(kind, root, folder, message, len(clips[state]))
 
 
 def _root_findings(root: Path, groups: list[str]) -> Iterator[Finding]:
@@ -152,14 +170,15 @@ def _root_findings(root: Path, groups: list[str]) -> Iterator[Finding]:
     except StoreError as error:
         if _has_other_format(root):
             raise
-        yield Finding(Kind.ROOT, root, document, error.message, aside=document)
+        yield Finding(Kind.ROOT, root, document, error.message, movable=document)
     else:
-        if current is None and any(part_names(root / group) for group in groups):  # else no run came that far
+        # A store without parts has no root document yet: the first part creates it.
+        if current is None and any(part_names(root / group) for group in groups):
             yield Finding(Kind.ROOT, root, document, "it is missing")
         elif current is not None and current not in groups:
-            message = f"it names the settings {current}, which are not here"
-            yield Finding(Kind.ROOT, root, document, message, aside=document)
-    yield from _strays(root, root, {*groups, "zarr.json"})
+            message = f"its attribute `current` names the settings {current}, which the store does not have"
+            yield Finding(Kind.ROOT, root, document, message, movable=document)
+    yield from _stray_findings(root, root, {*groups, "zarr.json"})
 
 
 def _has_other_format(root: Path) -> bool:
@@ -171,35 +190,36 @@ def _has_other_format(root: Path) -> bool:
 
 
 def settings_findings(root: Path, folder: Path) -> Iterator[Finding]:
-    """What is wrong with the document of a settings group, and what else stands in its folder."""
+    """Yield the defects of the document of a settings group, and the stray files in its folder."""
     document = folder / "zarr.json"
     try:
         attributes = settings_attributes(folder)
     except (StoreError, MissingInput) as error:
-        yield Finding(Kind.SETTINGS, root, document, error.message, aside=document if document.is_file() else None)
+        yield Finding(Kind.SETTINGS, root, document, error.message, movable=document if document.is_file() else None)
         return
-    told = fingerprint_of(attributes["settings"])
-    if told == attributes.get("fingerprint") != folder.name:
-        message = f"it holds features of the settings {told}: rename it back to keep them"
-        yield Finding(Kind.FOREIGN, root, folder, message, aside=folder)
+    computed = fingerprint_of(attributes["settings"])
+    if computed == attributes.get("fingerprint") != folder.name:
+        message = f"it holds features of the settings {computed}; to keep them, rename the folder back to {computed}"
+        yield Finding(Kind.FOREIGN, root, folder, message, movable=folder)
         return
-    if not folder.name == told == attributes.get("fingerprint"):
-        message = f"the settings in it have the fingerprint {told}, the folder is called {folder.name}"
-        yield Finding(Kind.SETTINGS, root, document, message, aside=document)
+    if not folder.name == computed == attributes.get("fingerprint"):
+        message = f"its settings have the fingerprint {computed}, the folder is named {folder.name}"
+        yield Finding(Kind.SETTINGS, root, document, message, movable=document)
     elif attributes["dim"] is None and any(folder.glob("part-*")):
-        yield Finding(Kind.SETTINGS, root, document, "it tells no width, and there are parts", aside=document)
+        message = "its attribute `dim` is null although there are parts"
+        yield Finding(Kind.SETTINGS, root, document, message, movable=document)
     known = {path.name for path in folder.glob("part-*") if path.is_dir()}
-    yield from _strays(root, folder, {*known, "zarr.json"})
+    yield from _stray_findings(root, folder, {*known, "zarr.json"})
 
 
-def _strays(root: Path, folder: Path, known: set[str]) -> Iterator[Finding]:
+def _stray_findings(root: Path, folder: Path, known: set[str]) -> Iterator[Finding]:
     for path in sorted(folder.iterdir()):
         if path.name not in known:
-            yield Finding(Kind.STRAY, root, path, "nothing of a store is called so")
+            yield Finding(Kind.STRAY, root, path, "its name is not one of a store file")
 
 
-def _beside(root: Path) -> Iterator[Finding]:
-    """What killed runs and earlier mending have left beside the store."""
+def _adjacent_findings(root: Path) -> Iterator[Finding]:
+    """Yield what interrupted runs and earlier repairs left next to the store."""
     for folder in sorted(spool_folder(root, "any").parent.glob("*")):
         batches = leftover_batches(folder)
         clips: set[str] = set()
@@ -207,74 +227,75 @@ def _beside(root: Path) -> Iterator[Finding]:
             try:
                 clips |= {row.clip_id for row in unpack_rows(path.read_bytes())}
             except FileNotFoundError:
-                continue  # taken up meanwhile
+                continue  # another run has added it to the store meanwhile
             except StoreError as error:
                 yield Finding(Kind.BATCH, root, path, error.message, None, path)
         if clips:
-            yield Finding(Kind.LEFTOVERS, root, folder, f"{len(batches)} finished batches, in no part yet", len(clips))
+            count = format_count(len(batches), "finished batch", "finished batches")
+            yield Finding(Kind.LEFTOVERS, root, folder, f"{count} not yet in a part", len(clips))
     if damaged_folder(root).is_dir():
-        yield Finding(Kind.ASIDE, root, damaged_folder(root), "what an earlier `--mend` took out of the store")
+        yield Finding(Kind.SET_ASIDE, root, damaged_folder(root), "an earlier `store verify --mend` moved files there")
 
 
-def mend(verification: Verification, known: Mapping[str, Mapping[str, Any]]) -> dict[Path, Path]:
-    """Set damaged parts aside and write damaged documents anew where their content is known.
+def mend(verification: Verification, known_settings: Mapping[str, Mapping[str, Any]]) -> dict[Path, Path]:
+    """Move damaged parts out of the store, and rewrite damaged documents if their content is known.
 
-    Who calls holds the store's lock, and verified the store while holding it.
+    The caller must hold the lock of the store, and must have verified the store while holding it.
 
     Args:
-        verification: What was found.
-        known: The settings that params ask for, by fingerprint.
+        verification: Result of the verification.
+        known_settings: The settings in params, by fingerprint.
 
     Returns:
-        Where each thing that was moved stands now.
+        The new path of each file or folder that was moved.
     """
     moved: dict[Path, Path] = {}
     for finding in sorted(verification.damage, key=lambda finding: finding.kind is Kind.ROOT):  # the root comes last
         if finding.kind is Kind.SETTINGS:
-            _mend_settings(finding, known, moved)
+            _mend_settings(finding, known_settings, moved)
             continue
-        _move_aside(finding, moved)
+        _move_out(finding, moved)
         if finding.kind is Kind.ROOT:
-            _mend_root(verification.root, known)
+            _mend_root(verification.root, known_settings)
     return moved
 
 
-def _mend_root(root: Path, known: Mapping[str, Mapping[str, Any]]) -> None:
-    """Name the settings in use again; where that cannot be told, the next extraction does."""
+def _mend_root(root: Path, known_settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Rewrite the root document if only one settings group can be current; otherwise the next extraction does."""
     groups = [name for name in settings_groups(root) if has_fingerprint(root, name)]
-    wanted = [name for name in groups if name in known] or groups
-    if len(wanted) == 1:
-        make_current(root, wanted[0])
+    candidates = [name for name in groups if name in known_settings] or groups
+    if len(candidates) == 1:
+        make_current(root, candidates[0])
 
 
-def _mend_settings(finding: Finding, known: Mapping[str, Mapping[str, Any]], moved: dict[Path, Path]) -> None:
-    """Write a settings group's document anew: params know its settings, and a part tells the rest."""
+def _mend_settings(finding: Finding, known_settings: Mapping[str, Mapping[str, Any]], moved: dict[Path, Path]) -> None:
+    """Rewrite the document of a settings group from the settings in params and the shape and type of a part."""
     folder = finding.path.parent
-    if folder.name not in known:
+    if folder.name not in known_settings:
         return
     for name in part_names(folder):
         try:
             values = read_array(folder / name / "values")
         except (StoreError, FileNotFoundError):
             continue
-        _move_aside(finding, moved)
-        create_settings_group(finding.root, known[folder.name], dim=values.shape[1], dtype=values.dtype.name)
+        _move_out(finding, moved)
+        create_settings_group(finding.root, known_settings[folder.name], dim=values.shape[1], dtype=values.dtype.name)
         return
 
 
-def _move_aside(finding: Finding, moved: dict[Path, Path]) -> None:
-    source = finding.aside
+def _move_out(finding: Finding, moved: dict[Path, Path]) -> None:
+    source = finding.movable
     if source is None or source in moved:
-        return  # another finding had it moved already
-    place = _free(damaged_folder(finding.root) / source.relative_to(finding.root.parent))
-    place.parent.mkdir(parents=True, exist_ok=True)
-    source.rename(place)
-    moved[source] = place
+        return  # nothing to move, or another finding has moved it already
+    destination = _unused_path(damaged_folder(finding.root) / source.relative_to(finding.root.parent))
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    source.rename(destination)
+    moved[source] = destination
 
 
-def _free(place: Path) -> Path:
-    """A name that nothing has yet."""
-    free, number = place, 2
-    while free.exists():
-        free, number = place.with_name(f"{place.name}-{number}"), number + 1
-    return free
+def _unused_path(path: Path) -> Path:
+    """Return the path, with a number appended if it exists."""
+    unused, number = path, 2
+    while unused.exists():
+        unused, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return unused

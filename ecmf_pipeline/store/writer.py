@@ -1,4 +1,4 @@
-"""Write a store: workers keep batches of rows, one writer at a time makes parts of them."""
+"""Write a store: workers spool batches of rows, a single writer turns them into parts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ecmf_pipeline.store.features import FeatureStore
 from ecmf_pipeline.store.format import (
     FeatureRow,
     PartAttributes,
-    all_versions,
     current_fingerprint,
+    distinct_versions,
     has_fingerprint,
     lock_path,
     make_current,
@@ -31,15 +31,15 @@ from ecmf_pipeline.store.format import (
 
 
 class StoreWriter(PartWriter[FeatureRow]):
-    """The one writer of a store; see `PartWriter`.
+    """The single writer of a store; see `PartWriter`.
 
     Args:
         root: The ``*.zarr`` folder of the modality.
-        fingerprint: Of the settings written.
+        fingerprint: Fingerprint of the settings that computed the features.
 
     Raises:
-        StoreBusy: On entering, when another run writes to the store.
-        StoreError: On entering, when the store is damaged, or has another format.
+        StoreBusy: On entering, if another run is writing to the store.
+        StoreError: On entering, if the store is damaged or has another format.
     """
 
     def __init__(self, root: Path, fingerprint: str) -> None:
@@ -51,25 +51,25 @@ class StoreWriter(PartWriter[FeatureRow]):
         self._store: FeatureStore | None = None
 
     def append(self, rows: Sequence[FeatureRow], number: int | None = None) -> None:
-        """Add rows as one new part, whole or not at all; rows that are there already are left out.
+        """Add rows as one new part, atomically. Rows that are already stored are skipped.
 
         Args:
-            rows: What to add.
-            number: Place of the part among those of this run; None for the next free one.
+            rows: The rows to add.
+            number: Position of the part among the parts of this run; None for the next free one.
 
         Raises:
-            ValueError: When a row's shape does not fit the store, holds a NaN or overflows the store's dtype.
-            OSError: When the disk is full, say; nothing was added then.
+            ValueError: If a row has another shape than the store, holds NaN or overflows the type of the store.
+            OSError: If writing fails, for example because the disk is full; nothing is added.
         """
-        store = self._opened()
+        store = self._open_store()
         new: dict[tuple[str, str], FeatureRow] = {(row.clip_id, row.digest): row for row in rows}
         rows = [row for (clip_id, digest), row in new.items() if not store.holds(clip_id, digest)]
         if not rows:
             return
         if store.dim is None:
-            raise ValueError(f"{store.folder} was made without a width")
+            raise ValueError(f"{store.folder} was created without a width")
         arrays: dict[str, NDArray[Any]] = {
-            "values": np.concatenate([checked(row, store.dim, store.dtype) for row in rows])
+            "values": np.concatenate([to_stored_type(row, store.dim, store.dtype) for row in rows])
         }
         for side in rows[0].side:
             arrays[side] = np.concatenate([np.asarray(row.side[side]) for row in rows])
@@ -78,43 +78,46 @@ class StoreWriter(PartWriter[FeatureRow]):
             [row.clip_id for row in rows],
             [row.digest for row in rows],
             [len(row.values) for row in rows],
-            versions=all_versions(row.versions for row in rows),
+            versions=distinct_versions(row.versions for row in rows),
         )
         self.spool.folder.mkdir(parents=True, exist_ok=True)
-        write_part(self.folder, self._place(number), attributes, arrays, aside=self.spool.folder)
+        write_part(self.folder, self._place(number), attributes, arrays, staging=self.spool.folder)
         if current_fingerprint(self.root) is None:
-            make_current(self.root, self.fingerprint)  # a store with features must name some
+            make_current(self.root, self.fingerprint)  # a store with features must have current settings
         store.refresh()
 
     def seal(self, number: int, tasks: Sequence[str], clip_ids: Sequence[str]) -> int:
-        """Make one part of what workers kept; see `PartWriter`."""
+        """Write the spooled batches of some tasks as one part; see `PartWriter`."""
         with self._kept(tasks) as batches:
-            kept = {row.clip_id: row for payload in batches for row in unpack_rows(payload)}
-            rows = [kept[clip_id] for clip_id in clip_ids if clip_id in kept]
+            spooled = {row.clip_id: row for payload in batches for row in unpack_rows(payload)}
+            rows = [spooled[clip_id] for clip_id in clip_ids if clip_id in spooled]
             self.append(rows, number)
         return len(rows)
 
-    def _opened(self) -> FeatureStore:
+    def _open_store(self) -> FeatureStore:
         if self._store is None or self._store.dim is None:
             if not has_fingerprint(self.root, self.fingerprint):
-                raise StoreError(f"{self.folder} is missing", "it was removed while a run was writing to it: run again")
+                raise StoreError(
+                    f"{self.folder} was removed while a run was writing to it",
+                    "run the same command again to compute its features",
+                )
             self._store = FeatureStore(self.root, self.fingerprint)
         return self._store
 
     def _refresh(self) -> None:
-        current_fingerprint(self.root)  # refuses another format
+        current_fingerprint(self.root)  # raises if the store has another format
         for folder in (self.root, self.folder):
             for path in folder.glob(".zarr.json.*"):
-                path.unlink(missing_ok=True)  # a group's document that a killed process was writing
+                path.unlink(missing_ok=True)  # temporary file of a process that was killed
 
     def _adopt(self, leftovers: Sequence[Path]) -> int:
         if not leftovers or not has_fingerprint(self.root, self.fingerprint):
-            return 0  # where the store was removed since, they wait until there is one again
-        before = len(self._opened())
+            return 0  # batches of a removed store stay in the spool until the store exists again
+        before = len(self._open_store())
         self.append([row for path in leftovers for row in _read_batch(path)])
         for path in leftovers:
             path.unlink()
-        return len(self._opened()) - before
+        return len(self._open_store()) - before
 
     def _next_number(self) -> int:
         return 1 + max((part_number(name) for name in part_names(self.folder)), default=-1)
@@ -125,31 +128,35 @@ def _read_batch(path: Path) -> list[FeatureRow]:
         return unpack_rows(path.read_bytes())
     except StoreError as error:
         raise StoreError(
-            f"{path}: {error}", "`ecmf-pipe store verify --mend` sets it aside; its clips are then computed again"
+            f"{path}: {error.message}",
+            "move it out of the spool; the next run computes its clips again",
+            command="ecmf-pipe store verify --mend",
         ) from error
 
 
 def can_hold(values: NDArray[Any], dtype: DTypeLike) -> bool:
-    """Whether features are finite, and stay so in the type they are stored in."""
+    """Return whether features are finite, also after conversion to the stored type."""
     with np.errstate(over="ignore"):
         return bool(np.isfinite(values.astype(dtype)).all())
 
 
-def checked(row: FeatureRow, dim: int, dtype: DTypeLike) -> NDArray[Any]:
-    """A row's features in the type they are stored in, (T, D).
+def to_stored_type(row: FeatureRow, dim: int, dtype: DTypeLike) -> NDArray[Any]:
+    """Convert the features of a row to the stored type, (T, D).
 
     Raises:
-        ValueError: When their shape does not fit, or they hold a NaN or overflow the type.
+        ValueError: If their shape is not (T >= 1, ``dim``), or they hold NaN or overflow the type.
     """
     if row.values.ndim != 2 or row.values.shape[1] != dim or len(row.values) == 0:
-        raise ValueError(f"{row.clip_id}: features are {row.values.shape}, the store takes (T >= 1, {dim})")
+        raise ValueError(
+            f"{row.clip_id}: features have the shape {row.values.shape}, the store expects (T >= 1, {dim})"
+        )
     if not can_hold(row.values, dtype):
-        raise ValueError(f"{row.clip_id}: features hold NaN or exceed {np.dtype(dtype)}")
+        raise ValueError(f"{row.clip_id}: features are NaN or exceed the range of {np.dtype(dtype)}")
     return row.values.astype(dtype)
 
 
 def pack_rows(rows: Sequence[FeatureRow]) -> bytes:
-    """Rows as the bytes of one ``npz`` file; all must have the same arrays beside their values."""
+    """Serialize rows as one ``npz`` file; all rows must have the same side arrays."""
     about = [[row.clip_id, row.digest, len(row.values), dict(row.versions)] for row in rows]
     arrays: dict[str, Any] = {"values": np.concatenate([row.values for row in rows])}
     for name in rows[0].side:
@@ -160,10 +167,10 @@ def pack_rows(rows: Sequence[FeatureRow]) -> bytes:
 
 
 def unpack_rows(payload: bytes) -> list[FeatureRow]:
-    """The rows that `pack_rows` packed.
+    """Deserialize the rows of `pack_rows`.
 
     Raises:
-        StoreError: When the bytes are damaged (every array in them has a CRC-32).
+        StoreError: If the bytes are damaged (each array has a CRC-32).
     """
     try:
         with np.load(io.BytesIO(payload), allow_pickle=False) as file:

@@ -1,4 +1,4 @@
-"""A small extraction, killed again and again; `python -m tools.soak` is the long version."""
+"""Tests of `tools.soak`: short soak runs, and the detection of faults."""
 
 from __future__ import annotations
 
@@ -22,28 +22,30 @@ SETTINGS = {"encoder": {"type": "test"}}
 
 
 def soak(repository: Path, models: Path, folder: Path, *options: str) -> str:
-    """Runs the soak on eGeMAPS alone, which needs no torch."""
+    """Run the soak test with eGeMAPS only, which does not import torch; return the last line."""
     command = [sys.executable, "-m", "tools.soak", "--modality", "audio", "--clips", "16"]
-    where = ["--models", str(models), "--folder", str(folder)]
-    ended = subprocess.run([*command, *where, *options], cwd=repository, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout.splitlines()[-1]
+    folders = ["--models", str(models), "--folder", str(folder)]
+    done = subprocess.run([*command, *folders, *options], cwd=repository, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()[-1]
 
 
 @pytest.mark.slow
-def test_twenty_kills_lose_double_and_tear_nothing(repository, models, tmp_path):
+def test_twenty_kills_cause_no_faults(repository, models, tmp_path):
     summary = soak(repository, models, tmp_path, "--kills", "20", "--seed", "3")
     assert summary.startswith("20 kills")
     assert "0 lost, 0 doubled, 0 torn" in summary
-    assert re.search(r"\d+ rows to take up", summary), "no kill fell between a batch and its part"
+    assert re.search(r"\d+ rows to adopt", summary), "no run was killed between a batch and its part"
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_with_130_and_says_how_to_go_on(repository, models, tmp_path):
+def test_ctrl_c_exits_with_130_and_prints_how_to_continue(repository, models, tmp_path):
     assert soak(repository, models, tmp_path, "--kills", "3", "--signal", "INT").startswith("3 kills")
 
 
-class Store:
+class SmallStore:
+    """A store of two parts with two clips each, and a quarantine table of one clip."""
+
     def __init__(self, folder: Path) -> None:
         self.root = folder / "features" / "audio.zarr"
         self.quarantine = folder / "audio.csv"
@@ -67,88 +69,89 @@ class Store:
 
 
 @pytest.fixture
-def store(tmp_path) -> Store:
-    return Store(tmp_path)
+def store(tmp_path) -> SmallStore:
+    return SmallStore(tmp_path)
 
 
-def found(store: Store, spoil) -> dict[Fault, int]:
+def faults_after(damage, store: SmallStore) -> dict[Fault, int]:
+    """Damage a store and return the number of faults of each kind."""
     reference = Reference.read(store.root, store.quarantine)
     assert reference.compare_finished(store.root, store.quarantine) == []
-    spoil(store)
+    damage(store)
     return dict(count(reference.compare_finished(store.root, store.quarantine)))
 
 
-def flip_a_byte(store: Store) -> None:
+def flip_bit(store: SmallStore) -> None:
     chunk = store.parts[0] / "values" / "c" / "0" / "0"
     data = bytearray(chunk.read_bytes())
     data[5] ^= 1
     chunk.write_bytes(data)
 
 
-def remove_a_chunk(store: Store) -> None:
+def remove_chunk(store: SmallStore) -> None:
     (store.parts[0] / "values" / "c" / "0" / "0").unlink()
 
 
-def remove_a_part(store: Store) -> None:
+def remove_part(store: SmallStore) -> None:
     shutil.rmtree(store.parts[1])
 
 
-def copy_a_part(store: Store) -> None:
+def copy_part(store: SmallStore) -> None:
     shutil.copytree(store.parts[0], store.parts[0].with_name("part-000009-00000000"))
 
 
-def replace_a_part(store: Store) -> None:
+def replace_values(store: SmallStore) -> None:
     shutil.rmtree(store.parts[0])
     with StoreWriter(store.root, store.fingerprint) as writer:
         writer.append([store.rows[0], replace(store.rows[1], values=store.rows[1].values + 1e-6)])
 
 
-def other_times(store: Store) -> None:
+def replace_times(store: SmallStore) -> None:
     shutil.rmtree(store.parts[0])
     with StoreWriter(store.root, store.fingerprint) as writer:
         writer.append([store.rows[0], replace(store.rows[1], side={"times": np.arange(3.0) + 1})])
 
 
-def add_a_row(store: Store) -> None:
+def add_row(store: SmallStore) -> None:
     with StoreWriter(store.root, store.fingerprint) as writer:
         writer.append([replace(store.rows[0], digest="other")])
 
 
-def leave_a_file(store: Store) -> None:
+def add_stray_file(store: SmallStore) -> None:
     (store.root / ".zarr.json.abc").write_text("{")
 
 
-def lose_the_table(store: Store) -> None:
+def remove_quarantine(store: SmallStore) -> None:
     store.quarantine.unlink()
 
 
 @pytest.mark.parametrize(
-    ("spoil", "faults"),
+    ("damage", "faults"),
     [
-        (flip_a_byte, {Fault.TORN: 1, Fault.LOST: 2}),
-        (remove_a_chunk, {Fault.TORN: 1, Fault.LOST: 2}),
-        (remove_a_part, {Fault.LOST: 2}),
-        (copy_a_part, {Fault.DOUBLED: 2}),
-        (replace_a_part, {Fault.TORN: 1}),
-        (other_times, {Fault.TORN: 1}),
-        (add_a_row, {Fault.FOREIGN: 1}),
-        (leave_a_file, {Fault.FOREIGN: 1}),
-        (lose_the_table, {Fault.LOST: 1}),
+        (flip_bit, {Fault.TORN: 1, Fault.LOST: 2}),
+        (remove_chunk, {Fault.TORN: 1, Fault.LOST: 2}),
+        (remove_part, {Fault.LOST: 2}),
+        (copy_part, {Fault.DOUBLED: 2}),
+        (replace_values, {Fault.TORN: 1}),
+        (replace_times, {Fault.TORN: 1}),
+        (add_row, {Fault.FOREIGN: 1}),
+        (add_stray_file, {Fault.FOREIGN: 1}),
+        (remove_quarantine, {Fault.LOST: 1}),
     ],
 )
-def test_the_soak_sees_what_is_wrong(store, spoil, faults):
-    assert found(store, spoil) == faults
+def test_compare_finished_finds_each_fault(store, damage, faults):
+    assert faults_after(damage, store) == faults
 
 
-def test_a_torn_or_wrong_batch_is_seen(store):
+def test_a_torn_batch_is_a_fault(store):
     reference = Reference.read(store.root, store.quarantine)
     with StoreWriter(store.root, store.fingerprint) as writer:
-        replace(writer.spool, pack=lambda _: b"half of it").keep("000000", [])
+        replace(writer.spool, pack=lambda _: b"truncated").keep("000000", [])
     assert count(read_contents(store.root, store.fingerprint).faults) == {Fault.TORN: 1}
     assert count(reference.compare_finished(store.root, store.quarantine)) == {Fault.TORN: 1}
 
 
-def test_what_a_killed_process_was_writing_does_not_stay_in_the_store(store):
+def test_the_writer_removes_temporary_files_of_killed_processes(store):
     for folder in (store.root, store.root / store.fingerprint):
         (folder / ".zarr.json.abcdefgh").write_text("{")
     with StoreWriter(store.root, store.fingerprint):
@@ -156,7 +159,7 @@ def test_what_a_killed_process_was_writing_does_not_stay_in_the_store(store):
     assert sorted(path.name for path in store.root.rglob(".*")) == []
 
 
-def test_openings_are_counted_by_clip(tmp_path):
+def test_openings_are_counted_by_file(tmp_path):
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).write_bytes(b"")
     with Openings(tmp_path) as openings:

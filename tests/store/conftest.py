@@ -1,4 +1,4 @@
-"""Small stores."""
+"""Fixtures that create small stores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def settings() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def row() -> Callable[..., FeatureRow]:
-    """Makes a row: random values, or all of one value."""
+    """Return a function that creates a row of random values, or of one constant value."""
 
     def make(
         clip_id: str, *, length: int = 3, dim: int = 5, digest: str = "d", value: float | None = None
@@ -36,7 +36,10 @@ def row() -> Callable[..., FeatureRow]:
 
 @pytest.fixture(scope="session")
 def write() -> Callable[..., FeatureStore]:
-    """Writes a store of five-wide float16 features, one part for each batch of rows, and opens it."""
+    """Return a function that writes a store, one part for each batch of rows, and opens it.
+
+    The features are float16 with D = 5 by default.
+    """
 
     def make(root: Path, *batches: Sequence[FeatureRow], dim: int = 5, dtype: str = "float16") -> FeatureStore:
         fingerprint = create_settings_group(root, SETTINGS, dim=dim, dtype=dtype)
@@ -55,5 +58,5 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def fingerprint(root: Path) -> str:
-    """Of an empty store at ``root``."""
+    """The fingerprint of an empty store at ``root``."""
     return create_settings_group(root, SETTINGS, dim=5, dtype="float16")

@@ -1,4 +1,4 @@
-"""Merging parts and dropping superfluous rows."""
+"""Tests of merging parts and dropping superfluous rows."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ from ecmf_pipeline.core.errors import StoreError
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group
 from ecmf_pipeline.store import compact as module
 from ecmf_pipeline.store.compact import Compaction, compact, drop_settings
+from ecmf_pipeline.store.damage import Kind
 from ecmf_pipeline.store.format import part_names, read_attributes, spool_folder
 from ecmf_pipeline.store.state import RowState
 from ecmf_pipeline.store.verify import verify_store
 from ecmf_pipeline.store.writer import pack_rows
 
 
-def says(digests: dict[str, str | None]) -> Callable[..., dict[str, str | None]]:
+def digest_lookup(digests: dict[str, str | None]) -> Callable[..., dict[str, str | None]]:
     return lambda _settings, _newest: digests
 
 
-def compacted(store: FeatureStore, present: Any = None, *, part_size: int = 8, **options: Any) -> Compaction:
+def run_compact(store: FeatureStore, present: Any = None, *, part_size: int = 8, **options: Any) -> Compaction:
     with StoreWriter(store.root, store.fingerprint) as writer:
         return compact(writer, present or (lambda *_: None), part_size=part_size, **options)
 
 
-def sizes(store: FeatureStore) -> list[int]:
+def part_sizes(store: FeatureStore) -> list[int]:
     return [len(read_attributes(store.folder / name, store.fingerprint).clip_id) for name in part_names(store.folder)]
 
 
-def content(store: FeatureStore) -> dict[tuple[str, str], tuple[bytes, bytes]]:
-    """All rows of a store, byte by byte."""
+def stored_rows(store: FeatureStore) -> dict[tuple[str, str], tuple[bytes, bytes]]:
+    """Return the bytes of values and times of all rows, by clip and digest."""
     rows = [store.row(clip_id, digest) for clip_id, held in store.digests().items() for digest in held]
     return {(row.clip_id, row.digest): (row.values.tobytes(), row.side["times"].tobytes()) for row in rows}
 
@@ -48,7 +49,7 @@ def reopened(store: FeatureStore) -> FeatureStore:
     return FeatureStore(store.root, store.fingerprint)
 
 
-def files(folder: Path) -> dict[Path, tuple[bytes, int]]:
+def file_contents(folder: Path) -> dict[Path, tuple[bytes, int]]:
     return {
         path: (path.read_bytes(), path.stat().st_mtime_ns)
         for path in folder.rglob("*")
@@ -56,199 +57,203 @@ def files(folder: Path) -> dict[Path, tuple[bytes, int]]:
     }
 
 
-def test_small_parts_are_merged_in_order_up_to_the_size(root, row, write):
+def test_small_parts_are_merged_in_order_up_to_part_size(root, row, write):
     batches = [
         [row(f"c{part}{clip}", length=1 + clip) for clip in range(count)]
         for part, count in enumerate([3, 3, 3, 8, 1, 2])
     ]
     store = write(root, *batches)
-    before = content(store)
-    done = compacted(store)
-    assert done.parts == (6, 4)
-    assert sizes(store) == [6, 3, 8, 3]
-    assert content(reopened(store)) == before
+    before = stored_rows(store)
+    compaction = run_compact(store)
+    assert compaction.parts == (6, 4)
+    assert part_sizes(store) == [6, 3, 8, 3]
+    assert stored_rows(reopened(store)) == before
     assert reopened(store).newest() == store.newest()
     assert list(reopened(store).newest()) == [row.clip_id for batch in batches for row in batch]
     assert verify_store(root).findings == []
-    assert done.bytes[1] == sum(path.stat().st_size for path in store.folder.glob("part-*/**/*") if path.is_file())
-    assert done.written < done.bytes[1]
+    assert compaction.bytes[1] == sum(
+        path.stat().st_size for path in store.folder.glob("part-*/**/*") if path.is_file()
+    )
+    assert compaction.written < compaction.bytes[1]
     first = part_names(store.folder)[0]
     assert first.startswith("part-000001-")  # the last number of those that it replaces
     assert len(read_attributes(store.folder / first, store.fingerprint).supersedes) == 2
 
 
-def test_a_second_run_and_large_parts_change_nothing(root, row, write):
+def test_nothing_changes_if_parts_are_merged_or_too_large(root, row, write):
     store = write(root, *([row(f"c{part}{clip}") for clip in range(5)] for part in range(3)))
-    before = files(root)
-    done = compacted(store)
-    assert files(root) == before
-    assert (done.parts, done.written) == ((3, 3), 0)
-    compacted(store, part_size=10)
-    before = files(root)
-    compacted(store, part_size=10)
-    assert files(root) == before
+    before = file_contents(root)
+    compaction = run_compact(store)
+    assert file_contents(root) == before
+    assert (compaction.parts, compaction.written) == ((3, 3), 0)
+    run_compact(store, part_size=10)
+    before = file_contents(root)
+    run_compact(store, part_size=10)
+    assert file_contents(root) == before
 
 
-def test_parts_are_not_merged_beyond_a_size_in_bytes(root, row, write, monkeypatch):
-    monkeypatch.setattr(module, "BYTES_A_PART", 2 * 3 * 5 * 2)
+def test_parts_are_not_merged_beyond_the_maximum_bytes(root, row, write, monkeypatch):
+    monkeypatch.setattr(module, "MAX_PART_BYTES", 2 * 3 * 5 * 2)
     store = write(root, *([row(f"c{part}")] for part in range(5)))
-    compacted(store)
-    assert sizes(store) == [2, 2, 1]
+    run_compact(store)
+    assert part_sizes(store) == [2, 2, 1]
 
 
-def test_superseded_rows_are_dropped_where_the_manifest_tells(root, row, write):
+def test_rows_of_earlier_inputs_are_dropped_if_current_ones_exist(root, row, write):
     store = write(
         root,
         [row("a", digest="old"), row("b", digest="old"), row("c", digest="new"), row("e")],
         [row("a", digest="new"), row("c", digest="old")],
         [row("d")],
     )
-    done = compacted(store, says({"a": "new", "b": "new", "c": "new", "d": None}))
-    # b's present input is not computed yet, d has none, e is gone: what they have stays.
-    assert set(content(reopened(store))) == {("a", "new"), ("b", "old"), ("c", "new"), ("d", "d"), ("e", "d")}
-    assert done.dropped == {RowState.REPLACED: 2}
-    assert sizes(store) == [5]
+    compaction = run_compact(store, digest_lookup({"a": "new", "b": "new", "c": "new", "d": None}))
+    # The current input of b has no features yet, d has no input and e is no longer in the manifest: their rows stay.
+    assert set(stored_rows(reopened(store))) == {("a", "new"), ("b", "old"), ("c", "new"), ("d", "d"), ("e", "d")}
+    assert compaction.dropped == {RowState.REPLACED: 2}
+    assert part_sizes(store) == [5]
 
 
-def test_without_a_manifest_former_rows_stay_and_the_newest_stays_newest(root, row, write):
+def test_without_a_manifest_rows_of_earlier_inputs_are_kept(root, row, write):
     store = write(root, [row("a", digest="1")], [row("a", digest="2")], [row("b")], [row("a", digest="3")])
-    before = content(store)
-    compacted(store, part_size=2)
-    assert content(reopened(store)) == before
+    before = stored_rows(store)
+    run_compact(store, part_size=2)
+    assert stored_rows(reopened(store)) == before
     assert reopened(store).digests()["a"] == ["1", "2", "3"]
 
 
-def test_rows_of_absent_clips_are_dropped_only_on_demand(root, row, write):
+def test_rows_of_absent_clips_are_dropped_only_on_request(root, row, write):
     store = write(root, [row("a"), row("gone")], [row("lost")])
-    present = says({"a": "d"})
-    compacted(store, present)
+    present = digest_lookup({"a": "d"})
+    run_compact(store, present)
     assert len(reopened(store)) == 3
-    done = compacted(store, present, drop_absent=True)
-    assert done.dropped == {RowState.ABSENT: 2}
+    compaction = run_compact(store, present, drop_absent=True)
+    assert compaction.dropped == {RowState.ABSENT: 2}
     assert set(reopened(store).newest()) == {"a"}
-    compacted(store, says({}), drop_absent=True)
-    assert sizes(store) == []
+    run_compact(store, digest_lookup({}), drop_absent=True)
+    assert part_sizes(store) == []
     assert verify_store(root).findings == []
 
 
-def test_what_was_dropped_can_come_back(root, row, write):
-    """Its part must not have a name that a merged one supersedes."""
+def test_dropped_rows_can_be_added_again(root, row, write):
+    """The new part must not get a name that a merged part supersedes."""
     store = write(root, [row("a")], [row("b")], [row("c")])
-    compacted(store, says({"a": "d"}), drop_absent=True)
+    run_compact(store, digest_lookup({"a": "d"}), drop_absent=True)
     for clip_id in ("b", "c"):
         with StoreWriter(root, store.fingerprint) as writer:
             writer.append([row(clip_id)])
     assert set(reopened(store).newest()) == {"a", "b", "c"}
 
 
-def test_duplicates_are_dropped_always(root, row, write):
+def test_duplicates_are_dropped_without_a_manifest(root, row, write):
     store = write(root, [row("a"), row("b")], [row("a", digest="2")])
     first = store.folder / part_names(store.folder)[0]
     shutil.copytree(first, first.with_name(first.name.replace("part-000000", "part-000005")))
     before = reopened(store)
     assert before.newest()["a"] == "d"
-    done = compacted(store)
-    assert done.dropped == {RowState.DUPLICATE: 2}
+    compaction = run_compact(store)
+    assert compaction.dropped == {RowState.DUPLICATE: 2}
     assert reopened(store).newest() == before.newest()
-    assert content(reopened(store)) == content(store)
+    assert stored_rows(reopened(store)) == stored_rows(store)
 
 
-def test_a_part_with_nothing_but_duplicates_is_removed_and_the_other_not_touched(root, row, write):
+def test_a_part_of_duplicates_is_removed_and_the_other_left_unchanged(root, row, write):
     store = write(root, [row(f"c{clip}") for clip in range(8)])
     first = store.folder / part_names(store.folder)[0]
     second = shutil.copytree(first, first.with_name(first.name.replace("part-000000", "part-000005")))
-    before = files(second)
-    compacted(store)
+    before = file_contents(second)
+    run_compact(store)
     assert not first.exists()
-    assert files(second) == before
+    assert file_contents(second) == before
 
 
-def test_parts_with_other_arrays_beside_the_values_are_not_merged(root, row, write):
+def test_parts_with_different_side_arrays_are_not_merged(root, row, write):
     def without_times(clip_id: str) -> FeatureRow:
         whole = row(clip_id)
         return FeatureRow(whole.clip_id, whole.digest, whole.values)
 
     store = write(root, [row("a")], [row("b")], [without_times("c")], [without_times("d")], [row("e")])
-    compacted(store)
-    assert sizes(store) == [2, 2, 1]
+    run_compact(store)
+    assert part_sizes(store) == [2, 2, 1]
     assert reopened(store).row("b").side["times"].tolist() == [0, 1, 2]
     assert reopened(store).row("d").side == {}
 
 
-def test_parts_of_one_number_stay_in_order(root, row, write):
+def test_parts_with_the_same_number_keep_their_order(root, row, write):
     store = write(root, [row("a", digest="1")], [row("a", digest="2")], [row("a", digest="3")], [row("b")])
     for name in part_names(store.folder)[1:3]:
         (store.folder / name).rename(store.folder / f"part-000001-{name[-8:]}")
     before = reopened(store)
-    compacted(store, part_size=2)
+    run_compact(store, part_size=2)
     assert reopened(store).digests() == before.digests()
 
 
-def test_a_damaged_store_is_not_touched(root, row, write):
+def test_compacting_a_damaged_store_changes_nothing(root, row, write):
     store = write(root, [row("a")], [row("b")])
     chunk = store.folder / part_names(store.folder)[1] / "values/c/0/0"
     chunk.write_bytes(chunk.read_bytes()[:-1] + b"?")
-    before = files(root)
-    with pytest.raises(StoreError, match=r"(?s)corrupted chunk.*verify --mend") as caught:
-        compacted(store)
-    assert "nothing was changed" in str(caught.value)
-    assert files(root) == before
+    before = file_contents(root)
+    with pytest.raises(StoreError) as caught:
+        run_compact(store)
+    assert Kind.CORRUPTED_CHUNK.value in caught.value.message
+    assert str(chunk) in caught.value.message
+    assert caught.value.command == f"ecmf-pipe store verify --mend {root}"
+    assert file_contents(root) == before
 
 
-def test_what_killed_runs_left_is_taken_up_first(root, row, write):
+def test_batches_of_killed_runs_are_adopted_first(root, row, write):
     store = write(root, [row("a")])
     spool = spool_folder(root, store.fingerprint)
     spool.mkdir(parents=True)
     (spool / "dead.0.batch").write_bytes(pack_rows([row("b")]))
-    compacted(store)
+    run_compact(store)
     assert set(reopened(store).newest()) == {"a", "b"}
-    assert sizes(store) == [2]
+    assert part_sizes(store) == [2]
 
 
-def test_a_reader_that_was_opened_before_goes_on(root, row, write):
+def test_an_open_reader_keeps_working(root, row, write):
     store = write(root, *([row(f"c{part}{clip}", length=1 + clip) for clip in range(2)] for part in range(6)))
     clip_ids = list(store.newest())
-    fresh = FeatureStore(root, store.fingerprint)
-    whole, frames, one = store.load(clip_ids), store.load_sequences(clip_ids), store.row("c31")
-    compacted(store)
-    np.testing.assert_array_equal(store.load(clip_ids).values, whole.values)
-    np.testing.assert_array_equal(FeatureStore.load(fresh, clip_ids).values, whole.values)
-    fresh = FeatureStore(root, store.fingerprint)
-    compacted(store, part_size=12)
-    np.testing.assert_array_equal(fresh.load_sequences(clip_ids).values, frames.values)
-    np.testing.assert_array_equal(store.row("c31").values, one.values)
+    other_reader = FeatureStore(root, store.fingerprint)
+    pooled, frames, single = store.load(clip_ids), store.load_sequences(clip_ids), store.row("c31")
+    run_compact(store)
+    np.testing.assert_array_equal(store.load(clip_ids).values, pooled.values)
+    np.testing.assert_array_equal(other_reader.load(clip_ids).values, pooled.values)
+    other_reader = FeatureStore(root, store.fingerprint)
+    run_compact(store, part_size=12)
+    np.testing.assert_array_equal(other_reader.load_sequences(clip_ids).values, frames.values)
+    np.testing.assert_array_equal(store.row("c31").values, single.values)
 
 
-def test_a_reader_sees_every_row_once_at_every_step(root, row, write, monkeypatch):
+def test_readers_find_every_row_once_at_every_step(root, row, write, monkeypatch):
     store = write(root, *([row(f"c{part}")] for part in range(9)))
-    old, expected = FeatureStore(root, store.fingerprint), content(store)
+    open_reader, expected = FeatureStore(root, store.fingerprint), stored_rows(store)
     steps = []
 
-    def look(step: str) -> None:
-        assert content(reopened(store)) == expected
-        old.refresh()
-        assert content(old) == expected
+    def check_readers(step: str) -> None:
+        assert stored_rows(reopened(store)) == expected
+        open_reader.refresh()
+        assert stored_rows(open_reader) == expected
         steps.append(step)
 
-    def watched(name: str) -> None:
+    def check_around(name: str) -> None:
         original = getattr(module, name)
 
         def call(*positional: Any, **named: Any) -> Any:
-            look(f"before {name}")
-            answer = original(*positional, **named)
-            look(f"after {name}")
-            return answer
+            check_readers(f"before {name}")
+            result = original(*positional, **named)
+            check_readers(f"after {name}")
+            return result
 
         monkeypatch.setattr(module, name, call)
 
-    watched("_write")
-    watched("_remove")
-    compacted(store, part_size=3)
-    assert steps.count("after _write") == 3
+    check_around("_write_merged")
+    check_around("_remove")
+    run_compact(store, part_size=3)
+    assert steps.count("after _write_merged") == 3
     assert steps.count("after _remove") == 9
 
 
-def test_features_of_other_settings_are_removed_whole(root, row, write):
+def test_drop_settings_removes_features_and_spool(root, row, write):
     store = write(root, [row("a")])
     other = create_settings_group(root, {"encoder": {"type": "other"}}, dim=5, dtype="float16")
     with StoreWriter(root, other) as writer:
@@ -261,8 +266,8 @@ def test_features_of_other_settings_are_removed_whole(root, row, write):
     assert set(reopened(store).newest()) == {"a"}
 
 
-STRIDE = "3"
-"""How many changes of files lie between the kills; 1 was run by hand."""
+KILL_STRIDE = "3"
+"""Number of file operations between the kills; the test was also run once with 1."""
 
 KILLED_AT_EACH_STEP = """
 import os, shutil, signal, sys
@@ -300,10 +305,8 @@ while True:
 """
 
 
-def test_killed_at_any_step_nothing_is_lost_or_doubled_and_a_second_run_finishes(
-    tmp_path, row, write, repository, monkeypatch
-):
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # the machine goes on, only the process dies
+def test_a_kill_at_any_step_loses_and_duplicates_nothing(tmp_path, row, write, repository, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # only the process is killed, so flushing is not needed
     digests: dict[str, str | None] = {"edited": "new", **{f"c{number}": "d" for number in range(7)}}
     rows: list[Sequence[FeatureRow]] = [[row("edited", digest="old"), row("c0")], [row("edited", digest="new")]]
     rows += [[row(f"c{number}")] for number in range(1, 7)]
@@ -311,9 +314,9 @@ def test_killed_at_any_step_nothing_is_lost_or_doubled_and_a_second_run_finishes
     first = store.folder / part_names(store.folder)[2]
     shutil.copytree(first, first.with_name(f"part-000009-{first.name[-8:]}"))  # a duplicate
     store = reopened(store)
-    expected = content(store)
+    expected = stored_rows(store)
     done = subprocess.run(
-        [sys.executable, "-c", KILLED_AT_EACH_STEP, str(tmp_path), store.fingerprint, STRIDE],
+        [sys.executable, "-c", KILLED_AT_EACH_STEP, str(tmp_path), store.fingerprint, KILL_STRIDE],
         cwd=repository,
         check=False,
         capture_output=True,
@@ -325,21 +328,21 @@ def test_killed_at_any_step_nothing_is_lost_or_doubled_and_a_second_run_finishes
     assert len(runs) > 20
     states = set()
     for folder in runs:
-        left = FeatureStore(folder / "face.zarr", store.fingerprint)
-        present = content(left)
+        killed_store = FeatureStore(folder / "face.zarr", store.fingerprint)
+        present = stored_rows(killed_store)
         assert {key: present.get(key) for key in expected if key[1] != "old"} == {
             key: value for key, value in expected.items() if key[1] != "old"
         }
-        assert left.load(list(digests), digests=digests).present.all()  # type: ignore[arg-type]
-        assert all(len(held) <= len(store.digests()[clip_id]) for clip_id, held in left.digests().items())
-        states.add((len(part_names(left.folder)), len(verify_store(left.root).findings)))
-        assert not verify_store(left.root).damage
-        compacted(left, says(digests), part_size=4)
-        assert content(reopened(left)) == {key: value for key, value in expected.items() if key[1] != "old"}
-        assert sizes(left) == [4, 4]
-        assert verify_store(left.root).findings == []
+        assert killed_store.load(list(digests), digests=digests).present.all()  # type: ignore[arg-type]
+        assert all(len(held) <= len(store.digests()[clip_id]) for clip_id, held in killed_store.digests().items())
+        states.add((len(part_names(killed_store.folder)), len(verify_store(killed_store.root).findings)))
+        assert not verify_store(killed_store.root).damage
+        run_compact(killed_store, digest_lookup(digests), part_size=4)
+        assert stored_rows(reopened(killed_store)) == {key: value for key, value in expected.items() if key[1] != "old"}
+        assert part_sizes(killed_store) == [4, 4]
+        assert verify_store(killed_store.root).findings == []
         assert not (folder / ".face.zarr.spool").exists()
-    assert len(states) > 5  # it was killed in many different states
+    assert len(states) > 5  # the kills left many different states
 
 
 @settings(max_examples=25, deadline=None)
@@ -350,15 +353,15 @@ def test_killed_at_any_step_nothing_is_lost_or_doubled_and_a_second_run_finishes
     present=st.none() | st.dictionaries(st.sampled_from("abcdef"), st.none() | st.sampled_from("1234")),
     part_size=st.integers(1, 9),
 )
-def test_whatever_is_compacted_reads_the_same(tmp_path_factory, row, write, batches, present, part_size):
+def test_compacted_stores_read_the_same(tmp_path_factory, row, write, batches, present, part_size):
     root = tmp_path_factory.mktemp("store") / "face.zarr"
     store = write(root, *([row(clip, digest=digest, length=1) for clip, digest in batch] for batch in batches))
-    before, newest = content(store), store.newest()
-    compacted(store, lambda *_: present, part_size=part_size)
+    before, newest = stored_rows(store), store.newest()
+    run_compact(store, lambda *_: present, part_size=part_size)
     after = reopened(store)
     digests = {clip: digest for clip, digest in (present or {}).items() if digest is not None}
     assert after.held(digests) == store.held(digests)
-    kept = content(after)
+    kept = stored_rows(after)
     assert kept.items() <= before.items()
     for (clip, digest), values in before.items():
         replaced = clip in digests and digest != digests[clip] and store.holds(clip, digests[clip])
@@ -367,4 +370,4 @@ def test_whatever_is_compacted_reads_the_same(tmp_path_factory, row, write, batc
     assert {clip: digest for clip, digest in after.newest().items() if clip not in digests} == {
         clip: digest for clip, digest in newest.items() if clip not in digests
     }
-    assert all(size <= part_size for size in sizes(after)) or max(map(len, batches)) > part_size
+    assert all(size <= part_size for size in part_sizes(after)) or max(map(len, batches)) > part_size

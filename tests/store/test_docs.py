@@ -1,4 +1,4 @@
-"""The reader in docs/reference/formats.md, and what the page says of names and hashes."""
+"""Tests of docs/reference/formats.md: its example reader, names, hashes and attributes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from ecmf_pipeline.store import FeatureStore, create_settings_group, make_current
 from ecmf_pipeline.store.format import FORMAT, PartAttributes, part_names, write_part
 
-READER_LINES = 20
+MAX_READER_LINES = 20
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def page(repository) -> str:
 def read_store(page) -> Callable[..., Any]:
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     assert "ecmf_pipeline" not in code
-    assert sum(bool(line.strip()) for line in code.splitlines()) <= READER_LINES
+    assert sum(bool(line.strip()) for line in code.splitlines()) <= MAX_READER_LINES
     namespace: dict[str, Any] = {}
     exec(compile(code, "docs/reference/formats.md", "exec"), namespace)
     return namespace["read_store"]
@@ -35,7 +35,7 @@ def read_store(page) -> Callable[..., Any]:
 
 @pytest.fixture
 def store(root, row, write) -> FeatureStore:
-    """Parts of clips of several lengths, newer rows of some, a part that supersedes two that still stand."""
+    """A store with clips of several lengths, newer rows of some clips, and two superseded parts that still exist."""
     store = write(
         root,
         [row(f"c{number}", length=1 + number % 3) for number in range(7)],
@@ -53,7 +53,7 @@ def store(root, row, write) -> FeatureStore:
         old,
     )
     values = np.concatenate([one.values for one in rows]).astype(np.float16)
-    write_part(store.folder, 2, attributes, {"values": values}, aside=root.parent)
+    write_part(store.folder, 2, attributes, {"values": values}, staging=root.parent)
     return FeatureStore.open(root)
 
 
@@ -66,7 +66,7 @@ def store(root, row, write) -> FeatureStore:
         {},
     ],
 )
-def test_the_reader_of_the_page_reads_what_the_store_reads(read_store, store, digests):
+def test_the_documented_reader_returns_the_same_features(read_store, store, digests):
     clip_ids = ["c9", "absent", *(f"c{number}" for number in range(9)), "c9"]
     expected = store.load(clip_ids, digests=digests)
     assert expected.present.any() or digests == {}
@@ -75,19 +75,19 @@ def test_the_reader_of_the_page_reads_what_the_store_reads(read_store, store, di
         assert expected.values[4].tolist() == [7] * 5  # c2, from the superseding part
 
 
-def test_the_reader_of_the_page_reads_an_empty_store(read_store, root, settings):
+def test_the_documented_reader_reads_an_empty_store(read_store, root, settings):
     make_current(root, create_settings_group(root, settings, dim=None, dtype="float32"))
     assert read_store(str(root), ["a"]).shape == (1, 0)
 
 
-def test_the_reader_of_the_page_takes_a_lost_chunk_for_no_zeros(read_store, store):
+def test_the_documented_reader_raises_on_a_missing_chunk(read_store, store):
     part = store.folder / part_names(store.folder)[0]
     shutil.rmtree(part / "values" / "c")
     with pytest.raises(AssertionError, match=part.name):
         read_store(str(store.root), ["c0"])
 
 
-def test_names_are_hashed_as_the_page_says(store, settings):
+def test_names_are_hashed_as_documented(store, settings):
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert store.fingerprint == hashlib.sha256(canonical.encode()).hexdigest()[:12]
     for name in part_names(store.folder):
@@ -97,7 +97,7 @@ def test_names_are_hashed_as_the_page_says(store, settings):
         assert name.rpartition("-")[2] == hashlib.sha256(ordered.encode()).hexdigest()[:8]
 
 
-def test_codecs_and_files_are_as_the_page_says(page, store):
+def test_codecs_and_files_are_as_documented(page, store):
     assert f"feature store format {FORMAT}" in page
     part = store.folder / part_names(store.folder)[0]
     document = json.loads((part / "values" / "zarr.json").read_text())
@@ -107,7 +107,7 @@ def test_codecs_and_files_are_as_the_page_says(page, store):
     assert (part / "times" / "c" / "0").is_file()
 
 
-def test_every_attribute_that_is_written_is_on_the_page(page, store):
+def test_every_written_attribute_is_documented(page, store):
     folders = [store.root, store.folder, *(store.folder / name for name in part_names(store.folder))]
     for folder in folders:
         for attribute in json.loads((folder / "zarr.json").read_text())["attributes"]:

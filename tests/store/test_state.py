@@ -1,4 +1,4 @@
-"""What a store holds."""
+"""Tests of the summary of a store."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ecmf_pipeline.store.format import spool_folder
 from ecmf_pipeline.store.state import encoder_name, list_store
 
 
-def test_each_settings_group_is_listed(root, row, write):
+def test_each_settings_group_is_summarized(root, row, write):
     store = write(root, [row("a", length=2), row("b", digest="old")], [row("b", length=4, digest="new"), row("gone")])
     other = create_settings_group(root, {"encoder": {"type": "other"}}, dim=None, dtype="float32")
     (spool_folder(root, other)).mkdir(parents=True)
     (spool_folder(root, other) / "dead.0.batch").touch()
     holdings = {
         holding.fingerprint: holding
-        for holding in list_store(root, lambda *_: {"a": "d", "b": "new", "c": "d", "silent": None})
+        for holding in list_store(root, lambda *_: {"a": "d", "b": "new", "c": "d", "muted": None})
     }
     first = holdings[store.fingerprint]
     assert (first.encoder, first.is_current, first.dim, first.dtype) == ("test", True, 5, "float16")
@@ -39,13 +39,13 @@ def test_each_settings_group_is_listed(root, row, write):
     assert {holding.fingerprint for holding in list_store(root) if holding.is_current} == {other}
 
 
-def test_without_a_manifest_coverage_is_unknown(root, row, write):
+def test_coverage_is_unknown_without_a_manifest(root, row, write):
     write(root, [row("a")])
     (holding,) = list_store(root)
     assert (holding.present, holding.wanted) == (None, None)
 
 
-def test_damage_hinders_nothing(root, row, write):
+def test_damaged_groups_are_summarized_too(root, row, write):
     store = write(root, [row("a")], [row("b")])
     next(store.folder.glob("part-000001-*/zarr.json")).write_text("{")
     (root / "zarr.json").write_text("{")
@@ -62,12 +62,12 @@ def test_superseded_parts_do_not_count(root, row, write):
     shutil.copytree(first, root.parent / first.name)
     with StoreWriter(root, store.fingerprint) as writer:
         compact(writer, part_size=8)
-    (root.parent / first.name).rename(first)  # as if it had been killed before it removed it
+    (root.parent / first.name).rename(first)  # as if `compact` had been killed before it removed the part
     (holding,) = list_store(root)
     assert (holding.clips, holding.rows, holding.parts) == (2, 6, 1)
 
 
-def test_an_empty_folder_holds_nothing_and_a_missing_one_is_an_error(tmp_path):
+def test_an_empty_folder_has_no_groups_and_a_missing_one_is_an_error(tmp_path):
     assert list(list_store(tmp_path)) == []
     with pytest.raises(MissingInput):
         list(list_store(tmp_path / "audio.zarr"))
@@ -83,5 +83,5 @@ def test_an_empty_folder_holds_nothing_and_a_missing_one_is_an_error(tmp_path):
         (None, "unknown"),
     ],
 )
-def test_an_encoder_has_a_short_name(encoder, name):
+def test_encoder_name_is_short(encoder, name):
     assert encoder_name({"encoder": encoder}) == name

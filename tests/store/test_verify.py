@@ -1,4 +1,4 @@
-"""Verifying stores, and setting aside what is damaged."""
+"""Tests of verifying stores and moving damaged parts out of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ecmf_pipeline.store.writer import pack_rows
 
 @pytest.fixture
 def store(root, row, write) -> FeatureStore:
-    """Three parts of four clips."""
+    """A store of three parts with four clips each."""
     return write(root, *([row(f"c{part}{clip}") for clip in range(4)] for part in range(3)))
 
 
@@ -35,17 +35,18 @@ def kinds(root: Path, **options: Any) -> list[Kind]:
     return [finding.kind for finding in verify_store(root, **options).findings]
 
 
-def says(digests: dict[str, str | None]) -> Callable[..., dict[str, str | None]]:
+def digest_lookup(digests: dict[str, str | None]) -> Callable[..., dict[str, str | None]]:
+    """Return a digest lookup that always returns ``digests``."""
     return lambda _settings, _newest: digests
 
 
-def flip(path: Path, position: int) -> None:
+def flip_bit(path: Path, position: int) -> None:
     data = bytearray(path.read_bytes())
     data[position] ^= 1
     path.write_bytes(data)
 
 
-def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+def edit_json(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     document = json.loads(path.read_text())
     change(document)
     path.write_text(json.dumps(document))
@@ -62,45 +63,48 @@ def replace_array(folder: Path, values: np.ndarray) -> None:
     )
 
 
-def write_odd_part(store: FeatureStore, attributes: PartAttributes, values: np.ndarray) -> None:
-    write_part(store.folder, 7, attributes, {"values": values}, aside=store.root.parent)
+def write_extra_part(store: FeatureStore, attributes: PartAttributes, values: np.ndarray) -> None:
+    write_part(store.folder, 7, attributes, {"values": values}, staging=store.root.parent)
 
 
 def test_a_sound_store_has_no_findings(store):
-    found = verify_store(store.root, says(dict.fromkeys(store.newest(), "d")))
-    assert found.findings == []
-    assert (found.parts, found.clips) == (3, 12)
+    verification = verify_store(store.root, digest_lookup(dict.fromkeys(store.newest(), "d")))
+    assert verification.findings == []
+    assert (verification.parts, verification.clips) == (3, 12)
     files = [path for part in parts_of(store) for path in part.rglob("*") if path.is_file()]
-    assert found.bytes == sum(path.stat().st_size for path in files)
+    assert verification.bytes == sum(path.stat().st_size for path in files)
 
 
 DAMAGES: dict[str, tuple[Kind, Callable[[Path], object]]] = {
-    "a flipped bit": (Kind.CORRUPTED_CHUNK, lambda part: flip(part / "values/c/0/0", 33)),
-    "a flipped bit beside the values": (Kind.CORRUPTED_CHUNK, lambda part: flip(part / "times/c/0", 3)),
+    "a flipped bit": (Kind.CORRUPTED_CHUNK, lambda part: flip_bit(part / "values/c/0/0", 33)),
+    "a flipped bit of a side array": (Kind.CORRUPTED_CHUNK, lambda part: flip_bit(part / "times/c/0", 3)),
     "a missing chunk": (Kind.MISSING_CHUNK, lambda part: (part / "values/c/0/0").unlink()),
-    "a chunk cut off": (
+    "a truncated chunk": (
         Kind.TRUNCATED_CHUNK,
         lambda part: (part / "values/c/0/0").write_bytes((part / "values/c/0/0").read_bytes()[:50]),
     ),
     "an empty chunk": (Kind.TRUNCATED_CHUNK, lambda part: (part / "values/c/0/0").write_bytes(b"")),
-    "an array's document cut off": (
+    "a truncated document of an array": (
         Kind.ARRAY,
         lambda part: (part / "values/zarr.json").write_bytes((part / "values/zarr.json").read_bytes()[:100]),
     ),
-    "an array's document gone": (Kind.ARRAY, lambda part: (part / "times/zarr.json").unlink()),
-    "the part's document cut off": (Kind.ATTRIBUTES, lambda part: (part / "zarr.json").write_text('{"attributes": {')),
-    "the part's document gone": (Kind.ATTRIBUTES, lambda part: (part / "zarr.json").unlink()),
-    "a changed letter of a clip's name": (
+    "a missing document of an array": (Kind.ARRAY, lambda part: (part / "times/zarr.json").unlink()),
+    "a truncated document of a part": (
+        Kind.ATTRIBUTES,
+        lambda part: (part / "zarr.json").write_text('{"attributes": {'),
+    ),
+    "a missing part document": (Kind.ATTRIBUTES, lambda part: (part / "zarr.json").unlink()),
+    "a changed letter of a clip id": (
         Kind.ATTRIBUTES,
         lambda part: (part / "zarr.json").write_text((part / "zarr.json").read_text().replace("c10", "c18")),
     ),
-    "an attribute gone": (
+    "a missing attribute": (
         Kind.ATTRIBUTES,
-        lambda part: edit(part / "zarr.json", lambda document: document["attributes"].pop("length")),
+        lambda part: edit_json(part / "zarr.json", lambda document: document["attributes"].pop("length")),
     ),
     "no values": (Kind.EMPTY, lambda part: shutil.rmtree(part / "values")),
     "too few rows": (Kind.SHAPE, lambda part: replace_array(part / "values", np.ones((11, 5), np.float16))),
-    "too few rows beside the values": (
+    "a side array of another length": (
         Kind.SHAPE,
         lambda part: replace_array(part / "times", np.ones(13, np.float32)),
     ),
@@ -111,25 +115,25 @@ DAMAGES: dict[str, tuple[Kind, Callable[[Path], object]]] = {
 
 
 @pytest.mark.parametrize(("kind", "damage"), DAMAGES.values(), ids=DAMAGES)
-def test_damage_is_found_named_and_set_aside(store, row, kind, damage):
+def test_damage_is_found_and_moved_out_of_the_store(store, row, kind, damage):
     part = parts_of(store)[1]
     damage(part)
-    found = verify_store(store.root)
-    (finding,) = found.damage
+    verification = verify_store(store.root)
+    (finding,) = verification.damage
     assert finding.kind is kind
     assert part in [finding.path, *finding.path.parents]
-    assert finding.aside == part
+    assert finding.movable == part
     assert finding.clips in {4, None}
-    assert "verify --mend" in finding.mend
-    assert "extract --modality face" in finding.mend
-    moved = mend(found, {})
+    assert f"`ecmf-pipe store verify --mend {store.root}`" in finding.mend
+    assert "`ecmf-pipe extract --modality face`" in finding.mend
+    moved = mend(verification, {})
     assert list(moved) == [part]
     assert moved[part].is_dir()
     assert damaged_folder(store.root) in moved[part].parents
     assert not verify_store(store.root).damage
-    # What is computed again are the clips of that part, and no others.
-    again = FeatureStore(store.root, store.fingerprint)
-    assert {clip_id for clip_id in store.newest() if not again.holds(clip_id, "d")} == {"c10", "c11", "c12", "c13"}
+    # Only the clips of that part are computed again.
+    reopened = FeatureStore(store.root, store.fingerprint)
+    assert {clip_id for clip_id in store.newest() if not reopened.holds(clip_id, "d")} == {"c10", "c11", "c12", "c13"}
     with StoreWriter(store.root, store.fingerprint) as writer:
         writer.append([row(clip_id) for clip_id in ("c10", "c11", "c12", "c13")])
     assert len(FeatureStore(store.root, store.fingerprint)) == 12
@@ -137,7 +141,7 @@ def test_damage_is_found_named_and_set_aside(store, row, kind, damage):
 
 def test_a_part_of_other_settings_is_foreign(store):
     attributes = PartAttributes("0123456789ab", ["x"], ["d"], [1])
-    write_odd_part(store, attributes, np.ones((1, 5), np.float16))
+    write_extra_part(store, attributes, np.ones((1, 5), np.float16))
     (finding,) = verify_store(store.root).damage
     assert finding.kind is Kind.FOREIGN
     assert "0123456789ab" in finding.message
@@ -145,15 +149,15 @@ def test_a_part_of_other_settings_is_foreign(store):
 
 
 @pytest.mark.parametrize(("kind", "clips", "length"), [(Kind.EMPTY, [], []), (Kind.ATTRIBUTES, ["x"], [0])])
-def test_a_part_without_rows_is_found(store, kind, clips, length):
+def test_a_part_without_rows_is_damage(store, kind, clips, length):
     part = parts_of(store)[2]
     document = PartAttributes(store.fingerprint, clips, ["d"] * len(clips), length).document()
-    edit(part / "zarr.json", lambda whole: whole.update(attributes=document))
+    edit_json(part / "zarr.json", lambda whole: whole.update(attributes=document))
     part.rename(part.with_name(f"part-000009-{sha256_text(json.dumps(document))[:8]}"))
     assert kinds(store.root) == [kind]
 
 
-def test_a_settings_group_under_another_name_is_foreign(store):
+def test_a_renamed_settings_group_is_foreign(store):
     store.folder.rename(store.root / "0123456789ab")
     assert kinds(store.root) == [Kind.ROOT, Kind.FOREIGN]
     moved = mend(verify_store(store.root), {})
@@ -161,11 +165,11 @@ def test_a_settings_group_under_another_name_is_foreign(store):
 
 
 @pytest.mark.parametrize("text", ["", '{"attributes": 3}', '{"attributes": {"ecmf_store": 2}}'])
-def test_a_damaged_root_document_is_written_anew_and_loses_nothing(store, text):
+def test_mend_rewrites_a_damaged_root_document(store, text):
     (store.root / "zarr.json").write_text(text)
-    found = verify_store(store.root)
-    assert [finding.kind for finding in found.findings] == [Kind.ROOT]
-    mend(found, {})
+    verification = verify_store(store.root)
+    assert [finding.kind for finding in verification.findings] == [Kind.ROOT]
+    mend(verification, {})
     assert not verify_store(store.root).damage
     assert FeatureStore.open(store.root).newest() == store.newest()
 
@@ -178,37 +182,41 @@ def test_a_missing_or_dangling_root_document_is_damage(store):
 
 
 @pytest.mark.parametrize("text", [None, "{", '{"attributes": {}}'])
-def test_a_damaged_settings_document_is_written_anew_where_params_know_it(store, settings, text):
+def test_mend_rewrites_a_damaged_settings_document_if_params_have_the_settings(store, settings, text):
     document = store.folder / "zarr.json"
     before = document.read_text()
     document.unlink() if text is None else document.write_text(text)
-    found = verify_store(store.root)
-    assert [finding.kind for finding in found.damage] == [Kind.SETTINGS]
-    assert mend(found, {}) == {}
+    verification = verify_store(store.root)
+    assert [finding.kind for finding in verification.damage] == [Kind.SETTINGS]
+    assert mend(verification, {}) == {}
     assert kinds(store.root) == [Kind.SETTINGS]
-    mend(found, {store.fingerprint: settings})
+    mend(verification, {store.fingerprint: settings})
     assert document.read_text() == before
     assert not verify_store(store.root).damage
 
 
 def test_altered_settings_are_damage(store):
-    edit(store.folder / "zarr.json", lambda document: document["attributes"]["settings"].update(media={"frames": 5}))
+    edit_json(
+        store.folder / "zarr.json", lambda document: document["attributes"]["settings"].update(media={"frames": 5})
+    )
     assert kinds(store.root) == [Kind.SETTINGS]
 
 
-def test_rows_that_the_manifest_no_longer_has_are_notes(root, row, write):
+def test_rows_that_do_not_match_the_manifest_are_notes(root, row, write):
     store = write(
-        root, [row("same"), row("edited"), row("gone"), row("waits", digest="old")], [row("edited", digest="new")]
+        root, [row("same"), row("edited"), row("gone"), row("pending", digest="old")], [row("edited", digest="new")]
     )
-    found = verify_store(store.root, says({"same": "d", "edited": "new", "waits": "new", "silent": None}))
-    assert not found.damage
-    assert {finding.kind: finding.clips for finding in found.findings} == {
+    digests = {"same": "d", "edited": "new", "pending": "new", "muted": None}
+    verification = verify_store(store.root, digest_lookup(digests))
+    assert not verification.damage
+    assert {finding.kind: finding.clips for finding in verification.findings} == {
         Kind.REPLACED: 1,
         Kind.OUTDATED: 1,
         Kind.ABSENT: 1,
     }
-    assert "compact" in next(finding.mend for finding in found.findings if finding.kind is Kind.REPLACED)
-    assert kinds(store.root) == []  # without a manifest nobody can tell
+    mend_text = next(finding.mend for finding in verification.findings if finding.kind is Kind.REPLACED)
+    assert f"`ecmf-pipe store compact {root}`" in mend_text
+    assert kinds(store.root) == []  # without a manifest every row counts
 
 
 def test_duplicate_rows_are_a_note(store):
@@ -224,21 +232,21 @@ def test_arrays_without_a_checksum_are_a_note(store):
     shutil.rmtree(part / "values")
     zarr.open_group(part).create_array("values", data=values, chunks=values.shape, compressors=None)
     (finding,) = verify_store(store.root).findings
-    assert (finding.kind, finding.path, finding.aside) == (Kind.UNCHECKED, part / "values", None)
+    assert (finding.kind, finding.path, finding.movable) == (Kind.UNCHECKED, part / "values", None)
 
 
-def test_superseded_parts_that_still_stand_are_a_note(store, row):
+def test_superseded_parts_that_still_exist_are_a_note(store, row):
     first = parts_of(store)[0]
     rows = [row(f"c0{clip}") for clip in range(4)]
     attributes = PartAttributes(
         store.fingerprint, [row.clip_id for row in rows], ["d"] * 4, [3] * 4, supersedes=[first.name]
     )
-    write_odd_part(store, attributes, np.concatenate([row.values for row in rows]).astype(np.float16))
+    write_extra_part(store, attributes, np.concatenate([row.values for row in rows]).astype(np.float16))
     (finding,) = verify_store(store.root).findings
     assert (finding.kind, finding.path) == (Kind.SUPERSEDED, first)
 
 
-def test_what_killed_runs_left_is_a_note_and_damaged_batches_are_set_aside(store, row):
+def test_leftover_batches_are_a_note_and_damaged_ones_are_moved(store, row):
     spool = spool_folder(store.root, store.fingerprint)
     spool.mkdir(parents=True)
     (spool / "run.0.batch").write_bytes(pack_rows([row("x"), row("y")]))
@@ -246,63 +254,65 @@ def test_what_killed_runs_left_is_a_note_and_damaged_batches_are_set_aside(store
     assert (finding.kind, finding.clips) == (Kind.LEFTOVERS, 2)
     payload = pack_rows([row("z")])
     (spool / "run.1.batch").write_bytes(payload[: len(payload) // 2])
-    found = verify_store(store.root)
-    assert [finding.kind for finding in found.findings] == [Kind.BATCH, Kind.LEFTOVERS]
-    with pytest.raises(StoreError, match="verify --mend"), StoreWriter(store.root, store.fingerprint):
+    verification = verify_store(store.root)
+    assert [finding.kind for finding in verification.findings] == [Kind.BATCH, Kind.LEFTOVERS]
+    with pytest.raises(StoreError) as caught, StoreWriter(store.root, store.fingerprint):
         pass
-    mend(found, {})
+    assert caught.value.command == "ecmf-pipe store verify --mend"
+    mend(verification, {})
     with StoreWriter(store.root, store.fingerprint) as writer:
         assert writer.adopted == 2
-    assert kinds(store.root) == [Kind.ASIDE]
+    assert kinds(store.root) == [Kind.SET_ASIDE]
 
 
-def test_strays_are_a_note(store):
+def test_stray_files_are_a_note(store):
     (store.root / "notes").mkdir()
     (store.folder / ".DS_Store").touch()
     assert kinds(store.root) == [Kind.STRAY, Kind.STRAY]
 
 
-def test_all_damage_of_a_store_is_found_at_once_and_set_aside_once(store):
+def test_all_damage_is_found_at_once_and_each_part_is_moved_once(store):
     first, second, third = parts_of(store)
-    flip(first / "values/c/0/0", 1)
-    flip(first / "times/c/0", 1)
+    flip_bit(first / "values/c/0/0", 1)
+    flip_bit(first / "times/c/0", 1)
     (second / "zarr.json").unlink()
     (third / "times/c/0").unlink()
-    found = verify_store(store.root)
-    assert len(found.damage) == 4
-    assert set(mend(found, {})) == {first, second, third}
+    verification = verify_store(store.root)
+    assert len(verification.damage) == 4
+    assert set(mend(verification, {})) == {first, second, third}
 
 
-def test_setting_aside_twice_overwrites_nothing(store):
+def test_moving_a_part_twice_overwrites_nothing(store):
     part = parts_of(store)[0]
-    flip(part / "values/c/0/0", 1)
-    place = mend(verify_store(store.root), {})[part]
-    shutil.copytree(place, part)
-    assert mend(verify_store(store.root), {})[part] == place.with_name(f"{place.name}-2")
+    flip_bit(part / "values/c/0/0", 1)
+    destination = mend(verify_store(store.root), {})[part]
+    shutil.copytree(destination, part)
+    assert mend(verify_store(store.root), {})[part] == destination.with_name(f"{destination.name}-2")
 
 
-def test_a_store_of_a_later_version_is_refused(store):
-    edit(store.root / "zarr.json", lambda document: document["attributes"].update(ecmf_store=99))
-    with pytest.raises(StoreError, match="update ecmf-pipeline"):
+def test_a_store_of_a_later_format_raises_store_error(store):
+    edit_json(store.root / "zarr.json", lambda document: document["attributes"].update(ecmf_store=99))
+    with pytest.raises(StoreError, match="format 99") as caught:
         verify_store(store.root)
+    assert caught.value.hint == "update ecmf-pipeline"
 
 
-def test_a_missing_store_is_an_error(tmp_path):
+def test_a_missing_store_raises_missing_input(tmp_path):
     with pytest.raises(MissingInput):
         verify_store(tmp_path / "face.zarr")
 
 
-def test_every_flipped_bit_of_a_store_is_found_or_harmless(root, row, write):
-    """Bits of documents that say nothing (a fill value, white space) may change; what is read may not."""
+def test_every_flipped_bit_is_found_or_harmless(root, row, write):
+    """Some bits of documents have no meaning (fill value, white space); flipping them must not change the features."""
     store = write(root, [row("a", length=2), row("b", length=1)])
     expected = store.load(["a", "b"]).values
     for path in sorted(path for path in store.root.rglob("*") if path.is_file()):
         whole = path.read_bytes()
         for position in range(0, len(whole), 7):
-            flip(path, position)
+            flip_bit(path, position)
             if not verify_store(root).damage:
                 assert path.name == "zarr.json"
-                again = FeatureStore.open(root)
-                np.testing.assert_array_equal(again.load(["a", "b"]).values, expected)
-                assert again.newest() == store.newest()
+                reopened = FeatureStore.open(root)
+                np.testing.assert_array_equal(reopened.load(["a", "b"]).values, expected)
+                assert reopened.newest() == store.newest()
             path.write_bytes(whole)

@@ -1,4 +1,4 @@
-"""Writing a store."""
+"""Tests of writing a store."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from ecmf_pipeline.store import (
 from ecmf_pipeline.store.format import part_names, part_number, read_attributes, spool_folder
 from ecmf_pipeline.store.writer import pack_rows
 
-START = """
+PREAMBLE = """
 import os, signal, sys, time
 from pathlib import Path
 import numpy as np
@@ -38,40 +39,40 @@ def rows(names): return [FeatureRow(name, "d", np.ones((2, 5), np.float32)) for 
 
 @pytest.fixture
 def other_process(root, fingerprint, repository):
-    """Runs code in a process of its own, with ``root``, ``fingerprint`` and ``rows(names)``."""
+    """Return a function that runs code in another process, with ``root``, ``fingerprint`` and ``rows(names)``."""
 
     with ExitStack() as processes:
 
         def start(code: str) -> subprocess.Popen[str]:
-            command = [sys.executable, "-c", START + code, str(root), fingerprint]
+            command = [sys.executable, "-c", PREAMBLE + code, str(root), fingerprint]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
             return processes.enter_context(subprocess.Popen(command, cwd=repository, **pipes))
 
         yield start
 
 
-def entries(store: FeatureStore) -> Counter[tuple[str, str]]:
-    """How often each clip and digest stand in the parts themselves."""
-    found: Counter[tuple[str, str]] = Counter()
+def entry_counts(store: FeatureStore) -> Counter[tuple[str, str]]:
+    """Count the entries of each clip and digest over all parts."""
+    counts: Counter[tuple[str, str]] = Counter()
     for name in part_names(store.folder):
         part = read_attributes(store.folder / name, store.fingerprint)
-        found.update(zip(part.clip_id, part.digest, strict=True))
-    return found
+        counts.update(zip(part.clip_id, part.digest, strict=True))
+    return counts
 
 
-def beside(root: Path) -> list[str]:
-    """The names of all files beside a store, but for its lock."""
+def files_beside(root: Path) -> list[str]:
+    """Return the names of all files next to a store, except its lock."""
     return sorted(path.name for path in root.parent.rglob("*") if path.is_file() and root not in path.parents)[1:]
 
 
-def test_each_append_is_one_part_and_rows_that_are_there_are_left_out(root, fingerprint, row):
+def test_each_append_writes_one_part_and_skips_stored_rows(root, fingerprint, row):
     with StoreWriter(root, fingerprint) as writer:
         writer.append([row("a", value=1), row("b", value=1)])
         writer.append([row("b", value=2), row("c", value=2), row("c", value=3), row("a", digest="new", value=4)])
         writer.append([row("a", value=9)])
         writer.append([])
     store = FeatureStore.open(root)
-    assert entries(store) == {("a", "d"): 1, ("b", "d"): 1, ("c", "d"): 1, ("a", "new"): 1}
+    assert entry_counts(store) == {("a", "d"): 1, ("b", "d"): 1, ("c", "d"): 1, ("a", "new"): 1}
     assert store.load(["a", "b", "c"]).values[:, 0].tolist() == [4, 1, 3]
     assert [part_number(name) for name in part_names(store.folder)] == [0, 1]
 
@@ -83,14 +84,14 @@ def test_the_first_part_makes_its_settings_current(root, fingerprint, row):
         assert current_fingerprint(root) == fingerprint
 
 
-def test_appending_touches_no_old_byte(root, row, write):
+def test_appending_leaves_existing_files_unchanged(root, row, write):
     write(root, [row("a"), row("b")])
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in root.rglob("*") if path.is_file()}
     write(root, [row("c")])
     assert all((path.read_bytes(), path.stat().st_mtime_ns) == known for path, known in before.items())
 
 
-def test_chunks_are_numbered_after_what_was_there_whichever_is_sealed_first(root, row, write):
+def test_parts_are_numbered_by_chunk_after_existing_parts_in_any_order_of_sealing(root, row, write):
     store = write(root, [row("a")], [row("b")])
     with StoreWriter(root, store.fingerprint) as writer:
         for number in (2, 0, 1):
@@ -98,10 +99,10 @@ def test_chunks_are_numbered_after_what_was_there_whichever_is_sealed_first(root
             assert writer.seal(number, [f"{number}"], [f"c{number}"]) == 1
     store.refresh()
     assert [part_number(name) for name in part_names(store.folder)] == [0, 1, 2, 3, 4]
-    assert list(entries(store)) == [("a", "d"), ("b", "d"), ("c0", "d"), ("c1", "d"), ("c2", "d")]
+    assert list(entry_counts(store)) == [("a", "d"), ("b", "d"), ("c0", "d"), ("c1", "d"), ("c2", "d")]
 
 
-def test_a_sealed_part_depends_neither_on_the_order_of_batches_nor_on_how_clips_were_batched(tmp_path, row, write):
+def test_a_sealed_part_does_not_depend_on_batching(tmp_path, row, write):
     clip_ids = ["a", "b", "c", "d", "e"]
 
     def seal(folder: Path, batches: dict[str, str]) -> dict[str, bytes]:
@@ -113,31 +114,27 @@ def test_a_sealed_part_depends_neither_on_the_order_of_batches_nor_on_how_clips_
             assert list(writer.spool.folder.glob("*.batch")) == []
         return {str(path.relative_to(folder)): path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
 
-    one = seal(tmp_path / "1", {"0": "ab", "1": "de"})
-    assert one == seal(tmp_path / "2", {"1": "ed", "0": "ba"})
-    assert one == seal(tmp_path / "3", {"0": "a", "0.1": "b", "2": "ed"})
-    attributes = read_attributes(next((tmp_path / "1").rglob("part-*")), one_fingerprint(tmp_path / "1"))
+    files = seal(tmp_path / "1", {"0": "ab", "1": "de"})
+    assert files == seal(tmp_path / "2", {"1": "ed", "0": "ba"})
+    assert files == seal(tmp_path / "3", {"0": "a", "0.1": "b", "2": "ed"})
+    fingerprint = current_fingerprint(tmp_path / "1" / "face.zarr")
+    assert fingerprint is not None
+    attributes = read_attributes(next((tmp_path / "1").rglob("part-*")), fingerprint)
     assert attributes.clip_id == ["a", "b", "d", "e"]
 
 
-def one_fingerprint(folder: Path) -> str:
-    fingerprint = current_fingerprint(folder / "face.zarr")
-    assert fingerprint is not None
-    return fingerprint
-
-
-def test_a_batch_that_is_gone_is_never_missed_in_silence(root, fingerprint, row):
+def test_sealing_a_missing_batch_raises_store_error(root, fingerprint, row):
     with StoreWriter(root, fingerprint) as writer:
         writer.spool.keep("t", [row("a")])
-        with pytest.raises(StoreError, match=r"finished batches are gone \(u\)"):
+        with pytest.raises(StoreError, match=r"\(u\)"):
             writer.seal(0, ["t", "u"], ["a", "b"])
     assert part_names(root / fingerprint) == []
     with StoreWriter(root, fingerprint) as writer:
-        assert writer.adopted == 1  # what was there still counts
+        assert writer.adopted == 1  # the other batch is still in the spool
     assert len(FeatureStore(root, fingerprint)) == 1
 
 
-def test_what_a_killed_run_left_of_other_settings_does_not_put_them_to_use(root, fingerprint, row):
+def test_adopting_batches_of_other_settings_keeps_the_current_settings(root, fingerprint, row):
     with StoreWriter(root, fingerprint) as writer:
         writer.append([row("a")])
     other = create_settings_group(root, {"other": 1}, dim=5, dtype="float16")
@@ -147,15 +144,15 @@ def test_what_a_killed_run_left_of_other_settings_does_not_put_them_to_use(root,
     assert current_fingerprint(root) == fingerprint
 
 
-def test_nothing_is_left_beside_a_store_but_its_lock(root, fingerprint, row):
+def test_only_the_lock_is_left_beside_a_store(root, fingerprint, row):
     with StoreWriter(root, fingerprint) as writer:
         writer.spool.keep("t", [row("a")])
         writer.seal(0, ["t"], ["a"])
-    assert beside(root) == []
+    assert files_beside(root) == []
     assert not spool_folder(root, fingerprint).exists()
 
 
-def test_what_a_killed_run_kept_is_taken_up_once(root, fingerprint, other_process):
+def test_batches_of_a_killed_run_are_adopted_once(root, fingerprint, other_process):
     killed = other_process("""
 with StoreWriter(root, fingerprint) as writer:
     writer.spool.keep("0", rows(["a", "b"]))
@@ -169,16 +166,16 @@ with StoreWriter(root, fingerprint) as writer:
     torn.write_bytes(b"half a bat")
     with StoreWriter(root, fingerprint) as writer:
         assert writer.adopted == 2
-        assert beside(root) == []
+        assert files_beside(root) == []
     with StoreWriter(root, fingerprint) as writer:
         assert writer.adopted == 0
     store = FeatureStore.open(root)
-    assert entries(store) == {(name, "d"): 1 for name in "abcd"}
+    assert entry_counts(store) == {(name, "d"): 1 for name in "abcd"}
     assert store.load("abcd").present.all()
 
 
 @pytest.mark.parametrize("moment", ["format._flush", "format.Path.rename", "format.flush_folder"])
-def test_a_run_killed_while_it_seals_loses_and_doubles_nothing(root, fingerprint, other_process, moment):
+def test_a_run_killed_while_sealing_loses_and_duplicates_nothing(root, fingerprint, other_process, moment):
     killed = other_process(f"""
 with StoreWriter(root, fingerprint) as writer:
     writer.spool.keep("0", rows(["a", "b"]))
@@ -189,11 +186,11 @@ with StoreWriter(root, fingerprint) as writer:
     assert part_names(root / fingerprint) == []
     with StoreWriter(root, fingerprint) as writer:
         assert writer.adopted == 2
-    assert beside(root) == []
-    assert entries(FeatureStore.open(root)) == {("a", "d"): 1, ("b", "d"): 1}
+    assert files_beside(root) == []
+    assert entry_counts(FeatureStore.open(root)) == {("a", "d"): 1, ("b", "d"): 1}
 
 
-def test_a_run_killed_between_the_part_and_its_batches_doubles_nothing(root, fingerprint, other_process):
+def test_a_run_killed_before_removing_its_batches_duplicates_nothing(root, fingerprint, other_process):
     killed = other_process("""
 with StoreWriter(root, fingerprint) as writer:
     writer.spool.keep("0", rows(["a", "b"]))
@@ -204,11 +201,11 @@ with StoreWriter(root, fingerprint) as writer:
     assert len(part_names(root / fingerprint)) == 1
     with StoreWriter(root, fingerprint) as writer:
         assert writer.adopted == 0
-    assert beside(root) == []
-    assert entries(FeatureStore.open(root)) == {("a", "d"): 1, ("b", "d"): 1}
+    assert files_beside(root) == []
+    assert entry_counts(FeatureStore.open(root)) == {("a", "d"): 1, ("b", "d"): 1}
 
 
-def test_a_batch_of_a_worker_that_outlived_its_run_is_left_for_the_next(root, fingerprint, row):
+def test_a_batch_of_an_orphaned_worker_is_adopted_by_the_next_run(root, fingerprint, row):
     orphan = Spool(spool_folder(root, fingerprint), pack_rows)
     with StoreWriter(root, fingerprint) as writer:
         orphan.keep("0", [row("a")])
@@ -219,24 +216,27 @@ def test_a_batch_of_a_worker_that_outlived_its_run_is_left_for_the_next(root, fi
     assert FeatureStore.open(root).load("ab").present.all()
 
 
-def test_a_damaged_batch_is_named(root, fingerprint, row):
+def test_a_damaged_batch_raises_an_error_with_its_path(root, fingerprint, row):
     payload = bytearray(pack_rows([row("a")]))
     payload[len(payload) // 2] ^= 1
     spool = Spool(spool_folder(root, fingerprint), lambda _: bytes(payload))
     spool.keep("0", [row("a")])
-    with pytest.raises(StoreError, match=rf"{spool.run}\.0\.batch"), StoreWriter(root, fingerprint):
+    with pytest.raises(StoreError, match=rf"{spool.run}\.0\.batch") as caught, StoreWriter(root, fingerprint):
         pass
-    with pytest.raises(StoreError):  # and the lock was given back
+    assert caught.value.command == "ecmf-pipe store verify --mend"
+    with pytest.raises(StoreError) as again:
         StoreWriter(root, fingerprint).__enter__()
+    assert type(again.value) is StoreError  # not StoreBusy: the lock was released
 
 
-def test_batches_wait_where_their_store_was_removed(root, fingerprint, row, write):
+def test_batches_of_a_removed_store_are_kept(root, fingerprint, row, write):
     Spool(spool_folder(root, fingerprint), pack_rows).keep("0", [row("a")])
     (root / fingerprint / "zarr.json").unlink()
     with StoreWriter(root, fingerprint) as writer:
         assert writer.adopted == 0
-    with pytest.raises(StoreError, match="was removed"), StoreWriter(root, fingerprint) as writer:
+    with pytest.raises(StoreError, match="was removed") as caught, StoreWriter(root, fingerprint) as writer:
         writer.append([row("b")])
+    assert str(root / fingerprint) in caught.value.message
     assert write(root).load(["a"]).present.all()
 
 
@@ -256,27 +256,27 @@ def test_a_full_disk_leaves_no_part_and_keeps_the_batches(root, fingerprint, row
         assert writer.seal(0, ["0"], ["a"]) == 1
 
 
-def test_a_second_writer_is_told_who_writes_until_that_one_is_killed(root, fingerprint, other_process, row):
-    writing = other_process("""
+def test_two_writers_at_once_fail_with_store_busy(root, fingerprint, other_process, row):
+    other_writer = other_process("""
 with StoreWriter(root, fingerprint):
     print("ready", flush=True)
     sys.stdin.read()
 """)
-    assert writing.stdout.readline() == "ready\n"
+    assert other_writer.stdout.readline() == "ready\n"
     with pytest.raises(StoreBusy) as caught:
         StoreWriter(root, fingerprint).__enter__()
-    assert f"process {writing.pid} on {os.uname().nodename}" in str(caught.value)
-    assert "face.zarr" in str(caught.value)
+    assert f"process {other_writer.pid} on {os.uname().nodename}" in str(caught.value)
+    assert "face.zarr" in caught.value.message
     FeatureStore(root, fingerprint)  # reading needs no lock
-    writing.kill()
-    writing.wait()
+    other_writer.kill()
+    other_writer.wait()
     with StoreWriter(root, fingerprint) as writer:
         writer.append([row("a")])
         with pytest.raises(StoreBusy, match=str(os.getpid())):
             StoreWriter(root, fingerprint).__enter__()
 
 
-def test_two_processes_that_write_in_turns_lose_and_double_nothing(root, other_process):
+def test_two_processes_writing_alternately_lose_and_duplicate_nothing(root, other_process):
     code = """
 for number in range(8):
     while True:
@@ -291,14 +291,13 @@ for number in range(8):
     processes = [other_process(code % (name, name)) for name in ("one", "two")]
     assert [process.wait() for process in processes] == [0, 0]
     expected = {(f"{name}{number}", "d") for name in ("both", "one", "two") for number in range(8)}
-    assert entries(FeatureStore.open(root)) == dict.fromkeys(expected, 1)
-    assert beside(root) == []
+    assert entry_counts(FeatureStore.open(root)) == dict.fromkeys(expected, 1)
+    assert files_beside(root) == []
 
 
-def test_arrays_beside_the_values_keep_their_type(root, fingerprint, row):
-    one = row("a", length=2)
+def test_side_arrays_keep_their_type(root, fingerprint, row):
     boxes = np.arange(8, dtype=np.int16).reshape(2, 4)
-    rows = [type(one)("a", "d", one.values, {"boxes": boxes, "scores": np.array([0.5, 1.0])})]
+    rows = [replace(row("a", length=2), side={"boxes": boxes, "scores": np.array([0.5, 1.0])})]
     with StoreWriter(root, fingerprint) as writer:
         writer.spool.keep("0", rows)
         writer.seal(0, ["0"], ["a"])

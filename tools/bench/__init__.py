@@ -1,1 +1,1 @@
-"""Benches, one module or folder each; `python -m tools.bench` measures stores, scoring and DVC."""
+"""Benchmarks, one module or package each. `python -m tools.bench` measures stores, LLM scoring and DVC."""

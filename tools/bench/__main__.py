@@ -1,4 +1,4 @@
-"""`make bench`: CPU seconds of each figure beside a reference, in the same run on the same cores, as a ratio."""
+"""Measure CPU time of stores, LLM scoring and DVC, each next to a reference measured in the same run (`make bench`)."""
 
 from __future__ import annotations
 
@@ -13,32 +13,38 @@ from numpy.typing import NDArray
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.llm.config import LlmConfig
 from tools.bench.dvc import dvc_no_op, dvc_no_op_of_a_large_corpus, dvc_no_op_same_graph, pushed_bytes
-from tools.bench.store import FIGURES, cpu_seconds
+from tools.bench.store import MEASUREMENTS, cpu_seconds
 
 
 def main() -> None:
-    """Print one line a figure."""
-    sys.stdout.write(f"{'CPU seconds':<62}{'ours':>12}{'reference':>12}{'less by':>10}\n")
+    """Print two tables, with one line for each measurement."""
+    _line("CPU time", "ours", "reference", "reference / ours")
     with tempfile.TemporaryDirectory() as name:
-        for figure in (*FIGURES, score_labels):
-            what, ours, reference = figure(Path(name))
-            ratio = f"{reference / ours:.2f}x" if reference else "-"
-            _line(what, f"{ours:.3f}", f"{reference:.3f}" if reference else "-", ratio)
-        sys.stdout.write(f"{'DVC (CPU seconds; bytes)':<62}{'ours':>12}{'reference':>12}{'of it':>10}\n")
-        no_ops = (dvc_no_op, dvc_no_op_same_graph, dvc_no_op_of_a_large_corpus)  # these share a finished project
-        for figure, folder in (*((no_op, "repro") for no_op in no_ops), (pushed_bytes, "push")):
-            what, ours, reference = figure(Path(name) / folder)
-            _line(what, f"{ours:.6g}", f"{reference:.6g}", f"{ours / reference:.2f}x")
-    sys.stdout.write(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB\n")
+        for measure in (*MEASUREMENTS, score_labels):
+            title, ours, reference = measure(Path(name))
+            ratio = f"{reference / ours:.2f}" if reference else "-"
+            _line(title, f"{ours:.3f} s", f"{reference:.3f} s" if reference else "-", ratio)
+        sys.stdout.write("\n")
+        _line("DVC", "ours", "reference", "ours / reference")
+        for measure in (dvc_no_op, dvc_no_op_same_graph, dvc_no_op_of_a_large_corpus):  # these share a finished project
+            title, ours, reference = measure(Path(name) / "repro")
+            _line(title, f"{ours:.3f} s", f"{reference:.3f} s", f"{ours / reference:.2f}")
+        title, ours, reference = pushed_bytes(Path(name) / "push")
+        _line(title, f"{ours:.0f} B", f"{reference:.0f} B", f"{ours / reference:.2f}")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    sys.stdout.write(f"\npeak memory of this process: {peak:.2f} GB\n")
 
 
-def _line(what: str, ours: str, reference: str, ratio: str) -> None:
-    sys.stdout.write(f"{what:<62}{ours:>12}{reference:>12}{ratio:>10}\n")
+def _line(title: str, ours: str, reference: str, ratio: str) -> None:
+    sys.stdout.write(f"{title:<78}{ours:>12}{reference:>12}{ratio:>18}\n")
     sys.stdout.flush()
 
 
 def score_labels(_folder: Path) -> tuple[str, float, float]:
-    """CPU seconds an utterance of scoring six labels: cached prefix and batches, against each from scratch."""
+    """Measure scoring six labels of an utterance, in CPU seconds per utterance.
+
+    Ours caches the prompt prefix and batches utterances; the reference runs the model on each prompt and label anew.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -66,9 +72,9 @@ def score_labels(_folder: Path) -> tuple[str, float, float]:
                 plain[row, column] = sum(likelihoods[i - 1, tokens[i]] for i in range(len(before), len(tokens)))
 
     reference = cpu_seconds(from_scratch, repeats=1)
-    furthest = np.abs(plain - scores[0][: len(plain)]).max()
-    what = f"score 6 labels of an utterance (scores differ by {furthest:.0e})"
-    return what, ours / len(texts), reference / len(plain)
+    difference = np.abs(plain - scores[0][: len(plain)]).max()
+    title = f"score 6 labels of an utterance, vs without cache (scores differ by {difference:.0e})"
+    return title, ours / len(texts), reference / len(plain)
 
 
 if __name__ == "__main__":

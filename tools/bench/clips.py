@@ -1,4 +1,4 @@
-"""Clips that the figures of decoding and encoding are measured on, and extraction as `ecmf-pipe extract` runs it."""
+"""Create clips for benchmarks of decoding and encoding, and run the extraction of `ecmf-pipe extract`."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ SIZES = {"480p": (854, 480), "720p": (1280, 720), "900p": (1600, 900), "1080p": 
 """Width and height in pixels."""
 
 SECONDS, RATE, HERTZ = 4, 25, 16_000
-"""A clip is as long as the challenge's are on average."""
+"""Length in seconds, frames per second and samples per second; clips of the challenge last 4 s on average."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What something took: CPU seconds of this process and its children, and seconds by the clock."""
+    """CPU seconds of this process and its children, and elapsed seconds."""
 
     cpu: float
     wall: float
@@ -43,12 +43,12 @@ class Cost:
         return Cost(self.cpu - other.cpu, self.wall - other.wall)
 
     def each(self, count: int) -> Cost:
-        """The share of one of ``count``."""
+        """Return the cost divided by ``count``."""
         return Cost(self.cpu / count, self.wall / count)
 
 
 def cost_of(work: Callable[[], object]) -> Cost:
-    """Measure what ``work`` takes, its child processes included once they have ended."""
+    """Measure the cost of ``work``, including child processes that have ended."""
     cpu, wall = _cpu_seconds(), time.perf_counter()
     work()
     return Cost(_cpu_seconds() - cpu, time.perf_counter() - wall)
@@ -60,13 +60,13 @@ def _cpu_seconds() -> float:
 
 
 def make_clips(folder: Path, size: str, count: int, *, distinct: int = 4) -> list[Clip]:
-    """Write clips of a photograph that moves before another, with a tone; a few are made and the rest are copies.
+    """Write clips that show a photograph moving over another, with a tone. Only a few are encoded, the rest are copies.
 
     Args:
-        folder: Where to.
-        size: One of `SIZES`.
-        count: How many.
-        distinct: How many differ.
+        folder: Output folder.
+        size: A key of `SIZES`.
+        count: Number of clips.
+        distinct: Number of different clips.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
@@ -79,7 +79,7 @@ def make_clips(folder: Path, size: str, count: int, *, distinct: int = 4) -> lis
 
 
 def _write_clip(path: Path, width: int, height: int, *, speed: int) -> None:
-    behind = _scaled(data.coffee(), height, width)
+    background = _scaled(data.coffee(), height, width)
     face = _scaled(data.astronaut()[:340, 60:400], round(0.7 * height), round(0.7 * height))
     grain = np.random.default_rng(speed).integers(-6, 7, (height + 64, width + 64, 1), np.int16)
     tone = np.sin(2 * np.pi * 220 * np.arange(SECONDS * HERTZ) / HERTZ).astype(np.float32)
@@ -89,7 +89,7 @@ def _write_clip(path: Path, width: int, height: int, *, speed: int) -> None:
         sound = container.add_stream("aac", rate=HERTZ)
         sound.layout = "mono"
         for index in range(SECONDS * RATE):
-            picture = np.roll(behind, index, axis=1)
+            picture = np.roll(background, index, axis=1)
             left = (width // 8 + speed * index) % (width - face.shape[1])
             picture[height // 6 : height // 6 + face.shape[0], left : left + face.shape[1]] = face
             shift = 7 * index % 64
@@ -135,7 +135,7 @@ def run_extraction(
     """Extract features as `ecmf-pipe extract` does.
 
     Raises:
-        RuntimeError: When a clip has no features afterwards.
+        RuntimeError: If a clip has no features afterwards.
     """
     faces = FaceConfig()
     settings = {modality: branch_settings(modality, encoder, media, faces) for modality, encoder in encoders.items()}
@@ -154,6 +154,6 @@ def run_extraction(
         ]
         extract(branches, clips, {}, writers=writers, corpus_root=corpus, media=media, faces=faces, config=config)
     for modality in encoders:
-        held = len(FeatureStore.open(stores / f"{modality.value}.zarr"))
-        if held < len(clips):
-            raise RuntimeError(f"{held} of {len(clips)} clips have {modality.value} features")
+        stored = len(FeatureStore.open(stores / f"{modality.value}.zarr"))
+        if stored < len(clips):
+            raise RuntimeError(f"{stored} of {len(clips)} clips have {modality.value} features")

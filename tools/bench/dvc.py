@@ -1,4 +1,4 @@
-"""What DVC costs: a run that has nothing to do, and what a push sends after a few new clips."""
+"""Measure DVC: a `dvc repro` with nothing to do, and the bytes pushed for a few new clips."""
 
 from __future__ import annotations
 
@@ -30,34 +30,36 @@ REPEATS = 5
 
 
 def dvc_no_op(folder: Path) -> tuple[str, float, float]:
-    """CPU seconds of `dvc repro` where all is done, against a project of as many trivial stages.
+    """Measure `dvc repro` with nothing to do; reference: a project with as many trivial stages.
 
-    A trivial stage copies one small file. Child processes count: ours are `index` and `settings`, which always run.
+    A trivial stage copies one small file. Child processes are included: in our project `index` and `settings` always
+    run.
     """
     ours = _finished_project(folder / "ours")
     stages = _stages(ours)
     trivial = _trivial_project(folder / "trivial", len(stages))
     seconds, reference = _cpu_seconds_of_repro(ours, trivial)
-    return f"dvc repro with nothing to do, against {len(stages)} trivial stages", seconds, reference
+    return f"dvc repro with nothing to do, vs {len(stages)} trivial stages", seconds, reference
 
 
 def dvc_no_op_same_graph(folder: Path) -> tuple[str, float, float]:
-    """CPU seconds of `dvc repro` where all is done, against the same graph of stages that run `true`.
+    """Measure `dvc repro` with nothing to do; reference: the same graph, all commands replaced by `true`.
 
-    What DVC itself takes for a graph like ours; the difference is what the two commands that always run add.
+    The reference is the time of DVC itself; the difference is that of the two commands that always run.
     """
     ours = _finished_project(folder / "ours")
     same = folder / "same"
     shutil.copytree(ours, same, symlinks=True)
     _empty_stages(same)
     seconds, reference = _cpu_seconds_of_repro(ours, same)
-    return "dvc repro with nothing to do, against the same graph of empty stages", seconds, reference
+    return "dvc repro with nothing to do, vs the same graph of empty commands", seconds, reference
 
 
 def dvc_no_op_of_a_large_corpus(folder: Path) -> tuple[str, float, float]:
-    """The same with a corpus, a manifest and feature stores of 132,000 clips.
+    """Measure the same for a corpus, a manifest and feature stores of 132,000 clips.
 
-    `index` and `settings` are real; the other stages, which a no-op does not run, are empty in both projects.
+    Only `index` and `settings` have their real commands. A no-op does not run the other stages, which are empty in both
+    projects.
     """
     ours = folder / "large"
     shutil.copytree(_finished_project(folder / "ours"), ours, symlinks=True)
@@ -68,11 +70,11 @@ def dvc_no_op_of_a_large_corpus(folder: Path) -> tuple[str, float, float]:
     shutil.copytree(ours, same, symlinks=True)
     _empty_stages(same)
     seconds, reference = _cpu_seconds_of_repro(ours, same)
-    return f"the same with {CLIPS_STORED} clips", seconds, reference
+    return f"the same for a corpus of {CLIPS_STORED:,} clips", seconds, reference
 
 
 def pushed_bytes(folder: Path) -> tuple[str, float, float]:
-    """Bytes that a push sends for 100 new clips of 132,000, without DVC's own list of files, against their payload."""
+    """Measure the bytes pushed for 100 new clips, without DVC's file list; reference: the bytes of their values."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(7)
     store = folder / "data.zarr"
@@ -91,9 +93,9 @@ def pushed_bytes(folder: Path) -> tuple[str, float, float]:
     _run(["dvc", "add", "--quiet", store.name], folder)
     _run(["dvc", "push", "--quiet"], folder)
     sent = {name: size for name, size in _objects(folder / "remote").items() if name not in before}
-    manifest = sum(size for name, size in sent.items() if name.endswith(".dir"))
-    what = f"bytes pushed for {CLIPS_NEW} new clips of {CLIPS_STORED}, beside a manifest of {manifest}"
-    return what, float(sum(sent.values()) - manifest), float(CLIPS_NEW * WIDTH * 2)
+    file_list = sum(size for name, size in sent.items() if name.endswith(".dir"))
+    title = f"dvc push: {CLIPS_NEW} new clips of {CLIPS_STORED:,} (and a file list of {file_list} B), vs payload"
+    return title, float(sum(sent.values()) - file_list), float(CLIPS_NEW * WIDTH * 2)
 
 
 def _rows(
@@ -107,7 +109,7 @@ def _rows(
 
 
 def _finished_project(folder: Path) -> Path:
-    """A project with a small corpus of sounds without words, in which every stage has run: no weights are needed."""
+    """Create a small project of audio clips without speech, and run all of its stages. It needs no model weights."""
     if folder.exists():
         return folder
     make_project(folder)
@@ -135,7 +137,7 @@ def _finished_project(folder: Path) -> Path:
 
 
 def _empty_stages(project: Path, *, except_for: Sequence[str] = ()) -> None:
-    """Let the stages of a finished project run `true`, and have DVC take what there is for their outputs."""
+    """Replace the commands of a finished project by `true`, and make DVC accept the existing outputs."""
     pipeline = yaml.safe_load((project / "dvc.yaml").read_text(encoding="utf-8"))
     for name, stage in pipeline["stages"].items():
         if name not in except_for:
@@ -146,7 +148,7 @@ def _empty_stages(project: Path, *, except_for: Sequence[str] = ()) -> None:
 
 
 def _enlarge(project: Path) -> None:
-    """Replace a project's corpus by 132,000 small files that `index` has measured already, and its stores."""
+    """Replace the corpus of a project by 132,000 small files that are in the cache of `index`, and its stores."""
     root = project.parent / "clips"
     root.mkdir()
     cache = IndexCache(project / paths.INDEX_CACHE, root)
@@ -171,7 +173,7 @@ def _enlarge(project: Path) -> None:
         with StoreWriter(store, fingerprint) as writer:
             for rows in _rows(CLIPS_STORED, np.random.default_rng(7), width=8):
                 writer.append(rows)
-    time.sleep(0.1)  # `index` remembers no run that began as soon as something was written
+    time.sleep(0.1)  # `index` does not cache a run that starts immediately after a file was written
 
 
 def _trivial_project(folder: Path, stages: int) -> Path:
@@ -193,15 +195,15 @@ def _trivial_project(folder: Path, stages: int) -> Path:
 
 
 def _cpu_seconds_of_repro(*projects: Path) -> list[float]:
-    """The least that a no-op took in each project, in turns, child processes included."""
+    """Return the minimum CPU seconds of a no-op in each project, including child processes; projects take turns."""
     least = [float("inf")] * len(projects)
-    for _ in range(REPEATS + 1):  # the first run of each notes what the next ones need not look at
-        for place, project in enumerate(projects):
+    for _ in range(REPEATS + 1):  # the first run fills the caches of the next ones
+        for position, project in enumerate(projects):
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             _run(["dvc", "repro", "--quiet"], project)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            least[place] = min(least[place], seconds)
+            least[position] = min(least[position], seconds)
     return least
 
 
@@ -227,7 +229,7 @@ def _sound(path: Path, hertz: int) -> None:
 
 
 def _run(command: Sequence[str], folder: Path) -> None:
-    # `dvc` and `ecmf-pipe` of the environment that runs the bench.
+    # use `dvc` and `ecmf-pipe` of the environment that runs the benchmark
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
     subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)

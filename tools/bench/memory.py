@@ -1,7 +1,9 @@
-"""Whether memory stays flat: thousands of clips opened one after the other, as a worker opens them.
+"""Measure whether memory stays constant while thousands of clips are opened as a worker opens them.
 
-python -m tools.bench.memory            # both readers, in fresh processes
-python -m tools.bench.memory decord 500 # one reader, so many clips
+::
+
+    python -m tools.bench.memory             # all readers, each in a new process
+    python -m tools.bench.memory decord 500  # one reader, 500 clips
 """
 
 from __future__ import annotations
@@ -31,14 +33,14 @@ _SIZES = ((320, 240), (480, 360), (640, 480), (360, 480), (854, 480), (426, 240)
 
 
 def memory_growth(reader: str, openings: int = OPENINGS) -> tuple[float, float]:
-    """Open clips in a fresh process, with faces, sound and the preparers of the default encoders.
+    """Open clips in a new process, with faces, audio and the preprocessing of the default encoders.
 
     Args:
-        reader: ``media.reader``.
-        openings: How many; the first 200 are warm-up.
+        reader: Value of ``media.reader``.
+        openings: Number of clips to open; the first 200 are the warm-up.
 
     Returns:
-        Resident memory after warm-up and at the end, in MB.
+        Resident memory after the warm-up and at the end, in MB.
     """
     words = [sys.executable, "-m", "tools.bench.memory", "--measure", reader, str(openings)]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | memory_settings())
@@ -47,15 +49,15 @@ def memory_growth(reader: str, openings: int = OPENINGS) -> tuple[float, float]:
 
 
 def main(*words: str) -> None:
-    """Print a line for each reader; with ``--measure``, be the fresh process."""
+    """Print a line for each reader; with ``--measure``, run the measurement in this process."""
     if words[:1] == ("--measure",):
         sys.stdout.write(json.dumps(_measure(words[1], int(words[2]))) + "\n")
         return
     openings = int(words[1]) if len(words) > 1 else OPENINGS
     for reader in words[:1] or READERS:
         warm, end = memory_growth(reader, openings)
-        sys.stdout.write(f"{reader}: {warm:.0f} MB after {WARM_UP} clips, {end:.0f} MB after {openings}: ")
-        sys.stdout.write(f"{end - warm:+.1f} MB\n")
+        sys.stdout.write(f"{reader}: {warm:.0f} MB after {WARM_UP} clips, {end:.0f} MB after {openings} clips ")
+        sys.stdout.write(f"({end - warm:+.1f} MB)\n")
         sys.stdout.flush()
 
 
@@ -63,7 +65,7 @@ def _measure(reader: str, openings: int) -> tuple[float, float]:
     media, warm = MediaConfig(reader=reader), 0.0
     encoders = {
         Modality.GLOBAL: EfficientNetConfig(frames=16),
-        # few faces a clip: what leaks, leaks by the call, and the landmarker takes most of the time
+        # few frames: a leak grows per call, and the landmarker takes most of the time
         Modality.FACE: MiniXceptionConfig(frames=4),
         Modality.AUDIO: EgemapsConfig(),
     }
@@ -80,20 +82,20 @@ def _measure(reader: str, openings: int) -> tuple[float, float]:
             if number + 1 == WARM_UP:
                 warm = _resident()
             if (number + 1) % 200 == 0:
-                sys.stderr.write(f"{reader} {number + 1}: {_resident():.0f} MB\n")
+                sys.stderr.write(f"{reader}: {number + 1} clips, {_resident():.0f} MB\n")
         end = _resident()
         opener.close()
     return warm, end
 
 
 def _resident() -> float:
-    """MB that this process has in memory."""
+    """Return the resident memory of this process in MB."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(fields["VmRSS"].split()[0]) / 1024
 
 
 def _write(path: Path, width: int, height: int, *, seconds: float) -> Clip:
-    """A face that moves, and a tone."""
+    """Write a clip of a moving face, with a tone."""
     face = data.astronaut()[:240, 100:340]
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=25)

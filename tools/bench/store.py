@@ -1,7 +1,7 @@
-"""The figures of `make bench` that concern stores: loading, planning, adding.
+"""Measure feature stores for `make bench`: loading features, planning a run, adding clips.
 
-The reference reads npy files as the challenge's baseline does, but in one process, as it is here: the baseline hands
-each clip from one of eight processes to the main one, which costs more CPU time still.
+The reference reads npy files as the baseline of the challenge does, but in one process. The baseline uses eight
+processes and sends each clip to the main one, which takes even more CPU time.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from ecmf_pipeline.store import (
     create_settings_group,
 )
 
-Figure = tuple[str, float, float]
-"""What was measured, our CPU seconds, those of the reference (0: there is none)."""
+Measurement = tuple[str, float, float]
+"""Title, our CPU seconds, CPU seconds of the reference (0: no reference)."""
 
 WIDTHS = {"global": 1024, "audio": 1024, "text": 768}
 LABELLED_AND_CANDIDATES = 27_369
@@ -45,40 +45,40 @@ FRAME_LEVEL = 4_000
 DIM = 768
 
 
-def load_three(folder: Path) -> Figure:
-    """All utterance-level features of three modalities, against one npy file a clip and modality."""
+def load_three(folder: Path) -> Measurement:
+    """Measure loading utterance-level features of three modalities; reference: one npy file per clip and modality."""
     names = [f"samplenew3_{number:08d}" for number in range(LABELLED_AND_CANDIDATES)]
     for modality, width in WIDTHS.items():
         write_store(folder / f"{modality}.zarr", names, width)
         write_files(folder / "npy" / modality, names, width)
     ours = cpu_seconds(lambda: [FeatureStore.open(folder / f"{modality}.zarr").load(names) for modality in WIDTHS])
     reference = cpu_seconds(lambda: [read_files(folder / "npy" / modality, names) for modality in WIDTHS])
-    return f"load {len(names):,} x (1024 + 1024 + 768), against npy files", ours, reference
+    return f"load {len(names):,} x (1024 + 1024 + 768) features, vs npy files", ours, reference
 
 
-def load_one(folder: Path) -> Figure:
-    """All features of 132,000 clips; of the npy files only as many are read as `load_three` wrote."""
+def load_one(folder: Path) -> Measurement:
+    """Measure loading features of 132,000 clips; the reference reads the npy files of `load_three` and is scaled up."""
     corpus = Corpus.of(folder)
     names = [clip.clip_id for clip in corpus.stored]
     files = sorted(path.stem for path in (folder / "npy" / "text").iterdir())
     ours = cpu_seconds(lambda: FeatureStore.open(corpus.root).load(names))
     reference = cpu_seconds(lambda: read_files(folder / "npy" / "text", files)) * len(names) / len(files)
-    return f"load {len(names):,} x 768, against npy ({len(files):,} read, scaled)", ours, reference
+    return f"load {len(names):,} x 768 features, vs {len(files):,} npy files, scaled", ours, reference
 
 
-def load_frames(folder: Path) -> Figure:
-    """Frame-level features, averaged when they are read."""
+def load_frames(folder: Path) -> Measurement:
+    """Measure loading frame-level features, averaged on reading; reference: npy files."""
     names = [f"clip{number:06d}" for number in range(FRAME_LEVEL)]
     lengths = np.random.default_rng(5).integers(8, 25, len(names)).tolist()
     write_store(folder / "frames.zarr", names, DIM, lengths)
     write_files(folder / "npy" / "frames", names, DIM, lengths)
     ours = cpu_seconds(lambda: FeatureStore.open(folder / "frames.zarr").load(names))
     reference = cpu_seconds(lambda: read_files(folder / "npy" / "frames", names))
-    return f"load {len(names):,} of 8-24 x 768 and average, against npy", ours, reference
+    return f"load {len(names):,} x (8 to 24) x 768 features and average, vs npy files", ours, reference
 
 
-def plan_nothing(folder: Path) -> Figure:
-    """A whole run of `extract` over 132,000 clips that has nothing to do."""
+def plan_nothing(folder: Path) -> Measurement:
+    """Measure a complete run of `extract` over 132,000 clips that has nothing to do."""
     corpus = Corpus.of(folder)
 
     def run() -> None:
@@ -92,11 +92,11 @@ def plan_nothing(folder: Path) -> Figure:
             extract([branch], clips, {}, writers=writers, corpus_root=folder, media=media, faces=faces, config=config)
 
     ours = cpu_seconds(run, repeats=1)
-    return f"plan {ALL_CLIPS:,} clips, nothing to do, {QUARANTINED:,} quarantined", ours, 0.0
+    return f"extract with nothing to do, {ALL_CLIPS:,} clips, {QUARANTINED:,} quarantined", ours, 0.0
 
 
-def add_hundred(folder: Path) -> Figure:
-    """A run over 132,000 clips of which 100 are new: planned, worked on, kept, sealed."""
+def add_hundred(folder: Path) -> Measurement:
+    """Measure adding 100 new clips to 132,000 stored ones: plan, compute, spool and seal."""
     corpus = Corpus.of(folder)
     write_manifest(folder / "more.csv", [*read_manifest(corpus.manifest), *_clips("new", NEW_CLIPS)])
     steps = CountingSteps([])
@@ -114,18 +114,18 @@ def add_hundred(folder: Path) -> Figure:
             )([NewClip(clip) for clip in clips if clip.clip_id in branch.todo], "add")
 
     ours = cpu_seconds(run, repeats=1)
-    held = len(FeatureStore.open(corpus.root))
-    if len(steps.computed) != NEW_CLIPS or held != ALL_CLIPS + NEW_CLIPS:
-        raise RuntimeError(f"{len(steps.computed)} clips were computed, {held} are held")
-    return f"add {NEW_CLIPS} clips to {ALL_CLIPS:,}: {len(steps.computed)} computed", ours, 0.0
+    stored = len(FeatureStore.open(corpus.root))
+    if len(steps.computed) != NEW_CLIPS or stored != ALL_CLIPS + NEW_CLIPS:
+        raise RuntimeError(f"{len(steps.computed)} clips were computed, {stored} are stored")
+    return f"add {NEW_CLIPS} clips to {ALL_CLIPS:,} ({len(steps.computed)} computed)", ours, 0.0
 
 
-FIGURES: Sequence[Callable[[Path], Figure]] = (load_three, load_one, load_frames, plan_nothing, add_hundred)
-"""In this order, in one folder: later ones use what earlier ones wrote."""
+MEASUREMENTS: Sequence[Callable[[Path], Measurement]] = (load_three, load_one, load_frames, plan_nothing, add_hundred)
+"""They run in this order in one folder: later ones use the files of earlier ones."""
 
 
 def cpu_seconds(work: Callable[[], object], repeats: int = 3) -> float:
-    """CPU seconds of this process that ``work`` takes, the best of some runs."""
+    """Return the CPU seconds of this process for ``work``, the minimum of several runs."""
     seconds = []
     for _ in range(repeats):
         start = time.process_time()
@@ -136,12 +136,12 @@ def cpu_seconds(work: Callable[[], object], repeats: int = 3) -> float:
 
 @dataclass(frozen=True)
 class Corpus:
-    """132,000 clips with stored features, and some that are quarantined.
+    """132,000 clips with stored features, and 2,000 quarantined ones.
 
     Attributes:
-        folder: Where its files are.
-        settings: Of its features.
-        stored: The clips that have features.
+        folder: Folder of its files.
+        settings: Settings of its features.
+        stored: The clips with features.
     """
 
     folder: Path
@@ -150,7 +150,7 @@ class Corpus:
 
     @classmethod
     def of(cls, folder: Path) -> Corpus:
-        """The corpus in a folder; made when it is first asked for."""
+        """Return the corpus in a folder; create it at the first call."""
         settings = branch_settings(Modality.AUDIO, EgemapsConfig(), MediaConfig(), FaceConfig())
         corpus = cls(folder / "corpus", settings, _clips("samplenew3", ALL_CLIPS))
         if not corpus.manifest.is_file():
@@ -167,21 +167,21 @@ class Corpus:
 
     @property
     def manifest(self) -> Path:
-        """Its manifest."""
+        """Path of the manifest."""
         return self.folder / "manifest.csv"
 
     @property
     def root(self) -> Path:
-        """Its store."""
+        """Path of the feature store."""
         return self.folder / "audio.zarr"
 
     @property
     def quarantine(self) -> Path:
-        """Its quarantine table."""
+        """Path of the quarantine table."""
         return self.folder / "extract-audio.csv"
 
     def plan(self, clips: Sequence[Clip]) -> Branch:
-        """Plan the extraction of some clips."""
+        """Plan the extraction of clips."""
         return plan_branch(
             Modality.AUDIO,
             clips,
@@ -195,13 +195,13 @@ class Corpus:
 
 @dataclass(frozen=True)
 class NewClip:
-    """A clip to be worked on."""
+    """A clip to compute."""
 
     clip: Clip
 
     @property
     def targets(self) -> Sequence[Target]:
-        """Its features."""
+        """Return the features to compute."""
         return [Target(self.clip.clip_id, "audio", self.clip.digest)]
 
     def alone(self) -> Sequence[NewClip]:
@@ -211,24 +211,24 @@ class NewClip:
 
 @dataclass
 class CountingSteps(Step[NewClip, NewClip, FeatureRow]):
-    """Computes ones, and notes of whom; its own factory.
+    """Step that returns ones as features and records the clips; it is its own factory.
 
     Attributes:
-        computed: The clips, in order.
+        computed: Ids of the computed clips, in order.
     """
 
     computed: list[str]
 
     def __call__(self, worker: int) -> CountingSteps:  # noqa: ARG002
-        """The step of the one worker."""
+        """Return the step of the only worker."""
         return self
 
     def open(self, item: NewClip) -> NewClip:
-        """There is nothing to read."""
+        """Return the item: nothing is read."""
         return item
 
     def work(self, batch: Sequence[tuple[NewClip, NewClip]]) -> list[Outcome[FeatureRow]]:
-        """Make rows."""
+        """Return one row of ones for each clip."""
         targets = [target for item, _ in batch for target in item.targets]
         self.computed += [target.clip_id for target in targets]
         ones = np.ones((1, DIM), np.float16)
@@ -244,7 +244,7 @@ def write_store(
     settings: dict[str, Any] | None = None,
     digests: Mapping[Any, str] | None = None,
 ) -> None:
-    """Write random float16 features, one row a clip unless ``lengths`` says how many."""
+    """Write random float16 features, one row per clip unless ``lengths`` gives the number of rows."""
     key = create_settings_group(root, settings or {"bench": root.stem}, dim=width, dtype="float16")
     part_size = ExtractConfig().part_size
     random = _random(names, width, lengths)
@@ -255,14 +255,14 @@ def write_store(
 
 
 def write_files(folder: Path, names: Sequence[str], width: int, lengths: Sequence[int] | None = None) -> None:
-    """Write the same as npy files in float32, as the baseline's encoders do: (D,) for one row, else (T, D)."""
+    """Write the same features as float32 npy files, like the baseline: (D,) for one row, else (T, D)."""
     folder.mkdir(parents=True)
     for name, values in zip(names, _random(names, width, lengths), strict=True):
         np.save(folder / f"{name}.npy", values if lengths else values[0])
 
 
 def read_files(folder: Path, names: Sequence[str]) -> NDArray[np.float32]:
-    """Read, squeeze, average, stack: what the baseline does."""
+    """Read, squeeze, average and stack npy files, as the baseline does."""
     features = []
     for name in names:
         values = np.array([np.load(f"{folder}/{name}.npy").squeeze()]).squeeze()

@@ -1,1 +1,1 @@
-"""The soak: a small extraction killed again and again, and what it made compared with that of an uninterrupted one."""
+"""Soak test: kill a small extraction many times, and compare its result to that of an uninterrupted run."""

@@ -1,4 +1,4 @@
-"""A small corpus with something of everything: healthy clips, and a few that must end up set aside or passed over."""
+"""Create a small corpus of valid clips and three that must be quarantined or skipped."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 RATE = 16_000
 SIZE = (96, 64)
 CUT = "cut"
-"""The clip whose file ends in the middle: its header promises more, so only decoding finds out."""
+"""Name of the truncated clip; its header is complete, only decoding fails."""
 
 
 def write_corpus(folder: Path, clips: int, rng: np.random.Generator) -> None:
-    """Write clips of half a second or so, each with its own pictures and sound.
+    """Write clips of about half a second, each with different frames and audio.
 
-    Three are odd: one is cut off, one is muted (its sound is nothing but zeros) and one has no sound at all.
+    Three more clips are special: one is truncated, one is muted (its samples are all zero) and one has no audio.
 
     Args:
-        folder: Where to; is made.
-        clips: How many healthy ones.
-        rng: Draws what is in them.
+        folder: Output folder; it is created.
+        clips: Number of valid clips.
+        rng: Random generator of their content.
     """
     folder.mkdir(parents=True)
     for number in range(clips):
@@ -37,7 +37,7 @@ def write_corpus(folder: Path, clips: int, rng: np.random.Generator) -> None:
 
 
 def _sound(rng: np.random.Generator) -> NDArray[np.float32]:
-    """A voice of sorts: a few harmonics that swell, and noise."""
+    """Return a synthetic voice: modulated harmonics and noise."""
     time = np.arange(int(RATE * rng.uniform(0.4, 0.8))) / RATE
     pitch = rng.uniform(90, 300)
     tone = sum(np.sin(2 * np.pi * pitch * harmonic * time) / harmonic for harmonic in range(1, 6))
@@ -46,7 +46,7 @@ def _sound(rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def _write(path: Path, rng: np.random.Generator, sound: NDArray[np.float32] | None) -> None:
-    # The header stands first, so that a file which is cut off still opens.
+    # A truncated file can be opened only if the header comes first.
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         video: Any = container.add_stream("libx264", rate=25)
         video.width, video.height, video.pix_fmt = *SIZE, "yuv420p"

@@ -1,4 +1,4 @@
-"""What stands in a store, read part by part and batch by batch, and what is wrong with it."""
+"""Read all parts and batches of a store, and compare them to a reference."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from ecmf_pipeline.store.format import array_names, part_names, read_array, read
 from ecmf_pipeline.store.writer import unpack_rows
 
 Key = tuple[str, str]
-"""A clip and the digest of its input."""
+"""Clip id and digest of the input."""
 
 
 class Fault(StrEnum):
-    """What can be wrong."""
+    """Kinds of failed checks."""
 
     LOST = "lost"
-    """A row that was durable is not there any more, or never came."""
+    """A row that was durable has disappeared, or was never computed."""
     DOUBLED = "doubled"
-    """A row stands in the store twice."""
+    """A row is stored twice."""
     TORN = "torn"
-    """A part, batch or table cannot be read, or a row is not what it is in the reference."""
+    """A part, batch or table is unreadable, or a row differs from the reference."""
     FOREIGN = "foreign"
-    """A row, table entry or file that the reference does not have."""
+    """A row, table entry or file that is not in the reference."""
     ORPHANED = "orphaned"
-    """A worker that outlives its run."""
+    """A worker did not exit after its run."""
     WASTED = "wasted"
-    """More was computed again than the batches in flight."""
+    """More clips were computed again than the batches in flight."""
     ENDED_BADLY = "ended badly"
-    """A run that ended otherwise than it should."""
+    """A run ended with an unexpected exit status."""
 
 
 Faults = list[tuple[Fault, str]]
@@ -45,12 +45,12 @@ Faults = list[tuple[Fault, str]]
 
 @dataclass
 class Contents:
-    """What stands in one store.
+    """Contents of one store.
 
     Attributes:
-        rows: Those in parts.
-        spooled: Those in finished batches; a part may hold them too, or another run's batch.
-        faults: What is wrong by itself.
+        rows: Rows in parts.
+        spooled: Rows in finished batches; they may also be in a part or in a batch of another run.
+        faults: Faults found without a reference.
     """
 
     rows: dict[Key, FeatureRow] = field(default_factory=dict)
@@ -59,32 +59,32 @@ class Contents:
 
     @property
     def durable(self) -> set[Key]:
-        """All that a next run need not compute."""
+        """Keys of all rows that the next run does not need to compute."""
         return self.rows.keys() | {(row.clip_id, row.digest) for row in self.spooled}
 
 
 def read_contents(root: Path, fingerprint: str) -> Contents:
-    """Read all parts and finished batches of a store; each array's bytes are checked by their CRC-32C.
+    """Read all parts and finished batches of a store and check the CRC-32C of each array.
 
     Args:
-        root: The ``*.zarr`` folder; need not exist.
-        fingerprint: The settings that its rows must have.
+        root: The ``*.zarr`` folder; it may be missing.
+        fingerprint: Fingerprint of the expected settings.
     """
     contents = Contents()
     try:
         current = current_fingerprint(root)
     except EcmfError as error:
-        contents.faults.append((Fault.TORN, str(error)))
+        contents.faults.append((Fault.TORN, error.message))
         current = None
     if current not in {None, fingerprint}:
-        contents.faults.append((Fault.FOREIGN, f"{root} is of {current}"))
+        contents.faults.append((Fault.FOREIGN, f"{root} has the settings {current}"))
     folder = root / fingerprint
     for name in part_names(folder):
         _read_part(folder / name, fingerprint, contents)
     for path in sorted(spool_folder(root, fingerprint).glob("*.batch")):
         try:
             contents.spooled += unpack_rows(path.read_bytes())
-        except Exception as error:  # noqa: BLE001 - whatever a torn file raises is the finding
+        except Exception as error:  # noqa: BLE001 - a torn file may raise anything
             contents.faults.append((Fault.TORN, f"{path}: {error!r}"))
     return contents
 
@@ -98,12 +98,12 @@ def _read_part(folder: Path, fingerprint: str, contents: Contents) -> None:
         contents.faults.append((Fault.TORN, f"{folder}: {error!r}"))
         return
     if {len(values), *map(len, arrays.values())} != {sum(part.length)}:
-        contents.faults.append((Fault.TORN, f"{folder}: arrays of other lengths than its clips'"))
+        contents.faults.append((Fault.TORN, f"{folder}: arrays differ in length from the clips"))
         return
     start = 0
     for key, length in zip(zip(part.clip_id, part.digest, strict=True), part.length, strict=True):
         if key in contents.rows:
-            contents.faults.append((Fault.DOUBLED, f"{key}, again in {folder}"))
+            contents.faults.append((Fault.DOUBLED, f"{key} is also in {folder}"))
         side = {name: array[start : start + length] for name, array in arrays.items()}
         contents.rows[key] = FeatureRow(*key, values[start : start + length], side)
         start += length
@@ -111,13 +111,13 @@ def _read_part(folder: Path, fingerprint: str, contents: Contents) -> None:
 
 @dataclass
 class Reference:
-    """What an uninterrupted run has made of one modality.
+    """Result of an uninterrupted run for one modality.
 
     Attributes:
-        fingerprint: Of its settings.
-        rows: In its store.
-        quarantine: Its table, times left out.
-        files: The files of its store that are no part's.
+        fingerprint: Fingerprint of its settings.
+        rows: Rows of its store.
+        quarantine: Its quarantine table, without times.
+        files: Files of its store outside the parts.
     """
 
     fingerprint: str
@@ -127,19 +127,19 @@ class Reference:
 
     @classmethod
     def read(cls, root: Path, quarantine: Path) -> Reference:
-        """Read it.
+        """Read the result.
 
         Raises:
-            ValueError: When something is wrong with it already.
+            ValueError: If it has faults.
         """
         fingerprint = FeatureStore.open(root).fingerprint
         contents = read_contents(root, fingerprint)
         if contents.faults or contents.spooled or not contents.rows:
-            raise ValueError(f"the uninterrupted run went wrong: {contents.faults or 'not everything is in parts'}")
-        return cls(fingerprint, contents.rows, _timeless(quarantine), _files(root))
+            raise ValueError(f"the uninterrupted run is faulty: {contents.faults or 'some rows are not in parts'}")
+        return cls(fingerprint, contents.rows, _entries_without_time(quarantine), _files(root))
 
     def compare(self, contents: Contents, quarantine: Path) -> Faults:
-        """What is wrong with a store that may be unfinished: every row there is must be the reference's."""
+        """Return the faults of an unfinished store: each of its rows must equal that of the reference."""
         faults = list(contents.faults)
         for row in (*contents.rows.values(), *contents.spooled):
             key = (row.clip_id, row.digest)
@@ -148,20 +148,20 @@ class Reference:
             elif not _equal(row, self.rows[key]):
                 faults.append((Fault.TORN, f"{key} differs from the reference"))
         try:
-            entries = _timeless(quarantine)
+            entries = _entries_without_time(quarantine)
         except EcmfError as error:
-            return [*faults, (Fault.TORN, f"{quarantine}: {error}")]
-        known = set(self.quarantine)
-        faults += [(Fault.FOREIGN, f"quarantined: {entry}") for entry in entries if entry not in known]
+            return [*faults, (Fault.TORN, f"{quarantine}: {error.message}")]
+        reference_entries = set(self.quarantine)
+        faults += [(Fault.FOREIGN, f"quarantined: {entry}") for entry in entries if entry not in reference_entries]
         return faults
 
     def compare_finished(self, root: Path, quarantine: Path) -> Faults:
-        """What is wrong with a store that must be finished, and with what its reader gives."""
+        """Return the faults of a finished store, including those of features read by `FeatureStore`."""
         contents = read_contents(root, self.fingerprint)
         faults = self.compare(contents, quarantine)
         faults += [(Fault.LOST, f"{key}") for key in self.rows.keys() - contents.rows.keys()]
-        faults += [(Fault.LOST, f"{entry}") for entry in set(self.quarantine) - set(_timeless(quarantine))]
-        faults += [(Fault.FOREIGN, f"the file {path} is left") for path in set(_files(root)) - set(self.files)]
+        faults += [(Fault.LOST, f"{entry}") for entry in set(self.quarantine) - set(_entries_without_time(quarantine))]
+        faults += [(Fault.FOREIGN, f"leftover file {path}") for path in set(_files(root)) - set(self.files)]
         if any(fault in {Fault.LOST, Fault.TORN} for fault, _ in faults):
             return faults
         store = FeatureStore.open(root)
@@ -170,12 +170,12 @@ class Reference:
         means = {clip_id: row.values.astype(np.float32).mean(axis=0) for (clip_id, _), row in self.rows.items()}
         expected = np.stack([means[clip_id] for clip_id in clip_ids])
         if len(store) != len(clip_ids) or not np.allclose(loaded.values, expected, rtol=1e-5, atol=1e-6):
-            faults.append((Fault.TORN, f"{root} is read otherwise than the reference"))
+            faults.append((Fault.TORN, f"features read from {root} differ from the reference"))
         return faults
 
 
 def count(faults: Faults) -> Counter[Fault]:
-    """How many of each kind."""
+    """Count faults by kind."""
     return Counter(fault for fault, _ in faults)
 
 
@@ -189,11 +189,11 @@ def _same_array(array: NDArray[np.generic], other: NDArray[np.generic]) -> bool:
     return array.dtype == other.dtype and np.array_equal(array, other)
 
 
-def _timeless(quarantine: Path) -> list[QuarantineEntry]:
+def _entries_without_time(quarantine: Path) -> list[QuarantineEntry]:
     return [replace(entry, time="") for entry in read_quarantine(quarantine)]
 
 
 def _files(root: Path) -> list[Path]:
-    """The files of a store that are no part's, relative to it."""
+    """Return the files of a store outside its parts, relative to it."""
     files = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]
     return sorted(path for path in files if not any(folder.startswith("part-") for folder in path.parts))

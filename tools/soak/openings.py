@@ -1,4 +1,4 @@
-"""Counts how often clips are opened, told by the kernel: the measure of work done, whatever became of it."""
+"""Count how often clips are opened, by inotify: it measures all work, also work that a kill destroyed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from types import TracebackType
 
 _IN_CLOSE_NOWRITE, _IN_OPEN, _IN_Q_OVERFLOW = 0x10, 0x20, 0x4000  # <sys/inotify.h>
 _HEADER = struct.Struct("iIII")
-_ENOUGH = 1 << 16
+_BUFFER_BYTES = 1 << 16
 
 
 class Openings:
-    """Watches the files of a folder; a context manager.
+    """Context manager that watches the files of a folder.
 
-    Closings are asked for too, for the kernel merges equal events that follow each other.
+    It also watches closings, because the kernel merges consecutive equal events.
 
     Args:
-        folder: Its files are counted, not those of folders inside.
+        folder: The folder; its subfolders are not watched.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,15 +42,15 @@ class Openings:
         os.close(self._descriptor)
 
     def any(self) -> bool:
-        """Whether a file was opened since the last call of `take`."""
+        """Return whether a file was opened since the last call of `take`."""
         return bool(select.select([self._descriptor], [], [], 0)[0])
 
     def take(self) -> Counter[str]:
-        """How often each file was opened since the last call, by its name without extension."""
+        """Return how often each file was opened since the last call, by its name without extension."""
         counts: Counter[str] = Counter()
         while True:
             try:
-                events = os.read(self._descriptor, _ENOUGH)
+                events = os.read(self._descriptor, _BUFFER_BYTES)
             except BlockingIOError:
                 return counts
             start = 0
@@ -58,6 +58,6 @@ class Openings:
                 _, mask, _, length = _HEADER.unpack_from(events, start)
                 start += _HEADER.size + length
                 if mask & _IN_Q_OVERFLOW:
-                    raise OverflowError("more was opened than the kernel could note")
+                    raise OverflowError("the inotify queue overflowed")
                 if mask & _IN_OPEN and length:
                     counts[Path(os.fsdecode(events[start - length : start].rstrip(b"\0"))).stem] += 1

@@ -1,4 +1,4 @@
-"""The real command, started as a user starts it, and the ways in which it is struck down."""
+"""Start the real `extract` command and kill it in several ways."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.store.format import lock_path
 
-_MARK = "ECMF_SOAK_RUN"
-_SECONDS_BETWEEN_LOOKS = 0.0005
-_LONGEST_RUN = 300.0
+_RUN_VARIABLE = "ECMF_SOAK_RUN"
+_POLL_SECONDS = 0.0005
+_TIMEOUT_SECONDS = 300.0
 
 
 class Victim(StrEnum):
-    """Who is struck."""
+    """Which processes are killed."""
 
     MAIN = "main"
-    """The main process alone: its workers must not outlive it."""
+    """The main process alone: its workers must exit too."""
     FAMILY = "family"
-    """It and all its workers, in any order."""
+    """The main process and all of its workers, in random order."""
     WORKER = "worker"
-    """One worker: the run must end well by itself."""
+    """One worker: the run must still complete."""
     SEALING = "sealing"
-    """The main process while it makes a part."""
+    """The main process while it writes a part."""
 
 
 @dataclass(frozen=True)
 class Project:
-    """A project folder whose corpus is not its own.
+    """A project folder with a corpus elsewhere.
 
     Attributes:
         folder: The folder.
-        modalities: What is extracted in it.
+        modalities: The modalities to extract.
     """
 
     folder: Path
@@ -56,13 +56,13 @@ class Project:
 
     @classmethod
     def make(cls, folder: Path, corpus: Path, settings: Mapping[str, object], models: Path) -> Project:
-        """Lay it out and index its corpus.
+        """Create the project and index its corpus.
 
         Args:
-            folder: Where; is made.
-            corpus: Its clips.
+            folder: The project folder; it is created.
+            corpus: Folder of the clips.
             settings: The ``extract`` section of its params.
-            models: The embedded weights.
+            models: Folder of the embedded weights.
         """
         (folder / paths.DATA).mkdir(parents=True)
         (folder / paths.MODELS).symlink_to(models.resolve(), target_is_directory=True)
@@ -79,160 +79,160 @@ class Project:
         return project
 
     def command(self, *words: str) -> list[str]:
-        """The command line."""
+        """Return the command line."""
         return [sys.executable, "-m", "ecmf_pipeline", *words]
 
     def environment(self) -> dict[str, str]:
-        """In which it finds the package that we were started from."""
+        """Return environment variables with which the command imports the same package as this process."""
         return os.environ | {"PYTHONPATH": str(Path(ecmf_pipeline.__file__).parents[1])}
 
     def root(self, modality: Modality) -> Path:
-        """A modality's store."""
+        """Return the store of a modality."""
         return self.folder / paths.features(modality)
 
     def quarantine(self, modality: Modality) -> Path:
-        """A modality's quarantine table."""
+        """Return the quarantine table of a modality."""
         return self.folder / paths.quarantine("extract", modality)
 
     def unfinished(self) -> set[Path]:
-        """The parts that are being made just now, or were when their writer was killed."""
+        """Return the parts that are being written, or were when their writer was killed."""
         return set((self.folder / paths.DATA / "features").glob(".*.spool/*/part-*"))
 
-    def forget(self) -> None:
-        """Remove all that was extracted."""
+    def remove_features(self) -> None:
+        """Remove all features and quarantine tables."""
         shutil.rmtree(self.folder / paths.DATA / "features", ignore_errors=True)
         for modality in self.modalities:
             self.quarantine(modality).unlink(missing_ok=True)
 
 
 class ExtractRun:
-    """One `extract` and all that it starts, found by a mark in their environment.
+    """A running `extract` command and its child processes, which are found by an environment variable.
 
     Args:
-        project: Where it runs.
+        project: The project in which it runs.
     """
 
     def __init__(self, project: Project) -> None:
         self._project = project
-        self._mark = f"{_MARK}={uuid.uuid4().hex}"
+        self._run_id = f"{_RUN_VARIABLE}={uuid.uuid4().hex}"
         options = [word for modality in project.modalities for word in ("--modality", modality.value)]
-        name, _, value = self._mark.partition("=")
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `wait`
+        name, _, value = self._run_id.partition("=")
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `wait`
         self._main = subprocess.Popen(
             project.command("extract", *options),
             cwd=project.folder,
             env=project.environment() | {name: value},
             stdin=subprocess.DEVNULL,
-            stdout=self._said,
+            stdout=self._output,
             stderr=subprocess.STDOUT,
             process_group=0,
         )
 
     def ended(self) -> bool:
-        """Whether the command has ended."""
+        """Return whether the command has ended."""
         return self._main.poll() is not None
 
-    def wait_until(self, told: Callable[[], bool]) -> bool:
-        """Wait until something can be told; returns False when the run ends before."""
+    def wait_until(self, condition: Callable[[], bool]) -> bool:
+        """Wait until a condition holds; return False if the run ends first."""
         while not self.ended():
-            if told():
+            if condition():
                 return not self.ended()
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            time.sleep(_POLL_SECONDS)
         return False
 
     def wait(self) -> tuple[int, str]:
-        """Wait for its end; its exit status (minus the signal that ended it) and what it said."""
+        """Wait for its end; return its exit status (minus the signal number if killed) and its output."""
         try:
-            status = self._main.wait(_LONGEST_RUN)
+            status = self._main.wait(_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
-            self._kill([self._main.pid, *self.workers()], signal.SIGKILL)
+            self._send([self._main.pid, *self.workers()], signal.SIGKILL)
             self._main.wait()
             status = -1
-        with self._said as file:
+        with self._output as file:
             file.seek(0)
             return status, file.read().decode(errors="replace")
 
     def workers(self) -> list[int]:
-        """The processes it has started that are still alive."""
-        mark = self._mark.encode()
-        found = []
+        """Return the ids of the processes started by the command that are alive."""
+        run_id = self._run_id.encode()
+        processes = []
         for folder in Path("/proc").iterdir():
             if folder.name.isdecimal() and int(folder.name) != self._main.pid:
-                with suppress(OSError):  # it ended meanwhile, or is another user's
-                    if mark in (folder / "environ").read_bytes().split(b"\0"):
-                        found.append(int(folder.name))
-        return sorted(found)
+                with suppress(OSError):  # the process ended meanwhile, or belongs to another user
+                    if run_id in (folder / "environ").read_bytes().split(b"\0"):
+                        processes.append(int(folder.name))
+        return sorted(processes)
 
     def orphans(self, seconds: float) -> list[int]:
-        """The workers that are still alive so long after the end."""
+        """Return the workers that are still alive after ``seconds``."""
         deadline = time.monotonic() + seconds
         while (alive := self.workers()) and time.monotonic() < deadline:
             time.sleep(0.01)
         return alive
 
-    def strike(self, victim: Victim, delay: float, rng: np.random.Generator, *, parts: int) -> bool:
-        """Kill after a delay, or when the moment has come, unless it ends before.
+    def kill(self, victim: Victim, delay: float, rng: np.random.Generator, *, parts: int) -> bool:
+        """Kill processes of the run, unless it ends before.
 
         Args:
-            victim: Whom.
-            delay: Seconds to wait; for a victim that is sealing, only the moment counts.
-            rng: Draws whatever else is left to chance.
-            parts: How many this run is to make.
+            victim: Which processes to kill.
+            delay: Seconds to wait; ignored for `Victim.SEALING`, which waits for a part.
+            rng: Random generator of all other choices.
+            parts: Number of parts that this run is expected to write.
 
         Returns:
-            Whether somebody was killed.
+            Whether a process was killed.
         """
         if victim is Victim.SEALING:
-            if not self.wait_until(self._making_a_part(int(rng.integers(1, max(1, parts) + 1)))):
+            if not self.wait_until(self._has_started_parts(int(rng.integers(1, max(1, parts) + 1)))):
                 return False
             time.sleep(rng.uniform(0, 0.02))
-            return self._kill([self._main.pid], signal.SIGKILL)
-        if not self._lives_for(delay):
+            return self._send([self._main.pid], signal.SIGKILL)
+        if not self._is_alive_after(delay):
             return False
         if victim is Victim.WORKER:
             if not self.wait_until(lambda: bool(self.workers())):
                 return False
-            return self._kill([int(rng.choice(self.workers() or [0]))], signal.SIGKILL)
+            return self._send([int(rng.choice(self.workers() or [0]))], signal.SIGKILL)
         family = [self._main.pid, *(self.workers() if victim is Victim.FAMILY else [])]
-        return self._kill([int(process) for process in rng.permutation(family)], signal.SIGKILL)
+        return self._send([int(process) for process in rng.permutation(family)], signal.SIGKILL)
 
     def interrupt(self, delay: float) -> bool:
-        """Send Ctrl-C to the process group, as a terminal does; returns whether it was still there.
+        """Send Ctrl-C to the process group, as a terminal does; return whether the run was still alive.
 
-        The delay counts from when it holds its stores: before that nothing has begun, and the command line answers.
+        The delay starts once the run has locked its stores: before that, no extraction is in progress.
         """
-        if not self.wait_until(self._holds_its_stores) or not self._lives_for(delay):
+        if not self.wait_until(self._has_locked_stores) or not self._is_alive_after(delay):
             return False
         os.killpg(self._main.pid, signal.SIGINT)
         return True
 
-    def _holds_its_stores(self) -> bool:
+    def _has_locked_stores(self) -> bool:
         locks = [lock_path(self._project.root(modality)) for modality in self._project.modalities]
         return all(lock.is_file() and f"process {self._main.pid} " in lock.read_text() for lock in locks)
 
-    def _lives_for(self, seconds: float) -> bool:
+    def _is_alive_after(self, seconds: float) -> bool:
         try:
             self._main.wait(seconds)
         except subprocess.TimeoutExpired:
             return True
         return False
 
-    def _making_a_part(self, number: int) -> Callable[[], bool]:
-        """Tells whether that many parts have been begun."""
+    def _has_started_parts(self, number: int) -> Callable[[], bool]:
+        """Return a condition that holds once so many parts have been started."""
         seen: set[Path] = set()
 
-        def told() -> bool:
+        def condition() -> bool:
             seen.update(self._project.unfinished() - before)
             return len(seen) >= number
 
         before = self._project.unfinished()
-        return told
+        return condition
 
-    def _kill(self, processes: Sequence[int], number: signal.Signals) -> bool:
-        struck = 0
+    def _send(self, processes: Sequence[int], number: signal.Signals) -> bool:
+        sent = 0
         for process in processes:
             with suppress(ProcessLookupError):
                 if process and not (process == self._main.pid and self.ended()):
                     os.kill(process, number)
-                    struck += 1
-        return struck > 0
+                    sent += 1
+        return sent > 0

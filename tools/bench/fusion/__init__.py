@@ -1,1 +1,1 @@
-"""Bench of the fusion: a set as large as MER2025's, the baseline's loop, RAVDESS (`python -m tools.bench.fusion`)."""
+"""Benchmarks of the fusion model (`python -m tools.bench.fusion`): generated features, RAVDESS, the baseline's loop."""

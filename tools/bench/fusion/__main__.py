@@ -1,4 +1,4 @@
-"""`python -m tools.bench.fusion [generated|ravdess|missing|parts|search ...]`: figures beside what they must reach."""
+"""Benchmark the fusion model: ``python -m tools.bench.fusion [generated|ravdess|missing|parts|search ...]``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tools.bench.fusion.searched import search_figures
 
 FIGURES = {"generated": generated_figures, "ravdess": ravdess_figures, "missing": missing_figures}
 LONGER = {"parts": parts_figures, "search": search_figures}
-"""Only run by name: they train dozens of ensembles."""
+"""Run only if named: they train dozens of ensembles."""
 
 
 def main(names: list[str]) -> None:
-    """Run the figures named, or all that are not long."""
+    """Run the named measurements, by default all of `FIGURES`."""
     for name in names or list(FIGURES):
         for line in (FIGURES | LONGER)[name]():
             sys.stdout.write(f"{line}\n")

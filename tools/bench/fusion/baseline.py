@@ -1,8 +1,8 @@
-"""The challenge's baseline, written anew from its published protocol: the yardstick, not a part of the package.
+"""The baseline of the challenge, implemented from its published protocol; the reference of the benchmarks.
 
-Five random folds; attention over the modalities without softmax; Adam, batches of 32, no seed of its own, no early
-stop; after every epoch the fold's evaluation part and all candidates are scored, and the epoch whose evaluation part
-scores best gives the candidates' logits, which are averaged over folds.
+Five random folds; attention over the modalities without softmax; Adam, batch size 32, no fixed seed, no early stopping.
+After each epoch the model predicts the evaluation part of the fold and all candidates. The logits of the candidates are
+those of the epoch with the best evaluation score, averaged over folds.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class BaselineRun:
-    """What the loop did.
+    """Result of the loop.
 
     Attributes:
-        cv_f1: Mean over folds of the best epoch's weighted F1 on the fold's own evaluation part.
-        test_f1: Weighted F1 of the mean of logits on the candidates.
+        cv_f1: Weighted F1 of the best epoch on the evaluation part of its fold, mean over folds.
+        test_f1: Weighted F1 of the mean logits on the candidates.
         cpu_per_epoch: CPU seconds of one epoch of one fold, mean.
     """
 
@@ -47,16 +47,16 @@ def baseline_run(
     folds: int = FOLDS,
     seed: int = 0,
 ) -> BaselineRun:
-    """Run the first ``epochs`` epochs of the first ``folds`` of its five folds; scores before overfitting are its best.
+    """Run the first ``epochs`` epochs of the first ``folds`` of the five folds; the best epochs are early.
 
     Args:
         features: For each modality, (n, D).
         labels: Class indices, (n,).
         candidates: For each modality, (k, D).
         candidate_labels: Class indices, (k,).
-        epochs: Epochs a fold; the loop's default is `EPOCHS`.
-        folds: Folds that are run.
-        seed: Makes the run repeatable.
+        epochs: Epochs per fold; the baseline's default is `EPOCHS`.
+        folds: Number of folds to run.
+        seed: Seed of torch.
     """
     torch.manual_seed(seed)
     train = [torch.from_numpy(values) for values in features.values()]
@@ -66,9 +66,9 @@ def baseline_run(
     started = time.process_time()
     best_scores, logits = [], []
     for fold in range(folds):
-        evaluated = parts[fold]
-        learned = torch.cat([part for index, part in enumerate(parts) if index != fold])
-        score, test_logits = _fold(train, targets, learned, evaluated, test, epochs)
+        evaluation_rows = parts[fold]
+        training_rows = torch.cat([part for index, part in enumerate(parts) if index != fold])
+        score, test_logits = _fold(train, targets, training_rows, evaluation_rows, test, epochs)
         best_scores.append(score)
         logits.append(test_logits)
     spent = time.process_time() - started
@@ -81,20 +81,25 @@ def baseline_run(
 
 
 def _fold(
-    train: list[Tensor], targets: Tensor, learned: Tensor, evaluated: Tensor, test: list[Tensor], epochs: int
+    train: list[Tensor],
+    targets: Tensor,
+    training_rows: Tensor,
+    evaluation_rows: Tensor,
+    test: list[Tensor],
+    epochs: int,
 ) -> tuple[float, Tensor]:
     model = _Attention([values.shape[1] for values in train], int(targets.max()) + 1)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-5)
     best, best_logits = -1.0, torch.empty(0)
     for _ in range(epochs):
         model.train()
-        for rows in learned[torch.randperm(len(learned))].split(32):
+        for rows in training_rows[torch.randperm(len(training_rows))].split(32):
             optimizer.zero_grad()
             torch.autograd.backward(F.cross_entropy(model([values[rows] for values in train]), targets[rows]))
             optimizer.step()
-        predicted = _logits(model, [values[evaluated] for values in train]).argmax(dim=1)
-        score = float(f1_score(targets[evaluated].numpy(), predicted.numpy(), average="weighted"))
-        test_logits = _logits(model, test)  # the loop scores the candidates after every epoch
+        predicted = _logits(model, [values[evaluation_rows] for values in train]).argmax(dim=1)
+        score = float(f1_score(targets[evaluation_rows].numpy(), predicted.numpy(), average="weighted"))
+        test_logits = _logits(model, test)  # as in the protocol, after each epoch
         if score > best:
             best, best_logits = score, test_logits
     return best, best_logits

@@ -1,4 +1,4 @@
-"""Which parts of `ecmf` and of its training earn their place (`python -m tools.bench.fusion parts`, minutes)."""
+"""Ablation of the parts of `ecmf` and of its training (`python -m tools.bench.fusion parts`, takes minutes)."""
 
 from __future__ import annotations
 
@@ -15,25 +15,29 @@ from ecmf_pipeline.evaluation.variants import variants
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.inputs import encode_labels
 from ecmf_pipeline.fusion.training import CrossValidation, cross_validate
-from tools.bench.fusion.generated import generate, with_holes
+from tools.bench.fusion.generated import generate, with_missing
 from tools.bench.fusion.ravdess import read_ravdess
 
 RAVDESS_SEEDS, GENERATED_SEEDS = 1, 1
-HOLES = {"face": 0.05, "audio": 0.1, "text": 0.2}
-"""Share of the clips of the generated set that lack a modality."""
+MISSING_SHARES = {"face": 0.05, "audio": 0.1, "text": 0.2}
+"""Share of clips of the generated set without the modality."""
 
 
 def parts_figures() -> Iterator[str]:
-    """Each part taken away or added, on RAVDESS by actor and on the generated set with missing modalities."""
+    """Remove or add each part, on RAVDESS (folds by actor) and on the generated set with missing modalities."""
     torch.set_num_threads(1)
     features, labels, actors = read_ravdess()
-    yield f"RAVDESS, {RAVDESS_SEEDS} seeds, intervals over actors and seeds"
+    yield f"RAVDESS, {RAVDESS_SEEDS} seed(s), 95% intervals over actors and seeds"
     yield from _parts(features, labels, actors, RAVDESS_SEEDS)
     yield from _ensembling(features, labels, actors)
-    made = generate(candidates=0)
-    holed = with_holes(made.features, HOLES, seed=7)
-    yield f"the generated set, 7,369 clips, lacking {HOLES}, {GENERATED_SEEDS} seed(s), intervals over clips"
-    yield from _parts(holed, [str(label) for label in made.labels], None, GENERATED_SEEDS, first_fold_alone=True)
+    generated = generate(candidates=0)
+    incomplete = with_missing(generated.features, MISSING_SHARES, seed=7)
+    yield (
+        f"generated set, 7,369 clips, missing modalities {MISSING_SHARES}, {GENERATED_SEEDS} seed(s), "
+        "95% intervals over clips"
+    )
+    labels = [str(label) for label in generated.labels]
+    yield from _parts(incomplete, labels, None, GENERATED_SEEDS, first_fold_only=True)
 
 
 def _parts(
@@ -42,44 +46,44 @@ def _parts(
     groups: Sequence[str] | None,
     seeds: int,
     *,
-    first_fold_alone: bool = False,
+    first_fold_only: bool = False,
 ) -> Iterator[str]:
-    """A line for the default and for each part; a large set is judged by its first fold alone."""
+    """Yield a line for the default model and for each part; with ``first_fold_only``, evaluate only the first fold."""
     classes, names = encode_labels(labels)
     config = AblateConfig(parts=True, modalities=False, fusions=(), seeds=seeds)
     fusion, training = FusionConfig(), TrainingConfig()
     folds = assign_folds(classes, groups, training.folds, rng=np.random.default_rng(training.seed))
-    if first_fold_alone:
+    if first_fold_only:
         folds = np.where(folds == 0, folds, -1)
-    judged = np.where(folds >= 0, np.array(labels), NOTHING)
-    study = Study(classes, judged, groups or [""] * len(labels), folds, names, config)
-    base = None
+    evaluated_labels = np.where(folds >= 0, np.array(labels), NOTHING)
+    study = Study(classes, evaluated_labels, groups or [""] * len(labels), folds, names, config)
+    default_predictions = None
     for variant in variants(features, {}, fusion, training, config):
-        found = study.answers(study.train(variant), variant.features)
-        told = study.told(found)
-        line = f"  {variant.name}: accuracy {told['accuracy']:.4f}, weighted F1 {told['weighted_f1']:.4f}"
-        if base is None:
-            base = found
-            yield f"{line} over {told['clips']} clips"
+        predictions = study.answers(study.train(variant), variant.features)
+        scores = study.told(predictions)
+        line = f"  {variant.name}: accuracy {scores['accuracy']:.4f}, weighted F1 {scores['weighted_f1']:.4f}"
+        if default_predictions is None:
+            default_predictions = predictions
+            yield f"{line} on {scores['clips']} clips (reference)"
             continue
-        against = study.difference(found, base)
-        yield f"{line} ({against['difference']:+.4f}, {against['low']:+.4f} to {against['high']:+.4f})"
+        gain = study.difference(predictions, default_predictions)
+        yield f"{line} ({gain['difference']:+.4f} vs reference, {gain['low']:+.4f} to {gain['high']:+.4f})"
 
 
 def _ensembling(
     features: Mapping[str, NDArray[np.float32]], labels: Sequence[str], groups: Sequence[str]
 ) -> Iterator[str]:
-    """What more models a fold, and the temperature, do for accuracy and for the probabilities."""
+    """Yield accuracy and log-loss for several numbers of models per fold, with and without temperature scaling."""
     for seeds in (1, 3, 5):
         for calibration in ("none", "temperature"):
             training = TrainingConfig.model_validate({"seeds": seeds, "calibration": calibration})
-            found = cross_validate(features, labels, groups, training=training)
+            result = cross_validate(features, labels, groups, training=training)
             yield (
-                f"  {seeds} model(s) a fold, calibration {calibration}: accuracy {found.metrics['accuracy']:.4f}, "
-                f"log-loss {_log_loss(found, labels):.4f}"
+                f"  {seeds} model(s) per fold, calibration {calibration}: accuracy {result.metrics['accuracy']:.4f}, "
+                f"log-loss {_log_loss(result, labels):.4f}"
             )
 
 
-def _log_loss(found: CrossValidation, labels: Sequence[str]) -> float:
-    classes, _ = encode_labels(labels, found.ensemble.label_names)
-    return float(-np.log(np.maximum(found.probs[np.arange(len(classes)), classes], 1e-12)).mean())
+def _log_loss(result: CrossValidation, labels: Sequence[str]) -> float:
+    classes, _ = encode_labels(labels, result.ensemble.label_names)
+    return float(-np.log(np.maximum(result.probs[np.arange(len(classes)), classes], 1e-12)).mean())

@@ -1,4 +1,4 @@
-"""Whether the search for settings helps (`python -m tools.bench.fusion search`): RAVDESS by actor, nested."""
+"""Gain of the hyperparameter search on RAVDESS, nested folds by actor (`python -m tools.bench.fusion search`)."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ TRIALS = 6
 
 
 def search_figures() -> Iterator[str]:
-    """One model a fold with and without a search inside each fold's training part, with a paired interval."""
+    """Compare one model per fold with and without a search in the training part of each fold; paired interval."""
     features, labels, actors = read_ravdess()
-    found = {}
+    results = {}
     for trials in (0, TRIALS):
         started = process_time()
         training = TrainingConfig(seeds=1, search=SearchConfig(trials=trials, folds=3))
-        found[trials] = cross_validate(features, labels, actors, training=training)
+        results[trials] = cross_validate(features, labels, actors, training=training)
         yield (
-            f"search of {trials} trials: accuracy {found[trials].metrics['accuracy']:.4f}, "
-            f"{process_time() - started:.0f} CPU-s"
+            f"search of {trials} trials: accuracy {results[trials].metrics['accuracy']:.4f}, "
+            f"{process_time() - started:.0f} CPU s"
         )
     difference, low, high = bootstrap_difference(
-        found[TRIALS].predictions,
-        found[0].predictions,
+        results[TRIALS].predictions,
+        results[0].predictions,
         np.array(labels),
         rng=np.random.default_rng(7),
         groups=np.array(actors),
     )
-    yield f"searched over configured: {difference:+.4f} weighted F1 ({low:+.4f} to {high:+.4f}, actors drawn)"
+    yield f"gain of the search in weighted F1: {difference:+.4f} (95% interval {low:+.4f} to {high:+.4f}, over actors)"

@@ -1,1 +1,1 @@
-"""Benches of the label refinement (`python -m tools.bench.labels`)."""
+"""Benchmarks of label refinement (`python -m tools.bench.labels`)."""

@@ -1,9 +1,13 @@
-"""`python -m tools.bench.labels [gold|nogold|speed|meld|next ...]`: is the refinement better than what exists?
+"""Benchmark label refinement: ``python -m tools.bench.labels [gold|nogold|speed|meld|next ...]``.
 
-``gold`` and ``nogold`` compare `combine_votes` with other methods on generated votes whose truth is known, ``speed``
-times it on 130,000 clips, ``meld`` flips labels of real utterances and counts what each treatment of them gains,
-``next`` asks for verdicts by several rules and counts what they teach. A few settings and one seed each, or all of them
-(``--full``). The default seeds are none that anything was chosen by: those were 0 and 1.
+- ``gold`` and ``nogold`` compare `combine_votes` to other methods on generated votes with known truth, with and without
+  gold labels.
+- ``speed`` measures it on 130,000 clips.
+- ``meld`` flips labels of real utterances and measures the gain of each treatment of the noisy labels.
+- ``next`` compares rules that select clips for manual labels.
+
+By default each runs a few settings with one seed; ``--full`` runs all settings with five seeds. No choice of method was
+made on the default seeds: those were made on seeds 0 and 1.
 """
 
 from __future__ import annotations
@@ -25,23 +29,23 @@ from ecmf_pipeline.labels.combining import combine_votes
 from tools.bench.labels.worlds import WORLDS, World, drawn_worlds, generate, gold_sample
 
 WITHOUT_GOLD = ("majority", "mean of probabilities", "Dawid-Skene", "OneCoin", "MMSR")
-"""Those that can do without gold labels."""
+"""Methods that work without gold labels."""
 
 OURS = "combine_votes"
 GOLD_SHARE = 0.05
-DRAWN = 20
-"""Settings drawn at random beside those that were thought of."""
+N_RANDOM_SETTINGS = 20
+"""Number of random settings in addition to the named ones."""
 
 
 def main() -> None:
-    """Run the parts asked for, all by default."""
+    """Run the requested parts, by default all."""
     parser = argparse.ArgumentParser(prog="python -m tools.bench.labels", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="part", help=" ".join(PARTS))
-    parser.add_argument("--full", action="store_true", help="every setting, and five seeds")
-    parser.add_argument("--seeds", type=int, help="how many; 1, or 5 with --full")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"default: all of {' '.join(PARTS)}")
+    parser.add_argument("--full", action="store_true", help="all settings and five seeds")
+    parser.add_argument("--seeds", type=int, help="number of seeds; default: 1, or 5 with --full")
     parser.add_argument("--first-seed", type=int, default=100)
-    parser.add_argument("--settings", choices=("named", "drawn", "both"), default="both", help="of votes, with --full")
-    parser.add_argument("--meld", type=Path, default=Path("../shared/data/meld"), help="the folder of MELD's csv files")
+    parser.add_argument("--settings", choices=("named", "drawn", "both"), default="both", help="of gold and nogold")
+    parser.add_argument("--meld", type=Path, default=Path("../shared/data/meld"), help="folder of the MELD csv files")
     arguments = parser.parse_args()
     arguments.seeds = range(arguments.first_seed, arguments.first_seed + (arguments.seeds or (1, 5)[arguments.full]))
     for part in arguments.parts or PARTS:
@@ -49,65 +53,69 @@ def main() -> None:
 
 
 def with_gold(arguments: argparse.Namespace) -> None:
-    """Accuracy and calibration in every world, with gold labels on 5% of the clips."""
+    """Compare accuracy and calibration in each setting, with gold labels of 5% of the clips."""
     _worlds(GOLD_SHARE, BASELINES, arguments)
 
 
 def without_gold(arguments: argparse.Namespace) -> None:
-    """Accuracy in every world, with no gold label at all."""
+    """Compare accuracy in each setting without gold labels."""
     _worlds(0.0, {name: BASELINES[name] for name in WITHOUT_GOLD}, arguments)
 
 
 def _worlds(share: float, baselines: Mapping[str, Baseline], arguments: argparse.Namespace) -> None:
     seeds: Sequence[int] = arguments.seeds
-    chosen = {"named": WORLDS, "drawn": drawn_worlds(DRAWN, arguments.first_seed)}
-    worlds = [w for kind, ones in chosen.items() if arguments.settings in (kind, "both") for w in ones]
+    groups = {"named": WORLDS, "drawn": drawn_worlds(N_RANDOM_SETTINGS, arguments.first_seed)}
+    worlds = [world for kind, group in groups.items() if arguments.settings in (kind, "both") for world in group]
     worlds = worlds if arguments.full else worlds[::7]
-    _say(f"\n{share:.0%} gold; accuracy on the other clips that have votes, 95% interval; seeds {list(seeds)}")
-    _say(f"{'votes':<54}{'ours':>7}{'best':>7}  {'of the others':<24}{'difference':>22}{'ECE':>7}{'majority':>10}")
+    _echo(f"\n{share:.0%} gold labels; accuracy (%) on the other clips with votes; seeds {list(seeds)}")
+    _echo(
+        f"{'setting':<54}{'ours':>7}{'best':>7}  {'other method':<24}{'difference (95% interval)':>27}{'our ECE':>9}"
+        f"{'majority':>10}"
+    )
     outcomes = [_compare(world, share, baselines, seeds) for world in worlds]
     best, majority, error = (np.array(column) for column in zip(*outcomes, strict=True))
-    _say(
-        f"worst difference {100 * best.min():+.2f} points (to the majority {100 * majority.min():+.2f}), "
-        f"mean {100 * best.mean():+.2f} ({100 * majority.mean():+.2f}), "
-        f"mean ECE {error.mean():.4f}, {len(worlds)} settings"
-    )
+    for reference, differences in (("best other method", best), ("majority", majority)):
+        _echo(
+            f"ours minus {reference}, {len(worlds)} settings: mean {100 * differences.mean():+.2f} points, "
+            f"worst {100 * differences.min():+.2f}"
+        )
+    _echo(f"our mean ECE: {error.mean():.4f}")
 
 
 def _compare(
     world: World, share: float, baselines: Mapping[str, Baseline], seeds: Sequence[int]
 ) -> tuple[float, float, float]:
-    """Prints a line; returns the differences to the best of the others and the majority, and our calibration error."""
-    right: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in (OURS, *baselines)}
+    """Print a line; return the difference to the best other method, that to the majority, and our calibration error."""
+    correct: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in (OURS, *baselines)}
     errors = []
     for seed in seeds:
         votes, truth = generate(world, seed)
         gold = gold_sample(truth, share, seed)
-        # Of a clip that nobody votes on nothing can be told: whoever names the most frequent class there is lucky.
-        rest = (gold < 0) & ~np.isnan(np.stack(list(votes.values()))).all(axis=(0, 2))
+        # Clips without votes are not evaluated: every method can only guess the most frequent class.
+        evaluated = (gold < 0) & ~np.isnan(np.stack(list(votes.values()))).all(axis=(0, 2))
         combined = combine_votes(votes, gold, seed=seed)
-        right[OURS].append((combined.labels == truth)[rest])
-        errors.append(expected_calibration_error(combined.confidence[rest], right[OURS][-1]))
+        correct[OURS].append((combined.labels == truth)[evaluated])
+        errors.append(expected_calibration_error(combined.confidence[evaluated], correct[OURS][-1]))
         for name, method in baselines.items():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                right[name].append((method.combine(votes, gold).argmax(axis=1) == truth)[rest])
-    pooled = {name: np.concatenate(parts) for name, parts in right.items()}
+                correct[name].append((method.combine(votes, gold).argmax(axis=1) == truth)[evaluated])
+    pooled = {name: np.concatenate(parts) for name, parts in correct.items()}
     best = max(baselines, key=lambda name: pooled[name].mean())
     paired = pooled[OURS].astype(float) - pooled[best]
     half = 1.96 * paired.std() / np.sqrt(len(paired))
     difference = float(paired.mean())
     interval = f"{100 * difference:+.2f} ({100 * (difference - half):+.2f} to {100 * (difference + half):+.2f})"
-    _say(
+    _echo(
         f"{world.name:<54}{100 * pooled[OURS].mean():>7.2f}{100 * pooled[best].mean():>7.2f}  {best:<24}"
-        f"{interval:>22}{np.mean(errors):>7.3f}{100 * pooled['majority'].mean():>10.2f}"
+        f"{interval:>27}{np.mean(errors):>9.3f}{100 * pooled['majority'].mean():>10.2f}"
     )
     return difference, float(pooled[OURS].mean() - pooled["majority"].mean()), float(np.mean(errors))
 
 
 def speed(arguments: argparse.Namespace) -> None:
-    """CPU seconds of 130,000 clips and six sources."""
-    _say("\n130,000 clips, 6 sources, CPU seconds")
+    """Measure CPU seconds for 130,000 clips and six sources."""
+    _echo("\nCPU time of combine_votes, 130,000 clips, 6 sources")
     seed = arguments.first_seed
     for world in WORLDS[:2]:
         votes, truth = generate(replace(world, clips=130_000), seed)
@@ -115,30 +123,30 @@ def speed(arguments: argparse.Namespace) -> None:
             gold = gold_sample(truth, share, seed)
             start = time.process_time()
             combine_votes(votes, gold)
-            _say(f"{world.name}, {int((gold >= 0).sum())} gold labels: {time.process_time() - start:.2f}")
+            _echo(f"{world.name}, {int((gold >= 0).sum())} gold labels: {time.process_time() - start:.2f} s")
 
 
 def meld(arguments: argparse.Namespace) -> None:
-    """What training on noisy labels gains by each treatment of them."""
+    """Measure the gain in training from each treatment of noisy labels."""
     from tools.bench.labels.meld_noise import QUICK, bench, transitions
 
-    if (folder := _meld(arguments)) is not None:
-        bench(folder, arguments.seeds, tuple(transitions()) if arguments.full else QUICK, _say)
+    if (folder := _meld_folder(arguments)) is not None:
+        bench(folder, arguments.seeds, tuple(transitions()) if arguments.full else QUICK, _echo)
 
 
 def next_clips(arguments: argparse.Namespace) -> None:
-    """What verdicts teach, by the rule that picks the clips they are asked for."""
+    """Measure the gain from manual labels for each rule that selects the clips."""
     from tools.bench.labels.next_clips import generated, utterances
 
-    generated(arguments.seeds, _say, full=arguments.full)
-    if (folder := _meld(arguments)) is not None:
-        utterances(folder, arguments.seeds, _say, full=arguments.full)
+    generated(arguments.seeds, _echo, full=arguments.full)
+    if (folder := _meld_folder(arguments)) is not None:
+        utterances(folder, arguments.seeds, _echo, full=arguments.full)
 
 
-def _meld(arguments: argparse.Namespace) -> Path | None:
+def _meld_folder(arguments: argparse.Namespace) -> Path | None:
     if arguments.meld.is_dir():
         return Path(arguments.meld)
-    _say(f"\nnot measured: MELD's csv files are not in {arguments.meld} (--meld FOLDER)")
+    _echo(f"\nskipped: no MELD csv files in {arguments.meld} (set --meld FOLDER)")
     return None
 
 
@@ -151,7 +159,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
 }
 
 
-def _say(line: str) -> None:
+def _echo(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

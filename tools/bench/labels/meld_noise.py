@@ -1,7 +1,7 @@
-"""Real utterances with flipped labels: what does each treatment of the labels gain in training?
+"""Measure the gain in training from each treatment of noisy labels, on MELD utterances with flipped labels.
 
-MELD's six shared classes; the classifier is a logistic regression on TF-IDF of words and punctuation. The treatments
-see the noisy labels and out-of-fold votes (by dialogue) of that same classifier, nothing else.
+The classes are the six that MELD shares with MER. The classifier is a logistic regression on TF-IDF of words and
+punctuation. The treatments use only the noisy labels and out-of-fold votes (folds by dialogue) of the same classifier.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ EMOTIONS = {
     "fear": "worried",
     "surprise": "surprise",
 }
-NEXT = {"neutral": "sad", "angry": "worried", "happy": "surprise", "sad": "neutral", "worried": "angry"}
-"""What a label is taken for in class-dependent flips (surprise: happy)."""
+CONFUSED_WITH = {"neutral": "sad", "angry": "worried", "happy": "surprise", "sad": "neutral", "worried": "angry"}
+"""Wrong label of each class in class-dependent flips (surprise: happy)."""
 
 BALANCE = 0.5
-"""Exponent of the class weights, here as in the voters and the fusion's training."""
+"""Exponent of the class weights, as in the voters and in the training of the fusion."""
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """TF-IDF rows, labels and dialogues of the training part; rows and labels of the test part."""
+    """TF-IDF features, labels and dialogues of the training part; features and labels of the test part."""
 
     training: Any
     truth: Ints
@@ -53,7 +53,7 @@ class Text:
 
 
 def read(folder: Path) -> Text:
-    """Read MELD's csv files; disgust, which has no place among the six, is left out."""
+    """Read the csv files of MELD, without disgust, which is not one of the six classes."""
     parts = {}
     for part in ("train", "test"):
         frame = pd.read_csv(folder / f"{part}_sent_emo.csv", keep_default_na=False)
@@ -69,12 +69,12 @@ def read(folder: Path) -> Text:
 
 
 def transitions() -> dict[str, Floats]:
-    """P(noisy label | true label) of each kind of noise, (K, K)."""
+    """Return P(noisy label | true label) of each kind of noise, (K, K)."""
     classes = len(MER_LABELS)
-    pairs = np.eye(classes)
-    for name, other in {**NEXT, "surprise": "happy"}.items():
-        pairs[MER_LABELS.index(name)] *= 0.7
-        pairs[MER_LABELS.index(name), MER_LABELS.index(other)] = 0.3
+    class_dependent = np.eye(classes)
+    for name, other in {**CONFUSED_WITH, "surprise": "happy"}.items():
+        class_dependent[MER_LABELS.index(name)] *= 0.7
+        class_dependent[MER_LABELS.index(name), MER_LABELS.index(other)] = 0.3
 
     def symmetric(rate: float) -> Floats:
         return np.eye(classes) * (1 - rate) + (1 - np.eye(classes)) * rate / (classes - 1)
@@ -83,54 +83,56 @@ def transitions() -> dict[str, Floats]:
         "clean": np.eye(classes),
         "20% symmetric": symmetric(0.2),
         "30% symmetric": symmetric(0.3),
-        "30% class-dependent": pairs,
+        "30% class-dependent": class_dependent,
     }
 
 
 def flip(truth: Ints, transition: Floats, seed: int) -> Ints:
-    """Noisy labels, (n,)."""
+    """Draw noisy labels, (n,)."""
     drawn = np.random.default_rng(seed).random(len(truth))
     flipped = (drawn[:, None] > transition[truth].cumsum(axis=1)).sum(axis=1)
     return np.minimum(flipped, len(transition) - 1).astype(np.int64)
 
 
 QUICK = ("clean", "30% symmetric")
-"""The noises that show whether it works."""
+"""Kinds of noise that are measured without ``--full``."""
 
 
-def bench(folder: Path, seeds: Sequence[int], noises: Sequence[str], say: Callable[[str], None]) -> None:
-    """Print the test weighted F1 of every treatment under every noise: mean and 95% interval over the seeds."""
+def bench(folder: Path, seeds: Sequence[int], noises: Sequence[str], echo: Callable[[str], None]) -> None:
+    """Print the test weighted F1 of each treatment under each kind of noise: mean and 95% interval over the seeds."""
     text = read(folder)
     clean = {balance: score(text, text.truth, np.ones(len(text.truth)), balance) for balance in (0.0, BALANCE)}
-    say(f"\nMELD, test weighted F1 x 100; clean labels {100 * clean[0.0]:.2f}, rebalanced {100 * clean[BALANCE]:.2f}")
+    echo("\nMELD, test weighted F1 x 100; gains are means with 95% intervals over the seeds")
+    echo(f"reference: clean labels {100 * clean[0.0]:.2f}, rebalanced {100 * clean[BALANCE]:.2f}")
     for name in noises:
         transition = transitions()[name]
         runs = [_treatments(text, flip(text.truth, transition, seed), seed) for seed in seeds]
-        say(f"{name}, seeds {list(seeds)}")
+        echo(f"{name}, seeds {list(seeds)}")
+        echo(f"  {'labels':<34}{'F1':>7}{'minus noisy labels':>28}{'minus rebalanced':>28}")
         baseline = np.array([run["noisy labels"] for run in runs])
         rebalanced = np.array([run["rebalanced"] for run in runs])
         for treatment in runs[0]:
             scores = np.array([run[treatment] for run in runs])
-            gains = f"{interval(scores - baseline):>26}{interval(scores - rebalanced):>26}"
-            say(f"  {treatment:<34}{100 * scores.mean():>7.2f}  over noisy, over rebalanced {gains}")
+            gains = f"{interval(scores - baseline):>28}{interval(scores - rebalanced):>28}"
+            echo(f"  {treatment:<34}{100 * scores.mean():>7.2f}{gains}")
         if name != "clean":
             default = np.array([run["refined (default), rebalanced"] for run in runs])
             plain = _recovered(default - baseline, clean[0.0] - baseline.mean())
             both = _recovered(default - rebalanced, clean[BALANCE] - rebalanced.mean())
-            say(f"  recovered of the loss to clean training: {plain}; both rebalanced {both}")
+            echo(f"  share of the loss to clean labels that is recovered: {plain}; if both are rebalanced: {both}")
 
 
-def _recovered(gains: Floats, lost: float) -> str:
-    """The gains, (s,), as a share of what was lost on average, with the interval of their mean."""
+def _recovered(gains: Floats, loss: float) -> str:
+    """Format the gains, (s,), as a share of the average loss, with the 95% interval of their mean."""
     half = _half(gains)
-    return f"{gains.mean() / lost:.0%} ({(gains.mean() - half) / lost:.0%} to {(gains.mean() + half) / lost:.0%})"
+    return f"{gains.mean() / loss:.0%} ({(gains.mean() - half) / loss:.0%} to {(gains.mean() + half) / loss:.0%})"
 
 
 def out_of_fold(text: Text, noisy: Ints, seed: int) -> tuple[Floats, Ints]:
-    """What a classifier that saw neither an utterance nor its dialogue says of it, (n, K), and its fold, (n,)."""
+    """Return out-of-fold probabilities, folds by dialogue, (n, K), and the fold of each utterance, (n,)."""
     dialogues = np.unique(text.dialogues)
-    dealt = dict(zip(dialogues.tolist(), (np.random.default_rng(seed).permutation(len(dialogues)) % 5), strict=True))
-    folds = np.array([dealt[dialogue] for dialogue in text.dialogues.tolist()], np.int64)
+    fold_of = dict(zip(dialogues.tolist(), (np.random.default_rng(seed).permutation(len(dialogues)) % 5), strict=True))
+    folds = np.array([fold_of[dialogue] for dialogue in text.dialogues.tolist()], np.int64)
     votes = np.empty((len(noisy), len(MER_LABELS)))
     for fold in range(5):
         training = folds != fold
@@ -140,7 +142,7 @@ def out_of_fold(text: Text, noisy: Ints, seed: int) -> tuple[Floats, Ints]:
 
 
 def clips_of(noisy: Ints) -> list[Clip]:
-    """The utterances as clips of the training split."""
+    """Return the utterances as clips of the training split."""
     return [
         Clip(ClipId(f"utterance{i:05d}"), given_label=MER_LABELS[label], split=Split.TRAIN)
         for i, label in enumerate(noisy.tolist())
@@ -167,7 +169,7 @@ def _treatments(text: Text, noisy: Ints, seed: int) -> dict[str, float]:
 
 
 def score(text: Text, labels: Ints, weights: Floats, balance: float) -> float:
-    """Test weighted F1 of a classifier trained on these labels, (n,), by these weights, (n,)."""
+    """Return the test weighted F1 of a classifier trained with these labels, (n,), and sample weights, (n,)."""
     used = weights > 0
     counts = np.bincount(labels, weights, minlength=len(MER_LABELS))
     by_class = (counts.sum() / (len(counts) * np.maximum(counts, 1.0))) ** balance
@@ -180,13 +182,13 @@ def _fit(rows: Any, labels: Ints, weights: Floats) -> LogisticRegression:
 
 
 def interval(gains: Floats) -> str:
-    """Mean gain in points and its 95% interval over the seeds, (s,)."""
+    """Format the mean of gains in points, (s,), and its 95% interval over the seeds."""
     half = _half(gains)
     return f"{100 * gains.mean():+.2f} ({100 * (gains.mean() - half):+.2f} to {100 * (gains.mean() + half):+.2f})"
 
 
 def _half(gains: Floats) -> float:
-    """Half the width of the 95% interval of their mean (Student's t)."""
+    """Return half the width of the 95% interval of the mean (Student's t)."""
     if len(gains) < 2:
         return float("nan")
     return float(stdtrit(len(gains) - 1, 0.975) * gains.std(ddof=1) / np.sqrt(len(gains)))

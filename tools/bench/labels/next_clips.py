@@ -1,8 +1,8 @@
-"""What verdicts teach, by the rule that picks the clips they are asked for.
+"""Compare rules that select clips for manual labels, by the gain from these labels.
 
-The verdicts are simulated: the truth of generated votes, and MELD's labels before they were flipped. The rules are
-`worth_labelling` (what ``next.csv`` goes by), ActiveLab (Goh and Mueller 2023, cleanlab), which is handed our
-probabilities in place of a classifier's, plain entropy, and chance.
+Manual labels are simulated: the truth of generated votes, and the labels of MELD before they were flipped. The rules
+are `worth_labelling` (used for ``next.csv``), ActiveLab (Goh and Mueller 2023, cleanlab) with our probabilities instead
+of those of a classifier, entropy, margin, and random choice.
 """
 
 from __future__ import annotations
@@ -25,73 +25,75 @@ from tools.bench.labels.meld_noise import BALANCE, Text, clips_of, flip, interva
 from tools.bench.labels.worlds import WORLDS, World, generate, gold_sample
 
 Rule = Callable[[Mapping[str, Floats], Floats, Bools, int, np.random.Generator], Sequence[int]]
-"""From votes by source, probabilities (n, K), clips that may be asked for (n,) and how many, to the clips."""
+"""Selects clips from votes by source, probabilities (n, K), a mask of eligible clips (n,) and a count."""
 
-BATCHES, BATCH = 2, 100
-"""As many verdicts as ``next.csv`` names, then the rest is judged anew."""
+ROUNDS, LABELS_PER_ROUND = 2, 100
+"""Number of rounds, and manual labels per round, as in ``next.csv``; labels are combined again after each round."""
 
 CLIPS = 1500
-"""Of each generated setting; verdicts are offered of half of them."""
+"""Number of clips of each generated setting; half of them are eligible."""
 
-BEGUN_WITH = 60
-"""Verdicts on clips of chance that all rules begin with, where there are no given labels."""
+N_INITIAL_LABELS = 60
+"""Number of random manual labels before the first round, for generated votes."""
 
 
-def ours(_votes: Mapping[str, Floats], probs: Floats, open_: Bools, count: int, _rng: np.random.Generator) -> list[int]:
-    """What ``next.csv`` goes by."""
-    return list(worth_labelling(probs, ~open_, count))
+def ours(
+    _votes: Mapping[str, Floats], probs: Floats, eligible: Bools, count: int, _rng: np.random.Generator
+) -> list[int]:
+    """Select clips as for ``next.csv``."""
+    return list(worth_labelling(probs, ~eligible, count))
 
 
 def entropy(
-    _votes: Mapping[str, Floats], probs: Floats, open_: Bools, count: int, _rng: np.random.Generator
+    _votes: Mapping[str, Floats], probs: Floats, eligible: Bools, count: int, _rng: np.random.Generator
 ) -> list[int]:
-    """The least certain first, whatever their class."""
-    rows = np.flatnonzero(open_)
+    """Select the clips with the highest entropy."""
+    rows = np.flatnonzero(eligible)
     return [int(row) for row in rows[np.argsort(-label_entropy(probs)[rows], kind="stable")[:count]]]
 
 
 def margin(
-    _votes: Mapping[str, Floats], probs: Floats, open_: Bools, count: int, _rng: np.random.Generator
+    _votes: Mapping[str, Floats], probs: Floats, eligible: Bools, count: int, _rng: np.random.Generator
 ) -> list[int]:
-    """Those whose two likeliest labels are nearest to each other first."""
-    rows = np.flatnonzero(open_)
+    """Select the clips with the smallest difference between the two highest probabilities."""
+    rows = np.flatnonzero(eligible)
     ranked = np.sort(probs[rows], axis=1)
     return [int(row) for row in rows[np.argsort(ranked[:, -1] - ranked[:, -2], kind="stable")[:count]]]
 
 
 def active_lab(
-    votes: Mapping[str, Floats], probs: Floats, open_: Bools, count: int, _rng: np.random.Generator
+    votes: Mapping[str, Floats], probs: Floats, eligible: Bools, count: int, _rng: np.random.Generator
 ) -> list[int]:
-    """Cleanlab's `get_active_learning_scores`, lowest first."""
+    """Select the clips with the lowest `get_active_learning_scores` of cleanlab."""
     from cleanlab.multiannotator import get_active_learning_scores
 
-    cast = np.stack([first_choice(one) for one in votes.values()], axis=1)
+    cast = np.stack([first_choice(source) for source in votes.values()], axis=1)
     voted = (cast != ABSTAIN).any(axis=1)
     annotations = np.where(cast == ABSTAIN, np.nan, cast)
     scores = np.empty(len(probs))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        silent = probs[~voted] if not voted.all() else None
-        scores[voted], scores[~voted] = get_active_learning_scores(annotations[voted], probs[voted], silent)
-    rows = np.flatnonzero(open_)
+        unvoted_probs = probs[~voted] if not voted.all() else None
+        scores[voted], scores[~voted] = get_active_learning_scores(annotations[voted], probs[voted], unvoted_probs)
+    rows = np.flatnonzero(eligible)
     return [int(row) for row in rows[np.argsort(scores[rows], kind="stable")[:count]]]
 
 
-def chance(
-    _votes: Mapping[str, Floats], _probs: Floats, open_: Bools, count: int, rng: np.random.Generator
+def random_choice(
+    _votes: Mapping[str, Floats], _probs: Floats, eligible: Bools, count: int, rng: np.random.Generator
 ) -> list[int]:
-    """Any."""
-    return [int(row) for row in rng.permutation(np.flatnonzero(open_))[:count]]
+    """Select random clips."""
+    return [int(row) for row in rng.permutation(np.flatnonzero(eligible))[:count]]
 
 
-def half_by_chance(
-    votes: Mapping[str, Floats], probs: Floats, open_: Bools, count: int, rng: np.random.Generator
+def half_random(
+    votes: Mapping[str, Floats], probs: Floats, eligible: Bools, count: int, rng: np.random.Generator
 ) -> list[int]:
-    """Half by our rule, half of chance."""
-    first = ours(votes, probs, open_, count // 2, rng)
-    rest = open_.copy()
+    """Select half of the clips by our rule, half at random."""
+    first = ours(votes, probs, eligible, count // 2, rng)
+    rest = eligible.copy()
     rest[first] = False
-    return first + chance(votes, probs, rest, count - len(first), rng)
+    return first + random_choice(votes, probs, rest, count - len(first), rng)
 
 
 RULES: dict[str, Rule] = {
@@ -99,77 +101,81 @@ RULES: dict[str, Rule] = {
     "ActiveLab (cleanlab)": active_lab,
     "entropy": entropy,
     "margin": margin,
-    "half of next.csv, half of chance": half_by_chance,
-    "chance": chance,
+    "half next.csv, half random": half_random,
+    "random": random_choice,
 }
 
 
-def generated(seeds: Sequence[int], say: Callable[[str], None], *, full: bool) -> None:
-    """Accuracy of `combine_votes` after the verdicts: on all clips, and on the half that is never asked about."""
+def generated(seeds: Sequence[int], echo: Callable[[str], None], *, full: bool) -> None:
+    """Print the accuracy of `combine_votes` after manual labels: on all clips, and on the ineligible half."""
     worlds = [replace(world, clips=CLIPS) for world in (WORLDS[::8] if full else WORLDS[:1])]
-    say(f"\n{BATCHES * BATCH} verdicts more on {len(worlds)} generated settings, seeds {list(seeds)}")
-    runs = [_taught(world, seed, rule) for rule in RULES.values() for world in worlds for seed in seeds]
-    found = np.array(runs).reshape(len(RULES), len(worlds), len(seeds), 2).mean(axis=1)  # (rules, seeds, 2)
-    for name, ones in zip(RULES, found, strict=True):
-        every, others = (100 * ones.mean(axis=0)).tolist()
-        over = [interval(ones[:, column] - found[-1, :, column]) for column in range(2)]
-        say(f"  {name:<34} all clips {every:.2f}, over chance {over[0]:<24} never asked {others:.2f}, {over[1]}")
+    count = ROUNDS * LABELS_PER_ROUND
+    echo(f"\naccuracy (%) after {count} manual labels, {len(worlds)} generated settings, seeds {list(seeds)}")
+    runs = [_accuracy_after_labels(world, seed, rule) for rule in RULES.values() for world in worlds for seed in seeds]
+    accuracies = np.array(runs).reshape(len(RULES), len(worlds), len(seeds), 2).mean(axis=1)  # (rules, seeds, 2)
+    for name, by_seed in zip(RULES, accuracies, strict=True):
+        all_clips, ineligible = (100 * by_seed.mean(axis=0)).tolist()
+        gains = [interval(by_seed[:, column] - accuracies[-1, :, column]) for column in range(2)]
+        echo(
+            f"  {name:<28} all clips {all_clips:.2f}, minus random {gains[0]}; "
+            f"ineligible clips {ineligible:.2f}, minus random {gains[1]}"
+        )
 
 
-def _taught(world: World, seed: int, rule: Rule) -> tuple[float, float]:
+def _accuracy_after_labels(world: World, seed: int, rule: Rule) -> tuple[float, float]:
     votes, truth = generate(world, seed)
     rng = np.random.default_rng(seed)
-    offered = rng.permutation(len(truth)) < len(truth) // 2
-    gold = np.where(offered, gold_sample(truth, 2 * BEGUN_WITH / len(truth), seed), -1)
-    for _ in range(BATCHES):
+    eligible = rng.permutation(len(truth)) < len(truth) // 2
+    gold = np.where(eligible, gold_sample(truth, 2 * N_INITIAL_LABELS / len(truth), seed), -1)
+    for _ in range(ROUNDS):
         combined = combine_votes(votes, gold, seed=seed)
-        asked = rule(votes, combined.probs, offered & (gold < 0), BATCH, rng)
-        gold[asked] = truth[asked]
-    right = combine_votes(votes, gold, seed=seed).labels == truth
-    return float(right.mean()), float(right[~offered].mean())
+        selected = rule(votes, combined.probs, eligible & (gold < 0), LABELS_PER_ROUND, rng)
+        gold[selected] = truth[selected]
+    correct = combine_votes(votes, gold, seed=seed).labels == truth
+    return float(correct.mean()), float(correct[~eligible].mean())
 
 
-def utterances(folder: Path, seeds: Sequence[int], say: Callable[[str], None], *, full: bool) -> None:
-    """MELD with flipped labels: how many verdicts correct a label, and what training on the refined ones gains."""
+def utterances(folder: Path, seeds: Sequence[int], echo: Callable[[str], None], *, full: bool) -> None:
+    """Print, for MELD with flipped labels, how many selected labels were wrong, and the gain in training."""
     text = read(folder)
     for noise in ("30% symmetric", "30% class-dependent") if full else ("30% symmetric",):
-        say(f"MELD, {noise} flips, {BATCHES * BATCH} verdicts, seeds {list(seeds)}")
+        echo(f"MELD, {noise} flips, {ROUNDS * LABELS_PER_ROUND} manual labels, seeds {list(seeds)}")
         noisy = [flip(text.truth, transitions()[noise], seed) for seed in seeds]
         votes = [out_of_fold(text, labels, seed) for labels, seed in zip(noisy, seeds, strict=True)]
-        rules: dict[str, Rule | None] = {"no verdict": None, **RULES}
+        rules: dict[str, Rule | None] = {"no manual labels": None, **RULES}
         runs = [
-            _corrected(text, labels, *voted, seed, rule)
+            _refine_with_labels(text, labels, *voted, seed, rule)
             for rule in rules.values()
             for labels, voted, seed in zip(noisy, votes, seeds, strict=True)
         ]
-        found = np.array(runs).reshape(len(rules), len(seeds), 3)
-        for name, ones in zip(rules, found, strict=True):
-            wrong, labels, f1 = ones.mean(axis=0).tolist()
-            over = interval(ones[:, 2] - found[-1, :, 2])
-            say(
-                f"  {name:<34} corrected {100 * wrong:5.1f}% of those asked; likeliest label right "
-                f"{100 * labels:.2f}%; test weighted F1 {100 * f1:.2f}, over chance {over}"
+        results = np.array(runs).reshape(len(rules), len(seeds), 3)
+        for name, by_seed in zip(rules, results, strict=True):
+            wrong, accuracy, f1 = by_seed.mean(axis=0).tolist()
+            gain = interval(by_seed[:, 2] - results[-1, :, 2])
+            echo(
+                f"  {name:<28} selected labels that were wrong {100 * wrong:5.1f}%; accuracy of the likeliest label "
+                f"{100 * accuracy:.2f}%; test weighted F1 {100 * f1:.2f}, minus random {gain}"
             )
 
 
-def _corrected(
+def _refine_with_labels(
     text: Text, noisy: Ints, votes: Floats, folds: Ints, seed: int, rule: Rule | None
 ) -> tuple[float, float, float]:
     config, rng = RefineConfig(), np.random.default_rng(seed)
     sources = {"text": votes}
     annotations = {**sources, GIVEN: np.eye(len(MER_LABELS))[noisy]}
     gold = np.full(len(noisy), -1)
-    for _ in range(BATCHES if rule else 0):
+    for _ in range(ROUNDS if rule else 0):
         assert rule is not None
         assessment = assess(sources, noisy, gold, folds=folds, seed=seed, config=config.label_model)
-        asked = rule(annotations, assessment.posterior, gold < 0, BATCH, rng)
-        gold[asked] = text.truth[asked]
-    known = gold >= 0
+        selected = rule(annotations, assessment.posterior, gold < 0, LABELS_PER_ROUND, rng)
+        gold[selected] = text.truth[selected]
+    is_gold = gold >= 0
     assessment = assess(sources, noisy, gold, folds=folds, seed=seed, config=config.label_model)
     labels = list(MER_LABELS)
     decisions = decide(assessment, clips_of(noisy), labels, config, families={"text": "text"}, gold=gold)
     weights = np.array([decision.weight for decision in decisions])
     new = np.array([labels.index(d.refined_label) if d.refined_label else -1 for d in decisions])
-    corrected = float((noisy != gold)[known].mean()) if known.any() else float("nan")
-    believed = float((assessment.labels == text.truth).mean())
-    return corrected, believed, score(text, np.where(new < 0, noisy, new), weights, BALANCE)
+    wrong = float((noisy != gold)[is_gold].mean()) if is_gold.any() else float("nan")
+    accuracy = float((assessment.labels == text.truth).mean())
+    return wrong, accuracy, score(text, np.where(new < 0, noisy, new), weights, BALANCE)

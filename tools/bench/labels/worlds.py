@@ -1,4 +1,4 @@
-"""Votes whose truth is known: sources of different skill that share errors, confuse classes and abstain."""
+"""Generate votes with known truth, from sources of different skill that share errors, confuse classes and abstain."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ecmf_pipeline.core.arrays import Floats, Ints
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """How votes come about.
+    """Parameters of generated votes.
 
     Attributes:
-        name: What is special about it.
-        skills: How often each source is right, on average over the classes; its length is the number of sources.
-        classes: K.
-        clips: n.
-        imbalance: 0: all classes alike; 1: the k-th class has a share proportional to 1 / k.
-        shared: Share of the variance of each source's error that all sources have in common.
-        family: Share of it that neighbours (sources 0 and 1, 2 and 3, ...) have in common besides.
-        confusion: Spread over the classes of a source's skill; its wrong votes prefer certain classes just as much.
-        abstains: Share of clips each source says nothing of, the last source twice as many.
-        soft: Whether votes are probabilities; otherwise they are one label each.
-        sharpness: What a soft source's log-probabilities are multiplied by: above 1 it is too sure of itself.
-        prefix: Share of votes of the last source that are its favourite class, whatever the clip.
+        name: Name of the setting; also part of the random seed.
+        skills: Accuracy of each source, averaged over the classes; the length is the number of sources.
+        classes: Number of classes K.
+        clips: Number of clips n.
+        imbalance: 0: all classes are equally frequent; 1: the share of the k-th class is proportional to 1 / k.
+        shared: Share of the error variance of each source that all sources have in common.
+        family: Share of the error variance that neighbours (sources 0 and 1, 2 and 3, ...) have in common in addition.
+        confusion: Spread of the skill of a source over the classes, and of its preference for certain wrong classes.
+        abstains: Share of clips on which each source abstains; twice as large for the last source.
+        soft: Whether votes are probabilities; otherwise they are single labels.
+        sharpness: Factor of the log-probabilities of a soft source: above 1 it is overconfident.
+        prefix: Share of votes of the last source that are a fixed class, independent of the clip.
     """
 
     name: str
@@ -79,11 +79,11 @@ WORLDS = (
     World("ten classes, one label each", (0.7, 0.6, 0.5, 0.4), classes=10, clips=8000, soft=False),
     World("many clips", _MIXED, clips=20000),
 )
-"""The settings that `tools.bench.labels` compares the methods in. The method was chosen by them, on seeds 0 and 1."""
+"""Named settings of `tools.bench.labels`. The method was chosen on them, with seeds 0 and 1."""
 
 
 def drawn_worlds(count: int, seed: int) -> tuple[World, ...]:
-    """Settings that nobody thought of: all properties drawn at random, so that none can have been favoured."""
+    """Draw settings with random properties, on which no choice of the method was made."""
     rng = np.random.default_rng(seed)
     worlds = []
     for number in range(count):
@@ -109,10 +109,10 @@ def drawn_worlds(count: int, seed: int) -> tuple[World, ...]:
 
 
 def generate(world: World, seed: int) -> tuple[dict[str, Floats], Ints]:
-    """The votes of every source, (n, K) each, NaN where it abstains, and the truth, (n,).
+    """Return the votes of each source, (n, K) each, NaN if it abstains, and the true classes, (n,).
 
-    A source scores each class: the true one gets what makes its skill, every class noise, partly shared; its first
-    choice is the highest score, its probabilities the scores' softmax.
+    A source assigns a score to each class: noise, partly shared between sources, plus a bonus for the true class that
+    yields its skill. Its label is the class with the highest score, its probabilities are the softmax of the scores.
     """
     rng = np.random.default_rng([seed, len(world.name), *world.name.encode()])
     clips, classes = world.clips, world.classes
@@ -120,39 +120,39 @@ def generate(world: World, seed: int) -> tuple[dict[str, Floats], Ints]:
     truth: Ints = rng.choice(classes, clips, p=prior / prior.sum()).astype(np.int64)
     common = rng.normal(size=(clips, classes))
     pair = common
-    own = 1.0 - world.shared - world.family
+    independent = 1.0 - world.shared - world.family
     votes = {}
     for number, skill in enumerate(world.skills):
         if number % 2 == 0:
             pair = rng.normal(size=(clips, classes))
         noise = np.sqrt(world.shared) * common + np.sqrt(world.family) * pair
-        noise = noise + np.sqrt(max(own, 0.0)) * rng.normal(size=(clips, classes))
-        lift = _lift(np.clip(skill + world.confusion * rng.uniform(-1, 1, classes), 0.05, 0.97), classes)
-        leaning = 2 * world.confusion * rng.normal(size=(classes, classes))  # by true class: which wrong ones
-        np.fill_diagonal(leaning, lift)
-        score = leaning[truth] + noise
+        noise = noise + np.sqrt(max(independent, 0.0)) * rng.normal(size=(clips, classes))
+        bonus = _true_class_bonus(np.clip(skill + world.confusion * rng.uniform(-1, 1, classes), 0.05, 0.97), classes)
+        preference = 2 * world.confusion * rng.normal(size=(classes, classes))  # (true class, voted class)
+        np.fill_diagonal(preference, bonus)
+        score = preference[truth] + noise
         probs = softmax(2 * world.sharpness * score, axis=1)
         if world.prefix and number == len(world.skills) - 1:
             probs[rng.random(clips) < world.prefix] = np.eye(classes)[rng.integers(classes)]
         if not world.soft:
             probs = np.eye(classes)[probs.argmax(axis=1)]
-        silent = world.abstains * (2 if number == len(world.skills) - 1 else 1)
-        probs[rng.random(clips) < silent] = np.nan
+        abstain_share = world.abstains * (2 if number == len(world.skills) - 1 else 1)
+        probs[rng.random(clips) < abstain_share] = np.nan
         votes[f"source{number}"] = probs
     return votes, truth
 
 
-def _lift(skill: Floats, classes: int) -> Floats:
-    """By how much the true class's score must lead for it to win with these probabilities, (K,)."""
-    lifts = np.linspace(-1.0, 6.0, 141)
+def _true_class_bonus(skill: Floats, classes: int) -> Floats:
+    """Return by how much the score of the true class must be raised for it to win with these probabilities, (K,)."""
+    bonuses = np.linspace(-1.0, 6.0, 141)
     points, weights = np.polynomial.hermite_e.hermegauss(31)
-    wins = ((weights / weights.sum()) * ndtr(points + lifts[:, None]) ** (classes - 1)).sum(axis=1)
-    found: Floats = np.interp(skill, wins, lifts)
-    return found
+    wins = ((weights / weights.sum()) * ndtr(points + bonuses[:, None]) ** (classes - 1)).sum(axis=1)
+    bonus: Floats = np.interp(skill, wins, bonuses)
+    return bonus
 
 
 def gold_sample(truth: Ints, share: float, seed: int) -> Ints:
-    """The truth of a random share of the clips, -1 for the rest, (n,)."""
+    """Return the true class of a random share of the clips, -1 for the others, (n,)."""
     rng = np.random.default_rng(seed)
     gold = np.full(len(truth), -1)
     chosen = rng.permutation(len(truth))[: round(share * len(truth))]

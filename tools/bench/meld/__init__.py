@@ -1,1 +1,1 @@
-"""What the embedded LLM is worth on MELD (`python -m tools.bench.meld FOLDER`)."""
+"""Benchmark of the embedded LLM on MELD (`python -m tools.bench.meld FOLDER`)."""

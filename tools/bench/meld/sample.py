@@ -1,4 +1,4 @@
-"""Utterances of MELD sampled by a seed, what the embedded LLM says of them and what MiniLM makes of them, each kept."""
+"""Sample utterances of MELD, score them with the embedded LLM and embed them with MiniLM; results are cached."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MELD = Path(__file__).parents[4] / "shared" / "data" / "meld"
 PARTS = ("train", "dev", "test")
 
 WORKERS = 2
-"""Processes that ask, of one thread each on two cores: on a busy machine threads of one product wait for each other."""
+"""Number of processes, each with one thread: on a busy machine, threads of one matrix product wait for each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,41 +34,43 @@ class Sample:
 
     Attributes:
         part: train, dev or test.
-        names: The clips' ids, (n,).
-        texts: What each says, (n,).
-        before: What was said before it in its dialogue, (n,); "" for the first utterance.
+        names: Clip ids, (n,).
+        texts: Texts of the utterances, (n,).
+        previous: Text of the previous utterance of the dialogue, (n,); "" for the first utterance.
         truth: Index of the label in `MER_LABELS`, (n,).
-        dialogues: Dialogue of each, (n,).
+        dialogues: Dialogue of each utterance, (n,).
     """
 
     part: str
     names: list[str]
     texts: list[str]
-    before: list[str]
+    previous: list[str]
     truth: Ints
     dialogues: NDArray[np.str_]
 
     def only(self, rows: NDArray[np.bool_] | Ints) -> Sample:
-        """Some of them.
+        """Return a subset of the utterances.
 
         Args:
-            rows: A mask, (n,), or which ones, (m,).
+            rows: A mask, (n,), or indices, (m,).
         """
-        some = np.arange(len(self.texts))[rows].tolist()
-        texts, before, names = ([values[row] for row in some] for values in (self.texts, self.before, self.names))
-        return Sample(self.part, names, texts, before, self.truth[rows], self.dialogues[rows])
+        indices = np.arange(len(self.texts))[rows].tolist()
+        texts, previous, names = (
+            [values[row] for row in indices] for values in (self.texts, self.previous, self.names)
+        )
+        return Sample(self.part, names, texts, previous, self.truth[rows], self.dialogues[rows])
 
 
 def read_samples(sizes: dict[str, int], seed: int, root: Path = MELD) -> dict[str, Sample]:
-    """Draw utterances of each part, as `corpora.meld` reads them.
+    """Draw utterances of each part from those that `corpora.meld` reads.
 
     Args:
-        sizes: How many of each part.
-        seed: Draws them; each part has its own stream, so that one's size does not change another's.
-        root: Folder of MELD's csv files.
+        sizes: Number of utterances of each part.
+        seed: Seed; each part has a separate random stream, so its draw does not depend on the sizes of the others.
+        root: Folder of the csv files of MELD.
 
     Raises:
-        CorpusError: When they are not there.
+        CorpusError: If the files do not exist.
     """
     clips = {str(clip.clip_id): clip for clip in read_meld(CorpusConfig(kind="meld", root=root)).clips}
     return {
@@ -84,16 +86,16 @@ def _draw(clips: dict[str, Clip], part: str, size: int, rng: np.random.Generator
         part,
         chosen,
         [clips[name].transcript for name in chosen],
-        [_before(clips, name) for name in chosen],
+        [_previous_text(clips, name) for name in chosen],
         np.array([MER_LABELS.index(labels[name]) for name in chosen], np.int64),
         np.array([clips[name].group for name in chosen]),
     )
 
 
-def _before(clips: dict[str, Clip], name: str) -> str:
+def _previous_text(clips: dict[str, Clip], name: str) -> str:
     dialogue, number = name.rsplit("_utt", 1)
-    former = clips.get(f"{dialogue}_utt{int(number) - 1}")
-    return former.transcript if former else ""
+    previous = clips.get(f"{dialogue}_utt{int(number) - 1}")
+    return previous.transcript if previous else ""
 
 
 def raw_scores(
@@ -104,42 +106,42 @@ def raw_scores(
     prompt: Prompt | None = None,
     calibration: Calibration = "none",
 ) -> Floats:
-    """Log-likelihood of each label under the embedded LLM, (n, 6); what was asked once is not asked again.
+    """Return the log-likelihood of each label under the embedded LLM, (n, 6); scores are cached.
 
     Args:
-        texts: What is said, (n,), none of it blank.
-        folder: Keeps the scores.
-        name: Names the table of what is set aside.
-        prompt: The prompt with examples of the corpus; None: as it is packaged.
-        calibration: What is subtracted.
+        texts: Texts of the utterances, (n,), none of them blank.
+        folder: Folder of the cached scores.
+        name: Name of the quarantine table.
+        prompt: The prompt with examples of the corpus; None: the packaged prompt.
+        calibration: Which mean scores are subtracted.
     """
-    found = label_scores(
+    scores = label_scores(
         LlmConfig(calibration=calibration, workers=WORKERS),
         {f"{number:06d}": text for number, text in enumerate(texts)},
         MER_LABELS,
         books=ScoreBooks("vote", folder / "scores", folder / ".waiting", folder / f"quarantine-{name}.csv"),
         prompt=prompt,
     )
-    return found.values
+    return scores.values
 
 
 def embedded(texts: Sequence[str], folder: Path) -> Floats:
-    """MiniLM's sentence embeddings, (n, 384), as the text branch makes them; what was embedded once is kept.
+    """Return the MiniLM embeddings of the text encoder, (n, 384); embeddings are cached.
 
     Args:
-        texts: What to embed, (n,); a blank one gets a row of zeros, which says no more than that nothing was said.
-        folder: Keeps the embeddings.
+        texts: Texts, (n,); the embedding of a blank one is zero.
+        folder: Folder of the cached embeddings.
     """
     config = TextConfig(model="data/models/minilm", inputs="original").named("minilm")
     file = folder / f"minilm-{fingerprint({'texts': [sha256_text(text) for text in texts]})}.npy"
     if file.is_file():
-        kept: Floats = np.load(file)
-        return kept
+        cached: Floats = np.load(file)
+        return cached
     encoder = build_encoder(config, "cpu")
-    said = sorted((row for row, text in enumerate(texts) if text.strip()), key=lambda row: len(texts[row]))
+    order = sorted((row for row, text in enumerate(texts) if text.strip()), key=lambda row: len(texts[row]))
     values = np.zeros((len(texts), 384))
-    for start in range(0, len(said), 32):
-        rows = said[start : start + 32]
+    for start in range(0, len(order), 32):
+        rows = order[start : start + 32]
         for row, encoding in zip(rows, encoder.encode([ClipText(texts[row], "") for row in rows]), strict=True):
             values[row] = encoding.values.mean(axis=0)
     folder.mkdir(parents=True, exist_ok=True)

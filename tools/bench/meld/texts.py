@@ -1,4 +1,4 @@
-"""Whether the enriched text helps MiniLM on MELD, beside what else could: the utterance before, and bare scores."""
+"""Gain of MiniLM on MELD from the enriched text; alternatives: the previous utterance, and the scores of the LLM."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from ecmf_pipeline.llm.config import RewriteConfig
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.rewriting import enrich
 from ecmf_pipeline.llm.scoring import probabilities
-from tools.bench.meld.figures import samples_of, score, told
+from tools.bench.meld.figures import format_interval, samples_of, score
 from tools.bench.meld.sample import Floats, Ints, Sample, embedded
 from tools.bench.meld.votes import PROMPT, Scores
 
 PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-"""Inverse penalties to choose from, on the dev part, for each kind of features by itself."""
+"""Candidates of the inverse penalty; chosen on the dev part for each kind of features."""
 
 SIZES = ((120, 10), (600, 5), (None, 1))
-"""Training utterances (None: all there are), and how many draws of them."""
+"""Number of training utterances (None: all), and number of draws."""
 
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 Inputs = Mapping[str, Floats]
 
 
 def enriched_texts(sample: Sample, scores: Floats) -> list[str]:
-    """The enriched texts as `rewrite` words them by default, (n,)."""
+    """Return the enriched texts of the default `rewrite` settings, (n,)."""
     prompt, config = load_prompt(PROMPT), RewriteConfig()
     probs = probabilities(scores, temperature=config.temperature)
     return [
@@ -42,57 +42,59 @@ def enriched_texts(sample: Sample, scores: Floats) -> list[str]:
 
 
 def features_of(samples: Mapping[str, Sample], scores: Scores, folder: Path) -> dict[str, Inputs]:
-    """Features by kind and part."""
+    """Return the features by kind and part."""
     raw = {part: embedded(sample.texts, folder) for part, sample in samples.items()}
-    rich = {part: embedded(enriched_texts(sample, scores.of(part)), folder) for part, sample in samples.items()}
-    before = {part: embedded(sample.before, folder) for part, sample in samples.items()}
-    bare = {part: scores.of(part) for part in samples}
+    enriched = {part: embedded(enriched_texts(sample, scores.of(part)), folder) for part, sample in samples.items()}
+    previous = {part: embedded(sample.previous, folder) for part, sample in samples.items()}
+    llm_scores = {part: scores.of(part) for part in samples}
 
     def joined(*kinds: Inputs) -> Inputs:
         return {part: np.hstack([kind[part] for kind in kinds]) for part in samples}
 
     return {
         "raw": raw,
-        "enriched": rich,
-        "raw + enriched": joined(raw, rich),
-        "raw + the LLM's six scores": joined(raw, bare),
-        "raw + the utterance before": joined(raw, before),
-        "raw + enriched + the utterance before": joined(raw, rich, before),
+        "enriched": enriched,
+        "raw + enriched": joined(raw, enriched),
+        "raw + six scores of the LLM": joined(raw, llm_scores),
+        "raw + previous utterance": joined(raw, previous),
+        "raw + enriched + previous utterance": joined(raw, enriched, previous),
     }
 
 
-def texts_table(samples: Mapping[str, Sample], scores: Scores, folder: Path, seed: int, say: Say) -> None:
-    """Print weighted F1 of each kind of features and its paired difference from the raw text's."""
+def texts_table(samples: Mapping[str, Sample], scores: Scores, folder: Path, seed: int, echo: Echo) -> None:
+    """Print weighted F1 of each kind of features and its paired difference to the raw text."""
     kinds = features_of(samples, scores, folder)
     train, test = samples["train"], samples["test"]
-    say(f"\n| {'MiniLM on':<40} | trained on | weighted F1 | less raw | 95% interval |\n|---|---|---|---|---|")
+    echo(
+        f"\n| {'MiniLM on':<40} | training utterances | weighted F1 | minus raw | 95% interval |\n|---|---|---|---|---|"
+    )
     for size, draws in SIZES:
         count = size or len(train.truth)
         if count > len(train.truth):
             continue
         rng = np.random.default_rng(seed)
         parts = [np.sort(rng.choice(len(train.truth), count, replace=False)) for _ in range(draws)]
-        chosen = {kind: [_choices(inputs, samples, rows) for rows in parts] for kind, inputs in kinds.items()}
-        for kind, choices in chosen.items():
-            f1 = np.mean([score(choice, test, seed)[0] for choice in choices])
-            # The same seed draws the same dialogues, so that the draws of training utterances are averaged in each.
-            pairs = [samples_of(own, raw, test, seed) for own, raw in zip(choices, chosen["raw"], strict=True)]
+        predictions = {kind: [_predict_test(inputs, samples, rows) for rows in parts] for kind, inputs in kinds.items()}
+        for kind, classes in predictions.items():
+            f1 = np.mean([score(predicted, test, seed)[0] for predicted in classes])
+            # The same seed draws the same dialogues, so samples of several training draws can be averaged.
+            pairs = [samples_of(own, raw, test, seed) for own, raw in zip(classes, predictions["raw"], strict=True)]
             gain = np.mean([value for value, _ in pairs])
-            interval = told(np.mean([drawn for _, drawn in pairs], axis=0)) if kind != "raw" else "-"
+            interval = format_interval(np.mean([drawn for _, drawn in pairs], axis=0)) if kind != "raw" else "-"
             trained = f"{count}" + (f", {draws} draws" if draws > 1 else "")
-            say(f"| {kind:<40} | {trained} | {f1:.3f} | {gain:+.3f} | {interval} |")
+            echo(f"| {kind:<40} | {trained} | {f1:.3f} | {gain:+.3f} | {interval} |")
 
 
-def _choices(inputs: Inputs, samples: Mapping[str, Sample], rows: Ints) -> Ints:
-    """Labels chosen for the test part, (n,), by the classifier that does best on the dev part."""
+def _predict_test(inputs: Inputs, samples: Mapping[str, Sample], rows: Ints) -> Ints:
+    """Return the classes of the test part, (n,), predicted by the classifier that is best on the dev part."""
     truth, features = samples["train"].truth[rows], inputs["train"][rows]
     models = [_classifier(penalty, features, truth) for penalty in PENALTIES]
     on_dev = [
         f1_score(samples["dev"].truth, model.predict(inputs["dev"]), average="weighted", zero_division=0)
         for model in models
     ]
-    chosen: Ints = models[int(np.argmax(on_dev))].predict(inputs["test"])
-    return chosen
+    predicted: Ints = models[int(np.argmax(on_dev))].predict(inputs["test"])
+    return predicted
 
 
 def _classifier(penalty: float, features: Floats, truth: Ints) -> Pipeline:

@@ -1,4 +1,4 @@
-"""The embedded LLM's votes on MELD, raw and calibrated, beside MiniLM's and together with them."""
+"""Votes of the embedded LLM on MELD, raw and calibrated; compared to and combined with those of MiniLM."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ from tools.bench.meld.sample import Floats, Ints, Sample, embedded, raw_scores
 
 PROMPT = "emotion_en"
 FITTED_ON = 300
-"""Utterances on which the scores under drawn examples are calibrated; the examples are drawn from the others."""
+"""Number of utterances that calibrate the scores under drawn examples; the examples are drawn from the others."""
 DRAWN = 2
-"""How often examples are drawn."""
-FEW = (30, 60, 120, 300, 600)
+"""Number of draws of examples."""
+FEW_LABELS = (30, 60, 120, 300, 600)
 
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What the LLM says under the packaged prompt.
+    """Scores of the LLM under the packaged prompt.
 
     Attributes:
         raw: Log-likelihoods by part, (n, 6) each.
-        leans: What each way of calibrating subtracts from every row, (6,).
+        biases: Mean scores that each kind of calibration subtracts from every row, (6,).
     """
 
     raw: Mapping[str, Floats]
-    leans: Mapping[str, Floats]
+    biases: Mapping[str, Floats]
 
-    def of(self, part: str, lean: str = "everyday") -> Floats:
-        """The scores of a part, (n, 6), less a lean."""
-        return self.raw[part] - self.leans[lean]
+    def of(self, part: str, bias: str = "everyday") -> Floats:
+        """Return the scores of a part, (n, 6), minus a bias."""
+        return self.raw[part] - self.biases[bias]
 
 
-def ask(samples: Mapping[str, Sample], folder: Path) -> Scores:
-    """Ask for all scores under the packaged prompt."""
+def score_samples(samples: Mapping[str, Sample], folder: Path) -> Scores:
+    """Compute all scores under the packaged prompt."""
     raw = {part: raw_scores(sample.texts, folder, name=part) for part, sample in samples.items()}
-    one, own = samples["test"].texts[:1], raw["test"][0]
-    leans = {"none": np.zeros(len(MER_LABELS))}
+    text, raw_row = samples["test"].texts[:1], raw["test"][0]
+    biases = {"none": np.zeros(len(MER_LABELS))}
     for kind in ("content_free", "everyday"):
-        leans[kind] = own - raw_scores(one, folder, name=kind, calibration=kind)[0]
-    return Scores(raw, leans)
+        biases[kind] = raw_row - raw_scores(text, folder, name=kind, calibration=kind)[0]
+    return Scores(raw, biases)
 
 
 def minilm_votes(samples: Mapping[str, Sample], folder: Path) -> dict[str, Floats]:
-    """Log-probabilities of the package's linear voter on MiniLM, fitted on the train part, of dev and test, (n, 6)."""
+    """Return log-probabilities of the linear voter on MiniLM, fitted on the train part, for dev and test, (n, 6)."""
     features = {part: embedded(sample.texts, folder) for part, sample in samples.items()}
     voter = LinearConfig()
     both = np.concatenate([features["dev"], features["test"]])
@@ -65,36 +65,36 @@ def minilm_votes(samples: Mapping[str, Sample], folder: Path) -> dict[str, Float
 
 
 def with_examples(samples: Mapping[str, Sample], folder: Path, seed: int) -> tuple[Floats, Floats]:
-    """Scores of the test part with examples of the train part, less the everyday mean: as they are, and calibrated."""
+    """Return scores of the test part under a prompt with examples, minus the everyday mean: raw and calibrated."""
     train, test = samples["train"], samples["test"]
-    judged = np.arange(len(train.texts)) < FITTED_ON
+    is_fitted = np.arange(len(train.texts)) < FITTED_ON
     prompts = prompts_by_fold(
-        load_prompt(PROMPT), train.texts, train.truth, MER_LABELS, np.where(judged, 0, 1), seed=seed
+        load_prompt(PROMPT), train.texts, train.truth, MER_LABELS, np.where(is_fitted, 0, 1), seed=seed
     )
     prompt = prompts[0]
     everyday = prompt.calibration_texts("everyday")
     texts = [*everyday, *train.texts[:FITTED_ON], *test.texts]
-    found = raw_scores(texts, folder, name=f"examples-{seed}", prompt=prompt)
-    scores = found - found[: len(everyday)].mean(axis=0)
-    fit, asked = scores[len(everyday) : -len(test.texts)], scores[-len(test.texts) :]
-    return asked, fit_calibration(fit, train.truth[judged])(asked)
+    raw = raw_scores(texts, folder, name=f"examples-{seed}", prompt=prompt)
+    scores = raw - raw[: len(everyday)].mean(axis=0)
+    fit_scores, test_scores = scores[len(everyday) : -len(test.texts)], scores[-len(test.texts) :]
+    return test_scores, fit_calibration(fit_scores, train.truth[is_fitted])(test_scores)
 
 
-def together(votes: Mapping[str, Mapping[str, Floats]], dev: Sample, count: int) -> Floats:
-    """What `combine_votes` says of the test part, (n, 6), as log-probabilities, with the dev part's labels as gold.
+def combined_votes(votes: Mapping[str, Mapping[str, Floats]], dev: Sample, count: int) -> Floats:
+    """Return log-probabilities of `combine_votes` for the test part, (n, 6), with the labels of the dev part as gold.
 
     Args:
-        votes: Log-scores of dev and test by source; none of them was fitted on either.
-        dev: The part whose labels are known.
-        count: Utterances of the test part, n.
+        votes: Log-scores of dev and test by source; no source was fitted on these parts.
+        dev: The dev part, with known labels.
+        count: Number of utterances of the test part, n.
     """
-    joined = {name: probabilities(np.concatenate([own["dev"], own["test"]])) for name, own in votes.items()}
+    joined = {name: probabilities(np.concatenate([by_part["dev"], by_part["test"]])) for name, by_part in votes.items()}
     combined = combine_votes(joined, np.concatenate([dev.truth, np.full(count, -1)]))
     return np.log(np.maximum(combined.probs[-count:], 1e-12))
 
 
-def votes_table(samples: Mapping[str, Sample], scores: Scores, folder: Path, seed: int, say: Say) -> None:
-    """Print the table of votes and that of paired differences."""
+def votes_table(samples: Mapping[str, Sample], scores: Scores, folder: Path, seed: int, echo: Echo) -> None:
+    """Print the table of votes and the table of paired differences."""
     train, dev, test = (samples[part] for part in ("train", "dev", "test"))
     majority = np.tile(
         np.log(np.bincount(train.truth, minlength=len(MER_LABELS)) / len(train.truth)), (len(test.truth), 1)
@@ -111,65 +111,65 @@ def votes_table(samples: Mapping[str, Sample], scores: Scores, folder: Path, see
     rows = {
         "label shares of the train part (majority)": majority,
         "LLM raw": scores.of("test", "none"),
-        "LLM less content-free": scores.of("test", "content_free"),
-        "LLM less everyday": scores.of("test"),
-        **{f"LLM less everyday, fitted {name}": fit(scores.of("test")) for name, fit in fitted.items()},
-        f"LLM less everyday, both fitted on {FITTED_ON} only": fit_calibration(
+        "LLM minus content-free": scores.of("test", "content_free"),
+        "LLM minus everyday": scores.of("test"),
+        **{f"LLM minus everyday, fitted {name}": fit(scores.of("test")) for name, fit in fitted.items()},
+        f"LLM minus everyday, both fitted on {FITTED_ON} only": fit_calibration(
             scores.of("train")[:FITTED_ON], train.truth[:FITTED_ON]
         )(scores.of("test")),
     }
     for number in range(DRAWN):
         plain, calibrated = with_examples(samples, folder, seed + number)
-        rows[f"LLM, examples of the corpus ({number + 1}), less everyday"] = plain
+        rows[f"LLM, examples of the corpus ({number + 1}), minus everyday"] = plain
         rows[f"LLM, examples of the corpus ({number + 1}), both fitted on {FITTED_ON}"] = calibrated
     rows["MiniLM, linear voter"] = minilm["test"]
-    rows["MiniLM through combine_votes"] = together({"minilm": minilm}, dev, len(test.truth))
-    rows["MiniLM and LLM through combine_votes"] = together({"minilm": minilm, "llm": llm}, dev, len(test.truth))
-    say(HEADER)
+    rows["MiniLM through combine_votes"] = combined_votes({"minilm": minilm}, dev, len(test.truth))
+    rows["MiniLM and LLM through combine_votes"] = combined_votes({"minilm": minilm, "llm": llm}, dev, len(test.truth))
+    echo(HEADER)
     for name, row in rows.items():
-        say(line(name, row, test, seed))
-    say("\n| paired difference in weighted F1 | value | 95% interval |\n|---|---|---|")
-    best = "LLM less everyday, fitted temperature and bias"
+        echo(line(name, row, test, seed))
+    echo("\n| paired difference in weighted F1 | value | 95% interval |\n|---|---|---|")
+    best = "LLM minus everyday, fitted temperature and bias"
     for first, second in (
-        ("LLM less content-free", "LLM raw"),
-        ("LLM less everyday", "LLM raw"),
+        ("LLM minus content-free", "LLM raw"),
+        ("LLM minus everyday", "LLM raw"),
         (best, "LLM raw"),
-        (best, "LLM less everyday"),
+        (best, "LLM minus everyday"),
         (best, "label shares of the train part (majority)"),
         *(
             (
                 f"LLM, examples of the corpus ({number + 1}), both fitted on {FITTED_ON}",
-                f"LLM less everyday, both fitted on {FITTED_ON} only",
+                f"LLM minus everyday, both fitted on {FITTED_ON} only",
             )
             for number in range(DRAWN)
         ),
         ("MiniLM, linear voter", best),
         ("MiniLM and LLM through combine_votes", "MiniLM through combine_votes"),
     ):
-        choices = [rows[name].argmax(axis=1) for name in (first, second)]
-        say(difference(f"{first} - {second}", choices[0], choices[1], test, seed))
+        predictions = [rows[name].argmax(axis=1) for name in (first, second)]
+        echo(difference(f"{first} - {second}", predictions[0], predictions[1], test, seed))
 
 
-def few_table(samples: Mapping[str, Sample], scores: Scores, seed: int, say: Say, draws: int = 40) -> None:
-    """Print how many labelled clips a fitted calibration needs, judged on the dev part."""
+def few_labels_table(samples: Mapping[str, Sample], scores: Scores, seed: int, echo: Echo, draws: int = 40) -> None:
+    """Print the gain of a fitted calibration by the number of labelled clips, evaluated on the dev part."""
     train, dev = samples["train"], samples["dev"]
-    asked = scores.of("dev")
-    say(f"\n| labelled clips ({draws} draws: mean, 5%, 95%) | log-loss, less unfitted | weighted F1, less unfitted |")
-    say("|---|---|---|")
+    dev_scores = scores.of("dev")
+    echo(f"\n| labelled clips ({draws} draws: mean, 5%, 95%) | log-loss - unfitted | weighted F1 - unfitted |")
+    echo("|---|---|---|")
     rng = np.random.default_rng(seed)
-    before = _loss_and_f1(asked, dev.truth)
-    for count in (count for count in (*FEW, len(train.truth)) if count >= LEAST_LABELLED):
+    unfitted = _loss_and_f1(dev_scores, dev.truth)
+    for count in (count for count in (*FEW_LABELS, len(train.truth)) if count >= LEAST_LABELLED):
         gains = []
         for _ in range(draws if count < len(train.truth) else 1):
-            some = rng.choice(len(train.truth), count, replace=False)
-            fit = fit_calibration(scores.of("train")[some], train.truth[some])
-            gains.append(_loss_and_f1(fit(asked), dev.truth) - before)
+            drawn = rng.choice(len(train.truth), count, replace=False)
+            fit = fit_calibration(scores.of("train")[drawn], train.truth[drawn])
+            gains.append(_loss_and_f1(fit(dev_scores), dev.truth) - unfitted)
         cells = [
             f"{gain.mean():+.3f} ({np.quantile(gain, 0.05):+.3f} to {np.quantile(gain, 0.95):+.3f})"
             for gain in np.array(gains).T
         ]
-        say(f"| {count} | {' | '.join(cells)} |")
-    say(f"unfitted: log-loss {before[0]:.3f}, weighted F1 {before[1]:.3f}")
+        echo(f"| {count} | {' | '.join(cells)} |")
+    echo(f"unfitted (reference): log-loss {unfitted[0]:.3f}, weighted F1 {unfitted[1]:.3f}")
 
 
 def _loss_and_f1(log_scores: Floats, truth: Ints) -> Floats:
