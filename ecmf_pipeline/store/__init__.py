@@ -1,4 +1,4 @@
-"""Feature stores: Zarr v3 hierarchies of immutable parts. `docs/store.md` specifies the format.
+"""Feature stores: Zarr v3 hierarchies of immutable parts. `docs/reference/formats.md` specifies the format.
 
 ::
 
