@@ -24,17 +24,17 @@ llm_app = typer.Typer(
 @llm_app.command("ls")
 def ls() -> None:
     """List the cached answers by settings: number of answers, invalid answers, whether in use."""
-    from ecmf_pipeline.llm.inventory import kept_answers, unfinished
+    from ecmf_pipeline.llm.inventory import cached_answer_counts, unfinished
     from ecmf_pipeline.settings.params import load_params
     from ecmf_pipeline.stages.shared.llm_questions import CACHES, fingerprints_in_use
 
     marks = dict.fromkeys(fingerprints_in_use(load_params()).values(), "in use")
-    for books, name, answers, invalid in kept_answers(CACHES):
+    for answer_files, name, answers, invalid in cached_answer_counts(CACHES):
         mark = marks.get(name, "other settings")
-        echo(f"{books.stage} {name}: {format_count(answers, 'answer')}, {invalid} of them invalid, {mark}")
-    for books, name, paid in unfinished(CACHES):
+        echo(f"{answer_files.stage} {name}: {format_count(answers, 'answer')}, {invalid} of them invalid, {mark}")
+    for answer_files, name, paid in unfinished(CACHES):
         mark = marks.get(name, "other settings")
-        echo(f"{books.stage} {name}: {format_count(paid, 'paid answer')} of unfinished questions, {mark}")
+        echo(f"{answer_files.stage} {name}: {format_count(paid, 'paid answer')} of unfinished questions, {mark}")
 
 
 @llm_app.command("prune", epilog="Example: ecmf-pipe llm prune --yes")

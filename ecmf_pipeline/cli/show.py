@@ -12,7 +12,7 @@ from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TransformersConfig
 from ecmf_pipeline.encoders.config import ImportedConfig
-from ecmf_pipeline.interop.mertools import full_score, read_answers
+from ecmf_pipeline.interop.mertools import read_answers, score_submission
 from ecmf_pipeline.runner.quarantine import read_all
 from ecmf_pipeline.settings.params import Params, load_params, preset_params
 from ecmf_pipeline.settings.presets import preset_names
@@ -41,7 +41,7 @@ def show_score(predictions: Path, truth: Path, *, entry: str, as_json: bool) -> 
     Raises:
         InputError: If a file cannot be used, or a labelled name has no prediction.
     """
-    result = full_score(read_answers(predictions, entry), read_answers(truth, entry))
+    result = score_submission(read_answers(predictions, entry), read_answers(truth, entry))
     if as_json:
         echo(json.dumps(result, ensure_ascii=False))
         return

@@ -10,8 +10,8 @@ from pathlib import Path
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.console import echo, format_bytes, format_count
 from ecmf_pipeline.core.errors import MissingInput
-from ecmf_pipeline.core.files import exclusive
-from ecmf_pipeline.corpora.listing import naming_some
+from ecmf_pipeline.core.files import exclusive_lock
+from ecmf_pipeline.corpora.listing import quote_names
 from ecmf_pipeline.interop.export import export_features
 from ecmf_pipeline.interop.feature_import import ImportReport
 from ecmf_pipeline.interop.file_formats import FileFormat, Level
@@ -28,7 +28,7 @@ from ecmf_pipeline.store import FeatureStore, StoreWriter, make_current
 from ecmf_pipeline.store.compact import Compaction, compact, drop_settings
 from ecmf_pipeline.store.damage import Finding
 from ecmf_pipeline.store.format import lock_path
-from ecmf_pipeline.store.state import Holding, RowState, in_words, list_store
+from ecmf_pipeline.store.state import GroupSummary, RowState, in_words, list_store
 from ecmf_pipeline.store.verify import Verification, mend, verify_store
 
 SHOWN = 20
@@ -64,7 +64,7 @@ def list_stores(roots: Sequence[Path]) -> None:
             _print_problems(holding)
 
 
-def _cells(holding: Holding, in_use: object) -> dict[str, str]:
+def _cells(holding: GroupSummary, in_use: object) -> dict[str, str]:
     """Return the table cells of a settings group, by column title."""
     covered = "unknown" if holding.present is None else f"{holding.present} of {holding.wanted}"
     return {
@@ -82,7 +82,7 @@ def _cells(holding: Holding, in_use: object) -> dict[str, str]:
     }
 
 
-def _print_origin(holding: Holding) -> None:
+def _print_origin(holding: GroupSummary) -> None:
     if origin := in_words(holding.provenance):
         echo(f"  {holding.fingerprint}: {origin}")
     for versions in holding.versions:
@@ -90,7 +90,7 @@ def _print_origin(holding: Holding) -> None:
         echo(f"  {holding.fingerprint}: computed with {libraries or 'unrecorded library versions (some parts)'}")
 
 
-def _print_problems(holding: Holding) -> None:
+def _print_problems(holding: GroupSummary) -> None:
     if holding.damaged:
         parts = format_count(holding.damaged, "damaged part")
         echo(f"  {holding.fingerprint}: {parts}; for details run")
@@ -118,7 +118,7 @@ def verify(roots: Sequence[Path], *, mends: bool = False) -> bool:
     for root in find_stores(roots):
         project = project_of(root)
         if mends:
-            with exclusive(lock_path(root), str(root)):
+            with exclusive_lock(lock_path(root), str(root)):
                 verification = _repair(project)
         else:
             verification = verify_store(root, project.present)
@@ -203,7 +203,7 @@ def compact_stores(roots: Sequence[Path], *, drop_absent: bool = False, drop_oth
             echo(f"  parts are immutable: the next `dvc push` uploads {format_bytes(written)} of new parts")
 
 
-def _compact(project: StoreProject, holding: Holding, *, drop_absent: bool) -> int:
+def _compact(project: StoreProject, holding: GroupSummary, *, drop_absent: bool) -> int:
     with StoreWriter(project.root, holding.fingerprint) as writer:
         compaction = compact(writer, project.present, part_size=project.part_size, drop_absent=drop_absent)
         adopted = writer.adopted
@@ -266,14 +266,14 @@ def _lines(report: ImportReport, prefix: str) -> list[str]:
         *_listing(report.missing, "clips of the manifest without features, counted as absent"),
         *_listing(report.blank, "clips with zeros only (the baseline writes these if it finds no input), absent"),
         *_listing(report.extra, "names that are not in the manifest, not imported"),
-        *_listing(report.passed_over, "other files, which hold no features"),
+        *_listing(report.skipped_names, "other files, which hold no features"),
         *(f"  bad: {clip_id!r}: {reason}" for clip_id, reason in shown),
         *([f"  bad: {len(report.bad) - SHOWN} more"] if len(report.bad) > SHOWN else []),
     ]
 
 
 def _listing(names: list[str], description: str) -> list[str]:
-    return [f"  {len(names)} {description}: {naming_some(names)}"] if names else []
+    return [f"  {len(names)} {description}: {quote_names(names)}"] if names else []
 
 
 def _params_to_add(params: Params, modality: Modality, encoder: str) -> list[str]:

@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-MOST_FRAMES = 32
+MAX_FRAMES = 32
 """Default limit of rows of a sequence: speech has fifty a second, and every sequence is padded to the longest."""
 
 MIN_GROUPS_TO_VALIDATE = 3

@@ -165,7 +165,7 @@ def read_manifest(path: Path) -> list[Clip]:
     return clips
 
 
-def labels_of(clips: Sequence[Clip], labels: Sequence[str]) -> list[int]:
+def label_indices(clips: Sequence[Clip], labels: Sequence[str]) -> list[int]:
     """Return the given labels as indices into ``labels``, with -1 for clips without one."""
     index = {label: position for position, label in enumerate(labels)}
     return [index[clip.given_label] if clip.given_label else -1 for clip in clips]
@@ -273,7 +273,7 @@ class Corpus:
         """Given labels as indices, (n,), with -1 for clips without one."""
         import numpy as np  # imported here because `index` and `settings` must start fast
 
-        return np.array(labels_of(self.clips, self.labels), np.int64)
+        return np.array(label_indices(self.clips, self.labels), np.int64)
 
 
 def read_corpus_tables() -> Corpus:

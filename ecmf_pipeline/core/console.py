@@ -79,7 +79,7 @@ def format_count(count: int, one: str, many: str | None = None) -> str:
     return f"{count} {one if count == 1 else many or f'{one}s'}"
 
 
-def format_part(part: int, whole: int, description: str) -> str:
+def format_share(part: int, whole: int, description: str) -> str:
     """Format a part of a whole, such as ``2 of them by verdicts`` or ``all by verdicts``; empty if ``part`` is 0."""
     if not part:
         return ""
@@ -89,7 +89,7 @@ def format_part(part: int, whole: int, description: str) -> str:
 
 
 @contextmanager
-def native_stderr_silenced() -> Iterator[None]:
+def silence_native_stderr() -> Iterator[None]:
     """Redirect file descriptor 2 to /dev/null while a native object is built or freed.
 
     MediaPipe and TensorFlow Lite write build notes directly to the descriptor, so neither `logging` nor

@@ -130,7 +130,7 @@ def fingerprint(settings: object) -> str:
 
 
 @contextmanager
-def exclusive(path: Path, resource: str) -> Iterator[None]:
+def exclusive_lock(path: Path, resource: str) -> Iterator[None]:
     """Hold the lock file ``path`` while the block runs.
 
     Args:
@@ -173,7 +173,7 @@ def _acquire(descriptor: int, path: Path) -> None:
         raise BlockingIOError  # the previous holder removed the file, and another process may have locked a new one
 
 
-def remembered_sha256(path: Path, cache: Path = paths.DIGESTS) -> str:
+def cached_sha256(path: Path, cache: Path = paths.DIGESTS) -> str:
     """Return the SHA-256 of a file's bytes, in hex; read the file only if it is new or has changed.
 
     The comparison includes ctime, since users can set mtime.
@@ -189,7 +189,7 @@ def remembered_sha256(path: Path, cache: Path = paths.DIGESTS) -> str:
     started_ns = time.time_ns()
     digest = sha256_file(path)
     is_writable = cache.parent.is_dir() and os.access(cache.parent, os.W_OK)
-    if _file_state(path) == state and not is_young(path.stat().st_ctime_ns, started_ns) and is_writable:
+    if _file_state(path) == state and not is_too_recent(path.stat().st_ctime_ns, started_ns) and is_writable:
         # Load again: another process may have written the cache meanwhile. If two write at once, one entry is lost.
         rows = {name: row for name, row in _load_digests(cache).items() if Path(name).is_file()}
         with suppress(OSError):  # on a full disk the file is just read again next time
@@ -197,7 +197,7 @@ def remembered_sha256(path: Path, cache: Path = paths.DIGESTS) -> str:
     return digest
 
 
-def is_young(changed_ns: int, started_ns: int) -> bool:
+def is_too_recent(changed_ns: int, started_ns: int) -> bool:
     """Return whether a file with ctime ``changed_ns`` could change after ``started_ns`` without a new ctime."""
     return changed_ns >= started_ns - (_CLOCK_LAG_NS if changed_ns % 1_000_000_000 else _COARSE_CLOCK_LAG_NS)
 

@@ -136,7 +136,7 @@ class PredictionTable:
         )
 
 
-def with_prior(probs: NDArray[np.float32], prior: Sequence[float]) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+def fill_with_prior(probs: NDArray[np.float32], prior: Sequence[float]) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     """Replace the probabilities of clips without a prediction by the prior, and flag these clips.
 
     Args:

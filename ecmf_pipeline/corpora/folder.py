@@ -23,7 +23,7 @@ from ecmf_pipeline.corpora.listing import (
     FindingKind,
     first_finding_suffix,
     name_files,
-    naming_some,
+    quote_names,
     require_folder,
     scan_media,
     strip_media_extension,
@@ -117,7 +117,7 @@ class _NameResolver:
             if len(parts) == 1 and (matches := self._by_stem.get(candidate)):
                 if len(matches) > 1:
                     raise AmbiguousName(
-                        f"name {name!r} matches {len(matches)} clips ({naming_some(matches)})",
+                        f"name {name!r} matches {len(matches)} clips ({quote_names(matches)})",
                         "write the name with its folder",
                     )
                 return matches[0]
@@ -160,7 +160,7 @@ def _read_transcripts(
     findings += [*table.findings, *bad_names, *duplicate_rows(table, clip_ids), *conflicts, *more_conflicts]
     if stray := [clip_id for clip_id in transcripts if clip_id not in known]:
         message = (
-            f"{TRANSCRIPTS}: {format_count(len(stray), 'row')} of clips without file and label: {naming_some(stray)}; "
+            f"{TRANSCRIPTS}: {format_count(len(stray), 'row')} of clips without file and label: {quote_names(stray)}; "
             "correct the names or remove the rows"
         )
         findings.append(Finding(FindingKind.TRANSCRIPT_WITHOUT_CLIP, "", message, count=len(stray)))
@@ -216,7 +216,7 @@ def _missing_findings(
         findings.append(Finding(FindingKind.NO_LABELS, "", message, count=len(files)))
     elif unlabelled := [clip_id for clip_id in files if clip_id not in given]:
         message = (
-            f"{LABELS}: {format_count(len(unlabelled), 'file')} without usable label: {naming_some(unlabelled)}; add "
+            f"{LABELS}: {format_count(len(unlabelled), 'file')} without usable label: {quote_names(unlabelled)}; add "
             "rows to train on them"
         )
         findings.append(Finding(FindingKind.FILE_WITHOUT_LABEL, "", message, count=len(unlabelled)))

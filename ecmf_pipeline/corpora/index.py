@@ -21,7 +21,7 @@ from ecmf_pipeline.corpora.measuring import (
     CacheWriter,
     FileToMeasure,
     IndexCache,
-    Measured,
+    Measurement,
     Measurements,
     failure,
     measure_files,
@@ -51,7 +51,7 @@ class IndexResult:
 
     clips: tuple[Clip, ...]
     findings: tuple[Finding, ...]
-    quarantined: Mapping[ClipId, Measured]
+    quarantined: Mapping[ClipId, Measurement]
     hashed: int
     reused: int
 
@@ -96,7 +96,7 @@ def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarant
     Returns:
         Whether the manifest changed.
     """
-    quarantine.keep_only({clip_id: measurement.digest for clip_id, measurement in result.quarantined.items()})
+    quarantine.drop_outdated({clip_id: measurement.digest for clip_id, measurement in result.quarantined.items()})
     for clip_id, measurement in result.quarantined.items():
         quarantine.add(clip_id, measurement.reason, measurement.message, measurement.digest)
     quarantine.write()
@@ -112,7 +112,7 @@ def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarant
     return write_manifest(paths.MANIFEST, result.clips)
 
 
-def summary_of(result: IndexResult, labels: Sequence[str], *, read: int, changed: bool) -> str:
+def format_index_summary(result: IndexResult, labels: Sequence[str], *, read: int, changed: bool) -> str:
     """Format the lines that `index` prints: a summary, then at most `SHOWN_FINDINGS` findings.
 
     Labels other than MER's are listed, so that the user can spot a typing error among them.
@@ -155,14 +155,14 @@ def _counts(clips: Sequence[Clip]) -> dict[str, int]:
 
 def _look_up(
     listing: CorpusListing, cache: IndexCache
-) -> tuple[dict[str, Measured], dict[str, int], list[FileToMeasure]]:
+) -> tuple[dict[str, Measurement], dict[str, int], list[FileToMeasure]]:
     """Look up each file in the cache.
 
     Returns:
         The known measurements by path, including failures to stat; the sizes by path; the files to read.
     """
     root = str(listing.root)
-    measured: dict[str, Measured] = {}
+    measured: dict[str, Measurement] = {}
     sizes: dict[str, int] = {}
     changed: list[FileToMeasure] = []
     for path in filter(None, (path for clip in listing.clips for path in (clip.path, clip.face_path))):
@@ -180,9 +180,9 @@ def _look_up(
     return measured, sizes, changed
 
 
-def _measure_all(writer: CacheWriter, results: Measurements, total: int) -> dict[str, Measured]:
+def _measure_all(writer: CacheWriter, results: Measurements, total: int) -> dict[str, Measurement]:
     """Collect measurements; finished batches are saved even if the run ends early."""
-    measured: dict[str, Measured] = {}
+    measured: dict[str, Measurement] = {}
     saved = time.monotonic()
     try:
         # closing() ends the workers before the final save.
@@ -198,7 +198,7 @@ def _measure_all(writer: CacheWriter, results: Measurements, total: int) -> dict
     return measured
 
 
-def _measured_clip(clip: Clip, sizes: dict[str, int], measured: dict[str, Measured]) -> Clip:
+def _measured_clip(clip: Clip, sizes: dict[str, int], measured: dict[str, Measurement]) -> Clip:
     crops = measured.get(clip.face_path)
     if crops is not None:
         clip = replace(clip, face_digest=crops.digest, face_bytes=sizes.get(clip.face_path, 0))
@@ -215,7 +215,7 @@ def _measured_clip(clip: Clip, sizes: dict[str, int], measured: dict[str, Measur
     )
 
 
-def _stream_findings(clips: Sequence[Clip], measured: dict[str, Measured]) -> Iterator[Finding]:
+def _stream_findings(clips: Sequence[Clip], measured: dict[str, Measurement]) -> Iterator[Finding]:
     for clip in clips:
         if clip.path and not clip.has_video and not measured[clip.path].reason:
             missing = "no global features" if clip.face_digest else "no global and no face features"
@@ -232,7 +232,7 @@ def _stream_findings(clips: Sequence[Clip], measured: dict[str, Measured]) -> It
             yield Finding(FindingKind.UNREADABLE, clip.clip_id, message)
 
 
-def _content_duplicates(clips: Sequence[Clip], measured: dict[str, Measured]) -> Iterator[Finding]:
+def _content_duplicates(clips: Sequence[Clip], measured: dict[str, Measurement]) -> Iterator[Finding]:
     first: dict[str, Clip] = {}
     for clip in clips:
         if not clip.digest or measured[clip.path].reason:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import ecmf_pipeline
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.files import is_young, sha256_file, write_atomic
+from ecmf_pipeline.core.files import is_too_recent, sha256_file, write_atomic
 
 OUTPUTS = (paths.MANIFEST, paths.CORPUS, paths.FINDINGS, paths.quarantine("index"), paths.INDEX_METRICS)
 """The files that `index` writes."""
@@ -96,7 +96,7 @@ class LastScan:
         ):
             lines = []
             for line, changed_ns in entries:
-                if started_ns is not None and is_young(changed_ns, started_ns):
+                if started_ns is not None and is_too_recent(changed_ns, started_ns):
                     return None
                 lines.append(line)
             signature.update("\n".join(lines).encode("utf-8", "surrogateescape"))

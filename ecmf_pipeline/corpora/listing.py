@@ -99,7 +99,7 @@ def first_finding_suffix(findings: Sequence[Finding]) -> str:
     return f"; first finding: {findings[0].message}" if findings else ""
 
 
-def naming_some(names: Iterable[str], shown: int = 3) -> str:
+def quote_names(names: Iterable[str], shown: int = 3) -> str:
     """Quote the first few names and count the rest, such as ``'a', 'b', 'c' and 4 more``."""
     listed = list(names)
     more = f" and {len(listed) - shown} more" if len(listed) > shown else ""

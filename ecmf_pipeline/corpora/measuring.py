@@ -25,7 +25,7 @@ CACHE_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Measurement:
     """The measurement of one file.
 
     Attributes:
@@ -65,14 +65,14 @@ class IndexCache:
         self._rows: dict[str, list[Any]] = _load(path, self.head, self._limit)
         self._changed = False
 
-    def get(self, path: str, size: int, mtime_ns: int) -> Measured | None:
+    def get(self, path: str, size: int, mtime_ns: int) -> Measurement | None:
         """Return the measurement of a file, or None if the file is new or has changed."""
         row = self._rows.get(path)
         if row is None or row[0] != size or row[1] != mtime_ns:
             return None
-        return Measured(*row[2:])
+        return Measurement(*row[2:])
 
-    def put(self, path: str, size: int, mtime_ns: int, measured: Measured) -> None:
+    def put(self, path: str, size: int, mtime_ns: int, measured: Measurement) -> None:
         """Add the measurement of a file."""
         self._rows[path] = [size, mtime_ns, *asdict(measured).values()]
         self._changed = True
@@ -139,23 +139,23 @@ class FileToMeasure:
         return (self,)
 
 
-Row = tuple[FileToMeasure, Measured]
-Measurements = Generator[tuple[str, Measured], None, None]
+Row = tuple[FileToMeasure, Measurement]
+Measurements = Generator[tuple[str, Measurement], None, None]
 """Paths and their measurements."""
 
 
-class MeasuringStep(Step[FileToMeasure, Measured, Row]):
+class MeasuringStep(Step[FileToMeasure, Measurement, Row]):
     """Hash files of a corpus folder and probe their streams."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def open(self, item: FileToMeasure) -> Measured:
+    def open(self, item: FileToMeasure) -> Measurement:
         """Measure one file. An error is part of the result, because the digest is needed too."""
         with as_out_of_memory():
             return measure(self._root, item)
 
-    def work(self, batch: Sequence[tuple[FileToMeasure, Measured]]) -> list[Outcome[Row]]:
+    def work(self, batch: Sequence[tuple[FileToMeasure, Measurement]]) -> list[Outcome[Row]]:
         """Return the measurements; `open` has done all work."""
         return [Outcome(file.targets[0], (file, measurement)) for file, measurement in batch]
 
@@ -167,7 +167,7 @@ def make_step(root: Path, worker: int) -> MeasuringStep:  # noqa: ARG001 - all w
     return MeasuringStep(root)
 
 
-def measure(root: Path, file: FileToMeasure) -> Measured:
+def measure(root: Path, file: FileToMeasure) -> Measurement:
     """Hash and probe one file. A result without digest is a transient failure and is not cached."""
     path = root / file.path
     try:
@@ -186,20 +186,20 @@ def measure(root: Path, file: FileToMeasure) -> Measured:
     return measurement
 
 
-def _probe(path: Path, file: FileToMeasure, digest: str) -> Measured:
+def _probe(path: Path, file: FileToMeasure, digest: str) -> Measurement:
     if file.known_error is not None:
         raise file.known_error
     if file.path.endswith(FACE_CROPS_EXTENSION):
-        return Measured(digest)  # the face modality checks the content
+        return Measurement(digest)  # the face modality checks the content
     if file.size == 0:
         raise UnreadableMedia(f"{file.path} is empty (0 bytes)")
     probe = probe_media(path)
-    return Measured(digest, probe.duration, probe.has_video, probe.has_audio)
+    return Measurement(digest, probe.duration, probe.has_video, probe.has_audio)
 
 
-def failure(error: ClipError, digest: str = "") -> Measured:
+def failure(error: ClipError, digest: str = "") -> Measurement:
     """Return the measurement of an unusable file."""
-    return Measured(digest, reason=error.reason, message=error.message)
+    return Measurement(digest, reason=error.reason, message=error.message)
 
 
 def unreachable(error: OSError) -> FileUnreachable:
@@ -229,7 +229,7 @@ class CacheWriter(SpoolWriter[Row]):
         self._cache = cache
         self._taken = ExitStack()
 
-    def take(self, task: str) -> list[tuple[str, Measured]]:
+    def take(self, task: str) -> list[tuple[str, Measurement]]:
         """Return the measurements of a finished batch by path; add those with a digest to the cache."""
         with ExitStack() as taking:  # an interrupt in the middle leaves the whole batch in the spool
             payloads = taking.enter_context(self._kept([task]))
@@ -242,8 +242,8 @@ class CacheWriter(SpoolWriter[Row]):
         self._cache.save()
         self._taken.close()
 
-    def _cache_row(self, path: str, size: int, mtime_ns: int, *values: object) -> tuple[str, Measured]:
-        measurement = Measured(*values)  # type: ignore[arg-type]  # as `pack_rows` wrote them
+    def _cache_row(self, path: str, size: int, mtime_ns: int, *values: object) -> tuple[str, Measurement]:
+        measurement = Measurement(*values)  # type: ignore[arg-type]  # as `pack_rows` wrote them
         if measurement.digest:
             self._cache.put(path, size, mtime_ns, measurement)
         return path, measurement

@@ -16,7 +16,7 @@ from ecmf_pipeline.corpora.listing import (
     CorpusListing,
     Finding,
     FindingKind,
-    naming_some,
+    quote_names,
     require_folder,
     scan_media,
     strip_media_extension,
@@ -59,7 +59,7 @@ def read_meld(config: CorpusConfig) -> CorpusListing:
         findings.append(Finding(FindingKind.NO_MEDIA, "", message, count=len(rows)))
     elif missing := [clip.clip_id for clip, _ in rows if clip.clip_id not in files]:
         message = (
-            f"{root}: {format_count(len(missing), 'utterance')} without file: {naming_some(missing)}; add the files"
+            f"{root}: {format_count(len(missing), 'utterance')} without file: {quote_names(missing)}; add the files"
         )
         findings.append(Finding(FindingKind.LABEL_WITHOUT_FILE, "", message, count=len(missing)))
     clips = sorted(

@@ -21,7 +21,7 @@ from ecmf_pipeline.corpora.listing import (
     FindingKind,
     first_finding_suffix,
     name_files,
-    naming_some,
+    quote_names,
     require_folder,
     scan_media,
     strip_media_extension,
@@ -195,7 +195,7 @@ def _empty_corpus_error(root: Path, findings: Sequence[Finding]) -> tuple[str, s
         )
     return (
         f"{root} has no clips in folder {MEDIA_FOLDER} and no names in {TRAIN_TABLES[0]} or {CANDIDATE_TABLES[0]}; "
-        f"csv files: {naming_some(tables, 12) or 'none'}{first_finding_suffix(findings)}",
+        f"csv files: {quote_names(tables, 12) or 'none'}{first_finding_suffix(findings)}",
         f"set corpus.root in params.yaml to the folder with {MEDIA_FOLDER} and the csv files",
     )
 
@@ -270,7 +270,7 @@ def _stray_rows(
         if stray := [clip_id for clip_id in values if clip_id not in clip_ids]:
             message = (
                 f"{table}: {format_count(len(stray), 'row')} of clips without file and without label or candidate row: "
-                f"{naming_some(stray)}; correct the names or remove the rows"
+                f"{quote_names(stray)}; correct the names or remove the rows"
             )
             findings.append(Finding(kind, "", message, count=len(stray)))
     return findings
@@ -297,7 +297,7 @@ def _label_findings(
     if unlabelled := [clip_id for clip_id in clip_ids if not given.get(clip_id) and clip_id not in candidates]:
         message = (
             f"{train_table}: {format_count(len(unlabelled), 'clip')} without label and not a candidate: "
-            f"{naming_some(unlabelled)}; add rows to use them"
+            f"{quote_names(unlabelled)}; add rows to use them"
         )
         findings.append(Finding(FindingKind.FILE_WITHOUT_LABEL, "", message, count=len(unlabelled)))
     return findings
@@ -320,14 +320,14 @@ def add_face_crops(listing: CorpusListing) -> CorpusListing:
     if missing:
         message = (
             f"{FACE_CROPS_FOLDER}: face crops (NAME/NAME{FACE_CROPS_EXTENSION}) are missing for {len(missing)} of "
-            f"{len(clips)} clips, which get no face features: {naming_some(missing)}; add the files, or set "
+            f"{len(clips)} clips, which get no face features: {quote_names(missing)}; add the files, or set "
             "faces.source to detect in params.yaml"
         )
         findings.append(Finding(FindingKind.NO_FACE_CROPS, "", message, count=len(missing)))
     if folders:
         message = (
             f"{FACE_CROPS_FOLDER}: {format_count(len(folders), 'folder')} without matching clip: "
-            f"{naming_some(sorted(folders.values()))}; rename or remove them"
+            f"{quote_names(sorted(folders.values()))}; rename or remove them"
         )
         findings.append(Finding(FindingKind.FACE_CROPS_WITHOUT_CLIP, "", message, count=len(folders)))
     return replace(listing, clips=tuple(clips), findings=(*listing.findings, *findings))

@@ -43,7 +43,7 @@ def read_corpus(config: CorpusConfig, *, face_crops: bool = False) -> CorpusList
     return add_face_crops(listing) if face_crops else listing
 
 
-def looked_at(config: CorpusConfig, *, face_crops: bool = False) -> tuple[list[Path], list[Path]]:
+def scanned_folders(config: CorpusConfig, *, face_crops: bool = False) -> tuple[list[Path], list[Path]]:
     """Return the folders that the corpus reader lists: first those listed flat, then those listed recursively."""
     if config.kind == "folder":
         return [], [config.root]

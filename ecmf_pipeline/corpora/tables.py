@@ -18,7 +18,7 @@ from pathlib import Path
 from ecmf_pipeline.core.clips import ClipId
 from ecmf_pipeline.core.errors import AmbiguousName, CorpusError
 from ecmf_pipeline.core.files import read_text
-from ecmf_pipeline.corpora.listing import Finding, FindingKind, naming_some
+from ecmf_pipeline.corpora.listing import Finding, FindingKind, quote_names
 
 LINE_ENDS_AND_TABS = re.compile(r"\s*[\t-\r\x1c-\x1f\x85\u2028\u2029]\s*")
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f\ud800-\udfff]")
@@ -128,7 +128,7 @@ def _check_header(path: Path, columns: tuple[str, ...], required: Sequence[str])
             hint = f"the columns are separated by {separator!r}; save the file with commas"
         elif len(columns) == 1 and any(other in columns[0].split() for other in required if other != name):
             hint = "the columns seem to be separated by tabs or spaces; save the file with commas"
-        raise CorpusError(f"{path} has {problem} {name!r}; columns: {naming_some(columns, 12)}", hint)
+        raise CorpusError(f"{path} has {problem} {name!r}; columns: {quote_names(columns, 12)}", hint)
 
 
 def _too_wide(path: Path, line: int, row: tuple[str, ...], width: int) -> Finding:
@@ -220,7 +220,7 @@ def keep_known_labels(
     if len(unknown) > MAX_UNKNOWN_SHARE * (len(known) + len(unknown)):
         raise CorpusError(
             f"{source}: {len(unknown)} of {len(known) + len(unknown)} labels are not among the classes "
-            f"{', '.join(labels)}; unknown labels: {naming_some(sorted(set(unknown.values())), 12)}",
+            f"{', '.join(labels)}; unknown labels: {quote_names(sorted(set(unknown.values())), 12)}",
             "set corpus.labels in params.yaml to the labels of the file",
         )
     suggestion = {value: _suggestion(value, spelled) for value in unknown.values()}

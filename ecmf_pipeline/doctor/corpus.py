@@ -12,7 +12,7 @@ from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.index import index_corpus
 from ecmf_pipeline.corpora.listing import CorpusListing
-from ecmf_pipeline.corpora.measuring import Measured
+from ecmf_pipeline.corpora.measuring import Measurement
 from ecmf_pipeline.corpora.registry import read_corpus
 from ecmf_pipeline.doctor.checks import Check, State
 from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, sample_evenly
@@ -93,7 +93,9 @@ def check_corpus(params: Params, corpus: CorpusState) -> Check:
     return Check("corpus", State.OK, f"{message}; {indexed}", figures=figures)
 
 
-def probe_clips(corpus: CorpusState, folder: Path, clip_timeout: float) -> tuple[list[Clip], Mapping[ClipId, Measured]]:
+def probe_clips(
+    corpus: CorpusState, folder: Path, clip_timeout: float
+) -> tuple[list[Clip], Mapping[ClipId, Measurement]]:
     """Probe some clips as `index` does; return the readable clips and the failures by clip id.
 
     The clips are evenly spaced over the corpus. There are more than the trial needs, since some may lack the input of

@@ -12,10 +12,10 @@ from typing import Any, TypeVar, cast
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality
 from ecmf_pipeline.core.errors import TryAgain
 from ecmf_pipeline.extraction.run import extract, plan_branch, writing
-from ecmf_pipeline.llm.answers import ScoreBooks
+from ecmf_pipeline.llm.answers import AnswerFiles
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Context
-from ecmf_pipeline.llm.rewriting import enrich_texts
+from ecmf_pipeline.llm.rewriting import enrich_transcripts
 from ecmf_pipeline.runner import Engine, LocalProcesses
 from ecmf_pipeline.runner.machine import usable_cores
 from ecmf_pipeline.runner.step import Done, ItemT, Spool, StepFactory, Task
@@ -172,12 +172,12 @@ def try_llm(params: Params, clips: Sequence[Clip], labels: Sequence[str], folder
     Raises:
         ModelError: If the model cannot be loaded.
     """
-    books = ScoreBooks("doctor", folder / "scores", folder / ".scores.spool", folder / "llm.csv")
+    answer_files = AnswerFiles("doctor", folder / "scores", folder / ".scores.spool", folder / "llm.csv")
     batch_size = (len(clips) + 1) // 2  # two batches, since the time of the first one includes loading
     config: LlmConfig = params.llm.model_copy(update={"batch_size": batch_size, "max_quarantined": 1.0})
     engine = TimedEngine(LocalProcesses(1, config.clip_timeout, threads=usable_cores()))
     contexts: dict[str, Context] = {clip.clip_id: Context(clip.transcript) for clip in clips}
-    rewritten = enrich_texts(config, params.rewrite, contexts, labels, books=books, engine=engine)
+    rewritten = enrich_transcripts(config, params.rewrite, contexts, labels, answer_files=answer_files, engine=engine)
     texts: dict[str, ClipText] = {
         clip.clip_id: ClipText(clip.transcript, rewritten.texts[clip.clip_id], clip.translation) for clip in clips
     }

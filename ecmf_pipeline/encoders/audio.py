@@ -24,7 +24,7 @@ from ecmf_pipeline.encoders.inference import (
     build_inference,
     check_layers,
     load_model,
-    load_part,
+    load_pretrained,
     select_layers,
 )
 from ecmf_pipeline.media.config import SAMPLE_RATE
@@ -54,12 +54,12 @@ def build_audio_preparer(config: AudioConfig) -> WavePreparer | WhisperPreparer:
         ModelError: If the model cannot be loaded, or expects another sampling rate.
     """
     source = config.source()
-    model_config = load_part(source, AutoConfig.from_pretrained)
+    model_config = load_pretrained(source, AutoConfig.from_pretrained)
     if model_config.model_type != "whisper" and not hasattr(model_config, "conv_stride"):
         raise ModelError(
             f"model {source.name} does not read waveforms", "choose a HuBERT, wav2vec2, WavLM or Whisper model"
         )
-    extractor = load_part(source, AutoFeatureExtractor.from_pretrained)
+    extractor = load_pretrained(source, AutoFeatureExtractor.from_pretrained)
     if extractor.sampling_rate != SAMPLE_RATE:
         raise ModelError(
             f"model {source.name} expects {extractor.sampling_rate} Hz, not {SAMPLE_RATE} Hz", "choose another model"

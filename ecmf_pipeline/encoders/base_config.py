@@ -18,7 +18,7 @@ from pydantic import Field
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.errors import ModelError, ParamsError
-from ecmf_pipeline.core.files import remembered_sha256
+from ecmf_pipeline.core.files import cached_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -74,20 +74,22 @@ def weights_hash(path: Path) -> str:
     """
     if not path.is_file():
         raise ModelError(f"weights file {path} does not exist", MODELS_HINT, command=MODELS_COMMAND)
-    return remembered_sha256(path)
+    return cached_sha256(path)
 
 
 def folder_hashes(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file in a model folder that can change its numbers, by relative path."""
     names = {path.relative_to(folder): path for path in folder.rglob("*") if path.suffix in MODEL_SUFFIXES}
     return {
-        name.as_posix(): remembered_sha256(path)
+        name.as_posix(): cached_sha256(path)
         for name, path in sorted(names.items())
         if path.is_file() and not any(part.startswith(".") for part in name.parts)
     }
 
 
-def locate(model: str, revision: str, required_file: str = "config.json", *, hint: str | None = None) -> ModelSource:
+def locate_model(
+    model: str, revision: str, required_file: str = "config.json", *, hint: str | None = None
+) -> ModelSource:
     """Find a model: a local folder if it exists, otherwise an id on the model hub.
 
     Args:
@@ -199,12 +201,12 @@ def best_precision(device: str) -> Precision:
     """Return the fastest precision that a device has instructions for: bf16, else fp16 (older CUDA), else fp32."""
     import torch
 
-    from ecmf_pipeline.runner.machine import multiplies_bf16
+    from ecmf_pipeline.runner.machine import has_bf16_instructions
 
     picked = pick_device(device)
     if picked.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(picked) >= (8, 0) else "fp16"
-    return "bf16" if picked.type == "cpu" and multiplies_bf16() else "fp32"
+    return "bf16" if picked.type == "cpu" and has_bf16_instructions() else "fp32"
 
 
 class BaseEncoderConfig(Config):
@@ -320,7 +322,7 @@ class TransformersConfig(BaseEncoderConfig):
         Raises:
             ModelError: If it cannot be found.
         """
-        return locate(self.model, self.revision)
+        return locate_model(self.model, self.revision)
 
     def known_dim(self) -> int | None:
         """Return the hidden size from the config of the model; None if the config is not available or lacks it."""

@@ -21,7 +21,7 @@ from ecmf_pipeline.encoders.base_config import (
     ModelSource,
     TextColumn,
     TransformersConfig,
-    locate,
+    locate_model,
     read_model_config,
     weights_hash,
 )
@@ -235,7 +235,7 @@ class TextConfig(TransformersConfig):
 
     def source(self) -> ModelSource:
         """Return the location of the model; see `TransformersConfig.source`."""
-        return locate(self.model, self.revision, self.gguf_file or "config.json")
+        return locate_model(self.model, self.revision, self.gguf_file or "config.json")
 
     @property
     def text_columns(self) -> tuple[TextColumn, ...]:
@@ -352,7 +352,7 @@ def text_columns(settings: Mapping[str, Any]) -> tuple[TextColumn, ...]:
     return _parse_text_columns(encoder["inputs"]) if "inputs" in encoder else DEFAULT_TEXT_COLUMNS
 
 
-def settings_of_imported(settings: Mapping[str, Any]) -> bool:
+def has_imported_features(settings: Mapping[str, Any]) -> bool:
     """Return whether the settings of a store are those of imported features, whose inputs are unknown."""
     encoder = settings.get("encoder")
     return isinstance(encoder, Mapping) and encoder.get("type") == "imported"
@@ -364,7 +364,7 @@ def _parse_text_columns(inputs: TextColumn | Literal["both"] | Sequence[TextColu
     return tuple(inputs)
 
 
-def frames_of(encoder: BaseEncoderConfig, default: int) -> Frames:
+def configured_frames(encoder: BaseEncoderConfig, default: int) -> Frames:
     """Return the number of pictures of a clip that an encoder reads; ``default`` if its params do not set it."""
     frames: Frames | None = getattr(encoder, "frames", None)
     return default if frames is None else frames

@@ -60,7 +60,7 @@ def load_model(
         ModelError: If the model cannot be loaded, or if the file lacks weights: transformers would initialise them at
             random.
     """
-    model, report = load_part(source, kind.from_pretrained, dtype=dtype, output_loading_info=True, **options)
+    model, report = load_pretrained(source, kind.from_pretrained, dtype=dtype, output_loading_info=True, **options)
     missing = {*report["missing_keys"], *(str(key) for key in report.get("mismatched_keys", ()))}
     if needed := sorted(key for key in missing if not any(part in key for part in _UNUSED_PARAMETERS)):
         raise ModelError(
@@ -71,7 +71,7 @@ def load_model(
     return model, not any("pooler" in key for key in missing)
 
 
-def load_part(source: ModelSource, load: Callable[..., Loaded], **options: Any) -> Loaded:
+def load_pretrained(source: ModelSource, load: Callable[..., Loaded], **options: Any) -> Loaded:
     """Call a ``from_pretrained`` with the exact commit of ``source``. Code that comes with a model is never executed.
 
     Args:
@@ -99,7 +99,7 @@ def read_model_json(source: ModelSource, name: str) -> Any:
     Raises:
         ModelError: If the hub cannot be asked for it.
     """
-    path = load_part(
+    path = load_pretrained(
         source,
         lambda model, **options: cached_file(model, name, _raise_exceptions_for_missing_entries=False, **options),
     )

@@ -23,7 +23,7 @@ from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer, view_pictures
 from ecmf_pipeline.encoders.base_config import ModelSource
-from ecmf_pipeline.encoders.inference import Inference, load_part, read_model_json
+from ecmf_pipeline.encoders.inference import Inference, load_pretrained, read_model_json
 
 Filter = Literal["bilinear", "bicubic"]
 """A resampling filter, with antialiasing."""
@@ -178,7 +178,7 @@ def load_preprocessing(source: ModelSource, resolution: int | None = None) -> Pr
     if values.get("image_processor_type") in _DINOV3:
         preprocessing = _read_dinov3(values)
     else:
-        processor = load_part(
+        processor = load_pretrained(
             source, lambda name, **options: AutoImageProcessor.from_pretrained(name, backend="pil", **options)
         )
         preprocessing = read_preprocessing(processor)

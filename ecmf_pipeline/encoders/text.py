@@ -23,7 +23,7 @@ from ecmf_pipeline.encoders.inference import (
     build_inference,
     check_layers,
     load_model,
-    load_part,
+    load_pretrained,
     read_model_json,
     select_layers,
 )
@@ -87,7 +87,7 @@ class TextPreparer(Preparer[ClipText]):
     def __init__(self, config: TextConfig) -> None:
         source = config.source()
         self._config = config
-        self._tokenizer = load_part(source, AutoTokenizer.from_pretrained, **gguf_options(config))
+        self._tokenizer = load_pretrained(source, AutoTokenizer.from_pretrained, **gguf_options(config))
         self.pooling, self.normalises = (
             _sentence_pooling(source) if config.token_pool == "auto" else (config.token_pool, False)
         )
@@ -221,6 +221,6 @@ def _max_positions(config: TextConfig) -> int:
     """Return the number of tokens for which a model has positions; ``max_tokens`` if the model has no limit."""
     if config.gguf_file:  # decoders: rotary positions have no limit, and reading the file again is slow
         return config.max_tokens
-    model_config = load_part(config.source(), AutoConfig.from_pretrained)
+    model_config = load_pretrained(config.source(), AutoConfig.from_pretrained)
     positions = getattr(model_config, "max_position_embeddings", None) or config.max_tokens
     return int(positions) - (model_config.pad_token_id + 1 if model_config.model_type in _OFFSET_POSITIONS else 0)

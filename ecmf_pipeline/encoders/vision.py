@@ -22,7 +22,7 @@ from ecmf_pipeline.encoders.inference import (
     build_inference,
     check_layers,
     load_model,
-    load_part,
+    load_pretrained,
     select_layers,
 )
 from ecmf_pipeline.encoders.preprocess import PictureEncoder, PicturePreparer, Preprocessing, load_preprocessing
@@ -195,7 +195,7 @@ def build_video_preparer(config: VideoConfig) -> VideoPreparer:
         ModelError: If the model is not a VideoMAE.
     """
     source = config.source()
-    model_config = load_part(source, AutoConfig.from_pretrained)
+    model_config = load_pretrained(source, AutoConfig.from_pretrained)
     if model_config.model_type != "videomae":
         raise ModelError(
             f"model {source.name} is of type {model_config.model_type}, not videomae", "set type to transformers_vision"
@@ -261,7 +261,7 @@ class VideoEncoder(Encoder[Any]):
 
 def _load_video(source: ModelSource) -> tuple[Any, nn.Module | None]:
     """Load the model, and the norm that a fine-tuned checkpoint applies to the mean of its tokens."""
-    config = load_part(source, AutoConfig.from_pretrained)
+    config = load_pretrained(source, AutoConfig.from_pretrained)
     if "VideoMAEForVideoClassification" not in (config.architectures or ()):
         return load_model(source, AutoModel)[0], None
     model, _ = load_model(source, AutoModelForVideoClassification)

@@ -21,7 +21,7 @@ from ecmf_pipeline.evaluation.variants import REFERENCE, Variant, weight_diagnos
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.training import fit
 
-NOTHING = ""
+NO_PREDICTION = ""
 """Prediction for a clip without any modality of the variant; it counts as wrong."""
 
 VARIANT_COLUMNS = ("table", "name", "clips", "weighted_f1", "accuracy", "difference", "low", "high")
@@ -76,31 +76,31 @@ class Study:
             for number in range(self.config.seeds)
         ]
 
-    def answers(self, ensembles: Iterable[Ensemble], features: Mapping[str, NDArray[np.float32]]) -> NDArray[np.str_]:
+    def predict(self, ensembles: Iterable[Ensemble], features: Mapping[str, NDArray[np.float32]]) -> NDArray[np.str_]:
         """Return the label predicted by each ensemble for each evaluated clip, (S, j)."""
-        is_evaluated = self.truth != NOTHING
-        names = np.array([*self.label_names, NOTHING])
+        is_evaluated = self.truth != NO_PREDICTION
+        names = np.array([*self.label_names, NO_PREDICTION])
         evaluated_features = {name: values[is_evaluated] for name, values in features.items()}
         return np.stack(
             [names[ensemble.predict(evaluated_features, self.folds[is_evaluated]).classes] for ensemble in ensembles]
         )
 
-    def told(self, answers: NDArray[np.str_]) -> dict[str, Any]:
+    def mean_scores(self, predictions: NDArray[np.str_]) -> dict[str, Any]:
         """Return scores of predictions, (S, j), averaged over seeds."""
-        truth = [str(label) for label in self.truth if label != NOTHING]
-        scores_by_seed = [scores(truth, row.tolist(), self.label_names) for row in answers]
+        truth = [str(label) for label in self.truth if label != NO_PREDICTION]
+        scores_by_seed = [scores(truth, row.tolist(), self.label_names) for row in predictions]
         return {"clips": len(truth)} | {
             key: round(float(np.mean([float(str(seed_scores[key])) for seed_scores in scores_by_seed])), 6)
             for key in ("weighted_f1", "accuracy")
         }
 
-    def difference(self, answers: NDArray[np.str_], reference: NDArray[np.str_]) -> dict[str, float]:
+    def difference(self, predictions: NDArray[np.str_], reference: NDArray[np.str_]) -> dict[str, float]:
         """Return the difference in weighted F1 to the reference, (S, j) each, with a paired bootstrap interval (95%).
 
         Predictions of equal seeds are paired and the bootstrap samples of all seeds pooled, so the interval is over
         seeds and clips, or over whole groups if the group of each clip is known.
         """
-        is_evaluated = self.truth != NOTHING
+        is_evaluated = self.truth != NO_PREDICTION
         groups = groups_to_draw([group for group, used in zip(self.groups, is_evaluated, strict=True) if used])
         pairs = [
             bootstrap_samples(
@@ -111,7 +111,7 @@ class Study:
                 groups=groups,
                 draws=self.config.draws,
             )
-            for number, (predicted, reference_predicted) in enumerate(zip(answers, reference, strict=True))
+            for number, (predicted, reference_predicted) in enumerate(zip(predictions, reference, strict=True))
         ]
         low, high = np.quantile(np.concatenate([samples for _, samples in pairs]), [0.025, 0.975])
         mean_difference = float(np.mean([difference for difference, _ in pairs]))
@@ -124,11 +124,11 @@ class Ablation:
 
     Attributes:
         results: Content of the JSON file.
-        answers: Predictions by variant, (S, j): one label per seed and evaluated clip.
+        predictions: Predictions by variant, (S, j): one label per seed and evaluated clip.
     """
 
     results: dict[str, Any]
-    answers: dict[str, NDArray[np.str_]]
+    predictions: dict[str, NDArray[np.str_]]
 
 
 def ablate(study: Study, chosen: Sequence[Variant], advance: Callable[[], object]) -> Ablation:
@@ -144,38 +144,38 @@ def ablate(study: Study, chosen: Sequence[Variant], advance: Callable[[], object
     """
     reference = chosen[0]
     ensembles = study.train(reference)
-    reference_predictions = study.answers(ensembles, reference.features)
+    reference_predictions = study.predict(ensembles, reference.features)
     advance()
-    answers, rows, skipped = {REFERENCE: reference_predictions}, [], []
+    predictions, rows, skipped = {REFERENCE: reference_predictions}, [], []
     for variant in chosen[1:]:
         try:
-            predicted = study.answers(study.train(variant), variant.features)
+            predicted = study.predict(study.train(variant), variant.features)
         except TooFewClips as error:
             skipped.append({"name": variant.name, "why": error.message})
             continue
         finally:
             advance()
-        answers[variant.name] = predicted
+        predictions[variant.name] = predicted
         rows.append(
             {"table": variant.table, "name": variant.name, "without": variant.without}
-            | study.told(predicted)
+            | study.mean_scores(predicted)
             | study.difference(predicted, reference_predictions)
         )
     weights = np.concatenate([e.predict(reference.features, study.folds).modality_weights for e in ensembles])
     results: dict[str, Any] = {
         "reference": {"kind": reference.fusion.kind, "modalities": list(reference.features)}
-        | study.told(reference_predictions),
+        | study.mean_scores(reference_predictions),
         "variants": rows,
         "skipped": skipped,
         "robustness": robustness(study, ensembles, reference.features, reference_predictions, rows),
         "weights": weight_diagnostics(weights, list(reference.features), collapse_above=study.config.collapse_above),
     }
     if reference.training.protocol == "mertools":
-        optimistic_predictions = study.answers(study.train(reference, optimistic=True), reference.features)
-        results["mertools_protocol"] = study.told(optimistic_predictions) | {
+        optimistic_predictions = study.predict(study.train(reference, optimistic=True), reference.features)
+        results["mertools_protocol"] = study.mean_scores(optimistic_predictions) | {
             "note": "optimistic: epochs are selected on the fold that is also used for evaluation"
         }
-    return Ablation(results, answers)
+    return Ablation(results, predictions)
 
 
 def robustness(
@@ -198,10 +198,10 @@ def robustness(
         for kind, apply_damage in kinds:
             rng = np.random.default_rng([study.config.seed, list(features).index(name)])
             damaged = {**features, name: apply_damage(values, rng, study.config.noise)}
-            predicted = study.answers(ensembles, damaged)
+            predicted = study.predict(ensembles, damaged)
             row = (
                 {"modality": name, "damage": kind}
-                | study.told(predicted)
+                | study.mean_scores(predicted)
                 | study.difference(predicted, reference_predictions)
             )
             if kind == "missing":
@@ -246,8 +246,8 @@ def write_ablation(folder: Path, metrics: Path, clip_ids: Sequence[str], judged_
     np.savez_compressed(
         packed,
         clip_ids=np.array(clip_ids, dtype=np.str_),
-        variants=np.array(list(ablation.answers), dtype=np.str_),
-        labels=np.stack(list(ablation.answers.values())),
+        variants=np.array(list(ablation.predictions), dtype=np.str_),
+        labels=np.stack(list(ablation.predictions.values())),
     )
     write_atomic(folder / "answers.npz", packed.getvalue())
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.predictions import PredictionTable
-from ecmf_pipeline.evaluation.scoring import Judge
+from ecmf_pipeline.evaluation.scoring import Evaluator
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.training import fit
 from ecmf_pipeline.labels.config import LinearConfig
@@ -101,7 +101,7 @@ def predict_out_of_fold(features: Floats, training: TrainingSet, folds: Ints, *,
     return predicted
 
 
-def compare(evaluator: Judge, clip_ids: Sequence[str], predictions: Mapping[str, Ints]) -> dict[str, Any]:
+def compare_controls(evaluator: Evaluator, clip_ids: Sequence[str], predictions: Mapping[str, Ints]) -> dict[str, Any]:
     """Score the predictions of each control, (n,), and name the best one; -1 counts as wrong."""
     names = [*evaluator.labels, ""]  # index -1 selects the last
     predictions_by_name = {
@@ -120,7 +120,7 @@ def compare(evaluator: Judge, clip_ids: Sequence[str], predictions: Mapping[str,
     return {"judged_by": evaluator.by, "sets": results, "sentence": _sentence(evaluator, results)}
 
 
-def _sentence(evaluator: Judge, results: Mapping[str, Any]) -> str:
+def _sentence(evaluator: Evaluator, results: Mapping[str, Any]) -> str:
     winner = max(results, key=lambda name: results[name]["weighted_f1"])
     sentence = (
         f"the best of {len(results)} training sets is: {winner} (weighted F1 {results[winner]['weighted_f1']:.4f})"

@@ -36,7 +36,7 @@ class LabelEvidence:
     Attributes:
         votes: Probabilities by source, (n, K); NaN for abstentions.
         given: Given labels, (n,); -1 if there is none.
-        verdicts: Human labels, (n,), -1 if unknown; the refinement uses them.
+        human_labels: Human labels, (n,), -1 if unknown; the refinement uses them.
         gold: Gold labels, (n,), -1 if unknown; the refinement does not use them.
         folds: Fold of each clip, (n,).
         groups: Speaker or dialogue of each clip, (n,); None if some are unknown.
@@ -46,7 +46,7 @@ class LabelEvidence:
 
     votes: Mapping[str, Floats]
     given: Ints
-    verdicts: Ints
+    human_labels: Ints
     gold: Ints
     folds: Ints
     groups: NDArray[np.str_] | None
@@ -59,7 +59,7 @@ class LabelEvidence:
         corpus: Corpus,
         votes: Mapping[str, Floats],
         *,
-        verdicts: Ints,
+        human_labels: Ints,
         folds: Ints,
         seed: int,
         config: LabelModelConfig,
@@ -69,7 +69,7 @@ class LabelEvidence:
         return cls(
             votes=votes,
             given=corpus.given,
-            verdicts=verdicts,
+            human_labels=human_labels,
             gold=np.array([index.get(clip.gold_label, -1) for clip in corpus.clips], np.int64),
             folds=folds,
             groups=groups_to_draw([clip.group for clip in corpus.clips]),
@@ -80,7 +80,7 @@ class LabelEvidence:
     @property
     def known(self) -> Ints:
         """Labels known to be right, (n,), -1 if unknown: gold labels and human labels."""
-        return np.where(self.gold >= 0, self.gold, self.verdicts)
+        return np.where(self.gold >= 0, self.gold, self.human_labels)
 
     @property
     def with_given(self) -> dict[str, Floats]:
@@ -89,25 +89,25 @@ class LabelEvidence:
         given_votes = np.where((self.given >= 0)[:, None], np.eye(classes)[self.given], np.nan)
         return {**self.votes, GIVEN: given_votes}
 
-    def posterior(self, votes: Mapping[str, Floats], verdicts: Ints) -> Floats:
+    def posterior(self, votes: Mapping[str, Floats], human_labels: Ints) -> Floats:
         """Return the label model's probabilities, (n, K), for a subset of votes and human labels."""
-        return assess(votes, self.given, verdicts, folds=self.folds, seed=self.seed, config=self.config).posterior
+        return assess(votes, self.given, human_labels, folds=self.folds, seed=self.seed, config=self.config).posterior
 
 
-def belief(evidence: LabelEvidence) -> dict[str, Any] | None:
+def measure_calibration(evidence: LabelEvidence) -> dict[str, Any] | None:
     """Measure the label model on gold labels of clips without a human label; None without gold labels."""
     if not (evidence.gold >= 0).any():
         return None
-    truth = np.where(evidence.verdicts >= 0, -1, evidence.gold)
+    truth = np.where(evidence.human_labels >= 0, -1, evidence.gold)
 
     def posterior_of(votes: Mapping[str, Floats]) -> Floats:
-        return evidence.posterior(votes, evidence.verdicts)
+        return evidence.posterior(votes, evidence.human_labels)
 
     without_family = leave_one_out(evidence.votes, truth, posterior_of)
     return {**reliability(posterior_of(evidence.votes), truth), "without": without_family}
 
 
-def methods(evidence: LabelEvidence, config: EvaluateConfig) -> dict[str, Any]:
+def compare_methods(evidence: LabelEvidence, config: EvaluateConfig) -> dict[str, Any]:
     """Compare the label model and all baselines on labels known to be right.
 
     A method that learns from such labels predicts each fold without that fold's labels. With fewer than `MIN_GOLD` such
@@ -164,9 +164,11 @@ def _methods_to_compare(
 
     def label_model(known_labels: Ints) -> Floats:
         # The refinement learns from human labels only, not from gold labels.
-        return evidence.posterior(evidence.votes, np.where(known_labels >= 0, evidence.verdicts, -1))
+        return evidence.posterior(evidence.votes, np.where(known_labels >= 0, evidence.human_labels, -1))
 
-    method_by_name: dict[str, tuple[Method, bool]] = {LABEL_MODEL: (label_model, bool((evidence.verdicts >= 0).any()))}
+    method_by_name: dict[str, tuple[Method, bool]] = {
+        LABEL_MODEL: (label_model, bool((evidence.human_labels >= 0).any()))
+    }
     if enough_gold:
         method_by_name[COMBINE_VOTES] = (lambda gold: combine_votes(votes, gold).probs, True)
     left_out = {}
@@ -188,7 +190,7 @@ def _predict(method: Method, known: Ints, folds: Ints, evaluated: Ints, *, learn
     return np.stack([by_fold[folds[row]][row] for row in evaluated])
 
 
-def sources(evidence: LabelEvidence, labels: list[str]) -> dict[str, Any]:
+def measure_sources(evidence: LabelEvidence, labels: list[str]) -> dict[str, Any]:
     """Measure each source on labels known to be right, or on the label model's posterior if these are too few.
 
     Returns:
@@ -200,7 +202,7 @@ def sources(evidence: LabelEvidence, labels: list[str]) -> dict[str, Any]:
     votes, known = evidence.with_given, evidence.known
     is_known = known >= 0
     enough = int(is_known.sum()) >= MIN_GOLD
-    truth = np.eye(len(labels))[known] if enough else evidence.posterior(evidence.votes, evidence.verdicts)
+    truth = np.eye(len(labels))[known] if enough else evidence.posterior(evidence.votes, evidence.human_labels)
     hard_votes = np.stack([first_choice(probs) for probs in votes.values()], axis=1)
     all_clips = np.ones(len(known), dtype=bool)
     reports = report_sources(list(votes), hard_votes, truth, is_known if enough else all_clips)

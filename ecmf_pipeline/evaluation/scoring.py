@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import Floats, Ints, bootstrap_difference, confusion, expected_calibration_error, scores
 from ecmf_pipeline.core.clips import Clip, Split
-from ecmf_pipeline.core.console import format_part
+from ecmf_pipeline.core.console import format_share
 from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import write_atomic
 from ecmf_pipeline.core.predictions import NO_MODALITY, PredictionTable
 from ecmf_pipeline.evaluation.config import EvaluateConfig
 from ecmf_pipeline.labels.refine import Decision
-from ecmf_pipeline.labels.voters import family_of
+from ecmf_pipeline.labels.voters import source_family
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
-class Judge:
+class Evaluator:
     """True labels for evaluating predictions.
 
     These are gold labels if any clip has one. Otherwise they are the given labels of the training clips: predictions
@@ -69,7 +69,7 @@ def groups_to_draw(groups: Sequence[str]) -> NDArray[np.str_] | None:
 
 
 def evaluate(
-    evaluator: Judge,
+    evaluator: Evaluator,
     clips: Sequence[Clip],
     given: Mapping[str, PredictionTable],
     refined: PredictionTable,
@@ -131,7 +131,10 @@ def evaluate(
 
 
 def _over_best(
-    evaluator: Judge, fusion: Mapping[str, str], alone: Mapping[str, Mapping[str, str]], modalities: Mapping[str, Any]
+    evaluator: Evaluator,
+    fusion: Mapping[str, str],
+    alone: Mapping[str, Mapping[str, str]],
+    modalities: Mapping[str, Any],
 ) -> dict[str, Any] | None:
     """Compare the fusion with the best modality, which is selected on the same clips; this favours the modality."""
     if len(alone) < 2:
@@ -233,18 +236,18 @@ def leave_one_out(
     Returns:
         Scores by omitted family; empty if there is only one family.
     """
-    families = sorted(set(map(family_of, votes)))
+    families = sorted(set(map(source_family, votes)))
     if len(families) < 2:
         return {}
     scores_by_family = {}
     for family in families:
-        other_votes = {source: probs for source, probs in votes.items() if family_of(source) != family}
+        other_votes = {source: probs for source, probs in votes.items() if source_family(source) != family}
         scores = reliability(posterior_of(other_votes), truth)
         scores_by_family[family] = {"accuracy": scores["accuracy"], "ece": scores["ece"]}
     return scores_by_family
 
 
-def write_plots(folder: Path, evaluator: Judge, predictions: PredictionTable, results: Mapping[str, Any]) -> None:
+def write_plots(folder: Path, evaluator: Evaluator, predictions: PredictionTable, results: Mapping[str, Any]) -> None:
     """Write the data of DVC plots.
 
     ``confusion.csv`` has one row per evaluated clip, ``models.csv`` the weighted F1 of each model.
@@ -301,7 +304,7 @@ def summary(results: Mapping[str, Any]) -> str:
 
 def _format_outcome(labels: Mapping[str, Any], outcome: str) -> str:
     """Format how many labels were fixed or broken, and how many of these by human labels."""
-    share = format_part(labels[f"{outcome}_by_verdicts"], labels[outcome], "by human labels")
+    share = format_share(labels[f"{outcome}_by_verdicts"], labels[outcome], "by human labels")
     return f"{labels[outcome]} {outcome}" + (f", {share}" if share else "")
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.evaluation.scoring import Judge, format_difference
+from ecmf_pipeline.evaluation.scoring import Evaluator, format_difference
 from ecmf_pipeline.fusion.prediction import Ensemble
-from ecmf_pipeline.fusion.tables import Judgement, predict_in_blocks
+from ecmf_pipeline.fusion.tables import FoldwiseEnsemble, predict_in_blocks
 
 NO_ANSWER = ""
 """Prediction for a clip without any modality of the model; it counts as wrong."""
@@ -40,9 +40,9 @@ def label_map(theirs: Sequence[str], ours: Sequence[str], changes: Sequence[str]
     return mapped
 
 
-def judge_transfer(
+def evaluate_transfer(
     ensemble: Ensemble,
-    evaluator: Judge,
+    evaluator: Evaluator,
     mapped: Mapping[str, str],
     *,
     here: Mapping[str, Mapping[str, str]],
@@ -77,7 +77,7 @@ def judge_transfer(
         )
     clip_ids = [str(clip.clip_id) for clip in evaluator.clips]
     held_out = ensemble.held_out(clip_ids)
-    judgement = Judgement(ensemble, held_out)
+    judgement = FoldwiseEnsemble(ensemble, held_out)
     predictions = predict_in_blocks(
         {"there": judgement}, clip_ids, lambda ids: _model_inputs(ensemble, read(ids), len(ids))
     )
@@ -127,7 +127,7 @@ def _local_labels(probs: NDArray[np.float32], theirs: Sequence[str], mapped: Map
 
 
 def transfer_summary(model: str, results: Mapping[str, Any]) -> str:
-    """Format the results of `judge_transfer` in a few lines."""
+    """Format the results of `evaluate_transfer` in a few lines."""
     external_f1, local_f1 = results["there"]["weighted_f1"], results["here"]["weighted_f1"]
     lines = [
         f"evaluate: {model} with {', '.join(results['modalities'])} on {results['clips']} clips of this corpus, "

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ecmf_pipeline.core.arrays import MOST_FRAMES
+from ecmf_pipeline.core.arrays import MAX_FRAMES
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality
 from ecmf_pipeline.core.config import Config, PoolOrFrames
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.encoders.config import text_columns
-from ecmf_pipeline.extraction.run import present_digests
+from ecmf_pipeline.extraction.run import current_digests
 from ecmf_pipeline.store import FeatureStore
 
 _SAME_COLUMNS = frozenset({"dtype", "precision", "max_tokens", "window_seconds"})
@@ -58,12 +58,12 @@ def _columns(encoder: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def refuse_other_features(
+def check_feature_origins(
     trained: Mapping[str, FeatureOrigin],
     now: Mapping[str, FeatureOrigin],
     *,
     hint: str,
-    columns_alone: bool = False,
+    columns_only: bool = False,
 ) -> None:
     """Raise if features come from other encoders than those that a saved model was trained on.
 
@@ -71,7 +71,7 @@ def refuse_other_features(
         trained: Origin of the training features, by modality; modalities without an entry are not checked.
         now: Origin of the current features, by modality.
         hint: How to fix the error.
-        columns_alone: Whether to compare only `FeatureOrigin.columns` instead of all settings.
+        columns_only: Whether to compare only `FeatureOrigin.columns` instead of all settings.
 
     Raises:
         InputError: If the origins of a modality differ.
@@ -80,7 +80,7 @@ def refuse_other_features(
     for name, old in trained.items():
         if (new := now.get(name)) is None:
             continue
-        pair = (old.columns, new.columns) if columns_alone else (old.settings, new.settings)
+        pair = (old.columns, new.columns) if columns_only else (old.settings, new.settings)
         if keys := list(_differing_keys(*pair)):
             differences.append(f"{name}: the saved model was trained on {_describe_difference(old, new, keys)}")
     if differences:
@@ -127,7 +127,7 @@ class StoredFeatures:
 
         Args:
             clip_ids: The clips, in output order.
-            pool: How frame-level rows become one vector; ``frames`` keeps a sequence of at most `MOST_FRAMES` rows.
+            pool: How frame-level rows become one vector; ``frames`` keeps a sequence of at most `MAX_FRAMES` rows.
 
         Returns:
             For each modality (n, D), with rows of NaN for clips without features. With ``frames`` (n, T, D) if any of
@@ -139,7 +139,7 @@ class StoredFeatures:
         store, digests = self.stores[name], self.digests[name]
         if pool != "frames":
             return store.load(clip_ids, pool=pool, digests=digests).values
-        values = store.load_sequences(clip_ids, digests=digests, most=MOST_FRAMES).values  # (n, T, D)
+        values = store.load_sequences(clip_ids, digests=digests, most=MAX_FRAMES).values  # (n, T, D)
         if values.shape[1] > 1:
             return values
         missing = np.full((len(clip_ids), values.shape[2]), np.nan, np.float32)
@@ -175,7 +175,7 @@ def open_features(
     digests: dict[str, Mapping[str, str]] = {}
     for modality in modalities:
         store = FeatureStore.open(store_root(modality), fingerprint_of(modality))
-        valid_digests = present_digests(modality, clips, texts, store)
+        valid_digests = current_digests(modality, clips, texts, store)
         if store.held(valid_digests):
             stores[modality.value], digests[modality.value] = store, valid_digests
     if not stores:

@@ -1,6 +1,6 @@
 """Plan and run an extraction of all features that are not stored yet for the current inputs and settings.
 
-`present_digests` selects the rows of a store that count, `plan_branch` finds the missing ones, `coverage` counts the
+`current_digests` selects the rows of a store that count, `plan_branch` finds the missing ones, `coverage` counts the
 progress of earlier runs, and `extract` decodes each clip once for all branches that miss it.
 """
 
@@ -17,12 +17,12 @@ from ecmf_pipeline.core.console import warn
 from ecmf_pipeline.core.errors import MissingInput, TooManyQuarantined, TryAgain
 from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.encoders.base_config import DEFAULT_TEXT_COLUMNS, BaseEncoderConfig
-from ecmf_pipeline.encoders.config import ImportedConfig, settings_of_imported, text_columns
+from ecmf_pipeline.encoders.config import ImportedConfig, has_imported_features, text_columns
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.runner import Engine, Run, RunConfig, RunReport
-from ecmf_pipeline.runner.machine import default_openers, multiplies_bf16, visible_gpus
+from ecmf_pipeline.runner.machine import default_openers, has_bf16_instructions, visible_gpus
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.store import (
     FeatureStore,
@@ -115,7 +115,7 @@ def input_digests(
     return {clip.clip_id: clip.digest for clip in clips if clip.has_video}
 
 
-def present_digests(
+def current_digests(
     modality: Modality,
     clips: Sequence[Clip],
     texts: Mapping[str, ClipText],
@@ -136,7 +136,7 @@ def present_digests(
     """
     if store is None:
         return input_digests(modality, clips, texts, reading)
-    if not settings_of_imported(store.settings):
+    if not has_imported_features(store.settings):
         return input_digests(modality, clips, texts, Reading.of_settings(store.settings))
     newest = store.newest()
     return {clip.clip_id: newest[clip.clip_id] for clip in clips if clip.clip_id in newest}
@@ -182,9 +182,9 @@ def plan_branch(
             "import them, or pull them from the DVC remote",
             command=f"ecmf-pipe store import PATH --modality {modality.value} --encoder {encoder.name}",
         )
-    digests = present_digests(modality, clips, texts, store, Reading.of_settings(settings))
+    digests = current_digests(modality, clips, texts, store, Reading.of_settings(settings))
     quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=key)
-    quarantine.keep_only(digests)
+    quarantine.drop_outdated(digests)
     if retry_quarantined:
         quarantine.clear()
     held = store.held(digests) if store is not None else set()
@@ -234,7 +234,7 @@ def coverage(
     """
     current = fingerprint or current_fingerprint(root)
     store = FeatureStore(root, current) if current and has_fingerprint(root, current) else None
-    digests = present_digests(modality, clips, texts, store, reading)
+    digests = current_digests(modality, clips, texts, store, reading)
     quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=current or "")
     done = store.held(digests) if store is not None else set()
     bad = {clip_id for clip_id, digest in digests.items() if quarantine.holds(clip_id, digest)} - done
@@ -300,12 +300,12 @@ def extract(
     incomplete, failures = _finish_complete_branches(branches, writers, report, config)
     if incomplete:
         # Imported only if features are missing: it imports the decoders and the encoder registry.
-        from ecmf_pipeline.extraction.step import ClipToExtract, EncoderOfBranch, ExtractSteps
+        from ecmf_pipeline.extraction.step import BranchEncoder, ClipToExtract, ExtractStepFactory
 
         config = _choose_processes(config, incomplete)
         _warn_of_slow_types(config.device, incomplete)
         encoders = {
-            branch.modality: EncoderOfBranch(branch.encoder, branch.settings, writers[branch.modality].root)
+            branch.modality: BranchEncoder(branch.encoder, branch.settings, writers[branch.modality].root)
             for branch in incomplete
         }
         items = []
@@ -316,7 +316,7 @@ def extract(
             if missing:
                 items.append(ClipToExtract(clip, missing, texts[clip.clip_id] if Modality.TEXT in missing else None))
         run: Run[ClipToExtract] = Run(
-            ExtractSteps(encoders, corpus_root, media, faces, config.device, uses_openers=bool(config.openers)),
+            ExtractStepFactory(encoders, corpus_root, media, faces, config.device, uses_openers=bool(config.openers)),
             {branch.modality.value: writers[branch.modality] for branch in incomplete},
             {branch.modality.value: branch.quarantine for branch in incomplete},
             RunConfig(
@@ -348,7 +348,7 @@ def _warn_of_slow_types(device: str, branches: Sequence[Branch]) -> None:
     if "cuda" in device or visible_gpus(device):
         return
     half_types = frozenset[str]().union(*(branch.encoder.half_types() for branch in branches))
-    if missing := sorted(half_types - ({"bf16"} if multiplies_bf16() else set())):
+    if missing := sorted(half_types - ({"bf16"} if has_bf16_instructions() else set())):
         warn(f"extract: this CPU has no instructions for {' and '.join(missing)}, which is slower than fp32 here")
 
 
@@ -371,7 +371,7 @@ def _finish_complete_branches(
             branch.quarantine.write()
             report.count(branch.modality.value, branch.quarantine)
         try:
-            branch.quarantine.refuse_too_many(len(branch.digests), config.max_quarantined)
+            branch.quarantine.check_share(len(branch.digests), config.max_quarantined)
         except TooManyQuarantined as error:
             failures.append(error)
             continue

@@ -21,13 +21,13 @@ from ecmf_pipeline.core.clips import Clip, ClipText, Modality
 from ecmf_pipeline.core.errors import ChangedSinceIndex, ClipError, FeaturesNotFinite, NothingToEncode
 from ecmf_pipeline.encoders.base import Encoder, Encoding, JoinedEncoder, Prepared, Preparer
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
-from ecmf_pipeline.encoders.config import JoinedConfig, frames_of
+from ecmf_pipeline.encoders.config import JoinedConfig, configured_frames
 from ecmf_pipeline.encoders.registry import build_encoder, build_preparer
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.detector import FaceFinder, FaceTrack
 from ecmf_pipeline.faces.openface import read_openface
 from ecmf_pipeline.media.config import MediaConfig
-from ecmf_pipeline.media.containers import has_changed, resolved_reader
+from ecmf_pipeline.media.containers import has_changed, resolve_reader
 from ecmf_pipeline.media.sampling import Sampling, read_audio, read_samplings
 from ecmf_pipeline.runner import Opener, Outcome, Step, Target
 from ecmf_pipeline.runner.machine import as_out_of_memory, hide_gpus, select_gpu
@@ -41,7 +41,7 @@ _SideArrays = dict[str, NDArray[Any]]
 UNKNOWN = "unknown"
 """Version of a library that is not installed as a package."""
 
-_READERS = {"decord": ("av", "decord"), "pyav": ("av",)}
+_READER_LIBRARIES = {"decord": ("av", "decord"), "pyav": ("av",)}
 """Libraries by video reader. With decord, PyAV inspects the file first and may decode it itself."""
 
 _FACE_LIBRARIES = ("mediapipe", "opencv-contrib-python")
@@ -101,9 +101,9 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
             builds and closes them.
     """
 
-    def __init__(self, plan: ExtractSteps, preparers: Mapping[Modality, Preparer[View]] | None = None) -> None:
+    def __init__(self, plan: ExtractStepFactory, preparers: Mapping[Modality, Preparer[View]] | None = None) -> None:
         self._corpus_root, self._media, self._faces = plan.corpus_root, plan.media, plan.faces
-        self._frames = {m: frames_of(branch.encoder, plan.media.frames) for m, branch in plan.branches.items()}
+        self._frames = {m: configured_frames(branch.encoder, plan.media.frames) for m, branch in plan.branches.items()}
         self._exits = ExitStack()
         if preparers is None:
             preparers = {modality: build_preparer(branch.encoder) for modality, branch in plan.branches.items()}
@@ -182,7 +182,7 @@ def _whole_frames(sampling: Sampling) -> tuple[NDArray[np.uint8], _SideArrays]:
 
 
 @dataclass(frozen=True, slots=True)
-class EncoderOfBranch:
+class BranchEncoder:
     """The encoder of a modality, and the store of its features.
 
     Attributes:
@@ -197,7 +197,7 @@ class EncoderOfBranch:
 
 
 @dataclass(frozen=True, slots=True)
-class ExtractSteps:
+class ExtractStepFactory:
     """Factory of the step of each worker.
 
     Attributes:
@@ -209,7 +209,7 @@ class ExtractSteps:
         uses_openers: Whether openers open the clips.
     """
 
-    branches: Mapping[Modality, EncoderOfBranch]
+    branches: Mapping[Modality, BranchEncoder]
     corpus_root: Path
     media: MediaConfig
     faces: FaceConfig
@@ -230,7 +230,7 @@ class ExtractSteps:
 class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
     """A step that extracts the missing features of clips."""
 
-    def __init__(self, plan: ExtractSteps) -> None:
+    def __init__(self, plan: ExtractStepFactory) -> None:
         self._plan = plan
         self._exits = ExitStack()
         self._encoders: dict[Modality, Encoder[Any]] = {}
@@ -244,7 +244,7 @@ class ExtractStep(Step[ClipToExtract, OpenedClip, FeatureRow]):
                 branch.settings,
                 dim=encoder.dim,
                 dtype=encoder.dtype,
-                provenance={**provenance_of(branch.encoder, encoder), "versions": versions},
+                provenance={**encoder_provenance(branch.encoder, encoder), "versions": versions},
             )
         # With openers, a worker opens only suspects: load the face detector when the first one arrives.
         self._opener = None if plan.uses_openers else self._new_opener()
@@ -298,7 +298,7 @@ def library_versions(modality: Modality, encoder: BaseEncoderConfig, media: Medi
     """Return the versions of the libraries that compute a modality's features, sorted by package name."""
     libraries = {"numpy", *encoder.libraries()}
     if modality in {Modality.GLOBAL, Modality.FACE}:
-        libraries.update(_READERS[resolved_reader(media)])
+        libraries.update(_READER_LIBRARIES[resolve_reader(media)])
     if modality is Modality.FACE:
         libraries.update(_FACE_LIBRARIES)
     if modality is Modality.AUDIO:
@@ -313,7 +313,7 @@ def _version(package: str) -> str:
         return UNKNOWN
 
 
-def provenance_of(config: BaseEncoderConfig, encoder: Encoder[Any]) -> dict[str, Any]:
+def encoder_provenance(config: BaseEncoderConfig, encoder: Encoder[Any]) -> dict[str, Any]:
     """Return the provenance of an encoder's features; for a joined encoder, that of each member.
 
     Args:
@@ -321,5 +321,5 @@ def provenance_of(config: BaseEncoderConfig, encoder: Encoder[Any]) -> dict[str,
         encoder: The loaded encoder.
     """
     if isinstance(config, JoinedConfig) and isinstance(encoder, JoinedEncoder):
-        return {"members": [provenance_of(*pair) for pair in zip(config.members, encoder.members, strict=True)]}
+        return {"members": [encoder_provenance(*pair) for pair in zip(config.members, encoder.members, strict=True)]}
     return {**config.origin(), **encoder.provenance}

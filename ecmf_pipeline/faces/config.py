@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.core.files import remembered_sha256
+from ecmf_pipeline.core.files import cached_sha256
 
 CROP_MARGIN = 1.6
 """Side of the square crop divided by the side of the face box. Landmark models need some surroundings."""
@@ -45,5 +45,5 @@ class FaceConfig(Config):
             raise ModelError(
                 f"face detector {self.detector} does not exist", "fetch the default weights", command="ecmf-pipe models"
             )
-        detector = remembered_sha256(self.detector)
+        detector = cached_sha256(self.detector)
         return {**self.model_dump(mode="json"), "detector": detector, "margin": CROP_MARGIN, "recipe": 2}

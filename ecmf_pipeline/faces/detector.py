@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.console import native_stderr_silenced
+from ecmf_pipeline.core.console import silence_native_stderr
 from ecmf_pipeline.core.errors import ModelError, NoFaceFound
 from ecmf_pipeline.faces.config import CROP_MARGIN, FaceConfig
 from ecmf_pipeline.faces.tracking import (
@@ -21,7 +21,7 @@ from ecmf_pipeline.faces.tracking import (
     Box,
     Detection,
     colour_signature,
-    crop_level,
+    crop_aligned,
     crop_square,
     eye_angle,
     find_cuts,
@@ -185,7 +185,7 @@ class FaceFinder:
             base_options=BaseOptions(model_asset_path=str(config.detector)),
             min_detection_confidence=config.min_confidence,
         )
-        with native_stderr_silenced():
+        with silence_native_stderr():
             self._detector = vision.FaceDetector.create_from_options(options)
             self.detect(np.zeros((64, 64, 3), np.uint8))  # the first picture prints more native messages
 
@@ -197,7 +197,7 @@ class FaceFinder:
 
     def close(self) -> None:
         """Free the native detector."""
-        with native_stderr_silenced():
+        with silence_native_stderr():
             self._detector.close()
 
     def detect(self, picture: NDArray[np.uint8]) -> list[Detection]:
@@ -218,7 +218,7 @@ class FaceFinder:
         Raises:
             NoFaceFound: If no frame contains a face.
         """
-        with native_stderr_silenced():
+        with silence_native_stderr():
             detections = [self.detect(frame) for frame in frames]
         signatures = [
             [colour_signature(frame, face.box) for face in faces]
@@ -228,7 +228,7 @@ class FaceFinder:
         track = main_track(detections, height=height, width=width, signatures=signatures, cuts=find_cuts(frames))
         if not track:
             raise NoFaceFound(f"no face found in {len(frames)} sampled frames")
-        with native_stderr_silenced():
+        with silence_native_stderr():
             crops = np.stack([self._crop(frames[index], face) for index, face in track])
         return FaceTrack(
             crops=crops,
@@ -248,7 +248,7 @@ class FaceFinder:
         side = size / CROP_MARGIN
         box_in_crop = ((size - side) / 2, (size - side) / 2, side, side)
         refined = self._redetect(crop, box_in_crop) or face
-        return crop_level(picture, face.box, eye_angle(refined.box, refined.landmarks), size)
+        return crop_aligned(picture, face.box, eye_angle(refined.box, refined.landmarks), size)
 
     def _redetect(self, crop: NDArray[np.uint8], box: Box) -> Detection | None:
         """Detect the face of a crop, uint8 (S, S, 3), again at its box in the crop; return None if it is not found."""

@@ -108,7 +108,7 @@ def crop_square(picture: NDArray[np.uint8], box: Box, size: int, *, margin: floa
     return crop
 
 
-def crop_level(picture: NDArray[np.uint8], box: Box, angle: float, size: int) -> NDArray[np.uint8]:
+def crop_aligned(picture: NDArray[np.uint8], box: Box, angle: float, size: int) -> NDArray[np.uint8]:
     """Crop a square like `crop_square`, rotated about its centre.
 
     Args:

@@ -102,7 +102,7 @@ class SearchConfig(Config):
             raise ValueError("must contain at least one value")
         return values
 
-    def not_split_by(self, heads: int) -> tuple[int, ...]:
+    def indivisible_widths(self, heads: int) -> tuple[int, ...]:
         """Return the values of `hidden` that are no multiple of ``heads``; none if the search is disabled."""
         return tuple(width for width in self.hidden if width % heads) if self.trials else ()
 

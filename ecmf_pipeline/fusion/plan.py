@@ -198,7 +198,7 @@ def select_settings(plan: Plan, fold: int) -> Settings:
     configured = Settings(plan.fusion, training)
     if not training.search.trials:
         return configured
-    if widths := training.search.not_split_by(plan.fusion.heads):
+    if widths := training.search.indivisible_widths(plan.fusion.heads):
         raise ParamsError(
             f"search.hidden: {', '.join(map(str, widths))} must be multiples of fusion.heads ({plan.fusion.heads})",
             "change search.hidden or fusion.heads",

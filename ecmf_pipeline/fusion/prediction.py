@@ -129,7 +129,7 @@ class Ensemble:
         """Return whether each clip is in the training set, (n,)."""
         return np.array([clip_id in self.trained for clip_id in clip_ids], dtype=np.bool_)
 
-    def refuse_other_labels(self, labels: Sequence[str]) -> None:
+    def check_label_names(self, labels: Sequence[str]) -> None:
         """Raise if the labels of a corpus, or their order, differ from those of the models.
 
         Raises:
@@ -142,7 +142,7 @@ class Ensemble:
                 command=TRAIN_COMMAND,
             )
 
-    def refuse_other_pool(self, pool: PoolOrFrames) -> None:
+    def check_pool(self, pool: PoolOrFrames) -> None:
         """Raise if rows are pooled differently from those of the training.
 
         Raises:
@@ -155,7 +155,7 @@ class Ensemble:
                 command=TRAIN_COMMAND,
             )
 
-    def refuse_missing(self, modalities: Iterable[str]) -> None:
+    def check_modalities(self, modalities: Iterable[str]) -> None:
         """Raise if a modality of the training has no features.
 
         Raises:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.clips import Clip, labels_of
+from ecmf_pipeline.core.clips import Clip, label_indices
 from ecmf_pipeline.core.console import progress
-from ecmf_pipeline.core.predictions import PredictionTable, with_prior
+from ecmf_pipeline.core.predictions import PredictionTable, fill_with_prior
 from ecmf_pipeline.fusion.prediction import ALL_MEMBERS, CHUNK, Ensemble, Prediction
 
 BLOCK = 4 * CHUNK
@@ -23,7 +23,7 @@ Features = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Judgement:
+class FoldwiseEnsemble:
     """The ensemble that predicts, and the members for each clip.
 
     Attributes:
@@ -36,25 +36,25 @@ class Judgement:
 
 
 def predict_in_blocks(
-    judgements: Mapping[str, Judgement],
+    foldwise_ensembles: Mapping[str, FoldwiseEnsemble],
     clip_ids: Sequence[str],
     read: Callable[[Sequence[str]], Features],
 ) -> dict[str, Prediction]:
     """Predict the same clips with several ensembles, reading the features once.
 
     Args:
-        judgements: The ensembles, by name.
+        foldwise_ensembles: The ensembles, by name.
         clip_ids: The clips, (n,).
         read: Returns the features of given clips; each ensemble uses its own modalities.
 
     Raises:
         KeyError: If ``read`` does not return a modality of an ensemble.
     """
-    blocks: dict[str, list[Prediction]] = {name: [] for name in judgements}
+    blocks: dict[str, list[Prediction]] = {name: [] for name in foldwise_ensembles}
     for start in progress(range(0, max(len(clip_ids), 1), BLOCK), "predict", unit="block"):
         rows = slice(start, start + BLOCK)
         features = read(clip_ids[rows])
-        for name, judgement in judgements.items():
+        for name, judgement in foldwise_ensembles.items():
             inputs = {modality: features[modality] for modality in judgement.ensemble.modalities}
             blocks[name].append(judgement.ensemble.predict(inputs, judgement.held_out[rows]))
     return {
@@ -68,34 +68,34 @@ def predict_in_blocks(
     }
 
 
-def out_of_fold(ensemble: Ensemble, clips: Sequence[Clip]) -> Judgement:
+def out_of_fold(ensemble: Ensemble, clips: Sequence[Clip]) -> FoldwiseEnsemble:
     """Predict each clip by the members that held out the clip or its group."""
-    return Judgement(ensemble, ensemble.held_out(clip.clip_id for clip in clips))
+    return FoldwiseEnsemble(ensemble, ensemble.held_out(clip.clip_id for clip in clips))
 
 
-def deployed(ensemble: Ensemble, clips: Sequence[Clip]) -> Judgement:
+def deployed(ensemble: Ensemble, clips: Sequence[Clip]) -> FoldwiseEnsemble:
     """Predict new clips by the whole ensemble, and training clips by the members that held them out."""
     clip_ids = [clip.clip_id for clip in clips]
-    return Judgement(ensemble, np.where(ensemble.trained_on(clip_ids), ensemble.held_out(clip_ids), ALL_MEMBERS))
+    return FoldwiseEnsemble(ensemble, np.where(ensemble.trained_on(clip_ids), ensemble.held_out(clip_ids), ALL_MEMBERS))
 
 
 def predict_tables(
-    judgements: Mapping[str, Judgement], clips: Sequence[Clip], read: Callable[[Sequence[str]], Features]
+    foldwise_ensembles: Mapping[str, FoldwiseEnsemble], clips: Sequence[Clip], read: Callable[[Sequence[str]], Features]
 ) -> dict[str, PredictionTable]:
     """Return the predictions of `predict_in_blocks` as tables; clips without a prediction get the label frequencies."""
     tables = {}
-    for name, prediction in predict_in_blocks(judgements, [clip.clip_id for clip in clips], read).items():
-        labels = np.array(labels_of(clips, prediction.label_names))
+    for name, prediction in predict_in_blocks(foldwise_ensembles, [clip.clip_id for clip in clips], read).items():
+        labels = np.array(label_indices(clips, prediction.label_names))
         prior = np.bincount(labels[labels >= 0], minlength=len(prediction.label_names)) / (labels >= 0).sum()
-        probs, flags = with_prior(prediction.probs, prior.tolist())
+        probs, flags = fill_with_prior(prediction.probs, prior.tolist())
         tables[name] = PredictionTable(
             clip_ids=tuple(clip.clip_id for clip in clips),
             splits=tuple(clip.split.value for clip in clips),
-            out_of_fold=judgements[name].held_out >= 0,
+            out_of_fold=foldwise_ensembles[name].held_out >= 0,
             flags=flags,
             label_names=prediction.label_names,
             probs=probs,
-            modalities=judgements[name].ensemble.modalities,
+            modalities=foldwise_ensembles[name].ensemble.modalities,
             modality_weights=prediction.modality_weights,
         )
     return tables

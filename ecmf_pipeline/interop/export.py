@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.clips import validate_clip_id
 from ecmf_pipeline.core.console import progress
 from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.core.files import exclusive
+from ecmf_pipeline.core.files import exclusive_lock
 from ecmf_pipeline.interop.file_formats import FileFormat, Level
 from ecmf_pipeline.store import FeatureStore
 
@@ -143,7 +143,7 @@ def _atomic_output(out: Path) -> Iterator[Path]:
     The next export to the same path removes the files of a killed export.
     """
     temporary = out.parent / f".{out.name}.partial"
-    with exclusive(temporary / "lock", str(out)):
+    with exclusive_lock(temporary / "lock", str(out)):
         unfinished = temporary / "unfinished"
         _remove(unfinished)
         try:

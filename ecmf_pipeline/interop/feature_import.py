@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.console import progress
 from ecmf_pipeline.core.errors import InputError, UnusableFeatures
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.corpora.listing import naming_some
+from ecmf_pipeline.corpora.listing import quote_names
 from ecmf_pipeline.corpora.mer import find_prefix_mismatch
 from ecmf_pipeline.interop.feature_sources import FeatureSource
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, can_hold, create_settings_group, has_fingerprint
@@ -38,7 +38,7 @@ class ImportReport:
         blank: Clips whose array is all zeros, which the baseline writes for clips without features. They get none.
         missing: Clips that the source does not contain.
         extra: Names that match no clip; they are not imported.
-        passed_over: Names of other files that were skipped.
+        skipped_names: Names of other files that were skipped.
     """
 
     dim: int = 0
@@ -49,7 +49,7 @@ class ImportReport:
     blank: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
-    passed_over: list[str] = field(default_factory=list)
+    skipped_names: list[str] = field(default_factory=list)
 
 
 def import_features(
@@ -71,7 +71,7 @@ def import_features(
         InputError: If no name matches a clip, no array is usable, or the arrays differ in dimension.
         StoreBusy: If another run is writing to the store.
     """
-    report = ImportReport(passed_over=source.passed_over)
+    report = ImportReport(skipped_names=source.skipped_names)
     names = _match_names(source, clip_ids, report)
     widths = _widths(source, names, report)
     stored = fingerprint(settings)
@@ -111,7 +111,7 @@ def _match_names(source: FeatureSource, clip_ids: Sequence[str], report: ImportR
             matched[clip_id] = name
     report.missing = [clip_id for clip_id in clip_ids if clip_id not in matched]
     if not matched:
-        source_names, clip_names = naming_some(report.extra, 2) or "none", naming_some(report.missing, 2) or "none"
+        source_names, clip_names = quote_names(report.extra, 2) or "none", quote_names(report.missing, 2) or "none"
         prefixes = "".join(
             f"; {finding.message}" for finding in find_prefix_mismatch(report.missing, set(report.extra))
         )
@@ -138,7 +138,7 @@ def _common_width(source: FeatureSource, widths: Mapping[str, int], report: Impo
     counts = Counter(widths.values())
     if len(counts) > 1:
         each = "; ".join(
-            f"{count} have {width} ({naming_some([clip_id for clip_id in widths if widths[clip_id] == width], 2)})"
+            f"{count} have {width} ({quote_names([clip_id for clip_id in widths if widths[clip_id] == width], 2)})"
             for width, count in counts.most_common()
         )
         raise InputError(

@@ -104,13 +104,13 @@ class FeatureSource(ABC):
     Attributes:
         path: The path of the source.
         names: The names in order. A name may occur twice, for example as a file and as a folder.
-        passed_over: Names of other files that are skipped.
+        skipped_names: Names of other files that are skipped.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.names: list[str] = []
-        self.passed_over: list[str] = []
+        self.skipped_names: list[str] = []
 
     @abstractmethod
     def width(self, name: str) -> int:
@@ -175,7 +175,7 @@ class NpyFolder(FeatureSource):
                 elif stem and dot and extension.lower() == "npy" and kind == "file":
                     self._add(stem, Path(entry.path))
                 else:
-                    self.passed_over.append(entry.name)
+                    self.skipped_names.append(entry.name)
 
     def _add(self, name: str, path: Path) -> None:
         self.names.append(name)

@@ -12,7 +12,7 @@ from ecmf_pipeline.core.files import write_csv
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.label_npz import TEST_ENTRY, read_label_npz
-from ecmf_pipeline.corpora.listing import naming_some
+from ecmf_pipeline.corpora.listing import quote_names
 from ecmf_pipeline.corpora.tables import read_table
 
 COLUMNS = ("name", "discrete")
@@ -34,10 +34,10 @@ def write_submission(path: Path, names: Sequence[str], predictions: Mapping[str,
         CorpusError: If a candidate occurs twice.
     """
     if duplicates := sorted(_duplicates(names)):
-        raise CorpusError(f"candidates occur twice: {naming_some(duplicates)}", "list each candidate once")
+        raise CorpusError(f"candidates occur twice: {quote_names(duplicates)}", "list each candidate once")
     if missing := [name for name in names if not predictions.get(name)]:
         raise MissingInput(
-            f"{len(missing)} of {len(names)} candidates have no prediction: {naming_some(missing)}",
+            f"{len(missing)} of {len(names)} candidates have no prediction: {quote_names(missing)}",
             "predict all candidates",
             command="ecmf-pipe predict",
         )
@@ -66,9 +66,9 @@ def read_submission(path: Path) -> dict[str, str]:
         raise CorpusError(table.findings[0].message, hint)
     names, labels = table.column("name"), table.column("discrete")
     if duplicates := sorted(_duplicates(names)):
-        raise CorpusError(f"{path}: names occur twice: {naming_some(duplicates)}", hint)
+        raise CorpusError(f"{path}: names occur twice: {quote_names(duplicates)}", hint)
     if blank := [name or "(no name)" for name, label in zip(names, labels, strict=True) if not label or not name]:
-        raise CorpusError(f"{path}: rows have no name or no label: {naming_some(blank)}", hint)
+        raise CorpusError(f"{path}: rows have no name or no label: {quote_names(blank)}", hint)
     return dict(zip(names, labels, strict=True))
 
 
@@ -92,7 +92,7 @@ def read_answers(path: Path, entry: str = TEST_ENTRY) -> dict[str, str]:
     return read_submission(path)
 
 
-def full_score(submission: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, Any]:
+def score_submission(submission: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, Any]:
     """Score a submission over the names of the label file, as the challenge does.
 
     Labels of the challenge come first, in its order; others follow sorted.
@@ -112,7 +112,7 @@ def full_score(submission: Mapping[str, str], labels: Mapping[str, str]) -> dict
         raise InputError("the label file has no labels", "give a label file with rows name,discrete")
     if missing := [name for name in labels if name not in submission]:
         raise InputError(
-            f"{len(missing)} of {len(labels)} labelled names are not in the submission: {naming_some(missing)}",
+            f"{len(missing)} of {len(labels)} labelled names are not in the submission: {quote_names(missing)}",
             "write one row for each candidate",
         )
     predicted, truth = [submission[name] for name in labels], list(labels.values())

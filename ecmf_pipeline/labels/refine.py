@@ -1,7 +1,7 @@
 """Decide on the label of each clip: keep, down-weight, replace, drop, add or review it.
 
 A given label is replaced, and an unlabelled clip gets a pseudo-label, only above a probability at which human labels
-show that this is right often enough (`find_targets`).
+show that this is right often enough (`find_thresholds`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 from ecmf_pipeline.core.arrays import Bools, Floats, Ints
-from ecmf_pipeline.core.clips import Clip, ClipId, Split, labels_of
+from ecmf_pipeline.core.clips import Clip, ClipId, Split, label_indices
 from ecmf_pipeline.labels.config import RefineConfig
 from ecmf_pipeline.labels.label_model import Assessment
 from ecmf_pipeline.labels.votes import ABSTAIN
@@ -142,9 +142,9 @@ def decide(
         )
     if missing := set(assessment.votes) - set(families):
         raise ValueError(f"sources without a family: {sorted(missing)}")
-    given = np.array(labels_of(clips, labels), np.int64)
+    given = np.array(label_indices(clips, labels), np.int64)
     gold = np.full(len(clips), -1) if gold is None else gold
-    thresholds = find_targets(assessment, given, gold, config)
+    thresholds = find_thresholds(assessment, given, gold, config)
     supporting = supporting_families(assessment, families)
     draft = _Draft(
         np.full(len(clips), LabelAction.LEAVE, object), np.full(len(clips), -1), np.full(len(clips), "", object)
@@ -297,7 +297,7 @@ def _reason(assessment: Assessment, labels: Sequence[str], row: int, given: int,
     return f"{summary}; given label {labels[given]} has probability {assessment.posterior[row, given]:.2f}"
 
 
-def find_targets(assessment: Assessment, given: Ints, gold: Ints, config: RefineConfig) -> Thresholds:
+def find_thresholds(assessment: Assessment, given: Ints, gold: Ints, config: RefineConfig) -> Thresholds:
     """Find the lowest thresholds that reach the target precisions on clips with a human label.
 
     These clips are predicted without their human label. Without such held-out predictions nothing can be measured.
@@ -406,7 +406,7 @@ def label_entropy(posterior: Floats) -> Floats:
     return bits
 
 
-def worth_labelling(posterior: Floats, known: Bools, count: int) -> Sequence[int]:
+def select_clips_to_label(posterior: Floats, known: Bools, count: int) -> Sequence[int]:
     """Select at most ``count`` clips for labelling by hand, by highest entropy and spread over classes.
 
     Clips are taken in turn from each predicted class, because entropy alone would select a single confusable pair of
@@ -429,7 +429,7 @@ def worth_labelling(posterior: Floats, known: Bools, count: int) -> Sequence[int
     return chosen[:count]
 
 
-def effect_of(decisions: Sequence[Decision], labels: Sequence[str]) -> list[str]:
+def describe_effect(decisions: Sequence[Decision], labels: Sequence[str]) -> list[str]:
     """Describe clips and weights before and after refinement: a line for all clips, then one for each class."""
     before = {label: sum(decision.given_label == label for decision in decisions) for label in labels}
     after = {label: sum(d.refined_label == label and d.weight > 0 for d in decisions) for label in labels}
@@ -449,7 +449,7 @@ def effect_of(decisions: Sequence[Decision], labels: Sequence[str]) -> list[str]
     ]
 
 
-def source_accounts(assessment: Assessment) -> dict[str, dict[str, float | None]]:
+def source_metrics(assessment: Assessment) -> dict[str, dict[str, float | None]]:
     """Return coverage, agreement with given labels, accuracy and weight of each source; None if unknown."""
     return {
         source.name: {

@@ -121,7 +121,7 @@ def read_votes(path: Path, labels: Sequence[str]) -> VoteTable:
     return VoteTable(tuple(clip_ids), dict(zip(sources, votes, strict=True)))
 
 
-def read_sources(path: Path, labels: Sequence[str], clip_ids: Sequence[str]) -> tuple[dict[str, Floats], int]:
+def read_external_votes(path: Path, labels: Sequence[str], clip_ids: Sequence[str]) -> tuple[dict[str, Floats], int]:
     """Read external votes from a csv file.
 
     The columns are ``clip_id,source`` and ``label`` ("" for an abstention), ``p_<label>`` of each label, or both.
@@ -160,7 +160,7 @@ def read_sources(path: Path, labels: Sequence[str], clip_ids: Sequence[str]) -> 
     return votes, int((rows < 0).sum())
 
 
-def read_verdicts(path: Path, labels: Sequence[str], clip_ids: Sequence[str]) -> tuple[Ints, int]:
+def read_human_labels(path: Path, labels: Sequence[str], clip_ids: Sequence[str]) -> tuple[Ints, int]:
     """Read human labels: ``clip_id,label``.
 
     Args:
@@ -261,7 +261,9 @@ def read_decisions(path: Path, *, votes: bool = False) -> list[Decision]:
     ]
 
 
-def write_next(path: Path, posterior: NDArray[np.floating], decisions: Sequence[Decision], rows: Sequence[int]) -> None:
+def write_clips_to_label(
+    path: Path, posterior: NDArray[np.floating], decisions: Sequence[Decision], rows: Sequence[int]
+) -> None:
     """Write the clips to label by hand next, in the given order, with their current decision.
 
     Args:

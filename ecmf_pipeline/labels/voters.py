@@ -25,7 +25,7 @@ ALL = "all"
 VoterConfig = LinearConfig | LightGbmConfig
 
 
-def voters_of(config: VoteConfig) -> dict[str, VoterConfig]:
+def configured_voters(config: VoteConfig) -> dict[str, VoterConfig]:
     """Return the configured voters of each modality, by kind."""
     return {voter.kind: voter for voter in (config.linear, config.lightgbm) if voter is not None}
 
@@ -167,7 +167,7 @@ def out_of_fold_votes(
     return votes
 
 
-def joined(features: Mapping[str, NDArray[np.floating]]) -> Floats:
+def join_modalities(features: Mapping[str, NDArray[np.floating]]) -> Floats:
     """Concatenate all modalities, (n, sum of D + M), as input of a voter on all modalities.
 
     A missing modality is filled with its mean over the clips that have it. M more columns mark which modalities each
@@ -187,7 +187,7 @@ def joined(features: Mapping[str, NDArray[np.floating]]) -> Floats:
     return rows
 
 
-def family_of(source: str) -> str:
+def source_family(source: str) -> str:
     """Return the family of a source: sources with the same input count as one.
 
     All voters of a modality form one family. The LLM votes by the transcript, so it belongs to ``text``. Its prompt
@@ -238,7 +238,7 @@ predicted by models that saw no label of its fold.
 
 
 @dataclass(frozen=True, slots=True)
-class Panel:
+class VoterPanel:
     """All voters with their inputs.
 
     Attributes:
@@ -281,7 +281,7 @@ class Rounds:
 
 
 def vote_in_rounds(
-    panel: Panel,
+    panel: VoterPanel,
     given: Ints,
     folds: Ints,
     *,
@@ -316,7 +316,7 @@ def vote_in_rounds(
     return Rounds(best_votes, tuple(scores))
 
 
-def held_out_score(probs: Floats, *, given: Ints, verdicts: Ints) -> float:
+def held_out_score(probs: Floats, *, given: Ints, human_labels: Ints) -> float:
     """Return the weighted F1 of out-of-fold probabilities, (n, K).
 
     Human labels are the truth if there are at least `MIN_GOLD`, else the given labels. Given labels may be wrong, but
@@ -325,10 +325,10 @@ def held_out_score(probs: Floats, *, given: Ints, verdicts: Ints) -> float:
     Args:
         probs: Probabilities, (n, K); NaN rows are skipped.
         given: Given labels, (n,); -1 if there is none.
-        verdicts: Human labels, (n,); -1 if there is none.
+        human_labels: Human labels, (n,); -1 if there is none.
     """
-    has_human_label = verdicts >= 0
-    truth = verdicts if has_human_label.sum() >= MIN_GOLD else given
+    has_human_label = human_labels >= 0
+    truth = human_labels if has_human_label.sum() >= MIN_GOLD else given
     scored = (truth >= 0) & ~np.isnan(probs[:, 0])
     if not scored.any():
         return 0.0
@@ -336,7 +336,7 @@ def held_out_score(probs: Floats, *, given: Ints, verdicts: Ints) -> float:
 
 
 def _label_weights(
-    panel: Panel, given: Ints, folds: Ints, fold: int, previous: Mapping[int, Floats] | None, config: RefineConfig
+    panel: VoterPanel, given: Ints, folds: Ints, fold: int, previous: Mapping[int, Floats] | None, config: RefineConfig
 ) -> Floats:
     """Return the posterior of each given label, (n,), computed without the labels of one fold; 0 if dropped."""
     visible_labels = np.where(folds == fold, -1, given)

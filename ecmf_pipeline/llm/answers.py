@@ -296,7 +296,7 @@ def _part_number(path: Path) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreBooks:
+class AnswerFiles:
     """Files in which a stage keeps its answers, and whether it retries quarantined questions.
 
     Attributes:
@@ -313,7 +313,7 @@ class ScoreBooks:
     cache: Path
     spool_folder: Path
     quarantine: Path
-    earlier: tuple[ScoreBooks, ...] = ()
+    earlier: tuple[AnswerFiles, ...] = ()
     retry_quarantined: bool = False
 
 
@@ -355,7 +355,7 @@ def answer_questions(
     length: Callable[[ContentT], int],
     *,
     cache: AnswerCache[RowT],
-    books: ScoreBooks,
+    answer_files: AnswerFiles,
     steps: StepFactory,
     config: LlmConfig,
     engine: Engine | None = None,
@@ -370,7 +370,7 @@ def answer_questions(
         contents: Content of the question about each clip; clips that share a key share a question.
         length: Function that returns the length of a content in characters.
         cache: The cache of these settings.
-        books: Files of the stage.
+        answer_files: Files of the stage.
         steps: Factory of the steps; not called if all answers are cached.
         config: Settings of the run.
         engine: Runs the workers; None: processes or threads of this machine, according to ``config``.
@@ -383,12 +383,12 @@ def answer_questions(
         Interrupted: On Ctrl-C or SIGTERM; completed batches are kept.
     """
     on_server = config.backend == "openai"
-    with AnswerWriter(cache, books.spool_folder, keys) as writer, ExitStack() as exit_stack:
+    with AnswerWriter(cache, answer_files.spool_folder, keys) as writer, ExitStack() as exit_stack:
         if on_server:
-            exit_stack.callback(lambda: open_drafts(books, cache.fingerprint).remove_finished(cache))
+            exit_stack.callback(lambda: open_drafts(answer_files, cache.fingerprint).remove_finished(cache))
         known = {key for key in keys.values() if key in cache}
         missing = {clip_id: key for clip_id, key in keys.items() if key not in known}
-        quarantine = _open_quarantine(books, cache.fingerprint, missing)
+        quarantine = _open_quarantine(answer_files, cache.fingerprint, missing)
         report = RunReport(reused={BRANCH: len(keys) - len(missing)})
         clip_ids_by_key: dict[str, list[str]] = defaultdict(list)
         for clip_id, key in missing.items():
@@ -415,35 +415,35 @@ def answer_questions(
                 engine or (ThreadEngine(config.server.concurrency) if on_server else None),
             )
             try:
-                run(_shortest_first(questions, length), books.stage)
+                run(_shortest_first(questions, length), answer_files.stage)
             except TryAgain as error:
-                raise _server_failure(books, error.message) from error
+                raise _server_failure(answer_files, error.message) from error
             except TooManyQuarantined as error:
-                _raise_if_server_failed(config, books, report, error)
+                _raise_if_server_failed(config, answer_files, report, error)
                 raise
-            _raise_if_server_failed(config, books, report)
+            _raise_if_server_failed(config, answer_files, report)
         else:
             quarantine.write()
-            quarantine.refuse_too_many(len(keys), config.max_quarantined)
+            quarantine.check_share(len(keys), config.max_quarantined)
     answered = frozenset(key for key in missing.values() if key in cache)
     return AnswerSummary(answered, cached=len(known), quarantined=len(quarantine))
 
 
-def open_drafts(books: ScoreBooks, fingerprint: str) -> Drafts:
+def open_drafts(answer_files: AnswerFiles, fingerprint: str) -> Drafts:
     """Open the paid answers to unfinished questions; their file lies next to the spool."""
-    own, *others = (each.spool_folder / fingerprint / DRAFTS_FILE for each in (books, *books.earlier))
+    own, *others = (each.spool_folder / fingerprint / DRAFTS_FILE for each in (answer_files, *answer_files.earlier))
     return Drafts(own, also=others)
 
 
-def nothing_to_ask(books: ScoreBooks) -> None:
+def write_empty_quarantine(answer_files: AnswerFiles) -> None:
     """Write the empty quarantine table of a stage without questions: it is an output of the DVC stage."""
-    quarantine = Quarantine(books.quarantine, stage=books.stage)
+    quarantine = Quarantine(answer_files.quarantine, stage=answer_files.stage)
     quarantine.clear()
     quarantine.write()
 
 
 def _raise_if_server_failed(
-    config: LlmConfig, books: ScoreBooks, report: RunReport, error: TooManyQuarantined | None = None
+    config: LlmConfig, answer_files: AnswerFiles, report: RunReport, error: TooManyQuarantined | None = None
 ) -> None:
     """Raise `TryAgain` if the server failed: the server is the cause, not the clips."""
     if failed := report.transient[ServerUnavailable.__name__]:
@@ -451,29 +451,29 @@ def _raise_if_server_failed(
             f"{format_count(failed, 'question')} without an answer: the server at {config.server.base_url} failed in "
             "all tries"
         )
-        raise _server_failure(books, message) from error
+        raise _server_failure(answer_files, message) from error
 
 
-def _server_failure(books: ScoreBooks, message: str) -> TryAgain:
+def _server_failure(answer_files: AnswerFiles, message: str) -> TryAgain:
     return TryAgain(
-        f"{books.stage}: {message}",
-        f"answers received so far are kept: see {books.quarantine}, then run the same command again",
+        f"{answer_files.stage}: {message}",
+        f"answers received so far are kept: see {answer_files.quarantine}, then run the same command again",
     )
 
 
-def _open_quarantine(books: ScoreBooks, fingerprint: str, missing: Mapping[str, str]) -> Quarantine:
+def _open_quarantine(answer_files: AnswerFiles, fingerprint: str, missing: Mapping[str, str]) -> Quarantine:
     """Open the quarantine table of the stage, reduced to clips without an answer whose question made the model fail."""
 
-    def open_table(stage: ScoreBooks) -> Quarantine:
+    def open_table(stage: AnswerFiles) -> Quarantine:
         table = Quarantine(stage.quarantine, stage=stage.stage, fingerprint=fingerprint, section="llm")
-        table.keep_only(dict(missing))
+        table.drop_outdated(dict(missing))
         return table
 
-    own = open_table(books)
-    if books.retry_quarantined:
+    own = open_table(answer_files)
+    if answer_files.retry_quarantined:
         own.clear()
         return own
-    failed = {entry.digest: entry for table in (*map(open_table, books.earlier), own) for entry in table}
+    failed = {entry.digest: entry for table in (*map(open_table, answer_files.earlier), own) for entry in table}
     for clip_id, key in missing.items():
         if key in failed:  # the question may have failed for another clip or in an earlier stage
             own.add(clip_id, failed[key].reason, failed[key].message, key)

@@ -18,14 +18,14 @@ from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.detector import FaceFinder
 from ecmf_pipeline.faces.openface import read_openface
-from ecmf_pipeline.llm.answers import Question, ScoreBooks, ScoreCache, TextScores, answer_questions, open_drafts
+from ecmf_pipeline.llm.answers import AnswerFiles, Question, ScoreCache, TextScores, answer_questions, open_drafts
 from ecmf_pipeline.llm.config import LlmConfig, ShownFrames
 from ecmf_pipeline.llm.prompt import Message, PictureMessage, Prompt, Turn, json_words, load_prompt
 from ecmf_pipeline.llm.requests import LabelScorer, ServerStep
 from ecmf_pipeline.llm.scoring import Scored, collect_scores
 from ecmf_pipeline.llm.server_run import Budget, Drafts
 from ecmf_pipeline.media.config import MediaConfig
-from ecmf_pipeline.media.containers import has_changed, resolved_reader
+from ecmf_pipeline.media.containers import has_changed, resolve_reader
 from ecmf_pipeline.media.sampling import read_samplings
 
 PICTURE_VERSION = 1
@@ -40,7 +40,7 @@ def frame_scores(
     corpus_root: Path,
     media: MediaConfig,
     faces: FaceConfig,
-    books: ScoreBooks,
+    answer_files: AnswerFiles,
     budget: Budget | None = None,
 ) -> Scored:
     """Return label scores of clips from their pictures, (n, K); only files without cached scores are sent.
@@ -52,7 +52,7 @@ def frame_scores(
         corpus_root: Folder that the paths of clips are relative to.
         media: Settings of the decoding.
         faces: Settings of the face detection, used if crops of faces are sent.
-        books: Files of the stage.
+        answer_files: Files of the stage.
         budget: Limits of the requests that several calls share; None: those of ``config`` for this call.
 
     Raises:
@@ -66,13 +66,13 @@ def frame_scores(
         )
     keys = frame_keys(clips, config.votes.frames, faces)
     settings = fingerprint(frame_settings(config, labels, media, faces))
-    cache = ScoreCache(books.cache, settings)
+    cache = ScoreCache(answer_files.cache, settings)
     summary = answer_questions(
         keys,
         {clip.clip_id: clip for clip in clips},
         lambda _: 0,  # equal lengths: as many pictures of one size for each clip
         cache=cache,
-        books=books,
+        answer_files=answer_files,
         steps=lambda _: FrameScoringStep(
             config,
             prompt,
@@ -80,7 +80,7 @@ def frame_scores(
             corpus_root,
             media,
             faces,
-            open_drafts(books, settings),
+            open_drafts(answer_files, settings),
             budget or Budget(config.budget),
         ),
         config=config,
@@ -104,7 +104,7 @@ def frame_settings(
     return {
         "sees": shown.model_dump(mode="json"),
         "recipe": PICTURE_VERSION,
-        "reader": resolved_reader(media),
+        "reader": resolve_reader(media),
         "max_side": media.max_side,
         "faces": faces.settings() if shown.crops else None,
         "weights": config.weights(),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core.errors import ClipError
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.llm.answers import AnswerCache, Question, ScoreBooks, Written, answer_questions, open_drafts
+from ecmf_pipeline.llm.answers import AnswerCache, AnswerFiles, Question, Written, answer_questions, open_drafts
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Chat, question_key
 from ecmf_pipeline.llm.requests import ServerFormStep
@@ -47,7 +47,7 @@ def fill_in_forms(
     schema: Schema,
     *,
     prompt: Mapping[str, Any],
-    books: ScoreBooks,
+    answer_files: AnswerFiles,
     engine: Engine | None = None,
 ) -> FilledForms:
     """Return the answers about clips; only questions without a cached answer are sent to the model.
@@ -57,7 +57,7 @@ def fill_in_forms(
         chats: The question about each clip, by clip id; equal questions are sent once.
         schema: Schema of the answers.
         prompt: The part of the fingerprint that describes the prompt, for example its version.
-        books: Files of the stage.
+        answer_files: Files of the stage.
         engine: Runs the workers; None: according to ``config``.
 
     Raises:
@@ -66,15 +66,17 @@ def fill_in_forms(
     """
     keys = {clip_id: question_key(chat) for clip_id, chat in chats.items()}
     settings = fingerprint(generation_settings(config, schema, prompt))
-    cache = AnswerCache(books.cache, settings, form_parser(schema), also=[other.cache for other in books.earlier])
+    cache = AnswerCache(
+        answer_files.cache, settings, form_parser(schema), also=[other.cache for other in answer_files.earlier]
+    )
     summary = answer_questions(
         keys,
         chats,
         lambda chat: sum(len(turn["content"]) for turn in chat),
         cache=cache,
-        books=books,
+        answer_files=answer_files,
         steps=(
-            (lambda _: ServerFormStep(config, schema, open_drafts(books, settings)))
+            (lambda _: ServerFormStep(config, schema, open_drafts(answer_files, settings)))
             if config.backend == "openai"
             else partial(_generation_step, config, schema)
         ),

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ecmf_pipeline.core.clips import Clip
-from ecmf_pipeline.core.files import exclusive, sha256_text
+from ecmf_pipeline.core.files import exclusive_lock, sha256_text
 from ecmf_pipeline.faces.config import FaceConfig
-from ecmf_pipeline.llm.answers import AnswerCache, AnswerWriter, ScoreBooks, TextScores, Written, open_drafts
+from ecmf_pipeline.llm.answers import AnswerCache, AnswerFiles, AnswerWriter, TextScores, Written, open_drafts
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.frames import frame_keys, picture_messages
 from ecmf_pipeline.llm.generation import form_parser
@@ -20,24 +20,24 @@ from ecmf_pipeline.llm.rewriting import truncate_context
 from ecmf_pipeline.llm.scoring import server_calibration_texts
 from ecmf_pipeline.llm.server_run import DRAFTS_FILE, Drafts, estimate_tokens
 
-Caches = Sequence[tuple[ScoreBooks, Callable[[bytes], TextScores | Written]]]
+Caches = Sequence[tuple[AnswerFiles, Callable[[bytes], TextScores | Written]]]
 """Files of each cache, with the parser of its lines."""
 
 
-def kept_answers(caches: Caches) -> Iterator[tuple[ScoreBooks, str, int, int]]:
+def cached_answer_counts(caches: Caches) -> Iterator[tuple[AnswerFiles, str, int, int]]:
     """Yield for each cache and fingerprint: files, fingerprint, number of answers, number of abstentions."""
-    for books, parse in caches:
-        for name in _fingerprints(books):
-            rows = list(AnswerCache(books.cache, name, parse).rows())
-            yield books, name, len(rows), sum(_is_abstention(row) for row in rows)
+    for answer_files, parse in caches:
+        for name in _fingerprints(answer_files):
+            rows = list(AnswerCache(answer_files.cache, name, parse).rows())
+            yield answer_files, name, len(rows), sum(_is_abstention(row) for row in rows)
 
 
-def unfinished(caches: Caches) -> list[tuple[ScoreBooks, str, int]]:
+def unfinished(caches: Caches) -> list[tuple[AnswerFiles, str, int]]:
     """Return files, fingerprint and number of paid answers of unfinished questions; two caches may share a spool."""
-    by_spool = {books.spool_folder: books for books, _ in caches}
+    by_spool = {answer_files.spool_folder: answer_files for answer_files, _ in caches}
     return [
-        (books, path.parent.name, len(open_drafts(books, path.parent.name)))
-        for spool, books in by_spool.items()
+        (answer_files, path.parent.name, len(open_drafts(answer_files, path.parent.name)))
+        for spool, answer_files in by_spool.items()
         for path in sorted(spool.glob(f"*/{DRAFTS_FILE}"))
     ]
 
@@ -53,19 +53,21 @@ def prune(caches: Caches, in_use: set[str], *, remove: bool) -> Iterator[str]:
     Yields:
         A description of each group of answers, after its removal.
     """
-    for books, parse in caches:
-        for name in _fingerprints(books):
+    for answer_files, parse in caches:
+        for name in _fingerprints(answer_files):
             if name not in in_use:
                 if remove:
-                    with AnswerWriter(AnswerCache(books.cache, name, parse), books.spool_folder):  # for its lock
-                        shutil.rmtree(books.cache / name, ignore_errors=True)
-                yield f"{books.stage} {name}"
-    for books, name, _ in unfinished(caches):
+                    with AnswerWriter(
+                        AnswerCache(answer_files.cache, name, parse), answer_files.spool_folder
+                    ):  # for its lock
+                        shutil.rmtree(answer_files.cache / name, ignore_errors=True)
+                yield f"{answer_files.stage} {name}"
+    for answer_files, name, _ in unfinished(caches):
         if name not in in_use:
             if remove:
-                with exclusive(books.spool_folder / "lock", f"the answers in {books.cache}"):
-                    open_drafts(books, name).remove()
-            yield f"{books.stage} {name}, unfinished questions"
+                with exclusive_lock(answer_files.spool_folder / "lock", f"the answers in {answer_files.cache}"):
+                    open_drafts(answer_files, name).remove()
+            yield f"{answer_files.stage} {name}, unfinished questions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ def score_questions(
     texts: Sequence[str],
     labels: Sequence[str],
     fingerprint: str,
-    books: ScoreBooks,
+    answer_files: AnswerFiles,
     prompt: Prompt | None = None,
 ) -> Questions:
     """Return the questions that score texts; see `scoring.label_scores`."""
@@ -135,8 +137,10 @@ def score_questions(
     return Questions(
         source,
         {text: sha256_text(text) for text in (*texts, *server_calibration_texts(config, used_prompt))},
-        AnswerCache(books.cache, fingerprint, TextScores.parse, also=[other.cache for other in books.earlier]),
-        open_drafts(books, fingerprint),
+        AnswerCache(
+            answer_files.cache, fingerprint, TextScores.parse, also=[other.cache for other in answer_files.earlier]
+        ),
+        open_drafts(answer_files, fingerprint),
         lambda text: estimate_tokens(used_prompt.chat_messages(text, labels)),
         config.server.answer_tokens,
         _samples(config),
@@ -144,19 +148,23 @@ def score_questions(
 
 
 def rewrite_questions(
-    config: LlmConfig, contexts: Mapping[str, Context], prompt: RewritePrompt, fingerprint: str, books: ScoreBooks
+    config: LlmConfig,
+    contexts: Mapping[str, Context],
+    prompt: RewritePrompt,
+    fingerprint: str,
+    answer_files: AnswerFiles,
 ) -> Questions:
     """Return the questions of written rewrites; see `rewriting.generate_rewrites`."""
     chats: dict[str, Chat] = {}
     for context in contexts.values():
         chat = prompt.messages(truncate_context(context, config.max_tokens))
         chats[str(chat[-1]["content"])] = chat
-    schema = prompt.schema_of_answers()
+    schema = prompt.answer_schema()
     return Questions(
         "rewrite",
         {text: question_key(chat) for text, chat in chats.items()},
-        AnswerCache(books.cache, fingerprint, form_parser(schema)),
-        open_drafts(books, fingerprint),
+        AnswerCache(answer_files.cache, fingerprint, form_parser(schema)),
+        open_drafts(answer_files, fingerprint),
         lambda text: estimate_tokens(chats[text]),
         max(config.server.answer_tokens, schema.max_answer_tokens()),
     )
@@ -169,15 +177,15 @@ def frame_questions(
     labels: Sequence[str],
     faces: FaceConfig,
     fingerprint: str,
-    books: ScoreBooks,
+    answer_files: AnswerFiles,
 ) -> Questions:
     """Return the questions about pictures of clips; see `frames.frame_scores`."""
     messages = picture_messages(load_prompt(config.prompt), [b""] * config.votes.frames.count, labels)
     return Questions(
         source,
         {key: key for key in frame_keys(clips, config.votes.frames, faces).values()},
-        AnswerCache(books.cache, fingerprint, TextScores.parse),
-        open_drafts(books, fingerprint),
+        AnswerCache(answer_files.cache, fingerprint, TextScores.parse),
+        open_drafts(answer_files, fingerprint),
         lambda _: estimate_tokens(messages),
         config.server.answer_tokens,
         _samples(config),
@@ -192,5 +200,5 @@ def _is_abstention(row: TextScores | Written) -> bool:
     return row.values is None if isinstance(row, Written) else not row.scores
 
 
-def _fingerprints(books: ScoreBooks) -> list[str]:
-    return sorted(path.name for path in books.cache.glob("*") if path.is_dir())
+def _fingerprints(answer_files: AnswerFiles) -> list[str]:
+    return sorted(path.name for path in answer_files.cache.glob("*") if path.is_dir())

@@ -390,7 +390,7 @@ class RewritePrompt(Config):
             raise ValueError(f"cue_words has missing or unknown cues: {different}")
         return self
 
-    def schema_of_answers(self) -> Schema:
+    def answer_schema(self) -> Schema:
         """Return the schema of an answer, with the fields in the order of the reasoning."""
         return Schema.of(
             cues=Text(MAX_CUE_CHARACTERS, empty=True),

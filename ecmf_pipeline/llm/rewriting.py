@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.clips import Clip
-from ecmf_pipeline.llm.answers import ScoreBooks
+from ecmf_pipeline.llm.answers import AnswerFiles
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.llm.generation import fill_in_forms
 from ecmf_pipeline.llm.prompt import (
@@ -38,7 +38,7 @@ Neighbours = tuple[tuple[str, ...], tuple[str, ...]]
 """The utterances before and after one utterance."""
 
 
-def contexts_of(
+def rewrite_contexts(
     clips: Sequence[Clip], config: RewriteConfig, cues: Sequence[Mapping[str, Sequence[str]]]
 ) -> dict[str, Context]:
     """Return the context of each clip with words, by clip id: its transcript, neighbours and cues.
@@ -116,13 +116,13 @@ class Rewritten:
     invalid: int = 0
 
 
-def enrich_texts(
+def enrich_transcripts(
     llm: LlmConfig,
     rewrite: RewriteConfig,
     contexts: Mapping[str, Context],
     labels: Sequence[str],
     *,
-    books: ScoreBooks,
+    answer_files: AnswerFiles,
     engine: Engine | None = None,
 ) -> Rewritten:
     """Return the enriched transcripts; only questions without a cached answer are sent to the model.
@@ -132,7 +132,7 @@ def enrich_texts(
         rewrite: How transcripts are enriched.
         contexts: Context of each clip with words, by clip id.
         labels: Labels to score, (K,).
-        books: Files of the stage.
+        answer_files: Files of the stage.
         engine: Runs the workers; None: according to ``llm``.
 
     Raises:
@@ -141,12 +141,12 @@ def enrich_texts(
     """
     prompt = load_rewrite_prompt(rewrite.prompt)
     if rewrite.how == "written":
-        return generate_rewrites(contexts, config=llm, prompt=prompt, books=books, engine=engine)
+        return generate_rewrites(contexts, config=llm, prompt=prompt, answer_files=answer_files, engine=engine)
     scores = label_scores(
         llm,
         {clip_id: context.text for clip_id, context in contexts.items()},
         labels,
-        books=books,
+        answer_files=answer_files,
         engine=engine,
     )
     wording = load_prompt(llm.prompt)
@@ -211,19 +211,19 @@ def generate_rewrites(
     *,
     config: LlmConfig,
     prompt: RewritePrompt,
-    books: ScoreBooks,
+    answer_files: AnswerFiles,
     engine: Engine | None = None,
 ) -> Rewritten:
-    """Let the model find the cues of each utterance, and return the enriched transcripts; see `enrich_texts`."""
+    """Let the model find the cues of each utterance, and return the enriched transcripts; see `enrich_transcripts`."""
     shortened_contexts = {
         clip_id: truncate_context(context, config.max_tokens) for clip_id, context in contexts.items()
     }
     forms = fill_in_forms(
         config,
         {clip_id: prompt.messages(context) for clip_id, context in shortened_contexts.items()},
-        prompt.schema_of_answers(),
+        prompt.answer_schema(),
         prompt=prompt.settings(),
-        books=books,
+        answer_files=answer_files,
         engine=engine,
     )
     texts, unclear, unquoted = {}, 0, 0

@@ -14,14 +14,14 @@ from ecmf_pipeline.core.errors import ClipError, FeaturesNotFinite, ModelError
 from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.llm.answers import (
     AnswerCache,
+    AnswerFiles,
     AnswerSummary,
     Question,
-    ScoreBooks,
     ScoreCache,
     TextScores,
     answer_questions,
-    nothing_to_ask,
     open_drafts,
+    write_empty_quarantine,
 )
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt
@@ -62,7 +62,7 @@ def label_scores(
     texts: Mapping[str, str],
     labels: Sequence[str],
     *,
-    books: ScoreBooks,
+    answer_files: AnswerFiles,
     prompt: Prompt | None = None,
     engine: Engine | None = None,
     budget: Budget | None = None,
@@ -73,7 +73,7 @@ def label_scores(
         config: The model and its prompt.
         texts: Transcript of each clip, by clip id, (n,); blank ones are skipped.
         labels: Labels to choose from, (K,).
-        books: Files of the stage.
+        answer_files: Files of the stage.
         prompt: The prompt with examples of the corpus; None: the packaged prompt.
         engine: Runs the workers; None: processes of this machine, according to ``config``.
         budget: Limits of the requests that several calls share; None: those of ``config`` for this call.
@@ -86,7 +86,7 @@ def label_scores(
         TryAgain: See `answers.answer_questions`, also for further errors.
     """
     if not any(text.strip() for text in texts.values()):  # no model is needed
-        nothing_to_ask(books)
+        write_empty_quarantine(answer_files)
         return Scored(np.full((len(texts), len(labels)), np.nan), 0, 0, len(texts), 0, 0)
     used_prompt = prompt or load_prompt(config.prompt)
     settings = fingerprint(config.settings(labels, prompt))
@@ -95,8 +95,10 @@ def label_scores(
         {**texts, **{f"{CALIBRATION_PREFIX}{number}": text for number, text in enumerate(calibration)}},
         labels,
         fingerprint=settings,
-        books=books,
-        steps=scoring_steps(config, used_prompt, labels, drafts=partial(open_drafts, books, settings), budget=budget),
+        answer_files=answer_files,
+        steps=scoring_steps(
+            config, used_prompt, labels, drafts=partial(open_drafts, answer_files, settings), budget=budget
+        ),
         config=config,
         engine=engine,
     )
@@ -142,7 +144,7 @@ def score_texts(
     labels: Sequence[str],
     *,
     fingerprint: str,
-    books: ScoreBooks,
+    answer_files: AnswerFiles,
     steps: StepFactory,
     config: LlmConfig,
     engine: Engine | None = None,
@@ -153,19 +155,19 @@ def score_texts(
         utterances: Transcript of each clip, by clip id, (n,); blank ones are skipped.
         labels: Labels to choose from, (K,).
         fingerprint: Fingerprint of all that changes a score.
-        books: Files of the stage.
+        answer_files: Files of the stage.
         steps: Factory of the steps; see `scoring_steps`.
         config: Settings of the run.
         engine: Runs the workers; None: processes of this machine, according to ``config``.
     """
     keys = {clip_id: sha256_text(text) for clip_id, text in utterances.items() if text.strip()}
-    cache = ScoreCache(books.cache, fingerprint, also=[other.cache for other in books.earlier])
+    cache = ScoreCache(answer_files.cache, fingerprint, also=[other.cache for other in answer_files.earlier])
     summary = answer_questions(
         keys,
         utterances,
         len,
         cache=cache,
-        books=books,
+        answer_files=answer_files,
         steps=steps,
         config=config,
         engine=engine,

@@ -23,8 +23,8 @@ from ecmf_pipeline.core.files import flush_folder, write_atomic
 from ecmf_pipeline.llm.config import BudgetConfig
 from ecmf_pipeline.llm.prompt import Turn
 from ecmf_pipeline.runner import Done, StepFactory, Task
-from ecmf_pipeline.runner.run import hurried
-from ecmf_pipeline.runner.step import Spool, perform, unwatched
+from ecmf_pipeline.runner.run import release_on_signal
+from ecmf_pipeline.runner.step import Spool, ignore_phase, run_task
 
 MAX_RAW_CHARACTERS = 2000
 """Number of characters of an invalid answer that are stored."""
@@ -237,7 +237,7 @@ class ThreadEngine:
                 while True:
                     if failure is None:
                         for task in islice(source, self._count - len(pending)):
-                            pending.add(pool.submit(perform, step, spools, task, unwatched))
+                            pending.add(pool.submit(run_task, step, spools, task, ignore_phase))
                     if not pending:
                         break
                     finished, pending = wait(pending, return_when=FIRST_COMPLETED)
@@ -252,7 +252,9 @@ class ThreadEngine:
                 for future in pending:
                     future.cancel()
                 try:
-                    with hurried(step.abandon):  # pending requests are paid for, but a second signal cancels them
+                    with release_on_signal(
+                        step.abandon
+                    ):  # pending requests are paid for, but a second signal cancels them
                         pool.shutdown(wait=True)
                 finally:
                     step.close()

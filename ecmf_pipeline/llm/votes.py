@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from ecmf_pipeline.llm.answers import ScoreBooks
+from ecmf_pipeline.llm.answers import AnswerFiles
 from ecmf_pipeline.llm.config import LlmConfig, LlmVotesConfig
 from ecmf_pipeline.llm.cues import count_words
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt
@@ -29,7 +29,7 @@ Ints = NDArray[np.int64]
 MIN_EXAMPLE_LENGTH = 12
 MAX_EXAMPLE_LENGTH = 120
 """Length of an example in characters: shorter ones are not informative, longer ones add cost to every request."""
-LEAST_LABELLED = 30
+MIN_LABELLED = 30
 """Minimum number of scored clips with a label; with fewer, the scores are not calibrated."""
 TEMPERATURE_PRIOR_STD = 0.3
 """Standard deviation of the prior of the log-temperature, with mean 0."""
@@ -42,7 +42,7 @@ draw of them in twenty lost 0.12 of weighted F1; with these values it loses 0.01
 _MIN_TEMPERATURE, _MAX_TEMPERATURE = 0.05, 20.0
 
 
-def word_scores(
+def transcript_scores(
     config: LlmConfig,
     texts: Mapping[str, str],
     labels: Sequence[str],
@@ -50,7 +50,7 @@ def word_scores(
     folds: Ints,
     *,
     seed: int,
-    books: ScoreBooks,
+    answer_files: AnswerFiles,
     budget: Budget | None = None,
 ) -> Scored:
     """Return the label scores of transcripts, (n, K); with examples of the corpus, each fold has its own prompt.
@@ -62,11 +62,11 @@ def word_scores(
         given_labels: See `prompts_by_fold`, also for folds and seed.
         folds: Fold of each clip, (n,).
         seed: Seed of the drawn examples.
-        books: Files of the stage.
+        answer_files: Files of the stage.
         budget: Limits of the requests to a server.
     """
     if config.votes.examples == "packaged":
-        return label_scores(config, texts, labels, books=books, budget=budget)
+        return label_scores(config, texts, labels, answer_files=answer_files, budget=budget)
     clip_ids, transcripts = list(texts), list(texts.values())
     results = []
     values = np.full((len(texts), len(labels)), np.nan)
@@ -74,12 +74,12 @@ def word_scores(
     for fold, prompt in prompts_by_fold(packaged, transcripts, given_labels, labels, folds, seed=seed).items():
         rows = np.flatnonzero(folds == fold)
         # Texts are quarantined for one prompt, so each prompt has its own table.
-        table = books.quarantine.with_name(f"{books.stage}-examples-{fold}.csv")
+        table = answer_files.quarantine.with_name(f"{answer_files.stage}-examples-{fold}.csv")
         result = label_scores(
             config,
             {clip_ids[row]: transcripts[row] for row in rows},
             labels,
-            books=replace(books, quarantine=table),
+            answer_files=replace(answer_files, quarantine=table),
             prompt=prompt,
             budget=budget,
         )
@@ -130,7 +130,7 @@ def prompts_by_fold(
     return prompts
 
 
-def without_short(scores: Scored, texts: Sequence[str], min_words: int) -> tuple[Scored, int]:
+def drop_short_transcripts(scores: Scored, texts: Sequence[str], min_words: int) -> tuple[Scored, int]:
     """Remove the scores of very short transcripts: the model predicts its preferred labels for them.
 
     Args:
@@ -236,13 +236,13 @@ def fit_calibration(
         bias: Whether to fit a bias; without it, the most probable label of each clip does not change.
 
     Returns:
-        The calibration; ``temperature`` (1 for None) and no bias if fewer than `LEAST_LABELLED` clips have both scores
+        The calibration; ``temperature`` (1 for None) and no bias if fewer than `MIN_LABELLED` clips have both scores
             and
         a label.
     """
     classes = scores.shape[1]
     usable = (labels >= 0) & np.isfinite(scores).all(axis=1)
-    if usable.sum() < LEAST_LABELLED or (temperature is not None and not bias):
+    if usable.sum() < MIN_LABELLED or (temperature is not None and not bias):
         return LabelCalibration(1.0 if temperature is None else temperature, np.zeros(classes))
     labelled_scores, truth = scores[usable], labels[usable]
     rows = np.arange(len(truth))

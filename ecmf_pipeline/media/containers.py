@@ -38,7 +38,7 @@ _TRANSIENT_ERRNOS = {
 """Errors of disks, networks and limits of the machine; they may not occur in the next run."""
 
 
-def resolved_reader(config: MediaConfig) -> Literal["decord", "pyav"]:
+def resolve_reader(config: MediaConfig) -> Literal["decord", "pyav"]:
     """Return the reader whose pictures are used on this machine."""
     if config.reader == "auto":
         return "decord" if importlib.util.find_spec("decord") else "pyav"

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.config import Frames
 from ecmf_pipeline.core.errors import NoAudioStream, NoVideoStream, SilentAudio, TooManyPictures, UnreadableMedia
 from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig
-from ecmf_pipeline.media.containers import MIN_READABLE_SHARE, open_container, resolved_reader
+from ecmf_pipeline.media.containers import MIN_READABLE_SHARE, open_container, resolve_reader
 from ecmf_pipeline.media.pyav_reader import TIME_ROUNDING, PyAvVideo
 
 
@@ -65,7 +65,7 @@ def open_video(path: Path, config: MediaConfig) -> Iterator[VideoReader]:
 
 
 def _choose_reader(path: Path, pyav_video: PyAvVideo, config: MediaConfig) -> VideoReader:
-    if resolved_reader(config) == "pyav" or (config.reader == "auto" and pyav_video.matches_decord):
+    if resolve_reader(config) == "pyav" or (config.reader == "auto" and pyav_video.matches_decord):
         return pyav_video
     if not pyav_video.is_only_stream or not pyav_video.orientation.is_upright:
         return pyav_video

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.clips import Clip, Modality
 from ecmf_pipeline.core.errors import ChangedSinceIndex, ClipError, FileUnreachable
-from ecmf_pipeline.extraction.run import Reading, present_digests
+from ecmf_pipeline.extraction.run import Reading, current_digests
 from ecmf_pipeline.faces.contact_sheet import FaceShot, Picture, draw_sheet, jpeg, mark_face
 from ecmf_pipeline.faces.openface import read_openface_rows
-from ecmf_pipeline.faces.tracking import KEYPOINTS, crop_level, crop_square, eye_angle
+from ecmf_pipeline.faces.tracking import KEYPOINTS, crop_aligned, crop_square, eye_angle
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.sampling import read_frames, read_frames_at
 from ecmf_pipeline.report.inputs import FaceSheet
@@ -77,7 +77,7 @@ def _choose(
     store: FeatureStore, clips: Sequence[Clip], quarantine: Iterable[QuarantineEntry], count: int
 ) -> list[_Choice]:
     by_id: dict[str, Clip] = {clip.clip_id: clip for clip in clips}
-    digests = present_digests(Modality.FACE, clips, {}, store)
+    digests = current_digests(Modality.FACE, clips, {}, store)
     without_face = sorted(
         {
             entry.clip_id
@@ -181,7 +181,7 @@ def _draw_video(row: FeatureRow, frames: NDArray[np.uint8], *, is_level: bool) -
         angle = eye_angle(box, landmarks[index]) if is_level else 0.0
         shots.append(
             FaceShot(
-                crop_level(frame, box, angle, _CROP_SIZE) if angle else crop_square(frame, box, _CROP_SIZE),
+                crop_aligned(frame, box, angle, _CROP_SIZE) if angle else crop_square(frame, box, _CROP_SIZE),
                 f"{row.side['times'][index]:.2f} s",
                 float(row.side["scores"][index]),
                 float(quality[index]),

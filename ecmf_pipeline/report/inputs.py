@@ -65,7 +65,7 @@ class ReportInput:
         index: Metrics of the `index` stage, of which only ``findings`` (count by kind) is used.
         findings: Findings about the corpus: ``kind``, ``clip_id``, ``message``.
         coverage: Number of clips that are ``done``, ``absent``, ``quarantined``, ``missing``, by modality.
-        provenance: Origin of the features by modality (docs/reference/formats.md); None if the store does not record it.
+        provenance: Origin of the features by modality, as in docs/reference/formats.md; None if it is not recorded.
         computed_with: Combinations of library versions that computed the rows, by modality; an empty combination means
             that some rows have no recorded versions.
         evaluate: Metrics of the `evaluate` stage; see `Evaluation`.

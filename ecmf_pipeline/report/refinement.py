@@ -57,7 +57,7 @@ def refinement_section(report: ReportInput, evaluation: Evaluation, config: Repo
     if not report.refined:
         return Section("refinement", title, [Notice(conclusion.sentence)])
     blocks: list[Block] = [Paragraph(conclusion.sentence), *_accuracy(evaluation)]
-    blocks += [*proof_blocks(report.evaluate), *_decisions(report)]
+    blocks += [*evidence_blocks(report.evaluate), *_decisions(report)]
     blocks += [*_matrix(report), *_sources(report), *vote_source_blocks(report.vote_sources)]
     blocks += _changes(report, config)
     return Section("refinement", title, blocks)
@@ -258,7 +258,7 @@ def _outcome(row: Decision, gold: str) -> str:
     return " (corrected)" if after else " (broken)"
 
 
-def proof_blocks(evaluate: Mapping[str, Any] | None) -> list[Block]:
+def evidence_blocks(evaluate: Mapping[str, Any] | None) -> list[Block]:
     """Show what `evaluate` measured about the refinement; empty without these metrics."""
     metrics = evaluate or {}
     return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ecmf_pipeline.core.console import format_part
+from ecmf_pipeline.core.console import format_share
 from ecmf_pipeline.report.blocks import (
     UNKNOWN,
     Bar,
@@ -348,7 +348,7 @@ def _change_summary(labels: LabelScores) -> str:
 
 def _human_share(part: int, whole: int) -> str:
     """Format how many of the labels are human labels, in parentheses; empty if none are."""
-    return f" ({share})" if (share := format_part(part, whole, "by human labels")) else ""
+    return f" ({share})" if (share := format_share(part, whole, "by human labels")) else ""
 
 
 def evaluation_basis(evaluation: Evaluation) -> str:

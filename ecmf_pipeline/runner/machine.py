@@ -52,7 +52,7 @@ def thread_environment(threads: int) -> dict[str, str]:
     return dict.fromkeys(_THREAD_VARIABLES, str(threads))
 
 
-def memory_settings() -> dict[str, str]:
+def memory_environment() -> dict[str, str]:
     """Return environment variables that make glibc keep the memory freed by a worker; variables already set are kept.
 
     By default glibc returns each large array to the kernel, which must then clear as many pages for the next one: half
@@ -61,7 +61,7 @@ def memory_settings() -> dict[str, str]:
     return {name: os.environ.get(name, value) for name, value in _MALLOC_LIMITS.items()}
 
 
-def multiplies_bf16() -> bool:
+def has_bf16_instructions() -> bool:
     """Return whether the CPU has instructions for bfloat16 matrix products, according to ``/proc/cpuinfo``."""
     try:
         lines = _CPU_INFO.read_text(encoding="utf-8").splitlines()

@@ -85,7 +85,7 @@ class Quarantine:
         if previous is None or replace(previous, time=now) != entry:
             self._entries[clip_id] = entry
 
-    def keep_only(self, current: dict[str, str]) -> None:
+    def drop_outdated(self, current: dict[str, str]) -> None:
         """Drop entries whose clip, input or settings have changed, and entries with transient reasons.
 
         Args:
@@ -107,7 +107,7 @@ class Quarantine:
         """Count the entries by reason."""
         return Counter(entry.reason for entry in self._entries.values())
 
-    def refuse_too_many(self, total: int, share: float) -> None:
+    def check_share(self, total: int, share: float) -> None:
         """Raise if more than the allowed share of all clips is bad.
 
         Args:

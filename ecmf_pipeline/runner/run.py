@@ -83,7 +83,7 @@ class Interruption:
 
 
 @contextmanager
-def hurried(release: Callable[[], None]) -> Iterator[None]:
+def release_on_signal(release: Callable[[], None]) -> Iterator[None]:
     """Call ``release`` on Ctrl-C or SIGTERM within the block, then the previous signal handler.
 
     Args:
@@ -308,7 +308,7 @@ class Run(Generic[ItemT]):
 
     def _check_share(self) -> None:
         for branch, quarantine in self._quarantines.items():
-            quarantine.refuse_too_many(self._totals[branch], self._config.max_quarantined)
+            quarantine.check_share(self._totals[branch], self._config.max_quarantined)
 
 
 def _count_targets(items: Sequence[ItemT]) -> int:

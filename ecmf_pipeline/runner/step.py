@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from ecmf_pipeline.core.errors import ClipError, OutOfMemory, StoreError
-from ecmf_pipeline.core.files import exclusive, flush_folder, write_atomic
+from ecmf_pipeline.core.files import exclusive_lock, flush_folder, write_atomic
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ class SpoolWriter(ABC, Generic[Row]):
 
     def __enter__(self) -> Self:
         with ExitStack() as exits:
-            exits.enter_context(exclusive(self._lock, self._content))
+            exits.enter_context(exclusive_lock(self._lock, self._content))
             self._refresh()
             self._clear_unfinished()
             self.adopted = self._adopt(leftover_batches(self.spool.folder))
@@ -324,7 +324,7 @@ class Batch(Generic[ItemT]):
     too_large: list[tuple[ItemT, OutOfMemory]] = field(default_factory=list)
 
 
-def perform(
+def run_task(
     step: Step[ItemT, Any, Any], spools: Mapping[str, Spool[Any]], task: Task[ItemT], watch: Watch
 ) -> Done[ItemT]:
     """Open, compute and store one batch."""
@@ -442,11 +442,11 @@ class InProcess:
         try:
             for task in tasks:
                 step = step or factory(0)
-                yield perform(step, spools, task, unwatched)
+                yield run_task(step, spools, task, ignore_phase)
         finally:
             if step is not None:
                 step.close()
 
 
-def unwatched(_phase: Phase, _position: int) -> None:
+def ignore_phase(_phase: Phase, _position: int) -> None:
     """Ignore the phases of a batch: no other process watches them."""

@@ -27,7 +27,7 @@ from ecmf_pipeline.runner.step import (
     finish_batch,
     open_items,
     out_of_memory_error,
-    perform,
+    run_task,
 )
 from ecmf_pipeline.runner.worker_process import Delivery, Opened, PhaseStarted, ProcessFailed, Ready, Role, Start
 
@@ -125,7 +125,7 @@ def _serve(parent: _ParentConnection) -> None:
             batch = parent.unpack(order.task, order.layout)
             parent.send(finish_batch(step, spools, order.task, batch, parent.watch))
         else:
-            parent.send(perform(step, spools, order, parent.watch))
+            parent.send(run_task(step, spools, order, parent.watch))
     step.close()
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 from ecmf_pipeline.core.errors import WORKER_NOTE, ClipError, OutOfMemory
-from ecmf_pipeline.runner.machine import count_oom_kills, memory_settings, thread_environment
+from ecmf_pipeline.runner.machine import count_oom_kills, memory_environment, thread_environment
 from ecmf_pipeline.runner.shared_arrays import Layout, SharedArrays
 from ecmf_pipeline.runner.step import ItemT, Phase, Task
 
@@ -162,7 +162,7 @@ class WorkerProcess(Generic[ItemT]):
                 [sys.executable, "-P", "-m", "ecmf_pipeline.runner.worker", str(child_end.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=_STDERR,  # standard output is reserved for the results of the command
-                env=os.environ | thread_environment(threads) | memory_settings() | {"PYTHONPATH": search_path},
+                env=os.environ | thread_environment(threads) | memory_environment() | {"PYTHONPATH": search_path},
                 pass_fds=(child_end.fileno(),),
                 process_group=0,  # Ctrl-C in a terminal must reach only the main process
             )

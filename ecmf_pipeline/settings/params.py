@@ -29,7 +29,7 @@ from ecmf_pipeline.encoders.config import (
     JoinedConfig,
     MiniXceptionConfig,
     TextConfig,
-    frames_of,
+    configured_frames,
 )
 from ecmf_pipeline.encoders.embedded.packages import ModelsConfig
 from ecmf_pipeline.evaluation.config import AblateConfig, EvaluateConfig
@@ -39,7 +39,7 @@ from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.labels.config import RefineConfig, VoteConfig
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig
-from ecmf_pipeline.media.containers import resolved_reader
+from ecmf_pipeline.media.containers import resolve_reader
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.settings.presets import DEFAULT_PRESET, merge_over_preset, preset_document, preset_names
 from ecmf_pipeline.transcription.config import TranscribeConfig
@@ -66,7 +66,7 @@ class TrainConfig(Config):
 
     Attributes:
         pool: Pooling of the rows of a clip to one vector, for training, voting and prediction. With ``frames``, the
-            fusion model takes a sequence of at most `arrays.MOST_FRAMES` rows and pools it as ``fusion.temporal``
+            fusion model takes a sequence of at most `arrays.MAX_FRAMES` rows and pools it as ``fusion.temporal``
             specifies; voters, which need vectors, get the mean.
         fusion: The fusion model.
         training: Training of the fusion model.
@@ -150,7 +150,7 @@ class Params(Config):
                 "llm.votes.cues", "empty although vote.inputs contains cues", "list face, audio or both"
             )
         fusion, search = self.train.fusion, self.train.training.search
-        if indivisible := search.not_split_by(fusion.heads):
+        if indivisible := search.indivisible_widths(fusion.heads):
             raise _inconsistent(
                 "train.training.search.hidden",
                 f"{', '.join(map(str, indivisible))} cannot be divided by train.fusion.heads ({fusion.heads})",
@@ -228,8 +228,8 @@ def branch_settings(
         # `recipe` is incremented whenever a change of the code changes the sampled frames.
         settings["media"] = {
             **media.model_dump(mode="json"),
-            "frames": frames_of(encoder, media.frames),
-            "reader": resolved_reader(media),
+            "frames": configured_frames(encoder, media.frames),
+            "reader": resolve_reader(media),
             "recipe": 3,
         }
     if modality is Modality.FACE:

@@ -16,7 +16,7 @@ from ecmf_pipeline import __version__
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.core.files import fingerprint, remembered_sha256, write_atomic
+from ecmf_pipeline.core.files import cached_sha256, fingerprint, write_atomic
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.llm.prompt import load_prompt, load_rewrite_prompt
 from ecmf_pipeline.settings.params import Params
@@ -89,7 +89,7 @@ def _label_files(params: Params) -> _Settings:
     """Return the digest of each file of votes and verdicts in params; None if the file does not exist."""
     verdicts = params.refine.verdicts
     files = map(Path, (*params.vote.sources, *([verdicts] if verdicts else [])))
-    return {str(path): remembered_sha256(path) if path.is_file() else None for path in files}
+    return {str(path): cached_sha256(path) if path.is_file() else None for path in files}
 
 
 def _rounds(params: Params) -> _Settings:

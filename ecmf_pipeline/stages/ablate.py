@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import labels_of
+from ecmf_pipeline.core.clips import label_indices
 from ecmf_pipeline.core.config import PoolOrFrames
 from ecmf_pipeline.core.console import echo, progress_bar
 from ecmf_pipeline.evaluation.ablation import Study, ablate, summary, write_ablation
-from ecmf_pipeline.evaluation.scoring import Judge
+from ecmf_pipeline.evaluation.scoring import Evaluator
 from ecmf_pipeline.evaluation.variants import variants
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import folds_of, open_stored, read_labelled_corpus, text_halves
@@ -23,7 +23,7 @@ def run() -> None:
     corpus = read_labelled_corpus()
     training, pool = params.train.training, params.train.pool
     folds = folds_of(corpus, training.folds, training.seed)
-    judge = Judge(corpus.clips, corpus.labels, params.evaluate)
+    judge = Evaluator(corpus.clips, corpus.labels, params.evaluate)
     # Clips that are neither trained on nor scored are not loaded, to save memory.
     used = [row for row, clip in enumerate(corpus.clips) if clip.given_label or judge.truth(clip)]
     clips = [corpus.clips[row] for row in used]
@@ -31,7 +31,7 @@ def run() -> None:
     stored = open_stored(params, clips)
     features = stored.read(clip_ids, pool)
     study = Study(
-        labels=np.array(labels_of(clips, corpus.labels), np.int64),
+        labels=np.array(label_indices(clips, corpus.labels), np.int64),
         truth=np.array([judge.truth(clip) for clip in clips], dtype=np.str_),
         groups=[clip.group for clip in clips],
         folds=folds[used],

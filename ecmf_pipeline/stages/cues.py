@@ -9,7 +9,7 @@ from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.llm.cues import write_cues
 from ecmf_pipeline.settings.params import load_params
-from ecmf_pipeline.stages.shared.inputs import read_spoken_manifest
+from ecmf_pipeline.stages.shared.inputs import read_manifest_with_transcripts
 from ecmf_pipeline.stages.shared.llm import cues_of
 
 
@@ -20,7 +20,7 @@ def run(modalities: Sequence[Modality]) -> None:
         modalities: Modalities; empty: those of ``rewrite.cues``.
     """
     params = load_params()
-    clips = read_spoken_manifest(params)
+    clips = read_manifest_with_transcripts(params)
     for modality in modalities or list(map(Modality, params.rewrite.cues)):
         cues = cues_of(params, clips, modality)
         changed = write_cues(paths.cues(modality), cues)

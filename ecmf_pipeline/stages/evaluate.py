@@ -7,11 +7,11 @@ from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import TooFewClips
 from ecmf_pipeline.core.files import write_json
 from ecmf_pipeline.core.predictions import PredictionTable
-from ecmf_pipeline.evaluation.controls import compare, fusion_predictions, predict_out_of_fold, training_sets
-from ecmf_pipeline.evaluation.label_quality import LabelEvidence, belief, methods, sources
-from ecmf_pipeline.evaluation.scoring import Judge, evaluate, summary, write_plots
+from ecmf_pipeline.evaluation.controls import compare_controls, fusion_predictions, predict_out_of_fold, training_sets
+from ecmf_pipeline.evaluation.label_quality import LabelEvidence, compare_methods, measure_calibration, measure_sources
+from ecmf_pipeline.evaluation.scoring import Evaluator, evaluate, summary, write_plots
 from ecmf_pipeline.labels.tables import read_decisions
-from ecmf_pipeline.labels.voters import joined
+from ecmf_pipeline.labels.voters import join_modalities
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import (
     all_votes,
@@ -33,13 +33,13 @@ def run() -> None:
     decisions = read_decisions(paths.REFINED)
     verdicts = read_corpus_verdicts(params.refine.verdicts, corpus)
     folds, seed = folds_of(corpus, params.vote.folds, params.vote.seed), params.vote.seed
-    judge = Judge(clips, labels, params.evaluate)
+    judge = Evaluator(clips, labels, params.evaluate)
     results = evaluate(judge, clips, tables, refined, decisions, verdicts)
     sets = training_sets(corpus.given, decisions, labels, verdicts)
     features = read_features(params, clips)
-    rows, clip_ids = joined(features), [clip.clip_id for clip in clips]
+    rows, clip_ids = join_modalities(features), [clip.clip_id for clip in clips]
     linear = {name: predict_out_of_fold(rows, one, folds, seed=seed) for name, one in sets.items()}
-    results["controls"] = compare(judge, clip_ids, linear)
+    results["controls"] = compare_controls(judge, clip_ids, linear)
     if params.evaluate.fusion_controls:
         try:
             predictions = fusion_predictions(
@@ -52,16 +52,16 @@ def run() -> None:
                 training=training,
                 trained={"given": tables["fusion"], "refined": refined},
             )
-            results["controls"]["fusion"] = compare(judge, clip_ids, predictions)
+            results["controls"]["fusion"] = compare_controls(judge, clip_ids, predictions)
         except TooFewClips as error:
             results["controls"]["no_fusion"] = (
                 f"the fusion model cannot be trained on each training set: {error.message}"
             )
     votes, label_model = all_votes(corpus), params.refine.label_model
-    evidence = LabelEvidence.of(corpus, votes, verdicts=verdicts, folds=folds, seed=seed, config=label_model)
-    results["label_model"] = belief(evidence)
-    results["label_methods"] = methods(evidence, params.evaluate)
-    write_json(paths.SOURCES, sources(evidence, labels))
+    evidence = LabelEvidence.of(corpus, votes, human_labels=verdicts, folds=folds, seed=seed, config=label_model)
+    results["label_model"] = measure_calibration(evidence)
+    results["label_methods"] = compare_methods(evidence, params.evaluate)
+    write_json(paths.SOURCES, measure_sources(evidence, labels))
     write_json(paths.METRICS / "evaluate.json", results)
     write_plots(paths.PLOTS, judge, refined, results)
     echo(summary(results))

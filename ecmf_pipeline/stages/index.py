@@ -10,7 +10,7 @@ import time
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.corpora.last_scan import LastScan
-from ecmf_pipeline.corpora.registry import looked_at
+from ecmf_pipeline.corpora.registry import scanned_folders
 from ecmf_pipeline.settings.params import Params, load_params
 
 
@@ -20,7 +20,7 @@ def run() -> None:
     params = load_params()
     last = LastScan(
         f"{params.corpus!r} {params.index!r} {params.faces.source}",
-        *looked_at(params.corpus, face_crops=params.faces.source == "openface"),
+        *scanned_folders(params.corpus, face_crops=params.faces.source == "openface"),
     )
     summary = last.summary()
     if summary is None:
@@ -30,7 +30,7 @@ def run() -> None:
 
 
 def _scan(params: Params, last: LastScan, started_ns: int) -> None:
-    from ecmf_pipeline.corpora.index import index_corpus, summary_of, write_index
+    from ecmf_pipeline.corpora.index import format_index_summary, index_corpus, write_index
     from ecmf_pipeline.corpora.registry import read_corpus
     from ecmf_pipeline.runner.quarantine import Quarantine
 
@@ -40,7 +40,7 @@ def _scan(params: Params, last: LastScan, started_ns: int) -> None:
     )
     quarantine = Quarantine(paths.quarantine("index"), stage="index")
     changed = write_index(listing, result, quarantine)
-    echo(summary_of(result, listing.labels, read=result.hashed, changed=changed))
-    quarantine.refuse_too_many(sum(bool(clip.path) for clip in result.clips), params.index.max_quarantined)
+    echo(format_index_summary(result, listing.labels, read=result.hashed, changed=changed))
+    quarantine.check_share(sum(bool(clip.path) for clip in result.clips), params.index.max_quarantined)
     if all(measured.digest for measured in result.quarantined.values()):  # files without a digest are read again
-        last.remember(summary_of(result, listing.labels, read=0, changed=False), started_ns=started_ns)
+        last.remember(format_index_summary(result, listing.labels, read=0, changed=False), started_ns=started_ns)

@@ -6,7 +6,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import write_json
-from ecmf_pipeline.extraction.features import refuse_other_features
+from ecmf_pipeline.extraction.features import check_feature_origins
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.tables import deployed, out_of_fold, predict_tables
 from ecmf_pipeline.interop.mertools import write_submission
@@ -38,8 +38,8 @@ def run(labels: paths.Labels) -> None:
         )
     ensembles = {folder.name: Ensemble.load(folder) for folder in folders}
     for ensemble in ensembles.values():
-        ensemble.refuse_other_labels(corpus.labels)
-        ensemble.refuse_other_pool(params.train.pool)
+        ensemble.check_label_names(corpus.labels)
+        ensemble.check_pool(params.train.pool)
     fusion = ensembles.get("fusion") or Ensemble.load(paths.models_trained_on(labels) / "fusion")
     if labels == "refined":
         check_trained_on_current_labels(
@@ -50,13 +50,13 @@ def run(labels: paths.Labels) -> None:
         )
     stored = open_stored(params, corpus.clips)
     for ensemble in ensembles.values():
-        refuse_other_features(
+        check_feature_origins(
             ensemble.origins, feature_origins(params, stored), hint="train the models again (ecmf-pipe train)"
         )
-        ensemble.refuse_missing(stored.modalities)
-    judgements = {name: out_of_fold(ensemble, corpus.clips) for name, ensemble in ensembles.items()}
-    judgements[_DEPLOYED] = deployed(fusion, corpus.clips)
-    tables = predict_tables(judgements, corpus.clips, lambda some: stored.read(some, params.train.pool))
+        ensemble.check_modalities(stored.modalities)
+    foldwise_ensembles = {name: out_of_fold(ensemble, corpus.clips) for name, ensemble in ensembles.items()}
+    foldwise_ensembles[_DEPLOYED] = deployed(fusion, corpus.clips)
+    tables = predict_tables(foldwise_ensembles, corpus.clips, lambda some: stored.read(some, params.train.pool))
     submitted = tables.pop(_DEPLOYED)
     for name, table in tables.items():
         table.write(paths.predictions(labels) / f"{name}.csv")

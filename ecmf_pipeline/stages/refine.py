@@ -8,9 +8,9 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.files import write_json
 from ecmf_pipeline.labels.label_model import assess
-from ecmf_pipeline.labels.refine import decide, effect_of, find_targets, source_accounts, worth_labelling
-from ecmf_pipeline.labels.tables import write_next, write_refined
-from ecmf_pipeline.labels.voters import family_of
+from ecmf_pipeline.labels.refine import decide, describe_effect, find_thresholds, select_clips_to_label, source_metrics
+from ecmf_pipeline.labels.tables import write_clips_to_label, write_refined
+from ecmf_pipeline.labels.voters import source_family
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import all_votes, folds_of, read_corpus_verdicts, read_labelled_corpus
 
@@ -28,19 +28,22 @@ def run(*, dry_run: bool = False) -> None:
     gold = read_corpus_verdicts(config.verdicts, corpus)
     folds = folds_of(corpus, params.vote.folds, params.vote.seed)
     assessment = assess(votes, corpus.given, gold, folds=folds, seed=params.vote.seed, config=config.label_model)
-    families = {name: family_of(name) for name in votes}
+    families = {name: source_family(name) for name in votes}
     decisions = decide(assessment, corpus.clips, corpus.labels, config, families=families, gold=gold)
     counts = Counter(decision.decision.value for decision in decisions)
     prefix = "refine (dry run): " if dry_run else "refine: "
     echo(prefix + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
-    for sentence in (*find_targets(assessment, corpus.given, gold, config).words, *effect_of(decisions, corpus.labels)):
+    for sentence in (
+        *find_thresholds(assessment, corpus.given, gold, config).words,
+        *describe_effect(decisions, corpus.labels),
+    ):
         echo(f"  {sentence}")
     if dry_run:
         return
     write_refined(paths.REFINED, decisions, votes, assessment.posterior, corpus.labels)
-    chosen = worth_labelling(assessment.posterior, gold >= 0, config.label_next)
-    write_next(paths.NEXT, assessment.posterior, decisions, chosen)
+    chosen = select_clips_to_label(assessment.posterior, gold >= 0, config.label_next)
+    write_clips_to_label(paths.NEXT, assessment.posterior, decisions, chosen)
     write_json(
         paths.METRICS / "refine.json",
-        {"decisions": dict(counts), "verdicts": int((gold >= 0).sum()), "sources": source_accounts(assessment)},
+        {"decisions": dict(counts), "verdicts": int((gold >= 0).sum()), "sources": source_metrics(assessment)},
     )

@@ -21,7 +21,7 @@ from ecmf_pipeline.report.inputs import FaceSheet, PredictedClip, ReportInput
 from ecmf_pipeline.report.page import render
 from ecmf_pipeline.runner.quarantine import read_all
 from ecmf_pipeline.settings.params import load_params
-from ecmf_pipeline.stages.shared.inputs import read_refined_predictions, with_words
+from ecmf_pipeline.stages.shared.inputs import add_transcripts, read_refined_predictions
 from ecmf_pipeline.store import FeatureStore
 
 _SHOWN_VERSIONS = (
@@ -42,7 +42,7 @@ _SHOWN_VERSIONS = (
 def run() -> None:
     """Load the results of all stages and write the page."""
     params = load_params()
-    corpus = with_words(params, read_corpus_tables())
+    corpus = add_transcripts(params, read_corpus_tables())
     predictions = read_refined_predictions(paths.deployed_predictions("refined"))
     texts = read_texts(paths.REWRITES)
     stores = {modality: FeatureStore.open(paths.features(modality)) for modality in params.extract.encoders}

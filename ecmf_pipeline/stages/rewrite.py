@@ -7,11 +7,11 @@ from dataclasses import replace
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import ClipText, write_texts
 from ecmf_pipeline.core.console import echo
-from ecmf_pipeline.llm.answers import nothing_to_ask
-from ecmf_pipeline.llm.rewriting import Rewritten, enrich_texts
+from ecmf_pipeline.llm.answers import write_empty_quarantine
+from ecmf_pipeline.llm.rewriting import Rewritten, enrich_transcripts
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.sharing.hints import warn_of_shared_outputs
-from ecmf_pipeline.stages.shared.inputs import read_spoken_manifest
+from ecmf_pipeline.stages.shared.inputs import read_manifest_with_transcripts
 from ecmf_pipeline.stages.shared.llm import (
     REWRITE_ANSWER_FILES,
     REWRITE_FILES,
@@ -30,21 +30,21 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     """
     params = load_params()
     warn_of_shared_outputs([paths.REWRITE])
-    clips = read_spoken_manifest(params)
+    clips = read_manifest_with_transcripts(params)
     contexts = read_contexts(params, clips)
-    books = replace(
+    answer_files = replace(
         REWRITE_ANSWER_FILES if params.rewrite.how == "written" else REWRITE_FILES, retry_quarantined=retry_quarantined
     )
     if contexts:
-        rewritten = enrich_texts(
+        rewritten = enrich_transcripts(
             with_workers(params.llm, workers),
             params.rewrite,
             contexts,
             labels_to_ask(),
-            books=books,
+            answer_files=answer_files,
         )
     else:
-        nothing_to_ask(books)
+        write_empty_quarantine(answer_files)
         rewritten = Rewritten()
     texts: dict[str, ClipText] = {
         clip.clip_id: ClipText(clip.transcript, rewritten.texts.get(clip.clip_id, ""), clip.translation)

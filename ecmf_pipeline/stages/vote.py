@@ -13,17 +13,25 @@ from ecmf_pipeline.core.clips import Corpus
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.labels.label_model import GIVEN
-from ecmf_pipeline.labels.tables import read_sources, write_votes
-from ecmf_pipeline.labels.voters import ALL, JointVoter, Panel, held_out_score, joined, vote_in_rounds, voters_of
+from ecmf_pipeline.labels.tables import read_external_votes, write_votes
+from ecmf_pipeline.labels.voters import (
+    ALL,
+    JointVoter,
+    VoterPanel,
+    configured_voters,
+    held_out_score,
+    join_modalities,
+    vote_in_rounds,
+)
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.sharing.hints import warn_of_shared_outputs
 from ecmf_pipeline.stages.shared.inputs import (
     FUSION,
+    add_transcripts,
     folds_of,
     read_corpus_verdicts,
     read_features,
     read_labelled_corpus,
-    with_words,
 )
 from ecmf_pipeline.stages.shared.llm import LLM_SOURCES, llm_votes
 
@@ -38,7 +46,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     params = load_params()
     if not paths.VOTES.is_file():
         warn_of_shared_outputs([paths.VOTES.parent])
-    corpus = with_words(params, read_labelled_corpus())
+    corpus = add_transcripts(params, read_labelled_corpus())
     external = _external_votes(params, corpus)  # first, so that a wrong file is reported before hours of voting
     votes = _classifier_votes(params, corpus)
     of_llm, scored = llm_votes(params, corpus, workers=workers, retry_quarantined=retry_quarantined)
@@ -58,7 +66,7 @@ def _external_votes(params: Params, corpus: Corpus) -> dict[str, NDArray[np.floa
     votes: dict[str, NDArray[np.float64]] = {}
     reserved = _own_sources(params)
     for path in params.vote.sources:
-        sources, unknown = read_sources(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
+        sources, unknown = read_external_votes(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
         if duplicates := sorted((reserved | votes.keys()) & sources.keys()):
             raise InputError(f"{path}: another source has the name {duplicates[0]!r}", "rename the source in the file")
         votes.update(sources)
@@ -72,7 +80,9 @@ def _own_sources(params: Params) -> set[str]:
     modalities = [modality.value for modality in params.extract.encoders]
     of_llm = {LLM_SOURCES[kind] for kind in params.vote.inputs}
     return (
-        {FUSION, GIVEN} | of_llm | {f"{name}/{kind}" for name in (*modalities, ALL) for kind in voters_of(params.vote)}
+        {FUSION, GIVEN}
+        | of_llm
+        | {f"{name}/{kind}" for name in (*modalities, ALL) for kind in configured_voters(params.vote)}
     )
 
 
@@ -84,8 +94,8 @@ def _classifier_votes(params: Params, corpus: Corpus) -> dict[str, NDArray[np.fl
     by_modality = read_features(params, corpus.clips)
     features: dict[str, NDArray[np.floating]] = {**by_modality}
     if len(by_modality) > 1:
-        features[ALL] = joined(by_modality)
-    voters = voters_of(config)
+        features[ALL] = join_modalities(by_modality)
+    voters = configured_voters(config)
     if not voters:
         return {}
     # In a single round the fusion's vote is the prediction of `predict`; further rounds train the fusion again.
@@ -97,11 +107,11 @@ def _classifier_votes(params: Params, corpus: Corpus) -> dict[str, NDArray[np.fl
         fusion = FusionVoter(by_modality, groups, corpus.labels, params.train.fusion, params.train.training)
         joint[FUSION] = fusion.votes
     result = vote_in_rounds(
-        Panel(features, voters, len(corpus.labels), config.seed, joint),
+        VoterPanel(features, voters, len(corpus.labels), config.seed, joint),
         given,
         folds_of(corpus, config.folds, config.seed),
         rounds=config.rounds,
-        score=partial(held_out_score, given=given, verdicts=verdicts),
+        score=partial(held_out_score, given=given, human_labels=verdicts),
         config=params.refine,
     )
     if config.rounds > 1:

@@ -51,7 +51,7 @@ class RowState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class GroupSummary:
     """Summary of one settings group: the features of one modality under the settings of one encoder.
 
     Attributes:
@@ -95,7 +95,7 @@ def no_manifest(_settings: Mapping[str, Any], _newest: Mapping[str, str]) -> Non
     """Return None: the `DigestLookup` of a store without a manifest."""
 
 
-def list_store(root: Path, digest_lookup: DigestLookup = no_manifest) -> Iterator[Holding]:
+def list_store(root: Path, digest_lookup: DigestLookup = no_manifest) -> Iterator[GroupSummary]:
     """Summarize each settings group of a store; damaged groups are included.
 
     Raises:
@@ -111,7 +111,7 @@ def list_store(root: Path, digest_lookup: DigestLookup = no_manifest) -> Iterato
         yield _summarize(root, fingerprint, current, digest_lookup)
 
 
-def _summarize(root: Path, fingerprint: str, current: str | None, digest_lookup: DigestLookup) -> Holding:
+def _summarize(root: Path, fingerprint: str, current: str | None, digest_lookup: DigestLookup) -> GroupSummary:
     folder = root / fingerprint
     try:
         attributes = settings_attributes(folder)
@@ -121,7 +121,7 @@ def _summarize(root: Path, fingerprint: str, current: str | None, digest_lookup:
     newest = parts.newest()
     digests = digest_lookup(attributes["settings"], newest)
     states = row_states(parts.sound, digests)
-    return Holding(
+    return GroupSummary(
         root,
         fingerprint,
         encoder_name(attributes["settings"]),

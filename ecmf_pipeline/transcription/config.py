@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.errors import ParamsError
-from ecmf_pipeline.encoders.base_config import ModelSource, locate
+from ecmf_pipeline.encoders.base_config import ModelSource, locate_model
 
 RECIPE = 1
 """Incremented with every code change that changes transcripts."""
@@ -61,7 +61,7 @@ class TranscribeConfig(Config):
         """
         if self.model is None:
             raise ParamsError("transcribe.model is not set", _HINT, keys=["transcribe.model"])
-        return locate(self.model, self.revision, hint=f"transcribe.model: {_HINT}")
+        return locate_model(self.model, self.revision, hint=f"transcribe.model: {_HINT}")
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that change transcripts, as JSON values.

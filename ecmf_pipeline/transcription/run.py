@@ -86,7 +86,7 @@ def transcribe(
     cache = AnswerCache(cache_root, settings, TranscriptRecord.parse)
     with AnswerWriter(cache, waiting, keys) as writer:
         missing = {clip_id: key for clip_id, key in keys.items() if key not in cache}
-        quarantine.keep_only(missing)
+        quarantine.drop_outdated(missing)
         report = RunReport(reused={BRANCH: len(keys) - len(missing)})
         if items := _items(clips, missing, quarantine, corpus_root):
             run: Run[Recording] = Run(
@@ -106,7 +106,7 @@ def transcribe(
             run(items, "transcribe")
         else:
             quarantine.write()
-            quarantine.refuse_too_many(len(keys), config.max_quarantined)
+            quarantine.check_share(len(keys), config.max_quarantined)
     if report.transient:
         reasons = ", ".join(f"{reason} {count}" for reason, count in report.transient.most_common())
         raise TryAgain(f"transcribe: some clips failed for transient reasons ({reasons})")

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForCondi
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.audio import Samples, split_evenly
 from ecmf_pipeline.encoders.base_config import pick_device
-from ecmf_pipeline.encoders.inference import load_model, load_part
+from ecmf_pipeline.encoders.inference import load_model, load_pretrained
 from ecmf_pipeline.media.config import SAMPLE_RATE
 from ecmf_pipeline.runner.machine import as_out_of_memory
 from ecmf_pipeline.transcription.config import TranscribeConfig
@@ -63,8 +63,8 @@ class WhisperTranscriber:
     def __init__(self, config: TranscribeConfig) -> None:
         source = config.source()
         self._config = config
-        self._extractor: Any = load_part(source, WhisperFeatureExtractor.from_pretrained)
-        self._tokenizer: Any = load_part(source, AutoTokenizer.from_pretrained)
+        self._extractor: Any = load_pretrained(source, WhisperFeatureExtractor.from_pretrained)
+        self._tokenizer: Any = load_pretrained(source, AutoTokenizer.from_pretrained)
         model, _ = load_model(source, WhisperForConditionalGeneration, dtype=getattr(torch, config.dtype))
         self._model: Any = model.to(pick_device(config.device))
         self._start = self._token_id(_START)

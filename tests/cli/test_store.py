@@ -16,7 +16,7 @@ from ecmf_pipeline.cli.store import store_app
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, write_manifest, write_texts
 from ecmf_pipeline.core.errors import EcmfError, InputError, MissingInput, StoreBusy, StoreError
-from ecmf_pipeline.core.files import exclusive, fingerprint
+from ecmf_pipeline.core.files import exclusive_lock, fingerprint
 from ecmf_pipeline.extraction.run import text_digest
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group, make_current
@@ -190,7 +190,7 @@ def test_damage_that_mend_cannot_repair_exits_with_code_1():
 
 def test_mend_and_compact_fail_if_another_run_writes_to_the_store(project):
     corrupt(parts(project)[1])
-    with exclusive(lock_path(AUDIO), "the store"):
+    with exclusive_lock(lock_path(AUDIO), "the store"):
         assert store("verify").exit_code == 1
         for arguments in (["verify", "--mend"], ["compact"]):
             with pytest.raises(StoreBusy):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core import files
-from ecmf_pipeline.core.files import remembered_sha256, sha256_file
+from ecmf_pipeline.core.files import cached_sha256, sha256_file
 
 
 class Weights:
@@ -32,7 +32,7 @@ class Weights:
         monkeypatch.setattr(files, "sha256_file", count_and_hash)
 
     def digest(self) -> str:
-        digest = remembered_sha256(self.path, self.cache)
+        digest = cached_sha256(self.path, self.cache)
         assert digest == sha256_file(self.path)
         return digest
 
@@ -93,7 +93,7 @@ def test_file_that_changes_during_reading_is_not_cached(weights: Weights, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(files, "sha256_file", hash_and_change)
-        remembered_sha256(weights.path, weights.cache)
+        cached_sha256(weights.path, weights.cache)
     time.sleep(0.06)
     weights.digest()
     assert weights.reads == 1
@@ -111,7 +111,7 @@ def test_deleted_files_are_removed_from_the_cache(weights: Weights) -> None:
     other = weights.path.with_name("other.bin")
     other.write_bytes(b"x")
     time.sleep(0.06)
-    remembered_sha256(other, weights.cache)
+    cached_sha256(other, weights.cache)
     other.unlink()
     weights.digest()
     assert "other.bin" not in weights.cache.read_text()
@@ -127,7 +127,7 @@ def test_no_cache_is_written_outside_a_project(weights: Weights) -> None:
 def test_missing_file_raises(weights: Weights) -> None:
     weights.path.unlink()
     with pytest.raises(FileNotFoundError):
-        remembered_sha256(weights.path, weights.cache)
+        cached_sha256(weights.path, weights.cache)
 
 
 def test_unwritable_cache_only_causes_another_read(weights: Weights) -> None:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.core.errors import InputError, MissingInput
-from ecmf_pipeline.core.predictions import NO_MODALITY, PredictionTable, with_prior
+from ecmf_pipeline.core.predictions import NO_MODALITY, PredictionTable, fill_with_prior
 
 
 @pytest.fixture
 def table() -> PredictionTable:
-    probs, flags = with_prior(np.array([[0.2, 0.8], [np.nan, np.nan]], np.float32), [0.75, 0.25])
+    probs, flags = fill_with_prior(np.array([[0.2, 0.8], [np.nan, np.nan]], np.float32), [0.75, 0.25])
     return PredictionTable(
         clip_ids=("a, b", "视频"),
         splits=("train", "candidate"),

@@ -12,7 +12,7 @@ from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.index import index_corpus
 from ecmf_pipeline.corpora.listing import count_by_kind
-from ecmf_pipeline.corpora.registry import looked_at, read_corpus
+from ecmf_pipeline.corpora.registry import read_corpus, scanned_folders
 
 
 @pytest.fixture
@@ -103,5 +103,5 @@ def test_manifest_keeps_face_crops(tmp_path):
 
 def test_face_crops_folder_is_scanned_on_request(root):
     config = CorpusConfig(kind="mer", root=root)
-    assert root / "openface_face" in looked_at(config, face_crops=True)[1]
-    assert root / "openface_face" not in looked_at(config)[1]
+    assert root / "openface_face" in scanned_folders(config, face_crops=True)[1]
+    assert root / "openface_face" not in scanned_folders(config)[1]

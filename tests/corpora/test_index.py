@@ -13,7 +13,7 @@ from ecmf_pipeline.core.errors import FileUnreachable, UnreadableMedia
 from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.corpora import measuring
 from ecmf_pipeline.corpora.config import MER_LABELS
-from ecmf_pipeline.corpora.index import IndexResult, index_corpus, select_findings, summary_of
+from ecmf_pipeline.corpora.index import IndexResult, format_index_summary, index_corpus, select_findings
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind
 
 Read = Callable[..., CorpusListing]
@@ -256,7 +256,7 @@ def test_batches_of_killed_run_are_adopted_for_same_corpus_only(project: Project
     writer = measuring.CacheWriter(measuring.IndexCache(project.cache, project.root))
     status = (project.root / "a.mp4").stat()
     file = measuring.FileToMeasure("a.mp4", status.st_size, status.st_mtime_ns)
-    writer.spool.keep("first-000000", [(file, measuring.Measured("0" * 64, 1.0, True, False))])
+    writer.spool.keep("first-000000", [(file, measuring.Measurement("0" * 64, 1.0, True, False))])
     spool, backup = project.cache.with_name(".index.spool"), project.root.with_name("backup")
     shutil.copytree(spool, backup)
     result = index_corpus(listing, project.cache, workers=0)
@@ -313,7 +313,7 @@ def test_each_kind_of_finding_is_shown_before_one_is_repeated() -> None:
 def test_summary_shows_at_most_five_findings(count: int, lines: int) -> None:
     findings = tuple(make_finding(FindingKind.DUPLICATE_ROW, number) for number in range(count))
     result = IndexResult((), findings, {}, hashed=0, reused=0)
-    summary, *shown = summary_of(result, MER_LABELS, read=0, changed=False).splitlines()
+    summary, *shown = format_index_summary(result, MER_LABELS, read=0, changed=False).splitlines()
     assert summary.startswith("index: 0 clips")
     assert len(shown) + 1 == lines
     assert [line.strip() for line in shown[:5]] == [finding.message for finding in findings[:5]]

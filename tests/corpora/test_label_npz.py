@@ -14,7 +14,7 @@ import pytest
 from ecmf_pipeline.core.errors import InputError, MissingInput
 from ecmf_pipeline.corpora import label_npz
 from ecmf_pipeline.corpora.label_npz import entries_of, read_label_npz
-from ecmf_pipeline.interop.mertools import full_score, read_answers
+from ecmf_pipeline.interop.mertools import read_answers, score_submission
 
 TRAIN = {"samplenew3_1": {"emo": "happy"}, "samplenew3_2": {"emo": "sad"}}
 TEST = {"妈妈": {"emo": "angry"}}
@@ -29,7 +29,7 @@ def test_npz_labels_are_read_in_file_order(tmp_path: Path) -> None:
     path = write(tmp_path / "labels.npz", train_corpus=TRAIN, test1_corpus=TEST)
     assert list(read_label_npz(path).items()) == [("samplenew3_1", "happy"), ("samplenew3_2", "sad")]
     assert read_answers(path, "test1_corpus") == {"妈妈": "angry"}
-    assert full_score({"妈妈": "angry"}, read_answers(path, "test1_corpus"))["weighted_f1"] == 1.0
+    assert score_submission({"妈妈": "angry"}, read_answers(path, "test1_corpus"))["weighted_f1"] == 1.0
     (tmp_path / "labels.csv").write_text("name,discrete\na,sad\n")
     assert read_answers(tmp_path / "labels.csv") == {"a": "sad"}
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import ModelError, ParamsError
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.encoders.base_config import folder_hashes, hub_cache, locate, pick_device
+from ecmf_pipeline.encoders.base_config import folder_hashes, hub_cache, locate_model, pick_device
 from ecmf_pipeline.encoders.config import (
     AudioConfig,
     EfficientNetConfig,
@@ -117,13 +117,13 @@ class TestModelSource:
     @pytest.mark.parametrize("model", ["data/models/absent", "/nowhere", "./absent"])
     def test_missing_folder_raises_model_error_with_command(self, model: str) -> None:
         with pytest.raises(ModelError) as caught:
-            locate(model, "main")
+            locate_model(model, "main")
         assert str(Path(model)) in caught.value.message
         assert caught.value.command == "ecmf-pipe models"
 
     def test_folder_without_config_raises_model_error(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError) as caught:
-            locate(str(tmp_path), "main")
+            locate_model(str(tmp_path), "main")
         assert str(tmp_path) in caught.value.message
         assert "config.json" in caught.value.message
 

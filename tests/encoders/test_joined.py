@@ -22,7 +22,7 @@ from ecmf_pipeline.encoders.config import (
     MiniXceptionConfig,
     TextConfig,
     VisionConfig,
-    settings_of_imported,
+    has_imported_features,
     text_columns,
 )
 from ecmf_pipeline.encoders.registry import build_encoder
@@ -201,7 +201,7 @@ def test_params_list_joins_entries_in_order(members):
     assert joined.settings()["members"] == [params.encoders[name].settings() for name in ("vit", "dinov2")]
     assert params.encoder_of(Modality.GLOBAL) == params.encoders["vit"]
     assert encoder_name({"encoder": joined.settings()}) == "transformers_vision + transformers_vision"
-    assert not settings_of_imported({"encoder": joined.settings()})
+    assert not has_imported_features({"encoder": joined.settings()})
 
 
 def test_params_list_of_one_entry_is_that_entry(members):

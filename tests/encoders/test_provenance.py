@@ -23,7 +23,7 @@ from ecmf_pipeline.encoders.config import (
 )
 from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.extraction import step as provenance
-from ecmf_pipeline.extraction.step import UNKNOWN, library_versions, provenance_of
+from ecmf_pipeline.extraction.step import UNKNOWN, encoder_provenance, library_versions
 from ecmf_pipeline.media.config import MediaConfig
 
 MEDIA = MediaConfig(reader="pyav")
@@ -32,7 +32,7 @@ MEDIA = MediaConfig(reader="pyav")
 def recorded_provenance(config: BaseEncoderConfig) -> dict[str, Any]:
     encoder = build_encoder(config, "cpu")
     try:
-        return provenance_of(config, encoder)
+        return encoder_provenance(config, encoder)
     finally:
         encoder.close()
 
@@ -65,7 +65,7 @@ def test_version_of_the_reader_is_recorded():
 
 
 def test_version_of_a_missing_package_is_unknown(monkeypatch):
-    monkeypatch.setattr(provenance, "_READERS", {"pyav": ("no-such-package",)})
+    monkeypatch.setattr(provenance, "_READER_LIBRARIES", {"pyav": ("no-such-package",)})
     assert library_versions(Modality.GLOBAL, VisionConfig(model="x"), MEDIA)["no-such-package"] == UNKNOWN
 
 

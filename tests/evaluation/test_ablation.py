@@ -61,7 +61,7 @@ def test_all_comparisons_are_made(ablation: Ablation) -> None:
         "fusion": ["mean_probs"],
     }
     assert not ablation.results["skipped"]
-    assert all(answers.shape == (2, 50) for answers in ablation.answers.values())
+    assert all(predictions.shape == (2, 50) for predictions in ablation.predictions.values())
 
 
 def test_informative_modalities_score_higher(ablation: Ablation) -> None:
@@ -102,7 +102,7 @@ def test_written_files_hold_the_results(ablation: Ablation, tmp_path: Path) -> N
     packed = np.load(tmp_path / "answers.npz", allow_pickle=False)
     assert packed["clip_ids"].tolist() == ids
     index = packed["variants"].tolist().index("face alone")
-    np.testing.assert_array_equal(packed["labels"][index], ablation.answers["face alone"])
+    np.testing.assert_array_equal(packed["labels"][index], ablation.predictions["face alone"])
     text = summary(results, "gold")
     assert "face missing" in text
     assert "optimistic" in text

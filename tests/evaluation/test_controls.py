@@ -19,13 +19,13 @@ from ecmf_pipeline.evaluation.controls import (
     REBALANCED,
     REFINED,
     TrainingSet,
-    compare,
+    compare_controls,
     predict_out_of_fold,
     training_sets,
 )
-from ecmf_pipeline.evaluation.scoring import Judge, leave_one_out, reliability
+from ecmf_pipeline.evaluation.scoring import Evaluator, leave_one_out, reliability
 from ecmf_pipeline.labels.refine import Decision, LabelAction
-from ecmf_pipeline.report.refinement import proof_blocks
+from ecmf_pipeline.report.refinement import evidence_blocks
 
 LABELS = ("happy", "sad")
 
@@ -90,10 +90,10 @@ def test_clip_weights_are_used() -> None:
 
 
 @pytest.fixture
-def evaluated() -> tuple[Judge, list[str], NDArray[np.int64]]:
+def evaluated() -> tuple[Evaluator, list[str], NDArray[np.int64]]:
     truth = np.arange(60) % 2
     clips = [Clip(ClipId(f"c{i:02d}"), given_label="sad", gold_label=LABELS[t]) for i, t in enumerate(truth)]
-    return Judge(clips, LABELS, EvaluateConfig(draws=100)), [clip.clip_id for clip in clips], truth
+    return Evaluator(clips, LABELS, EvaluateConfig(draws=100)), [clip.clip_id for clip in clips], truth
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def evaluated() -> tuple[Judge, list[str], NDArray[np.int64]]:
     [(60, 30, "are better than"), (30, 60, "are worse than"), (45, 45, "no significant difference")],
 )
 def test_the_sentence_names_the_best_training_set(
-    evaluated: tuple[Judge, list[str], NDArray[np.int64]], refined_right: int, others_right: int, conclusion: str
+    evaluated: tuple[Evaluator, list[str], NDArray[np.int64]], refined_right: int, others_right: int, conclusion: str
 ) -> None:
     evaluator, clip_ids, truth = evaluated
 
@@ -111,12 +111,12 @@ def test_the_sentence_names_the_best_training_set(
     predictions = {name: predict_right(others_right) for name in (GIVEN, REBALANCED)} | {
         REFINED: predict_right(refined_right)
     }
-    comparison = compare(evaluator, clip_ids, predictions)
+    comparison = compare_controls(evaluator, clip_ids, predictions)
     assert conclusion in comparison["sentence"]
     assert (REFINED in comparison["sentence"]) == (refined_right > others_right)
     over = comparison["sets"][REFINED]["over_rebalanced"]
     assert over["low"] <= over["difference"] <= over["high"]
-    blocks = proof_blocks({"controls": comparison})
+    blocks = evidence_blocks({"controls": comparison})
     assert len(blocks) == 3
 
 

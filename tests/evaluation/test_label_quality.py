@@ -13,15 +13,15 @@ from ecmf_pipeline.evaluation.label_quality import (
     COMBINE_VOTES,
     LABEL_MODEL,
     LabelEvidence,
-    belief,
-    methods,
-    sources,
+    compare_methods,
+    measure_calibration,
+    measure_sources,
 )
 from ecmf_pipeline.labels.baselines import BASELINES, Baseline
 from ecmf_pipeline.labels.config import LabelModelConfig
 from ecmf_pipeline.labels.label_model import GIVEN
 from ecmf_pipeline.report.blocks import Collapsible, Table
-from ecmf_pipeline.report.refinement import proof_blocks, vote_source_blocks
+from ecmf_pipeline.report.refinement import evidence_blocks, vote_source_blocks
 from tools.bench.labels.worlds import World, generate
 
 LABELS = ["angry", "happy", "sad"]
@@ -35,7 +35,7 @@ def few_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ecmf_pipeline.evaluation.label_quality.BASELINES", FEW)
 
 
-def make_evidence(*, gold: int, verdicts: int = 0) -> LabelEvidence:
+def make_evidence(*, gold: int, human_labels: int = 0) -> LabelEvidence:
     votes, truth = generate(World("evaluated", (0.8, 0.7, 0.6), classes=3, clips=CLIPS), 0)
     rng = np.random.default_rng(0)
     given = np.where(rng.random(CLIPS) < 0.2, (truth + 1) % 3, truth)
@@ -43,14 +43,14 @@ def make_evidence(*, gold: int, verdicts: int = 0) -> LabelEvidence:
     rows = rng.permutation(CLIPS)
     known = np.full((2, CLIPS), -1)
     known[0, rows[:gold]] = truth[rows[:gold]]
-    known[1, rows[gold : gold + verdicts]] = truth[rows[gold : gold + verdicts]]
+    known[1, rows[gold : gold + human_labels]] = truth[rows[gold : gold + human_labels]]
     folds = np.arange(CLIPS) % 2
     return LabelEvidence(votes, given, known[1], known[0], folds, None, 0, LabelModelConfig())
 
 
 @pytest.mark.usefixtures("few_baselines")
 def test_the_label_model_is_compared_with_all_baselines() -> None:
-    results = methods(make_evidence(gold=200), CONFIG)
+    results = compare_methods(make_evidence(gold=200), CONFIG)
     assert results["clips"] == 200
     assert set(results["methods"]) == {LABEL_MODEL, COMBINE_VOTES, *FEW}
     assert results["left_out"] == {}
@@ -60,27 +60,27 @@ def test_the_label_model_is_compared_with_all_baselines() -> None:
         assert method["accuracy"] > 0.7
         over = method["label_model_over"]
         assert over["low"] <= over["difference"] <= over["high"]
-    tables = [block for block in proof_blocks({"label_methods": results}) if isinstance(block, Table)]
+    tables = [block for block in evidence_blocks({"label_methods": results}) if isinstance(block, Table)]
     assert [len(table.rows) for table in tables] == [5]
 
 
 @pytest.mark.usefixtures("few_baselines")
 def test_with_few_known_labels_learning_methods_are_omitted() -> None:
-    results = methods(make_evidence(gold=0, verdicts=20), CONFIG)
+    results = compare_methods(make_evidence(gold=0, human_labels=20), CONFIG)
     assert results["clips"] == 20
     assert set(results["methods"]) == {LABEL_MODEL, "majority"}
     assert set(results["left_out"]) == {"weighted majority", "gold-only stack"}
-    text = str(proof_blocks({"label_methods": results})[-1])
+    text = str(evidence_blocks({"label_methods": results})[-1])
     assert "needs 30 labels" in text
-    without_labels = methods(make_evidence(gold=0), CONFIG)
+    without_labels = compare_methods(make_evidence(gold=0), CONFIG)
     assert without_labels == {"clips": 0, "methods": {}, "left_out": {}}
-    assert proof_blocks({"label_methods": without_labels}) == []
+    assert evidence_blocks({"label_methods": without_labels}) == []
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     baselines = {"majority": BASELINES["majority"], "theirs": Baseline(BASELINES["majority"].combine, needs="no_such")}
     monkeypatch.setattr("ecmf_pipeline.evaluation.label_quality.BASELINES", baselines)
-    results = methods(make_evidence(gold=50), CONFIG)
+    results = compare_methods(make_evidence(gold=50), CONFIG)
     assert results["left_out"] == {"theirs": "the package no_such is not installed"}
 
 
@@ -93,24 +93,24 @@ def test_learning_methods_are_evaluated_out_of_fold(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         "ecmf_pipeline.evaluation.label_quality.BASELINES", {"parrot": Baseline(repeat_labels, learns=True)}
     )
-    monkeypatch.setattr(LabelEvidence, "posterior", lambda _, votes, verdicts: repeat_labels(votes, verdicts))
-    evidence = make_evidence(gold=100, verdicts=100)
-    results = methods(evidence, CONFIG)
+    monkeypatch.setattr(LabelEvidence, "posterior", lambda _, votes, human_labels: repeat_labels(votes, human_labels))
+    evidence = make_evidence(gold=100, human_labels=100)
+    results = compare_methods(evidence, CONFIG)
     share = (evidence.known == 0).sum() / (evidence.known >= 0).sum()
     assert results["methods"]["parrot"]["accuracy"] == pytest.approx(share, abs=1e-6)
     assert results["methods"][LABEL_MODEL]["accuracy"] == pytest.approx(share, abs=1e-6)
 
 
 def test_calibration_uses_gold_labels_of_clips_without_a_human_label() -> None:
-    scores = belief(make_evidence(gold=120, verdicts=20))
+    scores = measure_calibration(make_evidence(gold=120, human_labels=20))
     assert scores is not None
     assert scores["clips"] == 120
     assert scores["accuracy"] > 0.8
-    assert belief(make_evidence(gold=0, verdicts=20)) is None
+    assert measure_calibration(make_evidence(gold=0, human_labels=20)) is None
 
 
 def test_source_metrics_are_plain_json() -> None:
-    metrics = sources(make_evidence(gold=200), LABELS)
+    metrics = measure_sources(make_evidence(gold=200), LABELS)
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
     assert metrics["judged_by"] == "gold"
     assert set(metrics["sources"]) == {"source0", "source1", "source2", GIVEN}
@@ -131,7 +131,7 @@ def test_source_metrics_are_plain_json() -> None:
 
 
 def test_with_few_known_labels_sources_are_compared_with_the_combined_votes() -> None:
-    metrics = sources(make_evidence(gold=10), LABELS)
+    metrics = measure_sources(make_evidence(gold=10), LABELS)
     assert metrics["judged_by"] == "votes"
     assert metrics["sources"]["source0"]["votes"] > 150
     assert "too few labels" in str(vote_source_blocks(metrics)[1])

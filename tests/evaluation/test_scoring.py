@@ -10,7 +10,7 @@ import pytest
 from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.evaluation.config import EvaluateConfig
-from ecmf_pipeline.evaluation.scoring import Judge, evaluate, label_quality
+from ecmf_pipeline.evaluation.scoring import Evaluator, evaluate, label_quality
 from ecmf_pipeline.labels.refine import Decision, LabelAction
 
 LABELS = ("happy", "sad")
@@ -55,7 +55,7 @@ def clips() -> list[Clip]:
 
 
 def test_gold_labels_are_used_if_there_are_any(clips):
-    evaluator = Judge(clips, LABELS, CONFIG)
+    evaluator = Evaluator(clips, LABELS, CONFIG)
     assert evaluator.by == "gold"
     assert [clip.clip_id for clip in evaluator.clips] == ["a", "b", "c", "d"]
     assert evaluator.scores({"a": "happy", "b": "happy", "c": "sad", "d": "happy"})["accuracy"] == 0.75
@@ -64,7 +64,7 @@ def test_gold_labels_are_used_if_there_are_any(clips):
 
 def test_given_labels_are_used_without_gold_labels(clips):
     without_gold = [clip(c.clip_id, c.given_label, "", c.split) for c in clips]
-    evaluator = Judge(without_gold, LABELS, CONFIG)
+    evaluator = Evaluator(without_gold, LABELS, CONFIG)
     assert evaluator.by == "given"
     assert len(evaluator.clips) == 3
 
@@ -77,7 +77,7 @@ def test_evaluation_has_all_scores(clips):
         make_decision("b", "sad", "happy", 1.0, LabelAction.RELABEL),
     ]
     tables = {"fusion": good, "face": bad, "text": bad}
-    results = evaluate(Judge(clips, LABELS, CONFIG), clips, tables, bad, decisions, NO_HUMAN_LABELS)
+    results = evaluate(Evaluator(clips, LABELS, CONFIG), clips, tables, bad, decisions, NO_HUMAN_LABELS)
     assert results["model"] == "refined"
     assert (
         results["weighted_f1"]
@@ -94,7 +94,9 @@ def test_evaluation_has_all_scores(clips):
 def test_without_gold_labels_there_is_no_label_quality(clips):
     without_gold = [clip(c.clip_id, c.given_label, "", c.split) for c in clips]
     good = table(without_gold, ["happy", "happy", "sad", "sad", "sad"])
-    results = evaluate(Judge(without_gold, LABELS, CONFIG), without_gold, {"fusion": good}, good, [], NO_HUMAN_LABELS)
+    results = evaluate(
+        Evaluator(without_gold, LABELS, CONFIG), without_gold, {"fusion": good}, good, [], NO_HUMAN_LABELS
+    )
     assert results["labels"] is None
     assert results["fusion_over_best_modality"] is None
 

@@ -9,8 +9,8 @@ import pytest
 from ecmf_pipeline.core.clips import Clip, ClipId
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.evaluation.config import EvaluateConfig
-from ecmf_pipeline.evaluation.scoring import Judge
-from ecmf_pipeline.evaluation.transfer import judge_transfer, label_map, transfer_summary
+from ecmf_pipeline.evaluation.scoring import Evaluator
+from ecmf_pipeline.evaluation.transfer import evaluate_transfer, label_map, transfer_summary
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.fusion.training import fit
@@ -33,9 +33,9 @@ def features(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     }
 
 
-def make_evaluator(labels: np.ndarray) -> Judge:
+def make_evaluator(labels: np.ndarray) -> Evaluator:
     clips = [Clip(ClipId(f"c{n:02d}"), gold_label=OURS[label]) for n, label in enumerate(labels)]
-    return Judge(clips, OURS, EvaluateConfig(draws=100))
+    return Evaluator(clips, OURS, EvaluateConfig(draws=100))
 
 
 def read_from(values: dict[str, np.ndarray]):
@@ -46,12 +46,12 @@ def read_from(values: dict[str, np.ndarray]):
 def transfer(
     ensemble: Ensemble,
     values: dict[str, np.ndarray],
-    evaluator: Judge,
+    evaluator: Evaluator,
     here: dict[str, str],
     mapped: dict[str, str],
 ) -> dict[str, Any]:
     read = read_from(values)
-    return judge_transfer(ensemble, evaluator, mapped, here={"fusion": here}, modalities=list(values), read=read)
+    return evaluate_transfer(ensemble, evaluator, mapped, here={"fusion": here}, modalities=list(values), read=read)
 
 
 def test_labels_of_an_external_model_are_mapped(ensemble: Ensemble) -> None:
@@ -88,7 +88,7 @@ def test_a_single_shared_modality_is_compared_with_its_local_model(ensemble: Ens
     good = {clip.clip_id: clip.gold_label for clip in evaluator.clips}
     poor = {clip.clip_id: OURS[1 - OURS.index(clip.gold_label)] for clip in evaluator.clips}
     values = features(labels, 1)
-    results = judge_transfer(
+    results = evaluate_transfer(
         ensemble,
         evaluator,
         {"joy": "happy", "anger": "angry"},
@@ -119,7 +119,7 @@ def test_known_clips_are_predicted_by_members_that_held_them_out(n_trained: int)
         training=training,
     )
     trained = replace(trained, trained=frozenset(sorted(trained.trained)[:n_trained]))
-    evaluator = Judge(clips, OURS, EvaluateConfig(draws=100))
+    evaluator = Evaluator(clips, OURS, EvaluateConfig(draws=100))
     results = transfer(
         trained, values, evaluator, {clip.clip_id: "happy" for clip in clips}, {name: name for name in OURS}
     )

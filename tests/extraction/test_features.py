@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecmf_pipeline.core.arrays import MOST_FRAMES
+from ecmf_pipeline.core.arrays import MAX_FRAMES
 from ecmf_pipeline.core.clips import Clip, ClipId, Modality
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.extraction.features import StoredFeatures, open_features
@@ -36,7 +36,7 @@ def write(root: Path, rows: dict[str, np.ndarray], dim: int) -> None:
 @pytest.fixture
 def stored(tmp_path: Path) -> StoredFeatures:
     rng = np.random.default_rng(0)
-    lengths = {"long": 3 * MOST_FRAMES, "mute": 2, "short": 4, "stale": 5}
+    lengths = {"long": 3 * MAX_FRAMES, "mute": 2, "short": 4, "stale": 5}
     write(tmp_path / "face.zarr", {name: rng.normal(size=(length, 3)) for name, length in lengths.items()}, 3)
     write(tmp_path / "audio.zarr", {name: rng.normal(size=(1, 2)) for name in ("long", "short")}, 2)
     write(tmp_path / "global.zarr", {}, 4)
@@ -64,10 +64,10 @@ def test_vectors_are_pooled_rows_and_missing_clips_are_nan(stored: StoredFeature
 
 def test_sequences_have_a_bounded_length(stored: StoredFeatures) -> None:
     features = stored.read(ORDER, "frames")
-    assert features["face"].shape == (5, MOST_FRAMES, 3)
-    assert np.isfinite(features["face"]).all(axis=2).sum(axis=1).tolist() == [MOST_FRAMES, 2, 4, 0, 0]
+    assert features["face"].shape == (5, MAX_FRAMES, 3)
+    assert np.isfinite(features["face"]).all(axis=2).sum(axis=1).tolist() == [MAX_FRAMES, 2, 4, 0, 0]
     frames = stored.stores["face"].row("long").values
-    np.testing.assert_allclose(features["face"][0], frames.reshape(MOST_FRAMES, 3, 3).mean(axis=1), atol=1e-6)
+    np.testing.assert_allclose(features["face"][0], frames.reshape(MAX_FRAMES, 3, 3).mean(axis=1), atol=1e-6)
     np.testing.assert_array_equal(features["audio"], stored.read(ORDER, "mean")["audio"])
     assert stored.read(["gone", "stale"], "frames")["face"].shape == (2, 3), "no clip of these has a row"
 

@@ -16,7 +16,7 @@ from ecmf_pipeline.extraction import run as run_module
 from ecmf_pipeline.extraction import step as step_module
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.run import extract, plan_branch, writing
-from ecmf_pipeline.extraction.step import ClipToExtract, EncoderOfBranch, ExtractOpener, ExtractSteps
+from ecmf_pipeline.extraction.step import BranchEncoder, ClipToExtract, ExtractOpener, ExtractStepFactory
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.sampling import Sampling, read_frames
 from ecmf_pipeline.settings.params import branch_settings
@@ -102,10 +102,10 @@ def test_branches_that_read_different_frames_share_one_decode(project, decodes, 
 
     monkeypatch.setattr(step_module, "read_samplings", record_samplings)
     branches = {
-        modality: EncoderOfBranch(MeanConfig(frames=frames), {}, project.root(modality))
+        modality: BranchEncoder(MeanConfig(frames=frames), {}, project.root(modality))
         for modality, frames in ((Modality.GLOBAL, 3), (Modality.FACE, "all"))
     }
-    opener = ExtractOpener(ExtractSteps(branches, project.folder, MEDIA, project.faces, "cpu"))
+    opener = ExtractOpener(ExtractStepFactory(branches, project.folder, MEDIA, project.faces, "cpu"))
     opened = opener.open(ClipToExtract(project.clips[0], {Modality.GLOBAL: "a", Modality.FACE: "a"}))
     opener.close()
     assert decodes == ["face"]

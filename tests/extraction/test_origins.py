@@ -9,7 +9,7 @@ import pytest
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.encoders.config import EgemapsConfig, ImportedConfig, JoinedConfig, TextConfig
-from ecmf_pipeline.extraction.features import FeatureOrigin, refuse_other_features
+from ecmf_pipeline.extraction.features import FeatureOrigin, check_feature_origins
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.settings.params import branch_settings
@@ -38,29 +38,29 @@ def text_origin(name: str = "minilm", **changes: Any) -> FeatureOrigin:
     return FeatureOrigin(encoders=(name,), settings=settings)
 
 
-def error_message(old: FeatureOrigin, new: FeatureOrigin, *, columns_alone: bool = False) -> str:
+def error_message(old: FeatureOrigin, new: FeatureOrigin, *, columns_only: bool = False) -> str:
     """Return the error message; "" if there is no error."""
     try:
-        refuse_other_features(
-            {"audio": old, **MEAN}, {"audio": new, **MEAN}, hint="train again", columns_alone=columns_alone
+        check_feature_origins(
+            {"audio": old, **MEAN}, {"audio": new, **MEAN}, hint="train again", columns_only=columns_only
         )
     except InputError as error:
         return error.message
     return ""
 
 
-@pytest.mark.parametrize("columns_alone", [True, False])
-def test_features_of_another_encoder_are_refused_with_its_name(columns_alone: bool) -> None:
-    message = error_message(imported_origin("mine"), imported_origin("other"), columns_alone=columns_alone)
+@pytest.mark.parametrize("columns_only", [True, False])
+def test_features_of_another_encoder_are_refused_with_its_name(columns_only: bool) -> None:
+    message = error_message(imported_origin("mine"), imported_origin("other"), columns_only=columns_only)
     assert message.startswith("audio: ")
     assert "features of mine," in message
     assert message.endswith("features are of other")
-    assert error_message(imported_origin("mine"), imported_origin("mine"), columns_alone=columns_alone) == ""
+    assert error_message(imported_origin("mine"), imported_origin("mine"), columns_only=columns_only) == ""
 
 
 def test_one_message_names_all_modalities_that_differ() -> None:
     with pytest.raises(InputError) as caught:
-        refuse_other_features(
+        check_feature_origins(
             {"audio": imported_origin("a"), "face": imported_origin("b")},
             {"audio": imported_origin("c"), "face": imported_origin("d")},
             hint="h",
@@ -77,14 +77,12 @@ def test_changed_settings_are_refused_with_their_keys() -> None:
     for changes in ({"inputs": "enriched"}, {"layers": "last4_mean"}, {"token_pool": "last"}, {"weights": "other"}):
         (key,) = changes
         changed_key = {"weights": "encoder.weights.files.model.safetensors"}.get(key, f"encoder.{key}")
-        for columns_alone in (True, False):
-            message = error_message(text_origin(), text_origin(**changes), columns_alone=columns_alone)
+        for columns_only in (True, False):
+            message = error_message(text_origin(), text_origin(**changes), columns_only=columns_only)
             assert message.startswith("audio: ")
             assert "minilm" in message
             assert message.endswith(f"({changed_key})")
-    swapped = error_message(
-        text_origin(inputs="both"), text_origin(inputs=("enriched", "original")), columns_alone=True
-    )
+    swapped = error_message(text_origin(inputs="both"), text_origin(inputs=("enriched", "original")), columns_only=True)
     assert "encoder.inputs" in swapped
 
 
@@ -102,7 +100,7 @@ def test_settings_that_may_differ_between_corpora_are_compared_only_within_one()
     ]
     for old, new in pairs:
         assert error_message(old, new)
-        assert error_message(old, new, columns_alone=True) == ""
+        assert error_message(old, new, columns_only=True) == ""
 
 
 def visual_origin(media: MediaConfig) -> FeatureOrigin:
@@ -119,11 +117,11 @@ def test_members_of_joined_encoders_are_compared() -> None:
 
     one, other = EgemapsConfig(), EgemapsConfig(batch_size=2)
     assert error_message(joined_origin(one, one), joined_origin(one, other)) == ""
-    assert error_message(joined_origin(one, one), joined_origin(one, one, one), columns_alone=True).endswith(
+    assert error_message(joined_origin(one, one), joined_origin(one, one, one), columns_only=True).endswith(
         "(encoder.members)"
     )
 
 
 def test_modalities_without_a_recorded_origin_are_not_checked() -> None:
-    refuse_other_features({}, {"audio": imported_origin("other")}, hint="h")
-    refuse_other_features({"audio": imported_origin("mine")}, {"text": imported_origin("other")}, hint="h")
+    check_feature_origins({}, {"audio": imported_origin("other")}, hint="h")
+    check_feature_origins({"audio": imported_origin("mine")}, {"text": imported_origin("other")}, hint="h")

@@ -9,7 +9,7 @@ from skimage import data
 
 from ecmf_pipeline.faces.config import CROP_MARGIN, FaceConfig
 from ecmf_pipeline.faces.detector import FaceFinder
-from ecmf_pipeline.faces.tracking import crop_level, crop_square, eye_angle
+from ecmf_pipeline.faces.tracking import crop_aligned, crop_square, eye_angle
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_crops_are_not_rotated_by_default(finder):
 
 def test_crop_with_angle_zero_is_unchanged():
     picture, box = data.astronaut(), (180.0, 90.0, 90.0, 90.0)
-    np.testing.assert_array_equal(crop_level(picture, box, 0.0, 128), crop_square(picture, box, 128))
+    np.testing.assert_array_equal(crop_aligned(picture, box, 0.0, 128), crop_square(picture, box, 128))
 
 
 @pytest.mark.parametrize("size", [64, 128, 256])
@@ -57,7 +57,7 @@ def test_crop_with_a_tiny_angle_is_nearly_unchanged(size):
     """Rotation must neither shift nor scale."""
     picture, box = cv2.GaussianBlur(data.astronaut(), (0, 0), 2), (180.0, 90.0, 91.0, 90.0)
     unrotated = crop_square(picture, box, size).astype(int)
-    difference = crop_level(picture, box, 1e-4, size).astype(int) - unrotated
+    difference = crop_aligned(picture, box, 1e-4, size).astype(int) - unrotated
     difference_of_one_pixel = np.abs(np.roll(unrotated, 1, axis=1) - unrotated).mean()
     assert np.abs(difference).mean() < 0.25 * difference_of_one_pixel
 

@@ -13,7 +13,7 @@ import pytest
 
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.fusion.prediction import CHUNK, Ensemble
-from ecmf_pipeline.fusion.tables import BLOCK, Judgement, predict_in_blocks
+from ecmf_pipeline.fusion.tables import BLOCK, FoldwiseEnsemble, predict_in_blocks
 from ecmf_pipeline.fusion.training import fit
 
 
@@ -27,8 +27,11 @@ def test_blocks_do_not_change_predictions(ensemble: Ensemble, corpus: Any, monke
         rows = [corpus.clip_ids.index(clip_id) for clip_id in clip_ids]
         return {name: values[rows] for name, values in {**corpus.features, "unused": np.zeros((48, 1))}.items()}
 
-    judgements = {"fold": Judgement(ensemble, held_out), "all": Judgement(ensemble, np.full(48, -1))}
-    predictions = predict_in_blocks(judgements, corpus.clip_ids, read)
+    foldwise_ensembles = {
+        "fold": FoldwiseEnsemble(ensemble, held_out),
+        "all": FoldwiseEnsemble(ensemble, np.full(48, -1)),
+    }
+    predictions = predict_in_blocks(foldwise_ensembles, corpus.clip_ids, read)
     assert [len(clip_ids) for clip_ids in calls] == [20, 20, 8]
     for name, folds in (("fold", held_out), ("all", None)):
         prediction, expected = predictions[name], ensemble.predict(corpus.features, folds)
@@ -40,7 +43,7 @@ def test_blocks_do_not_change_predictions(ensemble: Ensemble, corpus: Any, monke
 
 def test_no_clips_give_no_predictions(ensemble: Ensemble, corpus: Any) -> None:
     empty = {name: values[:0] for name, values in corpus.features.items()}
-    predictions = predict_in_blocks({"all": Judgement(ensemble, np.zeros(0, np.int64))}, [], lambda _: empty)
+    predictions = predict_in_blocks({"all": FoldwiseEnsemble(ensemble, np.zeros(0, np.int64))}, [], lambda _: empty)
     assert predictions["all"].probs.shape == (0, 3)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.fusion.training import FusionVoter
 from ecmf_pipeline.labels.config import RefineConfig
-from ecmf_pipeline.labels.voters import Panel, held_out_score, vote_in_rounds
+from ecmf_pipeline.labels.voters import VoterPanel, held_out_score, vote_in_rounds
 
 CLIPS = 48
 LABELS = ("happy", "sad")
@@ -61,9 +61,9 @@ def test_sample_weights_are_used_and_the_voter_abstains_without_training_data() 
 def test_the_voter_takes_part_in_rounds() -> None:
     fusion, truth, folds = make_voter()
     rising = iter(range(100))
-    panel = Panel({}, {}, 2, 0, {"fusion": fusion.votes})
+    panel = VoterPanel({}, {}, 2, 0, {"fusion": fusion.votes})
     result = vote_in_rounds(panel, truth, folds, rounds=2, score=lambda _: float(next(rising)), config=RefineConfig())
     assert result.best == 2
     assert set(result.votes) == {"fusion"}
-    score = partial(held_out_score, given=truth, verdicts=np.full(CLIPS, -1))
+    score = partial(held_out_score, given=truth, human_labels=np.full(CLIPS, -1))
     assert len(vote_in_rounds(panel, truth, folds, rounds=1, score=score, config=RefineConfig()).scores) == 1

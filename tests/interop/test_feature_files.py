@@ -20,7 +20,7 @@ from ecmf_pipeline.core.errors import CorpusError, InputError, MissingInput, Mod
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.encoders.config import ImportedConfig
 from ecmf_pipeline.encoders.registry import build_encoder
-from ecmf_pipeline.extraction.run import Coverage, coverage, input_digests, plan_branch, present_digests
+from ecmf_pipeline.extraction.run import Coverage, coverage, current_digests, input_digests, plan_branch
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.interop import feature_import
 from ecmf_pipeline.interop.export import export_features
@@ -160,7 +160,7 @@ def test_names_are_matched_to_the_manifest(tmp_path: Path) -> None:
     folder = npy_folder(tmp_path / "f", **{"a": [1.0], "cafe\u0301": [2.0], "stranger": [3.0, 4.0], ".hidden": [1.0]})
     (folder / "readme.txt").write_text("words")
     report = import_from(folder, tmp_path / "audio.zarr", ["a", "b", "c", "café"])
-    assert (report.new, report.missing, report.extra, report.passed_over) == (
+    assert (report.new, report.missing, report.extra, report.skipped_names) == (
         2,
         ["b", "c"],
         ["stranger"],
@@ -288,7 +288,7 @@ class TestBadNpy:
         (folder / "loop.npy").symlink_to("loop.npy")
         os.mkfifo(folder / "pipe.npy")
         report = import_from(folder, folder.parent / "audio.zarr", ["good", "frames"])
-        assert (report.new, report.passed_over) == (2, ["loop.npy", "pipe.npy"])
+        assert (report.new, report.skipped_names) == (2, ["loop.npy", "pipe.npy"])
 
 
 def test_frames_of_a_folder_are_rows_in_natural_order(tmp_path: Path) -> None:
@@ -465,8 +465,8 @@ class TestPlanning:
     def test_computed_features_depend_on_input_digest(self, tmp_path: Path) -> None:
         store = write_store(tmp_path / "audio.zarr")
         clips = [Clip(ClipId("b"), digest="old", has_audio=True)]
-        assert present_digests(Modality.AUDIO, clips, {}, store) == {"b": "old"}
-        assert present_digests(Modality.AUDIO, clips, {}, None) == input_digests(Modality.AUDIO, clips, {})
+        assert current_digests(Modality.AUDIO, clips, {}, store) == {"b": "old"}
+        assert current_digests(Modality.AUDIO, clips, {}, None) == input_digests(Modality.AUDIO, clips, {})
 
     def test_settings_of_imported_encoder_are_its_name(self) -> None:
         config = ImportedConfig().named("hubert")

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from ecmf_pipeline.cli.main import app
 from ecmf_pipeline.core.errors import CorpusError, InputError, MissingInput
 from ecmf_pipeline.core.predictions import PredictionTable
-from ecmf_pipeline.interop.mertools import full_score, read_answers, read_submission, write_submission
+from ecmf_pipeline.interop.mertools import read_answers, read_submission, score_submission, write_submission
 
 PREDICTIONS = {"b": "happy", "a": "sad", "妈妈": "angry", "other": "sad"}
 
@@ -72,21 +72,23 @@ def test_missing_submission_is_refused(tmp_path: Path) -> None:
 
 def test_score_covers_names_of_label_file() -> None:
     labels = {"a": "sad", "b": "sad", "c": "happy", "d": "happy"}
-    assert full_score({**labels, "e": "angry"}, labels)["weighted_f1"] == 1.0
+    assert score_submission({**labels, "e": "angry"}, labels)["weighted_f1"] == 1.0
     # sad and happy: precision 1/2, recall 1/2. Angry is not among the labels and has weight 0.
-    assert full_score({"a": "sad", "b": "happy", "c": "happy", "d": "sad"}, labels)["weighted_f1"] == pytest.approx(0.5)
+    assert score_submission({"a": "sad", "b": "happy", "c": "happy", "d": "sad"}, labels)[
+        "weighted_f1"
+    ] == pytest.approx(0.5)
     with pytest.raises(InputError) as caught:
-        full_score({"a": "sad", "b": "sad", "c": "sad"}, labels)
+        score_submission({"a": "sad", "b": "sad", "c": "sad"}, labels)
     assert "1 of 4 labelled names" in caught.value.message
     assert "'d'" in caught.value.message
     with pytest.raises(InputError, match="no labels"):
-        full_score(labels, {})
+        score_submission(labels, {})
 
 
 def test_full_score_matches_challenge_metric() -> None:
     labels = {"a": "sad", "b": "sad", "c": "happy", "d": "happy", "e": "bored"}
     submission = {"a": "sad", "b": "happy", "c": "happy", "d": "happy", "e": "sad", "f": "angry"}
-    score = full_score(submission, labels)
+    score = score_submission(submission, labels)
     assert score["weighted_f1"] == pytest.approx((2 * 0.5 + 2 * 0.8) / 5, abs=1e-6)
     assert (score["clips"], score["unlabeled"], score["accuracy"]) == (5, 1, 0.6)
     assert list(score["per_class"]) == ["happy", "sad", "bored"], "the challenge's order, then others"

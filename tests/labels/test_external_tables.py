@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from ecmf_pipeline.core.errors import InputError, MissingInput
-from ecmf_pipeline.labels.tables import read_sources, read_verdicts
+from ecmf_pipeline.labels.tables import read_external_votes, read_human_labels
 
 LABELS = ("NA", "happy", "sad")
 CLIPS = ("a", "b", "c")
@@ -22,14 +22,16 @@ def write_file(folder: Path, text: str) -> Path:
 
 
 def test_human_labels_are_matched_by_clip_id(tmp_path: Path) -> None:
-    gold, others = read_verdicts(write_file(tmp_path, "label,clip_id,by\nNA,c,me\nsad,a,me\nsad,z,me\n"), LABELS, CLIPS)
+    gold, others = read_human_labels(
+        write_file(tmp_path, "label,clip_id,by\nNA,c,me\nsad,a,me\nsad,z,me\n"), LABELS, CLIPS
+    )
     assert_array_equal(gold, [2, -1, 0])
     assert others == 1
 
 
 def test_votes_may_be_labels(tmp_path: Path) -> None:
     text = "clip_id,source,label\nb,x,happy\na,x,\na,y,NA\nz,y,sad\n"
-    votes, others = read_sources(write_file(tmp_path, text), LABELS, CLIPS)
+    votes, others = read_external_votes(write_file(tmp_path, text), LABELS, CLIPS)
     assert list(votes) == ["x", "y"]
     assert_array_equal(votes["x"][1], [0, 1, 0])
     assert np.isnan(votes["x"][[0, 2]]).all()
@@ -39,7 +41,7 @@ def test_votes_may_be_labels(tmp_path: Path) -> None:
 
 def test_votes_may_be_probabilities(tmp_path: Path) -> None:
     text = "clip_id,source,p_sad,p_NA,p_happy\nb,x,0.5,0.2,0.3\na,x,,,\n"
-    votes, _ = read_sources(write_file(tmp_path, text), LABELS, CLIPS)
+    votes, _ = read_external_votes(write_file(tmp_path, text), LABELS, CLIPS)
     assert_array_equal(votes["x"][1], [0.2, 0.3, 0.5])
     assert np.isnan(votes["x"][[0, 2]]).all()
 
@@ -62,7 +64,7 @@ def test_votes_may_be_probabilities(tmp_path: Path) -> None:
 )
 def test_invalid_votes_raise_input_error(tmp_path: Path, text: str, parts: list[str]) -> None:
     with pytest.raises(InputError) as caught:
-        read_sources(write_file(tmp_path, text), LABELS, CLIPS)
+        read_external_votes(write_file(tmp_path, text), LABELS, CLIPS)
     assert all(part in caught.value.message for part in parts)
     assert caught.value.hint is not None
 
@@ -72,7 +74,7 @@ LABEL_AND_PROBABILITIES = "clip_id,source,label,p_sad,p_NA,p_happy\n"
 
 def test_labels_that_agree_with_the_probabilities_change_nothing(tmp_path: Path) -> None:
     text = LABEL_AND_PROBABILITIES + "a,x,sad,0.5,0.2,0.3\nb,x,,,,\nc,x,happy,0.4,0.2,0.4\n"
-    votes, _ = read_sources(write_file(tmp_path, text), LABELS, CLIPS)
+    votes, _ = read_external_votes(write_file(tmp_path, text), LABELS, CLIPS)
     assert_array_equal(votes["x"], [[0.2, 0.3, 0.5], [np.nan] * 3, [0.2, 0.4, 0.4]])
 
 
@@ -89,15 +91,15 @@ def test_labels_that_contradict_the_probabilities_raise_input_error(
     tmp_path: Path, record: str, parts: list[str]
 ) -> None:
     with pytest.raises(InputError) as caught:
-        read_sources(
+        read_external_votes(
             write_file(tmp_path, f"{LABEL_AND_PROBABILITIES}a,x,sad,0.5,0.2,0.3\nb,x,{record}\n"), LABELS, CLIPS
         )
     assert all(part in caught.value.message for part in ["record 2", *parts])
 
 
 def test_a_file_without_records_is_valid(tmp_path: Path) -> None:
-    assert read_sources(write_file(tmp_path, "clip_id,source,label\n"), LABELS, CLIPS) == ({}, 0)
-    gold, others = read_verdicts(write_file(tmp_path, "clip_id,label\n"), LABELS, CLIPS)
+    assert read_external_votes(write_file(tmp_path, "clip_id,source,label\n"), LABELS, CLIPS) == ({}, 0)
+    gold, others = read_human_labels(write_file(tmp_path, "clip_id,label\n"), LABELS, CLIPS)
     assert (gold.tolist(), others) == ([-1, -1, -1], 0)
 
 
@@ -113,11 +115,11 @@ def test_a_file_without_records_is_valid(tmp_path: Path) -> None:
 )
 def test_invalid_human_labels_raise_input_error(tmp_path: Path, text: str, parts: list[str]) -> None:
     with pytest.raises(InputError) as caught:
-        read_verdicts(write_file(tmp_path, text), LABELS, CLIPS)
+        read_human_labels(write_file(tmp_path, text), LABELS, CLIPS)
     assert all(part in caught.value.message for part in parts)
     assert caught.value.hint is not None
 
 
 def test_a_missing_file_raises_missing_input(tmp_path: Path) -> None:
     with pytest.raises(MissingInput, match=r"none\.csv"):
-        read_verdicts(tmp_path / "none.csv", LABELS, CLIPS)
+        read_human_labels(tmp_path / "none.csv", LABELS, CLIPS)

@@ -16,9 +16,9 @@ from ecmf_pipeline.labels.refine import (
     Decision,
     LabelAction,
     decide,
-    find_targets,
+    find_thresholds,
     precision_threshold,
-    worth_labelling,
+    select_clips_to_label,
 )
 from tests.labels.default_model import assess_by_default
 
@@ -216,13 +216,13 @@ def test_clips_to_label_next_are_uncertain_and_spread_over_classes(simulate: Sim
     world = simulate(2, 600)
     assessment = assess_by_default(world.votes, world.given)
     known = np.arange(600) < 50
-    rows = np.array(worth_labelling(assessment.posterior, known, 60))
+    rows = np.array(select_clips_to_label(assessment.posterior, known, 60))
     assert len(set(rows.tolist())) == 60
     assert not known[rows].any()
     wrong = world.given != world.truth
     assert wrong[rows].mean() > 1.5 * wrong[50:].mean()
     assert np.bincount(assessment.labels[rows], minlength=6).max() <= 60 / 6 + 1
-    assert len(worth_labelling(assessment.posterior, known, 10_000)) == 550
+    assert len(select_clips_to_label(assessment.posterior, known, 10_000)) == 550
 
 
 def test_a_threshold_reaches_its_precision_or_is_infinite() -> None:
@@ -252,7 +252,7 @@ def test_a_class_of_low_precision_gets_no_pseudo_labels() -> None:
         sources=(),
         held_out=probs,
     )
-    targets = find_targets(assessment, np.full(900, -1), gold, RefineConfig(pseudo_precision=0.72))
+    targets = find_thresholds(assessment, np.full(900, -1), gold, RefineConfig(pseudo_precision=0.72))
     assert targets.pseudo[0] < 0.7
     assert targets.pseudo[1] == NEVER
     assert targets.pseudo[2] == RefineConfig().pseudo_above

@@ -8,12 +8,14 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from ecmf_pipeline.labels.config import LightGbmConfig, LinearConfig, RefineConfig
-from ecmf_pipeline.labels.voters import Panel, Rounds, held_out_score, vote_in_rounds
+from ecmf_pipeline.labels.voters import Rounds, VoterPanel, held_out_score, vote_in_rounds
 
 NO_LABEL = -1
 
 
-def make_panel(clips: int, *, noise: float) -> tuple[Panel, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def make_panel(
+    clips: int, *, noise: float
+) -> tuple[VoterPanel, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     rng = np.random.default_rng(1)
     truth = np.arange(clips) % 3
     features = {
@@ -22,12 +24,12 @@ def make_panel(clips: int, *, noise: float) -> tuple[Panel, NDArray[np.int64], N
     }
     flipped = rng.random(clips) < noise
     given = np.where(flipped, (truth + 1) % 3, truth)
-    panel = Panel(features, {"linear": LinearConfig(inverse_penalty=1.0)}, 3, 0)
+    panel = VoterPanel(features, {"linear": LinearConfig(inverse_penalty=1.0)}, 3, 0)
     return panel, given, truth, rng.permutation(clips) % 4
 
 
-def run(panel: Panel, given: NDArray[np.int64], folds: NDArray[np.int64], rounds: int) -> Rounds:
-    score = partial(held_out_score, given=given, verdicts=np.full(len(given), NO_LABEL))
+def run(panel: VoterPanel, given: NDArray[np.int64], folds: NDArray[np.int64], rounds: int) -> Rounds:
+    score = partial(held_out_score, given=given, human_labels=np.full(len(given), NO_LABEL))
     return vote_in_rounds(panel, given, folds, rounds=rounds, score=score, config=RefineConfig())
 
 
@@ -76,7 +78,7 @@ def test_rounds_stop_without_improvement_and_the_best_is_kept() -> None:
 
 def test_lightgbm_uses_clip_weights() -> None:
     panel, given, _, folds = make_panel(96, noise=0.2)
-    trees = Panel(panel.features, {"lightgbm": LightGbmConfig(rounds=10)}, 3, 0)
+    trees = VoterPanel(panel.features, {"lightgbm": LightGbmConfig(rounds=10)}, 3, 0)
     even = trees.votes(given, folds)
     weights = dict.fromkeys(range(4), np.where(np.arange(96) % 2 == 0, 1.0, 0.0))
     weighted = trees.votes(given, folds, weights)
@@ -87,8 +89,8 @@ def test_lightgbm_uses_clip_weights() -> None:
 
 def test_rounds_are_scored_on_human_labels_if_there_are_enough() -> None:
     probs = np.eye(2)[np.arange(80) % 2]
-    given, verdicts = 1 - np.arange(80) % 2, np.arange(80) % 2
-    assert held_out_score(probs, given=given, verdicts=np.full(80, NO_LABEL)) == 0
-    assert held_out_score(probs, given=given, verdicts=verdicts) == pytest.approx(1.0)
-    few = np.where(np.arange(80) < 10, verdicts, NO_LABEL)
-    assert held_out_score(probs, given=given, verdicts=few) == 0
+    given, human_labels = 1 - np.arange(80) % 2, np.arange(80) % 2
+    assert held_out_score(probs, given=given, human_labels=np.full(80, NO_LABEL)) == 0
+    assert held_out_score(probs, given=given, human_labels=human_labels) == pytest.approx(1.0)
+    few = np.where(np.arange(80) < 10, human_labels, NO_LABEL)
+    assert held_out_score(probs, given=given, human_labels=few) == 0

@@ -9,7 +9,7 @@ from ecmf_pipeline.labels.config import LightGbmConfig, LinearConfig
 from ecmf_pipeline.labels.voters import (
     VoterConfig,
     clip_weights,
-    joined,
+    join_modalities,
     out_of_fold_votes,
     project,
 )
@@ -153,7 +153,7 @@ def test_joined_modalities_include_masks_of_missing_ones() -> None:
     face = np.array([[1.0, 2.0], [3.0, 6.0], [np.nan, np.nan], [np.nan, np.nan]])
     text = np.array([[np.nan], [5.0], [7.0], [np.nan]])
     untouched = face.copy()
-    rows = joined({"face": face, "text": text})
+    rows = join_modalities({"face": face, "text": text})
     assert_array_equal(rows[0], [1, 2, 6, 1, 0])
     assert_array_equal(rows[1], [3, 6, 5, 1, 1])
     assert_array_equal(rows[2], [2, 4, 7, 0, 1])

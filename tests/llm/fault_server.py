@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from ecmf_pipeline.llm.answers import ScoreBooks, ScoreCache, open_drafts, part_files
+from ecmf_pipeline.llm.answers import AnswerFiles, ScoreCache, open_drafts, part_files
 from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig, ServerConfig
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.scoring import Scored, score_texts, scoring_steps
@@ -252,9 +252,9 @@ def server_config(url: str, budget: BudgetConfig | None = None, **server: Any) -
     )
 
 
-def books(folder: Path) -> ScoreBooks:
+def answer_files(folder: Path) -> AnswerFiles:
     """Return the files of the answers."""
-    return ScoreBooks("vote", folder / "cache", folder / ".spool", folder / "quarantine.csv")
+    return AnswerFiles("vote", folder / "cache", folder / ".spool", folder / "quarantine.csv")
 
 
 def score(folder: Path, texts: list[str], config: LlmConfig) -> Scored:
@@ -263,8 +263,10 @@ def score(folder: Path, texts: list[str], config: LlmConfig) -> Scored:
         {f"c{number}": text for number, text in enumerate(texts)},
         LABELS,
         fingerprint="f",
-        books=books(folder),
-        steps=scoring_steps(config, load_prompt("emotion_en"), LABELS, drafts=partial(open_drafts, books(folder), "f")),
+        answer_files=answer_files(folder),
+        steps=scoring_steps(
+            config, load_prompt("emotion_en"), LABELS, drafts=partial(open_drafts, answer_files(folder), "f")
+        ),
         config=config,
     )
 

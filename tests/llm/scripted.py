@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.llm.answers import ScoreBooks
+from ecmf_pipeline.llm.answers import AnswerFiles
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.scoring import Scored, ScoringStep, score_texts
 
@@ -79,8 +79,8 @@ class LengthScorer:
             self.cut.add(text)
 
 
-def books(folder: Path, stage: str = "rewrite", *earlier: ScoreBooks) -> ScoreBooks:
-    return ScoreBooks(stage, folder / stage / "cache", folder / f".{stage}.spool", folder / f"{stage}.csv", earlier)
+def answer_files(folder: Path, stage: str = "rewrite", *earlier: AnswerFiles) -> AnswerFiles:
+    return AnswerFiles(stage, folder / stage / "cache", folder / f".{stage}.spool", folder / f"{stage}.csv", earlier)
 
 
 def score(
@@ -91,7 +91,7 @@ def score(
     batch_size: int = 3,
     seconds: float = 0.0,
     fingerprint: str = "f",
-    stage: ScoreBooks | None = None,
+    stage: AnswerFiles | None = None,
     retry: bool = False,
     clip_timeout: float = 30.0,
     max_quarantined: float = 1.0,
@@ -101,7 +101,7 @@ def score(
         {f"c{number}": text for number, text in enumerate(texts)},
         LABELS,
         fingerprint=fingerprint,
-        books=replace(stage or books(folder), retry_quarantined=retry),
+        answer_files=replace(stage or answer_files(folder), retry_quarantined=retry),
         steps=ScriptedModel(folder, seconds),
         config=LlmConfig(
             batch_size=batch_size, workers=workers, clip_timeout=clip_timeout, max_quarantined=max_quarantined

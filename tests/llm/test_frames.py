@@ -23,7 +23,7 @@ from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.scoring import Scored
 from ecmf_pipeline.llm.server_run import estimate_tokens
 from ecmf_pipeline.media.config import MediaConfig
-from tests.llm.fault_server import LABELS, FaultServer, books, server_config, serving
+from tests.llm.fault_server import LABELS, FaultServer, answer_files, server_config, serving
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def score(folder: Path, clips: list[Clip], config: LlmConfig, faces: FaceConfig 
         corpus_root=folder,
         media=MediaConfig(),
         faces=faces or FaceConfig(),
-        books=books(folder),
+        answer_files=answer_files(folder),
     )
 
 

@@ -16,7 +16,15 @@ from ecmf_pipeline.llm.prompt import Chat, load_prompt, question_key
 from ecmf_pipeline.llm.schema import OneOf, Schema, SomeOf, Text
 from ecmf_pipeline.llm.scoring import score_texts, scoring_steps
 from ecmf_pipeline.llm.server_run import Budget
-from tests.llm.fault_server import WORDS, books, frequent_fault, numbered_texts, server_config, serving, true_label
+from tests.llm.fault_server import (
+    WORDS,
+    answer_files,
+    frequent_fault,
+    numbered_texts,
+    server_config,
+    serving,
+    true_label,
+)
 
 FORM = Schema.of(label=OneOf(WORDS))
 PROMPT = {"version": 1}
@@ -30,7 +38,7 @@ def chats(texts: list[str]) -> dict[str, Chat]:
 
 
 def fill_in(folder: Path, questions: Mapping[str, Chat], config: LlmConfig, schema: Schema = FORM) -> FilledForms:
-    return fill_in_forms(config, questions, schema, prompt=PROMPT, books=books(folder))
+    return fill_in_forms(config, questions, schema, prompt=PROMPT, answer_files=answer_files(folder))
 
 
 def test_no_wrong_answer_is_accepted_and_no_answer_is_paid_twice(tmp_path: Path) -> None:
@@ -85,10 +93,12 @@ def test_calls_of_one_run_can_share_a_budget(tmp_path: Path) -> None:
     budget, prompt = Budget(BudgetConfig(max_requests=7)), load_prompt("emotion_en")
 
     def score(folder: str, texts: list[str]) -> int:
-        answer_paths = books(tmp_path / folder)
+        answer_paths = answer_files(tmp_path / folder)
         steps = scoring_steps(config, prompt, WORDS, drafts=partial(open_drafts, answer_paths, "f"), budget=budget)
         utterances = dict(zip(texts, texts, strict=True))
-        return score_texts(utterances, WORDS, fingerprint="f", books=answer_paths, steps=steps, config=config).asked
+        return score_texts(
+            utterances, WORDS, fingerprint="f", answer_files=answer_paths, steps=steps, config=config
+        ).asked
 
     with serving(lambda *_: "ok") as server:
         config = server_config(server.url, concurrency=1)

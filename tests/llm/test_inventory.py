@@ -17,7 +17,7 @@ from ecmf_pipeline.core.files import write_atomic
 from ecmf_pipeline.llm.server_run import DRAFTS_FILE
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages import rewrite
-from ecmf_pipeline.stages.shared.inputs import read_labelled_corpus, with_words
+from ecmf_pipeline.stages.shared.inputs import add_transcripts, read_labelled_corpus
 from ecmf_pipeline.stages.shared.llm import llm_votes
 from tests.llm.fault_server import LABELS, FaultServer, numbered_texts, serving
 
@@ -166,7 +166,7 @@ def test_answers_to_prompts_with_corpus_examples_are_in_use(capsys: pytest.Captu
     ]
     write_manifest(paths.MANIFEST, clips)
     params = load_params()
-    llm_votes(params, with_words(params, read_labelled_corpus()))
+    llm_votes(params, add_transcripts(params, read_labelled_corpus()))
     paid = files()
     assert len(paid) == 2
     llm.prune(yes=True)

@@ -24,7 +24,7 @@ from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig
 from ecmf_pipeline.llm.generation import fill_in_forms
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.schema import OneOf, Schema
-from tests.llm.fault_server import LABELS, books, score, server_config
+from tests.llm.fault_server import LABELS, answer_files, score, server_config
 from tests.llm.trained_model import train
 
 pytestmark = pytest.mark.slow
@@ -100,7 +100,7 @@ def test_scores_from_samples_are_cached(served: LlmConfig, tmp_path: Path) -> No
 def test_the_server_fills_in_forms(served: LlmConfig, tmp_path: Path) -> None:
     chats = {text: PROMPT.chat_messages(text, LABELS) for text in [*TRUTH, UNANSWERABLE]}
     form = Schema.of(label=OneOf(tuple(WORDS)))
-    result = fill_in_forms(served, chats, form, prompt={"version": 1}, books=books(tmp_path))
+    result = fill_in_forms(served, chats, form, prompt={"version": 1}, answer_files=answer_files(tmp_path))
     assert result.values == {**{text: {"label": word} for text, word in TRUTH.items()}, UNANSWERABLE: None}
     assert (result.asked, result.invalid) == (6, 1)
 

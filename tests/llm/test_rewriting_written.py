@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.llm.prompt import CUES, Context, RewritePrompt, load_rewrite_prompt, packaged_rewrite_prompts
-from ecmf_pipeline.llm.rewriting import Rewritten, enrich_texts, enrich_with_answer, generate_rewrites
-from tests.llm.fault_server import books, server_config, serving
+from ecmf_pipeline.llm.rewriting import Rewritten, enrich_transcripts, enrich_with_answer, generate_rewrites
+from tests.llm.fault_server import answer_files, server_config, serving
 
 PROMPTS = [load_rewrite_prompt(name) for name in packaged_rewrite_prompts()]
 EN = load_rewrite_prompt("rewrite_en")
@@ -32,7 +32,7 @@ def form(**values: Any) -> str:
 
 
 def rewrite(folder: Path, contexts: dict[str, Context], config: LlmConfig) -> Rewritten:
-    return generate_rewrites(contexts, config=config, prompt=EN, books=books(folder))
+    return generate_rewrites(contexts, config=config, prompt=EN, answer_files=answer_files(folder))
 
 
 def test_packaged_prompts_are_english_and_chinese() -> None:
@@ -42,7 +42,7 @@ def test_packaged_prompts_are_english_and_chinese() -> None:
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_examples_of_a_prompt_are_valid_and_quote_their_text(prompt: RewritePrompt) -> None:
     for example in prompt.examples:
-        values = prompt.schema_of_answers().read(json.dumps(example.answer.model_dump(mode="json")))
+        values = prompt.answer_schema().read(json.dumps(example.answer.model_dump(mode="json")))
         enriched = enrich_with_answer(Context(example.text, cues=example.cues), values, prompt)
         assert enriched.unquoted == 0
         assert enriched.unclear is (example.answer.clarity == "unclear")
@@ -147,17 +147,19 @@ def test_rewrites_of_a_local_model_are_cached(tiny: LlmConfig, tmp_path: Path) -
     prompt = EN.model_copy(update={"instruction": "Emotions: {emotions}", "examples": ()})
     config = tiny.model_copy(update={"workers": 0})
     contexts = {"a": Context("I miss her."), "b": Context("Go away!")}
-    result = generate_rewrites(contexts, config=config, prompt=prompt, books=books(tmp_path))
+    result = generate_rewrites(contexts, config=config, prompt=prompt, answer_files=answer_files(tmp_path))
     assert (result.asked, result.invalid, result.quarantined) == (2, 0, 0)
     assert all(context.text in result.texts[clip] for clip, context in contexts.items())
-    again = generate_rewrites(contexts, config=config, prompt=prompt, books=books(tmp_path))
+    again = generate_rewrites(contexts, config=config, prompt=prompt, answer_files=answer_files(tmp_path))
     assert (again.texts, again.asked) == (result.texts, 0)
 
 
 def test_cues_are_appended_to_a_scored_rewrite(tiny: LlmConfig, tmp_path: Path) -> None:
     contexts = {"a": Context("I miss her.", cues=("brows lowered", "voice louder than usual")), "b": Context("Hm.")}
     config = tiny.model_copy(update={"workers": 0})
-    result = enrich_texts(config, RewriteConfig(), contexts, ("happy", "sad"), books=books(tmp_path))
+    result = enrich_transcripts(
+        config, RewriteConfig(), contexts, ("happy", "sad"), answer_files=answer_files(tmp_path)
+    )
     assert result.texts["a"].endswith(". Face and voice: brows lowered, voice louder than usual.")
     assert "Face and voice" not in result.texts["b"]
 

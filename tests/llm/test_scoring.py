@@ -22,7 +22,7 @@ from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.scoring import probabilities, score_texts, scoring_steps
 from ecmf_pipeline.llm.votes import votes_from_scores
 from ecmf_pipeline.runner.quarantine import QuarantineEntry, read_quarantine
-from tests.llm.scripted import ScriptedModel, books, score
+from tests.llm.scripted import ScriptedModel, answer_files, score
 
 SIX = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 
@@ -157,8 +157,8 @@ def test_quarantined_texts_are_retried_after_a_change(tmp_path: Path, change: st
 
 
 def test_a_later_stage_reuses_scores_and_quarantine_of_an_earlier_one(tmp_path: Path) -> None:
-    rewrite = books(tmp_path)
-    vote = books(tmp_path, "vote", rewrite)
+    rewrite = answer_files(tmp_path)
+    vote = answer_files(tmp_path, "vote", rewrite)
     score(tmp_path, ["one", "nan"], stage=rewrite)
     (tmp_path / "log").unlink()
     result = score(tmp_path, ["one", "nan", "two"], stage=vote)
@@ -187,11 +187,13 @@ def test_too_many_quarantined_texts_stop_the_stage_each_time(tmp_path: Path) -> 
 
 def test_two_runs_at_once_fail_with_store_busy(tmp_path: Path) -> None:
     score(tmp_path, ["one"])
-    with AnswerWriter(ScoreCache(books(tmp_path).cache, "f"), books(tmp_path).spool_folder):
+    with AnswerWriter(ScoreCache(answer_files(tmp_path).cache, "f"), answer_files(tmp_path).spool_folder):
         with pytest.raises(StoreBusy) as caught:
             score(tmp_path, ["one", "two"])
-        assert str(books(tmp_path).cache) in caught.value.message
-        score(tmp_path, ["two"], stage=books(tmp_path, "vote", books(tmp_path)))  # other stages have other locks
+        assert str(answer_files(tmp_path).cache) in caught.value.message
+        score(
+            tmp_path, ["two"], stage=answer_files(tmp_path, "vote", answer_files(tmp_path))
+        )  # other stages have other locks
     assert ScriptedModel(tmp_path).texts() == ["one", "two"]
 
 
@@ -256,8 +258,10 @@ def test_a_real_model_has_the_same_scores_in_a_worker(tmp_path: Path, tiny: LlmC
             {str(number): text for number, text in enumerate(texts)},
             SIX,
             fingerprint="f",
-            books=books(tmp_path / str(workers)),
-            steps=scoring_steps(tiny, load_prompt(tiny.prompt), SIX, drafts=partial(open_drafts, books(tmp_path), "f")),
+            answer_files=answer_files(tmp_path / str(workers)),
+            steps=scoring_steps(
+                tiny, load_prompt(tiny.prompt), SIX, drafts=partial(open_drafts, answer_files(tmp_path), "f")
+            ),
             config=tiny.model_copy(update={"workers": workers}),
         )
         values.append(result.values)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core.errors import Interrupted
-from ecmf_pipeline.runner.run import Interruption, hurried
+from ecmf_pipeline.runner.run import Interruption, release_on_signal
 from tests.runner.doubling import Number, RunHarness
 
 
@@ -136,7 +136,7 @@ def test_a_signal_releases_the_blocking_call_and_then_runs_the_previous_handler(
     before = signal.getsignal(signal.SIGTERM)
     with Interruption() as interruption:
         outer = signal.getsignal(signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt), hurried(lambda: releases.append("released")):
+        with pytest.raises(KeyboardInterrupt), release_on_signal(lambda: releases.append("released")):
             signal.raise_signal(signal.SIGTERM)
         assert interruption.requested
         assert releases == ["released"]

@@ -32,7 +32,7 @@ def test_outdated_entries_are_dropped(tmp_path):
     entries = open_table(tmp_path)
     for clip_id in ("same", "changed", "gone"):
         entries.add(clip_id, "NoFaceFound", "", "d1")
-    entries.keep_only({"same": "d1", "changed": "d2"})
+    entries.drop_outdated({"same": "d1", "changed": "d2"})
     assert [entry.clip_id for entry in entries] == ["same"]
     entries.clear()
     assert len(entries) == 0
@@ -63,9 +63,9 @@ def test_the_allowed_share_refers_to_all_clips(tmp_path):
     entries = open_table(tmp_path)
     for number in range(3):
         entries.add(str(number), "NoFaceFound", "", "d")
-    entries.refuse_too_many(15, 0.2)
+    entries.check_share(15, 0.2)
     with pytest.raises(TooManyQuarantined) as caught:
-        entries.refuse_too_many(14, 0.2)
+        entries.check_share(14, 0.2)
     for text in ("extract face", "3 of 14", "0.2", "NoFaceFound 3"):
         assert text in caught.value.message
     assert str(entries.path) in (caught.value.hint or "")
@@ -76,7 +76,7 @@ def test_silent_audio_is_quarantined_but_no_defect(tmp_path):
     entries = open_table(tmp_path)
     entries.add("a", "SilentAudio", "", "d")
     entries.add("b", "SilentAudio", "", "d")
-    entries.refuse_too_many(2, 0.0)
+    entries.check_share(2, 0.0)
 
 
 def test_entries_with_transient_reasons_are_dropped_at_any_class_depth(tmp_path):
@@ -95,7 +95,7 @@ def test_entries_with_transient_reasons_are_dropped_at_any_class_depth(tmp_path)
             ("d", "NoSuchReason"),
         ):
             entries.add(clip_id, reason, "", "d")
-        entries.keep_only(dict.fromkeys("abcd", "d"))
+        entries.drop_outdated(dict.fromkeys("abcd", "d"))
     assert [entry.clip_id for entry in entries] == ["c", "d"]
 
 
@@ -123,7 +123,7 @@ def test_reasons_are_counted_after_entries_are_added_changed_and_dropped(tmp_pat
     assert entries.reasons() == {"NoFaceFound": 1, "ClipTimeout": 1}
     entries.write()
     assert open_table(tmp_path).reasons() == entries.reasons()
-    entries.keep_only({"a": "d"})
+    entries.drop_outdated({"a": "d"})
     assert entries.reasons() == {"ClipTimeout": 1}
     entries.clear()
     assert entries.reasons() == {}

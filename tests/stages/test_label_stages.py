@@ -16,7 +16,7 @@ from ecmf_pipeline.core.clips import Clip, ClipId, Split, read_manifest, write_m
 from ecmf_pipeline.core.errors import InputError, MissingInput, TooFewClips
 from ecmf_pipeline.core.files import write_atomic
 from ecmf_pipeline.core.predictions import PredictionTable
-from ecmf_pipeline.report.refinement import proof_blocks
+from ecmf_pipeline.report.refinement import evidence_blocks
 from ecmf_pipeline.settings import resolve
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages import evaluate, refine, vote
@@ -202,7 +202,7 @@ def test_control_without_enough_clips_for_the_fusion_model_is_reported(
     assert "fusion" not in controls
     assert "3 clips are left" in controls["no_fusion"]
     assert "3 clips are left" in capsys.readouterr().out
-    assert any("3 clips are left" in str(block) for block in proof_blocks({"controls": controls}))
+    assert any("3 clips are left" in str(block) for block in evidence_blocks({"controls": controls}))
 
 
 def test_settings_of_several_rounds_include_the_training_of_the_fusion_model(project: Callable[[int], None]) -> None:

@@ -13,7 +13,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Modality, Split, read_texts, write_manifest
 from ecmf_pipeline.core.errors import MissingInput, ParamsError
 from ecmf_pipeline.core.files import fingerprint, write_atomic
-from ecmf_pipeline.labels.voters import ALL, family_of
+from ecmf_pipeline.labels.voters import ALL, source_family
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages import cues, rewrite
 from ecmf_pipeline.stages.shared.inputs import read_labelled_corpus
@@ -131,7 +131,7 @@ def test_each_input_is_a_separate_source_of_votes(tiny_model: Path) -> None:
 
 
 def test_sources_with_the_same_input_belong_to_one_family() -> None:
-    families = {name: family_of(name) for name in ("llm", "llm/cues", "llm/frames", "fusion", "face/linear")}
+    families = {name: source_family(name) for name in ("llm", "llm/cues", "llm/frames", "fusion", "face/linear")}
     assert families == {"llm": "text", "llm/cues": ALL, "llm/frames": "global", "fusion": ALL, "face/linear": "face"}
 
 

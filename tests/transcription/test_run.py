@@ -17,7 +17,7 @@ from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.runner.quarantine import read_quarantine
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages import transcribe as stage
-from ecmf_pipeline.stages.shared.inputs import read_spoken_manifest
+from ecmf_pipeline.stages.shared.inputs import read_manifest_with_transcripts
 from ecmf_pipeline.transcription.config import TranscribeConfig
 from ecmf_pipeline.transcription.run import TranscriptionResult, transcribe
 from ecmf_pipeline.transcription.table import (
@@ -169,7 +169,7 @@ def test_stage_is_off_by_default_and_adds_transcripts_if_on(
     Path("params.yaml").write_text(f"{corpus}transcribe: {config}\n")
     stage.run(workers=0)
     assert re.findall(r"\d+", capsys.readouterr().out)[0] == "2"
-    texts = {clip.clip_id: clip.transcript for clip in read_spoken_manifest(load_params())}
+    texts = {clip.clip_id: clip.transcript for clip in read_manifest_with_transcripts(load_params())}
     table = read_transcripts(paths.TRANSCRIPTS)
     used = {name for name, transcript in table.items() if transcript.verdict is Verdict.USED}
     assert used

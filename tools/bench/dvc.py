@@ -18,7 +18,7 @@ import yaml
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
-from ecmf_pipeline.corpora.measuring import IndexCache, Measured
+from ecmf_pipeline.corpora.measuring import IndexCache, Measurement
 from ecmf_pipeline.sharing.new_project import make_project
 from ecmf_pipeline.store import FeatureRow, StoreWriter, create_settings_group
 
@@ -158,7 +158,7 @@ def _enlarge(project: Path) -> None:
         path = root / f"{name}.mp4"
         path.write_bytes(b"%d" % number)
         status = path.stat()
-        measured = Measured(f"{number:064x}", duration=3.0, has_video=True, has_audio=True)
+        measured = Measurement(f"{number:064x}", duration=3.0, has_video=True, has_audio=True)
         cache.put(path.name, status.st_size, status.st_mtime_ns, measured)
         labels.append(f"{name},{'good' if number % 2 else 'bad'}")
     cache.save()

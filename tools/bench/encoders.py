@@ -28,7 +28,7 @@ from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.sampling import read_frames
-from ecmf_pipeline.runner.machine import memory_settings
+from ecmf_pipeline.runner.machine import memory_environment
 from ecmf_pipeline.store import FeatureStore
 from tools.bench.clips import Cost, cost_of, make_clips, run_extraction
 
@@ -185,7 +185,7 @@ def decode_cost(paths: Sequence[Path], media: MediaConfig) -> Cost:
         "print(cost.cpu, cost.wall)"
     )
     words = [sys.executable, "-c", code, str(media.frames), *map(str, paths)]
-    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | memory_settings())
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | memory_environment())
     return Cost(*map(float, done.stdout.split()))
 
 

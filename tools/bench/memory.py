@@ -21,10 +21,10 @@ from skimage import data
 
 from ecmf_pipeline.core.clips import Clip, ClipId, Modality
 from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, MiniXceptionConfig
-from ecmf_pipeline.extraction.step import ClipToExtract, EncoderOfBranch, ExtractOpener, ExtractSteps
+from ecmf_pipeline.extraction.step import BranchEncoder, ClipToExtract, ExtractOpener, ExtractStepFactory
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
-from ecmf_pipeline.runner.machine import memory_settings
+from ecmf_pipeline.runner.machine import memory_environment
 
 READERS = ("auto", "decord", "pyav")
 OPENINGS = 2000
@@ -43,7 +43,7 @@ def memory_growth(reader: str, openings: int = OPENINGS) -> tuple[float, float]:
         Resident memory after the warm-up and at the end, in MB.
     """
     words = [sys.executable, "-m", "tools.bench.memory", "--measure", reader, str(openings)]
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | memory_settings())
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | memory_environment())
     warm, end = json.loads(done.stdout.splitlines()[-1])
     return warm, end
 
@@ -72,8 +72,8 @@ def _measure(reader: str, openings: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clips = [_write(folder / f"{number}.mp4", *size, seconds=1 + number / 4) for number, size in enumerate(_SIZES)]
-        branches = {modality: EncoderOfBranch(encoder, {}, folder) for modality, encoder in encoders.items()}
-        opener = ExtractOpener(ExtractSteps(branches, folder, media, FaceConfig(), "cpu"))
+        branches = {modality: BranchEncoder(encoder, {}, folder) for modality, encoder in encoders.items()}
+        opener = ExtractOpener(ExtractStepFactory(branches, folder, media, FaceConfig(), "cpu"))
         items = [ClipToExtract(clip, dict.fromkeys(encoders, clip.digest)) for clip in clips]
         for number in range(openings):
             opened = opener.open(items[number % len(items)])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import RBFInterpolator
 from skimage.data import astronaut
 
-from ecmf_pipeline.core.console import native_stderr_silenced
+from ecmf_pipeline.core.console import silence_native_stderr
 from ecmf_pipeline.core.errors import ModelError
 
 MIRROR: Mapping[int, int] = MappingProxyType(
@@ -161,14 +161,14 @@ def find_landmarks(face_landmarker: Path) -> NDArray[np.float64]:
     hint, command = "download the weights again", "ecmf-pipe models"
     options = vision.FaceLandmarkerOptions(base_options=BaseOptions(model_asset_path=str(face_landmarker)))
     try:
-        with native_stderr_silenced():
+        with silence_native_stderr():
             landmarker = vision.FaceLandmarker.create_from_options(options)
     except (RuntimeError, ValueError) as error:
         raise ModelError(
             f"{face_landmarker} is not a FaceLandmarker task file ({error})", hint, command=command
         ) from error
     photo = astronaut()
-    with native_stderr_silenced(), landmarker:
+    with silence_native_stderr(), landmarker:
         result = landmarker.detect(mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=photo))
     if not result.face_landmarks:
         raise ModelError(f"{face_landmarker} detects no face in the sample photograph", hint, command=command)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from ecmf_pipeline.core.console import native_stderr_silenced
+from ecmf_pipeline.core.console import silence_native_stderr
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
 from ecmf_pipeline.encoders.base_config import MODELS_COMMAND, MODELS_HINT
@@ -205,7 +205,7 @@ class MiniXceptionPreparer(Preparer[FaceTrack]):
             base_options=BaseOptions(model_asset_path=str(bundle)), output_face_blendshapes=True, num_faces=1
         )
         try:
-            with native_stderr_silenced():
+            with silence_native_stderr():
                 self._landmarker = vision.FaceLandmarker.create_from_options(options)
                 self._blendshapes(np.zeros((SIDE, SIDE, 3), np.uint8))  # the first picture prints more native messages
         except (RuntimeError, ValueError) as error:
@@ -215,7 +215,7 @@ class MiniXceptionPreparer(Preparer[FaceTrack]):
 
     def close(self) -> None:
         """Free the native landmarker."""
-        with native_stderr_silenced():
+        with silence_native_stderr():
             self._landmarker.close()
 
     def describe(self) -> dict[str, Any]:

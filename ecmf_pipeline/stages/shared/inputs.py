@@ -11,14 +11,22 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.arrays import assign_folds, split_halves
-from ecmf_pipeline.core.clips import Clip, Corpus, Modality, labels_of, read_corpus_tables, read_manifest, read_texts
+from ecmf_pipeline.core.clips import (
+    Clip,
+    Corpus,
+    Modality,
+    label_indices,
+    read_corpus_tables,
+    read_manifest,
+    read_texts,
+)
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import CorpusError, MissingInput, ModelError
 from ecmf_pipeline.core.files import fingerprint, read_json, sha256_file
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.extraction.features import FeatureOrigin, StoredFeatures, open_features
-from ecmf_pipeline.labels.tables import read_decisions, read_verdicts, read_votes
+from ecmf_pipeline.labels.tables import read_decisions, read_human_labels, read_votes
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.transcription.table import read_transcripts, with_transcripts
 
@@ -35,7 +43,7 @@ class TrainingLabels:
     weights: NDArray[np.float64]
 
 
-def read_spoken_manifest(params: Params) -> list[Clip]:
+def read_manifest_with_transcripts(params: Params) -> list[Clip]:
     """Read the manifest and add the transcripts of `transcribe` to clips without one.
 
     Raises:
@@ -44,7 +52,7 @@ def read_spoken_manifest(params: Params) -> list[Clip]:
     return _add_transcripts_to(params, read_manifest(paths.MANIFEST))
 
 
-def with_words(params: Params, corpus: Corpus) -> Corpus:
+def add_transcripts(params: Params, corpus: Corpus) -> Corpus:
     """Return the corpus with the transcripts of `transcribe` added to clips without one.
 
     Raises:
@@ -89,7 +97,7 @@ def folds_of(corpus: Corpus, folds: int, seed: int) -> NDArray[np.int64]:
 def given_labels(corpus: Corpus) -> TrainingLabels:
     """Return the clips with a given label, all with weight 1."""
     clips = [clip for clip in corpus.clips if clip.given_label]
-    return TrainingLabels(clips, np.array(labels_of(clips, corpus.labels), np.int64), np.ones(len(clips)))
+    return TrainingLabels(clips, np.array(label_indices(clips, corpus.labels), np.int64), np.ones(len(clips)))
 
 
 def refined_labels(corpus: Corpus) -> TrainingLabels:
@@ -212,7 +220,7 @@ def read_corpus_verdicts(path: str | None, corpus: Corpus) -> NDArray[np.int64]:
     """Read the labels that a person has verified, as indices, (n,), with -1 for unverified clips."""
     if path is None:
         return np.full(len(corpus.clips), -1)
-    gold, unknown = read_verdicts(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
+    gold, unknown = read_human_labels(Path(path), corpus.labels, [clip.clip_id for clip in corpus.clips])
     if unknown:
         echo(f"  {unknown} verdicts in {path} ignored, because their clips are not in the corpus")
     return gold

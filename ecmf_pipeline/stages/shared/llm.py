@@ -9,29 +9,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, Corpus, Modality, labels_of
+from ecmf_pipeline.core.clips import Clip, Corpus, Modality, label_indices
 from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.files import read_json
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.encoders.config import EgemapsConfig, MiniXceptionConfig
-from ecmf_pipeline.extraction.run import present_digests
-from ecmf_pipeline.llm.answers import ScoreBooks, nothing_to_ask
+from ecmf_pipeline.extraction.run import current_digests
+from ecmf_pipeline.llm.answers import AnswerFiles, write_empty_quarantine
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.cues import face_cues, read_cues, speech_rate, voice_cues
 from ecmf_pipeline.llm.frames import frame_scores
 from ecmf_pipeline.llm.prompt import Context, load_rewrite_prompt
-from ecmf_pipeline.llm.rewriting import contexts_of
+from ecmf_pipeline.llm.rewriting import rewrite_contexts
 from ecmf_pipeline.llm.scoring import Scored, label_scores
 from ecmf_pipeline.llm.server_run import Budget
-from ecmf_pipeline.llm.votes import calibrated_votes, calibration_summary, without_short, word_scores
+from ecmf_pipeline.llm.votes import calibrated_votes, calibration_summary, drop_short_transcripts, transcript_scores
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.stages.shared.inputs import expected_fingerprint, folds_of
 from ecmf_pipeline.store import FeatureStore
 
-REWRITE_FILES = ScoreBooks("rewrite", paths.REWRITE_CACHE, paths.DATA / ".rewrite.spool", paths.quarantine("rewrite"))
+REWRITE_FILES = AnswerFiles("rewrite", paths.REWRITE_CACHE, paths.DATA / ".rewrite.spool", paths.quarantine("rewrite"))
 REWRITE_ANSWER_FILES = replace(REWRITE_FILES, cache=paths.REWRITE_ANSWERS)
 """Files of ``rewrite.how: written``, whose answers are not scores."""
-VOTE_FILES = ScoreBooks(
+VOTE_FILES = AnswerFiles(
     "vote",
     paths.VOTE_CACHE,
     paths.DATA / ".votes.spool",
@@ -57,7 +57,7 @@ def with_workers(config: LlmConfig, workers: int | None) -> LlmConfig:
 
 
 def read_contexts(params: Params, clips: Sequence[Clip]) -> dict[str, Context]:
-    """Return the prompt context of each clip with a transcript, by clip id; see `contexts_of`.
+    """Return the prompt context of each clip with a transcript, by clip id; see `rewrite_contexts`.
 
     Args:
         params: Params with the neighbours and cues to include.
@@ -66,7 +66,9 @@ def read_contexts(params: Params, clips: Sequence[Clip]) -> dict[str, Context]:
     Raises:
         MissingInput: If params include cues and `cues` has not run yet.
     """
-    return contexts_of(clips, params.rewrite, [read_cues(paths.cues(Modality(kind))) for kind in params.rewrite.cues])
+    return rewrite_contexts(
+        clips, params.rewrite, [read_cues(paths.cues(Modality(kind))) for kind in params.rewrite.cues]
+    )
 
 
 def cues_of(params: Params, clips: Sequence[Clip], modality: Modality) -> dict[str, tuple[str, ...]]:
@@ -82,7 +84,7 @@ def cues_of(params: Params, clips: Sequence[Clip], modality: Modality) -> dict[s
         StaleStore: If the features were made with other settings than params has.
     """
     store = FeatureStore.open(paths.features(modality), expected_fingerprint(params, modality))
-    digests = present_digests(modality, clips, {}, store)
+    digests = current_digests(modality, clips, {}, store)
     rows = store.load([clip.clip_id for clip in clips], digests=digests).values.astype(np.float64)
     if store.dim is None:  # no clip has an input of this modality
         rows = np.full((len(clips), (MiniXceptionConfig if modality is Modality.FACE else EgemapsConfig).dim), np.nan)
@@ -129,7 +131,7 @@ def llm_votes(
     """
     config, budget = with_workers(params.llm, workers), Budget(params.llm.budget)
     clips, labels, inputs = corpus.clips, corpus.labels, params.vote.inputs
-    given = np.array(labels_of(clips, labels), np.int64)
+    given = np.array(label_indices(clips, labels), np.int64)
     folds = folds_of(corpus, params.vote.folds, params.vote.seed)
     text_files, cue_files, frame_files = (
         replace(files, retry_quarantined=retry_quarantined) for files in (VOTE_FILES, CUE_FILES, FRAME_FILES)
@@ -137,19 +139,19 @@ def llm_votes(
     scores: dict[str, Scored] = {}
     if "text" in inputs:
         texts: dict[str, str] = {clip.clip_id: clip.transcript for clip in clips}
-        scored = word_scores(
-            config, texts, labels, given, folds, seed=params.vote.seed, books=text_files, budget=budget
+        scored = transcript_scores(
+            config, texts, labels, given, folds, seed=params.vote.seed, answer_files=text_files, budget=budget
         )
         min_words = params.vote.llm_least_words
-        scores["llm"], n_short = without_short(scored, list(texts.values()), min_words)
+        scores["llm"], n_short = drop_short_transcripts(scored, list(texts.values()), min_words)
         if n_short:
             echo(f"vote: llm abstains on {format_count(n_short, 'transcript')} with fewer than {min_words} words")
     else:
-        nothing_to_ask(text_files)  # DVC expects the quarantine table
+        write_empty_quarantine(text_files)  # DVC expects the quarantine table
     if "cues" in inputs:  # without the transcript; the LLM abstains on clips without cues
         descriptions = cue_texts(params, clips)
         scores["llm/cues"] = label_scores(
-            with_cues_prompt(config), descriptions, labels, books=cue_files, budget=budget
+            with_cues_prompt(config), descriptions, labels, answer_files=cue_files, budget=budget
         )
     if "frames" in inputs:
         scores["llm/frames"] = frame_scores(
@@ -159,7 +161,7 @@ def llm_votes(
             corpus_root=params.corpus.root,
             media=params.media,
             faces=params.faces,
-            books=frame_files,
+            answer_files=frame_files,
             budget=budget,
         )
     votes = {}

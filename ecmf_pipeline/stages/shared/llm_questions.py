@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ecmf_pipeline.core.clips import Clip, labels_of
+from ecmf_pipeline.core.clips import Clip, label_indices
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.llm.answers import TextScores, Written
 from ecmf_pipeline.llm.frames import frame_settings
@@ -15,7 +15,12 @@ from ecmf_pipeline.llm.inventory import Caches, Questions, frame_questions, rewr
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt, load_rewrite_prompt
 from ecmf_pipeline.llm.votes import prompts_by_fold
 from ecmf_pipeline.settings.params import Params
-from ecmf_pipeline.stages.shared.inputs import folds_of, read_labelled_corpus, read_spoken_manifest, with_words
+from ecmf_pipeline.stages.shared.inputs import (
+    add_transcripts,
+    folds_of,
+    read_labelled_corpus,
+    read_manifest_with_transcripts,
+)
 from ecmf_pipeline.stages.shared.llm import (
     CUE_FILES,
     FRAME_FILES,
@@ -42,7 +47,7 @@ def fingerprints_in_use(params: Params) -> dict[str, str]:
     fingerprints: dict[str, str] = {}
     if params.rewrite.how == "written":
         prompt = load_rewrite_prompt(params.rewrite.prompt)
-        settings = generation_settings(config, prompt.schema_of_answers(), prompt.settings())
+        settings = generation_settings(config, prompt.answer_schema(), prompt.settings())
         fingerprints["rewrite"] = fingerprint(settings)
     if params.rewrite.how == "scored" or ("text" in inputs and config.votes.examples == "packaged"):
         fingerprints["llm"] = fingerprint(config.settings(labels))
@@ -58,7 +63,7 @@ def fingerprints_in_use(params: Params) -> dict[str, str]:
 def questions(params: Params) -> Iterator[Questions]:
     """Yield the questions of each source."""
     clips, labels, config, in_use = (
-        read_spoken_manifest(params),
+        read_manifest_with_transcripts(params),
         labels_to_ask(),
         params.llm,
         fingerprints_in_use(params),
@@ -82,12 +87,12 @@ def _by_fold(params: Params) -> dict[str, tuple[Prompt, list[Clip]]]:
     """Return the prompt, with examples of other folds, and the clips of each fold, by source."""
     if "text" not in params.vote.inputs or params.llm.votes.examples == "packaged":
         return {}
-    corpus = with_words(params, read_labelled_corpus())
+    corpus = add_transcripts(params, read_labelled_corpus())
     folds = folds_of(corpus, params.vote.folds, params.vote.seed)
     prompts = prompts_by_fold(
         load_prompt(params.llm.prompt),
         [clip.transcript for clip in corpus.clips],
-        np.array(labels_of(corpus.clips, corpus.labels), np.int64),
+        np.array(label_indices(corpus.clips, corpus.labels), np.int64),
         corpus.labels,
         folds,
         seed=params.vote.seed,

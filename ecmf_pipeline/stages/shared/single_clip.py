@@ -15,11 +15,11 @@ from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import ClipError, InputError
 from ecmf_pipeline.core.files import fingerprint, sha256_file
 from ecmf_pipeline.encoders.config import ImportedConfig
-from ecmf_pipeline.extraction.features import FeatureOrigin, open_features, refuse_other_features
+from ecmf_pipeline.extraction.features import FeatureOrigin, check_feature_origins, open_features
 from ecmf_pipeline.extraction.run import extract, plan_branch, writing
-from ecmf_pipeline.llm.answers import ScoreBooks
+from ecmf_pipeline.llm.answers import AnswerFiles
 from ecmf_pipeline.llm.prompt import Context
-from ecmf_pipeline.llm.rewriting import enrich_texts
+from ecmf_pipeline.llm.rewriting import enrich_transcripts
 from ecmf_pipeline.media.containers import probe_media
 from ecmf_pipeline.settings.params import Params, load_params
 
@@ -66,7 +66,7 @@ def run(video: Path | None, text: str, labels: paths.Labels | None, *, as_json: 
     ensemble = Ensemble.load(paths.models_trained_on(labels) / "fusion")
     corpus_labels = read_corpus_tables().labels
     if corpus_labels:  # an unlabelled corpus can be predicted with a model from elsewhere
-        ensemble.refuse_other_labels(corpus_labels)
+        ensemble.check_label_names(corpus_labels)
     prediction = predict_clip(params, ensemble, video, text, corpus_labels)
     if as_json:
         echo(json.dumps({"clip": str(video or ""), "model": labels, **asdict(prediction)}, ensure_ascii=False))
@@ -110,9 +110,7 @@ def _settings(params: Params, ensemble: Ensemble) -> dict[Modality, dict[str, An
     used = [Modality(name) for name in ensemble.modalities if Modality(name) in params.extract.encoders]
     settings = {m: params.settings_of(m) for m in used}
     origins = {m.value: FeatureOrigin(encoders=params.extract.encoders[m], settings=settings[m]) for m in used}
-    refuse_other_features(
-        ensemble.origins, origins, hint="train the models again (ecmf-pipe train)", columns_alone=True
-    )
+    check_feature_origins(ensemble.origins, origins, hint="train the models again (ecmf-pipe train)", columns_only=True)
     return settings
 
 
@@ -138,12 +136,12 @@ def _with_media(clip: Clip, video: Path) -> Clip:
 def _enriched(params: Params, clip: Clip, folder: Path, labels: list[str]) -> dict[str, ClipText]:
     if not clip.transcript:
         return {}
-    rewritten = enrich_texts(
+    rewritten = enrich_transcripts(
         params.llm.model_copy(update={"workers": 0, "max_quarantined": 1.0}),
         params.rewrite,
         {clip.clip_id: Context(clip.transcript)},
         labels,
-        books=ScoreBooks("rewrite", folder / "cache", folder / "spool", folder / "rewrite.csv"),
+        answer_files=AnswerFiles("rewrite", folder / "cache", folder / "spool", folder / "rewrite.csv"),
     )
     return {clip.clip_id: ClipText(clip.transcript, rewritten.texts[clip.clip_id])}
 

@@ -12,14 +12,14 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality, read_manifest, read_texts
 from ecmf_pipeline.core.errors import InputError, MissingInput, ModelError, ParamsError
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.encoders.config import ImportedConfig, settings_of_imported
+from ecmf_pipeline.encoders.config import ImportedConfig, has_imported_features
 from ecmf_pipeline.extraction.config import ExtractConfig
 from ecmf_pipeline.extraction.run import Reading, input_digests
 from ecmf_pipeline.interop.feature_import import ImportReport, import_features
 from ecmf_pipeline.interop.feature_sources import open_source
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.store import make_current
-from ecmf_pipeline.store.state import Holding
+from ecmf_pipeline.store.state import GroupSummary
 
 _DEPTH = len(paths.features(Modality.AUDIO).parts)
 
@@ -52,7 +52,7 @@ class StoreProject:
         """Return the digest of each clip's current input, None for clips without one; see `store.state.Present`."""
         if self.clips is None or self.modality is None:
             return None
-        if settings_of_imported(settings):
+        if has_imported_features(settings):
             return {clip.clip_id: newest.get(clip.clip_id) for clip in self.clips}
         if self.modality is Modality.TEXT and self.texts is None:
             return None
@@ -126,7 +126,7 @@ def find_stores(roots: Sequence[Path]) -> list[Path]:
     return stores
 
 
-def other_settings(project: StoreProject, holdings: Sequence[Holding]) -> list[Holding]:
+def other_settings(project: StoreProject, holdings: Sequence[GroupSummary]) -> list[GroupSummary]:
     """Return the settings groups that are not in use.
 
     Raises:

@@ -9,9 +9,9 @@ from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import write_json
 from ecmf_pipeline.core.predictions import PredictionTable
-from ecmf_pipeline.evaluation.scoring import Judge
-from ecmf_pipeline.evaluation.transfer import judge_transfer, label_map, transfer_summary
-from ecmf_pipeline.extraction.features import refuse_other_features
+from ecmf_pipeline.evaluation.scoring import Evaluator
+from ecmf_pipeline.evaluation.transfer import evaluate_transfer, label_map, transfer_summary
+from ecmf_pipeline.extraction.features import check_feature_origins
 from ecmf_pipeline.fusion.prediction import Ensemble
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import feature_origins, open_stored, read_labelled_corpus
@@ -27,7 +27,7 @@ def run(folder: Path, mapping: list[str]) -> None:
     params = load_params()
     corpus = read_labelled_corpus()
     ensemble = Ensemble.load(folder)
-    judge = Judge(corpus.clips, corpus.labels, params.evaluate)
+    judge = Evaluator(corpus.clips, corpus.labels, params.evaluate)
     own = {path.stem: PredictionTable.read(path).by_clip() for path in paths.predictions("given").glob("*.csv")}
     if "fusion" not in own:
         raise MissingInput(
@@ -36,13 +36,13 @@ def run(folder: Path, mapping: list[str]) -> None:
             command="ecmf-pipe predict",
         )
     stored = open_stored(params, judge.clips)
-    refuse_other_features(
+    check_feature_origins(
         ensemble.origins,
         feature_origins(params, stored),
         hint="extract features with the encoders of the model (ecmf-pipe extract), or train the model again",
-        columns_alone=True,
+        columns_only=True,
     )
-    results = judge_transfer(
+    results = evaluate_transfer(
         ensemble,
         judge,
         label_map(ensemble.label_names, corpus.labels, mapping),

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import assign_folds
-from ecmf_pipeline.evaluation.ablation import NOTHING, Study
+from ecmf_pipeline.evaluation.ablation import NO_PREDICTION, Study
 from ecmf_pipeline.evaluation.config import AblateConfig
 from ecmf_pipeline.evaluation.variants import variants
 from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
@@ -55,12 +55,12 @@ def _parts(
     folds = assign_folds(classes, groups, training.folds, rng=np.random.default_rng(training.seed))
     if first_fold_only:
         folds = np.where(folds == 0, folds, -1)
-    evaluated_labels = np.where(folds >= 0, np.array(labels), NOTHING)
+    evaluated_labels = np.where(folds >= 0, np.array(labels), NO_PREDICTION)
     study = Study(classes, evaluated_labels, groups or [""] * len(labels), folds, names, config)
     default_predictions = None
     for variant in variants(features, {}, fusion, training, config):
-        predictions = study.answers(study.train(variant), variant.features)
-        scores = study.told(predictions)
+        predictions = study.predict(study.train(variant), variant.features)
+        scores = study.mean_scores(predictions)
         line = f"  {variant.name}: accuracy {scores['accuracy']:.4f}, weighted F1 {scores['weighted_f1']:.4f}"
         if default_predictions is None:
             default_predictions = predictions

@@ -1,8 +1,8 @@
 """Compare rules that select clips for manual labels, by the gain from these labels.
 
 Manual labels are simulated: the truth of generated votes, and the labels of MELD before they were flipped. The rules
-are `worth_labelling` (used for ``next.csv``), ActiveLab (Goh and Mueller 2023, cleanlab) with our probabilities instead
-of those of a classifier, entropy, margin, and random choice.
+are `select_clips_to_label` (used for ``next.csv``), ActiveLab (Goh and Mueller 2023, cleanlab) with our probabilities
+instead of those of a classifier, entropy, margin, and random choice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.labels.combining import combine_votes
 from ecmf_pipeline.labels.config import RefineConfig
 from ecmf_pipeline.labels.label_model import GIVEN, assess
-from ecmf_pipeline.labels.refine import decide, label_entropy, worth_labelling
+from ecmf_pipeline.labels.refine import decide, label_entropy, select_clips_to_label
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 from tools.bench.labels.meld_noise import BALANCE, Text, clips_of, flip, interval, out_of_fold, read, score, transitions
 from tools.bench.labels.worlds import WORLDS, World, generate, gold_sample
@@ -41,7 +41,7 @@ def ours(
     _votes: Mapping[str, Floats], probs: Floats, eligible: Bools, count: int, _rng: np.random.Generator
 ) -> list[int]:
     """Select clips as for ``next.csv``."""
-    return list(worth_labelling(probs, ~eligible, count))
+    return list(select_clips_to_label(probs, ~eligible, count))
 
 
 def entropy(

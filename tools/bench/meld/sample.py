@@ -16,7 +16,7 @@ from ecmf_pipeline.corpora.config import MER_LABELS, CorpusConfig
 from ecmf_pipeline.corpora.meld import read_meld
 from ecmf_pipeline.encoders.config import TextConfig
 from ecmf_pipeline.encoders.registry import build_encoder
-from ecmf_pipeline.llm.answers import ScoreBooks
+from ecmf_pipeline.llm.answers import AnswerFiles
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Calibration, Prompt
 from ecmf_pipeline.llm.scoring import label_scores
@@ -119,7 +119,7 @@ def raw_scores(
         LlmConfig(calibration=calibration, workers=WORKERS),
         {f"{number:06d}": text for number, text in enumerate(texts)},
         MER_LABELS,
-        books=ScoreBooks("vote", folder / "scores", folder / ".waiting", folder / f"quarantine-{name}.csv"),
+        answer_files=AnswerFiles("vote", folder / "scores", folder / ".waiting", folder / f"quarantine-{name}.csv"),
         prompt=prompt,
     )
     return scores.values

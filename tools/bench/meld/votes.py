@@ -14,7 +14,7 @@ from ecmf_pipeline.labels.config import LinearConfig
 from ecmf_pipeline.labels.voters import vote
 from ecmf_pipeline.llm.prompt import load_prompt
 from ecmf_pipeline.llm.scoring import probabilities
-from ecmf_pipeline.llm.votes import LEAST_LABELLED, fit_calibration, prompts_by_fold
+from ecmf_pipeline.llm.votes import MIN_LABELLED, fit_calibration, prompts_by_fold
 from tools.bench.meld.figures import HEADER, difference, line
 from tools.bench.meld.sample import Floats, Ints, Sample, embedded, raw_scores
 
@@ -158,7 +158,7 @@ def few_labels_table(samples: Mapping[str, Sample], scores: Scores, seed: int, e
     echo("|---|---|---|")
     rng = np.random.default_rng(seed)
     unfitted = _loss_and_f1(dev_scores, dev.truth)
-    for count in (count for count in (*FEW_LABELS, len(train.truth)) if count >= LEAST_LABELLED):
+    for count in (count for count in (*FEW_LABELS, len(train.truth)) if count >= MIN_LABELLED):
         gains = []
         for _ in range(draws if count < len(train.truth) else 1):
             drawn = rng.choice(len(train.truth), count, replace=False)
