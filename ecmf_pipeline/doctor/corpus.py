@@ -16,7 +16,7 @@ from ecmf_pipeline.corpora.measuring import Measurement
 from ecmf_pipeline.corpora.registry import read_corpus
 from ecmf_pipeline.doctor.checks import Check, State
 from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, sample_evenly
-from ecmf_pipeline.extraction.run import Reading, coverage
+from ecmf_pipeline.extraction.run import BranchInputs, coverage
 from ecmf_pipeline.settings.params import Params
 
 _MEASURED_CLIPS = 4 * TRIAL_CLIPS
@@ -54,7 +54,7 @@ class CorpusState:
             root=paths.features(modality),
             quarantine_path=paths.quarantine("extract", modality),
             fingerprint=fingerprint(settings),
-            reading=Reading.of_settings(settings),
+            branch_inputs=BranchInputs.of_settings(settings),
         ).missing
 
     def unanswered(self) -> int:

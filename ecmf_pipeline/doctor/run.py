@@ -17,7 +17,7 @@ from ecmf_pipeline.doctor.checks import Check, State, duration, exit_code
 from ecmf_pipeline.doctor.corpus import CorpusState, check_corpus, clips_with_transcript, probe_clips, read_state
 from ecmf_pipeline.doctor.models import check_device, check_encoders, check_weights, workers_of
 from ecmf_pipeline.doctor.trial import TRIAL_CLIPS, Trial, sample_evenly, try_extraction, try_llm
-from ecmf_pipeline.extraction.run import Reading, input_digests
+from ecmf_pipeline.extraction.run import BranchInputs, input_digests
 from ecmf_pipeline.settings.params import Params, load_params
 
 _LLM_TEXTS = 2 * TRIAL_CLIPS
@@ -114,8 +114,8 @@ def _check_trial(
         if modality is Modality.TEXT and not texts:
             yield Check(name, State.OK, "not tried: there are no texts, see check llm")
             continue
-        reading = Reading.of(params.encoder_of(modality), params.faces)
-        digests = input_digests(modality, clips_of_texts if modality is Modality.TEXT else clips, texts, reading)
+        branch_inputs = BranchInputs.of(params.encoder_of(modality), params.faces)
+        digests = input_digests(modality, clips_of_texts if modality is Modality.TEXT else clips, texts, branch_inputs)
         chosen = sample_evenly(
             [clip for clip in (*clips, *clips_of_texts) if digests.pop(clip.clip_id, "")], TRIAL_CLIPS
         )

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality
 from ecmf_pipeline.core.errors import TryAgain
-from ecmf_pipeline.extraction.run import extract, plan_branch, writing
+from ecmf_pipeline.extraction.run import extract, open_writers, plan_branch
 from ecmf_pipeline.llm.answers import AnswerFiles
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Context
@@ -106,7 +106,7 @@ def try_extraction(
     """
     root = folder / f"{modality.value}.zarr"
     engine = TimedEngine(LocalProcesses(1, params.extract.clip_timeout))
-    with writing({modality: settings}, lambda _: root) as writers:
+    with open_writers({modality: settings}, lambda _: root) as writers:
         branch = plan_branch(
             modality,
             clips,

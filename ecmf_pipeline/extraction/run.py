@@ -35,7 +35,7 @@ from ecmf_pipeline.store import (
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class BranchInputs:
     """The inputs of a clip that a branch reads.
 
     Attributes:
@@ -47,17 +47,17 @@ class Reading:
     face_crops: bool = False
 
     @classmethod
-    def of(cls, encoder: BaseEncoderConfig, faces: FaceConfig) -> Reading:
+    def of(cls, encoder: BaseEncoderConfig, faces: FaceConfig) -> BranchInputs:
         """Return the inputs of a configured encoder; needs no weights."""
         return cls(encoder.text_columns, faces.source == "openface")
 
     @classmethod
-    def of_settings(cls, settings: Mapping[str, Any]) -> Reading:
+    def of_settings(cls, settings: Mapping[str, Any]) -> BranchInputs:
         """Return the inputs of features with these settings."""
         return cls(text_columns(settings), settings.get("faces", {}).get("source") == "openface")
 
 
-DEFAULT_READING = Reading()
+DEFAULT_BRANCH_INPUTS = BranchInputs()
 """Default inputs of a branch."""
 
 
@@ -92,7 +92,10 @@ class Branch:
 
 
 def input_digests(
-    modality: Modality, clips: Sequence[Clip], texts: Mapping[str, ClipText], reading: Reading = DEFAULT_READING
+    modality: Modality,
+    clips: Sequence[Clip],
+    texts: Mapping[str, ClipText],
+    branch_inputs: BranchInputs = DEFAULT_BRANCH_INPUTS,
 ) -> dict[str, str]:
     """Return the digest of each clip's input to a modality; clips without the input are left out.
 
@@ -100,17 +103,17 @@ def input_digests(
         modality: The branch.
         clips: The manifest.
         texts: Transcripts by clip id; only the text branch reads them.
-        reading: The inputs of the branch; clips that lack one of them are left out.
+        branch_inputs: The inputs of the branch; clips that lack one of them are left out.
     """
     if modality is Modality.TEXT:
         return {
-            clip.clip_id: text_digest(texts[clip.clip_id], reading.columns)
+            clip.clip_id: text_digest(texts[clip.clip_id], branch_inputs.columns)
             for clip in clips
-            if clip.clip_id in texts and texts[clip.clip_id].having(reading.columns)
+            if clip.clip_id in texts and texts[clip.clip_id].having(branch_inputs.columns)
         }
     if modality is Modality.AUDIO:
         return {clip.clip_id: clip.digest for clip in clips if clip.has_audio}
-    if modality is Modality.FACE and reading.face_crops:
+    if modality is Modality.FACE and branch_inputs.face_crops:
         return {clip.clip_id: clip.face_digest for clip in clips if clip.face_digest}
     return {clip.clip_id: clip.digest for clip in clips if clip.has_video}
 
@@ -120,7 +123,7 @@ def current_digests(
     clips: Sequence[Clip],
     texts: Mapping[str, ClipText],
     store: FeatureStore | None,
-    reading: Reading = DEFAULT_READING,
+    branch_inputs: BranchInputs = DEFAULT_BRANCH_INPUTS,
 ) -> dict[str, str]:
     """Return the digest of each clip's valid row in a store; clips without the modality are left out.
 
@@ -132,12 +135,12 @@ def current_digests(
         clips: The manifest.
         texts: Transcripts by clip id.
         store: The features; None if there are none yet.
-        reading: The inputs of the branch; used only if ``store`` is None.
+        branch_inputs: The inputs of the branch; used only if ``store`` is None.
     """
     if store is None:
-        return input_digests(modality, clips, texts, reading)
+        return input_digests(modality, clips, texts, branch_inputs)
     if not has_imported_features(store.settings):
-        return input_digests(modality, clips, texts, Reading.of_settings(store.settings))
+        return input_digests(modality, clips, texts, BranchInputs.of_settings(store.settings))
     newest = store.newest()
     return {clip.clip_id: newest[clip.clip_id] for clip in clips if clip.clip_id in newest}
 
@@ -182,7 +185,7 @@ def plan_branch(
             "import them, or pull them from the DVC remote",
             command=f"ecmf-pipe store import PATH --modality {modality.value} --encoder {encoder.name}",
         )
-    digests = current_digests(modality, clips, texts, store, Reading.of_settings(settings))
+    digests = current_digests(modality, clips, texts, store, BranchInputs.of_settings(settings))
     quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=key)
     quarantine.drop_outdated(digests)
     if retry_quarantined:
@@ -219,7 +222,7 @@ def coverage(
     root: Path,
     quarantine_path: Path,
     fingerprint: str | None = None,
-    reading: Reading = DEFAULT_READING,
+    branch_inputs: BranchInputs = DEFAULT_BRANCH_INPUTS,
 ) -> Coverage:
     """Count the clips of a modality.
 
@@ -230,11 +233,11 @@ def coverage(
         root: Store of the modality.
         quarantine_path: Quarantine table of the modality.
         fingerprint: Fingerprint of the features to count; None: the current one of the store.
-        reading: The inputs of the branch; used only if the store has no such features.
+        branch_inputs: The inputs of the branch; used only if the store has no such features.
     """
     current = fingerprint or current_fingerprint(root)
     store = FeatureStore(root, current) if current and has_fingerprint(root, current) else None
-    digests = current_digests(modality, clips, texts, store, reading)
+    digests = current_digests(modality, clips, texts, store, branch_inputs)
     quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=current or "")
     done = store.held(digests) if store is not None else set()
     bad = {clip_id for clip_id, digest in digests.items() if quarantine.holds(clip_id, digest)} - done
@@ -245,7 +248,7 @@ Writers = Mapping[Modality, StoreWriter]
 
 
 @contextmanager
-def writing(
+def open_writers(
     settings: Mapping[Modality, Mapping[str, Any]], store_root: Callable[[Modality], Path]
 ) -> Iterator[Writers]:
     """Lock the stores of some modalities for writing, and recover the batches of killed runs.
@@ -284,7 +287,7 @@ def extract(
         branches: Results of `plan_branch`, made while the stores were locked.
         clips: The manifest.
         texts: Transcripts by clip id.
-        writers: The writers yielded by `writing`.
+        writers: The writers yielded by `open_writers`.
         corpus_root: Folder that clip paths are relative to.
         media: How clips are sampled.
         faces: How faces are found.

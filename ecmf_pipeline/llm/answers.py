@@ -104,7 +104,7 @@ class TextScores:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class FormAnswer:
     """A form filled in by a model, as a line of the cache.
 
     Attributes:
@@ -125,7 +125,7 @@ class Written:
         return json.dumps(entry, allow_nan=False, separators=(",", ":")) + "\n"
 
     @classmethod
-    def parse(cls, line: bytes) -> Written:
+    def parse(cls, line: bytes) -> FormAnswer:
         """Parse a line.
 
         Raises:
@@ -137,7 +137,7 @@ class Written:
         return row
 
 
-_SCORES, _WRITTEN = TypeAdapter(TextScores), TypeAdapter(Written)
+_SCORES, _WRITTEN = TypeAdapter(TextScores), TypeAdapter(FormAnswer)
 
 
 class AnswerCache(Generic[RowT]):

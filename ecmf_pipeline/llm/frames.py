@@ -22,7 +22,7 @@ from ecmf_pipeline.llm.answers import AnswerFiles, Question, ScoreCache, TextSco
 from ecmf_pipeline.llm.config import LlmConfig, ShownFrames
 from ecmf_pipeline.llm.prompt import Message, PictureMessage, Prompt, Turn, json_words, load_prompt
 from ecmf_pipeline.llm.requests import LabelScorer, ServerStep
-from ecmf_pipeline.llm.scoring import Scored, collect_scores
+from ecmf_pipeline.llm.scoring import ScoringResult, collect_scores
 from ecmf_pipeline.llm.server_run import Budget, Drafts
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.containers import has_changed, resolve_reader
@@ -42,7 +42,7 @@ def frame_scores(
     faces: FaceConfig,
     answer_files: AnswerFiles,
     budget: Budget | None = None,
-) -> Scored:
+) -> ScoringResult:
     """Return label scores of clips from their pictures, (n, K); only files without cached scores are sent.
 
     Args:

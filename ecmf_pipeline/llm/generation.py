@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core.errors import ClipError
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.llm.answers import AnswerCache, AnswerFiles, Question, Written, answer_questions, open_drafts
+from ecmf_pipeline.llm.answers import AnswerCache, AnswerFiles, FormAnswer, Question, answer_questions, open_drafts
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.prompt import Chat, question_key
 from ecmf_pipeline.llm.requests import ServerFormStep
@@ -119,11 +119,11 @@ def generation_settings(config: LlmConfig, schema: Schema, prompt: Mapping[str, 
     }
 
 
-def form_parser(schema: Schema) -> Callable[[bytes], Written]:
+def form_parser(schema: Schema) -> Callable[[bytes], FormAnswer]:
     """Return a parser of lines of answers; values that violate the schema count as damaged."""
 
-    def parse(line: bytes) -> Written:
-        row = Written.parse(line)
+    def parse(line: bytes) -> FormAnswer:
+        row = FormAnswer.parse(line)
         if row.values is None:
             return row
         try:
@@ -141,7 +141,7 @@ def _generation_step(config: LlmConfig, schema: Schema, worker: int) -> Generati
     return GenerationStep(TransformersGenerator(config, worker), schema)
 
 
-class GenerationStep(Step[Question[Chat], Chat, Written]):
+class GenerationStep(Step[Question[Chat], Chat, FormAnswer]):
     """Step that answers questions with a local model.
 
     Args:
@@ -157,7 +157,7 @@ class GenerationStep(Step[Question[Chat], Chat, Written]):
         """Return the turns of the chat."""
         return item.content
 
-    def work(self, batch: Sequence[tuple[Question[Chat], Chat]]) -> list[Outcome[Written]]:
+    def work(self, batch: Sequence[tuple[Question[Chat], Chat]]) -> list[Outcome[FormAnswer]]:
         """Answer a batch; if one question fails, answer each separately."""
         try:
             with as_out_of_memory():
@@ -167,7 +167,7 @@ class GenerationStep(Step[Question[Chat], Chat, Written]):
                 return [outcome for one in batch for outcome in self.work([one])]
             return [Outcome(target, error) for item, _ in batch for target in item.targets]
         return [
-            Outcome(target, Written(target.digest, answer.values, answer.raw))
+            Outcome(target, FormAnswer(target.digest, answer.values, answer.raw))
             for (item, _), answer in zip(batch, answers, strict=True)
             for target in item.targets
         ]

@@ -11,7 +11,7 @@ from typing import Any
 from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.files import exclusive_lock, sha256_text
 from ecmf_pipeline.faces.config import FaceConfig
-from ecmf_pipeline.llm.answers import AnswerCache, AnswerFiles, AnswerWriter, TextScores, Written, open_drafts
+from ecmf_pipeline.llm.answers import AnswerCache, AnswerFiles, AnswerWriter, FormAnswer, TextScores, open_drafts
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.frames import frame_keys, picture_messages
 from ecmf_pipeline.llm.generation import form_parser
@@ -20,7 +20,7 @@ from ecmf_pipeline.llm.rewriting import truncate_context
 from ecmf_pipeline.llm.scoring import server_calibration_texts
 from ecmf_pipeline.llm.server_run import DRAFTS_FILE, Drafts, estimate_tokens
 
-Caches = Sequence[tuple[AnswerFiles, Callable[[bytes], TextScores | Written]]]
+Caches = Sequence[tuple[AnswerFiles, Callable[[bytes], TextScores | FormAnswer]]]
 """Files of each cache, with the parser of its lines."""
 
 
@@ -71,7 +71,7 @@ def prune(caches: Caches, in_use: set[str], *, remove: bool) -> Iterator[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
+class QuestionSet:
     """All questions of a source about the corpus.
 
     Attributes:
@@ -114,8 +114,8 @@ class Questions:
             labels: The labels of the scores, (K,).
         """
         for text, key in self.keys.items():
-            row: TextScores | Written | None = self.cache.get(key)
-            if isinstance(row, Written):
+            row: TextScores | FormAnswer | None = self.cache.get(key)
+            if isinstance(row, FormAnswer):
                 values = dict(row.values) if row.values else None
                 yield {"source": self.source, "text": text, "values": values, "raw": list(row.raw)}
             elif row is not None:
@@ -131,10 +131,10 @@ def score_questions(
     fingerprint: str,
     answer_files: AnswerFiles,
     prompt: Prompt | None = None,
-) -> Questions:
+) -> QuestionSet:
     """Return the questions that score texts; see `scoring.label_scores`."""
     used_prompt = prompt or load_prompt(config.prompt)
-    return Questions(
+    return QuestionSet(
         source,
         {text: sha256_text(text) for text in (*texts, *server_calibration_texts(config, used_prompt))},
         AnswerCache(
@@ -153,14 +153,14 @@ def rewrite_questions(
     prompt: RewritePrompt,
     fingerprint: str,
     answer_files: AnswerFiles,
-) -> Questions:
+) -> QuestionSet:
     """Return the questions of written rewrites; see `rewriting.generate_rewrites`."""
     chats: dict[str, Chat] = {}
     for context in contexts.values():
         chat = prompt.messages(truncate_context(context, config.max_tokens))
         chats[str(chat[-1]["content"])] = chat
     schema = prompt.answer_schema()
-    return Questions(
+    return QuestionSet(
         "rewrite",
         {text: question_key(chat) for text, chat in chats.items()},
         AnswerCache(answer_files.cache, fingerprint, form_parser(schema)),
@@ -178,10 +178,10 @@ def frame_questions(
     faces: FaceConfig,
     fingerprint: str,
     answer_files: AnswerFiles,
-) -> Questions:
+) -> QuestionSet:
     """Return the questions about pictures of clips; see `frames.frame_scores`."""
     messages = picture_messages(load_prompt(config.prompt), [b""] * config.votes.frames.count, labels)
-    return Questions(
+    return QuestionSet(
         source,
         {key: key for key in frame_keys(clips, config.votes.frames, faces).values()},
         AnswerCache(answer_files.cache, fingerprint, TextScores.parse),
@@ -196,8 +196,8 @@ def _samples(config: LlmConfig) -> int:
     return config.server.samples if config.server.scoring == "samples" else 1
 
 
-def _is_abstention(row: TextScores | Written) -> bool:
-    return row.values is None if isinstance(row, Written) else not row.scores
+def _is_abstention(row: TextScores | FormAnswer) -> bool:
+    return row.values is None if isinstance(row, FormAnswer) else not row.scores
 
 
 def _fingerprints(answer_files: AnswerFiles) -> list[str]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import ClipError
 from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.llm.answers import Question, TextScores, Written
+from ecmf_pipeline.llm.answers import FormAnswer, Question, TextScores
 from ecmf_pipeline.llm.config import LlmConfig, ServerConfig
 from ecmf_pipeline.llm.prompt import Chat, Prompt, Turn, question_key
 from ecmf_pipeline.llm.schema import InvalidAnswer, OneOf, Schema
@@ -178,7 +178,7 @@ class LabelScorer:
             return Draft(None, f"{error}: {answer.content}")
 
 
-class ServerFormStep(ServerStep[Question[Chat], Chat, Written]):
+class ServerFormStep(ServerStep[Question[Chat], Chat, FormAnswer]):
     """Step that fills in forms with a server.
 
     Args:
@@ -197,7 +197,7 @@ class ServerFormStep(ServerStep[Question[Chat], Chat, Written]):
         """Return the turns of the chat."""
         return item.content
 
-    def ask(self, item: Question[Chat], opened: Chat) -> Written:  # noqa: ARG002 - the chat is the item
+    def ask(self, item: Question[Chat], opened: Chat) -> FormAnswer:  # noqa: ARG002 - the chat is the item
         """Return the most probable answer; if it is invalid, a sampled one, since the same answer would come again."""
         raw: list[str] = []
         key, config, schema = question_key(opened), self._config, self._schema
@@ -210,7 +210,7 @@ class ServerFormStep(ServerStep[Question[Chat], Chat, Written]):
             options: dict[str, Any] = {"answer_tokens": max_tokens, **sampling}
             answer = self._server.ask(opened, schema.json_schema(), **options)
             try:
-                return Written(key, schema.read(answer.content), tuple(raw))
+                return FormAnswer(key, schema.read(answer.content), tuple(raw))
             except InvalidAnswer as error:
                 raw.append(self._drafts.add(key, attempt, Draft(None, f"{error}: {answer.content}")).raw)
-        return Written(key, None, tuple(raw))
+        return FormAnswer(key, None, tuple(raw))

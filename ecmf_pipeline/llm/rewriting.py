@@ -92,7 +92,7 @@ def neighbours_of(clips: Sequence[Clip], count: int, dialogues: str) -> Mapping[
 
 
 @dataclass(frozen=True, slots=True)
-class Rewritten:
+class RewriteResult:
     """The enriched texts, with the counts of the run.
 
     Attributes:
@@ -124,7 +124,7 @@ def enrich_transcripts(
     *,
     answer_files: AnswerFiles,
     engine: Engine | None = None,
-) -> Rewritten:
+) -> RewriteResult:
     """Return the enriched transcripts; only questions without a cached answer are sent to the model.
 
     Args:
@@ -156,7 +156,7 @@ def enrich_transcripts(
         text = enrich(context.text, row, labels, prompt=wording, config=rewrite)
         unclear += wording.wording.unclear in text
         texts[clip_id] = text + prompt.cue_suffix(context.cues)
-    return Rewritten(
+    return RewriteResult(
         texts,
         unclear,
         asked=scores.asked,
@@ -213,7 +213,7 @@ def generate_rewrites(
     prompt: RewritePrompt,
     answer_files: AnswerFiles,
     engine: Engine | None = None,
-) -> Rewritten:
+) -> RewriteResult:
     """Let the model find the cues of each utterance, and return the enriched transcripts; see `enrich_transcripts`."""
     shortened_contexts = {
         clip_id: truncate_context(context, config.max_tokens) for clip_id, context in contexts.items()
@@ -232,7 +232,7 @@ def generate_rewrites(
         texts[clip_id] = enriched.text
         unclear += enriched.unclear
         unquoted += enriched.unquoted
-    return Rewritten(
+    return RewriteResult(
         texts,
         unclear=unclear,
         unquoted=unquoted,

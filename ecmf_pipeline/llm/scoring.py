@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoringResult:
     """Label scores of a list of utterances.
 
     Attributes:
@@ -66,7 +66,7 @@ def label_scores(
     prompt: Prompt | None = None,
     engine: Engine | None = None,
     budget: Budget | None = None,
-) -> Scored:
+) -> ScoringResult:
     """Return the calibrated label scores of transcripts; only texts without cached scores are sent to the model.
 
     Args:
@@ -87,7 +87,7 @@ def label_scores(
     """
     if not any(text.strip() for text in texts.values()):  # no model is needed
         write_empty_quarantine(answer_files)
-        return Scored(np.full((len(texts), len(labels)), np.nan), 0, 0, len(texts), 0, 0)
+        return ScoringResult(np.full((len(texts), len(labels)), np.nan), 0, 0, len(texts), 0, 0)
     used_prompt = prompt or load_prompt(config.prompt)
     settings = fingerprint(config.settings(labels, prompt))
     calibration = server_calibration_texts(config, used_prompt)
@@ -116,7 +116,7 @@ CALIBRATION_PREFIX = "/calibration/"
 """Prefix of the names of calibration texts; clip ids contain no slash."""
 
 
-def subtract_calibration(scores: Scored, texts: int) -> Scored:
+def subtract_calibration(scores: ScoringResult, texts: int) -> ScoringResult:
     """Subtract the mean score of the calibration texts from the scores of the clips.
 
     Args:
@@ -148,7 +148,7 @@ def score_texts(
     steps: StepFactory,
     config: LlmConfig,
     engine: Engine | None = None,
-) -> Scored:
+) -> ScoringResult:
     """Return the uncalibrated label scores of transcripts, (n, K); see `answers.answer_questions`.
 
     Args:
@@ -181,13 +181,13 @@ def collect_scores(
     keys: Mapping[str, str],
     labels: Sequence[str],
     summary: AnswerSummary,
-) -> Scored:
+) -> ScoringResult:
     """Return the scores of clips, (n, K), with the counts of a run; clips without a key have no question."""
     values = np.full((len(clip_ids), len(labels)), np.nan)
     for row, clip_id in enumerate(clip_ids):
         if clip_id in keys and keys[clip_id] in cache:
             values[row] = cache[keys[clip_id]].scores or np.nan
-    return Scored(
+    return ScoringResult(
         values,
         asked=len(summary.asked),
         cached=summary.cached,

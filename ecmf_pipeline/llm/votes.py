@@ -21,7 +21,7 @@ from ecmf_pipeline.llm.answers import AnswerFiles
 from ecmf_pipeline.llm.config import LlmConfig, LlmVotesConfig
 from ecmf_pipeline.llm.cues import count_words
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt
-from ecmf_pipeline.llm.scoring import Scored, label_scores, probabilities
+from ecmf_pipeline.llm.scoring import ScoringResult, label_scores, probabilities
 from ecmf_pipeline.llm.server_run import Budget
 
 Floats = NDArray[np.float64]
@@ -52,7 +52,7 @@ def transcript_scores(
     seed: int,
     answer_files: AnswerFiles,
     budget: Budget | None = None,
-) -> Scored:
+) -> ScoringResult:
     """Return the label scores of transcripts, (n, K); with examples of the corpus, each fold has its own prompt.
 
     Args:
@@ -89,7 +89,7 @@ def transcript_scores(
         name: sum(getattr(result, name) for result in results)
         for name in ("asked", "cached", "empty", "truncated", "quarantined", "invalid")
     }
-    return Scored(values, **counts)
+    return ScoringResult(values, **counts)
 
 
 def prompts_by_fold(
@@ -130,7 +130,7 @@ def prompts_by_fold(
     return prompts
 
 
-def drop_short_transcripts(scores: Scored, texts: Sequence[str], min_words: int) -> tuple[Scored, int]:
+def drop_short_transcripts(scores: ScoringResult, texts: Sequence[str], min_words: int) -> tuple[ScoringResult, int]:
     """Remove the scores of very short transcripts: the model predicts its preferred labels for them.
 
     Args:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.clips import Clip, Modality
 from ecmf_pipeline.core.errors import ChangedSinceIndex, ClipError, FileUnreachable
-from ecmf_pipeline.extraction.run import Reading, current_digests
+from ecmf_pipeline.extraction.run import BranchInputs, current_digests
 from ecmf_pipeline.faces.contact_sheet import FaceShot, Picture, draw_sheet, jpeg, mark_face
 from ecmf_pipeline.faces.openface import read_openface_rows
 from ecmf_pipeline.faces.tracking import KEYPOINTS, crop_aligned, crop_square, eye_angle
@@ -134,7 +134,7 @@ def _describe_rank(rows: Sequence[FeatureRow], position: int) -> str:
 
 
 def _path_of(clip: Clip, settings: Mapping[str, Any], corpus_root: Path) -> Path:
-    return corpus_root / (clip.face_path if Reading.of_settings(settings).face_crops else clip.path)
+    return corpus_root / (clip.face_path if BranchInputs.of_settings(settings).face_crops else clip.path)
 
 
 def _sheet(chosen: _Choice, settings: Mapping[str, Any], corpus_root: Path, media: MediaConfig) -> FaceSheet:
@@ -143,7 +143,7 @@ def _sheet(chosen: _Choice, settings: Mapping[str, Any], corpus_root: Path, medi
     try:
         if not path.is_file():
             raise FileUnreachable("the file is not on this machine")
-        size = chosen.clip.face_bytes if Reading.of_settings(settings).face_crops else chosen.clip.bytes
+        size = chosen.clip.face_bytes if BranchInputs.of_settings(settings).face_crops else chosen.clip.bytes
         if size and path.stat().st_size != size:
             raise ChangedSinceIndex("the file has changed since it was indexed")
         picture, description = _draw(chosen, path, settings, media)
@@ -155,7 +155,7 @@ def _sheet(chosen: _Choice, settings: Mapping[str, Any], corpus_root: Path, medi
 
 def _draw(chosen: _Choice, path: Path, settings: Mapping[str, Any], media: MediaConfig) -> tuple[Picture, str]:
     row = chosen.row
-    if Reading.of_settings(settings).face_crops:
+    if BranchInputs.of_settings(settings).face_crops:
         if row is None:
             raise FileUnreachable("the clip has no face crops")
         return _draw_crops(row, path)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality, read_manifest, read_texts
 from ecmf_pipeline.core.console import echo
-from ecmf_pipeline.extraction.run import Branch, extract, plan_branch, writing
+from ecmf_pipeline.extraction.run import Branch, extract, open_writers, plan_branch
 from ecmf_pipeline.runner import RunReport
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.sharing.hints import warn_of_shared_outputs
@@ -34,7 +34,7 @@ def run(modalities: Sequence[Modality], *, workers: int | None = None, retry_qua
     clips = read_manifest(paths.MANIFEST)
     texts = read_texts(paths.REWRITES) if Modality.TEXT in used else {}
     settings = {modality: params.settings_of(modality) for modality in used}
-    with writing(settings, paths.features) as writers:
+    with open_writers(settings, paths.features) as writers:
         branches = [
             plan_branch(
                 modality,

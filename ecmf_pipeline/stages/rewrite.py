@@ -8,7 +8,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import ClipText, write_texts
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.llm.answers import write_empty_quarantine
-from ecmf_pipeline.llm.rewriting import Rewritten, enrich_transcripts
+from ecmf_pipeline.llm.rewriting import RewriteResult, enrich_transcripts
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.sharing.hints import warn_of_shared_outputs
 from ecmf_pipeline.stages.shared.inputs import read_manifest_with_transcripts
@@ -45,7 +45,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
         )
     else:
         write_empty_quarantine(answer_files)
-        rewritten = Rewritten()
+        rewritten = RewriteResult()
     texts: dict[str, ClipText] = {
         clip.clip_id: ClipText(clip.transcript, rewritten.texts.get(clip.clip_id, ""), clip.translation)
         for clip in clips

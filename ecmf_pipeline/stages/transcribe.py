@@ -46,7 +46,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     verdicts = Counter(transcript.verdict for transcript in result.transcripts.values())
     unused = ", ".join(f"{verdict.value} {verdicts[verdict]}" for verdict in Verdict if verdict is not Verdict.USED)
     echo(
-        f"transcribe: {result.heard} files transcribed, {result.reused} clips from the cache, "
+        f"transcribe: {result.transcribed} files transcribed, {result.reused} clips from the cache, "
         f"{verdicts[Verdict.USED]} transcripts used ({unused}), {result.quarantined} quarantined; "
         f"table {'written' if changed else 'unchanged'}"
     )

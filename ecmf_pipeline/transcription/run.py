@@ -38,13 +38,13 @@ class TranscriptionResult:
 
     Attributes:
         transcripts: The transcript of each transcribed clip id.
-        heard: Number of files transcribed in this run.
+        transcribed: Number of files transcribed in this run.
         reused: Number of clips whose transcript was in the cache.
         quarantined: Number of quarantined clips.
     """
 
     transcripts: Mapping[str, Transcript]
-    heard: int
+    transcribed: int
     reused: int
     quarantined: int
 
@@ -112,7 +112,7 @@ def transcribe(
         raise TryAgain(f"transcribe: some clips failed for transient reasons ({reasons})")
     return TranscriptionResult(
         {clip_id: assess_transcript(cache[key], config) for clip_id, key in keys.items() if key in cache},
-        heard=len({key for key in missing.values() if key in cache}),
+        transcribed=len({key for key in missing.values() if key in cache}),
         reused=len(keys) - len(missing),
         quarantined=len(quarantine),
     )

@@ -14,7 +14,7 @@ from ecmf_pipeline.encoders.base import Encoder, Encoding, Preparer
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TextColumn
 from ecmf_pipeline.encoders.registry import Implementation, implementation
 from ecmf_pipeline.extraction.config import ExtractConfig
-from ecmf_pipeline.extraction.run import Branch, extract, plan_branch, writing
+from ecmf_pipeline.extraction.run import Branch, extract, open_writers, plan_branch
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.detector import FaceTrack
 from ecmf_pipeline.media.config import MediaConfig
@@ -108,7 +108,7 @@ class Project:
     def run(self, *modalities: Modality, max_quarantined: float = 1.0, **options: Any):
         config = MeanConfig(**options)
         settings = {modality: branch_settings(modality, config, MEDIA, self.faces) for modality in modalities}
-        with writing(settings, self.root) as writers:
+        with open_writers(settings, self.root) as writers:
             return extract(
                 [self.plan(modality, **options) for modality in modalities],
                 self.clips,

@@ -11,7 +11,7 @@ import pytest
 from ecmf_pipeline.core.clips import Clip, ClipId, Modality
 from ecmf_pipeline.core.errors import TryAgain
 from ecmf_pipeline.core.files import sha256_file
-from ecmf_pipeline.extraction.run import Coverage, Reading, coverage
+from ecmf_pipeline.extraction.run import BranchInputs, Coverage, coverage
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.settings.params import branch_settings
@@ -99,7 +99,7 @@ class TestCropsOfTheCorpus:
             {},
             root=missing_store,
             quarantine_path=table,
-            reading=Reading(face_crops=True),
+            branch_inputs=BranchInputs(face_crops=True),
         )
         assert counts_without_store == Coverage(done=0, missing=2, absent=1, quarantined=0)
 

@@ -15,7 +15,7 @@ from ecmf_pipeline.encoders.config import EfficientNetConfig, EgemapsConfig, Min
 from ecmf_pipeline.extraction import run as run_module
 from ecmf_pipeline.extraction import step as step_module
 from ecmf_pipeline.extraction.config import ExtractConfig
-from ecmf_pipeline.extraction.run import extract, plan_branch, writing
+from ecmf_pipeline.extraction.run import extract, open_writers, plan_branch
 from ecmf_pipeline.extraction.step import BranchEncoder, ClipToExtract, ExtractOpener, ExtractStepFactory
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.sampling import Sampling, read_frames
@@ -58,7 +58,7 @@ def run_embedded(project: Project, folder: Path, models: Path, config: ExtractCo
     settings = {
         modality: branch_settings(modality, encoder, MEDIA, project.faces) for modality, encoder in encoders.items()
     }
-    with writing(settings, root) as writers:
+    with open_writers(settings, root) as writers:
         branches = [
             plan_branch(
                 modality,

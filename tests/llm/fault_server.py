@@ -23,7 +23,7 @@ from typing import Any
 from ecmf_pipeline.llm.answers import AnswerFiles, ScoreCache, open_drafts, part_files
 from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig, ServerConfig
 from ecmf_pipeline.llm.prompt import load_prompt
-from ecmf_pipeline.llm.scoring import Scored, score_texts, scoring_steps
+from ecmf_pipeline.llm.scoring import ScoringResult, score_texts, scoring_steps
 
 WORDS = ("neutral", "angry", "happy", "sad", "worried", "surprised")
 LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
@@ -257,7 +257,7 @@ def answer_files(folder: Path) -> AnswerFiles:
     return AnswerFiles("vote", folder / "cache", folder / ".spool", folder / "quarantine.csv")
 
 
-def score(folder: Path, texts: list[str], config: LlmConfig) -> Scored:
+def score(folder: Path, texts: list[str], config: LlmConfig) -> ScoringResult:
     """Score texts with the server; text n is the transcript of clip ``cn``."""
     return score_texts(
         {f"c{number}": text for number, text in enumerate(texts)},

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.llm.answers import AnswerFiles
 from ecmf_pipeline.llm.config import LlmConfig
-from ecmf_pipeline.llm.scoring import Scored, ScoringStep, score_texts
+from ecmf_pipeline.llm.scoring import ScoringResult, ScoringStep, score_texts
 
 LABELS = ("angry", "happy")
 
@@ -95,7 +95,7 @@ def score(
     retry: bool = False,
     clip_timeout: float = 30.0,
     max_quarantined: float = 1.0,
-) -> Scored:
+) -> ScoringResult:
     """Score texts with the scripted model; text n is the transcript of clip ``cn``."""
     return score_texts(
         {f"c{number}": text for number, text in enumerate(texts)},

@@ -20,7 +20,7 @@ from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.llm.config import LlmConfig, LlmVotesConfig, ShownFrames
 from ecmf_pipeline.llm.frames import encode_jpeg, frame_scores
 from ecmf_pipeline.llm.prompt import load_prompt
-from ecmf_pipeline.llm.scoring import Scored
+from ecmf_pipeline.llm.scoring import ScoringResult
 from ecmf_pipeline.llm.server_run import estimate_tokens
 from ecmf_pipeline.media.config import MediaConfig
 from tests.llm.fault_server import LABELS, FaultServer, answer_files, server_config, serving
@@ -44,7 +44,7 @@ def frames_config(url: str, **frames: Any) -> LlmConfig:
     return server_config(url, concurrency=2).model_copy(update={"votes": votes, "max_quarantined": 1.0})
 
 
-def score(folder: Path, clips: list[Clip], config: LlmConfig, faces: FaceConfig | None = None) -> Scored:
+def score(folder: Path, clips: list[Clip], config: LlmConfig, faces: FaceConfig | None = None) -> ScoringResult:
     return frame_scores(
         config,
         clips,

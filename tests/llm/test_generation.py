@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core.errors import BudgetSpent
-from ecmf_pipeline.llm.answers import AnswerCache, Written, open_drafts
+from ecmf_pipeline.llm.answers import AnswerCache, FormAnswer, open_drafts
 from ecmf_pipeline.llm.config import BudgetConfig, LlmConfig
 from ecmf_pipeline.llm.generation import FilledForms, fill_in_forms, generation_settings
 from ecmf_pipeline.llm.prompt import Chat, load_prompt, question_key
@@ -66,7 +66,7 @@ def test_an_invalid_answer_is_requested_once_more_and_stored(tmp_path: Path) -> 
     assert result.values == {"c0": {"label": "neutral"}, "c1": None}
     assert result.invalid == 1
     (folder,) = (tmp_path / "cache").iterdir()
-    cache = AnswerCache(tmp_path / "cache", folder.name, Written.parse)
+    cache = AnswerCache(tmp_path / "cache", folder.name, FormAnswer.parse)
     (raw, again) = cache[question_key(chats(numbered_texts(2))["c1"])].raw
     assert raw == again == 'label is none of the words that were asked for: {"label": "jubilant"}'
 
@@ -125,14 +125,14 @@ def test_answers_of_a_local_model_are_cached(tiny: LlmConfig, tmp_path: Path) ->
 
 def test_answers_round_trip_through_lines() -> None:
     for row in (
-        Written("0" * 64, {"cues": ("a", "b"), "why": "她说"}),
-        Written("0" * 64, None, ("not JSON: x",)),
-        Written("0" * 64, {"label": "sad"}, ("not JSON: x",)),
+        FormAnswer("0" * 64, {"cues": ("a", "b"), "why": "她说"}),
+        FormAnswer("0" * 64, None, ("not JSON: x",)),
+        FormAnswer("0" * 64, {"label": "sad"}, ("not JSON: x",)),
     ):
-        assert Written.parse(row.line().encode()) == row
+        assert FormAnswer.parse(row.line().encode()) == row
     for damaged in (b"{}", b'{"key": "k"}', b"[]", b'{"key": 3, "values": {}}', b'{"key": "k", "values": 3}', b"{"):
         with pytest.raises(ValueError):  # noqa: PT011 - the type is the contract of `parse`
-            Written.parse(damaged)
+            FormAnswer.parse(damaged)
 
 
 def test_settings_contain_only_what_changes_an_answer(tiny: LlmConfig) -> None:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.llm.prompt import CUES, Context, RewritePrompt, load_rewrite_prompt, packaged_rewrite_prompts
-from ecmf_pipeline.llm.rewriting import Rewritten, enrich_transcripts, enrich_with_answer, generate_rewrites
+from ecmf_pipeline.llm.rewriting import RewriteResult, enrich_transcripts, enrich_with_answer, generate_rewrites
 from tests.llm.fault_server import answer_files, server_config, serving
 
 PROMPTS = [load_rewrite_prompt(name) for name in packaged_rewrite_prompts()]
@@ -31,7 +31,7 @@ def form(**values: Any) -> str:
     return "content: " + json.dumps({"cues": "", "emotions": [], "clarity": "unclear"} | values)
 
 
-def rewrite(folder: Path, contexts: dict[str, Context], config: LlmConfig) -> Rewritten:
+def rewrite(folder: Path, contexts: dict[str, Context], config: LlmConfig) -> RewriteResult:
     return generate_rewrites(contexts, config=config, prompt=EN, answer_files=answer_files(folder))
 
 

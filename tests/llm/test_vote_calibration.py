@@ -7,7 +7,7 @@ import pytest
 
 from ecmf_pipeline.core.errors import ModelError
 from ecmf_pipeline.llm.prompt import load_prompt
-from ecmf_pipeline.llm.scoring import Scored, probabilities, subtract_calibration
+from ecmf_pipeline.llm.scoring import ScoringResult, probabilities, subtract_calibration
 from ecmf_pipeline.llm.votes import fit_calibration, held_out_calibrations, prompts_by_fold
 
 
@@ -129,8 +129,8 @@ def test_no_example_has_the_text_of_a_clip_of_the_fold() -> None:
 
 def test_scores_of_a_server_are_calibrated_by_those_of_the_calibration_texts() -> None:
     values = np.array([[1.0, 2.0], [np.nan, np.nan], [0.5, 0.0], [np.nan, np.nan], [1.5, 1.0]])
-    result = subtract_calibration(Scored(values, 5, 0, 0, 0, 0, 0), 3)
+    result = subtract_calibration(ScoringResult(values, 5, 0, 0, 0, 0, 0), 3)
     np.testing.assert_array_equal(result.values, np.array([[0.0, 1.5], [np.nan, np.nan]]))
     with pytest.raises(ModelError) as caught:
-        subtract_calibration(Scored(np.full((3, 2), np.nan), 3, 0, 0, 0, 0, 0), 2)
+        subtract_calibration(ScoringResult(np.full((3, 2), np.nan), 3, 0, 0, 0, 0, 0), 2)
     assert "llm.calibration: none" in str(caught.value.hint)

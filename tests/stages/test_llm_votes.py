@@ -11,7 +11,7 @@ import pytest
 from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split
 from ecmf_pipeline.llm import votes
 from ecmf_pipeline.llm.config import LlmConfig, LlmVotesConfig
-from ecmf_pipeline.llm.scoring import Scored
+from ecmf_pipeline.llm.scoring import ScoringResult
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.stages.shared.llm import llm_votes
 
@@ -43,7 +43,7 @@ def set_scores(monkeypatch: pytest.MonkeyPatch) -> Callable[[np.ndarray], None]:
     """Return a function that replaces the LLM by fixed scores."""
 
     def replace_llm(scores: np.ndarray) -> None:
-        scored = Scored(scores, len(scores), 0, 0, 0, 0, 0)
+        scored = ScoringResult(scores, len(scores), 0, 0, 0, 0, 0)
         monkeypatch.setattr(votes, "label_scores", lambda *_, **__: scored)
 
     return replace_llm

@@ -68,21 +68,21 @@ def run(folder: Path, clips: list[Clip], model: Path, **changes: object) -> Tran
 
 def test_each_file_is_transcribed_once(tmp_path: Path, clips: list[Clip], tiny_whisper: Path) -> None:
     first = run(tmp_path, clips, tiny_whisper)
-    assert (first.heard, first.reused, first.quarantined) == (2, 0, 1)
+    assert (first.transcribed, first.reused, first.quarantined) == (2, 0, 1)
     assert set(first.transcripts) == {"a", "b", "same"}
     assert first.transcripts["a"] == first.transcripts["same"]
     (entry,) = read_quarantine(tmp_path / "quarantine.csv")
     assert (entry.clip_id, entry.reason) == ("broken", "UnreadableMedia")
     parts = {path: path.read_bytes() for path in (tmp_path / "cache").rglob("*.jsonl")}
     again = run(tmp_path, clips, tiny_whisper, batch_size=1)
-    assert (again.heard, again.reused, again.quarantined) == (0, 3, 1)
+    assert (again.transcribed, again.reused, again.quarantined) == (0, 3, 1)
     assert again.transcripts == first.transcripts
     assert {path: path.read_bytes() for path in (tmp_path / "cache").rglob("*.jsonl")} == parts
     stricter = run(tmp_path, clips, tiny_whisper, min_confidence=-0.0001)
-    assert stricter.heard == 0, "verdicts are computed from cached transcripts"
+    assert stricter.transcribed == 0, "verdicts are computed from cached transcripts"
     verdicts = {transcript.verdict for transcript in stricter.transcripts.values()}
     assert verdicts <= {Verdict.UNSURE, Verdict.SILENT}
-    assert run(tmp_path, clips, tiny_whisper, language="zh").heard == 2
+    assert run(tmp_path, clips, tiny_whisper, language="zh").transcribed == 2
 
 
 def test_changed_file_is_retried(tmp_path: Path, clips: list[Clip], tiny_whisper: Path) -> None:
@@ -90,7 +90,7 @@ def test_changed_file_is_retried(tmp_path: Path, clips: list[Clip], tiny_whisper
     with pytest.raises(TryAgain) as caught:
         run(tmp_path, stale, tiny_whisper, max_quarantined=1)
     assert "ChangedSinceIndex" in caught.value.message
-    assert run(tmp_path, clips[:1], tiny_whisper).heard == 1
+    assert run(tmp_path, clips[:1], tiny_whisper).transcribed == 1
 
 
 def test_verdict_depends_on_confidence_and_repetition() -> None:

@@ -19,7 +19,7 @@ from ecmf_pipeline.core.clips import Clip, ClipId, Modality, Split
 from ecmf_pipeline.core.files import sha256_file
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.extraction.config import ExtractConfig
-from ecmf_pipeline.extraction.run import extract, plan_branch, writing
+from ecmf_pipeline.extraction.run import extract, open_writers, plan_branch
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.settings.params import branch_settings
@@ -139,7 +139,7 @@ def run_extraction(
     """
     faces = FaceConfig()
     settings = {modality: branch_settings(modality, encoder, media, faces) for modality, encoder in encoders.items()}
-    with writing(settings, lambda modality: stores / f"{modality.value}.zarr") as writers:
+    with open_writers(settings, lambda modality: stores / f"{modality.value}.zarr") as writers:
         branches = [
             plan_branch(
                 modality,

@@ -20,7 +20,7 @@ from ecmf_pipeline.core.clips import Clip, ClipId, Modality, Split, read_manifes
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.encoders.config import EgemapsConfig
 from ecmf_pipeline.extraction.config import ExtractConfig
-from ecmf_pipeline.extraction.run import Branch, extract, plan_branch, writing
+from ecmf_pipeline.extraction.run import Branch, extract, open_writers, plan_branch
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.runner import Outcome, Run, RunConfig, RunReport, Step, Target
@@ -83,7 +83,7 @@ def plan_nothing(folder: Path) -> Measurement:
 
     def run() -> None:
         clips = read_manifest(corpus.manifest)
-        with writing({Modality.AUDIO: corpus.settings}, lambda _: corpus.root) as writers:
+        with open_writers({Modality.AUDIO: corpus.settings}, lambda _: corpus.root) as writers:
             branch = corpus.plan(clips)
             if branch.todo or branch.reused != ALL_CLIPS:
                 raise RuntimeError(f"{len(branch.todo)} clips to do, {branch.reused} reused")
@@ -103,7 +103,7 @@ def add_hundred(folder: Path) -> Measurement:
 
     def run() -> None:
         clips = read_manifest(folder / "more.csv")
-        with writing({Modality.AUDIO: corpus.settings}, lambda _: corpus.root) as writers:
+        with open_writers({Modality.AUDIO: corpus.settings}, lambda _: corpus.root) as writers:
             branch = corpus.plan(clips)
             Run[NewClip](
                 steps,

@@ -21,7 +21,7 @@ from ecmf_pipeline.llm.cues import face_cues, read_cues, speech_rate, voice_cues
 from ecmf_pipeline.llm.frames import frame_scores
 from ecmf_pipeline.llm.prompt import Context, load_rewrite_prompt
 from ecmf_pipeline.llm.rewriting import rewrite_contexts
-from ecmf_pipeline.llm.scoring import Scored, label_scores
+from ecmf_pipeline.llm.scoring import ScoringResult, label_scores
 from ecmf_pipeline.llm.server_run import Budget
 from ecmf_pipeline.llm.votes import calibrated_votes, calibration_summary, drop_short_transcripts, transcript_scores
 from ecmf_pipeline.settings.params import Params
@@ -113,7 +113,7 @@ def with_cues_prompt(config: LlmConfig) -> LlmConfig:
 
 def llm_votes(
     params: Params, corpus: Corpus, *, workers: int | None = None, retry_quarantined: bool = False
-) -> tuple[dict[str, NDArray[np.float64]], list[Scored]]:
+) -> tuple[dict[str, NDArray[np.float64]], list[ScoringResult]]:
     """Query the LLM and return its votes on each clip.
 
     Everything that is fitted to labels (prompt examples, temperature, bias) uses given labels of other folds than the
@@ -136,7 +136,7 @@ def llm_votes(
     text_files, cue_files, frame_files = (
         replace(files, retry_quarantined=retry_quarantined) for files in (VOTE_FILES, CUE_FILES, FRAME_FILES)
     )
-    scores: dict[str, Scored] = {}
+    scores: dict[str, ScoringResult] = {}
     if "text" in inputs:
         texts: dict[str, str] = {clip.clip_id: clip.transcript for clip in clips}
         scored = transcript_scores(

@@ -8,10 +8,10 @@ import numpy as np
 
 from ecmf_pipeline.core.clips import Clip, label_indices
 from ecmf_pipeline.core.files import fingerprint
-from ecmf_pipeline.llm.answers import TextScores, Written
+from ecmf_pipeline.llm.answers import FormAnswer, TextScores
 from ecmf_pipeline.llm.frames import frame_settings
 from ecmf_pipeline.llm.generation import generation_settings
-from ecmf_pipeline.llm.inventory import Caches, Questions, frame_questions, rewrite_questions, score_questions
+from ecmf_pipeline.llm.inventory import Caches, QuestionSet, frame_questions, rewrite_questions, score_questions
 from ecmf_pipeline.llm.prompt import Prompt, load_prompt, load_rewrite_prompt
 from ecmf_pipeline.llm.votes import prompts_by_fold
 from ecmf_pipeline.settings.params import Params
@@ -35,7 +35,7 @@ from ecmf_pipeline.stages.shared.llm import (
 
 CACHES: Caches = (
     (REWRITE_FILES, TextScores.parse),
-    (REWRITE_ANSWER_FILES, Written.parse),
+    (REWRITE_ANSWER_FILES, FormAnswer.parse),
     (VOTE_FILES, TextScores.parse),
 )
 """Files of answers, with the function that parses their lines."""
@@ -60,7 +60,7 @@ def fingerprints_in_use(params: Params) -> dict[str, str]:
     return fingerprints
 
 
-def questions(params: Params) -> Iterator[Questions]:
+def questions(params: Params) -> Iterator[QuestionSet]:
     """Yield the questions of each source."""
     clips, labels, config, in_use = (
         read_manifest_with_transcripts(params),

@@ -16,7 +16,7 @@ from ecmf_pipeline.core.errors import ClipError, InputError
 from ecmf_pipeline.core.files import fingerprint, sha256_file
 from ecmf_pipeline.encoders.config import ImportedConfig
 from ecmf_pipeline.extraction.features import FeatureOrigin, check_feature_origins, open_features
-from ecmf_pipeline.extraction.run import extract, plan_branch, writing
+from ecmf_pipeline.extraction.run import extract, open_writers, plan_branch
 from ecmf_pipeline.llm.answers import AnswerFiles
 from ecmf_pipeline.llm.prompt import Context
 from ecmf_pipeline.llm.rewriting import enrich_transcripts
@@ -163,7 +163,7 @@ def _predicted(
     def store(modality: Modality) -> Path:
         return folder / f"{modality.value}.zarr"
 
-    with writing({m: settings[m] for m in computed}, store) as writers:
+    with open_writers({m: settings[m] for m in computed}, store) as writers:
         branches = [
             plan_branch(
                 modality,

@@ -14,7 +14,7 @@ from ecmf_pipeline.core.errors import InputError, MissingInput, ModelError, Para
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.encoders.config import ImportedConfig, has_imported_features
 from ecmf_pipeline.extraction.config import ExtractConfig
-from ecmf_pipeline.extraction.run import Reading, input_digests
+from ecmf_pipeline.extraction.run import BranchInputs, input_digests
 from ecmf_pipeline.interop.feature_import import ImportReport, import_features
 from ecmf_pipeline.interop.feature_sources import open_source
 from ecmf_pipeline.settings.params import Params, load_params
@@ -56,10 +56,10 @@ class StoreProject:
             return {clip.clip_id: newest.get(clip.clip_id) for clip in self.clips}
         if self.modality is Modality.TEXT and self.texts is None:
             return None
-        reading = Reading.of_settings(settings)
-        if reading.face_crops and not any(clip.face_path for clip in self.clips):
+        branch_inputs = BranchInputs.of_settings(settings)
+        if branch_inputs.face_crops and not any(clip.face_path for clip in self.clips):
             return None  # the corpus was indexed without face crops
-        digests = input_digests(self.modality, self.clips, self.texts or {}, reading)
+        digests = input_digests(self.modality, self.clips, self.texts or {}, branch_inputs)
         return {clip.clip_id: digests.get(clip.clip_id) for clip in self.clips}
 
     def settings_in_use(self) -> dict[str, Mapping[str, Any]] | None:
