@@ -69,8 +69,8 @@ def _extraction_result(run: ZooRun, clip: Clip, branch: str) -> str:
 
 def _format_name(name: str) -> str:
     printable = ascii(name)[1:-1] if not name.isprintable() else name
-    shortened = printable if len(printable) <= 40 else f"{printable[:30]}... ({len(name)} characters)"
-    return f"`{shortened}`".replace("|", "\\|")
+    average_rows = printable if len(printable) <= 40 else f"{printable[:30]}... ({len(name)} characters)"
+    return f"`{average_rows}`".replace("|", "\\|")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from ecmf_pipeline.store import FeatureStore, StoreWriter, make_current
 from ecmf_pipeline.store.compact import Compaction, compact, drop_settings
 from ecmf_pipeline.store.damage import Finding
 from ecmf_pipeline.store.format import lock_path
-from ecmf_pipeline.store.state import GroupSummary, RowState, in_words, list_store
+from ecmf_pipeline.store.state import GroupSummary, RowState, format_provenance, list_store
 from ecmf_pipeline.store.verify import Verification, mend, verify_store
 
 SHOWN = 20
@@ -83,7 +83,7 @@ def _cells(holding: GroupSummary, in_use: object) -> dict[str, str]:
 
 
 def _print_origin(holding: GroupSummary) -> None:
-    if origin := in_words(holding.provenance):
+    if origin := format_provenance(holding.provenance):
         echo(f"  {holding.fingerprint}: {origin}")
     for versions in holding.versions:
         libraries = ", ".join(f"{library} {version}" for library, version in versions.items())
@@ -237,7 +237,7 @@ def export(root: Path, *, file_format: FileFormat, level: Level, out: Path) -> N
     report = export_features(store, out, file_format=file_format, level=level, digests=digests)
     echo(
         f"export: {report.clips} clips of {root} ({store.dim}-d) written to {out}; "
-        f"{report.left_out} left out because their input changed or is no longer in the manifest"
+        f"{report.not_exported} left out because their input changed or is no longer in the manifest"
     )
 
 

@@ -60,19 +60,19 @@ def pool_segments(values: NDArray[np.float32], lengths: NDArray[np.int64], pool:
     return np.concatenate([mean, spread], axis=1)
 
 
-def shortened(rows: NDArray[np.float32], most: int) -> NDArray[np.float32]:
-    """Shorten a sequence to at most ``most`` rows by averaging segments of nearly equal length.
+def average_rows(rows: NDArray[np.float32], max_rows: int) -> NDArray[np.float32]:
+    """Shorten a sequence to at max_rows ``max_rows`` rows by averaging segments of nearly equal length.
 
     Args:
         rows: Frame-level features of one clip, (T, D).
-        most: Maximum number of rows, at least 1.
+        max_rows: Maximum number of rows, at least 1.
 
     Returns:
-        The rows unchanged, (T, D), or the means of ``most`` segments, (most, D).
+        The rows unchanged, (T, D), or the means of ``max_rows`` segments, (max_rows, D).
     """
-    if len(rows) <= most:
+    if len(rows) <= max_rows:
         return rows
-    ends = np.linspace(0, len(rows), most + 1).astype(np.int64)
+    ends = np.linspace(0, len(rows), max_rows + 1).astype(np.int64)
     return pool_segments(rows, np.diff(ends), "mean")
 
 

@@ -63,6 +63,7 @@ def check_feature_origins(
     now: Mapping[str, FeatureOrigin],
     *,
     hint: str,
+    command: str | None = None,
     columns_only: bool = False,
 ) -> None:
     """Raise if features come from other encoders than those that a saved model was trained on.
@@ -71,6 +72,7 @@ def check_feature_origins(
         trained: Origin of the training features, by modality; modalities without an entry are not checked.
         now: Origin of the current features, by modality.
         hint: How to fix the error.
+        command: The shell command that fixes it.
         columns_only: Whether to compare only `FeatureOrigin.columns` instead of all settings.
 
     Raises:
@@ -84,7 +86,7 @@ def check_feature_origins(
         if keys := list(_differing_keys(*pair)):
             differences.append(f"{name}: the saved model was trained on {_describe_difference(old, new, keys)}")
     if differences:
-        raise InputError("; ".join(differences), hint)
+        raise InputError("; ".join(differences), hint, command=command)
 
 
 def _describe_difference(old: FeatureOrigin, new: FeatureOrigin, keys: list[str]) -> str:
@@ -139,7 +141,7 @@ class StoredFeatures:
         store, digests = self.stores[name], self.digests[name]
         if pool != "frames":
             return store.load(clip_ids, pool=pool, digests=digests).values
-        values = store.load_sequences(clip_ids, digests=digests, most=MAX_FRAMES).values  # (n, T, D)
+        values = store.load_sequences(clip_ids, digests=digests, max_rows=MAX_FRAMES).values  # (n, T, D)
         if values.shape[1] > 1:
             return values
         missing = np.full((len(clip_ids), values.shape[2]), np.nan, np.float32)
@@ -176,7 +178,7 @@ def open_features(
     for modality in modalities:
         store = FeatureStore.open(store_root(modality), fingerprint_of(modality))
         valid_digests = current_digests(modality, clips, texts, store)
-        if store.held(valid_digests):
+        if store.clips_with_features(valid_digests):
             stores[modality.value], digests[modality.value] = store, valid_digests
     if not stores:
         raise InputError("no clip has any features", "extract features first", command="ecmf-pipe extract")

@@ -190,11 +190,15 @@ def plan_branch(
     quarantine.drop_outdated(digests)
     if retry_quarantined:
         quarantine.clear()
-    held = store.held(digests) if store is not None else set()
+    clips_with_features = store.clips_with_features(digests) if store is not None else set()
     todo = frozenset(
-        clip_id for clip_id, digest in digests.items() if clip_id not in held and not quarantine.holds(clip_id, digest)
+        clip_id
+        for clip_id, digest in digests.items()
+        if clip_id not in clips_with_features and not quarantine.holds(clip_id, digest)
     )
-    return Branch(modality, encoder, settings, quarantine, digests, todo, len(held), len(clips) - len(digests))
+    return Branch(
+        modality, encoder, settings, quarantine, digests, todo, len(clips_with_features), len(clips) - len(digests)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +243,7 @@ def coverage(
     store = FeatureStore(root, current) if current and has_fingerprint(root, current) else None
     digests = current_digests(modality, clips, texts, store, branch_inputs)
     quarantine = Quarantine(quarantine_path, stage="extract", modality=modality.value, fingerprint=current or "")
-    done = store.held(digests) if store is not None else set()
+    done = store.clips_with_features(digests) if store is not None else set()
     bad = {clip_id for clip_id, digest in digests.items() if quarantine.holds(clip_id, digest)} - done
     return Coverage(len(done), len(digests) - len(done) - len(bad), len(clips) - len(digests), len(bad))
 

@@ -38,11 +38,11 @@ class ExportReport:
 
     Attributes:
         clips: Number of exported clips.
-        left_out: Number of other clips in the store: not requested, or with features of an older input only.
+        not_exported: Number of other clips in the store: not requested, or with features of an older input only.
     """
 
     clips: int
-    left_out: int
+    not_exported: int
 
 
 def export_features(
@@ -71,8 +71,10 @@ def export_features(
     _check_output_path(out, store.root)
     newest = store.newest()
     requested = newest if digests is None else digests
-    held = store.held(requested)
-    clip_ids = [clip_id for clip_id in newest if clip_id in held]  # in store order, each part is read at most twice
+    clips_with_features = store.clips_with_features(requested)
+    clip_ids = [
+        clip_id for clip_id in newest if clip_id in clips_with_features
+    ]  # in store order, each part is read at most twice
     if not clip_ids:
         raise InputError(
             f"{store.root} holds no current features of the {len(requested)} clips",

@@ -89,7 +89,7 @@ def _choose(
         },
         key=_hash_order,
     )[: count // 3]
-    sampled = sorted(store.held(digests), key=_hash_order)[:MAX_SAMPLED]
+    sampled = sorted(store.clips_with_features(digests), key=_hash_order)[:MAX_SAMPLED]
     rows = [store.row(clip_id, digests[clip_id]) for clip_id in sampled]
     rows = [row for row in rows if "boxes" in row.side]  # imported features have no boxes
     rows.sort(key=lambda row: (_quality(row), row.clip_id))

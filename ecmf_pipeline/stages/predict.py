@@ -51,7 +51,10 @@ def run(labels: paths.Labels) -> None:
     stored = open_stored(params, corpus.clips)
     for ensemble in ensembles.values():
         check_feature_origins(
-            ensemble.origins, feature_origins(params, stored), hint="train the models again (ecmf-pipe train)"
+            ensemble.origins,
+            feature_origins(params, stored),
+            hint="train the models again",
+            command="ecmf-pipe train",
         )
         ensemble.check_modalities(stored.modalities)
     foldwise_ensembles = {name: out_of_fold(ensemble, corpus.clips) for name, ensemble in ensembles.items()}

@@ -38,7 +38,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
         config=config,
         corpus_root=params.corpus.root,
         cache_root=paths.TRANSCRIPT_CACHE,
-        waiting=paths.DATA / ".transcripts.spool",
+        spool=paths.DATA / ".transcripts.spool",
         quarantine_path=path,
         retry_quarantined=retry_quarantined,
     )

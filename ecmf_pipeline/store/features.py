@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.arrays import Ints, pool_segments, pooled_width, shortened
+from ecmf_pipeline.core.arrays import Ints, average_rows, pool_segments, pooled_width
 from ecmf_pipeline.core.config import Pool
 from ecmf_pipeline.core.errors import MissingInput, StaleStore
 from ecmf_pipeline.store.format import (
@@ -198,7 +198,7 @@ class FeatureStore:
         """Return whether the store has features of this clip that were computed from exactly this input."""
         return self._table.find(clip_id, digest) >= 0
 
-    def held(self, digests: Mapping[str, str]) -> set[str]:
+    def clips_with_features(self, digests: Mapping[str, str]) -> set[str]:
         """Return the clips whose features were computed from exactly the given inputs.
 
         Args:
@@ -242,14 +242,14 @@ class FeatureStore:
 
     @_retry_after_merge
     def load_sequences(
-        self, clip_ids: Sequence[str], *, digests: Mapping[str, str] | None = None, most: int | None = None
+        self, clip_ids: Sequence[str], *, digests: Mapping[str, str] | None = None, max_rows: int | None = None
     ) -> Sequences:
         """Read frame-level features, padded to the longest sequence.
 
         Args:
             clip_ids: The clips, in the requested order.
             digests: See `load`.
-            most: Maximum number of rows per clip; longer sequences are averaged down to it (`arrays.shortened`).
+            max_rows: Maximum number of rows per clip; longer sequences are averaged down to it (`arrays.average_rows`).
                 None: no limit.
 
         Raises:
@@ -257,7 +257,7 @@ class FeatureStore:
         """
         entries = self._table.entries(clip_ids, digests)
         longest = int(np.array(self._table.lengths, np.int64)[entries[entries >= 0]].max(initial=0))
-        longest = longest if most is None else min(longest, most)
+        longest = longest if max_rows is None else min(longest, max_rows)
         values = np.full((len(clip_ids), longest, self.dim or 0), np.nan, np.float32)
         mask = np.zeros((len(clip_ids), longest), np.bool_)
         for part_read in self._table.part_reads(entries):
@@ -267,7 +267,7 @@ class FeatureStore:
                 if kept == length:
                     widen(stored[start : start + length], values[position, :kept])
                 else:
-                    values[position, :kept] = shortened(stored[start : start + length].astype(np.float32), kept)
+                    values[position, :kept] = average_rows(stored[start : start + length].astype(np.float32), kept)
                 mask[position, :kept] = True
         return Sequences(values, mask)
 

@@ -162,14 +162,14 @@ def encoder_name(settings: Mapping[str, Any]) -> str:
     return str(encoder.get("type", "unknown"))
 
 
-def in_words(provenance: Mapping[str, Any]) -> str:
+def format_provenance(provenance: Mapping[str, Any]) -> str:
     """Format the provenance of features as one line: the model first, hashes shortened, library versions omitted.
 
     Args:
         provenance: As passed to `create_settings_group`; joined encoders are formatted one after another.
     """
     if members := provenance.get("members"):
-        return " + ".join(in_words(member) for member in members)
+        return " + ".join(format_provenance(member) for member in members)
     first = {key: provenance[key] for key in ("model", "revision", "commit") if key in provenance}
     shown = first | {key: value for key, value in provenance.items() if key != "versions"}
     return ", ".join(f"{key} {text}" for key, text in _flatten(shown))

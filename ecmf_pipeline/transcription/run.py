@@ -55,7 +55,7 @@ def transcribe(
     config: TranscribeConfig,
     corpus_root: Path,
     cache_root: Path,
-    waiting: Path,
+    spool: Path,
     quarantine_path: Path,
     retry_quarantined: bool = False,
 ) -> TranscriptionResult:
@@ -66,7 +66,7 @@ def transcribe(
         config: The model, and the limits for transcripts that are used.
         corpus_root: The folder that the paths of the clips are relative to.
         cache_root: The folder of the transcript cache.
-        waiting: The folder of finished batches that are not in the cache yet; not tracked by DVC.
+        spool: The folder of finished batches that are not in the cache yet; not tracked by DVC.
         quarantine_path: The table of quarantined clips.
         retry_quarantined: Whether to retry quarantined clips although nothing changed.
 
@@ -84,7 +84,7 @@ def transcribe(
     if retry_quarantined:
         quarantine.clear()
     cache = AnswerCache(cache_root, settings, TranscriptRecord.parse)
-    with AnswerWriter(cache, waiting, keys) as writer:
+    with AnswerWriter(cache, spool, keys) as writer:
         missing = {clip_id: key for clip_id, key in keys.items() if key not in cache}
         quarantine.drop_outdated(missing)
         report = RunReport(reused={BRANCH: len(keys) - len(missing)})

@@ -17,8 +17,8 @@ from ecmf_pipeline.core.files import exclusive_lock
 HOLD_LOCK = """
 import sys
 from pathlib import Path
-from ecmf_pipeline.core.files import exclusive
-with exclusive(Path(sys.argv[1]), "it"):
+from ecmf_pipeline.core.files import exclusive_lock
+with exclusive_lock(Path(sys.argv[1]), "it"):
     print("ready", flush=True)
     sys.stdin.read()
 """

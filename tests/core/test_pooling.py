@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ecmf_pipeline.core.arrays import pool_segments, pooled_width, shortened
+from ecmf_pipeline.core.arrays import average_rows, pool_segments, pooled_width
 
 
 @given(data=st.data(), pool=st.sampled_from(["mean", "max", "mean_std"]))
@@ -35,8 +35,8 @@ def test_pooling_of_no_clips_returns_no_rows():
 
 def test_long_sequence_is_averaged_over_segments_of_nearly_equal_length():
     rows = np.arange(20, dtype=np.float32).reshape(10, 2)
-    assert shortened(rows, 10) is rows
-    assert shortened(rows, 5).tolist() == [[1, 2], [5, 6], [9, 10], [13, 14], [17, 18]]
-    uneven = shortened(rows, 4)  # segments of 2, 3, 2, 3 rows
+    assert average_rows(rows, 10) is rows
+    assert average_rows(rows, 5).tolist() == [[1, 2], [5, 6], [9, 10], [13, 14], [17, 18]]
+    uneven = average_rows(rows, 4)  # segments of 2, 3, 2, 3 rows
     assert uneven[:, 0].tolist() == [1, 6, 11, 16]
-    assert shortened(rows, 1).tolist() == [rows.mean(axis=0).tolist()]
+    assert average_rows(rows, 1).tolist() == [rows.mean(axis=0).tolist()]

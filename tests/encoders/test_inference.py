@@ -89,13 +89,13 @@ class TestPrecision:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str
     ) -> None:
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
-        monkeypatch.setattr(machine, "_PROCESSOR", tmp_path / "cpuinfo")
+        monkeypatch.setattr(machine, "_CPU_INFO", tmp_path / "cpuinfo")
         assert best_precision("cpu") == ("bf16" if "bf16" in flags else "fp32")
         config = VisionConfig(model="org/name", precision="auto")
         assert config.resolved("cpu").precision == best_precision("cpu")
 
     def test_auto_is_fp32_if_the_processor_is_unknown(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(machine, "_PROCESSOR", tmp_path / "absent")
+        monkeypatch.setattr(machine, "_CPU_INFO", tmp_path / "absent")
         assert best_precision("cpu") == "fp32"
 
     def test_place_casts_matrices_but_not_norms(self) -> None:

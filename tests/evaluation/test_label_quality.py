@@ -22,7 +22,7 @@ from ecmf_pipeline.labels.config import LabelModelConfig
 from ecmf_pipeline.labels.label_model import GIVEN
 from ecmf_pipeline.report.blocks import Collapsible, Table
 from ecmf_pipeline.report.refinement import evidence_blocks, vote_source_blocks
-from tools.bench.labels.worlds import World, generate
+from tools.bench.labels.simulations import VoteSimulation, generate
 
 LABELS = ["angry", "happy", "sad"]
 CLIPS = 240
@@ -36,7 +36,7 @@ def few_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_evidence(*, gold: int, human_labels: int = 0) -> LabelEvidence:
-    votes, truth = generate(World("evaluated", (0.8, 0.7, 0.6), classes=3, clips=CLIPS), 0)
+    votes, truth = generate(VoteSimulation("evaluated", (0.8, 0.7, 0.6), classes=3, clips=CLIPS), 0)
     rng = np.random.default_rng(0)
     given = np.where(rng.random(CLIPS) < 0.2, (truth + 1) % 3, truth)
     given[200:] = -1

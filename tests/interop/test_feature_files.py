@@ -68,7 +68,7 @@ def test_export_import_round_trip(tmp_path: Path, file_format: FileFormat, level
     store = write_store(tmp_path / "audio.zarr")
     out = tmp_path / "out"
     report = export_features(store, out, file_format=file_format, level=level)
-    assert (report.clips, report.left_out) == (3, 0)
+    assert (report.clips, report.not_exported) == (3, 0)
     back = import_from(out, tmp_path / "imported.zarr", sorted(RAGGED))
     assert (back.new, back.bad, back.missing, back.extra, back.dim) == (3, {}, [], [], 4)
     for name in RAGGED:
@@ -96,7 +96,7 @@ def test_only_rows_with_requested_digest_are_exported(tmp_path: Path) -> None:
     store = write_store(tmp_path / "audio.zarr")
     digests = {"a": "old", "b": "old", "妈妈 x": "new", "unheard": "old"}
     report = export_features(store, tmp_path / "out", file_format=FileFormat.NPY, level=Level.FRAME, digests=digests)
-    assert (report.clips, report.left_out) == (2, 1)
+    assert (report.clips, report.not_exported) == (2, 1)
     assert {path.stem: len(np.load(path)) for path in (tmp_path / "out").iterdir()} == {"a": 3, "b": 1}
     with pytest.raises(InputError) as caught:
         export_features(store, tmp_path / "none", file_format=FileFormat.NPY, level=Level.FRAME, digests={"a": "other"})

@@ -14,9 +14,9 @@ from ecmf_pipeline.labels import baselines
 from ecmf_pipeline.labels.baselines import BASELINES, Votes
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 from tools.bench.labels.__main__ import WITHOUT_GOLD
-from tools.bench.labels.worlds import World, drawn_worlds, generate, gold_sample
+from tools.bench.labels.simulations import VoteSimulation, generate, gold_sample, random_simulations
 
-WORLD = World("small", (0.75, 0.6, 0.5, 0.4), clips=1500, soft=False)
+WORLD = VoteSimulation("small", (0.75, 0.6, 0.5, 0.4), clips=1500, soft=False)
 
 
 def combine_with_crowd_kit(votes: Votes, method: str, fixed: Ints | None = None) -> Floats:
@@ -80,7 +80,7 @@ def test_baselines_that_do_not_learn_ignore_gold_labels(name: str) -> None:
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_baselines_accept_a_single_source_and_a_source_without_votes(name: str) -> None:
-    votes, truth = generate(World("short", (0.8, 0.7), classes=3, clips=200), 5)
+    votes, truth = generate(VoteSimulation("short", (0.8, 0.7), classes=3, clips=200), 5)
     gold = gold_sample(truth, 0.3, 5)
     single = {"source0": votes["source0"]}
     probs = BASELINES[name].combine(single, gold)
@@ -96,9 +96,9 @@ def test_dawid_skene_works_without_gold_labels() -> None:
 
 
 def test_random_benchmark_settings_are_distinct_and_reproducible() -> None:
-    worlds = drawn_worlds(20, 100)
-    assert worlds == drawn_worlds(20, 100)
-    assert worlds != drawn_worlds(20, 101)
+    worlds = random_simulations(20, 100)
+    assert worlds == random_simulations(20, 100)
+    assert worlds != random_simulations(20, 101)
     assert len({world.name for world in worlds}) == 20
     assert {len(world.skills) for world in worlds} <= set(range(3, 9))
     for world in worlds:

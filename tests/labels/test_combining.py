@@ -17,10 +17,10 @@ from ecmf_pipeline.core.arrays import expected_calibration_error
 from ecmf_pipeline.labels.combining import combine_votes
 from ecmf_pipeline.labels.unsupervised import independent_sources
 from ecmf_pipeline.labels.votes import first_choice, stack_votes
-from tools.bench.labels.worlds import WORLDS, World, generate, gold_sample
+from tools.bench.labels.simulations import VOTE_SIMULATIONS, VoteSimulation, generate, gold_sample
 
 Simulate = Callable[..., Any]
-WORLDS_BY_NAME = {world.name: world for world in WORLDS}
+WORLDS_BY_NAME = {world.name: world for world in VOTE_SIMULATIONS}
 TESTED = ("plain", "one label each", "errors in common", "twins")
 
 
@@ -83,12 +83,12 @@ def test_without_gold_labels_it_is_at_least_as_good_as_majority_vote(name: str) 
 @pytest.mark.parametrize(
     ("world", "reason"),
     [
-        (World("three", (0.7, 0.6, 0.5), classes=4, clips=1500), "three sources"),
-        (World("together", (0.6, 0.6, 0.5, 0.5), classes=4, clips=1500, family=0.8), "correlated"),
-        (World("weak", (0.4, 0.35, 0.3, 0.3), classes=6, clips=1500, family=0.0), "depend on a single source"),
+        (VoteSimulation("three", (0.7, 0.6, 0.5), classes=4, clips=1500), "three sources"),
+        (VoteSimulation("together", (0.6, 0.6, 0.5, 0.5), classes=4, clips=1500, family=0.8), "correlated"),
+        (VoteSimulation("weak", (0.4, 0.35, 0.3, 0.3), classes=6, clips=1500, family=0.0), "depend on a single source"),
     ],
 )
-def test_majority_vote_is_used_if_too_few_sources_err_independently(world: World, reason: str) -> None:
+def test_majority_vote_is_used_if_too_few_sources_err_independently(world: VoteSimulation, reason: str) -> None:
     votes, truth = generate(world, 0)
     combined = combine_votes(votes, np.full(len(truth), -1))
     assert "majority vote (" in combined.method
@@ -97,12 +97,14 @@ def test_majority_vote_is_used_if_too_few_sources_err_independently(world: World
 
 
 def test_independent_sources_are_combined_by_dawid_skene() -> None:
-    votes = generate(World("apart", (0.75, 0.7, 0.7, 0.65, 0.6, 0.6), clips=1500, shared=0.0, family=0.0), 0)[0]
+    votes = generate(VoteSimulation("apart", (0.75, 0.7, 0.7, 0.65, 0.6, 0.6), clips=1500, shared=0.0, family=0.0), 0)[
+        0
+    ]
     assert "Dawid-Skene" in combine_votes(votes, np.full(1500, -1)).method
 
 
 def test_twenty_gold_labels_improve_labels_without_calibration() -> None:
-    votes, truth = generate(World("one good", (0.9, 0.4, 0.4), classes=4, clips=800), 0)
+    votes, truth = generate(VoteSimulation("one good", (0.9, 0.4, 0.4), classes=4, clips=800), 0)
     gold = np.where(np.arange(800) < 20, truth, -1)
     with_gold, without_gold = combine_votes(votes, gold), combine_votes(votes, np.full(800, -1))
     evaluated = gold < 0
@@ -129,7 +131,7 @@ def test_effective_number_of_independent_sources() -> None:
 
 
 def test_gold_labels_are_kept_and_clips_without_votes_get_the_class_shares() -> None:
-    votes, truth = generate(World("small", (0.7, 0.6, 0.5), clips=600), 0)
+    votes, truth = generate(VoteSimulation("small", (0.7, 0.6, 0.5), clips=600), 0)
     gold = gold_sample(truth, 0.2, 0)
     without_votes = np.flatnonzero(gold < 0)[:5]
     for probs in votes.values():
@@ -143,7 +145,7 @@ def test_gold_labels_are_kept_and_clips_without_votes_get_the_class_shares() -> 
 
 
 def test_identical_inputs_give_identical_bytes() -> None:
-    votes, truth = generate(World("small", (0.7, 0.6, 0.5), clips=400), 1)
+    votes, truth = generate(VoteSimulation("small", (0.7, 0.6, 0.5), clips=400), 1)
     gold = gold_sample(truth, 0.3, 1)
     first, second = (combine_votes(votes, gold, seed=5) for _ in range(2))
     assert first.probs.tobytes() == second.probs.tobytes()
@@ -151,7 +153,7 @@ def test_identical_inputs_give_identical_bytes() -> None:
 
 
 def test_clip_order_has_almost_no_effect() -> None:
-    votes, truth = generate(World("small", (0.7, 0.6, 0.5), clips=500), 2)
+    votes, truth = generate(VoteSimulation("small", (0.7, 0.6, 0.5), clips=500), 2)
     gold = gold_sample(truth, 0.3, 2)
     combined = combine_votes(votes, gold)
     shuffled = np.random.default_rng(0).permutation(len(gold))
@@ -161,7 +163,7 @@ def test_clip_order_has_almost_no_effect() -> None:
 
 
 def test_nine_gold_labels_only_replace_their_own_labels() -> None:
-    votes, truth = generate(World("small", (0.7, 0.6, 0.5), clips=400), 3)
+    votes, truth = generate(VoteSimulation("small", (0.7, 0.6, 0.5), clips=400), 3)
     gold = np.full(400, -1)
     gold[:9] = truth[:9]
     combined = combine_votes(votes, gold)
@@ -182,7 +184,9 @@ def test_one_or_two_sources_are_averaged() -> None:
 
 
 def test_source_reports_match_gold_labels() -> None:
-    votes, truth = generate(World("twins here", (0.8, 0.8, 0.4), clips=3000, shared=0.0, family=0.9, confusion=0.02), 0)
+    votes, truth = generate(
+        VoteSimulation("twins here", (0.8, 0.8, 0.4), clips=3000, shared=0.0, family=0.9, confusion=0.02), 0
+    )
     gold = gold_sample(truth, 0.5, 0)
     known = gold >= 0
     report = {source.name: source for source in combine_votes(votes, gold).sources}
@@ -202,7 +206,7 @@ def test_source_reports_match_gold_labels() -> None:
 def test_confusion_intervals_have_their_nominal_coverage() -> None:
     covered, total = 0, 0
     for seed in range(8):
-        votes, truth = generate(World("intervals", (0.7, 0.6, 0.5), classes=3, clips=2000), seed)
+        votes, truth = generate(VoteSimulation("intervals", (0.7, 0.6, 0.5), classes=3, clips=2000), seed)
         gold = gold_sample(truth, 0.1, seed)
         source = combine_votes(votes, gold).sources[0]
         voted = ~np.isnan(votes["source0"]).any(axis=1)

@@ -187,5 +187,5 @@ def test_frames_are_read_again_at_the_same_times(make_clip, tmp_path):
     config = MediaConfig(frames=5, reader="pyav")
     frames, times = read_frames(path, config)
     np.testing.assert_array_equal(read_frames_at(path, config, times[1:4]), frames[1:4])
-    with pytest.raises(UnreadableMedia, match="other moments"):
+    with pytest.raises(UnreadableMedia):
         read_frames_at(path, config, times + np.float32(0.013))

@@ -69,7 +69,7 @@ def test_no_process_holds_more_shared_arrays_than_it_needs(harness):
     assert max(held_by_main_process) <= 4
     assert held_by_openers
     assert max(held_by_openers) <= 1
-    assert {held for _, _, held in step_calls(harness)} == {1}  # only the current batch
+    assert {clips_with_features for _, _, clips_with_features in step_calls(harness)} == {1}  # only the current batch
     assert count_shared_arrays() == before
 
 

@@ -130,7 +130,7 @@ def test_labels_that_verdicts_replace_are_counted_separately(
     evaluate.run()
     labels = json.loads((paths.METRICS / "evaluate.json").read_text())["labels"]
     assert labels["fixed_by_verdicts"] == labels["fixed"] == 3, "votes replace no label without 30 verdicts"
-    assert "all by verdicts" in capsys.readouterr().out
+    assert "all by human labels" in capsys.readouterr().out
 
 
 def write_sources(**files: str) -> None:

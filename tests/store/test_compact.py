@@ -41,7 +41,11 @@ def part_sizes(store: FeatureStore) -> list[int]:
 
 def stored_rows(store: FeatureStore) -> dict[tuple[str, str], tuple[bytes, bytes]]:
     """Return the bytes of values and times of all rows, by clip and digest."""
-    rows = [store.row(clip_id, digest) for clip_id, held in store.digests().items() for digest in held]
+    rows = [
+        store.row(clip_id, digest)
+        for clip_id, clips_with_features in store.digests().items()
+        for digest in clips_with_features
+    ]
     return {(row.clip_id, row.digest): (row.values.tobytes(), row.side["times"].tobytes()) for row in rows}
 
 
@@ -334,7 +338,10 @@ def test_a_kill_at_any_step_loses_and_duplicates_nothing(tmp_path, row, write, r
             key: value for key, value in expected.items() if key[1] != "old"
         }
         assert killed_store.load(list(digests), digests=digests).present.all()  # type: ignore[arg-type]
-        assert all(len(held) <= len(store.digests()[clip_id]) for clip_id, held in killed_store.digests().items())
+        assert all(
+            len(clips_with_features) <= len(store.digests()[clip_id])
+            for clip_id, clips_with_features in killed_store.digests().items()
+        )
         states.add((len(part_names(killed_store.folder)), len(verify_store(killed_store.root).findings)))
         assert not verify_store(killed_store.root).damage
         run_compact(killed_store, digest_lookup(digests), part_size=4)
@@ -360,7 +367,7 @@ def test_compacted_stores_read_the_same(tmp_path_factory, row, write, batches, p
     run_compact(store, lambda *_: present, part_size=part_size)
     after = reopened(store)
     digests = {clip: digest for clip, digest in (present or {}).items() if digest is not None}
-    assert after.held(digests) == store.held(digests)
+    assert after.clips_with_features(digests) == store.clips_with_features(digests)
     kept = stored_rows(after)
     assert kept.items() <= before.items()
     for (clip, digest), values in before.items():

@@ -86,12 +86,14 @@ def test_sequences_are_padded_with_nan_and_masked(root, row, write):
 def test_long_sequences_are_averaged_down_to_the_maximum_length(root, row, write):
     rows = [row("a", length=2, value=1), row("b", length=9, value=2)]
     store = write(root, rows)
-    sequences = store.load_sequences(["a", "b"], most=3)
+    sequences = store.load_sequences(["a", "b"], max_rows=3)
     assert sequences.mask.tolist() == [[True, True, False], [True, True, True]]
     stored = rows[1].values.astype(np.float16).astype(np.float32)
     np.testing.assert_allclose(sequences.values[1], stored.reshape(3, 3, -1).mean(axis=1), atol=1e-5)
     np.testing.assert_array_equal(sequences.values[0, :2], store.load_sequences(["a"]).values[0])
-    np.testing.assert_array_equal(store.load_sequences(["a", "b"], most=9).mask, store.load_sequences(["a", "b"]).mask)
+    np.testing.assert_array_equal(
+        store.load_sequences(["a", "b"], max_rows=9).mask, store.load_sequences(["a", "b"]).mask
+    )
 
 
 def test_sequences_of_absent_clips_are_empty(root, row, write):
@@ -110,12 +112,12 @@ def test_row_returns_values_and_side_arrays(root, row, write):
 
 def test_a_row_counts_only_for_the_digest_it_was_computed_from(root, row, write):
     store = write(root, [row("a", digest="old", value=1), row("b", value=5)])
-    assert store.held({"a": "new", "b": "d", "c": "d"}) == {"b"}
+    assert store.clips_with_features({"a": "new", "b": "d", "c": "d"}) == {"b"}
     assert not store.load(["a"], digests={"a": "new"}).present[0]
     assert not store.load(["a"], digests={}).present[0]
     store = write(root, [row("a", digest="new", value=2)])
     assert store.holds("a", "old")
-    assert store.held({"a": "new", "b": "d"}) == {"a", "b"}
+    assert store.clips_with_features({"a": "new", "b": "d"}) == {"a", "b"}
     assert store.load(["a"], digests={"a": "new"}).values[0, 0] == 2
     assert store.load(["a"], digests={"a": "old"}).values[0, 0] == 1
     assert store.load(["a"]).values[0, 0] == 2

@@ -11,7 +11,7 @@ from ecmf_pipeline.core.errors import StoreError
 from ecmf_pipeline.store import FeatureStore, StoreWriter, create_settings_group, make_current
 from ecmf_pipeline.store.compact import compact
 from ecmf_pipeline.store.format import part_names
-from ecmf_pipeline.store.state import in_words, list_store
+from ecmf_pipeline.store.state import format_provenance, list_store
 from ecmf_pipeline.store.verify import verify_store
 from ecmf_pipeline.store.writer import pack_rows, unpack_rows
 
@@ -111,4 +111,4 @@ def test_list_store_includes_provenance_and_versions(root, settings, versioned):
     make_current(root, fingerprint)
     (holding,) = list_store(root)
     assert holding.versions == [dict(sorted(NEW.items()))]
-    assert in_words(holding.provenance) == "model a/b, commit ab12ab12ab12, preprocessing.resize [2, 3]"
+    assert format_provenance(holding.provenance) == "model a/b, commit ab12ab12ab12, preprocessing.resize [2, 3]"

@@ -61,7 +61,7 @@ def run(folder: Path, clips: list[Clip], model: Path, **changes: object) -> Tran
         config=TranscribeConfig.model_validate(config | changes),
         corpus_root=folder,
         cache_root=folder / "cache",
-        waiting=folder / ".spool",
+        spool=folder / ".spool",
         quarantine_path=folder / "quarantine.csv",
     )
 

@@ -110,7 +110,9 @@ def _settings(params: Params, ensemble: Ensemble) -> dict[Modality, dict[str, An
     used = [Modality(name) for name in ensemble.modalities if Modality(name) in params.extract.encoders]
     settings = {m: params.settings_of(m) for m in used}
     origins = {m.value: FeatureOrigin(encoders=params.extract.encoders[m], settings=settings[m]) for m in used}
-    check_feature_origins(ensemble.origins, origins, hint="train the models again (ecmf-pipe train)", columns_only=True)
+    check_feature_origins(
+        ensemble.origins, origins, hint="train the models again", command="ecmf-pipe train", columns_only=True
+    )
     return settings
 
 

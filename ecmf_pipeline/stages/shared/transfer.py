@@ -39,7 +39,8 @@ def run(folder: Path, mapping: list[str]) -> None:
     check_feature_origins(
         ensemble.origins,
         feature_origins(params, stored),
-        hint="extract features with the encoders of the model (ecmf-pipe extract), or train the model again",
+        hint="train the model again, or extract features with the encoders of the model",
+        command="ecmf-pipe extract",
         columns_only=True,
     )
     results = evaluate_transfer(

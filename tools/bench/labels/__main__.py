@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.arrays import expected_calibration_error
 from ecmf_pipeline.labels.baselines import BASELINES, Baseline
 from ecmf_pipeline.labels.combining import combine_votes
-from tools.bench.labels.worlds import WORLDS, World, drawn_worlds, generate, gold_sample
+from tools.bench.labels.simulations import VOTE_SIMULATIONS, VoteSimulation, generate, gold_sample, random_simulations
 
 WITHOUT_GOLD = ("majority", "mean of probabilities", "Dawid-Skene", "OneCoin", "MMSR")
 """Methods that work without gold labels."""
@@ -64,7 +64,7 @@ def without_gold(arguments: argparse.Namespace) -> None:
 
 def _worlds(share: float, baselines: Mapping[str, Baseline], arguments: argparse.Namespace) -> None:
     seeds: Sequence[int] = arguments.seeds
-    groups = {"named": WORLDS, "drawn": drawn_worlds(N_RANDOM_SETTINGS, arguments.first_seed)}
+    groups = {"named": VOTE_SIMULATIONS, "drawn": random_simulations(N_RANDOM_SETTINGS, arguments.first_seed)}
     worlds = [world for kind, group in groups.items() if arguments.settings in (kind, "both") for world in group]
     worlds = worlds if arguments.full else worlds[::7]
     _echo(f"\n{share:.0%} gold labels; accuracy (%) on the other clips with votes; seeds {list(seeds)}")
@@ -83,7 +83,7 @@ def _worlds(share: float, baselines: Mapping[str, Baseline], arguments: argparse
 
 
 def _compare(
-    world: World, share: float, baselines: Mapping[str, Baseline], seeds: Sequence[int]
+    world: VoteSimulation, share: float, baselines: Mapping[str, Baseline], seeds: Sequence[int]
 ) -> tuple[float, float, float]:
     """Print a line; return the difference to the best other method, that to the majority, and our calibration error."""
     correct: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in (OURS, *baselines)}
@@ -117,7 +117,7 @@ def speed(arguments: argparse.Namespace) -> None:
     """Measure CPU seconds for 130,000 clips and six sources."""
     _echo("\nCPU time of combine_votes, 130,000 clips, 6 sources")
     seed = arguments.first_seed
-    for world in WORLDS[:2]:
+    for world in VOTE_SIMULATIONS[:2]:
         votes, truth = generate(replace(world, clips=130_000), seed)
         for share in (6000 / 130_000, 0.0):
             gold = gold_sample(truth, share, seed)

@@ -22,7 +22,7 @@ from ecmf_pipeline.labels.label_model import GIVEN, assess
 from ecmf_pipeline.labels.refine import decide, label_entropy, select_clips_to_label
 from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 from tools.bench.labels.meld_noise import BALANCE, Text, clips_of, flip, interval, out_of_fold, read, score, transitions
-from tools.bench.labels.worlds import WORLDS, World, generate, gold_sample
+from tools.bench.labels.simulations import VOTE_SIMULATIONS, VoteSimulation, generate, gold_sample
 
 Rule = Callable[[Mapping[str, Floats], Floats, Bools, int, np.random.Generator], Sequence[int]]
 """Selects clips from votes by source, probabilities (n, K), a mask of eligible clips (n,) and a count."""
@@ -108,7 +108,7 @@ RULES: dict[str, Rule] = {
 
 def generated(seeds: Sequence[int], echo: Callable[[str], None], *, full: bool) -> None:
     """Print the accuracy of `combine_votes` after manual labels: on all clips, and on the ineligible half."""
-    worlds = [replace(world, clips=CLIPS) for world in (WORLDS[::8] if full else WORLDS[:1])]
+    worlds = [replace(world, clips=CLIPS) for world in (VOTE_SIMULATIONS[::8] if full else VOTE_SIMULATIONS[:1])]
     count = ROUNDS * LABELS_PER_ROUND
     echo(f"\naccuracy (%) after {count} manual labels, {len(worlds)} generated settings, seeds {list(seeds)}")
     runs = [_accuracy_after_labels(world, seed, rule) for rule in RULES.values() for world in worlds for seed in seeds]
@@ -122,7 +122,7 @@ def generated(seeds: Sequence[int], echo: Callable[[str], None], *, full: bool) 
         )
 
 
-def _accuracy_after_labels(world: World, seed: int, rule: Rule) -> tuple[float, float]:
+def _accuracy_after_labels(world: VoteSimulation, seed: int, rule: Rule) -> tuple[float, float]:
     votes, truth = generate(world, seed)
     rng = np.random.default_rng(seed)
     eligible = rng.permutation(len(truth)) < len(truth) // 2

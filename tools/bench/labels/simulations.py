@@ -11,7 +11,7 @@ from ecmf_pipeline.core.arrays import Floats, Ints
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class VoteSimulation:
     """Parameters of generated votes.
 
     Attributes:
@@ -45,44 +45,44 @@ class World:
 
 _MIXED = (0.75, 0.65, 0.6, 0.5, 0.45, 0.35)
 
-WORLDS = (
-    World("plain", _MIXED),
-    World("one label each", _MIXED, soft=False),
-    World("three sources", (0.7, 0.6, 0.5)),
-    World("three sources, one label each", (0.7, 0.6, 0.5), soft=False),
-    World("eight sources", (0.75, 0.7, 0.6, 0.6, 0.5, 0.5, 0.4, 0.3)),
-    World("eight sources, one label each", (0.75, 0.7, 0.6, 0.6, 0.5, 0.5, 0.4, 0.3), soft=False),
-    World("independent", _MIXED, shared=0.0, family=0.0),
-    World("independent, one label each", _MIXED, shared=0.0, family=0.0, soft=False),
-    World("errors in common", _MIXED, shared=0.6, family=0.2),
-    World("errors in common, one label each", _MIXED, shared=0.6, family=0.2, soft=False),
-    World("twins", (0.65, 0.65, 0.55, 0.55, 0.45, 0.45), shared=0.0, family=0.9),
-    World("twins, one label each", (0.65, 0.65, 0.55, 0.55, 0.45, 0.45), shared=0.0, family=0.9, soft=False),
-    World("one good source among weak ones", (0.85, 0.35, 0.3, 0.3, 0.3)),
-    World("one good source among weak ones, one label each", (0.85, 0.35, 0.3, 0.3, 0.3), soft=False),
-    World("all alike", (0.55,) * 5),
-    World("all alike, one label each", (0.55,) * 5, soft=False),
-    World("all weak", (0.4, 0.35, 0.35, 0.3, 0.3)),
-    World("all weak, one label each", (0.4, 0.35, 0.35, 0.3, 0.3), soft=False),
-    World("all good", (0.9, 0.88, 0.85, 0.85)),
-    World("classes confused", _MIXED, confusion=0.4),
-    World("classes confused, one label each", _MIXED, confusion=0.4, soft=False),
-    World("rare classes", _MIXED, imbalance=1.5),
-    World("rare classes, one label each", _MIXED, imbalance=1.5, soft=False),
-    World("half abstain", _MIXED, abstains=0.4),
-    World("half abstain, one label each", _MIXED, abstains=0.4, soft=False),
-    World("too sure", _MIXED, sharpness=5.0),
-    World("too shy", _MIXED, sharpness=0.4),
-    World("a source that likes one class, one label each", (0.7, 0.6, 0.55, 0.3), prefix=0.6, soft=False),
-    World("two classes", (0.8, 0.75, 0.65, 0.6), classes=2),
-    World("two classes, one label each", (0.8, 0.75, 0.65, 0.6), classes=2, soft=False),
-    World("ten classes, one label each", (0.7, 0.6, 0.5, 0.4), classes=10, clips=8000, soft=False),
-    World("many clips", _MIXED, clips=20000),
+VOTE_SIMULATIONS = (
+    VoteSimulation("plain", _MIXED),
+    VoteSimulation("one label each", _MIXED, soft=False),
+    VoteSimulation("three sources", (0.7, 0.6, 0.5)),
+    VoteSimulation("three sources, one label each", (0.7, 0.6, 0.5), soft=False),
+    VoteSimulation("eight sources", (0.75, 0.7, 0.6, 0.6, 0.5, 0.5, 0.4, 0.3)),
+    VoteSimulation("eight sources, one label each", (0.75, 0.7, 0.6, 0.6, 0.5, 0.5, 0.4, 0.3), soft=False),
+    VoteSimulation("independent", _MIXED, shared=0.0, family=0.0),
+    VoteSimulation("independent, one label each", _MIXED, shared=0.0, family=0.0, soft=False),
+    VoteSimulation("errors in common", _MIXED, shared=0.6, family=0.2),
+    VoteSimulation("errors in common, one label each", _MIXED, shared=0.6, family=0.2, soft=False),
+    VoteSimulation("twins", (0.65, 0.65, 0.55, 0.55, 0.45, 0.45), shared=0.0, family=0.9),
+    VoteSimulation("twins, one label each", (0.65, 0.65, 0.55, 0.55, 0.45, 0.45), shared=0.0, family=0.9, soft=False),
+    VoteSimulation("one good source among weak ones", (0.85, 0.35, 0.3, 0.3, 0.3)),
+    VoteSimulation("one good source among weak ones, one label each", (0.85, 0.35, 0.3, 0.3, 0.3), soft=False),
+    VoteSimulation("all alike", (0.55,) * 5),
+    VoteSimulation("all alike, one label each", (0.55,) * 5, soft=False),
+    VoteSimulation("all weak", (0.4, 0.35, 0.35, 0.3, 0.3)),
+    VoteSimulation("all weak, one label each", (0.4, 0.35, 0.35, 0.3, 0.3), soft=False),
+    VoteSimulation("all good", (0.9, 0.88, 0.85, 0.85)),
+    VoteSimulation("classes confused", _MIXED, confusion=0.4),
+    VoteSimulation("classes confused, one label each", _MIXED, confusion=0.4, soft=False),
+    VoteSimulation("rare classes", _MIXED, imbalance=1.5),
+    VoteSimulation("rare classes, one label each", _MIXED, imbalance=1.5, soft=False),
+    VoteSimulation("half abstain", _MIXED, abstains=0.4),
+    VoteSimulation("half abstain, one label each", _MIXED, abstains=0.4, soft=False),
+    VoteSimulation("too sure", _MIXED, sharpness=5.0),
+    VoteSimulation("too shy", _MIXED, sharpness=0.4),
+    VoteSimulation("a source that likes one class, one label each", (0.7, 0.6, 0.55, 0.3), prefix=0.6, soft=False),
+    VoteSimulation("two classes", (0.8, 0.75, 0.65, 0.6), classes=2),
+    VoteSimulation("two classes, one label each", (0.8, 0.75, 0.65, 0.6), classes=2, soft=False),
+    VoteSimulation("ten classes, one label each", (0.7, 0.6, 0.5, 0.4), classes=10, clips=8000, soft=False),
+    VoteSimulation("many clips", _MIXED, clips=20000),
 )
 """Named settings of `tools.bench.labels`. The method was chosen on them, with seeds 0 and 1."""
 
 
-def drawn_worlds(count: int, seed: int) -> tuple[World, ...]:
+def random_simulations(count: int, seed: int) -> tuple[VoteSimulation, ...]:
     """Draw settings with random properties, on which no choice of the method was made."""
     rng = np.random.default_rng(seed)
     worlds = []
@@ -92,7 +92,7 @@ def drawn_worlds(count: int, seed: int) -> tuple[World, ...]:
         soft = bool(rng.random() < 0.5)
         skills = rng.uniform(1 / classes + 0.1, 0.85, sources).round(2)
         worlds.append(
-            World(
+            VoteSimulation(
                 f"drawn {number + 1}: {sources} sources, {classes} classes{'' if soft else ', one label each'}",
                 tuple(skills.tolist()),
                 classes=classes,
@@ -108,7 +108,7 @@ def drawn_worlds(count: int, seed: int) -> tuple[World, ...]:
     return tuple(worlds)
 
 
-def generate(world: World, seed: int) -> tuple[dict[str, Floats], Ints]:
+def generate(world: VoteSimulation, seed: int) -> tuple[dict[str, Floats], Ints]:
     """Return the votes of each source, (n, K) each, NaN if it abstains, and the true classes, (n,).
 
     A source assigns a score to each class: noise, partly shared between sources, plus a bonus for the true class that
