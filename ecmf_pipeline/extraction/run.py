@@ -190,15 +190,13 @@ def plan_branch(
     quarantine.drop_outdated(digests)
     if retry_quarantined:
         quarantine.clear()
-    clips_with_features = store.clips_with_features(digests) if store is not None else set()
+    computed = store.clips_with_features(digests) if store is not None else set()
     todo = frozenset(
         clip_id
         for clip_id, digest in digests.items()
-        if clip_id not in clips_with_features and not quarantine.holds(clip_id, digest)
+        if clip_id not in computed and not quarantine.holds(clip_id, digest)
     )
-    return Branch(
-        modality, encoder, settings, quarantine, digests, todo, len(clips_with_features), len(clips) - len(digests)
-    )
+    return Branch(modality, encoder, settings, quarantine, digests, todo, len(computed), len(clips) - len(digests))
 
 
 @dataclass(frozen=True, slots=True)

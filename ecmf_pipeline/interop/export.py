@@ -71,10 +71,8 @@ def export_features(
     _check_output_path(out, store.root)
     newest = store.newest()
     requested = newest if digests is None else digests
-    clips_with_features = store.clips_with_features(requested)
-    clip_ids = [
-        clip_id for clip_id in newest if clip_id in clips_with_features
-    ]  # in store order, each part is read at most twice
+    stored = store.clips_with_features(requested)
+    clip_ids = [clip_id for clip_id in newest if clip_id in stored]
     if not clip_ids:
         raise InputError(
             f"{store.root} holds no current features of the {len(requested)} clips",

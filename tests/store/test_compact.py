@@ -41,11 +41,7 @@ def part_sizes(store: FeatureStore) -> list[int]:
 
 def stored_rows(store: FeatureStore) -> dict[tuple[str, str], tuple[bytes, bytes]]:
     """Return the bytes of values and times of all rows, by clip and digest."""
-    rows = [
-        store.row(clip_id, digest)
-        for clip_id, clips_with_features in store.digests().items()
-        for digest in clips_with_features
-    ]
+    rows = [store.row(clip_id, digest) for clip_id, digests in store.digests().items() for digest in digests]
     return {(row.clip_id, row.digest): (row.values.tobytes(), row.side["times"].tobytes()) for row in rows}
 
 
@@ -338,10 +334,7 @@ def test_a_kill_at_any_step_loses_and_duplicates_nothing(tmp_path, row, write, r
             key: value for key, value in expected.items() if key[1] != "old"
         }
         assert killed_store.load(list(digests), digests=digests).present.all()  # type: ignore[arg-type]
-        assert all(
-            len(clips_with_features) <= len(store.digests()[clip_id])
-            for clip_id, clips_with_features in killed_store.digests().items()
-        )
+        assert all(len(digests) <= len(store.digests()[clip_id]) for clip_id, digests in killed_store.digests().items())
         states.add((len(part_names(killed_store.folder)), len(verify_store(killed_store.root).findings)))
         assert not verify_store(killed_store.root).damage
         run_compact(killed_store, digest_lookup(digests), part_size=4)
