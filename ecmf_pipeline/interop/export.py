@@ -72,6 +72,7 @@ def export_features(
     newest = store.newest()
     requested = newest if digests is None else digests
     stored = store.clips_with_features(requested)
+    # In the order of the store, so that each part is read at most twice.
     clip_ids = [clip_id for clip_id in newest if clip_id in stored]
     if not clip_ids:
         raise InputError(
