@@ -135,6 +135,7 @@ def test_new_project_has_dvc_yaml_params_and_dvc_config(project):
     assert again.stderr.startswith("error: dvc.yaml ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "params", "expected"),
     [
@@ -162,6 +163,7 @@ def test_user_errors_print_one_message_and_exit_with_code_2(tmp_path, arguments,
     assert "Traceback" not in process.stderr
 
 
+@pytest.mark.slow
 def test_commands_outside_a_project_report_the_missing_params(tmp_path):
     for name in sorted(command_names() - {"init", "score"}):
         process = ecmf_pipe(name, folder=tmp_path)

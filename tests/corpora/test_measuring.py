@@ -104,6 +104,7 @@ def test_crashing_files_are_quarantined_and_not_retried(project: Project, write_
     assert (project.folder / "data" / "manifest.csv").read_bytes() == manifest
 
 
+@pytest.mark.slow
 def test_timeout_is_retried_under_another_limit(project: Project, write_media: Callable[..., Path]) -> None:
     write_media(project.corpus / "hangs.mp4")
     write_media(project.corpus / "aborts.mp4")

@@ -57,6 +57,7 @@ def change_params(folder: Path, changes: dict[str, dict[str, Any]]) -> None:
     path.write_text(yaml.safe_dump(params))
 
 
+@pytest.mark.slow
 def test_sound_project_passes_and_is_not_changed(project):
     before = file_states(project.parent)
     process = run_doctor(project, "--json")
@@ -74,6 +75,7 @@ def test_sound_project_passes_and_is_not_changed(project):
     assert checks["disk"]["figures"]["needed"] == pytest.approx(needed, abs=1)
 
 
+@pytest.mark.slow
 def test_finished_clips_are_not_projected(project):
     for command in ("index", "rewrite", "extract"):
         arguments = [sys.executable, "-m", "ecmf_pipeline", command]
@@ -83,6 +85,7 @@ def test_finished_clips_are_not_projected(project):
     assert checks["disk"]["figures"]["needed"] == 0
 
 
+@pytest.mark.slow
 def test_bad_clips_are_reported_and_the_others_are_checked(project, make_clip):
     clips = project.parent / "clips"
     (clips / "clip_0.mp4").write_bytes(b"no film")
@@ -120,6 +123,7 @@ def test_missing_weights_and_a_missing_corpus_fail(project):
     assert "Traceback" not in process.stderr
 
 
+@pytest.mark.slow
 def test_llm_is_tried_with_transcripts_of_the_corpus(project, tiny_model):
     lines = [f"clip_{number},I am so glad number {number}" for number in range(6)]
     (project.parent / "clips" / "transcripts.csv").write_text("\n".join(["name,text", *lines]))

@@ -40,6 +40,7 @@ def project(tmp_path_factory, models, make_clip) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_features_are_concatenated_and_not_computed_twice(project):
     assert "extract face: 2 done" in ecmf_pipe(project, "extract")
     assert "extract face: 0 done, 2 reused" in ecmf_pipe(project, "extract")

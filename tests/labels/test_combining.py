@@ -60,6 +60,7 @@ def test_any_votes_give_distributions_and_inputs_are_unchanged(
         assert (source.confusion <= source.confusion_high + 1e-9).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TESTED)
 def test_with_gold_labels_it_beats_majority_vote_and_is_calibrated(name: str) -> None:
     votes, truth = generate(WORLDS_BY_NAME[name], 3)

@@ -182,6 +182,7 @@ PLAIN_WORDS = {
 }
 
 
+@pytest.mark.slow
 def test_the_embedded_model_classifies_plain_emotions(models: Path) -> None:
     threads = torch.get_num_threads()
     scorer = TransformersScorer(LlmConfig(model=str(models / "smollm2"), device="cpu"))

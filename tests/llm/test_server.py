@@ -36,6 +36,7 @@ def ok(_text: str, _attempt: int) -> str:
     return "ok"
 
 
+@pytest.mark.slow
 def test_no_fault_leads_to_a_wrong_label_or_a_second_payment(tmp_path: Path) -> None:
     texts = numbered_texts(500)
     with serving() as server:

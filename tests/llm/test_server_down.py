@@ -42,6 +42,7 @@ def test_failed_questions_are_retried_by_the_next_run(tmp_path: Path) -> None:
     assert len(server.received) < 400, "the run stops early"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["500", "drop", "hang", "slow body"])
 def test_a_server_that_dies_stops_the_run_soon(tmp_path: Path, fault: str) -> None:
     with serving(lambda text, _: "ok" if text == "line 0" else fault) as server:
@@ -65,6 +66,7 @@ def test_an_answer_between_failures_keeps_the_run_going(tmp_path: Path) -> None:
         assert len(server.received) == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["slow body", "slow head"])
 def test_an_incomplete_answer_times_out(tmp_path: Path, fault: str) -> None:
     with serving(lambda text, attempt: fault if text == "line 3" or attempt == 0 else "ok") as server:

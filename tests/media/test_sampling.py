@@ -193,6 +193,7 @@ def test_file_cut_in_half_raises_unreadable_media(make_clip, tmp_path, reader):
         read_audio(cut)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS)
 def test_hidden_pictures_before_the_start_are_not_sampled(shared_data, tmp_path, reader):
     """Like `ffmpeg -ss 1.5 -c copy`: packets from the last key picture on are kept, and an edit list hides them."""

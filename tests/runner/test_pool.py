@@ -102,6 +102,7 @@ def test_a_clip_that_breaks_its_worker_once_is_computed(harness, name, phase):
     assert report.done["a"] == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["signal SIGSEGV", "sleep 60"])
 @pytest.mark.parametrize("phase", ["open_fault", "work_fault"])
 def test_a_branch_that_breaks_its_worker_does_not_affect_other_branches(harness, fault, phase):
@@ -230,6 +231,7 @@ def test_startup_may_exceed_the_clip_timeout(tmp_path, openers):
     assert harness.results.sealed("a") == [1]
 
 
+@pytest.mark.slow
 def test_suspects_do_not_delay_other_clips(harness):
     """The other worker continues while the suspect hangs again, alone."""
     items = [Number(1, open_fault="sleep 60"), *(Number(value, open_fault="sleep 0.3") for value in range(2, 12))]

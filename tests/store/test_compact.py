@@ -305,6 +305,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_step_loses_and_duplicates_nothing(tmp_path, row, write, repository, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: None)  # only the process is killed, so flushing is not needed
     digests: dict[str, str | None] = {"edited": "new", **{f"c{number}": "d" for number in range(7)}}

@@ -27,6 +27,7 @@ def contents(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_sample_has_mer_layout(sample_corpus: Sample) -> None:
     root, _ = sample_corpus
     names = [f"sample_{index:05d}" for index in range(8)]
