@@ -103,7 +103,7 @@ def _arrow(start: Box, end: Box) -> str:
     return f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" stroke="#555" marker-end="url(#head)"/>'
 
 
-def screenshot(page: Path, picture: Path, *, width: int = 1100, height: int = 1250) -> None:
+def screenshot(page: Path, picture: Path, *, width: int = 1100, height: int = 890) -> None:
     """Save the top of an HTML page as a PNG picture."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
