@@ -286,7 +286,7 @@ def _clips(prefix: str, count: int) -> list[Clip]:
             duration=3.2,
             has_video=True,
             has_audio=True,
-            transcript="I told you that the train has gone, and that there is no other one.",
+            transcript="I informed you that the train has gone, and that there is no other one.",
             split=Split.UNLABELED,
         )
         for name in (f"{prefix}_{number:08d}" for number in range(count))
