@@ -23,16 +23,16 @@ def run() -> None:
     corpus = read_labelled_corpus()
     training, pool = params.train.training, params.train.pool
     folds = folds_of(corpus, training.folds, training.seed)
-    judge = Evaluator(corpus.clips, corpus.labels, params.evaluate)
+    evaluator = Evaluator(corpus.clips, corpus.labels, params.evaluate)
     # Clips that are neither trained on nor scored are not loaded, to save memory.
-    used = [row for row, clip in enumerate(corpus.clips) if clip.given_label or judge.truth(clip)]
+    used = [row for row, clip in enumerate(corpus.clips) if clip.given_label or evaluator.truth(clip)]
     clips = [corpus.clips[row] for row in used]
     clip_ids = [clip.clip_id for clip in clips]
     stored = open_stored(params, clips)
     features = stored.read(clip_ids, pool)
     study = Study(
         labels=np.array(label_indices(clips, corpus.labels), np.int64),
-        truth=np.array([judge.truth(clip) for clip in clips], dtype=np.str_),
+        truth=np.array([evaluator.truth(clip) for clip in clips], dtype=np.str_),
         groups=[clip.group for clip in clips],
         folds=folds[used],
         label_names=tuple(corpus.labels),
@@ -44,6 +44,6 @@ def run() -> None:
     chosen = list(variants(features, halves, params.train.fusion, training, params.ablate, otherwise=otherwise))
     with progress_bar("ablate", len(chosen), unit="variant") as bar:
         ablation = ablate(study, chosen, lambda: bar.update())
-    scored_ids = [clip.clip_id for clip in judge.clips]
-    write_ablation(paths.ABLATION, paths.ABLATE, scored_ids, judge.by, ablation)
-    echo(summary(ablation.results, judge.by))
+    scored_ids = [clip.clip_id for clip in evaluator.clips]
+    write_ablation(paths.ABLATION, paths.ABLATE, scored_ids, evaluator.by, ablation)
+    echo(summary(ablation.results, evaluator.by))

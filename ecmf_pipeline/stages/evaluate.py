@@ -33,13 +33,13 @@ def run() -> None:
     decisions = read_decisions(paths.REFINED)
     verdicts = read_corpus_verdicts(params.refine.verdicts, corpus)
     folds, seed = folds_of(corpus, params.vote.folds, params.vote.seed), params.vote.seed
-    judge = Evaluator(clips, labels, params.evaluate)
-    results = evaluate(judge, clips, tables, refined, decisions, verdicts)
+    evaluator = Evaluator(clips, labels, params.evaluate)
+    results = evaluate(evaluator, clips, tables, refined, decisions, verdicts)
     sets = training_sets(corpus.given, decisions, labels, verdicts)
     features = read_features(params, clips)
     rows, clip_ids = join_modalities(features), [clip.clip_id for clip in clips]
     linear = {name: predict_out_of_fold(rows, one, folds, seed=seed) for name, one in sets.items()}
-    results["controls"] = compare_controls(judge, clip_ids, linear)
+    results["controls"] = compare_controls(evaluator, clip_ids, linear)
     if params.evaluate.fusion_controls:
         try:
             predictions = fusion_predictions(
@@ -52,7 +52,7 @@ def run() -> None:
                 training=training,
                 trained={"given": tables["fusion"], "refined": refined},
             )
-            results["controls"]["fusion"] = compare_controls(judge, clip_ids, predictions)
+            results["controls"]["fusion"] = compare_controls(evaluator, clip_ids, predictions)
         except TooFewClips as error:
             results["controls"]["no_fusion"] = (
                 f"the fusion model cannot be trained on each training set: {error.message}"
@@ -63,5 +63,5 @@ def run() -> None:
     results["label_methods"] = compare_methods(evidence, params.evaluate)
     write_json(paths.SOURCES, measure_sources(evidence, labels))
     write_json(paths.METRICS / "evaluate.json", results)
-    write_plots(paths.PLOTS, judge, refined, results)
+    write_plots(paths.PLOTS, evaluator, refined, results)
     echo(summary(results))

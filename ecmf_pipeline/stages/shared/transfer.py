@@ -27,7 +27,7 @@ def run(folder: Path, mapping: list[str]) -> None:
     params = load_params()
     corpus = read_labelled_corpus()
     ensemble = Ensemble.load(folder)
-    judge = Evaluator(corpus.clips, corpus.labels, params.evaluate)
+    evaluator = Evaluator(corpus.clips, corpus.labels, params.evaluate)
     own = {path.stem: PredictionTable.read(path).by_clip() for path in paths.predictions("given").glob("*.csv")}
     if "fusion" not in own:
         raise MissingInput(
@@ -35,7 +35,7 @@ def run(folder: Path, mapping: list[str]) -> None:
             "predict this corpus with a model of this project",
             command="ecmf-pipe predict",
         )
-    stored = open_stored(params, judge.clips)
+    stored = open_stored(params, evaluator.clips)
     check_feature_origins(
         ensemble.origins,
         feature_origins(params, stored),
@@ -45,9 +45,9 @@ def run(folder: Path, mapping: list[str]) -> None:
     )
     results = evaluate_transfer(
         ensemble,
-        judge,
+        evaluator,
         label_map(ensemble.label_names, corpus.labels, mapping),
-        here=own,
+        local_predictions=own,
         modalities=stored.modalities,
         read=lambda some: stored.read(some, ensemble.pool or params.train.pool),
     )
