@@ -59,8 +59,8 @@ def evaluate_transfer(
         ensemble: The model.
         evaluator: The evaluated clips and their labels.
         mapped: Local label of each label of the model (`label_map`).
-        local_predictions: Out-of-fold predictions of the local models by clip id: ``fusion``, and each modality alone. If the model
-            shares only one modality with this corpus, the local model of this modality is compared too.
+        local_predictions: Out-of-fold predictions of the local models by clip id: ``fusion``, and each modality alone.
+            If the model shares only one modality with this corpus, the local model of this modality is compared too.
         modalities: Modalities with features in this corpus. Those unknown to the model are ignored; those that it needs
             in addition count as missing.
         read: Function from clip ids to the features of this corpus, by modality.
