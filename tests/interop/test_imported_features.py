@@ -137,9 +137,9 @@ def test_features_of_other_encoder_with_same_dimension_are_refused(project: Path
     model = "data/fusion/given/fusion"
     failed = [ecmf_pipe(project, *arguments) for arguments in (["predict"], ["evaluate", "--transfer", model])]
     params.write_text(original)
-    for done in failed:
+    for done, command in zip(failed, ("ecmf-pipe train", "ecmf-pipe extract"), strict=True):
         assert done.returncode == 2
-        assert all(text in done.stderr for text in ("audio", "my_audio", "junk", "ecmf-pipe train"))
+        assert all(text in done.stderr for text in ("audio", "my_audio", "junk", command))
     assert (project / "data/submission_given.csv").read_bytes() == before
     assert not (project / "data/transfer.json").exists()
     run_successfully(project, "predict")
