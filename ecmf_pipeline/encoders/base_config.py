@@ -99,7 +99,7 @@ def locate_model(
         hint: How to fix a folder that is missing or is not a model; None: fetch the default weights.
 
     Raises:
-        ModelError: If it is neither, or if the hub cannot be asked for the commit of ``revision``.
+        ModelError: If it is neither, or if the hub cannot return the commit of ``revision``.
     """
     folder = Path(model)
     command = None if hint else MODELS_COMMAND

@@ -90,7 +90,7 @@ def evaluate(
         The content of ``data/metrics/evaluate.json``. ``weighted_f1`` is that of the fusion trained on refined labels.
 
     Raises:
-        MissingInput: The predictions do not match the current corpus.
+        MissingInput: If the predictions do not match the current corpus.
     """
     labels = evaluator.labels
     for table in (*given.values(), refined):

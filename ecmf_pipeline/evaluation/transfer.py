@@ -26,7 +26,7 @@ def label_map(theirs: Sequence[str], ours: Sequence[str], changes: Sequence[str]
         changes: Entries ``THEIRS=OURS``.
 
     Raises:
-        InputError: An entry has an unknown label, or no label of the model maps to this corpus.
+        InputError: If an entry has an unknown label, or no label of the model maps to this corpus.
     """
     hint = f"write THEIRS=OURS; labels of the model: {', '.join(theirs)}; labels of this corpus: {', '.join(ours)}"
     mapped = {label: label for label in theirs if label in ours}
@@ -66,7 +66,7 @@ def evaluate_transfer(
         read: Function from clip ids to the features of this corpus, by modality.
 
     Raises:
-        InputError: No modality is shared, or features have another width.
+        InputError: If no modality is shared, or features have another width.
     """
     shared = [name for name in ensemble.modalities if name in modalities]
     if not shared:

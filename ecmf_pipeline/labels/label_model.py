@@ -162,7 +162,7 @@ def assess_labels(
         config: Priors of the label model.
 
     Raises:
-        ValueError: Shapes differ, a row is neither a distribution nor all NaN, or there is no source.
+        ValueError: If shapes differ, a row is neither a distribution nor all NaN, or there is no source.
     """
     evidence = stack_votes(votes, floor=VOTE_FLOOR).logs  # (n, S, K)
     given_labels: Ints = np.asarray(given, np.int64)

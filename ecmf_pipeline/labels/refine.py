@@ -134,7 +134,7 @@ def decide(
         One decision per clip, in the same order.
 
     Raises:
-        ValueError: Clips and votes do not match, or a source has no family.
+        ValueError: If clips and votes do not match, or a source has no family.
     """
     if len(clips) != len(assessment.labels) or assessment.probs.shape[1] != len(labels):
         raise ValueError(
@@ -220,18 +220,18 @@ def _assign_pseudo_labels(
     draft: _Draft,
     assessment: Assessment,
     clips: Sequence[Clip],
-    unlabeled: Bools,
+    unlabelled: Bools,
     supporting: Ints,
     thresholds: Thresholds,
     config: RefineConfig,
 ) -> None:
     """Assign pseudo-labels, most confident first, up to the quota of each class."""
-    allowed = unlabeled & np.array([clip.split in config.pseudo_splits for clip in clips], dtype=bool)
+    allowed = unlabelled & np.array([clip.split in config.pseudo_splits for clip in clips], dtype=bool)
     confident = allowed & (assessment.confidence >= thresholds.pseudo[assessment.labels])
     confident &= supporting >= config.pseudo_families
-    draft.set(unlabeled & ~confident, LabelAction.LEAVE, "; confidence too low for a pseudo-label")
-    draft.set(unlabeled & ~allowed, LabelAction.LEAVE, "; clips of this split get no pseudo-labels")
-    trained_counts = np.bincount(draft.new[~unlabeled & (draft.new >= 0)], minlength=assessment.probs.shape[1])
+    draft.set(unlabelled & ~confident, LabelAction.LEAVE, "; confidence too low for a pseudo-label")
+    draft.set(unlabelled & ~allowed, LabelAction.LEAVE, "; clips of this split get no pseudo-labels")
+    trained_counts = np.bincount(draft.new[~unlabelled & (draft.new >= 0)], minlength=assessment.probs.shape[1])
     for label, count in enumerate(trained_counts.tolist()):
         eligible = np.flatnonzero(confident & (assessment.labels == label)).tolist()
         eligible.sort(key=lambda i: (-assessment.confidence[i], clips[i].clip_id))
@@ -242,11 +242,11 @@ def _assign_pseudo_labels(
         draft.set(over_quota, LabelAction.LEAVE, "; pseudo-label quota of its class reached")
 
 
-def _select_for_review(draft: _Draft, assessment: Assessment, unlabeled: Bools, config: RefineConfig) -> None:
+def _select_for_review(draft: _Draft, assessment: Assessment, unlabelled: Bools, config: RefineConfig) -> None:
     """Mark the clips that stay unlabelled and have the highest entropy for review."""
-    unlabeled_rows = np.flatnonzero(unlabeled & (draft.actions == LabelAction.LEAVE))
-    entropy = label_entropy(assessment.posterior)[unlabeled_rows]
-    chosen = unlabeled_rows[np.argsort(-entropy, kind="stable")[: config.review_budget]]
+    unlabelled_rows = np.flatnonzero(unlabelled & (draft.actions == LabelAction.LEAVE))
+    entropy = label_entropy(assessment.posterior)[unlabelled_rows]
+    chosen = unlabelled_rows[np.argsort(-entropy, kind="stable")[: config.review_budget]]
     draft.actions[chosen] = LabelAction.REVIEW
 
 

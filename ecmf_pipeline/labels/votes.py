@@ -52,7 +52,7 @@ def stack_votes(votes: Mapping[str, NDArray[np.floating]], *, floor: float) -> E
         floor: Probabilities are clipped to at least this value, because no single source may rule a label in or out.
 
     Raises:
-        ValueError: There is no source, shapes differ, or a row is neither a distribution nor all NaN.
+        ValueError: If there is no source, shapes differ, or a row is neither a distribution nor all NaN.
     """
     if not votes:
         raise ValueError("no source of votes")

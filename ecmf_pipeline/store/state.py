@@ -1,4 +1,4 @@
-"""Summarize a store from its attributes alone: its contents, and the state of each row."""
+"""Summarise a store from its attributes alone: its contents, and the state of each row."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def no_manifest(_settings: Mapping[str, Any], _newest: Mapping[str, str]) -> Non
 
 
 def list_store(root: Path, digest_lookup: DigestLookup = no_manifest) -> Iterator[GroupSummary]:
-    """Summarize each settings group of a store; damaged groups are included.
+    """Summarise each settings group of a store; damaged groups are included.
 
     Raises:
         MissingInput: If there is no such folder.
@@ -108,10 +108,10 @@ def list_store(root: Path, digest_lookup: DigestLookup = no_manifest) -> Iterato
     except StoreError:
         current = None
     for fingerprint in settings_groups(root):
-        yield _summarize(root, fingerprint, current, digest_lookup)
+        yield _summarise(root, fingerprint, current, digest_lookup)
 
 
-def _summarize(root: Path, fingerprint: str, current: str | None, digest_lookup: DigestLookup) -> GroupSummary:
+def _summarise(root: Path, fingerprint: str, current: str | None, digest_lookup: DigestLookup) -> GroupSummary:
     folder = root / fingerprint
     try:
         attributes = settings_attributes(folder)
