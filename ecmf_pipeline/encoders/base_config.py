@@ -108,9 +108,14 @@ def locate_model(
         if not (folder / required_file).is_file():
             raise ModelError(f"model folder {folder} has no {required_file}", hint, command=command)
         return ModelSource(model)
-    if not _HUB_ID.fullmatch(model):
+    if not is_hub_id(model):
         raise ModelError(f"model folder {folder} does not exist", hint, command=command)
     return ModelSource(model, _hub_commit(model, revision))
+
+
+def is_hub_id(model: str) -> bool:
+    """Return whether a model is an id on the model hub: it has the form of one, and there is no such folder."""
+    return _HUB_ID.fullmatch(model) is not None and not Path(model).is_dir()
 
 
 def hub_cache() -> Path:

@@ -33,7 +33,8 @@ def label_map(theirs: Sequence[str], ours: Sequence[str], changes: Sequence[str]
     for change in changes:
         their, _, our = change.partition("=")
         if their not in theirs or our not in ours:
-            raise InputError(f"--map {change}: unknown label", hint)
+            unknown = f"model has no label {their!r}" if their not in theirs else f"corpus has no label {our!r}"
+            raise InputError(f"--map {change}: the {unknown}", hint)
         mapped[their] = our
     if not mapped:
         raise InputError("the model and this corpus have no label in common", hint)

@@ -104,8 +104,8 @@ def combine_votes(
         Labels, confidence, and a report on each source. Clips without votes get the class shares.
 
     Raises:
-        ValueError: If shapes differ, a row is neither a distribution nor all NaN, a gold label is out of range, or there
-            is no source.
+        ValueError: If shapes differ, a row is neither a distribution nor all NaN, a gold label is out of range, or
+            there is no source.
     """
     evidence = stack_votes(votes, floor=VOTE_FLOOR)
     clips, _, classes = evidence.logs.shape

@@ -16,6 +16,7 @@ from scipy.stats import beta
 
 from ecmf_pipeline.core.arrays import Bools, Floats, Ints
 from ecmf_pipeline.core.clips import Clip, ClipId, Split, label_indices
+from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.labels.config import RefineConfig
 from ecmf_pipeline.labels.label_model import Assessment
 from ecmf_pipeline.labels.votes import ABSTAIN
@@ -441,7 +442,7 @@ def describe_effect(decisions: Sequence[Decision], labels: Sequence[str]) -> lis
         f"training clips: {sum(before.values())} before, {sum(after.values())} after (effective sample size by weight: "
         f"{effective_size:.0f})",
         *(
-            f"{label}: {before[label]} clips ({before[label] / total:.1%}) before, {after[label]} after, "
+            f"{label}: {format_count(before[label], 'clip')} ({before[label] / total:.1%}) before, {after[label]} after, "
             f"{weight[label] / total_weight:.1%} of the total weight"
             for label in labels
             if before[label] or after[label]

@@ -136,8 +136,8 @@ def read_external_votes(path: Path, labels: Sequence[str], clip_ids: Sequence[st
 
     Raises:
         MissingInput: If the file does not exist.
-        InputError: If the file is damaged, a label or probability is wrong, a label contradicts the probabilities of its
-            row, a source votes twice on a clip or has an unusable name, or no vote is on a clip of the manifest.
+        InputError: If the file is damaged, a label or probability is wrong, a label contradicts the probabilities of
+            its row, a source votes twice on a clip or has an unusable name, or no vote is on a clip of the manifest.
     """
     probabilities = [f"p_{label}" for label in labels]
     frame = _read_table(path, ("clip_id", "source"), (), _CORRECT_FILE, others=lambda column: column in probabilities)

@@ -120,7 +120,7 @@ def _summarise(root: Path, fingerprint: str, current: str | None, digest_lookup:
     parts = read_parts(folder, fingerprint)
     newest = parts.newest()
     digests = digest_lookup(attributes["settings"], newest)
-    states = row_states(parts.sound, digests)
+    states = row_states(parts.intact, digests)
     return GroupSummary(
         root,
         fingerprint,
@@ -129,8 +129,8 @@ def _summarise(root: Path, fingerprint: str, current: str | None, digest_lookup:
         attributes["dim"],
         attributes["dtype"],
         len(newest),
-        sum(sum(part.length) for part in parts.sound.values()),
-        len(parts.sound),
+        sum(sum(part.length) for part in parts.intact.values()),
+        len(parts.intact),
         len(parts.damaged),
         folder_size(folder),
         None if digests is None else sum(part.count(RowState.COUNTS) for part in states.values()),
