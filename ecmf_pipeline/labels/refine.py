@@ -1,7 +1,7 @@
 """Decide on the label of each clip: keep, down-weight, replace, drop, add or review it.
 
 A given label is replaced, and an unlabelled clip gets a pseudo-label, only above a probability at which human labels
-show that this is right often enough (`find_thresholds`).
+show that this is correct often enough (`find_thresholds`).
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ class Decision:
         refined_label: The label to train on; "" if the clip is not trained on.
         decision: The action taken.
         weight: Training weight, 0 if the clip is not trained on; labelled clips have a mean weight of one.
-        confidence: Probability that ``refined_label`` is right; if it is empty, probability of the label model's first
-            choice.
+        confidence: Probability that ``refined_label`` is correct; if it is empty, probability of the first choice of the
+            label model.
         agreement: Share of the voting sources that vote for the label model's first choice; NaN if none votes.
         reason: Explanation of the decision.
         votes: One vote per source, if loaded; see `read_decisions`.
@@ -323,44 +323,44 @@ def find_thresholds(assessment: Assessment, given: Ints, gold: Ints, config: Ref
     relabel = precision_threshold(confidence[replaced], (choice == gold)[replaced], config.relabel_precision)
     # A clip that gets a pseudo-label has no given label, so only votes are used here.
     choice, confidence = assessment.probs.argmax(axis=1), assessment.probs.max(axis=1)
-    right = choice == gold
-    overall = precision_threshold(confidence[known], right[known], config.pseudo_precision)
+    correct = choice == gold
+    overall = precision_threshold(confidence[known], correct[known], config.pseudo_precision)
     rows_by_class = [known & (choice == label) for label in range(classes)]
-    pseudo = np.array([_class_threshold(confidence[voted], right[voted], overall, config) for voted in rows_by_class])
+    pseudo = np.array([_class_threshold(confidence[voted], correct[voted], overall, config) for voted in rows_by_class])
     relabel = max(relabel, config.relabel_above)
     return Thresholds(
         relabel, pseudo, _describe_thresholds(relabel, pseudo, int(replaced.sum()), int(known.sum()), config)
     )
 
 
-def _class_threshold(confidence: Floats, right: Bools, overall: float, config: RefineConfig) -> float:
+def _class_threshold(confidence: Floats, correct: Bools, overall: float, config: RefineConfig) -> float:
     """Return the pseudo-label threshold of one class from the human-labelled clips that the votes assign to it.
 
     If these are too few to reach the precision, the threshold of all classes is used, unless they show a lower
     precision.
     """
     target = config.pseudo_precision
-    class_threshold = precision_threshold(confidence, right, target)
+    class_threshold = precision_threshold(confidence, correct, target)
     if class_threshold < NEVER or overall == NEVER:
         return class_threshold
     threshold = max(overall, config.pseudo_above)
-    right_above = right[confidence >= threshold]
-    return NEVER if len(right_above) and right_above.mean() < target else threshold
+    correct_above = correct[confidence >= threshold]
+    return NEVER if len(correct_above) and correct_above.mean() < target else threshold
 
 
-def precision_threshold(confidence: Floats, right: Bools, target: float) -> float:
-    """Return the lowest confidence above which the share of right labels reaches ``target`` with `CONFIDENCE_LEVEL`.
+def precision_threshold(confidence: Floats, correct: Bools, target: float) -> float:
+    """Return the lowest confidence above which the share of correct labels reaches ``target`` with `CONFIDENCE_LEVEL`.
 
     Args:
         confidence: Confidence of m labels, (m,).
-        right: Whether each is right, (m,).
-        target: Minimum share of right labels.
+        correct: Whether each is correct, (m,).
+        target: Minimum share of correct labels.
 
     Returns:
         The threshold; `NEVER` if none reaches the target.
     """
     order = np.argsort(-confidence, kind="stable")
-    hits = np.cumsum(right[order]).astype(np.float64)
+    hits = np.cumsum(correct[order]).astype(np.float64)
     count = np.arange(1, len(order) + 1)
     lowest = beta.ppf(1 - CONFIDENCE_LEVEL, hits + 0.5, count - hits + 0.5)  # Jeffreys
     ranked = confidence[order]
@@ -442,8 +442,8 @@ def describe_effect(decisions: Sequence[Decision], labels: Sequence[str]) -> lis
         f"training clips: {sum(before.values())} before, {sum(after.values())} after (effective sample size by weight: "
         f"{effective_size:.0f})",
         *(
-            f"{label}: {format_count(before[label], 'clip')} ({before[label] / total:.1%}) before, {after[label]} after, "
-            f"{weight[label] / total_weight:.1%} of the total weight"
+            f"{label}: {format_count(before[label], 'clip')} ({before[label] / total:.1%}) before, "
+            f"{after[label]} after, {weight[label] / total_weight:.1%} of the total weight"
             for label in labels
             if before[label] or after[label]
         ),

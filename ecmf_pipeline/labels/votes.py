@@ -87,7 +87,7 @@ class SourceReport:
         coverage: Share of the clips on which it votes.
         votes: Number of votes compared with gold labels. Without gold labels, votes are compared with the combined
             votes, which overestimates sources that make the same errors.
-        reliability: Share of these votes that are right; NaN if there are none.
+        reliability: Share of these votes that are correct; NaN if there are none.
         reliability_interval: 95% interval of the reliability (Jeffreys).
         confusion: P(vote | truth), (K true, K voted), shrunk towards equal shares by one vote per row.
         confusion_low: Lower end of its 95% intervals, (K, K).
@@ -250,7 +250,7 @@ class NoisyLikelihood:
     """Likelihood of noisy given labels, (n,), for opinions (n, M, K) and prior mean biases (K,).
 
     The parameter vector, (M + K + 1 + K * K,), holds the weights, the deviations of the biases from their prior mean,
-    the log-odds of a right given label, and the deviation of each class pair from these log-odds.
+    the log-odds of a correct given label, and the deviation of each class pair from these log-odds.
     """
 
     opinions: Floats

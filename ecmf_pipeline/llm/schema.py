@@ -77,7 +77,7 @@ class SomeOf:
     def read(self, value: Any) -> tuple[str, ...]:
         """See `Schema.read`; repeated words count once."""
         if not isinstance(value, list):
-            raise InvalidAnswer("is not a list")
+            raise InvalidAnswer("is no list")
         words = tuple(dict.fromkeys(OneOf(self.words).read(word) for word in value))
         if len(words) > self.most:
             raise InvalidAnswer(f"names more than {self.most} words")
@@ -108,7 +108,7 @@ class Text:
     def read(self, value: Any) -> str:
         """See `Schema.read`."""
         if not isinstance(value, str):
-            raise InvalidAnswer("is not a text")
+            raise InvalidAnswer("is no text")
         text = " ".join("".join(char if char.isprintable() else " " for char in value).split())
         if len(text) > self.longest or not (text or self.empty):
             raise InvalidAnswer(f"has {len(text)} characters, {self.longest} are allowed")

@@ -44,7 +44,7 @@ class ClipPlan:
         index: The number of the clip; with the seed, it determines frames and sound.
         speaker: The number of the speaker.
         gold_label: The true emotion.
-        given_label: The given label, right or wrong; empty for an unlabelled clip.
+        given_label: The given label, correct or wrong; empty for an unlabelled clip.
         spoken: The spoken line.
         transcript: The line in the subtitles; empty in a few clips.
         has_audio: Whether the file has an audio stream.
