@@ -46,7 +46,7 @@ def evaluate_transfer(
     evaluator: Evaluator,
     mapped: Mapping[str, str],
     *,
-    here: Mapping[str, Mapping[str, str]],
+    local_predictions: Mapping[str, Mapping[str, str]],
     modalities: Sequence[str],
     read: Callable[[Sequence[str]], Mapping[str, NDArray[np.float32]]],
 ) -> dict[str, Any]:
@@ -60,8 +60,8 @@ def evaluate_transfer(
         ensemble: The model.
         evaluator: The evaluated clips and their labels.
         mapped: Local label of each label of the model (`label_map`).
-        here: Out-of-fold predictions of the local models by clip id: ``fusion``, and each modality alone. If the model
-            shares only one modality with this corpus, the local model of this modality is compared too.
+        local_predictions: Out-of-fold predictions of the local models by clip id: ``fusion``, and each modality alone.
+            If the model shares only one modality with this corpus, the local model of this modality is compared too.
         modalities: Modalities with features in this corpus. Those unknown to the model are ignored; those that it needs
             in addition count as missing.
         read: Function from clip ids to the features of this corpus, by modality.
@@ -93,11 +93,11 @@ def evaluate_transfer(
         "trained_on": int(ensemble.trained_on(clip_ids).sum()),
         "held_out": int((held_out >= 0).sum()),
         "there": evaluator.scores(external_predictions),
-        "here": evaluator.scores(here["fusion"]),
-        "loss": evaluator.difference(external_predictions, here["fusion"]),
+        "here": evaluator.scores(local_predictions["fusion"]),
+        "loss": evaluator.difference(external_predictions, local_predictions["fusion"]),
     }
-    if len(shared) == 1 < len(modalities) and shared[0] in here:
-        alone = here[shared[0]]
+    if len(shared) == 1 < len(modalities) and shared[0] in local_predictions:
+        alone = local_predictions[shared[0]]
         results["here_alone"] = evaluator.scores(alone)
         results["loss_alone"] = evaluator.difference(external_predictions, alone)
     return results

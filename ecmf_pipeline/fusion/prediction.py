@@ -122,6 +122,11 @@ class Ensemble:
         """The names of the modalities, in order."""
         return tuple(self.dims)
 
+    @property
+    def _train_command(self) -> str:
+        """The shell command that trains these models again."""
+        return f"{TRAIN_COMMAND} --labels refined" if self.labels_sha256 else TRAIN_COMMAND
+
     def held_out(self, clip_ids: Iterable[str]) -> NDArray[np.int64]:
         """Return the fold that held out each clip or its group, (n,); -1 for clips without a fold."""
         return np.array([self.folds.get(clip_id, -1) for clip_id in clip_ids], dtype=np.int64)
@@ -140,7 +145,7 @@ class Ensemble:
             raise MissingInput(
                 f"the saved models have the labels {', '.join(self.label_names)}, the corpus has {', '.join(labels)}",
                 "train again with the labels of the corpus",
-                command=TRAIN_COMMAND,
+                command=self._train_command,
             )
 
     def check_pool(self, pool: PoolOrFrames) -> None:
@@ -153,7 +158,7 @@ class Ensemble:
             raise MissingInput(
                 f"the saved models were trained with train.pool {self.pool}, but it is {pool} now",
                 "train again with the current pool",
-                command=TRAIN_COMMAND,
+                command=self._train_command,
             )
 
     def check_modalities(self, modalities: Iterable[str]) -> None:
@@ -167,7 +172,7 @@ class Ensemble:
             raise MissingInput(
                 f"the saved models use {', '.join(missing)}, but these features do not exist",
                 "extract the features, or train again without them",
-                command=TRAIN_COMMAND,
+                command=self._train_command,
             )
 
     def predict(

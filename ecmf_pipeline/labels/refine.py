@@ -77,8 +77,8 @@ class Decision:
         refined_label: The label to train on; "" if the clip is not trained on.
         decision: The action taken.
         weight: Training weight, 0 if the clip is not trained on; labelled clips have a mean weight of one.
-        confidence: Probability that ``refined_label`` is correct; if it is empty, probability of the first choice of the
-            label model.
+        confidence: Probability that ``refined_label`` is correct; if it is empty, probability of the label model's
+            first choice.
         agreement: Share of the voting sources that vote for the label model's first choice; NaN if none votes.
         reason: Explanation of the decision.
         votes: One vote per source, if loaded; see `read_decisions`.

@@ -47,25 +47,27 @@ def transfer(
     ensemble: Ensemble,
     values: dict[str, np.ndarray],
     evaluator: Evaluator,
-    here: dict[str, str],
+    local_predictions: dict[str, str],
     mapped: dict[str, str],
 ) -> dict[str, Any]:
     read = read_from(values)
-    return evaluate_transfer(ensemble, evaluator, mapped, here={"fusion": here}, modalities=list(values), read=read)
+    return evaluate_transfer(
+        ensemble, evaluator, mapped, local_predictions={"fusion": local_predictions}, modalities=list(values), read=read
+    )
 
 
 def test_labels_of_an_external_model_are_mapped(ensemble: Ensemble) -> None:
     labels = np.arange(40) % 2
     evaluator = make_evaluator(labels)
-    here = {clip.clip_id: "happy" for clip in evaluator.clips}
+    local_predictions = {clip.clip_id: "happy" for clip in evaluator.clips}
     mapped = label_map(THEIRS, OURS, ["joy=happy", "anger=angry"])
-    results = transfer(ensemble, features(labels, 1), evaluator, here, mapped)
+    results = transfer(ensemble, features(labels, 1), evaluator, local_predictions, mapped)
     assert results["there"]["weighted_f1"] > 0.9
     assert results["here"]["accuracy"] == 0.5
     assert results["loss"]["low"] > 0
     assert results["unanswered"] == 0
     assert "here_alone" not in results
-    single = transfer(ensemble, {"text": features(labels, 1)["text"]}, evaluator, here, mapped)
+    single = transfer(ensemble, {"text": features(labels, 1)["text"]}, evaluator, local_predictions, mapped)
     assert single["modalities"] == ["text"]
     assert single["there"]["accuracy"] > 0.7
 
@@ -75,8 +77,8 @@ def test_clips_without_a_shared_modality_count_as_wrong(ensemble: Ensemble) -> N
     evaluator, values = make_evaluator(labels), features(labels, 1)
     for name in values:
         values[name][:10] = np.nan
-    here = {clip.clip_id: "sad" for clip in evaluator.clips}
-    results = transfer(ensemble, values, evaluator, here, {"joy": "happy", "anger": "angry"})
+    local_predictions = {clip.clip_id: "sad" for clip in evaluator.clips}
+    results = transfer(ensemble, values, evaluator, local_predictions, {"joy": "happy", "anger": "angry"})
     assert results["unanswered"] == 10
     assert results["there"]["accuracy"] <= 0.75
     assert "10 clips have no modality" in transfer_summary("model", results)
@@ -92,7 +94,7 @@ def test_a_single_shared_modality_is_compared_with_its_local_model(ensemble: Ens
         ensemble,
         evaluator,
         {"joy": "happy", "anger": "angry"},
-        here={"fusion": good, "text": poor},
+        local_predictions={"fusion": good, "text": poor},
         modalities=["text", "audio"],
         read=read_from({"text": values["text"], "audio": values["face"]}),
     )

@@ -68,6 +68,9 @@ def test_missing_submission_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(MissingInput) as caught:
         read_submission(tmp_path / "s.csv")
     assert str(tmp_path / "s.csv") in caught.value.message
+    with pytest.raises(MissingInput) as caught:
+        read_submission(tmp_path)
+    assert "does not exist" not in caught.value.message
 
 
 def test_score_covers_names_of_label_file() -> None:

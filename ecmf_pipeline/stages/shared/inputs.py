@@ -179,6 +179,15 @@ def refined_sha256() -> str:
     return sha256_file(paths.REFINED) if paths.REFINED.is_file() else ""
 
 
+def missing_models(labels: paths.Labels) -> MissingInput:
+    """Return the error that no models were trained on these labels."""
+    return MissingInput(
+        f"{paths.models_trained_on(labels)} holds no models",
+        f"train the models on {labels} labels",
+        command=f"ecmf-pipe train --labels {labels}",
+    )
+
+
 def check_trained_on_current_labels(labels_sha256: str, models: str, hint: str, *, command: str) -> None:
     """Check that the refined labels have not changed since models were trained on them.
 

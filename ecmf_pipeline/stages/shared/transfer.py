@@ -55,7 +55,7 @@ def run(folder: Path, mapping: list[str]) -> None:
         ensemble,
         judge,
         label_map(ensemble.label_names, corpus.labels, mapping),
-        here=own,
+        local_predictions=own,
         modalities=stored.modalities,
         read=lambda some: stored.read(some, ensemble.pool or params.train.pool),
     )
