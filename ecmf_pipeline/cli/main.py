@@ -288,14 +288,14 @@ def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print one JS
 
 
 @app.command(epilog="Example: ecmf-pipe init my-project")
-def init(folder: Annotated[Path, typer.Argument(help="A new or empty project folder.")]) -> None:
+def init(folder: Annotated[Path, typer.Argument(help="Project folder; created if it does not exist.")]) -> None:
     """Create a project: a folder with dvc.yaml and params.yaml, set up for git and DVC."""
     from ecmf_pipeline.core.console import echo
     from ecmf_pipeline.sharing.new_project import make_project
 
     make_project(folder)
     echo(f"created project {folder}: set `corpus` in its params.yaml (or keep the sample), then run")
-    echo(f"  cd {shlex.quote(str(folder))} && dvc repro")
+    echo("  dvc repro" if folder.resolve() == Path.cwd() else f"  cd {shlex.quote(str(folder))} && dvc repro")
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ def verify_command(
     """Read every byte and report damaged or superfluous files and how to repair them; exit code 1 if any is damaged."""
     from ecmf_pipeline.cli.store_commands import verify
 
-    if not verify(paths or [], mends=mend):
+    if not verify(paths or [], repair=mend):
         raise typer.Exit(1)
 
 

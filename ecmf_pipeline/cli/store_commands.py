@@ -100,12 +100,12 @@ def _print_problems(holding: GroupSummary) -> None:
         echo(f"  {holding.fingerprint}: {batches} not yet in a part, from a run that is active or was killed")
 
 
-def verify(roots: Sequence[Path], *, mends: bool = False) -> bool:
+def verify(roots: Sequence[Path], *, repair: bool = False) -> bool:
     """Verify the given stores and print the findings.
 
     Args:
         roots: Feature stores; empty: all stores of the project.
-        mends: Whether to move damaged parts out of the store, so that the next extraction computes their clips again.
+        repair: Whether to move damaged parts out of the store, so that the next extraction computes their clips again.
 
     Returns:
         Whether no store is damaged (after the repair).
@@ -114,17 +114,17 @@ def verify(roots: Sequence[Path], *, mends: bool = False) -> bool:
         MissingInput: If there is no store.
         StoreBusy: If another run writes to a store that is to be repaired.
     """
-    all_sound = True
+    all_intact = True
     for root in find_stores(roots):
         project = project_of(root)
-        if mends:
+        if repair:
             with exclusive_lock(lock_path(root), str(root)):
                 verification = _repair(project)
         else:
             verification = verify_store(root, project.present)
             _print_verification(verification)
-        all_sound = all_sound and not verification.damage
-    return all_sound
+        all_intact = all_intact and not verification.damage
+    return all_intact
 
 
 def _repair(project: StoreProject) -> Verification:
@@ -137,14 +137,14 @@ def _repair(project: StoreProject) -> Verification:
     for old, new in moved.items():
         echo(f"  moved {old} to {new}")
     after = verify_store(project.root, project.present)
-    rest = f"still damaged: {format_count(len(after.damage), 'finding')}" if after.damage else "the rest is sound"
+    rest = f"still damaged: {format_count(len(after.damage), 'finding')}" if after.damage else "the rest is intact"
     echo(f"  {format_count(len(moved), 'file or folder', 'files or folders')} moved, none deleted; {rest}")
     return after
 
 
 def _print_verification(verification: Verification) -> None:
     damage, notes = len(verification.damage), len(verification.findings) - len(verification.damage)
-    results = [f"damaged ({format_count(damage, 'finding')})"] if damage else ["sound"]
+    results = [f"damaged ({format_count(damage, 'finding')})"] if damage else ["intact"]
     results += [format_count(notes, "note")] if notes else []
     size = f"{format_count(verification.parts, 'part')}, {verification.clips} clips, {format_bytes(verification.bytes)}"
     echo(f"{verification.root}: {size}: {', '.join(results)}")
@@ -157,7 +157,9 @@ def _print_findings(findings: list[Finding]) -> None:
         echo(f"  {finding}")
     if len(findings) > SHOWN:
         echo(f"  {findings[0].kind.value}: {len(findings) - SHOWN} more")
-    echo(f"    mend: {findings[0].mend}")
+    echo(f"    hint: {findings[0].hint}")
+    if findings[0].command:
+        echo(f"      {findings[0].command}")
 
 
 def compact_stores(roots: Sequence[Path], *, drop_absent: bool = False, drop_other_settings: bool = False) -> None:
@@ -253,7 +255,8 @@ def import_into_store(path: Path, *, modality: Modality, encoder: str) -> bool:
     """
     params = load_params()
     report = import_encoder(params, path, modality=modality, encoder=encoder)
-    for line in (*_lines(report, f"import {modality.value} {encoder}"), *_params_to_add(params, modality, encoder)):
+    additions = _params_to_add(params, modality, encoder) if report.new or report.changed or report.reused else []
+    for line in (*_lines(report, f"import {modality.value} {encoder}"), *additions):
         echo(line)
     return not report.bad
 

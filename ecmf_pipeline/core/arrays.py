@@ -61,7 +61,7 @@ def pool_segments(values: NDArray[np.float32], lengths: NDArray[np.int64], pool:
 
 
 def average_rows(rows: NDArray[np.float32], max_rows: int) -> NDArray[np.float32]:
-    """Shorten a sequence to at max_rows ``max_rows`` rows by averaging segments of nearly equal length.
+    """Shorten a sequence to at most ``max_rows`` rows by averaging segments of nearly equal length.
 
     Args:
         rows: Frame-level features of one clip, (T, D).

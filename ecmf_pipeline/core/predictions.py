@@ -103,18 +103,22 @@ class PredictionTable:
         write_atomic(path.with_suffix(".npz"), npz.getvalue())
 
     @classmethod
-    def read(cls, path: Path) -> PredictionTable:
+    def read(cls, path: Path, *, command: str = "ecmf-pipe predict") -> PredictionTable:
         """Read a csv file that `write` wrote.
+
+        Args:
+            path: The csv file.
+            command: The shell command that writes it, for messages.
 
         Raises:
             MissingInput: If the file does not exist.
             InputError: If the file is damaged.
         """
         if not path.is_file():
-            raise MissingInput(f"{path} does not exist", "run the stage that writes it", command="ecmf-pipe predict")
+            raise MissingInput(f"{path} does not exist", "run the stage that writes it", command=command)
         header, *rows = list(csv.reader(io.StringIO(read_text(path)))) or [[]]
         if tuple(header[: len(_FIXED_COLUMNS)]) != _FIXED_COLUMNS or any(len(row) != len(header) for row in rows):
-            raise InputError(f"{path} is damaged", "write it again", command="ecmf-pipe predict")
+            raise InputError(f"{path} is damaged", "write it again", command=command)
         fixed = len(_FIXED_COLUMNS)
         labels = [name[2:] for name in header[fixed:] if name.startswith("p_")]
         modalities = [name[2:] for name in header[fixed + len(labels) :]]
@@ -123,7 +127,7 @@ class PredictionTable:
                 [[float(cell) if cell else np.nan for cell in row[fixed:]] for row in rows], np.float32
             ).reshape(len(rows), len(labels) + len(modalities))
         except ValueError as error:
-            raise InputError(f"{path} is damaged ({error})", "write it again", command="ecmf-pipe predict") from error
+            raise InputError(f"{path} is damaged ({error})", "write it again", command=command) from error
         return cls(
             clip_ids=tuple(row[0] for row in rows),
             splits=tuple(row[1] for row in rows),

@@ -54,7 +54,7 @@ class Finding:
 
     Attributes:
         kind: The kind.
-        clip_id: The clip concerned; empty for several clips, or a name that is no valid clip id.
+        clip_id: The clip concerned; empty for several clips, or a name that is not a valid clip id.
         message: A sentence with the file, the clip, the problem and how to fix it.
         count: How many clips, rows or files are concerned.
     """

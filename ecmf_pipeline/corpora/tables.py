@@ -27,7 +27,7 @@ MAX_UNKNOWN_SHARE = 0.5
 MAX_EXCERPT = 60
 """The most characters of a cell that a finding quotes."""
 Resolve = Callable[[str], ClipId]
-"""Return the clip id of a name in a csv file; raise CorpusError if the name is no valid clip id."""
+"""Return the clip id of a name in a csv file; raise CorpusError if the name is not a valid clip id."""
 
 
 @dataclass(frozen=True, slots=True)

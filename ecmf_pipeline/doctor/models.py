@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline.core import paths
@@ -14,7 +13,7 @@ from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import EcmfError
 from ecmf_pipeline.doctor.checks import Check, State, duration
-from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TransformersConfig, hub_cache
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TransformersConfig, hub_cache, is_hub_id
 from ecmf_pipeline.encoders.config import ImportedConfig, JoinedConfig
 from ecmf_pipeline.encoders.embedded.packages import embedded_model
 from ecmf_pipeline.encoders.registry import build_encoder
@@ -118,7 +117,7 @@ def _members(encoder: BaseEncoderConfig) -> Sequence[BaseEncoderConfig]:
 def _hub_hint(encoder: BaseEncoderConfig) -> str:
     """Return a hint about the models of an encoder that come from the model hub; empty if there are none."""
     members = [member for member in _members(encoder) if isinstance(member, TransformersConfig)]
-    models = [member.model for member in members if not Path(member.model).is_dir()]
+    models = [member.model for member in members if is_hub_id(member.model)]
     if not models:
         return ""
     offline = "; HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else ""

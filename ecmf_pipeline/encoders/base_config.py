@@ -99,7 +99,7 @@ def locate_model(
         hint: How to fix a folder that is missing or is not a model; None: fetch the default weights.
 
     Raises:
-        ModelError: If it is neither, or if the hub cannot be asked for the commit of ``revision``.
+        ModelError: If it is neither, or if the hub cannot return the commit of ``revision``.
     """
     folder = Path(model)
     command = None if hint else MODELS_COMMAND
@@ -108,9 +108,14 @@ def locate_model(
         if not (folder / required_file).is_file():
             raise ModelError(f"model folder {folder} has no {required_file}", hint, command=command)
         return ModelSource(model)
-    if not _HUB_ID.fullmatch(model):
+    if not is_hub_id(model):
         raise ModelError(f"model folder {folder} does not exist", hint, command=command)
     return ModelSource(model, _hub_commit(model, revision))
+
+
+def is_hub_id(model: str) -> bool:
+    """Return whether a model is an id on the model hub: it has the form of one, and there is no such folder."""
+    return _HUB_ID.fullmatch(model) is not None and not Path(model).is_dir()
 
 
 def hub_cache() -> Path:

@@ -97,7 +97,7 @@ def read_model_json(source: ModelSource, name: str) -> Any:
     """Read a JSON file of a model; return None if the model has no such file.
 
     Raises:
-        ModelError: If the hub cannot be asked for it.
+        ModelError: If the hub cannot return it.
     """
     path = load_pretrained(
         source,

@@ -40,7 +40,7 @@ def build_vision_preparer(config: VisionConfig) -> PicturePreparer:
 class VisionEncoder(PictureEncoder):
     """A frozen vision model: one row for each frame, pooled as `VisionConfig` defines.
 
-    Of a model with two towers only the vision tower is kept.
+    Only the vision tower of a model with two towers is kept.
     """
 
     def __init__(self, config: VisionConfig, device: str = "auto") -> None:

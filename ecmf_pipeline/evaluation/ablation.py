@@ -57,7 +57,7 @@ class Study:
         """Train one ensemble per seed, with one model per fold.
 
         Raises:
-            TooFewClips: There are too few clips to train on.
+            TooFewClips: If there are too few clips to train on.
         """
         return [
             fit(
@@ -140,7 +140,7 @@ def ablate(study: Study, chosen: Sequence[Variant], advance: Callable[[], object
         advance: Callback invoked after each variant.
 
     Raises:
-        TooFewClips: There are too few clips to train the reference.
+        TooFewClips: If there are too few clips to train the reference.
     """
     reference = chosen[0]
     ensembles = study.train(reference)

@@ -164,7 +164,7 @@ def fusion_predictions(
         Predictions by set, (n,); -1 if the clip has no modality.
 
     Raises:
-        TooFewClips: Outside some fold, a set has too few clips to train on.
+        TooFewClips: If outside some fold, a set has too few clips to train on.
     """
     if training.class_weights == "none":
         reused = {GIVEN: trained["given"]}

@@ -79,7 +79,7 @@ class LabelEvidence:
 
     @property
     def known(self) -> Ints:
-        """Labels known to be right, (n,), -1 if unknown: gold labels and human labels."""
+        """Labels known to be correct, (n,), -1 if unknown: gold labels and human labels."""
         return np.where(self.gold >= 0, self.gold, self.human_labels)
 
     @property
@@ -108,7 +108,7 @@ def measure_calibration(evidence: LabelEvidence) -> dict[str, Any] | None:
 
 
 def compare_methods(evidence: LabelEvidence, config: EvaluateConfig) -> dict[str, Any]:
-    """Compare the label model and all baselines on labels known to be right.
+    """Compare the label model and all baselines on labels known to be correct.
 
     A method that learns from such labels predicts each fold without that fold's labels. With fewer than `MIN_GOLD` such
     labels, only methods that need none are compared.
@@ -191,11 +191,11 @@ def _predict(method: Method, known: Ints, folds: Ints, evaluated: Ints, *, learn
 
 
 def measure_sources(evidence: LabelEvidence, labels: list[str]) -> dict[str, Any]:
-    """Measure each source on labels known to be right, or on the label model's posterior if these are too few.
+    """Measure each source on labels known to be correct, or on the label model's posterior if these are too few.
 
     Returns:
         The content of data/metrics/sources.json: ``judged_by`` (``gold``, or ``votes`` if too few labels are known to
-        be right), ``labels``, and for each source by name: ``coverage``, ``votes``, ``reliability`` with ``low`` and
+        be correct), ``labels``, and for each source by name: ``coverage``, ``votes``, ``reliability`` with ``low`` and
         ``high``, ``confusion`` (shares of its votes by true label, K x K, with 95% intervals ``confusion_low`` and
         ``confusion_high``), and ``error_correlation`` by name of the other source. Null means unknown.
     """

@@ -90,7 +90,7 @@ def evaluate(
         The content of ``data/metrics/evaluate.json``. ``weighted_f1`` is that of the fusion trained on refined labels.
 
     Raises:
-        MissingInput: The predictions do not match the current corpus.
+        MissingInput: If the predictions do not match the current corpus.
     """
     labels = evaluator.labels
     for table in (*given.values(), refined):
@@ -160,28 +160,28 @@ def label_quality(
     used = [decision for decision in labelled if decision.weight > 0]
     pseudo = [decision for decision in with_gold if not decision.given_label and decision.weight > 0]
 
-    def right(decision: Decision) -> bool:
+    def correct(decision: Decision) -> bool:
         return decision.refined_label == gold[decision.clip_id]
 
-    def was_right(decision: Decision) -> bool:
+    def was_correct(decision: Decision) -> bool:
         return decision.given_label == gold[decision.clip_id]
 
     def by_person(decision: Decision) -> bool:
         return human_labels.get(decision.clip_id) == decision.refined_label
 
-    fixed = [decision for decision in used if right(decision) and not was_right(decision)]
-    broken = [decision for decision in used if was_right(decision) and not right(decision)]
+    fixed = [decision for decision in used if correct(decision) and not was_correct(decision)]
+    broken = [decision for decision in used if was_correct(decision) and not correct(decision)]
     unused = [decision for decision in labelled if decision.weight == 0]
     return {
-        "given": {"clips": len(labelled), "accuracy": _share(was_right(decision) for decision in labelled)},
-        "refined": {"clips": len(used), "accuracy": _share(right(decision) for decision in used)},
+        "given": {"clips": len(labelled), "accuracy": _share(was_correct(decision) for decision in labelled)},
+        "refined": {"clips": len(used), "accuracy": _share(correct(decision) for decision in used)},
         "fixed": len(fixed),
         "fixed_by_verdicts": sum(map(by_person, fixed)),
         "broken": len(broken),
         "broken_by_verdicts": sum(map(by_person, broken)),
-        "dropped_wrong": sum(not was_right(decision) for decision in unused),
-        "dropped_right": sum(was_right(decision) for decision in unused),
-        "pseudo": {"clips": len(pseudo), "accuracy": _share(right(decision) for decision in pseudo)},
+        "dropped_wrong": sum(not was_correct(decision) for decision in unused),
+        "dropped_right": sum(was_correct(decision) for decision in unused),
+        "pseudo": {"clips": len(pseudo), "accuracy": _share(correct(decision) for decision in pseudo)},
         "pseudo_by_verdicts": sum(map(by_person, pseudo)),
     }
 
@@ -199,22 +199,22 @@ def reliability(posterior: Floats, truth: Ints) -> dict[str, Any]:
         truth: True labels, (n,); -1 if unknown, which excludes the clip.
     """
     has_truth = truth >= 0
-    confidence, right = posterior[has_truth].max(axis=1), posterior[has_truth].argmax(axis=1) == truth[has_truth]
+    confidence, correct = posterior[has_truth].max(axis=1), posterior[has_truth].argmax(axis=1) == truth[has_truth]
     bins = np.clip((confidence * 10).astype(int), 0, 9)
     curve = [
         {
             "clips": int((bins == bin_index).sum()),
             "confidence": round(float(confidence[bins == bin_index].mean()), 6),
-            "accuracy": round(float(right[bins == bin_index].mean()), 6),
+            "accuracy": round(float(correct[bins == bin_index].mean()), 6),
         }
         for bin_index in np.unique(bins)
     ]
-    most_confident = right[np.argsort(-confidence, kind="stable")]
-    counts = [max(1, round(share * len(right))) for share in SHARES] if len(right) else []
+    most_confident = correct[np.argsort(-confidence, kind="stable")]
+    counts = [max(1, round(share * len(correct))) for share in SHARES] if len(correct) else []
     return {
         "clips": int(has_truth.sum()),
-        "accuracy": round(float(right.mean()), 6) if len(right) else None,
-        "ece": round(expected_calibration_error(confidence, right), 6) if len(right) else None,
+        "accuracy": round(float(correct.mean()), 6) if len(correct) else None,
+        "ece": round(expected_calibration_error(confidence, correct), 6) if len(correct) else None,
         "curve": curve,
         "coverage": [
             {"share": share, "accuracy": round(float(most_confident[:count].mean()), 6)}

@@ -26,14 +26,15 @@ def label_map(theirs: Sequence[str], ours: Sequence[str], changes: Sequence[str]
         changes: Entries ``THEIRS=OURS``.
 
     Raises:
-        InputError: An entry has an unknown label, or no label of the model maps to this corpus.
+        InputError: If an entry has an unknown label, or no label of the model maps to this corpus.
     """
     hint = f"write THEIRS=OURS; labels of the model: {', '.join(theirs)}; labels of this corpus: {', '.join(ours)}"
     mapped = {label: label for label in theirs if label in ours}
     for change in changes:
         their, _, our = change.partition("=")
         if their not in theirs or our not in ours:
-            raise InputError(f"--map {change}: unknown label", hint)
+            unknown = f"model has no label {their!r}" if their not in theirs else f"corpus has no label {our!r}"
+            raise InputError(f"--map {change}: the {unknown}", hint)
         mapped[their] = our
     if not mapped:
         raise InputError("the model and this corpus have no label in common", hint)
@@ -66,7 +67,7 @@ def evaluate_transfer(
         read: Function from clip ids to the features of this corpus, by modality.
 
     Raises:
-        InputError: No modality is shared, or features have another width.
+        InputError: If no modality is shared, or features have another width.
     """
     shared = [name for name in ensemble.modalities if name in modalities]
     if not shared:

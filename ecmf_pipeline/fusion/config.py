@@ -103,7 +103,7 @@ class SearchConfig(Config):
         return values
 
     def indivisible_widths(self, heads: int) -> tuple[int, ...]:
-        """Return the values of `hidden` that are no multiple of ``heads``; none if the search is disabled."""
+        """Return the values of `hidden` that are not a multiple of ``heads``; none if the search is disabled."""
         return tuple(width for width in self.hidden if width % heads) if self.trials else ()
 
 

@@ -192,7 +192,7 @@ def select_settings(plan: Plan, fold: int) -> Settings:
     The fold itself is not used: its score stays unbiased.
 
     Raises:
-        ParamsError: If a width of the search is no multiple of the number of heads.
+        ParamsError: If a width of the search is not a multiple of the number of heads.
     """
     training = plan.training
     configured = Settings(plan.fusion, training)

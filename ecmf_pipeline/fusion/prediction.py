@@ -27,6 +27,7 @@ ALL_MEMBERS = -1
 
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "config.json"
+TRAIN_HINT = "train the models again"
 TRAIN_COMMAND = "ecmf-pipe train"
 """Command that replaces the saved models."""
 
@@ -121,6 +122,11 @@ class Ensemble:
         """The names of the modalities, in order."""
         return tuple(self.dims)
 
+    @property
+    def _train_command(self) -> str:
+        """The shell command that trains these models again."""
+        return f"{TRAIN_COMMAND} --labels refined" if self.labels_sha256 else TRAIN_COMMAND
+
     def held_out(self, clip_ids: Iterable[str]) -> NDArray[np.int64]:
         """Return the fold that held out each clip or its group, (n,); -1 for clips without a fold."""
         return np.array([self.folds.get(clip_id, -1) for clip_id in clip_ids], dtype=np.int64)
@@ -139,7 +145,7 @@ class Ensemble:
             raise MissingInput(
                 f"the saved models have the labels {', '.join(self.label_names)}, the corpus has {', '.join(labels)}",
                 "train again with the labels of the corpus",
-                command=TRAIN_COMMAND,
+                command=self._train_command,
             )
 
     def check_pool(self, pool: PoolOrFrames) -> None:
@@ -152,7 +158,7 @@ class Ensemble:
             raise MissingInput(
                 f"the saved models were trained with train.pool {self.pool}, but it is {pool} now",
                 "train again with the current pool",
-                command=TRAIN_COMMAND,
+                command=self._train_command,
             )
 
     def check_modalities(self, modalities: Iterable[str]) -> None:
@@ -165,8 +171,8 @@ class Ensemble:
         if missing := [name for name in self.modalities if name not in available]:
             raise MissingInput(
                 f"the saved models use {', '.join(missing)}, but these features do not exist",
-                "extract the features, or train without them",
-                command=TRAIN_COMMAND,
+                "extract the features, or train again without them",
+                command=self._train_command,
             )
 
     def predict(
@@ -279,7 +285,7 @@ class Ensemble:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
             location = f"{path}: {key}" if key else str(path)
-            raise ModelError(f"{location}: {first['msg']}", command=TRAIN_COMMAND) from error
+            raise ModelError(f"{location}: {first['msg']}", TRAIN_HINT, command=TRAIN_COMMAND) from error
         dims = {modality.name: modality.dim for modality in saved.modalities}
         return cls(
             members=tuple(_load_members(Path(folder) / WEIGHTS_FILE, saved, dims)),
@@ -353,14 +359,14 @@ def _load_members(path: Path, saved: SavedEnsemble, dims: dict[str, int]) -> lis
     from safetensors.torch import load
 
     if not path.is_file() or sha256_file(path) != saved.weights_sha256:
-        raise ModelError(f"{path} is missing or does not match {CONFIG_FILE}", command=TRAIN_COMMAND)
+        raise ModelError(f"{path} is missing or does not match {CONFIG_FILE}", TRAIN_HINT, command=TRAIN_COMMAND)
     try:
         state = load(path.read_bytes())
     except SafetensorError as error:
-        raise ModelError(f"{path} is not a safetensors file ({error})", command=TRAIN_COMMAND) from error
+        raise ModelError(f"{path} is not a safetensors file ({error})", TRAIN_HINT, command=TRAIN_COMMAND) from error
     members = []
     if {name.partition(".")[0] for name in state} != set(map(str, range(len(saved.members)))):
-        raise ModelError(f"the models in {path} do not match {CONFIG_FILE}", command=TRAIN_COMMAND)
+        raise ModelError(f"the models in {path} do not match {CONFIG_FILE}", TRAIN_HINT, command=TRAIN_COMMAND)
     for index, entry in enumerate(saved.members):
         member_state = {name.removeprefix(f"{index}."): t for name, t in state.items() if name.startswith(f"{index}.")}
         with torch.random.fork_rng(devices=[]):  # initial weights are overwritten: leave the caller's state unchanged
@@ -369,7 +375,7 @@ def _load_members(path: Path, saved: SavedEnsemble, dims: dict[str, int]) -> lis
             model.load_state_dict(member_state)
         except RuntimeError as error:
             raise ModelError(
-                f"{path}: the tensors of member {index} do not match {CONFIG_FILE}", command=TRAIN_COMMAND
+                f"{path}: the tensors of member {index} do not match {CONFIG_FILE}", TRAIN_HINT, command=TRAIN_COMMAND
             ) from error
         loss = math.nan if entry.validation_loss is None else entry.validation_loss
         members.append(Member(model.eval(), entry.fold, entry.repeat, entry.epochs, loss, entry.training))

@@ -134,7 +134,7 @@ def _widths(source: FeatureSource, names: Mapping[str, str], report: ImportRepor
 
 
 def _common_width(source: FeatureSource, widths: Mapping[str, int], report: ImportReport) -> int:
-    """Return the feature dimension if all arrays agree; the most frequent one is not necessarily right."""
+    """Return the feature dimension if all arrays agree; the most frequent one is not necessarily correct."""
     counts = Counter(widths.values())
     if len(counts) > 1:
         each = "; ".join(

@@ -55,11 +55,12 @@ def read_submission(path: Path) -> dict[str, str]:
     """Read a submission, or a label file of the same format (``name,discrete``), in file order.
 
     Raises:
-        MissingInput: If the file does not exist.
+        MissingInput: If the file does not exist, or is a folder.
         CorpusError: If a column is missing, a row is malformed, a label is blank, or a name occurs twice.
     """
     if not path.is_file():
-        raise MissingInput(f"{path} does not exist", "give the path of a csv file with columns name,discrete")
+        problem = "is a folder" if path.is_dir() else "does not exist"
+        raise MissingInput(f"{path} {problem}", "give the path of a csv file with columns name,discrete")
     hint = "write one row name,discrete for each candidate"
     table = read_table(path, COLUMNS)
     if table.findings:

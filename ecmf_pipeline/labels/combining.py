@@ -72,7 +72,7 @@ class CombinedVotes:
 
     Attributes:
         labels: Label of each clip, (n,); its gold label if there is one.
-        confidence: Probability that the label is right, (n,); 1 for gold labels.
+        confidence: Probability that the label is correct, (n,); 1 for gold labels.
         probs: Probability of each label, (n, K).
         held_out: The same, (n, K), but gold clips are predicted without their gold label. Calibration and the precision
             above a threshold are measured on these.
@@ -97,15 +97,15 @@ def combine_votes(
 
     Args:
         votes: Probabilities by source, (n, K) each; rows sum to 1, or are all NaN for an abstention.
-        gold: Labels known to be right, (n,); -1 if unknown. No source may have been fitted to them.
+        gold: Labels known to be correct, (n,); -1 if unknown. No source may have been fitted to them.
         seed: Seed of the folds of gold clips.
 
     Returns:
         Labels, confidence, and a report on each source. Clips without votes get the class shares.
 
     Raises:
-        ValueError: Shapes differ, a row is neither a distribution nor all NaN, a gold label is out of range, or there
-            is no source.
+        ValueError: If shapes differ, a row is neither a distribution nor all NaN, a gold label is out of range, or
+            there is no source.
     """
     evidence = stack_votes(votes, floor=VOTE_FLOOR)
     clips, _, classes = evidence.logs.shape

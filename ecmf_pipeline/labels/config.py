@@ -104,7 +104,7 @@ class LabelModelConfig(Config):
         source_spread: Standard deviation of each source's weight around its share of the total; smaller values follow
             the data less.
         bias_spread: Standard deviation of each class bias.
-        noise_spread: Standard deviation of the log-odds of a right given label, shared by all classes.
+        noise_spread: Standard deviation of the log-odds of a correct given label, shared by all classes.
         transition_spread: Standard deviation of each class pair's log-odds around the shared value.
         rounds: Maximum number of optimiser iterations.
     """
@@ -123,7 +123,7 @@ class RefineConfig(Config):
 
     The defaults follow measurements of `tools.bench.labels`: weighting labels by their posterior and dropping the least
     probable ones helps on noisy labels and does no harm on clean ones; replacing labels does not help. Therefore a
-    label is replaced only if human labels show how often this is right.
+    label is replaced only if human labels show how often this is correct.
 
     Attributes:
         label_model: Priors of the label model.
@@ -132,11 +132,11 @@ class RefineConfig(Config):
             probability.
         review_below: Given labels below this probability are also listed for review.
         drop_below: Given labels below this probability are excluded from training.
-        relabel_precision: Minimum share of right replacements, measured on human labels (90% confidence at each
+        relabel_precision: Minimum share of correct replacements, measured on human labels (90% confidence at each
             threshold).
         relabel_above: Minimum probability of a label that replaces a given one.
         relabel_families: Minimum number of source families that vote for it (all voters of a modality are one family).
-        pseudo_precision: Minimum share of right pseudo-labels in a class, measured on human labels; a class below it
+        pseudo_precision: Minimum share of correct pseudo-labels in a class, measured on human labels; a class below it
             gets none.
         pseudo_above: Minimum probability of a pseudo-label if there are too few human labels.
         pseudo_families: Minimum number of source families that vote for a pseudo-label, with or without human labels.

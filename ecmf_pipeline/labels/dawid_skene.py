@@ -99,9 +99,9 @@ def posterior_mean(counts: Floats, class_counts: Floats, strength: float) -> Daw
         strength: Weight of the prior, in clips of each class.
     """
     sources, classes, _ = counts.shape
-    right = np.einsum("skk->s", counts)
+    correct = np.einsum("skk->s", counts)
     # Prior of the accuracy: one half, with the weight of two votes.
-    accuracy = (right + 1.0) / (counts.sum(axis=(1, 2)) + 2.0)  # (S,)
+    accuracy = (correct + 1.0) / (counts.sum(axis=(1, 2)) + 2.0)  # (S,)
     wrong = counts.sum(axis=1) - np.einsum("skk->sk", counts) + 1.0  # (S, K voted)
     centre = np.empty((sources, classes, classes))
     for truth in range(classes):

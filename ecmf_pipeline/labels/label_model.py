@@ -41,7 +41,7 @@ class Source:
         name: Name of the source.
         coverage: Share of the clips on which it votes.
         agreement: Share of its votes that equal the given label, over labelled clips; NaN if there are none.
-        accuracy: Expected share of its votes that are right under the posterior; NaN if it never votes.
+        accuracy: Expected share of its votes that are correct under the posterior; NaN if it never votes.
         weight: Its weight in the pool.
     """
 
@@ -113,7 +113,7 @@ def assess(
     Args:
         votes: Out-of-fold probabilities by source, (n, K) each; a row of NaN is an abstention.
         given: Given labels, (n,); -1 if there is none.
-        gold: Labels known to be right, (n,); -1 if unknown.
+        gold: Labels known to be correct, (n,); -1 if unknown.
         folds: Fold of each labelled clip, (n,).
         seed: Seed of the folds of gold clips.
         config: Priors of the label model.
@@ -162,7 +162,7 @@ def assess_labels(
         config: Priors of the label model.
 
     Raises:
-        ValueError: Shapes differ, a row is neither a distribution nor all NaN, or there is no source.
+        ValueError: If shapes differ, a row is neither a distribution nor all NaN, or there is no source.
     """
     evidence = stack_votes(votes, floor=VOTE_FLOOR).logs  # (n, S, K)
     given_labels: Ints = np.asarray(given, np.int64)

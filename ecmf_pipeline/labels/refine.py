@@ -1,7 +1,7 @@
 """Decide on the label of each clip: keep, down-weight, replace, drop, add or review it.
 
 A given label is replaced, and an unlabelled clip gets a pseudo-label, only above a probability at which human labels
-show that this is right often enough (`find_thresholds`).
+show that this is correct often enough (`find_thresholds`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from scipy.stats import beta
 
 from ecmf_pipeline.core.arrays import Bools, Floats, Ints
 from ecmf_pipeline.core.clips import Clip, ClipId, Split, label_indices
+from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.labels.config import RefineConfig
 from ecmf_pipeline.labels.label_model import Assessment
 from ecmf_pipeline.labels.votes import ABSTAIN
@@ -76,8 +77,8 @@ class Decision:
         refined_label: The label to train on; "" if the clip is not trained on.
         decision: The action taken.
         weight: Training weight, 0 if the clip is not trained on; labelled clips have a mean weight of one.
-        confidence: Probability that ``refined_label`` is right; if it is empty, probability of the label model's first
-            choice.
+        confidence: Probability that ``refined_label`` is correct; if it is empty, probability of the label model's
+            first choice.
         agreement: Share of the voting sources that vote for the label model's first choice; NaN if none votes.
         reason: Explanation of the decision.
         votes: One vote per source, if loaded; see `read_decisions`.
@@ -134,7 +135,7 @@ def decide(
         One decision per clip, in the same order.
 
     Raises:
-        ValueError: Clips and votes do not match, or a source has no family.
+        ValueError: If clips and votes do not match, or a source has no family.
     """
     if len(clips) != len(assessment.labels) or assessment.probs.shape[1] != len(labels):
         raise ValueError(
@@ -220,18 +221,18 @@ def _assign_pseudo_labels(
     draft: _Draft,
     assessment: Assessment,
     clips: Sequence[Clip],
-    unlabeled: Bools,
+    unlabelled: Bools,
     supporting: Ints,
     thresholds: Thresholds,
     config: RefineConfig,
 ) -> None:
     """Assign pseudo-labels, most confident first, up to the quota of each class."""
-    allowed = unlabeled & np.array([clip.split in config.pseudo_splits for clip in clips], dtype=bool)
+    allowed = unlabelled & np.array([clip.split in config.pseudo_splits for clip in clips], dtype=bool)
     confident = allowed & (assessment.confidence >= thresholds.pseudo[assessment.labels])
     confident &= supporting >= config.pseudo_families
-    draft.set(unlabeled & ~confident, LabelAction.LEAVE, "; confidence too low for a pseudo-label")
-    draft.set(unlabeled & ~allowed, LabelAction.LEAVE, "; clips of this split get no pseudo-labels")
-    trained_counts = np.bincount(draft.new[~unlabeled & (draft.new >= 0)], minlength=assessment.probs.shape[1])
+    draft.set(unlabelled & ~confident, LabelAction.LEAVE, "; confidence too low for a pseudo-label")
+    draft.set(unlabelled & ~allowed, LabelAction.LEAVE, "; clips of this split get no pseudo-labels")
+    trained_counts = np.bincount(draft.new[~unlabelled & (draft.new >= 0)], minlength=assessment.probs.shape[1])
     for label, count in enumerate(trained_counts.tolist()):
         eligible = np.flatnonzero(confident & (assessment.labels == label)).tolist()
         eligible.sort(key=lambda i: (-assessment.confidence[i], clips[i].clip_id))
@@ -242,11 +243,11 @@ def _assign_pseudo_labels(
         draft.set(over_quota, LabelAction.LEAVE, "; pseudo-label quota of its class reached")
 
 
-def _select_for_review(draft: _Draft, assessment: Assessment, unlabeled: Bools, config: RefineConfig) -> None:
+def _select_for_review(draft: _Draft, assessment: Assessment, unlabelled: Bools, config: RefineConfig) -> None:
     """Mark the clips that stay unlabelled and have the highest entropy for review."""
-    unlabeled_rows = np.flatnonzero(unlabeled & (draft.actions == LabelAction.LEAVE))
-    entropy = label_entropy(assessment.posterior)[unlabeled_rows]
-    chosen = unlabeled_rows[np.argsort(-entropy, kind="stable")[: config.review_budget]]
+    unlabelled_rows = np.flatnonzero(unlabelled & (draft.actions == LabelAction.LEAVE))
+    entropy = label_entropy(assessment.posterior)[unlabelled_rows]
+    chosen = unlabelled_rows[np.argsort(-entropy, kind="stable")[: config.review_budget]]
     draft.actions[chosen] = LabelAction.REVIEW
 
 
@@ -322,44 +323,44 @@ def find_thresholds(assessment: Assessment, given: Ints, gold: Ints, config: Ref
     relabel = precision_threshold(confidence[replaced], (choice == gold)[replaced], config.relabel_precision)
     # A clip that gets a pseudo-label has no given label, so only votes are used here.
     choice, confidence = assessment.probs.argmax(axis=1), assessment.probs.max(axis=1)
-    right = choice == gold
-    overall = precision_threshold(confidence[known], right[known], config.pseudo_precision)
+    correct = choice == gold
+    overall = precision_threshold(confidence[known], correct[known], config.pseudo_precision)
     rows_by_class = [known & (choice == label) for label in range(classes)]
-    pseudo = np.array([_class_threshold(confidence[voted], right[voted], overall, config) for voted in rows_by_class])
+    pseudo = np.array([_class_threshold(confidence[voted], correct[voted], overall, config) for voted in rows_by_class])
     relabel = max(relabel, config.relabel_above)
     return Thresholds(
         relabel, pseudo, _describe_thresholds(relabel, pseudo, int(replaced.sum()), int(known.sum()), config)
     )
 
 
-def _class_threshold(confidence: Floats, right: Bools, overall: float, config: RefineConfig) -> float:
+def _class_threshold(confidence: Floats, correct: Bools, overall: float, config: RefineConfig) -> float:
     """Return the pseudo-label threshold of one class from the human-labelled clips that the votes assign to it.
 
     If these are too few to reach the precision, the threshold of all classes is used, unless they show a lower
     precision.
     """
     target = config.pseudo_precision
-    class_threshold = precision_threshold(confidence, right, target)
+    class_threshold = precision_threshold(confidence, correct, target)
     if class_threshold < NEVER or overall == NEVER:
         return class_threshold
     threshold = max(overall, config.pseudo_above)
-    right_above = right[confidence >= threshold]
-    return NEVER if len(right_above) and right_above.mean() < target else threshold
+    correct_above = correct[confidence >= threshold]
+    return NEVER if len(correct_above) and correct_above.mean() < target else threshold
 
 
-def precision_threshold(confidence: Floats, right: Bools, target: float) -> float:
-    """Return the lowest confidence above which the share of right labels reaches ``target`` with `CONFIDENCE_LEVEL`.
+def precision_threshold(confidence: Floats, correct: Bools, target: float) -> float:
+    """Return the lowest confidence above which the share of correct labels reaches ``target`` with `CONFIDENCE_LEVEL`.
 
     Args:
         confidence: Confidence of m labels, (m,).
-        right: Whether each is right, (m,).
-        target: Minimum share of right labels.
+        correct: Whether each is correct, (m,).
+        target: Minimum share of correct labels.
 
     Returns:
         The threshold; `NEVER` if none reaches the target.
     """
     order = np.argsort(-confidence, kind="stable")
-    hits = np.cumsum(right[order]).astype(np.float64)
+    hits = np.cumsum(correct[order]).astype(np.float64)
     count = np.arange(1, len(order) + 1)
     lowest = beta.ppf(1 - CONFIDENCE_LEVEL, hits + 0.5, count - hits + 0.5)  # Jeffreys
     ranked = confidence[order]
@@ -441,8 +442,8 @@ def describe_effect(decisions: Sequence[Decision], labels: Sequence[str]) -> lis
         f"training clips: {sum(before.values())} before, {sum(after.values())} after (effective sample size by weight: "
         f"{effective_size:.0f})",
         *(
-            f"{label}: {before[label]} clips ({before[label] / total:.1%}) before, {after[label]} after, "
-            f"{weight[label] / total_weight:.1%} of the total weight"
+            f"{label}: {format_count(before[label], 'clip')} ({before[label] / total:.1%}) before, "
+            f"{after[label]} after, {weight[label] / total_weight:.1%} of the total weight"
             for label in labels
             if before[label] or after[label]
         ),

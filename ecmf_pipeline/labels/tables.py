@@ -73,7 +73,7 @@ def write_votes(
     Rows are sorted by clip, then by source.
 
     Raises:
-        ValueError: Votes are not (n, K), or a clip id occurs twice.
+        ValueError: If votes are not (n, K), or a clip id occurs twice.
     """
     import pandas as pd
 
@@ -103,8 +103,8 @@ def read_votes(path: Path, labels: Sequence[str]) -> VoteTable:
         labels: The K expected labels, in the order of the result.
 
     Raises:
-        MissingInput: The file does not exist.
-        InputError: A column, label or probability is wrong, or a source votes twice on a clip.
+        MissingInput: If the file does not exist.
+        InputError: If a column, label or probability is wrong, or a source votes twice on a clip.
     """
     import pandas as pd
 
@@ -135,9 +135,9 @@ def read_external_votes(path: Path, labels: Sequence[str], clip_ids: Sequence[st
         Probabilities by source, (n, K), NaN for abstentions, and the number of votes on other clips.
 
     Raises:
-        MissingInput: The file does not exist.
-        InputError: The file is damaged, a label or probability is wrong, a label contradicts the probabilities of its
-            row, a source votes twice on a clip or has an unusable name, or no vote is on a clip of the manifest.
+        MissingInput: If the file does not exist.
+        InputError: If the file is damaged, a label or probability is wrong, a label contradicts the probabilities of
+            its row, a source votes twice on a clip or has an unusable name, or no vote is on a clip of the manifest.
     """
     probabilities = [f"p_{label}" for label in labels]
     frame = _read_table(path, ("clip_id", "source"), (), _CORRECT_FILE, others=lambda column: column in probabilities)
@@ -172,8 +172,8 @@ def read_human_labels(path: Path, labels: Sequence[str], clip_ids: Sequence[str]
         The label of each clip, (n,), -1 if it has none, and the number of labels of other clips.
 
     Raises:
-        MissingInput: The file does not exist.
-        InputError: The file is damaged, a label is unknown, a clip occurs twice, or no clip is one of the manifest.
+        MissingInput: If the file does not exist.
+        InputError: If the file is damaged, a label is unknown, a clip occurs twice, or no clip is one of the manifest.
     """
     frame = _read_table(path, ("clip_id", "label"), (), _CORRECT_FILE)
     label_indices = _label_indices(path, frame, labels, _CORRECT_FILE)
@@ -226,8 +226,8 @@ def read_decisions(path: Path, *, votes: bool = False) -> list[Decision]:
         votes: Whether to read the votes of all sources into the decisions.
 
     Raises:
-        MissingInput: The file does not exist.
-        InputError: A column is missing, or a decision or weight is invalid.
+        MissingInput: If the file does not exist.
+        InputError: If a column is missing, or a decision or weight is invalid.
     """
     frame = _read_table(
         path, REFINED_COLUMNS, ("weight", "confidence", "agreement"), _REFINE_AGAIN, others=_is_probability

@@ -42,10 +42,10 @@ _TIE_TOLERANCE = 1e-6
 """A vote with a smaller difference between its other labels carries no more information than a hard vote."""
 
 MIN_SOURCES = 3
-"""With two sources that disagree, nothing shows which one is right: their probabilities are averaged."""
+"""With two sources that disagree, nothing shows which one is correct: their probabilities are averaged."""
 
 MIN_SOURCES_TO_CHECK = 4
-"""With three sources, two that make the same errors look right, and the votes alone cannot show it."""
+"""With three sources, two that make the same errors look correct, and the votes alone cannot show it."""
 
 
 def combine_without_gold(
@@ -53,8 +53,8 @@ def combine_without_gold(
 ) -> tuple[Floats, str]:
     """Combine votes without gold labels; rows where all sources abstain get the class shares.
 
-    Votes alone show which sources are right only if enough sources err independently. If too few do, sources that make
-    the same errors look right and the others look wrong. In this case majority vote is used.
+    Votes alone show which sources are correct only if enough sources err independently. If too few do, sources that
+    make the same errors look correct and the others look wrong. In this case majority vote is used.
 
     Args:
         evidence: The votes.

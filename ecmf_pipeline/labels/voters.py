@@ -127,7 +127,7 @@ def out_of_fold_votes(
         the mean of the models of all folds. NaN (abstention) if the features are missing or no model had two classes.
 
     Raises:
-        ValueError: Shapes differ or a feature is infinite.
+        ValueError: If shapes differ or a feature is infinite.
     """
     features = np.asarray(features)
     given = np.asarray(given, np.int64)
@@ -139,9 +139,9 @@ def out_of_fold_votes(
         raise ValueError(f"given label {given.max()} is out of range for {n_classes} classes")
     present = ~np.isnan(features).any(axis=1)
     labelled = present & (given >= 0)
-    unlabeled = np.flatnonzero(present & (given < 0))
+    unlabelled = np.flatnonzero(present & (given < 0))
     votes = np.full((len(given), n_classes), np.nan)
-    summed, models = np.zeros((len(unlabeled), n_classes)), 0
+    summed, models = np.zeros((len(unlabelled), n_classes)), 0
     for fold in np.unique(folds[labelled]).tolist():
         fold_weights = np.ones(len(given)) if weights is None else weights[fold]
         training = np.flatnonzero(labelled & (folds != fold) & (fold_weights > 0))
@@ -149,7 +149,7 @@ def out_of_fold_votes(
         classes, class_indices = np.unique(given[training], return_inverse=True)
         if len(classes) < 2:
             continue  # a classifier needs two classes: the clips of this fold get no vote
-        queries = np.concatenate([held_out, unlabeled])
+        queries = np.concatenate([held_out, unlabelled])
         probs = np.zeros((len(queries), n_classes))
         probs[:, classes] = vote(
             voter,
@@ -163,7 +163,7 @@ def out_of_fold_votes(
         summed += probs[len(held_out) :]
         models += 1
     if models:
-        votes[unlabeled] = summed / models
+        votes[unlabelled] = summed / models
     return votes
 
 

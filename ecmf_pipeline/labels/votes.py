@@ -52,7 +52,7 @@ def stack_votes(votes: Mapping[str, NDArray[np.floating]], *, floor: float) -> E
         floor: Probabilities are clipped to at least this value, because no single source may rule a label in or out.
 
     Raises:
-        ValueError: There is no source, shapes differ, or a row is neither a distribution nor all NaN.
+        ValueError: If there is no source, shapes differ, or a row is neither a distribution nor all NaN.
     """
     if not votes:
         raise ValueError("no source of votes")
@@ -87,7 +87,7 @@ class SourceReport:
         coverage: Share of the clips on which it votes.
         votes: Number of votes compared with gold labels. Without gold labels, votes are compared with the combined
             votes, which overestimates sources that make the same errors.
-        reliability: Share of these votes that are right; NaN if there are none.
+        reliability: Share of these votes that are correct; NaN if there are none.
         reliability_interval: 95% interval of the reliability (Jeffreys).
         confusion: P(vote | truth), (K true, K voted), shrunk towards equal shares by one vote per row.
         confusion_low: Lower end of its 95% intervals, (K, K).
@@ -250,7 +250,7 @@ class NoisyLikelihood:
     """Likelihood of noisy given labels, (n,), for opinions (n, M, K) and prior mean biases (K,).
 
     The parameter vector, (M + K + 1 + K * K,), holds the weights, the deviations of the biases from their prior mean,
-    the log-odds of a right given label, and the deviation of each class pair from these log-odds.
+    the log-odds of a correct given label, and the deviation of each class pair from these log-odds.
     """
 
     opinions: Floats

@@ -339,12 +339,12 @@ class AnswerSummary:
     """Outcome of a run.
 
     Attributes:
-        asked: Keys of the questions that this run answered.
+        answered: Keys of the questions that this run answered.
         cached: Number of questions with a cached answer.
         quarantined: Number of quarantined clips.
     """
 
-    asked: frozenset[str]
+    answered: frozenset[str]
     cached: int
     quarantined: int
 

@@ -166,5 +166,5 @@ def read_cues(path: Path) -> dict[str, tuple[str, ...]]:
         raise MissingInput(f"{path} does not exist", "run the stage that writes it", command="ecmf-pipe cues")
     header, *rows = list(csv.reader(io.StringIO(read_text(path)))) or [[]]
     if header != _COLUMNS or any(len(row) != 2 or not set(row[1].split()) <= set(CUES) for row in rows):
-        raise InputError(f"{path} is damaged", "to write it again, run", command="ecmf-pipe cues")
+        raise InputError(f"{path} is damaged", "write it again", command="ecmf-pipe cues")
     return {clip_id: tuple(names.split()) for clip_id, names in rows}

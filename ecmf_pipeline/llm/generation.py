@@ -28,14 +28,14 @@ class FilledForms:
 
     Attributes:
         values: The answer about each clip; None if the model abstains or the question is quarantined.
-        asked: Number of questions that this run answered.
+        answered: Number of questions that this run answered.
         cached: Number of questions with a cached answer.
         quarantined: Number of quarantined clips.
         invalid: Number of clips on which the model abstains because its answers were invalid.
     """
 
     values: Mapping[str, Mapping[str, Value] | None]
-    asked: int
+    answered: int
     cached: int
     quarantined: int
     invalid: int
@@ -86,7 +86,7 @@ def fill_in_forms(
     answers = {clip_id: cache.get(key) for clip_id, key in keys.items()}
     return FilledForms(
         {clip_id: answer.values if answer else None for clip_id, answer in answers.items()},
-        asked=len(summary.asked),
+        answered=len(summary.answered),
         cached=summary.cached,
         quarantined=summary.quarantined,
         invalid=sum(answer is not None and answer.values is None for answer in answers.values()),

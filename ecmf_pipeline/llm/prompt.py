@@ -485,16 +485,17 @@ def _load(
     kind_name: str,
     example: str,
 ) -> PromptT:
+    hint = f"set it to {', '.join(packaged)}, or to the path of a .yaml file"
     if name.endswith(".yaml"):
         if not Path(name).is_file():
-            raise ParamsError(f"{' or '.join(keys)}: the prompt file {name} does not exist", keys=keys)
+            raise ParamsError(f"{' or '.join(keys)}: the prompt file {name} does not exist", hint, keys=keys)
         text = read_text(Path(name))
     elif name in packaged:
         text = packaged[name].read_text(encoding="utf-8")
     else:
         raise ParamsError(
             f"{' or '.join(keys)}: there is no prompt {name!r}",
-            f"set it to {', '.join(packaged)}, or to the path of a .yaml file",
+            hint,
             keys=keys,
         )
     try:

@@ -99,7 +99,7 @@ class RewriteResult:
         texts: The enriched text of each clip with words; the original text if the model abstains.
         unclear: Number of texts without an emotion, because the model found none.
         unquoted: Number of cues that were dropped because the context does not contain them.
-        asked: Number of questions that this run answered.
+        answered: Number of questions that this run answered.
         cached: Number of questions with a cached answer.
         cut: Number of clips whose text was truncated for the model.
         quarantined: Number of quarantined clips.
@@ -109,7 +109,7 @@ class RewriteResult:
     texts: Mapping[str, str] = field(default_factory=dict)
     unclear: int = 0
     unquoted: int = 0
-    asked: int = 0
+    answered: int = 0
     cached: int = 0
     cut: int = 0
     quarantined: int = 0
@@ -159,7 +159,7 @@ def enrich_transcripts(
     return RewriteResult(
         texts,
         unclear,
-        asked=scores.asked,
+        answered=scores.answered,
         cached=scores.cached,
         cut=scores.truncated,
         quarantined=scores.quarantined,
@@ -236,7 +236,7 @@ def generate_rewrites(
         texts,
         unclear=unclear,
         unquoted=unquoted,
-        asked=forms.asked,
+        answered=forms.answered,
         cached=forms.cached,
         cut=sum(shortened_contexts[clip_id].text != context.text for clip_id, context in contexts.items()),
         quarantined=forms.quarantined,

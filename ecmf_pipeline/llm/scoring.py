@@ -40,7 +40,7 @@ class ScoringResult:
 
     Attributes:
         values: Calibrated log-scores, (n, K); NaN if an utterance has no words or is quarantined.
-        asked: Number of texts that this run scored.
+        answered: Number of texts that this run scored.
         cached: Number of texts with cached scores.
         empty: Number of utterances without words.
         truncated: Number of texts that this run truncated.
@@ -49,7 +49,7 @@ class ScoringResult:
     """
 
     values: NDArray[np.float64]
-    asked: int
+    answered: int
     cached: int
     empty: int
     truncated: int
@@ -189,10 +189,10 @@ def collect_scores(
             values[row] = cache[keys[clip_id]].scores or np.nan
     return ScoringResult(
         values,
-        asked=len(summary.asked),
+        answered=len(summary.answered),
         cached=summary.cached,
         empty=len(clip_ids) - len(keys),
-        truncated=sum(cache[key].cut for key in summary.asked),
+        truncated=sum(cache[key].cut for key in summary.answered),
         quarantined=summary.quarantined,
         invalid=sum(not cache[key].scores for key in keys.values() if key in cache),
     )

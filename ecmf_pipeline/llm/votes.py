@@ -87,7 +87,7 @@ def transcript_scores(
         results.append(result)
     counts = {
         name: sum(getattr(result, name) for result in results)
-        for name in ("asked", "cached", "empty", "truncated", "quarantined", "invalid")
+        for name in ("answered", "cached", "empty", "truncated", "quarantined", "invalid")
     }
     return ScoringResult(values, **counts)
 

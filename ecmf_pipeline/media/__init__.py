@@ -1,1 +1,1 @@
-"""Read pictures and audio from video files."""
+"""Read frames and audio from video files."""

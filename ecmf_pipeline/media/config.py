@@ -16,10 +16,10 @@ class MediaConfig(Config):
     """Params of the sampling of clips.
 
     Attributes:
-        frames: Number of pictures of each clip, uniform in time: the middles of as many equal spans.
+        frames: Number of frames of each clip, uniform in time: the middles of as many equal spans.
         max_side: Pictures with a longer side are scaled down to this number of pixels while they are decoded.
-        reader: ``decord``, ``pyav`` or ``auto``. ``auto`` returns the pictures of decord if it is installed, read by
-            PyAV if that is faster and the pictures are equal; otherwise those of PyAV.
+        reader: ``decord``, ``pyav`` or ``auto``. ``auto`` returns the frames of decord if it is installed, read by
+            PyAV if that is faster and the frames are equal; otherwise those of PyAV.
     """
 
     frames: int = Field(16, gt=0)

@@ -39,7 +39,7 @@ _TRANSIENT_ERRNOS = {
 
 
 def resolve_reader(config: MediaConfig) -> Literal["decord", "pyav"]:
-    """Return the reader whose pictures are used on this machine."""
+    """Return the reader whose frames are used on this machine."""
     if config.reader == "auto":
         return "decord" if importlib.util.find_spec("decord") else "pyav"
     return config.reader

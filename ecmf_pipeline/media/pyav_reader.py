@@ -189,7 +189,7 @@ class PyAvVideo:
         if not buffer.is_full:
             # A few streams have one packet more than pictures; like players, repeat the last picture.
             if buffer.count == 0 or len(sampled) - buffer.count > 1:
-                raise UnreadableMedia(f"PyAV: only {buffer.count} of {len(sampled)} sampled pictures can be decoded")
+                raise UnreadableMedia(f"PyAV: only {buffer.count} of {len(sampled)} sampled frames can be decoded")
             buffer.repeat_last()
         return buffer.pictures()
 
@@ -240,7 +240,7 @@ class _PictureBuffer:
         if not is_sampled:
             return
         if self._damaged_at is not None:
-            raise UnreadableMedia(f"damaged picture at {self._damaged_at:.2f} s")
+            raise UnreadableMedia(f"damaged frame at {self._damaged_at:.2f} s")
         upright = self._orientation.turned(_to_rgb(frame, self._size))
         if self._pictures is None:
             self._pictures = np.empty((self._capacity, *upright.shape), np.uint8)
@@ -256,7 +256,7 @@ class _PictureBuffer:
     def pictures(self) -> NDArray[np.uint8]:
         """Return all stored pictures, (k, H, W, 3)."""
         if self._pictures is None:
-            raise UnreadableMedia("PyAV: no pictures can be decoded")
+            raise UnreadableMedia("PyAV: no frames can be decoded")
         return self._pictures
 
 

@@ -1,7 +1,7 @@
-"""Sample the pictures of a clip in one decoding pass, and read its audio.
+"""Sample the frames of a clip in one decoding pass, and read its audio.
 
 Pictures come from decord if it is installed, otherwise from PyAV. Both return the same pixels, which the tests check,
-with two exceptions: pictures that are scaled down (they differ by 0.1 of 255 levels on average), and a few codecs. The
+with two exceptions: frames that are scaled down (they differ by 0.1 of 255 levels on average), and a few codecs. The
 reader is therefore part of the fingerprint.
 """
 
@@ -29,18 +29,18 @@ from ecmf_pipeline.media.pyav_reader import TIME_ROUNDING, PyAvVideo
 
 
 class VideoReader(Protocol):
-    """The pictures of a file, by index."""
+    """The frames of a file, by index."""
 
     size: tuple[int, int]
-    """Width and height of the decoded pictures in pixels."""
+    """Width and height of the decoded frames in pixels."""
 
     @property
     def spans(self) -> NDArray[np.float64]:
-        """Start and end of every picture in seconds, in order of time, (n, 2)."""
+        """Start and end of every frame in seconds, in order of time, (n, 2)."""
         ...
 
     def pictures(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """Return RGB pictures at increasing indices, (k, H, W, 3)."""
+        """Return RGB frames at increasing indices, (k, H, W, 3)."""
         ...
 
 
@@ -49,7 +49,7 @@ def open_video(path: Path, config: MediaConfig) -> Iterator[VideoReader]:
     """Open the first video stream of a file as a context manager.
 
     Raises:
-        NoVideoStream: If there is none, or it has no pictures.
+        NoVideoStream: If there is none, or it has no frames.
         UnreadableMedia: If the file cannot be opened or is truncated.
     """
     with open_container(path) as container:
@@ -60,7 +60,7 @@ def open_video(path: Path, config: MediaConfig) -> Iterator[VideoReader]:
         if readable < MIN_READABLE_SHARE * pyav_video.seconds:
             raise UnreadableMedia(f"truncated video: {readable:.2f} of {pyav_video.seconds:.2f} declared seconds")
         if len(spans) == 0:
-            raise NoVideoStream("the video stream has no pictures")
+            raise NoVideoStream("the video stream has no frames")
         yield video
 
 
@@ -73,8 +73,8 @@ def _choose_reader(path: Path, pyav_video: PyAvVideo, config: MediaConfig) -> Vi
         video = DecordVideo(path, pyav_video)
     except UnreadableMedia:  # PyAV may still read it, or raise a better error
         return pyav_video
-    # A clip that was cut without re-encoding starts with pictures that are decoded but not shown. decord counts
-    # them and returns other pictures for them; PyAV identifies them.
+    # A clip that was cut without re-encoding starts with frames that are decoded but not shown. decord counts
+    # them and returns other frames for them; PyAV identifies them.
     return pyav_video if len(video.spans) and video.spans[0, 0] < -TIME_ROUNDING else video
 
 
@@ -83,7 +83,7 @@ class DecordVideo:
 
     Args:
         path: The file.
-        pyav_video: The same file in PyAV. It gives the size of the pictures, and is used if decord reports errors.
+        pyav_video: The same file in PyAV. It gives the size of the frames, and is used if decord reports errors.
     """
 
     def __init__(self, path: Path, pyav_video: PyAvVideo) -> None:
@@ -103,12 +103,12 @@ class DecordVideo:
 
     @cached_property
     def spans(self) -> NDArray[np.float64]:
-        """Start and end of every picture in seconds, (n, 2)."""
+        """Start and end of every frame in seconds, (n, 2)."""
         count = len(self._reader)
         return np.asarray(self._reader.get_frame_timestamp(range(count)), np.float64).reshape(count, 2)
 
     def pictures(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """Return RGB pictures at increasing indices, (k, H, W, 3)."""
+        """Return RGB frames at increasing indices, (k, H, W, 3)."""
         with _captured_native_stderr() as captured:
             try:
                 pictures: NDArray[np.uint8] = self._reader.get_batch(list(indices)).asnumpy()
@@ -118,7 +118,7 @@ class DecordVideo:
         if not decoder_error:
             return pictures
         if len(self._pyav_video.spans) != len(self._reader):
-            raise UnreadableMedia(f"damaged pictures: {_first_line(decoder_error)}")
+            raise UnreadableMedia(f"damaged frames: {_first_line(decoder_error)}")
         return self._pyav_video.pictures(indices)
 
 
@@ -145,19 +145,19 @@ def _first_line(text: str) -> str:
 
 
 _MAX_DECODED_BYTES = 2**30
-"""Maximum size of the decoded pictures of one clip."""
+"""Maximum size of the decoded frames of one clip."""
 
 _TIME_TOLERANCE = 2e-3
-"""Tolerance of picture times in seconds. Times are stored as float32, with an error of 1/500,000 s at one minute."""
+"""Tolerance of frame times in seconds. Times are stored as float32, with an error of 1/500,000 s at one minute."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Pictures sampled from a clip.
+    """Frames sampled from a clip.
 
     Attributes:
-        frames: RGB pictures, uint8 (T, H, W, 3).
-        times: Time of each picture in seconds from the start of the clip, (T,).
+        frames: RGB frames, uint8 (T, H, W, 3).
+        times: Time of each frame in seconds from the start of the clip, (T,).
     """
 
     frames: NDArray[np.uint8]
@@ -165,30 +165,30 @@ class Sampling:
 
 
 def read_frames(path: Path, config: MediaConfig) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Read the sampled pictures of a clip and their times; see `read_samplings`.
+    """Read the sampled frames of a clip and their times; see `read_samplings`.
 
     Returns:
-        uint8 (T, H, W, 3) and seconds, (T,). T is smaller than ``config.frames`` if the clip has fewer pictures.
+        uint8 (T, H, W, 3) and seconds, (T,). T is smaller than ``config.frames`` if the clip has fewer frames.
     """
     (sampling,) = read_samplings(path, config, [config.frames])
     return sampling.frames, sampling.times
 
 
 def read_samplings(path: Path, config: MediaConfig, counts: Sequence[Frames]) -> list[Sampling]:
-    """Read the pictures of several samplings of a clip in one decoding pass.
+    """Read the frames of several samplings of a clip in one decoding pass.
 
     Args:
         path: The file.
         config: How to read it.
-        counts: For each sampling the number of pictures, or ``all``.
+        counts: For each sampling the number of frames, or ``all``.
 
     Returns:
-        One sampling for each count, with fewer pictures if the clip has fewer.
+        One sampling for each count, with fewer frames if the clip has fewer.
 
     Raises:
-        NoVideoStream: If there are no pictures.
+        NoVideoStream: If there are no frames.
         UnreadableMedia: If they cannot be decoded, or the file is truncated.
-        TooManyPictures: If the decoded pictures would take more than 1 GB.
+        TooManyPictures: If the decoded frames would take more than 1 GB.
     """
     with open_video(path, config) as video:
         spans = video.spans
@@ -207,13 +207,13 @@ def _check_memory(count: int, size: tuple[int, int]) -> None:
     needed = 3 * size[0] * size[1] * count
     if needed > _MAX_DECODED_BYTES:
         raise TooManyPictures(
-            f"{count} pictures of {size[0]} x {size[1]} need {needed / 2**30:.1f} GB, the limit is "
+            f"{count} frames of {size[0]} x {size[1]} need {needed / 2**30:.1f} GB, the limit is "
             f"{_MAX_DECODED_BYTES / 2**30:.0f} GB: reduce frames or media.max_side"
         )
 
 
 def read_frames_at(path: Path, config: MediaConfig, times: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Read the pictures of a clip at given times, as returned by `read_frames`, uint8 (T, H, W, 3).
+    """Read the frames of a clip at given times, as returned by `read_frames`, uint8 (T, H, W, 3).
 
     Args:
         path: The clip.
@@ -221,31 +221,31 @@ def read_frames_at(path: Path, config: MediaConfig, times: NDArray[np.float32]) 
         times: Increasing seconds, (T,).
 
     Raises:
-        NoVideoStream: If there are no pictures.
-        UnreadableMedia: If they cannot be decoded, or no pictures have these times.
+        NoVideoStream: If there are no frames.
+        UnreadableMedia: If they cannot be decoded, or no frames have these times.
     """
     with open_video(path, config) as video:
         starts = video.spans[:, 0]
         indices = np.abs(starts[None, :] - times[:, None].astype(np.float64)).argmin(axis=1)
         if np.abs(starts[indices] - times).max(initial=0.0) > _TIME_TOLERANCE or len(np.unique(indices)) < len(times):
-            raise UnreadableMedia("the times of the pictures have changed since they were read")
+            raise UnreadableMedia("the times of the frames have changed since they were read")
         return video.pictures(indices.tolist())
 
 
 def sample_indices(spans: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """Return the pictures that are shown at the middles of ``count`` equal spans of time.
+    """Return the frames that are shown at the middles of ``count`` equal spans of time.
 
-    Equidistant indices would be wrong with a variable frame rate: a second with many pictures is still one second.
+    Equidistant indices would be wrong with a variable frame rate: a second with many frames is still one second.
 
     Args:
-        spans: Start and end of every picture in seconds, (n, 2), in order of time.
+        spans: Start and end of every frame in seconds, (n, 2), in order of time.
         count: Number of spans.
 
     Returns:
         Increasing indices without repeats, at most ``count``.
     """
     begin, end = spans[0, 0], max(spans[-1, 1], spans[-1, 0])
-    # Add half a millisecond: the picture at an edge must not depend on the rounding of times by the reader.
+    # Add half a millisecond: the frame at an edge must not depend on the rounding of times by the reader.
     moments = begin + (np.arange(count) + 0.5) * (end - begin) / count + 5e-4
     shown = np.searchsorted(spans[:, 0], moments, side="right") - 1
     return np.unique(shown.clip(0, len(spans) - 1)).astype(np.int64)

@@ -283,7 +283,7 @@ def read_evaluation(metrics: Mapping[str, Any] | None) -> Evaluation:
     """Validate the metrics of `evaluate`; null values count as absent.
 
     Raises:
-        InputError: A value has the wrong type.
+        InputError: If a value has the wrong type.
     """
     return _validate(Evaluation, metrics or {}, "evaluate")
 
@@ -292,7 +292,7 @@ def read_ablation(metrics: Mapping[str, Any] | None) -> Ablation | None:
     """Validate the metrics of `ablate`; None if there are none.
 
     Raises:
-        InputError: A value is missing or has the wrong type.
+        InputError: If a value is missing or has the wrong type.
     """
     return None if metrics is None else _validate(Ablation, metrics, "ablate")
 

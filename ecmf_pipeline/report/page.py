@@ -43,7 +43,7 @@ def render(report: ReportInput, config: ReportConfig) -> str:
     """Render the report as HTML; identical inputs give identical text.
 
     Raises:
-        InputError: A value of ``report.evaluate`` or ``report.ablate`` has the wrong type.
+        InputError: If a value of ``report.evaluate`` or ``report.ablate`` has the wrong type.
     """
     evaluation, ablation = read_evaluation(report.evaluate), read_ablation(report.ablate)
     sections = [

@@ -98,7 +98,7 @@ class JobQueue(Generic[ItemT]):
         return self._suspects[role].popleft() if self._suspects[role] else None
 
     def take(self) -> Job[ItemT] | None:
-        """Return the next job that is no suspect; None if there is none."""
+        """Return the next job that is not a suspect; None if there is none."""
         if not self._jobs:
             self._jobs.extend(Job(task) for task in islice(self._tasks, 1))
         return self._jobs.popleft() if self._jobs else None

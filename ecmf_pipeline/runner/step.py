@@ -134,7 +134,7 @@ class Spool(Generic[Row]):
             return None
 
     def drop(self, tasks: Iterable[str]) -> None:
-        """Remove batches that have reached their permanent form."""
+        """Remove batches whose rows are stored permanently."""
         for task in tasks:
             self._path(task).unlink(missing_ok=True)
 

@@ -113,8 +113,8 @@ class Job(Generic[ItemT]):
 
     Attributes:
         task: The task.
-        suspect: Role of the process that the job may have broken; None if it is no suspect. A suspect is one piece of
-            one item.
+        suspect: Role of the process that the job may have broken; None if it is not a suspect. A suspect is one piece
+            of one item.
         root: Name of the task that the job was split from.
         arrays: The opened items, if an opener has opened them.
     """

@@ -266,8 +266,14 @@ def load_params(path: Path = paths.PARAMS) -> Params:
         )
     try:
         document = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_UniqueKeyLoader) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path} is not valid YAML: {error}", "correct this line") from error
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path} is not UTF-8 text ({error})", "save it as UTF-8") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ParamsError(f"{path}{where}: not valid YAML: {error.problem}", "correct this line") from error
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path} is not valid YAML: {error}", "remove these characters") from error
     if not isinstance(document, dict):
         raise ParamsError(f"{path} is not a mapping of sections", "start it with a section such as corpus:")
     return validated(document, where=str(path))
@@ -335,7 +341,8 @@ def _problem(detail: ErrorDetails, document: Mapping[str, Any], merged: Mapping[
         return _Problem(key, f"{key}: unknown type {context['tag']!r}", _suggest(context["tag"], types), is_of_preset)
     text = detail["msg"].removeprefix("Value error, ")
     if location:
-        text = f"{text[:1].lower()}{text[1:]} (got {detail['input']!r})"
+        got = "" if isinstance(detail["input"], dict) else f" (got {detail['input']!r})"
+        text = f"{text[:1].lower()}{text[1:]}{got}"
     return _Problem(key, f"{key}: {text}", context.get("hint", ""), is_of_preset)
 
 

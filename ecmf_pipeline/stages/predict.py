@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import echo, format_count
-from ecmf_pipeline.core.errors import MissingInput
 from ecmf_pipeline.core.files import write_json
 from ecmf_pipeline.extraction.features import check_feature_origins
 from ecmf_pipeline.fusion.prediction import Ensemble
@@ -14,6 +13,7 @@ from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import (
     check_trained_on_current_labels,
     feature_origins,
+    missing_models,
     open_stored,
     read_labelled_corpus,
 )
@@ -31,11 +31,7 @@ def run(labels: paths.Labels) -> None:
     corpus = read_labelled_corpus()
     folders = sorted(path for path in paths.models_trained_on(labels).glob("*") if path.is_dir())
     if not folders:
-        raise MissingInput(
-            f"{paths.models_trained_on(labels)} holds no models",
-            f"train the models on {labels} labels",
-            command=f"ecmf-pipe train --labels {labels}",
-        )
+        raise missing_models(labels)
     ensembles = {folder.name: Ensemble.load(folder) for folder in folders}
     for ensemble in ensembles.values():
         ensemble.check_label_names(corpus.labels)

@@ -57,8 +57,10 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     for name, probs in votes.items():
         n_votes = int(np.isfinite(probs).all(axis=1).sum())
         echo(f"  {name}: {n_votes} votes, {len(probs) - n_votes} abstentions")
-    counts = [sum(getattr(scores, name) for scores in scored) for name in ("asked", "cached", "quarantined", "invalid")]
-    echo("  {} questions asked, {} from the cache, {} clips quarantined, {} without a valid answer".format(*counts))
+    counts = [
+        sum(getattr(scores, name) for scores in scored) for name in ("answered", "cached", "quarantined", "invalid")
+    ]
+    echo("  {} questions answered, {} from the cache, {} clips quarantined, {} without a valid answer".format(*counts))
 
 
 def _external_votes(params: Params, corpus: Corpus) -> dict[str, NDArray[np.float64]]:

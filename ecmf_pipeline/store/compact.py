@@ -85,10 +85,10 @@ def compact(
     """
     folder = writer.folder
     parts = read_parts(folder, writer.fingerprint)
-    sizes_before = [folder_size(folder / name) for name in [*parts.sound, *parts.superseded]]
+    sizes_before = [folder_size(folder / name) for name in [*parts.intact, *parts.superseded]]
     _raise_if_damaged(writer, parts)
     attributes = settings_attributes(folder)
-    states = row_states(parts.sound, digest_lookup(attributes["settings"], parts.newest()))
+    states = row_states(parts.intact, digest_lookup(attributes["settings"], parts.newest()))
     dropped_states = {RowState.DUPLICATE, RowState.REPLACED} | ({RowState.ABSENT} if drop_absent else set())
     keep = {name: tuple(state not in dropped_states for state in part) for name, part in states.items()}
     dropped = Counter(state for part in states.values() for state in part if state in dropped_states)
@@ -103,7 +103,7 @@ def compact(
     emptied = [name for name, kept in keep.items() if not any(kept)]
     for name in [*chain.from_iterable(merges), *emptied]:
         _remove(folder / name, staging)
-    sizes_after = [folder_size(folder / name) for name in read_parts(folder, writer.fingerprint).sound]
+    sizes_after = [folder_size(folder / name) for name in read_parts(folder, writer.fingerprint).intact]
     return Compaction(
         writer.fingerprint,
         (len(sizes_before), len(sizes_after)),
@@ -127,9 +127,9 @@ def plan_merges(
         part_size: Maximum number of clips in a merged part.
         row_bytes: Size of one row of values.
     """
-    remaining = [name for name in parts.sound if any(keep[name])]
+    remaining = [name for name in parts.intact if any(keep[name])]
     clips = {name: sum(keep[name]) for name in remaining}
-    size = {name: row_bytes * sum(compress(parts.sound[name].length, keep[name])) for name in remaining}
+    size = {name: row_bytes * sum(compress(parts.intact[name].length, keep[name])) for name in remaining}
     types = {name: array_types(folder / name) for name in remaining}
     merged_names: list[list[str]] = [[]]
     # Parts with the same number (of runs that wrote independently) stay together: a merged part has one number, so no
@@ -169,7 +169,7 @@ def _raise_if_damaged(writer: StoreWriter, parts: Parts) -> None:
         raise error
     attributes = settings_attributes(writer.folder)
     check = PartCheck(writer.root, writer.folder, attributes["dim"], np.dtype(attributes["dtype"]))
-    bar = progress(parts.sound.items(), f"check {writer.root.stem}", unit="part")
+    bar = progress(parts.intact.items(), f"check {writer.root.stem}", unit="part")
     _raise_first_damage(finding for name, part in bar for finding in check(name, part))
 
 
@@ -186,7 +186,7 @@ def _raise_first_damage(findings: Iterable[Finding]) -> None:
 def _write_merged(merge: Merge, parts: Parts, writer: StoreWriter) -> int:
     """Write one merged part and return its size in bytes."""
     entries = list(chain.from_iterable(merge.values()))
-    sources = [parts.sound[name] for name in merge]
+    sources = [parts.intact[name] for name in merge]
     attributes = PartAttributes(
         writer.fingerprint,
         list(compress(chain.from_iterable(part.clip_id for part in sources), entries)),

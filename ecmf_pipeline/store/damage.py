@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,43 +50,54 @@ class Kind(StrEnum):
         return self not in _NOTES
 
 
-_MOVE_AND_RECOMPUTE = (
-    "`ecmf-pipe store verify --mend {root}` moves the {unit} to {damaged}. Then `ecmf-pipe extract --modality {name}` "
-    "computes only its clips again (imported features: run `ecmf-pipe store import` again)"
+class _Repair(NamedTuple):
+    """How to repair a kind of finding, and the command for it; "" if there is none."""
+
+    hint: str
+    command: str = ""
+
+
+_VERIFY_MEND = "ecmf-pipe store verify --mend {root}"
+_COMPACT = "ecmf-pipe store compact {root}"
+_EXTRACT = "ecmf-pipe extract --modality {name}"
+
+_MOVE_AND_RECOMPUTE = _Repair(
+    "move the {unit} to {damaged}, then compute only its clips again (imported features: import them again)",
+    f"{_VERIFY_MEND} && {_EXTRACT}",
 )
-_COMPACT = "harmless. `ecmf-pipe store compact {root}` removes them"
 
 _DAMAGE = {
-    Kind.ROOT: (
-        "`ecmf-pipe store verify --mend {root}` writes the file again if one settings group can be chosen, otherwise "
-        "`ecmf-pipe extract --modality {name}` does. No features are lost"
+    Kind.ROOT: _Repair(
+        "write the file again; no features are lost. If several settings groups can be current, the next extraction "
+        "writes it",
+        _VERIFY_MEND,
     ),
-    Kind.SETTINGS: (
-        "`ecmf-pipe store verify --mend {root}` writes the file again if params.yaml has these settings. Otherwise "
-        "change params.yaml to them first, or copy the file from a colleague. The parts are not moved"
+    Kind.SETTINGS: _Repair(
+        "set params.yaml to these settings and write the file again, or copy the file from a colleague; the parts are "
+        "not moved",
+        _VERIFY_MEND,
     ),
 }
 """Repair of damage outside parts and batches."""
 
 _NOTES = {
-    Kind.DUPLICATES: _COMPACT,
-    Kind.REPLACED: _COMPACT,
-    Kind.OUTDATED: (
-        "harmless. Run `ecmf-pipe extract --modality {name}` to compute the current inputs, then "
-        "`ecmf-pipe store compact {root}` to remove these rows"
+    Kind.DUPLICATES: _Repair("harmless; remove these rows", _COMPACT),
+    Kind.REPLACED: _Repair("harmless; remove these rows", _COMPACT),
+    Kind.OUTDATED: _Repair(
+        "harmless; compute the features of the current inputs, then remove these rows", f"{_EXTRACT} && {_COMPACT}"
     ),
-    Kind.ABSENT: (
-        "harmless, and used again if the clips return to the manifest. "
-        "`ecmf-pipe store compact --drop-absent {root}` removes them"
+    Kind.ABSENT: _Repair(
+        "harmless, and used again if the clips return to the manifest; otherwise remove these rows",
+        "ecmf-pipe store compact --drop-absent {root}",
     ),
-    Kind.SUPERSEDED: "harmless, an interrupted `compact` left them. `ecmf-pipe store compact {root}` removes them",
-    Kind.LEFTOVERS: (
-        "harmless. If no run is active, the next `ecmf-pipe extract --modality {name}` adds the batches to the store"
+    Kind.SUPERSEDED: _Repair("harmless, left by an interrupted `compact`; remove these parts", _COMPACT),
+    Kind.LEFTOVERS: _Repair("harmless; if no run is active, the next extraction adds these batches", _EXTRACT),
+    Kind.STRAY: _Repair("not part of the store; move it away unless you need it there (`dvc push` uploads it)"),
+    Kind.UNCHECKED: _Repair("written by another program; damage of these arrays cannot be detected"),
+    Kind.SET_ASIDE: _Repair("remove {damaged} if you do not need it"),
+    Kind.CHANGED: _Repair(
+        "another run is writing to the store; verify it again after that run", "ecmf-pipe store verify {root}"
     ),
-    Kind.STRAY: "not part of the store. Move it away unless you need it there (`dvc push` uploads it)",
-    Kind.UNCHECKED: "written by another program. Damage of these arrays cannot be detected",
-    Kind.SET_ASIDE: "remove {damaged} if you do not need it",
-    Kind.CHANGED: "another run is writing to the store. Run `ecmf-pipe store verify {root}` again after it ends",
 }
 """Explanation of each harmless finding, and how to remove it."""
 
@@ -112,14 +123,22 @@ class Finding:
     movable: Path | None = None
 
     @property
-    def mend(self) -> str:
-        """How to repair it, with the commands to run."""
+    def hint(self) -> str:
+        """How to repair it."""
+        return self._fill_in(self._repair.hint)
+
+    @property
+    def command(self) -> str:
+        """Shell command that repairs it; empty if there is none."""
+        return self._fill_in(self._repair.command)
+
+    @property
+    def _repair(self) -> _Repair:
+        return (_DAMAGE | _NOTES).get(self.kind, _MOVE_AND_RECOMPUTE)
+
+    def _fill_in(self, template: str) -> str:
         unit = "batch" if self.kind is Kind.BATCH else "part"
-        return (
-            (_DAMAGE | _NOTES)
-            .get(self.kind, _MOVE_AND_RECOMPUTE)
-            .format(root=self.root, name=self.root.stem, damaged=damaged_folder(self.root), unit=unit)
-        )
+        return template.format(root=self.root, name=self.root.stem, damaged=damaged_folder(self.root), unit=unit)
 
     def __str__(self) -> str:
         clips = "" if self.clips is None else f" ({self.clips} clip{'' if self.clips == 1 else 's'})"
@@ -204,7 +223,7 @@ def _check_attributes(folder: Path, part: PartAttributes) -> str | None:
 
 
 def _read_checked(folder: Path) -> tuple[NDArray[Any] | None, Kind | None, str]:
-    """Read an array; return its values (None if damaged), the kind of problem (None if sound) and its description.
+    """Read an array; return its values (None if damaged), the kind of problem (None if intact) and its description.
 
     An array without a checksum has both values and a problem, `Kind.UNCHECKED`.
     """

@@ -145,7 +145,7 @@ def group_attributes(folder: Path) -> dict[str, Any]:
     try:
         attributes: dict[str, Any] = json.loads(document.read_bytes())["attributes"]
     except FileNotFoundError as error:
-        raise MissingInput(f"{folder} is missing", command="ecmf-pipe extract") from error
+        raise MissingInput(f"{folder} does not exist", "extract the features", command="ecmf-pipe extract") from error
     except (ValueError, KeyError, TypeError) as error:
         raise damage_error(f"{document} is damaged ({error})") from error
     if not isinstance(attributes, dict):
@@ -308,12 +308,12 @@ class Parts:
     """The attributes of all parts of a settings group.
 
     Attributes:
-        sound: Parts that count and can be read, in order.
+        intact: Parts that count and can be read, in order.
         superseded: Parts that were merged into another but still exist.
         damaged: Parts with unreadable attributes, and the error of each.
     """
 
-    sound: dict[str, PartAttributes] = field(default_factory=dict)
+    intact: dict[str, PartAttributes] = field(default_factory=dict)
     superseded: list[str] = field(default_factory=list)
     damaged: dict[str, StoreError] = field(default_factory=dict)
 
@@ -321,13 +321,13 @@ class Parts:
         """Return the digest of the newest entry of each clip."""
         return {
             clip_id: digest
-            for part in self.sound.values()
+            for part in self.intact.values()
             for clip_id, digest in zip(part.clip_id, part.digest, strict=True)
         }
 
     def versions(self) -> list[dict[str, str]]:
         """Return the combinations of library versions that computed the rows; an empty one if some are unknown."""
-        return distinct_versions(chain.from_iterable(part.versions or [{}] for part in self.sound.values()))
+        return distinct_versions(chain.from_iterable(part.versions or [{}] for part in self.intact.values()))
 
 
 def read_parts(folder: Path, fingerprint: str) -> Parts:
@@ -335,15 +335,15 @@ def read_parts(folder: Path, fingerprint: str) -> Parts:
     parts = Parts()
     for name in part_names(folder):
         try:
-            parts.sound[name] = read_attributes(folder / name, fingerprint)
+            parts.intact[name] = read_attributes(folder / name, fingerprint)
         except StoreError as error:
             parts.damaged[name] = error
         except FileNotFoundError:
             continue  # merged into another part since the names were listed
-    replaced = {old for part in parts.sound.values() for old in part.supersedes}
-    parts.superseded.extend(name for name in parts.sound if name in replaced)
+    replaced = {old for part in parts.intact.values() for old in part.supersedes}
+    parts.superseded.extend(name for name in parts.intact if name in replaced)
     for name in parts.superseded:
-        del parts.sound[name]
+        del parts.intact[name]
     return parts
 
 

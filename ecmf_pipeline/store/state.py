@@ -1,4 +1,4 @@
-"""Summarize a store from its attributes alone: its contents, and the state of each row."""
+"""Summarise a store from its attributes alone: its contents, and the state of each row."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def no_manifest(_settings: Mapping[str, Any], _newest: Mapping[str, str]) -> Non
 
 
 def list_store(root: Path, digest_lookup: DigestLookup = no_manifest) -> Iterator[GroupSummary]:
-    """Summarize each settings group of a store; damaged groups are included.
+    """Summarise each settings group of a store; damaged groups are included.
 
     Raises:
         MissingInput: If there is no such folder.
@@ -108,10 +108,10 @@ def list_store(root: Path, digest_lookup: DigestLookup = no_manifest) -> Iterato
     except StoreError:
         current = None
     for fingerprint in settings_groups(root):
-        yield _summarize(root, fingerprint, current, digest_lookup)
+        yield _summarise(root, fingerprint, current, digest_lookup)
 
 
-def _summarize(root: Path, fingerprint: str, current: str | None, digest_lookup: DigestLookup) -> GroupSummary:
+def _summarise(root: Path, fingerprint: str, current: str | None, digest_lookup: DigestLookup) -> GroupSummary:
     folder = root / fingerprint
     try:
         attributes = settings_attributes(folder)
@@ -120,7 +120,7 @@ def _summarize(root: Path, fingerprint: str, current: str | None, digest_lookup:
     parts = read_parts(folder, fingerprint)
     newest = parts.newest()
     digests = digest_lookup(attributes["settings"], newest)
-    states = row_states(parts.sound, digests)
+    states = row_states(parts.intact, digests)
     return GroupSummary(
         root,
         fingerprint,
@@ -129,8 +129,8 @@ def _summarize(root: Path, fingerprint: str, current: str | None, digest_lookup:
         attributes["dim"],
         attributes["dtype"],
         len(newest),
-        sum(sum(part.length) for part in parts.sound.values()),
-        len(parts.sound),
+        sum(sum(part.length) for part in parts.intact.values()),
+        len(parts.intact),
         len(parts.damaged),
         folder_size(folder),
         None if digests is None else sum(part.count(RowState.COUNTS) for part in states.values()),

@@ -106,7 +106,7 @@ def _verify_group(verification: Verification, fingerprint: str, digest_lookup: D
         verification.findings.append(_attribute_finding(root, folder / name, fingerprint, error))
     settings, check = _part_check(root, folder)
     damaged = set()
-    for name, part in progress(parts.sound.items(), f"verify {root.stem}", unit="part"):
+    for name, part in progress(parts.intact.items(), f"verify {root.stem}", unit="part"):
         try:
             findings = list(check(name, part))
         except (FileNotFoundError, MissingInput):
@@ -117,7 +117,7 @@ def _verify_group(verification: Verification, fingerprint: str, digest_lookup: D
             damaged.add(name)
         verification.parts += 1
         verification.bytes += folder_size(folder / name)
-    undamaged = Parts({name: part for name, part in parts.sound.items() if name not in damaged})
+    undamaged = Parts({name: part for name, part in parts.intact.items() if name not in damaged})
     newest = undamaged.newest()
     verification.clips += len(newest)
     for name in parts.superseded:
@@ -152,8 +152,8 @@ def _row_findings(root: Path, folder: Path, parts: Parts, digests: InputDigests 
     """Yield one finding for each state in which some rows do not count."""
     clips: dict[RowState, set[str]] = {state: set() for state in _SUPERFLUOUS}
     rows: Counter[RowState] = Counter()
-    for name, states in row_states(parts.sound, digests).items():
-        for clip_id, state in zip(parts.sound[name].clip_id, states, strict=True):
+    for name, states in row_states(parts.intact, digests).items():
+        for clip_id, state in zip(parts.intact[name].clip_id, states, strict=True):
             if state is not RowState.COUNTS:
                 rows[state] += 1
                 clips[state].add(clip_id)

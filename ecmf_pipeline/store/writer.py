@@ -156,7 +156,7 @@ def to_stored_type(row: FeatureRow, dim: int, dtype: DTypeLike) -> NDArray[Any]:
 
 
 def pack_rows(rows: Sequence[FeatureRow]) -> bytes:
-    """Serialize rows as one ``npz`` file; all rows must have the same side arrays."""
+    """Serialise rows as one ``npz`` file; all rows must have the same side arrays."""
     about = [[row.clip_id, row.digest, len(row.values), dict(row.versions)] for row in rows]
     arrays: dict[str, Any] = {"values": np.concatenate([row.values for row in rows])}
     for name in rows[0].side:
@@ -167,7 +167,7 @@ def pack_rows(rows: Sequence[FeatureRow]) -> bytes:
 
 
 def unpack_rows(payload: bytes) -> list[FeatureRow]:
-    """Deserialize the rows of `pack_rows`.
+    """Deserialise the rows of `pack_rows`.
 
     Raises:
         StoreError: If the bytes are damaged (each array has a CRC-32).

@@ -45,10 +45,10 @@ def test_each_dvc_stage_runs_the_command_of_its_name(repository):
         assert stage.get("do", stage)["cmd"].split()[:2] == ["ecmf-pipe", name]
 
 
-def test_each_command_is_in_the_readme_and_has_help(repository):
-    readme = (repository / "README.md").read_text()
+def test_each_command_is_in_the_reference_and_has_help(repository):
+    reference = (repository / "docs" / "reference" / "cli.md").read_text()
     for name in command_names():
-        assert f"`{name}`" in readme or f"ecmf-pipe {name}" in readme
+        assert f"ecmf-pipe {name}" in reference
         result = CliRunner().invoke(app, [name, "--help"])
         assert result.exit_code == 0
         assert len(result.output) > 100

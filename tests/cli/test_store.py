@@ -121,7 +121,7 @@ def test_ls_works_without_params_and_manifest(project):
 def test_store_commands_work_outside_a_project(project, tmp_path):
     moved = shutil.copytree(AUDIO, tmp_path / "elsewhere" / "features.zarr")
     assert project in store("ls", str(moved)).stdout
-    assert "sound" in store("verify", str(moved)).stdout
+    assert "intact" in store("verify", str(moved)).stdout
     assert "2 -> 1 part" in store("compact", str(moved)).stdout
 
 
@@ -138,11 +138,11 @@ def test_missing_stores_are_reported(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("project")
-def test_verify_of_a_sound_store_exits_with_code_0():
+def test_verify_of_an_intact_store_exits_with_code_0():
     result = store("verify")
     assert result.exit_code == 0
     assert result.stdout.startswith(f"{AUDIO}: 2 parts, 4 clips")
-    assert "sound" in result.stdout
+    assert "intact" in result.stdout
 
 
 @pytest.mark.usefixtures("project")

@@ -43,6 +43,9 @@ def test_missing_and_damaged_tables_are_reported_with_the_command(table, tmp_pat
     with pytest.raises(MissingInput) as caught:
         PredictionTable.read(tmp_path / "p.csv")
     assert caught.value.command == "ecmf-pipe predict"
+    with pytest.raises(MissingInput) as caught:
+        PredictionTable.read(tmp_path / "p.csv", command="ecmf-pipe predict --labels refined")
+    assert caught.value.command == "ecmf-pipe predict --labels refined"
     table.write(tmp_path / "p.csv")
     text = (tmp_path / "p.csv").read_text()
     (tmp_path / "p.csv").write_text(text.replace("0.800000", "much"))

@@ -14,12 +14,12 @@ def test_labels_come_from_yaml_lists() -> None:
 
 
 @pytest.mark.parametrize("labels", [["joy"], [], ["joy", "Joy"], ["joy", ""], ["joy", " anger"], ["joy", "an\nger"]])
-def test_invalid_label_lists_are_refused(labels: list[str]) -> None:
+def test_invalid_label_lists_are_rejected(labels: list[str]) -> None:
     with pytest.raises(ValidationError):
         CorpusConfig.model_validate({"labels": labels})
 
 
-def test_unknown_corpus_kind_is_refused() -> None:
+def test_unknown_corpus_kind_is_rejected() -> None:
     with pytest.raises(ValidationError) as caught:
         CorpusConfig.model_validate({"kind": "floder"})
     assert [error["loc"] for error in caught.value.errors()] == [("kind",)]

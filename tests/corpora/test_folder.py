@@ -67,7 +67,7 @@ def test_misspelt_column_is_reported(tmp_path: Path, read: Read) -> None:
     assert any("'remarks'" in message and "name, label, gold, group, split" in message for message in messages)
 
 
-def test_missing_folder_is_refused(tmp_path: Path, read: Read) -> None:
+def test_missing_folder_is_rejected(tmp_path: Path, read: Read) -> None:
     touch_files(tmp_path, "file")
     for name in ("nowhere", "file"):
         with pytest.raises(CorpusError) as caught:
@@ -76,7 +76,7 @@ def test_missing_folder_is_refused(tmp_path: Path, read: Read) -> None:
         assert "corpus.root" in (caught.value.hint or "")
 
 
-def test_empty_folder_is_refused(tmp_path: Path, read: Read) -> None:
+def test_empty_folder_is_rejected(tmp_path: Path, read: Read) -> None:
     touch_files(tmp_path, "readme.txt")
     with pytest.raises(CorpusError) as caught:
         read(tmp_path)
@@ -150,7 +150,7 @@ def test_files_that_differ_only_in_extension_are_reported(tmp_path: Path, read: 
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/../b", "..", "", "..\\x", "a\nb", "z" * 300])
-def test_unsafe_names_are_refused(tmp_path: Path, read: Read, name: str) -> None:
+def test_unsafe_names_are_rejected(tmp_path: Path, read: Read, name: str) -> None:
     touch_files(tmp_path, "a.mp4", "b.mp4")
     (tmp_path / "labels.csv").write_text(f'name,label\na,joy\n"{name}",fear\n')
     listing = read(tmp_path)

@@ -79,14 +79,14 @@ def test_code_in_pickle_is_not_executed(tmp_path: Path, position: str) -> None:
         ({"x": {"emo": np.str_("sad")}}, "numpy"),
     ],
 )
-def test_other_types_than_dictionaries_and_strings_are_refused(tmp_path: Path, value: Any, message: str) -> None:
+def test_other_types_than_dictionaries_and_strings_are_rejected(tmp_path: Path, value: Any, message: str) -> None:
     with pytest.raises(InputError) as caught:
         read_label_npz(write(tmp_path / "labels.npz", train_corpus=value))
     assert message in caught.value.message
     assert f"{tmp_path / 'labels.npz'}: train_corpus" in caught.value.message
 
 
-def test_files_that_are_not_label_files_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_label_files_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(MissingInput) as missing:
         read_label_npz(tmp_path / "none.npz")
     assert "none.npz" in missing.value.message
@@ -130,7 +130,7 @@ def test_flipped_bytes_raise_input_error_only(tmp_path: Path) -> None:
     assert all(str(tmp_path) in message for message in messages)
 
 
-def test_encrypted_entry_is_refused(tmp_path: Path) -> None:
+def test_encrypted_entry_is_rejected(tmp_path: Path) -> None:
     content = bytearray(write(tmp_path / "labels.npz", train_corpus=TRAIN).read_bytes())
     content[content.find(b"PK\x03\x04") + 6] |= 1
     content[content.find(b"PK\x01\x02") + 8] |= 1
@@ -139,7 +139,7 @@ def test_encrypted_entry_is_refused(tmp_path: Path) -> None:
         read_label_npz(tmp_path / "labels.npz")
 
 
-def test_entry_that_is_not_an_array_is_refused(tmp_path: Path) -> None:
+def test_entry_that_is_not_an_array_is_rejected(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "labels.npz", "w") as archive:
         archive.writestr("train_corpus", b"happy")
     with pytest.raises(InputError) as caught:
@@ -158,7 +158,7 @@ def write_pickle(path: Path, pickled: bytes) -> Path:
 
 
 @pytest.mark.parametrize("opcode", [b"\x8e", b"\x8d", b"\x95"], ids=["BINBYTES8", "BINUNICODE8", "FRAME"])
-def test_huge_pickle_length_is_refused(tmp_path: Path, opcode: bytes) -> None:
+def test_huge_pickle_length_is_rejected(tmp_path: Path, opcode: bytes) -> None:
     path = write_pickle(tmp_path / "huge.npz", b"\x80\x04" + opcode + b"\xff" * 8 + b".")
     with pytest.raises(InputError, match=r"train_corpus is (damaged|refused)"):
         read_label_npz(path)

@@ -96,7 +96,7 @@ def test_custom_mapping_and_groups_are_used(root: Path) -> None:
     assert by_id["test_dia1_utt0"].gold_label == "down"
 
 
-def test_emotion_mapping_ignores_case_and_refuses_unknown_emotions(root: Path) -> None:
+def test_emotion_mapping_ignores_case_and_rejects_unknown_emotions(root: Path) -> None:
     assert listing(root, mapping={"Joy": "happy", "SADNESS": "sad", "surprise": ""}).labels[2] == "happy"
     by_id = {clip.clip_id: clip for clip in listing(root, mapping={"Joy": "happy", "ANGER": "angry"}).clips}
     assert by_id["train_dia10_utt0"].given_label == "happy"
@@ -129,7 +129,7 @@ def test_custom_labels_are_printed(
     assert summaries[1].endswith("; manifest written")
 
 
-def test_folder_without_meld_is_refused(tmp_path: Path) -> None:
+def test_folder_without_meld_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(CorpusError) as caught:
         listing(tmp_path)
     assert "train_sent_emo.csv" in caught.value.message

@@ -226,7 +226,7 @@ def test_missing_sample_names_the_command(tmp_path: Path, read: Read) -> None:
     assert caught.value.command == "ecmf-pipe sample"
 
 
-def test_empty_folder_and_other_layouts_are_refused(tmp_path: Path, read: Read) -> None:
+def test_empty_folder_and_other_layouts_are_rejected(tmp_path: Path, read: Read) -> None:
     with pytest.raises(CorpusError) as empty:
         read(tmp_path, "mer")
     assert "csv files: none" in empty.value.message
@@ -240,7 +240,7 @@ def test_empty_folder_and_other_layouts_are_refused(tmp_path: Path, read: Read) 
     assert "corpus.kind" in (other_layout.value.hint or "")
 
 
-def test_subtitles_without_transcript_column_are_refused(corpus: Path, read: Read) -> None:
+def test_subtitles_without_transcript_column_are_rejected(corpus: Path, read: Read) -> None:
     (corpus / "subtitle_chieng.csv").write_text("name,chinese\ns_1,好\n")
     with pytest.raises(CorpusError) as caught:
         read(corpus, "mer")

@@ -52,7 +52,7 @@ def test_csv_variants_give_the_same_table(tmp_path: Path, content: str) -> None:
         ('name,label\na,"joy"ful\n', "line 2 is not valid csv"),
     ],
 )
-def test_unusable_table_is_refused(tmp_path: Path, content: str, message: str) -> None:
+def test_unusable_table_is_rejected(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(CorpusError) as caught:
         read_table(write_table(tmp_path, content), ("name", "label"))
     assert "labels.csv" in caught.value.message
@@ -61,14 +61,14 @@ def test_unusable_table_is_refused(tmp_path: Path, content: str, message: str) -
 
 
 @pytest.mark.parametrize("content", ["name,label\n妈妈,joy\n".encode("gb18030"), "name,label\n".encode("utf-16")])
-def test_table_that_is_not_utf8_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_table_that_is_not_utf8_is_rejected(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(InputError) as caught:
         read_table(write_table(tmp_path, content), ("name", "label"))
     assert "labels.csv" in caught.value.message
     assert "UTF-8" in str(caught.value)
 
 
-def test_folder_instead_of_table_is_refused(tmp_path: Path) -> None:
+def test_folder_instead_of_table_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").mkdir()
     with pytest.raises(CorpusError) as caught:
         read_table(tmp_path / "labels.csv", ("name",))

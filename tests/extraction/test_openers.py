@@ -139,6 +139,6 @@ def test_processes_are_chosen_for_the_machine(monkeypatch, project, gpus, worker
     assert (config.workers, config.openers) == expected
 
 
-def test_openers_without_workers_are_refused():
+def test_openers_without_workers_are_rejected():
     with pytest.raises(ValidationError, match="openers"):
         ExtractConfig(workers=0, openers=2)

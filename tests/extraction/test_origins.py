@@ -50,7 +50,7 @@ def error_message(old: FeatureOrigin, new: FeatureOrigin, *, columns_only: bool 
 
 
 @pytest.mark.parametrize("columns_only", [True, False])
-def test_features_of_another_encoder_are_refused_with_its_name(columns_only: bool) -> None:
+def test_features_of_another_encoder_are_rejected_with_its_name(columns_only: bool) -> None:
     message = error_message(imported_origin("mine"), imported_origin("other"), columns_only=columns_only)
     assert message.startswith("audio: ")
     assert "features of mine," in message
@@ -73,7 +73,7 @@ def test_one_message_names_all_modalities_that_differ() -> None:
     assert face.endswith("features of b, but the current features are of d")
 
 
-def test_changed_settings_are_refused_with_their_keys() -> None:
+def test_changed_settings_are_rejected_with_their_keys() -> None:
     for changes in ({"inputs": "enriched"}, {"layers": "last4_mean"}, {"token_pool": "last"}, {"weights": "other"}):
         (key,) = changes
         changed_key = {"weights": "encoder.weights.files.model.safetensors"}.get(key, f"encoder.{key}")

@@ -81,7 +81,7 @@ def test_decoded_labels_have_the_type_of_the_labels() -> None:
         (["a", "c"], ["a", "b"], "'c'"),
     ],
 )
-def test_invalid_labels_are_refused(labels: Any, names: list[str] | None, message: str) -> None:
+def test_invalid_labels_are_rejected(labels: Any, names: list[str] | None, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         encode_labels(labels, names)
     assert caught.value.hint

@@ -43,13 +43,13 @@ def test_arrays_with_negative_strides_are_read(ensemble: Ensemble, corpus: Any, 
 
 
 @pytest.mark.parametrize("shape", [(48, 0), (48, 0, 4), (48, 4, 0)])
-def test_features_without_columns_or_frames_are_refused(corpus: Any, shape: tuple[int, ...]) -> None:
+def test_features_without_columns_or_frames_are_rejected(corpus: Any, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="features of text") as caught:
         fit({**corpus.features, "text": np.zeros(shape)}, corpus.labels)
     assert str(shape) in str(caught.value)
 
 
-def test_missing_features_and_clips_are_refused(ensemble: Ensemble, corpus: Any) -> None:
+def test_missing_features_and_clips_are_rejected(ensemble: Ensemble, corpus: Any) -> None:
     with pytest.raises(InputError) as caught:
         fit({}, corpus.labels)
     assert caught.value.hint
@@ -64,14 +64,14 @@ def test_missing_features_and_clips_are_refused(ensemble: Ensemble, corpus: Any)
         ensemble.predict({"face": 1.0, "audio": 2.0})
 
 
-def test_a_single_modality_without_any_rows_is_refused(corpus: Any, quick: TrainingConfig) -> None:
+def test_a_single_modality_without_any_rows_is_rejected(corpus: Any, quick: TrainingConfig) -> None:
     features = {**corpus.features, "face": np.full((48, 10), np.nan)}
     with pytest.raises(TooFewClips, match="48 labelled clips") as caught:
         cross_validate(features, corpus.labels, fusion=FusionConfig(kind="single:face"), training=quick)
     assert caught.value.hint
 
 
-def test_folds_that_hold_out_no_clip_are_refused(corpus: Any, quick: TrainingConfig) -> None:
+def test_folds_that_hold_out_no_clip_are_rejected(corpus: Any, quick: TrainingConfig) -> None:
     with pytest.raises(TooFewClips, match="folds") as caught:
         fit(corpus.features, corpus.labels, folds=[-1] * 48, training=quick)
     assert caught.value.hint
@@ -80,7 +80,7 @@ def test_folds_that_hold_out_no_clip_are_refused(corpus: Any, quick: TrainingCon
             fit(corpus.features, corpus.labels, folds=wrong, training=quick)
 
 
-def test_the_meta_device_is_refused(corpus: Any, quick: TrainingConfig) -> None:
+def test_the_meta_device_is_rejected(corpus: Any, quick: TrainingConfig) -> None:
     with pytest.raises(InputError, match="device 'meta'") as caught:
         fit(corpus.features, corpus.labels, training=quick.model_copy(update={"device": "meta"}))
     assert caught.value.hint

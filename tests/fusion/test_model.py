@@ -138,7 +138,7 @@ def test_a_single_modality_has_weight_one() -> None:
     np.testing.assert_array_equal(output.weights.detach(), 1)
 
 
-def test_a_clip_without_any_modality_is_refused() -> None:
+def test_a_clip_without_any_modality_is_rejected() -> None:
     present = torch.ones(BATCH, 4, dtype=torch.bool)
     present[2] = False
     with pytest.raises(ValueError, match="no modality"):
@@ -228,7 +228,7 @@ def test_one_hot_weights_exclude_other_modalities_from_the_token_path() -> None:
     torch.testing.assert_close(model(features, present).logits, model(features, alone).logits)
 
 
-def test_a_single_modality_model_ignores_others_and_refuses_clips_without_it() -> None:
+def test_a_single_modality_model_ignores_others_and_rejects_clips_without_it() -> None:
     model, features = make_model(kind="single:audio"), make_features()
     present = torch.ones(BATCH, 4, dtype=torch.bool)
     before = model(features, present)

@@ -87,7 +87,7 @@ def test_predicting_no_clips_is_no_error(ensemble: Ensemble) -> None:
     assert prediction.probs.shape == (0, 3)
 
 
-def test_features_that_differ_from_training_are_refused(ensemble: Ensemble, corpus: Any) -> None:
+def test_features_that_differ_from_training_are_rejected(ensemble: Ensemble, corpus: Any) -> None:
     with pytest.raises(InputError, match=r"\['face'\].*\['audio', 'face'\]"):
         ensemble.predict({"face": corpus.features["face"]})
     with pytest.raises(InputError, match=r"features of face .*9.*10"):
@@ -206,7 +206,7 @@ def damage(folder: Path, kind: str) -> None:
         "truncated config",
     ],
 )
-def test_a_damaged_ensemble_is_refused_with_a_hint(ensemble: Ensemble, tmp_path: Path, kind: str) -> None:
+def test_a_damaged_ensemble_is_rejected_with_a_hint(ensemble: Ensemble, tmp_path: Path, kind: str) -> None:
     ensemble.save(tmp_path)
     damage(tmp_path, kind)
     with pytest.raises(InputError if kind == "truncated config" else ModelError) as caught:

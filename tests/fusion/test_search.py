@@ -86,7 +86,7 @@ def test_the_search_space_has_the_bounds_of_the_configured_values(name: str, val
         SearchConfig(**{name: (value,)})
 
 
-def test_widths_that_are_no_multiple_of_the_heads_are_refused(corpus: Any, quick: TrainingConfig) -> None:
+def test_widths_that_are_no_multiple_of_the_heads_are_rejected(corpus: Any, quick: TrainingConfig) -> None:
     training = quick.model_copy(update={"search": SearchConfig(trials=1)})
     with pytest.raises(ParamsError) as caught:
         fit(corpus.features, corpus.labels, fusion=FusionConfig(hidden=96, heads=6), training=training)

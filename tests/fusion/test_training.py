@@ -209,7 +209,7 @@ def test_a_modality_of_one_speaker_does_not_prevent_training(
     assert np.isfinite(losses[~has_no_data]).all()
 
 
-def test_clips_without_a_common_modality_are_refused(small: FusionConfig, quick: TrainingConfig) -> None:
+def test_clips_without_a_common_modality_are_rejected(small: FusionConfig, quick: TrainingConfig) -> None:
     features = {name: np.full((8, 3), np.nan) for name in "abcdefgh"}
     for row, values in enumerate(features.values()):
         values[row] = row
@@ -266,14 +266,14 @@ def test_groups_may_be_numbers_or_a_series(corpus: Any, small: FusionConfig, qui
         np.testing.assert_array_equal(result.probs, expected.probs)
 
 
-def test_too_few_classes_outside_a_fold_are_refused(corpus: Any, small: FusionConfig, quick: TrainingConfig) -> None:
+def test_too_few_classes_outside_a_fold_are_rejected(corpus: Any, small: FusionConfig, quick: TrainingConfig) -> None:
     groups = [f"label{label}" for label in np.arange(48) % 2]
     with pytest.raises(TooFewClips, match=r"fold 0.* two classes") as caught:
         fit(corpus.features, np.arange(48) % 2, groups=groups, fusion=small, training=quick)
     assert caught.value.hint
 
 
-def test_unknown_labels_and_devices_are_refused(corpus: Any, quick: TrainingConfig) -> None:
+def test_unknown_labels_and_devices_are_rejected(corpus: Any, quick: TrainingConfig) -> None:
     with pytest.raises(InputError, match="'bored'"):
         fit(corpus.features, ["bored"] * 48, label_names=["happy", "sad"])
     with pytest.raises(InputError, match="'abacus'"):
@@ -283,7 +283,7 @@ def test_unknown_labels_and_devices_are_refused(corpus: Any, quick: TrainingConf
 @pytest.mark.parametrize(
     "wrong", [{"weights": -np.ones(48)}, {"weights": np.ones(47)}, {"groups": ["x"]}, {"clip_ids": ["a"] * 48}]
 )
-def test_arrays_of_different_lengths_are_refused(corpus: Any, wrong: dict[str, Any]) -> None:
+def test_arrays_of_different_lengths_are_rejected(corpus: Any, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="weights"):
         fit(corpus.features, corpus.labels, **wrong)
 

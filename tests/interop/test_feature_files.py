@@ -169,7 +169,7 @@ def test_names_are_matched_to_the_manifest(tmp_path: Path) -> None:
     assert open_store(tmp_path / "audio.zarr").newest().keys() == {"a", "café"}
 
 
-def test_source_without_matching_names_is_refused(tmp_path: Path) -> None:
+def test_source_without_matching_names_is_rejected(tmp_path: Path) -> None:
     folder = npy_folder(tmp_path / "f", **{f"samplenew3_{number}": [1.0] for number in range(4)})
     with pytest.raises(InputError) as other_prefix:
         import_from(folder, tmp_path / "audio.zarr", [f"samplenew4_{number}" for number in range(4)])
@@ -218,11 +218,11 @@ class TestBadNpy:
             (np.array([1e300, 1.0]), "1e[+]300, .* float32"),
         ],
     )
-    def test_unusable_values_are_refused(self, folder: Path, values: Any, message: str) -> None:
+    def test_unusable_values_are_rejected(self, folder: Path, values: Any, message: str) -> None:
         npy_folder(folder, bad=values)
         assert re.search(message, self.problem_of(folder))
 
-    def test_values_beyond_the_stored_type_are_refused(self, folder: Path) -> None:
+    def test_values_beyond_the_stored_type_are_rejected(self, folder: Path) -> None:
         npy_folder(folder, bad=[70000.0, 1.0])
         assert re.search("70000, .* float16", self.problem_of(folder, dtype="float16"))
 
@@ -246,24 +246,24 @@ class TestBadNpy:
             (b"\x93NUMPY\x01\x00\x76\x00" + b"-" * 117 + b"\n", "not an npy file"),
         ],
     )
-    def test_files_that_are_not_npy_are_refused(self, folder: Path, content: bytes, message: str) -> None:
+    def test_files_that_are_not_npy_are_rejected(self, folder: Path, content: bytes, message: str) -> None:
         (folder / "bad.npy").write_bytes(content)
         assert message in self.problem_of(folder)
 
     @pytest.mark.parametrize("shape", [(10**12, 2), (2**62, 2**62), (2**28, 2)])
-    def test_huge_shape_in_header_is_refused(self, folder: Path, shape: tuple[int, int]) -> None:
+    def test_huge_shape_in_header_is_rejected(self, folder: Path, shape: tuple[int, int]) -> None:
         header = io.BytesIO()
         np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
         (folder / "bad.npy").write_bytes(header.getvalue() + bytes(64))
         assert "the limit is 512 MB" in self.problem_of(folder)
 
-    def test_truncated_file_is_refused(self, folder: Path) -> None:
+    def test_truncated_file_is_rejected(self, folder: Path) -> None:
         npy_folder(folder, bad=[1.0, 2.0])
         content = (folder / "bad.npy").read_bytes()
         (folder / "bad.npy").write_bytes(content[:-4])
         assert re.findall(r"\d+", self.problem_of(folder)) == ["12", "2", "16"]
 
-    def test_invalid_frame_folders_are_refused(self, folder: Path) -> None:
+    def test_invalid_frame_folders_are_rejected(self, folder: Path) -> None:
         npy_folder(folder / "bad", frame_1=[1.0, 2.0], frame_2=[1.0, 2.0, 3.0])
         assert "dimensions: 2, 3" in self.problem_of(folder)
         npy_folder(folder / "bad", frame_2=[[1.0, 2.0], [1.0, 2.0]])
@@ -272,12 +272,12 @@ class TestBadNpy:
             path.unlink()
         assert "no npy files" in import_from(folder, folder.parent / "audio.zarr", ["good", "bad"]).bad["bad"]
 
-    def test_file_and_folder_of_same_name_are_refused(self, folder: Path) -> None:
+    def test_file_and_folder_of_same_name_are_rejected(self, folder: Path) -> None:
         npy_folder(folder, bad=[1.0, 2.0])
         npy_folder(folder / "bad", frame=[1.0, 2.0])
         assert "two arrays" in self.problem_of(folder)
 
-    def test_file_without_read_permission_is_refused(self, folder: Path) -> None:
+    def test_file_without_read_permission_is_rejected(self, folder: Path) -> None:
         npy_folder(folder, bad=[1.0, 2.0])
         (folder / "bad.npy").chmod(0)
         if os.access(folder / "bad.npy", os.R_OK):
@@ -316,7 +316,7 @@ def test_all_real_types_and_orders_are_imported(tmp_path: Path, dtype: str, orde
     assert open_store(tmp_path / "f.zarr").newest() == open_store(tmp_path / "f.h5.zarr").newest()
 
 
-def test_arrays_of_different_dimensions_are_refused(tmp_path: Path) -> None:
+def test_arrays_of_different_dimensions_are_rejected(tmp_path: Path) -> None:
     folder = npy_folder(tmp_path / "f", a=[1.0, 2.0], b=[1.0, 2.0, 3.0], c=[[1.0, 2.0]])
     with pytest.raises(InputError) as different:
         import_from(folder, tmp_path / "audio.zarr", ["a", "b", "c"])
@@ -373,7 +373,7 @@ class TestHdf5:
             report = import_from(tmp_path / f"{layout}.h5", tmp_path / f"{layout}.zarr", ["a", "b"])
             assert (report.new, report.bad) == (2, {}), layout
 
-    def test_objects_that_are_not_plain_datasets_are_refused(self, tmp_path: Path) -> None:
+    def test_objects_that_are_not_plain_datasets_are_rejected(self, tmp_path: Path) -> None:
         secret = tmp_path / "secret"
         secret.write_bytes(np.ones(2, "f4").tobytes())
         with h5py.File(tmp_path / "other.h5", "w") as other:
@@ -420,7 +420,7 @@ class TestHdf5:
         assert (report.new, list(report.bad)) == (1, ["bad"])
         assert "cannot be read" in report.bad["bad"]
 
-    def test_hdf5_file_with_only_a_link_is_refused(self, tmp_path: Path) -> None:
+    def test_hdf5_file_with_only_a_link_is_rejected(self, tmp_path: Path) -> None:
         with h5py.File(tmp_path / "f.h5", "w") as file:
             file["a"] = h5py.ExternalLink("other.h5", "/")
         with pytest.raises(InputError) as caught:
@@ -483,7 +483,7 @@ class TestPlanning:
 
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=300))
-def test_npy_header_refuses_arbitrary_bytes(tmp_path_factory: pytest.TempPathFactory, tail: bytes) -> None:
+def test_npy_header_rejects_arbitrary_bytes(tmp_path_factory: pytest.TempPathFactory, tail: bytes) -> None:
     path = tmp_path_factory.mktemp("npy") / "a.npy"
     for head in (b"", b"\x93NUMPY\x01\x00", b"\x93NUMPY\x02\x00\x50\x00\x00\x00{'descr': '<f4', 'fortran_order'"):
         path.write_bytes(head + tail)

@@ -120,7 +120,7 @@ def test_csv_files_and_imported_features_train_predict_and_submit(project: Path)
     assert {entry["name"]: entry["dim"] for entry in config["modalities"]} == WIDTHS
 
 
-def test_features_of_other_encoder_with_same_dimension_are_refused(project: Path) -> None:
+def test_features_of_other_encoder_with_same_dimension_are_rejected(project: Path) -> None:
     """Otherwise models would predict from wrong features and overwrite the submission."""
     rng = np.random.default_rng(8)
     folder = project.parent / "junk"
@@ -203,7 +203,7 @@ def test_bad_array_is_skipped_and_sets_exit_code(project: Path) -> None:
     assert numbers(run_successfully(project, "extract", "--modality", "audio"))[:3] == [0, 80, 0]
 
 
-def test_import_under_name_of_computed_encoder_is_refused(project: Path) -> None:
+def test_import_under_name_of_computed_encoder_is_rejected(project: Path) -> None:
     params = project / "params.yaml"
     original = params.read_text()
     params.write_text(original.replace("my_audio:\n    type: imported", "my_audio:\n    type: egemaps"))

@@ -56,7 +56,7 @@ def test_missing_and_duplicate_candidates_leave_the_old_file(tmp_path: Path) -> 
         ("name,discrete\na,sad,happy\n", "3 cells"),
     ],
 )
-def test_invalid_submissions_are_refused(tmp_path: Path, content: str, message: str) -> None:
+def test_invalid_submissions_are_rejected(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "s.csv").write_text(content)
     with pytest.raises(CorpusError) as caught:
         read_submission(tmp_path / "s.csv")
@@ -64,10 +64,13 @@ def test_invalid_submissions_are_refused(tmp_path: Path, content: str, message: 
     assert message in caught.value.message
 
 
-def test_missing_submission_is_refused(tmp_path: Path) -> None:
+def test_missing_submission_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(MissingInput) as caught:
         read_submission(tmp_path / "s.csv")
     assert str(tmp_path / "s.csv") in caught.value.message
+    with pytest.raises(MissingInput) as caught:
+        read_submission(tmp_path)
+    assert "does not exist" not in caught.value.message
 
 
 def test_score_covers_names_of_label_file() -> None:

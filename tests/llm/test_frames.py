@@ -83,7 +83,7 @@ def test_each_file_is_sent_once(tmp_path: Path, clips: list[Clip]) -> None:
     assert result.values.argmax(axis=1)[[0, 2]].tolist() == [2, 2]
     assert np.isnan(result.values[[1, 3]]).all()
     np.testing.assert_array_equal(result.values, again.values)
-    assert (result.asked, result.empty, result.invalid, again.cached) == (2, 1, 1, 2)
+    assert (result.answered, result.empty, result.invalid, again.cached) == (2, 1, 1, 2)
 
 
 def test_an_unreadable_file_is_quarantined(tmp_path: Path, clips: list[Clip]) -> None:
@@ -95,7 +95,7 @@ def test_an_unreadable_file_is_quarantined(tmp_path: Path, clips: list[Clip]) ->
             update={"server": config.server.model_copy(update={"scoring": "samples", "samples": 1})}
         )
         result = score(tmp_path, [clips[0], broken], config)
-    assert (result.asked, result.quarantined) == (1, 1)
+    assert (result.answered, result.quarantined) == (1, 1)
     assert "UnreadableMedia" in (tmp_path / "quarantine.csv").read_text()
 
 
@@ -108,7 +108,7 @@ def test_crops_of_faces_are_sent_if_configured(tmp_path: Path, clips: list[Clip]
         )
         result = score(tmp_path, clips[:2], config, faces)
         assert {picture.shape for picture in pictures(server, 0)} == {(96, 96, 3)}
-    assert (result.asked, result.quarantined) == (1, 1)
+    assert (result.answered, result.quarantined) == (1, 1)
     assert "NoFaceFound" in (tmp_path / "quarantine.csv").read_text()
 
 

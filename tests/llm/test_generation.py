@@ -47,7 +47,7 @@ def test_no_wrong_answer_is_accepted_and_no_answer_is_paid_twice(tmp_path: Path)
         result = fill_in(tmp_path, chats([*texts, texts[0]]), server_config(server.url))
         answered = {clip: values["label"] for clip, values in result.values.items() if values is not None}
         assert {**answered} == {clip: WORDS[true_label((texts * 2)[int(clip[1:])])] for clip in answered}
-        assert (result.asked, result.cached, result.quarantined) == (60, 0, 0)
+        assert (result.answered, result.cached, result.quarantined) == (60, 0, 0)
         assert result.invalid == 61 - len(answered) < 15
         assert max(server.paid.values()) == 1
         before = len(server.received)
@@ -77,7 +77,7 @@ def test_a_run_stops_at_the_budget_and_the_next_one_continues(tmp_path: Path) ->
             fill_in(tmp_path, chats(numbered_texts(30)), server_config(server.url, BudgetConfig(max_requests=10)))
         result = fill_in(tmp_path, chats(numbered_texts(30)), server_config(server.url))
         assert len(server.received) == 30
-    assert (result.cached, result.asked) == (10, 20)
+    assert (result.cached, result.answered) == (10, 20)
 
 
 def test_invalid_answers_are_not_requested_again_by_the_next_run(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_calls_of_one_run_can_share_a_budget(tmp_path: Path) -> None:
         utterances = dict(zip(texts, texts, strict=True))
         return score_texts(
             utterances, WORDS, fingerprint="f", answer_files=answer_paths, steps=steps, config=config
-        ).asked
+        ).answered
 
     with serving(lambda *_: "ok") as server:
         config = server_config(server.url, concurrency=1)
@@ -114,13 +114,13 @@ def test_answers_of_a_local_model_are_cached(tiny: LlmConfig, tmp_path: Path) ->
     config = tiny.model_copy(update={"workers": 0, "batch_size": 2})
     questions = chats([*numbered_texts(3), "far too long " * 400, "line 0"])
     result = fill_in(tmp_path, questions, config.model_copy(update={"max_quarantined": 0.5}), form)
-    assert (result.asked, result.quarantined, result.values["c3"]) == (3, 1, None)
+    assert (result.answered, result.quarantined, result.values["c3"]) == (3, 1, None)
     assert "RequestRefused" in (tmp_path / "quarantine.csv").read_text()
     assert result.values["c0"] == result.values["c4"] is not None
     again = fill_in(
         tmp_path, questions, config.model_copy(update={"model": str(config.model), "max_quarantined": 0.5}), form
     )
-    assert (again.values, again.asked, again.cached) == (result.values, 0, 3)
+    assert (again.values, again.answered, again.cached) == (result.values, 0, 3)
 
 
 def test_answers_round_trip_through_lines() -> None:

@@ -91,10 +91,10 @@ def test_scores_from_samples_are_cached(served: LlmConfig, tmp_path: Path) -> No
     result = score(tmp_path, texts, served)
     assert [WORDS[row] for row in result.values[:-1].argmax(axis=1)] == list(TRUTH.values())
     assert np.isnan(result.values[-1]).all(), "the model abstains after invalid answers"
-    assert (result.asked, result.invalid, result.quarantined) == (6, 1, 0)
+    assert (result.answered, result.invalid, result.quarantined) == (6, 1, 0)
     again = score(tmp_path, texts, served.model_copy(update={"budget": BudgetConfig(max_requests=0)}))
     np.testing.assert_array_equal(again.values, result.values)
-    assert (again.asked, again.cached) == (0, 6)
+    assert (again.answered, again.cached) == (0, 6)
 
 
 def test_the_server_fills_in_forms(served: LlmConfig, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_the_server_fills_in_forms(served: LlmConfig, tmp_path: Path) -> None:
     form = Schema.of(label=OneOf(tuple(WORDS)))
     result = fill_in_forms(served, chats, form, prompt={"version": 1}, answer_files=answer_files(tmp_path))
     assert result.values == {**{text: {"label": word} for text, word in TRUTH.items()}, UNANSWERABLE: None}
-    assert (result.asked, result.invalid) == (6, 1)
+    assert (result.answered, result.invalid) == (6, 1)
 
 
 def test_unsupported_requests_raise_model_error(served: LlmConfig, tmp_path: Path) -> None:

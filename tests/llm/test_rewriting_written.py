@@ -91,9 +91,9 @@ def test_neighbours_and_cues_are_part_of_the_question(tmp_path: Path) -> None:
     more = {"a": Context("Fine.", before=("You forgot it.",), after=("Sorry!",), cues=("brows lowered",))}
     with serving(lambda *_: form()) as server:
         config = server_config(server.url)
-        assert rewrite(tmp_path, alone, config).asked == 1
-        assert rewrite(tmp_path, more, config).asked == 1
-        assert rewrite(tmp_path, {**more, "b": more["a"]}, config).asked == 0
+        assert rewrite(tmp_path, alone, config).answered == 1
+        assert rewrite(tmp_path, more, config).answered == 1
+        assert rewrite(tmp_path, {**more, "b": more["a"]}, config).answered == 0
         questions = [body["messages"][-1]["content"] for body in server.requests]
     assert questions == [
         "<utterance>Fine.</utterance>",
@@ -111,7 +111,7 @@ def test_after_two_invalid_answers_the_text_is_the_transcript(tmp_path: Path) ->
         again = rewrite(tmp_path, {"a": Context("Oh, what a day!"), "b": Context("No.")}, server_config(server.url))
         assert len(server.received) == 4
     assert result.texts == again.texts == {"a": '"Oh, what a day!" The speaker sounds happy (what a day).', "b": "No."}
-    assert (result.invalid, result.unclear, result.asked, again.cached) == (1, 0, 2, 2)
+    assert (result.invalid, result.unclear, result.answered, again.cached) == (1, 0, 2, 2)
     assert any("jubilant" in path.read_text() for path in (tmp_path / "cache").rglob("*.jsonl")), "raw answer stored"
 
 
@@ -129,9 +129,9 @@ def test_cached_answers_that_violate_the_schema_are_requested_again(tmp_path: Pa
         part.write_text("".join(json.dumps(row) + "\n" for row in (damaged | {"values": values}, whole)))
         again = rewrite(tmp_path, contexts, server_config(server.url))
         assert len(server.received) == 3
-        assert rewrite(tmp_path, contexts, server_config(server.url)).asked == 0
+        assert rewrite(tmp_path, contexts, server_config(server.url)).answered == 0
     assert again.texts == first.texts
-    assert (again.asked, again.cached, again.invalid) == (1, 1, 0)
+    assert (again.answered, again.cached, again.invalid) == (1, 1, 0)
 
 
 def test_long_transcripts_are_truncated_only_in_the_question(tmp_path: Path) -> None:
@@ -148,10 +148,10 @@ def test_rewrites_of_a_local_model_are_cached(tiny: LlmConfig, tmp_path: Path) -
     config = tiny.model_copy(update={"workers": 0})
     contexts = {"a": Context("I miss her."), "b": Context("Go away!")}
     result = generate_rewrites(contexts, config=config, prompt=prompt, answer_files=answer_files(tmp_path))
-    assert (result.asked, result.invalid, result.quarantined) == (2, 0, 0)
+    assert (result.answered, result.invalid, result.quarantined) == (2, 0, 0)
     assert all(context.text in result.texts[clip] for clip, context in contexts.items())
     again = generate_rewrites(contexts, config=config, prompt=prompt, answer_files=answer_files(tmp_path))
-    assert (again.texts, again.asked) == (result.texts, 0)
+    assert (again.texts, again.answered) == (result.texts, 0)
 
 
 def test_cues_are_appended_to_a_scored_rewrite(tiny: LlmConfig, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_each_text_is_scored_once_and_blank_ones_never(tmp_path: Path) -> None:
     assert ScriptedModel(tmp_path).texts() == ["abc", "abcdef", "x" * 30]
     expected = [[1.0, -1.0], [np.nan] * 2, [1.0, -1.0], [np.nan] * 2, [2.0, -1.0], [10.0, -1.0]]
     np.testing.assert_array_equal(result.values, np.array(expected))
-    assert (result.asked, result.cached, result.empty, result.truncated, result.quarantined) == (3, 0, 2, 1, 0)
+    assert (result.answered, result.cached, result.empty, result.truncated, result.quarantined) == (3, 0, 2, 1, 0)
     assert sum(content.count(b"\n") for content in cached_parts(tmp_path).values()) == 3
 
 
@@ -55,7 +55,7 @@ def test_cached_scores_need_no_model(tmp_path: Path) -> None:
     (tmp_path / "built").unlink()
     again = score(tmp_path, texts, workers=2)
     np.testing.assert_array_equal(first.values, again.values)  # new scores are rounded like cached ones
-    assert (again.asked, again.cached, again.truncated) == (0, 3, 0)
+    assert (again.answered, again.cached, again.truncated) == (0, 3, 0)
     assert not ScriptedModel(tmp_path).built
     assert cached_parts(tmp_path) == before
     score(tmp_path, [*texts, "abc"])
@@ -80,7 +80,7 @@ def test_the_parts_do_not_depend_on_the_number_of_workers(tmp_path: Path, monkey
         folder = tmp_path / str(workers)
         folder.mkdir()
         result = score(folder, texts, workers=workers)
-        assert result.asked == 30
+        assert result.answered == 30
         results.append((cached_parts(folder), result.values.tolist()))
         assert not list((folder / ".rewrite.spool").rglob("*.batch"))
     assert len(results[0][0]) == 4
@@ -111,7 +111,7 @@ def test_a_text_that_crashes_its_worker_is_quarantined(tmp_path: Path) -> None:
     result = score(tmp_path, texts, workers=1)
     assert np.isnan(result.values[[1, 3, 5]]).all()
     assert np.isfinite(result.values[[0, 2, 4, 6]]).all()
-    assert (result.asked, result.quarantined, result.empty) == (4, 2, 1)
+    assert (result.answered, result.quarantined, result.empty) == (4, 2, 1)
     assert {clip: (entry.reason, entry.stage) for clip, entry in table(tmp_path).items()} == {
         "c1": ("WorkerCrashed", "rewrite"),
         "c5": ("WorkerCrashed", "rewrite"),
@@ -120,7 +120,7 @@ def test_a_text_that_crashes_its_worker_is_quarantined(tmp_path: Path) -> None:
     (tmp_path / "log").unlink()
     again = score(tmp_path, [*texts, "a segfault"], workers=1)  # a third clip with the same text
     assert not ScriptedModel(tmp_path).calls()
-    assert (again.asked, again.cached, again.quarantined) == (0, 4, 3)
+    assert (again.answered, again.cached, again.quarantined) == (0, 4, 3)
     assert set(table(tmp_path)) == {"c1", "c5", "c7"}
 
 
@@ -135,7 +135,7 @@ def test_a_text_without_finite_scores_is_quarantined(tmp_path: Path) -> None:
     assert {clip: entry.reason for clip, entry in table(tmp_path).items()} == dict.fromkeys(
         ("c1", "c3"), "FeaturesNotFinite"
     )
-    assert (result.asked, result.quarantined) == (2, 2)
+    assert (result.answered, result.quarantined) == (2, 2)
 
 
 @pytest.mark.parametrize("change", ["text", "settings", "retry"])
@@ -163,7 +163,7 @@ def test_a_later_stage_reuses_scores_and_quarantine_of_an_earlier_one(tmp_path: 
     (tmp_path / "log").unlink()
     result = score(tmp_path, ["one", "nan", "two"], stage=vote)
     assert ScriptedModel(tmp_path).texts() == ["two"]
-    assert (result.asked, result.cached, result.quarantined) == (1, 1, 1)
+    assert (result.answered, result.cached, result.quarantined) == (1, 1, 1)
     assert {(entry.stage, entry.reason) for entry in table(tmp_path, "vote").values()} == {
         ("vote", "FeaturesNotFinite")
     }
@@ -227,7 +227,7 @@ def test_a_killed_run_loses_at_most_its_batches_in_progress(tmp_path: Path, work
     result = score(tmp_path, texts)
     twice = len(ScriptedModel(tmp_path).texts()) - len(texts)
     assert 0 <= twice <= 3 * max(1, workers)
-    assert result.asked == 200 - len(before) + twice
+    assert result.answered == 200 - len(before) + twice
     assert result.cached == len(before) - twice
     np.testing.assert_array_equal(result.values, [[round(8 / 3, 6), -1.0]] * 200)
     assert b"".join(cached_parts(tmp_path).values()).count(b"\n") == 200

@@ -46,7 +46,7 @@ def test_no_fault_leads_to_a_wrong_label_or_a_second_payment(tmp_path: Path) -> 
         labels = np.array([true_label(text) for text in texts])
         assert (result.values[answered].argmax(axis=1) == labels[answered]).all(), "wrong labels accepted"
         assert max(server.paid.values()) == 1, "paid twice"
-        assert (result.asked, result.quarantined) == (500, 0)
+        assert (result.answered, result.quarantined) == (500, 0)
         assert 0 < result.invalid == (~answered).sum() < 50  # two invalid answers
         for row, text in enumerate(texts):
             if not answered[row]:
@@ -77,7 +77,7 @@ def test_a_run_after_sigkill_requests_only_missing_answers(tmp_path: Path) -> No
         result = score(tmp_path, numbered_texts(400), server_config(server.url))
         resumed = server.received[before:]
     assert sorted(resumed) == sorted(text for text in numbered_texts(400) if sha256_text(text) not in paid)
-    assert (result.cached, result.asked) == (len(paid), 400 - len(paid))
+    assert (result.cached, result.answered) == (len(paid), 400 - len(paid))
 
 
 def test_scores_are_shares_of_samples(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_options_are_adapted_to_the_errors_of_a_server(
     with serving(lambda *_: fault) as server:
         result = score(tmp_path, numbered_texts(20), server_config(server.url, concurrency=concurrency, max_retries=0))
         answered = [body for body in server.requests if not unsupported & set(body)]
-    assert (result.asked, result.invalid, result.quarantined) == (20, 0, 0)
+    assert (result.answered, result.invalid, result.quarantined) == (20, 0, 0)
     assert (result.values.argmax(axis=1) == [true_label(text) for text in numbered_texts(20)]).all()
     assert len(answered) == 20, "each text is answered once"
     assert len(server.requests) <= 20 + len(unsupported) * concurrency, "options are adapted once for all requests"
@@ -172,13 +172,13 @@ def test_a_run_stops_at_the_budget_and_the_next_one_continues(tmp_path: Path, bu
         assert len(stored_keys(tmp_path)) == first
         result = score(tmp_path, numbered_texts(50), server_config(server.url))
     assert len(server.received) == 50
-    assert (result.cached, result.asked) == (first, 50 - first)
+    assert (result.cached, result.answered) == (first, 50 - first)
 
 
 def test_reserved_tokens_of_pending_requests_do_not_spend_the_budget(tmp_path: Path) -> None:
     with serving(ok) as server:  # each request uses 100 tokens and reserves more than 300
         result = score(tmp_path, numbered_texts(20), server_config(server.url, BudgetConfig(max_tokens=2400)))
-    assert (result.asked, len(server.received)) == (20, 20)
+    assert (result.answered, len(server.received)) == (20, 20)
 
 
 @pytest.mark.parametrize("counted", [-5000, 0])
@@ -201,7 +201,7 @@ def test_impossible_token_counts_do_not_extend_the_budget(
 def test_a_refused_text_is_quarantined_and_a_wrong_key_stops_the_run(tmp_path: Path) -> None:
     with serving(lambda text, _: "400" if text == "line 7" else "ok") as server:
         result = score(tmp_path, numbered_texts(20), server_config(server.url, concurrency=1))
-        assert (result.asked, result.quarantined) == (19, 1)
+        assert (result.answered, result.quarantined) == (19, 1)
         assert "RequestRefused" in (tmp_path / "quarantine.csv").read_text()
     with serving(lambda _, __: "401") as server, pytest.raises(ModelError) as caught:
         score(tmp_path / "key", numbered_texts(20), server_config(server.url, concurrency=2))
@@ -222,7 +222,7 @@ def test_impossible_log_probabilities_are_invalid_answers(
     monkeypatch.setattr("tests.llm.fault_server._tokens", invalid_tokens)
     with serving(ok) as server:
         result = score(tmp_path, numbered_texts(6), server_config(server.url))
-    assert (result.asked, result.invalid, result.quarantined) == (6, 1, 0)
+    assert (result.answered, result.invalid, result.quarantined) == (6, 1, 0)
     assert not np.isfinite(result.values[3]).any()
 
 

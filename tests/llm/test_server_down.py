@@ -35,7 +35,7 @@ def test_failed_questions_are_retried_by_the_next_run(tmp_path: Path) -> None:
         assert server.received.count("line 7") == 3
         server.plan = ok
         result = score(tmp_path, numbered_texts(20), config)
-    assert (result.cached, result.asked, result.quarantined) == (19, 1, 0)
+    assert (result.cached, result.answered, result.quarantined) == (19, 1, 0)
     with serving(lambda _, __: "500") as server, pytest.raises(TryAgain) as caught:
         score(tmp_path / "down", numbered_texts(400), server_config(server.url, max_retries=1))
     assert server.url in caught.value.message

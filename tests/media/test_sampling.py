@@ -141,7 +141,7 @@ def test_too_many_pictures_are_rejected_before_decoding(make_clip, tmp_path, mon
     clip = make_clip(tmp_path / "a.mp4", pictures=50, size=(64, 48))
     monkeypatch.setattr("ecmf_pipeline.media.sampling._MAX_DECODED_BYTES", 49 * 64 * 48 * 3)
     assert len(read_samplings(clip, MediaConfig(), [49])[0].frames) == 49
-    with pytest.raises(TooManyPictures, match=r"50 pictures of 64 x 48.*media\.max_side"):
+    with pytest.raises(TooManyPictures, match=r"50 frames of 64 x 48.*media\.max_side"):
         read_samplings(clip, MediaConfig(), [4, "all"])
 
 

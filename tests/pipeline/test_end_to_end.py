@@ -184,7 +184,7 @@ def test_status_counts_everything_as_done(sample_run):
     assert ["no"] not in shown.values()
 
 
-def test_predict_refuses_a_model_trained_with_another_pool(sample_run):
+def test_predict_rejects_a_model_trained_with_another_pool(sample_run):
     for labels in ("given", "refined"):
         saved = json.loads((sample_run / f"data/fusion/{labels}/fusion/config.json").read_text())
         assert saved["pool"] == "frames"
@@ -234,7 +234,7 @@ def test_training_on_features_of_other_settings_fails(sample_run):
     assert "ecmf-pipe extract --modality" in stale.stderr
 
 
-def test_refine_refuses_votes_of_other_clips(sample_run):
+def test_refine_rejects_votes_of_other_clips(sample_run):
     votes = sample_run / "data/votes/votes.csv"
     original = votes.read_text()
     lines = original.splitlines(keepends=True)

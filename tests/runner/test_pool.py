@@ -220,7 +220,7 @@ def test_a_worker_that_repeatedly_exits_while_it_stores_a_batch_stops_the_run(tm
     assert harness.reasons("a") == {}
 
 
-def test_zero_workers_are_refused():
+def test_zero_workers_are_rejected():
     with pytest.raises(ValueError, match="workers"):
         LocalProcesses(0)
 

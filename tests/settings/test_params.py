@@ -151,3 +151,16 @@ def test_shipped_params_have_every_key_that_dvc_tracks(repository):
             value = shipped
             for part in key.split("."):
                 value = value[part]
+
+
+def test_file_in_another_encoding_is_reported_with_the_remedy(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_bytes("corpus: {root: 数据}".encode("gbk"))
+    with pytest.raises(ParamsError, match="UTF-8") as caught:
+        load_params(path)
+    assert "UTF-8" in caught.value.hint
+
+
+def test_invalid_yaml_is_reported_with_its_line(tmp_path):
+    with pytest.raises(ParamsError, match="line 2, column 1"):
+        load_params(write_params(tmp_path, "media: {}\n\tfaces: {}\n"))

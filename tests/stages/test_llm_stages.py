@@ -113,18 +113,18 @@ def test_context_contains_neighbours_and_cues(tiny_model: Path) -> None:
 def test_each_input_is_a_separate_source_of_votes(tiny_model: Path) -> None:
     by_text, scored = llm_votes(load_params(), read_labelled_corpus())
     assert list(by_text) == ["llm"]
-    assert scored[0].asked == CLIPS - 1
+    assert scored[0].answered == CLIPS - 1
     write_params(tiny_model, "vote: {inputs: [text, cues], llm_margin: 0}\n")
     by_both, scored = llm_votes(load_params(), read_labelled_corpus())
     assert list(by_both) == ["llm", "llm/cues"]
-    assert (scored[0].asked, scored[0].cached) == (0, CLIPS - 1), "answers about transcripts are cached"
-    assert scored[1].asked > 0
+    assert (scored[0].answered, scored[0].cached) == (0, CLIPS - 1), "answers about transcripts are cached"
+    assert scored[1].answered > 0
     assert np.isfinite(by_both["llm/cues"][0]).all()
     assert np.isnan(by_both["llm/cues"][-1]).all(), "the LLM abstains on a clip without face and audio"
     write_params(tiny_model, "vote: {inputs: [cues]}\n")
     by_cues, scored = llm_votes(load_params(), read_labelled_corpus())
     assert list(by_cues) == ["llm/cues"]
-    assert scored[0].asked == 0
+    assert scored[0].answered == 0
     assert paths.quarantine("vote").is_file()
     write_params(tiny_model, "vote: {inputs: []}\n")
     assert llm_votes(load_params(), read_labelled_corpus()) == ({}, [])

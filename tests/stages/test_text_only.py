@@ -143,6 +143,27 @@ def test_options_of_a_single_clip_or_model_are_rejected_without_it(
     assert {path: path.stat().st_mtime_ns for path in Path("data").rglob("*")} == before
 
 
+@pytest.mark.parametrize("labels", ["given", "refined"])
+def test_missing_models_are_reported_with_the_command_of_their_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("preset: embedded\n")
+    with pytest.raises(MissingInput) as caught:
+        CliRunner().invoke(app, ["predict", "--text", "I love it.", "--labels", labels], catch_exceptions=False)
+    assert caught.value.command == f"ecmf-pipe train --labels {labels}"
+
+
+def test_missing_model_of_a_transfer_is_reported_with_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingInput) as caught:
+        CliRunner().invoke(app, ["evaluate", "--transfer", "elsewhere"], catch_exceptions=False)
+    assert "elsewhere" in caught.value.message
+    assert caught.value.command is None, "training here does not create a model elsewhere"
+
+
 def test_single_clip_is_not_predicted_by_models_of_other_labels(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
     corpus = paths.CORPUS.read_text()

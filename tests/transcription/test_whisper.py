@@ -82,7 +82,7 @@ def test_suppressed_tokens_are_not_generated(tiny_whisper: Path, tmp_path: Path)
     assert result.text == ""
 
 
-def test_other_models_are_refused(tiny_whisper: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_other_models_are_rejected(tiny_whisper: Path, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError):
         WhisperTranscriber(config(tiny_model))
     with pytest.raises(ModelError) as missing:
@@ -98,7 +98,7 @@ def test_other_models_are_refused(tiny_whisper: Path, tiny_model: Path, tmp_path
 
 
 @pytest.mark.parametrize("model", ["gguf", "nowhere/at/all"])
-def test_folder_without_model_is_refused(tmp_path: Path, model: str) -> None:
+def test_folder_without_model_is_rejected(tmp_path: Path, model: str) -> None:
     (tmp_path / "gguf").mkdir()
     (tmp_path / "gguf" / "some.gguf").write_bytes(b"GGUF")
     with pytest.raises(ModelError) as caught:

@@ -30,13 +30,13 @@ FILES = [
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("specimen", FILES)
-def test_pictures_are_right_or_refused_with_expected_reason(zoo_folder, specimen: Specimen, reader):
+def test_pictures_are_correct_or_rejected_with_expected_reason(zoo_folder, specimen: Specimen, reader):
     outcome, message = check_pictures(zoo_folder / specimen.name, specimen.film, reader)
     assert outcome in specimen.pictures, message
 
 
 @pytest.mark.parametrize("specimen", FILES)
-def test_sound_is_right_or_refused_with_expected_reason(zoo_folder, specimen: Specimen):
+def test_sound_is_correct_or_rejected_with_expected_reason(zoo_folder, specimen: Specimen):
     outcome, message = check_sound(zoo_folder / specimen.name, specimen.film)
     assert outcome in specimen.sound, message
 

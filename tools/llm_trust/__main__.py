@@ -87,11 +87,11 @@ def faults() -> int:
     twice = [text for text, count in server.paid.items() if count > 1]
     echo(
         f"killed with {len(stored)} stored answers; the second run used {second.cached} of them, requested "
-        f"{second.asked} and repeated {len(repeated)}; the third run requested {third.asked}\n"
+        f"{second.answered} and repeated {len(repeated)}; the third run requested {third.answered}\n"
         f"paid twice: {len(twice)}, of which {sum(sha256_text(text) not in stored for text in twice)} were pending "
         "when the run was killed (limit: 8)"
     )
-    return int("wrong" in outcomes.values() or bool(repeated) or third.asked > 0 or len(twice) > 8)
+    return int("wrong" in outcomes.values() or bool(repeated) or third.answered > 0 or len(twice) > 8)
 
 
 def _counts(outcomes: Sequence[str]) -> str:

@@ -158,7 +158,7 @@ def find_landmarks(face_landmarker: Path) -> NDArray[np.float64]:
     import mediapipe
     from mediapipe.tasks.python import BaseOptions, vision
 
-    hint, command = "download the weights again", "ecmf-pipe models"
+    hint, command = "fetch the default weights again", "ecmf-pipe models"
     options = vision.FaceLandmarkerOptions(base_options=BaseOptions(model_asset_path=str(face_landmarker)))
     try:
         with silence_native_stderr():

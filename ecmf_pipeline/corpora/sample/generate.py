@@ -142,7 +142,7 @@ def generate(config: SampleConfig, root: Path, *, face_landmarker: Path, workers
         CorpusError: If ``root`` holds another corpus.
     """
     if not face_landmarker.is_file():
-        raise ModelError(f"{face_landmarker} does not exist", "download the weights", command="ecmf-pipe models")
+        raise ModelError(f"{face_landmarker} does not exist", "fetch the default weights", command="ecmf-pipe models")
     plans = plan_clips(config)
     folder = root / MEDIA_FOLDER
     settings = {

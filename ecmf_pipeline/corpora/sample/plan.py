@@ -44,7 +44,7 @@ class ClipPlan:
         index: The number of the clip; with the seed, it determines frames and sound.
         speaker: The number of the speaker.
         gold_label: The true emotion.
-        given_label: The given label, right or wrong; empty for an unlabeled clip.
+        given_label: The given label, correct or wrong; empty for an unlabelled clip.
         spoken: The spoken line.
         transcript: The line in the subtitles; empty in a few clips.
         has_audio: Whether the file has an audio stream.
@@ -72,7 +72,7 @@ def read_transcripts() -> dict[str, list[str]]:
 
 
 def plan_clips(config: SampleConfig) -> list[ClipPlan]:
-    """Plan all clips: labelled clips first, then unlabeled ones."""
+    """Plan all clips: labelled clips first, then unlabelled ones."""
     rng = np.random.default_rng([config.seed, 0, 1])
     gold, speakers = _assign_labels_and_speakers(config, rng)
     given = _given_labels(gold[: config.labelled], config.noise, rng)

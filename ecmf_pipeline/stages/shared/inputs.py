@@ -20,7 +20,7 @@ from ecmf_pipeline.core.clips import (
     read_manifest,
     read_texts,
 )
-from ecmf_pipeline.core.console import echo
+from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.errors import CorpusError, MissingInput, ModelError
 from ecmf_pipeline.core.files import fingerprint, read_json, sha256_file
 from ecmf_pipeline.core.predictions import PredictionTable
@@ -77,8 +77,8 @@ def read_labelled_corpus() -> Corpus:
     labelled = [clip.given_label for clip in corpus.clips if clip.given_label]
     if len(set(labelled)) < 2:
         raise CorpusError(
-            f"the corpus has {len(labelled)} labelled clips with {len(set(labelled))} different labels; training needs "
-            "at least two labels",
+            f"the corpus has {format_count(len(labelled), 'labelled clip')} with "
+            f"{format_count(len(set(labelled)), 'different label')}; training needs at least two labels",
             "label some clips (in a folder corpus: labels.csv with the columns name,label); features are kept",
         )
     return corpus
@@ -179,6 +179,15 @@ def refined_sha256() -> str:
     return sha256_file(paths.REFINED) if paths.REFINED.is_file() else ""
 
 
+def missing_models(labels: paths.Labels) -> MissingInput:
+    """Return the error that no models were trained on these labels."""
+    return MissingInput(
+        f"{paths.models_trained_on(labels)} holds no models",
+        f"train the models on {labels} labels",
+        command=f"ecmf-pipe train --labels {labels}",
+    )
+
+
 def check_trained_on_current_labels(labels_sha256: str, models: str, hint: str, *, command: str) -> None:
     """Check that the refined labels have not changed since models were trained on them.
 
@@ -205,7 +214,8 @@ def read_refined_predictions(path: Path) -> PredictionTable:
         MissingInput: If `predict` has not run yet, or the models were trained on other refined labels.
         InputError: If a file is damaged.
     """
-    table, record = PredictionTable.read(path), paths.trained_on("refined")
+    table = PredictionTable.read(path, command="ecmf-pipe predict --labels refined")
+    record = paths.trained_on("refined")
     if record.is_file():
         check_trained_on_current_labels(
             str(read_json(record, made_by="predict").get("labels_sha256", "")),

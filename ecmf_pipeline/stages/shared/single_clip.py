@@ -22,6 +22,7 @@ from ecmf_pipeline.llm.prompt import Context
 from ecmf_pipeline.llm.rewriting import enrich_transcripts
 from ecmf_pipeline.media.containers import probe_media
 from ecmf_pipeline.settings.params import Params, load_params
+from ecmf_pipeline.stages.shared.inputs import missing_models
 
 if TYPE_CHECKING:
     from ecmf_pipeline.fusion.prediction import Ensemble
@@ -57,13 +58,19 @@ def run(video: Path | None, text: str, labels: paths.Labels | None, *, as_json: 
         text: Transcript of the clip.
         labels: Use the models trained on these labels; None: on refined labels if such models exist.
         as_json: Whether to print JSON only.
+
+    Raises:
+        MissingInput: If no models were trained on these labels.
     """
     from ecmf_pipeline.fusion.prediction import Ensemble
 
     params = load_params()
     if labels is None:
         labels = "refined" if (paths.models_trained_on("refined") / "fusion").is_dir() else "given"
-    ensemble = Ensemble.load(paths.models_trained_on(labels) / "fusion")
+    folder = paths.models_trained_on(labels) / "fusion"
+    if not folder.is_dir():
+        raise missing_models(labels)
+    ensemble = Ensemble.load(folder)
     corpus_labels = read_corpus_tables().labels
     if corpus_labels:  # an unlabelled corpus can be predicted with a model from elsewhere
         ensemble.check_label_names(corpus_labels)

@@ -12,7 +12,7 @@ from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.evaluation.scoring import Evaluator
 from ecmf_pipeline.evaluation.transfer import evaluate_transfer, label_map, transfer_summary
 from ecmf_pipeline.extraction.features import check_feature_origins
-from ecmf_pipeline.fusion.prediction import Ensemble
+from ecmf_pipeline.fusion.prediction import CONFIG_FILE, Ensemble
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages.shared.inputs import feature_origins, open_stored, read_labelled_corpus
 
@@ -23,7 +23,15 @@ def run(folder: Path, mapping: list[str]) -> None:
     Args:
         folder: Folder of the saved model.
         mapping: ``THEIRS=OURS``, which maps labels of the model to labels of this corpus.
+
+    Raises:
+        MissingInput: If there is no saved model in ``folder``, or no prediction of this corpus.
     """
+    if not (folder / CONFIG_FILE).is_file():
+        raise MissingInput(
+            f"{folder} holds no saved model ({CONFIG_FILE} is missing)",
+            "give the folder of a saved model, such as data/fusion/given/fusion of another project",
+        )
     params = load_params()
     corpus = read_labelled_corpus()
     ensemble = Ensemble.load(folder)

@@ -145,7 +145,7 @@ def test_other_corpus_is_not_overwritten(tmp_path: Path, face_landmarker: Path) 
     assert contents(tmp_path) == {"video/sample_00000.mp4": b"somebody's clip"}
 
 
-def test_missing_and_damaged_weights_are_refused(tmp_path: Path) -> None:
+def test_missing_and_damaged_weights_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "face_landmarker.task"
     for content in (None, b"not a model"):
         if content is not None:

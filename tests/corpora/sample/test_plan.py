@@ -90,6 +90,6 @@ def test_seed_changes_the_plan() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"size": 255}, {"labelled": 0}, {"min_seconds": 5.0}, {"noise": 1.0}, {"typo": 1}])
-def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
+def test_impossible_settings_are_rejected(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         SampleConfig.model_validate(wrong)
