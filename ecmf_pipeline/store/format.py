@@ -38,7 +38,7 @@ def damage_error(message: str) -> StoreError:
 def spool_folder(root: Path, fingerprint: str) -> Path:
     """Return the folder of finished batches that are not yet in a part.
 
-    It lies next to the store, because DVC would track it as an output inside the store.
+    It is next to the store, because DVC would track it as an output inside the store.
     """
     return root.parent / f".{root.name}.spool" / fingerprint
 
