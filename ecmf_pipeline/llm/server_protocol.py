@@ -63,9 +63,9 @@ class ServerKey:
             )
         if not _KEY.fullmatch(text):
             raise ModelError(
-                f"the environment variable {config.key_env} is not a key: it contains blanks, line breaks or "
+                f"the environment variable {config.key_env} is not a key: it contains spaces, line breaks or "
                 "characters beyond ASCII",
-                "set it to the key alone",
+                "set it to the key, without other characters",
             )
         return cls(text)
 

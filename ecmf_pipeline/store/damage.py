@@ -41,7 +41,7 @@ class Kind(StrEnum):
     LEFTOVERS = "unfinished run"
     STRAY = "stray file or folder"
     UNCHECKED = "no checksums"
-    SET_ASIDE = "set aside earlier"
+    SET_ASIDE = "moved earlier"
     CHANGED = "changed meanwhile"
 
     @property
