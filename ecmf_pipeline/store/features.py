@@ -121,7 +121,7 @@ class FeatureStore:
         current = current_fingerprint(root)
         if current is None:
             raise MissingInput(
-                f"{root} is missing",
+                f"{root} does not exist",
                 "compute the features, or get them from a colleague with dvc pull",
                 command=f"ecmf-pipe extract --modality {root.stem}",
             )
