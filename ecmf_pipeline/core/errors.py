@@ -133,7 +133,7 @@ class ClipError(EcmfError):
     """Whether the clip counts towards the share of bad clips that params allow."""
 
     is_transient = False
-    """Whether the cause lies outside the clip's content, so the next run tries the clip again."""
+    """Whether the cause is outside the clip's content, so the next run tries the clip again."""
 
     @property
     def reason(self) -> str:

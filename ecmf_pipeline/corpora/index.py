@@ -33,7 +33,7 @@ SECONDS_BETWEEN_SAVES = 20.0
 """Saving rewrites the whole cache; until then the spool holds the new measurements."""
 
 SHOWN_FINDINGS = 5
-"""The most findings that `index` prints."""
+"""Maximum number of findings that `index` prints."""
 
 
 @dataclass(frozen=True, slots=True)

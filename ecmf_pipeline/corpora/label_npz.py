@@ -21,7 +21,7 @@ from ecmf_pipeline.core.errors import InputError, MissingInput
 TRAIN_ENTRY, TEST_ENTRY = "train_corpus", "test1_corpus"
 LABEL_KEY = "emo"
 MAX_ENTRY_BYTES = 512 * 1024**2
-"""The most bytes of an uncompressed entry; those of the challenge have a few hundred kilobytes."""
+"""Maximum size of an uncompressed entry in bytes; those of the challenge have a few hundred kilobytes."""
 
 _ENCRYPTED = 0x1
 """The flag of an encrypted zip member."""
@@ -167,7 +167,7 @@ class _ReconstructStub:
 
 
 class _SafeUnpickler(pickle.Unpickler):
-    """An unpickler that resolves the stubs alone."""
+    """An unpickler that resolves only the stubs."""
 
     def __init__(self, stream: io.BytesIO) -> None:
         super().__init__(stream)

@@ -47,7 +47,7 @@ LANGUAGES = ("english", "chinese")
 GROUPS = "groups.csv"
 MEDIA_FOLDER = "video"
 MIN_PREFIX_MATCHES = 3
-"""The fewest names without file that must match another prefix before a prefix mismatch is reported."""
+"""Minimum number of names without file that must match another prefix before a prefix mismatch is reported."""
 
 
 def read_mer(config: CorpusConfig) -> CorpusListing:

@@ -25,7 +25,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f\ud800-\udfff]")
 MAX_UNKNOWN_SHARE = 0.5
 """Above this share of unknown labels, the list of classes is considered wrong, which is an error."""
 MAX_EXCERPT = 60
-"""The most characters of a cell that a finding quotes."""
+"""Maximum number of characters of a cell that a finding quotes."""
 Resolve = Callable[[str], ClipId]
 """Return the clip id of a name in a csv file; raise CorpusError if the name is not a valid clip id."""
 

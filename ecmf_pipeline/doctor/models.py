@@ -73,7 +73,7 @@ def check_encoders(params: Params, loaded: dict[Modality, dict[str, Any]]) -> It
             loaded[modality], check = _load(params, modality)
         except EcmfError as error:
             failed = Check.failed(name, error)
-            yield replace(failed, hint="; ".join(filter(None, (failed.hint, _hub_hint(encoder)))))
+            yield replace(failed, hint="; ".join(filter(None, (_hub_hint(encoder), failed.hint))))
             continue
         yield check
 

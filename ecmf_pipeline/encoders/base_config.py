@@ -37,6 +37,7 @@ DEFAULT_TEXT_COLUMNS: tuple[TextColumn, ...] = ("original",)
 """The transcripts that are read by default."""
 
 MODELS_HINT = "fetch the default weights"
+_MODEL_HINT = "set model to a model folder or an id on the model hub; for the default models, run"
 
 MODELS_COMMAND = "ecmf-pipe models"
 
@@ -96,14 +97,14 @@ def locate_model(
         model: A folder or an id.
         revision: Branch, tag or commit on the hub.
         required_file: A file that every model folder contains.
-        hint: How to fix a folder that is missing or is not a model; None: fetch the default weights.
+        hint: How to fix a folder that is missing or is not a model; None: the hint for an encoder.
 
     Raises:
         ModelError: If it is neither, or if the hub cannot return the commit of ``revision``.
     """
     folder = Path(model)
     command = None if hint else MODELS_COMMAND
-    hint = hint or MODELS_HINT
+    hint = hint or _MODEL_HINT
     if folder.is_dir():
         if not (folder / required_file).is_file():
             raise ModelError(f"model folder {folder} has no {required_file}", hint, command=command)

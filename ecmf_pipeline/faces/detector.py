@@ -37,9 +37,9 @@ INPUT_SIDE = 128
 _MIN_SAME_IOU = 0.3
 _MIN_PART_SHARE = 0.7
 _TILE_OVERLAP = 0.4
-"""Of the tile side; each face that the next larger views may miss lies completely in one tile."""
+"""Overlap as a share of the tile side. A face that larger views may miss is then complete in at least one tile."""
 _EDGE_MARGIN = 0.02
-"""Of the tile side; a box that ends closer to an inner edge is a truncated face."""
+"""Margin as a share of the tile side. A box that ends closer to an inner edge is a truncated face."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,17 +68,17 @@ def intersection_over_union(first: Box, second: Box) -> float:
 
 
 def share_inside(first: Box, second: Box) -> float:
-    """Return the share of the smaller of two boxes that lies in the other, 0 to 1."""
+    """Return the share of the smaller of two boxes that is inside the other, 0 to 1."""
     return shared_area(first, second) / min(first[2] * first[3], second[2] * second[3])
 
 
 _MIN_EYE_DISTANCE = 0.15
-"""Of the box width. Closer eyes belong to a profile, and their slope is not reliable."""
+"""Minimum as a share of the box width. Closer eyes belong to a profile, and their slope is not reliable."""
 _FRONTAL = np.array([[-0.5, 0.0], [0.5, 0.0], [0.0, 0.426], [0.0, 1.008], [-1.029, 0.361], [1.029, 0.361]], np.float64)
 """Keypoints of a face that looks into the camera, in units of the distance between the eyes: the median over the 31
 clips of real faces in which they were measured, made symmetric."""
 _FIT_SCALE = 0.2
-"""Of the distance between the eyes; keypoints with this root mean square error have a fit of 1 / e."""
+"""Root mean square error of keypoints with a fit of 1 / e, in units of the distance between the eyes."""
 _SIDE = 64
 _SLIGHT_BLUR = 1.5  # of 64 pixels
 _SHARP_SHARE = 0.7
@@ -229,14 +229,14 @@ Signature = NDArray[np.float32]
 
 _SAMPLES = 48
 _LEVELS = 8
-_CHROMA = (64, 192)  # of OpenCV's 8-bit a* and b*; pictures hardly have colours outside this range
+_CHROMA = (64, 192)  # range of OpenCV's 8-bit a* and b*; pictures hardly have colours outside it
 _CUT_THRESHOLD = 0.1
 """Threshold of the dissimilarity of whole pictures. Between neighbouring samples of real clips without cuts and titles
 it stayed below 0.03; between pictures of different clips it was above 0.12 in 95 of 100 pairs, and 0.86 at the one
 real cut. A missed cut costs little, because faces are compared as well."""
 _MAX_COST = 2.0
 _MOTION_SCALE = 0.7
-"""Of the box side: a head that moved this far between two frames costs 1."""
+"""Motion between two frames that costs 1, as a share of the box side."""
 _DISSIMILARITY_SCALE = 0.1
 """Dissimilarity that costs 1: it is as rare between pictures of one person as between pictures of two."""
 _POSITION_COST_AFTER_CUT = 1.0

@@ -29,7 +29,7 @@ WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "config.json"
 TRAIN_HINT = "train the models again"
 TRAIN_COMMAND = "ecmf-pipe train"
-"""Command that replaces the saved models."""
+"""Command that trains the models on given labels again."""
 
 CHUNK = 512
 """Clips in one forward pass of a prediction; the size fits a CPU cache and changes results only by rounding."""
@@ -62,7 +62,7 @@ class Prediction:
 
     Attributes:
         probs: Probability of each label, (n, C); a row of NaN if a clip has no usable modality.
-        modality_weights: Share of each modality, (n, M); a row of NaN likewise.
+        modality_weights: Share of each modality, (n, M); a row of NaN if a clip has no usable modality.
         label_names: The labels, in the order of ``probs``.
         label_type: Type of the training labels.
     """

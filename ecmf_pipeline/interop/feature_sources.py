@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.errors import InputError, MissingInput, UnusableFeatures
 
 MAX_CLIP_BYTES = 2**29
-"""The most bytes of the features of one clip: 40 times those of a minute of 1024-d rows at 50 rows per second."""
+"""Maximum bytes of the features of one clip: 40 times those of a minute of 1024-d rows at 50 rows per second."""
 
 _HEADER_ERRORS = (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError, OverflowError, EOFError)
 """The errors that NumPy raises for invalid npy headers."""

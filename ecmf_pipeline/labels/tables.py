@@ -336,7 +336,8 @@ def _read_table(
     import pandas as pd
 
     if not path.is_file():
-        raise MissingInput(f"{path} does not exist", remedy.hint, command=remedy.command)
+        hint = remedy.hint if remedy.command else "correct the path in params.yaml, or remove it"
+        raise MissingInput(f"{path} does not exist", hint, command=remedy.command)
     text = read_text(path)
     try:
         header = _header(text)

@@ -170,7 +170,7 @@ def _from_majority(votes: VotePatterns, voted: NDArray[np.bool_], strength: floa
 
 
 def _soft_share(evidence: Evidence) -> float:
-    """Return how far the votes are real probabilities: 0 for hard votes in any encoding, up to 1.
+    """Return how soft the votes are: 0 for hard votes in any encoding, at most 1.
 
     One soft vote in five suffices for 1, because sharp probabilities are clipped at the floor and then look like hard
     votes.

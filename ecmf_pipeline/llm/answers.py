@@ -330,7 +330,7 @@ class Question(Generic[ContentT]):
     targets: tuple[Target, ...]
 
     def alone(self) -> Sequence[Question[ContentT]]:
-        """Return the question itself: its clips cannot be asked about separately."""
+        """Return the question itself: one question is about all of its clips."""
         return [self]
 
 
@@ -430,7 +430,7 @@ def answer_questions(
 
 
 def open_drafts(answer_files: AnswerFiles, fingerprint: str) -> Drafts:
-    """Open the paid answers to unfinished questions; their file lies next to the spool."""
+    """Open the paid answers to unfinished questions; their file is next to the spool."""
     own, *others = (each.spool_folder / fingerprint / DRAFTS_FILE for each in (answer_files, *answer_files.earlier))
     return Drafts(own, also=others)
 

@@ -44,7 +44,7 @@ class ServerConfig(Config):
         max_retries: Number of retries after a failure of the server (429, 5xx, invalid or no response).
         first_wait: Seconds before the first retry. Each further wait is twice as long, with jitter, unless the server
             sends Retry-After.
-        longest_wait: Maximum number of seconds between two tries, whatever Retry-After contains.
+        longest_wait: Maximum number of seconds between two tries, even if Retry-After is longer.
     """
 
     base_url: str = "http://127.0.0.1:8000/v1"

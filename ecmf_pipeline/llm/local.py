@@ -216,12 +216,12 @@ class TransformersScorer:
         worker: Number of the worker; with ``device: auto`` or ``cuda``, it selects the GPU.
 
     Attributes:
-        cut: Utterances that were truncated to ``config.max_tokens``.
+        truncated: Utterances that were truncated to ``config.max_tokens``.
     """
 
     def __init__(self, config: LlmConfig, worker: int = 0, prompt: Prompt | None = None) -> None:
         self.config = config
-        self.cut: set[str] = set()
+        self.truncated: set[str] = set()
         self._model = LocalModel(config, worker)
         self._prompt = prompt or load_prompt(config.prompt)
         self._label_sets: dict[tuple[str, ...], _LabelSet] = {}
@@ -335,7 +335,7 @@ class TransformersScorer:
         tokens = self._model.encode(text)
         if len(tokens) <= self.config.max_tokens:
             return text
-        self.cut.add(utterance)
+        self.truncated.add(utterance)
         return self._model.decode(tokens[: self.config.max_tokens])
 
     @staticmethod

@@ -204,7 +204,7 @@ class FieldWriter:
         return [truncate_at_word(text, kind.longest) for text in texts]
 
     def _tokens_after(self, before: str, text: str) -> list[int]:
-        """Return the tokens of a text after another text: some tokenizers add a blank to a separate text."""
+        """Return the tokens of a text after another text: some tokenizers add a space before a separate text."""
         start, whole = self._model.encode(before), self._model.encode(before + text)
         return whole[len(start) :] if whole[: len(start)] == start else self._model.encode(text)
 
@@ -340,7 +340,7 @@ class TokenMasks:
 
         Args:
             logits: Logits of all tokens, (V,); a model may have more tokens than its tokenizer.
-            begun: Whether the text may end here, or continue with a blank.
+            begun: Whether the text may end here, or continue with a space.
         """
         forbidden = self._forbidden if begun else self._forbidden | self._forbidden_at_start
         return int(logits[: len(forbidden)].masked_fill(forbidden, -torch.inf).argmax())
@@ -361,7 +361,7 @@ def _stays_in_text(piece: str) -> bool:
 
 
 def truncate_at_word(text: str, longest: int) -> str:
-    """Return the text, or as many of its whole words as fit; a text without blanks is truncated anywhere."""
+    """Return the text, or as many of its whole words as fit; a text without spaces is truncated anywhere."""
     if len(text) <= longest:
         return text
     start = text[: longest + 1]

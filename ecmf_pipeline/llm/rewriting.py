@@ -101,7 +101,7 @@ class RewriteResult:
         unquoted: Number of cues that were dropped because the context does not contain them.
         answered: Number of questions that this run answered.
         cached: Number of questions with a cached answer.
-        cut: Number of clips whose text was truncated for the model.
+        truncated: Number of clips whose text was truncated for the model.
         quarantined: Number of quarantined clips.
         invalid: Number of clips on which the model abstains because its answers were invalid.
     """
@@ -111,7 +111,7 @@ class RewriteResult:
     unquoted: int = 0
     answered: int = 0
     cached: int = 0
-    cut: int = 0
+    truncated: int = 0
     quarantined: int = 0
     invalid: int = 0
 
@@ -161,7 +161,7 @@ def enrich_transcripts(
         unclear,
         answered=scores.answered,
         cached=scores.cached,
-        cut=scores.truncated,
+        truncated=scores.truncated,
         quarantined=scores.quarantined,
         invalid=scores.invalid,
     )
@@ -238,7 +238,7 @@ def generate_rewrites(
         unquoted=unquoted,
         answered=forms.answered,
         cached=forms.cached,
-        cut=sum(shortened_contexts[clip_id].text != context.text for clip_id, context in contexts.items()),
+        truncated=sum(shortened_contexts[clip_id].text != context.text for clip_id, context in contexts.items()),
         quarantined=forms.quarantined,
         invalid=forms.invalid,
     )

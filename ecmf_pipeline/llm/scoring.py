@@ -252,7 +252,7 @@ class ScoringStep(Step[Question[str], str, TextScores]):
         for (item, text), row in zip(batch, scores, strict=True):
             result: TextScores | ClipError
             if np.isfinite(row).all():
-                result = TextScores.of(sha256_text(text), row, cut=text in self._scorer.cut)
+                result = TextScores.of(sha256_text(text), row, cut=text in self._scorer.truncated)
             else:
                 result = FeaturesNotFinite("the label scores of the transcript are not finite")
             outcomes += [Outcome(target, result) for target in item.targets]

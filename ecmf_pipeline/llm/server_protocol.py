@@ -26,7 +26,7 @@ from ecmf_pipeline.llm.schema import InvalidAnswer, read_object
 KEY_PLACEHOLDER = "***"
 """Replacement of the key in texts."""
 _KEY = re.compile(r"[!-~]+")
-"""Printable ASCII without blanks, as HTTP headers allow."""
+"""Printable ASCII without spaces, as HTTP headers allow."""
 _OPTION_ERRORS = {400, 422}
 _UNSUPPORTED = re.compile(r"unsupported|not supported|does not support|only the default", re.IGNORECASE)
 _LABEL_START = re.compile(r'"label"\s*:\s*"')
@@ -63,9 +63,9 @@ class ServerKey:
             )
         if not _KEY.fullmatch(text):
             raise ModelError(
-                f"the environment variable {config.key_env} is not a key: it contains blanks, line breaks or "
+                f"the environment variable {config.key_env} is not a key: it contains spaces, line breaks or "
                 "characters beyond ASCII",
-                "set it to the key alone",
+                "set it to the key, without other characters",
             )
         return cls(text)
 

@@ -1,7 +1,7 @@
 """Votes of the language model: label scores calibrated on labelled clips of other folds, with abstentions.
 
 The temperature scales the confidence of the scores. The bias of each label corrects how often the model chooses it: a
-language model prefers some words whatever it reads. Texts without content measure only a part of this preference, and
+language model prefers some words for any input. Texts without content measure only a part of this preference, and
 not the frequency of the labels in the corpus.
 
 Sources: Guo et al. 2017, arXiv 1706.04599 (temperature, and the bias of its vector scaling); Zhao et al. 2021, arXiv

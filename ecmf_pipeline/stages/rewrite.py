@@ -54,7 +54,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     changed = write_texts(paths.REWRITES, texts)
     echo(
         f"rewrite: {len(rewritten.texts)} transcripts enriched ({rewritten.unclear} without a clear emotion), "
-        f"{rewritten.answered} answered, {rewritten.cached} from the cache, {rewritten.cut} truncated, "
+        f"{rewritten.answered} answered, {rewritten.cached} from the cache, {rewritten.truncated} truncated, "
         f"{rewritten.quarantined} quarantined, {rewritten.invalid} without a valid answer; "
         f"table {'written' if changed else 'unchanged'}"
     )

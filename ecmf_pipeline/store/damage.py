@@ -41,7 +41,7 @@ class Kind(StrEnum):
     LEFTOVERS = "unfinished run"
     STRAY = "stray file or folder"
     UNCHECKED = "no checksums"
-    SET_ASIDE = "set aside earlier"
+    SET_ASIDE = "moved earlier"
     CHANGED = "changed meanwhile"
 
     @property
@@ -148,7 +148,7 @@ class Finding:
 def damaged_folder(root: Path) -> Path:
     """Return the folder to which damaged parts of a store are moved.
 
-    It lies next to the store, because DVC would track it as an output inside the store.
+    It is next to the store, because DVC would track it as an output inside the store.
     """
     return root.parent / f".{root.name}.damaged"
 

@@ -39,7 +39,7 @@ _ELEMENTS_PER_BLOCK = 1 << 16
 """Elements converted to float32 together: they fit into the cache of a core."""
 
 _READ_RETRIES = 5
-"""How often a read is retried because parts were merged between the lookup and the read."""
+"""Maximum number of retries of a read because parts were merged between the lookup and the read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class FeatureStore:
         current = current_fingerprint(root)
         if current is None:
             raise MissingInput(
-                f"{root} is missing",
+                f"{root} does not exist",
                 "compute the features, or get them from a colleague with dvc pull",
                 command=f"ecmf-pipe extract --modality {root.stem}",
             )

@@ -38,7 +38,7 @@ def damage_error(message: str) -> StoreError:
 def spool_folder(root: Path, fingerprint: str) -> Path:
     """Return the folder of finished batches that are not yet in a part.
 
-    It lies next to the store, because DVC would track it as an output inside the store.
+    It is next to the store, because DVC would track it as an output inside the store.
     """
     return root.parent / f".{root.name}.spool" / fingerprint
 
@@ -278,7 +278,7 @@ def read_attributes(folder: Path, fingerprint: str) -> PartAttributes:
     except MissingInput as error:
         if not folder.is_dir():
             raise FileNotFoundError(folder) from error
-        raise damage_error(f"{folder / 'zarr.json'} is missing") from error
+        raise damage_error(f"{folder / 'zarr.json'} does not exist") from error
     try:
         part = PartAttributes(
             attributes["fingerprint"],
@@ -365,7 +365,7 @@ def read_array(folder: Path) -> NDArray[Any]:
         if not folder.parent.is_dir():
             raise FileNotFoundError(folder) from error
         if isinstance(error, FileNotFoundError):
-            raise damage_error(f"{error.filename or folder} is missing") from error
+            raise damage_error(f"{error.filename or folder} does not exist") from error
         raise damage_error(f"{folder} cannot be read ({error})") from error
 
 

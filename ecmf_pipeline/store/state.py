@@ -102,7 +102,9 @@ def list_store(root: Path, digest_lookup: DigestLookup = no_manifest) -> Iterato
         MissingInput: If there is no such folder.
     """
     if not root.is_dir():
-        raise MissingInput(f"{root} is missing", "name a feature store, such as data/features/audio.zarr")
+        raise MissingInput(
+            f"{root} does not exist", "give the path of a feature store, such as data/features/audio.zarr"
+        )
     try:
         current = current_fingerprint(root)
     except StoreError:

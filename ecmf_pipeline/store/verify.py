@@ -85,7 +85,9 @@ def verify_store(root: Path, digest_lookup: DigestLookup = no_manifest) -> Verif
         StoreError: If the store has another format.
     """
     if not root.is_dir():
-        raise MissingInput(f"{root} is missing", "name a feature store, such as data/features/audio.zarr")
+        raise MissingInput(
+            f"{root} does not exist", "give the path of a feature store, such as data/features/audio.zarr"
+        )
     verification = Verification(root)
     groups = list(settings_groups(root))
     verification.findings.extend(_root_findings(root, groups))

@@ -28,7 +28,7 @@ class TranscribeConfig(Config):
         min_confidence: Lower limit of the mean log-probability of the tokens; transcripts below it are not used.
         max_repetition: Upper limit of the compression ratio of the transcript. Above it, the model has repeated itself,
             and the transcript is not used.
-        max_tokens: The most tokens per window (30 s).
+        max_tokens: Maximum number of tokens per window (30 s).
         dtype: Data type of the model. The half types need a processor or GPU that supports them.
         batch_size: Windows per forward pass; also the most clips that a crash loses.
         device: A torch device; "auto" uses CUDA if available.

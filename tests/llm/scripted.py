@@ -56,7 +56,7 @@ class ScriptedModel:
 class LengthScorer:
     def __init__(self, model: ScriptedModel) -> None:
         self._model = model
-        self.cut: set[str] = set()
+        self.truncated: set[str] = set()
 
     def score(self, texts: Sequence[str], labels: Sequence[str]) -> NDArray[np.float64]:
         if texts:
@@ -76,7 +76,7 @@ class LengthScorer:
         if "gone" in text:
             raise ConnectionError("gone")
         if len(text) > 20:
-            self.cut.add(text)
+            self.truncated.add(text)
 
 
 def answer_files(folder: Path, stage: str = "rewrite", *earlier: AnswerFiles) -> AnswerFiles:

@@ -98,7 +98,7 @@ def test_long_utterances_are_truncated_and_recorded(tiny: LlmConfig, loaded: tup
     text = "I miss my grandmother so much since she died. " * 20
     scorer = TransformersScorer(tiny.model_copy(update={"max_tokens": 10}))
     long, short = scorer.log_likelihoods([text, "Wow"], SIX)
-    assert scorer.cut == {text}
+    assert scorer.truncated == {text}
     cut = loaded[0].decode(loaded[0](as_data(text), add_special_tokens=False)["input_ids"][:10])
     assert text.startswith(cut)
     np.testing.assert_allclose(long, scorer.log_likelihoods([cut], SIX)[0], atol=1e-4)

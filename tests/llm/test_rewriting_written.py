@@ -140,7 +140,7 @@ def test_long_transcripts_are_truncated_only_in_the_question(tmp_path: Path) -> 
         result = rewrite(tmp_path, {"a": Context(long)}, server_config(server.url))
         assert len(server.requests[0]["messages"][-1]["content"]) < 600
     assert long in result.texts["a"]
-    assert result.cut == 1
+    assert result.truncated == 1
 
 
 def test_rewrites_of_a_local_model_are_cached(tiny: LlmConfig, tmp_path: Path) -> None:

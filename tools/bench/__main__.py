@@ -43,7 +43,7 @@ def _line(title: str, ours: str, reference: str, ratio: str) -> None:
 def score_labels(_folder: Path) -> tuple[str, float, float]:
     """Measure scoring six labels of an utterance, in CPU seconds per utterance.
 
-    Ours caches the prompt prefix and batches utterances; the reference runs the model on each prompt and label anew.
+    Ours caches the prompt prefix and batches utterances; the reference runs the model on each prompt and label again.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
