@@ -47,8 +47,12 @@ def prune(
     from ecmf_pipeline.stages.shared.llm_questions import CACHES, fingerprints_in_use
 
     in_use = set(fingerprints_in_use(load_params()).values())
+    n_entries = 0
     for entry in inventory.prune(CACHES, in_use, remove=yes):
         echo(f"{entry}: {'removed' if yes else 'not in use (--yes removes it)'}")
+        n_entries += 1
+    if not n_entries:
+        echo("nothing to remove: all answers are of the settings in params.yaml")
 
 
 @llm_app.command("export", epilog="Example: ecmf-pipe llm export answers.jsonl")

@@ -276,7 +276,7 @@ def _lines(report: ImportReport, prefix: str) -> list[str]:
 
 
 def _listing(names: list[str], description: str) -> list[str]:
-    return [f"  {len(names)} {description}: {quote_names(names)}"] if names else []
+    return [f"  {description}: {len(names)} ({quote_names(names)})"] if names else []
 
 
 def _params_to_add(params: Params, modality: Modality, encoder: str) -> list[str]:

@@ -146,5 +146,5 @@ def transfer_summary(model: str, results: Mapping[str, Any]) -> str:
             "training set: they are predicted by members that held out the clip or its group"
         )
     if results["unanswered"]:
-        lines.append(f"  {results['unanswered']} clips have no modality of the model: they count as wrong")
+        lines.append(f"  clips without a modality of the model, which count as wrong: {results['unanswered']}")
     return "\n".join(lines)

@@ -167,7 +167,9 @@ def _introduction(ablation: Ablation) -> str:
         f"The reference is the fusion ({reference.kind}) of {join_items(reference.modalities)}, trained on given "
         f"labels. Its weighted F1 is {score(reference.weighted_f1)} over {count(reference.clips, 'clip')}, from "
         f"out-of-fold predictions of models that saw neither the clip nor its group.{caveat} Each difference is "
-        "variant minus reference, with a 95% interval over clips (over groups if they are known) and seeds."
+        "variant minus reference, with a 95% interval over clips (over groups if they are known) and seeds. Each "
+        "variant is trained with one model for each fold, once for each seed, and its score is the mean over seeds; "
+        "the section Scores averages the predictions of several models, so its scores differ."
     )
     if ablation.mertools_protocol:
         optimistic_f1 = score(ablation.mertools_protocol.weighted_f1)
@@ -181,10 +183,10 @@ def _introduction(ablation: Ablation) -> str:
 def _findings(variants: Sequence[VariantRow]) -> list[str]:
     """Summarise which variants differ significantly from the reference."""
     sentences = []
-    for table, worse, not_worse in (
-        ("left out", "Without {} the fusion is significantly worse", "no significant loss without {}"),
-        ("fusion", "Significantly worse fusion models: {}", "not significantly worse: {}"),
-        ("part", "Significantly worse variants of the model: {}", "not significantly worse: {}"),
+    for table, prefix, worse, not_worse in (
+        ("left out", "Leaving out one modality: ", "significantly worse without {}", "no significant loss without {}"),
+        ("fusion", "", "significantly worse fusion models: {}", "not significantly worse: {}"),
+        ("part", "", "significantly worse variants of the model: {}", "not significantly worse: {}"),
     ):
         rows = [row for row in variants if row.table == table]
         if rows:
@@ -196,7 +198,7 @@ def _findings(variants: Sequence[VariantRow]) -> list[str]:
                 )
                 if chosen
             ]
-            sentence = "; ".join(parts)
+            sentence = prefix + "; ".join(parts)
             sentences.append(f"{sentence[:1].upper()}{sentence[1:]}.")
     return sentences
 

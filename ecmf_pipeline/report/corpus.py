@@ -278,7 +278,7 @@ def _encoders(report: ReportInput) -> list[Block]:
         )
         lines = [[corpus_text(key, 80), corpus_text(_HASH.sub(_cut_hash, text))] for key, text in flat_settings.items()]
         settings.append(Table(f"Settings of {modality}", ["Setting", "Value"], lines))
-    columns = ["Modality", "Encoder", "#D", "Weights (start of SHA-256)", "Fingerprint"]
+    columns = ["Modality", "Encoder", "#Width", "Weights (start of SHA-256)", "Fingerprint"]
     return [
         Heading("Encoders"),
         Table("The encoder of each modality", columns, rows),

@@ -141,5 +141,5 @@ def _score_conclusion(evaluation: Evaluation) -> Conclusion:
 def _accuracies(evaluation: Evaluation) -> str:
     labels = evaluation.labels
     if labels is None or labels.given is None or labels.refined is None:
-        return "accuracy unknown"
+        return "no gold labels of training clips"
     return f"accuracy {score(labels.given.accuracy)} before, {score(labels.refined.accuracy)} after"

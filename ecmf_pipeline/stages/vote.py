@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Corpus
-from ecmf_pipeline.core.console import echo
+from ecmf_pipeline.core.console import echo, format_count
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.labels.label_model import GIVEN
 from ecmf_pipeline.labels.tables import read_external_votes, write_votes
@@ -56,7 +56,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     echo(f"vote: {len(corpus.clips)} clips, {len(votes)} sources")
     for name, probs in votes.items():
         n_votes = int(np.isfinite(probs).all(axis=1).sum())
-        echo(f"  {name}: {n_votes} votes, {len(probs) - n_votes} abstentions")
+        echo(f"  {name}: {format_count(n_votes, 'vote')}, {format_count(len(probs) - n_votes, 'abstention')}")
     counts = [
         sum(getattr(scores, name) for scores in scored) for name in ("answered", "cached", "quarantined", "invalid")
     ]

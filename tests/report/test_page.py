@@ -222,7 +222,7 @@ def test_the_ablation_study_shows_variants_with_intervals() -> None:
     page = render(make_report_input(LABELS), ReportConfig())
     text = section_text(page, "ablation").replace("\N{MINUS SIGN}", "-")
     assert "The reference is the fusion (ecmf) of face and text" in text
-    assert "Without face the fusion is significantly worse; no significant loss without text." in text
+    assert "Leaving out one modality: significantly worse without face; no significant loss without text." in text
     assert "Not significantly worse: concat." in text
     assert "face alone 0.610 -0.090 -0.150 to -0.030 worse" in text
     assert "concat 0.720 +0.020 +0.010 to +0.030 better" in text

@@ -21,6 +21,7 @@ from ecmf_pipeline.llm.answers import AnswerFiles
 from ecmf_pipeline.llm.prompt import Context
 from ecmf_pipeline.llm.rewriting import enrich_transcripts
 from ecmf_pipeline.media.containers import probe_media
+from ecmf_pipeline.runner.quarantine import read_quarantine
 from ecmf_pipeline.settings.params import Params, load_params
 from ecmf_pipeline.stages.shared.inputs import missing_models
 
@@ -172,6 +173,9 @@ def _predicted(
     def store(modality: Modality) -> Path:
         return folder / f"{modality.value}.zarr"
 
+    def quarantine_path(modality: Modality) -> Path:
+        return folder / f"{modality.value}.csv"
+
     with open_writers({m: settings[m] for m in computed}, store) as writers:
         branches = [
             plan_branch(
@@ -181,11 +185,11 @@ def _predicted(
                 encoder=params.encoder_of(modality),
                 settings=settings[modality],
                 root=store(modality),
-                quarantine_path=folder / f"{modality.value}.csv",
+                quarantine_path=quarantine_path(modality),
             )
             for modality in computed
         ]
-        report = extract(
+        extract(
             branches,
             [clip],
             texts,
@@ -205,8 +209,8 @@ def _predicted(
     features = stored.read([clip.clip_id], ensemble.pool or params.train.pool)
     for modality in computed:
         if modality.value not in features:
-            reasons = report.reasons[modality.value]
-            missing[modality.value] = next(iter(reasons)) if reasons else NO_INPUT
+            entries = read_quarantine(quarantine_path(modality))
+            missing[modality.value] = f"{entries[0].reason}: {entries[0].message}" if entries else NO_INPUT
     padded = {name: features.get(name, np.full((1, dim), np.nan, np.float32)) for name, dim in ensemble.dims.items()}
     prediction = ensemble.predict(padded)
     if prediction.classes[0] < 0:

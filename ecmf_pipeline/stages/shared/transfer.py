@@ -34,6 +34,11 @@ def run(folder: Path, mapping: list[str]) -> None:
         )
     params = load_params()
     corpus = read_labelled_corpus()
+    if not (folder / "config.json").is_file():
+        raise MissingInput(
+            f"{folder} is no saved model: it has no config.json",
+            "give the folder of one model, such as data/fusion/given/fusion of the other project",
+        )
     ensemble = Ensemble.load(folder)
     evaluator = Evaluator(corpus.clips, corpus.labels, params.evaluate)
     own = {path.stem: PredictionTable.read(path).by_clip() for path in paths.predictions("given").glob("*.csv")}
