@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.evaluation.scoring import Evaluator, format_difference
 from ecmf_pipeline.fusion.prediction import Ensemble
@@ -146,5 +147,6 @@ def transfer_summary(model: str, results: Mapping[str, Any]) -> str:
             "training set: they are predicted by members that held out the clip or its group"
         )
     if results["unanswered"]:
-        lines.append(f"  clips without a modality of the model, which count as wrong: {results['unanswered']}")
+        unanswered = format_count(results["unanswered"], "clip has", "clips have")
+        lines.append(f"  {unanswered} no modality of the model, and count as wrong")
     return "\n".join(lines)
