@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 REPOSITORY = Path(__file__).parents[1]
 
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # parallel tests share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
 settings.register_profile("untimed", deadline=None)  # tests must pass on a busy machine
 settings.load_profile("untimed")
 

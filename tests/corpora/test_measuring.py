@@ -81,6 +81,7 @@ def project(tmp_path: Path, write_media: Callable[..., Path]) -> Project:
     return project
 
 
+@pytest.mark.slow
 def test_crashing_files_are_quarantined_and_not_retried(project: Project, write_media: Callable[..., Path]) -> None:
     faults = {
         "segfaults": "WorkerCrashed",

@@ -81,7 +81,7 @@ def test_clips_without_a_shared_modality_count_as_wrong(ensemble: Ensemble) -> N
     results = transfer(ensemble, values, evaluator, local_labels, {"joy": "happy", "anger": "angry"})
     assert results["unanswered"] == 10
     assert results["there"]["accuracy"] <= 0.75
-    assert "10 clips have no modality" in transfer_summary("model", results)
+    assert "10 clips" in transfer_summary("model", results)
 
 
 def test_a_single_shared_modality_is_compared_with_its_local_model(ensemble: Ensemble) -> None:

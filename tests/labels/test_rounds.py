@@ -33,6 +33,7 @@ def run(panel: VoterPanel, given: NDArray[np.int64], folds: NDArray[np.int64], r
     return vote_in_rounds(panel, given, folds, rounds=rounds, score=score, config=RefineConfig())
 
 
+@pytest.mark.slow
 def test_votes_of_no_round_depend_on_the_clips_own_given_label() -> None:
     panel, given, _, folds = make_panel(96, noise=0.3)
     counter = iter(range(100))

@@ -58,6 +58,7 @@ def test_no_fault_leads_to_a_wrong_label_or_a_second_payment(tmp_path: Path) -> 
     assert (again.cached, again.invalid) == (500, result.invalid)
 
 
+@pytest.mark.slow
 def test_a_run_after_sigkill_requests_only_missing_answers(tmp_path: Path) -> None:
     reached = threading.Event()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import resource
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from tools.bench.store import MEASUREMENTS, cpu_seconds
 
 def main() -> None:
     """Print two tables, with one line for each measurement."""
+    argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__).parse_args()
     _line("CPU time", "ours", "reference", "reference / ours")
     with tempfile.TemporaryDirectory() as name:
         for measure in (*MEASUREMENTS, score_labels):

@@ -7,6 +7,7 @@ commands on 100 new clips, including start-up.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -63,6 +64,7 @@ class RunCost:
 
 def main() -> None:
     """Print one line for each measurement."""
+    argparse.ArgumentParser(prog="python -m tools.bench.encoders", description=__doc__).parse_args()
     sys.stdout.write(f"ViT-B/32 with random weights, {FRAMES} frames per clip, {CORES} cores\n")
     sys.stdout.write(ROW.format("", "ours", "reference", "ratio", "required"))
     with tempfile.TemporaryDirectory() as name:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -48,15 +49,19 @@ def memory_growth(reader: str, openings: int = OPENINGS) -> tuple[float, float]:
     return warm, end
 
 
-def main(*words: str) -> None:
+def main() -> None:
     """Print a line for each reader; with ``--measure``, run the measurement in this process."""
-    if words[:1] == ("--measure",):
-        sys.stdout.write(json.dumps(_measure(words[1], int(words[2]))) + "\n")
+    parser = argparse.ArgumentParser(prog="python -m tools.bench.memory", description="Measure the growth of memory.")
+    parser.add_argument("reader", nargs="?", choices=READERS, help="the reader; all by default")
+    parser.add_argument("openings", nargs="?", type=int, default=OPENINGS, help="number of clips to open")
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        sys.stdout.write(json.dumps(_measure(options.reader, options.openings)) + "\n")
         return
-    openings = int(words[1]) if len(words) > 1 else OPENINGS
-    for reader in words[:1] or READERS:
-        warm, end = memory_growth(reader, openings)
-        sys.stdout.write(f"{reader}: {warm:.0f} MB after {WARM_UP} clips, {end:.0f} MB after {openings} clips ")
+    for reader in [options.reader] if options.reader else READERS:
+        warm, end = memory_growth(reader, options.openings)
+        sys.stdout.write(f"{reader}: {warm:.0f} MB after {WARM_UP} clips, {end:.0f} MB after {options.openings} clips ")
         sys.stdout.write(f"({end - warm:+.1f} MB)\n")
         sys.stdout.flush()
 
@@ -118,4 +123,4 @@ def _write(path: Path, width: int, height: int, *, seconds: float) -> Clip:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

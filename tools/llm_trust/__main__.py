@@ -8,6 +8,7 @@ injected texts, and prints how many labels change.
 
 from __future__ import annotations
 
+import argparse
 import json
 import signal
 import subprocess
@@ -131,4 +132,7 @@ def _count_changes(scorer: TransformersScorer, utterances: Sequence[str], texts:
 
 
 if __name__ == "__main__":
-    sys.exit({"faults": faults, "injected": injected}[sys.argv[1]]())
+    MEASUREMENTS = {"faults": faults, "injected": injected}
+    parser = argparse.ArgumentParser(prog="python -m tools.llm_trust", description=__doc__)
+    parser.add_argument("measurement", choices=MEASUREMENTS)
+    sys.exit(MEASUREMENTS[parser.parse_args().measurement]())

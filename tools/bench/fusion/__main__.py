@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from tools.bench.fusion.generated_figures import generated_figures
@@ -15,8 +16,13 @@ LONGER = {"parts": parts_figures, "search": search_figures}
 """Run only if named: they train dozens of ensembles."""
 
 
-def main(names: list[str]) -> None:
+def main() -> None:
     """Run the named measurements, by default all of `FIGURES`."""
+    parser = argparse.ArgumentParser(prog="python -m tools.bench.fusion", description="Benchmark the fusion model.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(FIGURES | LONGER)}")
+    names = parser.parse_args().names
+    if unknown := set(names) - set(FIGURES | LONGER):
+        parser.error(f"unknown measurement: {', '.join(sorted(unknown))}")
     for name in names or list(FIGURES):
         for line in (FIGURES | LONGER)[name]():
             sys.stdout.write(f"{line}\n")
@@ -24,4 +30,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
