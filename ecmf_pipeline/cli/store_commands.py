@@ -156,7 +156,7 @@ def _print_findings(findings: list[Finding]) -> None:
     for finding in findings[:SHOWN]:
         echo(f"  {finding}")
     if len(findings) > SHOWN:
-        echo(f"  {findings[0].kind.value}: {len(findings) - SHOWN} more")
+        echo(f"  ... and {len(findings) - SHOWN} more of this kind")
     echo(f"    hint: {findings[0].hint}")
     if findings[0].command:
         echo(f"      {findings[0].command}")
@@ -271,7 +271,7 @@ def _lines(report: ImportReport, prefix: str) -> list[str]:
         *_listing(report.extra, "names that are not in the manifest, not imported"),
         *_listing(report.skipped_names, "other files, which hold no features"),
         *(f"  bad: {clip_id!r}: {reason}" for clip_id, reason in shown),
-        *([f"  bad: {len(report.bad) - SHOWN} more"] if len(report.bad) > SHOWN else []),
+        *([f"  ... and {len(report.bad) - SHOWN} more bad ones"] if len(report.bad) > SHOWN else []),
     ]
 
 
