@@ -26,9 +26,10 @@ from ecmf_pipeline.encoders.registry import build_encoder, build_preparer
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.detector import FaceFinder, FaceTrack
 from ecmf_pipeline.faces.openface import read_openface
+from ecmf_pipeline.media.audio import read_audio
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.containers import has_changed, resolve_reader
-from ecmf_pipeline.media.sampling import Sampling, read_audio, read_samplings
+from ecmf_pipeline.media.sampling import Sampling, read_samplings
 from ecmf_pipeline.runner import Opener, Outcome, Step, Target
 from ecmf_pipeline.runner.machine import as_out_of_memory, hide_gpus, select_gpu
 from ecmf_pipeline.store import FeatureRow, can_hold, create_settings_group
@@ -147,7 +148,7 @@ class ExtractOpener(Opener[ClipToExtract, OpenedClip]):
 
     def _open_media(self, path: Path, modalities: set[Modality], opened: OpenedClip) -> None:
         if Modality.AUDIO in modalities:
-            self._prepare(Modality.AUDIO, lambda: (read_audio(path), {}), opened)
+            self._prepare(Modality.AUDIO, lambda: (read_audio(path, self._media), {}), opened)
         visual = [modality for modality in (Modality.GLOBAL, Modality.FACE) if modality in modalities]
         if not visual:
             return

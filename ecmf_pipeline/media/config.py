@@ -20,8 +20,10 @@ class MediaConfig(Config):
         max_side: Pictures with a longer side are scaled down to this number of pixels while they are decoded.
         reader: ``decord``, ``pyav`` or ``auto``. ``auto`` returns the frames of decord if it is installed, read by
             PyAV if that is faster and the frames are equal; otherwise those of PyAV.
+        least_readable: A clip is quarantined as truncated if less than this share of its declared length can be read.
     """
 
     frames: int = Field(16, gt=0)
     max_side: int = Field(1280, gt=63)
     reader: Literal["auto", "decord", "pyav"] = "auto"
+    least_readable: float = Field(0.9, ge=0, le=1)

@@ -17,9 +17,6 @@ from ecmf_pipeline.media.config import MediaConfig
 if TYPE_CHECKING:
     from av.container import InputContainer
 
-MIN_READABLE_SHARE = 0.9
-"""A file is truncated if less than this share of its declared length can be read; the rest is not guessed."""
-
 _TRANSIENT_ERRNOS = {
     errno.ENOENT,
     errno.EACCES,

@@ -1,4 +1,4 @@
-"""Sample the frames of a clip in one decoding pass, and read its audio.
+"""Sample the frames of a clip in one decoding pass.
 
 Pictures come from decord if it is installed, otherwise from PyAV. Both return the same pixels, which the tests check,
 with two exceptions: frames that are scaled down (they differ by 0.1 of 255 levels on average), and a few codecs. The
@@ -14,17 +14,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.config import Frames
-from ecmf_pipeline.core.errors import NoAudioStream, NoVideoStream, SilentAudio, TooManyPictures, UnreadableMedia
-from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig
-from ecmf_pipeline.media.containers import MIN_READABLE_SHARE, open_container, resolve_reader
+from ecmf_pipeline.core.errors import NoVideoStream, TooManyPictures, UnreadableMedia
+from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.media.containers import open_container, resolve_reader
 from ecmf_pipeline.media.pyav_reader import TIME_ROUNDING, PyAvVideo
 
 
@@ -57,7 +56,7 @@ def open_video(path: Path, config: MediaConfig) -> Iterator[VideoReader]:
         video = _choose_reader(path, pyav_video, config)
         spans = video.spans
         readable = float(spans[-1, 1] - spans[0, 0]) if len(spans) else 0.0
-        if readable < MIN_READABLE_SHARE * pyav_video.seconds:
+        if readable < config.least_readable * pyav_video.seconds:
             raise UnreadableMedia(f"truncated video: {readable:.2f} of {pyav_video.seconds:.2f} declared seconds")
         if len(spans) == 0:
             raise NoVideoStream("the video stream has no frames")
@@ -249,39 +248,3 @@ def sample_indices(spans: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     moments = begin + (np.arange(count) + 0.5) * (end - begin) / count + 5e-4
     shown = np.searchsorted(spans[:, 0], moments, side="right") - 1
     return np.unique(shown.clip(0, len(spans) - 1)).astype(np.int64)
-
-
-def read_audio(path: Path) -> NDArray[np.float32]:
-    """Read the audio of a clip as mono 16 kHz, float32 (n,) in [-1, 1].
-
-    Raises:
-        NoAudioStream: If there is none.
-        SilentAudio: If all samples are zero.
-        UnreadableMedia: If it cannot be decoded, or the file is truncated.
-    """
-    with open_container(path) as container:
-        if not container.streams.audio:
-            raise NoAudioStream("the file has no audio stream")
-        stream: Any = container.streams.audio[0]
-        blocks = list(_resample(container.decode(stream)))
-        declared = float(stream.duration * stream.time_base) if stream.duration else 0.0
-    samples = np.concatenate(blocks) if blocks else np.empty(0, np.float32)
-    if len(samples) == 0:
-        raise NoAudioStream("the audio stream has no samples")
-    if len(samples) / SAMPLE_RATE < MIN_READABLE_SHARE * declared:
-        seconds = len(samples) / SAMPLE_RATE
-        raise UnreadableMedia(f"truncated audio: {seconds:.2f} of {declared:.2f} declared seconds")
-    if not samples.any():
-        raise SilentAudio(f"all samples in {len(samples) / SAMPLE_RATE:.2f} s of audio are zero")
-    return samples.astype(np.float32, copy=False)
-
-
-def _resample(frames: Iterator[Any]) -> Iterator[NDArray[np.float32]]:
-    """Yield mono blocks at 16 kHz, (n,). A stream may change its rate or layout: each run gets its own resampler."""
-    import av
-
-    for _, run in groupby(frames, key=lambda frame: (frame.sample_rate, frame.layout.name, frame.format.name)):
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
-        for frame in (*run, None):  # None flushes the resampler
-            for block in resampler.resample(frame):
-                yield block.to_ndarray()[0]

@@ -225,19 +225,19 @@ def branch_settings(
     if isinstance(encoder, ImportedConfig):
         return settings  # their input was prepared elsewhere
     if modality in {Modality.GLOBAL, Modality.FACE}:
-        # `recipe` is incremented whenever a change of the code changes the sampled frames.
+        # `recipe` is incremented whenever a change of the code changes the sampled frames or the samples of audio.
         settings["media"] = {
-            **media.model_dump(mode="json"),
+            **media.model_dump(mode="json", exclude={"least_readable"}),  # it changes no frame that is read
             "frames": configured_frames(encoder, media.frames),
             "reader": resolve_reader(media),
-            "recipe": 3,
+            "recipe": 4,
         }
     if modality is Modality.FACE:
         settings["faces"] = faces.settings()
         if faces.source == "openface":
             settings["media"] = {"frames": settings["media"]["frames"]}  # crops are read instead of the video
     if modality is Modality.AUDIO:
-        settings["media"] = {"sample_rate": SAMPLE_RATE}
+        settings["media"] = {"sample_rate": SAMPLE_RATE, "recipe": 2}
     return settings
 
 

@@ -36,6 +36,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
     result = transcribe(
         read_manifest(paths.MANIFEST),
         config=config,
+        media=params.media,
         corpus_root=params.corpus.root,
         cache_root=paths.TRANSCRIPT_CACHE,
         spool=paths.DATA / ".transcripts.spool",

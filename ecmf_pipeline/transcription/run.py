@@ -16,8 +16,9 @@ from ecmf_pipeline.core.clips import Clip
 from ecmf_pipeline.core.errors import ChangedSinceIndex, TryAgain
 from ecmf_pipeline.core.files import fingerprint
 from ecmf_pipeline.llm.answers import AnswerCache, AnswerWriter
+from ecmf_pipeline.media.audio import read_audio
+from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.containers import has_changed
-from ecmf_pipeline.media.sampling import read_audio
 from ecmf_pipeline.runner import Outcome, Run, RunConfig, RunReport, Step, Target
 from ecmf_pipeline.runner.machine import as_out_of_memory, threads_per_worker
 from ecmf_pipeline.runner.quarantine import Quarantine
@@ -53,6 +54,7 @@ def transcribe(
     clips: Sequence[Clip],
     *,
     config: TranscribeConfig,
+    media: MediaConfig,
     corpus_root: Path,
     cache_root: Path,
     spool: Path,
@@ -64,6 +66,7 @@ def transcribe(
     Args:
         clips: The manifest.
         config: The model, and the limits for transcripts that are used.
+        media: How the audio is read.
         corpus_root: The folder that the paths of the clips are relative to.
         cache_root: The folder of the transcript cache.
         spool: The folder of finished batches that are not in the cache yet; not tracked by DVC.
@@ -90,7 +93,7 @@ def transcribe(
         report = RunReport(reused={BRANCH: len(keys) - len(missing)})
         if items := _items(clips, missing, quarantine, corpus_root):
             run: Run[Recording] = Run(
-                partial(_make_step, config),
+                partial(_make_step, config, media),
                 {BRANCH: writer},
                 {BRANCH: quarantine},
                 RunConfig(
@@ -159,7 +162,7 @@ class Recording:
         return [self]
 
 
-def _make_step(config: TranscribeConfig, worker: int) -> TranscriptionStep:
+def _make_step(config: TranscribeConfig, media: MediaConfig, worker: int) -> TranscriptionStep:
     """Load the model in a worker; worker i uses GPU i modulo the number of GPUs."""
     import torch
 
@@ -167,14 +170,15 @@ def _make_step(config: TranscribeConfig, worker: int) -> TranscriptionStep:
 
     if config.device in {"auto", "cuda"} and torch.cuda.is_available():
         config = config.model_copy(update={"device": f"cuda:{worker % torch.cuda.device_count()}"})
-    return TranscriptionStep(WhisperTranscriber(config))
+    return TranscriptionStep(WhisperTranscriber(config), media)
 
 
 class TranscriptionStep(Step[Recording, NDArray[np.float32], TranscriptRecord]):
     """Decode and transcribe files."""
 
-    def __init__(self, model: WhisperTranscriber) -> None:
+    def __init__(self, model: WhisperTranscriber, media: MediaConfig) -> None:
         self._model = model
+        self._media = media
 
     def open(self, item: Recording) -> NDArray[np.float32]:
         """Decode the sound as mono samples at 16 kHz, (n,).
@@ -187,7 +191,7 @@ class TranscriptionStep(Step[Recording, NDArray[np.float32], TranscriptRecord]):
                 "the file has changed since it was indexed", "update the manifest", command="ecmf-pipe index"
             )
         with as_out_of_memory():
-            return read_audio(item.path)
+            return read_audio(item.path, self._media)
 
     def work(self, batch: Sequence[tuple[Recording, NDArray[np.float32]]]) -> list[Outcome[TranscriptRecord]]:
         """Transcribe a batch of files."""

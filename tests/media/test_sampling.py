@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ecmf_pipeline.core.errors import NoAudioStream, NoVideoStream, SilentAudio, TooManyPictures, UnreadableMedia
+from ecmf_pipeline.media.audio import read_audio
 from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig
-from ecmf_pipeline.media.sampling import read_audio, read_frames, read_samplings, sample_indices
+from ecmf_pipeline.media.sampling import read_frames, read_samplings, sample_indices
 
 READERS = ["auto", "decord", "pyav"]
 
@@ -169,7 +170,7 @@ def test_other_files_raise_unreadable_media(tmp_path, reader, content):
     with pytest.raises(UnreadableMedia):
         read_frames(path, MediaConfig(reader=reader))
     with pytest.raises(UnreadableMedia):
-        read_audio(path)
+        read_audio(path, MediaConfig())
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -190,7 +191,7 @@ def test_file_cut_in_half_raises_unreadable_media(make_clip, tmp_path, reader):
     with pytest.raises(UnreadableMedia):
         read_frames(cut, MediaConfig(reader=reader))
     with pytest.raises(UnreadableMedia):
-        read_audio(cut)
+        read_audio(cut, MediaConfig())
 
 
 @pytest.mark.slow
@@ -231,7 +232,7 @@ def test_clip_with_audio_only_raises_no_video_stream(make_clip, tmp_path, reader
 
 
 def test_audio_is_mono_16_khz(make_clip, tmp_path):
-    samples = read_audio(make_clip(tmp_path / "a.mp4", audio_seconds=2))
+    samples = read_audio(make_clip(tmp_path / "a.mp4", audio_seconds=2), MediaConfig())
     assert samples.dtype == np.float32
     assert len(samples) / SAMPLE_RATE == pytest.approx(2, abs=0.15)
     spectrum = np.abs(np.fft.rfft(samples[:SAMPLE_RATE]))
@@ -240,9 +241,9 @@ def test_audio_is_mono_16_khz(make_clip, tmp_path):
 
 def test_missing_and_silent_audio_raise_different_errors(make_clip, tmp_path):
     with pytest.raises(NoAudioStream):
-        read_audio(make_clip(tmp_path / "mute.mp4"))
+        read_audio(make_clip(tmp_path / "mute.mp4"), MediaConfig())
     with pytest.raises(SilentAudio):
-        read_audio(make_clip(tmp_path / "silent.mp4", audio_seconds=1, amplitude=0.0))
+        read_audio(make_clip(tmp_path / "silent.mp4", audio_seconds=1, amplitude=0.0), MediaConfig())
 
 
 @given(
@@ -264,4 +265,4 @@ def test_sampled_pictures_are_those_shown_at_the_span_middles(lengths, start, co
 def test_path_with_special_characters_opens(make_clip, tmp_path: Path):
     clip = make_clip(tmp_path / "视频 'a\" b.mp4", audio_seconds=0.5)
     assert len(read_frames(clip, MediaConfig(frames=2))[0]) == 2
-    assert len(read_audio(clip)) > 0
+    assert len(read_audio(clip, MediaConfig())) > 0

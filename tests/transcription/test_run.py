@@ -14,6 +14,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, write_manifest
 from ecmf_pipeline.core.errors import InputError, MissingInput, TryAgain
 from ecmf_pipeline.core.files import sha256_file
+from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.runner.quarantine import read_quarantine
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.stages import transcribe as stage
@@ -58,6 +59,7 @@ def run(folder: Path, clips: list[Clip], model: Path, **changes: object) -> Tran
     }
     return transcribe(
         clips,
+        media=MediaConfig(),
         config=TranscribeConfig.model_validate(config | changes),
         corpus_root=folder,
         cache_root=folder / "cache",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ecmf_pipeline.core.errors import ClipError
+from ecmf_pipeline.media.audio import read_audio
 from ecmf_pipeline.media.config import MediaConfig
-from ecmf_pipeline.media.sampling import read_audio, read_frames
+from ecmf_pipeline.media.sampling import read_frames
 from tests.zoo.films import Film
 
 SAMPLES = 4
@@ -26,7 +27,7 @@ def check_pictures(path: Path, film: Film, reader: str) -> tuple[str, str]:
 def check_sound(path: Path, film: Film) -> tuple[str, str]:
     """Return the same for the sound."""
     try:
-        samples = read_audio(path)
+        samples = read_audio(path, MediaConfig())
     except ClipError as error:
         return error.reason, str(error)
     faults = film.sound_faults(samples)

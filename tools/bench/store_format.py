@@ -38,8 +38,9 @@ from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
 from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.faces.config import FaceConfig
 from ecmf_pipeline.faces.detector import FaceFinder
+from ecmf_pipeline.media.audio import read_audio
 from ecmf_pipeline.media.config import MediaConfig
-from ecmf_pipeline.media.sampling import read_audio, read_frames
+from ecmf_pipeline.media.sampling import read_frames
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group
 from tools.bench.store import cpu_seconds
 
@@ -96,7 +97,7 @@ def _features_of_clips(videos: Path) -> dict[str, list[Values]]:
         branches: dict[str, tuple[BaseEncoderConfig, Callable[[Path], Any]]] = {
             "global": (configs.EfficientNetConfig(), lambda path: read_frames(path, media)[0]),
             "face": (configs.MiniXceptionConfig(), lambda path: faces.track(read_frames(path, media)[0])),
-            "audio": (configs.EgemapsConfig(), read_audio),
+            "audio": (configs.EgemapsConfig(), lambda path: read_audio(path, media)),
         }
         for name, (config, view) in branches.items():
             encoder = build_encoder(config)
