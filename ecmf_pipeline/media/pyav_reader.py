@@ -143,6 +143,7 @@ class PyAvVideo:
         # A stream without packets hides no other.
         stream = next((stream for stream in streams if packets[stream.index].known), streams[0])
         self._path, self._stream = path, stream
+        self._format = container.format.name
         self._has_one_stream = len(container.streams.video) == 1
         self._stores_times = stores_times(container)
         self._time_base = float(stream.time_base)
@@ -193,6 +194,7 @@ class PyAvVideo:
         """Whether decord returns exactly the same pictures: plain 8-bit 4:2:0 H.264, neither scaled nor turned."""
         return (
             self.is_plain_h264
+            and self._format != "mpegts"  # in which decord miscounts
             and self._context.pix_fmt in _EIGHT_BIT_FORMATS
             and not self._is_scaled
             and self._has_one_stream
@@ -243,14 +245,15 @@ class PyAvVideo:
         sampled = set(indices.tolist())
         buffer = _PictureBuffer(self.size, len(sampled))
         times: list[int | None] = []
-        length = 0
+        length = delay = 0
         for decoded, shown in _deinterlaced(self._decoded(buffer)):
             buffer.add_frame(decoded, shown, is_sampled=len(times) in sampled)
             times.append(decoded.pts)
             length = decoded.duration
+            delay += decoded.dts is None  # the decoder returned it after the last packet
         if not times:
             raise UnreadableMedia("no frames can be decoded")
-        return self._timeline(times, length), buffer
+        return self._timeline(times, length, delay), buffer
 
     def _decoded(self, buffer: _PictureBuffer, sampled: set[int] | None = None) -> Iterator[Any]:
         """Yield the decoded pictures from the start; ``sampled`` times allow others to be skipped."""
@@ -264,18 +267,19 @@ class PyAvVideo:
                 _single_threaded_decoder(stream), PacketReader(container).packets(stream), buffer, sampled
             )
 
-    def _timeline(self, times: Sequence[int | None], last_length: int) -> Timeline:
+    def _timeline(self, times: Sequence[int | None], last_length: int, delay: int = 0) -> Timeline:
         """Return the timeline of pictures in the order in which they are shown.
 
         Args:
             times: Their times in time base units, as far as the container stores them.
             last_length: Length of the last picture; 0 if unknown.
+            delay: Number of packets between that of a picture and the one after which the decoder returns it.
         """
         if not times:
             return Timeline(np.empty(0), 0.0)
         rate = self._stream.average_rate
         step = float(1 / rate) / self._time_base if rate else 1.0
-        ticks = self._ticks(times, step)
+        ticks = self._ticks(times, step, delay)
         start = float(ticks[0]) if self._start_tick is None else self._start_tick
         last = float(ticks[-1])
         step = float(np.median(np.diff(ticks))) if len(ticks) > 1 else step
@@ -284,19 +288,21 @@ class PyAvVideo:
         end = declared_end if last < declared_end <= last + 2 * max(step, last_length) else last + (last_length or step)
         return Timeline((ticks - start) * self._time_base, (end - start) * self._time_base)
 
-    def _ticks(self, times: Sequence[int | None], step: float) -> NDArray[np.float64]:
+    def _ticks(self, times: Sequence[int | None], step: float, delay: int) -> NDArray[np.float64]:
         """Return the increasing times of pictures in time base units, (n,).
 
         Args:
             times: Times of the decoded pictures, in the order in which they are shown.
             step: Usual distance of two pictures.
+            delay: See `_timeline`.
         """
         shown = [packet for packet in self._known if not packet.is_discarded]
         by_decoding = [packet.dts for packet in shown]
         if self._stores_times and _increases(times):
             return np.array(times, np.float64)
         if len(shown) == len(times) and not self._stores_times and _increases(by_decoding):
-            return np.array(by_decoding, np.float64)
+            ticks = np.array(by_decoding, np.float64)
+            return np.concatenate([ticks[delay:], ticks[-1] + step * np.arange(1, delay + 1)])
         for known in ([packet.pts for packet in shown], times):
             if len(known) == len(times) and None not in known:
                 return _in_order(np.array(known, np.float64), step)
