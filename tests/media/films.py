@@ -1,0 +1,128 @@
+"""The film matrix: films whose pictures hold their own number, and the check of the pictures that are read from them."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecmf_pipeline.core.errors import ClipError
+from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.media.sampling import read_frames
+from tests.media.film_cases import VARIANTS, FilmCase, all_cases, drawn_cases
+from tests.media.film_writing import read_number, write_film
+
+__all__ = ["READERS", "VARIANTS", "FilmCase", "all_cases", "check", "check_film", "drawn_cases", "make"]
+
+READERS = ("auto", "pyav", "decord")
+
+_CHANGED = ("interlaced", "aspect", "turn", "mirrored", "resized")
+"""Variants whose pictures differ from those of the decoder: they are compared by number."""
+_MAX_DIFFERENCE = {"yuv420p": 0, "yuvj420p": 0}
+_MAX_DIFFERENCE_OTHERS = 4
+"""Allowed difference from the pictures of the sequential decode: libraries interpolate the colours differently."""
+_ASPECT_TOLERANCE = 0.03
+
+
+def make(case: FilmCase, folder: Path) -> Path:
+    """Write the film of a case into a folder."""
+    return write_film(case, folder / f"{case.id}.{case.container}")
+
+
+def check(case: FilmCase, path: Path, reader: str, counts: tuple[int, ...] = (1, 5, 16)) -> str | None:
+    """Return what is wrong with the pictures that are sampled from a film; None if all are right."""
+    for count in counts:
+        try:
+            frames, times = read_frames(path, MediaConfig(frames=count, reader=reader))
+        except ClipError as error:
+            if case.variant == "empty" and error.reason == "NoVideoStream":
+                return None
+            return f"refused: {error.reason}: {error}"
+        if case.variant == "empty":
+            return f"{len(frames)} pictures of a film without pictures"
+        fault = _fault(case, path, frames, times, count)
+        if fault:
+            return f"{count} samples: {fault}"
+    return None
+
+
+def check_film(case: FilmCase, path: Path) -> str | None:
+    """Return what is wrong with a film itself: a sequential decode must give the numbers of the case in order."""
+    if case.variant == "empty":
+        return None
+    numbers = [read_number(picture) for picture in decoded_pictures(case, path)]
+    if any(case.variant.startswith(name) for name in ("turn", "mirrored")):  # the decoder does not turn pictures
+        return None if len(numbers) == len(case.shown) else f"{len(numbers)} pictures"
+    expected = [shown.number for shown in case.shown]
+    return None if numbers == expected else f"a sequential decode gives {numbers}, not {expected}"
+
+
+@cache
+def _decoded(path: Path, stream: int, _size: int) -> tuple[NDArray[np.uint8], ...]:
+    import av
+
+    with av.open(str(path)) as container:
+        return tuple(frame.to_ndarray(format="rgb24") for frame in container.decode(video=stream))
+
+
+def decoded_pictures(case: FilmCase, path: Path) -> tuple[NDArray[np.uint8], ...]:
+    """Return all pictures of the stream that is shown, in order of a sequential decode."""
+    stream = 1 if case.variant in ("second_is_default", "first_is_empty", "cover_first") else 0
+    return _decoded(path, stream, path.stat().st_size)
+
+
+def _fault(
+    case: FilmCase, path: Path, frames: NDArray[np.uint8], times: NDArray[np.float32], count: int
+) -> str | None:
+    numbers = [read_number(frame) for frame in frames]
+    moments = [_allowed(case, count, index) for index in range(count)]
+    spans = {shown.number: shown for shown in case.shown}
+    if unknown := [number for number in numbers if number not in spans]:
+        return f"pictures that are not in the film, or not upright: {unknown}"
+    if any(second <= first for first, second in zip(numbers, numbers[1:], strict=False)):
+        return f"pictures out of order: {numbers}"
+    misplaced = [(number, sorted(allowed)) for number, allowed in zip(numbers, moments, strict=False)]
+    if not all(allowed & set(numbers) for allowed in moments) or not set(numbers) <= set().union(*moments):
+        wanted = [min(allowed) if len(allowed) == 1 else tuple(sorted(allowed)) for allowed in moments]
+        return f"pictures {numbers}, on screen are {wanted}" if misplaced else "no pictures"
+    wrong_times = [
+        f"{number} at {time:.3f} s, not {spans[number].start:.3f}"
+        for number, time in zip(numbers, times.tolist(), strict=True)
+        if abs(time - spans[number].start) > (spans[number].end - spans[number].start) / 2
+    ]
+    if wrong_times:
+        return f"times of pictures: {', '.join(wrong_times[:4])}"
+    return _fault_of_content(case, path, frames, numbers)
+
+
+def _allowed(case: FilmCase, count: int, index: int) -> set[int]:
+    """Return the numbers of the pictures that are on screen at the middle of a span of time.
+
+    Most containers store no length of the last picture, so that the end is known to one picture, and the middles of
+    the spans in proportion. Half a picture more is for the rounding of times.
+    """
+    share = (index + 0.5) / count
+    moment = share * case.shown[-1].end
+    unit = 1 / float(case.rate)
+    tolerance = (0.5 + share) * unit
+    return {shown.number for shown in case.shown if shown.start - tolerance <= moment < shown.end + tolerance}
+
+
+def _fault_of_content(case: FilmCase, path: Path, frames: NDArray[np.uint8], numbers: list[int]) -> str | None:
+    height, width = frames.shape[1:3]
+    stored_width, stored_height = case.size
+    aspect = {"aspect_2_1": 2.0, "aspect_8_9": 8 / 9}.get(case.variant, 1.0)
+    if case.codec != "dvvideo" and abs(width / height / (aspect * stored_width / stored_height) - 1) > _ASPECT_TOLERANCE:
+        return f"pictures are {width} x {height}"
+    if case.codec == "dvvideo" or case.variant.startswith(_CHANGED):
+        return None
+    decoded = decoded_pictures(case, path)
+    first = case.shown[0].number
+    limit = _MAX_DIFFERENCE.get(case.pixels, _MAX_DIFFERENCE_OTHERS)
+    for frame, number in zip(frames, numbers, strict=True):
+        difference = int(np.abs(frame.astype(np.int16) - decoded[number - first]).max())
+        if difference > limit:
+            return f"picture {number} differs by {difference} levels from a sequential decode"
+    return None
