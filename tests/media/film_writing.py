@@ -50,7 +50,7 @@ def read_number(picture: NDArray[np.uint8]) -> int:
     edge = max(1, width // 40)
     bits = [picture[rows, bit * width // 8 + edge : (bit + 1) * width // 8 - edge].mean() for bit in range(8)]
     mark = picture[7 * height // 12 : 11 * height // 12, edge : width // 4 - edge].mean()
-    return sum((level > _THRESHOLD) << bit for bit, level in enumerate(bits)) if mark > _THRESHOLD else -1
+    return sum(int(level > _THRESHOLD) << bit for bit, level in enumerate(bits)) if mark > _THRESHOLD else -1
 
 
 def write_film(case: FilmCase, path: Path) -> Path:
@@ -72,9 +72,10 @@ def _packets(case: FilmCase, container: Any) -> Iterator[Any]:
     """Add the streams of a film to a container, and yield the packets of all."""
     from av.stream import Disposition
 
-    if case.variant == "cover_first":
-        yield from _cover(container)
+    cover = _cover(container) if case.variant == "cover_first" else []
     stream = _add_stream(case, container)
+    cover = _cover(container) if case.variant == "cover" else cover
+    yield from cover
     numbers = range(case.pictures)
     if case.variant == "resized":
         yield from _encode(case, stream, numbers[: case.pictures // 2])
@@ -88,12 +89,9 @@ def _packets(case: FilmCase, container: Any) -> Iterator[Any]:
         first_packets = [] if case.variant == "first_is_empty" else _encode(case, stream, numbers)
         yield from _interleaved([*first_packets], [*_encode(case, second, numbers, mark=128)])
     elif case.variant == "empty":
-        stream.codec_context.open(strict=False)
         container.start_encoding()
     else:
         yield from _encode(case, stream, numbers)
-    if case.variant == "cover":
-        yield from _cover(container)
 
 
 def _interleaved(first: list[Any], second: list[Any]) -> list[Any]:
@@ -137,7 +135,8 @@ def _encode_smaller(case: FilmCase, stream: Any, numbers: Sequence[int]) -> Iter
     """Encode pictures of half the size as further packets of a stream."""
     import av
 
-    with av.open(os.devnull, "w", format="webm" if "vp" in case.codec else "nut") as elsewhere:
+    format = {"libx264": "mpegts", "mjpeg": "avi"}.get(case.codec, "webm")  # H.264: parameter sets within the stream
+    with av.open(os.devnull, "w", format=format) as elsewhere:
         small = _add_stream(case, elsewhere, (case.size[0] // 2, case.size[1] // 2))
         packets = list(_encode(case, small, numbers))
     for packet in packets:
