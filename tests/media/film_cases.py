@@ -225,8 +225,23 @@ _PIXELS = {
 
 _WITH_B_PICTURES = ("libx264", "libx265", "mpeg4", "mpeg2video", "mpeg1video")
 _ONLY_KEY_PICTURES = (
-    "mjpeg ljpeg jpeg2000 prores_ks dnxhd cfhd dvvideo ffvhuff huffyuv utvideo magicyuv rawvideo v210 png msvideo1 zlib"
-).split()
+    "mjpeg",
+    "ljpeg",
+    "jpeg2000",
+    "prores_ks",
+    "dnxhd",
+    "cfhd",
+    "dvvideo",
+    "ffvhuff",
+    "huffyuv",
+    "utvideo",
+    "magicyuv",
+    "rawvideo",
+    "v210",
+    "png",
+    "msvideo1",
+    "zlib",
+)
 _IN_MILLISECONDS = {
     "libx264": "mp4 mkv mov flv ts",
     "libx265": "mp4 mkv ts",
@@ -268,7 +283,7 @@ def _cases_of_codec(codec: str) -> Iterator[FilmCase]:
         return FilmCase(codec, container, **{"pixels": pixels, **properties})  # type: ignore[arg-type]
 
     if codec == "dvvideo":  # large pictures of one rate
-        yield from (case(container, gop=1, pictures=20, variant="interlaced") for container in containers)
+        yield from (case(container, gop=1, pictures=20) for container in containers)
         return
     gop = 1 if codec in _ONLY_KEY_PICTURES else 12
     for container in containers:

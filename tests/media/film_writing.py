@@ -18,7 +18,7 @@ from tests.media.film_cases import CUT_AT, SECOND_STREAM, FilmCase
 _DARK, _BRIGHT, _BAR = 40, 220, (200, 120, 40)
 _THRESHOLD = 130
 _ASPECTS = {"aspect_2_1": Fraction(2), "aspect_8_9": Fraction(8, 9)}
-_TURNS = {"turn_90": 1, "turn_180": 2, "turn_270": 3}
+TURNS = {"turn_90": 1, "turn_180": 2, "turn_270": 3}
 _MP4_OPTIONS = {
     "fragmented": {"movflags": "frag_keyframe+empty_moov+default_base_moof"},
     "no_edit_list": {"use_editlist": "0"},
@@ -31,14 +31,14 @@ _VPX_ALT_REF = {"deadline": "good", "cpu-used": "5", "crf": "10", "b": "2M", "au
 
 
 def draw(number: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Draw a picture: its number as eight bits above, below a bright mark at the left and a moving bar."""
+    """Draw a picture: its number as eight bits above, below a mark at the left and a moving bar at the right."""
     width, height = size
     picture = np.full((height, width, 3), _DARK, np.uint8)
     for bit in range(8):
         if number >> bit & 1:
             picture[: height // 2, bit * width // 8 : (bit + 1) * width // 8] = _BRIGHT
-    picture[height // 2 :, : width // 4] = _BRIGHT
-    start = width // 4 + 8 + 3 * number % (width // 2)
+    picture[height // 2 : 3 * height // 4, : width // 4] = _BRIGHT
+    start = width // 2 + 3 * number % (width // 2 - 8)
     picture[height // 2 :, start : start + 8] = _BAR
     return picture
 
@@ -46,11 +46,21 @@ def draw(number: int, size: tuple[int, int]) -> NDArray[np.uint8]:
 def read_number(picture: NDArray[np.uint8]) -> int:
     """Return the number in a picture of any size; -1 if the picture is not upright."""
     height, width = picture.shape[:2]
-    rows = slice(height // 12, 5 * height // 12)
-    edge = max(1, width // 40)
-    bits = [picture[rows, bit * width // 8 + edge : (bit + 1) * width // 8 - edge].mean() for bit in range(8)]
-    mark = picture[7 * height // 12 : 11 * height // 12, edge : width // 4 - edge].mean()
-    return sum(int(level > _THRESHOLD) << bit for bit, level in enumerate(bits)) if mark > _THRESHOLD else -1
+
+    def is_bright(top: float, bottom: float, left: float, right: float) -> bool:
+        rows, columns = (
+            slice(round((start + 0.2 * (end - start)) * size), round((end - 0.2 * (end - start)) * size))
+            for start, end, size in ((top, bottom, height), (left, right, width))
+        )
+        return float(picture[rows, columns].mean()) > _THRESHOLD
+
+    # In other orientations the bits or the bar fill the whole height or width of these parts.
+    is_upright = (
+        is_bright(1 / 2, 3 / 4, 0, 1 / 4)
+        and not is_bright(3 / 4, 1, 0, 1 / 4)
+        and not is_bright(1 / 2, 3 / 4, 1 / 4, 1 / 2)
+    )
+    return sum(is_bright(0, 1 / 2, bit / 8, (bit + 1) / 8) << bit for bit in range(8)) if is_upright else -1
 
 
 def write_film(case: FilmCase, path: Path) -> Path:
@@ -60,7 +70,7 @@ def write_film(case: FilmCase, path: Path) -> Path:
     os.environ.setdefault("SVT_LOG", "1")  # silences the AV1 encoder
     if case.variant.startswith("cut"):
         return _write_cut(case, path)
-    if case.variant in (*_TURNS, "mirrored"):
+    if case.variant in (*TURNS, "mirrored"):
         return _write_turned(case, path)
     with av.open(str(path), "w", options=_MP4_OPTIONS.get(case.variant, {})) as container:
         for packet in _packets(case, container):
@@ -100,7 +110,7 @@ def _interleaved(first: list[Any], second: list[Any]) -> list[Any]:
 
 def _add_stream(case: FilmCase, container: Any, size: tuple[int, int] | None = None) -> Any:
     stream = container.add_stream(case.codec, rate=case.rate, options=_options(case))
-    stream.width, stream.height = size or (case.size[::-1] if _TURNS.get(case.variant, 0) % 2 else case.size)
+    stream.width, stream.height = size or (case.size[::-1] if TURNS.get(case.variant, 0) % 2 else case.size)
     stream.pix_fmt = case.pixels
     stream.codec_context.time_base = case.unit
     if case.variant in _ASPECTS:
@@ -115,7 +125,7 @@ def _encode(case: FilmCase, stream: Any, numbers: Sequence[int], mark: int = 0) 
     offset = int(_OFFSET_SECONDS.get(case.variant, 0) / case.unit)
     lengths = {start + offset: length for start, length in zip(case.starts, case.lengths, strict=True)}
     size = (stream.width, stream.height)
-    turn = _TURNS.get(case.variant, 0)
+    turn = TURNS.get(case.variant, 0)
     for number in numbers:
         picture = np.rot90(draw(number + mark, size[::-1] if turn % 2 else size), turn)
         picture = picture[::-1] if case.variant == "mirrored" else picture
@@ -210,7 +220,7 @@ def _write_turned(case: FilmCase, path: Path) -> Path:
     stored = path.with_suffix(".stored.mp4") if case.container == "mkv" else path
     with av.open(str(stored), "w") as container:
         container.mux(list(_encode(case, _add_stream(case, container), range(case.pictures))))
-    write_display_matrix(stored, _TURNS.get(case.variant, 0), mirrored=case.variant == "mirrored")
+    write_display_matrix(stored, TURNS.get(case.variant, 0), mirrored=case.variant == "mirrored")
     if stored != path:
         with av.open(str(stored)) as source, av.open(str(path), "w") as target:
             copy = target.add_stream_from_template(source.streams.video[0])
@@ -258,7 +268,7 @@ def _options(case: FilmCase) -> dict[str, str]:
             return _VPX | {"g": "1"}
         return (_VPX_ALT_REF if variant in ("alt_ref", "hidden") else _VPX) | {"g": gop}
     if codec == "libsvtav1":
-        return {"preset": "12", "crf": "15", "g": gop}
+        return {"preset": "12", "crf": "5", "g": gop}
     options = {"b": "2M", "g": gop}
     if codec == "dnxhd":
         options |= {"profile": "dnxhr_sq"}
