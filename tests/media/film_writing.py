@@ -113,6 +113,8 @@ def _add_stream(case: FilmCase, container: Any, size: tuple[int, int] | None = N
     stream.width, stream.height = size or (case.size[::-1] if TURNS.get(case.variant, 0) % 2 else case.size)
     stream.pix_fmt = case.pixels
     stream.codec_context.time_base = case.unit
+    if case.codec != "libx265":  # which then cannot encode a single picture
+        stream.codec_context.thread_count = 1
     if case.variant in _ASPECTS:
         stream.codec_context.sample_aspect_ratio = _ASPECTS[case.variant]
     return stream
@@ -268,7 +270,7 @@ def _options(case: FilmCase) -> dict[str, str]:
             return _VPX | {"g": "1"}
         return (_VPX_ALT_REF if variant in ("alt_ref", "hidden") else _VPX) | {"g": gop}
     if codec == "libsvtav1":
-        return {"preset": "12", "crf": "5", "g": gop}
+        return {"preset": "8", "crf": "15", "g": gop, "svtav1-params": "lp=1"}
     options = {"b": "2M", "g": gop}
     if codec == "dnxhd":
         options |= {"profile": "dnxhr_sq"}
