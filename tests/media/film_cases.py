@@ -121,6 +121,7 @@ VARIANTS = {
     "interlaced": "pictures consist of two fields",
     "aspect_2_1": "pixels are twice as wide as high",
     "aspect_8_9": "pixels are narrow, as in NTSC DVDs",
+    "declared_aspect": "only the container says that pixels are twice as wide as high",
     "turn_90": "the display matrix turns pictures by a quarter turn clockwise",
     "turn_180": "the display matrix turns pictures by half a turn",
     "turn_270": "the display matrix turns pictures by a quarter turn anticlockwise",
@@ -300,7 +301,7 @@ def _cases_of_codec(codec: str) -> Iterator[FilmCase]:
             yield case(container, gop=gop, b_pictures=b_pictures, rate=NTSC)
         if codec not in ("mpeg1video", "mpeg2video", "gif", "h261", "h263", "rv20") and container != "mxf":
             yield case(container, gop=gop, b_pictures=b_pictures, rate=Fraction(15))
-        if codec != "rv20" and container not in ("mxf", "y4m"):  # which have one rate
+        if codec != "rv20" and container not in ("mxf", "y4m", "mpg"):  # these have one rate
             yield case(container, gop=gop, b_pictures=b_pictures, timing="gaps")
         yield from (case(container, gop=gop, b_pictures=b_pictures, pictures=number) for number in (1, 3))
     for container in _IN_MILLISECONDS.get(codec, "").split():
@@ -320,7 +321,8 @@ def _unusual() -> Iterator[FilmCase]:
     yield from films("no_pyramid", libx264="mp4 mkv ts avi", libx265="mp4 mkv")
     yield from films("two_refs", libx264="mp4 avi", mpeg2video="mpg", mpeg4="avi")
     yield from films("interlaced", libx264="mp4 mkv ts avi mpg", mpeg2video="mpg ts mkv mxf vob", mpeg4="avi mp4")
-    yield from films("aspect_2_1", libx264="mp4 mkv ts avi flv", libx265="mp4", mpeg4="mp4 avi", vp9="webm", ffv1="mkv")
+    yield from films("aspect_2_1", libx264="mp4 mkv ts avi flv", libx265="mp4", mpeg4="mp4 avi")
+    yield from films("declared_aspect", vp9="mp4", libsvtav1="mp4", ffv1="mp4", png="mov")
     yield from films("aspect_8_9", libx264="mp4 mkv mov", libx265="mkv", mpeg4="mkv", mjpeg="mov")
     for turned in ("turn_90", "turn_180", "turn_270", "mirrored"):
         yield from films(turned, libx264="mp4 mov mkv", libx265="mp4", mpeg4="mp4", libsvtav1="mp4")

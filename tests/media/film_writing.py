@@ -17,7 +17,7 @@ from tests.media.film_cases import CUT_AT, SECOND_STREAM, FilmCase
 
 _DARK, _BRIGHT, _BAR = 40, 220, (200, 120, 40)
 _THRESHOLD = 130
-_ASPECTS = {"aspect_2_1": Fraction(2), "aspect_8_9": Fraction(8, 9)}
+ASPECTS = {"aspect_2_1": Fraction(2), "declared_aspect": Fraction(2), "aspect_8_9": Fraction(8, 9)}
 TURNS = {"turn_90": 1, "turn_180": 2, "turn_270": 3}
 _MP4_OPTIONS = {
     "fragmented": {"movflags": "frag_keyframe+empty_moov+default_base_moof"},
@@ -115,8 +115,8 @@ def _add_stream(case: FilmCase, container: Any, size: tuple[int, int] | None = N
     stream.codec_context.time_base = case.unit
     if case.codec != "libx265":  # which then cannot encode a single picture
         stream.codec_context.thread_count = 1
-    if case.variant in _ASPECTS:
-        stream.codec_context.sample_aspect_ratio = _ASPECTS[case.variant]
+    if case.variant in ASPECTS:
+        stream.codec_context.sample_aspect_ratio = ASPECTS[case.variant]
     return stream
 
 
