@@ -22,10 +22,14 @@ _FORMATS = (
 )
 """FFmpeg's names of the formats of clips. Playlists and scripts are not among them: they name other files."""
 
-_TIMELESS_FORMATS = {"avi", "h264", "hevc", "vvc", "mpegvideo", "m4v", "h263", "mjpeg", "obu"}
+_TIMELESS_FORMATS = {"avi", "asf", "mxf", "h264", "hevc", "vvc", "mpegvideo", "m4v", "h263", "mjpeg", "obu"}
 """Formats that do not store when a picture is shown; FFmpeg's times are guesses, in decoding order."""
 
-_UNDECLARED_FORMATS = {"mpegts", "mpeg", "mp3", "aac", "ac3", "eac3", "dts", "loas", *_TIMELESS_FORMATS} - {"avi"}
+_UNDECLARED_FORMATS = {"mpegts", "mpeg", "mp3", "aac", "ac3", "eac3", "dts", "loas", *_TIMELESS_FORMATS} - {
+    "avi",
+    "asf",
+    "mxf",
+}
 """Formats that declare no length; FFmpeg estimates it from the end of the file or from the bit rate."""
 
 _MAX_MISSING = 0.1

@@ -136,6 +136,7 @@ class PyAvVideo:
         # A stream without packets hides no other.
         stream = next((stream for stream in streams if packets[stream.index].known), streams[0])
         self._path, self._stream = path, stream
+        self._format = container.format.name
         self._has_one_stream = len(container.streams.video) == 1
         self._stores_times = stores_times(container)
         self._time_base = float(stream.time_base)
@@ -185,6 +186,7 @@ class PyAvVideo:
         """Whether decord returns exactly the same pictures: plain 8-bit 4:2:0 H.264, neither scaled nor turned."""
         return (
             self.is_plain_h264
+            and self._format != "mpegts"  # in which it miscounts
             and self._context.pix_fmt in _EIGHT_BIT_FORMATS
             and not self._is_scaled
             and self._has_one_stream
@@ -235,14 +237,15 @@ class PyAvVideo:
         sampled = set(indices.tolist())
         buffer = _PictureBuffer(self.size, len(sampled))
         times: list[int | None] = []
-        length = 0
+        length = delay = 0
         for decoded, shown in _deinterlaced(self._decoded(buffer)):
             buffer.add_frame(decoded, shown, is_sampled=len(times) in sampled)
             times.append(decoded.pts)
             length = decoded.duration
+            delay += decoded.dts is None  # returned after the last packet
         if not times:
             raise UnreadableMedia("no frames can be decoded")
-        return self._timeline(times, length), buffer
+        return self._timeline(times, length, delay), buffer
 
     def _decoded(self, buffer: _PictureBuffer, sampled: set[int] | None = None) -> Iterator[Any]:
         """Yield the decoded pictures from the start; ``sampled`` times allow others to be skipped."""
@@ -256,12 +259,13 @@ class PyAvVideo:
                 _single_threaded_decoder(stream), PacketReader(container).packets(stream), buffer, sampled
             )
 
-    def _timeline(self, times: Sequence[int | None], last_length: int) -> Timeline:
+    def _timeline(self, times: Sequence[int | None], last_length: int, delay: int = 0) -> Timeline:
         """Return the timeline of pictures in the order in which they are shown.
 
         Args:
             times: Their times in time base units, as far as the container stores them.
-            last_length: Length of the last picture; 0 if unknown.
+            last_length: Length of the last picture; 0 if unknown. In MP4 it is that to the next packet.
+            delay: Number of packets between that of a picture and the one after which the decoder returns it.
         """
         if not times:
             return Timeline(np.empty(0), 0.0)
@@ -276,10 +280,13 @@ class PyAvVideo:
             ticks = known[0] + np.concatenate([[0.0], np.cumsum(np.where(steps > 0, steps, step))])
             start = known[0] if self._start is None else self._start / self._time_base
         else:
-            ticks = decoding if len(decoding) == len(times) else step * np.arange(len(times))
+            ticks = step * np.arange(len(times))
+            if len(decoding) == len(times) > delay:
+                ticks = np.concatenate([decoding[delay:], decoding[-1] + step * np.arange(1, delay + 1)])
             start = ticks[0]
         declared_end = float(self._stream.start_time or 0) + float(self._stream.duration or 0)
-        end = float(ticks[-1]) + (last_length or max(0.0, declared_end - float(ticks[-1])) or step)
+        lengths = [length for length in (last_length, declared_end - float(ticks[-1])) if length > 0]
+        end = float(ticks[-1]) + min(lengths, default=step)
         return Timeline((ticks - start) * self._time_base, (end - start) * self._time_base)
 
 
