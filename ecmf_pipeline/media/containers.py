@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ecmf_pipeline.core.errors import FileUnreachable, UnreadableMedia
 
 if TYPE_CHECKING:
+    from av import FFmpegError
     from av.container import InputContainer
 
 _FORMATS = (
@@ -30,6 +31,8 @@ _UNDECLARED_FORMATS = {"mpegts", "mpeg", "mp3", "aac", "ac3", "eac3", "dts", "lo
 
 _MAX_MISSING = 0.1
 """Seconds that may be missing from the declared length: containers round it, and include the start offset."""
+
+_BLOCK_BYTES = 2**20
 
 _NOT_READABLE = "not a readable media file"
 
@@ -49,6 +52,9 @@ _TRANSIENT_ERRNOS = {
     errno.ENETUNREACH,
 }
 """Errors of disks, networks and limits of the machine; they may not occur in the next run."""
+
+_AMBIGUOUS_ERRNOS = {errno.ENOENT, errno.EPERM, errno.EIO, errno.EAGAIN}
+"""Those of them that demuxers and decoders of FFmpeg also report for damaged content."""
 
 
 def has_changed(path: Path, size: int) -> bool:
@@ -81,11 +87,25 @@ def open_container(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
     except MemoryError:  # also a base class of FFmpeg's own
         raise
     except av.FFmpegError as error:
-        if error.errno in _TRANSIENT_ERRNOS:
+        if _is_transient(error, path):
             raise FileUnreachable(f"cannot read the file: {error.strerror}") from error
         if isinstance(error, av.ArgumentError) and problem == _NOT_READABLE:
             raise UnreadableMedia("not a media file, or of a format that no clip has") from error
-        raise UnreadableMedia(f"{problem}: {error.strerror}") from error
+        cause = "" if error.errno in _AMBIGUOUS_ERRNOS else f": {error.strerror}"  # it would seem to be the machine's
+        raise UnreadableMedia(problem + cause) from error
+
+
+def _is_transient(error: FFmpegError, path: str | os.PathLike[str]) -> bool:
+    """Return whether an error concerns the machine, not the content of the file: it may not occur in the next run."""
+    if error.errno not in _AMBIGUOUS_ERRNOS:
+        return error.errno in _TRANSIENT_ERRNOS
+    try:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - also takes str
+            while file.read(_BLOCK_BYTES):
+                pass
+    except OSError:
+        return True
+    return False
 
 
 def stores_times(container: InputContainer) -> bool:
@@ -221,7 +241,7 @@ def probe_media(path: str | os.PathLike[str]) -> Probe:
             for _ in reader.packets():
                 pass
         except av.FFmpegError as error:
-            if error.errno in _TRANSIENT_ERRNOS:
+            if _is_transient(error, path):
                 raise
         extent = reader.extent()
         duration = round(extent.declared or float(container.duration or 0) / 1e6 or extent.readable, 3)

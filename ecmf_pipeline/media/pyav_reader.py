@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from itertools import chain, groupby, pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,9 @@ _MAX_DECODED_BYTES = 2**30
 
 _MAX_PIXEL_ASPECT = 8.0
 """Pixels that are declared even less square are taken as square: no camera has them."""
+
+_MAX_SECONDS = 2.0**17
+"""Later times are damage; times are stored as float32, whose steps are larger than 1/64 s beyond this (36 hours)."""
 
 _EIGHT_BIT_FORMATS = {"yuv420p", "yuvj420p"}
 _PROGRESSIVE = 1  # AV_FIELD_PROGRESSIVE
@@ -166,7 +170,7 @@ class PyAvVideo:
     @cached_property
     def timeline(self) -> Timeline:
         """The times of the pictures as the packets have them: a guess unless `is_plain_h264`."""
-        shown = sorted(packet for packet in self._known if not packet.is_discarded)
+        shown = sorted((packet for packet in self._known if not packet.is_discarded), key=attrgetter("time"))
         return self._timeline([packet.pts for packet in shown], shown[-1].length if shown else 0)
 
     @cached_property
@@ -268,6 +272,9 @@ class PyAvVideo:
         Args:
             times: Their times in time base units, as far as the container stores them.
             last_length: Length of the last picture; 0 if unknown.
+
+        Raises:
+            UnreadableMedia: If the times are beyond 36 hours.
         """
         step = float(1 / self._stream.average_rate) / self._time_base if self._stream.average_rate else 0.0
         known = [time for time in times if time is not None]
@@ -290,7 +297,12 @@ class PyAvVideo:
         if len(ticks) == 0:
             return Timeline(ticks, 0.0)
         end = float(ticks[-1]) + (last_length or self._rest_of_stream(float(ticks[-1])) or step)
-        return Timeline(ticks * self._time_base, end * self._time_base)
+        timeline = Timeline(ticks * self._time_base, end * self._time_base)
+        if not max(abs(timeline.starts[0]), abs(timeline.end)) < _MAX_SECONDS:
+            raise UnreadableMedia(
+                f"damaged times: the frames are shown from {timeline.starts[0]:.6g} to {timeline.end:.6g} s"
+            )
+        return timeline
 
     def _rest_of_stream(self, tick: float) -> float:
         """Return the ticks from the last picture to the declared end of the stream; 0 if unknown."""
@@ -303,9 +315,9 @@ class PyAvVideo:
         )
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class _KnownPacket:
-    """Times of a packet in time base units, in order of the time when it is shown."""
+    """Times of a packet in time base units; ``time`` is when it is shown, as far as known."""
 
     time: int
     pts: int | None
