@@ -177,7 +177,7 @@ class _Mixer:
         for frame in frames:
             samples, name = _channel_samples(frame), frame.layout.name
             if name in self._channels:
-                mono = samples[self._channels[name]]
+                mono = samples[self._channels[name]].copy()  # contiguous, without a reference to the other channels
             else:
                 mono = samples.mean(axis=0)
                 if len(samples) > 1:
@@ -244,28 +244,7 @@ def _resample(blocks: Iterable[tuple[int, NDArray[np.float32]]]) -> NDArray[np.f
     return np.concatenate(resampled)
 
 
-_STORE_LENGTH = frozenset(
-    {
-        "asf",
-        "aiff",
-        "ape",
-        "au",
-        "avi",
-        "caf",
-        "flac",
-        "flv",
-        "matroska",
-        "mov",
-        "mp3",
-        "mxf",
-        "ogg",
-        "rm",
-        "tta",
-        "w64",
-        "wav",
-        "wv",
-    }
-)
+_STORE_LENGTH = {"aiff", "asf", "avi", "caf", "flac", "flv", "matroska", "mov", "mp3", "ogg", "tta", "w64", "wav", "wv"}
 """Formats of FFmpeg that store a length. For others it is estimated from the bit rate, wrongly if that varies."""
 
 _MAX_BYTES = 0x7FFF_0000
