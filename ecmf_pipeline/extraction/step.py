@@ -28,7 +28,7 @@ from ecmf_pipeline.faces.detector import FaceFinder, FaceTrack
 from ecmf_pipeline.faces.openface import read_openface
 from ecmf_pipeline.media.audio import read_audio
 from ecmf_pipeline.media.config import MediaConfig
-from ecmf_pipeline.media.containers import has_changed, resolve_reader
+from ecmf_pipeline.media.containers import has_changed
 from ecmf_pipeline.media.sampling import Sampling, read_samplings
 from ecmf_pipeline.runner import Opener, Outcome, Step, Target
 from ecmf_pipeline.runner.machine import as_out_of_memory, hide_gpus, select_gpu
@@ -42,7 +42,7 @@ _SideArrays = dict[str, NDArray[Any]]
 UNKNOWN = "unknown"
 """Version of a library that is not installed as a package."""
 
-_READER_LIBRARIES = {"decord": ("av", "decord"), "pyav": ("av",)}
+_READER_LIBRARIES = {"decord": ("av", "decord"), "pyav": ("av",), "auto": ("av",)}
 """Libraries by video reader. With decord, PyAV inspects the file first and may decode it itself."""
 
 _FACE_LIBRARIES = ("mediapipe", "opencv-contrib-python")
@@ -299,7 +299,7 @@ def library_versions(modality: Modality, encoder: BaseEncoderConfig, media: Medi
     """Return the versions of the libraries that compute a modality's features, sorted by package name."""
     libraries = {"numpy", *encoder.libraries()}
     if modality in {Modality.GLOBAL, Modality.FACE}:
-        libraries.update(_READER_LIBRARIES[resolve_reader(media)])
+        libraries.update(_READER_LIBRARIES[media.reader])
     if modality is Modality.FACE:
         libraries.update(_FACE_LIBRARIES)
     if modality is Modality.AUDIO:

@@ -25,7 +25,7 @@ from ecmf_pipeline.llm.requests import LabelScorer, ServerStep
 from ecmf_pipeline.llm.scoring import ScoringResult, collect_scores
 from ecmf_pipeline.llm.server_run import Budget, Drafts
 from ecmf_pipeline.media.config import MediaConfig
-from ecmf_pipeline.media.containers import has_changed, resolve_reader
+from ecmf_pipeline.media.containers import has_changed
 from ecmf_pipeline.media.sampling import read_samplings
 
 PICTURE_VERSION = 1
@@ -104,7 +104,6 @@ def frame_settings(
     return {
         "sees": shown.model_dump(mode="json"),
         "recipe": PICTURE_VERSION,
-        "reader": resolve_reader(media),
         "max_side": media.max_side,
         "faces": faces.settings() if shown.crops else None,
         "weights": config.weights(),

@@ -18,8 +18,8 @@ class MediaConfig(Config):
     Attributes:
         frames: Number of frames of each clip, uniform in time: the middles of as many equal spans.
         max_side: Pictures with a longer side are scaled down to this number of pixels while they are decoded.
-        reader: ``decord``, ``pyav`` or ``auto``. ``auto`` returns the frames of decord if it is installed, read by
-            PyAV if that is faster and the frames are equal; otherwise those of PyAV.
+        reader: ``decord``, ``pyav`` or ``auto``. With ``decord``, decord reads plain 8-bit H.264, where its frames are
+            the same as those of PyAV; PyAV reads everything else. ``auto`` is the faster reader: ``pyav``.
         least_readable: A clip is quarantined as truncated if less than this share of its declared length can be read.
     """
 

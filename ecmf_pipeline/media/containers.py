@@ -1,21 +1,37 @@
-"""Open media files: choose the reader, detect changed files, probe the container and its streams."""
+"""Open media files, choose the streams that players choose, and compare a file with the length that it declares."""
 
 from __future__ import annotations
 
 import errno
-import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core.errors import FileUnreachable, UnreadableMedia
-from ecmf_pipeline.media.config import MediaConfig
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+
+_FORMATS = (
+    "mov,matroska,webm,avi,flv,live_flv,mpegts,mpeg,mpegvideo,asf,asf_o,ogg,mxf,mxf_opatom,gxf,nut,dv,rm,ivf,gif,apng,"
+    "png_pipe,jpeg_pipe,webp_pipe,h264,hevc,vvc,av1,obu,m4v,h263,mjpeg,yuv4mpegpipe,"
+    "wav,w64,aiff,au,caf,flac,mp3,aac,loas,ac3,eac3,dts,amr,wv,tta,ape"
+)
+"""FFmpeg's names of the formats of clips. Playlists and scripts are not among them: they name other files."""
+
+_TIMELESS_FORMATS = {"avi", "h264", "hevc", "vvc", "mpegvideo", "m4v", "h263", "mjpeg", "obu"}
+"""Formats that do not store when a picture is shown; FFmpeg's times are guesses, in decoding order."""
+
+_UNDECLARED_FORMATS = {"mpegts", "mpeg", "mp3", "aac", "ac3", "eac3", "dts", "loas", *_TIMELESS_FORMATS} - {"avi"}
+"""Formats that declare no length; FFmpeg estimates it from the end of the file or from the bit rate."""
+
+_MAX_MISSING = 0.1
+"""Seconds that may be missing from the declared length: containers round it, and include the start offset."""
+
+_NOT_READABLE = "not a readable media file"
 
 _TRANSIENT_ERRNOS = {
     errno.ENOENT,
@@ -33,13 +49,6 @@ _TRANSIENT_ERRNOS = {
     errno.ENETUNREACH,
 }
 """Errors of disks, networks and limits of the machine; they may not occur in the next run."""
-
-
-def resolve_reader(config: MediaConfig) -> Literal["decord", "pyav"]:
-    """Return the reader whose frames are used on this machine."""
-    if config.reader == "auto":
-        return "decord" if importlib.util.find_spec("decord") else "pyav"
-    return config.reader
 
 
 def has_changed(path: Path, size: int) -> bool:
@@ -62,10 +71,11 @@ def open_container(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
     """
     import av
 
-    problem = "not a readable media file"
+    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+    problem = _NOT_READABLE
     try:
         # `file:` prevents FFmpeg from parsing a colon in a name as a protocol. Broken tags are accepted.
-        with av.open(f"file:{os.fspath(path)}", metadata_errors="replace") as container:
+        with av.open(f"file:{os.fspath(path)}", options=options, metadata_errors="replace") as container:
             problem = "damaged media file, only a part can be decoded"
             yield container
     except MemoryError:  # also a base class of FFmpeg's own
@@ -73,19 +83,107 @@ def open_container(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
     except av.FFmpegError as error:
         if error.errno in _TRANSIENT_ERRNOS:
             raise FileUnreachable(f"cannot read the file: {error.strerror}") from error
+        if isinstance(error, av.ArgumentError) and problem == _NOT_READABLE:
+            raise UnreadableMedia("not a media file, or of a format that no clip has") from error
         raise UnreadableMedia(f"{problem}: {error.strerror}") from error
 
 
-def video_streams(container: InputContainer) -> list[Any]:
-    """Return the video streams without cover art."""
+def stores_times(container: InputContainer) -> bool:
+    """Return whether the container stores when its pictures are shown."""
+    return container.format.name not in _TIMELESS_FORMATS
+
+
+def by_preference(streams: Sequence[Any]) -> list[Any]:
+    """Return streams of one type in the order in which players choose among them.
+
+    Streams flagged as default come first, those for listeners or viewers with impairments and comments last. Cover art
+    and streams without a decoder are left out.
+    """
     from av.stream import Disposition
 
-    return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    special = Disposition.hearing_impaired | Disposition.visual_impaired | Disposition.comment
+    usable = [s for s in streams if s.codec_context is not None and not s.disposition & Disposition.attached_pic]
+    return sorted(usable, key=lambda s: (bool(s.disposition & special), not s.disposition & Disposition.default))
 
 
-def first_video_stream(container: InputContainer) -> Any | None:
-    """Return the first video stream without cover art; None if there is none."""
-    return next(iter(video_streams(container)), None)
+def choose_video_stream(container: InputContainer) -> Any | None:
+    """Return the video stream that players show; None if there is none.
+
+    Raises:
+        UnreadableMedia: If no decoder exists for any of the video streams.
+    """
+    streams = by_preference(container.streams.video)
+    if not streams and any(stream.codec_context is None for stream in container.streams.video):
+        raise UnreadableMedia("no decoder exists for the codec of the video stream")
+    return streams[0] if streams else None
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """The declared length of a file or stream, and the part of it that can be read.
+
+    Attributes:
+        readable: End of the last packet or picture, in seconds.
+        declared: Declared length in seconds; 0 if the file declares none.
+    """
+
+    readable: float
+    declared: float
+
+    @property
+    def share(self) -> float:
+        """The readable share of the declared length, at most 1; a missing tenth of a second is ignored."""
+        if self.readable >= self.declared - _MAX_MISSING:
+            return 1.0
+        return self.readable / self.declared
+
+    def __str__(self) -> str:
+        return f"{self.readable:.2f} of {self.declared:.2f} declared seconds"
+
+
+def declared_length(container: InputContainer) -> float:
+    """Return the length in seconds that the header of a container declares, for its longest stream; 0 if none.
+
+    The header of AVI files also has a number of pictures, which remains true if the file was cut off.
+    """
+    if container.format.name in _UNDECLARED_FORMATS:
+        return 0.0
+    lengths = [float(container.duration or 0) / 1e6]  # AV_TIME_BASE is microseconds
+    if container.format.name == "avi":
+        counted = [(stream.frames, stream.average_rate) for stream in container.streams.video]
+        lengths += [float(count / rate) for count, rate in counted if rate]
+    return max(lengths)
+
+
+class PacketReader:
+    """The packets of chosen streams; notes where each audio and video stream of the container ends.
+
+    Args:
+        container: The opened file, at its start.
+
+    Attributes:
+        ends: End of the last packet of each stream, in seconds, by stream index.
+    """
+
+    def __init__(self, container: InputContainer) -> None:
+        self._container = container
+        self.ends: dict[int, float] = {}
+
+    def packets(self, *streams: Any) -> Iterator[Any]:
+        """Yield the packets of some streams, in the order of the file, then an empty packet for each."""
+        wanted = {stream.index for stream in streams}
+        for packet in self._container.demux([*self._container.streams.video, *self._container.streams.audio]):
+            time = packet.pts if packet.pts is not None else packet.dts
+            if packet.size and time is not None and packet.time_base:
+                end = float((time + (packet.duration or 0)) * packet.time_base)
+                self.ends[packet.stream_index] = max(self.ends.get(packet.stream_index, 0.0), end)
+            if packet.stream.index in wanted:  # `stream_index` of a final, empty packet is 0
+                yield packet
+
+    def extent(self) -> Extent:
+        """Compare the packets read so far with the length that the container declares."""
+        start = min(0.0, float(self._container.start_time or 0) / 1e6)
+        return Extent(max(self.ends.values(), default=0.0) - start, declared_length(self._container))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,39 +194,36 @@ class Probe:
         duration: Length in seconds, to the millisecond; 0 if unknown.
         has_video: Whether it has a video stream; cover art does not count.
         has_audio: Whether it has an audio stream.
+        readable: Seconds that can be read, if they are fewer than the file declares; otherwise the same as `duration`.
     """
 
     duration: float
     has_video: bool
     has_audio: bool
+    readable: float = 0.0
 
 
 def probe_media(path: str | os.PathLike[str]) -> Probe:
-    """Open the container of a file and read its streams.
-
-    A file that is truncated after its header passes: only decoding can detect that.
+    """Open the container of a file and read its packets without decoding them.
 
     Raises:
         UnreadableMedia: If there is no readable container, or it has neither video nor audio.
         FileUnreachable: If the file does not exist or is not readable; this does not depend on its content.
     """
+    import av
+
     with open_container(path) as container:
-        video, audio = first_video_stream(container), container.streams.audio
+        video, audio = choose_video_stream(container), container.streams.audio
         if video is None and not audio:
             raise UnreadableMedia("the file has neither a video nor an audio stream")
-        return Probe(_duration(container), has_video=video is not None, has_audio=bool(audio))
-
-
-def _duration(container: InputContainer) -> float:
-    """Return the length from the container, its streams or, for browser recordings, the packet times."""
-    if container.duration:
-        return round(float(container.duration) / 1e6, 3)  # AV_TIME_BASE is microseconds
-    streams = [*container.streams.video, *container.streams.audio]
-    known = [float(stream.duration * stream.time_base) for stream in streams if stream.duration and stream.time_base]
-    if not known:
-        known = [
-            float(((packet.pts or 0) + (packet.duration or 0)) * packet.time_base)
-            for packet in container.demux(streams)
-            if packet.pts is not None and packet.time_base
-        ]
-    return round(max(known, default=0.0), 3)
+        reader = PacketReader(container)
+        try:
+            for _ in reader.packets():
+                pass
+        except av.FFmpegError as error:
+            if error.errno in _TRANSIENT_ERRNOS:
+                raise
+        extent = reader.extent()
+        duration = round(extent.declared or float(container.duration or 0) / 1e6 or extent.readable, 3)
+        readable = duration if extent.share == 1 else round(extent.readable, 3)
+        return Probe(duration, has_video=video is not None, has_audio=bool(audio), readable=readable)

@@ -1,27 +1,47 @@
-"""Read pictures with PyAV: one pass through the file reads times, orientation and pictures.
+"""Read pictures with PyAV; the order and the times of a sequential decode are the truth.
 
-In H.264, pictures that are not sampled and that no other picture references are not decoded (their `nal_ref_idc` is 0,
-ITU-T H.264, 7.4.1): half of all pictures with the usual encoders. The sampled pictures stay bit-identical.
+In general every picture of the file is decoded once, in sequence. The packets give a first guess of the times, from
+which the pictures to keep are chosen; if the decoded pictures disagree (hidden pictures, guessed times, damage), the
+file is decoded a second time.
+
+In plain H.264, packets and pictures correspond one to one, and pictures that are neither sampled nor referenced by
+others are not decoded (their `nal_ref_idc` is 0, ITU-T H.264, 7.4.1): half of all pictures with the usual encoders. The
+sampled pictures stay bit-identical.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.errors import NoVideoStream, UnreadableMedia
-from ecmf_pipeline.media.containers import first_video_stream, open_container, video_streams
+from ecmf_pipeline.core.errors import NoVideoStream, TooManyPictures, UnreadableMedia
+from ecmf_pipeline.media.containers import Extent, PacketReader, choose_video_stream, open_container, stores_times
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+
+_MAX_KEPT_BYTES = 64 * 2**20
+"""Maximum bytes of packets that are kept from the first pass; a longer file is read again for each decode."""
+
+_MAX_DECODED_BYTES = 2**30
+"""Maximum size of the decoded frames of one clip."""
+
+_MAX_PIXEL_ASPECT = 8.0
+"""Pixels that are declared even less square are taken as square: no camera has them."""
+
+_EIGHT_BIT_FORMATS = {"yuv420p", "yuvj420p"}
+_PROGRESSIVE = 1  # AV_FIELD_PROGRESSIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +56,6 @@ class Orientation:
     turns: int = 0
     mirrored: bool = False
 
-    @property
-    def is_upright(self) -> bool:
-        """Whether pictures are stored upright."""
-        return not self.turns and not self.mirrored
-
     def turned(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return a stored picture, (H, W, 3), upright: a view of it, (H, W, 3) or (W, H, 3)."""
         return np.rot90(picture[::-1] if self.mirrored else picture, -self.turns)
@@ -50,24 +65,53 @@ def read_orientation(frame: Any) -> Orientation:
     """Return the orientation in the display matrix of a decoded PyAV frame, to the nearest quarter turn."""
     from av.sidedata.sidedata import Type
 
-    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    try:
+        data = frame.side_data.get(Type.DISPLAYMATRIX)
+    except ValueError:  # PyAV has no name for another side data of the frame; it still returns the rotation
+        return Orientation(turns=round(-frame.rotation / 90) % 4)
     if data is None:
         return Orientation()
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data)[:36])  # x' = a x + c y, y' = b x + d y; y points down
     return Orientation(turns=round(math.degrees(math.atan2(b, a)) / 90) % 4, mirrored=a * d - b * c < 0)
 
 
-_MAX_KEPT_BYTES = 64 * 2**20
-"""Maximum bytes of packets that are kept from the first pass; a longer file is read twice."""
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """When the pictures of a stream are shown.
 
-_EIGHT_BIT_FORMATS = {"yuv420p", "yuvj420p"}
-_PROGRESSIVE = 1  # AV_FIELD_PROGRESSIVE
-TIME_ROUNDING = 1e-3
-"""Tolerance of picture times in seconds."""
+    Attributes:
+        starts: Start of each picture in seconds from the start of the file, increasing, (n,).
+        end: End of the last picture in seconds.
+    """
+
+    starts: NDArray[np.float64]
+    end: float
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+ChoosePictures = Callable[[Timeline], NDArray[np.int64]]
+"""Choose pictures of a timeline: increasing indices without repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Pictures of a stream.
+
+    Attributes:
+        timeline: When all pictures of the stream are shown.
+        indices: The chosen ones, (k,).
+        rgb: The chosen pictures, uint8 (k, H, W, 3).
+    """
+
+    timeline: Timeline
+    indices: NDArray[np.int64]
+    rgb: NDArray[np.uint8]
 
 
 class PyAvVideo:
-    """The first video stream of an open container.
+    """The video stream of an open container that players show; reads all packets of the file.
 
     Args:
         path: The file.
@@ -75,196 +119,329 @@ class PyAvVideo:
         max_side: Pictures with a longer side are scaled down to this number of pixels.
 
     Attributes:
-        seconds: Declared length of the stream, 0 if unknown.
-        stored_size: Stored width and height in pixels.
-        size: Width and height after scaling down.
-        is_only_stream: Whether there is only one video stream.
+        size: Width and height in pixels after scaling, with square pixels, before they are turned upright.
+        extent: The declared length of the file, or of this stream if less of it can be read.
 
     Raises:
         NoVideoStream: If there is none.
-        UnreadableMedia: If its pictures have no size.
+        UnreadableMedia: If its pictures have no size, or no decoder exists.
     """
 
     def __init__(self, path: Path, container: InputContainer, max_side: int) -> None:
-        stream = first_video_stream(container)
+        stream = choose_video_stream(container)
         if stream is None:
             raise NoVideoStream("the file has no video stream")
-        self._path = path
+        self._path, self._stream = path, stream
+        self._has_one_stream = len(container.streams.video) == 1
+        self._stores_times = stores_times(container)
         self._time_base = float(stream.time_base)
-        self._context: Any = _single_threaded_decoder(stream)
-        self._unread_packets: Iterator[Any] = container.demux(stream)
-        self._packets: list[Any] = []  # the packets read so far
-        self._keeps_packets = True  # whether `_packets` stays complete
-        self._can_select_by_time = False  # otherwise all pictures are decoded
-        self.seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
-        self.is_only_stream = len(video_streams(container)) == 1
-        self.stored_size = (self._context.width, self._context.height)
-        if not all(self.stored_size):
-            raise UnreadableMedia("the video stream has no size")
-        self.size = _scale_size(self.stored_size, max_side)
-
-    @cached_property
-    def orientation(self) -> Orientation:
-        """Orientation of the stored pictures: PyAV returns a display matrix only with decoded pictures.
-
-        Upright if the first key picture cannot be decoded; reading the pictures then raises the error.
-        """
-        import av
-
-        packet = self._first_key_packet()
-        if packet is None:
-            return Orientation()
-        try:
-            pictures = self._context.decode(packet) or self._context.decode(None)
-        except av.FFmpegError:
-            pictures = []
-        self._context.flush_buffers()
-        return read_orientation(pictures[0]) if pictures else Orientation()
-
-    @cached_property
-    def _shown_times(self) -> list[tuple[int, int]]:
-        """Time and length of every picture that is shown, in time base units, in order of time; reads the file."""
-        self._packets.extend(self._unread_packets)
-        shown = [packet for packet in self._packets if packet.pts is not None and not packet.is_discard]
-        times = sorted((packet.pts, packet.duration or 0) for packet in shown)
-        self._can_select_by_time = (
-            self._context.name == "h264"
-            and len(shown) == sum(packet.size > 0 for packet in self._packets)
-            and len(dict(times)) == len(times)
-        )
-        self._keeps_packets = sum(packet.size for packet in self._packets) <= _MAX_KEPT_BYTES
-        if not self._keeps_packets:
+        self._origin = max(0.0, float(container.start_time or 0) / 1e6)
+        self._context = _single_threaded_decoder(stream)
+        self._packets: list[Any] = []  # empty if they are too large to keep
+        self._known: list[_KnownPacket] = []
+        reader, kept_bytes = PacketReader(container), 0
+        for packet in reader.packets(stream):
+            kept_bytes += packet.size
+            if packet.size:
+                self._known.append(_KnownPacket.of(packet))
+            if kept_bytes <= _MAX_KEPT_BYTES:
+                self._packets.append(packet)
+        if kept_bytes > _MAX_KEPT_BYTES:
             self._packets.clear()
-        return times
+        self.extent = min(reader.extent(), self._own_extent(), key=lambda extent: extent.share)
+        stored_size = (self._context.width, self._context.height)
+        if not all(stored_size):
+            raise UnreadableMedia("the video stream has no size")
+        self.size = _shown_size(stored_size, stream.sample_aspect_ratio, max_side)
+        self._is_scaled = self.size != stored_size
+
+    def _own_extent(self) -> Extent:
+        """Compare the packets with the length that the stream declares."""
+        if not self._stream.duration or not self._known:
+            return Extent(0.0, 0.0)
+        ends = [packet.time + packet.length for packet in self._known]
+        begin = min(0, *(packet.time for packet in self._known))
+        return Extent((max(ends) - begin) * self._time_base, self._stream.duration * self._time_base)
 
     @cached_property
-    def spans(self) -> NDArray[np.float64]:
-        """Start and end of every picture in seconds, in order of time, (n, 2)."""
-        spans = [
-            (pts * self._time_base, pts * self._time_base + length * self._time_base)
-            for pts, length in self._shown_times
-        ]
-        return np.array(spans, np.float64).reshape(-1, 2)
+    def timeline(self) -> Timeline:
+        """The times of the pictures as the packets have them: a guess unless `is_plain_h264`."""
+        shown = sorted(packet for packet in self._known if not packet.is_discarded)
+        return self._timeline([packet.pts for packet in shown], shown[-1].length if shown else 0)
+
+    @cached_property
+    def is_plain_h264(self) -> bool:
+        """Whether packets and pictures correspond one to one, with known times: progressive H.264."""
+        known = self._known
+        times = [packet.pts for packet in known if packet.pts is not None]
+        return bool(
+            known
+            and self._context.name == "h264"
+            and self._context.field_order == _PROGRESSIVE
+            and self._stores_times
+            and known[0].is_key
+            and len(set(times)) == len(known)
+            and min(times) == times[0]
+            and all(a.dts is not None and b.dts is not None and a.dts < b.dts for a, b in pairwise(known))
+            and not any(packet.is_discarded for packet in known)
+        )
 
     @property
     def matches_decord(self) -> bool:
-        """Whether decord returns exactly the same pictures at the same times.
-
-        Measured for progressive 8-bit 4:2:0 H.264 without scaling and hidden pictures, in which all times are known.
-        """
-        spans = self.spans
+        """Whether decord returns exactly the same pictures: plain 8-bit 4:2:0 H.264, neither scaled nor turned."""
         return (
-            self._can_select_by_time
+            self.is_plain_h264
             and self._context.pix_fmt in _EIGHT_BIT_FORMATS
-            and self._context.field_order == _PROGRESSIVE
-            and self.size == self.stored_size
-            and len(spans) > 0
-            and bool(spans[0, 0] >= -TIME_ROUNDING)
+            and not self._is_scaled
+            and self._has_one_stream
+            and bool(self._packets)
+            and self._first_orientation() == Orientation()
         )
 
-    def pictures(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """Return RGB pictures at increasing indices, (k, H, W, 3)."""
-        times = [self._shown_times[index][0] for index in indices]
-        pictures = self._pictures_at(times) if self._can_select_by_time else None
-        return self._pictures_in_order(indices) if pictures is None else pictures
+    def _first_orientation(self) -> Orientation | None:
+        """Return the orientation of the first picture, which PyAV has only with decoded pictures; None if damaged."""
+        frame = next(self._decoded(_PictureBuffer(self.size, 0)), None)
+        return read_orientation(frame) if frame is not None else None
 
-    def _pictures_at(self, times: Sequence[int]) -> NDArray[np.uint8] | None:
-        """Return the pictures at given times, decoding others only if these reference them; None if one is missing."""
-        sampled = set(times)
+    def sample(self, choose: ChoosePictures) -> Pictures:
+        """Read the chosen pictures.
+
+        Raises:
+            NoVideoStream: If the stream has no pictures.
+            UnreadableMedia: If a chosen picture is damaged or cannot be decoded.
+            TooManyPictures: If the chosen pictures would take more than 1 GB.
+        """
+        timeline = self.timeline
+        if len(timeline) == 0:
+            raise NoVideoStream("the video stream has no frames")
+        indices = choose(timeline)
+        if self.is_plain_h264:
+            rgb = self._read_selected(indices)
+            if rgb is not None:
+                return Pictures(timeline, indices, rgb)
+        timeline, buffer = self._read_all(indices)
+        actual = choose(timeline)
+        if not np.array_equal(actual, indices):
+            timeline, buffer = self._read_all(actual)
+        return Pictures(timeline, actual, buffer.pictures())
+
+    def _read_selected(self, indices: NDArray[np.int64]) -> NDArray[np.uint8] | None:
+        """Return the chosen pictures, decoding others only if these reference them; None if one is missing."""
+        times = sorted(packet.time for packet in self._known)
+        sampled = {times[index] for index in indices}
         buffer = _PictureBuffer(self.size, len(sampled))
-        for frame in self._decoded(sampled):
-            buffer.add_frame(frame, is_sampled=frame.pts in sampled)
+        for frame in self._decoded(buffer, sampled):
+            buffer.add_frame(frame, frame, is_sampled=frame.pts in sampled)
             if buffer.is_full:
                 return buffer.pictures()
         return None
 
-    def _pictures_in_order(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """Return the pictures at given positions in decoding output order."""
-        sampled = set(indices)
+    def _read_all(self, indices: NDArray[np.int64]) -> tuple[Timeline, _PictureBuffer]:
+        """Decode all pictures in sequence; keep those at the given positions."""
+        sampled = set(indices.tolist())
         buffer = _PictureBuffer(self.size, len(sampled))
-        for index, frame in enumerate(self._decoded()):
-            buffer.add_frame(frame, is_sampled=index in sampled)
-            if buffer.is_full:
-                break
-        if not buffer.is_full:
-            # A few streams have one packet more than pictures; like players, repeat the last picture.
-            if buffer.count == 0 or len(sampled) - buffer.count > 1:
-                raise UnreadableMedia(f"PyAV: only {buffer.count} of {len(sampled)} sampled frames can be decoded")
-            buffer.repeat_last()
-        return buffer.pictures()
+        times: list[int | None] = []
+        length = 0
+        for decoded, shown in _deinterlaced(self._decoded(buffer)):
+            buffer.add_frame(decoded, shown, is_sampled=len(times) in sampled)
+            times.append(decoded.pts)
+            length = decoded.duration
+        if not times:
+            raise UnreadableMedia("no frames can be decoded")
+        return self._timeline(times, length), buffer
 
-    def _decoded(self, sampled: set[int] | None = None) -> Iterator[Any]:
+    def _decoded(self, buffer: _PictureBuffer, sampled: set[int] | None = None) -> Iterator[Any]:
         """Yield the decoded pictures from the start; ``sampled`` times allow others to be skipped."""
-        if self._keeps_packets:
+        if self._packets:
             self._context.flush_buffers()
-            yield from _decode(self._context, self._packets, sampled)
+            yield from _decode(self._context, self._packets, buffer, sampled)
             return
         with open_container(self._path) as container:
-            stream = first_video_stream(container)
-            yield from _decode(_single_threaded_decoder(stream), container.demux(stream), sampled)
+            stream = container.streams[self._stream.index]
+            yield from _decode(
+                _single_threaded_decoder(stream), PacketReader(container).packets(stream), buffer, sampled
+            )
 
-    def _first_key_packet(self) -> Any | None:
-        for packet in self._packets:
-            if packet.is_keyframe and packet.size:
-                return packet
-        for packet in self._unread_packets:
-            self._packets.append(packet)
-            if packet.is_keyframe and packet.size:
-                return packet
-        return None
+    def _timeline(self, times: Sequence[int | None], last_length: int) -> Timeline:
+        """Return the timeline of pictures in the order in which they are shown.
+
+        Args:
+            times: Their times in time base units, as far as the container stores them.
+            last_length: Length of the last picture; 0 if unknown.
+        """
+        step = float(1 / self._stream.average_rate) / self._time_base if self._stream.average_rate else 0.0
+        known = [time for time in times if time is not None]
+        if self._stores_times and len(known) == len(times):
+            steps = np.diff(np.array(known, np.float64))
+            step = float(np.median(steps[steps > 0])) if (steps > 0).any() else step
+            # Where times jump back, another recording was appended: it follows the last picture.
+            ticks = (
+                np.concatenate([known[:1], known[0] + np.cumsum(np.where(steps > 0, steps, step or 1))])
+                if known
+                else np.empty(0)
+            )
+            ticks -= self._origin / self._time_base
+        else:
+            decoding = [packet.dts for packet in self._known if packet.dts is not None]
+            ticks = (
+                np.array(decoding, np.float64) if len(decoding) == len(times) else np.arange(len(times)) * (step or 1.0)
+            )
+            ticks -= ticks[:1]
+        if len(ticks) == 0:
+            return Timeline(ticks, 0.0)
+        end = float(ticks[-1]) + (last_length or self._rest_of_stream(float(ticks[-1])) or step)
+        return Timeline(ticks * self._time_base, end * self._time_base)
+
+    def _rest_of_stream(self, tick: float) -> float:
+        """Return the ticks from the last picture to the declared end of the stream; 0 if unknown."""
+        return max(
+            0.0,
+            float(self._stream.start_time or 0)
+            + float(self._stream.duration or 0)
+            - tick
+            - self._origin / self._time_base,
+        )
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _KnownPacket:
+    """Times of a packet in time base units, in order of the time when it is shown."""
+
+    time: int
+    pts: int | None
+    dts: int | None
+    length: int
+    is_key: bool
+    is_discarded: bool
+
+    @classmethod
+    def of(cls, packet: Any) -> _KnownPacket:
+        time = packet.pts if packet.pts is not None else packet.dts or 0
+        return cls(time, packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, packet.is_discard)
 
 
 class _PictureBuffer:
-    """Buffer of the sampled pictures of a decoded stream; damaged pictures raise an error."""
+    """The sampled pictures of a decoded stream.
+
+    Attributes:
+        is_damaged: Whether the decoder reported an error since the last key picture.
+    """
 
     def __init__(self, size: tuple[int, int], capacity: int) -> None:
+        needed = 3 * size[0] * size[1] * capacity
+        if needed > _MAX_DECODED_BYTES:
+            raise TooManyPictures(
+                f"{capacity} frames of {size[0]} x {size[1]} need {needed / 2**30:.1f} GB, the limit is "
+                f"{_MAX_DECODED_BYTES / 2**30:.0f} GB: reduce frames or media.max_side"
+            )
         self._size = size
         self._capacity = capacity
         self._pictures: NDArray[np.uint8] | None = None
         self._orientation: Orientation | None = None
-        self._damaged_at: float | None = None
-        self.count = 0
+        self._first_damaged: float | None = None  # time of the first sampled picture that is damaged
+        self._count = 0
+        self.is_damaged = False
 
     @property
     def is_full(self) -> bool:
-        return self.count == self._capacity
+        """Whether all sampled pictures are stored."""
+        return self._count == self._capacity
 
-    def add_frame(self, frame: Any, *, is_sampled: bool) -> None:
-        """Record whether a picture is damaged, and store it if it is sampled."""
+    def add_frame(self, decoded: Any, shown: Any, *, is_sampled: bool) -> None:
+        """Record whether a picture is damaged, and store it if it is sampled.
+
+        Args:
+            decoded: The decoded frame.
+            shown: The frame that players show for it.
+            is_sampled: Whether to store it.
+        """
         if self._orientation is None:
-            self._orientation = read_orientation(frame)
-        if frame.is_corrupt:
-            self._damaged_at = frame.time or 0.0
-        elif frame.key_frame:  # later pictures do not reference earlier, damaged ones
-            self._damaged_at = None
+            self._orientation = read_orientation(decoded)
+        if decoded.is_corrupt:
+            self.is_damaged = True
+        elif decoded.key_frame:  # later pictures do not reference earlier, damaged ones
+            self.is_damaged = False
         if not is_sampled:
             return
-        if self._damaged_at is not None:
-            raise UnreadableMedia(f"damaged frame at {self._damaged_at:.2f} s")
-        upright = self._orientation.turned(_to_rgb(frame, self._size))
+        if self.is_damaged and self._first_damaged is None:
+            self._first_damaged = decoded.time or 0.0
+        upright = self._orientation.turned(_to_rgb(shown, self._size))
         if self._pictures is None:
             self._pictures = np.empty((self._capacity, *upright.shape), np.uint8)
-        self._pictures[self.count] = upright
-        self.count += 1
-
-    def repeat_last(self) -> None:
-        """Store the last picture once more."""
-        if self._pictures is not None:
-            self._pictures[self.count] = self._pictures[self.count - 1]
-            self.count += 1
+        self._pictures[self._count] = upright
+        self._count += 1
 
     def pictures(self) -> NDArray[np.uint8]:
-        """Return all stored pictures, (k, H, W, 3)."""
-        if self._pictures is None:
-            raise UnreadableMedia("PyAV: no frames can be decoded")
+        """Return all stored pictures, (k, H, W, 3).
+
+        Raises:
+            UnreadableMedia: If one of them is damaged or missing.
+        """
+        if self._first_damaged is not None:
+            raise UnreadableMedia(f"damaged frame at {self._first_damaged:.2f} s")
+        if self._pictures is None or not self.is_full:
+            raise UnreadableMedia(f"only {self._count} of {self._capacity} sampled frames can be decoded")
         return self._pictures
 
 
-def _decode(context: Any, packets: Iterator[Any] | list[Any], sampled: set[int] | None) -> Iterator[Any]:
+def _decode(context: Any, packets: Iterable[Any], buffer: _PictureBuffer, sampled: set[int] | None) -> Iterator[Any]:
+    import av
+
     for packet in packets:
         is_skippable = sampled is not None and packet.size > 0 and packet.pts not in sampled
         context.skip_frame = "NONREF" if is_skippable else "DEFAULT"
-        yield from context.decode(packet)  # the last packet is empty and flushes the decoder
+        try:
+            frames = context.decode(packet)  # the last packet is empty and flushes the decoder
+        except av.InvalidDataError:
+            buffer.is_damaged = True
+            continue
+        yield from frames
+
+
+def _deinterlaced(frames: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
+    """Yield decoded frames, each with the frame that players show: both fields of an interlaced frame made one picture.
+
+    Progressive frames are returned as they are.
+    """
+    for _, run in groupby(
+        frames, key=lambda frame: (frame.width, frame.height, frame.format.name, frame.interlaced_frame)
+    ):
+        first = next(run)
+        if not first.interlaced_frame:
+            yield first, first
+            yield from ((frame, frame) for frame in run)
+            continue
+        graph = _deinterlacer(first)
+        waiting: deque[Any] = deque()
+        for frame in chain([first], run):
+            waiting.append(frame)
+            graph.push(frame)
+            yield from ((waiting.popleft(), shown) for shown in _pull(graph))
+        graph.push(None)
+        yield from ((waiting.popleft(), shown) for shown in _pull(graph))
+
+
+def _deinterlacer(frame: Any) -> Any:
+    import av.filter
+
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
+    bwdif, sink = graph.add("bwdif", "mode=send_frame"), graph.add("buffersink")
+    source.link_to(bwdif)
+    bwdif.link_to(sink)
+    graph.configure()
+    return graph
+
+
+def _pull(graph: Any) -> Iterator[Any]:
+    """Yield the frames that a filter graph has finished."""
+    import av
+
+    while True:
+        try:
+            yield graph.pull()
+        except (av.BlockingIOError, av.EOFError):
+            return
 
 
 def _to_rgb(frame: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -281,10 +458,13 @@ def _single_threaded_decoder(stream: Any) -> Any:
     return stream.codec_context
 
 
-def _scale_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """Scale a size to a longer side of at most ``max_side``; a scaled size is even."""
-    factor = min(1.0, max_side / max(size))
+def _shown_size(size: tuple[int, int], pixel_aspect: Fraction | None, max_side: int) -> tuple[int, int]:
+    """Return the size in square pixels, scaled to a longer side of at most ``max_side``; a scaled size is even."""
+    width, height = size
+    aspect = float(pixel_aspect or 1)
+    if 1 / _MAX_PIXEL_ASPECT <= aspect <= _MAX_PIXEL_ASPECT:
+        width = max(1, round(width * aspect))
+    factor = min(1.0, max_side / max(width, height))
     if factor == 1:
-        return size
-    width, height = (max(2, round(side * factor / 2) * 2) for side in size)
-    return width, height
+        return width, height
+    return max(2, round(width * factor / 2) * 2), max(2, round(height * factor / 2) * 2)

@@ -39,7 +39,6 @@ from ecmf_pipeline.fusion.config import FusionConfig, TrainingConfig
 from ecmf_pipeline.labels.config import RefineConfig, VoteConfig
 from ecmf_pipeline.llm.config import LlmConfig, RewriteConfig
 from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig
-from ecmf_pipeline.media.containers import resolve_reader
 from ecmf_pipeline.report.config import ReportConfig
 from ecmf_pipeline.settings.presets import DEFAULT_PRESET, merge_over_preset, preset_document, preset_names
 from ecmf_pipeline.transcription.config import TranscribeConfig
@@ -227,9 +226,8 @@ def branch_settings(
     if modality in {Modality.GLOBAL, Modality.FACE}:
         # `recipe` is incremented whenever a change of the code changes the sampled frames or the samples of audio.
         settings["media"] = {
-            **media.model_dump(mode="json", exclude={"least_readable"}),  # it changes no frame that is read
+            **media.model_dump(mode="json", exclude={"least_readable", "reader"}),  # they change no frame
             "frames": configured_frames(encoder, media.frames),
-            "reader": resolve_reader(media),
             "recipe": 4,
         }
     if modality is Modality.FACE:

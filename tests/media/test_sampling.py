@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ecmf_pipeline.core.errors import NoAudioStream, NoVideoStream, SilentAudio, TooManyPictures, UnreadableMedia
 from ecmf_pipeline.media.audio import read_audio
 from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig
+from ecmf_pipeline.media.pyav_reader import Timeline
 from ecmf_pipeline.media.sampling import read_frames, read_samplings, sample_indices
 
 READERS = ["auto", "decord", "pyav"]
@@ -77,9 +78,9 @@ def decoded_times(monkeypatch) -> list[float]:
     times: list[float] = []
     original_add_frame = pyav_reader._PictureBuffer.add_frame
 
-    def add_frame(buffer, frame, *, is_sampled):
-        times.append(frame.time)
-        original_add_frame(buffer, frame, is_sampled=is_sampled)
+    def add_frame(buffer, decoded, shown, *, is_sampled):
+        times.append(decoded.time)
+        original_add_frame(buffer, decoded, shown, is_sampled=is_sampled)
 
     monkeypatch.setattr(pyav_reader._PictureBuffer, "add_frame", add_frame)
     return times
@@ -140,7 +141,7 @@ def test_joint_samplings_equal_separate_samplings(make_clip, tmp_path, reader):
 
 def test_too_many_pictures_are_rejected_before_decoding(make_clip, tmp_path, monkeypatch):
     clip = make_clip(tmp_path / "a.mp4", pictures=50, size=(64, 48))
-    monkeypatch.setattr("ecmf_pipeline.media.sampling._MAX_DECODED_BYTES", 49 * 64 * 48 * 3)
+    monkeypatch.setattr("ecmf_pipeline.media.pyav_reader._MAX_DECODED_BYTES", 49 * 64 * 48 * 3)
     assert len(read_samplings(clip, MediaConfig(), [49])[0].frames) == 49
     with pytest.raises(TooManyPictures, match=r"50 frames of 64 x 48.*media\.max_side"):
         read_samplings(clip, MediaConfig(), [4, "all"])
@@ -253,13 +254,12 @@ def test_missing_and_silent_audio_raise_different_errors(make_clip, tmp_path):
 )
 def test_sampled_pictures_are_those_shown_at_the_span_middles(lengths, start, count):
     edges = start + np.concatenate([[0], np.cumsum(lengths)])
-    spans = np.stack([edges[:-1], edges[1:]], axis=1)
-    indices = sample_indices(spans, count)
+    indices = sample_indices(Timeline(edges[:-1], edges[-1]), count)
     assert (np.diff(indices) > 0).all()
     assert 1 <= len(indices) <= min(count, len(lengths))
     moments = start + (np.arange(count) + 0.5) * (edges[-1] - start) / count
     for moment in moments:
-        assert any(spans[index, 0] <= moment + 6e-4 and moment <= spans[index, 1] + 6e-4 for index in indices)
+        assert any(edges[index] <= moment + 6e-4 and moment <= edges[index + 1] + 6e-4 for index in indices)
 
 
 def test_path_with_special_characters_opens(make_clip, tmp_path: Path):

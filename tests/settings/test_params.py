@@ -51,7 +51,7 @@ def test_unknown_key_without_a_similar_key_is_reported_with_all_keys(tmp_path):
     with pytest.raises(ParamsError) as caught:
         load_params(write_params(tmp_path, "media: {zoom: 2}"))
     assert caught.value.keys == ("media.zoom",)
-    assert "frames, max_side, reader" in caught.value.hint
+    assert "frames, least_readable, max_side, reader" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ import numpy as np
 from tests.zoo.films import Film, move_header_to_front
 
 RIGHT = "right"
-UNREADABLE = frozenset({"UnreadableMedia"})
-DECODED_OR_UNREADABLE = frozenset({RIGHT, "UnreadableMedia"})
+UNREADABLE = frozenset({"UnreadableMedia", "TruncatedMedia"})
+DECODED_OR_UNREADABLE = frozenset({RIGHT, *UNREADABLE})
 DECODED = frozenset({RIGHT})
 NO_PICTURES = frozenset({"NoVideoStream"})
 NO_SOUND = frozenset({"NoAudioStream"})
