@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
-from ecmf_pipeline.media.audio import read_audio
+from ecmf_pipeline.media.audio import keep_layout, read_audio
 from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig
 
 SECONDS = 0.7
@@ -68,7 +68,7 @@ class SoundCase:
         sample_format: Sample format of the encoder.
         layout: FFmpeg's name of the channel layout.
         rate: Hertz.
-        content: ``voices`` (each channel differs), ``inverted`` (the channels cancel) or ``one`` (only the last sounds).
+        content: ``voices`` (each channel differs), ``inverted`` (the channels cancel) or ``one`` (the last sounds).
     """
 
     coding: Coding
@@ -177,7 +177,9 @@ def all_cases() -> list[SoundCase]:
                 rate = coding.rates[len(cases) % len(coding.rates)]
                 cases.append(SoundCase(coding, sample_format, layout, rate))
     cancelling = [case for case in cases if case.layout in {"stereo", "quad", "5.1", "3 channels"}]
-    cases += [SoundCase(case.coding, case.sample_format, case.layout, case.rate, "inverted") for case in cancelling[::5]]
+    cases += [
+        SoundCase(case.coding, case.sample_format, case.layout, case.rate, "inverted") for case in cancelling[::5]
+    ]
     surround = [case for case in cases if case.layout in {"5.1", "7.1", "hexadecagonal"}]
     cases += [SoundCase(case.coding, case.sample_format, case.layout, case.rate, "one") for case in surround[::5]]
     return [case for case in cases if _has_encoder(case.coding.codec)]
@@ -219,9 +221,11 @@ def decode(path: Path) -> tuple[NDArray[np.float64], int]:
     with av.open(str(path)) as container:
         for frame in container.decode(audio=0):
             rates.add(frame.sample_rate)
-            to_packed = av.AudioResampler(format="dbl", layout=frame.layout, rate=frame.sample_rate)
-            outputs = to_packed.resample(frame) if frame.format.name != "dbl" else [frame]
-            blocks += [output.to_ndarray().reshape(-1, frame.layout.nb_channels) for output in outputs]
+            to_packed = av.AudioResampler(format="dbl", layout=frame.layout.name, rate=frame.sample_rate)
+            for output in to_packed.resample(frame):
+                blocks.append(output.to_ndarray().reshape(-1, frame.layout.nb_channels))
+                keep_layout(output)
+            keep_layout(frame)
     (rate,) = rates
     return np.concatenate(blocks).T, rate
 
