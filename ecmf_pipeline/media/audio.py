@@ -82,13 +82,16 @@ def _read_stream(path: Path, container: InputContainer, stream: Any, config: Med
     mixer = _Mixer({})
     samples = _resample(mixer.mix(_decode(reader.packets(stream))))
     seconds = len(samples) / SAMPLE_RATE
-    own_length = float(stream.duration * stream.time_base) if stream.duration and declared_length(container) else 0.0
-    extent = min(reader.extent(), Extent(seconds, own_length), key=lambda extent: extent.share)
+    extent = reader.extent()
+    if len(samples) and stream.duration and declared_length(container):  # for an empty stream, FFmpeg invents a length
+        own_extent = Extent(seconds, float(stream.duration * stream.time_base))
+        extent = min(extent, own_extent, key=lambda extent: extent.share)
     if extent.share < config.least_readable:
         raise TruncatedMedia(f"truncated audio: {extent}", limit=extent.share)
     if len(samples) == 0:
         raise NoAudioStream("the audio stream has no samples")
     if channels := mixer.loudest_if_cancelled():
+        del samples  # before as many are read again
         with open_container(path) as again:
             packets = again.demux(again.streams[stream.index])
             samples = _resample(_Mixer(channels).mix(_decode(packets)))

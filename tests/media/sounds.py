@@ -217,15 +217,15 @@ def write(case: SoundCase, path: Path) -> Path:
 
 def decode(path: Path) -> tuple[NDArray[np.float64], int]:
     """Decode a file from start to end, without the code under test: samples, (C, n), and the sampling rate."""
-    blocks, rates = [], set()
+    blocks, rates, to_packed = [], set(), None
     with av.open(str(path)) as container:
         for frame in container.decode(audio=0):
-            rates.add(frame.sample_rate)
-            to_packed = av.AudioResampler(format="dbl", layout=frame.layout.name, rate=frame.sample_rate)
-            for output in to_packed.resample(frame):
-                blocks.append(output.to_ndarray().reshape(-1, frame.layout.nb_channels))
-                keep_layout(output)
             keep_layout(frame)
+            rates.add(frame.sample_rate)
+            to_packed = to_packed or av.AudioResampler("dbl", frame.layout.name, frame.sample_rate)
+            for output in to_packed.resample(frame):
+                keep_layout(output)
+                blocks.append(output.to_ndarray().reshape(-1, frame.layout.nb_channels))
     (rate,) = rates
     return np.concatenate(blocks).T, rate
 
@@ -238,10 +238,18 @@ def mix(channels: NDArray[np.float64], layout: str) -> NDArray[np.float64]:
     return channels[powers.argmax()] if 10 * np.log10(max(mean.var(), 1e-30) / powers.max()) < -12 else mean
 
 
+def resample(mono: NDArray[np.float64], rate: int) -> NDArray[np.float64]:
+    """Return samples, (n,), at 16 kHz."""
+    divisor = np.gcd(rate, SAMPLE_RATE)
+    resampled: NDArray[np.float64] = resample_poly(
+        mono, SAMPLE_RATE // divisor, rate // divisor, window=("kaiser", 9.0), padtype="line"
+    )
+    return resampled
+
+
 def _faults(actual: NDArray[np.float64], mono: NDArray[np.float64], rate: int, extra: float = 0.0) -> str:
     """Compare audio at 16 kHz with the expected mix at its own rate."""
-    divisor = np.gcd(rate, SAMPLE_RATE)
-    expected = resample_poly(mono, SAMPLE_RATE // divisor, rate // divisor, window=("kaiser", 9.0), padtype="line")
+    expected = resample(mono, rate)
     if abs(len(actual) - len(mono) * SAMPLE_RATE / rate) > 1:
         return f"{len(actual)} samples, not {len(mono) * SAMPLE_RATE / rate:.1f}"
     count = min(len(actual), len(expected))
