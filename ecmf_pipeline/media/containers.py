@@ -112,8 +112,8 @@ def by_preference(streams: Sequence[Any]) -> list[Any]:
     return sorted(usable, key=lambda s: (bool(s.disposition & special), not s.disposition & Disposition.default))
 
 
-def choose_video_stream(container: InputContainer) -> Any | None:
-    """Return the video stream that players show; None if there is none.
+def video_streams(container: InputContainer) -> list[Any]:
+    """Return the video streams in the order in which players choose among them.
 
     Raises:
         UnreadableMedia: If no decoder exists for any of the video streams.
@@ -121,7 +121,7 @@ def choose_video_stream(container: InputContainer) -> Any | None:
     streams = by_preference(container.streams.video)
     if not streams and any(stream.codec_context is None for stream in container.streams.video):
         raise UnreadableMedia("no decoder exists for the codec of the video stream")
-    return streams[0] if streams else None
+    return streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,8 +268,8 @@ def probe_media(path: str | os.PathLike[str]) -> Probe:
     import av
 
     with open_container(path) as container:
-        video, audio = choose_video_stream(container), container.streams.audio
-        if video is None and not audio:
+        video, audio = video_streams(container), container.streams.audio
+        if not video and not audio:
             raise UnreadableMedia("the file has neither a video nor an audio stream")
         reader = PacketReader(container)
         try:
@@ -281,4 +281,4 @@ def probe_media(path: str | os.PathLike[str]) -> Probe:
         extent = reader.extent()
         duration = round(extent.declared or float(container.duration or 0) / 1e6 or extent.readable, 3)
         readable = duration if extent.share == 1 else round(extent.readable, 3)
-        return Probe(duration, has_video=video is not None, has_audio=bool(audio), readable=readable)
+        return Probe(duration, has_video=bool(video), has_audio=bool(audio), readable=readable)
