@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecmf_pipeline.core.errors import FileUnreachable, NoAudioStream, SilentAudio, UnreadableMedia
+from ecmf_pipeline.core.errors import NoAudioStream, SilentAudio, TruncatedMedia, UnreadableMedia
 from ecmf_pipeline.media.config import SAMPLE_RATE, MediaConfig
-from ecmf_pipeline.media.containers import open_container
+from ecmf_pipeline.media.containers import Extent, PacketReader, by_preference, declared_length, open_container
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -43,28 +43,8 @@ _FULL_SCALE = {
 """The type and the full scale of each sample format of FFmpeg."""
 
 
-@dataclass(frozen=True, slots=True)
-class AudioTrack:
-    """The audio of a clip.
-
-    Attributes:
-        samples: Mono samples at 16 kHz, float32 (n,) in [-1, 1].
-        readable: Seconds that could be read: of the audio, or of all streams if only the container declares a length.
-        declared: Seconds that the file declares for the same; None if it declares none.
-    """
-
-    samples: NDArray[np.float32]
-    readable: float
-    declared: float | None
-
-
 def read_audio(path: Path, config: MediaConfig) -> NDArray[np.float32]:
-    """Read the audio of a clip as mono 16 kHz, float32 (n,) in [-1, 1]; see `read_track`."""
-    return read_track(path, config).samples
-
-
-def read_track(path: Path, config: MediaConfig) -> AudioTrack:
-    """Read the preferred audio stream of a clip; if it is empty or silent, the next one.
+    """Read the audio stream that players choose; if it is empty or silent, the next one.
 
     The channels are averaged. If they cancel each other, so that the mean has 12 dB less power than the loudest
     channel, that channel is returned instead.
@@ -73,15 +53,21 @@ def read_track(path: Path, config: MediaConfig) -> AudioTrack:
         path: The file.
         config: How to read it.
 
+    Returns:
+        Mono samples at 16 kHz, float32 (n,) in [-1, 1].
+
     Raises:
         NoAudioStream: If there is none, or it has no samples.
         SilentAudio: If all samples are zero.
-        UnreadableMedia: If it cannot be decoded, the file is truncated, or samples are not numbers or far beyond 1.
+        TruncatedMedia: If less of the file can be read than ``config.least_readable`` allows.
+        UnreadableMedia: If it cannot be decoded, or samples are not numbers or far beyond 1.
     """
     problems: list[NoAudioStream | SilentAudio] = []
     for rank in itertools.count():
         with open_container(path) as container:
-            streams = audio_streams_in_preference(container)
+            streams = by_preference(container.streams.audio)
+            if not streams and container.streams.audio:
+                raise UnreadableMedia("no decoder exists for the codec of the audio stream")
             if rank == len(streams):
                 break
             try:
@@ -91,61 +77,36 @@ def read_track(path: Path, config: MediaConfig) -> AudioTrack:
     raise problems[0] if problems else NoAudioStream("the file has no audio stream")
 
 
-def audio_streams_in_preference(container: InputContainer) -> list[Any]:
-    """Return the audio streams in the order in which players prefer them.
-
-    Streams with a decoder come first, then those that are not flagged as an addition to the main audio (a commentary, a
-    description of the pictures), then those flagged as default, then the order in the file.
-    """
-    from av.stream import Disposition
-
-    additions = (
-        Disposition.comment
-        | Disposition.hearing_impaired
-        | Disposition.visual_impaired
-        | Disposition.clean_effects
-        | Disposition.karaoke
-        | Disposition.descriptions
-        | Disposition.dependent
-        | Disposition.non_diegetic
-    )
-
-    def rank(stream: Any) -> tuple[bool, bool, bool]:
-        flags = stream.disposition
-        return stream.codec_context is None, bool(flags & additions), not flags & Disposition.default
-
-    return sorted(container.streams.audio, key=rank)
-
-
-def _read_stream(path: Path, container: InputContainer, stream: Any, config: MediaConfig) -> AudioTrack:
-    if stream.codec_context is None:
-        raise UnreadableMedia("FFmpeg has no decoder for the audio stream")
-    length = _Length(path, container, stream)
+def _read_stream(path: Path, container: InputContainer, stream: Any, config: MediaConfig) -> NDArray[np.float32]:
+    reader = PacketReader(container)
     mixer = _Mixer({})
-    samples = _resample(mixer.mix(_decode(length.record(container.demux()), stream.index)))
-    if channels := mixer.loudest_if_cancelled():
-        with open_container(path) as again:
-            samples = _resample(_Mixer(channels).mix(_decode(again.demux(), stream.index)))
+    samples = _resample(mixer.mix(_decode(reader.packets(stream))))
     seconds = len(samples) / SAMPLE_RATE
-    readable, declared = length.compare(seconds)
-    if readable < config.least_readable * (declared or 0):
-        raise UnreadableMedia(f"truncated audio: {readable:.2f} of {declared:.2f} declared seconds")
+    extent = reader.extent()
+    if len(samples) and stream.duration and declared_length(container):  # for an empty stream, FFmpeg invents a length
+        own_extent = Extent(seconds, float(stream.duration * stream.time_base))
+        extent = min(extent, own_extent, key=lambda extent: extent.share)
+    if extent.share < config.least_readable:
+        raise TruncatedMedia(f"truncated audio: {extent}", limit=extent.share)
     if len(samples) == 0:
         raise NoAudioStream("the audio stream has no samples")
+    if channels := mixer.loudest_if_cancelled():
+        del samples  # before as many are read again
+        with open_container(path) as again:
+            packets = again.demux(again.streams[stream.index])
+            samples = _resample(_Mixer(channels).mix(_decode(packets)))
     if not samples.any():
         raise SilentAudio(f"all samples in {seconds:.2f} s of audio are zero")
-    return AudioTrack(samples.clip(-1, 1, out=samples), readable, declared)
+    return samples.clip(-1, 1, out=samples)
 
 
-def _decode(packets: Iterable[Any], stream_index: int) -> Iterator[Any]:
-    """Yield the frames of a stream. The last packet of a truncated file is incomplete and may be undecodable."""
+def _decode(packets: Iterable[Any]) -> Iterator[Any]:
+    """Yield the frames of one stream. The last packet of a truncated file is incomplete and may be undecodable."""
     import av
 
     problem: av.FFmpegError | None = None
     has_frames = False
     for packet in packets:
-        if packet.stream.index != stream_index:
-            continue
         if problem and (packet.size or not has_frames):
             raise problem
         try:
@@ -175,9 +136,10 @@ class _Mixer:
     def mix(self, frames: Iterable[Any]) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield the sampling rate and the mono samples, (n,), of each frame."""
         for frame in frames:
+            keep_layout(frame)
             samples, name = _channel_samples(frame), frame.layout.name
             if name in self._channels:
-                mono = samples[self._channels[name]]
+                mono = samples[self._channels[name]].copy()  # contiguous, without a reference to the other channels
             else:
                 mono = samples.mean(axis=0)
                 if len(samples) > 1:
@@ -202,6 +164,16 @@ class _Mixer:
             if mix_power < _CANCELLED * max(speech):
                 loudest[layout] = int(np.argmax(speech))
         return loudest
+
+
+def keep_layout(frame: Any) -> None:
+    """Keep the channel layout of a frame for ever, unless it is a standard one.
+
+    PyAV frees the list of channels of an unusual layout twice, with the layout and with the frame, which ends the
+    process (7.1 in AIFF or CAF). A layout that is never freed takes less than 100 bytes.
+    """
+    if "(" in frame.layout.name:  # otherwise the layout is stored without a list
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(frame.layout))
 
 
 def _channel_samples(frame: Any) -> NDArray[np.float32]:
@@ -242,107 +214,3 @@ def _resample(blocks: Iterable[tuple[int, NDArray[np.float32]]]) -> NDArray[np.f
             resampled += [output.to_ndarray()[0] for output in resampler.resample(frame)]
         resampled += [output.to_ndarray()[0] for output in resampler.resample(None)]
     return np.concatenate(resampled)
-
-
-_STORE_LENGTH = frozenset(
-    {
-        "asf",
-        "aiff",
-        "ape",
-        "au",
-        "avi",
-        "caf",
-        "flac",
-        "flv",
-        "matroska",
-        "mov",
-        "mp3",
-        "mxf",
-        "ogg",
-        "rm",
-        "tta",
-        "w64",
-        "wav",
-        "wv",
-    }
-)
-"""Formats of FFmpeg that store a length. For others it is estimated from the bit rate, wrongly if that varies."""
-
-_MAX_BYTES = 0x7FFF_0000
-"""RIFF sizes from here on are placeholders of programs that do not know the size while they write."""
-
-_ASF_PROPERTIES = bytes.fromhex("A1DCAB8C47A9CF118EE400C00C205365")
-"""Identifier of the object that holds the size of an ASF file."""
-
-
-class _Length:
-    """Compare the length that a file declares for its audio with the length that can be read.
-
-    The length of the stream counts; otherwise the length of the container, which is compared with the end of its
-    longest stream: the audio may be shorter than the pictures. FFmpeg replaces the length of some truncated files by
-    an estimate; for these, the declared number of bytes counts.
-    """
-
-    def __init__(self, path: Path, container: InputContainer, stream: Any) -> None:
-        self._byte_share = container.size / (_declared_bytes(path) or container.size or 1)
-        self._declared: float | None = None
-        self._is_of_stream = bool(stream.duration)
-        self._end = 0.0
-        formats = set(container.format.name.split(","))
-        is_estimate = ("flv" in formats and stream.duration) or ("mp3" in formats and not _has_mp3_length(path))
-        if formats & _STORE_LENGTH and not is_estimate:
-            if stream.duration:
-                self._declared = float(stream.duration * stream.time_base)
-            elif container.duration:
-                self._declared = container.duration / 1e6  # AV_TIME_BASE is microseconds
-
-    def record(self, packets: Iterable[Any]) -> Iterator[Any]:
-        """Yield the packets of all streams, and record where the last stream ends."""
-        for packet in packets:
-            start = packet.dts if packet.pts is None else packet.pts
-            if start is not None and packet.time_base:
-                self._end = max(self._end, float((start + (packet.duration or 0)) * packet.time_base))
-            yield packet
-
-    def compare(self, seconds: float) -> tuple[float, float | None]:
-        """Return the readable and the declared seconds, if ``seconds`` of audio could be decoded."""
-        if self._byte_share < 1:
-            return seconds, seconds / self._byte_share
-        if self._declared is None or self._is_of_stream:
-            return seconds, self._declared
-        return self._end, self._declared
-
-
-def _declared_bytes(path: Path) -> int:
-    """Return the size of the file by the header of a RIFF (WAV, AVI) or ASF (WMA, WMV) file; 0 if unknown."""
-    header = _read_bytes(path, 0, 1 << 16)
-    if header[:4] == b"RIFF":
-        declared = 8 + int.from_bytes(header[4:8], "little")
-        chunk = 12
-        while header[8:12] == b"WAVE" and chunk + 8 <= len(header):
-            size = int.from_bytes(header[chunk + 4 : chunk + 8], "little")
-            if header[chunk : chunk + 4] == b"data":
-                declared = max(declared, chunk + 8 + size)
-                break
-            chunk += 8 + size + size % 2
-        return declared if declared < _MAX_BYTES else 0
-    properties = header.find(_ASF_PROPERTIES)
-    return 0 if properties < 0 else int.from_bytes(header[properties + 40 : properties + 48], "little")
-
-
-def _has_mp3_length(path: Path) -> bool:
-    """Return whether the first frame of an MP3 file stores the number of frames."""
-    tag = _read_bytes(path, 0, 10)
-    sizes = tag[6:10] if tag[:3] == b"ID3" else b""
-    start = 10 + sum(size << shift for size, shift in zip(sizes, (21, 14, 7, 0), strict=True)) if sizes else 0
-    first_frame = _read_bytes(path, start, 2048)
-    return any(name in first_frame for name in (b"Xing", b"Info", b"VBRI"))
-
-
-def _read_bytes(path: Path, start: int, count: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(start)
-            return file.read(count)
-    except OSError as error:
-        raise FileUnreachable(f"cannot read the file: {error.strerror}") from error

@@ -15,7 +15,7 @@ import math
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from itertools import chain, groupby, pairwise
@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import NoVideoStream, TooManyPictures, UnreadableMedia
-from ecmf_pipeline.media.containers import Extent, PacketReader, choose_video_stream, open_container, stores_times
+from ecmf_pipeline.media.containers import Extent, PacketReader, open_container, stores_times, video_streams
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -132,26 +132,20 @@ class PyAvVideo:
     """
 
     def __init__(self, path: Path, container: InputContainer, max_side: int) -> None:
-        stream = choose_video_stream(container)
-        if stream is None:
+        streams = video_streams(container)
+        if not streams:
             raise NoVideoStream("the file has no video stream")
+        reader = PacketReader(container)
+        packets = _read_packets(reader, streams)
+        # A stream without packets hides no other.
+        stream = next((stream for stream in streams if packets[stream.index].known), streams[0])
         self._path, self._stream = path, stream
         self._has_one_stream = len(container.streams.video) == 1
         self._stores_times = stores_times(container)
         self._time_base = float(stream.time_base)
-        self._origin = max(0.0, float(container.start_time or 0) / 1e6)
+        self._start = None if container.start_time is None else container.start_time / 1e6  # seconds
         self._context = _single_threaded_decoder(stream)
-        self._packets: list[Any] = []  # empty if they are too large to keep
-        self._known: list[_KnownPacket] = []
-        reader, kept_bytes = PacketReader(container), 0
-        for packet in reader.packets(stream):
-            kept_bytes += packet.size
-            if packet.size:
-                self._known.append(_KnownPacket.of(packet))
-            if kept_bytes <= _MAX_KEPT_BYTES:
-                self._packets.append(packet)
-        if kept_bytes > _MAX_KEPT_BYTES:
-            self._packets.clear()
+        self._packets, self._known = packets[stream.index].kept, packets[stream.index].known
         self.extent = min(reader.extent(), self._own_extent(), key=lambda extent: extent.share)
         stored_size = (self._context.width, self._context.height)
         if not all(stored_size):
@@ -276,43 +270,28 @@ class PyAvVideo:
         Raises:
             UnreadableMedia: If the times are beyond 36 hours.
         """
-        step = float(1 / self._stream.average_rate) / self._time_base if self._stream.average_rate else 0.0
-        known = [time for time in times if time is not None]
+        if not times:
+            return Timeline(np.empty(0), 0.0)
+        rate = self._stream.average_rate
+        step = float(1 / rate) / self._time_base if rate else 1.0
+        known = np.array([time for time in times if time is not None], np.float64)
+        decoding = np.array([packet.dts for packet in self._known if packet.dts is not None], np.float64)
         if self._stores_times and len(known) == len(times):
-            steps = np.diff(np.array(known, np.float64))
+            steps = np.diff(known)
             step = float(np.median(steps[steps > 0])) if (steps > 0).any() else step
             # Where times jump back, another recording was appended: it follows the last picture.
-            ticks = (
-                np.concatenate([known[:1], known[0] + np.cumsum(np.where(steps > 0, steps, step or 1))])
-                if known
-                else np.empty(0)
-            )
-            ticks -= self._origin / self._time_base
+            ticks = known[0] + np.concatenate([[0.0], np.cumsum(np.where(steps > 0, steps, step))])
+            start = known[0] if self._start is None else self._start / self._time_base
         else:
-            decoding = [packet.dts for packet in self._known if packet.dts is not None]
-            ticks = (
-                np.array(decoding, np.float64) if len(decoding) == len(times) else np.arange(len(times)) * (step or 1.0)
-            )
-            ticks -= ticks[:1]
-        if len(ticks) == 0:
-            return Timeline(ticks, 0.0)
-        end = float(ticks[-1]) + (last_length or self._rest_of_stream(float(ticks[-1])) or step)
-        timeline = Timeline(ticks * self._time_base, end * self._time_base)
-        if not max(abs(timeline.starts[0]), abs(timeline.end)) < _MAX_SECONDS:
-            raise UnreadableMedia(
-                f"damaged times: the frames are shown from {timeline.starts[0]:.6g} to {timeline.end:.6g} s"
-            )
+            ticks = decoding if len(decoding) == len(times) else step * np.arange(len(times))
+            start = ticks[0]
+        declared_end = float(self._stream.start_time or 0) + float(self._stream.duration or 0)
+        end = float(ticks[-1]) + (last_length or max(0.0, declared_end - float(ticks[-1])) or step)
+        timeline = Timeline((ticks - start) * self._time_base, (end - start) * self._time_base)
+        first, last = float(timeline.starts[0]), timeline.end
+        if not max(abs(first), abs(last)) < _MAX_SECONDS:
+            raise UnreadableMedia(f"damaged times: the frames are shown from {first:.6g} to {last:.6g} s")
         return timeline
-
-    def _rest_of_stream(self, tick: float) -> float:
-        """Return the ticks from the last picture to the declared end of the stream; 0 if unknown."""
-        return max(
-            0.0,
-            float(self._stream.start_time or 0)
-            + float(self._stream.duration or 0)
-            - tick
-            - self._origin / self._time_base,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +309,36 @@ class _KnownPacket:
     def of(cls, packet: Any) -> _KnownPacket:
         time = packet.pts if packet.pts is not None else packet.dts or 0
         return cls(time, packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, packet.is_discard)
+
+
+@dataclass(slots=True)
+class _StreamPackets:
+    """The packets of one stream.
+
+    Attributes:
+        known: The times of all packets that are not empty.
+        kept: The packets, with the empty one that ends the stream; empty if they are too large to keep.
+    """
+
+    known: list[_KnownPacket] = field(default_factory=list)
+    kept: list[Any] = field(default_factory=list)
+
+
+def _read_packets(reader: PacketReader, streams: Sequence[Any]) -> dict[int, _StreamPackets]:
+    """Read the packets of some streams, by stream index."""
+    read = {stream.index: _StreamPackets() for stream in streams}
+    size = 0
+    for packet in reader.packets(*streams):
+        one = read[packet.stream.index]
+        size += packet.size
+        if packet.size:
+            one.known.append(_KnownPacket.of(packet))
+        if size <= _MAX_KEPT_BYTES:
+            one.kept.append(packet)
+    if size > _MAX_KEPT_BYTES:
+        for one in read.values():
+            one.kept.clear()
+    return read
 
 
 class _PictureBuffer:

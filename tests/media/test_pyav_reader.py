@@ -105,6 +105,17 @@ def test_the_default_stream_is_read(tmp_path: Path) -> None:
     np.testing.assert_allclose(levels(frames), 120, atol=3)
 
 
+def test_an_empty_stream_does_not_hide_another(tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        empty, full = (container.add_stream("libx264", rate=25) for _ in range(2))
+        for stream in (empty, full):
+            stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        container.mux([*full.encode(grey(80)), *full.encode()])
+    frames, _ = read_frames(path, MediaConfig())
+    np.testing.assert_allclose(levels(frames), 80, atol=3)
+
+
 def test_stream_of_an_unknown_codec_is_unreadable(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", [grey(50)] * 3)
     path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))

@@ -31,6 +31,13 @@ SIZES = {"480p": (854, 480), "720p": (1280, 720), "900p": (1600, 900), "1080p": 
 SECONDS, RATE, HERTZ = 4, 25, 16_000
 """Length in seconds, frames per second and samples per second; clips of the challenge last 4 s on average."""
 
+_ENCODING = {
+    "libx264": {"crf": "23", "preset": "veryfast"},
+    "libx265": {"crf": "28", "preset": "veryfast", "x265-params": "log-level=none"},
+    "mpeg4": {"b": "4M", "bf": "2"},
+}
+"""Options of the video encoders."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -59,7 +66,7 @@ def _cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def make_clips(folder: Path, size: str, count: int, *, distinct: int = 4) -> list[Clip]:
+def make_clips(folder: Path, size: str, count: int, *, distinct: int = 4, codec: str = "libx264") -> list[Clip]:
     """Write clips that show a photograph moving over another, with a tone. Only a few are encoded, the rest are copies.
 
     Args:
@@ -67,24 +74,25 @@ def make_clips(folder: Path, size: str, count: int, *, distinct: int = 4) -> lis
         size: A key of `SIZES`.
         count: Number of clips.
         distinct: Number of different clips.
+        codec: FFmpeg's name of the video encoder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         path = folder / f"clip{number:04d}.mp4"
         if number < distinct:
-            _write_clip(path, *SIZES[size], speed=number + 2)
+            _write_clip(path, *SIZES[size], speed=number + 2, codec=codec)
         else:
             shutil.copyfile(folder / f"clip{number % distinct:04d}.mp4", path)
     return [_clip(folder / f"clip{number:04d}.mp4") for number in range(count)]
 
 
-def _write_clip(path: Path, width: int, height: int, *, speed: int) -> None:
+def _write_clip(path: Path, width: int, height: int, *, speed: int, codec: str) -> None:
     background = _scaled(data.coffee(), height, width)
     face = _scaled(data.astronaut()[:340, 60:400], round(0.7 * height), round(0.7 * height))
     grain = np.random.default_rng(speed).integers(-6, 7, (height + 64, width + 64, 1), np.int16)
     tone = np.sin(2 * np.pi * 220 * np.arange(SECONDS * HERTZ) / HERTZ).astype(np.float32)
     with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=RATE, options={"crf": "23", "preset": "veryfast"})
+        video = container.add_stream(codec, rate=RATE, options=_ENCODING[codec])
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         sound = container.add_stream("aac", rate=HERTZ)
         sound.layout = "mono"
