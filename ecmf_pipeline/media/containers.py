@@ -164,7 +164,7 @@ def declared_length(container: InputContainer) -> float:
     return max(lengths)
 
 
-def declared_bytes(container: InputContainer) -> int:
+def _declared_bytes(container: InputContainer) -> int:
     """Return the size of a RIFF (WAV, AVI) or ASF (WMA, WMV) file by its header; 0 if unknown.
 
     FFmpeg replaces the declared length of such a file by an estimate if it was cut off.
@@ -236,9 +236,10 @@ class PacketReader:
         """Compare the packets read so far with the length that the container declares, in seconds or in bytes."""
         start = min(0.0, float(self._container.start_time or 0) / 1e6)
         readable = max(self.ends.values(), default=0.0) - start
-        size = self._container.size
-        missing = max(0, declared_bytes(self._container) - size)
-        return Extent(readable, max(declared_length(self._container), readable * (1 + missing / size)))
+        declared, size = declared_length(self._container), self._container.size
+        if 0 < size < (declared_size := _declared_bytes(self._container)):
+            declared = max(declared, readable * declared_size / size)
+        return Extent(readable, declared)
 
 
 @dataclass(frozen=True, slots=True)
