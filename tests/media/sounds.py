@@ -19,13 +19,13 @@ SECONDS = 0.7
 LAYOUTS = ("mono", "stereo", "2.1", "quad", "5.1", "7.1", "3 channels", "hexadecagonal")
 RATES = (16_000, 44_100, 48_000, 8_000, 32_000, 96_000, 22_050, 11_025)
 
-_TOLERANCE = 0.01
+_TOLERANCE = 0.005
 """Allowed error relative to the sound, both as root mean square."""
 
 _EDGE = 160
 """Samples at each end that depend on what a resampler assumes outside of the sound."""
 
-_EDGE_TOLERANCE = 0.25
+_EDGE_TOLERANCE = 0.03
 
 _NUMPY_FORMATS: dict[str, tuple[type[np.generic], float]] = {
     "u8": (np.uint8, 2.0**7),
