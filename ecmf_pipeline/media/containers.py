@@ -22,14 +22,12 @@ _FORMATS = (
 )
 """FFmpeg's names of the formats of clips. Playlists and scripts are not among them: they name other files."""
 
-_TIMELESS_FORMATS = {"avi", "asf", "mxf", "h264", "hevc", "vvc", "mpegvideo", "m4v", "h263", "mjpeg", "obu"}
-"""Formats that do not store when a picture is shown; FFmpeg's times are guesses, in decoding order."""
+_ELEMENTARY_STREAMS = {"h264", "hevc", "vvc", "mpegvideo", "m4v", "h263", "mjpeg", "obu"}
 
-_UNDECLARED_FORMATS = {"mpegts", "mpeg", "mp3", "aac", "ac3", "eac3", "dts", "loas", *_TIMELESS_FORMATS} - {
-    "avi",
-    "asf",
-    "mxf",
-}
+_TIMELESS_FORMATS = {"avi", "asf", "asf_o", "mxf", "mxf_opatom", "gxf", "rm", *_ELEMENTARY_STREAMS}
+"""Formats whose pictures have times in decoding order at most; FFmpeg guesses when they are shown."""
+
+_UNDECLARED_FORMATS = {"mpegts", "mpeg", "mp3", "aac", "ac3", "eac3", "dts", "loas", *_ELEMENTARY_STREAMS}
 """Formats that declare no length; FFmpeg estimates it from the end of the file or from the bit rate."""
 
 _MAX_MISSING = 0.1

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from itertools import chain, groupby, pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,12 @@ _MAX_DECODED_BYTES = 2**30
 
 _MAX_PIXEL_ASPECT = 8.0
 """Pixels that are declared even less square are taken as square: no camera has them."""
+
+_MAX_REORDERED = 16
+"""Pictures by which decoding order and order of showing may differ (ITU-T H.264, A.3.1)."""
+
+_TIE = 1e-3
+"""Part of the usual distance by which pictures with the same time are moved apart."""
 
 _EIGHT_BIT_FORMATS = {"yuv420p", "yuvj420p"}
 _PROGRESSIVE = 1  # AV_FIELD_PROGRESSIVE
@@ -140,7 +147,8 @@ class PyAvVideo:
         self._has_one_stream = len(container.streams.video) == 1
         self._stores_times = stores_times(container)
         self._time_base = float(stream.time_base)
-        self._start = None if container.start_time is None else container.start_time / 1e6  # seconds
+        has_start = self._stores_times and container.start_time is not None
+        self._start_tick = container.start_time / 1e6 / self._time_base if has_start else None
         self._context = _single_threaded_decoder(stream)
         self._packets, self._known = packets[stream.index].kept, packets[stream.index].known
         self.extent = min(reader.extent(), self._own_extent(), key=lambda extent: extent.share)
@@ -161,7 +169,7 @@ class PyAvVideo:
     @cached_property
     def timeline(self) -> Timeline:
         """The times of the pictures as the packets have them: a guess unless `is_plain_h264`."""
-        shown = sorted(packet for packet in self._known if not packet.is_discarded)
+        shown = sorted((packet for packet in self._known if not packet.is_discarded), key=attrgetter("time"))
         return self._timeline([packet.pts for packet in shown], shown[-1].length if shown else 0)
 
     @cached_property
@@ -186,7 +194,7 @@ class PyAvVideo:
         """Whether decord returns exactly the same pictures: plain 8-bit 4:2:0 H.264, neither scaled nor turned."""
         return (
             self.is_plain_h264
-            and self._format != "mpegts"  # in which it miscounts
+            and self._format != "mpegts"  # in which decord miscounts
             and self._context.pix_fmt in _EIGHT_BIT_FORMATS
             and not self._is_scaled
             and self._has_one_stream
@@ -242,7 +250,7 @@ class PyAvVideo:
             buffer.add_frame(decoded, shown, is_sampled=len(times) in sampled)
             times.append(decoded.pts)
             length = decoded.duration
-            delay += decoded.dts is None  # returned after the last packet
+            delay += decoded.dts is None  # the decoder returned it after the last packet
         if not times:
             raise UnreadableMedia("no frames can be decoded")
         return self._timeline(times, length, delay), buffer
@@ -264,35 +272,70 @@ class PyAvVideo:
 
         Args:
             times: Their times in time base units, as far as the container stores them.
-            last_length: Length of the last picture; 0 if unknown. In MP4 it is that to the next packet.
+            last_length: Length of the last picture; 0 if unknown.
             delay: Number of packets between that of a picture and the one after which the decoder returns it.
         """
         if not times:
             return Timeline(np.empty(0), 0.0)
         rate = self._stream.average_rate
         step = float(1 / rate) / self._time_base if rate else 1.0
-        known = np.array([time for time in times if time is not None], np.float64)
-        decoding = np.array([packet.dts for packet in self._known if packet.dts is not None], np.float64)
-        if self._stores_times and len(known) == len(times):
-            steps = np.diff(known)
-            step = float(np.median(steps[steps > 0])) if (steps > 0).any() else step
-            # Where times jump back, another recording was appended: it follows the last picture.
-            ticks = known[0] + np.concatenate([[0.0], np.cumsum(np.where(steps > 0, steps, step))])
-            start = known[0] if self._start is None else self._start / self._time_base
-        else:
-            ticks = step * np.arange(len(times))
-            if len(decoding) == len(times) > delay:
-                ticks = np.concatenate([decoding[delay:], decoding[-1] + step * np.arange(1, delay + 1)])
-            start = ticks[0]
+        ticks = self._ticks(times, step, delay)
+        start = float(ticks[0]) if self._start_tick is None else self._start_tick
+        last = float(ticks[-1])
+        step = float(np.median(np.diff(ticks))) if len(ticks) > 1 else step
         declared_end = float(self._stream.start_time or 0) + float(self._stream.duration or 0)
-        lengths = [length for length in (last_length, declared_end - float(ticks[-1])) if length > 0]
-        end = float(ticks[-1]) + min(lengths, default=step)
+        # The length of a packet lasts to the next in decoding order: the declared end is better if it is plausible.
+        end = declared_end if last < declared_end <= last + 2 * max(step, last_length) else last + (last_length or step)
         return Timeline((ticks - start) * self._time_base, (end - start) * self._time_base)
 
+    def _ticks(self, times: Sequence[int | None], step: float, delay: int) -> NDArray[np.float64]:
+        """Return the increasing times of pictures in time base units, (n,).
 
-@dataclass(frozen=True, slots=True, order=True)
+        Args:
+            times: Times of the decoded pictures, in the order in which they are shown.
+            step: Usual distance of two pictures.
+            delay: See `_timeline`.
+        """
+        shown = [packet for packet in self._known if not packet.is_discarded]
+        by_decoding = [packet.dts for packet in shown]
+        if self._stores_times and _increases(times):
+            return np.array(times, np.float64)
+        if len(shown) == len(times) and not self._stores_times and _increases(by_decoding):
+            ticks = np.array(by_decoding, np.float64)
+            return np.concatenate([ticks[delay:], ticks[-1] + step * np.arange(1, delay + 1)])
+        for known in ([packet.pts for packet in shown], times):
+            if len(known) == len(times) and None not in known:
+                return _in_order(np.array(known, np.float64), step)
+        return np.arange(len(times), dtype=np.float64) * step + (self._start_tick or 0.0)
+
+
+def _increases(times: Sequence[int | None]) -> bool:
+    """Return whether all times are known and each is later than the one before."""
+    return all(a is not None and b is not None and a < b for a, b in pairwise([-math.inf, *times]))
+
+
+def _in_order(times: NDArray[np.float64], step: float) -> NDArray[np.float64]:
+    """Make the times of pictures in the order in which they are shown increase, (n,).
+
+    Some containers store times in decoding order only: FFmpeg's guesses then belong to neighbouring pictures. Where
+    times jump back by more than that, another recording was appended: it follows the last picture.
+
+    Args:
+        times: Times as decoded.
+        step: Usual distance of two pictures.
+    """
+    is_new = np.diff(times) < -_MAX_REORDERED * step
+    recordings = [np.sort(recording) for recording in np.split(times, np.flatnonzero(is_new) + 1)]
+    for previous, recording in pairwise(recordings):
+        recording += previous[-1] + step - recording[0]
+    ticks = np.concatenate(recordings)
+    # Equal times would hide a picture.
+    return np.maximum.accumulate(ticks) + _TIE * step * np.arange(len(ticks)) if (np.diff(ticks) <= 0).any() else ticks
+
+
+@dataclass(frozen=True, slots=True)
 class _KnownPacket:
-    """Times of a packet in time base units, in order of the time when it is shown."""
+    """Times of a packet in time base units; ``time`` is when it is shown, or when it is decoded if that is unknown."""
 
     time: int
     pts: int | None
