@@ -277,8 +277,7 @@ class PyAvVideo:
         """
         if not times:
             return Timeline(np.empty(0), 0.0)
-        rate = self._stream.average_rate
-        step = float(1 / rate) / self._time_base if rate else 1.0
+        step = self._usual_step()
         ticks = self._ticks(times, step, delay)
         start = float(ticks[0]) if self._start_tick is None else self._start_tick
         last = float(ticks[-1])
@@ -287,6 +286,13 @@ class PyAvVideo:
         # The length of a packet lasts to the next in decoding order: the declared end is better if it is plausible.
         end = declared_end if last < declared_end <= last + 2 * max(step, last_length) else last + (last_length or step)
         return Timeline((ticks - start) * self._time_base, (end - start) * self._time_base)
+
+    def _usual_step(self) -> float:
+        """Return the usual distance of two pictures in time base units."""
+        if rate := self._stream.average_rate:
+            return float(1 / rate) / self._time_base
+        steps = np.diff(np.array([packet.dts for packet in self._known if packet.dts is not None], np.float64))
+        return float(np.median(steps[steps > 0])) if (steps > 0).any() else 1.0
 
     def _ticks(self, times: Sequence[int | None], step: float, delay: int) -> NDArray[np.float64]:
         """Return the increasing times of pictures in time base units, (n,).
