@@ -62,8 +62,8 @@ def read_json(path: Path, *, made_by: str) -> Any:
     if not path.is_file():
         raise MissingInput(f"{path} does not exist", "run the stage that writes it", command=command)
     try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error})", "write it again", command=command) from error
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.arrays import expected_calibration_error
 from ecmf_pipeline.labels.combining import combine_votes
-from ecmf_pipeline.labels.unsupervised import independent_sources
 from ecmf_pipeline.labels.majority import count_votes
+from ecmf_pipeline.labels.unsupervised import independent_sources
 from ecmf_pipeline.labels.votes import first_choice, stack_votes
 from tools.bench.labels.simulations import VOTE_SIMULATIONS, VoteSimulation, generate, gold_sample
 

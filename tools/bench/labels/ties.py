@@ -13,8 +13,8 @@ import numpy as np
 from ecmf_pipeline.core.arrays import Floats, Ints
 from ecmf_pipeline.labels.config import LightGbmConfig, LinearConfig
 from ecmf_pipeline.labels.majority import count_votes
-from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 from ecmf_pipeline.labels.voters import vote
+from ecmf_pipeline.labels.votes import ABSTAIN, first_choice
 from tools.bench.fusion.ravdess import RAVDESS, read_ravdess
 from tools.bench.labels.simulations import VoteSimulation, generate
 
@@ -51,7 +51,9 @@ def _compare(name: str, draws: Sequence[tuple[Mapping[str, Floats], Ints]]) -> s
         ours.append((count_votes(votes).argmax(axis=1) == truth)[voted])
     paired = np.concatenate(ours).astype(float) - np.concatenate(by_order)
     half = 1.96 * paired.std() / np.sqrt(len(paired))
-    interval = f"{100 * paired.mean():+.2f} ({100 * (paired.mean() - half):+.2f} to {100 * (paired.mean() + half):+.2f})"
+    interval = (
+        f"{100 * paired.mean():+.2f} ({100 * (paired.mean() - half):+.2f} to {100 * (paired.mean() + half):+.2f})"
+    )
     shares = (f"{100 * np.concatenate(column).mean():.2f}" for column in (tied, by_order, ours))
     return "{:<58}{:>7}{:>13}{:>13}{:>28}".format(name, *shares, interval)
 
