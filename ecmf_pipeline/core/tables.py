@@ -1,9 +1,13 @@
-"""Read csv tables that this package writes, so that a damaged table gives one error: file, row, and how to rebuild it."""
+"""Read csv tables that this package writes, and write tables for people.
+
+A damaged table gives one error: the file, the row, and the command that writes it again.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,18 +50,27 @@ class TableFile:
     def rows(self) -> Iterator[list[str]]:
         """Yield the header and all rows; each row has as many cells as the header.
 
+        Blank lines of tables that a person writes are skipped.
+
         Raises:
-            InputError: If the table is empty, a quote is not closed, or a row has another number of cells.
+            InputError: If the table is empty, a quote is not closed, a row has another number of cells, two columns
+                have the same name, or there is a NUL.
         """
+        if "\0" in self.text:
+            raise self.damaged("it holds a NUL byte", self.text.count("\n", 0, self.text.index("\0")) + 1)
         records = csv.reader(io.StringIO(self.text, newline=""), strict=True)
         number = 0
         width = -1
         try:
             for number, record in enumerate(records, start=1):
+                if not record and self.command is None:
+                    continue
                 if len(record) != width:
                     if width >= 0:
                         raise self.damaged(f"{len(record)} cells instead of {width}", number)
                     width = len(record)
+                    if len(set(record)) < width:
+                        raise self.damaged("two columns have the same name", number)
                 yield record
         except csv.Error as error:
             raise self.damaged(str(error), number + 1) from error
@@ -96,25 +109,30 @@ class TableFile:
                     raise self.damaged(f"{', '.join(map(repr, record[:key]))} occurs twice", number)
         return parsed
 
+    def outdated(self, problem: str, row: int | None = None) -> MissingInput:
+        """Return the error of a table that does not belong to the current manifest; see `damaged`."""
+        where = f"{self.path}: row {row}" if row else f"{self.path}"
+        return MissingInput(f"{where} differs from the manifest: {problem}", self.hint, command=self.command)
+
     def check_covers(self, found: Sequence[str], expected: Sequence[str]) -> None:
-        """Check that the table has one row for each clip of the manifest, and no other.
+        """Check that the table has the clips of the manifest, all of them, in their order.
 
         Args:
             found: Clip ids of the table.
             expected: Clip ids of the manifest.
 
         Raises:
-            MissingInput: If clips are missing or unknown.
+            MissingInput: If it has other clips.
         """
-        if len(found) == len(expected) and set(found) == set(expected):
+        if list(found) == list(expected):
             return
         missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-        problem = f"no row for clip {missing[0]!r}" if missing else f"a row for the unknown clip {unknown[0]!r}"
-        raise MissingInput(
-            f"{self.path} has other clips than the manifest: {problem} ({len(found)} rows, {len(expected)} clips)",
-            self.hint,
-            command=self.command,
-        )
+        problem = "it has other clips"
+        if missing:
+            problem = f"it has other clips, and no row for {missing[0]!r}"
+        elif unknown:
+            problem = f"it has other clips, such as {unknown[0]!r}"
+        raise self.outdated(f"{problem} ({len(found)} clips instead of {len(expected)})")
 
 
 def open_table(
@@ -124,7 +142,7 @@ def open_table(
 
     Raises:
         MissingInput: If the file does not exist.
-        InputError: If the bytes are not UTF-8 or hold a NUL, the last row is cut, or the file differs from its seal.
+        InputError: If the bytes are not UTF-8, the last row is cut, or the file differs from its seal.
     """
     if not path.is_file():
         raise MissingInput(f"{path} does not exist", "run the stage that writes it", command=command)
@@ -137,8 +155,6 @@ def open_table(
             f"byte {decode_error.start} is not UTF-8", row
         ) from decode_error
     table = TableFile(path, text, command, hint, error)
-    if "\0" in text:
-        raise table.damaged("it holds a NUL byte", text.count("\n", 0, text.index("\0")) + 1)
     if text and not text.endswith("\n"):
         raise table.damaged("the last row is cut off", text.count("\n") + 1)
     seal = seal_of(path)
@@ -213,3 +229,20 @@ def _wrong_header(header: Sequence[str], columns: Sequence[str]) -> str:
     if missing := [name for name in columns if name not in header]:
         return f"no column {missing[0]!r}"
     return f"the columns are {', '.join(header)} instead of {', '.join(columns)}"
+
+
+_FORMULA = re.compile("'*[=+\\-@\t\r]")
+"""Start of a cell that spreadsheets evaluate, or that has been escaped already."""
+
+
+def as_spreadsheet_text(cell: str) -> str:
+    """Return a cell that spreadsheets show as text: one that could be a formula gets an apostrophe in front.
+
+    For tables that people open. `from_spreadsheet_text` is the inverse.
+    """
+    return f"'{cell}" if _FORMULA.match(cell) else cell
+
+
+def from_spreadsheet_text(cell: str) -> str:
+    """Return the cell without the apostrophe of `as_spreadsheet_text`."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

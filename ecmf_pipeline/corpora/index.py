@@ -15,6 +15,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split, write_corpus_tables
 from ecmf_pipeline.core.console import format_count, progress_bar
 from ecmf_pipeline.core.files import write_csv, write_json
+from ecmf_pipeline.core.tables import as_spreadsheet_text
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind
 from ecmf_pipeline.corpora.measuring import (
@@ -100,7 +101,10 @@ def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarant
     for clip_id, measurement in result.quarantined.items():
         quarantine.add(clip_id, measurement.reason, measurement.message, measurement.digest)
     quarantine.write()
-    rows = ([finding.kind, finding.clip_id, finding.message, finding.count] for finding in result.findings)
+    rows = (
+        [finding.kind, *map(as_spreadsheet_text, (finding.clip_id, finding.message)), finding.count]
+        for finding in result.findings
+    )
     write_csv(paths.FINDINGS, ["kind", "clip_id", "message", "count"], rows)
     write_json(paths.INDEX_METRICS, {**_counts(result.clips), "findings": count_by_kind(result.findings)})
     return write_corpus_tables(

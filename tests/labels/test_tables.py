@@ -76,13 +76,16 @@ def test_vote_bytes_do_not_depend_on_the_order(tmp_path: Path, votes: dict[str, 
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
-def test_missing_rows_are_abstentions_and_row_order_is_free(tmp_path: Path) -> None:
+def test_row_order_is_free_but_each_source_has_a_row_for_each_clip(tmp_path: Path) -> None:
     path = tmp_path / "votes.csv"
-    path.write_text("clip_id,source,label,p_b,p_a\nz,one,a,0.25,0.75\na,two,b,1,0\nz,two,,,\n")
+    path.write_text("clip_id,source,label,p_b,p_a\nz,one,a,0.25,0.75\na,two,b,1,0\nz,two,,,\na,one,,,\n")
     table = read_votes(path, ("a", "b"))
     assert table.clip_ids == ("a", "z")
     assert_array_equal(table.votes["one"], [[np.nan, np.nan], [0.75, 0.25]])
     assert_array_equal(table.votes["two"], [[0, 1], [np.nan, np.nan]])
+    path.write_text(path.read_text().removesuffix("a,one,,,\n"))
+    with pytest.raises(InputError, match="'a' and source 'one'"):
+        read_votes(path, ("a", "b"))
 
 
 @pytest.mark.parametrize(
@@ -90,16 +93,16 @@ def test_missing_rows_are_abstentions_and_row_order_is_free(tmp_path: Path) -> N
     [
         ("", "damaged"),
         ("clip_id,source,label,p_a\nx,s,a,1\n", "'p_b'"),
-        ("clip_id,source,label,p_a,p_b\nx,s,a,0.9,0.9\n", "record 1: the probabilities"),
-        ("clip_id,source,label,p_a,p_b\nx,s,a,,0.9\n", "record 1: the probabilities"),
-        ("clip_id,source,label,p_a,p_b\nx,s,a,1,0\ny,s,b,1.5,-0.5\n", "record 2: the probabilities"),
-        ("clip_id,source,label,p_a,p_b\nx,s,c,1,0\n", "record 1: unknown label 'c'"),
-        ("clip_id,source,label,p_a,p_b\nx,s,b,1,0\n", "record 1: label is 'b'"),
-        ("clip_id,source,label,p_a,p_b\nx,s,a,,\n", "record 1: label is 'a'"),
-        ("clip_id,source,label,p_a,p_b\nx,s,a,1,0\nx,s,b,0,1\n", "record 2: the source votes twice"),
-        ("clip_id,source,label,p_a,p_b\nx,s,a,one,0\n", "damaged"),
-        ("clip_id,source,label,p_a,p_b\nx,s,a,1,0,7\n", "record 1 has 6 cells, not 5"),
-        ("clip_id,source,label,p_a,p_b\nx,s\n", "record 1 has 2 cells, not 5"),
+        ("clip_id,source,label,p_a,p_b\nx,s,a,0.9,0.9\n", "row 2: the probabilities"),
+        ("clip_id,source,label,p_a,p_b\nx,s,a,,0.9\n", "row 2: the probabilities"),
+        ("clip_id,source,label,p_a,p_b\nx,s,a,1,0\ny,s,b,1.5,-0.5\n", "row 3: the probabilities"),
+        ("clip_id,source,label,p_a,p_b\nx,s,c,1,0\n", "row 2: unknown label 'c'"),
+        ("clip_id,source,label,p_a,p_b\nx,s,b,1,0\n", "row 2: label is 'b'"),
+        ("clip_id,source,label,p_a,p_b\nx,s,a,,\n", "row 2: label is 'a'"),
+        ("clip_id,source,label,p_a,p_b\nx,s,a,1,0\nx,s,b,0,1\n", "row 3: the source votes twice"),
+        ("clip_id,source,label,p_a,p_b\nx,s,a,one,0\n", "row 2: p_a is not a finite number"),
+        ("clip_id,source,label,p_a,p_b\nx,s,a,1,0,7\n", "row 2 is damaged: 6 cells instead of 5"),
+        ("clip_id,source,label,p_a,p_b\nx,s\n", "row 2 is damaged: 2 cells instead of 5"),
         ('clip_id,source,label,p_a,p_b\nx,"s,a,1,0\n', "damaged"),
     ],
 )
@@ -175,7 +178,7 @@ def test_refined_bytes_do_not_depend_on_the_order(
         (",keep,", ",keap,", "unknown decision"),
         (",0.3,", ",-0.3,", "weight is not a number"),
         (",0.3,", ",,", "weight is not a number"),
-        (",0.3,", ",much,", "damaged"),
+        (",0.3,", ",much,", "weight is not a finite number"),
         ("clip_id", "name", "'clip_id'"),
         ("NA,快乐,keep", "NA,,keep", "without a label"),
         ("001", "nan", "twice"),

@@ -49,7 +49,9 @@ class Project:
         time.sleep(0.06)
 
     def set_labels(self, *labels: str) -> None:
-        paths.CORPUS.write_text(json.dumps({"labels": labels, "candidates": [], "synthetic": False}))
+        paths.CORPUS.write_text(
+            json.dumps({"labels": labels, "candidates": [], "synthetic": False, "manifest_sha256": ""})
+        )
 
     def read(self) -> dict[str, bytes]:
         return {path.stem: path.read_bytes() for path in paths.SETTINGS.glob("*.json")}
