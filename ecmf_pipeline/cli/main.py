@@ -325,8 +325,8 @@ def _disk_full_message(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     systems = "; ".join(dict.fromkeys(map(describe_file_system, files)))
     return (
-        f"{where}{error.strerror} ({systems}): completed work is kept; free some space there, then run the same command "
-        "again to continue"
+        f"{where}{error.strerror} ({systems}): completed work is kept; free some space there, then run the same "
+        "command again to continue"
     )
 
 

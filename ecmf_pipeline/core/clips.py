@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NewType
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.errors import CorpusError
-from ecmf_pipeline.core.files import read_json, sha256_file, write_csv, write_json
+from ecmf_pipeline.core.files import fingerprint, read_json, sha256_file, write_csv, write_json
 from ecmf_pipeline.core.tables import one_of, open_table, parse_count, parse_flag, parse_number, write_sealed_csv
 
 if TYPE_CHECKING:
@@ -301,11 +301,17 @@ def write_corpus_tables(corpus: Corpus) -> bool:
         CorpusError: If two clips have the same id.
     """
     changed = write_manifest(paths.MANIFEST, corpus.clips)
-    description = CorpusDescription(
-        list(corpus.labels), list(corpus.candidates), corpus.synthetic, sha256_file(paths.MANIFEST)
+    write_corpus_description(
+        paths.CORPUS,
+        CorpusDescription(list(corpus.labels), list(corpus.candidates), corpus.synthetic, sha256_file(paths.MANIFEST)),
     )
-    write_json(paths.CORPUS, asdict(description))
     return changed
+
+
+def write_corpus_description(path: Path, description: CorpusDescription) -> None:
+    """Write the corpus table with the digest of its content."""
+    content = asdict(description)
+    write_json(path, {**content, "digest": fingerprint(content)})
 
 
 def read_corpus_description(path: Path = paths.CORPUS) -> CorpusDescription:
@@ -316,25 +322,11 @@ def read_corpus_description(path: Path = paths.CORPUS) -> CorpusDescription:
         InputError: If the file is damaged.
     """
     content = read_json(path, made_by="index")
-    names = [field.name for field in fields(CorpusDescription)]
-    if not isinstance(content, dict) or sorted(content) != sorted(names):
-        keys = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise CorpusError(
-            f"{path} is damaged: it must have the keys {names}, not {keys}", "write it again", command=_INDEX
-        )
-    for name in ("labels", "candidates"):
-        values = content[name]
-        is_list = isinstance(values, list) and all(isinstance(value, str) and value for value in values)
-        if not is_list or len(set(values)) < len(values):
-            raise CorpusError(
-                f"{path} is damaged: {name} must be a list of different texts", "write it again", command=_INDEX
-            )
-    if not isinstance(content["synthetic"], bool) or not isinstance(content["manifest_sha256"], str):
-        raise CorpusError(
-            f"{path} is damaged: synthetic must be true or false, manifest_sha256 a text",
-            "write it again",
-            command=_INDEX,
-        )
+    digest = content.pop("digest", None) if isinstance(content, dict) else None
+    names = {field.name for field in fields(CorpusDescription)}
+    if digest is None or set(content) != names or fingerprint(content) != digest:
+        problem = "a key is missing, or the content differs from the digest in it"
+        raise CorpusError(f"{path} is damaged: {problem}", "write it again", command=_INDEX)
     return CorpusDescription(**content)
 
 
@@ -347,11 +339,4 @@ def read_corpus_tables() -> Corpus:
     """
     description = read_corpus_description()
     clips = read_manifest(paths.MANIFEST)
-    known = {clip.clip_id for clip in clips}
-    if unknown := [name for name in description.candidates if name not in known]:
-        raise CorpusError(
-            f"{paths.CORPUS} is damaged: candidate {unknown[0]!r} is not in {paths.MANIFEST}",
-            "write it again",
-            command=_INDEX,
-        )
     return Corpus(clips, description.labels, description.candidates, description.synthetic)

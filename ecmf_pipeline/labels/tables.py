@@ -111,7 +111,7 @@ def read_votes(path: Path, labels: Sequence[str], clip_ids: Sequence[str] | None
 
     probabilities = [f"p_{label}" for label in labels]
     table, frame = _read_table(path, ("clip_id", "source", "label", *probabilities), probabilities, _VOTE_AGAIN)
-    values = _probabilities(path, frame, labels, _VOTE_AGAIN)
+    values = _probabilities(path, frame, labels, _VOTE_AGAIN, tolerance=1e-6 * (len(labels) + 1))
     clip_codes, found = pd.factorize(frame["clip_id"], sort=True)
     source_codes, sources = pd.factorize(frame["source"], sort=True)
     _reject_first(
@@ -153,6 +153,7 @@ def read_external_votes(path: Path, labels: Sequence[str], clip_ids: Sequence[st
     )
     if set(probabilities) <= set(frame.columns):
         values = _probabilities(path, frame, labels, _CORRECT_FILE)
+        values /= values.sum(axis=1, keepdims=True)
     else:
         _, frame = _read_table(path, ("clip_id", "source", "label"), (), _CORRECT_FILE)
         label_indices = _label_indices(path, frame, labels, _CORRECT_FILE, abstain=True)
@@ -258,10 +259,11 @@ def read_decisions(path: Path, *, votes: bool = False, corpus: Corpus | None = N
             reject(frame[name].notna() & ~frame[name].between(0, 1), f"{name} is not a probability")
     posterior = frame[[name for name in frame.columns if name.startswith(POSTERIOR)]]
     reject((posterior.sum(axis=1) - 1).abs() > 1e-6 * (posterior.shape[1] + 1), "the posterior does not add up to 1")
-    vote_columns = [name for name in frame.columns if name.endswith("_vote") and not name.startswith(POSTERIOR)]
+    vote_columns = [*frame.columns][len(REFINED_COLUMNS) + posterior.shape[1] :: 2]
     sources = [name.removesuffix("_vote") for name in vote_columns]
-    if missing := [name for name in sources if f"{name}_prob" not in frame.columns]:
-        raise table.damaged(f"no column {missing[0] + '_prob'!r}", 1)
+    pairs = [f"{source}_{part}" for source in sources for part in ("vote", "prob")]
+    if [*frame.columns] != [*REFINED_COLUMNS, *posterior.columns, *pairs]:
+        raise table.damaged(f"the columns are {', '.join(frame.columns)}", 1)
     for source in sources:
         is_vote = frame[f"{source}_vote"] != ""
         reject(is_vote != frame[f"{source}_prob"].notna(), f"a vote of {source} without a probability, or the reverse")
@@ -449,14 +451,16 @@ def _reject_first(path: Path, wrong: NDArray[np.bool_], problem: str | Callable[
         )
 
 
-def _probabilities(path: Path, frame: pd.DataFrame, labels: Sequence[str], remedy: _Remedy) -> Floats:
-    """Return the columns ``p_<label>`` of m votes, (m, K), NaN for abstentions.
+def _probabilities(
+    path: Path, frame: pd.DataFrame, labels: Sequence[str], remedy: _Remedy, *, tolerance: float = 1e-3
+) -> Floats:
+    """Return the columns ``p_<label>`` of m votes, (m, K), NaN for abstentions; sums are 1 up to ``tolerance``.
 
     A column ``label``, if present, must agree with them.
     """
     values = frame[[f"p_{label}" for label in labels]].to_numpy(np.float64)
     abstains = np.isnan(values).all(axis=1)
-    wrong = ~abstains & ~((values >= 0).all(axis=1) & (np.abs(values.sum(axis=1) - 1) < 1e-3))
+    wrong = ~abstains & ~((values >= 0).all(axis=1) & (np.abs(values.sum(axis=1) - 1) <= tolerance))
     _reject_first(path, wrong, "the probabilities are not a distribution", remedy)
     if "label" not in frame.columns:
         return values
