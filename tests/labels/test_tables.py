@@ -14,7 +14,9 @@ from ecmf_pipeline.labels.refine import Decision, LabelAction, Vote
 from ecmf_pipeline.labels.tables import (
     REFINED_COLUMNS,
     read_decisions,
+    read_human_labels,
     read_votes,
+    write_clips_to_label,
     write_refined,
     write_votes,
 )
@@ -197,3 +199,22 @@ def test_damaged_refined_labels_raise_input_error_with_the_command(
     assert part in caught.value.message
     assert str(path) in caught.value.message
     assert caught.value.command == "ecmf-pipe refine"
+
+
+def test_clips_to_label_open_as_text_and_their_verdicts_are_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "next.csv"
+    names = ("=1+1", "-clip", "@b", "'=c", "plain")
+    decisions = [
+        Decision(ClipId(name), Split.TRAIN, "+sad", "+sad", LabelAction.KEEP, 1.0, 0.6, 1.0, "=reason")
+        for name in names
+    ]
+    write_clips_to_label(path, np.full((5, 2), 0.5), decisions, range(5))
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert not [cell for row in rows for cell in row.values() if cell.startswith(("=", "+", "-", "@"))]
+    verdicts = tmp_path / "verdicts.csv"
+    with verdicts.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([["clip_id", "label"], *([row["clip_id"], row["given_label"]] for row in rows)])
+    gold, others = read_human_labels(verdicts, ("happy", "+sad"), names)
+    assert (gold.tolist(), others) == ([1] * 5, 0)
