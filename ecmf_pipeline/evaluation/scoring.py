@@ -253,7 +253,9 @@ def write_plots(folder: Path, evaluator: Evaluator, predictions: PredictionTable
     """
     predicted = predictions.by_clip()
     pairs = [[evaluator.truth(clip), predicted[clip.clip_id]] for clip in evaluator.clips]
-    write_csv(folder / "confusion.csv", ["actual", "predicted"], (map(_plot_text, pair) for pair in pairs))
+    write_csv(
+        folder / "confusion.csv", ["actual", "predicted"], ([_plot_text(label) for label in pair] for pair in pairs)
+    )
     models = {name: scores["weighted_f1"] for name, scores in results["modalities"].items()}
     models |= {f"fusion ({name} labels)": scores["weighted_f1"] for name, scores in results["fusion"].items()}
     rows = ([_plot_text(name), f1] for name, f1 in models.items())

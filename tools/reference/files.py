@@ -134,12 +134,15 @@ FILES = (
             "labels": ("list of text", "The labels, in the order of the model's outputs."),
             "candidates": ("list of text", "Clip ids in the order of the submission."),
             "synthetic": ("boolean", "Whether the corpus is generated."),
+            "manifest_sha256": ("text", "SHA-256 of the manifest that was written with this file."),
+            "digest": ("text", "Digest of the other keys."),
         },
     ),
     FileEntry(
         "data/index/findings.csv",
         "index",
-        "Missing or inconsistent parts of the corpus. The run continues.",
+        "Missing or inconsistent parts of the corpus. The run continues. A cell that a spreadsheet would evaluate starts "
+        "with an apostrophe.",
         columns={
             "kind": ("text", "Kind of the finding, such as `label_without_file` or `duplicate_content`."),
             **described(Finding, ("clip_id", "message", "count")),
@@ -162,7 +165,8 @@ FILES = (
     FileEntry(
         "data/transcripts/transcripts.csv",
         "transcribe",
-        "One row for each clip that was transcribed. Header only if `transcribe.model` is `null`.",
+        "One row for each clip that was transcribed. Header only if `transcribe.model` is `null`. Its SHA-256 is "
+        "in `transcripts.csv.sha256`.",
         columns={
             "clip_id": _CLIP_ID,
             "transcript": ("text", "The words."),
@@ -186,7 +190,8 @@ FILES = (
     FileEntry(
         "data/rewrite/rewrites.csv",
         "rewrite",
-        "The texts of each clip; the text branch reads this table. An empty cell: the clip has no such text.",
+        "The texts of each clip; the text branch reads this table. An empty cell: the clip has no such text. Its "
+        "SHA-256 is in `rewrites.csv.sha256`.",
         columns={"clip_id": _CLIP_ID, **described(ClipText)},
     ),
     FileEntry("data/rewrite/cache/", "rewrite", "Label scores of the LLM by fingerprint; see [formats](formats.md)."),
@@ -260,7 +265,8 @@ FILES = (
     FileEntry(
         "data/labels/next.csv",
         "refine",
-        "The clips whose verdict by a person would be most informative, the most informative first.",
+        "The clips whose verdict by a person would be most informative, the most informative first. A cell that a "
+        "spreadsheet would evaluate starts with an apostrophe, which `refine` removes again.",
         columns={
             **described(Decision, ("clip_id", "split", "given_label", "decision")),
             "first": ("number", "Probability of the most probable label."),

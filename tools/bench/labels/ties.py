@@ -1,4 +1,6 @@
-"""Measure tie-breaking in a majority vote without gold labels: by class order, and by the reliability of the sources.
+"""Measure tie-breaking in a majority vote without gold labels: by class order, at random, and by the reliability of the sources.
+
+The generator's classes are sorted by frequency, so class order means the most frequent class there.
 
 Generated votes have known truth. The real votes are those of three linear classifiers of RAVDESS (action units, MFCCs,
 both), each trained without the actor that it votes on.
@@ -19,6 +21,7 @@ from tools.bench.fusion.ravdess import RAVDESS, read_ravdess
 from tools.bench.labels.simulations import VoteSimulation, generate
 
 N_FOLDS = 6
+_LINE = "{:<67}{:>7}{:>13}{:>11}{:>13}{:>29}"
 THREE_SOURCES = tuple(
     VoteSimulation(f"three sources, accuracy {', '.join(map(str, skills))}, one label each", skills, soft=False)
     for skills in ((0.7, 0.6, 0.5), (0.8, 0.5, 0.5), (0.6, 0.6, 0.6), (0.5, 0.45, 0.4), (0.85, 0.8, 0.4))
@@ -29,7 +32,9 @@ THREE_SOURCES = tuple(
 def ties(seeds: Sequence[int], echo: Callable[[str], None]) -> None:
     """Print the share of ties and the accuracy by tie-break."""
     echo(f"\nmajority of three sources without gold labels, accuracy (%); seeds {list(seeds)}")
-    echo(f"{'setting':<58}{'ties':>7}{'class order':>13}{'reliability':>13}{'difference (95% interval)':>28}")
+    echo(
+        f"{'setting':<67}{'ties':>7}{'class order':>13}{'at random':>11}{'reliability':>13}{'minus random (95% interval)':>29}"
+    )
     for world in THREE_SOURCES:
         echo(_compare(world.name, [generate(world, seed) for seed in seeds]))
     if not RAVDESS.is_file():
@@ -41,21 +46,23 @@ def ties(seeds: Sequence[int], echo: Callable[[str], None]) -> None:
 
 
 def _compare(name: str, draws: Sequence[tuple[Mapping[str, Floats], Ints]]) -> str:
-    tied, by_order, ours = [], [], []
+    tied, by_order, at_random, ours = [], [], [], []
     for votes, truth in draws:
         hard_votes = np.stack([first_choice(probs) for probs in votes.values()], axis=1)  # (n, S)
         voted = (hard_votes != ABSTAIN).any(axis=1)
         counts = (hard_votes[:, :, None] == np.arange(next(iter(votes.values())).shape[1])).sum(axis=1)
-        tied.append(((counts == counts.max(axis=1, keepdims=True)).sum(axis=1) > 1)[voted])
+        highest = counts == counts.max(axis=1, keepdims=True)
+        tied.append((highest.sum(axis=1) > 1)[voted])
+        at_random.append((highest[np.arange(len(truth)), truth] / highest.sum(axis=1))[voted])  # expected accuracy
         by_order.append((counts.argmax(axis=1) == truth)[voted])
         ours.append((count_votes(votes).argmax(axis=1) == truth)[voted])
-    paired = np.concatenate(ours).astype(float) - np.concatenate(by_order)
+    paired = np.concatenate(ours).astype(float) - np.concatenate(at_random)
     half = 1.96 * paired.std() / np.sqrt(len(paired))
     interval = (
         f"{100 * paired.mean():+.2f} ({100 * (paired.mean() - half):+.2f} to {100 * (paired.mean() + half):+.2f})"
     )
-    shares = (f"{100 * np.concatenate(column).mean():.2f}" for column in (tied, by_order, ours))
-    return "{:<58}{:>7}{:>13}{:>13}{:>28}".format(name, *shares, interval)
+    shares = (f"{100 * np.concatenate(column).mean():.2f}" for column in (tied, by_order, at_random, ours))
+    return _LINE.format(name, *shares, interval)
 
 
 def _hard(votes: Mapping[str, Floats]) -> dict[str, Floats]:
