@@ -141,8 +141,8 @@ FILES = (
     FileEntry(
         "data/index/findings.csv",
         "index",
-        "Missing or inconsistent parts of the corpus. The run continues. A cell that a spreadsheet would evaluate starts "
-        "with an apostrophe.",
+        "Missing or inconsistent parts of the corpus. The run continues. A cell that a spreadsheet would evaluate "
+        "starts with an apostrophe.",
         columns={
             "kind": ("text", "Kind of the finding, such as `label_without_file` or `duplicate_content`."),
             **described(Finding, ("clip_id", "message", "count")),

@@ -1,4 +1,4 @@
-"""Measure tie-breaking in a majority vote without gold labels: by class order, at random, and by the reliability of the sources.
+"""Measure tie-breaks of a majority vote without gold labels: class order, random, and reliability of the sources.
 
 The generator's classes are sorted by frequency, so class order means the most frequent class there.
 
@@ -32,9 +32,8 @@ THREE_SOURCES = tuple(
 def ties(seeds: Sequence[int], echo: Callable[[str], None]) -> None:
     """Print the share of ties and the accuracy by tie-break."""
     echo(f"\nmajority of three sources without gold labels, accuracy (%); seeds {list(seeds)}")
-    echo(
-        f"{'setting':<67}{'ties':>7}{'class order':>13}{'at random':>11}{'reliability':>13}{'minus random (95% interval)':>29}"
-    )
+    columns = ("setting", "ties", "class order", "at random", "reliability", "minus random (95% interval)")
+    echo(_LINE.format(*columns))
     for world in THREE_SOURCES:
         echo(_compare(world.name, [generate(world, seed) for seed in seeds]))
     if not RAVDESS.is_file():
