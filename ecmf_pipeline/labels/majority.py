@@ -107,9 +107,8 @@ def _ballots(probs: Floats) -> Floats:
 def _agreement(ballots: Floats) -> Floats:
     sources, _, classes = ballots.shape
     flat: Floats = ballots.reshape(sources, -1)
-    voting: Floats = ballots.any(axis=2).astype(np.float64)
-    equal: Floats = np.dot(flat, flat.T)
-    pairs: Floats = np.dot(voting, voting.T)
+    voting = np.asarray(ballots.any(axis=2), np.float64)
+    equal, pairs = flat @ flat.T, voting @ voting.T
     np.fill_diagonal(equal, 0.0)
     np.fill_diagonal(pairs, 0.0)
     agreement: Floats = (equal.sum(axis=1) + 1) / (pairs.sum(axis=1) + classes)

@@ -165,8 +165,7 @@ FILES = (
     FileEntry(
         "data/transcripts/transcripts.csv",
         "transcribe",
-        "One row for each clip that was transcribed. Header only if `transcribe.model` is `null`. Its SHA-256 is "
-        "in `transcripts.csv.sha256`.",
+        "One row for each clip that was transcribed. Header only if `transcribe.model` is `null`.",
         columns={
             "clip_id": _CLIP_ID,
             "transcript": ("text", "The words."),
@@ -177,6 +176,11 @@ FILES = (
                 "Whether the transcript is used, or the reason why not.",
             ),
         },
+    ),
+    FileEntry(
+        "data/transcripts/transcripts.csv.sha256",
+        "transcribe",
+        "SHA-256 of `transcripts.csv`, in the format of `sha256sum`.",
     ),
     FileEntry(
         "data/transcripts/cache/", "transcribe", "Transcripts by digest of the file, as immutable `.jsonl` parts."
@@ -190,9 +194,11 @@ FILES = (
     FileEntry(
         "data/rewrite/rewrites.csv",
         "rewrite",
-        "The texts of each clip; the text branch reads this table. An empty cell: the clip has no such text. Its "
-        "SHA-256 is in `rewrites.csv.sha256`.",
+        "The texts of each clip; the text branch reads this table. An empty cell: the clip has no such text.",
         columns={"clip_id": _CLIP_ID, **described(ClipText)},
+    ),
+    FileEntry(
+        "data/rewrite/rewrites.csv.sha256", "rewrite", "SHA-256 of `rewrites.csv`, in the format of `sha256sum`."
     ),
     FileEntry("data/rewrite/cache/", "rewrite", "Label scores of the LLM by fingerprint; see [formats](formats.md)."),
     FileEntry("data/rewrite/answers/", "rewrite", "Answers of the LLM for `rewrite.how: written`, by fingerprint."),
