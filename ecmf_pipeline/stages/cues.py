@@ -23,7 +23,7 @@ def run(modalities: Sequence[Modality]) -> None:
     clips = read_manifest_with_transcripts(params)
     for modality in modalities or list(map(Modality, params.rewrite.cues)):
         cues = cues_of(params, clips, modality)
-        changed = write_cues(paths.cues(modality), cues)
+        changed = write_cues(paths.cues(modality), {clip.clip_id: cues.get(clip.clip_id, ()) for clip in clips})
         with_cues = sum(bool(names) for names in cues.values())
         state = "written" if changed else "unchanged"
         echo(f"cues {modality.value}: {with_cues} of {len(clips)} clips have cues; table {state}")

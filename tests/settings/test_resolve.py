@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ecmf_pipeline.core import files, paths
+from ecmf_pipeline.core.clips import CorpusDescription, write_corpus_description
 from ecmf_pipeline.core.errors import MissingInput, ParamsError
 from ecmf_pipeline.llm import prompt
 from ecmf_pipeline.settings import resolve
@@ -49,7 +50,7 @@ class Project:
         time.sleep(0.06)
 
     def set_labels(self, *labels: str) -> None:
-        paths.CORPUS.write_text(json.dumps({"labels": labels, "candidates": [], "synthetic": False}))
+        write_corpus_description(paths.CORPUS, CorpusDescription([*labels], [], synthetic=False, manifest_sha256=""))
 
     def read(self) -> dict[str, bytes]:
         return {path.stem: path.read_bytes() for path in paths.SETTINGS.glob("*.json")}

@@ -104,23 +104,16 @@ def refined_labels(corpus: Corpus) -> TrainingLabels:
     """Return the clips with a given or refined label in refined.csv; clips with weight 0 only take part in folds.
 
     Raises:
-        MissingInput: If `refine` has not run yet, or its table has labels that are no longer in the corpus.
+        MissingInput: If `refine` has not run yet, or ran on other clips or labels.
     """
-    decisions = {
-        decision.clip_id: decision
-        for decision in read_decisions(paths.REFINED)
-        if decision.weight > 0 or decision.given_label
-    }
-    clips = [clip for clip in corpus.clips if clip.clip_id in decisions]
-    chosen = [decisions[clip.clip_id] for clip in clips]
+    by_clip = zip(corpus.clips, read_decisions(paths.REFINED, corpus=corpus), strict=True)
+    chosen = [(clip, decision) for clip, decision in by_clip if decision.weight > 0 or decision.given_label]
     index = {label: position for position, label in enumerate(corpus.labels)}
-    names = [decision.refined_label or decision.given_label for decision in chosen]
-    if not set(names) <= set(index):
-        raise MissingInput(
-            f"{paths.REFINED} has labels that are no longer in the corpus", "write it again", command="ecmf-pipe refine"
-        )
+    names = [decision.refined_label or decision.given_label for _, decision in chosen]
     labels = np.array([index[name] for name in names], np.int64)
-    return TrainingLabels(clips, labels, np.array([decision.weight for decision in chosen]))
+    return TrainingLabels(
+        [clip for clip, _ in chosen], labels, np.array([decision.weight for _, decision in chosen], np.float64)
+    )
 
 
 def open_stored(params: Params, clips: Sequence[Clip]) -> StoredFeatures:
@@ -165,13 +158,34 @@ def all_votes(corpus: Corpus) -> dict[str, NDArray[np.float64]]:
     Raises:
         MissingInput: If `vote` or `predict` has not run yet, or ran on other clips than the manifest lists.
     """
-    table = read_votes(paths.VOTES, corpus.labels)
-    fusion = PredictionTable.read(paths.predictions("given") / "fusion.csv")
-    for clip_ids, stage in ((table.clip_ids, "vote"), (fusion.clip_ids, "predict")):
-        if list(clip_ids) != [clip.clip_id for clip in corpus.clips]:
-            message = f"the output of {stage} has other clips than {paths.MANIFEST}"
-            raise MissingInput(message, "write it again", command=f"ecmf-pipe {stage}")
+    table = read_votes(paths.VOTES, corpus.labels, [clip.clip_id for clip in corpus.clips])
+    fusion = read_given_predictions("fusion", corpus)
     return table.votes if FUSION in table.votes else {**table.votes, FUSION: fusion.votes()}
+
+
+def read_given_predictions(variant: str, corpus: Corpus) -> PredictionTable:
+    """Read the predictions of a model that was trained on the given labels.
+
+    Args:
+        variant: ``fusion`` or a modality.
+        corpus: The corpus, each clip of which must have a prediction.
+
+    Raises:
+        MissingInput: If `predict` has not run yet, or ran on other clips or labels.
+        InputError: If the file is damaged.
+    """
+    return _read_predictions(paths.predictions("given") / f"{variant}.csv", corpus, command="ecmf-pipe predict")
+
+
+def _read_predictions(path: Path, corpus: Corpus, *, command: str) -> PredictionTable:
+    table = PredictionTable.read(path, command=command, clips=corpus.clips)
+    if list(table.label_names) != corpus.labels:
+        raise MissingInput(
+            f"{path} has the labels {', '.join(table.label_names)} instead of {', '.join(corpus.labels)}",
+            "train the models again and predict",
+            command=command.replace("predict", "train") + f" && {command}",
+        )
+    return table
 
 
 def refined_sha256() -> str:
@@ -204,17 +218,19 @@ def check_trained_on_current_labels(labels_sha256: str, models: str, hint: str, 
         raise MissingInput(f"{models} were trained before {paths.REFINED} changed", hint, command=command)
 
 
-def read_refined_predictions(path: Path) -> PredictionTable:
+def read_refined_predictions(path: Path, corpus: Corpus) -> PredictionTable:
     """Read predictions of the models that were trained on the current refined labels.
 
     Args:
         path: One of the tables that `predict` wrote for these models.
+        corpus: The corpus, each clip of which must have a prediction.
 
     Raises:
-        MissingInput: If `predict` has not run yet, or the models were trained on other refined labels.
+        MissingInput: If `predict` has not run yet, or ran on other clips or labels, or the models were trained on other
+            refined labels.
         InputError: If a file is damaged.
     """
-    table = PredictionTable.read(path, command="ecmf-pipe predict --labels refined")
+    table = _read_predictions(path, corpus, command="ecmf-pipe predict --labels refined")
     record = paths.trained_on("refined")
     if record.is_file():
         check_trained_on_current_labels(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split, read_corpus_tables
+from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split, read_corpus_description
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.errors import ClipError, InputError
 from ecmf_pipeline.core.files import fingerprint, sha256_file
@@ -72,7 +72,7 @@ def run(video: Path | None, text: str, labels: paths.Labels | None, *, as_json: 
     if not folder.is_dir():
         raise missing_models(labels)
     ensemble = Ensemble.load(folder)
-    corpus_labels = read_corpus_tables().labels
+    corpus_labels = read_corpus_description().labels
     if corpus_labels:  # an unlabelled corpus can be predicted with a model from elsewhere
         ensemble.check_label_names(corpus_labels)
     prediction = predict_clip(params, ensemble, video, text, corpus_labels)
