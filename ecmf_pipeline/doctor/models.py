@@ -12,10 +12,10 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import EcmfError
+from ecmf_pipeline.core.weights import embedded_model
 from ecmf_pipeline.doctor.checks import Check, State, duration
 from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TransformersConfig, hub_cache, is_hub_id
 from ecmf_pipeline.encoders.config import ImportedConfig, JoinedConfig
-from ecmf_pipeline.encoders.embedded.packages import embedded_model
 from ecmf_pipeline.encoders.registry import build_encoder
 from ecmf_pipeline.runner.machine import usable_cores, visible_gpus
 from ecmf_pipeline.settings.params import Params

@@ -32,7 +32,7 @@ def run(modalities: Sequence[Modality], *, workers: int | None = None, retry_qua
         echo(f"extract {modality.value}: not in extract.encoders, nothing to do")
     warn_of_shared_outputs([paths.features(modality) for modality in used])
     clips = read_manifest(paths.MANIFEST)
-    texts = read_texts(paths.REWRITES) if Modality.TEXT in used else {}
+    texts = read_texts(paths.REWRITES) if Modality.TEXT in used and params.text_columns else {}
     settings = {modality: params.settings_of(modality) for modality in used}
     with open_writers(settings, paths.features) as writers:
         branches = [

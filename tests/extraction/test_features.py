@@ -11,7 +11,7 @@ from ecmf_pipeline.core.arrays import MAX_FRAMES
 from ecmf_pipeline.core.clips import Clip, ClipId, Modality
 from ecmf_pipeline.core.errors import InputError
 from ecmf_pipeline.extraction.features import StoredFeatures, open_features
-from ecmf_pipeline.store import FeatureRow, StoreWriter, create_settings_group, make_current
+from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group, make_current
 
 CLIPS = [
     Clip(ClipId(name), f"{name}.mp4", digest=f"digest of {name}", has_video=True, has_audio=name != "mute")
@@ -44,8 +44,7 @@ def stored(tmp_path: Path) -> StoredFeatures:
         CLIPS,
         {},
         [Modality.GLOBAL, Modality.FACE, Modality.AUDIO],
-        store_root=lambda modality: tmp_path / f"{modality.value}.zarr",
-        fingerprint_of=lambda _: None,
+        open_modality=lambda modality: FeatureStore.open(tmp_path / f"{modality.value}.zarr"),
     )
 
 
@@ -79,7 +78,6 @@ def test_no_features_at_all_is_an_error(tmp_path: Path) -> None:
             CLIPS,
             {},
             [Modality.FACE],
-            store_root=lambda modality: tmp_path / f"{modality.value}.zarr",
-            fingerprint_of=lambda _: None,
+            open_modality=lambda modality: FeatureStore.open(tmp_path / f"{modality.value}.zarr"),
         )
     assert caught.value.command == "ecmf-pipe extract"

@@ -31,7 +31,7 @@ def text_origin(name: str = "minilm", **changes: Any) -> FeatureOrigin:
     weights = options.pop("weights")
 
     class TextConfigWithFakeWeights(TextConfig):
-        def weights_settings(self) -> dict[str, Any]:
+        def weights_settings(self, *, weights_required: bool = True) -> dict[str, Any]:
             return {"files": {"model.safetensors": weights}}
 
     settings = branch_settings(Modality.TEXT, TextConfigWithFakeWeights(**options), MediaConfig(), FaceConfig())
