@@ -29,6 +29,8 @@ _SAME_COLUMNS = frozenset({"dtype", "precision", "max_tokens", "window_seconds"}
 They are the number type, and how much of a long clip is read at once.
 """
 
+_OF_THE_MACHINE = frozenset({"reader", "precision"})
+"""Settings whose value ``auto`` differs between machines: a model may predict on another machine."""
 _ABSENT = "not set"
 """Description of the value of a setting that only one side has."""
 _SHOWN_DIFFERENCES = 3
@@ -74,6 +76,7 @@ def check_feature_origins(
     hint: str,
     command: str | None = None,
     columns_only: bool = False,
+    other_machine: bool = False,
 ) -> None:
     """Raise if features come from other encoders than those that a saved model was trained on.
 
@@ -83,6 +86,7 @@ def check_feature_origins(
         hint: How to fix the error.
         command: The shell command that fixes it.
         columns_only: Whether to compare only `FeatureOrigin.columns` instead of all settings.
+        other_machine: Whether the reader of videos and the precision of encoders may differ. Missing weights may too.
 
     Raises:
         InputError: If the origins of a modality differ.
@@ -92,10 +96,15 @@ def check_feature_origins(
         if (new := now.get(name)) is None:
             continue
         pair = (old.columns, new.columns) if columns_only else (old.settings, new.settings)
-        if keys := [difference.key for difference in compare_settings(*pair)]:
+        found = [one for one in compare_settings(*reversed(pair)) if not (other_machine and _may_differ(one))]
+        if keys := [difference.key for difference in found]:
             differences.append(f"{name}: the saved model was trained on {_describe_difference(old, new, keys)}")
     if differences:
         raise InputError("; ".join(differences), hint, command=command)
+
+
+def _may_differ(difference: Difference) -> bool:
+    return _is_unknown(difference) or difference.key.rpartition(".")[2] in _OF_THE_MACHINE
 
 
 def _describe_difference(old: FeatureOrigin, new: FeatureOrigin, keys: list[str]) -> str:

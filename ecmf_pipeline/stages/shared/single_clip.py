@@ -115,12 +115,12 @@ def predict_clip(
 
 
 def _settings(params: Params, ensemble: Ensemble) -> dict[Modality, dict[str, Any]]:
-    """Return the settings of each modality in use that the models take; media settings may differ from training."""
+    """Return the settings of each modality in use that the models take; they must be those of training."""
     used = [Modality(name) for name in ensemble.modalities if Modality(name) in params.extract.encoders]
     known = {m: params.settings_of(m, weights_required=False) for m in used}  # another encoder is reported first
     origins = {m.value: FeatureOrigin(encoders=params.extract.encoders[m], settings=known[m]) for m in used}
     check_feature_origins(
-        ensemble.origins, origins, hint="train the models again", command="ecmf-pipe train", columns_only=True
+        ensemble.origins, origins, hint="train the models again", command="ecmf-pipe train", other_machine=True
     )
     return {m: params.settings_of(m) for m in used}
 
