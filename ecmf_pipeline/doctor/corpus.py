@@ -59,7 +59,7 @@ class CorpusState:
 
     def unanswered(self) -> int:
         """Return the number of distinct transcripts that the LLM has not enriched yet."""
-        enriched = {text.original for text in (self.texts or {}).values()}
+        enriched = {text.original for text in (self.texts or {}).values() if text.enriched}
         return len({clip.transcript for clip in self.listing.clips if clip.transcript.strip()} - enriched)
 
 

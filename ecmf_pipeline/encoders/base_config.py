@@ -148,9 +148,23 @@ def hub_cache() -> Path:
     return Path(os.environ.get("HF_HOME", cache)).expanduser() / "hub"
 
 
+def is_commit(revision: str) -> bool:
+    """Return whether a revision is a commit, which never changes; a branch or tag may move."""
+    return _COMMIT.fullmatch(revision) is not None
+
+
+def cached_commits(model: str) -> list[str]:
+    """Return the commits of a model in the hub cache, sorted; empty if it was never fetched."""
+    return sorted(path.name for path in (_cached_model(model) / "snapshots").glob("*") if is_commit(path.name))
+
+
+def _cached_model(model: str) -> Path:
+    return hub_cache() / f"models--{model.replace('/', '--')}"
+
+
 def hub_reference_path(model: str, revision: str) -> Path:
     """Return the file in the hub cache that maps a branch or tag to its commit; written by the first request."""
-    return hub_cache() / f"models--{model.replace('/', '--')}" / "refs" / revision
+    return _cached_model(model) / "refs" / revision
 
 
 def read_model_config(model: str, revision: str) -> dict[str, Any]:
@@ -165,7 +179,7 @@ def read_model_config(model: str, revision: str) -> dict[str, Any]:
     else:
         reference = hub_reference_path(model, revision)
         commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
-        folder = hub_cache() / f"models--{model.replace('/', '--')}" / "snapshots" / commit
+        folder = _cached_model(model) / "snapshots" / commit
     try:
         values = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError):
@@ -179,7 +193,7 @@ def _hub_commit(model: str, revision: str) -> str:
     The cached commit is used until the cache is emptied: a moving branch on the hub must not silently make features
     stale.
     """
-    if _COMMIT.fullmatch(revision):
+    if is_commit(revision):
         return revision
     reference = hub_reference_path(model, revision)
     if not reference.is_file():
@@ -321,7 +335,9 @@ class TransformersConfig(BaseEncoderConfig):
 
     Attributes:
         model: A local folder, or an id on the model hub. Code that comes with a model is never executed.
-        revision: Branch, tag or commit on the hub. Once fetched, a branch stays at the commit in the local cache.
+        revision: Commit, branch or tag on the hub. Set a commit: features of a branch depend on when it was fetched.
+            Once fetched, a branch stays at the commit in the local cache. Weights that exist only as pickles are
+            refused if they hold more than tensors.
         precision: Type of matrix multiplications; norms, sums and the stored features keep their type. Half types are
             about twice as fast if the device has instructions for them. ``auto`` is bf16 on CUDA from compute
             capability 8 and on CPUs with bf16 instructions, fp16 on older CUDA, else fp32. Features computed on

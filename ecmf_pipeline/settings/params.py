@@ -213,6 +213,11 @@ class Params(Config):
         return "enriched" in self.text_columns
 
     @property
+    def needs_llm(self) -> bool:
+        """Whether the LLM enriches transcripts or votes."""
+        return self.needs_enriched_texts or bool(self.vote.inputs)
+
+    @property
     def votes_on_transcripts(self) -> bool:
         """Whether the LLM votes on transcripts, or on cues of the voice, which include the rate of speech."""
         cues = self.llm.votes.cues if "cues" in self.vote.inputs else ()
