@@ -9,8 +9,13 @@ import pytest
 
 from ecmf_pipeline.core.arrays import MAX_FRAMES
 from ecmf_pipeline.core.clips import Clip, ClipId, Modality
-from ecmf_pipeline.core.errors import InputError
-from ecmf_pipeline.extraction.features import StoredFeatures, open_features
+from ecmf_pipeline.core.errors import InputError, MissingInput
+from ecmf_pipeline.encoders.config import EgemapsConfig, ImportedConfig
+from ecmf_pipeline.extraction.features import StoredFeatures, open_features, open_store
+from ecmf_pipeline.extraction.run import plan_branch
+from ecmf_pipeline.faces.config import FaceConfig
+from ecmf_pipeline.media.config import MediaConfig
+from ecmf_pipeline.settings.params import branch_settings
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group, make_current
 
 CLIPS = [
@@ -69,6 +74,33 @@ def test_sequences_have_a_bounded_length(stored: StoredFeatures) -> None:
     np.testing.assert_allclose(features["face"][0], frames.reshape(MAX_FRAMES, 3, 3).mean(axis=1), atol=1e-6)
     np.testing.assert_array_equal(features["audio"], stored.read(ORDER, "mean")["audio"])
     assert stored.read(["gone", "stale"], "frames")["face"].shape == (2, 3), "no clip of these has a row"
+
+
+def test_an_empty_store_of_imported_features_is_an_error(tmp_path: Path) -> None:
+    root = tmp_path / "audio.zarr"
+    settings = branch_settings(Modality.AUDIO, ImportedConfig(name="hubert"), MediaConfig(), FaceConfig())
+    make_current(root, create_settings_group(root, settings, dim=None, dtype="float32"))
+    with pytest.raises(MissingInput) as caught:
+        open_store(root, settings)
+    assert caught.value.command == "ecmf-pipe store import PATH --modality audio --encoder hubert"
+    with pytest.raises(MissingInput) as caught:
+        plan_branch(
+            Modality.AUDIO,
+            CLIPS,
+            {},
+            encoder=ImportedConfig(name="hubert"),
+            settings=settings,
+            root=root,
+            quarantine_path=tmp_path / "audio.csv",
+        )
+    assert caught.value.command == "ecmf-pipe store import PATH --modality audio --encoder hubert"
+
+
+def test_an_empty_store_of_computed_features_is_opened(tmp_path: Path) -> None:
+    root = tmp_path / "audio.zarr"
+    settings = branch_settings(Modality.AUDIO, EgemapsConfig(), MediaConfig(), FaceConfig())
+    make_current(root, create_settings_group(root, settings, dim=None, dtype="float32"))
+    assert len(open_store(root, settings)) == 0, "no clip has audio"
 
 
 def test_no_features_at_all_is_an_error(tmp_path: Path) -> None:

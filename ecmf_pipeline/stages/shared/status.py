@@ -63,7 +63,7 @@ def _clip_rows(params: Params, clips: list[Clip]) -> Iterator[Row]:
         )
         # Texts that are not rewritten yet count as missing, not as absent.
         pending = 0
-        if modality is Modality.TEXT:
+        if modality is Modality.TEXT and params.text_columns:
             pending = _count_pending(clips, texts, params.encoder_of(modality).text_columns)
         row = (counts.done, counts.missing + pending, counts.absent - pending, counts.quarantined)
         yield f"extract {modality.value}", *row
