@@ -18,6 +18,7 @@ import pytest
 from ecmf_pipeline.core.errors import StoreBusy, StoreError
 from ecmf_pipeline.runner.step import Spool
 from ecmf_pipeline.store import (
+    FeatureRow,
     FeatureStore,
     StoreWriter,
     create_settings_group,
@@ -314,7 +315,7 @@ def test_side_arrays_keep_their_type(root, fingerprint, row):
 )
 def test_unusable_features_are_not_written(root, fingerprint, row, values):
     with StoreWriter(root, fingerprint) as writer:
-        with pytest.raises(ValueError, match="^bad: "):
+        with pytest.raises(ValueError, match=r"^bad: "):
             writer.append([row("a"), FeatureRow("bad", "d", values.astype(np.float32))])
         writer.append([row("a")])
     assert FeatureStore(root, fingerprint).newest() == {"a": "d"}
