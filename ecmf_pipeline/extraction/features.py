@@ -185,10 +185,11 @@ def open_store(root: Path, settings: Mapping[str, Any]) -> FeatureStore:
     if current is None:
         hint = "import the features" if is_imported else "compute the features, or get them with dvc pull"
         raise MissingInput(f"{root} does not exist", hint, command=command)
-    groups = [current, *(name for name in settings_groups(root) if name != current)]
-    compared = {name: _compare_group(root / name, settings) for name in groups}
+    compared = {current: _compare_group(root / current, settings)}
+    if not all(map(_is_unknown, compared[current])):
+        compared |= {name: _compare_group(root / name, settings) for name in settings_groups(root) if name != current}
     matches = [name for name, differences in compared.items() if all(map(_is_unknown, differences))]
-    if matches and (len(matches) == 1 or current in matches):
+    if len(matches) == 1:  # of several, any may be the one
         store = FeatureStore(root, matches[0])
         if is_imported and not len(store):
             raise MissingInput(f"{root} holds no imported features", "import the features", command=command)

@@ -103,6 +103,15 @@ def test_settings_that_may_differ_between_corpora_are_compared_only_within_one()
         assert error_message(old, new, columns_only=True) == ""
 
 
+def test_a_model_may_predict_on_another_machine_but_not_with_other_settings() -> None:
+    trained = {"global": visual_origin(MediaConfig(reader="decord")), "text": text_origin()}
+    other = {"global": visual_origin(MediaConfig(reader="pyav")), "text": text_origin(precision="bf16")}
+    check_feature_origins(trained, other, hint="h", other_machine=True)
+    for origin in (visual_origin(MediaConfig(frames=8)), visual_origin(MediaConfig(max_side=640))):
+        with pytest.raises(InputError):
+            check_feature_origins(trained, {"global": origin}, hint="h", other_machine=True)
+
+
 def visual_origin(media: MediaConfig) -> FeatureOrigin:
     """Return the origin of a visual branch; only the preparation of its input is compared."""
     encoder = EgemapsConfig()

@@ -125,6 +125,20 @@ def test_enriched_transcripts_need_the_llm_and_transcripts() -> None:
     assert caught.value.command == "ecmf-pipe rewrite"
 
 
+@pytest.mark.parametrize("written_with", [IMPORTED, ORIGINAL])
+def test_a_table_that_lacks_needed_transcripts_is_not_used(written_with: str) -> None:
+    without_whisper = "transcribe: {model: no/whisper}\n"
+    use(written_with.replace(without_whisper, ""))
+    rewrite.run()
+    params = use(ENRICHED.replace(without_whisper, ""))
+    write_features(params, {name: ClipText("Hello.", "Hello, happily.") for name in TRANSCRIBED})
+    assert {name: row for name, *row in stage_rows(params)}["rewrite"][:2] == [0, 11]
+    for stage in (lambda: extract.run([Modality.TEXT]), lambda: train.run("given")):
+        with pytest.raises(MissingInput) as caught:
+            stage()
+        assert caught.value.command == "ecmf-pipe rewrite"
+
+
 @pytest.mark.parametrize(
     ("params", "needs"),
     [

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import pytest
 from ecmf_pipeline.cli import store_commands
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, ClipText, Modality, Split, write_manifest, write_texts
-from ecmf_pipeline.core.errors import InputError, MissingInput, ModelError, StaleStore
+from ecmf_pipeline.core.errors import InputError, MissingInput, MissingWeights, ModelError, StaleStore
 from ecmf_pipeline.core.files import fingerprint, write_atomic
 from ecmf_pipeline.extraction.run import BranchInputs, input_digests
 from ecmf_pipeline.interop.file_formats import FileFormat, Level
@@ -297,12 +300,48 @@ def test_status_counts_features_of_other_settings_as_missing(trained: Path, monk
         Path("params.yaml").write_text(EMBEDDED)
 
 
-def test_damaged_embedded_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+WEIGHTS: dict[str, Callable[[], object]] = {
+    "efficientnet_lite0/efficientnet-lite0-57934424.pth": lambda: Params().settings_of(Modality.GLOBAL),
+    "mini_xception/emotion_model.hdf5": lambda: Params().settings_of(Modality.FACE),
+    "face_landmarker/face_landmarker.task": lambda: Params().settings_of(Modality.FACE),
+    "face_landmarker/face_detector.tflite": lambda: Params().faces.settings(),
+    "minilm/tokenizer.json": lambda: Params().settings_of(Modality.TEXT),
+    "smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": lambda: Params().llm.settings(["happy", "sad"]),
+}
+
+
+@pytest.fixture
+def own_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: Path) -> Path:
+    """A copy of the embedded weights, as links."""
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text(EMBEDDED)
-    weights = Path("data/models/efficientnet_lite0/efficientnet-lite0-57934424.pth")
-    write_atomic(weights, b"damaged")
+    shutil.copytree(models, paths.MODELS, copy_function=os.symlink)
+    return paths.MODELS
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_altered_embedded_weights_are_refused(own_models: Path, name: str) -> None:
+    assert WEIGHTS[name]()
+    (own_models / name).unlink()
+    (own_models / name).write_bytes(b"altered")
     with pytest.raises(ModelError) as caught:
-        load_params().settings_of(Modality.GLOBAL)
-    assert str(weights) in caught.value.message
+        WEIGHTS[name]()
+    assert str(own_models / name) in caught.value.message
     assert caught.value.command == "ecmf-pipe models"
+    assert not isinstance(caught.value, MissingWeights)
+
+
+def test_an_embedded_model_with_other_files_is_refused(own_models: Path) -> None:
+    (own_models / "minilm" / "added_tokens.json").write_text("{}")
+    with pytest.raises(ModelError) as caught:
+        Params().settings_of(Modality.TEXT)
+    assert "added_tokens.json" in caught.value.message
+    (own_models / "minilm" / "added_tokens.json").unlink()
+    (own_models / "minilm" / "vocab.txt").unlink()
+    with pytest.raises(MissingWeights, match=re.escape("minilm/vocab.txt")):
+        Params().settings_of(Modality.TEXT)
+
+
+def test_settings_of_embedded_models_are_known_without_weights(own_models: Path) -> None:
+    present = {modality: Params().settings_of(modality) for modality in Modality}
+    own_models.rename("elsewhere")
+    assert {modality: Params().settings_of(modality, weights_required=False) for modality in Modality} == present

@@ -13,6 +13,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.arrays import assign_folds, split_halves
 from ecmf_pipeline.core.clips import (
     Clip,
+    ClipText,
     Corpus,
     Modality,
     label_indices,
@@ -124,6 +125,28 @@ def refined_labels(corpus: Corpus) -> TrainingLabels:
     return TrainingLabels(clips, labels, np.array([decision.weight for decision in chosen]))
 
 
+def read_needed_texts(params: Params, clips: Sequence[Clip]) -> dict[str, ClipText]:
+    """Read the texts by clip id; empty if no encoder in use computes features of texts.
+
+    Raises:
+        MissingInput: If `rewrite` has not run yet, or ran when params needed no transcripts or no enriched ones.
+        InputError: If the table is damaged.
+    """
+    if not params.text_columns:
+        return {}
+    texts = read_texts(paths.REWRITES)
+    needed = [column for column in ("original", "enriched") if column in params.text_columns]
+    if any(clip.transcript.strip() for clip in clips):
+        for column in needed:
+            if not any(getattr(text, column).strip() for text in texts.values()):
+                raise MissingInput(
+                    f"{paths.REWRITES} holds no {column} transcripts, which an encoder in use reads",
+                    "write it again",
+                    command="ecmf-pipe rewrite",
+                )
+    return texts
+
+
 def open_modality_store(params: Params, modality: Modality) -> FeatureStore:
     """Open the features of a modality, which must have the settings in params; see `open_store`.
 
@@ -149,7 +172,7 @@ def open_stored(params: Params, clips: Sequence[Clip]) -> StoredFeatures:
     """
     return open_features(
         clips,
-        read_texts(paths.REWRITES) if params.text_columns else {},
+        read_needed_texts(params, clips),
         list(params.extract.encoders),
         open_modality=lambda modality: open_modality_store(params, modality),
     )

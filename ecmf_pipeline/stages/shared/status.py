@@ -48,7 +48,11 @@ def _clip_rows(params: Params, clips: list[Clip]) -> Iterator[Row]:
         for clip in clips
         if params.text_columns and (clip.transcript.strip() or clip.translation.strip())
     }
-    rewritten = {clip_id: (text.original, text.translation) for clip_id, text in texts.items()}
+    rewritten = {
+        clip_id: (text.original, text.translation)
+        for clip_id, text in texts.items()
+        if text.enriched or not (text.original and params.needs_enriched_texts)
+    }
     done = sum(rewritten.get(clip_id) == text for clip_id, text in with_text.items())
     yield "rewrite", done, len(with_text) - done, len(clips) - len(with_text), ""
     for modality in params.extract.encoders:
