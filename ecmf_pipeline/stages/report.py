@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from ecmf_pipeline import __version__
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Modality, read_corpus_tables, read_texts
+from ecmf_pipeline.core.clips import Modality, read_corpus_tables
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.files import read_json, write_atomic
 from ecmf_pipeline.core.predictions import PredictionTable
@@ -20,8 +20,12 @@ from ecmf_pipeline.report.inputs import FaceSheet, PredictedClip, ReportInput
 from ecmf_pipeline.report.page import render
 from ecmf_pipeline.runner.quarantine import read_all
 from ecmf_pipeline.settings.params import load_params
-from ecmf_pipeline.stages.shared.inputs import add_transcripts, read_refined_predictions
-from ecmf_pipeline.store import FeatureStore
+from ecmf_pipeline.stages.shared.inputs import (
+    add_transcripts,
+    open_modality_store,
+    read_needed_texts,
+    read_refined_predictions,
+)
 
 _SHOWN_VERSIONS = (
     "torch",
@@ -43,8 +47,8 @@ def run() -> None:
     params = load_params()
     corpus = add_transcripts(params, read_corpus_tables())
     predictions = read_refined_predictions(paths.deployed_predictions("refined"), corpus)
-    texts = read_texts(paths.REWRITES)
-    stores = {modality: FeatureStore.open(paths.features(modality)) for modality in params.extract.encoders}
+    texts = read_needed_texts(params, corpus.clips)
+    stores = {modality: open_modality_store(params, modality) for modality in params.extract.encoders}
     covered = {
         modality.value: asdict(
             coverage(
@@ -53,9 +57,10 @@ def run() -> None:
                 texts,
                 root=paths.features(modality),
                 quarantine_path=paths.quarantine("extract", modality),
+                fingerprint=store.fingerprint,
             )
         )
-        for modality in stores
+        for modality, store in stores.items()
     }
     sheets: Sequence[FaceSheet] = ()
     no_sheets = ""

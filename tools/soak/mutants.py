@@ -2,8 +2,8 @@
 
 Valid files of each container are damaged at random. A worker process reads each of them with `probe_media`,
 `read_frames` and `read_audio`. The result must be correct in type, shape and range, or a `ClipError`. Another
-exception, a crash, a timeout, too much memory and a wrong result are faults. The exit code is 1 if there is any; with ``--keep``
-the files that cause faults are stored.
+exception, a crash, a timeout, too much memory and a wrong result are faults. The exit code is 1 if there is any;
+with ``--keep`` the files that cause faults are stored.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.arrays import assign_folds, split_halves
 from ecmf_pipeline.core.clips import (
     Clip,
+    ClipText,
     Corpus,
     Modality,
     label_indices,
@@ -21,13 +22,14 @@ from ecmf_pipeline.core.clips import (
     read_texts,
 )
 from ecmf_pipeline.core.console import echo, format_count
-from ecmf_pipeline.core.errors import CorpusError, MissingInput, ModelError
-from ecmf_pipeline.core.files import fingerprint, read_json, sha256_file
+from ecmf_pipeline.core.errors import CorpusError, MissingInput
+from ecmf_pipeline.core.files import read_json, sha256_file
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.encoders.config import TextConfig
-from ecmf_pipeline.extraction.features import FeatureOrigin, StoredFeatures, open_features
+from ecmf_pipeline.extraction.features import FeatureOrigin, StoredFeatures, open_features, open_store
 from ecmf_pipeline.labels.tables import read_decisions, read_human_labels, read_votes
 from ecmf_pipeline.settings.params import Params
+from ecmf_pipeline.store import FeatureStore
 from ecmf_pipeline.transcription.table import read_transcripts, with_transcripts
 
 FUSION = "fusion"
@@ -47,7 +49,7 @@ def read_manifest_with_transcripts(params: Params) -> list[Clip]:
     """Read the manifest and add the transcripts of `transcribe` to clips without one.
 
     Raises:
-        MissingInput: If `index` has not run yet, or `transcribe` has not run although params name its model.
+        MissingInput: If `index` has not run yet, or `transcribe` has not run although params need its transcripts.
     """
     return _add_transcripts_to(params, read_manifest(paths.MANIFEST))
 
@@ -56,13 +58,13 @@ def add_transcripts(params: Params, corpus: Corpus) -> Corpus:
     """Return the corpus with the transcripts of `transcribe` added to clips without one.
 
     Raises:
-        MissingInput: If `transcribe` has not run yet although params name its model.
+        MissingInput: If `transcribe` has not run yet although params need its transcripts.
     """
     return replace(corpus, clips=_add_transcripts_to(params, corpus.clips))
 
 
 def _add_transcripts_to(params: Params, clips: list[Clip]) -> list[Clip]:
-    if params.transcribe.model is None:
+    if params.transcribe.model is None or not params.needs_transcripts:
         return clips
     return with_transcripts(clips, read_transcripts(paths.TRANSCRIPTS))
 
@@ -116,6 +118,41 @@ def refined_labels(corpus: Corpus) -> TrainingLabels:
     )
 
 
+def read_needed_texts(params: Params, clips: Sequence[Clip]) -> dict[str, ClipText]:
+    """Read the texts by clip id; empty if no encoder in use computes features of texts.
+
+    Raises:
+        MissingInput: If `rewrite` has not run yet, or ran when params needed no transcripts or no enriched ones.
+        InputError: If the table is damaged.
+    """
+    if not params.text_columns:
+        return {}
+    texts = read_texts(paths.REWRITES)
+    needed = [column for column in ("original", "enriched") if column in params.text_columns]
+    if any(clip.transcript.strip() for clip in clips):
+        for column in needed:
+            if not any(getattr(text, column).strip() for text in texts.values()):
+                raise MissingInput(
+                    f"{paths.REWRITES} holds no {column} transcripts, which an encoder in use reads",
+                    "write it again",
+                    command="ecmf-pipe rewrite",
+                )
+    return texts
+
+
+def open_modality_store(params: Params, modality: Modality) -> FeatureStore:
+    """Open the features of a modality, which must have the settings in params; see `open_store`.
+
+    Every command that reads stored features of the project opens them by this function.
+
+    Raises:
+        MissingInput: If there are no features.
+        StaleStore: If there are only features of other settings.
+        ModelError: If embedded weights were altered.
+    """
+    return open_store(paths.features(modality), params.settings_of(modality, weights_required=False))
+
+
 def open_stored(params: Params, clips: Sequence[Clip]) -> StoredFeatures:
     """Open the features of the modalities in use, without reading them.
 
@@ -128,10 +165,9 @@ def open_stored(params: Params, clips: Sequence[Clip]) -> StoredFeatures:
     """
     return open_features(
         clips,
-        read_texts(paths.REWRITES),
+        read_needed_texts(params, clips),
         list(params.extract.encoders),
-        store_root=paths.features,
-        fingerprint_of=lambda modality: expected_fingerprint(params, modality),
+        open_modality=lambda modality: open_modality_store(params, modality),
     )
 
 
@@ -270,11 +306,3 @@ def text_halves(params: Params, features: Mapping[str, NDArray[np.float32]]) -> 
         return {}
     raw, enriched = split_halves(features[text.value], params.train.pool)
     return {"raw": raw, "enriched": enriched}
-
-
-def expected_fingerprint(params: Params, modality: Modality) -> str | None:
-    """Return the fingerprint of a modality's settings in params; None if it is unknown because weights are missing."""
-    try:
-        return fingerprint(params.settings_of(modality))
-    except ModelError:
-        return None  # features pulled from a colleague can be read without the weights

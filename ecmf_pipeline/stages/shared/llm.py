@@ -24,8 +24,7 @@ from ecmf_pipeline.llm.scoring import ScoringResult, label_scores
 from ecmf_pipeline.llm.server_run import Budget
 from ecmf_pipeline.llm.votes import calibrated_votes, calibration_summary, drop_short_transcripts, transcript_scores
 from ecmf_pipeline.settings.params import Params
-from ecmf_pipeline.stages.shared.inputs import expected_fingerprint, folds_of
-from ecmf_pipeline.store import FeatureStore
+from ecmf_pipeline.stages.shared.inputs import folds_of, open_modality_store
 
 REWRITE_FILES = AnswerFiles("rewrite", paths.REWRITE_CACHE, paths.DATA / ".rewrite.spool", paths.quarantine("rewrite"))
 REWRITE_ANSWER_FILES = replace(REWRITE_FILES, cache=paths.REWRITE_ANSWERS)
@@ -83,7 +82,7 @@ def cues_of(params: Params, clips: Sequence[Clip], modality: Modality) -> dict[s
         MissingInput: If the features are not extracted yet.
         StaleStore: If the features were made with other settings than params has.
     """
-    store = FeatureStore.open(paths.features(modality), expected_fingerprint(params, modality))
+    store = open_modality_store(params, modality)
     digests = current_digests(modality, clips, {}, store)
     rows = store.load([clip.clip_id for clip in clips], digests=digests).values.astype(np.float64)
     if store.dim is None:  # no clip has an input of this modality
