@@ -14,20 +14,26 @@
     │       ├── StaleStore      a feature store was made with other settings than params.yaml has
     │       └── StoreBusy       another run is writing to the store
     ├── ClipError               one clip is bad: it is quarantined with its class as the reason; the run continues
+    │   └── UnexpectedError     any other exception at one clip: quarantined too, possibly a bug of this package
     ├── TooManyQuarantined      more clips are bad than the params allow: exit code 1
     ├── BudgetSpent             the request or token budget is spent: exit code 1
     ├── TryAgain                clips failed for transient reasons: exit code 1, so DVC runs the stage again
     └── Interrupted             Ctrl-C or SIGTERM: exit code 130; completed work is kept
 
-Any other exception is a bug of this package and propagates with its traceback.
+Any other exception that no clip causes is a bug of this package and propagates with its traceback.
 """
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
 
 WORKER_NOTE = "In a worker:"
 """First line of the exception note that holds the traceback of a worker process."""
+_SHOWN_FRAMES = 3
+_SHOWN_CHARACTERS = 300
 
 
 class EcmfError(Exception):
@@ -127,13 +133,34 @@ class StoreBusy(StoreError):
 
 
 class ClipError(EcmfError):
-    """One clip is bad; the class name is its reason in the quarantine table."""
+    """One clip is bad; the class name is its reason in the quarantine table.
+
+    Args:
+        message: The failure.
+        hint: How to fix it.
+        command: The shell command that fixes it.
+        limit: The limit that the clip met, if a setting can lift it; see `is_lifted`.
+    """
 
     is_defect = True
     """Whether the clip counts towards the share of bad clips that params allow."""
 
     is_transient = False
     """Whether the cause is outside the clip's content, so the next run tries the clip again."""
+
+    is_version_bound = False
+    """Whether the program may be the cause, so another version of it, or of its libraries, tries the clip again."""
+
+    def __init__(
+        self, message: str = "", hint: str | None = None, *, command: str | None = None, limit: float | None = None
+    ) -> None:
+        super().__init__(message, hint, command=command)
+        self.limit = limit
+
+    @staticmethod
+    def is_lifted(limit: float, setting: float) -> bool:  # noqa: ARG004 - most errors have no limit
+        """Return whether a clip that met ``limit`` may succeed under the present value of the setting."""
+        return False
 
     @property
     def reason(self) -> str:
@@ -149,6 +176,15 @@ def clip_error(reason: str) -> type[ClipError]:
 
 class UnreadableMedia(ClipError):
     """No reader can decode the file."""
+
+
+class TruncatedMedia(UnreadableMedia):
+    """Less of the file can be decoded than `media.least_readable`; its limit is the share that was read, 0 to 1."""
+
+    @staticmethod
+    def is_lifted(limit: float, setting: float) -> bool:
+        """Return whether `media.least_readable` now accepts the share that was read."""
+        return setting <= limit
 
 
 class NoVideoStream(ClipError):
@@ -207,6 +243,34 @@ class UnusableFeatures(ClipError):
 class WorkerCrashed(ClipError):
     """The worker process crashes on the clip, even if it is processed alone."""
 
+    is_version_bound = True
+
+
+class UnexpectedError(ClipError):
+    """An exception that this package does not expect, while one clip was opened or computed: possibly a bug of ours.
+
+    Attributes:
+        cause: Class of the exception and the place that raised it; equal for failures with the same cause.
+        trace: The traceback as text.
+    """
+
+    is_version_bound = True
+    cause = ""
+    trace = ""
+
+    @classmethod
+    def of(cls, error: BaseException) -> Self:
+        """Describe an exception by its class, its message and the last frames of its traceback."""
+        frames = traceback.extract_tb(error.__traceback__)[-_SHOWN_FRAMES:]
+        places = [f"{'/'.join(Path(frame.filename).parts[-2:])}:{frame.lineno} {frame.name}" for frame in frames]
+        text = "".join(traceback.format_exception_only(error)).strip()
+        if len(text) > _SHOWN_CHARACTERS:
+            text = f"{text[:_SHOWN_CHARACTERS]}..."
+        unexpected = cls(f"{text} (at {', called by '.join(places[::-1])})" if places else text)
+        unexpected.cause = f"{type(error).__module__}.{type(error).__qualname__} {places[-1] if places else ''}"
+        unexpected.trace = "".join(traceback.format_exception(error)).rstrip()
+        return unexpected
+
 
 class WorkerKilled(ClipError):
     """The worker process was killed from outside, even when the clip was processed alone."""
@@ -229,7 +293,12 @@ class ServerUnavailable(ClipError):
 
 
 class ClipTimeout(ClipError):
-    """The clip takes longer than `clip_timeout`, even if it is processed alone."""
+    """The clip takes longer than `clip_timeout`, even if it is processed alone; its limit is in seconds."""
+
+    @staticmethod
+    def is_lifted(limit: float, setting: float) -> bool:
+        """Return whether `clip_timeout` is now longer."""
+        return setting > limit
 
 
 class TooManyQuarantined(EcmfError):
