@@ -138,7 +138,7 @@ class FileToMeasure:
 
     Attributes:
         path: The path relative to the corpus folder.
-        state: The state; if files are compared by it, it must have been settled before the file was read.
+        state: The state.
         known_error: The error of a previous attempt; only the digest is computed then.
     """
 
@@ -172,9 +172,9 @@ class MeasuringStep(Step[FileToMeasure, Row, Row]):
     def open(self, item: FileToMeasure) -> Row:
         """Measure one file. An error is part of the result, because the digest is needed too."""
         with as_out_of_memory():
-            if not wait_until_settled(item.state):
-                item = replace(item, state=item.state._replace(ctime_ns=_UNSETTLED_CTIME))
-            return item, measure(self._root, item)
+            is_settled = wait_until_settled(item.state)
+            measured = measure(self._root, item)
+        return item if is_settled else replace(item, state=item.state._replace(ctime_ns=_UNSETTLED_CTIME)), measured
 
     def work(self, batch: Sequence[tuple[FileToMeasure, Row]]) -> list[Outcome[Row]]:
         """Return the measurements; `open` has done all work."""
@@ -202,7 +202,7 @@ def measure(root: Path, file: FileToMeasure) -> Measurement:
         state = FileState.of(path)
     except OSError as error:
         return failure(unreachable(error))
-    if state not in {file.state, file.state._replace(ctime_ns=state.ctime_ns)}:
+    if state != file.state:
         return failure(FileUnreachable(f"{file.path} changed while it was read"))
     return measurement
 

@@ -1,4 +1,4 @@
-"""Open media files: choose the reader, detect changed files, probe the container and its streams."""
+"""Open media files: choose the reader, probe the container and its streams."""
 
 from __future__ import annotations
 
@@ -40,14 +40,6 @@ def resolve_reader(config: MediaConfig) -> Literal["decord", "pyav"]:
     if config.reader == "auto":
         return "decord" if importlib.util.find_spec("decord") else "pyav"
     return config.reader
-
-
-def has_changed(path: Path, size: int) -> bool:
-    """Return whether the size of a file differs from its size when it was indexed (0: unknown)."""
-    try:
-        return bool(size) and path.is_file() and path.stat().st_size != size
-    except OSError:  # reading the file raises a better error
-        return False
 
 
 @contextmanager

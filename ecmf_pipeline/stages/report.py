@@ -14,7 +14,7 @@ from ecmf_pipeline.core.clips import Modality, read_corpus_tables, read_texts
 from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.files import read_json, read_text, write_atomic
 from ecmf_pipeline.core.predictions import PredictionTable
-from ecmf_pipeline.extraction.run import coverage
+from ecmf_pipeline.extraction.run import clip_limits, coverage
 from ecmf_pipeline.labels.tables import read_decisions
 from ecmf_pipeline.report.contact_sheets import face_sheets
 from ecmf_pipeline.report.inputs import FaceSheet, PredictedClip, ReportInput
@@ -54,6 +54,7 @@ def run() -> None:
                 texts,
                 root=paths.features(modality),
                 quarantine_path=paths.quarantine("extract", modality),
+                limits=clip_limits(params.extract, params.media),
             )
         )
         for modality in stores

@@ -8,7 +8,7 @@ from pathlib import Path
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality, read_manifest, read_texts
 from ecmf_pipeline.encoders.embedded.packages import embedded_model
-from ecmf_pipeline.extraction.run import BranchInputs, coverage
+from ecmf_pipeline.extraction.run import BranchInputs, clip_limits, coverage
 from ecmf_pipeline.runner.quarantine import read_quarantine
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.stages.shared.inputs import expected_fingerprint
@@ -59,6 +59,7 @@ def _clip_rows(params: Params, clips: list[Clip]) -> Iterator[Row]:
             quarantine_path=paths.quarantine("extract", modality),
             fingerprint=expected_fingerprint(params, modality),
             branch_inputs=BranchInputs.of(params.encoder_of(modality), params.faces),
+            limits=clip_limits(params.extract, params.media),
         )
         # Texts that are not rewritten yet count as missing, not as absent.
         pending = 0
