@@ -113,9 +113,10 @@ def _load(path: Path, head: dict[str, Any]) -> dict[str, list[Any]]:
     if not isinstance(content, dict) or any(content.get(key) != value for key, value in head.items()):
         return {}
     files = content.get("files")
-    row_types = [int, int, int, int, str, float, bool, bool, str, str, (float, int, type(None)), str]
+    row_types = (int, int, int, int, str, float, bool, bool, str, str)
+    limit_types = {(float, str), (int, str), (type(None), str)}
     if not isinstance(files, dict) or not all(
-        isinstance(row, list) and len(row) == len(row_types) and all(map(isinstance, row, row_types))
+        isinstance(row, list) and (types := tuple(map(type, row)))[:-2] == row_types and types[-2:] in limit_types
         for row in files.values()
     ):
         return {}
