@@ -23,6 +23,8 @@ from ecmf_pipeline.runner.quarantine import is_worth_retrying, program_version
 from ecmf_pipeline.runner.step import Spool, SpoolWriter
 
 CACHE_VERSION = 2
+_ROW_TYPES = (int, int, int, int, str, float, bool, bool, str, str)
+"""Types of a cached row: the state, then the measurement without its limit; the limit and the program follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +66,10 @@ class IndexCache:
 
     def __init__(self, path: Path, root: Path, clip_timeout: float = 60.0) -> None:
         self.path = path
-        self.head = {"version": CACHE_VERSION, "root": root.as_posix()}
+        self.head = _head(root)
         self._limits = {ClipTimeout.__name__: clip_timeout}
-        self._rows: dict[str, list[Any]] = _load(path, self.head)
+        rows = _load(path, self.head)
+        self._rows: dict[str, list[Any]] = rows if all(map(_is_valid, rows.values())) else {}
         self._changed = False
 
     def get(self, path: str, state: FileState) -> Measurement | None:
@@ -94,18 +97,25 @@ class IndexCache:
             self._changed = False
 
 
-def known_states(path: Path, root: Path) -> dict[str, FileState]:
-    """Return the settled state of each file of a corpus that has a digest in the cache, by path.
+def known_states(path: Path, root: Path, names: Iterable[str]) -> dict[str, FileState]:
+    """Return the settled states of files whose digest the manifest holds, by path; unknown files are left out.
 
     Args:
         path: The index cache; if it is missing, no state is known.
         root: The corpus folder, as in the settings.
+        names: The paths, relative to the corpus folder.
     """
-    rows = IndexCache(path, root)._rows
-    return {name: FileState(*row[:4]) for name, row in rows.items() if row[4]}
+    files = _load(path, _head(root))
+    rows = ((name, files[name]) for name in names if name in files)
+    return {name: FileState(*row[:4]) for name, row in rows if _is_valid(row) and row[4]}
+
+
+def _head(root: Path) -> dict[str, Any]:
+    return {"version": CACHE_VERSION, "root": root.as_posix()}
 
 
 def _load(path: Path, head: dict[str, Any]) -> dict[str, list[Any]]:
+    """Read the rows of the cache, which are not validated; none if it is damaged or another one."""
     try:
         content = json.loads(read_text(path))
     except (OSError, InputError, ValueError):
@@ -113,14 +123,14 @@ def _load(path: Path, head: dict[str, Any]) -> dict[str, list[Any]]:
     if not isinstance(content, dict) or any(content.get(key) != value for key, value in head.items()):
         return {}
     files = content.get("files")
-    row_types = (int, int, int, int, str, float, bool, bool, str, str)
-    limit_types = {(float, str), (int, str), (type(None), str)}
-    if not isinstance(files, dict) or not all(
-        isinstance(row, list) and (types := tuple(map(type, row)))[:-2] == row_types and types[-2:] in limit_types
-        for row in files.values()
-    ):
-        return {}
-    return files
+    return files if isinstance(files, dict) else {}
+
+
+def _is_valid(row: object) -> bool:
+    if not isinstance(row, list) or len(row) != len(_ROW_TYPES) + 2:
+        return False
+    *measured, limit, program = map(type, row)
+    return tuple(measured) == _ROW_TYPES and limit in {float, int, type(None)} and program is str
 
 
 BRANCH = "index"

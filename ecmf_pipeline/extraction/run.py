@@ -328,7 +328,9 @@ def extract(
             branch.modality: BranchEncoder(branch.encoder, branch.settings, writers[branch.modality].root)
             for branch in incomplete
         }
-        states = known_states(index_cache, corpus_root) if index_cache else {}
+        todo = frozenset[str]().union(*(branch.todo for branch in incomplete if branch.modality is not Modality.TEXT))
+        names = [path for clip in clips if clip.clip_id in todo for path in (clip.path, clip.face_path)]
+        states = known_states(index_cache, corpus_root, names) if index_cache and names else {}
         items = []
         for clip in clips:
             missing = {

@@ -86,7 +86,9 @@ def frame_scores(
             faces,
             open_drafts(answer_files, settings),
             budget or Budget(config.budget),
-            known_states(index_cache, corpus_root) if index_cache else {},
+            known_states(index_cache, corpus_root, [path for clip in clips for path in (clip.path, clip.face_path)])
+            if index_cache
+            else {},
         ),
         config=config,
         limits={TruncatedMedia.__name__: media.least_readable},

@@ -140,8 +140,9 @@ def _items(
     for clip in clips:
         if clip.clip_id in missing and not quarantine.holds(clip.clip_id, clip.digest):
             by_digest[clip.digest].append(clip)
-    states = known_states(index_cache, corpus_root) if index_cache and by_digest else {}
     files = sorted(by_digest.values(), key=lambda copies: (copies[0].duration, copies[0].clip_id))
+    names = [copies[0].path for copies in files]
+    states = known_states(index_cache, corpus_root, names) if index_cache and names else {}
     return [
         Recording(
             corpus_root / copies[0].path,

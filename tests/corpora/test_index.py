@@ -321,10 +321,11 @@ def test_a_file_that_cannot_settle_is_measured_but_not_remembered(
 
 def test_known_states_are_those_of_files_with_a_digest(project: Project) -> None:
     project.index()
-    states = measuring.known_states(project.cache, project.root)
+    names = [f"{name}.mp4" for name in "abcd"]
+    states = measuring.known_states(project.cache, project.root, names)
     assert states == {f"{name}.mp4": FileState.of(project.root / f"{name}.mp4") for name in "abc"}
-    assert measuring.known_states(project.cache, project.root / "other") == {}
-    assert measuring.known_states(project.cache.with_name("missing"), project.root) == {}
+    assert measuring.known_states(project.cache, project.root / "other", names) == {}
+    assert measuring.known_states(project.cache.with_name("missing"), project.root, names) == {}
 
 
 def test_unusual_names_reach_the_manifest(project: Project, write_media: Write) -> None:
