@@ -20,11 +20,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.console import format_bytes, warn
-from ecmf_pipeline.core.errors import InputError, MissingInput, StoreBusy
+from ecmf_pipeline.core.errors import ChangedSinceIndex, FileUnreachable, InputError, MissingInput, StoreBusy
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 """Errors of a full disk or an exhausted quota."""
@@ -208,14 +208,14 @@ def cached_sha256(path: Path, cache: Path = paths.DIGESTS) -> str:
         path: The file.
         cache: Cache of digests. It is not written if its folder does not exist or is not writable.
     """
-    state = _file_state(path)
+    state = FileState.of(path)
     row = _load_digests(cache).get(str(path))
-    if row is not None and row[:-1] == state:
+    if row is not None and tuple(row[:-1]) == state:
         return str(row[-1])
     started_ns = time.time_ns()
     digest = sha256_file(path)
     is_writable = cache.parent.is_dir() and os.access(cache.parent, os.W_OK)
-    if _file_state(path) == state and not is_too_recent(path.stat().st_ctime_ns, started_ns) and is_writable:
+    if FileState.of(path) == state and not is_too_recent(state.ctime_ns, started_ns) and is_writable:
         # Load again: another process may have written the cache meanwhile. If two write at once, one entry is lost.
         rows = {name: row for name, row in _load_digests(cache).items() if Path(name).is_file()}
         with suppress(OSError):  # on a full disk the file is just read again next time
@@ -223,14 +223,96 @@ def cached_sha256(path: Path, cache: Path = paths.DIGESTS) -> str:
     return digest
 
 
+class FileState(NamedTuple):
+    """The state of a file; each change of the content changes it, except within one tick of the file system's clock.
+
+    Users can set the modification time, but not the ctime.
+
+    Attributes:
+        size: The size in bytes.
+        mtime_ns: The time of the last change of the content, in nanoseconds.
+        ctime_ns: The time of the last change of the content, name, links or rights, in nanoseconds.
+        inode: The number of the file; a file that replaces another has another number.
+    """
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str]) -> FileState:
+        """Read the state of a file; links are followed.
+
+        Raises:
+            OSError: If the file is inaccessible.
+        """
+        status = os.stat(path)  # noqa: PTH116  (a Path for each of 100,000 files takes seconds)
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
 def is_too_recent(changed_ns: int, started_ns: int) -> bool:
     """Return whether a file with ctime ``changed_ns`` could change after ``started_ns`` without a new ctime."""
-    return changed_ns >= started_ns - (_CLOCK_LAG_NS if changed_ns % 1_000_000_000 else _COARSE_CLOCK_LAG_NS)
+    return changed_ns >= started_ns - _clock_lag(changed_ns)
 
 
-def _file_state(path: Path) -> list[int]:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+def wait_until_settled(state: FileState) -> bool:
+    """Wait until each further change of a file gives it another state: at most one tick of the file system's clock.
+
+    Returns:
+        False without waiting if the ctime is in the future: the clock of a file server is ahead.
+    """
+    lag = _clock_lag(state.ctime_ns)
+    remaining = state.ctime_ns + lag - time.time_ns()
+    if remaining > lag:
+        return False
+    if remaining >= 0:
+        time.sleep((remaining + 1) / 1e9)
+    return True
+
+
+def _clock_lag(changed_ns: int) -> int:
+    return _CLOCK_LAG_NS if changed_ns % 1_000_000_000 else _COARSE_CLOCK_LAG_NS
+
+
+@contextmanager
+def indexed_content(path: Path, digest: str, known: FileState | None, size: int = 0) -> Iterator[None]:
+    """Check that a file has its indexed content before and after the block, which reads it.
+
+    The file is hashed only if its state is not the known one, for example on another machine than `index` ran on.
+
+    Args:
+        path: The file.
+        digest: SHA-256 of the indexed content, in hex.
+        known: A settled state in which the file had this content (`wait_until_settled`); None: unknown.
+        size: Size of the indexed content in bytes; 0: unknown. A file of another size is not hashed.
+
+    Raises:
+        ChangedSinceIndex: If the file has changed. Errors of the block are replaced, since the change may cause them.
+        FileUnreachable: If the file cannot be read.
+    """
+    changed = ChangedSinceIndex("the file has changed since it was indexed", command="ecmf-pipe index")
+    try:
+        state, is_settled = FileState.of(path), True
+        if state != known:
+            is_settled = wait_until_settled(state)
+            if (size and state.size != size) or sha256_file(path) != digest:
+                raise changed
+    except OSError as error:
+        raise FileUnreachable(f"cannot read the file: {error.strerror}") from error
+
+    def check() -> None:
+        with suppress(OSError):
+            if FileState.of(path) == state and (is_settled or sha256_file(path) == digest):
+                return
+        raise changed
+
+    try:
+        yield
+    except Exception:
+        check()
+        raise
+    check()
 
 
 def _load_digests(cache: Path) -> dict[str, list[int | str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split, write_corpus_tables
 from ecmf_pipeline.core.console import format_count, progress_bar
-from ecmf_pipeline.core.files import write_csv, write_json
+from ecmf_pipeline.core.files import FileState, write_csv, write_json
 from ecmf_pipeline.core.tables import as_spreadsheet_text
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind
@@ -60,7 +59,7 @@ class IndexResult:
 def index_corpus(
     listing: CorpusListing, cache_path: Path, *, workers: int | None = None, clip_timeout: float = 60.0
 ) -> IndexResult:
-    """Measure each file of a listing that is new, or whose size or modification time has changed.
+    """Measure each file of a listing that is new or has changed: its size, times or inode.
 
     Args:
         listing: The result of `registry.read_corpus`.
@@ -99,7 +98,7 @@ def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarant
     """
     quarantine.drop_outdated({clip_id: measurement.digest for clip_id, measurement in result.quarantined.items()})
     for clip_id, measurement in result.quarantined.items():
-        quarantine.add(clip_id, measurement.reason, measurement.message, measurement.digest)
+        quarantine.add(clip_id, measurement.reason, measurement.message, measurement.digest, measurement.limit)
     quarantine.write()
     rows = (
         [finding.kind, *map(as_spreadsheet_text, (finding.clip_id, finding.message)), finding.count]
@@ -167,14 +166,14 @@ def _look_up(
     changed: list[FileToMeasure] = []
     for path in filter(None, (path for clip in listing.clips for path in (clip.path, clip.face_path))):
         try:
-            status = os.stat(f"{root}/{path}")  # noqa: PTH116  (a Path for each of 100,000 files takes seconds)
+            state = FileState.of(f"{root}/{path}")
         except OSError as error:
             measured[path] = failure(unreachable(error))
             continue
-        sizes[path] = status.st_size
-        known = cache.get(path, status.st_size, status.st_mtime_ns)
+        sizes[path] = state.size
+        known = cache.get(path, state)
         if known is None:
-            changed.append(FileToMeasure(path, status.st_size, status.st_mtime_ns))
+            changed.append(FileToMeasure(path, state))
         else:
             measured[path] = known
     return measured, sizes, changed

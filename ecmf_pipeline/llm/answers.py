@@ -27,14 +27,14 @@ from numpy.typing import NDArray
 from pydantic import FiniteFloat, TypeAdapter
 
 from ecmf_pipeline.core.console import format_count
-from ecmf_pipeline.core.errors import InputError, ServerUnavailable, TooManyQuarantined, TryAgain
+from ecmf_pipeline.core.errors import ClipTimeout, InputError, ServerUnavailable, TooManyQuarantined, TryAgain
 from ecmf_pipeline.core.files import flush_folder, sha256_bytes, sha256_text, write_atomic
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.schema import Value
 from ecmf_pipeline.llm.server_run import DRAFTS_FILE, MAX_RAW_CHARACTERS, Drafts, ThreadEngine
 from ecmf_pipeline.runner import Engine, Run, RunConfig, RunReport, StepFactory, Target
 from ecmf_pipeline.runner.machine import threads_per_worker
-from ecmf_pipeline.runner.quarantine import Quarantine
+from ecmf_pipeline.runner.quarantine import Limits, Quarantine
 from ecmf_pipeline.runner.step import PartWriter, Spool
 
 PART_SIZE = 1024
@@ -381,6 +381,7 @@ def answer_questions(
     steps: StepFactory,
     config: LlmConfig,
     engine: Engine | None = None,
+    limits: Limits | None = None,
 ) -> AnswerSummary:
     """Send the questions without a cached answer and add the answers to the cache.
 
@@ -396,6 +397,7 @@ def answer_questions(
         steps: Factory of the steps; not called if all answers are cached.
         config: Settings of the run.
         engine: Runs the workers; None: processes or threads of this machine, according to ``config``.
+        limits: The settings that limit clips, apart from ``clip_timeout``; see `Quarantine`.
 
     Raises:
         StoreBusy: If another run of the same stage is active.
@@ -410,7 +412,8 @@ def answer_questions(
             exit_stack.callback(lambda: open_drafts(answer_files, cache.fingerprint).remove_finished(cache))
         known = {key for key in keys.values() if key in cache}
         missing = {clip_id: key for clip_id, key in keys.items() if key not in known}
-        quarantine = _open_quarantine(answer_files, cache.fingerprint, missing)
+        limits = {**(limits or {}), ClipTimeout.__name__: config.clip_timeout}
+        quarantine = _open_quarantine(answer_files, cache.fingerprint, missing, limits)
         report = RunReport(reused={BRANCH: len(keys) - len(missing)})
         clip_ids_by_key: dict[str, list[str]] = defaultdict(list)
         for clip_id, key in missing.items():
@@ -483,11 +486,13 @@ def _server_failure(answer_files: AnswerFiles, message: str) -> TryAgain:
     )
 
 
-def _open_quarantine(answer_files: AnswerFiles, fingerprint: str, missing: Mapping[str, str]) -> Quarantine:
+def _open_quarantine(
+    answer_files: AnswerFiles, fingerprint: str, missing: Mapping[str, str], limits: Limits
+) -> Quarantine:
     """Open the quarantine table of the stage, reduced to clips without an answer whose question made the model fail."""
 
     def open_table(stage: AnswerFiles) -> Quarantine:
-        table = Quarantine(stage.quarantine, stage=stage.stage, fingerprint=fingerprint, section="llm")
+        table = Quarantine(stage.quarantine, stage=stage.stage, fingerprint=fingerprint, section="llm", limits=limits)
         table.drop_outdated(dict(missing))
         return table
 
@@ -498,7 +503,8 @@ def _open_quarantine(answer_files: AnswerFiles, fingerprint: str, missing: Mappi
     failed = {entry.digest: entry for table in (*map(open_table, answer_files.earlier), own) for entry in table}
     for clip_id, key in missing.items():
         if key in failed:  # the question may have failed for another clip or in an earlier stage
-            own.add(clip_id, failed[key].reason, failed[key].message, key)
+            entry = failed[key]
+            own.add(clip_id, entry.reason, entry.message, key, float(entry.limit) if entry.limit else None)
     return own
 
 

@@ -178,7 +178,8 @@ class LlmConfig(Config):
             holds a copy of the model, so the default is one worker with all threads. N workers share the cores, and
             the GPUs if there are several. None: a worker for each core, with one thread. 0: the main process runs the
             model, and a text that crashes it ends the run.
-        clip_timeout: Seconds for each text, on average over a batch. A text that takes longer twice is quarantined.
+        clip_timeout: Seconds for each text, on average over a batch. A text that takes longer twice is quarantined
+            until this value is raised.
         server: The server, for ``backend: openai``. It also uses model, revision (a name of your choice for the state
             of the model), prompt, calibration, max_tokens (estimated) and max_quarantined.
         budget: Limits of the requests of one run.

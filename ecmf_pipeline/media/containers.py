@@ -65,14 +65,6 @@ _AMBIGUOUS_ERRNOS = {errno.ENOENT, errno.EPERM, errno.EIO, errno.EAGAIN}
 """Those of them that demuxers and decoders of FFmpeg also report for damaged content."""
 
 
-def has_changed(path: Path, size: int) -> bool:
-    """Return whether the size of a file differs from its size when it was indexed (0: unknown)."""
-    try:
-        return bool(size) and path.is_file() and path.stat().st_size != size
-    except OSError:  # reading the file raises a better error
-        return False
-
-
 @contextmanager
 def open_container(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
     """Open a container for reading. Errors of FFmpeg, now or while it is read, become a `ClipError`.

@@ -52,7 +52,7 @@ class IndexConfig(Config):
         workers: Worker processes that read new files. None: one for each core; 0: the main process only, which ends
             if the demuxer crashes on a file.
         clip_timeout: Seconds to hash and probe one file. A file that exceeds it twice is quarantined until the file
-            or this value changes.
+            changes or this value is raised.
     """
 
     max_quarantined: float = Field(0.2, ge=0, le=1)

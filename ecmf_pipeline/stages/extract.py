@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality, read_manifest
 from ecmf_pipeline.core.console import echo
-from ecmf_pipeline.extraction.run import Branch, extract, open_writers, plan_branch
+from ecmf_pipeline.extraction.run import Branch, clip_limits, extract, open_writers, plan_branch
 from ecmf_pipeline.runner import RunReport
 from ecmf_pipeline.settings.params import load_params
 from ecmf_pipeline.sharing.hints import warn_of_shared_outputs
@@ -45,6 +45,7 @@ def run(modalities: Sequence[Modality], *, workers: int | None = None, retry_qua
                 settings=settings[modality],
                 root=paths.features(modality),
                 quarantine_path=paths.quarantine("extract", modality),
+                limits=clip_limits(params.extract, params.media),
                 retry_quarantined=retry_quarantined,
             )
             for modality in used
@@ -57,6 +58,7 @@ def run(modalities: Sequence[Modality], *, workers: int | None = None, retry_qua
             corpus_root=params.corpus.root,
             media=params.media,
             faces=params.faces,
+            index_cache=paths.INDEX_CACHE,
             config=params.extract if workers is None else params.extract.model_copy(update={"workers": workers}),
         )
         for branch in branches:

@@ -13,7 +13,7 @@ from ecmf_pipeline.core.console import echo
 from ecmf_pipeline.core.files import read_json, write_atomic
 from ecmf_pipeline.core.predictions import PredictionTable
 from ecmf_pipeline.core.tables import from_spreadsheet_text, open_table
-from ecmf_pipeline.extraction.run import coverage
+from ecmf_pipeline.extraction.run import clip_limits, coverage
 from ecmf_pipeline.labels.tables import read_decisions
 from ecmf_pipeline.report.contact_sheets import face_sheets
 from ecmf_pipeline.report.inputs import FaceSheet, PredictedClip, ReportInput
@@ -58,6 +58,7 @@ def run() -> None:
                 root=paths.features(modality),
                 quarantine_path=paths.quarantine("extract", modality),
                 fingerprint=store.fingerprint,
+                limits=clip_limits(params.extract, params.media),
             )
         )
         for modality, store in stores.items()

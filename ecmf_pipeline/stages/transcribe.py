@@ -42,6 +42,7 @@ def run(*, workers: int | None = None, retry_quarantined: bool = False) -> None:
         cache_root=paths.TRANSCRIPT_CACHE,
         spool=paths.DATA / ".transcripts.spool",
         quarantine_path=path,
+        index_cache=paths.INDEX_CACHE,
         retry_quarantined=retry_quarantined,
     )
     changed = write_transcripts(paths.TRANSCRIPTS, result.transcripts)

@@ -162,6 +162,7 @@ def llm_votes(
             faces=params.faces,
             answer_files=frame_files,
             budget=budget,
+            index_cache=paths.INDEX_CACHE,
         )
     votes = {}
     for source, scored in scores.items():

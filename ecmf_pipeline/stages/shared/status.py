@@ -9,7 +9,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipText, Modality, read_manifest, read_texts
 from ecmf_pipeline.core.errors import MissingInput, StaleStore
 from ecmf_pipeline.core.weights import embedded_model
-from ecmf_pipeline.extraction.run import BranchInputs, coverage
+from ecmf_pipeline.extraction.run import BranchInputs, clip_limits, coverage
 from ecmf_pipeline.runner.quarantine import read_quarantine
 from ecmf_pipeline.settings.params import Params
 from ecmf_pipeline.stages.shared.inputs import open_modality_store
@@ -64,6 +64,7 @@ def _clip_rows(params: Params, clips: list[Clip]) -> Iterator[Row]:
             quarantine_path=paths.quarantine("extract", modality),
             fingerprint=_fingerprint_in_use(params, modality),
             branch_inputs=BranchInputs.of(params.encoder_of(modality), params.faces),
+            limits=clip_limits(params.extract, params.media),
         )
         # Texts that are not rewritten yet count as missing, not as absent.
         pending = 0
