@@ -216,6 +216,12 @@ def _measured_clip(clip: Clip, sizes: dict[str, int], measured: dict[str, Measur
 
 def _stream_findings(clips: Sequence[Clip], measured: dict[str, Measurement]) -> Iterator[Finding]:
     for clip in clips:
+        if clip.path and (file := measured[clip.path]).readable < file.duration and not file.reason:
+            message = (
+                f"{clip.path!r} is cut off: {file.readable:.2f} of {file.duration:.2f} s can be read; copy the file "
+                "again (media.least_readable sets from which share on it is used)"
+            )
+            yield Finding(FindingKind.TRUNCATED, clip.clip_id, message)
         if clip.path and not clip.has_video and not measured[clip.path].reason:
             missing = "no global features" if clip.face_digest else "no global and no face features"
             message = (

@@ -43,6 +43,7 @@ class FindingKind(StrEnum):
     UNUSED_TABLE = "unused_table"
     UNUSED_COLUMN = "unused_column"
     UNREADABLE = "unreadable"
+    TRUNCATED = "truncated"
     NO_VIDEO_STREAM = "no_video_stream"
     NO_FACE_CROPS = "no_face_crops"
     FACE_CROPS_WITHOUT_CLIP = "face_crops_without_clip"

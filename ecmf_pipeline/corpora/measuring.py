@@ -22,8 +22,8 @@ from ecmf_pipeline.runner.machine import as_out_of_memory, usable_cores
 from ecmf_pipeline.runner.quarantine import is_worth_retrying, program_version
 from ecmf_pipeline.runner.step import Spool, SpoolWriter
 
-CACHE_VERSION = 2
-_ROW_TYPES = (int, int, int, int, str, float, bool, bool, str, str)
+CACHE_VERSION = 3
+_ROW_TYPES = (int, int, int, int, str, float, float, bool, bool, str, str)
 """Types of a cached row: the state, then the measurement without its limit; the limit and the program follow."""
 
 
@@ -34,6 +34,7 @@ class Measurement:
     Attributes:
         digest: SHA-256 of the file, in hex; empty if it could not be read.
         duration: Seconds.
+        readable: Seconds that can be read: fewer than `duration` if the file was cut off.
         has_video: Whether the file has a video stream.
         has_audio: Whether the file has an audio stream.
         reason: The class name of the error if the file is unusable, else empty.
@@ -43,6 +44,7 @@ class Measurement:
 
     digest: str
     duration: float = 0.0
+    readable: float = 0.0
     has_video: bool = False
     has_audio: bool = False
     reason: str = ""
@@ -226,7 +228,7 @@ def _probe(path: Path, file: FileToMeasure, digest: str) -> Measurement:
     if file.state.size == 0:
         raise UnreadableMedia(f"{file.path} is empty (0 bytes)")
     probe = probe_media(path)
-    return Measurement(digest, probe.duration, probe.has_video, probe.has_audio)
+    return Measurement(digest, probe.duration, probe.readable, probe.has_video, probe.has_audio)
 
 
 def failure(error: ClipError, digest: str = "") -> Measurement:

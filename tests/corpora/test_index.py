@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 
 from ecmf_pipeline.core.clips import ClipId, read_manifest, write_manifest
@@ -166,6 +167,23 @@ def test_bad_files_are_quarantined(project: Project, write_media: Write, media_b
     assert again.findings == result.findings
 
 
+def test_a_file_that_was_cut_off_is_reported(project: Project) -> None:
+    """Half of the packets of a Matroska file are missing; only its header has the length."""
+    path = project.root / "long.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuvj420p"
+        for _ in range(40):
+            container.mux(stream.encode(av.VideoFrame(32, 32, "yuvj420p")))
+        container.mux(stream.encode())
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    result = project.index()
+    (finding,) = (finding for finding in result.findings if finding.kind == "truncated")
+    assert (finding.clip_id, result.quarantined) == ("long", {})
+    assert {clip.clip_id: clip.duration for clip in result.clips}["long"] == pytest.approx(4, abs=0.11)
+    assert project.index().findings == result.findings
+
+
 def test_duplicate_content_is_reported(project: Project, write_media: Write) -> None:
     write_media(project.root / "y.mp4", mark="a.mp4")
     for name in ("empty1.mp4", "empty2.mp4"):
@@ -266,7 +284,7 @@ def test_batches_of_killed_run_are_adopted_for_same_corpus_only(project: Project
     listing = project.list()
     writer = measuring.CacheWriter(measuring.IndexCache(project.cache, project.root))
     file = measuring.FileToMeasure("a.mp4", FileState.of(project.root / "a.mp4"))
-    writer.spool.keep("first-000000", [(file, measuring.Measurement("0" * 64, 1.0, True, False))])
+    writer.spool.keep("first-000000", [(file, measuring.Measurement("0" * 64, 1.0, 1.0, True, False))])
     spool, backup = project.cache.with_name(".index.spool"), project.root.with_name("backup")
     shutil.copytree(spool, backup)
     result = index_corpus(listing, project.cache, workers=0)
