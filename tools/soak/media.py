@@ -86,7 +86,7 @@ class Outcome:
 
 def read_mutant(path: Path) -> Outcome:
     """Read a file with all readers in this process."""
-    from ecmf_pipeline.core.errors import ClipError
+    from ecmf_pipeline.core.errors import ClipError, OutOfMemory
     from ecmf_pipeline.media.audio import read_audio
     from ecmf_pipeline.media.config import MediaConfig
     from ecmf_pipeline.media.containers import probe_media
@@ -111,6 +111,8 @@ def read_mutant(path: Path) -> Outcome:
             outcome.faults.extend(f"{name}: {fault}" for fault in read())
         except ClipError as error:
             outcome.refusals[name] = error.reason
+        except MemoryError:  # FFmpeg refuses to allocate what a damaged header declares; the runner quarantines the clip
+            outcome.refusals[name] = OutOfMemory.__name__
         except Exception:  # noqa: BLE001 - this is what the test looks for
             outcome.faults.append(f"{name}: {traceback.format_exc()}")
     peak, after = _resident_bytes()
@@ -165,11 +167,16 @@ class Reader:
         self._process.start()
         other.close()
 
+    @property
+    def pid(self) -> int | None:
+        """Id of the process."""
+        return self._process.pid
+
     def read(self, path: Path) -> Outcome:
         """Read a file."""
         start = time.monotonic()
-        self._connection.send(path)
         try:
+            self._connection.send(path)
             if self._connection.poll(3 * SECONDS):
                 outcome: Outcome = self._connection.recv()
                 return outcome
