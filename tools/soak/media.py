@@ -1,9 +1,9 @@
 """Fuzz test of the media readers: ``python -m tools.soak.media --mutants 1000 --seed 7``.
 
 Valid files of each container are damaged at random. A worker process reads each of them with `probe_media`,
-`read_frames` and `read_audio`. The result must be correct in type, shape and range, or a `ClipError`. Another exception,
-a crash, a timeout, too much memory and a wrong result are faults. The exit code is 1 if there is any; with ``--keep``
-the files that cause faults are stored.
+`read_frames` and `read_audio`. The result must be correct in type, shape and range, or a `ClipError`. Another
+exception, a crash, a timeout, too much memory and a wrong result are faults. The exit code is 1 if there is any; with
+``--keep`` the files that cause faults are stored.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ def read_mutant(path: Path) -> Outcome:
             outcome.faults.extend(f"{name}: {fault}" for fault in read())
         except ClipError as error:
             outcome.refusals[name] = error.reason
-        except MemoryError:  # FFmpeg refuses to allocate what a damaged header declares; the runner quarantines the clip
+        except (
+            MemoryError
+        ):  # FFmpeg refuses to allocate what a damaged header declares; the runner quarantines the clip
             outcome.refusals[name] = OutOfMemory.__name__
         except Exception:  # noqa: BLE001 - this is what the test looks for
             outcome.faults.append(f"{name}: {traceback.format_exc()}")
