@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,9 +11,10 @@ from operator import itemgetter
 from pathlib import Path
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, write_manifest
+from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split, write_corpus_tables
 from ecmf_pipeline.core.console import format_count, progress_bar
-from ecmf_pipeline.core.files import write_csv, write_json
+from ecmf_pipeline.core.files import FileState, write_csv, write_json
+from ecmf_pipeline.core.tables import as_spreadsheet_text
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind
 from ecmf_pipeline.corpora.measuring import (
@@ -59,7 +59,7 @@ class IndexResult:
 def index_corpus(
     listing: CorpusListing, cache_path: Path, *, workers: int | None = None, clip_timeout: float = 60.0
 ) -> IndexResult:
-    """Measure each file of a listing that is new, or whose size or modification time has changed.
+    """Measure each file of a listing that is new or has changed: its size, times or inode.
 
     Args:
         listing: The result of `registry.read_corpus`.
@@ -98,18 +98,17 @@ def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarant
     """
     quarantine.drop_outdated({clip_id: measurement.digest for clip_id, measurement in result.quarantined.items()})
     for clip_id, measurement in result.quarantined.items():
-        quarantine.add(clip_id, measurement.reason, measurement.message, measurement.digest)
+        quarantine.add(clip_id, measurement.reason, measurement.message, measurement.digest, measurement.limit)
     quarantine.write()
-    corpus = {
-        "candidates": list(listing.candidate_order),
-        "labels": list(listing.labels),
-        "synthetic": listing.synthetic,
-    }
-    write_json(paths.CORPUS, corpus)
-    rows = ([finding.kind, finding.clip_id, finding.message, finding.count] for finding in result.findings)
+    rows = (
+        [finding.kind, *map(as_spreadsheet_text, (finding.clip_id, finding.message)), finding.count]
+        for finding in result.findings
+    )
     write_csv(paths.FINDINGS, ["kind", "clip_id", "message", "count"], rows)
     write_json(paths.INDEX_METRICS, {**_counts(result.clips), "findings": count_by_kind(result.findings)})
-    return write_manifest(paths.MANIFEST, result.clips)
+    return write_corpus_tables(
+        Corpus([*result.clips], [*listing.labels], [*listing.candidate_order], synthetic=listing.synthetic)
+    )
 
 
 def format_index_summary(result: IndexResult, labels: Sequence[str], *, read: int, changed: bool) -> str:
@@ -167,14 +166,14 @@ def _look_up(
     changed: list[FileToMeasure] = []
     for path in filter(None, (path for clip in listing.clips for path in (clip.path, clip.face_path))):
         try:
-            status = os.stat(f"{root}/{path}")  # noqa: PTH116  (a Path for each of 100,000 files takes seconds)
+            state = FileState.of(f"{root}/{path}")
         except OSError as error:
             measured[path] = failure(unreachable(error))
             continue
-        sizes[path] = status.st_size
-        known = cache.get(path, status.st_size, status.st_mtime_ns)
+        sizes[path] = state.size
+        known = cache.get(path, state)
         if known is None:
-            changed.append(FileToMeasure(path, status.st_size, status.st_mtime_ns))
+            changed.append(FileToMeasure(path, state))
         else:
             measured[path] = known
     return measured, sizes, changed
@@ -241,7 +240,13 @@ def _content_duplicates(clips: Sequence[Clip], measured: dict[str, Measurement])
         if other is not clip:
             message = (
                 f"{clip.path!r} (clip {clip.clip_id!r}, {clip.split}) has the same bytes as {other.path!r} (clip "
-                f"{other.clip_id!r}, {other.split}): scores are too high if a clip is in both training and "
-                "evaluation; remove one of the two"
+                f"{other.clip_id!r}, {other.split}): {_duplicate_effect(clip, other)}; remove one of the two"
             )
             yield Finding(FindingKind.DUPLICATE_CONTENT, clip.clip_id, message)
+
+
+def _duplicate_effect(clip: Clip, other: Clip) -> str:
+    """Return what goes wrong if two clips have the same bytes."""
+    if Split.TRAIN in (clip.split, other.split):
+        return "scores are too high if a clip is in both training and evaluation"
+    return "the clip is predicted and counted twice"

@@ -20,7 +20,7 @@ from openai.types.chat import ChatCompletion
 from openai.types.chat.chat_completion import Choice
 from pydantic import ValidationError
 
-from ecmf_pipeline.core.errors import ModelError, RequestRefused, ServerUnavailable, TryAgain
+from ecmf_pipeline.core.errors import EcmfError, ModelError, RequestRefused, ServerUnavailable, TryAgain
 from ecmf_pipeline.llm.config import ServerConfig
 from ecmf_pipeline.llm.prompt import Turn
 from ecmf_pipeline.llm.server_protocol import Answer, RequestOptions, ServerKey, Token, response_format, retry_after
@@ -35,7 +35,7 @@ _MIN_FAILED_QUESTIONS = 4
 """Minimum number of consecutive failed questions until a server counts as down."""
 
 
-class Stopped(Exception):
+class Stopped(EcmfError):
     """The run is ending: no more requests are sent."""
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from ecmf_pipeline.core.clips import read_manifest, write_manifest
+from ecmf_pipeline.core.clips import ClipId, read_manifest, write_manifest
 from ecmf_pipeline.core.errors import FileUnreachable, UnreadableMedia
-from ecmf_pipeline.core.files import sha256_file
+from ecmf_pipeline.core.files import FileState, sha256_file
 from ecmf_pipeline.corpora import measuring
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.index import IndexResult, format_index_summary, index_corpus, select_findings
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind
+from ecmf_pipeline.runner import quarantine
 
 Read = Callable[..., CorpusListing]
 Write = Callable[..., Path]
@@ -174,6 +175,16 @@ def test_duplicate_content_is_reported(project: Project, write_media: Write) -> 
     assert all(text in finding.message for text in ("'y.mp4'", "'a.mp4'", "train", "candidate"))
 
 
+@pytest.mark.parametrize(("names", "leaks"), [(("z1", "z2"), False), (("a", "z1"), True)])
+def test_duplicates_of_clips_that_are_not_trained_on_do_not_affect_training(
+    project: Project, write_media: Write, names: tuple[str, str], leaks: bool
+) -> None:
+    for name in names:
+        write_media(project.root / f"{name}.mp4", mark="same bytes")
+    [finding] = [f for f in project.index().findings if f.kind == "duplicate_content"]
+    assert ("both training and evaluation" in finding.message) is leaks
+
+
 def test_file_removed_after_scan_is_quarantined(project: Project) -> None:
     listing = project.list()
     (project.root / "b.mp4").unlink()
@@ -254,8 +265,7 @@ def test_interrupt_while_taking_a_batch_loses_nothing(project: Project, monkeypa
 def test_batches_of_killed_run_are_adopted_for_same_corpus_only(project: Project) -> None:
     listing = project.list()
     writer = measuring.CacheWriter(measuring.IndexCache(project.cache, project.root))
-    status = (project.root / "a.mp4").stat()
-    file = measuring.FileToMeasure("a.mp4", status.st_size, status.st_mtime_ns)
+    file = measuring.FileToMeasure("a.mp4", FileState.of(project.root / "a.mp4"))
     writer.spool.keep("first-000000", [(file, measuring.Measurement("0" * 64, 1.0, True, False))])
     spool, backup = project.cache.with_name(".index.spool"), project.root.with_name("backup")
     shutil.copytree(spool, backup)
@@ -268,13 +278,64 @@ def test_batches_of_killed_run_are_adopted_for_same_corpus_only(project: Project
 
 
 @pytest.mark.parametrize("step", ["sha256_file", "probe_media"])
-def test_unexpected_exceptions_propagate(project: Project, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    def broken(_: Path) -> str:
-        raise ZeroDivisionError
+def test_an_unexpected_exception_quarantines_its_file_until_the_program_changes(
+    project: Project, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    function: Any = getattr(measuring, step)
 
-    monkeypatch.setattr(measuring, step, broken)
-    with pytest.raises(ZeroDivisionError):
-        project.index(workers=0)
+    def broken(path: Path) -> Any:
+        if path.name == "b.mp4":
+            raise ZeroDivisionError
+        return function(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(measuring, step, broken)
+        result = project.index(workers=0)
+        assert {str(clip_id): measured.reason for clip_id, measured in result.quarantined.items()} == {
+            "b": "UnexpectedError"
+        }
+        assert "ZeroDivisionError" in result.quarantined[ClipId("b")].message
+        expected = "" if step == "sha256_file" else sha256_file(project.root / "b.mp4")
+        assert result.clips[1].digest == expected
+        assert project.index(workers=0).hashed == 0
+    for module in (measuring, quarantine):
+        monkeypatch.setattr(module, "program_version", lambda: "another")
+    result = project.index(workers=0)
+    assert (result.hashed, result.reused, result.quarantined) == (1, 2, {})
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_new_content_with_same_size_and_mtime_is_a_change(project: Project, write_media: Write, in_place: bool) -> None:
+    before = {str(clip.clip_id): clip.digest for clip in project.index().clips}
+    path = project.root / "b.mp4"
+    times = path.stat()
+    other = path if in_place else project.root.with_name("other.mp4")
+    write_media(other, mark="z.mp4")
+    os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+    other.replace(path)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (times.st_size, times.st_mtime_ns)
+    result = project.index()
+    assert (result.hashed, result.reused) == (1, 2)
+    assert result.clips[1].digest == sha256_file(path) != before["b"]
+
+
+def test_a_file_that_cannot_settle_is_measured_but_not_remembered(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of its file server is ahead, so a later change could leave its state as it is."""
+    with monkeypatch.context() as patch:
+        patch.setattr(measuring, "wait_until_settled", lambda _: False)
+        assert all(clip.digest for clip in project.index(workers=0).clips)
+    assert project.index(workers=0).hashed == 3
+
+
+def test_known_states_are_those_of_files_with_a_digest(project: Project) -> None:
+    project.index()
+    names = [f"{name}.mp4" for name in "abcd"]
+    states = measuring.known_states(project.cache, project.root, names)
+    assert states == {f"{name}.mp4": FileState.of(project.root / f"{name}.mp4") for name in "abc"}
+    assert measuring.known_states(project.cache, project.root / "other", names) == {}
+    assert measuring.known_states(project.cache.with_name("missing"), project.root, names) == {}
 
 
 def test_unusual_names_reach_the_manifest(project: Project, write_media: Write) -> None:

@@ -1,4 +1,4 @@
-"""Make and check all films and sounds of the tests: ``python -m tools.soak.media``.
+"""Make and check all films and sounds of the tests: ``python -m tools.soak.matrix``.
 
 The films are those of tests/media/film_cases.py, read by each reader; the sounds are those of tests/media/sounds.py.
 Two tables in Markdown give the results by codec and container, and a list follows of all that is not right. The exit

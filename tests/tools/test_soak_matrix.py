@@ -1,10 +1,10 @@
-"""The tables of `tools.soak.media`."""
+"""The tables of `tools.soak.matrix`."""
 
 from __future__ import annotations
 
 from tests.media import films
-from tools.soak import media
-from tools.soak.media import Result, film_results, table
+from tools.soak import matrix
+from tools.soak.matrix import Result, film_results, table
 
 
 def test_table_counts_outcomes_by_codec_and_container():
@@ -28,7 +28,7 @@ def test_films_are_wrong_if_one_reader_is(tmp_path, monkeypatch):
     monkeypatch.setattr(films, "all_cases", lambda: cases)
     assert [result.outcome for result in film_results(tmp_path)] == ["right", "right", "right"]
     faults = {"auto": "refused: NoVideoStream: none", "pyav": None, "decord": None}
-    monkeypatch.setattr(media.films, "check", lambda _case, _path, reader: faults[reader])
+    monkeypatch.setattr(matrix.films, "check", lambda _case, _path, reader: faults[reader])
     assert [result.outcome for result in film_results(tmp_path)] == ["refused (NoVideoStream)"] * 3
     faults["decord"] = "1 samples: times"
     assert [result.outcome for result in film_results(tmp_path)] == ["wrong"] * 3
