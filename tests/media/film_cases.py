@@ -64,7 +64,7 @@ class FilmCase:
 
     @property
     def id(self) -> str:
-        """Short name: codec and container, then what is not the default."""
+        """Short name: codec and container, then the properties that differ from the default."""
         words = [f"{self.codec}-{self.container}-g{self.gop}"]
         words += [f"b{self.b_pictures}"] if self.b_pictures else []
         words += [self.pixels] if self.pixels != "yuv420p" else []
@@ -121,7 +121,7 @@ VARIANTS = {
     "interlaced": "pictures consist of two fields",
     "aspect_2_1": "pixels are twice as wide as high",
     "aspect_8_9": "pixels are narrow, as in NTSC DVDs",
-    "declared_aspect": "only the container says that pixels are twice as wide as high",
+    "declared_aspect": "only the container declares that pixels are twice as wide as high",
     "turn_90": "the display matrix turns pictures by a quarter turn clockwise",
     "turn_180": "the display matrix turns pictures by half a turn",
     "turn_270": "the display matrix turns pictures by a quarter turn anticlockwise",

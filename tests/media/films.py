@@ -38,7 +38,7 @@ def make(case: FilmCase, folder: Path) -> Path:
 
 
 def check(case: FilmCase, path: Path, reader: str, counts: tuple[int, ...] = (1, 5, 16)) -> str | None:
-    """Return what is wrong with the pictures that are sampled from a film; None if all are right."""
+    """Return the first fault of the pictures that are sampled from a film; None if all are right."""
     for count in counts:
         try:
             frames, times = read_frames(path, MediaConfig(frames=count, reader=reader))
@@ -55,11 +55,11 @@ def check(case: FilmCase, path: Path, reader: str, counts: tuple[int, ...] = (1,
 
 
 def check_film(case: FilmCase, path: Path) -> str | None:
-    """Return what is wrong with a film itself: a sequential decode must give the numbers of the case in order."""
+    """Return the fault of a film itself: a sequential decode must give the numbers of the case in order."""
     if case.variant == "empty":
         return None
     turn = TURNS.get(case.variant, 0)
-    pictures = [np.rot90(picture, -turn) for picture in decoded_pictures(case, path)]  # as the display matrix says
+    pictures = [np.rot90(picture, -turn) for picture in decoded_pictures(case, path)]  # like the display matrix
     numbers = [read_number(picture[::-1] if case.variant == "mirrored" else picture) for picture in pictures]
     expected = [shown.number for shown in case.shown]
     return None if numbers == expected else f"a sequential decode gives {numbers}, not {expected}"

@@ -28,7 +28,7 @@ class Result:
         codec: Name of the encoder.
         container: File extension.
         outcome: ``right``, ``wrong``, or ``refused`` with the reason of the error.
-        message: What is wrong, with the name of the case; empty if nothing is.
+        message: The fault, with the name of the case; empty if there is none.
     """
 
     codec: str
