@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ecmf_pipeline.core.errors import FileUnreachable, UnreadableMedia
 
 if TYPE_CHECKING:
+    from av import FFmpegError
     from av.container import InputContainer
 
 _FORMATS = (
@@ -22,14 +23,18 @@ _FORMATS = (
 )
 """FFmpeg's names of the formats of clips. Playlists and scripts are not among them: they name other files."""
 
-_TIMELESS_FORMATS = {"avi", "h264", "hevc", "vvc", "mpegvideo", "m4v", "h263", "mjpeg", "obu"}
-"""Formats that do not store when a picture is shown; FFmpeg's times are guesses, in decoding order."""
+_ELEMENTARY_STREAMS = {"h264", "hevc", "vvc", "mpegvideo", "m4v", "h263", "mjpeg", "obu"}
 
-_UNDECLARED_FORMATS = {"mpegts", "mpeg", "mp3", "aac", "ac3", "eac3", "dts", "loas", *_TIMELESS_FORMATS} - {"avi"}
+_TIMELESS_FORMATS = {"avi", "asf", "asf_o", "mxf", "mxf_opatom", "gxf", "rm", *_ELEMENTARY_STREAMS}
+"""Formats whose pictures have times in decoding order at most; FFmpeg guesses when they are shown."""
+
+_UNDECLARED_FORMATS = {"mpegts", "mpeg", "mp3", "aac", "ac3", "eac3", "dts", "loas", *_ELEMENTARY_STREAMS}
 """Formats that declare no length; FFmpeg estimates it from the end of the file or from the bit rate."""
 
 _MAX_MISSING = 0.1
 """Seconds that may be missing from the declared length: containers round it, and include the start offset."""
+
+_BLOCK_BYTES = 2**20
 
 _MAX_RIFF_BYTES = 0x7FFF_0000
 """Sizes from here on are placeholders of programs that do not know the size while they write."""
@@ -55,6 +60,9 @@ _TRANSIENT_ERRNOS = {
     errno.ENETUNREACH,
 }
 """Errors of disks, networks and limits of the machine; they may not occur in the next run."""
+
+_AMBIGUOUS_ERRNOS = {errno.ENOENT, errno.EPERM, errno.EIO, errno.EAGAIN}
+"""Those of them that demuxers and decoders of FFmpeg also report for damaged content."""
 
 
 def has_changed(path: Path, size: int) -> bool:
@@ -87,11 +95,25 @@ def open_container(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
     except MemoryError:  # also a base class of FFmpeg's own
         raise
     except av.FFmpegError as error:
-        if error.errno in _TRANSIENT_ERRNOS:
+        if _is_transient(error, path):
             raise FileUnreachable(f"cannot read the file: {error.strerror}") from error
         if isinstance(error, av.ArgumentError) and problem == _NOT_READABLE:
             raise UnreadableMedia("not a media file, or of a format that no clip has") from error
-        raise UnreadableMedia(f"{problem}: {error.strerror}") from error
+        cause = "" if error.errno in _AMBIGUOUS_ERRNOS else f": {error.strerror}"  # it would seem to be the machine's
+        raise UnreadableMedia(problem + cause) from error
+
+
+def _is_transient(error: FFmpegError, path: str | os.PathLike[str]) -> bool:
+    """Return whether an error concerns the machine, not the content of the file: it may not occur in the next run."""
+    if error.errno not in _AMBIGUOUS_ERRNOS:
+        return error.errno in _TRANSIENT_ERRNOS
+    try:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - also takes str
+            while file.read(_BLOCK_BYTES):
+                pass
+    except OSError:
+        return True
+    return False
 
 
 def stores_times(container: InputContainer) -> bool:
@@ -164,7 +186,7 @@ def declared_length(container: InputContainer) -> float:
     return max(lengths)
 
 
-def _declared_bytes(container: InputContainer) -> int:
+def declared_bytes(container: InputContainer) -> int:
     """Return the size of a RIFF (WAV, AVI) or ASF (WMA, WMV) file by its header; 0 if unknown.
 
     FFmpeg replaces the declared length of such a file by an estimate if it was cut off.
@@ -237,8 +259,8 @@ class PacketReader:
         start = min(0.0, float(self._container.start_time or 0) / 1e6)
         readable = max(self.ends.values(), default=0.0) - start
         declared, size = declared_length(self._container), self._container.size
-        if 0 < size < (declared_size := _declared_bytes(self._container)):
-            declared = max(declared, readable * declared_size / size)
+        if (missing := declared_bytes(self._container) - size) > 0:
+            declared = max(declared, readable * (1 + missing / size))
         return Extent(readable, declared)
 
 
@@ -277,7 +299,7 @@ def probe_media(path: str | os.PathLike[str]) -> Probe:
             for _ in reader.packets():
                 pass
         except av.FFmpegError as error:
-            if error.errno in _TRANSIENT_ERRNOS:
+            if _is_transient(error, path):
                 raise
         extent = reader.extent()
         duration = round(extent.declared or float(container.duration or 0) / 1e6 or extent.readable, 3)

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from ecmf_pipeline.core.errors import NoVideoStream, TruncatedMedia, UnreadableMedia
 from ecmf_pipeline.media.config import MediaConfig
 from ecmf_pipeline.media.containers import open_container, probe_media
-from ecmf_pipeline.media.pyav_reader import PyAvVideo, Timeline
+from ecmf_pipeline.media.pyav_reader import PyAvVideo
 from ecmf_pipeline.media.sampling import read_frames
+from ecmf_pipeline.media.timeline import Timeline
 
 WIDTH, HEIGHT = 160, 120
 TRUNCATABLE = ("mp4", "mov", "mkv", "webm", "flv", "avi")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.media.config import MediaConfig
-from ecmf_pipeline.media.pyav_reader import Orientation
+from ecmf_pipeline.media.pictures import Orientation
 from ecmf_pipeline.media.sampling import read_frames
 from tests.zoo.checks import check_pictures, check_sound
 from tests.zoo.films import Film
