@@ -10,9 +10,11 @@ import io
 import json
 import os
 import re
+import secrets
 import shlex
+import shutil
 import socket
-import tempfile
+import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,9 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.console import warn
+from ecmf_pipeline.core.console import format_bytes, warn
 from ecmf_pipeline.core.errors import InputError, MissingInput, StoreBusy
 
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+"""Errors of a full disk or an exhausted quota."""
 _LOCKS_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 """Errors of file systems that are mounted without lock support, as some cluster file systems are."""
 _CLOCK_LAG_NS = 50_000_000
@@ -62,8 +66,8 @@ def read_json(path: Path, *, made_by: str) -> Any:
     if not path.is_file():
         raise MissingInput(f"{path} does not exist", "run the stage that writes it", command=command)
     try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error})", "write it again", command=command) from error
 
 
@@ -82,25 +86,42 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 def write_atomic(path: Path, content: str | bytes, *, only_if_changed: bool = False) -> bool:
     """Write a temporary file and rename it; readers never see a partial file.
 
+    A new file gets the permissions of the umask; a file that exists keeps its own, unless it is write-protected, as
+    files are that DVC links from its cache.
+
     Returns:
         Whether the file was written; with ``only_if_changed``, False if it already held these bytes.
+
+    Raises:
+        OSError: If writing fails; a full disk is reported with ``path`` as the file name.
     """
     data = content.encode() if isinstance(content, str) else content
     if only_if_changed and path.is_file() and path.read_bytes() == data:
         return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:  # not tempfile, whose files are private whatever the umask is
+            if path.is_file() and (mode := stat.S_IMODE(path.stat().st_mode)) & stat.S_IWUSR:
+                os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     return True
+
+
+def describe_file_system(path: Path) -> str:
+    """Return mount point and free space of the file system that holds a file, which need not exist."""
+    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    mount = next(folder for folder in (existing, *existing.parents) if folder.is_mount())
+    return f"file system {mount}, {format_bytes(shutil.disk_usage(existing).free)} free"
 
 
 def flush_folder(folder: Path) -> None:
@@ -118,9 +139,14 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_bytes(content: bytes) -> str:
+    """Return the SHA-256 of bytes, in hex."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def sha256_text(text: str) -> str:
     """Return the SHA-256 of a text's UTF-8 bytes, in hex."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256_bytes(text.encode())
 
 
 def fingerprint(settings: object) -> str:
@@ -141,7 +167,7 @@ def exclusive_lock(path: Path, resource: str) -> Iterator[None]:
         StoreBusy: If another process holds the lock, on this machine or on one that shares the file system.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)  # minus the umask
     try:
         try:
             _acquire(descriptor, path)

@@ -12,9 +12,10 @@ from operator import itemgetter
 from pathlib import Path
 
 from ecmf_pipeline.core import paths
-from ecmf_pipeline.core.clips import Clip, ClipId, write_manifest
+from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split, write_corpus_tables
 from ecmf_pipeline.core.console import format_count, progress_bar
 from ecmf_pipeline.core.files import write_csv, write_json
+from ecmf_pipeline.core.tables import as_spreadsheet_text
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind
 from ecmf_pipeline.corpora.measuring import (
@@ -100,16 +101,15 @@ def write_index(listing: CorpusListing, result: IndexResult, quarantine: Quarant
     for clip_id, measurement in result.quarantined.items():
         quarantine.add(clip_id, measurement.reason, measurement.message, measurement.digest)
     quarantine.write()
-    corpus = {
-        "candidates": list(listing.candidate_order),
-        "labels": list(listing.labels),
-        "synthetic": listing.synthetic,
-    }
-    write_json(paths.CORPUS, corpus)
-    rows = ([finding.kind, finding.clip_id, finding.message, finding.count] for finding in result.findings)
+    rows = (
+        [finding.kind, *map(as_spreadsheet_text, (finding.clip_id, finding.message)), finding.count]
+        for finding in result.findings
+    )
     write_csv(paths.FINDINGS, ["kind", "clip_id", "message", "count"], rows)
     write_json(paths.INDEX_METRICS, {**_counts(result.clips), "findings": count_by_kind(result.findings)})
-    return write_manifest(paths.MANIFEST, result.clips)
+    return write_corpus_tables(
+        Corpus([*result.clips], [*listing.labels], [*listing.candidate_order], synthetic=listing.synthetic)
+    )
 
 
 def format_index_summary(result: IndexResult, labels: Sequence[str], *, read: int, changed: bool) -> str:
@@ -241,7 +241,13 @@ def _content_duplicates(clips: Sequence[Clip], measured: dict[str, Measurement])
         if other is not clip:
             message = (
                 f"{clip.path!r} (clip {clip.clip_id!r}, {clip.split}) has the same bytes as {other.path!r} (clip "
-                f"{other.clip_id!r}, {other.split}): scores are too high if a clip is in both training and "
-                "evaluation; remove one of the two"
+                f"{other.clip_id!r}, {other.split}): {_duplicate_effect(clip, other)}; remove one of the two"
             )
             yield Finding(FindingKind.DUPLICATE_CONTENT, clip.clip_id, message)
+
+
+def _duplicate_effect(clip: Clip, other: Clip) -> str:
+    """Return what goes wrong if two clips have the same bytes."""
+    if Split.TRAIN in (clip.split, other.split):
+        return "scores are too high if a clip is in both training and evaluation"
+    return "the clip is predicted and counted twice"

@@ -57,10 +57,12 @@ def load_model(
         The model, and whether the file contains the weights of the pooler, if the model has one.
 
     Raises:
-        ModelError: If the model cannot be loaded, or if the file lacks weights: transformers would initialise them at
-            random.
+        ModelError: If the model cannot be loaded, if its file is a pickle that holds more than tensors, or if the file
+            lacks weights: transformers would initialise them at random.
     """
-    model, report = load_pretrained(source, kind.from_pretrained, dtype=dtype, output_loading_info=True, **options)
+    # weights_only: a pickle may hold tensors only, no code. Some models of the hub have no safetensors file.
+    options = {"dtype": dtype, "output_loading_info": True, "weights_only": True, **options}
+    model, report = load_pretrained(source, kind.from_pretrained, **options)
     missing = {*report["missing_keys"], *(str(key) for key in report.get("mismatched_keys", ()))}
     if needed := sorted(key for key in missing if not any(part in key for part in _UNUSED_PARAMETERS)):
         raise ModelError(

@@ -146,9 +146,8 @@ def current_digests(
 
 
 def text_digest(text: ClipText, columns: Sequence[str] = DEFAULT_TEXT_COLUMNS) -> str:
-    """Return the digest of a clip's transcripts; it covers the translation only if ``columns`` contains it."""
-    words = f"{text.original}\0{text.enriched}"
-    return sha256_text(f"{words}\0{text.translation}" if "translation" in columns else words)
+    """Return the digest of the texts in ``columns``; the other texts of the clip may change."""
+    return sha256_text("\0".join(getattr(text, column) for column in sorted(columns)))
 
 
 def plan_branch(

@@ -7,7 +7,8 @@ valid answer has no scores but ``"raw": [...]``, the invalid answers; it is not 
 
 Parts are never modified: DVC transfers new parts only, and files that its cache shares stay intact. Parts are written
 elsewhere and renamed into place. Finished batches wait in a spool until they are sealed into a part. If a text was paid
-for twice, the cache holds it twice; a damaged line loses only itself.
+for twice, the cache holds it twice. The name of a part ends with a hash of its content, which is checked when it is
+read: an altered answer would change the features of a text without a trace.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from numpy.typing import NDArray
 from pydantic import FiniteFloat, TypeAdapter
 
 from ecmf_pipeline.core.console import format_count
-from ecmf_pipeline.core.errors import ServerUnavailable, TooManyQuarantined, TryAgain
-from ecmf_pipeline.core.files import flush_folder, sha256_text, write_atomic
+from ecmf_pipeline.core.errors import InputError, ServerUnavailable, TooManyQuarantined, TryAgain
+from ecmf_pipeline.core.files import flush_folder, sha256_bytes, sha256_text, write_atomic
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.schema import Value
 from ecmf_pipeline.llm.server_run import DRAFTS_FILE, MAX_RAW_CHARACTERS, Drafts, ThreadEngine
@@ -42,6 +43,7 @@ BRANCH = "llm"
 """Name of the only branch of the run."""
 SCORE_DECIMALS = 6
 """Number of decimals of a stored score."""
+_HASH_DIGITS = 8
 _PART = re.compile(r"part-(\d{6,})-[0-9a-f]{8}\.jsonl")
 
 
@@ -153,7 +155,7 @@ class AnswerCache(Generic[RowT]):
         root: Folder of this cache.
         fingerprint: Fingerprint of all that changes an answer.
         folder: Folder of the parts of this fingerprint.
-        dropped: Number of damaged lines that were skipped.
+        dropped: Number of lines that could not be parsed and were skipped.
     """
 
     def __init__(
@@ -190,15 +192,19 @@ class AnswerCache(Generic[RowT]):
         return self._rows.values()
 
     def refresh(self) -> None:
-        """Read parts that were added since the last call."""
+        """Read parts that were added since the last call.
+
+        Raises:
+            InputError: If a part was changed since it was written.
+        """
         for folder in self._folders:
             for path in part_files(folder / self.fingerprint):
                 if path not in self._read:
+                    self._rows |= {row.key: row for row in self.parse(_read_part(path))}
                     self._read.add(path)
-                    self._rows |= {row.key: row for row in self.parse(path.read_bytes())}
 
     def parse(self, content: bytes) -> list[RowT]:
-        """Return the rows of a file; damaged lines are counted in `dropped`."""
+        """Return the rows of a part or batch; lines that cannot be parsed are counted in `dropped`."""
         rows = []
         for line in content.split(b"\n"):
             try:
@@ -248,7 +254,7 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
         if not new:
             return 0
         content = "".join(row.line() for row in new.values())
-        name = f"part-{self._place(number):06d}-{sha256_text(content)[:8]}.jsonl"
+        name = f"part-{self._place(number):06d}-{sha256_text(content)[:_HASH_DIGITS]}.jsonl"
         temporary_path = self.spool.folder / name
         write_atomic(temporary_path, content)
         self.cache.folder.mkdir(parents=True, exist_ok=True)
@@ -289,6 +295,22 @@ def part_files(folder: Path) -> list[Path]:
     """Return the parts of one fingerprint, sorted by number."""
     paths = [path for path in folder.glob("part-*") if _PART.fullmatch(path.name) and path.is_file()]
     return sorted(paths, key=lambda path: (_part_number(path), path.name))
+
+
+def _read_part(path: Path) -> bytes:
+    """Read a part.
+
+    Raises:
+        InputError: If its content does not have the hash in its name.
+    """
+    content = path.read_bytes()
+    if sha256_bytes(content)[:_HASH_DIGITS] != path.stem.rpartition("-")[2]:
+        raise InputError(
+            f"{path} was changed since it was written: its content does not have the hash in its name",
+            "restore it from the DVC cache, or only remove it: its questions are then sent again",
+            command=f"rm {path} && dvc checkout {path}",
+        )
+    return content
 
 
 def _part_number(path: Path) -> int:

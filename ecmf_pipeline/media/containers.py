@@ -186,7 +186,7 @@ def declared_length(container: InputContainer) -> float:
     return max(lengths)
 
 
-def declared_bytes(container: InputContainer) -> int:
+def _declared_bytes(container: InputContainer) -> int:
     """Return the size of a RIFF (WAV, AVI) or ASF (WMA, WMV) file by its header; 0 if unknown.
 
     FFmpeg replaces the declared length of such a file by an estimate if it was cut off.
@@ -259,8 +259,8 @@ class PacketReader:
         start = min(0.0, float(self._container.start_time or 0) / 1e6)
         readable = max(self.ends.values(), default=0.0) - start
         declared, size = declared_length(self._container), self._container.size
-        if (missing := declared_bytes(self._container) - size) > 0:
-            declared = max(declared, readable * (1 + missing / size))
+        if 0 < size < (declared_size := _declared_bytes(self._container)):
+            declared = max(declared, readable * declared_size / size)
         return Extent(readable, declared)
 
 

@@ -20,7 +20,7 @@ from ecmf_pipeline.core.config import Config, Pool, PoolOrFrames
 from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.sample.config import SampleConfig
-from ecmf_pipeline.encoders.base_config import BaseEncoderConfig
+from ecmf_pipeline.encoders.base_config import BaseEncoderConfig, TextColumn
 from ecmf_pipeline.encoders.config import (
     EfficientNetConfig,
     EgemapsConfig,
@@ -199,28 +199,83 @@ class Params(Config):
         encoder = members[0] if len(members) == 1 else JoinedConfig(members=tuple(members))
         return encoder.resolved(self.extract.device)
 
-    def settings_of(self, modality: Modality, encoder: BaseEncoderConfig | None = None) -> dict[str, Any]:
+    @property
+    def text_columns(self) -> frozenset[TextColumn]:
+        """The texts that the text encoders in use read; empty if there are none or their features are imported."""
+        encoders = [self.encoders[name] for name in self.extract.encoders.get(Modality.TEXT, ())]
+        computed = [encoder for encoder in encoders if not isinstance(encoder, ImportedConfig)]
+        return frozenset(column for encoder in computed for column in encoder.text_columns)
+
+    @property
+    def needs_enriched_texts(self) -> bool:
+        """Whether an encoder in use reads transcripts that the LLM has enriched."""
+        return "enriched" in self.text_columns
+
+    @property
+    def needs_llm(self) -> bool:
+        """Whether the LLM enriches transcripts or votes."""
+        return self.needs_enriched_texts or bool(self.vote.inputs)
+
+    @property
+    def votes_on_transcripts(self) -> bool:
+        """Whether the LLM votes on transcripts, or on cues of the voice, which include the rate of speech."""
+        cues = self.llm.votes.cues if "cues" in self.vote.inputs else ()
+        return "text" in self.vote.inputs or Modality.AUDIO.value in cues
+
+    @property
+    def needs_transcripts(self) -> bool:
+        """Whether an encoder in use or the LLM reads transcripts; the report only shows them."""
+        return bool(self.text_columns & {"original", "enriched"}) or self.votes_on_transcripts
+
+    @property
+    def needs_face_crops(self) -> bool:
+        """Whether an encoder in use or the LLM reads the face crops that come with the corpus."""
+        names = self.extract.encoders.get(Modality.FACE, ())
+        computed = any(not isinstance(self.encoders[name], ImportedConfig) for name in names)
+        votes = "frames" in self.vote.inputs and self.llm.votes.frames.crops
+        return self.faces.source == "openface" and (computed or votes)
+
+    def settings_of(
+        self, modality: Modality, encoder: BaseEncoderConfig | None = None, *, weights_required: bool = True
+    ) -> dict[str, Any]:
         """Return all settings that affect the features of a modality; see `branch_settings`.
 
         Args:
             modality: A modality.
             encoder: Encoder to use instead of the one in params.
-
-        Raises:
-            ModelError: If weights are missing.
+            weights_required: See `branch_settings`.
         """
-        return branch_settings(modality, encoder or self.encoder_of(modality), self.media, self.faces)
+        return branch_settings(
+            modality, encoder or self.encoder_of(modality), self.media, self.faces, weights_required=weights_required
+        )
 
 
 def branch_settings(
-    modality: Modality, encoder: BaseEncoderConfig, media: MediaConfig, faces: FaceConfig
+    modality: Modality,
+    encoder: BaseEncoderConfig,
+    media: MediaConfig,
+    faces: FaceConfig,
+    *,
+    weights_required: bool = True,
 ) -> dict[str, Any]:
     """Return all settings that affect the features of a modality: the encoder and the preparation of its input.
 
+    Args:
+        modality: The modality.
+        encoder: Its encoder.
+        media: How clips are read.
+        faces: How faces are found.
+        weights_required: Whether weights must be on this machine, as for extraction. If not, values that depend on
+            missing weights are `core.weights.Unknown`; everything else can be compared with a store.
+
     Raises:
-        ModelError: If weights are missing.
+        MissingWeights: If weights are missing and required.
+        ModelError: If embedded weights were altered.
     """
-    settings: dict[str, Any] = {"modality": modality.value, "encoder": encoder.settings()}
+    settings: dict[str, Any] = {
+        "modality": modality.value,
+        "encoder": encoder.settings(weights_required=weights_required),
+    }
     if isinstance(encoder, ImportedConfig):
         return settings  # their input was prepared elsewhere
     if modality in {Modality.GLOBAL, Modality.FACE}:
@@ -231,7 +286,7 @@ def branch_settings(
             "recipe": 4,
         }
     if modality is Modality.FACE:
-        settings["faces"] = faces.settings()
+        settings["faces"] = faces.settings(weights_required=weights_required)
         if faces.source == "openface":
             settings["media"] = {"frames": settings["media"]["frames"]}  # crops are read instead of the video
     if modality is Modality.AUDIO:

@@ -19,8 +19,8 @@ def run() -> None:
     started_ns = time.time_ns()
     params = load_params()
     last = LastScan(
-        f"{params.corpus!r} {params.index!r} {params.faces.source}",
-        *scanned_folders(params.corpus, face_crops=params.faces.source == "openface"),
+        f"{params.corpus!r} {params.index!r} {params.needs_face_crops}",
+        *scanned_folders(params.corpus, face_crops=params.needs_face_crops),
     )
     summary = last.summary()
     if summary is None:
@@ -34,7 +34,7 @@ def _scan(params: Params, last: LastScan, started_ns: int) -> None:
     from ecmf_pipeline.corpora.registry import read_corpus
     from ecmf_pipeline.runner.quarantine import Quarantine
 
-    listing = read_corpus(params.corpus, face_crops=params.faces.source == "openface")
+    listing = read_corpus(params.corpus, face_crops=params.needs_face_crops)
     result = index_corpus(
         listing, paths.INDEX_CACHE, workers=params.index.workers, clip_timeout=params.index.clip_timeout
     )

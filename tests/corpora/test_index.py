@@ -174,6 +174,16 @@ def test_duplicate_content_is_reported(project: Project, write_media: Write) -> 
     assert all(text in finding.message for text in ("'y.mp4'", "'a.mp4'", "train", "candidate"))
 
 
+@pytest.mark.parametrize(("names", "leaks"), [(("z1", "z2"), False), (("a", "z1"), True)])
+def test_duplicates_of_clips_that_are_not_trained_on_do_not_affect_training(
+    project: Project, write_media: Write, names: tuple[str, str], leaks: bool
+) -> None:
+    for name in names:
+        write_media(project.root / f"{name}.mp4", mark="same bytes")
+    [finding] = [f for f in project.index().findings if f.kind == "duplicate_content"]
+    assert ("both training and evaluation" in finding.message) is leaks
+
+
 def test_file_removed_after_scan_is_quarantined(project: Project) -> None:
     listing = project.list()
     (project.root / "b.mp4").unlink()

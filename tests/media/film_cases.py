@@ -317,7 +317,8 @@ def _cases_of_codec(codec: str) -> Iterator[FilmCase]:
             yield case(container, gop=gop, b_pictures=b_pictures, rate=Fraction(15))
         if codec != "rv20" and container not in ("mxf", "y4m", "mpg"):  # these have one rate
             yield case(container, gop=gop, b_pictures=b_pictures, timing="gaps")
-        yield from (case(container, gop=gop, b_pictures=b_pictures, pictures=number) for number in (1, 3))
+        yield case(container, gop=gop, pictures=1)
+        yield case(container, gop=gop, b_pictures=b_pictures, pictures=3)
     for container in _IN_MILLISECONDS.get(codec, "").split():
         yield from (case(container, gop=gop, b_pictures=n, timing="jitter") for n in sorted({0, b_pictures}))
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from tests.media.film_cases import CUT_AT, SECOND_STREAM, FilmCase
 
-_DARK, _BRIGHT, _BAR = 40, 220, (200, 120, 40)
+_DARK, _BRIGHT = 40, 220
+_MARK, _BAR = (230, 190, 90), (200, 120, 40)
 _THRESHOLD = 130
 ASPECTS = {"aspect_2_1": Fraction(2), "declared_aspect": Fraction(2), "aspect_8_9": Fraction(8, 9)}
 TURNS = {"turn_90": 1, "turn_180": 2, "turn_270": 3}
@@ -37,7 +38,7 @@ def draw(number: int, size: tuple[int, int]) -> NDArray[np.uint8]:
     for bit in range(8):
         if number >> bit & 1:
             picture[: height // 2, bit * width // 8 : (bit + 1) * width // 8] = _BRIGHT
-    picture[height // 2 : 3 * height // 4, : width // 4] = _BRIGHT
+    picture[height // 2 : 3 * height // 4, : width // 4] = _MARK
     start = width // 2 + 3 * number % (width // 2 - 8)
     picture[height // 2 :, start : start + 8] = _BAR
     return picture

@@ -16,9 +16,11 @@ from ecmf_pipeline.media.sampling import read_frames
 from tests.media.film_cases import SECOND_STREAM, VARIANTS, FilmCase, all_cases, drawn_cases
 from tests.media.film_writing import ASPECTS, TURNS, read_number, write_film
 
-__all__ = ["READERS", "VARIANTS", "FilmCase", "all_cases", "check", "check_film", "drawn_cases", "make"]
+__all__ = ["READERS", "REFUSED", "VARIANTS", "FilmCase", "all_cases", "check", "check_film", "drawn_cases", "make"]
 
 READERS = ("auto", "pyav", "decord")
+REFUSED = "refused: "
+"""Start of the fault of a film that cannot be read; the reason of the error follows."""
 
 _CHANGED = ("interlaced", *ASPECTS, "turn", "mirrored", "resized")
 """Variants whose pictures differ from those of the decoder: they are compared by number."""
@@ -43,7 +45,7 @@ def check(case: FilmCase, path: Path, reader: str, counts: tuple[int, ...] = (1,
         except ClipError as error:
             if case.variant == "empty":
                 return None
-            return f"refused: {error.reason}: {error}"
+            return f"{REFUSED}{error.reason}: {error}"
         if case.variant == "empty":
             return f"{len(frames)} pictures of a film without pictures"
         fault = _fault(case, path, frames, times, count)

@@ -88,7 +88,7 @@ def power(samples: NDArray[Any]) -> float:
 
 @pytest.mark.parametrize("case", DRAWN, ids=lambda case: case.name)
 def test_audio_is_the_mean_of_the_decoded_channels(case: sounds.SoundCase, tmp_path: Path) -> None:
-    """A tenth of the cases; the slow test and `python -m tools.sounds` check all."""
+    """A tenth of the cases; the slow test and `python -m tools.soak.matrix` check all."""
     assert sounds.check(case, tmp_path) is None
 
 

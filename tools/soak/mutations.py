@@ -21,8 +21,8 @@ _HEADER_FIELDS: Final = re.compile(
     re.DOTALL,
 )
 _CODEC_TAG: Final = re.compile(
-    rb"avc1|hvc1|mp4[av]|alac|XVID|FMP4|MJPG|H264|WMV2|V_[A-Z0-9/]+|A_[A-Z0-9/_]+|isom|matroska|webm|WAVE|AVI |vids|auds"
-    rb"|vide|soun"
+    rb"avc1|hvc1|mp4[av]|alac|XVID|FMP4|MJPG|H264|WMV2|V_[A-Z0-9/]+|A_[A-Z0-9/_]+|isom|matroska|webm|WAVE|AVI "
+    rb"|vids|auds|vide|soun"
 )
 _OTHER_TAGS: Final = (
     b"avc1",

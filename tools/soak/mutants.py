@@ -1,9 +1,9 @@
-"""Fuzz test of the media readers: ``python -m tools.soak.media --mutants 1000 --seed 7``.
+"""Fuzz test of the media readers: ``python -m tools.soak.mutants --mutants 1000 --seed 7``.
 
 Valid files of each container are damaged at random. A worker process reads each of them with `probe_media`,
-`read_frames` and `read_audio`. The result must be correct in type, shape and range, or a `ClipError`. Another exception,
-a crash, a timeout, too much memory and a wrong result are faults. The exit code is 1 if there is any; with ``--keep``
-the files that cause faults are stored.
+`read_frames` and `read_audio`. The result must be correct in type, shape and range, or a `ClipError`. Another
+exception, a crash, a timeout, too much memory and a wrong result are faults. The exit code is 1 if there is any;
+with ``--keep`` the files that cause faults are stored.
 """
 
 from __future__ import annotations
@@ -264,7 +264,8 @@ def fuzz(containers: Sequence[str], numbers: range, seed: int, keep: Path | None
 
 def main(words: list[str] | None = None) -> int:
     """Print the table and the faults."""
-    parser = argparse.ArgumentParser(prog="python -m tools.soak.media", description=(__doc__ or "").partition("\n")[0])
+    summary = (__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m tools.soak.mutants", description=summary)
     parser.add_argument("--mutants", type=int, default=1000, help="number of mutants of each container")
     parser.add_argument("--first", type=int, default=0, help="number of the first mutant")
     parser.add_argument("--seed", type=int, default=7)
