@@ -14,8 +14,8 @@ from ecmf_pipeline.core.clips import read_manifest
 from ecmf_pipeline.store import FeatureStore
 from tests.zoo.command_line import BRANCHES, ecmf_pipe, extract_arguments, new_project, quarantined
 from tools.soak import mutants
-from tools.soak.mutants import REQUIRED, Mutant, Outcome, Reader, Tally, fuzz, read_mutant
 from tools.soak.media_sources import SOURCES, write_sources
+from tools.soak.mutants import REQUIRED, Mutant, Outcome, Reader, Tally, fuzz, read_mutant
 
 SEED = 3
 
@@ -71,7 +71,7 @@ def test_damaged_files_stop_no_run(tmp_path: Path, models: Path) -> None:
     for container in SOURCES:
         sources = write_sources(tmp_path, container)
         for number in range(8):
-            path = clips / f"{container}_{number}.{container}"
+            path = clips / f"{container}_{number}.mp4"
             path.write_bytes(Mutant(container, SEED, number).content(sources))
     valid = [f"valid_{number}" for number in range(10)]
     for number, name in enumerate(valid):  # copies with different bytes

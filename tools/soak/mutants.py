@@ -273,7 +273,9 @@ def fuzz(containers: Sequence[str], numbers: range, seed: int, keep: Path | None
 
 def main(words: list[str] | None = None) -> int:
     """Print the table and the faults."""
-    parser = argparse.ArgumentParser(prog="python -m tools.soak.mutants", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.soak.mutants", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--mutants", type=int, default=1000, help="number of mutants of each container")
     parser.add_argument("--first", type=int, default=0, help="number of the first mutant")
     parser.add_argument("--seed", type=int, default=7)
