@@ -481,7 +481,8 @@ def _fail_all_targets(item: ItemT, error: ClipError) -> list[Outcome[Any]]:
 
 def _missing_outcomes(outcomes: Sequence[Outcome[Any]], items: Sequence[ItemT]) -> list[Outcome[Any]]:
     """Return an error for each target without an outcome, which would otherwise be lost silently."""
-    missing = {target for item in items for target in item.targets} - {outcome.target for outcome in outcomes}
+    returned = {outcome.target for outcome in outcomes}
+    missing = [target for item in items for target in item.targets if target not in returned]
     return [Outcome(target, UnexpectedError("the step returned no outcome for the clip")) for target in missing]
 
 

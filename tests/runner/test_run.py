@@ -129,7 +129,7 @@ def test_an_unexpected_exception_of_a_branch_does_not_affect_other_branches(harn
 @pytest.mark.parametrize("fault", ["raise ModelError", "raise full disk"])
 @pytest.mark.parametrize("when", ["open_fault", "work_fault"])
 def test_an_error_without_an_item_to_blame_stops_the_run_after_sealing_finished_batches(harness, workers, when, fault):
-    late = Number(5, **{when: f"sleep 0.5; {fault}"})
+    late = Number(5, **{when: f"await kept/b/000000-0000; sleep 0.1; {fault}"})
     with pytest.raises((ModelError, OSError)) as caught:
         harness.run([*numbers(1, 2, 3, 4), late, Number(6)], workers=workers)
     assert harness.results.sealed("a") == [1, 2, 3]
@@ -161,8 +161,9 @@ def test_a_program_that_fails_at_every_item_stops_the_run(harness, workers, when
 
 
 def test_many_unexpected_errors_after_a_success_do_not_stop_the_run(harness, workers):
-    items = [Number(1), *(Number(value, open_fault="raise KeyError") for value in range(2, 42)), Number(50)]
-    harness.run(items, workers=workers, batch_size=1)
+    late_fault = "await kept/b/000000-0000; sleep 0.02; raise KeyError"
+    items = [Number(1), *(Number(value, open_fault=late_fault) for value in range(2, 42)), Number(50)]
+    harness.run(items, workers=workers, batch_size=1, part_size=60)
     assert harness.results.sealed("a") == [1, 50]
     assert len(harness.reasons("a")) == 40
 
