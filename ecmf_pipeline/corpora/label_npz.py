@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import lzma
 import pickle
+import pickletools
 import struct
 import zipfile
 import zlib
@@ -20,8 +21,11 @@ from ecmf_pipeline.core.errors import InputError, MissingInput
 
 TRAIN_ENTRY, TEST_ENTRY = "train_corpus", "test1_corpus"
 LABEL_KEY = "emo"
-MAX_ENTRY_BYTES = 512 * 1024**2
+MAX_ENTRY_BYTES = 64 * 1024**2
 """Maximum size of an uncompressed entry in bytes; those of the challenge have a few hundred kilobytes."""
+
+_NUMPY_COMPRESSION = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+"""The compression that NumPy writes; `zipfile` decompresses the others without a limit of memory."""
 
 _ENCRYPTED = 0x1
 """The flag of an encrypted zip member."""
@@ -37,6 +41,9 @@ _ZIP_ERRORS = (
     zlib.error,
 )
 """The errors that zipfile raises for damaged archives and other files."""
+
+_OPCODES_WITH_SIZE = {"PUT", "BINPUT", "LONG_BINPUT", "FRAME"}
+"""The opcodes of a pickle with the index of a memo or the length of a frame."""
 
 _HINT = "use a file with plain dictionaries of strings, as the baseline writes it; no code of the file was executed"
 
@@ -85,6 +92,8 @@ def _read_member(archive: zipfile.ZipFile, entry: str, path: Path) -> bytes:
     member = members[f"{entry}.npy"]
     if member.flag_bits & _ENCRYPTED:
         raise InputError(f"{path}: entry {entry} is encrypted", "save it without a password")
+    if member.compress_type not in _NUMPY_COMPRESSION:
+        raise InputError(f"{path}: entry {entry} is compressed in another way than NumPy does", _HINT)
     if member.file_size > MAX_ENTRY_BYTES:
         raise InputError(f"{path}: entry {entry} unpacks to more than {MAX_ENTRY_BYTES} bytes", _HINT)
     return archive.read(member)
@@ -100,6 +109,7 @@ def _unpickle(content: bytes, location: str) -> Any:
         shape, _, dtype = read_header(stream)
         if shape != () or not dtype.hasobject:
             raise InputError(f"{location} is an array of shape {shape} and type {dtype}, not one dictionary", _HINT)
+        _check_sizes(stream)
         array = _SafeUnpickler(stream).load()
     except pickle.UnpicklingError as error:
         raise InputError(f"{location} is refused: {error}", _HINT) from error
@@ -118,6 +128,19 @@ def _unpickle(content: bytes, location: str) -> Any:
     if not isinstance(array, _ArrayStub) or not isinstance(array.items, list) or len(array.items) != 1:
         raise InputError(f"{location} is not an array of one dictionary", _HINT)
     return array.items[0]
+
+
+def _check_sizes(stream: io.BytesIO) -> None:
+    """Check that no opcode of a pickle has an index or a length beyond its size, for which memory would be allocated.
+
+    Raises:
+        ValueError: If one has, or the pickle is truncated.
+    """
+    start, size = stream.tell(), len(stream.getbuffer())
+    for opcode, value, _ in pickletools.genops(stream):  # checks the length of strings
+        if opcode.name in _OPCODES_WITH_SIZE and not 0 <= value <= size:
+            raise ValueError(f"opcode {opcode.name} has the value {value}, but the pickle has {size} bytes")
+    stream.seek(start)
 
 
 def _checked_labels(names: Any, location: str) -> dict[str, str]:
