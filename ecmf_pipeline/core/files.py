@@ -51,6 +51,18 @@ def read_text(path: Path) -> str:
         ) from error
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: If it is not valid JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def read_json(path: Path, *, made_by: str) -> Any:
     """Read a JSON file that the stage ``made_by`` writes.
 
@@ -62,8 +74,8 @@ def read_json(path: Path, *, made_by: str) -> Any:
     if not path.is_file():
         raise MissingInput(f"{path} does not exist", "run the stage that writes it", command=command)
     try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
+        return parse_json(read_text(path))
+    except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error})", "write it again", command=command) from error
 
 
@@ -210,7 +222,7 @@ def _file_state(path: Path) -> list[int]:
 def _load_digests(cache: Path) -> dict[str, list[int | str]]:
     """Read the cached digests; a missing or damaged cache counts as empty."""
     try:
-        content = json.loads(cache.read_bytes())
+        content = parse_json(cache.read_bytes())
     except (OSError, ValueError):
         return {}
     if not isinstance(content, dict):

@@ -6,7 +6,6 @@ a config to its encoder.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pydantic import Field
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.errors import ModelError, ParamsError
-from ecmf_pipeline.core.files import cached_sha256
+from ecmf_pipeline.core.files import cached_sha256, parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -146,7 +145,7 @@ def read_model_config(model: str, revision: str) -> dict[str, Any]:
         commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
         folder = hub_cache() / f"models--{model.replace('/', '--')}" / "snapshots" / commit
     try:
-        values = json.loads((folder / "config.json").read_bytes())
+        values = parse_json((folder / "config.json").read_bytes())
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}

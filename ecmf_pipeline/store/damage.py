@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import StoreError
-from ecmf_pipeline.core.files import sha256_text
+from ecmf_pipeline.core.files import parse_json, sha256_text
 from ecmf_pipeline.store.format import PartAttributes, array_names, group_attributes, read_array
 
 
@@ -249,5 +249,5 @@ def _read_checked(folder: Path) -> tuple[NDArray[Any] | None, Kind | None, str]:
 
 
 def _has_checksum(folder: Path) -> bool:
-    codecs = json.loads((folder / "zarr.json").read_bytes()).get("codecs", [])
+    codecs = parse_json((folder / "zarr.json").read_bytes()).get("codecs", [])
     return any(codec.get("name") == "crc32c" for codec in codecs)
