@@ -30,6 +30,12 @@ _CLOCK_LAG_NS = 50_000_000
 """Upper bound in nanoseconds of how far file times may lag behind the system clock."""
 _COARSE_CLOCK_LAG_NS = 4_000_000_000
 """The same bound for file systems that store whole seconds."""
+_LFS_POINTER = re.compile(rb"version \S*git-lfs\S*\n(?:\S+ [^\n]*\n)*?oid sha256:[0-9a-f]{64}\n")
+_MAX_LFS_POINTER_BYTES = 1024
+"""Maximum size of a Git LFS pointer in its specification."""
+LFS_PROBLEM = "is a Git LFS pointer in place of the file"
+LFS_HINT = "fetch the files"
+LFS_COMMAND = "git lfs pull"
 _SHA256 = re.compile("[0-9a-f]{64}")
 _ROW_TYPES = [int, int, int, int, str]
 """Types of a cached row: size, mtime, ctime, inode and digest."""
@@ -39,16 +45,28 @@ def read_text(path: Path) -> str:
     """Read UTF-8 text, with or without a byte-order mark; line ends are not converted.
 
     Raises:
-        InputError: If the bytes are not UTF-8.
+        InputError: If the bytes are not UTF-8, or are a Git LFS pointer.
     """
+    content = path.read_bytes()
+    if _LFS_POINTER.match(content):
+        raise InputError(f"{path} {LFS_PROBLEM}", LFS_HINT, command=LFS_COMMAND)
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} is not UTF-8 (byte {error.start})",
             "convert it to UTF-8; replace ENCODING by its present encoding, such as GB18030",
             command=f"iconv -f ENCODING -t UTF-8 {shlex.quote(path.name)}",
         ) from error
+
+
+def is_lfs_pointer(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is a Git LFS pointer: text that git stores in place of a large file."""
+    try:
+        with Path(path).open("rb") as file:
+            return _LFS_POINTER.match(file.read(_MAX_LFS_POINTER_BYTES)) is not None
+    except OSError:
+        return False
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline.core.errors import InputError, MissingInput
+from ecmf_pipeline.core.files import LFS_COMMAND, LFS_HINT, LFS_PROBLEM, is_lfs_pointer
 
 TRAIN_ENTRY, TEST_ENTRY = "train_corpus", "test1_corpus"
 LABEL_KEY = "emo"
@@ -65,7 +66,7 @@ def read_label_npz(path: Path, entry: str = TRAIN_ENTRY) -> dict[str, str]:
         with zipfile.ZipFile(path) as archive:
             content = _read_member(archive, entry, path)
     except _ZIP_ERRORS as error:
-        raise InputError(f"{path} is not an npz file, or is damaged ({error})", _HINT) from error
+        raise _damaged(path, error) from error
     return _checked_labels(_unpickle(content, f"{path}: {entry}"), f"{path}: {entry}")
 
 
@@ -79,7 +80,13 @@ def entries_of(path: Path) -> list[str]:
         with zipfile.ZipFile(path) as archive:
             return sorted(name.removesuffix(".npy") for name in archive.namelist())
     except _ZIP_ERRORS as error:
-        raise InputError(f"{path} is not an npz file, or is damaged ({error})", _HINT) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    if is_lfs_pointer(path):
+        return InputError(f"{path} {LFS_PROBLEM}", LFS_HINT, command=LFS_COMMAND)
+    return InputError(f"{path} is not an npz file, or is damaged ({error})", _HINT)
 
 
 def _read_member(archive: zipfile.ZipFile, entry: str, path: Path) -> bytes:

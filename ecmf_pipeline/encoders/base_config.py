@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -17,7 +18,7 @@ from pydantic import Field
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.errors import ModelError, ParamsError
-from ecmf_pipeline.core.files import cached_sha256, parse_json
+from ecmf_pipeline.core.files import LFS_HINT, LFS_PROBLEM, cached_sha256, is_lfs_pointer, parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -70,18 +71,34 @@ def weights_hash(path: Path) -> str:
     """Return the SHA-256 of a weights file, in hex.
 
     Raises:
-        ModelError: If the file is missing.
+        ModelError: If the file is missing, or is a Git LFS pointer.
     """
     if not path.is_file():
         raise ModelError(f"weights file {path} does not exist", MODELS_HINT, command=MODELS_COMMAND)
+    return model_file_hash(path)
+
+
+def model_file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file of a model, in hex.
+
+    Raises:
+        ModelError: If the file is a Git LFS pointer, as after ``git clone`` of a model without Git LFS.
+    """
+    if is_lfs_pointer(path):
+        command = f"git -C {shlex.quote(str(path.parent))} lfs pull"
+        raise ModelError(f"model file {path} {LFS_PROBLEM}", LFS_HINT, command=command)
     return cached_sha256(path)
 
 
 def folder_hashes(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file in a model folder that can change its numbers, by relative path."""
+    """Return the SHA-256 of every file in a model folder that can change its numbers, by relative path.
+
+    Raises:
+        ModelError: If one of them is a Git LFS pointer.
+    """
     names = {path.relative_to(folder): path for path in folder.rglob("*") if path.suffix in MODEL_SUFFIXES}
     return {
-        name.as_posix(): cached_sha256(path)
+        name.as_posix(): model_file_hash(path)
         for name, path in sorted(names.items())
         if path.is_file() and not any(part.startswith(".") for part in name.parts)
     }

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import FileUnreachable, UnusableFaceCrops
+from ecmf_pipeline.core.files import LFS_COMMAND, LFS_PROBLEM, is_lfs_pointer
 from ecmf_pipeline.faces.config import CROP_MARGIN
 from ecmf_pipeline.faces.detector import FaceTrack
 from ecmf_pipeline.faces.tracking import KEYPOINTS
@@ -98,6 +99,8 @@ def _open_crops(path: Path) -> NDArray[np.uint8]:
             raise FileUnreachable(f"cannot read face crops {path.name}: {error.strerror}") from error
         raise UnusableFaceCrops(f"{path.name} is not an npy file; {expected}") from error
     except _BROKEN_HEADERS as error:
+        if is_lfs_pointer(path):
+            raise UnusableFaceCrops(f"{path.name} {LFS_PROBLEM}; run {LFS_COMMAND}") from error
         raise UnusableFaceCrops(f"{path.name} is not a complete npy file of numbers; {expected}") from error
     if not isinstance(stored, np.ndarray):  # an npz archive
         stored.close()

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.errors import ModelError, ParamsError
-from ecmf_pipeline.core.files import cached_sha256
+from ecmf_pipeline.encoders.base_config import model_file_hash
 from ecmf_pipeline.llm.prompt import Calibration, Prompt, load_prompt
 
 CueKind = Literal["face", "audio"]
@@ -251,7 +251,7 @@ class LlmConfig(Config):
         if self.backend == "openai":
             return {"served": self.model, "revision": self.revision or ""}
         if files := self.files():
-            return {file.name: cached_sha256(file) for file in files}
+            return {file.name: model_file_hash(file) for file in files}
         return {"hub": self.model, "revision": self.revision or "main", "gguf_file": self.gguf_file or ""}
 
     def files(self) -> list[Path]:

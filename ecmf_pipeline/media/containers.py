@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ecmf_pipeline.core.errors import FileUnreachable, UnreadableMedia
+from ecmf_pipeline.core.files import LFS_COMMAND, LFS_PROBLEM, is_lfs_pointer
 from ecmf_pipeline.media.config import MediaConfig
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def open_container(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
     except av.FFmpegError as error:
         if error.errno in _TRANSIENT_ERRNOS:
             raise FileUnreachable(f"cannot read the file: {error.strerror}") from error
+        if is_lfs_pointer(path):
+            raise UnreadableMedia(f"the file {LFS_PROBLEM}; run {LFS_COMMAND}") from error
         raise UnreadableMedia(f"{problem}: {error.strerror}") from error
 
 
