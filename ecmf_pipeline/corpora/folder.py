@@ -17,16 +17,20 @@ from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import AmbiguousName, CorpusError
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.listing import (
-    MEDIA_EXTENSIONS,
     CorpusListing,
     Finding,
     FindingKind,
     first_finding_suffix,
-    name_files,
     quote_names,
     require_folder,
+)
+from ecmf_pipeline.corpora.scan import (
+    MEDIA_EXTENSIONS,
+    name_files,
     scan_media,
     strip_media_extension,
+    unread_by_name,
+    unread_findings,
 )
 from ecmf_pipeline.corpora.tables import (
     Table,
@@ -62,9 +66,9 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
         CorpusError: If the folder does not exist or has no clips, or a csv file is unusable.
     """
     root = require_folder(config.root, "set corpus.root in params.yaml to the folder that holds the clips")
-    paths, findings = scan_media(root, nested=True)
-    files, file_findings = name_files(paths, lambda path: ID_SEPARATOR.join(strip_media_extension(path).split("/")))
-    findings += file_findings
+    scan = scan_media(root, nested=True)
+    files, file_findings = name_files(scan.media, lambda path: _joined(strip_media_extension(path)))
+    findings = [*scan.findings, *file_findings, *unread_findings(scan, (LABELS, TRANSCRIPTS))]
     resolve = _NameResolver(files)
     columns = _read_labels(root / LABELS, resolve, findings)
     clip_ids = sorted({*files, *columns["label"]})
@@ -79,7 +83,8 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
     given, unknown = keep_known_labels(columns["label"], labels, f"{LABELS}, column label")
     gold, unknown_gold = keep_known_labels(columns["gold"], labels, f"{LABELS}, column gold")
     split = _assign_splits(clip_ids, given, columns["split"], findings)
-    findings += [*unknown, *unknown_gold, *_missing_findings(files, columns["label"], given)]
+    unread = unread_by_name(scan, _joined)
+    findings += [*unknown, *unknown_gold, *_missing_findings(files, columns["label"], given, unread)]
     clips = tuple(
         Clip(
             clip_id,
@@ -95,6 +100,10 @@ def read_folder(config: CorpusConfig) -> CorpusListing:
     )
     candidates = tuple(clip.clip_id for clip in clips if clip.split is Split.CANDIDATE)
     return CorpusListing(root, clips, labels, candidates, tuple(findings))
+
+
+def _joined(path: str) -> str:
+    return ID_SEPARATOR.join(path.split("/"))
 
 
 class _NameResolver:
@@ -194,7 +203,7 @@ def _assign_splits(
 
 
 def _missing_findings(
-    files: Mapping[ClipId, str], rows: Mapping[ClipId, str], given: Mapping[ClipId, str]
+    files: Mapping[ClipId, str], rows: Mapping[ClipId, str], given: Mapping[ClipId, str], unread: Mapping[str, str]
 ) -> list[Finding]:
     """Return findings about clips without file and files without label."""
     findings = []
@@ -206,7 +215,7 @@ def _missing_findings(
             Finding(
                 FindingKind.LABEL_WITHOUT_FILE,
                 clip_id,
-                f"{LABELS}: clip {clip_id!r} has no file; add the file or remove the row",
+                f"{LABELS}: clip {clip_id!r} has no file; {unread.get(clip_id, 'add the file or remove the row')}",
             )
             for clip_id in rows
             if clip_id not in files

@@ -18,9 +18,8 @@ from ecmf_pipeline.corpora.listing import (
     FindingKind,
     quote_names,
     require_folder,
-    scan_media,
-    strip_media_extension,
 )
+from ecmf_pipeline.corpora.scan import scan_media, strip_media_extension, unread_findings
 from ecmf_pipeline.corpora.tables import read_table
 
 TABLES = {"train": "train_sent_emo.csv", "dev": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}
@@ -62,6 +61,9 @@ def read_meld(config: CorpusConfig) -> CorpusListing:
             f"{root}: {format_count(len(missing), 'utterance')} without file: {quote_names(missing)}; add the files"
         )
         findings.append(Finding(FindingKind.LABEL_WITHOUT_FILE, "", message, count=len(missing)))
+    if extra := sorted(files.keys() - {clip.clip_id for clip, _ in rows}):
+        message = f"{root}: {format_count(len(extra), 'file')} without csv row: {quote_names(extra)}; add the rows"
+        findings.append(Finding(FindingKind.FILE_WITHOUT_LABEL, "", message, count=len(extra)))
     clips = sorted(
         (_complete_clip(clip, mapping.get(emotion, ""), labels, files) for clip, emotion in rows),
         key=lambda clip: clip.clip_id,
@@ -125,14 +127,30 @@ def _rows(root: Path, config: CorpusConfig, findings: list[Finding]) -> Iterable
 
 def _files(root: Path, findings: list[Finding]) -> dict[str, str]:
     """Return the path of each clip id; the name of a folder determines the part."""
-    paths, scan_findings = scan_media(root, nested=True)
-    findings += scan_findings
+    scan = scan_media(root, nested=True)
+    findings += [*scan.findings, *unread_findings(scan, tuple(TABLES.values()))]
     files: dict[str, str] = {}
-    for path in sorted(paths):
+    unnamed: list[str] = []
+    repeated: list[str] = []
+    for path in scan.media:
         stem = re.fullmatch(r"dia(\d+)_utt(\d+)", strip_media_extension(Path(path).name))
         parts = [part for part in TABLES if any(part in folder.casefold() for folder in Path(path).parts[:-1])]
-        if stem and len(parts) == 1:
-            files.setdefault(f"{parts[0]}_dia{int(stem[1])}_utt{int(stem[2])}", path)
+        if not stem or len(parts) != 1:
+            unnamed.append(path)
+        elif files.setdefault(f"{parts[0]}_dia{int(stem[1])}_utt{int(stem[2])}", path) != path:
+            repeated.append(path)
+    if unnamed:
+        message = (
+            f"{format_count(len(unnamed), 'media file')} not read: {quote_names(unnamed)}; name each "
+            f"dia{{D}}_utt{{U}}, in a folder whose name contains one of {', '.join(TABLES)}"
+        )
+        findings.append(Finding(FindingKind.UNREAD_FILES, "", message, count=len(unnamed)))
+    if repeated:
+        message = (
+            f"{format_count(len(repeated), 'media file')} not read, because another file of the same clip comes first "
+            f"in order of names: {quote_names(repeated)}; remove one of the two"
+        )
+        findings.append(Finding(FindingKind.DUPLICATE_CLIP, "", message, count=len(repeated)))
     return files
 
 

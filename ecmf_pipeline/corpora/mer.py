@@ -20,11 +20,16 @@ from ecmf_pipeline.corpora.listing import (
     Finding,
     FindingKind,
     first_finding_suffix,
-    name_files,
     quote_names,
     require_folder,
+)
+from ecmf_pipeline.corpora.scan import (
+    Scan,
+    name_files,
     scan_media,
     strip_media_extension,
+    unread_by_name,
+    unread_findings,
 )
 from ecmf_pipeline.corpora.tables import (
     Table,
@@ -46,6 +51,7 @@ LANGUAGES = ("english", "chinese")
 """The language columns of the subtitles; one is the transcript, the other its translation."""
 GROUPS = "groups.csv"
 MEDIA_FOLDER = "video"
+TABLES = (*TRAIN_TABLES, *CANDIDATE_TABLES, *GOLD_TABLES, LABEL_NPZ, SUBTITLES, GROUPS)
 MIN_PREFIX_MATCHES = 3
 """Minimum number of names without file that must match another prefix before a prefix mismatch is reported."""
 
@@ -71,9 +77,12 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
     root = require_folder(
         config.root, f"set corpus.root in params.yaml to the folder with {MEDIA_FOLDER} and the csv files"
     )
-    paths, findings = scan_media(root, MEDIA_FOLDER, nested=False)
-    files, file_findings = name_files(paths, lambda path: strip_media_extension(path.removeprefix(f"{MEDIA_FOLDER}/")))
-    tables = _TableReader(root, files, [*findings, *file_findings])
+    scan = scan_media(root, MEDIA_FOLDER, nested=False)
+    files, file_findings = name_files(scan.media, lambda path: strip_media_extension(_file_name(path)))
+    findings = [*scan.findings, *file_findings, *unread_findings(scan)]
+    if config.kind != "sample":
+        findings += _unread_in_root(scan, scan_media(root, nested=False))
+    tables = _TableReader(root, files, findings)
     labels = config.labels or MER_LABELS
     given = tables.labels(TRAIN_TABLES, labels) or tables.npz_labels(TRAIN_ENTRY, labels)
     npz_gold = {} if tables.has(CANDIDATE_TABLES) else tables.npz_labels(TEST_ENTRY, labels)
@@ -86,7 +95,7 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
     if not clip_ids:
         raise CorpusError(*_empty_corpus_error(root, tables.findings))
     findings = tables.findings
-    findings += _missing_files(root, files, given, candidates)
+    findings += _missing_files(root, files, given, candidates, unread_by_name(scan, _file_name))
     findings += _stray_rows(root, set(clip_ids), gold, transcripts, groups)
     findings += _label_findings(root, clip_ids, given, candidates)
     clips = tuple(
@@ -103,6 +112,22 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
         for clip_id in clip_ids
     )
     return CorpusListing(root, clips, labels, tuple(candidates), tuple(findings))
+
+
+def _file_name(path: str) -> str:
+    return path.removeprefix(f"{MEDIA_FOLDER}/")
+
+
+def _unread_in_root(scan: Scan, in_root: Scan) -> list[Finding]:
+    """Return findings about tables with other names, and about media files that are not directly in the folder."""
+    findings = list(unread_findings(in_root, TABLES))
+    if misplaced := [*in_root.media, *scan.folders]:
+        message = (
+            f"media files beside {MEDIA_FOLDER} and folders in it are not read: {quote_names(misplaced)}; move the "
+            f"clips into {MEDIA_FOLDER}"
+        )
+        findings.append(Finding(FindingKind.UNREAD_FILES, "", message, count=len(misplaced)))
+    return findings
 
 
 class _TableReader:
@@ -188,7 +213,7 @@ def _split(clip_id: ClipId, given: Mapping[ClipId, str], candidates: Mapping[Cli
 def _empty_corpus_error(root: Path, findings: Sequence[Finding]) -> tuple[str, str]:
     """Return message and hint of the error for a corpus without clips."""
     tables = sorted(path.name for path in root.glob("*.csv"))
-    if any(scan_media(root, nested=True)[0]):
+    if scan_media(root, nested=True).media:
         return (
             f"{root} has clips, but not in MER's layout (no clips in folder {MEDIA_FOLDER})",
             "set corpus.kind to folder in params.yaml",
@@ -201,7 +226,11 @@ def _empty_corpus_error(root: Path, findings: Sequence[Finding]) -> tuple[str, s
 
 
 def _missing_files(
-    root: Path, files: Mapping[ClipId, str], given: Mapping[ClipId, str], candidates: Mapping[ClipId, str]
+    root: Path,
+    files: Mapping[ClipId, str],
+    given: Mapping[ClipId, str],
+    candidates: Mapping[ClipId, str],
+    unread: Mapping[str, str],
 ) -> list[Finding]:
     """Return findings about clips of tables that have no file."""
     named = {*given, *candidates}
@@ -215,7 +244,7 @@ def _missing_files(
             FindingKind.CANDIDATE_WITHOUT_FILE if clip_id in candidates else FindingKind.LABEL_WITHOUT_FILE,
             clip_id,
             f"{candidate_table if clip_id in candidates else train_table}: clip {clip_id!r} has no file in folder "
-            f"{MEDIA_FOLDER}; add the file or remove the row",
+            f"{MEDIA_FOLDER}; {unread.get(clip_id, 'add the file or remove the row')}",
         )
         for clip_id in missing
     ]

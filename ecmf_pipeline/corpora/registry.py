@@ -45,6 +45,6 @@ def read_corpus(config: CorpusConfig, *, face_crops: bool = False) -> CorpusList
 
 def scanned_folders(config: CorpusConfig, *, face_crops: bool = False) -> tuple[list[Path], list[Path]]:
     """Return the folders that the corpus reader lists: first those listed flat, then those listed recursively."""
-    if config.kind == "folder":
+    if config.kind in {"folder", "meld"}:
         return [], [config.root]
     return [config.root, config.root / MEDIA_FOLDER], [config.root / FACE_CROPS_FOLDER] if face_crops else []

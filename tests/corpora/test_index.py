@@ -348,7 +348,8 @@ def test_findings_name_file_and_clip(tmp_path: Path, read: Read, write_media: Wr
 def test_real_clips(shared_data: Path, tmp_path: Path, read: Read) -> None:
     listing = read(shared_data / "clips", "mer")
     result = index_corpus(listing, tmp_path / "cache.json", workers=2)
-    assert (result.hashed, result.quarantined, result.findings) == (32, {}, ())
+    assert (result.hashed, result.quarantined) == (32, {})
+    assert [(finding.kind, "SOURCES.csv" in finding.message) for finding in result.findings] == [("unread_files", True)]
     assert sum(clip.has_audio for clip in result.clips) == 13
     assert all(clip.has_video and 2 < clip.duration < 20 for clip in result.clips)
     assert index_corpus(listing, tmp_path / "cache.json", workers=2).hashed == 0

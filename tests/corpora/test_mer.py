@@ -251,6 +251,8 @@ def test_subtitles_without_transcript_column_are_rejected(corpus: Path, read: Re
 def test_real_clips(shared_data: Path, read: Read) -> None:
     listing = read(shared_data / "clips", "mer")
     assert Counter(clip.split.value for clip in listing.clips) == {"train": 20, "candidate": 12}
-    assert listing.findings == ()
+    assert [(finding.kind, "SOURCES.csv" in finding.message) for finding in listing.findings] == [
+        ("unread_files", True)
+    ]
     assert sum(bool(clip.transcript) for clip in listing.clips) == 2
     assert len(read(shared_data / "clips" / "video").clips) == 32
