@@ -145,7 +145,7 @@ def _check_sizes(stream: io.BytesIO) -> None:
     """
     start, size = stream.tell(), len(stream.getbuffer())
     for opcode, value, _ in pickletools.genops(stream):  # checks the length of strings
-        if opcode.name in _OPCODES_WITH_SIZE and not 0 <= value <= size:
+        if opcode.name in _OPCODES_WITH_SIZE and not 0 <= int(value or 0) <= size:
             raise ValueError(f"opcode {opcode.name} has the value {value}, but the pickle has {size} bytes")
     stream.seek(start)
 
