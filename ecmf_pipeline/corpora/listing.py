@@ -37,6 +37,7 @@ class FindingKind(StrEnum):
     UNKNOWN_SPLIT = "unknown_split"
     UNUSED_TABLE = "unused_table"
     UNUSED_COLUMN = "unused_column"
+    ENCODING = "encoding"
     UNREAD_FILES = "unread_files"
     NOT_FETCHED = "not_fetched"
     UNREADABLE = "unreadable"
