@@ -151,6 +151,10 @@ class UnreadableMedia(ClipError):
     """No reader can decode the file."""
 
 
+class WrongLength(ClipError):
+    """The length of the file differs from that in the tables of the corpus."""
+
+
 class NoVideoStream(ClipError):
     """The file has no video stream."""
 

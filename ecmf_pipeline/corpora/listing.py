@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -37,6 +37,8 @@ class FindingKind(StrEnum):
     UNKNOWN_SPLIT = "unknown_split"
     UNUSED_TABLE = "unused_table"
     UNUSED_COLUMN = "unused_column"
+    MALFORMED_TIME = "malformed_time"
+    WRONG_LENGTH = "wrong_length"
     ENCODING = "encoding"
     UNREAD_FILES = "unread_files"
     NOT_FETCHED = "not_fetched"
@@ -74,6 +76,8 @@ class CorpusListing:
         candidate_order: The candidates, in the order that the submission requires.
         findings: The problems of the corpus.
         synthetic: Whether the corpus is generated; reports state it.
+        expected_seconds: The length of clips in the tables, if they have it.
+        quarantines_wrong_length: Whether a file of another length is quarantined.
     """
 
     root: Path
@@ -82,6 +86,8 @@ class CorpusListing:
     candidate_order: tuple[ClipId, ...]
     findings: tuple[Finding, ...] = ()
     synthetic: bool = False
+    expected_seconds: Mapping[ClipId, float] = field(default_factory=dict)
+    quarantines_wrong_length: bool = False
 
 
 def count_by_kind(findings: Iterable[Finding]) -> dict[str, int]:

@@ -12,6 +12,7 @@ from ecmf_pipeline.core.clips import Clip, ClipId, Split
 from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import CorpusError, ParamsError
 from ecmf_pipeline.corpora.config import MELD_TO_MER, MER_LABELS, CorpusConfig
+from ecmf_pipeline.corpora.lengths import table_lengths
 from ecmf_pipeline.corpora.listing import (
     CorpusListing,
     Finding,
@@ -43,7 +44,8 @@ def read_meld(config: CorpusConfig) -> CorpusListing:
     """
     root = require_folder(config.root, "set corpus.root in params.yaml to the folder that holds train_sent_emo.csv")
     findings: list[Finding] = []
-    rows = list(_rows(root, config, findings))
+    expected: dict[ClipId, float] = {}
+    rows = list(_rows(root, config, findings, expected))
     if not rows:
         raise CorpusError(
             f"{root} has no utterances in {', '.join(TABLES.values())}",
@@ -69,7 +71,7 @@ def read_meld(config: CorpusConfig) -> CorpusListing:
         key=lambda clip: clip.clip_id,
     )
     order = tuple(clip.clip_id for clip, _ in rows if clip.split is Split.CANDIDATE)
-    return CorpusListing(root, tuple(clips), labels, order, tuple(findings))
+    return CorpusListing(root, tuple(clips), labels, order, tuple(findings), expected_seconds=expected)
 
 
 def _casefolded(mapping: Mapping[str, str], emotions: set[str]) -> dict[str, str]:
@@ -96,16 +98,19 @@ def _default_labels(mapping: Mapping[str, str]) -> tuple[str, ...]:
     return MER_LABELS if mapped <= set(MER_LABELS) else tuple(sorted(mapped))
 
 
-def _rows(root: Path, config: CorpusConfig, findings: list[Finding]) -> Iterable[tuple[Clip, str]]:
-    """Yield each clip, without path and label, and its emotion."""
+def _rows(
+    root: Path, config: CorpusConfig, findings: list[Finding], expected: dict[ClipId, float]
+) -> Iterable[tuple[Clip, str]]:
+    """Yield each clip, without path and label, and its emotion; add its length to ``expected``."""
     seen: set[str] = set()
     for part, name in TABLES.items():
         if not (root / name).is_file():
             continue
         table = read_table(root / name, COLUMNS)
-        findings += table.findings
+        lengths, invalid_times = table_lengths(table, "starttime", "endtime")
+        findings += [*table.findings, *invalid_times]
         columns = [table.column(column) for column in COLUMNS]
-        for text, speaker, emotion, dialogue, utterance in zip(*columns, strict=True):
+        for seconds, text, speaker, emotion, dialogue, utterance in zip(lengths, *columns, strict=True):
             if not (dialogue.isdecimal() and utterance.isdecimal()):
                 message = (
                     f"{name}: a row has no numbers in Dialogue_ID and Utterance_ID ({dialogue!r}, {utterance!r}): it "
@@ -120,6 +125,7 @@ def _rows(root: Path, config: CorpusConfig, findings: list[Finding]) -> Iterable
                 findings.append(Finding(FindingKind.DUPLICATE_ROW, clip_id, message))
                 continue
             seen.add(clip_id)
+            expected[clip_id] = seconds
             split = Split.CANDIDATE if part == CANDIDATES else Split.TRAIN
             group = dialogue_id if config.groups == "dialogue" else " ".join(speaker.split())
             yield Clip(clip_id, transcript=text, split=split, group=group), emotion.casefold()

@@ -40,6 +40,7 @@ def read_corpus(config: CorpusConfig, *, face_crops: bool = False) -> CorpusList
         ParamsError: If ``corpus.mapping`` names an emotion that the corpus does not have.
     """
     listing = READERS[config.kind](config)
+    listing = replace(listing, quarantines_wrong_length=config.wrong_length == "quarantine")
     return add_face_crops(listing) if face_crops else listing
 
 
