@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, write_manifest
 from ecmf_pipeline.core.console import format_count, progress_bar
 from ecmf_pipeline.core.errors import WrongLength
-from ecmf_pipeline.core.files import write_csv, write_json
+from ecmf_pipeline.core.files import file_state, write_csv, write_json
 from ecmf_pipeline.corpora.config import MER_LABELS
 from ecmf_pipeline.corpora.lengths import wrong_lengths
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind
@@ -173,14 +172,14 @@ def _look_up(
     changed: list[FileToMeasure] = []
     for path in filter(None, (path for clip in listing.clips for path in (clip.path, clip.face_path))):
         try:
-            status = os.stat(f"{root}/{path}")  # noqa: PTH116  (a Path for each of 100,000 files takes seconds)
+            size, mtime_ns = file_state(f"{root}/{path}")
         except OSError as error:
             measured[path] = failure(unreachable(error))
             continue
-        sizes[path] = status.st_size
-        known = cache.get(path, status.st_size, status.st_mtime_ns)
+        sizes[path] = size
+        known = cache.get(path, size, mtime_ns)
         if known is None:
-            changed.append(FileToMeasure(path, status.st_size, status.st_mtime_ns))
+            changed.append(FileToMeasure(path, size, mtime_ns))
         else:
             measured[path] = known
     return measured, sizes, changed

@@ -13,6 +13,7 @@ from pathlib import Path
 from ecmf_pipeline.core.clips import Clip, ClipId, Split, validate_clip_id
 from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import CorpusError
+from ecmf_pipeline.core.files import picture_files
 from ecmf_pipeline.corpora.config import MER_LABELS, CorpusConfig
 from ecmf_pipeline.corpora.label_npz import TEST_ENTRY, TRAIN_ENTRY, entries_of, read_label_npz
 from ecmf_pipeline.corpora.listing import (
@@ -44,7 +45,7 @@ FACE_CROPS_FOLDER = "openface_face"
 FACE_CROPS_EXTENSION = ".npy"
 TRAIN_TABLES = ("track1_train_disdim.csv", "track1_train.csv")
 CANDIDATE_TABLES = ("track_all_candidates.csv", "track1_track2_candidate.csv")
-GOLD_TABLES = ("gold.csv", "track1_test_dis.csv")
+GOLD_TABLES = ("gold.csv", "track1_test_dis.csv", "track1_test.csv")
 LABEL_NPZ = "track1_label_6way.npz"
 SUBTITLES = "subtitle_chieng.csv"
 LANGUAGES = ("english", "chinese")
@@ -65,7 +66,7 @@ def read_mer(config: CorpusConfig) -> CorpusListing:
     - candidates to predict: ``track_all_candidates.csv``, or ``track1_track2_candidate.csv`` (``name``);
     - subtitles: ``subtitle_chieng.csv`` (``name,chinese,english``). ``corpus.transcripts`` selects the transcript
       column; the other column is the translation;
-    - gold labels: ``gold.csv``, or ``track1_test_dis.csv`` (``name,discrete``);
+    - gold labels: ``gold.csv``, or ``track1_test_dis.csv``, or MER2026's ``track1_test.csv`` (``name,discrete``);
     - speakers: ``groups.csv`` (``name,group``).
 
     If the csv files of labels or candidates are missing, the baseline's ``track1_label_6way.npz`` replaces them. A
@@ -195,8 +196,10 @@ class _TableReader:
         return [name for name in names if (self._root / name).exists()]
 
     def _resolve(self, name: str) -> ClipId:
-        clip_id = ClipId(name)
-        return clip_id if clip_id in self._files else validate_clip_id(name)
+        for spelling in (name, strip_media_extension(name)):
+            if (clip_id := ClipId(spelling)) in self._files:
+                return clip_id
+        return validate_clip_id(name)
 
 
 def _table_name(root: Path, names: Sequence[str]) -> str:
@@ -342,15 +345,13 @@ def add_face_crops(listing: CorpusListing) -> CorpusListing:
     clips = []
     for clip in listing.clips:
         folder = folders.pop(clip.clip_id, "")
-        path = f"{FACE_CROPS_FOLDER}/{folder}/{folder}{FACE_CROPS_EXTENSION}"
-        has_crops = bool(folder) and os.path.isfile(f"{listing.root}/{path}")  # noqa: PTH113  (as in `index`)
-        clips.append(replace(clip, face_path=path) if has_crops else clip)
+        clips.append(replace(clip, face_path=_crops_path(listing.root, folder)) if folder else clip)
     missing = [clip.clip_id for clip in clips if not clip.face_path]
     if missing:
         message = (
-            f"{FACE_CROPS_FOLDER}: face crops (NAME/NAME{FACE_CROPS_EXTENSION}) are missing for {len(missing)} of "
-            f"{len(clips)} clips, which get no face features: {quote_names(missing)}; add the files, or set "
-            "faces.source to detect in params.yaml"
+            f"{FACE_CROPS_FOLDER}: face crops (NAME/NAME{FACE_CROPS_EXTENSION}, or pictures in NAME) are missing for "
+            f"{len(missing)} of {len(clips)} clips, which get no face features: {quote_names(missing)}; add the files, "
+            "or set faces.source to detect in params.yaml"
         )
         findings.append(Finding(FindingKind.NO_FACE_CROPS, "", message, count=len(missing)))
     if folders:
@@ -360,6 +361,14 @@ def add_face_crops(listing: CorpusListing) -> CorpusListing:
         )
         findings.append(Finding(FindingKind.FACE_CROPS_WITHOUT_CLIP, "", message, count=len(folders)))
     return replace(listing, clips=tuple(clips), findings=(*listing.findings, *findings))
+
+
+def _crops_path(root: Path, folder: str) -> str:
+    """Return the npy file with the crops of a clip, or the folder if it has pictures (MER2023), or ""."""
+    path = f"{FACE_CROPS_FOLDER}/{folder}/{folder}{FACE_CROPS_EXTENSION}"
+    if os.path.isfile(f"{root}/{path}"):  # noqa: PTH113  (as in `index`)
+        return path
+    return f"{FACE_CROPS_FOLDER}/{folder}" if picture_files(root / FACE_CROPS_FOLDER / folder) else ""
 
 
 def _folders(root: Path) -> tuple[dict[str, str], list[Finding]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ecmf_pipeline.core.errors import FileUnreachable, UnreadableMedia
-from ecmf_pipeline.core.files import LFS_COMMAND, LFS_PROBLEM, is_lfs_pointer
+from ecmf_pipeline.core.files import LFS_COMMAND, LFS_PROBLEM, file_state, is_lfs_pointer
 from ecmf_pipeline.media.config import MediaConfig
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ def resolve_reader(config: MediaConfig) -> Literal["decord", "pyav"]:
 
 
 def has_changed(path: Path, size: int) -> bool:
-    """Return whether the size of a file differs from its size when it was indexed (0: unknown)."""
+    """Return whether the size of a file, or of the pictures in a folder, differs from that in the index (0: unknown)."""
     try:
-        return bool(size) and path.is_file() and path.stat().st_size != size
+        return bool(size) and path.exists() and file_state(path)[0] != size
     except OSError:  # reading the file raises a better error
         return False
 
