@@ -205,6 +205,10 @@ class TruncatedMedia(UnreadableMedia):
         return setting <= limit
 
 
+class WrongLength(ClipError):
+    """The length of the file differs from that in the tables of the corpus."""
+
+
 class NoVideoStream(ClipError):
     """The file has no video stream."""
 

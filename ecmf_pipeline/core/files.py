@@ -34,6 +34,13 @@ _CLOCK_LAG_NS = 50_000_000
 """Upper bound in nanoseconds of how far file times may lag behind the system clock."""
 _COARSE_CLOCK_LAG_NS = 4_000_000_000
 """The same bound for file systems that store whole seconds."""
+_LFS_POINTER = re.compile(rb"version \S*git-lfs\S*\n(?:\S+ [^\n]*\n)*?oid sha256:[0-9a-f]{64}\n")
+_MAX_LFS_POINTER_BYTES = 1024
+"""Maximum size of a Git LFS pointer in its specification."""
+LFS_PROBLEM = "is a Git LFS pointer in place of the file"
+LFS_HINT = "fetch the files"
+LFS_COMMAND = "git lfs pull"
+_PICTURES = {".bmp", ".jpg", ".jpeg", ".png"}
 _SHA256 = re.compile("[0-9a-f]{64}")
 _ROW_TYPES = [int, int, int, int, str]
 """Types of a cached row: size, mtime, ctime, inode and digest."""
@@ -43,16 +50,40 @@ def read_text(path: Path) -> str:
     """Read UTF-8 text, with or without a byte-order mark; line ends are not converted.
 
     Raises:
-        InputError: If the bytes are not UTF-8.
+        InputError: If the bytes are not UTF-8, or are a Git LFS pointer.
     """
+    content = path.read_bytes()
+    if _LFS_POINTER.match(content):
+        raise InputError(f"{path} {LFS_PROBLEM}", LFS_HINT, command=LFS_COMMAND)
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} is not UTF-8 (byte {error.start})",
             "convert it to UTF-8; replace ENCODING by its present encoding, such as GB18030",
             command=f"iconv -f ENCODING -t UTF-8 {shlex.quote(path.name)}",
         ) from error
+
+
+def is_lfs_pointer(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is a Git LFS pointer: text that git stores in place of a large file."""
+    try:
+        with Path(path).open("rb") as file:
+            return _LFS_POINTER.match(file.read(_MAX_LFS_POINTER_BYTES)) is not None
+    except OSError:
+        return False
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: If it is not valid JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def read_json(path: Path, *, made_by: str) -> Any:
@@ -66,8 +97,8 @@ def read_json(path: Path, *, made_by: str) -> Any:
     if not path.is_file():
         raise MissingInput(f"{path} does not exist", "run the stage that writes it", command=command)
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        return parse_json(read_text(path))
+    except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error})", "write it again", command=command) from error
 
 
@@ -142,6 +173,25 @@ def sha256_file(path: Path) -> str:
 def sha256_bytes(content: bytes) -> str:
     """Return the SHA-256 of bytes, in hex."""
     return hashlib.sha256(content).hexdigest()
+
+
+def sha256_input(path: Path) -> str:
+    """Return the SHA-256 of a file, or of the names and the bytes of the pictures in a folder, in hex."""
+    if not path.is_dir():
+        return sha256_file(path)
+    digest = hashlib.sha256()
+    for picture in picture_files(path):
+        digest.update(f"{picture.name}\0{sha256_file(picture)}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """Return the pictures in a folder, sorted by name, numbers by value; empty if it cannot be read."""
+    try:
+        paths = [path for path in folder.iterdir() if path.suffix.lower() in _PICTURES and path.name[0] != "."]
+    except OSError:
+        return []
+    return sorted(paths, key=lambda path: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", path.name)])
 
 
 def sha256_text(text: str) -> str:
@@ -242,12 +292,21 @@ class FileState(NamedTuple):
 
     @classmethod
     def of(cls, path: str | os.PathLike[str]) -> FileState:
-        """Read the state of a file; links are followed.
+        """Read the state of a file; links are followed. Of a folder: the sums or the latest of its files.
 
         Raises:
             OSError: If the file is inaccessible.
         """
         status = os.stat(path)  # noqa: PTH116  (a Path for each of 100,000 files takes seconds)
+        if stat.S_ISDIR(status.st_mode):
+            with os.scandir(path) as entries:
+                files = [entry.stat() for entry in entries if entry.is_file()]
+            return cls(
+                sum(file.st_size for file in files),
+                max([status.st_mtime_ns, *(file.st_mtime_ns for file in files)]),
+                max([status.st_ctime_ns, *(file.st_ctime_ns for file in files)]),
+                status.st_ino,
+            )
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
@@ -296,14 +355,14 @@ def indexed_content(path: Path, digest: str, known: FileState | None, size: int 
         state, is_settled = FileState.of(path), True
         if state != known:
             is_settled = wait_until_settled(state)
-            if (size and state.size != size) or sha256_file(path) != digest:
+            if (size and state.size != size) or sha256_input(path) != digest:
                 raise changed
     except OSError as error:
         raise FileUnreachable(f"cannot read the file: {error.strerror}") from error
 
     def check() -> None:
         with suppress(OSError):
-            if FileState.of(path) == state and (is_settled or sha256_file(path) == digest):
+            if FileState.of(path) == state and (is_settled or sha256_input(path) == digest):
                 return
         raise changed
 
@@ -318,7 +377,7 @@ def indexed_content(path: Path, digest: str, known: FileState | None, size: int 
 def _load_digests(cache: Path) -> dict[str, list[int | str]]:
     """Read the cached digests; a missing or damaged cache counts as empty."""
     try:
-        content = json.loads(cache.read_bytes())
+        content = parse_json(cache.read_bytes())
     except (OSError, ValueError):
         return {}
     if not isinstance(content, dict):

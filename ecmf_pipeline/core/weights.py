@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, overload
 
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.errors import MissingWeights, ModelError
-from ecmf_pipeline.core.files import cached_sha256, sha256_file
+from ecmf_pipeline.core.files import LFS_HINT, LFS_PROBLEM, cached_sha256, is_lfs_pointer, sha256_file
 
 MODELS_HINT = "fetch the default weights"
 MODELS_COMMAND = "ecmf-pipe models"
@@ -197,7 +198,7 @@ def weights_sha256(path: Path, *, required: bool = True) -> str | Unknown:
 
     Raises:
         MissingWeights: If the file is missing and required.
-        ModelError: If a file of an embedded model was altered. Under its new SHA-256, all features would be recomputed.
+        ModelError: If the file is a Git LFS pointer, or a file of an embedded model was altered. Under its new SHA-256, all features would be recomputed.
     """
     known = known_sha256(path)
     if not path.is_file():
@@ -205,6 +206,9 @@ def weights_sha256(path: Path, *, required: bool = True) -> str | Unknown:
         if required:
             raise MissingWeights(message, MODELS_HINT, command=MODELS_COMMAND)
         return known or Unknown(message)
+    if is_lfs_pointer(path):
+        command = f"git -C {shlex.quote(str(path.parent))} lfs pull"
+        raise ModelError(f"model file {path} {LFS_PROBLEM}", LFS_HINT, command=command)
     digest = cached_sha256(path)
     if known is not None and digest != known:
         raise ModelError(

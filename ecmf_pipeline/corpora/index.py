@@ -13,9 +13,11 @@ from pathlib import Path
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Clip, ClipId, Corpus, Split, write_corpus_tables
 from ecmf_pipeline.core.console import format_count, progress_bar
+from ecmf_pipeline.core.errors import WrongLength
 from ecmf_pipeline.core.files import FileState, write_csv, write_json
 from ecmf_pipeline.core.tables import as_spreadsheet_text
 from ecmf_pipeline.corpora.config import MER_LABELS
+from ecmf_pipeline.corpora.lengths import wrong_lengths
 from ecmf_pipeline.corpora.listing import CorpusListing, Finding, FindingKind, count_by_kind
 from ecmf_pipeline.corpora.measuring import (
     CacheWriter,
@@ -80,13 +82,17 @@ def index_corpus(
             results = measure_files(listing.root, changed, writer, workers=workers, clip_timeout=clip_timeout)
             measured |= _measure_all(writer, results, len(changed))
     reused = len(sizes) - len(changed)
+    lengths = list(wrong_lengths(listing, measured))
+    if listing.quarantines_wrong_length:
+        measured |= {path: failure(WrongLength(found.message), measured[path].digest) for path, found in lengths}
     clips = tuple(_measured_clip(clip, sizes, measured) for clip in listing.clips)
     quarantined = {
         clip.clip_id: measurement
         for clip in clips
         if (measurement := measured.get(clip.path)) is not None and measurement.reason
     }
-    findings = (*listing.findings, *_stream_findings(clips, measured), *_content_duplicates(clips, measured))
+    found = (finding for _, finding in lengths)
+    findings = (*listing.findings, *found, *_stream_findings(clips, measured), *_content_duplicates(clips, measured))
     return IndexResult(clips, findings, quarantined, hashed=len(changed), reused=reused)
 
 

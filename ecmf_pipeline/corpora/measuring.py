@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline.core.errors import ClipError, ClipTimeout, FileUnreachable, InputError, UnreadableMedia, clip_error
-from ecmf_pipeline.core.files import FileState, read_text, sha256_file, wait_until_settled, write_atomic
-from ecmf_pipeline.corpora.mer import FACE_CROPS_EXTENSION
+from ecmf_pipeline.core.files import FileState, read_text, wait_until_settled, write_atomic
+from ecmf_pipeline.corpora.mer import FACE_CROPS_EXTENSION, FACE_CROPS_FOLDER
 from ecmf_pipeline.media.containers import probe_media
 from ecmf_pipeline.runner import Engine, InProcess, LocalProcesses, Outcome, Step, Target, Task
 from ecmf_pipeline.runner.machine import as_out_of_memory, usable_cores
@@ -205,7 +205,7 @@ def measure(root: Path, file: FileToMeasure) -> Measurement:
     """Hash and probe one file. A result without digest is a transient failure and is not cached."""
     path = root / file.path
     try:
-        digest = sha256_file(path)
+        digest = sha256_input(path)
         try:
             measurement = _probe(path, file, digest)
         except FileUnreachable as error:
@@ -223,7 +223,7 @@ def measure(root: Path, file: FileToMeasure) -> Measurement:
 def _probe(path: Path, file: FileToMeasure, digest: str) -> Measurement:
     if file.known_error is not None:
         raise file.known_error
-    if file.path.endswith(FACE_CROPS_EXTENSION):
+    if file.path.startswith(f"{FACE_CROPS_FOLDER}/") and (file.path.endswith(FACE_CROPS_EXTENSION) or path.is_dir()):
         return Measurement(digest)  # the face modality checks the content
     if file.state.size == 0:
         raise UnreadableMedia(f"{file.path} is empty (0 bytes)")

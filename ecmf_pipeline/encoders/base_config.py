@@ -6,7 +6,6 @@ a config to its encoder.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pydantic import Field
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.config import Config
 from ecmf_pipeline.core.errors import MissingWeights, ModelError, ParamsError
+from ecmf_pipeline.core.files import parse_json
 from ecmf_pipeline.core.weights import MODELS_COMMAND, MODELS_HINT, Unknown, embedded_model_of, weights_sha256
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def read_model_config(model: str, revision: str) -> dict[str, Any]:
         commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
         folder = _cached_model(model) / "snapshots" / commit
     try:
-        values = json.loads((folder / "config.json").read_bytes())
+        values = parse_json((folder / "config.json").read_bytes())
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}

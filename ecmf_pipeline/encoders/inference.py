@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from ecmf_pipeline.core.console import warn
 from ecmf_pipeline.core.errors import ModelError
-from ecmf_pipeline.core.files import read_text
+from ecmf_pipeline.core.files import parse_json, read_text
 from ecmf_pipeline.encoders.base_config import (
     Layers,
     ModelSource,
@@ -99,13 +98,16 @@ def read_model_json(source: ModelSource, name: str) -> Any:
     """Read a JSON file of a model; return None if the model has no such file.
 
     Raises:
-        ModelError: If the hub cannot return it.
+        ModelError: If the hub cannot return it, or it is not valid JSON.
     """
     path = load_pretrained(
         source,
         lambda model, **options: cached_file(model, name, _raise_exceptions_for_missing_entries=False, **options),
     )
-    return json.loads(read_text(Path(path))) if path else None
+    try:
+        return parse_json(read_text(Path(path))) if path else None
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON ({error})", "fetch the model again") from error
 
 
 def build_inference(config: TransformersConfig, device: str) -> Inference:

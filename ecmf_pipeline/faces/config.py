@@ -19,7 +19,8 @@ class FaceConfig(Config):
 
     Attributes:
         source: ``detect``: detect them in the video. ``openface``: read the crops of the MER corpora
-            (``openface_face/N/N.npy``); of the other keys only ``crop_size`` then has an effect.
+            (``openface_face/N/N.npy``, or pictures in ``openface_face/N``); of the other keys only ``crop_size`` then
+            has an effect.
         detector: BlazeFace model file (tflite).
         min_confidence: Minimum score of a detection.
         range: ``short``: faces near the camera, at least a seventh of the shorter side of the picture. ``full``: also

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecmf_pipeline.core.errors import FileUnreachable, UnreadableMedia
+from ecmf_pipeline.core.files import LFS_COMMAND, LFS_PROBLEM, is_lfs_pointer
 
 if TYPE_CHECKING:
     from av import FFmpegError
@@ -89,6 +90,8 @@ def open_container(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
     except av.FFmpegError as error:
         if _is_transient(error, path):
             raise FileUnreachable(f"cannot read the file: {error.strerror}") from error
+        if is_lfs_pointer(Path(path)):
+            raise UnreadableMedia(f"the file {LFS_PROBLEM}; run {LFS_COMMAND}") from error
         if isinstance(error, av.ArgumentError) and problem == _NOT_READABLE:
             raise UnreadableMedia("not a media file, or of a format that no clip has") from error
         cause = "" if error.errno in _AMBIGUOUS_ERRNOS else f": {error.strerror}"  # it would seem to be the machine's

@@ -46,7 +46,7 @@ def read_orientation(frame: Any) -> Orientation:
 
     try:
         # Not `frame.side_data`: it makes a reference cycle, which keeps the frame and its decoder in memory.
-        data = SideDataContainer(frame).get(Type.DISPLAYMATRIX)
+        data = SideDataContainer(frame).get(Type.DISPLAYMATRIX)  # type: ignore[call-arg]  # missing in its stub
     except ValueError:  # PyAV has no name for another side data of the frame; it still returns the rotation
         return Orientation(turns=round(-frame.rotation / 90) % 4)
     if data is None:

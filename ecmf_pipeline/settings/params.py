@@ -6,6 +6,7 @@ Only stages use `Params`. Each package defines its own section and receives only
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self, get_args
@@ -17,6 +18,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from ecmf_pipeline.core import paths
 from ecmf_pipeline.core.clips import Modality
 from ecmf_pipeline.core.config import Config, Pool, PoolOrFrames
+from ecmf_pipeline.core.documents import parse_yaml
 from ecmf_pipeline.core.errors import ParamsError
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.sample.config import SampleConfig
@@ -294,19 +296,6 @@ def branch_settings(
     return settings
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader that rejects duplicate keys, as DVC does."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                message = f"duplicate key {key.value!r}"
-                raise yaml.constructor.ConstructorError(None, None, message, key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def load_params(path: Path = paths.PARAMS) -> Params:
     """Read params.yaml of the current directory.
 
@@ -321,7 +310,7 @@ def load_params(path: Path = paths.PARAMS) -> Params:
             command="ecmf-pipe init FOLDER",
         )
     try:
-        document = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_UniqueKeyLoader) or {}
+        document = parse_yaml(path.read_text(encoding="utf-8-sig")) or {}
     except UnicodeDecodeError as error:
         raise ParamsError(f"{path} is not UTF-8 text ({error})", "save it as UTF-8") from error
     except yaml.MarkedYAMLError as error:
@@ -329,7 +318,7 @@ def load_params(path: Path = paths.PARAMS) -> Params:
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ParamsError(f"{path}{where}: not valid YAML: {error.problem}", "correct this line") from error
     except yaml.YAMLError as error:
-        raise ParamsError(f"{path} is not valid YAML: {error}", "remove these characters") from error
+        raise ParamsError(f"{path} is not valid YAML: {error}", "correct it") from error
     if not isinstance(document, dict):
         raise ParamsError(f"{path} is not a mapping of sections", "start it with a section such as corpus:")
     return validated(document, where=str(path))
@@ -397,7 +386,7 @@ def _problem(detail: ErrorDetails, document: Mapping[str, Any], merged: Mapping[
         return _Problem(key, f"{key}: unknown type {context['tag']!r}", _suggest(context["tag"], types), is_of_preset)
     text = detail["msg"].removeprefix("Value error, ")
     if location:
-        got = "" if isinstance(detail["input"], dict) else f" (got {detail['input']!r})"
+        got = "" if isinstance(detail["input"], dict) else f" (got {reprlib.repr(detail['input'])})"
         text = f"{text[:1].lower()}{text[1:]}{got}"
     return _Problem(key, f"{key}: {text}", context.get("hint", ""), is_of_preset)
 

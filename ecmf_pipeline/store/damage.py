@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import StoreError
+from ecmf_pipeline.core.files import parse_json
 from ecmf_pipeline.store.format import PartAttributes, array_identity, array_names, read_array
 
 
@@ -253,5 +253,5 @@ def _read_checked(folder: Path) -> tuple[NDArray[Any] | None, Kind | None, str]:
 
 
 def _has_checksum(folder: Path) -> bool:
-    codecs = json.loads((folder / "zarr.json").read_bytes()).get("codecs", [])
+    codecs = parse_json((folder / "zarr.json").read_bytes()).get("codecs", [])
     return any(codec.get("name") == "crc32c" for codec in codecs)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ecmf_pipeline.core.errors import MissingInput, StaleStore, StoreError
 from ecmf_pipeline.core.files import fingerprint as fingerprint_of
-from ecmf_pipeline.core.files import flush_folder, sha256_text, write_atomic
+from ecmf_pipeline.core.files import flush_folder, parse_json, sha256_text, write_atomic
 
 FORMAT = 2
 """Version of the format; raised if an older reader could misread new stores. Other versions are not read."""
@@ -143,7 +143,7 @@ def group_attributes(folder: Path) -> dict[str, Any]:
     """
     document = folder / "zarr.json"
     try:
-        attributes: dict[str, Any] = json.loads(document.read_bytes())["attributes"]
+        attributes: dict[str, Any] = parse_json(document.read_bytes())["attributes"]
     except FileNotFoundError as error:
         raise MissingInput(f"{folder} does not exist", "extract the features", command="ecmf-pipe extract") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -404,7 +404,7 @@ def read_array(folder: Path, identity: str | None = None) -> NDArray[Any]:
 
 def _read_chunk(folder: Path) -> tuple[NDArray[Any], int | None]:
     """Read an array of one chunk; return it and its CRC-32C, None if that was not computed."""
-    document = json.loads((folder / "zarr.json").read_bytes())
+    document = parse_json((folder / "zarr.json").read_bytes())
     if not _is_plain(document):
         return _read_by_zarr(folder), None
     dtype = np.dtype(document["data_type"]).newbyteorder("<")

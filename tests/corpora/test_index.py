@@ -221,7 +221,7 @@ def test_file_changed_during_read_is_quarantined_and_retried(project: Project, m
         return digest
 
     with monkeypatch.context() as patch:
-        patch.setattr(measuring, "sha256_file", hash_slowly)
+        patch.setattr(measuring, "sha256_input", hash_slowly)
         [(clip_id, measured)] = project.index(workers=0).quarantined.items()
     assert (clip_id, measured.digest, measured.reason) == ("b", "", FileUnreachable.__name__)
     assert "b.mp4 changed" in measured.message
@@ -236,7 +236,7 @@ def test_file_without_read_permission_is_retried(project: Project, monkeypatch: 
         return sha256_file(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(measuring, "sha256_file", refuse)
+        patch.setattr(measuring, "sha256_input", refuse)
         [measured] = project.index(workers=0).quarantined.values()
     assert measured.reason == FileUnreachable.__name__
     assert "Permission denied" in measured.message
@@ -255,7 +255,7 @@ def test_interrupt_loses_only_the_current_batch(
         return sha256_file(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(measuring, "sha256_file", interrupted)
+        patch.setattr(measuring, "sha256_input", interrupted)
         with pytest.raises(KeyboardInterrupt):
             project.index(workers=0)
     assert not project.manifest.exists()
@@ -295,7 +295,7 @@ def test_batches_of_killed_run_are_adopted_for_same_corpus_only(project: Project
     assert project.index(workers=0).hashed == 3
 
 
-@pytest.mark.parametrize("step", ["sha256_file", "probe_media"])
+@pytest.mark.parametrize("step", ["sha256_input", "probe_media"])
 def test_an_unexpected_exception_quarantines_its_file_until_the_program_changes(
     project: Project, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -428,7 +428,11 @@ def test_real_clips(shared_data: Path, tmp_path: Path, read: Read) -> None:
     listing = read(shared_data / "clips", "mer")
     result = index_corpus(listing, tmp_path / "cache.json", workers=2)
     assert (result.hashed, result.quarantined) == (32, {})
-    assert [(finding.kind, finding.clip_id) for finding in result.findings] == [("truncated", "clip_022")]
+    assert [(finding.kind, finding.clip_id) for finding in result.findings] == [
+        ("unread_files", ""),
+        ("truncated", "clip_022"),
+    ]
+    assert "SOURCES.csv" in result.findings[0].message
     assert sum(clip.has_audio for clip in result.clips) == 13
     assert all(clip.has_video and 2 < clip.duration < 20 for clip in result.clips)
     assert index_corpus(listing, tmp_path / "cache.json", workers=2).hashed == 0

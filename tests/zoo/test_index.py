@@ -10,7 +10,7 @@ from ecmf_pipeline.core.clips import read_manifest, write_manifest
 from ecmf_pipeline.corpora.config import CorpusConfig
 from ecmf_pipeline.corpora.folder import read_folder
 from ecmf_pipeline.corpora.index import index_corpus
-from ecmf_pipeline.corpora.listing import strip_media_extension
+from ecmf_pipeline.corpora.scan import strip_media_extension
 from tests.zoo.films import Film
 from tests.zoo.specimens import write_healthy, write_zoo
 

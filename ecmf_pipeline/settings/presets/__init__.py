@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ecmf_pipeline.core.documents import parse_yaml
 from ecmf_pipeline.core.errors import ParamsError
 
 DEFAULT_PRESET = "embedded"
@@ -36,7 +35,7 @@ def preset_document(name: str) -> dict[str, Any]:
     if name not in preset_names():
         names = ", ".join(preset_names())
         raise ParamsError(f"preset: there is no preset {name!r}", f"use one of {names}", keys=["preset"])
-    document: dict[str, Any] = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    document: dict[str, Any] = parse_yaml((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     return document
 
 
