@@ -198,7 +198,8 @@ def weights_sha256(path: Path, *, required: bool = True) -> str | Unknown:
 
     Raises:
         MissingWeights: If the file is missing and required.
-        ModelError: If the file is a Git LFS pointer, or a file of an embedded model was altered. Under its new SHA-256, all features would be recomputed.
+        ModelError: If the file is a Git LFS pointer, or a file of an embedded model was altered: under its new SHA-256,
+            all features would be recomputed.
     """
     known = known_sha256(path)
     if not path.is_file():

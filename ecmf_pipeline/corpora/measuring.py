@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ecmf_pipeline.core.errors import ClipError, ClipTimeout, FileUnreachable, InputError, UnreadableMedia, clip_error
-from ecmf_pipeline.core.files import FileState, read_text, wait_until_settled, write_atomic
+from ecmf_pipeline.core.files import FileState, read_text, sha256_input, wait_until_settled, write_atomic
 from ecmf_pipeline.corpora.mer import FACE_CROPS_EXTENSION, FACE_CROPS_FOLDER
 from ecmf_pipeline.media.containers import probe_media
 from ecmf_pipeline.runner import Engine, InProcess, LocalProcesses, Outcome, Step, Target, Task
