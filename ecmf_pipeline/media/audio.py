@@ -186,12 +186,12 @@ def _channel_samples(frame: Any) -> NDArray[np.float32]:
         stored = np.stack([np.frombuffer(plane, dtype, frame.samples) for plane in frame.planes[:count]])
     else:
         stored = np.frombuffer(frame.planes[0], dtype, frame.samples * count).reshape(-1, count).T
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # samples that are no numbers are refused below
         samples = stored.astype(np.float32)
-    if name == "u8":
-        samples -= 128
-    samples /= np.float32(full_scale)
-    peak = np.abs(samples).max(initial=0.0)
+        if name == "u8":
+            samples -= 128
+        samples /= np.float32(full_scale)
+        peak = np.abs(samples).max(initial=0.0)
     if not peak <= _MAX_PEAK:  # also if it is not a number
         raise UnreadableMedia(f"the audio has samples of {peak:.4g}; their range is -1 to 1")
     return samples
