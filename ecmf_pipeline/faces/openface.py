@@ -90,7 +90,7 @@ class _PictureFolder:
             raise UnusableFaceCrops(f"{path.name} {problem}")
         if picture.shape != (SIDE, SIDE, 3):
             raise UnusableFaceCrops(f"{path.name} has shape {picture.shape}; expected {(SIDE, SIDE, 3)} by OpenFace")
-        return picture.astype(np.uint8, copy=False)
+        return np.asarray(picture, np.uint8)
 
 
 def _build_track(stored: NDArray[np.uint8] | _PictureFolder, rows: NDArray[np.int64], size: int) -> FaceTrack:

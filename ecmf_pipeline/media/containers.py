@@ -44,7 +44,7 @@ def resolve_reader(config: MediaConfig) -> Literal["decord", "pyav"]:
 
 
 def has_changed(path: Path, size: int) -> bool:
-    """Return whether the size of a file, or of the pictures in a folder, differs from that in the index (0: unknown)."""
+    """Return whether the size of a file, or of a folder of pictures, differs from that in the index (0: unknown)."""
     try:
         return bool(size) and path.exists() and file_state(path)[0] != size
     except OSError:  # reading the file raises a better error
