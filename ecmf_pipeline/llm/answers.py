@@ -27,7 +27,7 @@ from pydantic import FiniteFloat, TypeAdapter
 
 from ecmf_pipeline.core.console import format_count
 from ecmf_pipeline.core.errors import ServerUnavailable, TooManyQuarantined, TryAgain
-from ecmf_pipeline.core.files import flush_folder, sha256_text, write_atomic
+from ecmf_pipeline.core.files import flush_folder, sha256_file, sha256_text, write_atomic
 from ecmf_pipeline.llm.config import LlmConfig
 from ecmf_pipeline.llm.schema import Value
 from ecmf_pipeline.llm.server_run import DRAFTS_FILE, MAX_RAW_CHARACTERS, Drafts, ThreadEngine
@@ -35,6 +35,7 @@ from ecmf_pipeline.runner import Engine, Run, RunConfig, RunReport, StepFactory,
 from ecmf_pipeline.runner.machine import threads_per_worker
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.runner.step import PartWriter, Spool
+from ecmf_pipeline.store.kept import KeptParts
 
 PART_SIZE = 1024
 """Number of answers in one part."""
@@ -190,9 +191,11 @@ class AnswerCache(Generic[RowT]):
         return self._rows.values()
 
     def refresh(self) -> None:
-        """Read parts that were added since the last call."""
+        """Read parts that were added since the last call, and kept parts that the folder lacks."""
         for folder in self._folders:
-            for path in part_files(folder / self.fingerprint):
+            kept = KeptParts(folder / self.fingerprint)
+            lost = [kept.folder / name for name in kept.missing()] if kept.folder else []
+            for path in [*part_files(folder / self.fingerprint), *filter(_has_its_hash, lost)]:
                 if path not in self._read:
                     self._read.add(path)
                     self._rows |= {row.key: row for row in self.parse(path.read_bytes())}
@@ -255,6 +258,7 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
         temporary_path.rename(self.cache.folder / name)
         flush_folder(self.cache.folder)
         flush_folder(self.cache.folder.parent)
+        KeptParts(self.cache.folder).keep([name])
         self.cache.refresh()
         return len(new)
 
@@ -267,6 +271,9 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
         return len(rows)
 
     def _refresh(self) -> None:
+        kept = KeptParts(self.cache.folder)
+        kept.restore(kept.missing(), _has_its_hash, self.spool.folder)
+        kept.keep()
         self.cache.refresh()
 
     def _adopt(self, leftovers: Sequence[Path]) -> int:
@@ -289,6 +296,11 @@ def part_files(folder: Path) -> list[Path]:
     """Return the parts of one fingerprint, sorted by number."""
     paths = [path for path in folder.glob("part-*") if _PART.fullmatch(path.name) and path.is_file()]
     return sorted(paths, key=lambda path: (_part_number(path), path.name))
+
+
+def _has_its_hash(path: Path) -> bool:
+    """Return whether the content of a part has the hash in its name."""
+    return sha256_file(path)[:8] == path.stem.rpartition("-")[2]
 
 
 def _part_number(path: Path) -> int:

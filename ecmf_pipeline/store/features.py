@@ -28,6 +28,7 @@ from ecmf_pipeline.store.format import (
     read_parts,
     settings_attributes,
 )
+from ecmf_pipeline.store.kept import restore_features
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -118,6 +119,8 @@ class FeatureStore:
             MissingInput: If there is no store.
             StaleStore: If the store has no features of these settings.
         """
+        if fingerprint and not has_fingerprint(root, fingerprint):
+            restore_features(root, fingerprint)
         current = current_fingerprint(root)
         if current is None:
             raise MissingInput(

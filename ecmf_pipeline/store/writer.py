@@ -28,6 +28,7 @@ from ecmf_pipeline.store.format import (
     spool_folder,
     write_part,
 )
+from ecmf_pipeline.store.kept import KeptParts, restore_features
 
 
 class StoreWriter(PartWriter[FeatureRow]):
@@ -81,7 +82,8 @@ class StoreWriter(PartWriter[FeatureRow]):
             versions=distinct_versions(row.versions for row in rows),
         )
         self.spool.folder.mkdir(parents=True, exist_ok=True)
-        write_part(self.folder, self._place(number), attributes, arrays, staging=self.spool.folder)
+        name = write_part(self.folder, self._place(number), attributes, arrays, staging=self.spool.folder)
+        KeptParts(self.folder).keep([name])
         if current_fingerprint(self.root) is None:
             make_current(self.root, self.fingerprint)  # a store with features must have current settings
         store.refresh()
@@ -109,6 +111,8 @@ class StoreWriter(PartWriter[FeatureRow]):
         for folder in (self.root, self.folder):
             for path in folder.glob(".zarr.json.*"):
                 path.unlink(missing_ok=True)  # temporary file of a process that was killed
+        restore_features(self.root, self.fingerprint)
+        KeptParts(self.folder).keep()
 
     def _adopt(self, leftovers: Sequence[Path]) -> int:
         if not leftovers or not has_fingerprint(self.root, self.fingerprint):
