@@ -35,6 +35,7 @@ from ecmf_pipeline.runner import Engine, Run, RunConfig, RunReport, StepFactory,
 from ecmf_pipeline.runner.machine import threads_per_worker
 from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.runner.step import PartWriter, Spool
+from ecmf_pipeline.store.dvc_links import share_with_dvc
 from ecmf_pipeline.store.kept import KeptParts
 
 PART_SIZE = 1024
@@ -274,6 +275,7 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
         kept = KeptParts(self.cache.folder)
         kept.restore(kept.missing(), _has_its_hash, self.spool.folder)
         kept.keep()
+        share_with_dvc(kept)
         self.cache.refresh()
 
     def _adopt(self, leftovers: Sequence[Path]) -> int:

@@ -26,13 +26,14 @@ from pathlib import Path
 import numpy as np
 
 from ecmf_pipeline.core.console import warn
-from ecmf_pipeline.core.errors import StoreError
+from ecmf_pipeline.core.errors import MissingInput, StoreError
 from ecmf_pipeline.core.files import flush_folder, write_atomic
 from ecmf_pipeline.core.paths import dvc_project, main_project
 from ecmf_pipeline.store.damage import PartCheck
 from ecmf_pipeline.store.format import (
     Parts,
     current_fingerprint,
+    group_attributes,
     has_fingerprint,
     make_current,
     read_parts,
@@ -54,13 +55,14 @@ class KeptParts:
     """The kept parts of one folder: those of one fingerprint, as folders (features) or files (answers).
 
     Attributes:
+        project: The DVC project or temporary workspace of the folder; None outside of a DVC project.
         source: The folder in the workspace.
         folder: Its counterpart in the kept folder; None outside of a DVC project.
     """
 
     def __init__(self, source: Path) -> None:
         self.source = source
-        project = dvc_project(source)
+        self.project = project = dvc_project(source)
         self._root = main_project(project) / ROOT if project else None
         self.folder = None
         if project and self._root:
@@ -207,6 +209,7 @@ class KeptPart:
 
     Attributes:
         name: Name of the part.
+        clips: Number of its rows of features or answers; 0 if it is damaged.
         bytes: Its size.
         only_here: Bytes of files that exist nowhere else (no other hard link).
         modified: When it was sealed, in seconds since the epoch.
@@ -214,22 +217,19 @@ class KeptPart:
     """
 
     name: str
+    clips: int
     bytes: int
     only_here: int
     modified: float
     is_used: bool
 
 
-def list_kept(project: Path) -> Iterator[tuple[KeptParts, list[KeptPart]]]:
-    """Yield the kept folders of a project, sorted, with their parts.
-
-    Args:
-        project: Any folder in the DVC project.
-    """
-    found = dvc_project(project / ROOT)
-    if found is None:
+def list_kept() -> Iterator[tuple[KeptParts, list[KeptPart]]]:
+    """Yield the kept folders of the DVC project in the current directory, sorted, with their parts."""
+    project = dvc_project(ROOT)
+    if project is None:
         return
-    main = main_project(found)
+    main = main_project(project)
     kept = main / ROOT / "kept"
     folders = {path.parent for path in kept.rglob("part-*") if not path.parent.name.startswith("part-")}
     for folder in sorted(folders):
@@ -238,10 +238,10 @@ def list_kept(project: Path) -> Iterator[tuple[KeptParts, list[KeptPart]]]:
         yield parts, [_kept_part(folder / name, name in used) for name in sorted(parts.names())]
 
 
-def clear_staging(project: Path) -> None:
-    """Remove what killed processes left half-written in the kept folder."""
-    found = dvc_project(project / ROOT)
-    staging = main_project(found) / ROOT / _STAGING if found else None
+def clear_staging() -> None:
+    """Remove what killed processes left half-written in the kept folder of the current DVC project."""
+    project = dvc_project(ROOT)
+    staging = main_project(project) / ROOT / _STAGING if project else None
     for path in staging.iterdir() if staging and staging.is_dir() else ():
         with suppress(FileNotFoundError):
             if path.stat().st_mtime < time.time() - _STALE_SECONDS:
@@ -252,7 +252,17 @@ def _kept_part(path: Path, is_used: bool) -> KeptPart:
     states = [file.stat() for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
     size = sum(state.st_size for state in states)
     only_here = sum(state.st_size for state in states if state.st_nlink == 1)
-    return KeptPart(path.name, size, only_here, max((state.st_mtime for state in states), default=0.0), is_used)
+    modified = max((state.st_mtime for state in states), default=0.0)
+    return KeptPart(path.name, _count_clips(path), size, only_here, modified, is_used)
+
+
+def _count_clips(part: Path) -> int:
+    if part.is_file():
+        return part.read_bytes().count(b"\n")
+    try:
+        return len(group_attributes(part).get("clip_id", ()))
+    except (StoreError, MissingInput):
+        return 0
 
 
 def _part_names(folder: Path, *, linked: bool = True) -> set[str]:

@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ecmf_pipeline.core.errors import StoreError
 from ecmf_pipeline.runner.step import PartWriter, Spool
+from ecmf_pipeline.store.dvc_links import share_with_dvc
 from ecmf_pipeline.store.features import FeatureStore
 from ecmf_pipeline.store.format import (
     FeatureRow,
@@ -113,6 +114,7 @@ class StoreWriter(PartWriter[FeatureRow]):
                 path.unlink(missing_ok=True)  # temporary file of a process that was killed
         restore_features(self.root, self.fingerprint)
         KeptParts(self.folder).keep()
+        share_with_dvc(KeptParts(self.folder))
 
     def _adopt(self, leftovers: Sequence[Path]) -> int:
         if not leftovers or not has_fingerprint(self.root, self.fingerprint):
