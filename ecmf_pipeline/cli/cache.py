@@ -47,7 +47,9 @@ def ls() -> None:
 def gc(
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(help="Stores or caches, such as data/features/audio.zarr, or a fingerprint folder. Default: all."),
+        typer.Argument(
+            help="Stores or caches, such as data/features/audio.zarr, or a fingerprint folder. Default: all."
+        ),
     ] = None,
     *,
     unused: Annotated[bool, typer.Option("--unused", help="Parts that the workspace does not contain.")] = False,
@@ -73,9 +75,7 @@ def gc(
         if wanted and not any(folder in (kept.source, *kept.source.parents) for folder in wanted):
             continue
         chosen = [
-            part
-            for part in parts
-            if not (unused and part.is_used) and (older_than is None or part.modified <= latest)
+            part for part in parts if not (unused and part.is_used) and (older_than is None or part.modified <= latest)
         ]
         removed += len(chosen)
         size += sum(part.bytes for part in chosen)

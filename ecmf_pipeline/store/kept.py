@@ -89,7 +89,7 @@ class KeptParts:
         if not new:
             return
         try:
-            _hide(self._root)
+            hide(self._root)
             for name in new:
                 with suppress(FileNotFoundError):  # merged into another part meanwhile
                     _place(self.source / name, self.folder / name, self._root / _STAGING)
@@ -279,7 +279,7 @@ def _is_linked(part: Path) -> bool:
     return file.is_symlink()
 
 
-def _hide(root: Path) -> None:
+def hide(root: Path) -> None:
     """Create the kept folder, hidden from Git and DVC."""
     for name in (".gitignore", ".dvcignore"):
         if not (root / name).is_file():

@@ -160,7 +160,9 @@ def test_parts_that_the_store_has_merged_elsewhere_are_dropped(store, root):
     with StoreWriter(root, store.fingerprint) as writer:
         compact(writer, part_size=10)
     merged = part_names(store.folder)
-    shutil.copytree(root.parent / "aside", kept_folder(store), dirs_exist_ok=True)  # as a compaction elsewhere leaves it
+    shutil.copytree(
+        root.parent / "aside", kept_folder(store), dirs_exist_ok=True
+    )  # as a compaction elsewhere leaves it
     with StoreWriter(root, store.fingerprint):
         pass
     assert old
