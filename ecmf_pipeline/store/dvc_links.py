@@ -1,8 +1,8 @@
 """Let kept parts share their files with DVC's cache, so that they take no space of their own.
 
-`dvc commit` and `dvc repro` copy new files to DVC's cache and, unless ``cache.type`` is a kind of link, replace those in
-the workspace by further copies. That leaves a kept part as a third copy. Its files are then replaced by hard links to
-DVC's cache, which never changes a file. If the cache is on another file system, the copy remains.
+`dvc commit` and `dvc repro` copy new files to DVC's cache. Unless ``cache.type`` is a kind of link, they also replace
+the files in the workspace by copies. That leaves a kept part as a third copy. Its files are then replaced by hard links
+to DVC's cache, which never changes a file. If the cache is on another file system, the copy remains.
 """
 
 from __future__ import annotations

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from ecmf_pipeline.core.files import sha256_text
+from ecmf_pipeline.core.files import fingerprint, sha256_text
 from ecmf_pipeline.llm.answers import AnswerWriter, ScoreCache, TextScores
 from ecmf_pipeline.store import FeatureRow, FeatureStore, StoreWriter, create_settings_group, make_current
-from ecmf_pipeline.core.files import fingerprint
 
 STORE = Path("data/features/audio.zarr")
 ANSWERS = Path("data/rewrite/cache")
