@@ -37,6 +37,7 @@ from ecmf_pipeline.runner.quarantine import Quarantine
 from ecmf_pipeline.runner.step import PartWriter, Spool
 from ecmf_pipeline.store.dvc_links import share_with_dvc
 from ecmf_pipeline.store.kept import KeptParts
+from ecmf_pipeline.store.spools import adopt_spools, orphaned_spools, spool_of
 
 PART_SIZE = 1024
 """Number of answers in one part."""
@@ -233,9 +234,11 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
     """
 
     def __init__(self, cache: AnswerCache[RowT], spool_folder: Path, keys: Mapping[str, str] | None = None) -> None:
-        spool: Spool[RowT] = Spool(spool_folder / cache.fingerprint, pack_rows)
-        super().__init__(spool, lock=spool_folder / "lock", what=f"the answers in {cache.root}")
+        folder, lock = spool_of(spool_folder / cache.fingerprint, spool_folder / "lock")
+        spool: Spool[RowT] = Spool(folder, pack_rows)
+        super().__init__(spool, lock=lock, what=f"the answers in {cache.root}")
         self.cache = cache
+        self._spool_folder = spool_folder / cache.fingerprint
         self._keys = keys or {}
 
     def append(self, rows: Iterable[RowT], number: int | None = None) -> int:
@@ -272,6 +275,7 @@ class AnswerWriter(PartWriter[RowT], Generic[RowT]):
         return len(rows)
 
     def _refresh(self) -> None:
+        adopt_spools(self._spool_folder, self.spool.folder, DRAFTS_FILE)
         kept = KeptParts(self.cache.folder)
         kept.restore(kept.missing(), _has_its_hash, self.spool.folder)
         kept.keep()
@@ -445,8 +449,10 @@ def answer_questions(
 
 def open_drafts(answer_files: AnswerFiles, fingerprint: str) -> Drafts:
     """Open the paid answers to unfinished questions; their file is next to the spool."""
-    own, *others = (each.spool_folder / fingerprint / DRAFTS_FILE for each in (answer_files, *answer_files.earlier))
-    return Drafts(own, also=others)
+    own, *others = (each.spool_folder / fingerprint for each in (answer_files, *answer_files.earlier))
+    others += [spool for folder in (own, *others) for spool in orphaned_spools(folder)]
+    spool, _ = spool_of(own, own)
+    return Drafts(spool / DRAFTS_FILE, also=[folder / DRAFTS_FILE for folder in others])
 
 
 def write_empty_quarantine(answer_files: AnswerFiles) -> None:

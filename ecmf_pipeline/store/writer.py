@@ -30,6 +30,7 @@ from ecmf_pipeline.store.format import (
     write_part,
 )
 from ecmf_pipeline.store.kept import KeptParts, restore_features
+from ecmf_pipeline.store.spools import adopt_spools, spool_of
 
 
 class StoreWriter(PartWriter[FeatureRow]):
@@ -45,8 +46,8 @@ class StoreWriter(PartWriter[FeatureRow]):
     """
 
     def __init__(self, root: Path, fingerprint: str) -> None:
-        spool = Spool(spool_folder(root, fingerprint), pack_rows)
-        super().__init__(spool, lock=lock_path(root), what=str(root))
+        folder, lock = spool_of(spool_folder(root, fingerprint), lock_path(root))
+        super().__init__(Spool(folder, pack_rows), lock=lock, what=str(root))
         self.root = root
         self.fingerprint = fingerprint
         self.folder = root / fingerprint
@@ -112,6 +113,7 @@ class StoreWriter(PartWriter[FeatureRow]):
         for folder in (self.root, self.folder):
             for path in folder.glob(".zarr.json.*"):
                 path.unlink(missing_ok=True)  # temporary file of a process that was killed
+        adopt_spools(spool_folder(self.root, self.fingerprint), self.spool.folder)
         restore_features(self.root, self.fingerprint)
         KeptParts(self.folder).keep()
         share_with_dvc(KeptParts(self.folder))

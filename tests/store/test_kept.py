@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from ecmf_pipeline.core.files import sha256_text
-from ecmf_pipeline.llm.answers import AnswerWriter, ScoreCache, TextScores, part_files
+from ecmf_pipeline.llm.answers import AnswerFiles, AnswerWriter, ScoreCache, TextScores, open_drafts, part_files
+from ecmf_pipeline.llm.server_run import Draft
 from ecmf_pipeline.store import FeatureStore, StoreWriter
 from ecmf_pipeline.store.compact import compact, drop_settings
 from ecmf_pipeline.store.dvc_links import share_with_dvc
@@ -312,3 +313,35 @@ def test_changed_answers_are_not_restored(project, capsys):
     part.write_bytes(part.read_bytes().replace(b"1.0", b"2.0"))
     assert answers(project, "one") == (1, 1)
     assert part.name in capsys.readouterr().err
+
+
+def test_batches_of_a_killed_run_in_a_temporary_workspace_are_adopted(project, root, write, row):
+    store = write(root, [row("a")])
+    workspace = temporary_workspace(project)
+    with StoreWriter(workspace / root.relative_to(project), store.fingerprint) as writer:
+        writer.spool.keep("000000-0000", [row("b")])
+        with StoreWriter(root, store.fingerprint):  # the first run is active
+            assert FeatureStore(root, store.fingerprint).newest() == {"a": "d"}
+    shutil.rmtree(workspace)  # as DVC does after a kill
+    with StoreWriter(root, store.fingerprint) as writer:
+        assert writer.adopted == 1
+    assert FeatureStore(root, store.fingerprint).newest() == {"a": "d", "b": "d"}
+    assert list((project / ".ecmf" / "spool").iterdir()) == []
+
+
+def test_paid_answers_of_a_killed_run_in_a_temporary_workspace_are_adopted(project):
+    def files(folder: Path) -> AnswerFiles:
+        return AnswerFiles("vote", folder / "cache", folder / ".spool", folder / "quarantine.csv")
+
+    workspace = temporary_workspace(project)
+    paid, unfinished = TextScores.of(sha256_text("paid"), np.ones(2)), Draft(2)
+    with AnswerWriter(ScoreCache(workspace / "cache", "abc"), workspace / ".spool") as writer:
+        writer.spool.keep("000000-0000", [paid])
+        open_drafts(files(workspace), "abc").add("key", 1, unfinished)
+    shutil.rmtree(workspace)
+    assert open_drafts(files(project), "abc").get("key", 1) == unfinished
+    cache = ScoreCache(project / "cache", "abc")
+    with AnswerWriter(cache, project / ".spool") as writer:
+        assert writer.adopted == 1
+        assert open_drafts(files(project), "abc").get("key", 1) == unfinished
+    assert cache[paid.key] == paid
