@@ -14,6 +14,7 @@ kept. Links take no space while the original exists. If links are impossible (an
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import time
@@ -23,19 +24,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ecmf_pipeline.core.console import warn
 from ecmf_pipeline.core.errors import MissingInput, StoreError
-from ecmf_pipeline.core.files import flush_folder, write_atomic
+from ecmf_pipeline.core.files import flush_folder, sha256_text, write_atomic
 from ecmf_pipeline.core.paths import dvc_project, main_project
-from ecmf_pipeline.store.damage import PartCheck
 from ecmf_pipeline.store.format import (
+    PartAttributes,
     Parts,
+    array_names,
     current_fingerprint,
     group_attributes,
     has_fingerprint,
     make_current,
+    read_array,
     read_parts,
     settings_attributes,
     spool_folder,
@@ -173,16 +174,10 @@ def restore_features(root: Path, fingerprint: str) -> None:
             held |= entries
     if not wanted:
         return
-    attributes = settings_attributes(kept.folder)
-    check = PartCheck(kept.folder.parent, kept.folder, attributes["dim"], np.dtype(attributes["dtype"]))
+    dim = settings_attributes(kept.folder)["dim"]
 
     def is_intact(part: Path) -> bool:
-        try:
-            return part.name in stored.intact and not any(
-                finding.kind.is_damage for finding in check(part.name, stored.intact[part.name])
-            )
-        except (StoreError, OSError):
-            return False
+        return part.name in stored.intact and _is_intact(part, stored.intact[part.name], dim)
 
     if not has_fingerprint(root, fingerprint) or settings_attributes(folder)["dim"] is None:
         write_atomic(folder / DOCUMENT, (kept.folder / DOCUMENT).read_bytes())
@@ -195,6 +190,19 @@ def restore_features(root: Path, fingerprint: str) -> None:
                 empty.rmdir()
     if current_fingerprint(root) is None:
         make_current(root, fingerprint)
+
+
+def _is_intact(folder: Path, part: PartAttributes, dim: int | None) -> bool:
+    """Read a part; return whether its attributes have the hash in its name and all arrays their CRC-32C and shape."""
+    try:
+        shapes = {name: read_array(folder / name).shape for name in array_names(folder)}
+    except (StoreError, OSError):
+        return False
+    return (
+        folder.name.endswith(sha256_text(json.dumps(part.document()))[:8])
+        and shapes.get("values", ())[1:] == (dim,)
+        and {shape[0] for shape in shapes.values()} == {sum(part.length)}
+    )
 
 
 def _entries(parts: Parts, name: str) -> set[tuple[str, str]]:
